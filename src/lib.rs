@@ -1,0 +1,20 @@
+//! SimpleTuner's secrets, caches and prices as files.
+//!
+//! The map, from the top down; an arrow between rooms goes down this list only:
+//! - `cli`: one file per command; prints and parses, decides nothing
+//! - `mount`: the daemon: background start, unmount, what lies at a mount point
+//! - `fuse`: fuser's calls turned into the tree's, errors into errnos
+//! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
+//! - [`hardware`]: prices: defaults, configured, set
+//! - [`provider`]: the links of the chain: environment, file
+//! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
+//! - [`credential`]: key sources, PBKDF2 and Fernet
+//! - [`secret`]: names and values of secrets
+//! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
+//! - [`error`]: what can go wrong, and its errno
+
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod secret;

@@ -1,0 +1,151 @@
+//! Memory for values: anonymous pages that are locked (where the limit allows), left out of core dumps, and zeroed when
+//! given back. All `unsafe` about it is here, behind [`LockedBytes`].
+//!
+//! Values share pages: blocks of a power of two are cut from chunks, and a freed block waits in its class for the next
+//! value of that size. Chunks are never unmapped, so no page is unlocked while a neighbour still holds a value.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
+use zeroize::Zeroize;
+
+const CHUNK: usize = 128 * 1024;
+const SMALLEST: usize = 64;
+const CLASSES: usize = 12; // 64 bytes to 128 KiB
+
+static LOCK_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether some page that holds values could not be locked (RLIMIT_MEMLOCK), so that it may reach the swap.
+pub fn lock_failed() -> bool {
+    LOCK_FAILED.load(Ordering::Relaxed)
+}
+
+struct Block(NonNull<u8>);
+// SAFETY: a block is plain memory that nobody else refers to while it is in the pool or in one `LockedBytes`.
+unsafe impl Send for Block {}
+unsafe impl Sync for Block {}
+
+struct Pool {
+    free: [Vec<Block>; CLASSES],
+}
+
+// A leaf lock: nothing is called while it is held but mmap and mlock.
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    free: [const { Vec::new() }; CLASSES],
+});
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// New pages of `size` bytes, locked if that is allowed.
+fn map(size: usize) -> NonNull<u8> {
+    // SAFETY: a fresh anonymous mapping, which aliases nothing.
+    let pages = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            size,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    };
+    let Some(start) = pages
+        .ok()
+        .and_then(|pages| NonNull::new(pages.cast::<u8>()))
+    else {
+        std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; CHUNK]>());
+    };
+    // SAFETY: the range is the mapping just made.
+    unsafe {
+        if mlock(start.as_ptr().cast(), size).is_err() {
+            LOCK_FAILED.store(true, Ordering::Relaxed);
+        }
+        // A kernel that does not know this advice leaves the pages in a dump; dumps are off for the process anyway.
+        let _ = madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump);
+    }
+    start
+}
+
+/// Where a block of at least `len` bytes comes from: its class, or `None` for one with a mapping of its own.
+fn class_of(len: usize) -> Option<usize> {
+    let class = (len.max(SMALLEST).next_power_of_two() / SMALLEST).trailing_zeros() as usize;
+    (class < CLASSES).then_some(class)
+}
+
+/// Bytes in locked memory, zeroed when dropped.
+pub(super) struct LockedBytes {
+    start: NonNull<u8>,
+    len: usize,
+}
+// SAFETY: it owns its memory, and gives out shared references only.
+unsafe impl Send for LockedBytes {}
+unsafe impl Sync for LockedBytes {}
+
+impl LockedBytes {
+    pub(super) fn copy_of(bytes: &[u8]) -> Self {
+        let start = match class_of(bytes.len()) {
+            None => map(bytes.len()),
+            Some(class) => {
+                let mut pool = pool();
+                if pool.free[class].is_empty() {
+                    let (size, chunk) = (SMALLEST << class, map(CHUNK));
+                    for offset in (0..CHUNK).step_by(size) {
+                        // SAFETY: within the chunk.
+                        pool.free[class].push(Block(unsafe { chunk.add(offset) }));
+                    }
+                }
+                pool.free[class]
+                    .pop()
+                    .map_or_else(|| map(CHUNK), |block| block.0)
+            }
+        };
+        // SAFETY: the block has room for `bytes` and is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
+        Self {
+            start,
+            len: bytes.len(),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        // SAFETY: initialised by `copy_of`, and not written to until it is dropped.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for LockedBytes {
+    fn drop(&mut self) {
+        // SAFETY: the last owner; nobody reads it any more.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }.zeroize();
+        match class_of(self.len) {
+            Some(class) => pool().free[class].push(Block(self.start)),
+            // SAFETY: it had this mapping to itself.
+            None => unsafe {
+                let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.len);
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_what_they_were_given_and_come_back_zeroed() {
+        for len in [0, 65_535, 65_536, 131_072, 131_073, 1_000_000] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
+            let locked = LockedBytes::copy_of(&bytes);
+            assert_eq!(locked.as_slice(), bytes);
+            let start = locked.start;
+            drop(locked);
+            if class_of(len).is_some() {
+                // SAFETY: chunks stay mapped; other tests may reuse the block, but none is this large.
+                let after = unsafe { std::slice::from_raw_parts(start.as_ptr(), len) };
+                assert!(after.iter().all(|&b| b == 0), "{len}");
+            }
+        }
+    }
+}

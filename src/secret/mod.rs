@@ -1,0 +1,198 @@
+//! Names and values of secrets: validated, zeroed when dropped, never printed. Knows nothing of where they are kept.
+
+mod locked;
+
+pub use locked::lock_failed;
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use locked::LockedBytes;
+
+/// The longest value, in bytes.
+pub const MAX_VALUE: usize = 64 * 1024;
+/// The longest name, in bytes (the kernel's own bound on a file name).
+pub const MAX_NAME: usize = 255;
+
+/// A secret's name: `[A-Za-z0-9_][A-Za-z0-9._-]{0,254}`, and no editor's scratch name. It is valid because it exists.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretName(Arc<str>);
+
+impl SecretName {
+    /// A valid name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] says which rule it breaks.
+    pub fn new(name: &str) -> Result<Self> {
+        let invalid = |reason| {
+            Err(Error::InvalidName {
+                name: name.chars().take(300).collect(),
+                reason,
+            })
+        };
+        let Some(first) = name.bytes().next() else {
+            return invalid("it is empty");
+        };
+        if name.len() > MAX_NAME {
+            return invalid("it is longer than 255 bytes");
+        }
+        if is_scratch_name(name) {
+            return invalid("editors use such names for scratch files");
+        }
+        if !(first.is_ascii_alphanumeric() || first == b'_') {
+            return invalid("it must begin with a letter, a digit or '_'");
+        }
+        if !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        {
+            return invalid("only letters, digits, '.', '_' and '-' are allowed");
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names that editors make for their scratch files: beginning with `.`, ending in `~`, or vim's `4913`.
+/// (`sed -i`'s `sedXXXXXX` is scratch only where it is created exclusively, which a name alone cannot tell.)
+pub fn is_scratch_name(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with('~') || name == "4913"
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+impl Borrow<str> for SecretName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+impl std::str::FromStr for SecretName {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        Self::new(s)
+    }
+}
+
+/// A secret's value: UTF-8 text of any length, in locked memory, zeroed when the last clone is dropped. `Debug` says
+/// its length only; there is no `Display`.
+#[derive(Clone)]
+pub struct SecretValue(Arc<LockedBytes>);
+
+impl SecretValue {
+    /// The value as a copy in locked memory. The caller wipes its own (`zeroize`).
+    pub fn new(text: &str) -> Self {
+        Self(Arc::new(LockedBytes::copy_of(text.as_bytes())))
+    }
+
+    /// The value from bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotUtf8`], which bears `name`.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Self::new(text)),
+            Err(_) => Err(Error::NotUtf8 { name: name.into() }),
+        }
+    }
+
+    /// The value as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// The value as text.
+    pub fn as_str(&self) -> &str {
+        // Checked when it was made; a value never changes.
+        std::str::from_utf8(self.0.as_slice()).unwrap_or_default()
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.as_slice().len()
+    }
+
+    /// Whether it is the empty text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretValue({} bytes)", self.len())
+    }
+}
+impl PartialEq for SecretValue {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.as_bytes() == other.as_bytes()
+    }
+}
+impl Eq for SecretValue {}
+impl From<&str> for SecretValue {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_because_they_exist() {
+        for good in [
+            "HF_TOKEN",
+            "a",
+            "_x",
+            "0day",
+            "a.b-c_d",
+            "9",
+            &"k".repeat(255),
+        ] {
+            assert_eq!(SecretName::new(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a~",
+            "4913",
+            "a/b",
+            "-x",
+            "ä",
+            "a b",
+            "a\n",
+            "a\0",
+            &"k".repeat(256),
+        ] {
+            assert!(
+                matches!(SecretName::new(bad), Err(Error::InvalidName { .. })),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_is_never_printed() {
+        let value = SecretValue::new("hunter2");
+        assert_eq!(format!("{value:?}"), "SecretValue(7 bytes)");
+        assert_eq!(value.as_str(), "hunter2");
+        let error = SecretValue::from_bytes("K", b"hunter2\xff").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+}
