@@ -1,0 +1,556 @@
+//! fuser's calls turned into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
+//!
+//! One thread reads requests, so a release that is read is handled before an open that follows it. It never waits:
+//! what may, goes to the commit thread, or is parked until a provider has answered.
+
+mod threads;
+mod waiting;
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+
+use crate::error::Error;
+use crate::tree::{self, Attr, AttrChange, AttrChanged, Caller, Closing, KernelInfo, Opened, Stop, Tree, WaitOn};
+use threads::{Notice, Worker};
+use waiting::{Resume, Waiting};
+
+/// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
+/// used becomes resident.
+const MAX_WRITE: u32 = 128 * 1024;
+/// Releases are background requests: past this many unanswered ones they would be held back, and reordered.
+const MAX_BACKGROUND: u16 = 1024;
+
+/// The filesystem: the tree, and who waits for it.
+pub struct Fs(Arc<Inner>);
+
+struct Inner {
+    tree: Arc<Tree>,
+    waiting: Arc<Waiting>,
+    worker: Worker,
+    notices: Sender<Notice>,
+}
+
+/// What is left to start when the session is there.
+pub struct Notices(Receiver<Notice>);
+
+impl Notices {
+    /// Begins to tell the kernel of changes.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn start(self, notifier: Notifier) -> io::Result<()> {
+        threads::start_notifying(notifier, self.0)
+    }
+}
+
+impl Fs {
+    /// The filesystem over a tree, and what is to be started with its session.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn new(tree: Arc<Tree>) -> io::Result<(Self, Notices)> {
+        let (notices, receiver) = channel();
+        let sender = notices.clone();
+        tree.on_outdated(Box::new(move |outdated| drop(sender.send(Notice::Outdated(outdated)))));
+        let inner = Inner { tree, waiting: Arc::default(), worker: Worker::start()?, notices };
+        Ok((Self(Arc::new(inner)), Notices(receiver)))
+    }
+}
+
+/// Ends what is under way, when the mount ends.
+#[derive(Clone)]
+pub struct Drain(Arc<Inner>);
+
+impl Fs {
+    /// What finishes the writes of this filesystem.
+    pub fn drain(&self) -> Drain {
+        Drain(self.0.clone())
+    }
+}
+
+impl Drain {
+    /// Waits until all writes that were closed are on disk, for at most 15 seconds.
+    pub fn finish(&self) {
+        let (sender, receiver) = channel();
+        self.0.worker.run(move || {
+            // Whoever waited has given up.
+            let _ = sender.send(());
+        });
+        if receiver.recv_timeout(Duration::from_secs(15)).is_err() {
+            tracing::error!("gave up waiting for the last writes");
+        }
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+/// The errno for the kernel; the reason for the log, where it is worth one.
+fn errno(stop: Stop) -> i32 {
+    match stop {
+        Stop::Errno(errno) => errno,
+        Stop::Error(error) => errno_of(&error),
+        // Only operations that can be parked answer so.
+        Stop::Wait(_) => libc::EAGAIN,
+    }
+}
+
+fn errno_of(error: &Error) -> i32 {
+    if error.is_not_found() {
+        tracing::debug!("{error}");
+    } else {
+        tracing::warn!("{error}");
+    }
+    error.errno()
+}
+
+fn fuse_errno(stop: Stop) -> Errno {
+    Errno::from_i32(errno(stop))
+}
+
+fn utf8(name: &OsStr) -> Result<&str, Errno> {
+    name.to_str().ok_or(Errno::EINVAL)
+}
+
+impl Inner {
+    /// What the kernel is told of an inode whose number for it is `node`.
+    fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
+        let (uid, gid) = self.tree.owner();
+        FileAttr {
+            ino: INodeNo(node),
+            size: attr.size,
+            blocks: attr.size.div_ceil(512),
+            atime: attr.mtime,
+            mtime: attr.mtime,
+            ctime: attr.mtime,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind: match attr.kind {
+                tree::FileType::Dir => FileType::Directory,
+                tree::FileType::File => FileType::RegularFile,
+            },
+            perm: attr.mode,
+            nlink: attr.nlink,
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// Parks a request until what it waits for is settled.
+    fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
+        self.waiting.park(caller.pid, Some(on.clone()), resume);
+        if let WaitOn::Secret(name) = &on {
+            let waiting = self.waiting.clone();
+            let done = on.clone();
+            self.tree.manager().fetch(name, Box::new(move || waiting.wake(&done)));
+        }
+    }
+
+    /// Does work that may wait on the commit thread, and answers when the kernel knows of what it changed.
+    fn work(
+        self: &Arc<Self>,
+        caller: &Caller,
+        answer: Resume,
+        told: bool,
+        work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
+    ) {
+        let id = self.waiting.park(caller.pid, None, answer);
+        let inner = self.clone();
+        self.worker.run(move || {
+            let result = work(&inner.tree).map_err(errno);
+            let waiting = inner.waiting.clone();
+            if told && result.is_ok() {
+                let then = Box::new(move || waiting.complete(id, result));
+                drop(inner.notices.send(Notice::Then(then)));
+            } else {
+                waiting.complete(id, result);
+            }
+        });
+    }
+
+    fn open(self: Arc<Self>, caller: Caller, ino: u64, flags: i32, reply: ReplyOpen) {
+        match self.tree.open(&caller, ino, flags) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                self.park(&caller, on, Box::new(move |result| match result {
+                    Ok(()) => inner.open(caller, ino, flags, reply),
+                    Err(errno) => reply.error(Errno::from_i32(errno)),
+                }));
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn getattr(self: Arc<Self>, caller: Caller, ino: u64, handle: Option<u64>, reply: ReplyAttr) {
+        match self.tree.attr(&caller, ino, handle) {
+            // Here, the number is the file's, not the version's: it is what `stat` shows.
+            Ok(attr) => reply.attr(&attr.valid, &self.file_attr(attr.ino, &attr)),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                self.park(&caller, on, Box::new(move |result| match result {
+                    Ok(()) => inner.getattr(caller, ino, handle, reply),
+                    Err(errno) => reply.error(Errno::from_i32(errno)),
+                }));
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn commit_released(self: &Arc<Self>, closing: Closing) {
+        let inner = self.clone();
+        self.worker.run(move || {
+            if let Err(stop) = inner.tree.commit(&closing) {
+                tracing::warn!("a write was given up, as its file had no close left to tell: errno {}", errno(stop));
+            }
+            if let Some(name) = inner.tree.settle(closing) {
+                inner.waiting.wake(&WaitOn::Write(name));
+            }
+        });
+    }
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keep_pages {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO
+    }
+}
+
+fn empty(reply: ReplyEmpty) -> Resume {
+    Box::new(move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(Errno::from_i32(errno)),
+    })
+}
+
+impl Filesystem for Fs {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in [
+            // One lookup that is slow must not hold the folder.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // `ls -l` in one trip a page of names.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ] {
+            // An older kernel does without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let version = config.kernel_abi();
+        let resend = config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
+        self.0.tree.set_mount_info(|info| {
+            info.kernel = KernelInfo { fuse: format!("{}.{}", version.0, version.1), resend };
+        });
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.0.waiting.end_all();
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Ok(name) = utf8(name) else { return reply.error(Errno::ENOENT) };
+        match self.0.tree.lookup(&caller(request), parent.0, name) {
+            Ok(found) => {
+                let attr = self.0.file_attr(found.node, &found.attr);
+                reply.entry_with_ttls(&found.attr.valid, &found.valid, &attr, Generation(0));
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.0.tree.forget(ino.0, count);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.0.clone().getattr(caller(request), ino.0, handle.map(|handle| handle.0), reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (asking, ino) = (caller(request), ino.0);
+        let mtime = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let change = AttrChange { mode, uid, gid, size, mtime };
+        match self.0.tree.set_attr(&asking, ino, handle.map(|handle| handle.0), change) {
+            Ok(AttrChanged::Done(attr)) => {
+                reply.attr(&Duration::ZERO, &self.0.file_attr(attr.ino, &attr));
+            }
+            Ok(AttrChanged::Commit(closing)) => {
+                let inner = self.0.clone();
+                let answer: Resume = Box::new(move |result| match result {
+                    Ok(()) => inner.getattr(asking, ino, None, reply),
+                    Err(errno) => reply.error(Errno::from_i32(errno)),
+                });
+                // Not told first: the kernel holds the inode while it waits for this answer.
+                self.0.work(&asking, answer, false, move |tree| tree.commit(&closing));
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn readlink(&self, _: &Request, _: INodeNo, reply: ReplyData) {
+        reply.error(Errno::EINVAL);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Ok(name) = utf8(name).map(String::from) else { return reply.error(Errno::ENOENT) };
+        let (asking, parent) = (caller(request), parent.0);
+        self.0.work(&asking, empty(reply), false, move |tree| tree.unlink(&asking, parent, &name));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (Ok(name), Ok(new_name)) = (utf8(name).map(String::from), utf8(new_name).map(String::from)) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
+        self.0.work(&asking, empty(reply), false, move |tree| {
+            tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.0.clone().open(caller(request), ino.0, flags.0, reply);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let Ok(name) = utf8(name) else { return reply.error(Errno::EINVAL) };
+        match self.0.tree.create(&caller(request), parent.0, name, flags) {
+            Ok((found, opened)) => {
+                let attr = self.0.file_attr(found.node, &found.attr);
+                let handle = FileHandle(opened.handle);
+                reply.created(&Duration::ZERO, &attr, Generation(0), handle, open_flags(opened));
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut reply = Some(reply);
+        let result = self.0.tree.read(handle.0, offset, size, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        });
+        if let (Err(errno), Some(reply)) = (result, reply) {
+            reply.error(Errno::from_i32(errno));
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.0.tree.write(handle.0, offset, data) {
+            Ok(count) => reply.written(count),
+            Err(errno) => reply.error(Errno::from_i32(errno)),
+        }
+    }
+
+    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let asking = caller(request);
+        match self.0.tree.flush(&asking, handle.0) {
+            None => reply.ok(),
+            Some(closing) => self.0.work(&asking, empty(reply), true, move |tree| tree.commit(&closing)),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(closing) = self.0.tree.release(handle.0) {
+            self.0.commit_released(closing);
+        }
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // A write takes effect, and reaches the disk, when it is closed.
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.tree.open_dir(&caller(request), ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let result = self.0.tree.read_dir(handle.0, offset, |listed, next| {
+            let kind = match listed.kind {
+                tree::FileType::Dir => FileType::Directory,
+                tree::FileType::File => FileType::RegularFile,
+            };
+            !reply.add(INodeNo(listed.ino), next, kind, &listed.name)
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(Errno::from_i32(errno)),
+        }
+    }
+
+    fn readdirplus(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let result = self.0.tree.read_dir_plus(handle.0, offset, |name, found, next| {
+            let attr = self.0.file_attr(found.node, &found.attr);
+            let valid = found.attr.valid.min(found.valid);
+            !reply.add(INodeNo(found.attr.ino), next, name, &valid, &attr, Generation(0))
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(Errno::from_i32(errno)),
+        }
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.0.tree.release_dir(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // Programs that look for room before they write find some; how much is left is the disk's affair.
+        const BLOCKS: u64 = 1 << 20;
+        reply.statfs(BLOCKS, BLOCKS, BLOCKS, BLOCKS, BLOCKS, 4096, 255, 4096);
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        match self.0.tree.access(&caller(request), ino.0, mask.bits()) {
+            Ok(()) => reply.ok(),
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let result = match utf8(name) {
+            Ok(name) => self.0.tree.xattr(&caller(request), ino.0, name).map_err(fuse_errno),
+            Err(_) => Err(Errno::NO_XATTR),
+        };
+        xattr_reply(result.map(String::into_bytes), size, reply);
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.0.tree.xattr_names(&caller(request), ino.0).map_err(fuse_errno);
+        xattr_reply(names, size, reply);
+    }
+}
+
+/// getxattr(2) and listxattr(2): size 0 asks for the length.
+fn xattr_reply(result: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() <= size as usize => reply.data(&bytes),
+        Ok(_) => reply.error(Errno::ERANGE),
+        Err(errno) => reply.error(errno),
+    }
+}

@@ -1,0 +1,120 @@
+//! Requests that are not answered yet: parked until what they wait for is settled, or being worked on elsewhere.
+//!
+//! The kernel would let their callers sit in an uninterruptible sleep (fuser answers FUSE_INTERRUPT with ENOSYS, after
+//! which the kernel never asks again), so somebody looks after them: one thread, however many wait, that answers EINTR
+//! to whoever has a signal pending that ends it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use crate::tree::WaitOn;
+use crate::tree::process::wants_to_end;
+
+/// How often pending signals are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Answers the request: `Ok` when it can go on, or is done; else the errno.
+pub(super) type Resume = Box<dyn FnOnce(Result<(), i32>) + Send>;
+
+struct Waiter {
+    tid: u32,
+    on: Option<WaitOn>,
+    resume: Resume,
+}
+
+#[derive(Default)]
+struct Waiters {
+    next: u64,
+    by_id: HashMap<u64, Waiter>,
+    looked_after: bool,
+}
+
+/// The requests that wait. Shared with the threads that end their waiting.
+#[derive(Default)]
+pub(super) struct Waiting {
+    waiters: Mutex<Waiters>,
+    // Somebody has begun to wait.
+    arrived: Condvar,
+}
+
+impl Waiting {
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Keeps a request of this thread; `on` says what ends its waiting, `None` that [`Waiting::complete`] does.
+    pub(super) fn park(self: &Arc<Self>, tid: u32, on: Option<WaitOn>, resume: Resume) -> u64 {
+        let mut waiters = self.waiters();
+        waiters.next += 1;
+        let id = waiters.next;
+        waiters.by_id.insert(id, Waiter { tid, on, resume });
+        if !waiters.looked_after {
+            waiters.looked_after = true;
+            let weak = Arc::downgrade(self);
+            let looker = std::thread::Builder::new().name("waiting".into()).stack_size(128 * 1024);
+            if let Err(error) = looker.spawn(move || look_after(&weak)) {
+                waiters.looked_after = false;
+                tracing::warn!("waiting callers cannot be interrupted: {error}");
+            }
+        }
+        self.arrived.notify_one();
+        id
+    }
+
+    /// Ends the waiting of one; nothing happens if it was interrupted already.
+    pub(super) fn complete(&self, id: u64, result: Result<(), i32>) {
+        // Not in the condition itself: the lock must be free when the answer is given.
+        let waiter = self.waiters().by_id.remove(&id);
+        if let Some(waiter) = waiter {
+            (waiter.resume)(result);
+        }
+    }
+
+    /// What these waited for is settled.
+    pub(super) fn wake(&self, on: &WaitOn) {
+        let woken: Vec<Waiter> = {
+            let mut waiters = self.waiters();
+            waiters.by_id.extract_if(|_, waiter| waiter.on.as_ref() == Some(on)).map(|(_, waiter)| waiter).collect()
+        };
+        for waiter in woken {
+            (waiter.resume)(Ok(()));
+        }
+    }
+
+    /// The mount ends: nobody waits any longer.
+    pub(super) fn end_all(&self) {
+        let all: Vec<Waiter> = self.waiters().by_id.drain().map(|(_, waiter)| waiter).collect();
+        for waiter in all {
+            (waiter.resume)(Err(libc::ENOTCONN));
+        }
+    }
+
+    fn interrupt_ending(&self) {
+        let threads: Vec<(u64, u32)> =
+            self.waiters().by_id.iter().map(|(&id, waiter)| (id, waiter.tid)).collect();
+        for (id, tid) in threads {
+            // 0: in a pid namespace out of sight; it waits as long as the backend's own timeout.
+            if tid != 0 && wants_to_end(tid) {
+                self.complete(id, Err(libc::EINTR));
+            }
+        }
+    }
+}
+
+fn look_after(waiting: &Weak<Waiting>) {
+    while let Some(waiting) = waiting.upgrade() {
+        let waiters = waiting.waiters();
+        let idle = waiters.by_id.is_empty();
+        // A second without anybody, and it is looked whether the mount is still there.
+        let wait = if idle { Duration::from_secs(1) } else { LOOK_EVERY };
+        drop(waiting.arrived.wait_timeout(waiters, wait).unwrap_or_else(|poisoned| poisoned.into_inner()));
+        if !idle {
+            waiting.interrupt_ending();
+        } else {
+            // Most waits are over before anybody could have sent a signal.
+            drop(waiting);
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The mount itself: what lies at a mount point, the daemon that serves it, and its end. Knows no secret.
+
+mod daemon;
+mod start;
+mod state;
+mod unmount;
+mod watch;
+
+pub use daemon::mount_foreground;
+pub use start::{Mounted, mount_background};
+pub use state::{MountState, state};
+pub use unmount::unmount;

@@ -1,0 +1,76 @@
+//! The end of a mount: by umount(2) as root, through `fusermount3` as anyone else.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::state::{MountState, is_mounted, resolve, state};
+use crate::error::{Error, Result};
+
+/// How long the daemon may take to finish what it was writing.
+const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// Unmounts what is at `dir`, and waits until its daemon has ended. A mount that is in use is taken out of the tree at
+/// once, and ends when the last file in it is closed.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses it.
+pub fn unmount(dir: &Path) -> Result<()> {
+    let dir = resolve(dir);
+    let pid = match state(&dir)? {
+        MountState::Ours { pid, .. } => pid,
+        MountState::NotMounted => return Err(not_mounted(&dir)),
+        MountState::Foreign { .. } => None,
+    };
+    if detach(&dir)? {
+        tracing::warn!("{} was in use: it is gone from the tree, and ends when the last file in it is closed", dir.display());
+        return Ok(());
+    }
+    if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+        let begun = Instant::now();
+        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < DAEMON_ENDS_WITHIN {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
+}
+
+fn not_mounted(dir: &Path) -> Error {
+    Error::io(format!("nothing is mounted at {}", dir.display()), Errno::INVAL)
+}
+
+/// Takes the mount out of the tree; says whether it was still in use.
+pub(super) fn detach(dir: &Path) -> Result<bool> {
+    match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(false),
+        Err(Errno::BUSY) => {
+            let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
+            rustix::mount::unmount(dir, flags).map_err(|e| Error::io(dir.display().to_string(), e))?;
+            Ok(true)
+        }
+        Err(Errno::PERM) => fusermount(dir),
+        Err(_) if !is_mounted(dir) => Err(not_mounted(dir)),
+        Err(error) => Err(Error::io(format!("{} cannot be unmounted", dir.display()), error)),
+    }
+}
+
+fn fusermount(dir: &Path) -> Result<bool> {
+    let run = |flag: &str| {
+        Command::new("fusermount3").args([flag, "-q", "--"]).arg(dir).stdin(Stdio::null()).output()
+    };
+    let failed = |e| {
+        Error::io("`fusermount3`, by which an ordinary user unmounts, cannot be run (Debian: apt install fuse3)", e)
+    };
+    if run("-u").map_err(failed)?.status.success() {
+        return Ok(false);
+    }
+    let output = run("-uz").map_err(failed)?;
+    if output.status.success() {
+        return Ok(true);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::io(format!("{} cannot be unmounted: {said}", dir.display()), Errno::PERM))
+}

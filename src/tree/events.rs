@@ -1,0 +1,58 @@
+//! The file `events`: a JSON line for each change, in memory, that starts anew when it is full.
+
+use std::sync::Mutex;
+
+/// Past this many bytes it starts anew.
+const LIMIT: usize = 256 * 1024;
+
+/// The lines.
+#[derive(Default)]
+pub(super) struct EventLog(Mutex<Vec<u8>>);
+
+impl EventLog {
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds an event as a line.
+    pub(super) fn push(&self, event: &impl serde::Serialize) {
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        let mut lines = self.lines();
+        if lines.len() + line.len() > LIMIT {
+            lines.clear();
+        }
+        lines.extend_from_slice(&line);
+    }
+
+    /// The length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.lines().len()
+    }
+
+    /// At most `size` bytes from `offset` on.
+    pub(super) fn read(&self, offset: usize, size: usize) -> Vec<u8> {
+        let lines = self.lines();
+        let start = offset.min(lines.len());
+        lines[start..(start + size).min(lines.len())].to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_by_whole_lines_and_starts_anew_past_its_limit() {
+        let log = EventLog::default();
+        let line = "x".repeat(1000);
+        for _ in 0..300 {
+            log.push(&line);
+            assert!(log.len() <= LIMIT);
+            assert_eq!(log.len() % 1003, 0);
+        }
+        assert!(log.len() < 100 * 1003, "it has started anew");
+        assert_eq!(log.read(1, 3), b"xxx");
+        assert_eq!(log.read(LIMIT * 2, 3), b"");
+    }
+}

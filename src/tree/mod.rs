@@ -1,0 +1,318 @@
+//! The virtual tree: what is at which name, what a reader gets, and when a write takes effect. Knows no fuser type and
+//! no mount point; the rooms around it turn the kernel's requests into its calls.
+//!
+//! How a reader gets one whole value in one trip: every content has an inode of its own (a *version*), whose pages the
+//! kernel may keep for ever. Every open comes here and is judged: if the version is no longer its file's current
+//! content, the answer is ESTALE, at which the kernel walks the path once more, and the lookup gives it the current
+//! version. A writer is sent the same way to a *private* inode with a buffer of its own, which takes effect when its
+//! last holder closes it. No read depends on a notification to the kernel; those only keep `stat` fresh.
+
+pub mod bundle;
+mod commit;
+mod content;
+mod events;
+mod listing;
+mod lookup;
+mod marks;
+mod names;
+mod nodes;
+mod open;
+mod places;
+pub mod process;
+mod write;
+mod xattr;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+pub use commit::Closing;
+pub use content::parse_prefix;
+pub use listing::Listed;
+pub use open::Opened;
+pub use write::{Change as AttrChange, Changed as AttrChanged};
+
+use crate::error::Error;
+use crate::hardware::Hardware;
+use crate::manager::SecretsManager;
+use crate::secret::SecretName;
+use bundle::Base;
+use events::EventLog;
+use nodes::State;
+use places::{Dir, Place};
+use process::Process;
+
+/// The inode number of the root folder.
+pub const ROOT: u64 = nodes::ROOT;
+/// How long the kernel may answer a `stat` by itself. Changes take it out earlier; this bounds what a lost
+/// notification can cost. Opens are judged each time.
+const VALID: Duration = Duration::from_secs(1);
+/// Folders that are always there.
+const DIR_VALID: Duration = Duration::from_secs(60);
+
+/// Who asks. `pid` is the number of the thread, 0 where it is in a pid namespace out of sight.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Thread.
+    pub pid: u32,
+}
+
+/// Why an operation has no result (yet).
+#[derive(Debug)]
+pub enum Stop {
+    /// It failed, for a reason that is worth telling.
+    Error(Error),
+    /// It failed, as such operations do.
+    Errno(i32),
+    /// It cannot be answered yet: do it again when this is settled.
+    Wait(WaitOn),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Error(error)
+    }
+}
+
+/// What a waiting operation waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitOn {
+    /// The answer of a provider ([`SecretsManager::fetch`]).
+    Secret(SecretName),
+    /// The end of a write that nobody is there to be told of ([`Tree::settle`]).
+    Write(SettlingName),
+}
+
+/// A name whose last writer is gone and whose commit is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettlingName(Place);
+
+/// What kind of file a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A folder.
+    Dir,
+    /// A regular file.
+    File,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// The file's number, the same for all its versions.
+    pub ino: u64,
+    /// Folder or file.
+    pub kind: FileType,
+    /// Permission bits.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// When the content became what it is.
+    pub mtime: SystemTime,
+    /// Names.
+    pub nlink: u32,
+    /// How long the kernel may keep this.
+    pub valid: Duration,
+}
+
+/// A name's inode, as a lookup gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The inode's number for the kernel: the version's or the writer's.
+    pub node: u64,
+    /// What `stat` shows.
+    pub attr: Attr,
+    /// How long the kernel may take the name for this inode without asking.
+    pub valid: Duration,
+}
+
+/// A name that the kernel should look up anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outdated {
+    /// The folder's inode number.
+    pub dir: u64,
+    /// The name in it.
+    pub name: String,
+}
+
+/// What the rooms above tell about the mount, for the file `status`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct MountInfo {
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// The read path in use.
+    pub read_path: String,
+    /// Whether others than the mounting user may look.
+    pub allow_other: bool,
+    /// What the kernel speaks.
+    pub kernel: KernelInfo,
+}
+
+/// The kernel's FUSE protocol.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KernelInfo {
+    /// Version, as `7.44`.
+    pub fuse: String,
+    /// Whether it can send again what a dead server had taken.
+    pub resend: bool,
+}
+
+/// The tree. See the module for how it works.
+pub struct Tree {
+    manager: Arc<SecretsManager>,
+    hardware: Arc<Hardware>,
+    /// The mounting user and group.
+    owner: (u32, u32),
+    /// Whether root may look, too.
+    allow_other: bool,
+    started_at: SystemTime,
+    secrets_dir: u64,
+    bundle_dir: u64,
+    // Taken for each request, mostly by the one thread that reads them, and by the thread that commits. The manager's
+    // locks are inside it; it calls listeners with none of its own held, and ours must not take this one.
+    state: Mutex<State>,
+    bases: Mutex<Bases>,
+    events: Arc<EventLog>,
+    /// How many entries the last invalidation dropped.
+    invalidated: AtomicU64,
+    mount: Mutex<MountInfo>,
+    outdated: OnceLock<Box<dyn Fn(Outdated) + Send + Sync>>,
+}
+
+impl Tree {
+    /// A tree over this chain and these prices, which belongs to `owner` (user, group).
+    pub fn new(
+        manager: Arc<SecretsManager>,
+        hardware: Arc<Hardware>,
+        owner: (u32, u32),
+        allow_other: bool,
+    ) -> Arc<Self> {
+        let state = State::new(&manager.caches().names());
+        let events = Arc::new(EventLog::default());
+        let tree = Arc::new(Self {
+            manager: manager.clone(),
+            hardware,
+            owner,
+            allow_other,
+            started_at: SystemTime::now(),
+            secrets_dir: state.dir_number(&Dir::Secrets),
+            bundle_dir: state.dir_number(&Dir::Bundle),
+            state: Mutex::new(state),
+            bases: Mutex::default(),
+            events: events.clone(),
+            invalidated: AtomicU64::new(0),
+            mount: Mutex::default(),
+            outdated: OnceLock::new(),
+        });
+        let listener = Arc::downgrade(&tree);
+        manager.on_event(Box::new(move |event| {
+            events.push(event);
+            if let (Some(tree), Some(key)) = (listener.upgrade(), &event.key) {
+                tree.announce(key);
+            }
+        }));
+        tree
+    }
+
+    /// Sets who is told of names that the kernel should look up anew. It is called from any thread and must not wait.
+    pub fn on_outdated(&self, tell: Box<dyn Fn(Outdated) + Send + Sync>) {
+        // Only the first mount of a tree is told; there is only one.
+        let _ = self.outdated.set(tell);
+    }
+
+    /// Sets what `status` tells of the mount.
+    pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
+        change(&mut self.mount.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    /// The chain behind the tree.
+    pub fn manager(&self) -> &Arc<SecretsManager> {
+        &self.manager
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn bases(&self) -> MutexGuard<'_, Bases> {
+        self.bases.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether the caller may do anything here at all.
+    fn admit(&self, caller: &Caller) -> Result<(), Stop> {
+        if caller.uid == self.owner.0 || (self.allow_other && caller.uid == 0) {
+            return Ok(());
+        }
+        Err(Stop::Errno(libc::EACCES))
+    }
+
+    fn tell_outdated(&self, place: &Place) {
+        if let Some(tell) = self.outdated.get() {
+            tell(Outdated { dir: place.dir, name: place.name.clone() });
+        }
+    }
+
+    /// The value of a secret is another now: its file is, and so are the bundle's.
+    fn announce(&self, key: &str) {
+        let Some(tell) = self.outdated.get() else { return };
+        tell(Outdated { dir: self.secrets_dir, name: key.into() });
+        for name in ["secrets.json", "secrets.yaml", "secrets.env"] {
+            tell(Outdated { dir: self.bundle_dir, name: name.into() });
+        }
+    }
+
+    /// All that the kernel has seen of the versioned files may be old.
+    fn drop_kernel_caches(&self) {
+        let places: Vec<Place> = self.state().names.keys().cloned().collect();
+        for place in places {
+            self.tell_outdated(&place);
+        }
+    }
+
+    fn status(&self) -> impl Serialize + use<> {
+        let mount = self.mount.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "keeper_pid": null,
+            "server_pid": std::process::id(),
+            "started_at": crate::manager::rfc3339(self.started_at),
+            "restarts": [],
+            "mount_point": mount.mount_point,
+            "read_path": mount.read_path,
+            "allow_other": mount.allow_other,
+            "kernel": mount.kernel,
+        })
+    }
+}
+
+/// What each process last saw of the bundle, for the most recent ones.
+#[derive(Default)]
+struct Bases {
+    by_process: HashMap<Process, (u64, Arc<Base>)>,
+    clock: u64,
+}
+
+impl Bases {
+    const MOST: usize = 256;
+
+    fn put(&mut self, process: Process, base: Base) {
+        self.clock += 1;
+        if self.by_process.len() >= Self::MOST
+            && let Some(oldest) = self.by_process.iter().min_by_key(|(_, (at, _))| *at).map(|(p, _)| *p)
+        {
+            self.by_process.remove(&oldest);
+        }
+        self.by_process.insert(process, (self.clock, Arc::new(base)));
+    }
+
+    fn get(&self, process: Process) -> Option<Arc<Base>> {
+        self.by_process.get(&process).map(|(_, base)| base.clone())
+    }
+}

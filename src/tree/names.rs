@@ -1,0 +1,130 @@
+//! Removing and renaming. Both write the secrets file, so they are for a thread that may wait for the disk.
+
+use std::time::SystemTime;
+
+use super::nodes::{Content, State};
+use super::places::{File, Place};
+use super::{Caller, Stop, Tree};
+use crate::secret::{Change, SecretValue};
+
+impl Tree {
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
+    pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
+        self.admit(caller)?;
+        let place = Place { dir: parent, name: name.into() };
+        let file = self.file_at(&self.state(), &place).ok_or(Stop::Errno(libc::EPERM))?;
+        match &file {
+            File::Secret(name) => drop(self.manager.apply(&[Change::Delete(name.clone())])?),
+            File::Scratch => {}
+            File::Price(id) => {
+                if !self.hardware.reset(id)? {
+                    return Err(Stop::Errno(libc::ENOENT));
+                }
+            }
+            File::PriceTable => self.hardware.reset_all(),
+            _ => return Err(Stop::Errno(libc::EPERM)),
+        }
+        self.state().detach(&place);
+        self.tell_outdated(&place);
+        Ok(())
+    }
+
+    /// Renames within a folder. A scratch file renamed onto a secret, a document or a price is a write of it.
+    ///
+    /// # Errors
+    /// EXDEV across folders; EINVAL for an exchange or a name outside the rule; EEXIST with RENAME_NOREPLACE; EPERM
+    /// where the key is only another provider's; those of a write.
+    pub fn rename(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &str,
+        new_parent: u64,
+        new_name: &str,
+        flags: u32,
+    ) -> Result<(), Stop> {
+        self.admit(caller)?;
+        if parent != new_parent {
+            return Err(Stop::Errno(libc::EXDEV));
+        }
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Stop::Errno(libc::EINVAL));
+        }
+        let from = Place { dir: parent, name: name.into() };
+        let to = Place { dir: parent, name: new_name.into() };
+        let (source, target, scratch, target_exists) = {
+            let state = self.state();
+            if state.subdir(parent, name).is_some() || state.subdir(parent, new_name).is_some() {
+                return Err(Stop::Errno(libc::EPERM));
+            }
+            let source = self.file_at(&state, &from).ok_or(Stop::Errno(libc::ENOENT))?;
+            // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
+            let target = state.dir(parent).and_then(|dir| dir.file(new_name)).ok_or(Stop::Errno(libc::EINVAL))?;
+            let scratch = state.scratch(&from).cloned();
+            let exists = self.lookup_exists(&state, &to);
+            (source, target, scratch, exists)
+        };
+        if flags & libc::RENAME_NOREPLACE != 0 && target_exists {
+            return Err(Stop::Errno(libc::EEXIST));
+        }
+        match (&source, &target) {
+            (File::Scratch, File::Scratch) => {}
+            (File::Scratch, file) if file.is_writable() => {
+                let content = scratch.ok_or(Stop::Errno(libc::ENOENT))?;
+                let writer = super::process::Process::of_thread(caller.pid);
+                self.store(file, content.value.as_bytes(), writer)?;
+            }
+            (File::Secret(old), File::Secret(new)) => self.manager.rename(old, new)?,
+            (File::Secret(old), File::Scratch) => {
+                // The value is not lost with its name: it lies under the scratch name until that is removed.
+                let value = self.value_of(old)?;
+                self.manager.apply(&[Change::Delete(old.clone())])?;
+                return self.become_scratch(&from, &to, value);
+            }
+            _ => return Err(Stop::Errno(libc::EPERM)),
+        }
+        let mut state = self.state();
+        state.rename(&from, &to);
+        if target != File::Scratch {
+            Self::end_scratch(&mut state, &to);
+        }
+        drop(state);
+        self.tell_outdated(&from);
+        self.tell_outdated(&to);
+        Ok(())
+    }
+
+    fn lookup_exists(&self, state: &State, place: &Place) -> bool {
+        match self.file_at(state, place) {
+            Some(File::Secret(name)) => self.manager.names().iter().any(|(known, _)| *known == name),
+            Some(File::Price(id)) => self.hardware.get(&id).is_some(),
+            Some(File::Scratch) => state.scratch(place).is_some(),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn become_scratch(&self, from: &Place, to: &Place, value: SecretValue) -> Result<(), Stop> {
+        let mut state = self.state();
+        state.entry_at(from);
+        state.rename(from, to);
+        let entry = state.entry_at(to);
+        if let Some(entry) = state.entries.get_mut(&entry) {
+            entry.scratch = Some(Content { value, changed_at: SystemTime::now() });
+        }
+        drop(state);
+        self.tell_outdated(from);
+        self.tell_outdated(to);
+        Ok(())
+    }
+
+    fn end_scratch(state: &mut State, place: &Place) {
+        let Some(&number) = state.names.get(place) else { return };
+        if let Some(entry) = state.entries.get_mut(&number) {
+            entry.scratch = None;
+        }
+    }
+}

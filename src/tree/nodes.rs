@@ -1,0 +1,372 @@
+//! What the kernel knows of the tree: inodes, the names they have, and open handles. Knows no provider: contents come
+//! in as values.
+//!
+//! Three numbers are kept apart. An *entry* is a file's identity: it goes along when the file is renamed, and its
+//! number is what `stat` shows. A *version* is the inode of one content of an entry, so that the kernel's pages and
+//! size of an inode never change under a reader. A *private* inode is one writer's.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use super::marks::Marks;
+use super::places::{Dir, File, Place};
+use super::process::Process;
+use crate::secret::{SecretBuffer, SecretValue};
+
+/// The root folder's inode number (FUSE_ROOT_ID).
+pub(super) const ROOT: u64 = 1;
+/// Where the numbers of files begin: far from those of other filesystems, because open files are recognised by them
+/// in `/proc`, and within 32 bits, because of programs that have no more for them.
+const FIRST: u64 = 0x5354_0000;
+
+/// What tells one content from another, without keeping it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) fingerprint: u64,
+    pub(super) len: usize,
+}
+
+impl Identity {
+    pub(super) fn of(value: &SecretValue) -> Self {
+        Self { fingerprint: value.fingerprint(), len: value.len() }
+    }
+}
+
+/// A content, and when it became that.
+#[derive(Clone)]
+pub(super) struct Content {
+    pub(super) value: SecretValue,
+    pub(super) changed_at: SystemTime,
+}
+
+/// A file's identity.
+pub(super) struct Entry {
+    /// Its name, or the last it had.
+    pub(super) place: Place,
+    /// Whether the name leads to it. Else it is not there yet, removed, or replaced, and lives for who has it open.
+    pub(super) named: bool,
+    /// The version that lookups answered last.
+    pub(super) current: Option<u64>,
+    /// A modification time that was set, for as long as the content is the one it was set for.
+    pub(super) mtime: Option<(Identity, SystemTime)>,
+    /// A scratch file's content; `None` for all other files.
+    pub(super) scratch: Option<Content>,
+}
+
+/// The inode of one content.
+pub(super) struct Version {
+    pub(super) entry: u64,
+    /// `None`: provisional, made while the content was not known.
+    pub(super) identity: Option<Identity>,
+    pub(super) changed_at: SystemTime,
+    /// The content, while somebody has it open.
+    pub(super) kept: Option<SecretValue>,
+    pub(super) opens: u32,
+    /// A writer came without a lookup and wrote through this inode: no new reader may share its pages.
+    pub(super) spoilt: bool,
+}
+
+/// The inode of one writer.
+pub(super) struct Private {
+    pub(super) entry: u64,
+    /// The name it was opened by.
+    pub(super) target: Place,
+    /// It was created: the name appears at the first commit.
+    pub(super) is_new: bool,
+    /// What is written so far, or why nothing can be.
+    pub(super) buffer: Result<SecretBuffer, i32>,
+    /// Something is to be committed.
+    pub(super) touched: bool,
+    /// The last to close it was killed: what it wrote is half a value.
+    pub(super) killed: bool,
+    pub(super) mtime: Option<SystemTime>,
+    pub(super) opener: Option<Process>,
+    /// The last process number when it was opened: who may have inherited it began later.
+    pub(super) since: Option<u32>,
+    pub(super) opens: u32,
+}
+
+pub(super) enum Kind {
+    Dir(Dir),
+    /// A file that is made anew at each look; its entry has the same number.
+    Live(File),
+    Version(Version),
+    Private(Private),
+}
+
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    /// How often the kernel was told of it and has not forgotten it.
+    pub(super) lookups: u64,
+}
+
+/// An open file or folder.
+pub(super) enum Handle {
+    /// One whole content, as it was at the open.
+    Read { node: u64, value: SecretValue },
+    Events,
+    Write { node: u64, append: bool },
+    Dir { listing: Vec<(String, u64)>, dir: u64 },
+}
+
+/// All of it, behind one lock (`Tree::state`).
+pub(super) struct State {
+    pub(super) nodes: HashMap<u64, Node>,
+    pub(super) entries: HashMap<u64, Entry>,
+    pub(super) names: HashMap<Place, u64>,
+    pub(super) handles: HashMap<u64, Handle>,
+    pub(super) marks: Marks,
+    /// Names whose last writer is gone and whose commit is under way.
+    pub(super) settling: HashMap<Place, u32>,
+    /// The folders in a folder.
+    pub(super) subdirs: HashMap<u64, Vec<(String, u64)>>,
+    next_inode: u64,
+    next_handle: u64,
+}
+
+impl State {
+    /// The folders; `caches` are the folders of `cache/`.
+    pub(super) fn new(caches: &[String]) -> Self {
+        let mut state = Self {
+            nodes: HashMap::new(),
+            entries: HashMap::new(),
+            names: HashMap::new(),
+            handles: HashMap::new(),
+            marks: Marks::default(),
+            settling: HashMap::new(),
+            subdirs: HashMap::new(),
+            next_inode: FIRST,
+            next_handle: 1,
+        };
+        state.nodes.insert(ROOT, Node { kind: Kind::Dir(Dir::Root), lookups: 1 });
+        let mut add = |parent: u64, name: &str, dir: Dir| {
+            let ino = state.number();
+            state.nodes.insert(ino, Node { kind: Kind::Dir(dir), lookups: 1 });
+            state.subdirs.entry(parent).or_default().push((name.into(), ino));
+            ino
+        };
+        add(ROOT, "secrets", Dir::Secrets);
+        add(ROOT, "bundle", Dir::Bundle);
+        add(ROOT, "providers", Dir::Providers);
+        add(ROOT, "hardware", Dir::Hardware);
+        let cache = add(ROOT, "cache", Dir::Cache);
+        for name in caches {
+            add(cache, name, Dir::CacheOf(name.clone()));
+        }
+        state
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_inode += 1;
+        self.next_inode
+    }
+
+    /// The folder with this inode number.
+    pub(super) fn dir(&self, ino: u64) -> Option<&Dir> {
+        match &self.nodes.get(&ino)?.kind {
+            Kind::Dir(dir) => Some(dir),
+            _ => None,
+        }
+    }
+
+    /// The folder in a folder.
+    pub(super) fn subdir(&self, parent: u64, name: &str) -> Option<u64> {
+        self.subdirs.get(&parent)?.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)
+    }
+
+    /// The number of the folder `secrets`, `bundle`, ...
+    pub(super) fn dir_number(&self, wanted: &Dir) -> u64 {
+        self.nodes
+            .iter()
+            .find(|(_, node)| matches!(&node.kind, Kind::Dir(dir) if dir == wanted))
+            .map_or(ROOT, |(&ino, _)| ino)
+    }
+
+    pub(super) fn version(&self, ino: u64) -> Option<&Version> {
+        match &self.nodes.get(&ino)?.kind {
+            Kind::Version(version) => Some(version),
+            _ => None,
+        }
+    }
+
+    pub(super) fn version_mut(&mut self, ino: u64) -> Option<&mut Version> {
+        match &mut self.nodes.get_mut(&ino)?.kind {
+            Kind::Version(version) => Some(version),
+            _ => None,
+        }
+    }
+
+    pub(super) fn private(&self, ino: u64) -> Option<&Private> {
+        match &self.nodes.get(&ino)?.kind {
+            Kind::Private(private) => Some(private),
+            _ => None,
+        }
+    }
+
+    pub(super) fn private_mut(&mut self, ino: u64) -> Option<&mut Private> {
+        match &mut self.nodes.get_mut(&ino)?.kind {
+            Kind::Private(private) => Some(private),
+            _ => None,
+        }
+    }
+
+    /// The entry of a name, made if there is none: for names that exist.
+    pub(super) fn entry_at(&mut self, place: &Place) -> u64 {
+        if let Some(&entry) = self.names.get(place) {
+            return entry;
+        }
+        let entry = self.new_entry(place, true);
+        self.names.insert(place.clone(), entry);
+        entry
+    }
+
+    /// An entry; `named` where the caller sees to it that the name leads to it.
+    pub(super) fn new_entry(&mut self, place: &Place, named: bool) -> u64 {
+        let ino = self.number();
+        let place = place.clone();
+        self.entries.insert(ino, Entry { place, named, current: None, mtime: None, scratch: None });
+        ino
+    }
+
+    /// The name that leads to an entry.
+    pub(super) fn place(&self, entry: u64) -> Option<Place> {
+        self.entries.get(&entry).filter(|entry| entry.named).map(|entry| entry.place.clone())
+    }
+
+    /// The scratch content of a name that has one.
+    pub(super) fn scratch(&self, place: &Place) -> Option<&Content> {
+        self.entries.get(self.names.get(place)?)?.scratch.as_ref()
+    }
+
+    /// The version inode of an entry for this content (`None`: provisional); the entry's first has the entry's number.
+    pub(super) fn version_of(&mut self, entry: u64, content: Option<&Content>) -> u64 {
+        let identity = content.map(|content| Identity::of(&content.value));
+        let changed_at = content.map_or(SystemTime::UNIX_EPOCH, |content| content.changed_at);
+        if let Some(current) = self.entries.get(&entry).and_then(|entry| entry.current)
+            && let Some(version) = self.version_mut(current)
+            && version.identity == identity
+            && !version.spoilt
+        {
+            version.changed_at = changed_at;
+            return current;
+        }
+        self.new_version(entry, identity, changed_at)
+    }
+
+    /// A provisional version is that of this content from now on: nobody has had it open, so that the kernel has no
+    /// pages of it. Gives the version's identity.
+    pub(super) fn promote(&mut self, ino: u64, content: &Content) -> Option<Identity> {
+        let version = self.version_mut(ino)?;
+        if version.identity.is_none() {
+            version.identity = Some(Identity::of(&content.value));
+            version.changed_at = content.changed_at;
+        }
+        version.identity
+    }
+
+    fn new_version(&mut self, entry: u64, identity: Option<Identity>, changed_at: SystemTime) -> u64 {
+        let ino = if self.nodes.contains_key(&entry) { self.number() } else { entry };
+        let version =
+            Version { entry, identity, changed_at, kept: None, opens: 0, spoilt: false };
+        self.nodes.insert(ino, Node { kind: Kind::Version(version), lookups: 0 });
+        if let Some(entry) = self.entries.get_mut(&entry) {
+            entry.current = Some(ino);
+        }
+        ino
+    }
+
+    /// The inode of a file that is made anew at each look.
+    pub(super) fn live(&mut self, place: &Place, file: File) -> u64 {
+        let entry = self.entry_at(place);
+        self.nodes.entry(entry).or_insert(Node { kind: Kind::Live(file), lookups: 0 });
+        entry
+    }
+
+    /// An inode for a writer.
+    pub(super) fn add_private(&mut self, private: Private) -> u64 {
+        let ino = self.number();
+        self.nodes.insert(ino, Node { kind: Kind::Private(private), lookups: 0 });
+        ino
+    }
+
+    pub(super) fn add_handle(&mut self, handle: Handle) -> u64 {
+        let number = self.next_handle;
+        self.next_handle += 1;
+        self.handles.insert(number, handle);
+        number
+    }
+
+    /// The kernel was told of the inode once more.
+    pub(super) fn count_lookup(&mut self, ino: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    /// The kernel has forgotten the inode `count` times.
+    pub(super) fn forget(&mut self, ino: u64, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+            self.drop_if_unused(ino);
+        }
+    }
+
+    /// Drops an inode that neither the kernel, nor a handle, nor a thread on its way knows.
+    pub(super) fn drop_if_unused(&mut self, ino: u64) {
+        let Some(node) = self.nodes.get(&ino) else { return };
+        let (entry, unused) = match &node.kind {
+            Kind::Dir(_) | Kind::Live(_) => return,
+            Kind::Version(version) => (version.entry, version.opens == 0),
+            Kind::Private(private) => (private.entry, private.opens == 0 && !self.marks.hold(ino)),
+        };
+        if !unused || node.lookups > 0 {
+            return;
+        }
+        self.nodes.remove(&ino);
+        let used = |node: &Node| match &node.kind {
+            Kind::Version(version) => version.entry == entry,
+            Kind::Private(private) => private.entry == entry,
+            _ => false,
+        };
+        if let Some(identity) = self.entries.get_mut(&entry) {
+            if identity.current == Some(ino) {
+                identity.current = None;
+            }
+            // Names keep their number for as long as the mount lives; what has none is gone with its last inode.
+            if !identity.named && !self.nodes.values().any(used) {
+                self.entries.remove(&entry);
+            }
+        }
+    }
+
+    /// Takes a name off its entry, which lives on for who has it open.
+    pub(super) fn detach(&mut self, place: &Place) {
+        if let Some(entry) = self.names.remove(place)
+            && let Some(identity) = self.entries.get_mut(&entry)
+        {
+            identity.named = false;
+            if identity.current.is_none() && !self.handles_entry(entry) {
+                self.entries.remove(&entry);
+            }
+        }
+    }
+
+    fn handles_entry(&self, entry: u64) -> bool {
+        self.nodes.values().any(|node| match &node.kind {
+            Kind::Version(version) => version.entry == entry,
+            Kind::Private(private) => private.entry == entry,
+            _ => false,
+        })
+    }
+
+    /// Moves a name onto another, as rename(2) does: the file keeps its identity, what was there loses its name.
+    pub(super) fn rename(&mut self, from: &Place, to: &Place) {
+        self.detach(to);
+        if let Some(entry) = self.names.remove(from) {
+            self.names.insert(to.clone(), entry);
+            if let Some(identity) = self.entries.get_mut(&entry) {
+                identity.place = to.clone();
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The layout of the tree: which folders there are, and what a name in one of them stands for.
+
+use super::bundle::BundleFormat;
+use crate::secret::{SecretName, is_scratch_name};
+
+/// A folder. The order is that of its inode number ([`Dir::ino`]).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dir {
+    Root,
+    Secrets,
+    Bundle,
+    Providers,
+    Hardware,
+    Cache,
+    /// `cache/NAME`
+    CacheOf(String),
+}
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) dir: u64,
+    pub(super) name: String,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum File {
+    Secret(SecretName),
+    /// An editor's scratch file, in memory only.
+    Scratch,
+    Bundle(BundleFormat),
+    Provider(String),
+    Price(String),
+    PriceTable,
+    /// Of one cache, or of all.
+    Stats(Option<String>),
+    Clear(Option<String>),
+    Invalidate(Option<String>),
+    Events,
+    Status,
+}
+
+impl File {
+    /// The permission bits that are shown.
+    pub(super) fn mode(&self) -> u16 {
+        match self {
+            File::Secret(_) | File::Scratch | File::Price(_) | File::PriceTable | File::Invalidate(_) => 0o600,
+            File::Bundle(BundleFormat::Env) => 0o400,
+            File::Bundle(_) => 0o600,
+            File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
+            File::Clear(_) => 0o200,
+        }
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.mode() & 0o200 != 0
+    }
+
+    /// Whether readers share the kernel's pages of one inode for each version of the content. The others change with
+    /// every look at them, and are read past the cache.
+    pub(super) fn is_versioned(&self) -> bool {
+        matches!(
+            self,
+            File::Secret(_) | File::Scratch | File::Bundle(_) | File::Price(_) | File::PriceTable
+        )
+    }
+
+    /// The most bytes that can be written to it.
+    pub(super) fn limit(&self) -> usize {
+        match self {
+            File::Secret(_) => crate::secret::MAX_VALUE,
+            File::Bundle(_) => crate::provider::file::MAX_DOCUMENT,
+            File::Scratch => crate::provider::file::MAX_DOCUMENT,
+            _ => 1024 * 1024,
+        }
+    }
+}
+
+impl Dir {
+    pub(super) fn mode(&self) -> u16 {
+        if matches!(self, Dir::Providers) { 0o500 } else { 0o700 }
+    }
+
+    /// Whether scratch files may be made here: where there are documents to be written beside and renamed onto.
+    pub(super) fn has_scratch(&self) -> bool {
+        matches!(self, Dir::Secrets | Dir::Bundle | Dir::Hardware)
+    }
+
+    /// What a name stands for, whether it exists or not; `None`: nothing can have this name here.
+    pub(super) fn file(&self, name: &str) -> Option<File> {
+        if self.has_scratch() && is_scratch_name(name) && name != "." && name != ".." {
+            return Some(File::Scratch);
+        }
+        let control = |cache: Option<&String>| match name {
+            "stats" => Some(File::Stats(cache.cloned())),
+            "clear" => Some(File::Clear(cache.cloned())),
+            "invalidate" => Some(File::Invalidate(cache.cloned())),
+            _ => None,
+        };
+        match self {
+            Dir::Root => match name {
+                "events" => Some(File::Events),
+                "status" => Some(File::Status),
+                _ => None,
+            },
+            Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
+            Dir::Bundle => match name {
+                "secrets.json" => Some(File::Bundle(BundleFormat::Json)),
+                "secrets.yaml" => Some(File::Bundle(BundleFormat::Yaml)),
+                "secrets.env" => Some(File::Bundle(BundleFormat::Env)),
+                _ => None,
+            },
+            Dir::Providers => Some(File::Provider(name.into())),
+            Dir::Hardware => match name.strip_suffix(".json")? {
+                "all" => Some(File::PriceTable),
+                id => SecretName::new(id).ok().map(|id| File::Price(id.as_str().into())),
+            },
+            Dir::Cache => control(None),
+            Dir::CacheOf(cache) => control(Some(cache)),
+        }
+    }
+}
+
+/// Whether `sed -i` gives its scratch files such names (mkostemp's `sedXXXXXX`). Only those that are created exclusively are.
+pub(super) fn is_sed_name(name: &str) -> bool {
+    name.len() == 9 && name.starts_with("sed") && name.bytes().all(|b| b.is_ascii_alphanumeric())
+}

@@ -1,0 +1,165 @@
+//! A real daemon with a real mount in a scratch home, and shells to use it with. All is gone when it is dropped.
+
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A mounted scratch home.
+pub struct Live {
+    pub home: tempfile::TempDir,
+    dir: PathBuf,
+    daemon: Child,
+}
+
+/// A scratch home in memory, where a sync to the disk costs nothing.
+pub fn scratch_home() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+/// What can be set before the mount.
+#[derive(Default)]
+pub struct Setup<'a> {
+    pub env: Vec<(&'a str, &'a str)>,
+    pub files: Vec<(&'a str, &'a str)>,
+    pub args: Vec<&'a str>,
+}
+
+impl Live {
+    /// A mount of an empty home.
+    pub fn start() -> Self {
+        Self::start_with(Setup::default())
+    }
+
+    /// A mount of a home with files in it (by their path in the home), with variables and flags for the daemon.
+    pub fn start_with(setup: Setup) -> Self {
+        let home = scratch_home();
+        for (path, content) in &setup.files {
+            let path = home.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        Self::start_in(home, setup)
+    }
+
+    pub fn start_in(home: tempfile::TempDir, setup: Setup) -> Self {
+        let daemon = daemon_command(home.path(), &setup).spawn().unwrap();
+        let dir = home.path().join(".simpletuner/live");
+        let mut live = Self { home, dir, daemon };
+        wait_until("the mount answers", || {
+            assert!(live.daemon.try_wait().unwrap().is_none(), "the daemon ended");
+            std::fs::read(live.path("status")).is_ok()
+        });
+        live
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// A path in the home.
+    pub fn home(&self, path: &str) -> PathBuf {
+        self.home.path().join(path)
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub fn write(&self, path: &str, content: &str) {
+        std::fs::write(self.path(path), content).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// What a bash script prints that runs in the mount; it must succeed.
+    pub fn sh(&self, script: &str) -> String {
+        let output = self.try_sh(script);
+        assert!(
+            output.status.success(),
+            "{script}\n{}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A bash script in the mount, whatever comes of it.
+    pub fn try_sh(&self, script: &str) -> Output {
+        self.command("bash").args(["-c", script]).output().unwrap()
+    }
+
+    /// A program that runs in the mount.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.dir).env("HOME", self.home.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// This crate's program in the scratch home.
+    pub fn cli(&self) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_simpletuner-live"));
+        command.current_dir(self.home.path());
+        command
+    }
+
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// Unmounts by SIGTERM, and gives the home, to look at or to mount again.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        self.end();
+        std::mem::replace(&mut self.home, scratch_home())
+    }
+
+    /// The daemon is killed, and leaves its dead mount.
+    pub fn kill_daemon(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
+    fn end(&mut self) {
+        let _ = Command::new("kill").arg(self.daemon.id().to_string()).stderr(Stdio::null()).status();
+        let begun = Instant::now();
+        while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
+            if begun.elapsed() > PATIENCE {
+                let _ = self.daemon.kill();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.daemon.wait();
+        // A test that killed the daemon leaves a dead mount.
+        let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The daemon of a home, in the foreground.
+pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_simpletuner-live"));
+    command.args(["mount", "--foreground"]).args(&setup.args).stdin(Stdio::null());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home);
+    command.envs(setup.env.iter().copied());
+    command.stderr(std::fs::File::create(home.join("daemon.log")).unwrap());
+    command
+}
+
+/// Waits for a condition, however long it takes on this machine.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
