@@ -16,5 +16,10 @@
 
 #![warn(missing_docs)]
 
+pub mod cache;
+pub mod credential;
 pub mod error;
+pub mod manager;
+pub mod provider;
 pub mod secret;
+pub mod settings;
