@@ -16,5 +16,6 @@
 
 #![warn(missing_docs)]
 
+pub mod credential;
 pub mod error;
 pub mod secret;
