@@ -19,7 +19,6 @@
 pub mod cache;
 pub mod credential;
 pub mod error;
-pub mod manager;
 pub mod provider;
 pub mod secret;
 pub mod settings;

@@ -8,6 +8,11 @@ use crate::error::{Error, Result};
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
+/// The default places of the secrets file in `~/.simpletuner`, in order.
+pub(crate) const DEFAULT_NAMES: [&str; 3] = ["secrets.json", "secrets.yaml", "secrets.yml"];
+/// Where `adopt` puts the store, in the same order.
+pub(crate) const ADOPTED_NAMES: [&str; 3] = ["store.json", "store.yaml", "store.yml"];
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Leads {
@@ -21,14 +26,16 @@ pub(crate) enum Leads {
 ///
 /// # Errors
 /// `ELOOP` where the links go round.
-pub(crate) fn follow(path: &Path, mount_point: &Path) -> Result<Leads> {
-    let mount_points = [lexical(mount_point), real_mount_point(mount_point)];
-    walk(path, &mount_points)
+pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Leads> {
+    match mount_point {
+        Some(mount) => walk(path, &[lexical(mount), real_mount_point(mount)]),
+        None => walk(path, &[]),
+    }
 }
 
 /// Whether an absolute path leads into `mount_point`. Links that go round lead nowhere.
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
-    matches!(follow(path, mount_point), Ok(Leads::IntoMount))
+    matches!(follow(path, Some(mount_point)), Ok(Leads::IntoMount))
 }
 
 /// The mount point with its parent's links followed; its own last name is never looked at.
@@ -99,6 +106,46 @@ pub(crate) fn lexical(path: &Path) -> PathBuf {
     out
 }
 
+/// Where the store is when a default place, `link`, leads into the mount because it was adopted.
+pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
+    if !DEFAULT_NAMES.iter().any(|name| base_dir.join(name) == link) {
+        return None;
+    }
+    let mut stores = ADOPTED_NAMES.iter().map(|name| base_dir.join(name));
+    stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
+}
+
+/// SimpleTuner's state folder (formats.md, "Folders"). `root` is `/`, but for tests.
+pub(super) fn state_dir(
+    env: &dyn Fn(&str) -> Option<String>,
+    base_dir: &Path,
+    root: &Path,
+) -> PathBuf {
+    let named = ["SIMPLETUNER_STATE_DIR", "SIMPLETUNER_CONFIG_DIR"];
+    if let Some(path) = named.iter().find_map(|name| env(name)) {
+        let path = match path.strip_prefix("~/") {
+            Some(rest) => base_dir.parent().unwrap_or(root).join(rest),
+            None => PathBuf::from(path),
+        };
+        return std::path::absolute(&path).unwrap_or(path);
+    }
+    let candidates = [
+        root.join("workspace/simpletuner"),
+        root.join("notebooks/simpletuner"),
+        base_dir.to_owned(),
+    ];
+    let has_cloud = candidates.iter().find(|path| path.join("cloud").is_dir());
+    let has_parent = || {
+        candidates
+            .iter()
+            .find(|path| path.parent().is_some_and(Path::is_dir))
+    };
+    has_cloud
+        .or_else(has_parent)
+        .cloned()
+        .unwrap_or_else(|| base_dir.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,7 +173,7 @@ mod tests {
             assert!(!leads_into(&root.join(outside), &mount), "{outside}");
         }
         assert_eq!(
-            follow(&root.join("sub/up/link"), &mount).unwrap(),
+            follow(&root.join("sub/up/link"), Some(&mount)).unwrap(),
             Leads::To(root.join("file"))
         );
     }
@@ -147,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink("b", dir.path().join("a")).unwrap();
         symlink("a", dir.path().join("b")).unwrap();
-        let error = follow(&dir.path().join("a"), Path::new("/mnt")).unwrap_err();
+        let error = follow(&dir.path().join("a"), None).unwrap_err();
         assert_eq!(error.errno(), libc::ELOOP);
     }
 }
