@@ -16,6 +16,7 @@
 
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod credential;
 pub mod error;
 pub mod secret;
