@@ -534,4 +534,4 @@ fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -8,7 +8,7 @@ mod state;
 mod store;
 pub(crate) mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +24,8 @@ use state::{Seen, State};
 pub(crate) use document::Stored;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub use place::StorePlace;
+
+const TOO_LARGE: &str = "it is too large: over 16 MiB";
 
 /// How a [`FileProvider`] works.
 #[derive(Debug)]
@@ -144,7 +146,7 @@ impl FileProvider {
         }
         let content = read_file(look.path(), MAX_DOCUMENT).map_err(|error| match error {
             ReadError::NotAFile(what) => malformed(what),
-            ReadError::TooLarge => malformed("it is too large: over 16 MiB"),
+            ReadError::TooLarge => malformed(TOO_LARGE),
             ReadError::Missing => self.io(look, rustix::io::Errno::NOENT.into()),
             ReadError::Io(error) => self.io(look, error),
         })?;
@@ -170,13 +172,41 @@ impl FileProvider {
 
 fn parse(look: &Look<'_>, content: &Content) -> Result<Document> {
     let parsed = parse_document(place::is_yaml(look.path()), &content.bytes);
-    parsed.map_err(|error| match error {
+    parsed.map_err(|error| malformed_at(look.path(), error))
+}
+
+/// The document at a path, if there is a file, and its stamp.
+///
+/// # Errors
+/// [`Error::MalformedStore`], [`Error::Io`].
+pub(crate) fn read_document(path: &Path) -> Result<Option<(Document, Stamp)>> {
+    let malformed = |reason: String| Error::MalformedStore {
+        path: path.to_owned(),
+        reason,
+    };
+    let content = match read_file(path, MAX_DOCUMENT) {
+        Ok(content) => content,
+        Err(ReadError::Missing) => return Ok(None),
+        Err(ReadError::NotAFile(what)) => return Err(malformed(what.to_owned())),
+        Err(ReadError::TooLarge) => return Err(malformed(TOO_LARGE.to_owned())),
+        Err(ReadError::Io(error)) => {
+            return Err(Error::io(format!("reading {}", path.display()), error));
+        }
+    };
+    let parsed = parse_document(place::is_yaml(path), &content.bytes);
+    let document = parsed.map_err(|error| malformed_at(path, error))?;
+    Ok(Some((document, content.stamp)))
+}
+
+/// The same with the file's path.
+fn malformed_at(path: &Path, error: Error) -> Error {
+    match error {
         Error::Malformed { reason, .. } => Error::MalformedStore {
-            path: look.path().to_owned(),
+            path: path.to_owned(),
             reason,
         },
         other => other,
-    })
+    }
 }
 
 impl Provider for FileProvider {

@@ -175,7 +175,8 @@ fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let owner = match rustix::fs::stat(path) {
+    // Not through a link: `path` has been followed, or it is a link into the mount that is to be replaced.
+    let owner = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
         Err(_) => match path.parent().map(rustix::fs::stat) {
             Some(Ok(stat)) => stat,
