@@ -5,6 +5,7 @@
 //! - `mount`: the daemon: background start, unmount, what lies at a mount point
 //! - `fuse`: fuser's calls turned into the tree's, errors into errnos
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
+//! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`provider`]: the links of the chain: environment, file
@@ -16,5 +17,11 @@
 
 #![warn(missing_docs)]
 
+pub mod adopt;
+pub mod cache;
+pub mod credential;
 pub mod error;
+pub mod manager;
+pub mod provider;
 pub mod secret;
+pub mod settings;

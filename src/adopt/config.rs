@@ -1,0 +1,140 @@
+//! `file_path` in `live.yaml`, changed as a text so that all the rest stays as the user wrote it. Knows no store.
+
+use std::path::Path;
+
+use serde_yaml::Value;
+
+use crate::error::{Error, Result};
+use crate::provider::file::write::replace;
+use crate::settings::Settings;
+use crate::settings::files::{ReadError, read_file};
+use crate::settings::paths::{Leads, follow};
+
+/// Ends the line that is ours.
+const MARK: &str = "# by `simpletuner-live adopt`";
+/// Begins the line that ours stands for, until `adopt --undo`.
+const ASIDE: &str = "#before adopt# ";
+const MAX_SETTINGS: usize = 1024 * 1024;
+
+/// Has the settings file name this store, or (`None`) what it named before `adopt`.
+///
+/// # Errors
+/// [`Error::Settings`] if the file is written in a way that cannot be changed line by line; nothing has changed then.
+pub(super) fn name_store(settings: &Settings, store: Option<&Path>) -> Result<()> {
+    let path = match follow(&settings.config_file, Some(&settings.mount_point))? {
+        Leads::To(path) => path,
+        Leads::IntoMount => settings.config_file.clone(),
+    };
+    let (text, mode) = match read_file(&path, MAX_SETTINGS) {
+        Ok(content) => {
+            let text = String::from_utf8_lossy(&content.bytes).into_owned();
+            (text, content.mode & 0o777)
+        }
+        Err(ReadError::Missing) => (String::new(), 0o600),
+        Err(_) => return Err(cannot_change(&path)),
+    };
+    let new = match store {
+        Some(store) => with_file_path(&text, &line_for(settings, store)),
+        None => without_file_path(&text),
+    };
+    if new == text {
+        return Ok(());
+    }
+    let rest_is_the_same = rest_of(&text).is_some_and(|rest| Some(rest) == rest_of(&new));
+    let is_named = match store {
+        Some(_) => new.lines().any(is_ours),
+        None => !new.lines().any(is_ours),
+    };
+    if !rest_is_the_same || !is_named {
+        return Err(cannot_change(&path));
+    }
+    replace(&path, new.as_bytes(), mode)
+}
+
+fn cannot_change(path: &Path) -> Error {
+    Error::Settings(format!(
+        "{} cannot be changed line by line; set file_path in it by hand",
+        path.display()
+    ))
+}
+
+/// All settings but `file_path`; `None` if they cannot be read.
+fn rest_of(text: &str) -> Option<Value> {
+    match serde_yaml::from_str(text).ok()? {
+        Value::Mapping(mut map) => {
+            map.remove("file_path");
+            Some(Value::Mapping(map))
+        }
+        Value::Null => Some(Value::Mapping(serde_yaml::Mapping::new())),
+        _ => None,
+    }
+}
+
+fn line_for(settings: &Settings, store: &Path) -> String {
+    let below_home = store.strip_prefix(settings.home.join(".simpletuner"));
+    let path = match below_home {
+        Ok(name) if settings.base_dir.ends_with(".simpletuner") => {
+            format!("~/.simpletuner/{}", name.display())
+        }
+        _ => store.display().to_string(),
+    };
+    // A JSON string is a YAML one, too.
+    let quoted = serde_json::Value::from(path);
+    format!("file_path: {quoted}  {MARK}")
+}
+
+fn is_file_path(line: &str) -> bool {
+    line.strip_prefix("file_path")
+        .is_some_and(|rest| rest.trim_start().starts_with(':'))
+}
+
+fn is_ours(line: &str) -> bool {
+    is_file_path(line) && line.trim_end().ends_with(MARK)
+}
+
+fn with_file_path(text: &str, ours: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut is_there = false;
+    for line in text.lines() {
+        if is_file_path(line) {
+            lines.push(ours.to_owned());
+            if !is_ours(line) {
+                lines.push(format!("{ASIDE}{line}"));
+            }
+            is_there = true;
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    if !is_there {
+        lines.push(ours.to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+fn without_file_path(text: &str) -> String {
+    let back = |line: &str| line.strip_prefix(ASIDE).unwrap_or(line).to_owned();
+    let lines = text.lines().filter(|line| !is_ours(line)).map(back);
+    lines.map(|line| line + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_settings_stays_as_it_was_written() {
+        let ours = format!("file_path: \"/x/store.json\"  {MARK}");
+        for before in [
+            "",
+            "# mine\nttl: 60   # a minute\n",
+            "encrypt: true\nfile_path: ~/.simpletuner/secrets.json  # here\naccess: []\n",
+        ] {
+            let after = with_file_path(before, &ours);
+            assert!(after.lines().any(|line| line == ours));
+            assert_eq!(rest_of(before), rest_of(&after));
+            assert_eq!(with_file_path(&after, &ours), after, "twice is once");
+            assert_eq!(without_file_path(&after), before);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use super::*;
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new(yaml: &str) -> Self {
+        let home = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(home.path(".simpletuner")).unwrap();
+        std::fs::write(home.path(".simpletuner/live.yaml"), yaml).unwrap();
+        home
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn load_with(&self, flags: &Flags, env: &[(&str, &str)]) -> Result<Settings> {
+        let home = self.0.path().to_str().unwrap().to_owned();
+        let env = |name: &str| match name {
+            "HOME" => Some(home.clone()),
+            _ => env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()),
+        };
+        Settings::load_below(flags, &env, self.0.path())
+    }
+    fn load(&self) -> Result<Settings> {
+        self.load_with(&Flags::default(), &[])
+    }
+}
+
+fn error_of(yaml: &str) -> String {
+    Home::new(yaml).load().unwrap_err().to_string()
+}
+
+#[test]
+fn without_any_setting_the_defaults_hold() {
+    for yaml in ["", "# nothing\n", "ttl:\nfile_path:\n"] {
+        let home = Home::new(yaml);
+        let s = home.load().unwrap();
+        assert_eq!(s.file_path, None);
+        assert_eq!(s.mount_point, home.path(".simpletuner/live"));
+        assert_eq!(s.key_file, home.path(".simpletuner/credential.key"));
+        assert_eq!(s.ttl, Ttl::default());
+        assert_eq!(s.max_stale, Duration::from_secs(3600));
+        assert_eq!(s.timeout.total, Duration::from_secs(10));
+        assert!(s.encrypt && s.audit_reads && !s.allow_other && !s.prefetch);
+        assert_eq!(s.read_path, ReadPath::Audited);
+        assert_eq!((&*s.vault_path, &*s.vault_mount_point), ("simpletuner", "secret"));
+    }
+}
+
+#[test]
+fn every_setting_of_the_file_is_read() {
+    let home = Home::new(
+        r#"
+file_path: ~/mine.json
+env_prefix: SIMPLETUNER
+env_keys: [WANDB_API_KEY]
+aws_secret_name: simpletuner/production
+aws_region: us-west-2
+vault_url: https://vault.example.com:8200
+vault_token: s.token
+vault_token_file: token
+vault_role_id: role
+vault_secret_id: id
+vault_path: p
+vault_mount_point: kv
+encrypt: false
+ttl: {default: 30.5, missing: 0, keys: {HF_TOKEN: 60}}
+max_stale: 0
+timeout: {connect: 1, total: 2}
+prefetch: true
+read_path: kernel
+allow_other: true
+audit_reads: false
+access:
+  - {secrets: ["HF_*"], users: [trainer, 1000], groups: [ml]}
+"#,
+    );
+    let s = home.load().unwrap();
+    assert_eq!(s.file_path, Some(home.path("mine.json")));
+    assert_eq!(s.env_prefix, "SIMPLETUNER");
+    assert_eq!(s.env_keys, [SecretName::new("WANDB_API_KEY").unwrap()]);
+    assert_eq!(s.aws_secret_name.as_deref(), Some("simpletuner/production"));
+    assert_eq!(s.aws_region.as_deref(), Some("us-west-2"));
+    assert_eq!(s.vault_token.unwrap().as_str(), "s.token");
+    assert_eq!(s.vault_token_file, Some(home.path(".simpletuner/token")));
+    assert_eq!(s.vault_role_id.unwrap().as_str(), "role");
+    assert_eq!((&*s.vault_path, &*s.vault_mount_point), ("p", "kv"));
+    assert_eq!(s.ttl.default, Duration::from_millis(30_500));
+    assert_eq!(s.ttl.missing, Duration::ZERO);
+    assert_eq!(s.ttl.keys[&SecretName::new("HF_TOKEN").unwrap()], Duration::from_secs(60));
+    assert_eq!(s.max_stale, Duration::ZERO);
+    assert_eq!(s.timeout.connect, Duration::from_secs(1));
+    assert!(!s.encrypt && !s.audit_reads && s.allow_other && s.prefetch);
+    assert_eq!(s.read_path, ReadPath::Kernel);
+    assert_eq!(s.access[0].users, ["trainer", "1000"]);
+    assert_eq!(Home::new("ttl: 7").load().unwrap().ttl.default, Duration::from_secs(7));
+}
+
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let home = Home::new("vault_path: file\naws_secret_name: file\nread_path: kernel\nfile_path: /f\nallow_other: true");
+    let env = [("SIMPLETUNER_VAULT_PATH", "env"), ("SIMPLETUNER_AWS_SECRET_NAME", ""), ("AWS_REGION", "r")];
+    let flags = Flags {
+        mount_point: Some("/mnt/x".into()),
+        read_path: Some(ReadPath::Audited),
+        file_path: Some("/flag".into()),
+        allow_other: Some(false),
+        config: None,
+    };
+    let s = home.load_with(&flags, &env).unwrap();
+    assert_eq!(s.vault_path, "env");
+    assert_eq!(s.aws_secret_name.as_deref(), Some("file"), "empty is unset");
+    assert_eq!(s.aws_region.as_deref(), Some("r"));
+    assert_eq!(s.file_path, Some("/flag".into()));
+    assert_eq!(s.mount_point, Path::new("/mnt/x"));
+    assert_eq!(s.read_path, ReadPath::Audited);
+    assert!(!s.allow_other);
+}
+
+#[test]
+fn an_unknown_name_is_told_with_the_nearest_known_one() {
+    for (yaml, wrong, nearest) in [
+        ("vault_ulr: x", "vault_ulr", "vault_url"),
+        ("Encrypt: true", "Encrypt", "encrypt"),
+        ("ttl: {defualt: 3}", "ttl.defualt", "ttl.default"),
+        ("timeout: {conect: 3}", "timeout.conect", "timeout.connect"),
+        ("access: [{secret: [A]}]", "access[1].secret", "access[1].secrets"),
+    ] {
+        let error = error_of(yaml);
+        assert!(error.contains(&format!("{wrong:?}")), "{error}");
+        assert!(error.contains(&format!("did you mean {nearest:?}")), "{error}");
+        assert!(error.contains("live.yaml"), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
+    for (yaml, setting) in [
+        ("encrypt: hunter2", "encrypt must"),
+        ("ttl: 0", "ttl must"),
+        ("ttl: -1", "ttl must"),
+        ("ttl: .nan", "ttl must"),
+        ("ttl: 1e300", "ttl must"),
+        ("ttl: [hunter2]", "ttl must"),
+        ("ttl: {keys: {HF_TOKEN: hunter2}}", "ttl.keys.HF_TOKEN must"),
+        ("ttl: {keys: {a/b: 3}}", "ttl.keys is wrong"),
+        ("timeout: {total: 0}", "timeout.total must"),
+        ("timeout: hunter2", "timeout must"),
+        ("max_stale: hunter2", "max_stale must"),
+        ("vault_token: 5", "vault_token must"),
+        ("vault_url: vault", "vault_url (or VAULT_ADDR) must"),
+        ("vault_role_id: hunter2", "vault_role_id and vault_secret_id"),
+        ("env_keys: HF_TOKEN", "env_keys must"),
+        ("env_keys: [a/b]", "env_keys is wrong"),
+        ("env_prefix: A-B", "env_prefix must"),
+        ("read_path: hunter2", "read_path must"),
+        ("file_path: ''", "file_path must"),
+        ("access: {}", "access must"),
+        ("access: [{secrets: [A]}]", "access[1].users or groups"),
+        ("access: [{secrets: [], users: [u]}]", "access[1].secrets must"),
+        ("- hunter2", "must hold names and values"),
+        ("vault_token: [hunter2", "not YAML at line"),
+        ("vault_token: \"hunter2", "not YAML"),
+    ] {
+        let error = error_of(yaml);
+        assert!(error.contains(setting), "{yaml}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_settings_file_that_is_none_is_an_error_and_never_a_hang() {
+    let home = Home::new("");
+    for (make, what) in [("folder", "it is a folder"), ("fifo", "it is a named pipe"), ("none", "no such file")] {
+        let path = home.path(make);
+        match make {
+            "folder" => std::fs::create_dir(&path).unwrap(),
+            "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap(),
+            _ => {}
+        }
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let error = home.load_with(&flags, &[]).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn without_a_home_the_error_says_what_to_do_and_a_named_file_does() {
+    for home in [None, Some(""), Some("relative")] {
+        let env = |name: &str| home.filter(|_| name == "HOME").map(ToOwned::to_owned);
+        let error = Settings::load_from(&Flags::default(), &env).unwrap_err().to_string();
+        assert!(error.contains("set HOME") && error.contains("--config"), "{error}");
+    }
+    let home = Home::new("");
+    let flags = Flags { config: Some(home.path(".simpletuner/live.yaml")), ..Flags::default() };
+    let s = Settings::load_below(&flags, &|_| None, home.0.path()).unwrap();
+    assert_eq!(s.mount_point, home.path(".simpletuner/live"));
+    std::fs::write(home.path(".simpletuner/live.yaml"), "file_path: ~/x").unwrap();
+    let error = Settings::load_below(&flags, &|_| None, home.0.path()).unwrap_err();
+    assert!(error.to_string().contains("HOME is not set"));
+}
+
+#[test]
+fn a_path_of_ours_that_leads_into_the_mount_is_an_error() {
+    let own = |error: &Error| error.to_string().contains("would wait for itself");
+    for yaml in ["file_path: ~/.simpletuner/live/bundle/secrets.json", "vault_token_file: live/secrets/T"] {
+        assert!(own(&Home::new(yaml).load().unwrap_err()), "{yaml}");
+    }
+    let home = Home::new("");
+    let link = home.path(".simpletuner/secrets.json");
+    std::os::unix::fs::symlink("live/bundle/secrets.json", &link).unwrap();
+    assert!(own(&home.load().unwrap_err()));
+    std::fs::write(home.path(".simpletuner/store.json"), "{}").unwrap();
+    home.load().expect("an adopted store is beside it");
+
+    let home = Home::new("");
+    let error = home.load_with(&Flags::default(), &[("SIMPLETUNER_STATE_DIR", "~/.simpletuner/live")]);
+    assert!(own(&error.unwrap_err()));
+    let flags = Flags { mount_point: Some(home.path(".simpletuner")), ..Flags::default() };
+    assert!(own(&home.load_with(&flags, &[]).unwrap_err()), "a mount over our own folder");
+}
+
+#[test]
+fn the_state_folder_is_the_first_that_has_a_cloud() {
+    let home = Home::new("");
+    let state = |env: &[(&str, &str)]| home.load_with(&Flags::default(), env).unwrap().state_dir;
+    // No /workspace, no /notebooks: the home folder is the first whose parent exists.
+    assert_eq!(state(&[]), home.path(".simpletuner"));
+    std::fs::create_dir(home.path("notebooks")).unwrap();
+    assert_eq!(state(&[]), home.path("notebooks/simpletuner"));
+    std::fs::create_dir(home.path(".simpletuner/cloud")).unwrap();
+    assert_eq!(state(&[]), home.path(".simpletuner"));
+    std::fs::create_dir_all(home.path("workspace/simpletuner/cloud")).unwrap();
+    assert_eq!(state(&[]), home.path("workspace/simpletuner"));
+    assert_eq!(state(&[("SIMPLETUNER_CONFIG_DIR", "/c")]), Path::new("/c"));
+    assert_eq!(state(&[("SIMPLETUNER_CONFIG_DIR", "/c"), ("SIMPLETUNER_STATE_DIR", "/s")]), Path::new("/s"));
+}
+
+#[test]
+fn tokens_are_not_printed_with_the_settings() {
+    let home = Home::new("vault_token: hunter2");
+    let s = home.load_with(&Flags::default(), &[("SIMPLETUNER_CREDENTIAL_KEY", "hunter3")]).unwrap();
+    assert_eq!(s.credential_key.as_ref().unwrap().as_str(), "hunter3");
+    let printed = format!("{s:?}");
+    assert!(!printed.contains("hunter"), "{printed}");
+}
