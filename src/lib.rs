@@ -11,10 +11,12 @@
 //! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
+//! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
 //! - [`error`]: what can go wrong, and its errno
 
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod logging;
 pub mod secret;
