@@ -17,6 +17,7 @@
 
 #![warn(missing_docs)]
 
+pub mod credential;
 pub mod error;
 pub mod logging;
 pub mod secret;

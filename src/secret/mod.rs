@@ -6,7 +6,8 @@ pub use locked::lock_failed;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use locked::LockedBytes;
@@ -129,6 +130,13 @@ impl SecretValue {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// A number that tells this value from others without keeping it: SipHash under keys drawn once for this process, so
+    /// it says nothing about the value to anyone else, and compares only with fingerprints of the same process.
+    pub fn fingerprint(&self) -> u64 {
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        KEYS.get_or_init(RandomState::new).hash_one(self.as_bytes())
+    }
 }
 
 impl fmt::Debug for SecretValue {
@@ -148,9 +156,26 @@ impl From<&str> for SecretValue {
     }
 }
 
+/// One change to the secrets that can be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The name has this value from now on.
+    Set(SecretName, SecretValue),
+    /// The name is gone, if it was there.
+    Delete(SecretName),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fingerprints_tell_values_apart_and_agree_for_equal_ones() {
+        let value = |text| SecretValue::new(text).fingerprint();
+        assert_eq!(value("hunter2"), value("hunter2"));
+        assert_ne!(value("hunter2"), value("hunter3"));
+        assert_ne!(value(""), value("\0"));
+    }
 
     #[test]
     fn names_are_valid_because_they_exist() {

@@ -1,0 +1,200 @@
+//! PBKDF2 and Fernet in SimpleTuner's arrangement. Knows nothing of where the master secret comes from.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use fernet::Fernet;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::secret::SecretValue;
+
+// SimpleTuner's constants: with any other, its server could not read what is written here.
+const SALT: &[u8] = b"simpletuner-credential-encryption-v1";
+const ITERATIONS: u32 = 100_000;
+
+/// How every stored value begins: base64 of `gAAAAA`, with which every Fernet token begins (its version byte and the
+/// high bytes of its time).
+const PREFIX: &str = "Z0FBQUFB";
+
+/// Whether a stored text is an encrypted value (it begins with `Z0FBQUFB`); any other is plaintext.
+pub fn is_encrypted(stored: &str) -> bool {
+    stored.starts_with(PREFIX)
+}
+
+/// Encrypts and decrypts values under one derived key, which is zeroed when it is dropped.
+pub struct CredentialCipher(Fernet);
+
+impl fmt::Debug for CredentialCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialCipher")
+    }
+}
+
+/// The Fernet key (URL-safe base64 with padding) that a master secret gives.
+fn fernet_key(master_secret: &str) -> Zeroizing<String> {
+    let mut key = Zeroizing::new([0u8; 32]);
+    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(master_secret.as_bytes(), SALT, ITERATIONS, &mut *key);
+    Zeroizing::new(URL_SAFE.encode(key.as_slice()))
+}
+
+impl CredentialCipher {
+    /// The cipher of a master secret. Takes 100,000 rounds of PBKDF2: derive once and keep it.
+    pub fn derive(master_secret: &str) -> Self {
+        let Some(fernet) = Fernet::new(&fernet_key(master_secret)) else {
+            unreachable!("32 bytes in base64 are a Fernet key");
+        };
+        Self(fernet)
+    }
+
+    /// The value in its stored form, in which [`is_encrypted`] knows it again.
+    pub fn encrypt(&self, value: &SecretValue) -> String {
+        // `Fernet::encrypt` panics on a clock before 1970.
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        self.encrypt_at(value, now)
+    }
+
+    fn encrypt_at(&self, value: &SecretValue, seconds: u64) -> String {
+        URL_SAFE.encode(self.0.encrypt_at_time(value.as_bytes(), seconds))
+    }
+
+    /// The value that a stored form holds, whatever its age; `name` is for the error.
+    ///
+    /// # Errors
+    /// [`Error::CannotDecrypt`]: another key wrote it, or it is damaged.
+    pub fn decrypt(&self, name: &str, stored: &str) -> Result<SecretValue> {
+        let cannot = |reason: &str| Error::CannotDecrypt {
+            name: name.into(),
+            reason: reason.into(),
+        };
+        let damaged = "the stored value is damaged; restore it from a backup, or set it anew";
+        let token = URL_SAFE
+            .decode(stored.trim())
+            .map_err(|_| cannot(damaged))?;
+        let token = std::str::from_utf8(&token).map_err(|_| cannot(damaged))?;
+        // At the end of time no token is from the future. Python's Fernet does not look at the time either when it is
+        // given no limit, so a value that was written by a fast clock must be readable here too.
+        let text = self
+            .0
+            .decrypt_at_time(token, None, u64::MAX - 60)
+            .map(Zeroizing::new)
+            .map_err(|_| {
+                cannot(
+                    "it was encrypted with another credential key, or is damaged; put that key back, or set the value anew",
+                )
+            })?;
+        SecretValue::from_bytes(name, &text)
+            .map_err(|_| cannot("what it decrypts to is not UTF-8 text"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static CIPHER: LazyLock<CredentialCipher> =
+        LazyLock::new(|| CredentialCipher::derive("correct horse battery staple"));
+
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        master_secret: String,
+        derived_key: String,
+        plaintext: String,
+        stored: String,
+    }
+
+    #[test]
+    fn what_simpletuner_wrote_is_read_and_the_keys_are_the_same() {
+        let vectors: Vec<Vector> =
+            serde_json::from_str(include_str!("../../tests/vectors/credential.json")).unwrap();
+        assert!(!vectors.is_empty());
+        for vector in vectors {
+            assert_eq!(*fernet_key(&vector.master_secret), vector.derived_key);
+            assert!(is_encrypted(&vector.stored));
+            let cipher = CredentialCipher::derive(&vector.master_secret);
+            let value = cipher.decrypt("K", &vector.stored).unwrap();
+            assert_eq!(value.as_str(), vector.plaintext);
+
+            // And back: Fernet itself, without our code, under the key that Python derived.
+            let ours = cipher.encrypt(&value);
+            let token = String::from_utf8(URL_SAFE.decode(&ours).unwrap()).unwrap();
+            let theirs = Fernet::new(&vector.derived_key).unwrap();
+            assert_eq!(theirs.decrypt(&token).unwrap(), vector.plaintext.as_bytes());
+        }
+    }
+
+    #[test]
+    fn another_key_and_damage_are_told_without_the_value() {
+        let stored = CIPHER.encrypt(&SecretValue::new("hunter2"));
+        let other = CredentialCipher::derive("another");
+        let error = other.decrypt("HF_TOKEN", &stored).unwrap_err();
+        assert_eq!(error.errno(), libc::EKEYREJECTED);
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("HF_TOKEN") && !text.contains("hunter2") && !text.contains(&stored));
+
+        for damaged in [
+            "",
+            "Z0FBQUFB",
+            "not base64!",
+            &stored[..stored.len() - 8],
+            &stored[8..],
+            &format!("{stored}AAAA"),
+            &stored.replacen("Z0FBQUFB", "Z0FBQUFC", 1),
+        ] {
+            assert!(
+                matches!(
+                    CIPHER.decrypt("K", damaged),
+                    Err(Error::CannotDecrypt { .. })
+                ),
+                "{damaged}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_age_of_a_token_does_not_matter() {
+        let value = SecretValue::new("v");
+        let year_3871 = 60_000_000_000;
+        for seconds in [0, 1, year_3871] {
+            let stored = CIPHER.encrypt_at(&value, seconds);
+            assert!(is_encrypted(&stored));
+            assert_eq!(CIPHER.decrypt("K", &stored).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn a_token_of_bytes_that_are_no_text_is_refused() {
+        let stored = URL_SAFE.encode(CIPHER.0.encrypt(b"\xff\xfe"));
+        assert!(matches!(
+            CIPHER.decrypt("K", &stored),
+            Err(Error::CannotDecrypt { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back(text in any::<String>()) {
+            let value = SecretValue::new(&text);
+            let stored = CIPHER.encrypt(&value);
+            prop_assert!(is_encrypted(&stored));
+            prop_assert_eq!(CIPHER.decrypt("K", &stored).unwrap(), value);
+        }
+
+        #[test]
+        fn no_changed_byte_goes_unnoticed(at in any::<proptest::sample::Index>(), to in any::<char>()) {
+            let stored = CIPHER.encrypt(&SecretValue::new("some value of a key"));
+            let at = at.index(stored.len());
+            let mut changed = stored.clone();
+            changed.replace_range(at..=at, &to.to_string());
+            prop_assume!(changed.trim() != stored);
+            prop_assert!(CIPHER.decrypt("K", &changed).is_err());
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Credentials as SimpleTuner's own server keeps them at rest: encrypted under a key that is derived from a master
+//! secret. Knows nothing of the files that the encrypted values lie in.
+//!
+//! Each value is a Fernet token (AES-128-CBC and HMAC-SHA256) in a second layer of base64. The Fernet key comes from the
+//! master secret by PBKDF2, which takes some hundredths of a second: so [`KeySource`] derives it once per key.
+
+mod cipher;
+mod key;
+
+pub use cipher::{CredentialCipher, is_encrypted};
+pub use key::{KEY_VARIABLE, KeySource};
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::secret::SecretValue;
+
+/// Encrypts a text with this user's key (`SIMPLETUNER_CREDENTIAL_KEY`, else `~/.simpletuner/credential.key`, which is
+/// made if it is missing). SimpleTuner's own `decrypt_credential` reads the result.
+///
+/// # Errors
+/// [`Error::KeyUnusable`], [`Error::Settings`] without a home folder, [`Error::Io`] if a key cannot be made.
+///
+/// # Examples
+/// ```no_run
+/// # fn main() -> simpletuner_live::error::Result<()> {
+/// use simpletuner_live::credential::{decrypt_credential, encrypt_credential};
+/// let stored = encrypt_credential("r8_0123456789")?;
+/// assert_eq!(decrypt_credential(&stored)?.as_str(), "r8_0123456789");
+/// # Ok(())
+/// # }
+/// ```
+pub fn encrypt_credential(text: &str) -> Result<String> {
+    let cipher = default_source()?.cipher_or_create()?;
+    Ok(cipher.encrypt(&SecretValue::new(text)))
+}
+
+/// Decrypts what [`encrypt_credential`] or SimpleTuner's own function of that name returned. Never makes a key.
+///
+/// # Errors
+/// [`Error::CannotDecrypt`] for a wrong key or a damaged value, [`Error::KeyUnusable`] without a key,
+/// [`Error::Settings`] without a home folder.
+pub fn decrypt_credential(stored: &str) -> Result<SecretValue> {
+    default_source()?
+        .cipher()?
+        .decrypt("the credential", stored)
+}
+
+/// The source that this process's environment names now, kept from call to call so that its key is derived once.
+fn default_source() -> Result<Arc<KeySource>> {
+    static HELD: Mutex<Option<Arc<KeySource>>> = Mutex::new(None);
+    let variable = match std::env::var(KEY_VARIABLE) {
+        Ok(text) => Some(text),
+        Err(std::env::VarError::NotPresent) => None,
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(Error::Settings(format!("{KEY_VARIABLE} is not UTF-8 text")));
+        }
+    };
+    let has_variable = variable.as_ref().is_some_and(|text| !text.is_empty());
+    let key_file = match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
+        Some(home) => PathBuf::from(home).join(".simpletuner/credential.key"),
+        None if has_variable => PathBuf::new(),
+        None => {
+            return Err(Error::Settings(format!(
+                "HOME is not set, so the credential key cannot be found; set HOME or {KEY_VARIABLE}"
+            )));
+        }
+    };
+    let source = KeySource::new(variable, key_file);
+    let mut held = HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    match &*held {
+        Some(held) if held.is_same_as(&source) => Ok(held.clone()),
+        _ => Ok(held.insert(Arc::new(source)).clone()),
+    }
+}
