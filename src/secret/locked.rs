@@ -85,22 +85,7 @@ unsafe impl Sync for LockedBytes {}
 
 impl LockedBytes {
     pub(super) fn copy_of(bytes: &[u8]) -> Self {
-        let start = match class_of(bytes.len()) {
-            None => map(bytes.len()),
-            Some(class) => {
-                let mut pool = pool();
-                if pool.free[class].is_empty() {
-                    let (size, chunk) = (SMALLEST << class, map(CHUNK));
-                    for offset in (0..CHUNK).step_by(size) {
-                        // SAFETY: within the chunk.
-                        pool.free[class].push(Block(unsafe { chunk.add(offset) }));
-                    }
-                }
-                pool.free[class]
-                    .pop()
-                    .map_or_else(|| map(CHUNK), |block| block.0)
-            }
-        };
+        let start = take_block(bytes.len());
         // SAFETY: the block has room for `bytes` and is ours alone.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
         Self {
@@ -109,16 +94,47 @@ impl LockedBytes {
         }
     }
 
+    /// `len` zero bytes.
+    pub(super) fn zeroed(len: usize) -> Self {
+        // Fresh pages and returned blocks are zero.
+        Self {
+            start: take_block(len),
+            len,
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
-        // SAFETY: initialised by `copy_of`, and not written to until it is dropped.
+        // SAFETY: all `len` bytes are initialised, and only `as_mut_slice` writes.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// A zeroed block with room for `len` bytes.
+fn take_block(len: usize) -> NonNull<u8> {
+    let Some(class) = class_of(len) else {
+        return map(len);
+    };
+    let mut pool = pool();
+    if pool.free[class].is_empty() {
+        let (size, chunk) = (SMALLEST << class, map(CHUNK));
+        for offset in (0..CHUNK).step_by(size) {
+            // SAFETY: within the chunk.
+            pool.free[class].push(Block(unsafe { chunk.add(offset) }));
+        }
+    }
+    pool.free[class]
+        .pop()
+        .map_or_else(|| map(CHUNK), |block| block.0)
 }
 
 impl Drop for LockedBytes {
     fn drop(&mut self) {
-        // SAFETY: the last owner; nobody reads it any more.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }.zeroize();
+        self.as_mut_slice().zeroize();
         match class_of(self.len) {
             Some(class) => pool().free[class].push(Block(self.start)),
             // SAFETY: it had this mapping to itself.

@@ -1,8 +1,12 @@
 //! Names and values of secrets: validated, zeroed when dropped, never printed. Knows nothing of where they are kept.
 
+mod buffer;
 mod locked;
+mod process;
 
+pub use buffer::SecretBuffer;
 pub use locked::lock_failed;
+pub use process::protect_process;
 
 use std::borrow::Borrow;
 use std::fmt;

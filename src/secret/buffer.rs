@@ -1,0 +1,97 @@
+//! A value while it is being written: bytes that grow, in locked memory, zeroed when dropped or moved.
+
+use std::fmt;
+
+use super::SecretValue;
+use super::locked::LockedBytes;
+use crate::error::{Error, Result};
+
+/// Bytes that can be written at any offset, as a file can.
+pub struct SecretBuffer {
+    // Its whole length is the room; the bytes from `len` on are zero.
+    room: LockedBytes,
+    len: usize,
+}
+
+impl SecretBuffer {
+    /// A buffer that begins with a copy of `bytes`.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self {
+            room: LockedBytes::copy_of(bytes),
+            len: bytes.len(),
+        }
+    }
+
+    /// What has been written.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.room.as_slice()[..self.len]
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Writes `bytes` at `offset`; a gap before it is zeros, as in a file.
+    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.saturating_add(bytes.len());
+        self.reserve(end);
+        self.room.as_mut_slice()[offset..end].copy_from_slice(bytes);
+        self.len = self.len.max(end);
+    }
+
+    /// Cuts or fills with zeros to `len` bytes.
+    pub fn set_len(&mut self, len: usize) {
+        self.reserve(len);
+        if len < self.len {
+            zeroize::Zeroize::zeroize(&mut self.room.as_mut_slice()[len..self.len]);
+        }
+        self.len = len;
+    }
+
+    /// The bytes as a value.
+    ///
+    /// # Errors
+    /// [`Error::NotUtf8`], which bears `name`.
+    pub fn to_value(&self, name: &str) -> Result<SecretValue, Error> {
+        SecretValue::from_bytes(name, self.as_bytes())
+    }
+
+    fn reserve(&mut self, len: usize) {
+        if len > self.room.as_slice().len() {
+            let mut larger = LockedBytes::zeroed(len.next_power_of_two());
+            larger.as_mut_slice()[..self.len].copy_from_slice(self.as_bytes());
+            self.room = larger;
+        }
+    }
+}
+
+impl fmt::Debug for SecretBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretBuffer({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_shrinks_and_leaves_zeros_in_gaps_as_a_file_does() {
+        let mut buffer = SecretBuffer::new(b"abc");
+        buffer.write_at(5, b"z");
+        assert_eq!(buffer.as_bytes(), b"abc\0\0z");
+        buffer.set_len(2);
+        buffer.set_len(4);
+        assert_eq!(buffer.as_bytes(), b"ab\0\0");
+        let long = vec![b'x'; 200_000];
+        buffer.write_at(1, &long);
+        assert_eq!(buffer.len(), 200_001);
+        assert_eq!(&buffer.as_bytes()[..3], b"axx");
+    }
+}
