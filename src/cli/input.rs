@@ -17,8 +17,9 @@ use crate::secret::MAX_VALUE;
 pub(super) fn read(what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
     let input = io::stdin();
     if input.is_terminal() {
-        let _ = write!(io::stderr(), "{what} (not shown): ");
+        // First, so that nothing typed at the prompt is shown.
         let hidden = Hidden::start();
+        let _ = write!(io::stderr(), "{what} (not shown): ");
         let read = read_until(&mut unbuffered(), limit, Some(b'\n'));
         drop(hidden);
         let _ = writeln!(io::stderr());

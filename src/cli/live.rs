@@ -203,3 +203,72 @@ impl Live {
 pub(super) fn timestamp(time: SystemTime) -> String {
     crate::manager::rfc3339(time)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plain folder that looks like a mount.
+    fn folder() -> (tempfile::TempDir, Live) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["secrets", "providers"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let live = Live::new(folder.path());
+        (folder, live)
+    }
+
+    fn key(name: &str) -> SecretName {
+        SecretName::new(name).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_its_files() {
+        let (folder, live) = folder();
+        live.set(&key("B"), b"two").unwrap();
+        live.set(&key("A"), b"one").unwrap();
+        fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
+        assert_eq!(live.get(&key("A")).unwrap().as_slice(), b"one");
+        let listed = live.list(Detail::All).unwrap();
+        let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
+        assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
+        live.remove(&key("A")).unwrap();
+        assert!(matches!(
+            live.get(&key("A")),
+            Err(Failure::Error(Error::NotFound { name })) if name == "A"
+        ));
+    }
+
+    #[test]
+    fn an_errno_becomes_the_error_it_stands_for_with_the_providers_reason() {
+        let (folder, live) = folder();
+        let providers = folder.path().join("providers");
+        let environment = r#"{"name": "environment", "priority": 1, "last_error": null}"#;
+        fs::write(providers.join("environment"), environment).unwrap();
+        let file = r#"{"name": "file", "priority": 2, "last_error": "it is 0 bytes long"}"#;
+        fs::write(providers.join("file"), file).unwrap();
+        for (errno, words) in [
+            (libc::ENOENT, "no such secret: K"),
+            (libc::EIO, "file provider failed for K: it is 0 bytes long"),
+            (
+                libc::EKEYREJECTED,
+                "K cannot be decrypted: it is 0 bytes long",
+            ),
+            (
+                libc::EFBIG,
+                "the value of K is too large: at most 65536 bytes",
+            ),
+            (libc::EILSEQ, "the value of K is not UTF-8 text"),
+            (
+                libc::ENOSPC,
+                "cannot write K: No space left on device (os error 28)",
+            ),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            match live.failure(&key("K"), "write", error) {
+                Failure::Error(error) => assert_eq!(error.to_string(), words),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
