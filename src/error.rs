@@ -131,4 +131,57 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::NotFound { .. })
     }
+
+    /// The same failure once more, for another who waited for the same answer.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Error::NotFound { name } => Error::NotFound { name: name.clone() },
+            Error::ProviderFailed {
+                name,
+                provider,
+                reason,
+            } => Error::ProviderFailed {
+                name: name.clone(),
+                provider: provider.clone(),
+                reason: reason.clone(),
+            },
+            Error::CannotDecrypt { name, reason } => Error::CannotDecrypt {
+                name: name.clone(),
+                reason: reason.clone(),
+            },
+            Error::KeyUnusable { path, reason } => Error::KeyUnusable {
+                path: path.clone(),
+                reason: reason.clone(),
+            },
+            Error::MalformedStore { path, reason } => Error::MalformedStore {
+                path: path.clone(),
+                reason: reason.clone(),
+            },
+            Error::InvalidName { name, reason } => Error::InvalidName {
+                name: name.clone(),
+                reason,
+            },
+            Error::TooLarge { what, limit } => Error::TooLarge {
+                what: what.clone(),
+                limit: *limit,
+            },
+            Error::NotUtf8 { name } => Error::NotUtf8 { name: name.clone() },
+            Error::Malformed { what, reason } => Error::Malformed {
+                what: what.clone(),
+                reason: reason.clone(),
+            },
+            Error::ReadOnlyProvider { name, provider } => Error::ReadOnlyProvider {
+                name: name.clone(),
+                provider: provider.clone(),
+            },
+            Error::Settings(text) => Error::Settings(text.clone()),
+            Error::Io { context, source } => Error::Io {
+                context: context.clone(),
+                source: match source.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(source.kind(), source.to_string()),
+                },
+            },
+        }
+    }
 }

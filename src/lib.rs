@@ -17,7 +17,10 @@
 
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod credential;
 pub mod error;
 pub mod logging;
+pub mod provider;
 pub mod secret;
+pub mod settings;

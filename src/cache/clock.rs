@@ -1,0 +1,19 @@
+//! The clock that entries expire by; tests turn it by hand.
+
+use std::time::Instant;
+
+pub(super) enum Clock {
+    System,
+    #[cfg(test)]
+    Manual(std::sync::Arc<std::sync::Mutex<Instant>>),
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Instant {
+        match self {
+            Clock::System => Instant::now(),
+            #[cfg(test)]
+            Clock::Manual(now) => *now.lock().unwrap(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `get_or_set` and its sisters: a missing value is computed once, whoever and however many ask for it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use super::TtlCache;
+use super::flight::{Failure, Flight, Outcome};
+
+/// How an error gets to those who waited for it, and back to its type.
+struct Sharing<E> {
+    share: fn(&E) -> Option<Failure>,
+    take: fn(&Failure) -> Option<E>,
+}
+
+impl<E> Sharing<E> {
+    const NONE: Self = Self {
+        share: |_| None,
+        take: |_| None,
+    };
+}
+
+impl<E: Clone + Send + Sync + 'static> Sharing<E> {
+    const CLONES: Self = Self {
+        share: |error| Some(Arc::new(error.clone())),
+        take: |failure| failure.downcast_ref().cloned(),
+    };
+}
+
+impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
+    /// The live value of a key, else the one that `compute` gives, which is set for the default time to live. Threads
+    /// (and tasks, see [`get_or_set_async`](Self::get_or_set_async)) that ask meanwhile wait and get the same value.
+    ///
+    /// - A computation that fails gives its error to its own caller. Of those who wait the one who came first computes
+    ///   next: each in turn, never two at once. The same after a panic.
+    /// - A value that was computed while its key was set, deleted or invalidated goes to those who waited for it and is
+    ///   not cached; who asks after that gets a new computation.
+    /// - `compute` must not ask for its own key: it would wait for itself. And a task should use the asynchronous form,
+    ///   because this one holds up its thread.
+    ///
+    /// # Errors
+    /// The error of `compute`, if this caller's ran.
+    pub fn get_or_set<E>(&self, key: &str, compute: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+        let compute = || std::future::ready(compute());
+        block_on(self.get_or_compute(key, compute, Sharing::NONE))
+    }
+
+    /// [`get_or_set`](Self::get_or_set) where all who waited for a computation that failed get a clone of its error,
+    /// so that a thousand callers of a dead backend call it once.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub fn get_or_set_sharing_errors<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let compute = || std::future::ready(compute());
+        block_on(self.get_or_compute(key, compute, Sharing::CLONES))
+    }
+
+    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. When the future is dropped while it computes, the one
+    /// who waits longest computes next.
+    ///
+    /// # Errors
+    /// The error of `compute`, if this caller's ran.
+    pub async fn get_or_set_async<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        self.get_or_compute(key, compute, Sharing::NONE).await
+    }
+
+    /// [`get_or_set_async`](Self::get_or_set_async) where all who waited for a computation that failed get a clone of
+    /// its error.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub async fn get_or_set_async_sharing_errors<E, F, Fut>(
+        &self,
+        key: &str,
+        compute: F,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        self.get_or_compute(key, compute, Sharing::CLONES).await
+    }
+
+    async fn get_or_compute<E, F, Fut>(
+        &self,
+        key: &str,
+        compute: F,
+        sharing: Sharing<E>,
+    ) -> Result<V, E>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        loop {
+            let member = match self.look_up_or_join(key) {
+                Ok(value) => return Ok(value),
+                Err(member) => member,
+            };
+            let turn = match member.flight.turn().await {
+                Ok(turn) => turn,
+                Err(Outcome::Value(value)) => return Ok(value),
+                Err(Outcome::Failure(failure)) => match (sharing.take)(&failure) {
+                    Some(error) => return Err(error),
+                    // An error of another type, or a caller who wants none but its own.
+                    None => continue,
+                },
+            };
+            return match compute().await {
+                Ok(value) => {
+                    member.land(&value);
+                    turn.end(Outcome::Value(value.clone()));
+                    Ok(value)
+                }
+                Err(error) => {
+                    if let Some(failure) = (sharing.share)(&error) {
+                        member.detach();
+                        turn.end(Outcome::Failure(failure));
+                    }
+                    Err(error)
+                }
+            };
+        }
+    }
+
+    /// The live value, or membership in the key's flight: in one step, so that a flight that lands in between is not
+    /// missed.
+    fn look_up_or_join<'a>(&'a self, key: &'a str) -> Result<V, Member<'a, V>> {
+        let _expired;
+        let mut state = self.0.lock();
+        match state.look_up(key, self.0.clock()) {
+            Ok(value) => return Ok(value),
+            Err(expired) => _expired = expired,
+        }
+        let flight = state.flights.join(key);
+        drop(state);
+        Err(Member {
+            cache: self,
+            key,
+            flight,
+        })
+    }
+}
+
+/// A caller in a flight; leaves it when dropped.
+struct Member<'a, V: Clone + Send + Sync + 'static> {
+    cache: &'a TtlCache<V>,
+    key: &'a str,
+    flight: Arc<Flight<V>>,
+}
+
+impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
+    /// Caches the value, unless something has happened to the key since.
+    fn land(&self, value: &V) {
+        let value = value.clone();
+        let shared = &self.cache.0;
+        let _removed = {
+            let mut state = shared.lock();
+            if !state.flights.is_current(self.key, &self.flight) {
+                return;
+            }
+            state.flights.detach(self.key);
+            shared.insert_default(&mut state, self.key, value)
+        };
+    }
+
+    /// Who asks from now on does not join this flight.
+    fn detach(&self) {
+        let mut state = self.cache.0.lock();
+        if state.flights.is_current(self.key, &self.flight) {
+            state.flights.detach(self.key);
+        }
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Drop for Member<'_, V> {
+    fn drop(&mut self) {
+        let mut state = self.cache.0.lock();
+        state.flights.leave(self.key, &self.flight);
+    }
+}
+
+/// Runs a future on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

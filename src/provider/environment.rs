@@ -1,0 +1,242 @@
+//! Secrets from the environment as it was when the process started. Knows nothing of this process's later changes to it.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::time::SystemTime;
+
+use super::{Held, Provided, Provider, ProviderReport, WELL_KNOWN, rfc3339};
+use crate::error::Result;
+use crate::secret::{SecretName, SecretValue};
+
+/// What the daemon itself is let in with. Never served, under whatever name it is asked for.
+const OWN_CREDENTIALS: [&str; 9] = [
+    "SIMPLETUNER_CREDENTIAL_KEY",
+    "SIMPLETUNER_AUDIT_KEY",
+    "VAULT_TOKEN",
+    "VAULT_ROLE_ID",
+    "VAULT_SECRET_ID",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+];
+
+/// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or `PREFIX_REPLICATE_API_TOKEN`.
+pub struct EnvironmentProvider {
+    variables: HashMap<String, SecretValue>,
+    prefix: String,
+    listed: Vec<SecretName>,
+    skipped: usize,
+    taken_at: SystemTime,
+}
+
+impl EnvironmentProvider {
+    /// The provider over these variables. `prefix` is without its underscore; `env_keys` are further keys to list.
+    pub fn new(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        prefix: &str,
+        env_keys: &[SecretName],
+    ) -> Self {
+        let mut provider = Self {
+            variables: HashMap::new(),
+            prefix: prefix.trim_end_matches('_').to_owned(),
+            listed: Vec::new(),
+            skipped: 0,
+            taken_at: SystemTime::now(),
+        };
+        for (variable, value) in variables {
+            match (variable.to_str(), value.to_str()) {
+                (Some(variable), Some(value)) => {
+                    if !OWN_CREDENTIALS.contains(&variable) {
+                        provider
+                            .variables
+                            .insert(variable.to_owned(), SecretValue::new(value));
+                    }
+                }
+                _ => provider.skipped += 1,
+            }
+        }
+        provider.listed = provider.list(env_keys);
+        provider
+    }
+
+    /// The provider over this process's variables, as they are now.
+    pub fn from_process(prefix: &str, env_keys: &[SecretName]) -> Self {
+        Self::new(std::env::vars_os(), prefix, env_keys)
+    }
+
+    fn list(&self, env_keys: &[SecretName]) -> Vec<SecretName> {
+        let mut listed: Vec<SecretName> = WELL_KNOWN
+            .iter()
+            .filter_map(|name| SecretName::new(name).ok())
+            .chain(env_keys.iter().cloned())
+            .filter(|name| self.has(name))
+            .collect();
+        if !self.prefix.is_empty() {
+            let bearing = self.variables.keys().filter_map(|variable| {
+                let name = variable.strip_prefix(&self.prefix)?.strip_prefix('_')?;
+                // A variable that its own name does not lead to (`PREFIX_lower`) could be listed, but not read.
+                SecretName::new(name)
+                    .ok()
+                    .filter(|name| self.variable_of(name) == *variable)
+            });
+            listed.extend(bearing);
+        }
+        listed.sort();
+        listed.dedup();
+        listed
+    }
+
+    /// The variable that a key is kept in.
+    fn variable_of(&self, name: &SecretName) -> String {
+        let mut variable = String::with_capacity(self.prefix.len() + 1 + name.as_str().len());
+        if !self.prefix.is_empty() {
+            variable.push_str(&self.prefix);
+            variable.push('_');
+        }
+        variable.extend(name.as_str().chars().map(|c| match c {
+            '-' | '.' => '_',
+            c => c.to_ascii_uppercase(),
+        }));
+        variable
+    }
+}
+
+impl Provider for EnvironmentProvider {
+    fn name(&self) -> &str {
+        "environment"
+    }
+
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
+        Ok(self
+            .variables
+            .get(&self.variable_of(name))
+            .map(|value| Provided {
+                value: value.clone(),
+                changed_at: self.taken_at,
+            }))
+    }
+
+    fn held(&self, name: &SecretName) -> Held {
+        match self.get(name) {
+            Ok(Some(provided)) => Held::Value(provided),
+            _ => Held::Absent,
+        }
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        self.listed.clone()
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.variables.contains_key(&self.variable_of(name))
+    }
+
+    fn report(&self) -> ProviderReport {
+        ProviderReport {
+            name: self.name().to_owned(),
+            configured: true,
+            available: true,
+            source: if self.prefix.is_empty() {
+                "environment variables".to_owned()
+            } else {
+                format!("environment variables {}_*", self.prefix)
+            },
+            keys: self.listed.iter().map(ToString::to_string).collect(),
+            skipped_keys: self.skipped,
+            last_success: Some(rfc3339(self.taken_at)),
+            ..ProviderReport::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn name(text: &str) -> SecretName {
+        SecretName::new(text).unwrap()
+    }
+
+    fn provider(variables: &[(&str, &str)], prefix: &str, env_keys: &[&str]) -> EnvironmentProvider {
+        let env_keys: Vec<SecretName> = env_keys.iter().map(|key| name(key)).collect();
+        EnvironmentProvider::new(
+            variables.iter().map(|(k, v)| (k.into(), v.into())),
+            prefix,
+            &env_keys,
+        )
+    }
+
+    fn value(provider: &EnvironmentProvider, key: &str) -> Option<String> {
+        let provided = provider.get(&name(key)).unwrap()?;
+        Some(provided.value.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_normalized_name() {
+        let p = provider(&[("REPLICATE_API_TOKEN", "r8"), ("A_B_C", "abc")], "", &[]);
+        assert_eq!(value(&p, "replicate-api-token").as_deref(), Some("r8"));
+        assert_eq!(value(&p, "a.b-c").as_deref(), Some("abc"));
+        assert_eq!(value(&p, "other"), None);
+    }
+
+    #[test]
+    fn with_a_prefix_only_variables_that_bear_it_are_found_and_all_are_listed() {
+        let p = provider(
+            &[
+                ("SIMPLETUNER_HF_TOKEN", "hf"),
+                ("SIMPLETUNER_OTHER", "o"),
+                ("SIMPLETUNER_lower", "never"),
+                ("HF_TOKEN", "bare"),
+                ("SIMPLETUNERX", "no"),
+            ],
+            "SIMPLETUNER_",
+            &[],
+        );
+        assert_eq!(value(&p, "HF_TOKEN").as_deref(), Some("hf"));
+        assert_eq!(p.names(), [name("HF_TOKEN"), name("OTHER")]);
+    }
+
+    #[test]
+    fn without_a_prefix_only_well_known_and_named_keys_are_listed() {
+        let p = provider(
+            &[("HF_TOKEN", ""), ("PATH", "/bin"), ("WANDB_API_KEY", "w")],
+            "",
+            &["WANDB_API_KEY", "ABSENT"],
+        );
+        assert_eq!(p.names(), [name("HF_TOKEN"), name("WANDB_API_KEY")]);
+        assert!(p.has(&name("PATH")), "found when asked for by name");
+        assert_eq!(value(&p, "HF_TOKEN").as_deref(), Some(""), "empty is had");
+    }
+
+    #[test]
+    fn its_own_credentials_are_never_served_or_listed() {
+        let all: Vec<(&str, &str)> = OWN_CREDENTIALS.iter().map(|own| (*own, "x")).collect();
+        let bare = provider(&all, "", &["VAULT_TOKEN", "aws-session-token"]);
+        for own in OWN_CREDENTIALS {
+            assert_eq!(value(&bare, own), None);
+            assert_eq!(value(&bare, &own.to_lowercase().replace('_', "-")), None);
+        }
+        assert!(bare.names().is_empty());
+        let prefixed = provider(&all, "SIMPLETUNER", &["credential.key"]);
+        assert_eq!(value(&prefixed, "credential-key"), None);
+        assert_eq!(value(&prefixed, "AUDIT_KEY"), None);
+        assert!(prefixed.names().is_empty());
+    }
+
+    #[test]
+    fn variables_that_are_no_text_are_passed_over() {
+        let p = EnvironmentProvider::new(
+            [
+                (OsString::from("BAD"), OsString::from_vec(vec![0xff])),
+                (OsString::from("GOOD"), OsString::from("g")),
+            ],
+            "",
+            &[],
+        );
+        assert_eq!(value(&p, "BAD"), None);
+        assert_eq!(value(&p, "GOOD").as_deref(), Some("g"));
+        assert_eq!(p.report().skipped_keys, 1);
+    }
+}

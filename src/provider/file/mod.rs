@@ -1,0 +1,254 @@
+//! The file provider: a flat object of names and texts, encrypted or plain, in JSON or YAML; the one that is written to.
+//! Knows no other provider and no cache.
+
+mod document;
+mod json;
+mod place;
+mod state;
+mod store;
+pub(crate) mod write;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Held, Provided, Provider, ProviderReport, Refreshed, SecretStore, rfc3339};
+use crate::credential::KeySource;
+use crate::error::{Error, Result};
+use crate::secret::SecretName;
+use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
+use place::Look;
+use state::{Seen, State};
+
+pub use document::{Document, MAX_DOCUMENT, parse_document};
+pub(crate) use document::Stored;
+pub use place::StorePlace;
+
+/// How a [`FileProvider`] works.
+#[derive(Debug)]
+pub struct FileOptions {
+    /// Where the file lies.
+    pub place: StorePlace,
+    /// What its values are encrypted with.
+    pub key: KeySource,
+    /// Whether values are written encrypted.
+    pub encrypt: bool,
+    /// For how long the last good document is served when the file cannot be read.
+    pub max_stale: Duration,
+    /// How long a write waits for another writer.
+    pub lock_timeout: Duration,
+}
+
+/// The file provider.
+pub struct FileProvider {
+    options: FileOptions,
+    /// A leaf lock: held for a look at the document, for reading the file anew, and for the moment of a rename, so that
+    /// nobody takes our own write for another's edit.
+    state: Mutex<State>,
+    warned: Warned,
+}
+
+/// What is said once only.
+#[derive(Default)]
+struct Warned {
+    open_to_others: AtomicBool,
+    comments: AtomicBool,
+    hidden: AtomicBool,
+}
+
+impl FileProvider {
+    /// The provider; reads nothing yet.
+    pub fn new(options: FileOptions) -> Self {
+        Self {
+            options,
+            state: Mutex::new(State::default()),
+            warned: Warned::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Reads the file if it is not as it was read last; what changed is for the next `refresh` to tell.
+    fn look(&self) -> MutexGuard<'_, State> {
+        let look = self.options.place.look();
+        let mut state = self.state();
+        if look.is_ok_and(|look| state.is_current(&look)) {
+            state.confirm(self.options.max_stale);
+        } else {
+            // Looked at anew under the lock: what another thread read meanwhile is never undone by an older look.
+            self.read(&mut state);
+        }
+        state
+    }
+
+    fn read(&self, state: &mut State) {
+        let started = Instant::now();
+        let (seen, read) = self.read_now();
+        match read {
+            Ok((document, at)) => {
+                if state.is_failed() {
+                    tracing::info!("the secrets file can be read again");
+                }
+                state.take_in(seen, document, at);
+                state.latency = Some(started.elapsed());
+            }
+            Err(error) => {
+                if !state.is_failed() {
+                    tracing::warn!("{error}");
+                }
+                state.fail(seen, error, self.options.max_stale);
+            }
+        }
+    }
+
+    /// What the file holds now, and when it was modified.
+    fn read_now(&self) -> (Seen, Result<(Document, SystemTime)>) {
+        let look = match self.options.place.look() {
+            Ok(look) => look,
+            Err(error) => return (Seen::Unclear, Err(error)),
+        };
+        let yaml = place::is_yaml(look.path());
+        let Some(stat) = look.stat() else {
+            let path = look.path().to_owned();
+            return (Seen::Missing(path), Ok((Document::empty(yaml), SystemTime::now())));
+        };
+        // What cannot be read for what it is need not be looked at again before it changes.
+        let seen = Seen::File(look.path().to_owned(), Stamp::of(stat));
+        match self.read_at(&look) {
+            Ok(content) => {
+                let seen = Seen::after(look.path(), content.stamp);
+                let parsed = parse(&look, &content);
+                (seen, parsed.map(|document| (document, content.stamp.modified())))
+            }
+            Err(error @ Error::MalformedStore { .. }) => (seen, Err(error)),
+            Err(error) => (Seen::Unclear, Err(error)),
+        }
+    }
+
+    fn read_at(&self, look: &Look<'_>) -> Result<Content> {
+        let malformed = |reason: &str| Error::MalformedStore {
+            path: look.path().to_owned(),
+            reason: reason.to_owned(),
+        };
+        if let Some(what) = look.stat().and_then(not_a_file) {
+            return Err(malformed(what));
+        }
+        let content = read_file(look.path(), MAX_DOCUMENT).map_err(|error| match error {
+            ReadError::NotAFile(what) => malformed(what),
+            ReadError::TooLarge => malformed("it is too large: over 16 MiB"),
+            ReadError::Missing => self.io(look, rustix::io::Errno::NOENT.into()),
+            ReadError::Io(error) => self.io(look, error),
+        })?;
+        if content.is_open_to_others() && !self.warned.open_to_others.swap(true, Ordering::Relaxed) {
+            let path = look.path().display();
+            tracing::warn!("{path} can be read by others; mend it with: chmod 600 {path}");
+        }
+        Ok(content)
+    }
+
+    fn io(&self, look: &Look<'_>, error: std::io::Error) -> Error {
+        Error::io(format!("reading {}", look.path().display()), error)
+    }
+
+    fn open(&self, name: &SecretName, stored: Stored) -> Result<crate::secret::SecretValue> {
+        match stored {
+            Stored::Plain(value) => Ok(value),
+            Stored::Encrypted(text) => self.options.key.cipher()?.decrypt(name.as_str(), &text),
+        }
+    }
+}
+
+fn parse(look: &Look<'_>, content: &Content) -> Result<Document> {
+    let parsed = parse_document(place::is_yaml(look.path()), &content.bytes);
+    parsed.map_err(|error| match error {
+        Error::Malformed { reason, .. } => Error::MalformedStore {
+            path: look.path().to_owned(),
+            reason,
+        },
+        other => other,
+    })
+}
+
+impl Provider for FileProvider {
+    fn name(&self) -> &str {
+        "file"
+    }
+
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
+        drop(self.look());
+        match self.held(name) {
+            Held::Value(provided) => Ok(Some(provided)),
+            Held::Failed(error) => Err(error),
+            Held::Absent | Held::Unknown => Ok(None),
+        }
+    }
+
+    fn held(&self, name: &SecretName) -> Held {
+        if self.state().is_unread() {
+            drop(self.look());
+        }
+        let (stored, changed_at) = match self.state().find(name, self.options.max_stale) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Held::Absent,
+            Err(error) => return Held::Failed(error),
+        };
+        // Outside the lock: the first use of a key takes some hundredths of a second.
+        match self.open(name, stored) {
+            Ok(value) => Held::Value(Provided { value, changed_at }),
+            Err(error) => Held::Failed(error),
+        }
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        self.state().names()
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.state().has(name)
+    }
+
+    fn refresh(&self) -> Refreshed {
+        self.look().take_refreshed()
+    }
+
+    fn keeps_documents(&self) -> bool {
+        true
+    }
+
+    fn report(&self) -> ProviderReport {
+        let source = match self.options.place.look() {
+            Ok(look) => look.path().display().to_string(),
+            Err(error) => error.to_string(),
+        };
+        let state = self.state();
+        let time = |time: &Option<SystemTime>| time.map(rfc3339);
+        ProviderReport {
+            name: self.name().to_owned(),
+            configured: true,
+            available: !state.is_failed(),
+            source,
+            keys: state.names().iter().map(ToString::to_string).collect(),
+            skipped_keys: state.skipped(),
+            last_success: time(&state.last_success),
+            last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
+            last_error_at: state.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
+            latency_ms: state.latency.map(|took| took.as_secs_f64() * 1000.0),
+            stale: state.is_failed() && state.is_usable(self.options.max_stale),
+            ..ProviderReport::default()
+        }
+    }
+
+    fn store(&self) -> Option<&dyn SecretStore> {
+        Some(self)
+    }
+}
+
+impl FileProvider {
+    /// The file's path as it is now: links followed.
+    fn path_now(&self) -> Result<PathBuf> {
+        Ok(self.options.place.look()?.path().to_owned())
+    }
+}

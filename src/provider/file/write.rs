@@ -1,0 +1,201 @@
+//! Replaces a file whole or not at all, one writer at a time. Knows nothing of what is in it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::settings::files::Stamp;
+
+/// The lock beside a file, held until dropped. The lock file stays: removing it would give two writers two locks.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock of `path`, at most `patience`; makes its folder (0700) where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: `ETIMEDOUT` names the lock file; else what the system said.
+    pub(crate) fn take(path: &Path, patience: Duration) -> Result<Self> {
+        let lock = beside(path, "", ".lock");
+        make_parent(path)?;
+        let started = Instant::now();
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&lock)
+                .map_err(|error| Error::io(format!("opening {}", lock.display()), error))?;
+            give_to_owner_of(path, &file)?;
+            while let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            {
+                if errno != Errno::WOULDBLOCK && errno != Errno::INTR {
+                    return Err(Error::io(format!("locking {}", lock.display()), errno));
+                }
+                if started.elapsed() >= patience {
+                    let context = format!(
+                        "another writer holds {} for over {} s",
+                        lock.display(),
+                        patience.as_secs_f64()
+                    );
+                    return Err(Error::io(context, Errno::TIMEDOUT));
+                }
+                // Asked often, because a busy writer leaves only a moment between two of its writes.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Someone may have removed the file meanwhile; then others lock another one.
+            let (mine, there) = (rustix::fs::fstat(&file), rustix::fs::stat(&lock));
+            if let (Ok(mine), Ok(there)) = (mine, there)
+                && (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+            {
+                return Ok(Self { _file: file });
+            }
+        }
+    }
+}
+
+/// A new content that waits beside its file. Dropped without [`commit`](Self::commit), it is removed.
+pub(crate) struct Replacement {
+    target: PathBuf,
+    temporary: PathBuf,
+    file: File,
+    committed: bool,
+}
+
+impl Replacement {
+    /// Writes the new content beside `target` and onto the disk. The caller holds the target's lock, so the temporary
+    /// file may have a fixed name: what a killed writer left is written over by the next.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing is left behind.
+    pub(crate) fn prepare(target: &Path, content: &[u8], mode: u32) -> Result<Self> {
+        let temporary = beside(target, ".", ".tmp");
+        let failed = |error: std::io::Error| {
+            Error::io(format!("writing {}", target.display()), error)
+        };
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
+            .open(&temporary)
+            .map_err(failed)?;
+        let mut replacement = Self {
+            target: target.to_owned(),
+            temporary,
+            file,
+            committed: false,
+        };
+        give_to_owner_of(target, &replacement.file)?;
+        // The mask may have taken bits that the old file had.
+        rustix::fs::fchmod(&replacement.file, Mode::from_raw_mode(mode))
+            .map_err(|errno| failed(errno.into()))?;
+        replacement.file.write_all(content).map_err(failed)?;
+        replacement.file.sync_all().map_err(failed)?;
+        Ok(replacement)
+    }
+
+    /// Puts it in the target's place, and gives the stamp that it has there.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old file is whole then.
+    pub(crate) fn commit(mut self) -> Result<Stamp> {
+        let failed =
+            |error: std::io::Error| Error::io(format!("replacing {}", self.target.display()), error);
+        std::fs::rename(&self.temporary, &self.target).map_err(failed)?;
+        let stat = rustix::fs::fstat(&self.file).map_err(|errno| failed(errno.into()));
+        self.committed = true;
+        stat.map(|stat| Stamp::of(&stat))
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Brings a folder's entries onto the disk. The rename has been done, so a failure is a warning.
+pub(crate) fn sync_folder_of(path: &Path) {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    if let Err(error) = synced {
+        tracing::warn!(
+            "{} is written, but may be lost if the power fails now: {error}",
+            path.display()
+        );
+    }
+}
+
+/// Replaces a file's content at once: for files that are not secrets files.
+///
+/// # Errors
+/// [`Error::Io`]; the old file is whole then.
+pub(crate) fn replace(target: &Path, content: &[u8], mode: u32) -> Result<()> {
+    make_parent(target)?;
+    Replacement::prepare(target, content, mode)?.commit()?;
+    sync_folder_of(target);
+    Ok(())
+}
+
+/// Makes the folder that a file is to lie in, 0700.
+fn make_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .map_err(|error| Error::io(format!("making {}", parent.display()), error))
+}
+
+/// When root writes a user's file, it stays the user's (or his folder's, when it is new).
+fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = match rustix::fs::stat(path) {
+        Ok(stat) => stat,
+        Err(_) => match path.parent().map(rustix::fs::stat) {
+            Some(Ok(stat)) => stat,
+            _ => return Ok(()),
+        },
+    };
+    let failed = |errno: Errno| Error::io(format!("giving {} to its owner", path.display()), errno);
+    let now = rustix::fs::fstat(&file).map_err(failed)?;
+    if (now.st_uid, now.st_gid) == (owner.st_uid, owner.st_gid) {
+        return Ok(());
+    }
+    rustix::fs::fchown(
+        &file,
+        Some(Uid::from_raw(owner.st_uid)),
+        Some(Gid::from_raw(owner.st_gid)),
+    )
+    .map_err(failed)
+}
+
+/// A name beside `path`: `secrets.json` is `.secrets.json.tmp`.
+pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+    let mut name = std::ffi::OsString::from(before);
+    name.push(path.file_name().unwrap_or_default());
+    name.push(after);
+    path.with_file_name(name)
+}

@@ -1,0 +1,168 @@
+//! The links of the chain: one trait, and the local providers behind it. Knows neither the chain's order nor its cache.
+
+mod clock;
+pub mod environment;
+pub mod file;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::secret::{Change, SecretName, SecretValue};
+
+pub use clock::rfc3339;
+pub use environment::EnvironmentProvider;
+pub use file::FileProvider;
+
+/// Keys that SimpleTuner itself asks for; listed wherever the environment has them.
+pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
+
+/// A value as a provider gave it.
+#[derive(Clone, Debug)]
+pub struct Provided {
+    /// The value.
+    pub value: SecretValue,
+    /// When it last changed, as far as the provider can tell.
+    pub changed_at: SystemTime,
+}
+
+/// What a provider can say about a key without waiting.
+#[derive(Debug)]
+pub enum Held {
+    /// It has the key.
+    Value(Provided),
+    /// It has no such key.
+    Absent,
+    /// It failed, and holds nothing usable.
+    Failed(Error),
+    /// It must be asked, which may wait.
+    Unknown,
+}
+
+/// How a key changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It appeared, or has another value.
+    Set,
+    /// It is gone.
+    Deleted,
+}
+
+/// One key that changed without us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameChange {
+    /// The key.
+    pub name: SecretName,
+    /// How it changed.
+    pub kind: ChangeKind,
+}
+
+/// What a refresh found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// All is as it was.
+    Nothing,
+    /// These keys changed. An empty list says that the provider's own state did (it failed, or came back).
+    Names(Vec<NameChange>),
+    /// Any key may have changed.
+    All,
+}
+
+/// One link of the chain.
+pub trait Provider: Send + Sync {
+    /// Its name in reports: `environment`, `file`, or one's own.
+    fn name(&self) -> &str;
+
+    /// The value, or `None` where there is no such key. May wait, bounded by the provider's own timeouts.
+    ///
+    /// # Errors
+    /// Whatever kept it from an answer. [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] end the chain.
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>>;
+
+    /// The value as far as it is held here; never waits. Local providers always answer.
+    fn held(&self, _name: &SecretName) -> Held {
+        Held::Unknown
+    }
+
+    /// The keys to list, as last held; never waits.
+    fn names(&self) -> Vec<SecretName>;
+
+    /// Whether it has the key, as last held; never waits and decrypts nothing.
+    fn has(&self, name: &SecretName) -> bool {
+        self.names().contains(name)
+    }
+
+    /// Looks, cheaply (one `statx`), whether something changed without us, and takes it in.
+    fn refresh(&self) -> Refreshed {
+        Refreshed::Nothing
+    }
+
+    /// Whether it serves its last document by itself when it fails (the rule of `max_stale`). For one that does not,
+    /// the chain keeps the last value of each key.
+    fn keeps_documents(&self) -> bool {
+        false
+    }
+
+    /// Its state, for people.
+    fn report(&self) -> ProviderReport;
+
+    /// The store behind it, where it can be written to.
+    fn store(&self) -> Option<&dyn SecretStore> {
+        None
+    }
+}
+
+/// What can be written to.
+pub trait SecretStore: Send + Sync {
+    /// Makes all changes in one atomic write, or none.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the deletion of a key that it has not; else what kept it from writing.
+    fn apply(&self, changes: &[Change]) -> Result<()>;
+
+    /// Gives `from`'s value the name `to`, in one atomic write.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it has no `from`; else what kept it from writing.
+    fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()>;
+
+    /// Encrypts every value that lies in plain text, in one atomic write; how many these were.
+    ///
+    /// # Errors
+    /// What kept it from writing.
+    fn encrypt_all(&self) -> Result<usize>;
+
+    /// Where it lies.
+    fn path(&self) -> PathBuf;
+}
+
+/// A provider's state, for people and for `providers/NAME` in the mount. Times are RFC 3339 in UTC.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ProviderReport {
+    /// The provider's name.
+    pub name: String,
+    /// Its place in the chain, from 1; the chain sets it.
+    pub priority: usize,
+    /// Whether the settings name it.
+    pub configured: bool,
+    /// Whether it answered when it was last asked.
+    pub available: bool,
+    /// Where it takes its values from.
+    pub source: String,
+    /// The keys it lists.
+    pub keys: Vec<String>,
+    /// Entries that are no secrets: not a text, or not a valid name.
+    pub skipped_keys: usize,
+    /// When it last answered.
+    pub last_success: Option<String>,
+    /// Why it did not answer when it last failed.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<String>,
+    /// How long its last answer took, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Whether it serves an older document because it fails.
+    pub stale: bool,
+}

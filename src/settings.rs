@@ -1,0 +1,507 @@
+//! What is set, and where things lie: flags, then the environment, then `~/.simpletuner/live.yaml`, then defaults.
+//! Knows nothing of the rooms that use it.
+
+pub(crate) mod files;
+pub(crate) mod paths;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::secret::{SecretName, SecretValue};
+use files::{ReadError, read_file};
+use yaml::Section;
+
+/// The largest settings file, in bytes.
+const MAX_SETTINGS: usize = 1024 * 1024;
+
+const KNOWN: [&str; 21] = [
+    "file_path",
+    "env_prefix",
+    "env_keys",
+    "aws_secret_name",
+    "aws_region",
+    "vault_url",
+    "vault_token",
+    "vault_token_file",
+    "vault_role_id",
+    "vault_secret_id",
+    "vault_path",
+    "vault_mount_point",
+    "encrypt",
+    "ttl",
+    "max_stale",
+    "timeout",
+    "prefetch",
+    "read_path",
+    "allow_other",
+    "audit_reads",
+    "access",
+];
+
+/// How reads reach the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadPath {
+    /// One trip to the daemon per open.
+    #[default]
+    Audited,
+    /// None: the kernel opens and reads by itself.
+    Kernel,
+}
+
+impl fmt::Display for ReadPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadPath::Audited => "audited",
+            ReadPath::Kernel => "kernel",
+        })
+    }
+}
+impl std::str::FromStr for ReadPath {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "audited" => Ok(ReadPath::Audited),
+            "kernel" => Ok(ReadPath::Kernel),
+            _ => Err(Error::Settings("read_path must be audited or kernel".to_owned())),
+        }
+    }
+}
+
+/// What the command line says; it goes before all else.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// The settings file, instead of `~/.simpletuner/live.yaml`.
+    pub config: Option<PathBuf>,
+    /// The mount point.
+    pub mount_point: Option<PathBuf>,
+    /// Whether root may read, too.
+    pub allow_other: Option<bool>,
+    /// The read path.
+    pub read_path: Option<ReadPath>,
+    /// The secrets file.
+    pub file_path: Option<PathBuf>,
+}
+
+/// For how long answers are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ttl {
+    /// A value, unless its key has a time of its own.
+    pub default: Duration,
+    /// "No such key".
+    pub missing: Duration,
+    /// Keys with a time of their own.
+    pub keys: BTreeMap<SecretName, Duration>,
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Self {
+            default: Duration::from_secs(300),
+            missing: Duration::from_secs(10),
+            keys: BTreeMap::new(),
+        }
+    }
+}
+
+/// How long is waited for others: a backend, or another writer of the secrets file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the whole of one question, or for the store's lock.
+    pub total: Duration,
+}
+
+/// Who else may read what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRule {
+    /// Names, in which `*` stands for anything.
+    pub secrets: Vec<String>,
+    /// User names or ids.
+    pub users: Vec<String>,
+    /// Group names or ids.
+    pub groups: Vec<String>,
+}
+
+/// Everything that is set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The user's home folder.
+    pub home: PathBuf,
+    /// `~/.simpletuner`, where all that is ours lies.
+    pub base_dir: PathBuf,
+    /// SimpleTuner's own state folder.
+    pub state_dir: PathBuf,
+    /// Where the mount is.
+    pub mount_point: PathBuf,
+    /// The credential key's file.
+    pub key_file: PathBuf,
+    /// The background log.
+    pub log_file: PathBuf,
+    /// The settings file, whether it exists or not.
+    pub config_file: PathBuf,
+    /// The credential key itself, where the environment gives it.
+    pub credential_key: Option<SecretValue>,
+    /// The secrets file; `None`: the first of the default places.
+    pub file_path: Option<PathBuf>,
+    /// What the environment's variables begin with.
+    pub env_prefix: String,
+    /// Further variables to list.
+    pub env_keys: Vec<SecretName>,
+    /// The AWS secret.
+    pub aws_secret_name: Option<String>,
+    /// The AWS region; `None`: as the SDK finds it.
+    pub aws_region: Option<String>,
+    /// Vault's address.
+    pub vault_url: Option<String>,
+    /// Vault's token.
+    pub vault_token: Option<SecretValue>,
+    /// A file with Vault's token.
+    pub vault_token_file: Option<PathBuf>,
+    /// The AppRole's id.
+    pub vault_role_id: Option<SecretValue>,
+    /// The AppRole's secret id.
+    pub vault_secret_id: Option<SecretValue>,
+    /// The path in Vault.
+    pub vault_path: String,
+    /// The mount point of Vault's KV engine.
+    pub vault_mount_point: String,
+    /// Whether values are written encrypted.
+    pub encrypt: bool,
+    /// For how long answers are kept.
+    pub ttl: Ttl,
+    /// For how long the last document of a provider that fails is served.
+    pub max_stale: Duration,
+    /// How long is waited for others.
+    pub timeout: Timeouts,
+    /// Whether backends are asked before anyone reads.
+    pub prefetch: bool,
+    /// How reads reach the daemon.
+    pub read_path: ReadPath,
+    /// Whether root, and whom `access` names, may read.
+    pub allow_other: bool,
+    /// Whether reads are noted.
+    pub audit_reads: bool,
+    /// Who else may read what.
+    pub access: Vec<AccessRule>,
+}
+
+impl Settings {
+    /// The settings by the flags, this process's environment, and the settings file.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] says which setting is wrong; [`Error::Io`] if the file cannot be read.
+    pub fn load(flags: &Flags) -> Result<Self> {
+        Self::load_from(flags, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`load`](Self::load), with another environment. A variable that is empty is as if it was not there.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_from(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::load_below(flags, env, Path::new("/"))
+    }
+
+    fn load_below(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, root: &Path) -> Result<Self> {
+        let env = |name: &str| env(name).filter(|text| !text.is_empty());
+        let places = Places::find(flags, &env)?;
+        let mount_point = match &flags.mount_point {
+            Some(path) => places.absolute(path)?,
+            None => places.base_dir.join("live"),
+        };
+        keep_out_of_mount("the settings file", &places.config_file, &mount_point)?;
+        let name = places.config_file.display().to_string();
+        let document = read_document(&places.config_file, flags.config.is_some())?;
+        let top = Section::top(&document.root, &name, &KNOWN)?;
+
+        let text = |setting: &str| top.text(setting).map(|text| text.map(ToOwned::to_owned));
+        let path = |setting: &str| -> Result<Option<PathBuf>> {
+            let beside = places.config_file.parent().unwrap_or(Path::new("/"));
+            match top.text(setting)? {
+                Some("") => Err(top.wrong(setting, "must be a path")),
+                Some(text) => places.expand(text, beside).map(Some),
+                None => Ok(None),
+            }
+        };
+        let secret = |setting: &str, variable: &str| -> Result<Option<SecretValue>> {
+            let set = top.text(setting)?.filter(|text| !text.is_empty());
+            Ok(env(variable).as_deref().or(set).map(SecretValue::new))
+        };
+        let timeout = top.section("timeout", &["connect", "total"])?;
+        let seconds = Duration::from_secs;
+        let settings = Settings {
+            file_path: match &flags.file_path {
+                Some(path) => Some(places.absolute(path)?),
+                None => path("file_path")?,
+            },
+            env_prefix: text("env_prefix")?.unwrap_or_default(),
+            env_keys: read_names(&top, "env_keys")?,
+            aws_secret_name: env("SIMPLETUNER_AWS_SECRET_NAME").or(text("aws_secret_name")?),
+            // The SDK's own variables come after the settings here (formats.md, "Backends").
+            aws_region: text("aws_region")?
+                .or_else(|| env("AWS_REGION"))
+                .or_else(|| env("AWS_DEFAULT_REGION")),
+            vault_url: env("VAULT_ADDR").or(text("vault_url")?),
+            vault_token: secret("vault_token", "VAULT_TOKEN")?,
+            vault_token_file: path("vault_token_file")?,
+            vault_role_id: secret("vault_role_id", "VAULT_ROLE_ID")?,
+            vault_secret_id: secret("vault_secret_id", "VAULT_SECRET_ID")?,
+            vault_path: env("SIMPLETUNER_VAULT_PATH")
+                .or(text("vault_path")?)
+                .unwrap_or_else(|| "simpletuner".to_owned()),
+            vault_mount_point: text("vault_mount_point")?.unwrap_or_else(|| "secret".to_owned()),
+            encrypt: top.flag("encrypt")?.unwrap_or(true),
+            ttl: read_ttl(&top)?,
+            max_stale: top.seconds("max_stale", false)?.unwrap_or(seconds(3600)),
+            timeout: Timeouts {
+                connect: timeout.seconds("connect", true)?.unwrap_or(seconds(3)),
+                total: timeout.seconds("total", true)?.unwrap_or(seconds(10)),
+            },
+            prefetch: top.flag("prefetch")?.unwrap_or(false),
+            read_path: match (flags.read_path, top.text("read_path")?) {
+                (Some(path), _) => path,
+                (None, Some(text)) => text
+                    .parse()
+                    .map_err(|_| top.wrong("read_path", "must be audited or kernel"))?,
+                (None, None) => ReadPath::default(),
+            },
+            allow_other: match flags.allow_other {
+                Some(flag) => flag,
+                None => top.flag("allow_other")?.unwrap_or(false),
+            },
+            audit_reads: top.flag("audit_reads")?.unwrap_or(true),
+            access: read_access(&top)?,
+            credential_key: env("SIMPLETUNER_CREDENTIAL_KEY").as_deref().map(SecretValue::new),
+            state_dir: paths::state_dir(&env, &places.base_dir, root),
+            key_file: places.base_dir.join("credential.key"),
+            log_file: places.base_dir.join("live.log"),
+            config_file: places.config_file.clone(),
+            base_dir: places.base_dir,
+            home: places.home,
+            mount_point,
+        };
+        settings.check(&top)?;
+        if document.is_open_to_others && (top.value("vault_token").or(top.value("vault_secret_id"))).is_some() {
+            tracing::warn!("{name} holds a credential and can be read by others; mend it with: chmod 600 {name}");
+        }
+        Ok(settings)
+    }
+
+    fn check(&self, top: &Section<'_>) -> Result<()> {
+        let is_identifier = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !self.env_prefix.chars().all(is_identifier) {
+            return Err(top.wrong("env_prefix", "must be letters, digits and '_'"));
+        }
+        if let Some(url) = &self.vault_url
+            && !(url.starts_with("https://") || url.starts_with("http://"))
+        {
+            return Err(top.wrong("vault_url", "(or VAULT_ADDR) must begin with https:// or http://"));
+        }
+        if self.vault_role_id.is_some() != self.vault_secret_id.is_some() {
+            return Err(top.wrong("vault_role_id", "and vault_secret_id must be given both, or neither"));
+        }
+        for (what, path) in [
+            ("the credential key", &self.key_file),
+            ("the log", &self.log_file),
+            ("the state folder", &self.state_dir),
+        ] {
+            keep_out_of_mount(what, path, &self.mount_point)?;
+        }
+        if let Some(path) = &self.vault_token_file {
+            keep_out_of_mount("vault_token_file", path, &self.mount_point)?;
+        }
+        let defaults = paths::DEFAULT_NAMES.map(|name| self.base_dir.join(name));
+        let stores = match &self.file_path {
+            Some(path) => std::slice::from_ref(path),
+            None => &defaults[..],
+        };
+        // A default place that was adopted leads to the store beside it.
+        let left = |path: &&PathBuf| paths::adopted_store(path, &self.base_dir).is_none();
+        for path in stores.iter().filter(left) {
+            keep_out_of_mount("the secrets file", path, &self.mount_point)?;
+        }
+        Ok(())
+    }
+}
+
+/// Such a path would wait for the mount, which would wait for it.
+fn keep_out_of_mount(what: &str, path: &Path, mount_point: &Path) -> Result<()> {
+    if paths::leads_into(path, mount_point) {
+        return Err(Error::Settings(format!(
+            "{what}, {}, leads into our own mount {}, which would wait for itself",
+            path.display(),
+            mount_point.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The folders that all else is found from.
+struct Places {
+    home: PathBuf,
+    has_home: bool,
+    base_dir: PathBuf,
+    config_file: PathBuf,
+}
+
+impl Places {
+    fn find(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let config = match &flags.config {
+            Some(path) => Some(absolute(path)?),
+            None => None,
+        };
+        let home = env("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        match (home, config) {
+            (Some(home), config) => {
+                let base_dir = home.join(".simpletuner");
+                Ok(Self {
+                    config_file: config.unwrap_or_else(|| base_dir.join("live.yaml")),
+                    base_dir,
+                    home,
+                    has_home: true,
+                })
+            }
+            // Without a home the settings' own folder takes the place of `~/.simpletuner`.
+            (None, Some(config_file)) => {
+                let base_dir = config_file.parent().unwrap_or(Path::new("/")).to_owned();
+                Ok(Self {
+                    home: base_dir.parent().unwrap_or(Path::new("/")).to_owned(),
+                    has_home: false,
+                    base_dir,
+                    config_file,
+                })
+            }
+            (None, None) => Err(Error::Settings(
+                "HOME is not set (to an absolute path), so ~/.simpletuner cannot be found; \
+                 set HOME, or pass --config FILE to use the folder of that file"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// A path of the command line, whose shell has expanded what it expands.
+    fn absolute(&self, path: &Path) -> Result<PathBuf> {
+        match path.to_str() {
+            Some(text) if text == "~" || text.starts_with("~/") => self.expand(text, Path::new("/")),
+            _ => absolute(path),
+        }
+    }
+
+    /// A path of the settings file: `~` is the home folder, and a relative one begins beside the file.
+    fn expand(&self, text: &str, beside: &Path) -> Result<PathBuf> {
+        let below_home = match text {
+            "~" => Some(""),
+            _ => text.strip_prefix("~/"),
+        };
+        match below_home {
+            Some(_) if !self.has_home => Err(Error::Settings(format!(
+                "{text} begins with ~, but HOME is not set"
+            ))),
+            Some(rest) => Ok(paths::lexical(&self.home.join(rest))),
+            None => Ok(paths::lexical(&beside.join(text))),
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path);
+    absolute.map_err(|error| Error::io(path.display().to_string(), error))
+}
+
+struct DocumentFile {
+    root: serde_yaml::Value,
+    is_open_to_others: bool,
+}
+
+fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFile> {
+    let failed = |why: &str| Error::Settings(format!("{}: {why}", path.display()));
+    let content = match read_file(path, MAX_SETTINGS) {
+        Ok(content) => content,
+        Err(ReadError::Missing) if !must_exist => {
+            return Ok(DocumentFile {
+                root: serde_yaml::Value::Null,
+                is_open_to_others: false,
+            });
+        }
+        Err(ReadError::Missing) => return Err(failed("there is no such file")),
+        Err(ReadError::NotAFile(what)) => return Err(failed(what)),
+        Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
+        Err(ReadError::Io(error)) => {
+            return Err(Error::io(format!("reading {}", path.display()), error));
+        }
+    };
+    let text = std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
+    if text.trim().is_empty() {
+        return Ok(DocumentFile {
+            root: serde_yaml::Value::Null,
+            is_open_to_others: false,
+        });
+    }
+    // The parser's own message may quote a token.
+    let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
+        Some(at) => failed(&format!("not YAML at line {} column {}", at.line(), at.column())),
+        None => failed("not YAML"),
+    })?;
+    Ok(DocumentFile {
+        root,
+        is_open_to_others: content.is_open_to_others(),
+    })
+}
+
+fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
+    let name = |text: &String| {
+        SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
+    };
+    top.texts(setting, false)?.iter().map(name).collect()
+}
+
+fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
+    let mut ttl = Ttl::default();
+    if top.value("ttl").is_some_and(|value| !value.is_mapping()) {
+        if let Some(default) = top.seconds("ttl", true)? {
+            ttl.default = default;
+        }
+        return Ok(ttl);
+    }
+    let section = top.section("ttl", &["default", "missing", "keys"])?;
+    ttl.default = section.seconds("default", true)?.unwrap_or(ttl.default);
+    ttl.missing = section.seconds("missing", false)?.unwrap_or(ttl.missing);
+    let (keys, names) = section.names_of("keys")?;
+    for text in names {
+        let name = SecretName::new(text)
+            .map_err(|error| section.wrong("keys", &format!("is wrong: {error}")))?;
+        if let Some(seconds) = keys.seconds(text, true)? {
+            ttl.keys.insert(name, seconds);
+        }
+    }
+    Ok(ttl)
+}
+
+fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
+    let rules = top.sections("access", &["secrets", "users", "groups"])?;
+    let is_pattern = |c: char| c.is_ascii_alphanumeric() || "_.-*?".contains(c);
+    let read = |rule: &Section<'_>| {
+        let secrets = rule.texts("secrets", false)?;
+        if secrets.is_empty() || secrets.iter().any(|s| s.is_empty() || !s.chars().all(is_pattern)) {
+            return Err(rule.wrong("secrets", "must list names, in which * stands for anything"));
+        }
+        let (users, groups) = (rule.texts("users", true)?, rule.texts("groups", true)?);
+        if users.is_empty() && groups.is_empty() {
+            return Err(rule.wrong("users", "or groups must name someone"));
+        }
+        Ok(AccessRule {
+            secrets,
+            users,
+            groups,
+        })
+    };
+    rules.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,202 @@
+//! Reads files that a user names: only regular ones, bounded, never waiting. Knows nothing of what is in them.
+
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+/// Timestamps are given out by a clock that ticks; two edits within one tick can look alike (4 to 10 ms).
+const TICKS: Duration = Duration::from_millis(20);
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    dev: u64,
+    ino: u64,
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    #[allow(clippy::unnecessary_cast)] // the fields differ in width between architectures
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// The file's modification time.
+    pub(crate) fn modified(&self) -> SystemTime {
+        time_of(self.modified)
+    }
+
+    /// Whether the file changed so lately that a further change might leave the same stamp.
+    pub(crate) fn may_repeat(&self) -> bool {
+        let (now, changed) = (SystemTime::now(), time_of(self.changed));
+        match now.duration_since(changed) {
+            Ok(age) => age <= TICKS,
+            Err(ahead) => ahead.duration() <= TICKS,
+        }
+    }
+
+    /// Whether it changed within the last `span`.
+    pub(crate) fn is_younger_than(&self, span: Duration) -> bool {
+        SystemTime::now()
+            .duration_since(time_of(self.changed))
+            .is_ok_and(|age| age < span)
+    }
+}
+
+fn time_of((seconds, nanoseconds): (i64, i64)) -> SystemTime {
+    let since = Duration::new(
+        seconds.max(0).unsigned_abs(),
+        u32::try_from(nanoseconds).unwrap_or(0),
+    );
+    UNIX_EPOCH + since
+}
+
+/// A file's content, and what it was read off.
+pub(crate) struct Content {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) stamp: Stamp,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+}
+
+impl Content {
+    /// Whether others than its owner may read it.
+    pub(crate) fn is_open_to_others(&self) -> bool {
+        self.mode & 0o044 != 0
+    }
+}
+
+/// Why a file could not be read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// There is none.
+    Missing,
+    /// It is something else than a regular file.
+    NotAFile(&'static str),
+    /// It has more bytes than allowed.
+    TooLarge,
+    /// The system said no.
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for ReadError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => ReadError::Missing,
+            _ => ReadError::Io(error),
+        }
+    }
+}
+impl From<Errno> for ReadError {
+    fn from(errno: Errno) -> Self {
+        std::io::Error::from(errno).into()
+    }
+}
+
+/// What a thing that is no regular file is called, or `None` for a regular file.
+pub(crate) fn not_a_file(stat: &Stat) -> Option<&'static str> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("it is a folder"),
+        FileType::Fifo => Some("it is a named pipe"),
+        FileType::Socket => Some("it is a socket"),
+        _ => Some("it is no regular file"),
+    }
+}
+
+/// The whole of a regular file of at most `limit` bytes, read while it did not change; a file that changes all the
+/// time is given as it was last read.
+pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError> {
+    // Looked at before it is opened, too: opening a device can do things.
+    let stat = rustix::fs::stat(path)?;
+    if let Some(what) = not_a_file(&stat) {
+        return Err(ReadError::NotAFile(what));
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
+        .open(path)?;
+    for attempt in 1.. {
+        let before = rustix::fs::fstat(&file)?;
+        if let Some(what) = not_a_file(&before) {
+            return Err(ReadError::NotAFile(what));
+        }
+        let size = usize::try_from(before.st_size).unwrap_or(usize::MAX);
+        if size > limit {
+            return Err(ReadError::TooLarge);
+        }
+        // The room is made at once: a vector that grows leaves copies of what it held.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
+        std::io::Seek::rewind(&mut file)?;
+        (&mut file)
+            .take(size as u64 + 1)
+            .read_to_end(&mut bytes)?;
+        let after = rustix::fs::fstat(&file)?;
+        if Stamp::of(&before) == Stamp::of(&after) || attempt == 4 {
+            return Ok(Content {
+                bytes,
+                stamp: Stamp::of(&after),
+                mode: after.st_mode,
+                owner: (after.st_uid, after.st_gid),
+            });
+        }
+    }
+    Err(ReadError::Missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        assert!(matches!(read_file(&path, 10), Err(ReadError::Missing)));
+        std::fs::write(&path, "0123456789").unwrap();
+        assert_eq!(&**read_file(&path, 10).unwrap().bytes, b"0123456789");
+        assert!(matches!(read_file(&path, 9), Err(ReadError::TooLarge)));
+        assert!(matches!(
+            read_file(dir.path(), 10),
+            Err(ReadError::NotAFile("it is a folder"))
+        ));
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        assert!(matches!(
+            read_file(&fifo, 10),
+            Err(ReadError::NotAFile("it is a named pipe"))
+        ));
+        assert!(matches!(
+            read_file(Path::new("/dev/zero"), 10),
+            Err(ReadError::NotAFile(_))
+        ));
+    }
+
+    #[test]
+    fn a_stamp_tells_an_edit_and_a_replacement() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "a").unwrap();
+        let first = read_file(&path, 10).unwrap().stamp;
+        assert_eq!(first, read_file(&path, 10).unwrap().stamp);
+        std::fs::write(&path, "ab").unwrap();
+        assert_ne!(first, read_file(&path, 10).unwrap().stamp);
+        let second = read_file(&path, 10).unwrap().stamp;
+        std::fs::write(dir.path().join("g"), "ab").unwrap();
+        std::fs::rename(dir.path().join("g"), &path).unwrap();
+        assert_ne!(second, read_file(&path, 10).unwrap().stamp);
+    }
+}
