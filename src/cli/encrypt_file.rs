@@ -2,7 +2,7 @@
 
 use super::failure::say;
 use super::{Context, Outcome};
-use crate::provider::file::FileProvider;
+use crate::manager::SecretsManager;
 
 /// Encrypt every value in the secrets file that is still plain text
 ///
@@ -18,7 +18,7 @@ pub(super) struct Args {}
 
 pub(super) fn run(_: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
-    let encrypted = FileProvider::from_settings(&settings)?.encrypt_all()?;
+    let encrypted = SecretsManager::from_settings(&settings)?.encrypt_all()?;
     match encrypted {
         0 => say("note", "every value was encrypted already"),
         1 => say("note", "1 value is encrypted now"),

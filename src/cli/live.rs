@@ -201,7 +201,7 @@ impl Live {
 
 /// A time as the contract writes it: RFC 3339, UTC, whole seconds.
 pub(super) fn timestamp(time: SystemTime) -> String {
-    crate::manager::rfc3339(time)
+    crate::provider::rfc3339(time)
 }
 
 #[cfg(test)]

@@ -42,11 +42,5 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             input::as_value(value.as_bytes()).to_vec().into()
         }
     };
-    if let Some(provider) = store.set(&args.name, &value)? {
-        warn(&format!(
-            "{} is stored, but the {provider} provider overrides it: reads still give that value",
-            args.name
-        ));
-    }
-    Ok(())
+    store.set(&args.name, &value)
 }

@@ -70,17 +70,26 @@ impl Store {
         }
     }
 
-    /// Sets the value; gives the provider that overrides it, if one does.
-    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+    /// Sets the value, and warns where another provider overrides it.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         match self {
-            Store::Mounted(live) => live.set(name, value),
+            Store::Mounted(live) => {
+                if let Some(provider) = live.set(name, value)? {
+                    warn(&format!(
+                        "{name} is written to the file, but the {provider} provider has it too, and reads still give \
+                         that value"
+                    ));
+                }
+            }
             Store::Direct(manager) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
                     name: name.to_string(),
                 })?;
-                Ok(manager.set(name.as_str(), text)?.shadowed_by)
+                // It warns by itself.
+                manager.set(name.as_str(), text)?;
             }
         }
+        Ok(())
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
