@@ -21,6 +21,7 @@ pub mod cache;
 pub mod credential;
 pub mod error;
 pub mod logging;
+pub mod manager;
 pub mod provider;
 pub mod secret;
 pub mod settings;

@@ -66,7 +66,9 @@ impl std::str::FromStr for ReadPath {
         match text {
             "audited" => Ok(ReadPath::Audited),
             "kernel" => Ok(ReadPath::Kernel),
-            _ => Err(Error::Settings("read_path must be audited or kernel".to_owned())),
+            _ => Err(Error::Settings(
+                "read_path must be audited or kernel".to_owned(),
+            )),
         }
     }
 }
@@ -207,7 +209,11 @@ impl Settings {
         Self::load_below(flags, env, Path::new("/"))
     }
 
-    fn load_below(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, root: &Path) -> Result<Self> {
+    fn load_below(
+        flags: &Flags,
+        env: &dyn Fn(&str) -> Option<String>,
+        root: &Path,
+    ) -> Result<Self> {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let places = Places::find(flags, &env)?;
         let mount_point = match &flags.mount_point {
@@ -276,7 +282,9 @@ impl Settings {
             },
             audit_reads: top.flag("audit_reads")?.unwrap_or(true),
             access: read_access(&top)?,
-            credential_key: env("SIMPLETUNER_CREDENTIAL_KEY").as_deref().map(SecretValue::new),
+            credential_key: env("SIMPLETUNER_CREDENTIAL_KEY")
+                .as_deref()
+                .map(SecretValue::new),
             state_dir: paths::state_dir(&env, &places.base_dir, root),
             key_file: places.base_dir.join("credential.key"),
             log_file: places.base_dir.join("live.log"),
@@ -286,8 +294,12 @@ impl Settings {
             mount_point,
         };
         settings.check(&top)?;
-        if document.is_open_to_others && (top.value("vault_token").or(top.value("vault_secret_id"))).is_some() {
-            tracing::warn!("{name} holds a credential and can be read by others; mend it with: chmod 600 {name}");
+        if document.is_open_to_others
+            && (top.value("vault_token").or(top.value("vault_secret_id"))).is_some()
+        {
+            tracing::warn!(
+                "{name} holds a credential and can be read by others; mend it with: chmod 600 {name}"
+            );
         }
         Ok(settings)
     }
@@ -300,10 +312,16 @@ impl Settings {
         if let Some(url) = &self.vault_url
             && !(url.starts_with("https://") || url.starts_with("http://"))
         {
-            return Err(top.wrong("vault_url", "(or VAULT_ADDR) must begin with https:// or http://"));
+            return Err(top.wrong(
+                "vault_url",
+                "(or VAULT_ADDR) must begin with https:// or http://",
+            ));
         }
         if self.vault_role_id.is_some() != self.vault_secret_id.is_some() {
-            return Err(top.wrong("vault_role_id", "and vault_secret_id must be given both, or neither"));
+            return Err(top.wrong(
+                "vault_role_id",
+                "and vault_secret_id must be given both, or neither",
+            ));
         }
         for (what, path) in [
             ("the credential key", &self.key_file),
@@ -355,7 +373,9 @@ impl Places {
             Some(path) => Some(absolute(path)?),
             None => None,
         };
-        let home = env("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home = env("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute());
         match (home, config) {
             (Some(home), config) => {
                 let base_dir = home.join(".simpletuner");
@@ -387,7 +407,9 @@ impl Places {
     /// A path of the command line, whose shell has expanded what it expands.
     fn absolute(&self, path: &Path) -> Result<PathBuf> {
         match path.to_str() {
-            Some(text) if text == "~" || text.starts_with("~/") => self.expand(text, Path::new("/")),
+            Some(text) if text == "~" || text.starts_with("~/") => {
+                self.expand(text, Path::new("/"))
+            }
             _ => absolute(path),
         }
     }
@@ -444,7 +466,11 @@ fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFile> {
     }
     // The parser's own message may quote a token.
     let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => failed(&format!("not YAML at line {} column {}", at.line(), at.column())),
+        Some(at) => failed(&format!(
+            "not YAML at line {} column {}",
+            at.line(),
+            at.column()
+        )),
         None => failed("not YAML"),
     })?;
     Ok(DocumentFile {
@@ -487,7 +513,11 @@ fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
     let is_pattern = |c: char| c.is_ascii_alphanumeric() || "_.-*?".contains(c);
     let read = |rule: &Section<'_>| {
         let secrets = rule.texts("secrets", false)?;
-        if secrets.is_empty() || secrets.iter().any(|s| s.is_empty() || !s.chars().all(is_pattern)) {
+        if secrets.is_empty()
+            || secrets
+                .iter()
+                .any(|s| s.is_empty() || !s.chars().all(is_pattern))
+        {
             return Err(rule.wrong("secrets", "must list names, in which * stands for anything"));
         }
         let (users, groups) = (rule.texts("users", true)?, rule.texts("groups", true)?);

@@ -159,7 +159,11 @@ mod tests {
         SecretName::new(text).unwrap()
     }
 
-    fn provider(variables: &[(&str, &str)], prefix: &str, env_keys: &[&str]) -> EnvironmentProvider {
+    fn provider(
+        variables: &[(&str, &str)],
+        prefix: &str,
+        env_keys: &[&str],
+    ) -> EnvironmentProvider {
         let env_keys: Vec<SecretName> = env_keys.iter().map(|key| name(key)).collect();
         EnvironmentProvider::new(
             variables.iter().map(|(k, v)| (k.into(), v.into())),

@@ -69,7 +69,6 @@ pub(crate) struct Content {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
     pub(crate) stamp: Stamp,
     pub(crate) mode: u32,
-    pub(crate) owner: (u32, u32),
 }
 
 impl Content {
@@ -141,16 +140,13 @@ pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError>
         // The room is made at once: a vector that grows leaves copies of what it held.
         let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
         std::io::Seek::rewind(&mut file)?;
-        (&mut file)
-            .take(size as u64 + 1)
-            .read_to_end(&mut bytes)?;
+        (&mut file).take(size as u64 + 1).read_to_end(&mut bytes)?;
         let after = rustix::fs::fstat(&file)?;
         if Stamp::of(&before) == Stamp::of(&after) || attempt == 4 {
             return Ok(Content {
                 bytes,
                 stamp: Stamp::of(&after),
                 mode: after.st_mode,
-                owner: (after.st_uid, after.st_gid),
             });
         }
     }
@@ -174,7 +170,12 @@ mod tests {
             Err(ReadError::NotAFile("it is a folder"))
         ));
         let fifo = dir.path().join("fifo");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+        )
+        .unwrap();
         assert!(matches!(
             read_file(&fifo, 10),
             Err(ReadError::NotAFile("it is a named pipe"))

@@ -77,7 +77,10 @@ impl<'a> Section<'a> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.wrong(name, "must be a text (in quotes, if it looks like a number)")),
+            Some(_) => Err(self.wrong(
+                name,
+                "must be a text (in quotes, if it looks like a number)",
+            )),
         }
     }
 
@@ -99,9 +102,8 @@ impl<'a> Section<'a> {
         } else {
             "must be a number of seconds, 0 or more"
         };
-        let fits = |seconds: &f64| {
-            (0.0..=MAX_SECONDS).contains(seconds) && !(positive && *seconds == 0.0)
-        };
+        let fits =
+            |seconds: &f64| (0.0..=MAX_SECONDS).contains(seconds) && !(positive && *seconds == 0.0);
         let seconds = value.as_f64().filter(fits);
         let seconds = seconds.ok_or_else(|| self.wrong(name, must))?;
         Ok(Some(Duration::from_secs_f64(seconds)))
@@ -126,7 +128,12 @@ impl<'a> Section<'a> {
     /// The mapping inside a setting.
     pub(super) fn section(&self, name: &str, known: &[&str]) -> Result<Section<'a>> {
         let within = format!("{}{name}.", self.within);
-        Self::of(self.value(name).unwrap_or(&Value::Null), self.file, within, known)
+        Self::of(
+            self.value(name).unwrap_or(&Value::Null),
+            self.file,
+            within,
+            known,
+        )
     }
 
     /// The mapping inside a setting, whose names are the user's own.
@@ -176,7 +183,12 @@ mod tests {
 
     #[test]
     fn distance_counts_letters() {
-        for (a, b, n) in [("", "", 0), ("ttl", "tll", 1), ("abc", "", 3), ("kitten", "sitting", 3)] {
+        for (a, b, n) in [
+            ("", "", 0),
+            ("ttl", "tll", 1),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(a, b), n);
         }
     }

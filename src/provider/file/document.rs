@@ -43,7 +43,12 @@ impl Stored {
     }
 
     fn fits(text: &str) -> bool {
-        text.len() <= if is_encrypted(text) { MAX_STORED } else { MAX_VALUE }
+        text.len()
+            <= if is_encrypted(text) {
+                MAX_STORED
+            } else {
+                MAX_VALUE
+            }
     }
 }
 
@@ -115,7 +120,9 @@ pub struct Document {
 /// [`Error::Malformed`], which never quotes a value.
 pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
     if bytes.len() > MAX_DOCUMENT {
-        return Err(malformed(format!("it is too large: over {MAX_DOCUMENT} bytes")));
+        return Err(malformed(format!(
+            "it is too large: over {MAX_DOCUMENT} bytes"
+        )));
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
@@ -194,7 +201,9 @@ fn parse_yaml(text: &str) -> Result<Document> {
         Yaml::Null if text.lines().all(is_comment) => return Ok(document),
         other => {
             drop(WipedYaml(other));
-            return Err(malformed("it is not an object of names and texts".to_owned()));
+            return Err(malformed(
+                "it is not an object of names and texts".to_owned(),
+            ));
         }
     };
     for (key, value) in map {

@@ -21,8 +21,8 @@ use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
 use place::Look;
 use state::{Seen, State};
 
-pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::Stored;
+pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub use place::StorePlace;
 
 /// How a [`FileProvider`] works.
@@ -113,7 +113,10 @@ impl FileProvider {
         let yaml = place::is_yaml(look.path());
         let Some(stat) = look.stat() else {
             let path = look.path().to_owned();
-            return (Seen::Missing(path), Ok((Document::empty(yaml), SystemTime::now())));
+            return (
+                Seen::Missing(path),
+                Ok((Document::empty(yaml), SystemTime::now())),
+            );
         };
         // What cannot be read for what it is need not be looked at again before it changes.
         let seen = Seen::File(look.path().to_owned(), Stamp::of(stat));
@@ -121,7 +124,10 @@ impl FileProvider {
             Ok(content) => {
                 let seen = Seen::after(look.path(), content.stamp);
                 let parsed = parse(&look, &content);
-                (seen, parsed.map(|document| (document, content.stamp.modified())))
+                (
+                    seen,
+                    parsed.map(|document| (document, content.stamp.modified())),
+                )
             }
             Err(error @ Error::MalformedStore { .. }) => (seen, Err(error)),
             Err(error) => (Seen::Unclear, Err(error)),
@@ -142,7 +148,8 @@ impl FileProvider {
             ReadError::Missing => self.io(look, rustix::io::Errno::NOENT.into()),
             ReadError::Io(error) => self.io(look, error),
         })?;
-        if content.is_open_to_others() && !self.warned.open_to_others.swap(true, Ordering::Relaxed) {
+        if content.is_open_to_others() && !self.warned.open_to_others.swap(true, Ordering::Relaxed)
+        {
             let path = look.path().display();
             tracing::warn!("{path} can be read by others; mend it with: chmod 600 {path}");
         }

@@ -98,7 +98,9 @@ impl StorePlace {
 
     /// A default place that leads into the mount was adopted, maybe while this process ran: the store is beside it.
     fn adopted(&self, link: &Path) -> Result<PathBuf> {
-        let store = self.default_folder().and_then(|folder| adopted_store(link, folder));
+        let store = self
+            .default_folder()
+            .and_then(|folder| adopted_store(link, folder));
         store.ok_or_else(|| {
             Error::Settings(format!(
                 "{} leads into our own mount, which would wait for itself; name another file_path in live.yaml",
@@ -125,6 +127,7 @@ fn absolute(path: PathBuf) -> PathBuf {
 
 /// Whether the suffix says YAML.
 pub(super) fn is_yaml(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|suffix| suffix.eq_ignore_ascii_case("yaml") || suffix.eq_ignore_ascii_case("yml"))
+    path.extension().is_some_and(|suffix| {
+        suffix.eq_ignore_ascii_case("yaml") || suffix.eq_ignore_ascii_case("yml")
+    })
 }

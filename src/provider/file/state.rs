@@ -99,7 +99,13 @@ impl State {
     }
 
     /// Takes in what we wrote ourselves: `changes` are known to who asked for them, so they are not told again.
-    pub(super) fn take_own(&mut self, seen: Seen, document: Document, changes: &[NameChange], modified: SystemTime) {
+    pub(super) fn take_own(
+        &mut self,
+        seen: Seen,
+        document: Document,
+        changes: &[NameChange],
+        modified: SystemTime,
+    ) {
         for change in changes {
             self.note(change, modified);
         }

@@ -192,14 +192,16 @@ impl SecretStore for FileProvider {
         let plain = |stored: &Stored| matches!(stored, Stored::Plain(_));
         let content = self.read_at(&look)?;
         let document = parse(&look, &content)?;
-        if !document.names().filter_map(|name| document.get(name)).any(plain) {
+        if !document
+            .names()
+            .filter_map(|name| document.get(name))
+            .any(plain)
+        {
             return Ok(0);
         }
         self.edit(|document| {
             encrypted = document.replace_each(|_, stored| match stored {
-                Stored::Plain(value) => {
-                    Ok(Some(self.encrypted(value)?))
-                }
+                Stored::Plain(value) => Ok(Some(self.encrypted(value)?)),
                 Stored::Encrypted(_) => Ok(None),
             })?;
             Ok(Vec::new())

@@ -38,7 +38,8 @@ impl Lock {
                 .open(&lock)
                 .map_err(|error| Error::io(format!("opening {}", lock.display()), error))?;
             give_to_owner_of(path, &file)?;
-            while let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            while let Err(errno) =
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             {
                 if errno != Errno::WOULDBLOCK && errno != Errno::INTR {
                     return Err(Error::io(format!("locking {}", lock.display()), errno));
@@ -81,11 +82,12 @@ impl Replacement {
     /// [`Error::Io`]; nothing is left behind.
     pub(crate) fn prepare(target: &Path, content: &[u8], mode: u32) -> Result<Self> {
         let temporary = beside(target, ".", ".tmp");
-        let failed = |error: std::io::Error| {
-            Error::io(format!("writing {}", target.display()), error)
-        };
+        let failed =
+            |error: std::io::Error| Error::io(format!("writing {}", target.display()), error);
         match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
             _ => {}
         }
         let file = OpenOptions::new()
@@ -115,8 +117,9 @@ impl Replacement {
     /// # Errors
     /// [`Error::Io`]; the old file is whole then.
     pub(crate) fn commit(mut self) -> Result<Stamp> {
-        let failed =
-            |error: std::io::Error| Error::io(format!("replacing {}", self.target.display()), error);
+        let failed = |error: std::io::Error| {
+            Error::io(format!("replacing {}", self.target.display()), error)
+        };
         std::fs::rename(&self.temporary, &self.target).map_err(failed)?;
         let stat = rustix::fs::fstat(&self.file).map_err(|errno| failed(errno.into()));
         self.committed = true;

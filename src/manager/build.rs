@@ -1,0 +1,185 @@
+//! How a manager comes to be: from settings, from providers of one's own, or once for the process.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lru::LruCache;
+
+use super::desk::Desk;
+use super::event::Listeners;
+use super::{Link, SecretsManager};
+use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache, USER_PERMISSION};
+use crate::credential::KeySource;
+use crate::error::Result;
+use crate::provider::file::{FileOptions, StorePlace};
+use crate::provider::{EnvironmentProvider, FileProvider, Provider};
+use crate::secret::SecretName;
+use crate::settings::{Flags, Settings, Ttl};
+
+/// How many keys' last values are kept of a provider that keeps none itself.
+const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+
+/// A chain of one's own.
+pub struct Builder {
+    providers: Vec<Arc<dyn Provider>>,
+    ttl: Ttl,
+    max_stale: Duration,
+}
+
+impl Builder {
+    /// Adds a provider after those that are there.
+    #[must_use]
+    pub fn with_provider(mut self, provider: Arc<dyn Provider>) -> Self {
+        self.providers.push(provider);
+        self
+    }
+
+    /// For how long values, "no such key", and single keys are kept. Zero: not at all.
+    #[must_use]
+    pub fn ttl(
+        mut self,
+        default: Duration,
+        missing: Duration,
+        keys: impl IntoIterator<Item = (SecretName, Duration)>,
+    ) -> Self {
+        self.ttl = Ttl {
+            default,
+            missing,
+            keys: keys.into_iter().collect(),
+        };
+        self
+    }
+
+    /// For how long the last value of a provider that fails is served, if it keeps no documents itself.
+    #[must_use]
+    pub fn max_stale(mut self, max_stale: Duration) -> Self {
+        self.max_stale = max_stale;
+        self
+    }
+
+    /// The manager; local providers are read at once.
+    pub fn build(self) -> Arc<SecretsManager> {
+        let link = |provider: Arc<dyn Provider>| Link {
+            name: provider.name().into(),
+            provider,
+            is_down: AtomicBool::new(false),
+            last: Mutex::new(LruCache::new(LAST_VALUES)),
+        };
+        let manager = SecretsManager {
+            links: self.providers.into_iter().map(link).collect(),
+            desk: Arc::new(Desk::new(self.ttl)),
+            caches: CacheRegistry::default(),
+            provider_config: TtlCache::new(PROVIDER_CONFIG),
+            user_permission: TtlCache::new(USER_PERMISSION),
+            listeners: Listeners::default(),
+            max_stale: self.max_stale,
+            refreshing: Mutex::new(()),
+        };
+        let caches = &manager.caches;
+        caches.register("secrets", manager.desk.clone());
+        caches.register("provider_config", Arc::new(manager.provider_config.clone()));
+        caches.register("user_permission", Arc::new(manager.user_permission.clone()));
+        manager.refresh();
+        Arc::new(manager)
+    }
+}
+
+impl SecretsManager {
+    /// A chain of one's own, without providers at first.
+    pub fn builder() -> Builder {
+        Builder {
+            providers: Vec::new(),
+            ttl: Ttl::default(),
+            max_stale: Duration::from_secs(3600),
+        }
+    }
+
+    /// The chain of the default settings.
+    ///
+    /// # Errors
+    /// [`Error::Settings`](crate::error::Error::Settings).
+    pub fn open() -> Result<Arc<Self>> {
+        Self::from_settings(&Settings::load(&Flags::default())?)
+    }
+
+    /// The chain of these settings, over this process's environment.
+    ///
+    /// # Errors
+    /// None at present; providers that need a connection may have some.
+    pub fn from_settings(settings: &Settings) -> Result<Arc<Self>> {
+        let environment =
+            EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
+        Self::from_settings_with(settings, environment)
+    }
+
+    /// The chain of these settings, over another environment.
+    ///
+    /// # Errors
+    /// As for [`from_settings`](Self::from_settings).
+    pub fn from_settings_with(
+        settings: &Settings,
+        environment: EnvironmentProvider,
+    ) -> Result<Arc<Self>> {
+        warn_of_what_is_not_built(settings);
+        Ok(Self::builder()
+            .with_provider(Arc::new(environment))
+            .with_provider(Arc::new(FileProvider::new(file_options(settings))))
+            .ttl(
+                settings.ttl.default,
+                settings.ttl.missing,
+                settings.ttl.keys.clone(),
+            )
+            .max_stale(settings.max_stale)
+            .build())
+    }
+
+    /// The chain of the default settings, one for the whole process.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); the next call tries again.
+    pub fn global() -> Result<Arc<Self>> {
+        static GLOBAL: Mutex<Option<Arc<SecretsManager>>> = Mutex::new(None);
+        let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+        match &*global {
+            Some(manager) => Ok(manager.clone()),
+            None => Ok(global.insert(Self::open()?).clone()),
+        }
+    }
+}
+
+/// How settings have the file provider work.
+pub(crate) fn file_options(settings: &Settings) -> FileOptions {
+    let key = settings.credential_key.as_ref();
+    FileOptions {
+        place: StorePlace::new(
+            settings.file_path.clone(),
+            &settings.base_dir,
+            &settings.mount_point,
+        ),
+        key: KeySource::new(
+            key.map(|key| key.as_str().to_owned()),
+            settings.key_file.clone(),
+        ),
+        encrypt: settings.encrypt,
+        max_stale: settings.max_stale,
+        lock_timeout: settings.timeout.total,
+    }
+}
+
+fn warn_of_what_is_not_built(settings: &Settings) {
+    if settings.aws_secret_name.is_some() {
+        tracing::warn!(
+            "an AWS secret is set, but the AWS provider is not built in yet: it is left out"
+        );
+    }
+    if settings.vault_url.is_some() {
+        tracing::warn!(
+            "a Vault is set, but the Vault provider is not built in yet: it is left out"
+        );
+    }
+    if !settings.access.is_empty() {
+        tracing::warn!("`access` is set, but not built in yet: nobody is let in by it");
+    }
+}

@@ -1,0 +1,59 @@
+//! What happens to secrets, for those who listen. Bears names, never values.
+
+use std::sync::{Arc, RwLock};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::provider::rfc3339;
+
+/// One change, as a line of `events` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// When it was noticed: RFC 3339 in UTC.
+    pub at: String,
+    /// `set`, `deleted`, `rotated`, `invalidated`, `shadowed`, `provider_down` or `provider_up`.
+    pub event: &'static str,
+    /// The key, or the prefix that was invalidated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The provider that has it, or that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+}
+
+impl Event {
+    /// An event of now.
+    pub fn new(event: &'static str, key: Option<&str>, provider: Option<&str>) -> Self {
+        Self {
+            at: rfc3339(SystemTime::now()),
+            event,
+            key: key.map(ToOwned::to_owned),
+            provider: provider.map(ToOwned::to_owned),
+        }
+    }
+}
+
+/// What is called for each event.
+pub type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// Those who listen. They are called with no lock held, so that one may ask the manager, or listen anew.
+#[derive(Default)]
+pub(super) struct Listeners(RwLock<Vec<Arc<Listener>>>);
+
+impl Listeners {
+    pub(super) fn add(&self, listener: Listener) {
+        let mut all = self.0.write().unwrap_or_else(|e| e.into_inner());
+        all.push(Arc::new(listener));
+    }
+
+    pub(super) fn tell(&self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        let all = self.0.read().unwrap_or_else(|e| e.into_inner()).clone();
+        for event in events {
+            all.iter().for_each(|listener| listener(event));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The chain of providers behind one cache: the first provider that has a key wins, N readers cost one question, and
+//! writes go to the one that can be written to. Knows no mount.
+
+mod build;
+mod chain;
+mod desk;
+mod event;
+mod writes;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use lru::LruCache;
+
+use crate::cache::{CacheRegistry, NamedCache, TtlCache};
+use crate::error::{Error, Result};
+use crate::provider::{Provided, Provider, ProviderReport};
+use crate::secret::{SecretName, SecretValue};
+use desk::Desk;
+use event::Listeners;
+
+pub use build::Builder;
+pub use event::{Event, Listener};
+pub use writes::{Outcome, SetOutcome};
+
+/// The secrets of all providers.
+///
+/// # Examples
+/// ```no_run
+/// use simpletuner_live::manager::SecretsManager;
+/// # fn main() -> simpletuner_live::error::Result<()> {
+/// let secrets = SecretsManager::open()?;
+/// let token = secrets.get_or("HF_TOKEN", "")?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct SecretsManager {
+    links: Vec<Link>,
+    desk: Arc<Desk>,
+    caches: CacheRegistry,
+    provider_config: TtlCache<serde_json::Value>,
+    user_permission: TtlCache<serde_json::Value>,
+    listeners: Listeners,
+    max_stale: Duration,
+    /// Held from a provider's refresh until what changed is out of the cache: else a second reader, to whom the provider
+    /// has nothing new to tell, could still meet the old value.
+    refreshing: Mutex<()>,
+}
+
+/// One provider in the chain.
+struct Link {
+    provider: Arc<dyn Provider>,
+    name: Arc<str>,
+    /// Whether `provider_down` was told last.
+    is_down: AtomicBool,
+    /// The last value of each key, for a provider that keeps no documents itself. A leaf lock.
+    last: Mutex<LruCache<SecretName, (Provided, std::time::Instant)>>,
+}
+
+/// A value with where and when it was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The value.
+    pub value: SecretValue,
+    /// The provider that has it.
+    pub provider: Arc<str>,
+    /// When the value last changed, as far as the provider can tell.
+    pub changed_at: SystemTime,
+    /// When the provider was asked.
+    pub fetched_at: SystemTime,
+    /// For how long it stays in the cache; zero if it is not there.
+    pub expires_in: Duration,
+}
+
+/// What can be said about a key without waiting.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is there.
+    Found(Found),
+    /// No provider has it.
+    Missing,
+    /// It could not be found out.
+    Failed(Error),
+    /// A provider must be asked, which may wait.
+    Pending,
+}
+
+impl SecretsManager {
+    /// A key's value.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why it could not be found out.
+    pub fn get(&self, key: &str) -> Result<SecretValue> {
+        Ok(self.find(&SecretName::new(key)?)?.value)
+    }
+
+    /// A key's value, or `default` where no provider has the key.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get), but never [`Error::NotFound`]: a provider that could not be asked is no default.
+    pub fn get_or(&self, key: &str, default: &str) -> Result<SecretValue> {
+        Ok(self
+            .get_if_there(key)?
+            .unwrap_or_else(|| SecretValue::new(default)))
+    }
+
+    /// `HF_TOKEN`, if some provider has it.
+    ///
+    /// # Errors
+    /// As for [`get_or`](Self::get_or).
+    pub fn hf_token(&self) -> Result<Option<SecretValue>> {
+        self.get_if_there("HF_TOKEN")
+    }
+
+    /// `REPLICATE_API_TOKEN`, if some provider has it.
+    ///
+    /// # Errors
+    /// As for [`get_or`](Self::get_or).
+    pub fn replicate_api_token(&self) -> Result<Option<SecretValue>> {
+        self.get_if_there("REPLICATE_API_TOKEN")
+    }
+
+    /// `CLOUD_WEBHOOK_SECRET`, if some provider has it.
+    ///
+    /// # Errors
+    /// As for [`get_or`](Self::get_or).
+    pub fn cloud_webhook_secret(&self) -> Result<Option<SecretValue>> {
+        self.get_if_there("CLOUD_WEBHOOK_SECRET")
+    }
+
+    fn get_if_there(&self, key: &str) -> Result<Option<SecretValue>> {
+        match self.get(key) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of the providers that answer, in the order of the chain.
+    pub fn available_providers(&self) -> Vec<String> {
+        let reports = self.reports().into_iter();
+        reports
+            .filter(|report| report.available)
+            .map(|report| report.name)
+            .collect()
+    }
+
+    /// The state of all providers, in the order of the chain.
+    pub fn reports(&self) -> Vec<ProviderReport> {
+        self.refresh();
+        let reports = self.links.iter().enumerate();
+        reports.map(|(place, link)| link.report(place)).collect()
+    }
+
+    /// The state of one provider.
+    pub fn report(&self, provider: &str) -> Option<ProviderReport> {
+        self.refresh();
+        let place = self.links.iter().position(|link| &*link.name == provider)?;
+        Some(self.links.get(place)?.report(place))
+    }
+
+    /// Empties the cache of secrets: the next read of each asks its provider.
+    pub fn clear_cache(&self) {
+        self.desk.clear();
+        self.forget_last(|_| true);
+        self.tell(&[Event::new("invalidated", None, None)]);
+    }
+
+    /// Drops the entries of all named caches whose keys begin with `prefix` (`secret:{key}`, `provider:{name}:config`,
+    /// `user:{id}:...`); how many there were.
+    pub fn invalidate_prefix(&self, prefix: &str) -> usize {
+        let dropped = self.caches.invalidate_prefix(prefix);
+        self.forget_last(|name| format!("secret:{name}").starts_with(prefix));
+        self.tell(&[Event::new("invalidated", Some(prefix), None)]);
+        dropped
+    }
+
+    /// The named caches. Emptying them here tells nobody.
+    pub fn caches(&self) -> &CacheRegistry {
+        &self.caches
+    }
+
+    /// The cache of provider configurations, keys `provider:{name}:config`.
+    pub fn provider_config_cache(&self) -> &TtlCache<serde_json::Value> {
+        &self.provider_config
+    }
+
+    /// The cache of user permissions, keys `user:{id}:...`.
+    pub fn user_permission_cache(&self) -> &TtlCache<serde_json::Value> {
+        &self.user_permission
+    }
+
+    /// Calls `listener` for every event from now on, on the thread that notices it and with no lock held.
+    pub fn on_event(&self, listener: Listener) {
+        self.listeners.add(listener);
+    }
+
+    fn tell(&self, events: &[Event]) {
+        self.listeners.tell(events);
+    }
+
+    fn forget_last(&self, which: impl Fn(&SecretName) -> bool) {
+        for link in &self.links {
+            let mut last = link.last.lock().unwrap_or_else(|e| e.into_inner());
+            let names: Vec<SecretName> = last.iter().map(|(name, _)| name.clone()).collect();
+            for name in names.iter().filter(|name| which(name)) {
+                last.pop(name);
+            }
+        }
+    }
+}
+
+impl Link {
+    fn report(&self, place: usize) -> ProviderReport {
+        ProviderReport {
+            priority: place + 1,
+            ..self.provider.report()
+        }
+    }
+}
