@@ -60,14 +60,15 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         ..context.flags(args.dir.as_deref())?
     };
     if args.foreground {
+        // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and it
+        // takes up its own log.
         if args.ready_fd.is_none() {
             logging::init_foreground();
         }
-        let settings = Settings::load(&flags)?;
-        if args.ready_fd.is_some() {
-            logging::init_daemon(&settings.log_file)?;
-        }
-        return Ok(mount::mount_foreground(settings, args.ready_fd)?);
+        return Ok(mount::mount_foreground(
+            Settings::load(&flags)?,
+            args.ready_fd,
+        )?);
     }
     let settings = Settings::load(&flags)?;
     let mounted = mount::mount_background(&settings, &daemon_arguments(&args, &flags))?;
