@@ -60,7 +60,7 @@ fn reads(args: &[String]) -> Done {
             times.clear();
             for _ in 0..reads {
                 let start = Instant::now();
-                let mut file = File::open(&*path)?;
+                let mut file = File::open(*path)?;
                 let got = file.read(&mut buffer)?;
                 drop(file);
                 times.push(start.elapsed());
