@@ -12,6 +12,7 @@
 //! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
+//! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
 //! - [`error`]: what can go wrong, and its errno
 
@@ -21,6 +22,7 @@ pub mod adopt;
 pub mod cache;
 pub mod credential;
 pub mod error;
+pub mod logging;
 pub mod manager;
 pub mod provider;
 pub mod secret;

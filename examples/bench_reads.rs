@@ -1,0 +1,130 @@
+//! The timing half of `scripts/bench`: reads of several files in turn, the cache, a command's run time. Prints plain
+//! numbers, one line for each thing measured; the script makes the table.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Read;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use simpletuner_live::cache::{CacheOptions, TtlCache};
+use simpletuner_live::secret::SecretValue;
+
+const USAGE: &str = "usage:
+  bench_reads reads ROUNDS READS NAME=FILE...   p50 and p99 of open+read+close in microseconds (medians of the rounds)
+  bench_reads command TIMES COMMAND...          median run time in milliseconds; its output is thrown away
+  bench_reads cache GETS                        TtlCache::get, millions a second on one thread (median of 5)";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args.first().map(String::as_str) {
+        Some("reads") => reads(&args[1..]),
+        Some("command") => command(&args[1..]),
+        Some("cache") => cache(&args[1..]),
+        _ => Err(USAGE.into()),
+    };
+    if let Err(error) = done {
+        eprintln!("bench_reads: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn median<T: PartialOrd + Copy>(values: &mut [T]) -> T {
+    values.sort_by(|a, b| a.partial_cmp(b).expect("no NaN is measured"));
+    values[values.len() / 2]
+}
+
+/// The files take turns in each round, so that whatever disturbs the machine disturbs them alike.
+fn reads(args: &[String]) -> Done {
+    let [rounds, reads, targets @ ..] = args else {
+        return Err(USAGE.into());
+    };
+    let (rounds, reads): (usize, usize) = (rounds.parse()?, reads.parse()?);
+    let mut targets: Vec<_> = targets
+        .iter()
+        .map(|target| {
+            let (name, path) = target.split_once('=').ok_or(USAGE)?;
+            Ok::<_, &str>((name, path, Vec::new(), Vec::new()))
+        })
+        .collect::<Result<_, _>>()?;
+    if targets.is_empty() || rounds == 0 || reads == 0 {
+        return Err(USAGE.into());
+    }
+    let mut buffer = [0; 4096];
+    let mut times = Vec::with_capacity(reads);
+    for round in 0..=rounds {
+        for (_, path, p50, p99) in &mut targets {
+            times.clear();
+            for _ in 0..reads {
+                let start = Instant::now();
+                let mut file = File::open(*path)?;
+                let got = file.read(&mut buffer)?;
+                drop(file);
+                times.push(start.elapsed());
+                if got == 0 {
+                    return Err(format!("{path} is empty").into());
+                }
+            }
+            // The first round warms up.
+            if round > 0 {
+                p50.push(median(&mut times));
+                p99.push(times[times.len() * 99 / 100]);
+            }
+        }
+    }
+    let microseconds = |time: Duration| time.as_secs_f64() * 1e6;
+    for (name, _, mut p50, mut p99) in targets {
+        let (p50, p99) = (median(&mut p50), median(&mut p99));
+        println!("{name} {:.2} {:.2}", microseconds(p50), microseconds(p99));
+    }
+    Ok(())
+}
+
+fn command(args: &[String]) -> Done {
+    let [times, program, arguments @ ..] = args else {
+        return Err(USAGE.into());
+    };
+    let mut taken = Vec::new();
+    for _ in 0..times.parse::<usize>()?.max(1) {
+        let mut command = Command::new(program);
+        command.args(arguments).stdout(Stdio::null());
+        let start = Instant::now();
+        let status = command.status()?;
+        taken.push(start.elapsed().as_secs_f64() * 1e3);
+        if !status.success() {
+            return Err(format!("{program}: {status}").into());
+        }
+    }
+    println!("{:.2}", median(&mut taken));
+    Ok(())
+}
+
+fn cache(args: &[String]) -> Done {
+    let gets: usize = args.first().ok_or(USAGE)?.parse()?;
+    let cache = TtlCache::new(CacheOptions {
+        default_ttl: Duration::from_secs(300),
+        max_size: 1000,
+        cleanup_interval: None,
+    });
+    let keys: Vec<String> = (0..1000).map(|i| format!("secret:KEY_{i}")).collect();
+    for key in &keys {
+        cache.set(key, SecretValue::new("value"));
+    }
+    let mut rates = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        let mut hits = 0;
+        for i in 0..gets {
+            hits += usize::from(black_box(cache.get(&keys[i % keys.len()])).is_some());
+        }
+        if hits != gets {
+            return Err("a value went missing from the cache".into());
+        }
+        rates.push(gets as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+    println!("{:.1}", median(&mut rates));
+    Ok(())
+}

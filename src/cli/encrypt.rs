@@ -1,0 +1,26 @@
+//! `encrypt`: one value, in the form that SimpleTuner stores.
+
+use super::{Context, Outcome, input, output};
+use crate::credential::encrypt_credential;
+use crate::error::Error;
+
+/// Encrypt a value from standard input, as SimpleTuner's encrypt_credential does
+///
+/// The key is SIMPLETUNER_CREDENTIAL_KEY, else ~/.simpletuner/credential.key, which is made on first use. The newline
+/// that ends a single line is not part of the value.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  printf %s \"$TOKEN\" | simpletuner-live encrypt
+  simpletuner-live encrypt < key.pem | simpletuner-live decrypt"
+)]
+pub(super) struct Args {}
+
+pub(super) fn run(_: Args, _: &Context) -> Outcome {
+    let value = input::read_value("the text")?;
+    let text = std::str::from_utf8(&value).map_err(|_| Error::NotUtf8 {
+        name: "the text".into(),
+    })?;
+    output::line(&encrypt_credential(text)?)
+}

@@ -1,0 +1,74 @@
+//! Why a command did not do its work: the message, what to type next, the exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::Error;
+
+const FAILED: u8 = 1;
+const NO_SUCH_SECRET: u8 = 4;
+
+/// What ends a command before it is done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The library's own error.
+    Error(Error),
+    /// What is wrong, and what to type next.
+    Message(String, Option<String>),
+    /// Whoever read standard output has gone (`| head -c1`); nobody is left to be told.
+    OutputClosed,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Failure::Message(message.into(), None)
+    }
+
+    pub(super) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Failure::Message(message.into(), Some(hint.into()))
+    }
+
+    /// Says it on standard error and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        let (message, hint, code) = match self {
+            Failure::OutputClosed => return ExitCode::SUCCESS,
+            Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
+            Failure::Error(error) => {
+                let code = match error.is_not_found() {
+                    true => NO_SUCH_SECRET,
+                    false => FAILED,
+                };
+                (error.to_string(), hint_for(error), code)
+            }
+        };
+        say("error", &message);
+        if let Some(hint) = hint {
+            say("hint", &hint);
+        }
+        ExitCode::from(code)
+    }
+}
+
+fn hint_for(error: &Error) -> Option<String> {
+    match error {
+        Error::NotFound { name } => Some(format!(
+            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` makes it"
+        )),
+        _ => None,
+    }
+}
+
+/// One line on standard error; a closed one is no reason to fail.
+pub(super) fn say(what: &str, message: &str) {
+    let _ = writeln!(io::stderr(), "{what}: {message}");
+}
+
+pub(super) fn warn(message: &str) {
+    say("warning", message);
+}

@@ -1,0 +1,173 @@
+//! A value from standard input: bounded, wiped afterwards, and not shown while a person types it.
+
+use std::io::{self, IsTerminal, Read, Write};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use super::Outcome;
+use super::failure::Failure;
+use crate::error::Error;
+use crate::secret::MAX_VALUE;
+
+/// All of standard input, at most `limit` bytes; from a terminal one line, not shown. `what` is for the messages.
+///
+/// # Errors
+/// [`Error::TooLarge`] before more than that has been read; [`Error::Io`].
+pub(super) fn read(what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
+    let input = io::stdin();
+    if input.is_terminal() {
+        // First, so that nothing typed at the prompt is shown.
+        let hidden = Hidden::start();
+        let _ = write!(io::stderr(), "{what} (not shown): ");
+        let read = read_until(&mut unbuffered(), limit, Some(b'\n'));
+        drop(hidden);
+        let _ = writeln!(io::stderr());
+        return finish(read, what, limit);
+    }
+    finish(read_until(&mut unbuffered(), limit, None), what, limit)
+}
+
+/// A value for a secret of this name, as [`as_value`] has it.
+pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+    let what = format!("value of {name}");
+    let too_large = || {
+        Failure::Error(Error::TooLarge {
+            what: format!("the {what}"),
+            limit: MAX_VALUE,
+        })
+    };
+    // One more than a value may have: for the newline that is dropped.
+    let mut bytes = read(&what, MAX_VALUE + 1).map_err(|failure| match failure {
+        Failure::Error(Error::TooLarge { .. }) => too_large(),
+        other => other,
+    })?;
+    let kept = as_value(&bytes).len();
+    if kept > MAX_VALUE {
+        return Err(too_large());
+    }
+    bytes.truncate(kept);
+    Ok(bytes)
+}
+
+/// What is stored of what was written: all of it, but for the newline that ends a single line.
+pub(super) fn as_value(bytes: &[u8]) -> &[u8] {
+    match bytes.split_last() {
+        Some((b'\n', line)) if !line.contains(&b'\n') => line,
+        _ => bytes,
+    }
+}
+
+/// Standard input without `Stdin`'s buffer, which would keep a copy.
+fn unbuffered() -> impl Read {
+    struct Descriptor(io::Stdin);
+    impl Read for Descriptor {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            Ok(rustix::io::read(&self.0, buffer)?)
+        }
+    }
+    Descriptor(io::stdin())
+}
+
+fn finish(
+    read: io::Result<Option<Zeroizing<Vec<u8>>>>,
+    what: &str,
+    limit: usize,
+) -> Outcome<Zeroizing<Vec<u8>>> {
+    match read {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(Failure::Error(Error::TooLarge {
+            what: format!("the {what}"),
+            limit,
+        })),
+        Err(error) => Err(Failure::Error(Error::io(
+            "cannot read standard input",
+            error,
+        ))),
+    }
+}
+
+/// Reads to the end, or through the byte `end`. `None`: it is longer than `limit`. The room is taken at once, so that
+/// no smaller copy is left behind unwiped.
+fn read_until(
+    input: &mut impl Read,
+    limit: usize,
+    end: Option<u8>,
+) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut bytes = Zeroizing::new(vec![0; limit + 1]);
+    let mut filled = 0;
+    loop {
+        match input.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if filled > limit {
+            return Ok(None);
+        }
+        if end.is_some_and(|end| bytes[..filled].ends_with(&[end])) {
+            break;
+        }
+    }
+    bytes.truncate(filled);
+    Ok(Some(bytes))
+}
+
+/// The terminal does not echo while this lives.
+struct Hidden(Option<Termios>);
+
+impl Hidden {
+    fn start() -> Self {
+        let Ok(before) = tcgetattr(io::stdin()) else {
+            return Hidden(None);
+        };
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        let done = tcsetattr(io::stdin(), OptionalActions::Flush, &silent);
+        Hidden(done.ok().map(|()| before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_of_a_single_line_is_dropped_and_several_lines_are_kept() {
+        for (written, stored) in [
+            ("v\n", "v"),
+            ("v", "v"),
+            ("\n", ""),
+            ("", ""),
+            ("v\r\n", "v\r"),
+            ("a\nb\n", "a\nb\n"),
+            ("v\n\n", "v\n\n"),
+        ] {
+            assert_eq!(as_value(written.as_bytes()), stored.as_bytes());
+        }
+    }
+
+    #[test]
+    fn input_over_the_limit_is_refused_without_reading_it_all() {
+        let mut endless = io::repeat(b'x');
+        assert!(read_until(&mut endless, 10, None).unwrap().is_none());
+        let exact = read_until(&mut &b"0123456789"[..], 10, None).unwrap();
+        assert_eq!(exact.unwrap().as_slice(), b"0123456789");
+    }
+
+    #[test]
+    fn a_line_ends_at_its_newline() {
+        let mut input = b"one\n".chain(io::repeat(b'x'));
+        let line = read_until(&mut input, 100, Some(b'\n')).unwrap();
+        assert_eq!(line.unwrap().as_slice(), b"one\n");
+    }
+}

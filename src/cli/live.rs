@@ -1,0 +1,274 @@
+//! The running mount as a command sees it: files, and errnos that become words again. Knows no provider.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Outcome;
+use super::close::close;
+use super::failure::Failure;
+use super::store::{Detail, Listed};
+use crate::error::Error;
+use crate::secret::{MAX_VALUE, SecretName};
+
+const PROVIDER: &str = "user.simpletuner.provider";
+
+/// A mount of ours that answers.
+pub(super) struct Live {
+    root: PathBuf,
+}
+
+impl Live {
+    pub(super) fn new(mount_point: &Path) -> Self {
+        Self {
+            root: mount_point.into(),
+        }
+    }
+
+    fn secret(&self, name: &SecretName) -> PathBuf {
+        self.root.join("secrets").join(name.as_str())
+    }
+
+    pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
+        // Room for all at once, so that growing leaves no unwiped copy.
+        let mut value = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 1));
+        File::open(self.secret(name))
+            .and_then(|file| file.take(MAX_VALUE as u64 + 1).read_to_end(&mut value))
+            .map_err(|error| self.failure(name, "read", error))?;
+        Ok(value)
+    }
+
+    /// Sets the value; gives the provider that overrides it, if one does.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(self.secret(name))?;
+            // A write that fails must not take effect half: dropping the file closes it, and the daemon has the error.
+            file.write_all(value)?;
+            close(file)
+        };
+        write().map_err(|error| self.failure(name, "write", error))?;
+        Ok(self.provider_of(name).filter(|provider| provider != "file"))
+    }
+
+    pub(super) fn remove(&self, name: &SecretName) -> Outcome {
+        fs::remove_file(self.secret(name)).map_err(|error| self.failure(name, "remove", error))
+    }
+
+    /// All names, sorted.
+    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
+        let folder = self.root.join("secrets");
+        let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(name) = name.to_str().and_then(|name| SecretName::new(name).ok()) else {
+                continue;
+            };
+            let metadata = match detail {
+                Detail::All => fs::metadata(self.secret(&name)).ok(),
+                _ => None,
+            };
+            let provider = match detail {
+                Detail::Names => None,
+                _ => self.provider_of(&name),
+            };
+            listed.push(Listed {
+                provider,
+                size: metadata.as_ref().map(|m| m.len()),
+                changed_at: metadata.and_then(|m| m.modified().ok()),
+                name,
+            });
+        }
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    fn provider_of(&self, name: &SecretName) -> Option<String> {
+        let mut buffer = [0; 256];
+        let length = rustix::fs::getxattr(self.secret(name), PROVIDER, &mut buffer).ok()?;
+        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+        Some(text.to_string())
+    }
+
+    /// A file of JSON: `status`, `cache/stats`, ...
+    pub(super) fn document(&self, file: &str) -> Outcome<Value> {
+        let path = self.root.join(file);
+        let bytes =
+            fs::read(&path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::new(format!("{} is no JSON: {e}", path.display())))
+    }
+
+    /// The report of every provider, in the chain's order.
+    pub(super) fn providers(&self) -> Vec<Value> {
+        let names = fs::read_dir(self.root.join("providers"))
+            .into_iter()
+            .flatten();
+        let mut reports: Vec<Value> = names
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|name| self.document(&format!("providers/{name}")).ok())
+            .collect();
+        reports.sort_by_key(|report| report["priority"].as_u64());
+        reports
+    }
+
+    /// Writes a control file.
+    pub(super) fn control(&self, file: &str, input: &[u8]) -> Outcome {
+        let path = self.root.join(file);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).open(&path)?;
+            file.write_all(input)?;
+            close(file)
+        };
+        write().map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOENT) => Failure::new(format!("the mount has no {file}")),
+            _ => Error::io(format!("cannot write {}", path.display()), e).into(),
+        })
+    }
+
+    pub(super) fn text(&self, file: &str) -> Outcome<String> {
+        let path = self.root.join(file);
+        fs::read_to_string(&path)
+            .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
+    }
+
+    /// The error that the mount's errno stands for (the contract's error table), with the reason its files give.
+    fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
+        let name_text = name.to_string();
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => Error::NotFound { name: name_text }.into(),
+            Some(libc::EKEYREJECTED) => Error::CannotDecrypt {
+                name: name_text,
+                reason: self.last_error().map_or_else(
+                    || "the key is wrong, or the stored value is damaged; the daemon's log says more".into(),
+                    |(_, reason)| reason,
+                ),
+            }
+            .into(),
+            Some(libc::EIO) => {
+                let (provider, reason) = self.last_error().unwrap_or_else(|| {
+                    ("a".into(), "the daemon's log says why (~/.simpletuner/live.log)".into())
+                });
+                Error::ProviderFailed {
+                    name: name_text,
+                    provider,
+                    reason,
+                }
+                .into()
+            }
+            Some(libc::EPERM) => Error::ReadOnlyProvider {
+                name: name_text,
+                provider: self.provider_of(name).unwrap_or_else(|| "another".into()),
+            }
+            .into(),
+            Some(libc::EFBIG) => Error::TooLarge {
+                what: format!("the value of {name}"),
+                limit: MAX_VALUE,
+            }
+            .into(),
+            Some(libc::EILSEQ) => Error::NotUtf8 { name: name_text }.into(),
+            Some(libc::ENOTCONN) => Failure::with_hint(
+                format!("the mount at {} has died", self.root.display()),
+                "`simpletuner-live mount` cleans it up and mounts anew",
+            ),
+            _ if error.kind() == ErrorKind::PermissionDenied => Failure::new(format!(
+                "you may not {verb} {name}: the mount at {} belongs to another user",
+                self.root.display()
+            )),
+            _ => Error::io(format!("cannot {verb} {name}"), error).into(),
+        }
+    }
+
+    /// The failure that the providers tell of, with the provider's name.
+    fn last_error(&self) -> Option<(String, String)> {
+        self.providers().iter().find_map(|report| {
+            let reason = report["last_error"].as_str()?;
+            Some((report["name"].as_str()?.into(), reason.into()))
+        })
+    }
+}
+
+/// A time as the contract writes it: RFC 3339, UTC, whole seconds.
+pub(super) fn timestamp(time: SystemTime) -> String {
+    crate::provider::rfc3339(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plain folder that looks like a mount.
+    fn folder() -> (tempfile::TempDir, Live) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["secrets", "providers"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let live = Live::new(folder.path());
+        (folder, live)
+    }
+
+    fn key(name: &str) -> SecretName {
+        SecretName::new(name).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_its_files() {
+        let (folder, live) = folder();
+        live.set(&key("B"), b"two").unwrap();
+        live.set(&key("A"), b"one").unwrap();
+        fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
+        assert_eq!(live.get(&key("A")).unwrap().as_slice(), b"one");
+        let listed = live.list(Detail::All).unwrap();
+        let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
+        assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
+        live.remove(&key("A")).unwrap();
+        assert!(matches!(
+            live.get(&key("A")),
+            Err(Failure::Error(Error::NotFound { name })) if name == "A"
+        ));
+    }
+
+    #[test]
+    fn an_errno_becomes_the_error_it_stands_for_with_the_providers_reason() {
+        let (folder, live) = folder();
+        let providers = folder.path().join("providers");
+        let environment = r#"{"name": "environment", "priority": 1, "last_error": null}"#;
+        fs::write(providers.join("environment"), environment).unwrap();
+        let file = r#"{"name": "file", "priority": 2, "last_error": "it is 0 bytes long"}"#;
+        fs::write(providers.join("file"), file).unwrap();
+        for (errno, words) in [
+            (libc::ENOENT, "no such secret: K"),
+            (libc::EIO, "file provider failed for K: it is 0 bytes long"),
+            (
+                libc::EKEYREJECTED,
+                "K cannot be decrypted: it is 0 bytes long",
+            ),
+            (
+                libc::EFBIG,
+                "the value of K is too large: at most 65536 bytes",
+            ),
+            (libc::EILSEQ, "the value of K is not UTF-8 text"),
+            (
+                libc::ENOSPC,
+                "cannot write K: No space left on device (os error 28)",
+            ),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            match live.failure(&key("K"), "write", error) {
+                Failure::Error(error) => assert_eq!(error.to_string(), words),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `ls`: the names of the secrets.
+
+use serde_json::{Value, json};
+
+use super::live::timestamp;
+use super::store::{Detail, Listed, Store};
+use super::{Context, Outcome, output};
+
+/// List the secrets of all providers
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live ls
+  simpletuner-live ls -l
+  simpletuner-live ls --json | jq -r '.[].name'"
+)]
+pub(super) struct Args {
+    /// Show provider, size and time of the last change too
+    #[arg(short, long)]
+    long: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Go to the providers directly, also if a mount is running
+    #[arg(long)]
+    no_mount: bool,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let detail = match (args.long, args.json) {
+        (true, _) => Detail::All,
+        (false, true) => Detail::Providers,
+        (false, false) => Detail::Names,
+    };
+    let listed = Store::open(context, args.no_mount)?.list(detail)?;
+    if args.json {
+        let entries: Vec<Value> = listed.iter().map(|one| entry(one, args.long)).collect();
+        return output::json(&entries);
+    }
+    if args.long {
+        let rows: Vec<_> = listed.iter().map(row).collect();
+        return output::table(&["NAME", "PROVIDER", "BYTES", "CHANGED"], &rows);
+    }
+    let names: String = listed.iter().map(|one| format!("{}\n", one.name)).collect();
+    output::write(names.as_bytes())
+}
+
+fn entry(listed: &Listed, long: bool) -> Value {
+    let mut entry = json!({ "name": listed.name.as_str(), "provider": listed.provider });
+    if long {
+        entry["size"] = json!(listed.size);
+        entry["changed_at"] = json!(listed.changed_at.map(timestamp));
+    }
+    entry
+}
+
+/// What is not known (a value that cannot be read) shows as `?`.
+fn row(listed: &Listed) -> Vec<String> {
+    let known = |text: Option<String>| text.unwrap_or_else(|| "?".into());
+    vec![
+        listed.name.to_string(),
+        known(listed.provider.clone()),
+        known(listed.size.map(|size| size.to_string())),
+        known(listed.changed_at.map(timestamp)),
+    ]
+}

@@ -1,0 +1,101 @@
+//! `mount`: starts the daemon and says what to try.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{ValueEnum, ValueHint};
+
+use super::failure::say;
+use super::{Context, Outcome, output};
+use crate::settings::{Flags, ReadPath, Settings};
+use crate::{logging, mount};
+
+/// Mount the secrets as files, in the background
+///
+/// Returns once the mount answers. The secrets file and its key are made on first use. A dead mount of ours is cleaned
+/// up first; over a living one nothing is done.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live mount
+  simpletuner-live mount /run/secrets-live --allow-other
+  simpletuner-live mount --foreground          # under systemd, or to watch the log"
+)]
+pub(super) struct Args {
+    /// The mount point, made if it is missing [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Let root in too, and whom the settings' `access` names
+    #[arg(long)]
+    allow_other: bool,
+    /// How reads are answered
+    #[arg(long, value_name = "PATH")]
+    read_path: Option<ReadPathArg>,
+    /// Where the background daemon says that it answers
+    #[arg(long, hide = true, value_name = "FD", requires = "foreground")]
+    ready_fd: Option<RawFd>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ReadPathArg {
+    /// One trip to the daemon for each open, which sees who reads
+    Audited,
+    /// No trip: the kernel keeps the values
+    Kernel,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let flags = Flags {
+        // A flag that is absent leaves the choice to the settings.
+        allow_other: args.allow_other.then_some(true),
+        read_path: args.read_path.map(|path| match path {
+            ReadPathArg::Audited => ReadPath::Audited,
+            ReadPathArg::Kernel => ReadPath::Kernel,
+        }),
+        ..context.flags(args.dir.as_deref())?
+    };
+    if args.foreground {
+        // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and it
+        // takes up its own log.
+        if args.ready_fd.is_none() {
+            logging::init_foreground();
+        }
+        return Ok(mount::mount_foreground(
+            Settings::load(&flags)?,
+            args.ready_fd,
+        )?);
+    }
+    let settings = Settings::load(&flags)?;
+    let mounted = mount::mount_background(&settings, &daemon_arguments(&args, &flags))?;
+    let place = mounted.mount_point.display();
+    if mounted.already {
+        say("note", "it is mounted already");
+    }
+    output::line(&place.to_string())?;
+    say("try", &format!("echo hf_xxxx > {place}/secrets/HF_TOKEN"));
+    say("try", &format!("cat {place}/secrets/HF_TOKEN"));
+    Ok(())
+}
+
+/// What the daemon is started with, so that it loads the same settings; paths are absolute, for it leaves this folder.
+fn daemon_arguments(args: &Args, flags: &Flags) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    if let Some(config) = &flags.config {
+        arguments.extend(["--config".into(), config.into()]);
+    }
+    if args.allow_other {
+        arguments.push("--allow-other".into());
+    }
+    if let Some(path) = args.read_path.and_then(|path| path.to_possible_value()) {
+        arguments.extend(["--read-path".into(), path.get_name().into()]);
+    }
+    if let Some(mount_point) = &flags.mount_point {
+        arguments.push(mount_point.into());
+    }
+    arguments
+}

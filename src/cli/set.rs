@@ -1,0 +1,46 @@
+//! `set`: a value from standard input into the secrets file.
+
+use super::failure::warn;
+use super::store::Store;
+use super::{Context, Outcome, input};
+use crate::secret::SecretName;
+
+/// Store a value for a secret, encrypted
+///
+/// The value is read from standard input (at a terminal it is asked for and not shown). The newline that ends a
+/// single line is dropped; a value of several lines is kept to the byte. At most 64 KiB.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live set HF_TOKEN                     # asks for it
+  printf %s \"$TOKEN\" | simpletuner-live set HF_TOKEN
+  simpletuner-live set TLS_KEY < key.pem"
+)]
+pub(super) struct Args {
+    /// The secret's name
+    #[arg(value_name = "KEY")]
+    name: SecretName,
+    /// The value, or - for standard input. Given here, it stays in the shell's history, and whoever lists processes
+    /// sees it
+    value: Option<String>,
+    /// Go to the secrets file directly, also if a mount is running
+    #[arg(long)]
+    no_mount: bool,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    // Before the value is asked for: settings that are wrong should not cost the person the typing.
+    let store = Store::open(context, args.no_mount)?;
+    let value = match args.value.as_deref() {
+        None | Some("-") => input::read_value(args.name.as_str())?,
+        Some(value) => {
+            warn(
+                "a value on the command line is visible in the shell's history and the list of processes; \
+                 leave it out to be asked for it",
+            );
+            input::as_value(value.as_bytes()).to_vec().into()
+        }
+    };
+    store.set(&args.name, &value)
+}

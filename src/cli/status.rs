@@ -1,0 +1,137 @@
+//! `status`: what a mount says of itself and of its providers.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use serde_json::{Value, json};
+
+use super::store::running_mount;
+use super::{Context, Outcome, output};
+
+/// Show whether a mount runs, and how its providers are
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live status
+  simpletuner-live status --json | jq .server_pid
+  simpletuner-live status > /dev/null 2>&1 || simpletuner-live mount"
+)]
+pub(super) struct Args {
+    /// The mount point [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let settings = context.settings_for(args.dir.as_deref())?;
+    let live = match running_mount(&settings) {
+        Ok(live) => live,
+        Err(failure) => {
+            if args.json {
+                output::json(&json!({ "mounted": false, "mount_point": settings.mount_point }))?;
+            }
+            return Err(failure);
+        }
+    };
+    let status = live.document("status")?;
+    let providers = live.providers();
+    if args.json {
+        let mut all = json!({ "mounted": true });
+        if let (Some(all), Some(status)) = (all.as_object_mut(), status.as_object()) {
+            all.extend(status.clone());
+            all.insert("providers".into(), providers.into());
+        }
+        return output::json(&all);
+    }
+    let mut fields = Vec::new();
+    flatten("", &status, &mut fields);
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in fields {
+        output::line(&format!("{name:width$}  {value}"))?;
+    }
+    output::line("")?;
+    let rows: Vec<_> = providers.iter().map(row).collect();
+    output::table(
+        &["PROVIDER", "STATE", "KEYS", "SOURCE", "LAST ERROR"],
+        &rows,
+    )
+}
+
+/// `{"kernel": {"fuse": "7.44"}}` as `kernel fuse` and `7.44`.
+fn flatten(name: &str, value: &Value, fields: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let key = key.replace('_', " ");
+                flatten(format!("{name} {key}").trim_start(), value, fields);
+            }
+        }
+        Value::Array(items) => {
+            fields.push((name.into(), items.len().to_string()));
+            for item in items {
+                let parts = item.as_object().into_iter().flat_map(|item| item.values());
+                let parts: Vec<String> = parts.map(plain).collect();
+                fields.push((String::new(), parts.join("  ")));
+            }
+        }
+        scalar => fields.push((name.into(), plain(scalar))),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+fn row(report: &Value) -> Vec<String> {
+    let is = |field: &str| report[field].as_bool().unwrap_or(false);
+    let state = match (is("configured"), is("available"), is("stale")) {
+        (false, ..) => "not configured",
+        (true, false, _) => "failing",
+        (true, true, true) => "stale",
+        (true, true, false) => "available",
+    };
+    let keys = report["keys"].as_array().map_or(0, Vec::len);
+    vec![
+        plain(&report["name"]),
+        state.into(),
+        keys.to_string(),
+        plain(&report["source"]),
+        plain(&report["last_error"]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_fields_become_lines_of_words() {
+        let status = json!({
+            "version": "0.1.0", "allow_other": false,
+            "restarts": [{"at": "then", "reason": "SIGKILL"}], "kernel": {"fuse": "7.44"},
+        });
+        let mut fields = Vec::new();
+        flatten("", &status, &mut fields);
+        let lines: Vec<_> = fields.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(
+            lines,
+            [
+                "version=0.1.0",
+                "allow other=no",
+                "restarts=1",
+                "=then  SIGKILL",
+                "kernel fuse=7.44"
+            ]
+        );
+    }
+}

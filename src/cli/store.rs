@@ -1,0 +1,146 @@
+//! The secrets, wherever a command finds them: through the files of a running mount, else by the library itself.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use super::failure::{Failure, warn};
+use super::live::Live;
+use super::{Context, Outcome};
+use crate::error::Error;
+use crate::manager::SecretsManager;
+use crate::mount::{self, MountState};
+use crate::secret::SecretName;
+use crate::settings::Settings;
+
+/// One line of `ls`.
+pub(super) struct Listed {
+    pub(super) name: SecretName,
+    pub(super) provider: Option<String>,
+    /// In bytes, where it was asked for and the value can be read.
+    pub(super) size: Option<u64>,
+    pub(super) changed_at: Option<SystemTime>,
+}
+
+/// How much `ls` wants to know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// Names only.
+    Names,
+    /// Which provider each has, too.
+    Providers,
+    /// And size and time, which may wait for a backend.
+    All,
+}
+
+/// Which way the secrets are reached; both give the same answers.
+pub(super) enum Store {
+    /// A mount runs: its caches are warm, and its trail sees who reads.
+    Mounted(Live),
+    /// None does, or it is not wanted.
+    Direct(Arc<SecretsManager>),
+}
+
+impl Store {
+    pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
+        let settings = context.settings()?;
+        if !no_mount {
+            match mount::state(&settings.mount_point)? {
+                MountState::Ours { alive: true, .. } => {
+                    return Ok(Store::Mounted(Live::new(&settings.mount_point)));
+                }
+                MountState::Ours { alive: false, .. } => warn(&format!(
+                    "the mount at {} is dead; `simpletuner-live mount` cleans it up",
+                    settings.mount_point.display()
+                )),
+                MountState::NotMounted | MountState::Foreign { .. } => {}
+            }
+        }
+        Ok(Store::Direct(SecretsManager::from_settings(&settings)?))
+    }
+
+    pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
+        match self {
+            Store::Mounted(live) => live.get(name),
+            Store::Direct(manager) => {
+                let value = manager.get(name.as_str())?;
+                Ok(Zeroizing::new(value.as_bytes().to_vec()))
+            }
+        }
+    }
+
+    /// Sets the value, and warns where another provider overrides it.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
+        match self {
+            Store::Mounted(live) => {
+                if let Some(provider) = live.set(name, value)? {
+                    warn(&format!(
+                        "{name} is written to the file, but the {provider} provider has it too, and reads still give \
+                         that value"
+                    ));
+                }
+            }
+            Store::Direct(manager) => {
+                let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
+                    name: name.to_string(),
+                })?;
+                // It warns by itself.
+                manager.set(name.as_str(), text)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, name: &SecretName) -> Outcome {
+        match self {
+            Store::Mounted(live) => live.remove(name),
+            Store::Direct(manager) => Ok(manager.delete(name.as_str())?),
+        }
+    }
+
+    /// All names, sorted.
+    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
+        match self {
+            Store::Mounted(live) => live.list(detail),
+            Store::Direct(manager) => Ok(manager
+                .names()
+                .into_iter()
+                .map(|(name, provider)| {
+                    let found = match detail {
+                        Detail::All => manager.find(&name).ok(),
+                        _ => None,
+                    };
+                    Listed {
+                        provider: Some(provider.to_string()),
+                        size: found.as_ref().map(|found| found.value.len() as u64),
+                        changed_at: found.map(|found| found.changed_at),
+                        name,
+                    }
+                })
+                .collect()),
+        }
+    }
+}
+
+/// The mount that `settings` name.
+///
+/// # Errors
+/// There is none, or it does not answer; the message says what to do.
+pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
+    let place = settings.mount_point.display();
+    match mount::state(&settings.mount_point)? {
+        MountState::Ours { alive: true, .. } => Ok(Live::new(&settings.mount_point)),
+        MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
+            format!("the mount at {place} is dead"),
+            "`simpletuner-live mount` cleans it up and mounts anew",
+        )),
+        MountState::NotMounted => Err(Failure::with_hint(
+            format!("nothing is mounted at {place}"),
+            "`simpletuner-live mount` mounts it",
+        )),
+        MountState::Foreign { fstype } => Err(Failure::new(format!(
+            "{place} is a mount of another kind ({fstype}), not one of ours"
+        ))),
+    }
+}

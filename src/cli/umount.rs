@@ -1,0 +1,35 @@
+//! `umount`: ends a mount of ours.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+
+use super::failure::Failure;
+use super::{Context, Outcome};
+use crate::mount::{self, MountState};
+
+/// Unmount, and end the daemon behind it
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live umount
+  simpletuner-live umount /run/secrets-live"
+)]
+pub(super) struct Args {
+    /// The mount point [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let mount_point = context.settings_for(args.dir.as_deref())?.mount_point;
+    let place = mount_point.display();
+    match mount::state(&mount_point)? {
+        MountState::Ours { .. } => Ok(mount::unmount(&mount_point)?),
+        MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {place}"))),
+        MountState::Foreign { fstype } => Err(Failure::new(format!(
+            "{place} is a mount of another kind ({fstype}), not one of ours; it is left alone"
+        ))),
+    }
+}

@@ -1,0 +1,239 @@
+//! Where warnings go: a command's and a foreground daemon's to standard error, a background daemon's to its log file.
+//! Knows nothing of what is logged.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::error::{Error, Result};
+
+/// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
+pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
+
+/// The log file starts anew past this many bytes; one older file is kept, as `NAME.1`.
+const ROTATE_AT: u64 = 1024 * 1024;
+
+/// For one-shot commands: warnings and errors on standard error, as `warning: ...`.
+pub fn init_command() {
+    start(LevelFilter::WARN, false, io::stderr);
+}
+
+/// For `mount --foreground`: information on standard error, with the time unless the journal adds its own.
+pub fn init_foreground() {
+    let timed = std::env::var_os("JOURNAL_STREAM").is_none();
+    start(LevelFilter::INFO, timed, io::stderr);
+}
+
+/// For the background daemon: information in the file `path` (0600, rotated at 1 MiB).
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened or made.
+pub fn init_daemon(path: &Path) -> Result<()> {
+    let log = LogFile::open(path, ROTATE_AT)?;
+    start(LevelFilter::INFO, true, Mutex::new(log));
+    Ok(())
+}
+
+/// The first call in a process counts; a later one changes nothing.
+fn start<W>(default: LevelFilter, timed: bool, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let wanted = std::env::var_os(LEVEL_VARIABLE);
+    let level = wanted
+        .as_deref()
+        .map_or(Some(default), |text| text.to_str().and_then(parse_level));
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level.unwrap_or(default))
+        .with_writer(writer)
+        // Its complaint goes to standard error by `eprintln!`, which panics where that is closed.
+        .log_internal_errors(false)
+        .event_format(Line { timed })
+        .finish();
+    if tracing::subscriber::set_global_default(subscriber).is_ok() && level.is_none() {
+        tracing::warn!("{LEVEL_VARIABLE} is none of error, warn, info, debug; it is ignored");
+    }
+}
+
+fn parse_level(text: &str) -> Option<LevelFilter> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "error" => Some(LevelFilter::ERROR),
+        "warn" | "warning" => Some(LevelFilter::WARN),
+        "info" => Some(LevelFilter::INFO),
+        "debug" => Some(LevelFilter::DEBUG),
+        _ => None,
+    }
+}
+
+/// `[TIME ]warning: message key=value`
+struct Line {
+    timed: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.timed {
+            // RFC 3339, UTC.
+            SystemTime.format_time(&mut out)?;
+            out.write_char(' ')?;
+        }
+        out.write_str(match *event.metadata().level() {
+            Level::ERROR => "error: ",
+            Level::WARN => "warning: ",
+            Level::INFO => "info: ",
+            _ => "debug: ",
+        })?;
+        context.field_format().format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+/// A file that is appended to a line at a time, and put aside as `NAME.1` when it is full.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    limit: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path, limit: u64) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(|e| Error::io(format!("cannot make {}", folder.display()), e))?;
+        }
+        let file = append_to(path)
+            .map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+            limit,
+        })
+    }
+
+    /// The open file is still the one at the path: another process may have rotated it, or a person removed it.
+    fn is_current(&self) -> bool {
+        match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
+            _ => false,
+        }
+    }
+
+    /// On any failure the file that is open stays in use: a line in the wrong file is better than none.
+    fn rotate_if_full(&mut self, more: usize) {
+        if !self.is_current()
+            && let Ok(file) = append_to(&self.path)
+        {
+            self.file = file;
+        }
+        let full = self
+            .file
+            .metadata()
+            .is_ok_and(|m| m.len() > 0 && m.len() + more as u64 > self.limit);
+        if full {
+            let mut older = self.path.clone().into_os_string();
+            older.push(".1");
+            if fs::rename(&self.path, older).is_ok()
+                && let Ok(file) = append_to(&self.path)
+            {
+                self.file = file;
+            }
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        // A FIFO in its place must not hold the daemon up.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.rotate_if_full(line.len());
+        self.file.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_private_and_keeps_one_older_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/live.log");
+        let mut log = LogFile::open(&path, 20).unwrap();
+        for line in ["one, ten b\n", "two, ten b\n", "three\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two, ten b\nthree\n");
+        let older = folder.path().join("new/live.log.1");
+        assert_eq!(fs::read_to_string(&older).unwrap(), "one, ten b\n");
+        for file in [&path, &older] {
+            assert_eq!(fs::metadata(file).unwrap().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_removed_or_rotated_by_another_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live.log");
+        let mut log = LogFile::open(&path, 1000).unwrap();
+        log.write_all(b"one\n").unwrap();
+        fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        log.write_all(b"two\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn an_older_log_that_others_could_read_is_closed_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live.log");
+        fs::write(&path, "old\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        LogFile::open(&path, 1000).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn levels_are_the_four_named_ones() {
+        assert_eq!(parse_level(" Debug "), Some(LevelFilter::DEBUG));
+        assert_eq!(parse_level("warn"), Some(LevelFilter::WARN));
+        assert_eq!(parse_level("trace"), None);
+        assert_eq!(parse_level(""), None);
+    }
+}
