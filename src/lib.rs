@@ -19,4 +19,5 @@
 pub mod cache;
 pub mod credential;
 pub mod error;
+pub mod hardware;
 pub mod secret;
