@@ -20,10 +20,15 @@
 
 pub mod adopt;
 pub mod cache;
+pub mod cli;
 pub mod credential;
 pub mod error;
+mod fuse;
+pub mod hardware;
 pub mod logging;
 pub mod manager;
+pub mod mount;
 pub mod provider;
 pub mod secret;
 pub mod settings;
+pub mod tree;

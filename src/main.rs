@@ -1,5 +1,5 @@
 //! The command line's entry.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    simpletuner_live::cli::main()
 }

@@ -1,0 +1,216 @@
+use super::*;
+use crate::cache::HARDWARE;
+use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+type Cache = TtlCache<Arc<PriceTable>>;
+
+fn over(configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static) -> (Cache, Hardware) {
+    let cache = Cache::new(HARDWARE);
+    (cache.clone(), Hardware::new(cache, Box::new(configured)))
+}
+
+fn price(cost_per_second: f64) -> Price {
+    let name = "H200 (141GB)".into();
+    Price {
+        name,
+        cost_per_second,
+    }
+}
+
+#[test]
+fn without_a_configured_table_the_defaults_are_in_force() {
+    let empty: [fn() -> Option<PriceTable>; 2] = [|| None, || Some(PriceTable::new())];
+    for configured in empty {
+        let (_, hardware) = over(configured);
+        assert_eq!(*hardware.table(), default_prices());
+        assert_eq!(hardware.get("gpu-l40s").unwrap().cost_per_second, 0.000975);
+        assert_eq!(hardware.get("gpu-h200"), None);
+    }
+}
+
+#[test]
+fn what_is_configured_is_asked_once_while_the_cache_holds_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (cache, hardware) = over({
+        let asked = asked.clone();
+        move || {
+            let nth = asked.fetch_add(1, Ordering::Relaxed) as f64;
+            Some(PriceTable::from([("gpu".into(), price(nth))]))
+        }
+    });
+    assert_eq!(hardware.get("gpu"), Some(price(0.0)));
+    assert_eq!(hardware.get("gpu"), Some(price(0.0)));
+    cache.clear();
+    assert_eq!(hardware.get("gpu"), Some(price(1.0)));
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(cache.ttl_left(CONFIGURED).unwrap().as_secs() / 10, 29);
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses), (1, 2));
+}
+
+#[test]
+fn a_price_that_was_set_is_held_for_ever_until_the_cache_is_cleared_or_invalidated() {
+    let reset: [fn(&Cache) -> usize; 3] = [
+        |cache| cache.clear(),
+        |cache| cache.invalidate_prefix("hardware:"),
+        |cache| cache.invalidate_prefix("hardware:set"),
+    ];
+    for reset in reset {
+        let (cache, hardware) = over(|| None);
+        hardware.set("gpu-l40s", price(0.5)).unwrap();
+        hardware.set("gpu-h200", price(2.0)).unwrap();
+        assert_eq!(cache.ttl_left(SET), Some(Duration::MAX));
+        assert_eq!(hardware.table().len(), 3);
+        assert_eq!(hardware.get("gpu-l40s"), Some(price(0.5)));
+        assert!(reset(&cache) > 0);
+        assert_eq!(*hardware.table(), default_prices());
+    }
+}
+
+#[test]
+fn a_reset_price_is_the_configured_one_and_a_set_table_that_says_the_same_is_dropped() {
+    let (cache, hardware) = over(|| None);
+    hardware.set("gpu-l40s", price(0.5)).unwrap();
+    hardware.set("gpu-h200", price(2.0)).unwrap();
+    assert!(hardware.reset("gpu-h200").unwrap());
+    assert_eq!(hardware.get("gpu-h200"), None);
+    assert!(cache.ttl_left(SET).is_some());
+    assert!(hardware.reset("gpu-l40s").unwrap());
+    assert_eq!(*hardware.table(), default_prices());
+    assert_eq!(cache.ttl_left(SET), None);
+    assert!(!hardware.reset("gpu-h200").unwrap());
+    assert_eq!(cache.ttl_left(SET), None);
+}
+
+#[test]
+fn a_replaced_table_is_the_whole_table_and_a_reset_brings_back_what_it_left_out() {
+    let (_, hardware) = over(|| None);
+    hardware.replace(PriceTable::new()).unwrap();
+    assert!(hardware.table().is_empty());
+    assert!(hardware.reset("gpu-l40s").unwrap());
+    assert_eq!(hardware.table().len(), 1);
+    hardware.replace(default_prices()).unwrap();
+    assert_eq!(*hardware.table(), default_prices());
+}
+
+#[test]
+fn what_is_no_price_changes_nothing() {
+    let (cache, hardware) = over(|| None);
+    for cost in [-1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let error = hardware.set("gpu", price(cost)).unwrap_err();
+        assert_eq!(error.errno(), libc::EINVAL);
+        let table = PriceTable::from([("a".into(), price(1.0)), ("b".into(), price(cost))]);
+        assert!(hardware.replace(table).is_err());
+    }
+    let long = "k".repeat(MAX_ID + 1);
+    for id in ["", "all", ".x", "-x", "a/b", "a b", "ä", &long] {
+        assert!(hardware.set(id, price(1.0)).is_err(), "{id:?}");
+    }
+    let nameless = Price {
+        name: " ".into(),
+        cost_per_second: 1.0,
+    };
+    assert!(hardware.set("gpu", nameless).is_err());
+    assert_eq!(cache.ttl_left(SET), None);
+}
+
+#[test]
+fn no_change_is_lost_when_many_come_at_once() {
+    let (_, hardware) = over(|| None);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let hardware = &hardware;
+            scope.spawn(move || {
+                for i in 0..50 {
+                    let id = format!("gpu-{thread}-{i}");
+                    hardware.set(&id, price(1.0)).unwrap();
+                    if i % 2 == 0 {
+                        assert!(hardware.reset(&id).unwrap());
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(hardware.table().len(), 2 + 8 * 25);
+}
+
+#[test]
+fn prices_are_written_as_simpletuner_writes_them() {
+    let table = default_prices();
+    let l40s = r#"{"name": "L40S (48GB)", "cost_per_second": 0.000975}"#;
+    let a100 = r#"{"name": "A100 (80GB)", "cost_per_second": 0.0014}"#;
+    assert_eq!(to_json(&table["gpu-l40s"]), format!("{l40s}\n"));
+    assert_eq!(
+        table_to_json(&table),
+        format!("{{\n  \"gpu-a100-large\": {a100},\n  \"gpu-l40s\": {l40s}\n}}\n")
+    );
+    assert_eq!(table_to_json(&PriceTable::new()), "{}\n");
+}
+
+#[test]
+fn only_an_object_of_a_name_and_a_cost_is_a_price() {
+    let good = parse_price(b" {\"cost_per_second\": 2, \"name\": \"x\"}\n").unwrap();
+    assert_eq!((good.cost_per_second, &*good.name), (2.0, "x"));
+    let zero = parse_price(br#"{"name": "x", "cost_per_second": -0.0}"#).unwrap();
+    assert!(zero.cost_per_second.is_sign_positive());
+    for bad in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "0.1",
+        r#"["x", 0.1]"#,
+        r#"{"name": "x"}"#,
+        r#"{"cost_per_second": 1}"#,
+        r#"{"name": "", "cost_per_second": 1}"#,
+        r#"{"name": 1, "cost_per_second": 1}"#,
+        r#"{"name": "x", "cost_per_second": "1"}"#,
+        r#"{"name": "x", "cost_per_second": null}"#,
+        r#"{"name": "x", "cost_per_second": -1}"#,
+        r#"{"name": "x", "cost_per_second": NaN}"#,
+        r#"{"name": "x", "cost_per_second": 1e999}"#,
+        r#"{"name": "x", "cost_per_second": 1, "more": 2}"#,
+        r#"{"name": "x", "name": "y", "cost_per_second": 1}"#,
+        r#"{"name": "x", "cost_per_second": 1} {}"#,
+    ] {
+        let error = parse_price(bad.as_bytes()).unwrap_err();
+        assert!(matches!(error, Error::Malformed { .. }), "{bad}");
+        let table = format!(r#"{{"gpu": {bad}}}"#);
+        assert!(parse_table(table.as_bytes()).is_err(), "{table}");
+    }
+    let fine = r#"{"name": "x", "cost_per_second": 1}"#;
+    for bad in [
+        format!("[{fine}]"),
+        format!(r#"{{"all": {fine}}}"#),
+        format!(r#"{{"a/b": {fine}}}"#),
+        format!(r#"{{"gpu": {fine}, "gpu": {fine}}}"#),
+    ] {
+        assert!(parse_table(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert!(parse_table(b"{}").unwrap().is_empty());
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(
+        prices in prop::collection::btree_map("[A-Za-z0-9_][A-Za-z0-9._-]{0,9}", ("\\PC*[a-z]", 0..1u64 << 50, 0..20i32), 0..8)
+    ) {
+        let mut table = PriceTable::new();
+        for (id, (name, digits, places)) in prices {
+            let cost_per_second = digits as f64 / 10f64.powi(places);
+            table.insert(id, Price { name, cost_per_second });
+        }
+        table.remove("all");
+        prop_assert_eq!(parse_table(table_to_json(&table).as_bytes()).unwrap(), table.clone());
+        for price in table.values() {
+            prop_assert_eq!(&parse_price(to_json(price).as_bytes()).unwrap(), price);
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+        let _ = parse_price(&bytes);
+        let _ = parse_table(&bytes);
+    }
+}
