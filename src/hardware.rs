@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::cache::TtlCache;
+use crate::cache::{CacheRegistry, HARDWARE, TtlCache};
 use crate::error::{Error, Result};
 
 /// What one kind of hardware costs.
@@ -71,6 +71,13 @@ impl Hardware {
         }
     }
 
+    /// Prices over a cache of their own that is added to the registry as `hardware`.
+    pub fn in_registry(registry: &CacheRegistry, configured: Configured) -> Self {
+        let cache = TtlCache::new(HARDWARE);
+        registry.register("hardware", Arc::new(cache.clone()));
+        Self::new(cache, configured)
+    }
+
     /// All prices in force.
     pub fn table(&self) -> Arc<PriceTable> {
         // Asked first, lest a table that was never set count as a miss at each look-up.
@@ -125,6 +132,12 @@ impl Hardware {
             self.store(table, changing);
         }
         Ok(was)
+    }
+
+    /// Puts all prices back to what is configured.
+    pub fn reset_all(&self) {
+        let _changing = self.lock();
+        self.cache.delete(SET);
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

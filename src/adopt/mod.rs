@@ -31,6 +31,15 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let done = if self.changed { "" } else { " (nothing was to be done)" };
+        writeln!(f, "the store is {}{done}", self.store.display())?;
+        writeln!(f, "SimpleTuner reads {}", self.simpletuner_reads.display())?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
+    }
+}
+
 /// Moves the store aside and puts the link in its place. Doing it twice is doing it once.
 ///
 /// # Errors

@@ -96,6 +96,11 @@ impl SecretsManager {
         self.store()?.2.encrypt_all()
     }
 
+    /// Whether the file that is written to has this key.
+    pub fn is_in_store(&self, name: &SecretName) -> bool {
+        self.store().is_ok_and(|(_, link, _)| link.provider.has(name))
+    }
+
     /// Where the file that is written to lies, if there is one.
     pub fn store_path(&self) -> Option<PathBuf> {
         Some(self.store().ok()?.2.path())

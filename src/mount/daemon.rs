@@ -83,7 +83,7 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
     // Before any thread begins, so that none of them gets a signal in its own way.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
     let manager = SecretsManager::from_settings(settings)?;
-    let hardware = Arc::new(Hardware::register(manager.caches()));
+    let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tree = Tree::new(manager.clone(), hardware, owner, settings.allow_other);
     tree.set_mount_info(|info| {
@@ -95,7 +95,7 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
     let drain = fs.drain();
     let session = mount(fs, &mount_point, settings.allow_other)?;
     notices.start(session.notifier()).map_err(|e| Error::io("threads", e))?;
-    watch(manager.clone(), settings.watched_files());
+    watch(manager.clone(), settings.base_dir.clone());
     warm_up(manager);
     if crate::secret::lock_failed() {
         tracing::warn!("values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory");

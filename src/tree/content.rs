@@ -143,10 +143,7 @@ impl Tree {
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
-            File::PriceTable => {
-                self.hardware.replace(hardware::parse_table(bytes)?);
-                Ok(())
-            }
+            File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
             File::Clear(cache) => {
                 match cache {
                     None => self.manager.clear_cache(),
@@ -207,7 +204,7 @@ impl Tree {
 
     fn note_invalidation(&self, cache: Option<&str>, prefix: &str) {
         self.events.push(&json!({
-            "at": crate::manager::rfc3339(SystemTime::now()),
+            "at": crate::provider::rfc3339(SystemTime::now()),
             "event": "invalidated",
             "key": prefix,
             "provider": null,

@@ -282,7 +282,7 @@ impl Tree {
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": null,
             "server_pid": std::process::id(),
-            "started_at": crate::manager::rfc3339(self.started_at),
+            "started_at": crate::provider::rfc3339(self.started_at),
             "restarts": [],
             "mount_point": mount.mount_point,
             "read_path": mount.read_path,

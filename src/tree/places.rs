@@ -1,6 +1,7 @@
 //! The layout of the tree: which folders there are, and what a name in one of them stands for.
 
 use super::bundle::BundleFormat;
+use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 
 /// A folder. The order is that of its inode number ([`Dir::ino`]).
@@ -70,8 +71,8 @@ impl File {
     pub(super) fn limit(&self) -> usize {
         match self {
             File::Secret(_) => crate::secret::MAX_VALUE,
-            File::Bundle(_) => crate::provider::file::MAX_DOCUMENT,
-            File::Scratch => crate::provider::file::MAX_DOCUMENT,
+            File::Bundle(_) => MAX_DOCUMENT,
+            File::Scratch => MAX_DOCUMENT,
             _ => 1024 * 1024,
         }
     }

@@ -3,7 +3,8 @@
 use super::nodes::Kind;
 use super::places::File;
 use super::{Caller, Stop, Tree};
-use crate::manager::{Answer, rfc3339};
+use crate::manager::Answer;
+use crate::provider::rfc3339;
 use crate::secret::SecretName;
 
 /// The names, in the order they are listed.
