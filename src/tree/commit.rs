@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::nodes::{Content, Handle, Identity, State};
 use super::places::{File, Place};
-use super::process::{self, Process};
+use super::process;
 use super::{Caller, SettlingName, Stop, Tree};
 use crate::error::Error;
 use crate::secret::SecretValue;
@@ -123,8 +123,8 @@ impl Tree {
             }
             ([node, private.entry], private.opener, private.since)
         };
-        let closer = Process::of_thread(tid);
-        closer.zip(opener).is_some_and(|(closer, opener)| !process::is_held(inodes, closer, opener, since))
+        let closer = process::group_of(tid);
+        closer.zip(opener).is_some_and(|(closer, opener)| !process::is_held(inodes, closer, opener.pid, since))
     }
 
     fn commit_node(&self, node: u64) -> Result<(), Stop> {

@@ -1,5 +1,9 @@
 //! What `/proc` tells of the processes that use the tree (proc(5)). A request names the thread it came from; all
 //! numbers here may be threads' or processes'. Everything answers `None` or `false` where `/proc` does not say.
+//!
+//! `/proc/PID/stat` waits for a process that is in the middle of execve(2), and such a process may be waiting for us: it
+//! closes its close-on-exec files there. So `stat` is read only of a thread that is known to be elsewhere: in open(2),
+//! or at its end. `status` and `fdinfo` wait for nobody.
 
 use std::fs;
 
@@ -34,16 +38,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process that a thread belongs to.
+    /// The process of a thread that is in a call other than execve(2) and close(2), which may be a part of it.
     pub fn of_thread(tid: u32) -> Option<Self> {
-        let pid = status_field(&status(tid)?, "Tgid:")?.parse().ok()?;
+        let pid = group_of(tid)?;
         Some(Self { pid, started: Stat::of(pid)?.started })
     }
 }
 
+/// The process that a thread belongs to.
+pub fn group_of(tid: u32) -> Option<u32> {
+    status_field(&status(tid)?, "Tgid:")?.parse().ok()
+}
+
 /// The fields of `/proc/PID/stat` that matter here.
 struct Stat {
-    session: u64,
     flags: u64,
     started: u64,
     exit_code: u64,
@@ -55,7 +63,7 @@ impl Stat {
         // The second field is the program's name in brackets and may hold anything, brackets and spaces too.
         let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse().ok();
-        Some(Self { session: field(6)?, flags: field(9)?, started: field(22)?, exit_code: field(52)? })
+        Some(Self { flags: field(9)?, started: field(22)?, exit_code: field(52)? })
     }
 }
 
@@ -70,7 +78,9 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// Whether the thread is ending because of a signal. Of the two marks the kernel leaves, the exit code is the one that
 /// tells: `PF_SIGNALED` is also on the other threads of a program that called `exit`.
 pub fn ends_by_signal(tid: u32) -> bool {
-    Stat::of(tid).is_some_and(|stat| stat.flags & PF_EXITING != 0 && stat.exit_code & 0x7f != 0)
+    // One that still has its memory is not at its end, and may be in execve(2).
+    let at_its_end = status(tid).is_some_and(|status| status_field(&status, "VmSize:").is_none());
+    at_its_end && Stat::of(tid).is_some_and(|stat| stat.flags & PF_EXITING != 0 && stat.exit_code & 0x7f != 0)
 }
 
 /// Whether a signal is pending that ends what the thread is doing.
@@ -92,26 +102,27 @@ pub fn last_number() -> Option<u32> {
 /// Whether any process has one of these inode numbers open: the one that closed it just now, the one that opened it, or
 /// one that began since the last number was `since`. An open file passes to children only, however far down, and a
 /// parent that died leaves them to somebody else; but all of them began later.
-pub fn is_held(inodes: [u64; 2], closer: Process, opener: Process, since: Option<u32>) -> bool {
-    if [closer.pid, opener.pid].into_iter().any(|pid| holds(pid, inodes).unwrap_or(false)) {
+pub fn is_held(inodes: [u64; 2], closer: u32, opener: u32, since: Option<u32>) -> bool {
+    if [closer, opener].into_iter().any(|pid| holds(pid, inodes).unwrap_or(false)) {
         return true;
     }
-    let session = Stat::of(closer.pid).map(|stat| stat.session);
+    let session_of = |pid| Some(status_field(&status(pid)?, "NSsid:")?.to_owned());
+    let session = session_of(closer);
     let may_hold = |pid: u32| {
         holds(pid, inodes).unwrap_or_else(|| {
             // One of another user cannot be asked: it counts if it may have inherited the file (sudo).
-            Stat::of(pid).is_some_and(|stat| Some(stat.session) == session)
+            session.is_some() && session_of(pid) == session
         })
     };
     match (since, last_number()) {
         (Some(first), Some(last)) if (first..first.saturating_add(MOST_NUMBERS)).contains(&last) => {
-            (first + 1..=last).filter(|&pid| pid != closer.pid).any(may_hold)
+            (first + 1..=last).filter(|&pid| pid != closer).any(may_hold)
         }
         // Many have begun, or the numbers have begun anew: everybody who is there now.
         _ => fs::read_dir("/proc").map_or(true, |all| {
             all.flatten()
                 .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-                .filter(|&pid| pid != closer.pid)
+                .filter(|&pid| pid != closer)
                 .any(may_hold)
         }),
     }
@@ -138,7 +149,7 @@ mod tests {
         let since = last_number();
         let file = tempfile::tempfile().unwrap();
         let inodes = [file.metadata().unwrap().ino(), 0];
-        let me = Process::of_thread(std::process::id()).unwrap();
+        let me = group_of(std::process::id()).unwrap();
         assert!(is_held(inodes, me, me, since));
         let mut child =
             Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();

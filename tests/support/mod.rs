@@ -151,6 +151,7 @@ pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
     command.args(["mount", "--foreground"]).args(&setup.args).stdin(Stdio::null());
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home);
     command.envs(setup.env.iter().copied());
+    command.stdout(Stdio::null());
     command.stderr(std::fs::File::create(home.join("daemon.log")).unwrap());
     command
 }
