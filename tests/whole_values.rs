@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use support::{Live, Setup};
+use support::{Live, Setup, alone};
 
 const LEN: usize = 20_000;
 
@@ -64,7 +64,14 @@ fn read_mapped(path: &Path) -> std::io::Result<Vec<u8>> {
     }
     // SAFETY: a private mapping of our own, of which each byte is copied before it is unmapped.
     unsafe {
-        let start = mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, &file, 0)?;
+        let start = mmap(
+            std::ptr::null_mut(),
+            len,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+            &file,
+            0,
+        )?;
         std::thread::yield_now();
         let bytes = std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec();
         munmap(start, len)?;
@@ -83,7 +90,10 @@ fn readers_look_while(path: &Path, change: impl FnOnce()) -> usize {
             let (flaws, reads) = (flaws.clone(), reads.clone());
             std::thread::spawn(move || {
                 let (kind, read): (_, fn(&Path) -> _) = [
-                    ("at once", read_at_once as fn(&Path) -> std::io::Result<Vec<u8>>),
+                    (
+                        "at once",
+                        read_at_once as fn(&Path) -> std::io::Result<Vec<u8>>,
+                    ),
                     ("in pieces", read_in_pieces),
                     ("mapped", read_mapped),
                 ][number % 3];
@@ -102,15 +112,27 @@ fn readers_look_while(path: &Path, change: impl FnOnce()) -> usize {
         .collect();
     change();
     ended.store(true, Ordering::Relaxed);
-    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    readers
+        .into_iter()
+        .for_each(|reader| reader.join().unwrap());
     let (flaws, reads) = (flaws.lock().unwrap(), reads.load(Ordering::Relaxed));
-    assert!(flaws.is_empty(), "{} of {reads} reads: {:?}", flaws.len(), &flaws[..flaws.len().min(10)]);
+    assert!(
+        flaws.is_empty(),
+        "{} of {reads} reads: {:?}",
+        flaws.len(),
+        &flaws[..flaws.len().min(10)]
+    );
     assert!(reads > 0);
     reads
 }
 
 fn write_in_pieces(path: &Path, letter: u8) {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path).unwrap();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .unwrap();
     for piece in value(letter).chunks(3000) {
         file.write_all(piece).unwrap();
         std::thread::yield_now();
@@ -139,14 +161,18 @@ fn started() -> (Live, PathBuf) {
 
 #[test]
 fn readers_see_whole_values_beside_writers_that_write_in_pieces() {
+    let _alone = alone();
     let (_live, path) = started();
     readers_look_while(&path, || {
-        in_threads(4, |writer| (0..100).for_each(|round| write_in_pieces(&path, letter(writer + round))));
+        in_threads(4, |writer| {
+            (0..100).for_each(|round| write_in_pieces(&path, letter(writer + round)))
+        });
     });
 }
 
 #[test]
 fn readers_see_whole_values_beside_renames_over_the_name_and_truncating_writers() {
+    let _alone = alone();
     let (_live, path) = started();
     readers_look_while(&path, || {
         in_threads(4, |writer| {
@@ -165,6 +191,7 @@ fn readers_see_whole_values_beside_renames_over_the_name_and_truncating_writers(
 
 #[test]
 fn readers_see_whole_values_beside_edits_of_the_secrets_file() {
+    let _alone = alone();
     let (live, path) = started();
     let file = live.home(".simpletuner/secrets.json");
     readers_look_while(&path, || {
@@ -182,6 +209,7 @@ fn readers_see_whole_values_beside_edits_of_the_secrets_file() {
 
 #[test]
 fn readers_see_whole_values_beside_shells() {
+    let _alone = alone();
     let (live, path) = started();
     let a = String::from_utf8(value(b'a')).unwrap();
     let b = String::from_utf8(value(b'b')).unwrap();
@@ -191,12 +219,20 @@ fn readers_see_whole_values_beside_shells() {
         in_threads(4, |writer| {
             let script = match writer {
                 // A builtin, whose descriptor the shell closes before and after the write.
-                0 => "for i in {1..40}; do echo \"$(<~/a)\" > secrets/K; echo \"$(<~/b)\" > secrets/K; done",
+                0 => {
+                    "for i in {1..40}; do echo \"$(<~/a)\" > secrets/K; echo \"$(<~/b)\" > secrets/K; done"
+                }
                 // Several children write by one descriptor that the shell holds.
-                1 => "for i in {1..40}; do { head -c 7000 ~/a; tail -c 13000 ~/a; } > secrets/K; done",
-                2 => "for i in {1..40}; do cp ~/b secrets/.c; mv secrets/.c secrets/K; dd if=~/a of=secrets/K bs=3000 status=none; done",
+                1 => {
+                    "for i in {1..40}; do { head -c 7000 ~/a; tail -c 13000 ~/a; } > secrets/K; done"
+                }
+                2 => {
+                    "for i in {1..40}; do cp ~/b secrets/.c; mv secrets/.c secrets/K; dd if=~/a of=secrets/K bs=3000 status=none; done"
+                }
                 // Writers that are killed half way leave nothing behind.
-                _ => "for i in {1..40}; do { head -c 9000 ~/b; kill -9 $BASHPID; } > secrets/K & wait $! 2>/dev/null; done 2>/dev/null; true",
+                _ => {
+                    "for i in {1..40}; do { head -c 9000 ~/b; kill -9 $BASHPID; } > secrets/K & wait $! 2>/dev/null; done 2>/dev/null; true"
+                }
             };
             live.sh(script);
         });
@@ -205,6 +241,7 @@ fn readers_see_whole_values_beside_shells() {
 
 #[test]
 fn a_reader_that_opens_after_a_writers_close_sees_what_was_written() {
+    let _alone = alone();
     let live = Live::start();
     in_threads(4, |thread| {
         let path = live.path(&format!("secrets/K{thread}"));
@@ -219,6 +256,7 @@ fn a_reader_that_opens_after_a_writers_close_sees_what_was_written() {
 
 #[test]
 fn what_a_shell_wrote_is_there_for_the_next_command() {
+    let _alone = alone();
     let live = Live::start();
     let said = live.sh(
         "for i in {1..200}; do echo v$i > secrets/K; [ \"$(<secrets/K)\" = v$i ] || echo builtin $i; \
@@ -230,12 +268,17 @@ fn what_a_shell_wrote_is_there_for_the_next_command() {
 
 #[test]
 fn a_writer_that_is_killed_half_way_changes_nothing() {
+    let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "old");
     for signal in ["KILL", "TERM", "SEGV"] {
-        live.try_sh(&format!("{{ printf half; kill -{signal} $BASHPID; }} > secrets/K & wait"));
+        live.try_sh(&format!(
+            "{{ printf half; kill -{signal} $BASHPID; }} > secrets/K & wait"
+        ));
         assert_eq!(live.read("secrets/K"), "old", "SIG{signal}");
-        live.try_sh(&format!("{{ printf half; kill -{signal} $BASHPID; }} > secrets/NEW & wait"));
+        live.try_sh(&format!(
+            "{{ printf half; kill -{signal} $BASHPID; }} > secrets/NEW & wait"
+        ));
         assert!(!live.path("secrets/NEW").exists(), "SIG{signal}");
     }
     live.write("secrets/K", "new");
@@ -244,6 +287,7 @@ fn a_writer_that_is_killed_half_way_changes_nothing() {
 
 #[test]
 fn an_open_file_keeps_the_value_it_was_opened_on() {
+    let _alone = alone();
     let live = Live::start_with(Setup::default());
     live.write("secrets/K", "first");
     let mut old = File::open(live.path("secrets/K")).unwrap();

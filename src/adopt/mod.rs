@@ -33,7 +33,11 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let done = if self.changed { "" } else { " (nothing was to be done)" };
+        let done = if self.changed {
+            ""
+        } else {
+            " (nothing was to be done)"
+        };
         writeln!(f, "the store is {}{done}", self.store.display())?;
         writeln!(f, "SimpleTuner reads {}", self.simpletuner_reads.display())?;
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))

@@ -14,14 +14,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::error::Error;
-use crate::tree::{self, Attr, AttrChange, AttrChanged, Caller, Closing, KernelInfo, Opened, Stop, Tree, WaitOn};
+use crate::tree::{
+    self, Attr, AttrChange, AttrChanged, Caller, Closing, KernelInfo, Opened, Stop, Tree, WaitOn,
+};
 use threads::{Notice, Worker};
 use waiting::{Resume, Waiting};
 
@@ -62,8 +64,15 @@ impl Fs {
     pub fn new(tree: Arc<Tree>) -> io::Result<(Self, Notices)> {
         let (notices, receiver) = channel();
         let sender = notices.clone();
-        tree.on_outdated(Box::new(move |outdated| drop(sender.send(Notice::Outdated(outdated)))));
-        let inner = Inner { tree, waiting: Arc::default(), worker: Worker::start()?, notices };
+        tree.on_outdated(Box::new(move |outdated| {
+            drop(sender.send(Notice::Outdated(outdated)))
+        }));
+        let inner = Inner {
+            tree,
+            waiting: Arc::default(),
+            worker: Worker::start()?,
+            notices,
+        };
         Ok((Self(Arc::new(inner)), Notices(receiver)))
     }
 }
@@ -94,7 +103,11 @@ impl Drain {
 }
 
 fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
 }
 
 /// The errno for the kernel; the reason for the log, where it is worth one.
@@ -156,7 +169,9 @@ impl Inner {
         if let WaitOn::Secret(name) = &on {
             let waiting = self.waiting.clone();
             let done = on.clone();
-            self.tree.manager().fetch(name, Box::new(move || waiting.wake(&done)));
+            self.tree
+                .manager()
+                .fetch(name, Box::new(move || waiting.wake(&done)));
         }
     }
 
@@ -187,10 +202,14 @@ impl Inner {
             Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
             Err(Stop::Wait(on)) => {
                 let inner = self.clone();
-                self.park(&caller, on, Box::new(move |result| match result {
-                    Ok(()) => inner.open(caller, ino, flags, reply),
-                    Err(errno) => reply.error(Errno::from_i32(errno)),
-                }));
+                self.park(
+                    &caller,
+                    on,
+                    Box::new(move |result| match result {
+                        Ok(()) => inner.open(caller, ino, flags, reply),
+                        Err(errno) => reply.error(Errno::from_i32(errno)),
+                    }),
+                );
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -202,10 +221,14 @@ impl Inner {
             Ok(attr) => reply.attr(&attr.valid, &self.file_attr(attr.ino, &attr)),
             Err(Stop::Wait(on)) => {
                 let inner = self.clone();
-                self.park(&caller, on, Box::new(move |result| match result {
-                    Ok(()) => inner.getattr(caller, ino, handle, reply),
-                    Err(errno) => reply.error(Errno::from_i32(errno)),
-                }));
+                self.park(
+                    &caller,
+                    on,
+                    Box::new(move |result| match result {
+                        Ok(()) => inner.getattr(caller, ino, handle, reply),
+                        Err(errno) => reply.error(Errno::from_i32(errno)),
+                    }),
+                );
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -215,7 +238,10 @@ impl Inner {
         let inner = self.clone();
         self.worker.run(move || {
             if let Err(stop) = inner.tree.commit(&closing) {
-                tracing::warn!("a write was given up, as its file had no close left to tell: errno {}", errno(stop));
+                tracing::warn!(
+                    "a write was given up, as its file had no close left to tell: errno {}",
+                    errno(stop)
+                );
             }
             if let Some(name) = inner.tree.settle(closing) {
                 inner.waiting.wake(&WaitOn::Write(name));
@@ -256,7 +282,10 @@ impl Filesystem for Fs {
         let version = config.kernel_abi();
         let resend = config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
         self.0.tree.set_mount_info(|info| {
-            info.kernel = KernelInfo { fuse: format!("{}.{}", version.0, version.1), resend };
+            info.kernel = KernelInfo {
+                fuse: format!("{}.{}", version.0, version.1),
+                resend,
+            };
         });
         Ok(())
     }
@@ -266,7 +295,9 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let Ok(name) = utf8(name) else { return reply.error(Errno::ENOENT) };
+        let Ok(name) = utf8(name) else {
+            return reply.error(Errno::ENOENT);
+        };
         match self.0.tree.lookup(&caller(request), parent.0, name) {
             Ok(found) => {
                 let attr = self.0.file_attr(found.node, &found.attr);
@@ -280,8 +311,16 @@ impl Filesystem for Fs {
         self.0.tree.forget(ino.0, count);
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.0.clone().getattr(caller(request), ino.0, handle.map(|handle| handle.0), reply);
+    fn getattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        self.0
+            .clone()
+            .getattr(caller(request), ino.0, handle.map(|handle| handle.0), reply);
     }
 
     fn setattr(
@@ -307,8 +346,18 @@ impl Filesystem for Fs {
             TimeOrNow::SpecificTime(time) => time,
             TimeOrNow::Now => SystemTime::now(),
         });
-        let change = AttrChange { mode, uid, gid, size, mtime };
-        match self.0.tree.set_attr(&asking, ino, handle.map(|handle| handle.0), change) {
+        let change = AttrChange {
+            mode,
+            uid,
+            gid,
+            size,
+            mtime,
+        };
+        match self
+            .0
+            .tree
+            .set_attr(&asking, ino, handle.map(|handle| handle.0), change)
+        {
             Ok(AttrChanged::Done(attr)) => {
                 reply.attr(&Duration::ZERO, &self.0.file_attr(attr.ino, &attr));
             }
@@ -319,7 +368,8 @@ impl Filesystem for Fs {
                     Err(errno) => reply.error(Errno::from_i32(errno)),
                 });
                 // Not told first: the kernel holds the inode while it waits for this answer.
-                self.0.work(&asking, answer, false, move |tree| tree.commit(&closing));
+                self.0
+                    .work(&asking, answer, false, move |tree| tree.commit(&closing));
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -350,9 +400,13 @@ impl Filesystem for Fs {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let Ok(name) = utf8(name).map(String::from) else { return reply.error(Errno::ENOENT) };
+        let Ok(name) = utf8(name).map(String::from) else {
+            return reply.error(Errno::ENOENT);
+        };
         let (asking, parent) = (caller(request), parent.0);
-        self.0.work(&asking, empty(reply), false, move |tree| tree.unlink(&asking, parent, &name));
+        self.0.work(&asking, empty(reply), false, move |tree| {
+            tree.unlink(&asking, parent, &name)
+        });
     }
 
     fn rename(
@@ -365,7 +419,10 @@ impl Filesystem for Fs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (Ok(name), Ok(new_name)) = (utf8(name).map(String::from), utf8(new_name).map(String::from)) else {
+        let (Ok(name), Ok(new_name)) = (
+            utf8(name).map(String::from),
+            utf8(new_name).map(String::from),
+        ) else {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
@@ -388,12 +445,20 @@ impl Filesystem for Fs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let Ok(name) = utf8(name) else { return reply.error(Errno::EINVAL) };
+        let Ok(name) = utf8(name) else {
+            return reply.error(Errno::EINVAL);
+        };
         match self.0.tree.create(&caller(request), parent.0, name, flags) {
             Ok((found, opened)) => {
                 let attr = self.0.file_attr(found.node, &found.attr);
                 let handle = FileHandle(opened.handle);
-                reply.created(&Duration::ZERO, &attr, Generation(0), handle, open_flags(opened));
+                reply.created(
+                    &Duration::ZERO,
+                    &attr,
+                    Generation(0),
+                    handle,
+                    open_flags(opened),
+                );
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -439,11 +504,20 @@ impl Filesystem for Fs {
         }
     }
 
-    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let asking = caller(request);
         match self.0.tree.flush(&asking, handle.0) {
             None => reply.ok(),
-            Some(closing) => self.0.work(&asking, empty(reply), true, move |tree| tree.commit(&closing)),
+            Some(closing) => self.0.work(&asking, empty(reply), true, move |tree| {
+                tree.commit(&closing)
+            }),
         }
     }
 
@@ -475,7 +549,14 @@ impl Filesystem for Fs {
         }
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let result = self.0.tree.read_dir(handle.0, offset, |listed, next| {
             let kind = match listed.kind {
                 tree::FileType::Dir => FileType::Directory,
@@ -489,19 +570,43 @@ impl Filesystem for Fs {
         }
     }
 
-    fn readdirplus(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let result = self.0.tree.read_dir_plus(handle.0, offset, |name, found, next| {
-            let attr = self.0.file_attr(found.node, &found.attr);
-            let valid = found.attr.valid.min(found.valid);
-            !reply.add(INodeNo(found.attr.ino), next, name, &valid, &attr, Generation(0))
-        });
+    fn readdirplus(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let result = self
+            .0
+            .tree
+            .read_dir_plus(handle.0, offset, |name, found, next| {
+                let attr = self.0.file_attr(found.node, &found.attr);
+                let valid = found.attr.valid.min(found.valid);
+                !reply.add(
+                    INodeNo(found.attr.ino),
+                    next,
+                    name,
+                    &valid,
+                    &attr,
+                    Generation(0),
+                )
+            });
         match result {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(Errno::from_i32(errno)),
         }
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.0.tree.release_dir(handle.0);
         reply.ok();
     }
@@ -523,7 +628,16 @@ impl Filesystem for Fs {
         }
     }
 
-    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: &[u8],
+        _: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         reply.error(Errno::EOPNOTSUPP);
     }
 
@@ -531,16 +645,31 @@ impl Filesystem for Fs {
         reply.error(Errno::EOPNOTSUPP);
     }
 
-    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         let result = match utf8(name) {
-            Ok(name) => self.0.tree.xattr(&caller(request), ino.0, name).map_err(fuse_errno),
+            Ok(name) => self
+                .0
+                .tree
+                .xattr(&caller(request), ino.0, name)
+                .map_err(fuse_errno),
             Err(_) => Err(Errno::NO_XATTR),
         };
         xattr_reply(result.map(String::into_bytes), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.0.tree.xattr_names(&caller(request), ino.0).map_err(fuse_errno);
+        let names = self
+            .0
+            .tree
+            .xattr_names(&caller(request), ino.0)
+            .map_err(fuse_errno);
         xattr_reply(names, size, reply);
     }
 }

@@ -19,11 +19,14 @@ pub(super) struct Worker(Sender<Box<dyn FnOnce() + Send>>);
 impl Worker {
     pub(super) fn start() -> io::Result<Self> {
         let (sender, receiver): (_, Receiver<Box<dyn FnOnce() + Send>>) = channel();
-        Builder::new().name("commit".into()).stack_size(2 * STACK).spawn(move || {
-            for work in receiver {
-                work();
-            }
-        })?;
+        Builder::new()
+            .name("commit".into())
+            .stack_size(2 * STACK)
+            .spawn(move || {
+                for work in receiver {
+                    work();
+                }
+            })?;
         Ok(Self(sender))
     }
 
@@ -44,16 +47,19 @@ pub(super) enum Notice {
 /// Tells the kernel. It takes locks of the folder there, which a process holds whose request is still to be answered:
 /// so never the thread that answers.
 pub(super) fn start_notifying(notifier: Notifier, notices: Receiver<Notice>) -> io::Result<()> {
-    Builder::new().name("notify".into()).stack_size(STACK).spawn(move || {
-        for notice in notices {
-            match notice {
-                Notice::Outdated(Outdated { dir, name }) => {
-                    // It fails where the kernel has forgotten the name, and after the unmount.
-                    let _ = notifier.inval_entry(INodeNo(dir), OsStr::new(&name));
+    Builder::new()
+        .name("notify".into())
+        .stack_size(STACK)
+        .spawn(move || {
+            for notice in notices {
+                match notice {
+                    Notice::Outdated(Outdated { dir, name }) => {
+                        // It fails where the kernel has forgotten the name, and after the unmount.
+                        let _ = notifier.inval_entry(INodeNo(dir), OsStr::new(&name));
+                    }
+                    Notice::Then(next) => next(),
                 }
-                Notice::Then(next) => next(),
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

@@ -40,7 +40,9 @@ pub(super) struct Waiting {
 
 impl Waiting {
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.waiters
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Keeps a request of this thread; `on` says what ends its waiting, `None` that [`Waiting::complete`] does.
@@ -52,7 +54,9 @@ impl Waiting {
         if !waiters.looked_after {
             waiters.looked_after = true;
             let weak = Arc::downgrade(self);
-            let looker = std::thread::Builder::new().name("waiting".into()).stack_size(128 * 1024);
+            let looker = std::thread::Builder::new()
+                .name("waiting".into())
+                .stack_size(128 * 1024);
             if let Err(error) = looker.spawn(move || look_after(&weak)) {
                 waiters.looked_after = false;
                 tracing::warn!("waiting callers cannot be interrupted: {error}");
@@ -75,7 +79,11 @@ impl Waiting {
     pub(super) fn wake(&self, on: &WaitOn) {
         let woken: Vec<Waiter> = {
             let mut waiters = self.waiters();
-            waiters.by_id.extract_if(|_, waiter| waiter.on.as_ref() == Some(on)).map(|(_, waiter)| waiter).collect()
+            waiters
+                .by_id
+                .extract_if(|_, waiter| waiter.on.as_ref() == Some(on))
+                .map(|(_, waiter)| waiter)
+                .collect()
         };
         for waiter in woken {
             (waiter.resume)(Ok(()));
@@ -84,15 +92,24 @@ impl Waiting {
 
     /// The mount ends: nobody waits any longer.
     pub(super) fn end_all(&self) {
-        let all: Vec<Waiter> = self.waiters().by_id.drain().map(|(_, waiter)| waiter).collect();
+        let all: Vec<Waiter> = self
+            .waiters()
+            .by_id
+            .drain()
+            .map(|(_, waiter)| waiter)
+            .collect();
         for waiter in all {
             (waiter.resume)(Err(libc::ENOTCONN));
         }
     }
 
     fn interrupt_ending(&self) {
-        let threads: Vec<(u64, u32)> =
-            self.waiters().by_id.iter().map(|(&id, waiter)| (id, waiter.tid)).collect();
+        let threads: Vec<(u64, u32)> = self
+            .waiters()
+            .by_id
+            .iter()
+            .map(|(&id, waiter)| (id, waiter.tid))
+            .collect();
         for (id, tid) in threads {
             // 0: in a pid namespace out of sight; it waits as long as the backend's own timeout.
             if tid != 0 && wants_to_end(tid) {
@@ -107,8 +124,17 @@ fn look_after(waiting: &Weak<Waiting>) {
         let waiters = waiting.waiters();
         let idle = waiters.by_id.is_empty();
         // A second without anybody, and it is looked whether the mount is still there.
-        let wait = if idle { Duration::from_secs(1) } else { LOOK_EVERY };
-        drop(waiting.arrived.wait_timeout(waiters, wait).unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let wait = if idle {
+            Duration::from_secs(1)
+        } else {
+            LOOK_EVERY
+        };
+        drop(
+            waiting
+                .arrived
+                .wait_timeout(waiters, wait)
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
         if !idle {
             waiting.interrupt_ending();
         } else {

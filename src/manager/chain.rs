@@ -91,14 +91,16 @@ impl SecretsManager {
     /// Why a provider can say nothing of any key, if one cannot: then a listing is not whole.
     pub fn outage(&self) -> Option<Error> {
         let probe = SecretName::new("_").ok()?;
-        self.links.iter().find_map(|link| match link.provider.held(&probe) {
-            Held::Failed(error) if !ends_chain(&error) => Some(Error::ProviderFailed {
-                name: "a listing".into(),
-                provider: link.name.to_string(),
-                reason: error.to_string(),
-            }),
-            _ => None,
-        })
+        self.links
+            .iter()
+            .find_map(|link| match link.provider.held(&probe) {
+                Held::Failed(error) if !ends_chain(&error) => Some(Error::ProviderFailed {
+                    name: "a listing".into(),
+                    provider: link.name.to_string(),
+                    reason: error.to_string(),
+                }),
+                _ => None,
+            })
     }
 
     /// Takes in what changed without us: edits of the file, by one `statx`. Readers do so by themselves; a watcher calls

@@ -98,7 +98,8 @@ impl SecretsManager {
 
     /// Whether the file that is written to has this key.
     pub fn is_in_store(&self, name: &SecretName) -> bool {
-        self.store().is_ok_and(|(_, link, _)| link.provider.has(name))
+        self.store()
+            .is_ok_and(|(_, link, _)| link.provider.has(name))
     }
 
     /// Where the file that is written to lies, if there is one.

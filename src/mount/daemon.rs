@@ -36,7 +36,8 @@ pub fn mount_foreground(settings: Settings, ready_fd: Option<RawFd>) -> Result<(
             Ok(_) => out.write_all(READY.as_bytes()),
             Err(error) => write!(out, "{error}"),
         };
-        said.and_then(|()| out.flush()).map_err(|e| Error::io("whoever started this is gone", e))?;
+        said.and_then(|()| out.flush())
+            .map_err(|e| Error::io("whoever started this is gone", e))?;
         leave_terminal()?;
     }
     let Some(begun) = begun? else { return Ok(()) };
@@ -61,7 +62,9 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
     }
     crate::secret::protect_process();
     if settings.read_path == ReadPath::Kernel {
-        return Err(Error::Settings("the read path `kernel` is not there yet; leave `read_path` at `audited`".into()));
+        return Err(Error::Settings(
+            "the read path `kernel` is not there yet; leave `read_path` at `audited`".into(),
+        ));
     }
     let mount_point = resolve(&settings.mount_point);
     match state(&mount_point)? {
@@ -76,7 +79,9 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
         }
         MountState::Foreign { fstype } => {
             let dir = mount_point.display();
-            return Err(Error::Settings(format!("{dir} has a mount of type {fstype} on it; choose another folder")));
+            return Err(Error::Settings(format!(
+                "{dir} has a mount of type {fstype} on it; choose another folder"
+            )));
         }
     }
     prepare(&mount_point)?;
@@ -84,7 +89,10 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
     let manager = SecretsManager::from_settings(settings)?;
     let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
-    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let owner = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     let tree = Tree::new(manager.clone(), hardware, owner, settings.allow_other);
     tree.set_mount_info(|info| {
         info.mount_point = mount_point.display().to_string();
@@ -94,23 +102,38 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
     let (fs, notices) = Fs::new(tree).map_err(|e| Error::io("threads", e))?;
     let drain = fs.drain();
     let session = mount(fs, &mount_point, settings.allow_other)?;
-    notices.start(session.notifier()).map_err(|e| Error::io("threads", e))?;
+    notices
+        .start(session.notifier())
+        .map_err(|e| Error::io("threads", e))?;
     watch(manager.clone(), settings.base_dir.clone());
     warm_up(manager);
     if crate::secret::lock_failed() {
-        tracing::warn!("values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory");
+        tracing::warn!(
+            "values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory"
+        );
     }
-    Ok(Some(Begun { session, mount_point, drain, signals }))
+    Ok(Some(Begun {
+        session,
+        mount_point,
+        drain,
+        signals,
+    }))
 }
 
 /// An empty folder of the user's own.
 fn prepare(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let context = |e| Error::io(dir.display().to_string(), e);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(context)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(context)?;
     if std::fs::read_dir(dir).map_err(context)?.next().is_some() {
         let dir = dir.display();
-        return Err(Error::Settings(format!("{dir} is not empty: a mount would hide what is in it; choose another folder")));
+        return Err(Error::Settings(format!(
+            "{dir} is not empty: a mount would hide what is in it; choose another folder"
+        )));
     }
     Ok(())
 }
@@ -125,8 +148,13 @@ fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
         MountOption::NoExec,
         MountOption::NoAtime,
     ];
-    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
-    Session::new(fs, mount_point, &config).map_err(|error| Error::Settings(why_not(mount_point, &error)))
+    config.acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    Session::new(fs, mount_point, &config)
+        .map_err(|error| Error::Settings(why_not(mount_point, &error)))
 }
 
 /// What to do about a mount that failed.
@@ -141,7 +169,9 @@ fn why_not(mount_point: &Path, error: &std::io::Error) -> String {
     } else if said.contains("user_allow_other") {
         "--allow-other needs the line `user_allow_other` in /etc/fuse.conf (or root)".into()
     } else if root && error.kind() == std::io::ErrorKind::PermissionDenied {
-        format!("{dir} cannot be mounted: {said}; in a container, it needs the capability SYS_ADMIN")
+        format!(
+            "{dir} cannot be mounted: {said}; in a container, it needs the capability SYS_ADMIN"
+        )
     } else {
         format!("{dir} cannot be mounted: {}", said.trim())
     }
@@ -149,16 +179,23 @@ fn why_not(mount_point: &Path, error: &std::io::Error) -> String {
 
 /// The key takes a moment to derive: before the first reader comes, not while it waits.
 fn warm_up(manager: Arc<SecretsManager>) {
-    let _ = std::thread::Builder::new().name("warm-up".into()).spawn(move || {
-        if let Some((name, _)) = manager.names().into_iter().find(|(_, provider)| &**provider == "file") {
-            let _ = manager.held(&name);
-        }
-    });
+    let _ = std::thread::Builder::new()
+        .name("warm-up".into())
+        .spawn(move || {
+            if let Some((name, _)) = manager
+                .names()
+                .into_iter()
+                .find(|(_, provider)| &**provider == "file")
+            {
+                let _ = manager.held(&name);
+            }
+        });
 }
 
 /// From here on nobody reads what this prints.
 fn leave_terminal() -> Result<()> {
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).map_err(|e| Error::io("/dev/null", e))?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())
+        .map_err(|e| Error::io("/dev/null", e))?;
     let result = rustix::stdio::dup2_stdin(null.as_fd())
         .and_then(|()| rustix::stdio::dup2_stdout(null.as_fd()))
         .and_then(|()| rustix::stdio::dup2_stderr(null.as_fd()));
@@ -166,27 +203,37 @@ fn leave_terminal() -> Result<()> {
 }
 
 fn serve(begun: Begun) -> Result<()> {
-    let Begun { session, mount_point, drain, mut signals } = begun;
+    let Begun {
+        session,
+        mount_point,
+        drain,
+        mut signals,
+    } = begun;
     tracing::info!("serving {}", mount_point.display());
     let (dir, ending) = (mount_point.clone(), drain.clone());
-    let ends = std::thread::Builder::new().name("signals".into()).stack_size(256 * 1024).spawn(move || {
-        let Some(signal) = signals.forever().next() else { return };
-        tracing::info!("signal {signal}: unmounting {}", dir.display());
-        match detach(&dir) {
-            // The session ends by itself.
-            Ok(false) => {}
-            // Open files keep the session alive; what is being written is finished, and that is all.
-            Ok(true) => {
-                ending.finish();
-                std::process::exit(0);
+    let ends = std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            let Some(signal) = signals.forever().next() else {
+                return;
+            };
+            tracing::info!("signal {signal}: unmounting {}", dir.display());
+            match detach(&dir) {
+                // The session ends by itself.
+                Ok(false) => {}
+                // Open files keep the session alive; what is being written is finished, and that is all.
+                Ok(true) => {
+                    ending.finish();
+                    std::process::exit(0);
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ending.finish();
+                    std::process::exit(1);
+                }
             }
-            Err(error) => {
-                tracing::error!("{error}");
-                ending.finish();
-                std::process::exit(1);
-            }
-        }
-    });
+        });
     ends.map_err(|e| Error::io("threads", e))?;
     let result = session.run();
     drain.finish();

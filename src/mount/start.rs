@@ -33,7 +33,10 @@ pub struct Mounted {
 pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<Mounted> {
     let mount_point = settings.mount_point.clone();
     if let MountState::Ours { alive: true, .. } = state(&mount_point)? {
-        return Ok(Mounted { mount_point, already: true });
+        return Ok(Mounted {
+            mount_point,
+            already: true,
+        });
     }
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let mut child = Command::new(program)
@@ -54,19 +57,33 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
     });
     let said = receiver.recv_timeout(STARTS_WITHIN).map_err(|_| {
         let _ = child.kill();
-        Error::io("the daemon was started and says nothing", rustix::io::Errno::TIMEDOUT)
+        Error::io(
+            "the daemon was started and says nothing",
+            rustix::io::Errno::TIMEDOUT,
+        )
     })?;
     if said != READY {
         let _ = child.wait();
         let said = said.trim();
         let log = settings.log_file.display();
-        let reason = if said.is_empty() { format!("the daemon ended; its log is {log}") } else { said.to_owned() };
+        let reason = if said.is_empty() {
+            format!("the daemon ended; its log is {log}")
+        } else {
+            said.to_owned()
+        };
         return Err(Error::Settings(reason));
     }
     match state(&mount_point)? {
-        MountState::Ours { alive: true, .. } => Ok(Mounted { mount_point, already: false }),
+        MountState::Ours { alive: true, .. } => Ok(Mounted {
+            mount_point,
+            already: false,
+        }),
         _ => Err(Error::io(
-            format!("{} is mounted, but does not answer; see {}", mount_point.display(), settings.log_file.display()),
+            format!(
+                "{} is mounted, but does not answer; see {}",
+                mount_point.display(),
+                settings.log_file.display()
+            ),
             rustix::io::Errno::IO,
         )),
     }

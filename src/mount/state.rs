@@ -36,25 +36,34 @@ pub enum MountState {
 /// # Errors
 /// [`Error::Io`] where the table of mounts cannot be read.
 pub fn state(dir: &Path) -> Result<MountState> {
-    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|e| Error::io("/proc/self/mountinfo", e))?;
+    let table = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|e| Error::io("/proc/self/mountinfo", e))?;
     let dir = resolve(dir);
-    let Some((fstype, source)) = mount_at(&table, &dir) else { return Ok(MountState::NotMounted) };
+    let Some((fstype, source)) = mount_at(&table, &dir) else {
+        return Ok(MountState::NotMounted);
+    };
     if !fstype.starts_with("fuse") || source != SOURCE {
-        return Ok(MountState::Foreign { fstype: fstype.into() });
+        return Ok(MountState::Foreign {
+            fstype: fstype.into(),
+        });
     }
     Ok(ask(&dir))
 }
 
 /// Whether anything is mounted at `dir`.
 pub(super) fn is_mounted(dir: &Path) -> bool {
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| mount_at(&table, &resolve(dir)).is_some())
+    fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|table| mount_at(&table, &resolve(dir)).is_some())
 }
 
 /// The path without links, found without a look at its last part, which may be a mount that does not answer.
 pub(super) fn resolve(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     match (dir.parent(), dir.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().unwrap_or_else(|_| parent.into()).join(name),
+        (Some(parent), Some(name)) => parent
+            .canonicalize()
+            .unwrap_or_else(|_| parent.into())
+            .join(name),
         _ => dir,
     }
 }
@@ -64,7 +73,9 @@ fn mount_at<'a>(table: &'a str, dir: &Path) -> Option<(&'a str, &'a str)> {
     table
         .lines()
         .filter(|line| {
-            line.split(' ').nth(4).is_some_and(|field| Path::new(&unescape(field)) == dir)
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|field| Path::new(&unescape(field)) == dir)
         })
         .filter_map(|line| {
             let mut fields = line.split_once(" - ")?.1.split(' ');
@@ -79,7 +90,10 @@ fn unescape(field: &str) -> String {
     let mut rest = field.as_bytes();
     while let [first, tail @ ..] = rest {
         let code = (*first == b'\\')
-            .then(|| tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok()))
+            .then(|| {
+                tail.get(..3)
+                    .and_then(|digits| std::str::from_utf8(digits).ok())
+            })
             .flatten()
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         bytes.push(code.unwrap_or(*first));
@@ -102,8 +116,14 @@ fn ask(dir: &Path) -> MountState {
             MountState::Ours { alive: true, pid }
         }
         // Somebody is there who does not want to talk to this user.
-        Ok(Err(error)) if error.raw_os_error() == Some(libc::EACCES) => MountState::Ours { alive: true, pid: None },
-        Ok(Err(_)) | Err(_) => MountState::Ours { alive: false, pid: None },
+        Ok(Err(error)) if error.raw_os_error() == Some(libc::EACCES) => MountState::Ours {
+            alive: true,
+            pid: None,
+        },
+        Ok(Err(_)) | Err(_) => MountState::Ours {
+            alive: false,
+            pid: None,
+        },
     }
 }
 
@@ -116,13 +136,19 @@ mod tests {
         let table = "22 1 0:20 / / rw - ext4 /dev/vda rw\n\
             30 22 0:40 / /home/a\\040b/live rw,nosuid - tmpfs tmpfs rw\n\
             31 22 0:41 / /home/a\\040b/live rw,nosuid shared:5 - fuse simpletuner-live rw\n";
-        assert_eq!(mount_at(table, Path::new("/home/a b/live")), Some(("fuse", SOURCE)));
+        assert_eq!(
+            mount_at(table, Path::new("/home/a b/live")),
+            Some(("fuse", SOURCE))
+        );
         assert_eq!(mount_at(table, Path::new("/home/a b")), None);
         assert_eq!(mount_at(table, Path::new("/")), Some(("ext4", "/dev/vda")));
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_not_mounted() {
-        assert_eq!(state(Path::new("/no/such/folder")).unwrap(), MountState::NotMounted);
+        assert_eq!(
+            state(Path::new("/no/such/folder")).unwrap(),
+            MountState::NotMounted
+        );
     }
 }

@@ -26,12 +26,17 @@ pub fn unmount(dir: &Path) -> Result<()> {
         MountState::Foreign { .. } => None,
     };
     if detach(&dir)? {
-        tracing::warn!("{} was in use: it is gone from the tree, and ends when the last file in it is closed", dir.display());
+        tracing::warn!(
+            "{} was in use: it is gone from the tree, and ends when the last file in it is closed",
+            dir.display()
+        );
         return Ok(());
     }
     if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
         let begun = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < DAEMON_ENDS_WITHIN {
+        while rustix::process::test_kill_process(pid).is_ok()
+            && begun.elapsed() < DAEMON_ENDS_WITHIN
+        {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -39,7 +44,10 @@ pub fn unmount(dir: &Path) -> Result<()> {
 }
 
 fn not_mounted(dir: &Path) -> Error {
-    Error::io(format!("nothing is mounted at {}", dir.display()), Errno::INVAL)
+    Error::io(
+        format!("nothing is mounted at {}", dir.display()),
+        Errno::INVAL,
+    )
 }
 
 /// Takes the mount out of the tree; says whether it was still in use.
@@ -48,21 +56,32 @@ pub(super) fn detach(dir: &Path) -> Result<bool> {
         Ok(()) => Ok(false),
         Err(Errno::BUSY) => {
             let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
-            rustix::mount::unmount(dir, flags).map_err(|e| Error::io(dir.display().to_string(), e))?;
+            rustix::mount::unmount(dir, flags)
+                .map_err(|e| Error::io(dir.display().to_string(), e))?;
             Ok(true)
         }
         Err(Errno::PERM) => fusermount(dir),
         Err(_) if !is_mounted(dir) => Err(not_mounted(dir)),
-        Err(error) => Err(Error::io(format!("{} cannot be unmounted", dir.display()), error)),
+        Err(error) => Err(Error::io(
+            format!("{} cannot be unmounted", dir.display()),
+            error,
+        )),
     }
 }
 
 fn fusermount(dir: &Path) -> Result<bool> {
     let run = |flag: &str| {
-        Command::new("fusermount3").args([flag, "-q", "--"]).arg(dir).stdin(Stdio::null()).output()
+        Command::new("fusermount3")
+            .args([flag, "-q", "--"])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .output()
     };
     let failed = |e| {
-        Error::io("`fusermount3`, by which an ordinary user unmounts, cannot be run (Debian: apt install fuse3)", e)
+        Error::io(
+            "`fusermount3`, by which an ordinary user unmounts, cannot be run (Debian: apt install fuse3)",
+            e,
+        )
     };
     if run("-u").map_err(failed)?.status.success() {
         return Ok(false);
@@ -72,5 +91,8 @@ fn fusermount(dir: &Path) -> Result<bool> {
         return Ok(true);
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::io(format!("{} cannot be unmounted: {said}", dir.display()), Errno::PERM))
+    Err(Error::io(
+        format!("{} cannot be unmounted: {said}", dir.display()),
+        Errno::PERM,
+    ))
 }

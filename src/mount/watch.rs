@@ -15,8 +15,12 @@ pub(super) fn watch(manager: Arc<SecretsManager>, base: PathBuf) {
     let started = std::thread::Builder::new()
         .name("watch".into())
         .stack_size(256 * 1024)
-        .spawn(move || if let Err(error) = serve(&manager, base) {
-            tracing::warn!("edits of the secrets file are seen only when a secret is opened: {error}");
+        .spawn(move || {
+            if let Err(error) = serve(&manager, base) {
+                tracing::warn!(
+                    "edits of the secrets file are seen only when a secret is opened: {error}"
+                );
+            }
         });
     if let Err(error) = started {
         tracing::warn!("edits of the secrets file are not watched: {error}");
@@ -25,10 +29,17 @@ pub(super) fn watch(manager: Arc<SecretsManager>, base: PathBuf) {
 
 fn serve(manager: &SecretsManager, base: PathBuf) -> std::io::Result<()> {
     let mut inotify = Inotify::init()?;
-    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
+    let mask =
+        WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
     // The file itself is replaced by each write, so its folder is watched.
-    let store = manager.store_path().and_then(|path| Some(path.parent()?.to_owned()));
-    let folders: BTreeSet<PathBuf> = store.into_iter().chain([base]).filter(|folder| folder.is_dir()).collect();
+    let store = manager
+        .store_path()
+        .and_then(|path| Some(path.parent()?.to_owned()));
+    let folders: BTreeSet<PathBuf> = store
+        .into_iter()
+        .chain([base])
+        .filter(|folder| folder.is_dir())
+        .collect();
     for folder in folders {
         inotify.watches().add(folder, mask)?;
     }

@@ -16,7 +16,10 @@ impl Home {
         let home = self.0.path().to_str().unwrap().to_owned();
         let env = |name: &str| match name {
             "HOME" => Some(home.clone()),
-            _ => env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()),
+            _ => env
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned()),
         };
         Settings::load_below(flags, &env, self.0.path())
     }
@@ -42,7 +45,10 @@ fn without_any_setting_the_defaults_hold() {
         assert_eq!(s.timeout.total, Duration::from_secs(10));
         assert!(s.encrypt && s.audit_reads && !s.allow_other && !s.prefetch);
         assert_eq!(s.read_path, ReadPath::Audited);
-        assert_eq!((&*s.vault_path, &*s.vault_mount_point), ("simpletuner", "secret"));
+        assert_eq!(
+            (&*s.vault_path, &*s.vault_mount_point),
+            ("simpletuner", "secret")
+        );
     }
 }
 
@@ -86,19 +92,31 @@ access:
     assert_eq!((&*s.vault_path, &*s.vault_mount_point), ("p", "kv"));
     assert_eq!(s.ttl.default, Duration::from_millis(30_500));
     assert_eq!(s.ttl.missing, Duration::ZERO);
-    assert_eq!(s.ttl.keys[&SecretName::new("HF_TOKEN").unwrap()], Duration::from_secs(60));
+    assert_eq!(
+        s.ttl.keys[&SecretName::new("HF_TOKEN").unwrap()],
+        Duration::from_secs(60)
+    );
     assert_eq!(s.max_stale, Duration::ZERO);
     assert_eq!(s.timeout.connect, Duration::from_secs(1));
     assert!(!s.encrypt && !s.audit_reads && s.allow_other && s.prefetch);
     assert_eq!(s.read_path, ReadPath::Kernel);
     assert_eq!(s.access[0].users, ["trainer", "1000"]);
-    assert_eq!(Home::new("ttl: 7").load().unwrap().ttl.default, Duration::from_secs(7));
+    assert_eq!(
+        Home::new("ttl: 7").load().unwrap().ttl.default,
+        Duration::from_secs(7)
+    );
 }
 
 #[test]
 fn flags_go_before_the_environment_and_that_before_the_file() {
-    let home = Home::new("vault_path: file\naws_secret_name: file\nread_path: kernel\nfile_path: /f\nallow_other: true");
-    let env = [("SIMPLETUNER_VAULT_PATH", "env"), ("SIMPLETUNER_AWS_SECRET_NAME", ""), ("AWS_REGION", "r")];
+    let home = Home::new(
+        "vault_path: file\naws_secret_name: file\nread_path: kernel\nfile_path: /f\nallow_other: true",
+    );
+    let env = [
+        ("SIMPLETUNER_VAULT_PATH", "env"),
+        ("SIMPLETUNER_AWS_SECRET_NAME", ""),
+        ("AWS_REGION", "r"),
+    ];
     let flags = Flags {
         mount_point: Some("/mnt/x".into()),
         read_path: Some(ReadPath::Audited),
@@ -123,11 +141,18 @@ fn an_unknown_name_is_told_with_the_nearest_known_one() {
         ("Encrypt: true", "Encrypt", "encrypt"),
         ("ttl: {defualt: 3}", "ttl.defualt", "ttl.default"),
         ("timeout: {conect: 3}", "timeout.conect", "timeout.connect"),
-        ("access: [{secret: [A]}]", "access[1].secret", "access[1].secrets"),
+        (
+            "access: [{secret: [A]}]",
+            "access[1].secret",
+            "access[1].secrets",
+        ),
     ] {
         let error = error_of(yaml);
         assert!(error.contains(&format!("{wrong:?}")), "{error}");
-        assert!(error.contains(&format!("did you mean {nearest:?}")), "{error}");
+        assert!(
+            error.contains(&format!("did you mean {nearest:?}")),
+            "{error}"
+        );
         assert!(error.contains("live.yaml"), "{error}");
     }
 }
@@ -148,7 +173,10 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
         ("max_stale: hunter2", "max_stale must"),
         ("vault_token: 5", "vault_token must"),
         ("vault_url: vault", "vault_url (or VAULT_ADDR) must"),
-        ("vault_role_id: hunter2", "vault_role_id and vault_secret_id"),
+        (
+            "vault_role_id: hunter2",
+            "vault_role_id and vault_secret_id",
+        ),
         ("env_keys: HF_TOKEN", "env_keys must"),
         ("env_keys: [a/b]", "env_keys is wrong"),
         ("env_prefix: A-B", "env_prefix must"),
@@ -156,7 +184,10 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
         ("file_path: ''", "file_path must"),
         ("access: {}", "access must"),
         ("access: [{secrets: [A]}]", "access[1].users or groups"),
-        ("access: [{secrets: [], users: [u]}]", "access[1].secrets must"),
+        (
+            "access: [{secrets: [], users: [u]}]",
+            "access[1].secrets must",
+        ),
         ("- hunter2", "must hold names and values"),
         ("vault_token: [hunter2", "not YAML at line"),
         ("vault_token: \"hunter2", "not YAML"),
@@ -170,14 +201,26 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
 #[test]
 fn a_settings_file_that_is_none_is_an_error_and_never_a_hang() {
     let home = Home::new("");
-    for (make, what) in [("folder", "it is a folder"), ("fifo", "it is a named pipe"), ("none", "no such file")] {
+    for (make, what) in [
+        ("folder", "it is a folder"),
+        ("fifo", "it is a named pipe"),
+        ("none", "no such file"),
+    ] {
         let path = home.path(make);
         match make {
             "folder" => std::fs::create_dir(&path).unwrap(),
-            "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap(),
+            "fifo" => rustix::fs::mkfifoat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::Mode::from_raw_mode(0o600),
+            )
+            .unwrap(),
             _ => {}
         }
-        let flags = Flags { config: Some(path), ..Flags::default() };
+        let flags = Flags {
+            config: Some(path),
+            ..Flags::default()
+        };
         let error = home.load_with(&flags, &[]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
@@ -187,11 +230,19 @@ fn a_settings_file_that_is_none_is_an_error_and_never_a_hang() {
 fn without_a_home_the_error_says_what_to_do_and_a_named_file_does() {
     for home in [None, Some(""), Some("relative")] {
         let env = |name: &str| home.filter(|_| name == "HOME").map(ToOwned::to_owned);
-        let error = Settings::load_from(&Flags::default(), &env).unwrap_err().to_string();
-        assert!(error.contains("set HOME") && error.contains("--config"), "{error}");
+        let error = Settings::load_from(&Flags::default(), &env)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("set HOME") && error.contains("--config"),
+            "{error}"
+        );
     }
     let home = Home::new("");
-    let flags = Flags { config: Some(home.path(".simpletuner/live.yaml")), ..Flags::default() };
+    let flags = Flags {
+        config: Some(home.path(".simpletuner/live.yaml")),
+        ..Flags::default()
+    };
     let s = Settings::load_below(&flags, &|_| None, home.0.path()).unwrap();
     assert_eq!(s.mount_point, home.path(".simpletuner/live"));
     std::fs::write(home.path(".simpletuner/live.yaml"), "file_path: ~/x").unwrap();
@@ -202,7 +253,10 @@ fn without_a_home_the_error_says_what_to_do_and_a_named_file_does() {
 #[test]
 fn a_path_of_ours_that_leads_into_the_mount_is_an_error() {
     let own = |error: &Error| error.to_string().contains("would wait for itself");
-    for yaml in ["file_path: ~/.simpletuner/live/bundle/secrets.json", "vault_token_file: live/secrets/T"] {
+    for yaml in [
+        "file_path: ~/.simpletuner/live/bundle/secrets.json",
+        "vault_token_file: live/secrets/T",
+    ] {
         assert!(own(&Home::new(yaml).load().unwrap_err()), "{yaml}");
     }
     let home = Home::new("");
@@ -213,10 +267,19 @@ fn a_path_of_ours_that_leads_into_the_mount_is_an_error() {
     home.load().expect("an adopted store is beside it");
 
     let home = Home::new("");
-    let error = home.load_with(&Flags::default(), &[("SIMPLETUNER_STATE_DIR", "~/.simpletuner/live")]);
+    let error = home.load_with(
+        &Flags::default(),
+        &[("SIMPLETUNER_STATE_DIR", "~/.simpletuner/live")],
+    );
     assert!(own(&error.unwrap_err()));
-    let flags = Flags { mount_point: Some(home.path(".simpletuner")), ..Flags::default() };
-    assert!(own(&home.load_with(&flags, &[]).unwrap_err()), "a mount over our own folder");
+    let flags = Flags {
+        mount_point: Some(home.path(".simpletuner")),
+        ..Flags::default()
+    };
+    assert!(
+        own(&home.load_with(&flags, &[]).unwrap_err()),
+        "a mount over our own folder"
+    );
 }
 
 #[test]
@@ -232,13 +295,24 @@ fn the_state_folder_is_the_first_that_has_a_cloud() {
     std::fs::create_dir_all(home.path("workspace/simpletuner/cloud")).unwrap();
     assert_eq!(state(&[]), home.path("workspace/simpletuner"));
     assert_eq!(state(&[("SIMPLETUNER_CONFIG_DIR", "/c")]), Path::new("/c"));
-    assert_eq!(state(&[("SIMPLETUNER_CONFIG_DIR", "/c"), ("SIMPLETUNER_STATE_DIR", "/s")]), Path::new("/s"));
+    assert_eq!(
+        state(&[
+            ("SIMPLETUNER_CONFIG_DIR", "/c"),
+            ("SIMPLETUNER_STATE_DIR", "/s")
+        ]),
+        Path::new("/s")
+    );
 }
 
 #[test]
 fn tokens_are_not_printed_with_the_settings() {
     let home = Home::new("vault_token: hunter2");
-    let s = home.load_with(&Flags::default(), &[("SIMPLETUNER_CREDENTIAL_KEY", "hunter3")]).unwrap();
+    let s = home
+        .load_with(
+            &Flags::default(),
+            &[("SIMPLETUNER_CREDENTIAL_KEY", "hunter3")],
+        )
+        .unwrap();
     assert_eq!(s.credential_key.as_ref().unwrap().as_str(), "hunter3");
     let printed = format!("{s:?}");
     assert!(!printed.contains("hunter"), "{printed}");

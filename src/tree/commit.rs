@@ -21,7 +21,11 @@ pub struct Closing {
 
 impl Closing {
     pub(super) fn of_truncation(node: u64) -> Self {
-        Self { node, by: None, settles: None }
+        Self {
+            node,
+            by: None,
+            settles: None,
+        }
     }
 }
 
@@ -29,9 +33,19 @@ impl Tree {
     /// A descriptor of the handle was closed (close(2), dup2(2), exit). Gives what is to be committed before the
     /// answer, if anything may be: its error is close's.
     pub fn flush(&self, caller: &Caller, handle: u64) -> Option<Closing> {
-        let state = self.state();
+        let mut state = self.state();
         let node = Self::written(&state, handle)?;
-        state.private(node)?.touched.then_some(Closing { node, by: Some(caller.pid), settles: None })
+        let private = state.private_mut(node)?;
+        if !private.touched {
+            return None;
+        }
+        // Here and not at the commit: a caller that is killed is not kept waiting, and its release may come before that.
+        private.killed = process::ends_by_signal(caller.pid);
+        (!private.killed).then_some(Closing {
+            node,
+            by: Some(caller.pid),
+            settles: None,
+        })
     }
 
     /// The last descriptor of the handle is gone. What no close could commit is to be committed now, and then
@@ -53,8 +67,10 @@ impl Tree {
                 let private = state.private_mut(node)?;
                 private.opens -= 1;
                 let finished = private.opens == 0;
-                let (commits, target) =
-                    (finished && private.touched && !private.killed, private.target.clone());
+                let (commits, target) = (
+                    finished && private.touched && !private.killed,
+                    private.target.clone(),
+                );
                 if !commits {
                     if finished {
                         // Nothing of a killed writer's may be committed by whoever truncates it later.
@@ -66,7 +82,11 @@ impl Tree {
                 // Held like an open file until it is committed.
                 private.opens += 1;
                 *state.settling.entry(target.clone()).or_insert(0) += 1;
-                Some(Closing { node, by: None, settles: Some(target) })
+                Some(Closing {
+                    node,
+                    by: None,
+                    settles: Some(target),
+                })
             }
             Handle::Events | Handle::Dir { .. } => None,
         }
@@ -113,24 +133,25 @@ impl Tree {
     /// Whether this close was the last one. If not, a later close or the release commits; if that cannot be told, the
     /// release does, and its error is only logged.
     fn is_last_close(&self, node: u64, tid: u32) -> bool {
-        let killed = process::ends_by_signal(tid);
         let (inodes, opener, since) = {
-            let mut state = self.state();
-            let Some(private) = state.private_mut(node) else { return false };
-            private.killed = killed;
-            if killed || private.opens > 1 {
+            let state = self.state();
+            let Some(private) = state.private(node).filter(|private| private.opens == 1) else {
                 return false;
-            }
+            };
             ([node, private.entry], private.opener, private.since)
         };
         let closer = process::group_of(tid);
-        closer.zip(opener).is_some_and(|(closer, opener)| !process::is_held(inodes, closer, opener.pid, since))
+        closer
+            .zip(opener)
+            .is_some_and(|(closer, opener)| !process::is_held(inodes, closer, opener.pid, since))
     }
 
     fn commit_node(&self, node: u64) -> Result<(), Stop> {
         let (target, file, value, writer) = {
             let mut state = self.state();
-            let Some(private) = state.private_mut(node) else { return Ok(()) };
+            let Some(private) = state.private_mut(node) else {
+                return Ok(());
+            };
             if !private.touched {
                 return Ok(());
             }
@@ -140,7 +161,10 @@ impl Tree {
             let name = target.name.clone();
             let value = match &private.buffer {
                 Ok(buffer) => buffer.to_value(&name),
-                Err(errno) if *errno == libc::EFBIG => Err(Error::TooLarge { what: name, limit: crate::secret::MAX_VALUE }),
+                Err(errno) if *errno == libc::EFBIG => Err(Error::TooLarge {
+                    what: name,
+                    limit: crate::secret::MAX_VALUE,
+                }),
                 Err(errno) => return Err(Stop::Errno(*errno)),
             };
             // The file may have been renamed since, and then this is a write of its new name; one that was removed, or
@@ -150,7 +174,9 @@ impl Tree {
                 None if is_new => target,
                 None => return Ok(()),
             };
-            let Some(file) = self.file_at(&state, &target) else { return Ok(()) };
+            let Some(file) = self.file_at(&state, &target) else {
+                return Ok(());
+            };
             if file == File::Scratch {
                 return Self::keep_scratch(&mut state, &target, node, value?);
             }
@@ -162,11 +188,26 @@ impl Tree {
         Ok(())
     }
 
-    fn keep_scratch(state: &mut State, place: &Place, node: u64, value: SecretValue) -> Result<(), Stop> {
-        let mtime = state.private_mut(node).and_then(|private| private.mtime.take());
-        if let Some(entry) = state.names.get(place).copied().and_then(|entry| state.entries.get_mut(&entry)) {
+    fn keep_scratch(
+        state: &mut State,
+        place: &Place,
+        node: u64,
+        value: SecretValue,
+    ) -> Result<(), Stop> {
+        let mtime = state
+            .private_mut(node)
+            .and_then(|private| private.mtime.take());
+        if let Some(entry) = state
+            .names
+            .get(place)
+            .copied()
+            .and_then(|entry| state.entries.get_mut(&entry))
+        {
             entry.mtime = mtime.map(|mtime| (Identity::of(&value), mtime));
-            entry.scratch = Some(Content { value, changed_at: SystemTime::now() });
+            entry.scratch = Some(Content {
+                value,
+                changed_at: SystemTime::now(),
+            });
         }
         Ok(())
     }
@@ -174,7 +215,9 @@ impl Tree {
     /// The name of a new file appears with its first content.
     fn name_committed(&self, node: u64, place: &Place, value: &SecretValue) {
         let mut state = self.state();
-        let Some(private) = state.private_mut(node) else { return };
+        let Some(private) = state.private_mut(node) else {
+            return;
+        };
         let (entry, was_new, mtime) = (private.entry, private.is_new, private.mtime.take());
         private.is_new = false;
         if was_new && !state.names.contains_key(place) {
@@ -186,8 +229,11 @@ impl Tree {
         if let Some(&entry) = state.names.get(place)
             && let Some(entry) = state.entries.get_mut(&entry)
         {
-            let stored = SecretValue::from_bytes("", super::content::without_echo_newline(value.as_bytes()));
-            entry.mtime = mtime.zip(stored.ok()).map(|(mtime, stored)| (Identity::of(&stored), mtime));
+            let stored =
+                SecretValue::from_bytes("", super::content::without_echo_newline(value.as_bytes()));
+            entry.mtime = mtime
+                .zip(stored.ok())
+                .map(|(mtime, stored)| (Identity::of(&stored), mtime));
         }
     }
 }

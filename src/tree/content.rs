@@ -29,7 +29,10 @@ pub(super) enum Resolved {
 impl Resolved {
     /// A document that is made here, as old as the mount: what it is made of has no time of its own.
     fn text(text: &str, changed_at: SystemTime) -> Self {
-        Resolved::Content(Content { value: SecretValue::new(text), changed_at })
+        Resolved::Content(Content {
+            value: SecretValue::new(text),
+            changed_at,
+        })
     }
 }
 
@@ -46,9 +49,10 @@ impl Tree {
     pub(super) fn resolve(&self, file: &File) -> Resolved {
         match file {
             File::Secret(name) => match self.manager.held(name) {
-                Answer::Found(found) => {
-                    Resolved::Content(Content { value: found.value, changed_at: found.changed_at })
-                }
+                Answer::Found(found) => Resolved::Content(Content {
+                    value: found.value,
+                    changed_at: found.changed_at,
+                }),
                 Answer::Missing => Resolved::Missing,
                 Answer::Failed(error) => Resolved::Failed(error),
                 Answer::Pending => Resolved::Pending(WaitOn::Secret(name.clone())),
@@ -67,9 +71,10 @@ impl Tree {
                 Some(price) => Resolved::text(&hardware::to_json(&price), self.started_at),
                 None => Resolved::Missing,
             },
-            File::PriceTable => {
-                Resolved::text(&hardware::table_to_json(&self.hardware.table()), self.started_at)
-            }
+            File::PriceTable => Resolved::text(
+                &hardware::table_to_json(&self.hardware.table()),
+                self.started_at,
+            ),
             File::Provider(name) => match self.manager.report(name) {
                 Some(report) => json_text(&report),
                 None => Resolved::Missing,
@@ -102,7 +107,9 @@ impl Tree {
                     document.insert(name, found.value);
                 }
                 Answer::Missing => {}
-                Answer::Failed(error @ (Error::CannotDecrypt { .. } | Error::KeyUnusable { .. })) => {
+                Answer::Failed(
+                    error @ (Error::CannotDecrypt { .. } | Error::KeyUnusable { .. }),
+                ) => {
                     tracing::warn!("left out of the bundle: {error}");
                 }
                 Answer::Failed(error) => return Err(Resolved::Failed(error)),
@@ -123,7 +130,12 @@ impl Tree {
     }
 
     /// Notes what the bytes a process was just given hold.
-    pub(super) fn note_base_of(&self, process: Option<Process>, format: BundleFormat, value: &SecretValue) {
+    pub(super) fn note_base_of(
+        &self,
+        process: Option<Process>,
+        format: BundleFormat,
+        value: &SecretValue,
+    ) {
         if format != BundleFormat::Env
             && let Ok(document) = bundle::parse(format, value.as_bytes())
         {
@@ -160,17 +172,26 @@ impl Tree {
                     None => self.manager.invalidate_prefix(prefix),
                     Some(name) => self.cache(name)?.invalidate_prefix(prefix),
                 };
-                self.invalidated.store(count as u64, std::sync::atomic::Ordering::Relaxed);
+                self.invalidated
+                    .store(count as u64, std::sync::atomic::Ordering::Relaxed);
                 self.note_invalidation(cache.as_deref(), prefix);
                 Ok(())
             }
             File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
-                Err(Error::io("this file is read-only", std::io::Error::from_raw_os_error(libc::EACCES)))
+                Err(Error::io(
+                    "this file is read-only",
+                    std::io::Error::from_raw_os_error(libc::EACCES),
+                ))
             }
         }
     }
 
-    fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+    fn store_bundle(
+        &self,
+        format: BundleFormat,
+        bytes: &[u8],
+        writer: Option<Process>,
+    ) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
         let current = match self.document() {
             Ok((document, _)) => document,
@@ -199,7 +220,10 @@ impl Tree {
     }
 
     fn cache(&self, name: &str) -> Result<Arc<dyn NamedCache>> {
-        self.manager.caches().get(name).ok_or_else(|| Error::NotFound { name: name.into() })
+        self.manager
+            .caches()
+            .get(name)
+            .ok_or_else(|| Error::NotFound { name: name.into() })
     }
 
     fn note_invalidation(&self, cache: Option<&str>, prefix: &str) {
@@ -225,9 +249,10 @@ fn json_text(value: &impl serde::Serialize) -> Resolved {
             text.push('\n');
             Resolved::text(&text, SystemTime::now())
         }
-        Err(error) => {
-            Resolved::Failed(Error::Malformed { what: "report".into(), reason: error.to_string() })
-        }
+        Err(error) => Resolved::Failed(Error::Malformed {
+            what: "report".into(),
+            reason: error.to_string(),
+        }),
     }
 }
 
@@ -236,13 +261,22 @@ fn json_text(value: &impl serde::Serialize) -> Resolved {
 /// # Errors
 /// [`Error::Malformed`] where it is empty, of several lines, or no text.
 pub fn parse_prefix(bytes: &[u8]) -> Result<&str> {
-    let malformed = |reason: &str| Error::Malformed { what: "invalidate".into(), reason: reason.into() };
-    let prefix = std::str::from_utf8(bytes).map_err(|_| malformed("the prefix is not UTF-8 text"))?.trim_end_matches('\n');
+    let malformed = |reason: &str| Error::Malformed {
+        what: "invalidate".into(),
+        reason: reason.into(),
+    };
+    let prefix = std::str::from_utf8(bytes)
+        .map_err(|_| malformed("the prefix is not UTF-8 text"))?
+        .trim_end_matches('\n');
     if prefix.is_empty() {
-        return Err(malformed("the prefix is empty; write to `clear` to drop everything"));
+        return Err(malformed(
+            "the prefix is empty; write to `clear` to drop everything",
+        ));
     }
     if prefix.len() > 1024 || prefix.chars().any(char::is_control) {
-        return Err(malformed("the prefix must be one line of at most 1024 bytes"));
+        return Err(malformed(
+            "the prefix must be one line of at most 1024 bytes",
+        ));
     }
     Ok(prefix)
 }
@@ -263,7 +297,11 @@ mod tests {
             ("a\nb", "a\nb"),
             ("v\r\n", "v\r"),
         ] {
-            assert_eq!(without_echo_newline(written.as_bytes()), stored.as_bytes(), "{written:?}");
+            assert_eq!(
+                without_echo_newline(written.as_bytes()),
+                stored.as_bytes(),
+                "{written:?}"
+            );
         }
     }
 

@@ -11,12 +11,16 @@ pub(super) struct EventLog(Mutex<Vec<u8>>);
 
 impl EventLog {
     fn lines(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Adds an event as a line.
     pub(super) fn push(&self, event: &impl serde::Serialize) {
-        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        let Ok(mut line) = serde_json::to_vec(event) else {
+            return;
+        };
         line.push(b'\n');
         let mut lines = self.lines();
         if lines.len() + line.len() > LIMIT {

@@ -40,12 +40,26 @@ impl Tree {
         let fixed = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         match dir {
             Dir::Root => fixed(&["events", "status"]),
-            Dir::Secrets => self.manager.names().iter().map(|(name, _)| name.to_string()).collect(),
+            Dir::Secrets => self
+                .manager
+                .names()
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
             Dir::Bundle => fixed(&["secrets.json", "secrets.yaml", "secrets.env"]),
-            Dir::Providers => self.manager.reports().iter().map(|report| report.name.clone()).collect(),
+            Dir::Providers => self
+                .manager
+                .reports()
+                .iter()
+                .map(|report| report.name.clone())
+                .collect(),
             Dir::Hardware => {
                 let ids = self.hardware.table();
-                ids.keys().map(String::as_str).chain(["all"]).map(|id| format!("{id}.json")).collect()
+                ids.keys()
+                    .map(String::as_str)
+                    .chain(["all"])
+                    .map(|id| format!("{id}.json"))
+                    .collect()
             }
             Dir::Cache | Dir::CacheOf(_) => fixed(&["stats", "clear", "invalidate"]),
         }
@@ -63,7 +77,9 @@ impl Tree {
         mut emit: impl FnMut(Listed, u64) -> bool,
     ) -> Result<(), i32> {
         let state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else { return Err(libc::EBADF) };
+        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else {
+            return Err(libc::EBADF);
+        };
         let dots = [(".", *dir), ("..", super::ROOT)];
         let dots = dots.iter().map(|(name, ino)| (*name, *ino));
         let names = listing.iter().map(|(name, ino)| (name.as_str(), *ino));
@@ -72,7 +88,14 @@ impl Tree {
                 Some(Kind::Dir(_)) => FileType::Dir,
                 _ => FileType::File,
             };
-            if !emit(Listed { ino, kind, name: name.into() }, index as u64 + 1) {
+            if !emit(
+                Listed {
+                    ino,
+                    kind,
+                    name: name.into(),
+                },
+                index as u64 + 1,
+            ) {
                 break;
             }
         }
@@ -91,19 +114,35 @@ impl Tree {
         mut emit: impl FnMut(&str, &Found, u64) -> bool,
     ) -> Result<(), i32> {
         let mut state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else { return Err(libc::EBADF) };
+        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else {
+            return Err(libc::EBADF);
+        };
         let dir = *dir;
         let start = offset as usize;
-        let names: Vec<String> = listing.iter().skip(start.saturating_sub(2)).map(|(name, _)| name.clone()).collect();
-        for (index, (name, ino)) in [(".", dir), ("..", super::ROOT)].into_iter().enumerate().skip(start) {
-            let found = Found { node: ino, attr: self.dir_attr(&state, ino), valid: super::DIR_VALID };
+        let names: Vec<String> = listing
+            .iter()
+            .skip(start.saturating_sub(2))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for (index, (name, ino)) in [(".", dir), ("..", super::ROOT)]
+            .into_iter()
+            .enumerate()
+            .skip(start)
+        {
+            let found = Found {
+                node: ino,
+                attr: self.dir_attr(&state, ino),
+                valid: super::DIR_VALID,
+            };
             if !emit(name, &found, index as u64 + 1) {
                 return Ok(());
             }
         }
         for (index, name) in names.iter().enumerate() {
             // No thread's walk: a writer on its way is not served by a listing.
-            let Ok(found) = self.lookup_in(&mut state, 0, dir, name) else { continue };
+            let Ok(found) = self.lookup_in(&mut state, 0, dir, name) else {
+                continue;
+            };
             if !emit(name, &found, (start.max(2) + index) as u64 + 1) {
                 state.forget(found.node, 1);
                 return Ok(());

@@ -29,10 +29,19 @@ impl Tree {
     ) -> Result<Found, Stop> {
         if let Some(dir) = state.subdir(parent, name) {
             state.count_lookup(dir);
-            return Ok(Found { node: dir, attr: self.dir_attr(state, dir), valid: DIR_VALID });
+            return Ok(Found {
+                node: dir,
+                attr: self.dir_attr(state, dir),
+                valid: DIR_VALID,
+            });
         }
-        let place = Place { dir: parent, name: name.into() };
-        let file = self.file_at(state, &place).ok_or(Stop::Errno(libc::ENOENT))?;
+        let place = Place {
+            dir: parent,
+            name: name.into(),
+        };
+        let file = self
+            .file_at(state, &place)
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         if let Some(private) = self.writers_inode(state, tid, &place, &file) {
             state.count_lookup(private);
             return Ok(self.found(state, private, Duration::ZERO));
@@ -45,13 +54,27 @@ impl Tree {
             state.count_lookup(node);
             return Ok(self.found(state, node, Duration::ZERO));
         }
-        let (content, valid) = match self.content_at(state, &place, &file) {
+        // Who comes the second time has waited for all writes that were over when it came the first time.
+        let comes_again = state.marks.find(tid, &place).is_some();
+        let resolved = if comes_again {
+            self.settled_content_at(state, &place, &file)
+        } else {
+            self.content_at(state, &place, &file)
+        };
+        let (content, valid) = match resolved {
             Resolved::Content(content) => (Some(content), VALID),
             Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(_) | Resolved::Pending(_) => (None, Duration::ZERO),
         };
         let entry = state.entry_at(&place);
-        let node = state.version_of(entry, content.as_ref());
+        let node = match (
+            &content,
+            state.entries.get(&entry).and_then(|entry| entry.current),
+        ) {
+            // While a write settles, the version before it does as well: opening it waits.
+            (None, Some(current)) => current,
+            _ => state.version_of(entry, content.as_ref()),
+        };
         state.count_lookup(node);
         if let Some(Purpose::Read { found }) = state.marks.find(tid, &place) {
             *found = content.map(|content| (node, content.value));
@@ -62,7 +85,7 @@ impl Tree {
     fn found(&self, state: &State, node: u64, valid: Duration) -> Found {
         let mut attr = self.own_attr(state, node);
         // The kernel takes the number of a looked-up inode for the file's; where they differ, it must ask again.
-        if attr.ino != node {
+        if attr.ino != node || valid.is_zero() {
             attr.valid = Duration::ZERO;
         }
         Found { node, attr, valid }
@@ -81,6 +104,11 @@ impl Tree {
         if state.settling.contains_key(place) {
             return Resolved::Pending(WaitOn::Write(SettlingName(place.clone())));
         }
+        self.settled_content_at(state, place, file)
+    }
+
+    /// The same, whether a write is under way or not.
+    fn settled_content_at(&self, state: &State, place: &Place, file: &File) -> Resolved {
         match file {
             File::Scratch => match state.scratch(place) {
                 Some(content) => Resolved::Content(content.clone()),
@@ -102,9 +130,17 @@ impl Tree {
     }
 
     /// The private inode for a thread that is on its way to write here.
-    fn writers_inode(&self, state: &mut State, tid: u32, place: &Place, file: &File) -> Option<u64> {
+    fn writers_inode(
+        &self,
+        state: &mut State,
+        tid: u32,
+        place: &Place,
+        file: &File,
+    ) -> Option<u64> {
         match state.marks.find(tid, place)? {
-            Purpose::Write { private: Some(private) } => Some(*private),
+            Purpose::Write {
+                private: Some(private),
+            } => Some(*private),
             Purpose::Write { private: None } => {
                 let private = self.new_private(state, place, file);
                 if let Some(Purpose::Write { private: made }) = state.marks.find(tid, place) {
@@ -134,12 +170,13 @@ impl Tree {
         let Some(place) = state.place(entry) else {
             return self.nameless_attr(&mut state, caller, ino, entry);
         };
-        let file = self.file_at(&state, &place).ok_or(Stop::Errno(libc::ENOENT))?;
+        let file = self
+            .file_at(&state, &place)
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         match self.content_at(&state, &place, &file) {
             Resolved::Content(content) => {
                 let identity = Identity::of(&content.value);
                 let walked = state.marks.take(caller.pid, &place);
-                state.promote(ino, &content);
                 let Some(version) = state.version_mut(ino) else {
                     return Err(Stop::Errno(libc::ESTALE));
                 };
@@ -147,29 +184,55 @@ impl Tree {
                     version.changed_at = content.changed_at;
                 } else if version.opens == 0 && walked.is_none() {
                     // After the walk, it was the current one during the walk, which is all that a `stat` can ask for.
-                    state.marks.put(caller.pid, place, Purpose::Read { found: None });
+                    state
+                        .marks
+                        .put(caller.pid, place, Purpose::Read { found: None });
                     return Err(Stop::Errno(libc::ESTALE));
+                } else if version.identity.is_none() {
+                    let len = content.value.len();
+                    return Ok(self.file_attr(entry, file.mode(), len, content.changed_at));
                 }
                 Ok(self.own_attr(&state, ino))
             }
-            Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
-            // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
-            Resolved::Failed(error) if error.errno() == libc::EKEYREJECTED => {
-                Ok(Attr { valid: Duration::ZERO, ..self.own_attr(&state, ino) })
+            Resolved::Pending(on @ WaitOn::Write(_)) => Err(Stop::Wait(on)),
+            // Who has it open sees what it was opened on.
+            _ if state
+                .version(ino)
+                .is_some_and(|version| version.opens > 0 && version.identity.is_some()) =>
+            {
+                Ok(self.own_attr(&state, ino))
             }
+            // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
+            Resolved::Failed(error) if error.errno() == libc::EKEYREJECTED => Ok(Attr {
+                valid: Duration::ZERO,
+                ..self.own_attr(&state, ino)
+            }),
+            Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(error) => Err(Stop::Error(error)),
             Resolved::Pending(on) => Err(Stop::Wait(on)),
         }
     }
 
     /// Of a file that has lost its name: who has it open may look at it; who came by the name is to look again, once.
-    fn nameless_attr(&self, state: &mut State, caller: &Caller, ino: u64, entry: u64) -> Result<Attr, Stop> {
-        let last = state.entries.get(&entry).map(|entry| entry.place.clone()).ok_or(Stop::Errno(libc::ESTALE))?;
+    fn nameless_attr(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        ino: u64,
+        entry: u64,
+    ) -> Result<Attr, Stop> {
+        let last = state
+            .entries
+            .get(&entry)
+            .map(|entry| entry.place.clone())
+            .ok_or(Stop::Errno(libc::ESTALE))?;
         let open = state.version(ino).is_some_and(|version| version.opens > 0);
         if open || state.marks.take(caller.pid, &last).is_some() {
             return Ok(self.own_attr(state, ino));
         }
-        state.marks.put(caller.pid, last, Purpose::Read { found: None });
+        state
+            .marks
+            .put(caller.pid, last, Purpose::Read { found: None });
         Err(Stop::Errno(libc::ESTALE))
     }
 
@@ -195,25 +258,52 @@ impl Tree {
 
     fn version_attr(&self, state: &State, version: &Version) -> Attr {
         let entry = state.entries.get(&version.entry);
-        let mode = entry.and_then(|entry| self.file_at(state, &entry.place)).map_or(0o600, |file| file.mode());
+        let mode = entry
+            .and_then(|entry| self.file_at(state, &entry.place))
+            .map_or(0o600, |file| file.mode());
         let size = version.identity.map_or(0, |identity| identity.len);
-        let set = entry.and_then(|entry| entry.mtime).filter(|(identity, _)| Some(*identity) == version.identity);
-        let mut attr =
-            self.file_attr(version.entry, mode, size, set.map_or(version.changed_at, |(_, mtime)| mtime));
+        let set = entry
+            .and_then(|entry| entry.mtime)
+            .filter(|(identity, _)| Some(*identity) == version.identity);
+        let mut attr = self.file_attr(
+            version.entry,
+            mode,
+            size,
+            set.map_or(version.changed_at, |(_, mtime)| mtime),
+        );
         attr.nlink = u32::from(entry.is_some_and(|entry| entry.named));
-        attr.valid = if version.identity.is_some() { VALID } else { Duration::ZERO };
+        attr.valid = if version.identity.is_some() {
+            VALID
+        } else {
+            Duration::ZERO
+        };
         attr
     }
 
     fn private_attr(&self, state: &State, private: &Private) -> Attr {
         let size = private.buffer.as_ref().map_or(0, |buffer| buffer.len());
-        let mode = self.file_at(state, &private.target).map_or(0o600, |file| file.mode());
-        self.file_attr(private.entry, mode, size, private.mtime.unwrap_or_else(SystemTime::now))
+        let mode = self
+            .file_at(state, &private.target)
+            .map_or(0o600, |file| file.mode());
+        self.file_attr(
+            private.entry,
+            mode,
+            size,
+            private.mtime.unwrap_or_else(SystemTime::now),
+        )
     }
 
     fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {
         let size = size as u64;
-        Attr { ino, kind: FileType::File, mode, size, mtime, nlink: 1, valid: Duration::ZERO }
+        Attr {
+            ino,
+            kind: FileType::File,
+            mode,
+            size,
+            mtime,
+            nlink: 1,
+            valid: Duration::ZERO,
+        }
     }
 
     pub(super) fn dir_attr(&self, state: &State, ino: u64) -> Attr {
@@ -239,7 +329,11 @@ impl Tree {
         let attr = self.own_attr(&state, ino);
         let mode = i32::from(attr.mode >> 6);
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
-        if mask & !(mode | root_reads) & 0o7 == 0 { Ok(()) } else { Err(Stop::Errno(libc::EACCES)) }
+        if mask & !(mode | root_reads) & 0o7 == 0 {
+            Ok(())
+        } else {
+            Err(Stop::Errno(libc::EACCES))
+        }
     }
 
     /// The kernel has forgotten the inode as often as `count` says.

@@ -38,12 +38,25 @@ impl Marks {
         let mut left = Vec::new();
         self.0.retain(|_, mark| {
             let live = mark.since.elapsed() < LIFETIME;
-            if let (false, Purpose::Write { private: Some(private) }) = (live, &mark.purpose) {
+            if let (
+                false,
+                Purpose::Write {
+                    private: Some(private),
+                },
+            ) = (live, &mark.purpose)
+            {
                 left.push(*private);
             }
             live
         });
-        self.0.insert(tid, Mark { place, purpose, since: Instant::now() });
+        self.0.insert(
+            tid,
+            Mark {
+                place,
+                purpose,
+                since: Instant::now(),
+            },
+        );
         left
     }
 
@@ -56,6 +69,20 @@ impl Marks {
         (mark.place == *place && mark.since.elapsed() < LIFETIME).then_some(&mut mark.purpose)
     }
 
+    /// Ends this thread's walk if it found this version; gives its content then.
+    pub(super) fn take_found(&mut self, tid: u32, version: u64) -> Option<SecretValue> {
+        let mark = self.0.get(&tid)?;
+        let Purpose::Read {
+            found: Some((node, value)),
+        } = &mark.purpose
+        else {
+            return None;
+        };
+        let value = (*node == version).then(|| value.clone())?;
+        self.0.remove(&tid);
+        Some(value)
+    }
+
     /// Ends this thread's walk to the place.
     pub(super) fn take(&mut self, tid: u32, place: &Place) -> Option<Purpose> {
         self.find(tid, place)?;
@@ -64,6 +91,8 @@ impl Marks {
 
     /// Whether some thread is on its way to this private inode.
     pub(super) fn hold(&self, private: u64) -> bool {
-        self.0.values().any(|mark| matches!(mark.purpose, Purpose::Write { private: Some(p) } if p == private))
+        self.0
+            .values()
+            .any(|mark| matches!(mark.purpose, Purpose::Write { private: Some(p) } if p == private))
     }
 }

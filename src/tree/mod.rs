@@ -229,7 +229,12 @@ impl Tree {
 
     /// Sets what `status` tells of the mount.
     pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
-        change(&mut self.mount.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        change(
+            &mut self
+                .mount
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
     }
 
     /// The chain behind the tree.
@@ -238,11 +243,15 @@ impl Tree {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn bases(&self) -> MutexGuard<'_, Bases> {
-        self.bases.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.bases
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether the caller may do anything here at all.
@@ -255,16 +264,27 @@ impl Tree {
 
     fn tell_outdated(&self, place: &Place) {
         if let Some(tell) = self.outdated.get() {
-            tell(Outdated { dir: place.dir, name: place.name.clone() });
+            tell(Outdated {
+                dir: place.dir,
+                name: place.name.clone(),
+            });
         }
     }
 
     /// The value of a secret is another now: its file is, and so are the bundle's.
     fn announce(&self, key: &str) {
-        let Some(tell) = self.outdated.get() else { return };
-        tell(Outdated { dir: self.secrets_dir, name: key.into() });
+        let Some(tell) = self.outdated.get() else {
+            return;
+        };
+        tell(Outdated {
+            dir: self.secrets_dir,
+            name: key.into(),
+        });
         for name in ["secrets.json", "secrets.yaml", "secrets.env"] {
-            tell(Outdated { dir: self.bundle_dir, name: name.into() });
+            tell(Outdated {
+                dir: self.bundle_dir,
+                name: name.into(),
+            });
         }
     }
 
@@ -277,7 +297,11 @@ impl Tree {
     }
 
     fn status(&self) -> impl Serialize + use<> {
-        let mount = self.mount.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mount = self
+            .mount
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone();
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": null,
@@ -305,11 +329,16 @@ impl Bases {
     fn put(&mut self, process: Process, base: Base) {
         self.clock += 1;
         if self.by_process.len() >= Self::MOST
-            && let Some(oldest) = self.by_process.iter().min_by_key(|(_, (at, _))| *at).map(|(p, _)| *p)
+            && let Some(oldest) = self
+                .by_process
+                .iter()
+                .min_by_key(|(_, (at, _))| *at)
+                .map(|(p, _)| *p)
         {
             self.by_process.remove(&oldest);
         }
-        self.by_process.insert(process, (self.clock, Arc::new(base)));
+        self.by_process
+            .insert(process, (self.clock, Arc::new(base)));
     }
 
     fn get(&self, process: Process) -> Option<Arc<Base>> {

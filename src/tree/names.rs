@@ -14,8 +14,13 @@ impl Tree {
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
         self.admit(caller)?;
-        let place = Place { dir: parent, name: name.into() };
-        let file = self.file_at(&self.state(), &place).ok_or(Stop::Errno(libc::EPERM))?;
+        let place = Place {
+            dir: parent,
+            name: name.into(),
+        };
+        let file = self
+            .file_at(&self.state(), &place)
+            .ok_or(Stop::Errno(libc::EPERM))?;
         match &file {
             File::Secret(name) => drop(self.manager.apply(&[Change::Delete(name.clone())])?),
             File::Scratch => {}
@@ -53,16 +58,27 @@ impl Tree {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Stop::Errno(libc::EINVAL));
         }
-        let from = Place { dir: parent, name: name.into() };
-        let to = Place { dir: parent, name: new_name.into() };
+        let from = Place {
+            dir: parent,
+            name: name.into(),
+        };
+        let to = Place {
+            dir: parent,
+            name: new_name.into(),
+        };
         let (source, target, scratch, target_exists) = {
             let state = self.state();
             if state.subdir(parent, name).is_some() || state.subdir(parent, new_name).is_some() {
                 return Err(Stop::Errno(libc::EPERM));
             }
-            let source = self.file_at(&state, &from).ok_or(Stop::Errno(libc::ENOENT))?;
+            let source = self
+                .file_at(&state, &from)
+                .ok_or(Stop::Errno(libc::ENOENT))?;
             // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
-            let target = state.dir(parent).and_then(|dir| dir.file(new_name)).ok_or(Stop::Errno(libc::EINVAL))?;
+            let target = state
+                .dir(parent)
+                .and_then(|dir| dir.file(new_name))
+                .ok_or(Stop::Errno(libc::EINVAL))?;
             let scratch = state.scratch(&from).cloned();
             let exists = self.lookup_exists(&state, &to);
             (source, target, scratch, exists)
@@ -99,7 +115,9 @@ impl Tree {
 
     fn lookup_exists(&self, state: &State, place: &Place) -> bool {
         match self.file_at(state, place) {
-            Some(File::Secret(name)) => self.manager.names().iter().any(|(known, _)| *known == name),
+            Some(File::Secret(name)) => {
+                self.manager.names().iter().any(|(known, _)| *known == name)
+            }
             Some(File::Price(id)) => self.hardware.get(&id).is_some(),
             Some(File::Scratch) => state.scratch(place).is_some(),
             Some(_) => true,
@@ -113,7 +131,10 @@ impl Tree {
         state.rename(from, to);
         let entry = state.entry_at(to);
         if let Some(entry) = state.entries.get_mut(&entry) {
-            entry.scratch = Some(Content { value, changed_at: SystemTime::now() });
+            entry.scratch = Some(Content {
+                value,
+                changed_at: SystemTime::now(),
+            });
         }
         drop(state);
         self.tell_outdated(from);
@@ -122,7 +143,9 @@ impl Tree {
     }
 
     fn end_scratch(state: &mut State, place: &Place) {
-        let Some(&number) = state.names.get(place) else { return };
+        let Some(&number) = state.names.get(place) else {
+            return;
+        };
         if let Some(entry) = state.entries.get_mut(&number) {
             entry.scratch = None;
         }

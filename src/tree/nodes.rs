@@ -28,7 +28,10 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn of(value: &SecretValue) -> Self {
-        Self { fingerprint: value.fingerprint(), len: value.len() }
+        Self {
+            fingerprint: value.fingerprint(),
+            len: value.len(),
+        }
     }
 }
 
@@ -103,10 +106,19 @@ pub(super) struct Node {
 /// An open file or folder.
 pub(super) enum Handle {
     /// One whole content, as it was at the open.
-    Read { node: u64, value: SecretValue },
+    Read {
+        node: u64,
+        value: SecretValue,
+    },
     Events,
-    Write { node: u64, append: bool },
-    Dir { listing: Vec<(String, u64)>, dir: u64 },
+    Write {
+        node: u64,
+        append: bool,
+    },
+    Dir {
+        listing: Vec<(String, u64)>,
+        dir: u64,
+    },
 }
 
 /// All of it, behind one lock (`Tree::state`).
@@ -138,11 +150,27 @@ impl State {
             next_inode: FIRST,
             next_handle: 1,
         };
-        state.nodes.insert(ROOT, Node { kind: Kind::Dir(Dir::Root), lookups: 1 });
+        state.nodes.insert(
+            ROOT,
+            Node {
+                kind: Kind::Dir(Dir::Root),
+                lookups: 1,
+            },
+        );
         let mut add = |parent: u64, name: &str, dir: Dir| {
             let ino = state.number();
-            state.nodes.insert(ino, Node { kind: Kind::Dir(dir), lookups: 1 });
-            state.subdirs.entry(parent).or_default().push((name.into(), ino));
+            state.nodes.insert(
+                ino,
+                Node {
+                    kind: Kind::Dir(dir),
+                    lookups: 1,
+                },
+            );
+            state
+                .subdirs
+                .entry(parent)
+                .or_default()
+                .push((name.into(), ino));
             ino
         };
         add(ROOT, "secrets", Dir::Secrets);
@@ -171,7 +199,11 @@ impl State {
 
     /// The folder in a folder.
     pub(super) fn subdir(&self, parent: u64, name: &str) -> Option<u64> {
-        self.subdirs.get(&parent)?.iter().find(|(n, _)| n == name).map(|(_, ino)| *ino)
+        self.subdirs
+            .get(&parent)?
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, ino)| *ino)
     }
 
     /// The number of the folder `secrets`, `bundle`, ...
@@ -224,13 +256,25 @@ impl State {
     pub(super) fn new_entry(&mut self, place: &Place, named: bool) -> u64 {
         let ino = self.number();
         let place = place.clone();
-        self.entries.insert(ino, Entry { place, named, current: None, mtime: None, scratch: None });
+        self.entries.insert(
+            ino,
+            Entry {
+                place,
+                named,
+                current: None,
+                mtime: None,
+                scratch: None,
+            },
+        );
         ino
     }
 
     /// The name that leads to an entry.
     pub(super) fn place(&self, entry: u64) -> Option<Place> {
-        self.entries.get(&entry).filter(|entry| entry.named).map(|entry| entry.place.clone())
+        self.entries
+            .get(&entry)
+            .filter(|entry| entry.named)
+            .map(|entry| entry.place.clone())
     }
 
     /// The scratch content of a name that has one.
@@ -253,22 +297,32 @@ impl State {
         self.new_version(entry, identity, changed_at)
     }
 
-    /// A provisional version is that of this content from now on: nobody has had it open, so that the kernel has no
-    /// pages of it. Gives the version's identity.
-    pub(super) fn promote(&mut self, ino: u64, content: &Content) -> Option<Identity> {
-        let version = self.version_mut(ino)?;
-        if version.identity.is_none() {
-            version.identity = Some(Identity::of(&content.value));
-            version.changed_at = content.changed_at;
-        }
-        version.identity
-    }
-
-    fn new_version(&mut self, entry: u64, identity: Option<Identity>, changed_at: SystemTime) -> u64 {
-        let ino = if self.nodes.contains_key(&entry) { self.number() } else { entry };
-        let version =
-            Version { entry, identity, changed_at, kept: None, opens: 0, spoilt: false };
-        self.nodes.insert(ino, Node { kind: Kind::Version(version), lookups: 0 });
+    fn new_version(
+        &mut self,
+        entry: u64,
+        identity: Option<Identity>,
+        changed_at: SystemTime,
+    ) -> u64 {
+        let ino = if self.nodes.contains_key(&entry) {
+            self.number()
+        } else {
+            entry
+        };
+        let version = Version {
+            entry,
+            identity,
+            changed_at,
+            kept: None,
+            opens: 0,
+            spoilt: false,
+        };
+        self.nodes.insert(
+            ino,
+            Node {
+                kind: Kind::Version(version),
+                lookups: 0,
+            },
+        );
         if let Some(entry) = self.entries.get_mut(&entry) {
             entry.current = Some(ino);
         }
@@ -278,14 +332,23 @@ impl State {
     /// The inode of a file that is made anew at each look.
     pub(super) fn live(&mut self, place: &Place, file: File) -> u64 {
         let entry = self.entry_at(place);
-        self.nodes.entry(entry).or_insert(Node { kind: Kind::Live(file), lookups: 0 });
+        self.nodes.entry(entry).or_insert(Node {
+            kind: Kind::Live(file),
+            lookups: 0,
+        });
         entry
     }
 
     /// An inode for a writer.
     pub(super) fn add_private(&mut self, private: Private) -> u64 {
         let ino = self.number();
-        self.nodes.insert(ino, Node { kind: Kind::Private(private), lookups: 0 });
+        self.nodes.insert(
+            ino,
+            Node {
+                kind: Kind::Private(private),
+                lookups: 0,
+            },
+        );
         ino
     }
 
@@ -313,7 +376,9 @@ impl State {
 
     /// Drops an inode that neither the kernel, nor a handle, nor a thread on its way knows.
     pub(super) fn drop_if_unused(&mut self, ino: u64) {
-        let Some(node) = self.nodes.get(&ino) else { return };
+        let Some(node) = self.nodes.get(&ino) else {
+            return;
+        };
         let (entry, unused) = match &node.kind {
             Kind::Dir(_) | Kind::Live(_) => return,
             Kind::Version(version) => (version.entry, version.opens == 0),

@@ -19,7 +19,10 @@ pub struct Opened {
 
 impl Opened {
     pub(super) fn uncached(handle: u64) -> Self {
-        Self { handle, keep_pages: false }
+        Self {
+            handle,
+            keep_pages: false,
+        }
     }
 }
 
@@ -41,6 +44,16 @@ impl Tree {
             Kind::Private(_) => self.open_private(&mut state, caller, ino, flags),
             Kind::Version(version) => {
                 let entry = version.entry;
+                if !for_writing(flags)
+                    && let Some(value) = state.marks.take_found(caller.pid, ino)
+                {
+                    // The second time. Whatever became of the name since the walk, it was this after the open began.
+                    let place = state.entries.get(&entry).map(|entry| entry.place.clone());
+                    let file = place
+                        .and_then(|place| self.file_at(&state, &place))
+                        .unwrap_or(File::Scratch);
+                    return Ok(self.open_value(&mut state, caller, ino, &file, value, true));
+                }
                 match state.place(entry) {
                     Some(place) if for_writing(flags) => {
                         self.open_version_to_write(&mut state, caller, ino, place, flags)
@@ -64,7 +77,9 @@ impl Tree {
         ino: u64,
         place: Place,
     ) -> Result<Opened, Stop> {
-        let file = self.file_at(state, &place).ok_or(Stop::Errno(libc::ENOENT))?;
+        let file = self
+            .file_at(state, &place)
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         let content = match self.content_at(state, &place, &file) {
             Resolved::Content(content) => content,
             Resolved::Failed(error) => return Err(Stop::Error(error)),
@@ -74,37 +89,43 @@ impl Tree {
                     Some(_) => libc::ENOENT,
                     None => {
                         // An open that may create does so after the walk; any other finds nothing there.
-                        state.marks.put(caller.pid, place, Purpose::Read { found: None });
+                        state
+                            .marks
+                            .put(caller.pid, place, Purpose::Read { found: None });
                         libc::ESTALE
                     }
                 }));
             }
         };
-        let identity = state.promote(ino, &content);
-        let spoilt = state.version(ino).is_none_or(|version| version.spoilt);
-        let is_current = identity == Some(Identity::of(&content.value)) && !spoilt;
-        let (value, keep_pages) = if is_current {
-            state.marks.take(caller.pid, &place);
-            (content.value, true)
-        } else {
-            match state.marks.take(caller.pid, &place) {
-                // Changed again since the walk: what the walk found was current after the open began.
-                Some(Purpose::Read { found: Some((node, value)) }) if node == ino => (value, true),
-                // There was no walk: the name is not how it was opened (`/proc/self/fd`, a bind-mounted file).
-                Some(_) => (content.value, false),
-                None => {
-                    state.marks.put(caller.pid, place, Purpose::Read { found: None });
-                    return Err(Stop::Errno(libc::ESTALE));
-                }
+        let version = state.version(ino).ok_or(Stop::Errno(libc::ESTALE))?;
+        let is_current = version.identity == Some(Identity::of(&content.value)) && !version.spoilt;
+        match (state.marks.take(caller.pid, &place), is_current) {
+            (_, true) => Ok(self.open_value(state, caller, ino, &file, content.value, true)),
+            // There was no walk: the name is not how it was opened (`/proc/self/fd`, a bind-mounted file).
+            (Some(_), false) => {
+                Ok(self.open_value(state, caller, ino, &file, content.value, false))
             }
-        };
-        if let File::Bundle(format) = file {
-            self.note_base_of(Process::of_thread(caller.pid), format, &value);
+            (None, false) => {
+                state
+                    .marks
+                    .put(caller.pid, place, Purpose::Read { found: None });
+                Err(Stop::Errno(libc::ESTALE))
+            }
         }
-        Ok(Self::open_value(state, ino, value, keep_pages))
     }
 
-    fn open_value(state: &mut State, ino: u64, value: SecretValue, keep_pages: bool) -> Opened {
+    fn open_value(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        ino: u64,
+        file: &File,
+        value: SecretValue,
+        keep_pages: bool,
+    ) -> Opened {
+        if let File::Bundle(format) = file {
+            self.note_base_of(Process::of_thread(caller.pid), *format, &value);
+        }
         if let Some(version) = state.version_mut(ino) {
             version.opens += 1;
             if keep_pages {
@@ -126,7 +147,11 @@ impl Tree {
     ) -> Result<Opened, Stop> {
         let version = state.version(ino).ok_or(Stop::Errno(libc::ESTALE))?;
         let (entry, kept) = (version.entry, version.kept.clone());
-        let place = state.entries.get(&entry).map(|entry| entry.place.clone()).ok_or(Stop::Errno(libc::ESTALE))?;
+        let place = state
+            .entries
+            .get(&entry)
+            .map(|entry| entry.place.clone())
+            .ok_or(Stop::Errno(libc::ESTALE))?;
         let purpose = if for_writing(flags) {
             Purpose::Write { private: None }
         } else {
@@ -138,9 +163,11 @@ impl Tree {
         }
         let kept = kept.ok_or(Stop::Errno(libc::ENOENT))?;
         if !for_writing(flags) {
-            return Ok(Self::open_value(state, ino, kept, true));
+            return Ok(self.open_value(state, caller, ino, &File::Scratch, kept, true));
         }
-        let private = self.new_private_of(state, entry, kept.as_bytes()).ok_or(Stop::Errno(libc::ENOENT))?;
+        let private = self
+            .new_private_of(state, entry, kept.as_bytes())
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         Ok(self.open_writer(state, caller, private, flags))
     }
 
@@ -153,7 +180,9 @@ impl Tree {
         place: Place,
         flags: i32,
     ) -> Result<Opened, Stop> {
-        let file = self.file_at(state, &place).ok_or(Stop::Errno(libc::ENOENT))?;
+        let file = self
+            .file_at(state, &place)
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         if !file.is_writable() {
             return Err(Stop::Errno(libc::EACCES));
         }
@@ -166,7 +195,9 @@ impl Tree {
             let private = self.new_private(state, &place, &file);
             return Ok(self.open_writer(state, caller, private, flags));
         }
-        let left = state.marks.put(caller.pid, place, Purpose::Write { private: None });
+        let left = state
+            .marks
+            .put(caller.pid, place, Purpose::Write { private: None });
         for private in left {
             state.drop_if_unused(private);
         }
@@ -180,7 +211,9 @@ impl Tree {
         ino: u64,
         flags: i32,
     ) -> Result<Opened, Stop> {
-        let Some(private) = state.private(ino) else { return Err(Stop::Errno(libc::ESTALE)) };
+        let Some(private) = state.private(ino) else {
+            return Err(Stop::Errno(libc::ESTALE));
+        };
         let (place, shared) = (private.target.clone(), private.opens > 0);
         let expected = matches!(
             state.marks.find(caller.pid, &place),
@@ -218,7 +251,10 @@ impl Tree {
         let handle = match file {
             File::Events => Handle::Events,
             file => match self.resolve(file) {
-                Resolved::Content(content) => Handle::Read { node: ino, value: content.value },
+                Resolved::Content(content) => Handle::Read {
+                    node: ino,
+                    value: content.value,
+                },
                 Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
                 Resolved::Failed(error) => return Err(Stop::Error(error)),
                 Resolved::Pending(on) => return Err(Stop::Wait(on)),
@@ -256,6 +292,8 @@ impl Tree {
 }
 
 fn part(bytes: &[u8], offset: u64, size: u32) -> &[u8] {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let start = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
     &bytes[start..start.saturating_add(size as usize).min(bytes.len())]
 }

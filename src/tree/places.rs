@@ -46,7 +46,11 @@ impl File {
     /// The permission bits that are shown.
     pub(super) fn mode(&self) -> u16 {
         match self {
-            File::Secret(_) | File::Scratch | File::Price(_) | File::PriceTable | File::Invalidate(_) => 0o600,
+            File::Secret(_)
+            | File::Scratch
+            | File::Price(_)
+            | File::PriceTable
+            | File::Invalidate(_) => 0o600,
             File::Bundle(BundleFormat::Env) => 0o400,
             File::Bundle(_) => 0o600,
             File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
@@ -80,7 +84,11 @@ impl File {
 
 impl Dir {
     pub(super) fn mode(&self) -> u16 {
-        if matches!(self, Dir::Providers) { 0o500 } else { 0o700 }
+        if matches!(self, Dir::Providers) {
+            0o500
+        } else {
+            0o700
+        }
     }
 
     /// Whether scratch files may be made here: where there are documents to be written beside and renamed onto.
@@ -115,7 +123,9 @@ impl Dir {
             Dir::Providers => Some(File::Provider(name.into())),
             Dir::Hardware => match name.strip_suffix(".json")? {
                 "all" => Some(File::PriceTable),
-                id => SecretName::new(id).ok().map(|id| File::Price(id.as_str().into())),
+                id => SecretName::new(id)
+                    .ok()
+                    .map(|id| File::Price(id.as_str().into())),
             },
             Dir::Cache => control(None),
             Dir::CacheOf(cache) => control(Some(cache)),

@@ -9,7 +9,11 @@ use std::fs;
 
 /// The signals that end a waiting process when they are caught: INT, TERM, HUP, QUIT, ALRM. Any other caught one
 /// (SIGCHLD, say) must not interrupt: `$(<file)` of bash would break.
-const ENDING: u64 = bit(libc::SIGINT) | bit(libc::SIGTERM) | bit(libc::SIGHUP) | bit(libc::SIGQUIT) | bit(libc::SIGALRM);
+const ENDING: u64 = bit(libc::SIGINT)
+    | bit(libc::SIGTERM)
+    | bit(libc::SIGHUP)
+    | bit(libc::SIGQUIT)
+    | bit(libc::SIGALRM);
 /// Signals that do nothing, or stop and continue, when their action is the default one.
 const HARMLESS: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGURG)
@@ -41,7 +45,10 @@ impl Process {
     /// The process of a thread that is in a call other than execve(2) and close(2), which may be a part of it.
     pub fn of_thread(tid: u32) -> Option<Self> {
         let pid = group_of(tid)?;
-        Some(Self { pid, started: Stat::of(pid)?.started })
+        Some(Self {
+            pid,
+            started: Stat::of(pid)?.started,
+        })
     }
 }
 
@@ -61,9 +68,16 @@ impl Stat {
     fn of(pid: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name in brackets and may hold anything, brackets and spaces too.
-        let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
+        let fields: Vec<&str> = text
+            .get(text.rfind(')')? + 2..)?
+            .split_ascii_whitespace()
+            .collect();
         let field = |number: usize| fields.get(number - 3)?.parse().ok();
-        Some(Self { flags: field(9)?, started: field(22)?, exit_code: field(52)? })
+        Some(Self {
+            flags: field(9)?,
+            started: field(22)?,
+            exit_code: field(52)?,
+        })
     }
 }
 
@@ -72,7 +86,10 @@ fn status(pid: u32) -> Option<String> {
 }
 
 fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
 }
 
 /// Whether the thread is ending because of a signal. Of the two marks the kernel leaves, the exit code is the one that
@@ -80,13 +97,21 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 pub fn ends_by_signal(tid: u32) -> bool {
     // One that still has its memory is not at its end, and may be in execve(2).
     let at_its_end = status(tid).is_some_and(|status| status_field(&status, "VmSize:").is_none());
-    at_its_end && Stat::of(tid).is_some_and(|stat| stat.flags & PF_EXITING != 0 && stat.exit_code & 0x7f != 0)
+    at_its_end
+        && Stat::of(tid)
+            .is_some_and(|stat| stat.flags & PF_EXITING != 0 && stat.exit_code & 0x7f != 0)
 }
 
 /// Whether a signal is pending that ends what the thread is doing.
 pub fn wants_to_end(tid: u32) -> bool {
-    let Some(status) = status(tid) else { return true };
-    let mask = |name| status_field(&status, name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    let Some(status) = status(tid) else {
+        return true;
+    };
+    let mask = |name| {
+        status_field(&status, name)
+            .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+            .unwrap_or(0)
+    };
     let pending = (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigIgn:");
     let kill = bit(libc::SIGKILL);
     let open = pending & (!mask("SigBlk:") | kill);
@@ -96,14 +121,22 @@ pub fn wants_to_end(tid: u32) -> bool {
 
 /// The number that was given to a process or thread last (the last field of `/proc/loadavg`).
 pub fn last_number() -> Option<u32> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().next_back()?.parse().ok()
+    fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split_ascii_whitespace()
+        .next_back()?
+        .parse()
+        .ok()
 }
 
 /// Whether any process has one of these inode numbers open: the one that closed it just now, the one that opened it, or
 /// one that began since the last number was `since`. An open file passes to children only, however far down, and a
 /// parent that died leaves them to somebody else; but all of them began later.
 pub fn is_held(inodes: [u64; 2], closer: u32, opener: u32, since: Option<u32>) -> bool {
-    if [closer, opener].into_iter().any(|pid| holds(pid, inodes).unwrap_or(false)) {
+    if [closer, opener]
+        .into_iter()
+        .any(|pid| holds(pid, inodes).unwrap_or(false))
+    {
         return true;
     }
     let session_of = |pid| Some(status_field(&status(pid)?, "NSsid:")?.to_owned());
@@ -115,8 +148,12 @@ pub fn is_held(inodes: [u64; 2], closer: u32, opener: u32, since: Option<u32>) -
         })
     };
     match (since, last_number()) {
-        (Some(first), Some(last)) if (first..first.saturating_add(MOST_NUMBERS)).contains(&last) => {
-            (first + 1..=last).filter(|&pid| pid != closer).any(may_hold)
+        (Some(first), Some(last))
+            if (first..first.saturating_add(MOST_NUMBERS)).contains(&last) =>
+        {
+            (first + 1..=last)
+                .filter(|&pid| pid != closer)
+                .any(may_hold)
         }
         // Many have begun, or the numbers have begun anew: everybody who is there now.
         _ => fs::read_dir("/proc").map_or(true, |all| {
@@ -133,7 +170,9 @@ fn holds(pid: u32, inodes: [u64; 2]) -> Option<bool> {
     let open = fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?;
     Some(open.flatten().any(|entry| {
         fs::read_to_string(entry.path()).is_ok_and(|info| {
-            status_field(&info, "ino:").and_then(|ino| ino.parse().ok()).is_some_and(|ino| inodes.contains(&ino))
+            status_field(&info, "ino:")
+                .and_then(|ino| ino.parse().ok())
+                .is_some_and(|ino| inodes.contains(&ino))
         })
     }))
 }
@@ -151,8 +190,11 @@ mod tests {
         let inodes = [file.metadata().unwrap().ino(), 0];
         let me = group_of(std::process::id()).unwrap();
         assert!(is_held(inodes, me, me, since));
-        let mut child =
-            Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(file)
+            .spawn()
+            .unwrap();
         assert!(is_held(inodes, me, me, since));
         drop(child.stdin.take());
         child.wait().unwrap();

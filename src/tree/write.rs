@@ -61,12 +61,17 @@ impl Tree {
             _ if dir == Dir::Secrets && exclusive && is_sed_name(name) => File::Scratch,
             Some(file @ (File::Secret(_) | File::Price(_) | File::Scratch)) => file,
             None if dir == Dir::Secrets => {
-                return Err(crate::secret::SecretName::new(name).err().map_or(Stop::Errno(libc::EINVAL), Stop::Error));
+                return Err(crate::secret::SecretName::new(name)
+                    .err()
+                    .map_or(Stop::Errno(libc::EINVAL), Stop::Error));
             }
             None if dir == Dir::Hardware => return Err(Stop::Errno(libc::EINVAL)),
             _ => return Err(Stop::Errno(libc::EPERM)),
         };
-        let place = Place { dir: parent, name: name.into() };
+        let place = Place {
+            dir: parent,
+            name: name.into(),
+        };
         if exclusive && Self::is_being_created(&state, &place) {
             return Err(Stop::Errno(libc::EEXIST));
         }
@@ -76,13 +81,23 @@ impl Tree {
             state.new_entry(&place, false)
         };
         let is_new = file != File::Scratch;
-        let private = self.add_private(&mut state, entry, &place, is_new, Ok(SecretBuffer::new(b"")));
+        let private = self.add_private(
+            &mut state,
+            entry,
+            &place,
+            is_new,
+            Ok(SecretBuffer::new(b"")),
+        );
         if let Some(private) = state.private_mut(private) {
             private.touched = is_new;
         }
         state.count_lookup(private);
         let opened = self.open_writer(&mut state, caller, private, flags);
-        let found = Found { node: private, attr: self.own_attr(&state, private), valid: std::time::Duration::ZERO };
+        let found = Found {
+            node: private,
+            attr: self.own_attr(&state, private),
+            valid: std::time::Duration::ZERO,
+        };
         Ok((found, opened))
     }
 
@@ -95,12 +110,21 @@ impl Tree {
 
     /// A scratch file is there at once, as its maker expects.
     fn add_scratch(state: &mut State, place: &Place) -> Result<u64, Stop> {
-        if state.entries.values().filter(|entry| entry.scratch.is_some()).count() >= MOST_SCRATCH {
+        if state
+            .entries
+            .values()
+            .filter(|entry| entry.scratch.is_some())
+            .count()
+            >= MOST_SCRATCH
+        {
             return Err(Stop::Errno(libc::ENOSPC));
         }
         let entry = state.entry_at(place);
         if let Some(entry) = state.entries.get_mut(&entry) {
-            entry.scratch = Some(Content { value: SecretValue::new(""), changed_at: SystemTime::now() });
+            entry.scratch = Some(Content {
+                value: SecretValue::new(""),
+                changed_at: SystemTime::now(),
+            });
         }
         Ok(entry)
     }
@@ -124,7 +148,12 @@ impl Tree {
     }
 
     /// An inode for a writer of a file that has lost its name: what is written goes with the file.
-    pub(super) fn new_private_of(&self, state: &mut State, entry: u64, content: &[u8]) -> Option<u64> {
+    pub(super) fn new_private_of(
+        &self,
+        state: &mut State,
+        entry: u64,
+        content: &[u8],
+    ) -> Option<u64> {
         let place = state.entries.get(&entry)?.place.clone();
         Some(self.add_private(state, entry, &place, false, Ok(SecretBuffer::new(content))))
     }
@@ -185,7 +214,10 @@ impl Tree {
         private.touched = true;
         let buffer = private.buffer.as_mut().map_err(|errno| *errno)?;
         let start = if append { buffer.len() as u64 } else { offset };
-        match usize::try_from(start).ok().filter(|start| start.saturating_add(bytes.len()) <= limit) {
+        match usize::try_from(start)
+            .ok()
+            .filter(|start| start.saturating_add(bytes.len()) <= limit)
+        {
             Some(start) => buffer.write_at(start, bytes),
             None => {
                 private.buffer = Err(libc::EFBIG);
@@ -198,27 +230,37 @@ impl Tree {
     fn limit(&self, state: &State, node: u64) -> usize {
         let target = state.private(node).map(|private| &private.target);
         // Room for the newline that is dropped when the write is done.
-        target.and_then(|target| self.file_at(state, target)).map_or(0, |file| file.limit() + 1)
+        target
+            .and_then(|target| self.file_at(state, target))
+            .map_or(0, |file| file.limit() + 1)
     }
 
     /// Changes a length or a modification time; modes and owners only to what they are.
     ///
     /// # Errors
     /// EPERM for other modes and owners, EFBIG, EACCES; ESTALE sends a truncation by name to an inode of its own.
-    pub fn set_attr(&self, caller: &Caller, ino: u64, handle: Option<u64>, change: Change) -> Result<Changed, Stop> {
+    pub fn set_attr(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        handle: Option<u64>,
+        change: Change,
+    ) -> Result<Changed, Stop> {
         self.admit(caller)?;
         let mut state = self.state();
         let present = self.own_attr(&state, ino);
-        let differs = change.mode.is_some_and(|mode| mode & 0o7777 != u32::from(present.mode))
+        let differs = change
+            .mode
+            .is_some_and(|mode| mode & 0o7777 != u32::from(present.mode))
             || change.uid.is_some_and(|uid| uid != self.owner.0)
             || change.gid.is_some_and(|gid| gid != self.owner.1);
         if differs {
             return Err(Stop::Errno(libc::EPERM));
         }
-        if let Some(size) = change.size {
-            if let Some(closing) = self.set_size(&mut state, caller, ino, handle, size)? {
-                return Ok(Changed::Commit(closing));
-            }
+        if let Some(size) = change.size
+            && let Some(closing) = self.set_size(&mut state, caller, ino, handle, size)?
+        {
+            return Ok(Changed::Commit(closing));
         }
         if let Some(mtime) = change.mtime {
             Self::set_mtime(&mut state, ino, mtime);
@@ -228,14 +270,18 @@ impl Tree {
 
     fn set_mtime(state: &mut State, ino: u64, mtime: SystemTime) {
         let target = match state.nodes.get_mut(&ino).map(|node| &mut node.kind) {
-            Some(Kind::Version(version)) => version.identity.map(|identity| (version.entry, identity)),
+            Some(Kind::Version(version)) => {
+                version.identity.map(|identity| (version.entry, identity))
+            }
             Some(Kind::Private(private)) => {
                 private.mtime = Some(mtime);
                 match &private.buffer {
                     // Nothing is written: it is the content that is there whose time is set (`touch`).
-                    Ok(buffer) if !private.touched => SecretValue::from_bytes("", buffer.as_bytes())
-                        .ok()
-                        .map(|value| (private.entry, Identity::of(&value))),
+                    Ok(buffer) if !private.touched => {
+                        SecretValue::from_bytes("", buffer.as_bytes())
+                            .ok()
+                            .map(|value| (private.entry, Identity::of(&value)))
+                    }
                     _ => None,
                 }
             }
@@ -261,13 +307,20 @@ impl Tree {
             Some(Handle::Write { node, .. }) => *node,
             _ => ino,
         };
-        match &state.nodes.get(&node).ok_or(Stop::Errno(libc::ESTALE))?.kind {
+        match &state
+            .nodes
+            .get(&node)
+            .ok_or(Stop::Errno(libc::ESTALE))?
+            .kind
+        {
             Kind::Dir(_) => return Err(Stop::Errno(libc::EISDIR)),
             Kind::Version(_) | Kind::Live(_) => return self.truncate_by_name(state, caller, node),
             Kind::Private(_) => {}
         }
         let limit = self.limit(state, node);
-        let Some(private) = state.private_mut(node) else { return Err(Stop::Errno(libc::ESTALE)) };
+        let Some(private) = state.private_mut(node) else {
+            return Err(Stop::Errno(libc::ESTALE));
+        };
         let Some(len) = usize::try_from(size).ok().filter(|len| *len <= limit) else {
             return Err(Stop::Errno(libc::EFBIG));
         };
@@ -297,7 +350,9 @@ impl Tree {
             _ => ino,
         };
         let place = state.place(entry).ok_or(Stop::Errno(libc::ENOENT))?;
-        let file = self.file_at(state, &place).ok_or(Stop::Errno(libc::ENOENT))?;
+        let file = self
+            .file_at(state, &place)
+            .ok_or(Stop::Errno(libc::ENOENT))?;
         if !file.is_writable() {
             return Err(Stop::Errno(libc::EACCES));
         }
@@ -305,7 +360,9 @@ impl Tree {
             // No lookup came in between, so there is no way to an inode of its own.
             Some(Purpose::Write { private: None }) => Err(Stop::Errno(libc::EPERM)),
             _ => {
-                state.marks.put(caller.pid, place, Purpose::Write { private: None });
+                state
+                    .marks
+                    .put(caller.pid, place, Purpose::Write { private: None });
                 Err(Stop::Errno(libc::ESTALE))
             }
         }

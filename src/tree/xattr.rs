@@ -8,8 +8,11 @@ use crate::provider::rfc3339;
 use crate::secret::SecretName;
 
 /// The names, in the order they are listed.
-const NAMES: [&str; 3] =
-    ["user.simpletuner.provider", "user.simpletuner.expires_in", "user.simpletuner.fetched_at"];
+const NAMES: [&str; 3] = [
+    "user.simpletuner.provider",
+    "user.simpletuner.expires_in",
+    "user.simpletuner.fetched_at",
+];
 
 impl Tree {
     /// The value of an extended attribute.
@@ -17,7 +20,10 @@ impl Tree {
     /// # Errors
     /// EOPNOTSUPP for the kernel's own kinds, so that it does not ask for each file of a listing; ENODATA.
     pub fn xattr(&self, caller: &Caller, ino: u64, name: &str) -> Result<String, Stop> {
-        if name.starts_with("system.") || name.starts_with("security.") || name.starts_with("trusted.") {
+        if name.starts_with("system.")
+            || name.starts_with("security.")
+            || name.starts_with("trusted.")
+        {
             return Err(Stop::Errno(libc::EOPNOTSUPP));
         }
         self.admit(caller)?;
@@ -43,7 +49,10 @@ impl Tree {
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, Stop> {
         self.admit(caller)?;
         Ok(match self.secret_at(ino) {
-            Some(_) => NAMES.iter().flat_map(|name| name.bytes().chain([0])).collect(),
+            Some(_) => NAMES
+                .iter()
+                .flat_map(|name| name.bytes().chain([0]))
+                .collect(),
             None => Vec::new(),
         })
     }

@@ -51,7 +51,10 @@ impl Live {
         let dir = home.path().join(".simpletuner/live");
         let mut live = Self { home, dir, daemon };
         wait_until("the mount answers", || {
-            assert!(live.daemon.try_wait().unwrap().is_none(), "the daemon ended");
+            assert!(
+                live.daemon.try_wait().unwrap().is_none(),
+                "the daemon ended"
+            );
             std::fs::read(live.path("status")).is_ok()
         });
         live
@@ -96,7 +99,10 @@ impl Live {
     /// A program that runs in the mount.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(&self.dir).env("HOME", self.home.path()).stdin(Stdio::null());
+        command
+            .current_dir(&self.dir)
+            .env("HOME", self.home.path())
+            .stdin(Stdio::null());
         command
     }
 
@@ -124,7 +130,10 @@ impl Live {
     }
 
     fn end(&mut self) {
-        let _ = Command::new("kill").arg(self.daemon.id().to_string()).stderr(Stdio::null()).status();
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .stderr(Stdio::null())
+            .status();
         let begun = Instant::now();
         while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
             if begun.elapsed() > PATIENCE {
@@ -135,7 +144,11 @@ impl Live {
         }
         let _ = self.daemon.wait();
         // A test that killed the daemon leaves a dead mount.
-        let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(&self.dir)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -148,12 +161,25 @@ impl Drop for Live {
 /// The daemon of a home, in the foreground.
 pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_simpletuner-live"));
-    command.args(["mount", "--foreground"]).args(&setup.args).stdin(Stdio::null());
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home);
+    command
+        .args(["mount", "--foreground"])
+        .args(&setup.args)
+        .stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", home);
     command.envs(setup.env.iter().copied());
     command.stdout(Stdio::null());
     command.stderr(std::fs::File::create(home.join("daemon.log")).unwrap());
     command
+}
+
+/// Tests that tell when a write takes effect run one at a time: a child that another test forks meanwhile has their
+/// files open until it begins its program, and so nobody would have closed them.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Waits for a condition, however long it takes on this machine.

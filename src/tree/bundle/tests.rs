@@ -263,7 +263,10 @@ fn documents() -> impl Strategy<Value = Document> {
         "(yes|no|on|null|true|1e3|0x1f|1_0|_1|nan|y_n)",
     ];
     let name = name.prop_filter_map("a scratch name", |name| SecretName::new(&name).ok());
-    let value = prop_oneof![any::<String>(), "[\\x00-\\x20\"'\\\\$`#:~!\u{85}\u{2028}\u{feff}\u{ffff}a-c]{0,12}"];
+    let value = prop_oneof![
+        any::<String>(),
+        "[\\x00-\\x20\"'\\\\$`#:~!\u{85}\u{2028}\u{feff}\u{ffff}a-c]{0,12}"
+    ];
     let value = value.prop_map(|text| SecretValue::new(&text));
     prop::collection::btree_map(name, value, 0..8)
 }
