@@ -21,3 +21,4 @@ pub mod credential;
 pub mod error;
 pub mod hardware;
 pub mod secret;
+pub mod tree;

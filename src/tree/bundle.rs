@@ -1,0 +1,74 @@
+//! All secrets as one document: rendered, parsed, and merged back when a program has rewritten it. Pure functions, which
+//! know neither files nor providers.
+
+mod parse;
+mod render;
+
+pub use parse::parse;
+pub use render::render;
+
+use std::collections::BTreeMap;
+
+use crate::secret::{Change, SecretName, SecretValue};
+
+/// Secrets by name.
+pub type Document = BTreeMap<SecretName, SecretValue>;
+
+/// The forms that a document has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BundleFormat {
+    /// What SimpleTuner's file provider reads and writes.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// `KEY=value` lines for sh, systemd and containers; only rendered, never parsed.
+    Env,
+}
+
+impl BundleFormat {
+    /// The file's name in `bundle/`.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            BundleFormat::Json => "secrets.json",
+            BundleFormat::Yaml => "secrets.yaml",
+            BundleFormat::Env => "secrets.env",
+        }
+    }
+}
+
+/// What a document held when a process last read or wrote it: its names, and fingerprints instead of its values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base(BTreeMap<SecretName, u64>);
+
+impl Base {
+    /// The base that a document is.
+    pub fn of(document: &Document) -> Self {
+        let entries = document.iter();
+        Self(
+            entries
+                .map(|(name, value)| (name.clone(), value.fingerprint()))
+                .collect(),
+        )
+    }
+}
+
+/// What a writer changed: the difference from `base`, which it had before, to `written`, as far as `current` does not say
+/// the same already. Names that the base had not are not deleted for being absent, and without a base nothing is.
+pub fn merge(base: Option<&Base>, current: &Document, written: &Document) -> Vec<Change> {
+    let changed = |name: &SecretName, value: &SecretValue| {
+        base.and_then(|base| base.0.get(name)) != Some(&value.fingerprint())
+    };
+    let set = written
+        .iter()
+        .filter(|(name, value)| changed(name, value) && current.get(*name) != Some(value))
+        .map(|(name, value)| Change::Set(name.clone(), value.clone()));
+    let deleted = base
+        .into_iter()
+        .flat_map(|base| base.0.keys())
+        .filter(|name| !written.contains_key(*name) && current.contains_key(*name))
+        .map(|name| Change::Delete(name.clone()));
+    set.chain(deleted).collect()
+}
+
+#[cfg(test)]
+mod tests;

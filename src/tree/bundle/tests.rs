@@ -1,0 +1,329 @@
+use super::*;
+use crate::error::Error;
+use crate::secret::MAX_VALUE;
+use proptest::prelude::*;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+fn document(entries: &[(&str, &str)]) -> Document {
+    let entry = |(name, value): &(&str, &str)| (name.parse().unwrap(), SecretValue::new(value));
+    entries.iter().map(entry).collect()
+}
+
+fn text(format: BundleFormat, document: &Document) -> String {
+    String::from_utf8(render(format, document).to_vec()).unwrap()
+}
+
+fn set(name: &str, value: &str) -> Change {
+    Change::Set(name.parse().unwrap(), SecretValue::new(value))
+}
+
+fn delete(name: &str) -> Change {
+    Change::Delete(name.parse().unwrap())
+}
+
+#[test]
+fn the_forms_look_as_people_and_programs_expect_them() {
+    let document = document(&[
+        ("HF_TOKEN", "hf_x/y"),
+        ("my-key", "a \"b\" \\ $c `d`\n"),
+        ("yes", ""),
+        ("PEM", "-----\nä\n"),
+    ]);
+    assert_eq!(
+        text(BundleFormat::Json, &document),
+        "{\n  \"HF_TOKEN\": \"hf_x/y\",\n  \"PEM\": \"-----\\nä\\n\",\n  \
+         \"my-key\": \"a \\\"b\\\" \\\\ $c `d`\\n\",\n  \"yes\": \"\"\n}\n"
+    );
+    assert_eq!(
+        text(BundleFormat::Yaml, &document),
+        "HF_TOKEN: \"hf_x/y\"\n\"PEM\": \"-----\\nä\\n\"\n\
+         \"my-key\": \"a \\\"b\\\" \\\\ $c `d`\\n\"\n\"yes\": \"\"\n"
+    );
+    assert_eq!(
+        text(BundleFormat::Env, &document),
+        "HF_TOKEN=hf_x/y\nPEM=\"-----\nä\n\"\n\
+         # my-key: left out, because no variable can have this name\nyes=\n"
+    );
+    for format in [BundleFormat::Json, BundleFormat::Yaml] {
+        assert_eq!(text(format, &Document::new()), "{}\n");
+    }
+    assert_eq!(text(BundleFormat::Env, &Document::new()), "");
+}
+
+#[test]
+fn words_that_yaml_takes_for_something_else_stay_texts() {
+    let words = ["yes", "null", "1e3", "true", "0x10", "12", "1_000"];
+    let document: Document = words
+        .iter()
+        .map(|word| (word.parse().unwrap(), SecretValue::new(word)))
+        .chain([("EMPTY".parse().unwrap(), SecretValue::new(""))])
+        .collect();
+    let rendered = render(BundleFormat::Yaml, &document);
+    assert_eq!(parse(BundleFormat::Yaml, &rendered).unwrap(), document);
+}
+
+#[test]
+fn rendering_never_moves_the_buffer() {
+    let value = "\u{7f}$\"\\\n".repeat(1000);
+    let document = document(&[("A", &value), ("B", ""), ("C-C", "x")]);
+    for format in [BundleFormat::Json, BundleFormat::Yaml, BundleFormat::Env] {
+        let rendered = render(format, &document);
+        assert_eq!(rendered.capacity(), rendered.len());
+    }
+}
+
+#[test]
+fn json_is_welcome_where_yaml_is_expected() {
+    // As Python's json.dumps writes it: surrogate pairs, which no YAML parser takes.
+    let json = "{\n\t\"A\": \"\\ud83d\\ude00\",\n\t\"B\": \"x\"\n}";
+    let expected = document(&[("A", "😀"), ("B", "x")]);
+    assert_eq!(
+        parse(BundleFormat::Yaml, json.as_bytes()).unwrap(),
+        expected
+    );
+    let flow = "{A: 😀, 'B': x}";
+    assert_eq!(
+        parse(BundleFormat::Yaml, flow.as_bytes()).unwrap(),
+        expected
+    );
+    assert!(parse(BundleFormat::Json, flow.as_bytes()).is_err());
+}
+
+#[test]
+fn what_is_no_flat_object_of_texts_is_refused_without_quoting_it() {
+    let json = [
+        "",
+        " ",
+        "null",
+        "[]",
+        "[\"hunter2\"]",
+        "\"hunter2\"",
+        "98765",
+        "{",
+        "{\"A\": \"hunter2\"",
+        "{\"A\": \"hunter2\"} x",
+        "{\"A\": 98765}",
+        "{\"A\": -98765}",
+        "{\"A\": 98765.5}",
+        "{\"A\": 98765987659876598765987659876}",
+        "{\"A\": true}",
+        "{\"A\": null}",
+        "{\"A\": [\"hunter2\"]}",
+        "{\"A\": {\"B\": \"hunter2\"}}",
+        "{\"A\": \"hunter2\", \"A\": \"hunter2\"}",
+        "{\"\": \"hunter2\"}",
+        "{\"a/b\": \"hunter2\"}",
+        "{\".a.swp\": \"hunter2\"}",
+        "{A: \"hunter2\"}x",
+    ];
+    let yaml = [
+        "A: 98765",
+        "A: yes\nB: ~",
+        "A:\n  - hunter2",
+        "A: hunter2\nA: hunter2",
+        "A: hunter2\n---\nB: hunter2",
+        "A: !hunter2 hunter2",
+        "A: *hunter2",
+        "- hunter2",
+        "hunter2",
+        "A: \"hunter2",
+        "? [hunter2]\n: hunter2",
+        "\tA: hunter2",
+    ];
+    let both = [BundleFormat::Json, BundleFormat::Yaml];
+    let cases = json
+        .iter()
+        .flat_map(|text| both.map(|format| (format, *text)))
+        .chain(yaml.iter().map(|text| (BundleFormat::Yaml, *text)));
+    for (format, text) in cases {
+        let error = parse(format, text.as_bytes()).unwrap_err();
+        assert!(
+            matches!(error, Error::Malformed { .. }),
+            "{text}: {error:?}"
+        );
+        let said = format!("{error} {error:?}");
+        assert!(
+            !said.contains("hunter2") && !said.contains("98765"),
+            "{said}"
+        );
+    }
+    for format in both {
+        assert!(parse(format, b"{\"A\": \"\xff\"}").is_err());
+    }
+    assert!(parse(BundleFormat::Env, b"A=b\n").is_err());
+}
+
+#[test]
+fn a_value_may_have_64_kib_and_no_more() {
+    for format in [BundleFormat::Json, BundleFormat::Yaml] {
+        let most = "x".repeat(MAX_VALUE);
+        let most = document(&[("A", &most)]);
+        assert_eq!(parse(format, &render(format, &most)).unwrap(), most);
+        let over = "x".repeat(MAX_VALUE + 1);
+        let over = render(format, &document(&[("A", &over)]));
+        let error = parse(format, &over).unwrap_err();
+        assert_eq!(error.errno(), libc::EFBIG);
+    }
+}
+
+#[test]
+fn a_base_keeps_no_value() {
+    let base = Base::of(&document(&[("A", "hunter2")]));
+    assert!(!format!("{base:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_rewritten_document_sets_and_deletes_just_what_its_writer_changed() {
+    let read = document(&[("KEPT", "k"), ("CHANGED", "old"), ("GONE", "g")]);
+    let written = document(&[("KEPT", "k"), ("CHANGED", "new"), ("ADDED", "a")]);
+    assert_eq!(
+        merge(Some(&Base::of(&read)), &read, &written),
+        [set("ADDED", "a"), set("CHANGED", "new"), delete("GONE")]
+    );
+}
+
+#[test]
+fn a_key_that_the_shell_set_meanwhile_stays() {
+    let read = document(&[("A", "a")]);
+    let current = document(&[("A", "a"), ("SHELL", "s")]);
+    let written = document(&[("A", "a2")]);
+    let base = Base::of(&read);
+    assert_eq!(merge(Some(&base), &current, &written), [set("A", "a2")]);
+}
+
+#[test]
+fn a_value_of_another_provider_that_was_only_read_is_not_copied() {
+    let read = document(&[("AWS_ONLY", "old"), ("MINE", "m")]);
+    // Rotated at AWS since: the writer writes back the old one, and must not pin it.
+    let current = document(&[("AWS_ONLY", "rotated"), ("MINE", "m")]);
+    let written = document(&[("AWS_ONLY", "old"), ("MINE", "m2")]);
+    let base = Base::of(&read);
+    assert_eq!(merge(Some(&base), &current, &written), [set("MINE", "m2")]);
+}
+
+#[test]
+fn a_writer_without_a_base_deletes_nothing_and_sets_what_differs() {
+    let current = document(&[("A", "a"), ("B", "b")]);
+    let written = document(&[("A", "a2"), ("C", "c")]);
+    assert_eq!(
+        merge(None, &current, &written),
+        [set("A", "a2"), set("C", "c")]
+    );
+    assert_eq!(merge(None, &current, &current), []);
+    assert_eq!(merge(None, &current, &Document::new()), []);
+}
+
+#[test]
+fn what_is_already_so_is_no_change() {
+    let base = Base::of(&document(&[("A", "old"), ("GONE", "g")]));
+    let current = document(&[("A", "new")]);
+    let written = document(&[("A", "new")]);
+    assert_eq!(merge(Some(&base), &current, &written), []);
+}
+
+/// What sh makes of the rendered lines, each variable ended by a NUL.
+fn sourced(lines: &[u8], names: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secrets.env");
+    std::fs::write(&file, lines).unwrap();
+    let mut script = String::from("set -a\n. \"$FILE\"\nset +a\n");
+    for name in names {
+        script += &format!("printf '%s\\0' \"${{{name}-unset}}\"\n");
+    }
+    let mut sh = Command::new("sh")
+        .env_clear()
+        .env("FILE", &file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sh.stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    let output = sh.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+#[test]
+fn what_cannot_be_a_variable_is_a_comment_without_its_value() {
+    let document = document(&[("A", "a\0b"), ("b-c", "hunter2"), ("1D", "hunter2")]);
+    let lines = text(BundleFormat::Env, &document);
+    assert!(lines.lines().all(|line| line.starts_with("# ")));
+    assert!(!lines.contains("hunter2") && !lines.contains('\0'));
+    assert_eq!(sourced(lines.as_bytes(), &["A"]), b"unset\0");
+}
+
+fn documents() -> impl Strategy<Value = Document> {
+    let name = prop_oneof![
+        "[A-Za-z0-9_][A-Za-z0-9._-]{0,12}",
+        "(yes|no|on|null|true|1e3|0x1f|1_0|_1|nan|y_n)",
+    ];
+    let name = name.prop_filter_map("a scratch name", |name| SecretName::new(&name).ok());
+    let value = prop_oneof![
+        any::<String>(),
+        "[\\x00-\\x20\"'\\\\$`#:~!\u{85}\u{2028}\u{feff}\u{ffff}a-c]{0,12}"
+    ];
+    let value = value.prop_map(|text| SecretValue::new(&text));
+    prop::collection::btree_map(name, value, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn what_is_rendered_is_parsed_as_the_same(document in documents()) {
+        for format in [BundleFormat::Json, BundleFormat::Yaml] {
+            let rendered = render(format, &document);
+            prop_assert_eq!(&parse(format, &rendered).unwrap(), &document);
+        }
+        // Not by way of the JSON that a YAML document may be.
+        let plain = render(BundleFormat::Yaml, &document);
+        let yaml: BTreeMap<String, String> = serde_yaml::from_slice(&plain).unwrap();
+        prop_assert!(yaml.iter().map(|(k, v)| (&**k, &**v)).eq(document.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in any::<Vec<u8>>(), text in "[{}\\[\\]:,\"A-C \n&*!?|>-]{0,30}") {
+        for format in [BundleFormat::Json, BundleFormat::Yaml, BundleFormat::Env] {
+            let _ = parse(format, &bytes);
+            let _ = parse(format, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_merge_leaves_what_the_writer_had_in_mind(base in documents(), current in documents(), written in documents()) {
+        let changes = merge(Some(&Base::of(&base)), &current, &written);
+        let mut after = current.clone();
+        for change in changes {
+            match change {
+                Change::Set(name, value) => { after.insert(name, value); }
+                Change::Delete(name) => { after.remove(&name); }
+            }
+        }
+        for name in base.keys().chain(current.keys()).chain(written.keys()) {
+            let untouched = base.get(name) == written.get(name);
+            let expected = if untouched { current.get(name) } else { written.get(name) };
+            prop_assert_eq!(after.get(name), expected, "{}", name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn sh_reads_the_values_as_they_are(
+        values in prop::collection::vec(prop_oneof![any::<String>(), "[\\x01-\\x7f]{0,20}"], 1..8)
+    ) {
+        let names: Vec<String> = (0..values.len()).map(|i| format!("KEY_{i}")).collect();
+        let document: Document = names
+            .iter()
+            .zip(&values)
+            .map(|(name, value)| (name.parse().unwrap(), SecretValue::new(&value.replace('\0', ""))))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let expected: Vec<u8> = document.values().flat_map(|v| [v.as_bytes(), b"\0"].concat()).collect();
+        prop_assert_eq!(sourced(&render(BundleFormat::Env, &document), &names), expected);
+    }
+}
