@@ -486,3 +486,7 @@ fn quote_yaml(text: &str, out: &mut Vec<u8>) {
     }
     out.push(b'"');
 }
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

@@ -289,3 +289,6 @@ impl FileProvider {
         Ok(self.options.place.look()?.path().to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests;

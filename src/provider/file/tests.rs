@@ -1,0 +1,352 @@
+use super::*;
+use crate::provider::{ChangeKind, NameChange};
+use crate::secret::{Change, MAX_VALUE, SecretValue};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+fn name(text: &str) -> SecretName {
+    SecretName::new(text).unwrap()
+}
+
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+    fn write(&self, file: &str, content: &str) {
+        std::fs::write(self.path(file), content).unwrap();
+    }
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.path(file)).unwrap()
+    }
+    fn with(&self, change: impl FnOnce(&mut FileOptions)) -> FileProvider {
+        let mut options = FileOptions {
+            place: StorePlace::new(None, self.0.path(), &self.path("live")),
+            key: KeySource::new(None, self.path("credential.key")),
+            encrypt: true,
+            max_stale: Duration::from_secs(3600),
+            lock_timeout: Duration::from_secs(20),
+        };
+        change(&mut options);
+        FileProvider::new(options)
+    }
+    fn provider(&self) -> FileProvider {
+        self.with(|_| {})
+    }
+    /// Nothing but the store, its lock and the key.
+    fn has_no_leftovers(&self) {
+        for entry in std::fs::read_dir(self.0.path()).unwrap() {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            assert!(!file.starts_with('.'), "{file} was left");
+        }
+    }
+}
+
+fn get(provider: &FileProvider, key: &str) -> Option<String> {
+    let provided = provider.get(&name(key)).unwrap()?;
+    Some(provided.value.as_str().to_owned())
+}
+
+fn set(provider: &FileProvider, key: &str, value: &str) -> Result<()> {
+    provider.apply(&[Change::Set(name(key), SecretValue::new(value))])
+}
+
+#[test]
+fn without_a_file_nothing_is_there_and_the_first_write_makes_it_for_its_owner_only() {
+    let scratch = Scratch::new();
+    let provider = scratch.with(|o| {
+        let folder = scratch.path("new");
+        o.place = StorePlace::new(None, &folder, &folder.join("live"));
+    });
+    assert_eq!(get(&provider, "A"), None);
+    assert!(!scratch.path("new").exists(), "a read makes nothing");
+    assert!(!scratch.path("credential.key").exists());
+    set(&provider, "A", "alpha").unwrap();
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+    let mode = |file| std::fs::metadata(scratch.path(file)).unwrap().mode() & 0o777;
+    assert_eq!(mode("new"), 0o700);
+    for file in ["new/secrets.json", "new/secrets.json.lock", "credential.key"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+    assert!(!scratch.read("new/secrets.json").contains("alpha"));
+}
+
+#[test]
+fn the_default_places_count_in_order_and_each_keeps_its_format() {
+    let scratch = Scratch::new();
+    let provider = scratch.with(|o| o.encrypt = false);
+    scratch.write("secrets.yml", "A: yml\n");
+    assert_eq!(get(&provider, "A").as_deref(), Some("yml"));
+    scratch.write("secrets.yaml", "A: yaml\n");
+    assert_eq!(get(&provider, "A").as_deref(), Some("yaml"));
+    set(&provider, "B", "beta").unwrap();
+    assert_eq!(scratch.read("secrets.yaml"), "\"A\": \"yaml\"\n\"B\": \"beta\"\n");
+    scratch.write("secrets.json", "{\"A\": \"json\"}");
+    assert_eq!(get(&provider, "A").as_deref(), Some("json"));
+    assert_eq!(get(&provider, "B"), None);
+}
+
+#[test]
+fn plain_and_encrypted_values_lie_side_by_side_and_a_write_encrypts_its_own() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"alpha\", \"B\": \"beta\"}");
+    let provider = scratch.provider();
+    set(&provider, "B", "gamma").unwrap();
+    let text = scratch.read("secrets.json");
+    assert!(text.contains("alpha") && text.contains("Z0FBQUFB") && !text.contains("gamma"));
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+    assert_eq!(get(&provider, "B").as_deref(), Some("gamma"));
+    assert_eq!(provider.encrypt_all().unwrap(), 1);
+    assert_eq!(provider.encrypt_all().unwrap(), 0);
+    assert!(!scratch.read("secrets.json").contains("alpha"));
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+}
+
+#[test]
+fn a_plain_value_that_looks_encrypted_is_read_back_as_it_was_set() {
+    let scratch = Scratch::new();
+    let provider = scratch.with(|o| o.encrypt = false);
+    set(&provider, "A", "Z0FBQUFBnot-really").unwrap();
+    assert_eq!(get(&provider, "A").as_deref(), Some("Z0FBQUFBnot-really"));
+}
+
+#[test]
+fn a_value_under_another_key_cannot_be_decrypted_and_the_others_work() {
+    let scratch = Scratch::new();
+    set(&scratch.provider(), "A", "alpha").unwrap();
+    let text = scratch.read("secrets.json").replace("\n}", ",\n  \"B\": \"beta\"\n}");
+    scratch.write("secrets.json", &text);
+    let other = scratch.with(|o| o.key = KeySource::new(Some("other".into()), scratch.path("none")));
+    assert!(matches!(other.get(&name("A")), Err(Error::CannotDecrypt { .. })));
+    assert_eq!(get(&other, "B").as_deref(), Some("beta"));
+    let keyless = scratch.with(|o| o.key = KeySource::new(None, scratch.path("none")));
+    assert!(matches!(keyless.get(&name("A")), Err(Error::KeyUnusable { .. })));
+    assert!(!scratch.path("none").exists());
+}
+
+#[test]
+fn an_edit_by_another_shows_at_once_and_is_told_by_name_once() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
+    let provider = scratch.provider();
+    assert_eq!(provider.refresh(), Refreshed::Nothing, "the first reading is no change");
+    // Same length, in place, at once: the timestamps may well be the same.
+    scratch.write("secrets.json", "{\"A\": \"3\", \"B\": \"2\"}");
+    let change = |key: &str, kind| NameChange { name: name(key), kind };
+    assert_eq!(provider.refresh(), Refreshed::Names(vec![change("A", ChangeKind::Set)]));
+    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    assert_eq!(get(&provider, "A").as_deref(), Some("3"));
+    std::fs::remove_file(scratch.path("secrets.json")).unwrap();
+    assert_eq!(
+        provider.refresh(),
+        Refreshed::Names(vec![change("A", ChangeKind::Deleted), change("B", ChangeKind::Deleted)])
+    );
+}
+
+#[test]
+fn our_own_write_is_not_told_but_what_another_wrote_before_it_is() {
+    let scratch = Scratch::new();
+    let provider = scratch.with(|o| o.encrypt = false);
+    set(&provider, "A", "1").unwrap();
+    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
+    set(&provider, "B", "2").unwrap();
+    let foreign = NameChange { name: name("FOREIGN"), kind: ChangeKind::Set };
+    assert_eq!(provider.refresh(), Refreshed::Names(vec![foreign]));
+    assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
+}
+
+#[test]
+fn only_what_changed_has_a_new_time() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
+    let old = SystemTime::now() - Duration::from_secs(1000);
+    let file = std::fs::File::options().write(true).open(scratch.path("secrets.json"));
+    file.unwrap().set_modified(old).unwrap();
+    let provider = scratch.provider();
+    let changed = |key: &str| provider.get(&name(key)).unwrap().unwrap().changed_at;
+    assert_eq!(changed("A"), changed("B"));
+    set(&provider, "A", "3").unwrap();
+    assert!(changed("A") > changed("B"));
+    assert!(changed("B") < SystemTime::now() - Duration::from_secs(900));
+}
+
+#[test]
+fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
+    for bad in ["", "{\"A\": \"al", "[1]", "null"] {
+        let scratch = Scratch::new();
+        scratch.write("secrets.json", "{\"A\": \"alpha\"}");
+        let provider = scratch.provider();
+        assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+        assert!(!provider.report().stale);
+        provider.refresh();
+        scratch.write("secrets.json", bad);
+        assert_eq!(provider.refresh(), Refreshed::Names(vec![]), "its state changed, no name did");
+        assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
+        let report = provider.report();
+        assert!(report.stale && !report.available && report.last_error.is_some());
+        assert!(matches!(set(&provider, "B", "b"), Err(Error::MalformedStore { .. })));
+        assert_eq!(scratch.read("secrets.json"), bad);
+        // One that never saw a good document has nothing to serve.
+        let late = scratch.provider();
+        assert!(matches!(late.get(&name("A")), Err(Error::MalformedStore { .. })));
+        scratch.write("secrets.json", "{\"A\": \"mended\"}");
+        assert_eq!(get(&provider, "A").as_deref(), Some("mended"));
+        assert!(provider.report().available);
+    }
+}
+
+#[test]
+fn a_document_that_is_too_old_is_not_served() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"alpha\"}");
+    let provider = scratch.with(|o| o.max_stale = Duration::ZERO);
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+    scratch.write("secrets.json", "");
+    assert!(matches!(provider.held(&name("A")), Held::Value(_)), "not looked at yet");
+    assert_eq!(provider.refresh(), Refreshed::All, "nor may a cache serve it");
+    assert!(matches!(provider.held(&name("A")), Held::Failed(Error::MalformedStore { .. })));
+}
+
+#[test]
+fn what_is_no_file_is_an_error_and_never_a_hang() {
+    let scratch = Scratch::new();
+    for (make, what) in [("folder", "it is a folder"), ("fifo", "it is a named pipe")] {
+        let path = scratch.path(make);
+        match make {
+            "folder" => std::fs::create_dir(&path).unwrap(),
+            _ => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap(),
+        }
+        let provider = scratch.with(|o| o.place = StorePlace::at(&path));
+        for error in [provider.get(&name("A")).unwrap_err(), set(&provider, "A", "a").unwrap_err()] {
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_fifty_megabytes_is_malformed_without_being_read() {
+    let scratch = Scratch::new();
+    let file = std::fs::File::create(scratch.path("secrets.json")).unwrap();
+    file.set_len(50 << 20).unwrap();
+    let error = scratch.provider().get(&name("A")).unwrap_err();
+    assert!(matches!(&error, Error::MalformedStore { reason, .. } if reason.contains("too large")), "{error}");
+}
+
+#[test]
+fn a_document_that_would_grow_too_large_is_not_written() {
+    let scratch = Scratch::new();
+    let filler = format!("{{\"n\": [{}1]}}", "1,".repeat((MAX_DOCUMENT - 1000) / 2));
+    scratch.write("secrets.json", &filler);
+    let provider = scratch.with(|o| o.encrypt = false);
+    let error = set(&provider, "A", &"x".repeat(MAX_VALUE)).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: MAX_DOCUMENT, .. }), "{error}");
+    assert!(scratch.read("secrets.json") == filler);
+    let error = set(&provider, "A", &"x".repeat(MAX_VALUE + 1)).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: MAX_VALUE, .. }), "{error}");
+}
+
+#[test]
+fn a_link_is_followed_and_its_target_replaced() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("elsewhere")).unwrap();
+    scratch.write("elsewhere/real.json", "{\"A\": \"1\"}");
+    symlink("elsewhere/real.json", scratch.path("secrets.json")).unwrap();
+    let provider = scratch.with(|o| o.encrypt = false);
+    set(&provider, "A", "2").unwrap();
+    assert!(std::fs::symlink_metadata(scratch.path("secrets.json")).unwrap().is_symlink());
+    assert_eq!(scratch.read("elsewhere/real.json"), "{\n  \"A\": \"2\"\n}\n");
+    std::fs::remove_file(scratch.path("elsewhere/real.json")).unwrap();
+    set(&provider, "A", "3").unwrap();
+    assert_eq!(get(&provider, "A").as_deref(), Some("3"), "a link to nothing is written through");
+}
+
+#[test]
+fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\"}");
+    let provider = scratch.provider();
+    assert_eq!(get(&provider, "A").as_deref(), Some("1"));
+    std::fs::remove_file(scratch.path("secrets.json")).unwrap();
+    symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
+    assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
+    assert!(!provider.report().available || provider.refresh() != Refreshed::Nothing);
+}
+
+#[test]
+fn deleting_what_is_not_there_changes_nothing_at_all() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\"}");
+    let provider = scratch.provider();
+    let changes = [Change::Set(name("B"), "2".into()), Change::Delete(name("C"))];
+    assert!(provider.apply(&changes).unwrap_err().is_not_found());
+    assert_eq!(scratch.read("secrets.json"), "{\"A\": \"1\"}");
+    assert!(provider.rename(&name("C"), &name("D")).unwrap_err().is_not_found());
+    provider.rename(&name("A"), &name("D")).unwrap();
+    assert_eq!((get(&provider, "A"), get(&provider, "D").as_deref()), (None, Some("1")));
+    scratch.has_no_leftovers();
+}
+
+#[test]
+fn a_lock_that_is_held_ends_the_wait_with_its_name() {
+    let scratch = Scratch::new();
+    let held = write::Lock::take(&scratch.path("secrets.json"), Duration::ZERO).unwrap();
+    let provider = scratch.with(|o| o.lock_timeout = Duration::from_millis(5));
+    let error = set(&provider, "A", "1").unwrap_err();
+    assert_eq!(error.errno(), libc::ETIMEDOUT);
+    assert!(error.to_string().contains("secrets.json.lock"), "{error}");
+    drop(held);
+    set(&provider, "A", "1").unwrap();
+}
+
+#[test]
+fn writers_of_one_file_lose_no_key() {
+    let scratch = Scratch::new();
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            // A provider each, as two processes have.
+            let provider = scratch.with(|o| o.encrypt = false);
+            scope.spawn(move || {
+                for key in 0..200 {
+                    set(&provider, &format!("W{writer}_{key}"), "v").unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(scratch.provider().report().keys.len(), 0, "nothing is read before it is asked for");
+    let provider = scratch.provider();
+    provider.refresh();
+    assert_eq!(provider.names().len(), 400);
+    scratch.has_no_leftovers();
+}
+
+#[test]
+fn what_a_killed_writer_left_is_written_over_and_the_old_file_was_whole() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\"}");
+    scratch.write(".secrets.json.tmp", "{\"A\": \"ha");
+    let provider = scratch.with(|o| o.encrypt = false);
+    assert_eq!(get(&provider, "A").as_deref(), Some("1"));
+    set(&provider, "B", "2").unwrap();
+    assert_eq!((get(&provider, "A").as_deref(), get(&provider, "B").as_deref()), (Some("1"), Some("2")));
+    scratch.has_no_leftovers();
+}
+
+#[test]
+fn a_write_makes_the_file_its_owners_own_again() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\"}");
+    let path = scratch.path("secrets.json");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(12345), Some(12346)).unwrap();
+    }
+    let before = std::fs::metadata(&path).unwrap();
+    set(&scratch.provider(), "A", "2").unwrap();
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+    assert_eq!(after.mode() & 0o777, 0o600);
+}
