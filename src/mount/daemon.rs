@@ -39,6 +39,8 @@ pub fn mount_foreground(settings: Settings, ready_fd: Option<RawFd>) -> Result<(
         said.and_then(|()| out.flush())
             .map_err(|e| Error::io("whoever started this is gone", e))?;
         leave_terminal()?;
+        // The folder it was started in may be on a filesystem that is to be unmounted.
+        let _ = std::env::set_current_dir("/");
     }
     let Some(begun) = begun? else { return Ok(()) };
     serve(begun)
@@ -107,11 +109,6 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
         .map_err(|e| Error::io("threads", e))?;
     watch(manager.clone(), settings.base_dir.clone());
     warm_up(manager);
-    if crate::secret::lock_failed() {
-        tracing::warn!(
-            "values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory"
-        );
-    }
     Ok(Some(Begun {
         session,
         mount_point,

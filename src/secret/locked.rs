@@ -15,12 +15,8 @@ const CHUNK: usize = 128 * 1024;
 const SMALLEST: usize = 64;
 const CLASSES: usize = 12; // 64 bytes to 128 KiB
 
+/// Some page that holds values could not be locked, and that was said.
 static LOCK_FAILED: AtomicBool = AtomicBool::new(false);
-
-/// Whether some page that holds values could not be locked (RLIMIT_MEMLOCK), so that it may reach the swap.
-pub fn lock_failed() -> bool {
-    LOCK_FAILED.load(Ordering::Relaxed)
-}
 
 struct Block(NonNull<u8>);
 // SAFETY: a block is plain memory that nobody else refers to while it is in the pool or in one `LockedBytes`.
@@ -59,8 +55,12 @@ fn map(size: usize) -> NonNull<u8> {
     };
     // SAFETY: the range is the mapping just made.
     unsafe {
-        if mlock(start.as_ptr().cast(), size).is_err() {
-            LOCK_FAILED.store(true, Ordering::Relaxed);
+        if mlock(start.as_ptr().cast(), size).is_err()
+            && !LOCK_FAILED.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory"
+            );
         }
         // A kernel that does not know this advice leaves the pages in a dump; dumps are off for the process anyway.
         let _ = madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump);

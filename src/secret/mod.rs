@@ -5,7 +5,6 @@ mod locked;
 mod process;
 
 pub use buffer::SecretBuffer;
-pub use locked::lock_failed;
 pub use process::protect_process;
 
 use std::borrow::Borrow;
