@@ -3,6 +3,7 @@
 //! One thread reads requests, so a release that is read is handled before an open that follows it. It never waits:
 //! what may, goes to the commit thread, or is parked until a provider has answered.
 
+mod requests;
 mod threads;
 mod waiting;
 
@@ -10,22 +11,19 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::error::Error;
-use crate::tree::{
-    self, Attr, AttrChange, AttrChanged, Caller, Closing, KernelInfo, Opened, Stop, Tree, WaitOn,
-};
+use crate::tree::{AttrChange, AttrChanged, KernelInfo, Tree};
+use requests::{Inner, answer, caller, file_type, fuse_errno, open_flags, utf8};
 use threads::{Notice, Worker};
-use waiting::{Resume, Waiting};
 
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
 /// used becomes resident.
@@ -35,13 +33,6 @@ const MAX_BACKGROUND: u16 = 1024;
 
 /// The filesystem: the tree, and who waits for it.
 pub struct Fs(Arc<Inner>);
-
-struct Inner {
-    tree: Arc<Tree>,
-    waiting: Arc<Waiting>,
-    worker: Worker,
-    notices: Sender<Notice>,
-}
 
 /// What is left to start when the session is there.
 pub struct Notices(Receiver<Notice>);
@@ -100,169 +91,6 @@ impl Drain {
             tracing::error!("gave up waiting for the last writes");
         }
     }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
-}
-
-/// The errno for the kernel; the reason for the log, where it is worth one.
-fn errno(stop: Stop) -> i32 {
-    match stop {
-        Stop::Errno(errno) => errno,
-        Stop::Error(error) => errno_of(&error),
-        // Only operations that can be parked answer so.
-        Stop::Wait(_) => libc::EAGAIN,
-    }
-}
-
-fn errno_of(error: &Error) -> i32 {
-    if error.is_not_found() {
-        tracing::debug!("{error}");
-    } else {
-        tracing::warn!("{error}");
-    }
-    error.errno()
-}
-
-fn fuse_errno(stop: Stop) -> Errno {
-    Errno::from_i32(errno(stop))
-}
-
-fn utf8(name: &OsStr) -> Result<&str, Errno> {
-    name.to_str().ok_or(Errno::EINVAL)
-}
-
-impl Inner {
-    /// What the kernel is told of an inode whose number for it is `node`.
-    fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
-        let (uid, gid) = self.tree.owner();
-        FileAttr {
-            ino: INodeNo(node),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: attr.mtime,
-            mtime: attr.mtime,
-            ctime: attr.mtime,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: match attr.kind {
-                tree::FileType::Dir => FileType::Directory,
-                tree::FileType::File => FileType::RegularFile,
-            },
-            perm: attr.mode,
-            nlink: attr.nlink,
-            uid,
-            gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-
-    /// Parks a request until what it waits for is settled.
-    fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
-        self.waiting.park(caller.pid, Some(on.clone()), resume);
-        if let WaitOn::Secret(name) = &on {
-            let waiting = self.waiting.clone();
-            let done = on.clone();
-            self.tree
-                .manager()
-                .fetch(name, Box::new(move || waiting.wake(&done)));
-        }
-    }
-
-    /// Does work that may wait on the commit thread, and answers when the kernel knows of what it changed.
-    fn work(
-        self: &Arc<Self>,
-        caller: &Caller,
-        answer: Resume,
-        told: bool,
-        work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
-    ) {
-        let id = self.waiting.park(caller.pid, None, answer);
-        let inner = self.clone();
-        self.worker.run(move || {
-            let result = work(&inner.tree).map_err(errno);
-            let waiting = inner.waiting.clone();
-            if told && result.is_ok() {
-                let then = Box::new(move || waiting.complete(id, result));
-                drop(inner.notices.send(Notice::Then(then)));
-            } else {
-                waiting.complete(id, result);
-            }
-        });
-    }
-
-    fn open(self: Arc<Self>, caller: Caller, ino: u64, flags: i32, reply: ReplyOpen) {
-        match self.tree.open(&caller, ino, flags) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
-            Err(Stop::Wait(on)) => {
-                let inner = self.clone();
-                self.park(
-                    &caller,
-                    on,
-                    Box::new(move |result| match result {
-                        Ok(()) => inner.open(caller, ino, flags, reply),
-                        Err(errno) => reply.error(Errno::from_i32(errno)),
-                    }),
-                );
-            }
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
-    }
-
-    fn getattr(self: Arc<Self>, caller: Caller, ino: u64, handle: Option<u64>, reply: ReplyAttr) {
-        match self.tree.attr(&caller, ino, handle) {
-            // Here, the number is the file's, not the version's: it is what `stat` shows.
-            Ok(attr) => reply.attr(&attr.valid, &self.file_attr(attr.ino, &attr)),
-            Err(Stop::Wait(on)) => {
-                let inner = self.clone();
-                self.park(
-                    &caller,
-                    on,
-                    Box::new(move |result| match result {
-                        Ok(()) => inner.getattr(caller, ino, handle, reply),
-                        Err(errno) => reply.error(Errno::from_i32(errno)),
-                    }),
-                );
-            }
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
-    }
-
-    fn commit_released(self: &Arc<Self>, closing: Closing) {
-        let inner = self.clone();
-        self.worker.run(move || {
-            if let Err(stop) = inner.tree.commit(&closing) {
-                tracing::warn!(
-                    "a write was given up, as its file had no close left to tell: errno {}",
-                    errno(stop)
-                );
-            }
-            if let Some(name) = inner.tree.settle(closing) {
-                inner.waiting.wake(&WaitOn::Write(name));
-            }
-        });
-    }
-}
-
-fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_pages {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO
-    }
-}
-
-fn empty(reply: ReplyEmpty) -> Resume {
-    Box::new(move |result| match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(Errno::from_i32(errno)),
-    })
 }
 
 impl Filesystem for Fs {
@@ -363,13 +191,10 @@ impl Filesystem for Fs {
             }
             Ok(AttrChanged::Commit(closing)) => {
                 let inner = self.0.clone();
-                let answer: Resume = Box::new(move |result| match result {
-                    Ok(()) => inner.getattr(asking, ino, None, reply),
-                    Err(errno) => reply.error(Errno::from_i32(errno)),
-                });
+                let done = answer(reply, move |reply| inner.getattr(asking, ino, None, reply));
                 // Not told first: the kernel holds the inode while it waits for this answer.
                 self.0
-                    .work(&asking, answer, false, move |tree| tree.commit(&closing));
+                    .work(&asking, done, false, move |tree| tree.commit(&closing));
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -404,9 +229,10 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         let (asking, parent) = (caller(request), parent.0);
-        self.0.work(&asking, empty(reply), false, move |tree| {
-            tree.unlink(&asking, parent, &name)
-        });
+        self.0
+            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
+                tree.unlink(&asking, parent, &name)
+            });
     }
 
     fn rename(
@@ -426,9 +252,10 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
-        self.0.work(&asking, empty(reply), false, move |tree| {
-            tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
-        });
+        self.0
+            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
+                tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
+            });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -515,9 +342,12 @@ impl Filesystem for Fs {
         let asking = caller(request);
         match self.0.tree.flush(&asking, handle.0) {
             None => reply.ok(),
-            Some(closing) => self.0.work(&asking, empty(reply), true, move |tree| {
-                tree.commit(&closing)
-            }),
+            Some(closing) => {
+                self.0
+                    .work(&asking, answer(reply, ReplyEmpty::ok), true, move |tree| {
+                        tree.commit(&closing)
+                    })
+            }
         }
     }
 
@@ -558,10 +388,7 @@ impl Filesystem for Fs {
         mut reply: ReplyDirectory,
     ) {
         let result = self.0.tree.read_dir(handle.0, offset, |listed, next| {
-            let kind = match listed.kind {
-                tree::FileType::Dir => FileType::Directory,
-                tree::FileType::File => FileType::RegularFile,
-            };
+            let kind = file_type(listed.kind);
             !reply.add(INodeNo(listed.ino), next, kind, &listed.name)
         });
         match result {

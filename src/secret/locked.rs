@@ -55,8 +55,7 @@ fn map(size: usize) -> NonNull<u8> {
     };
     // SAFETY: the range is the mapping just made.
     unsafe {
-        if mlock(start.as_ptr().cast(), size).is_err()
-            && !LOCK_FAILED.swap(true, Ordering::Relaxed)
+        if mlock(start.as_ptr().cast(), size).is_err() && !LOCK_FAILED.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
                 "values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory"

@@ -130,6 +130,11 @@ impl Tree {
         Some(SettlingName(place))
     }
 
+    /// Whether a write of the name is still under way.
+    pub fn is_settling(&self, name: &SettlingName) -> bool {
+        self.state().settling.contains_key(&name.0)
+    }
+
     /// Whether this close was the last one. If not, a later close or the release commits; if that cannot be told, the
     /// release does, and its error is only logged.
     fn is_last_close(&self, node: u64, tid: u32) -> bool {

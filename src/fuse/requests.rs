@@ -1,0 +1,212 @@
+//! What all requests have in common: who asks, what an answer looks like to the kernel, and how one is answered later.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::SystemTime;
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyOpen,
+    Request,
+};
+
+use super::threads::{Notice, Worker};
+use super::waiting::{Resume, Waiting};
+use crate::tree::{self, Attr, Caller, Closing, Opened, Stop, Tree, WaitOn};
+
+/// The tree, and who waits for it.
+pub(super) struct Inner {
+    pub(super) tree: Arc<Tree>,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) worker: Worker,
+    pub(super) notices: Sender<Notice>,
+}
+
+/// An answer that can be a refusal.
+pub(super) trait Refuse: Send + 'static {
+    /// Answers with an errno.
+    fn refuse(self, errno: i32);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: i32) {
+                self.error(Errno::from_i32(errno));
+            }
+        })*
+    };
+}
+refuse!(ReplyAttr, ReplyEmpty, ReplyOpen);
+
+/// Answers a request when it can go on, or refuses it.
+pub(super) fn answer<R: Refuse>(reply: R, go_on: impl FnOnce(R) + Send + 'static) -> Resume {
+    Box::new(move |result| match result {
+        Ok(()) => go_on(reply),
+        Err(errno) => reply.refuse(errno),
+    })
+}
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+/// The errno for the kernel; the reason for the log, where it is worth one.
+pub(super) fn errno(stop: Stop) -> i32 {
+    match stop {
+        Stop::Errno(errno) => errno,
+        Stop::Error(error) => {
+            if error.is_not_found() {
+                tracing::debug!("{error}");
+            } else {
+                tracing::warn!("{error}");
+            }
+            error.errno()
+        }
+        // Only operations that can be parked answer so.
+        Stop::Wait(_) => libc::EAGAIN,
+    }
+}
+
+pub(super) fn fuse_errno(stop: Stop) -> Errno {
+    Errno::from_i32(errno(stop))
+}
+
+pub(super) fn utf8(name: &OsStr) -> Result<&str, Errno> {
+    name.to_str().ok_or(Errno::EINVAL)
+}
+
+pub(super) fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keep_pages {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO
+    }
+}
+
+pub(super) fn file_type(kind: tree::FileType) -> FileType {
+    match kind {
+        tree::FileType::Dir => FileType::Directory,
+        tree::FileType::File => FileType::RegularFile,
+    }
+}
+
+impl Inner {
+    /// What the kernel is told of an inode whose number for it is `node`.
+    pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
+        let (uid, gid) = self.tree.owner();
+        FileAttr {
+            ino: INodeNo(node),
+            size: attr.size,
+            blocks: attr.size.div_ceil(512),
+            atime: attr.mtime,
+            mtime: attr.mtime,
+            ctime: attr.mtime,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind: file_type(attr.kind),
+            perm: attr.mode,
+            nlink: attr.nlink,
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// Parks a request until what it waits for is settled.
+    fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
+        self.waiting.park(caller.pid, Some(on.clone()), resume);
+        match &on {
+            WaitOn::Secret(name) => {
+                let (waiting, on) = (self.waiting.clone(), on.clone());
+                self.tree
+                    .manager()
+                    .fetch(name, Box::new(move || waiting.wake(&on)));
+            }
+            // It may have been settled before this was parked.
+            WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
+            WaitOn::Write(_) => {}
+        }
+    }
+
+    /// Does work that may wait on the commit thread, and answers when the kernel knows of what it changed.
+    pub(super) fn work(
+        self: &Arc<Self>,
+        caller: &Caller,
+        answer: Resume,
+        told: bool,
+        work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
+    ) {
+        let id = self.waiting.park(caller.pid, None, answer);
+        let inner = self.clone();
+        self.worker.run(move || {
+            let result = work(&inner.tree).map_err(errno);
+            let waiting = inner.waiting.clone();
+            if told && result.is_ok() {
+                let then = Box::new(move || waiting.complete(id, result));
+                drop(inner.notices.send(Notice::Then(then)));
+            } else {
+                waiting.complete(id, result);
+            }
+        });
+    }
+
+    pub(super) fn open(self: Arc<Self>, caller: Caller, ino: u64, flags: i32, reply: ReplyOpen) {
+        match self.tree.open(&caller, ino, flags) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                self.park(
+                    &caller,
+                    on,
+                    answer(reply, move |reply| inner.open(caller, ino, flags, reply)),
+                );
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    pub(super) fn getattr(
+        self: Arc<Self>,
+        caller: Caller,
+        ino: u64,
+        handle: Option<u64>,
+        reply: ReplyAttr,
+    ) {
+        match self.tree.attr(&caller, ino, handle) {
+            // Here, the number is the file's, not the version's: it is what `stat` shows.
+            Ok(attr) => reply.attr(&attr.valid, &self.file_attr(attr.ino, &attr)),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                self.park(
+                    &caller,
+                    on,
+                    answer(reply, move |reply| {
+                        inner.getattr(caller, ino, handle, reply)
+                    }),
+                );
+            }
+            Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    pub(super) fn commit_released(self: &Arc<Self>, closing: Closing) {
+        let inner = self.clone();
+        self.worker.run(move || {
+            if let Err(stop) = inner.tree.commit(&closing) {
+                tracing::warn!(
+                    "a write was given up, as its file had no close left to tell: errno {}",
+                    errno(stop)
+                );
+            }
+            if let Some(name) = inner.tree.settle(closing) {
+                inner.waiting.wake(&WaitOn::Write(name));
+            }
+        });
+    }
+}
