@@ -5,7 +5,7 @@
 //! to whoever has a signal pending that ends it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::tree::WaitOn;
@@ -28,13 +28,15 @@ struct Waiters {
     next: u64,
     by_id: HashMap<u64, Waiter>,
     looked_after: bool,
+    /// The mount has ended, and with it the thread that looks after them.
+    ended: bool,
 }
 
 /// The requests that wait. Shared with the threads that end their waiting.
 #[derive(Default)]
 pub(super) struct Waiting {
     waiters: Mutex<Waiters>,
-    // Somebody has begun to wait.
+    // Somebody has begun to wait, or nobody will any more.
     arrived: Condvar,
 }
 
@@ -53,11 +55,11 @@ impl Waiting {
         waiters.by_id.insert(id, Waiter { tid, on, resume });
         if !waiters.looked_after {
             waiters.looked_after = true;
-            let weak = Arc::downgrade(self);
+            let waiting = self.clone();
             let looker = std::thread::Builder::new()
                 .name("waiting".into())
                 .stack_size(128 * 1024);
-            if let Err(error) = looker.spawn(move || look_after(&weak)) {
+            if let Err(error) = looker.spawn(move || look_after(&waiting)) {
                 waiters.looked_after = false;
                 tracing::warn!("waiting callers cannot be interrupted: {error}");
             }
@@ -92,12 +94,12 @@ impl Waiting {
 
     /// The mount ends: nobody waits any longer.
     pub(super) fn end_all(&self) {
-        let all: Vec<Waiter> = self
-            .waiters()
-            .by_id
-            .drain()
-            .map(|(_, waiter)| waiter)
-            .collect();
+        let all: Vec<Waiter> = {
+            let mut waiters = self.waiters();
+            waiters.ended = true;
+            waiters.by_id.drain().map(|(_, waiter)| waiter).collect()
+        };
+        self.arrived.notify_one();
         for waiter in all {
             (waiter.resume)(Err(libc::ENOTCONN));
         }
@@ -119,28 +121,21 @@ impl Waiting {
     }
 }
 
-fn look_after(waiting: &Weak<Waiting>) {
-    while let Some(waiting) = waiting.upgrade() {
-        let waiters = waiting.waiters();
-        let idle = waiters.by_id.is_empty();
-        // A second without anybody, and it is looked whether the mount is still there.
-        let wait = if idle {
-            Duration::from_secs(1)
-        } else {
-            LOOK_EVERY
-        };
-        drop(
-            waiting
+fn look_after(waiting: &Waiting) {
+    loop {
+        let mut waiters = waiting.waiters();
+        while waiters.by_id.is_empty() {
+            if waiters.ended {
+                return;
+            }
+            waiters = waiting
                 .arrived
-                .wait_timeout(waiters, wait)
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        );
-        if !idle {
-            waiting.interrupt_ending();
-        } else {
-            // Most waits are over before anybody could have sent a signal.
-            drop(waiting);
-            std::thread::sleep(LOOK_EVERY);
+                .wait(waiters)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
         }
+        drop(waiters);
+        // Most waits are over before anybody could have sent a signal.
+        std::thread::sleep(LOOK_EVERY);
+        waiting.interrupt_ending();
     }
 }
