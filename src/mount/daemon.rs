@@ -118,7 +118,7 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
 }
 
 /// An empty folder of the user's own.
-fn prepare(dir: &Path) -> Result<()> {
+pub(super) fn prepare(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let context = |e| Error::io(dir.display().to_string(), e);
     std::fs::DirBuilder::new()
@@ -135,7 +135,7 @@ fn prepare(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
+pub(super) fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("simpletuner-live".into()),

@@ -1,0 +1,72 @@
+//! A tree that is mounted by the process which built it, for a chain of one's own. Knows no settings and no signals.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::BackgroundSession;
+
+use super::daemon::{mount, prepare};
+use super::state::resolve;
+use super::unmount::detach;
+use crate::error::{Error, Result};
+use crate::fuse::{Drain, Fs};
+use crate::tree::Tree;
+
+/// A mounted tree; it is unmounted when this is dropped, after what was closed is written.
+pub struct MountedTree {
+    session: Option<BackgroundSession>,
+    mount_point: PathBuf,
+    drain: Drain,
+}
+
+/// Mounts a tree at an empty folder, which is made if it is missing, and serves it on a thread of its own. With
+/// `allow_other` the kernel lets other users ask, whom the tree then judges. A thread of this process that used the mount
+/// could wait for itself: leave that to other processes.
+///
+/// # Errors
+/// Why it cannot be mounted.
+pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_other: bool) -> Result<MountedTree> {
+    let mount_point = resolve(mount_point);
+    prepare(&mount_point)?;
+    tree.set_mount_info(|info| {
+        info.mount_point = mount_point.display().to_string();
+        info.read_path = "audited".into();
+        info.allow_other = allow_other;
+    });
+    let threads = |e| Error::io("threads", e);
+    let (fs, notices) = Fs::new(tree).map_err(threads)?;
+    let drain = fs.drain();
+    let session = mount(fs, &mount_point, allow_other)?;
+    notices.start(session.notifier()).map_err(threads)?;
+    Ok(MountedTree {
+        session: Some(session.spawn().map_err(threads)?),
+        mount_point,
+        drain,
+    })
+}
+
+impl MountedTree {
+    /// Where it is.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+}
+
+impl Drop for MountedTree {
+    fn drop(&mut self) {
+        let ends = match detach(&self.mount_point) {
+            // With open files it ends when they are closed, and nobody can say when that is.
+            Ok(in_use) => !in_use,
+            Err(error) => {
+                tracing::warn!("{error}");
+                false
+            }
+        };
+        if let Some(session) = self.session.take().filter(|_| ends)
+            && let Err(error) = session.join()
+        {
+            tracing::warn!("{}: {error}", self.mount_point.display());
+        }
+        self.drain.finish();
+    }
+}

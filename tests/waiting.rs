@@ -1,0 +1,434 @@
+//! Who waits for a provider dies at once from a signal, and holds nobody up. The mount is in this very process, over a
+//! provider that answers when it is told to; so only child processes look at it, never a thread of the test.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, SystemTime};
+
+use simpletuner_live::credential::KeySource;
+use simpletuner_live::error::{Error, Result};
+use simpletuner_live::hardware::Hardware;
+use simpletuner_live::manager::SecretsManager;
+use simpletuner_live::mount::{MountedTree, mount_tree};
+use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
+use simpletuner_live::secret::{SecretName, SecretValue};
+use simpletuner_live::tree::Tree;
+use support::{alone, scratch_home, wait_until};
+
+/// What the provider says when it may speak.
+#[derive(Clone, Copy)]
+enum Says {
+    Value(&'static str),
+    Nothing,
+    Failure,
+}
+
+#[derive(Default)]
+struct Asked {
+    /// How often each key was asked for.
+    times: HashMap<String, usize>,
+    says: Option<Says>,
+}
+
+/// A provider far away, which is silent at first.
+#[derive(Default)]
+struct Slow {
+    asked: Mutex<Asked>,
+    spoken: Condvar,
+}
+
+impl Slow {
+    fn answer(&self, says: Says) {
+        self.asked.lock().unwrap().says = Some(says);
+        self.spoken.notify_all();
+    }
+
+    fn times(&self, name: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        asked.times.get(name).copied().unwrap_or(0)
+    }
+}
+
+impl Provider for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
+        let mut asked = self.asked.lock().unwrap();
+        *asked.times.entry(name.to_string()).or_default() += 1;
+        let asked = self
+            .spoken
+            .wait_while(asked, |asked| asked.says.is_none())
+            .unwrap();
+        match asked.says.unwrap() {
+            Says::Value(value) => Ok(Some(Provided {
+                value: SecretValue::new(value),
+                changed_at: SystemTime::UNIX_EPOCH,
+            })),
+            Says::Nothing => Ok(None),
+            Says::Failure => Err(Error::Settings("it is out of order".into())),
+        }
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        Vec::new()
+    }
+
+    fn report(&self) -> ProviderReport {
+        ProviderReport {
+            name: "slow".into(),
+            configured: true,
+            available: true,
+            ..ProviderReport::default()
+        }
+    }
+}
+
+/// A mount over a file with `FILE` in it, and the slow provider behind.
+struct Mount {
+    slow: Arc<Slow>,
+    children: Vec<Child>,
+    // Before the folder it lies in.
+    mounted: Option<MountedTree>,
+    home: tempfile::TempDir,
+}
+
+impl Mount {
+    fn new() -> Self {
+        let home = scratch_home();
+        let store = home.path().join("store.json");
+        fs::write(&store, r#"{"FILE": "from the file", "OLD": "to be moved"}"#).unwrap();
+        let file = FileProvider::new(FileOptions {
+            place: StorePlace::at(store),
+            key: KeySource::new(
+                Some("a key of the test".into()),
+                home.path().join("credential.key"),
+            ),
+            encrypt: true,
+            max_stale: Duration::from_secs(3600),
+            lock_timeout: Duration::from_secs(10),
+        });
+        let slow = Arc::new(Slow::default());
+        let manager = SecretsManager::builder()
+            .with_provider(Arc::new(file))
+            .with_provider(slow.clone())
+            .build();
+        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| None));
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let tree = Tree::new(manager, Arc::new(hardware), owner, false);
+        let mounted = mount_tree(tree, &home.path().join("live"), false).unwrap();
+        Self {
+            slow,
+            children: Vec::new(),
+            mounted: Some(mounted),
+            home,
+        }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.home.path().join("live").join(path)
+    }
+
+    fn spawn(&self, program: &str, args: &[&str]) -> Child {
+        Command::new(program)
+            .args(args)
+            .current_dir(self.home.path())
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap()
+    }
+
+    fn bash(&self, script: &str) -> Child {
+        self.spawn("bash", &["-c", &format!("cd live; {script}")])
+    }
+
+    /// A reader that waits, which ends with the mount at the latest.
+    fn reader(&mut self, name: &str) -> u32 {
+        let asked = self.slow.times(name);
+        let child = self.spawn("cat", &[&format!("live/secrets/{name}")]);
+        let pid = child.id();
+        self.children.push(child);
+        wait_until("the provider is asked", || {
+            asked > 0 || self.slow.times(name) > 0
+        });
+        wait_until("the reader waits in the mount", || waits_in_the_mount(pid));
+        pid
+    }
+
+    fn take(&mut self, pid: u32) -> Child {
+        let place = self.children.iter().position(|child| child.id() == pid);
+        self.children.swap_remove(place.unwrap())
+    }
+
+    /// What a script that must not wait for the provider prints.
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        let output = ended(self.bash(script), script);
+        assert!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Whoever still waits is let go, so that a test that fails does not hang.
+        self.slow.answer(Says::Nothing);
+        for mut child in self.children.drain(..) {
+            let _ = child.wait();
+        }
+        self.mounted = None;
+    }
+}
+
+/// The output of a process, once it has ended.
+#[track_caller]
+fn ended(mut child: Child, what: &str) -> Output {
+    wait_until(what, || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
+}
+
+fn waits_in_the_mount(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/wchan"))
+        .is_ok_and(|place| place.contains("request_wait"))
+}
+
+fn signal(signal: &str, target: &str) {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-s", signal, "--", target]).status();
+    assert!(status.unwrap().success());
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+fn killed_by(status: ExitStatus) -> Option<i32> {
+    status.signal()
+}
+
+const DEADLY: [(&str, i32); 4] = [
+    ("INT", libc::SIGINT),
+    ("TERM", libc::SIGTERM),
+    ("KILL", libc::SIGKILL),
+    ("HUP", libc::SIGHUP),
+];
+
+#[test]
+fn a_waiting_reader_dies_from_a_signal_before_the_provider_answers() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    for (name, number) in DEADLY {
+        let reader = mount.reader(&format!("SLOW_{name}"));
+        signal(name, &reader.to_string());
+        let output = ended(mount.take(reader), name);
+        assert_eq!(killed_by(output.status), Some(number));
+        assert_eq!(output.stdout, b"");
+    }
+    // `stat` waits as well, and dies as well.
+    let stat = mount.spawn("stat", &["live/secrets/SLOW_STAT"]);
+    wait_until("the provider is asked", || {
+        mount.slow.times("SLOW_STAT") > 0
+    });
+    signal("TERM", &stat.id().to_string());
+    let output = ended(stat, "the waiting `stat` dies");
+    assert_eq!(killed_by(output.status), Some(libc::SIGTERM));
+}
+
+#[test]
+fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    let first = mount.reader("SLOW");
+    let before = threads();
+    let mut readers = vec![first];
+    for _ in 1..300 {
+        let child = mount.spawn("cat", &["live/secrets/SLOW"]);
+        readers.push(child.id());
+        mount.children.push(child);
+    }
+    wait_until("all wait in the mount", || {
+        readers.iter().all(|&pid| waits_in_the_mount(pid))
+    });
+    // The threads of other tests and of mounts that ended come and go.
+    assert!(threads() < before + readers.len() / 10);
+    assert_eq!(mount.slow.times("SLOW"), 1);
+    for (place, reader) in readers.iter().enumerate() {
+        signal(DEADLY[place % DEADLY.len()].0, &reader.to_string());
+    }
+    for (place, &reader) in readers.iter().enumerate() {
+        let output = ended(mount.take(reader), "a reader dies");
+        assert_eq!(
+            killed_by(output.status),
+            Some(DEADLY[place % DEADLY.len()].1)
+        );
+    }
+    assert_eq!(mount.sh("cat secrets/FILE"), "from the file");
+}
+
+#[test]
+fn whoever_waits_holds_nobody_up() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    let reader = mount.reader("SLOW");
+    assert_eq!(mount.sh("ls secrets"), "FILE\nOLD\n");
+    assert_eq!(mount.sh("stat -c %s secrets/FILE"), "13\n");
+    assert_eq!(mount.sh("cat secrets/FILE"), "from the file");
+    mount.sh("echo other > secrets/FILE; [ \"$(<secrets/FILE)\" = other ]");
+    mount.sh("mv secrets/OLD secrets/FILE; [ \"$(<secrets/FILE)\" = 'to be moved' ]");
+    assert_eq!(mount.sh("ls secrets"), "FILE\n");
+    for control in [
+        "status",
+        "events",
+        "cache/stats",
+        "providers/slow",
+        "hardware/all.json",
+    ] {
+        assert!(!mount.sh(&format!("cat {control}")).is_empty(), "{control}");
+    }
+    mount.sh("echo secret:FILE > cache/invalidate; cat cache/invalidate; echo > cache/clear");
+    assert!(mount.sh("cat bundle/secrets.json").contains("to be moved"));
+    mount.sh("rm secrets/FILE");
+    assert_eq!(mount.sh("ls -l secrets | wc -l"), "1\n");
+    assert!(waits_in_the_mount(reader));
+    mount.slow.answer(Says::Value("at last"));
+    let output = ended(mount.take(reader), "the reader has its value");
+    assert_eq!(output.stdout, b"at last");
+}
+
+#[test]
+fn a_new_secret_is_written_while_the_provider_is_silent() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    let reader = mount.reader("SLOW");
+    mount.sh("echo v > secrets/NEW; [ \"$(<secrets/NEW)\" = v ]");
+    // The very key that somebody waits for.
+    mount.sh("echo mine > secrets/SLOW; [ \"$(<secrets/SLOW)\" = mine ]");
+    mount.sh("python3 -c 'import os; os.rename(\"secrets/NEW\", \"secrets/NEWER\")'");
+    assert_eq!(mount.sh("ls secrets"), "FILE\nNEWER\nOLD\nSLOW\n");
+    mount.slow.answer(Says::Value("far"));
+    let output = ended(mount.take(reader), "the reader is answered");
+    assert_eq!(output.stdout, b"mine");
+}
+
+#[test]
+fn the_end_of_a_child_does_not_break_the_shells_read() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    // A handler for the end of its children, which `$(<...)` has in the process that reads.
+    let bash = mount.bash("trap : CHLD; value=$(<secrets/SLOW); echo \"got $value\"");
+    let group = bash.id();
+    wait_until("the provider is asked", || mount.slow.times("SLOW") > 0);
+    signal("CHLD", &format!("-{group}"));
+    // A reader who is killed after that has been looked after together with, or after, the shell.
+    let other = mount.reader("SLOW");
+    signal("TERM", &other.to_string());
+    let output = ended(mount.take(other), "the other reader dies");
+    assert_eq!(killed_by(output.status), Some(libc::SIGTERM));
+    mount.slow.answer(Says::Value("it"));
+    let output = ended(bash, "the shell has its value");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "got it\n",
+        "{said}"
+    );
+}
+
+#[test]
+fn a_thousand_cold_readers_cost_one_question_and_all_get_the_value() {
+    let _alone = alone();
+    let mount = Mount::new();
+    let bash = mount.bash("for i in {1..1000}; do cat secrets/SLOW & done; wait");
+    let children = format!("/proc/{0}/task/{0}/children", bash.id());
+    wait_until("all of them wait in the mount", || {
+        let children = fs::read_to_string(&children).unwrap();
+        let waiting = children
+            .split_whitespace()
+            .filter(|pid| waits_in_the_mount(pid.parse().unwrap()));
+        waiting.count() == 1000
+    });
+    mount.slow.answer(Says::Value("value"));
+    let output = ended(bash, "all have read");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said, "");
+    assert_eq!(output.stdout, b"value".repeat(1000));
+    assert_eq!(mount.slow.times("SLOW"), 1);
+    assert_eq!(
+        mount.sh("stat -c %s secrets/SLOW; cat secrets/SLOW"),
+        "5\nvalue"
+    );
+    assert_eq!(mount.slow.times("SLOW"), 1);
+}
+
+/// What `stat` and `cat` of a key say that waited for the provider's answer.
+fn said_after(says: Says) -> Vec<String> {
+    let mount = Mount::new();
+    let readers = ["stat", "cat"].map(|program| {
+        let name = program.to_uppercase();
+        let reader = mount.spawn(program, &[&format!("live/secrets/{name}")]);
+        wait_until("the provider is asked", || mount.slow.times(&name) > 0);
+        reader
+    });
+    mount.slow.answer(says);
+    let said = readers.map(|reader| {
+        let output = ended(reader, "the reader is answered");
+        assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
+        String::from_utf8(output.stderr).unwrap()
+    });
+    said.into()
+}
+
+#[test]
+fn a_key_that_nobody_has_is_not_there_after_the_wait() {
+    let _alone = alone();
+    for said in said_after(Says::Nothing) {
+        assert!(said.contains("No such file or directory"), "{said}");
+    }
+}
+
+#[test]
+fn a_provider_that_fails_after_the_wait_is_an_error_and_not_a_missing_key() {
+    let _alone = alone();
+    for said in said_after(Says::Failure) {
+        assert!(said.contains("Input/output error"), "{said}");
+    }
+}
+
+#[test]
+fn the_mount_is_gone_when_its_guard_is_dropped() {
+    let _alone = alone();
+    let mut mount = Mount::new();
+    let point = mount.path("");
+    let mounted = |point: &Path| {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let point = point.to_str().unwrap().trim_end_matches('/').to_owned();
+        table
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some(&point))
+    };
+    assert!(mounted(&point));
+    mount.sh("echo kept > secrets/K");
+    mount.mounted = None;
+    assert!(!mounted(&point));
+    let store = fs::read_to_string(mount.home.path().join("store.json")).unwrap();
+    assert!(store.contains("\"K\""));
+}
