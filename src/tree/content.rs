@@ -158,23 +158,30 @@ impl Tree {
             File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
             File::Clear(cache) => {
                 match cache {
-                    None => self.manager.clear_cache(),
+                    None => {
+                        self.manager.caches().clear();
+                        self.manager.clear_cache();
+                    }
                     Some(name) => {
                         self.cache(name)?.clear();
+                        self.tell_invalidated(name, None);
                     }
                 }
-                self.note_invalidation(cache.as_deref(), "");
+                self.drop_kernel_caches();
                 Ok(())
             }
             File::Invalidate(cache) => {
                 let prefix = parse_prefix(bytes)?;
                 let count = match cache {
                     None => self.manager.invalidate_prefix(prefix),
-                    Some(name) => self.cache(name)?.invalidate_prefix(prefix),
+                    Some(name) => {
+                        self.tell_invalidated(name, Some(prefix));
+                        self.cache(name)?.invalidate_prefix(prefix)
+                    }
                 };
                 self.invalidated
                     .store(count as u64, std::sync::atomic::Ordering::Relaxed);
-                self.note_invalidation(cache.as_deref(), prefix);
+                self.drop_kernel_caches();
                 Ok(())
             }
             File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
@@ -226,15 +233,14 @@ impl Tree {
             .ok_or_else(|| Error::NotFound { name: name.into() })
     }
 
-    fn note_invalidation(&self, cache: Option<&str>, prefix: &str) {
+    /// The event of a single cache; of all together the manager tells.
+    fn tell_invalidated(&self, cache: &str, prefix: Option<&str>) {
         self.events.push(&json!({
             "at": crate::provider::rfc3339(SystemTime::now()),
             "event": "invalidated",
             "key": prefix,
-            "provider": null,
             "cache": cache,
         }));
-        self.drop_kernel_caches();
     }
 
     /// The value of a name that is being renamed.

@@ -272,7 +272,7 @@ impl Provider for FileProvider {
             last_success: time(&state.last_success),
             last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
             last_error_at: state.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
-            latency_ms: state.latency.map(|took| took.as_secs_f64() * 1000.0),
+            latency_ms: state.latency.map(|took| took.as_micros() as f64 / 1000.0),
             stale: state.is_failed() && state.is_usable(self.options.max_stale),
             ..ProviderReport::default()
         }
