@@ -1,7 +1,8 @@
 //! The end of a mount: by umount(2) as root, through `fusermount3` as anyone else.
 
+use std::io::ErrorKind;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -69,15 +70,27 @@ pub(super) fn detach(dir: &Path) -> Result<bool> {
     }
 }
 
+/// Where fuser looks for it, so that what could be mounted can be unmounted whatever PATH is.
+const FUSERMOUNT: [&str; 3] = ["fusermount3", "/bin/fusermount3", "/sbin/fusermount3"];
+
 fn fusermount(dir: &Path) -> Result<bool> {
     let run = |flag: &str| {
-        Command::new("fusermount3")
-            .args([flag, "-q", "--"])
-            .arg(dir)
-            .stdin(Stdio::null())
-            .output()
+        let run = |program: &&str| {
+            Command::new(program)
+                .args([flag, "-q", "--"])
+                .arg(dir)
+                .stdin(Stdio::null())
+                .output()
+        };
+        let is_there = |result: &std::io::Result<Output>| {
+            result.as_ref().err().map(std::io::Error::kind) != Some(ErrorKind::NotFound)
+        };
+        let mut results = FUSERMOUNT.iter().map(run);
+        results
+            .find(is_there)
+            .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
     };
-    let failed = |e| {
+    let failed = |e: std::io::Error| {
         Error::io(
             "`fusermount3`, by which an ordinary user unmounts, cannot be run (Debian: apt install fuse3)",
             e,
