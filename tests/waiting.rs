@@ -211,6 +211,16 @@ fn waits_in_the_mount(pid: u32) -> bool {
         .is_ok_and(|place| place.contains("request_wait"))
 }
 
+/// Whether the process has a handler for the signal, and the signal waits for it.
+fn has_caught_and_pending(pid: u32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    ["SigCgt:", "ShdPnd:"].iter().all(|field| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        let mask = u64::from_str_radix(mask.unwrap_or("0").trim(), 16).unwrap();
+        mask & (1 << (signal - 1)) != 0
+    })
+}
+
 fn signal(signal: &str, target: &str) {
     let mut kill = Command::new("kill");
     let status = kill.args(["-s", signal, "--", target]).status();
@@ -338,6 +348,13 @@ fn the_end_of_a_child_does_not_break_the_shells_read() {
     let group = bash.id();
     wait_until("the provider is asked", || mount.slow.times("SLOW") > 0);
     signal("CHLD", &format!("-{group}"));
+    wait_until("the signal is at hand where the shell reads", || {
+        let children = fs::read_to_string(format!("/proc/{group}/task/{group}/children")).unwrap();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        children
+            .chain([group])
+            .any(|pid| waits_in_the_mount(pid) && has_caught_and_pending(pid, libc::SIGCHLD))
+    });
     // A reader who is killed after that has been looked after together with, or after, the shell.
     let other = mount.reader("SLOW");
     signal("TERM", &other.to_string());

@@ -1,0 +1,181 @@
+//! A scratch home in which this crate's program is run as at a shell, and what is mounted in it. All is unmounted when
+//! it is dropped.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Setup, daemon_command, scratch_home, wait_until};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_simpletuner-live");
+
+/// What came of a program.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// What it printed; it must have succeeded.
+    #[track_caller]
+    pub fn done(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+
+    /// What it said on standard error; it must have failed, and printed nothing.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        assert_eq!((self.code, self.out.as_str()), (1, ""), "{}", self.err);
+        self.err
+    }
+
+    /// A tool of the system must have been refused, whatever its exit code for that is.
+    #[track_caller]
+    pub fn denied(self) {
+        assert!(self.code > 0 && self.out.is_empty(), "{}", self.out);
+        assert!(self.err.contains("Permission denied"), "{}", self.err);
+    }
+}
+
+/// A scratch home. What is mounted below it is unmounted when it is dropped.
+pub struct Home(pub TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        Self(scratch_home())
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    pub fn live(&self, path: &str) -> PathBuf {
+        self.path(".simpletuner/live").join(path)
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.0.path())
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(BINARY).args(args))
+    }
+
+    pub fn run_with(&self, input: &str, args: &[&str]) -> Ran {
+        self.write("input", input);
+        let input = File::open(self.path("input")).unwrap();
+        ran(self.command(BINARY).args(args).stdin(input))
+    }
+
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        ran(self.command("bash").args(["-c", script])).done()
+    }
+
+    /// A daemon in the foreground, once it answers.
+    pub fn foreground(&self) -> Child {
+        let mut daemon = daemon_command(self.0.path(), &Setup::default())
+            .spawn()
+            .unwrap();
+        wait_until("the mount answers", || {
+            assert!(daemon.try_wait().unwrap().is_none(), "the daemon ended");
+            fs::read(self.live("status")).is_ok()
+        });
+        daemon
+    }
+
+    /// The process that answers at a mount point.
+    pub fn server(&self, mount_point: &Path) -> u32 {
+        let status = fs::read(mount_point.join("status")).unwrap();
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        status["server_pid"].as_u64().unwrap() as u32
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for mount_point in mounts_below(self.0.path()) {
+            let mut umount = Command::new("umount");
+            umount.arg("-l").arg(mount_point).stderr(Stdio::null());
+            let _ = umount.status();
+        }
+    }
+}
+
+#[track_caller]
+pub fn ran(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    let ran = Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    ran
+}
+
+/// All mount points at and below a folder, the last mounted first.
+pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut below: Vec<PathBuf> = points
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(dir))
+        .collect();
+    below.reverse();
+    below
+}
+
+pub fn is_mounted(dir: &Path) -> bool {
+    mounts_below(dir).iter().any(|point| point == dir)
+}
+
+pub fn signal(signal: &str, pid: u32) {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-s", signal, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Whether the process has ended, be it that nobody has asked for its exit code yet.
+pub fn has_ended(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')))
+        .unwrap_or(true)
+}
+
+pub fn wait_for_the_end(pid: u32) {
+    wait_until("the daemon has ended", || has_ended(pid));
+}
+
+pub fn exit_code(mut daemon: Child) -> Option<i32> {
+    wait_until("the daemon ends", || daemon.try_wait().unwrap().is_some());
+    daemon.wait().unwrap().code()
+}
+
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: it needs root");
+    }
+    root
+}

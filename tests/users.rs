@@ -1,0 +1,204 @@
+//! Who may look into a mount, and how an ordinary user mounts. It needs root, to become others.
+
+mod support;
+
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::home::{
+    BINARY, Home, Ran, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
+};
+
+/// A home of the user `nobody`, with a copy of the program that he can reach.
+struct Nobody {
+    home: Home,
+    mounted: Cell<bool>,
+}
+
+impl Nobody {
+    fn new() -> Self {
+        let mode = fs::metadata("/dev/fuse").unwrap().permissions().mode();
+        assert_eq!(
+            mode & 0o666,
+            0o666,
+            "/dev/fuse is closed to ordinary users; scripts/test opens it, as udev does"
+        );
+        let home = Home::new();
+        fs::set_permissions(home.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        // By another process: a child that a test forks meanwhile must not hold it open for writing.
+        home.sh(&format!(
+            "install -m 755 '{BINARY}' program && install -d -m 755 -o nobody -g nogroup home"
+        ));
+        Self {
+            home,
+            mounted: Cell::new(false),
+        }
+    }
+
+    fn command(&self, user: &str, program: &Path) -> Command {
+        let mut command = self.home.command("setpriv");
+        command
+            .args(["--reuid", user, "--regid", "nogroup", "--clear-groups"])
+            .arg(program)
+            .env("HOME", self.home.path("home"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        if args[0] == "mount" {
+            self.mounted.set(true);
+        }
+        ran(self
+            .command("nobody", &self.home.path("program"))
+            .args(args))
+    }
+
+    fn live(&self, path: &str) -> PathBuf {
+        self.home.path("home/.simpletuner/live").join(path)
+    }
+}
+
+impl Drop for Nobody {
+    fn drop(&mut self) {
+        if self.mounted.get() {
+            drop(
+                self.command("nobody", &self.home.path("program"))
+                    .arg("umount")
+                    .output(),
+            );
+        }
+    }
+}
+
+#[test]
+fn an_ordinary_user_mounts_for_himself_alone() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    nobody.run(&["mount"]).done();
+    let secret = nobody.live("secrets/K").display().to_string();
+    let as_user = |user: &str, script: &str| {
+        ran(nobody.command(user, Path::new("bash")).args(["-c", script]))
+    };
+    as_user("nobody", &format!("echo mine > {secret}")).done();
+    assert_eq!(as_user("nobody", &format!("cat {secret}")).done(), "mine");
+    for script in [
+        format!("cat {secret}"),
+        format!("ls {}", nobody.live("").display()),
+    ] {
+        as_user("daemon", &script).denied();
+    }
+    let root = fs::read(&secret).unwrap_err();
+    assert_eq!(root.raw_os_error(), Some(libc::EACCES));
+    assert_eq!(nobody.run(&["get", "K"]).done(), "mine");
+
+    let again = nobody.run(&["mount"]);
+    assert!(again.err.contains("mounted already"), "{}", again.err);
+    again.done();
+    nobody.run(&["umount"]).done();
+    assert!(!is_mounted(&nobody.live("")));
+}
+
+#[test]
+fn a_dead_mount_of_an_ordinary_user_is_cleaned_up() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    let kill = || {
+        nobody.run(&["mount"]).done();
+        let status = nobody.run(&["status", "--json"]).done();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let server = status["server_pid"].as_u64().unwrap() as u32;
+        signal("KILL", server);
+        wait_for_the_end(server);
+        assert!(is_mounted(&nobody.live("")));
+    };
+    kill();
+    kill();
+    assert_eq!(mounts_below(nobody.home.0.path()).len(), 1);
+    nobody.run(&["umount"]).done();
+    assert!(!is_mounted(&nobody.live("")));
+}
+
+#[test]
+fn with_allow_other_root_may_look_and_others_still_may_not() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    let home = &nobody.home;
+    home.run(&["mount", "live", "--allow-other"]).done();
+    home.sh("echo v > live/secrets/K; [ $(<live/secrets/K) = v ]");
+    for script in [
+        "cat live/secrets/K",
+        "ls live",
+        "ls live/secrets",
+        "echo w > live/secrets/K",
+    ] {
+        let mut other = nobody.command("nobody", Path::new("bash"));
+        ran(other.args(["-c", script])).denied();
+    }
+    assert_eq!(home.sh("cat live/secrets/K"), "v");
+}
+
+#[test]
+fn an_ordinary_user_without_fusermount3_is_told_the_package() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    // As where the package is not installed: the name and the usual places would find it on this machine.
+    let missing = nobody.home.path("fusermount3");
+    let mut mount = nobody.command("nobody", &nobody.home.path("program"));
+    let said = ran(mount.arg("mount").env("FUSERMOUNT_PATH", missing)).failed();
+    assert!(said.contains("apt install fuse3"), "{said}");
+    assert!(!is_mounted(&nobody.live("")));
+}
+
+#[test]
+fn an_ordinary_user_with_a_bare_path_mounts_and_unmounts() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    let setpriv = nobody.home.sh("command -v setpriv");
+    for command in ["mount", "umount"] {
+        let bare = nobody.command("nobody", &nobody.home.path("program"));
+        // `setpriv` itself is found by its path.
+        let mut direct = Command::new(setpriv.trim());
+        direct
+            .args(bare.get_args())
+            .arg(command)
+            .current_dir(nobody.home.path("home"))
+            .env_clear()
+            .env("PATH", nobody.home.path("home"))
+            .env("HOME", nobody.home.path("home"))
+            .stdin(Stdio::null());
+        ran(&mut direct).done();
+    }
+    assert!(!is_mounted(&nobody.live("")));
+}
+
+#[test]
+fn an_ordinary_user_who_may_not_let_others_in_is_told_which_line_allows_it() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    let mounted = nobody.run(&["mount", "--allow-other"]);
+    if conf.lines().any(|line| line.trim() == "user_allow_other") {
+        mounted.done();
+    } else {
+        let said = mounted.failed();
+        assert!(said.contains("user_allow_other"), "{said}");
+        assert!(said.contains("/etc/fuse.conf"), "{said}");
+        assert!(!is_mounted(&nobody.live("")));
+    }
+}
