@@ -1,4 +1,5 @@
 use super::*;
+use crate::provider::file::json;
 use proptest::prelude::*;
 
 fn name(text: &str) -> SecretName {
