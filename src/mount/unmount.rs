@@ -33,15 +33,25 @@ pub fn unmount(dir: &Path) -> Result<()> {
         );
         return Ok(());
     }
-    if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+    if let Some(pid) = pid {
         let begun = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok()
-            && begun.elapsed() < DAEMON_ENDS_WITHIN
-        {
+        while !has_ended(pid) && begun.elapsed() < DAEMON_ENDS_WITHIN {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
     Ok(())
+}
+
+/// Whether a process has ended. Its parent may never ask how: the first process of a container often asks nobody, and
+/// what has ended stays a zombie then.
+fn has_ended(pid: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let mut states = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("State:"));
+    states.any(|state| state.trim_start().starts_with(['Z', 'X']))
 }
 
 fn not_mounted(dir: &Path) -> Error {
@@ -108,4 +118,22 @@ fn fusermount(dir: &Path) -> Result<bool> {
         format!("{} cannot be unmounted: {said}", dir.display()),
         Errno::PERM,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_nobody_has_asked_for_its_end_has_ended() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        assert!(!has_ended(child.id()));
+        drop(child.stdin.take());
+        let begun = Instant::now();
+        while !has_ended(child.id()) {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+        assert!(child.wait().unwrap().success());
+        assert!(has_ended(child.id()));
+    }
 }
