@@ -1,8 +1,10 @@
 //! What is set, and where things lie: flags, then the environment, then `~/.simpletuner/live.yaml`, then defaults.
 //! Knows nothing of the rooms that use it.
 
+mod document;
 pub(crate) mod files;
 pub(crate) mod paths;
+mod places;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -12,11 +14,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
-use files::{ReadError, read_file};
+use document::{read_access, read_document, read_names, read_ttl};
+use places::Places;
 use yaml::Section;
-
-/// The largest settings file, in bytes.
-const MAX_SETTINGS: usize = 1024 * 1024;
 
 const KNOWN: [&str; 21] = [
     "file_path",
@@ -357,180 +357,6 @@ fn keep_out_of_mount(what: &str, path: &Path, mount_point: &Path) -> Result<()> 
         )));
     }
     Ok(())
-}
-
-/// The folders that all else is found from.
-struct Places {
-    home: PathBuf,
-    has_home: bool,
-    base_dir: PathBuf,
-    config_file: PathBuf,
-}
-
-impl Places {
-    fn find(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let config = match &flags.config {
-            Some(path) => Some(absolute(path)?),
-            None => None,
-        };
-        let home = env("HOME")
-            .map(PathBuf::from)
-            .filter(|home| home.is_absolute());
-        match (home, config) {
-            (Some(home), config) => {
-                let base_dir = home.join(".simpletuner");
-                Ok(Self {
-                    config_file: config.unwrap_or_else(|| base_dir.join("live.yaml")),
-                    base_dir,
-                    home,
-                    has_home: true,
-                })
-            }
-            // Without a home the settings' own folder takes the place of `~/.simpletuner`.
-            (None, Some(config_file)) => {
-                let base_dir = config_file.parent().unwrap_or(Path::new("/")).to_owned();
-                Ok(Self {
-                    home: base_dir.parent().unwrap_or(Path::new("/")).to_owned(),
-                    has_home: false,
-                    base_dir,
-                    config_file,
-                })
-            }
-            (None, None) => Err(Error::Settings(
-                "HOME is not set (to an absolute path), so ~/.simpletuner cannot be found; \
-                 set HOME, or pass --config FILE to use the folder of that file"
-                    .to_owned(),
-            )),
-        }
-    }
-
-    /// A path of the command line, whose shell has expanded what it expands.
-    fn absolute(&self, path: &Path) -> Result<PathBuf> {
-        match path.to_str() {
-            Some(text) if text == "~" || text.starts_with("~/") => {
-                self.expand(text, Path::new("/"))
-            }
-            _ => absolute(path),
-        }
-    }
-
-    /// A path of the settings file: `~` is the home folder, and a relative one begins beside the file.
-    fn expand(&self, text: &str, beside: &Path) -> Result<PathBuf> {
-        let below_home = match text {
-            "~" => Some(""),
-            _ => text.strip_prefix("~/"),
-        };
-        match below_home {
-            Some(_) if !self.has_home => Err(Error::Settings(format!(
-                "{text} begins with ~, but HOME is not set"
-            ))),
-            Some(rest) => Ok(paths::lexical(&self.home.join(rest))),
-            None => Ok(paths::lexical(&beside.join(text))),
-        }
-    }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path);
-    absolute.map_err(|error| Error::io(path.display().to_string(), error))
-}
-
-struct DocumentFile {
-    root: serde_yaml::Value,
-    is_open_to_others: bool,
-}
-
-fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFile> {
-    let failed = |why: &str| Error::Settings(format!("{}: {why}", path.display()));
-    let content = match read_file(path, MAX_SETTINGS) {
-        Ok(content) => content,
-        Err(ReadError::Missing) if !must_exist => {
-            return Ok(DocumentFile {
-                root: serde_yaml::Value::Null,
-                is_open_to_others: false,
-            });
-        }
-        Err(ReadError::Missing) => return Err(failed("there is no such file")),
-        Err(ReadError::NotAFile(what)) => return Err(failed(what)),
-        Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
-        Err(ReadError::Io(error)) => {
-            return Err(Error::io(format!("reading {}", path.display()), error));
-        }
-    };
-    let text = std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
-    if text.trim().is_empty() {
-        return Ok(DocumentFile {
-            root: serde_yaml::Value::Null,
-            is_open_to_others: false,
-        });
-    }
-    // The parser's own message may quote a token.
-    let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => failed(&format!(
-            "not YAML at line {} column {}",
-            at.line(),
-            at.column()
-        )),
-        None => failed("not YAML"),
-    })?;
-    Ok(DocumentFile {
-        root,
-        is_open_to_others: content.is_open_to_others(),
-    })
-}
-
-fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
-    let name = |text: &String| {
-        SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
-    };
-    top.texts(setting, false)?.iter().map(name).collect()
-}
-
-fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
-    let mut ttl = Ttl::default();
-    if top.value("ttl").is_some_and(|value| !value.is_mapping()) {
-        if let Some(default) = top.seconds("ttl", true)? {
-            ttl.default = default;
-        }
-        return Ok(ttl);
-    }
-    let section = top.section("ttl", &["default", "missing", "keys"])?;
-    ttl.default = section.seconds("default", true)?.unwrap_or(ttl.default);
-    ttl.missing = section.seconds("missing", false)?.unwrap_or(ttl.missing);
-    let (keys, names) = section.names_of("keys")?;
-    for text in names {
-        let name = SecretName::new(text)
-            .map_err(|error| section.wrong("keys", &format!("is wrong: {error}")))?;
-        if let Some(seconds) = keys.seconds(text, true)? {
-            ttl.keys.insert(name, seconds);
-        }
-    }
-    Ok(ttl)
-}
-
-fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
-    let rules = top.sections("access", &["secrets", "users", "groups"])?;
-    let is_pattern = |c: char| c.is_ascii_alphanumeric() || "_.-*?".contains(c);
-    let read = |rule: &Section<'_>| {
-        let secrets = rule.texts("secrets", false)?;
-        if secrets.is_empty()
-            || secrets
-                .iter()
-                .any(|s| s.is_empty() || !s.chars().all(is_pattern))
-        {
-            return Err(rule.wrong("secrets", "must list names, in which * stands for anything"));
-        }
-        let (users, groups) = (rule.texts("users", true)?, rule.texts("groups", true)?);
-        if users.is_empty() && groups.is_empty() {
-            return Err(rule.wrong("users", "or groups must name someone"));
-        }
-        Ok(AccessRule {
-            secrets,
-            users,
-            groups,
-        })
-    };
-    rules.iter().map(read).collect()
 }
 
 #[cfg(test)]

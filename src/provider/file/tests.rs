@@ -68,7 +68,11 @@ fn without_a_file_nothing_is_there_and_the_first_write_makes_it_for_its_owner_on
     assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
     let mode = |file| std::fs::metadata(scratch.path(file)).unwrap().mode() & 0o777;
     assert_eq!(mode("new"), 0o700);
-    for file in ["new/secrets.json", "new/secrets.json.lock", "credential.key"] {
+    for file in [
+        "new/secrets.json",
+        "new/secrets.json.lock",
+        "credential.key",
+    ] {
         assert_eq!(mode(file), 0o600, "{file}");
     }
     assert!(!scratch.read("new/secrets.json").contains("alpha"));
@@ -83,7 +87,10 @@ fn the_default_places_count_in_order_and_each_keeps_its_format() {
     scratch.write("secrets.yaml", "A: yaml\n");
     assert_eq!(get(&provider, "A").as_deref(), Some("yaml"));
     set(&provider, "B", "beta").unwrap();
-    assert_eq!(scratch.read("secrets.yaml"), "\"A\": \"yaml\"\n\"B\": \"beta\"\n");
+    assert_eq!(
+        scratch.read("secrets.yaml"),
+        "\"A\": \"yaml\"\n\"B\": \"beta\"\n"
+    );
     scratch.write("secrets.json", "{\"A\": \"json\"}");
     assert_eq!(get(&provider, "A").as_deref(), Some("json"));
     assert_eq!(get(&provider, "B"), None);
@@ -117,13 +124,22 @@ fn a_plain_value_that_looks_encrypted_is_read_back_as_it_was_set() {
 fn a_value_under_another_key_cannot_be_decrypted_and_the_others_work() {
     let scratch = Scratch::new();
     set(&scratch.provider(), "A", "alpha").unwrap();
-    let text = scratch.read("secrets.json").replace("\n}", ",\n  \"B\": \"beta\"\n}");
+    let text = scratch
+        .read("secrets.json")
+        .replace("\n}", ",\n  \"B\": \"beta\"\n}");
     scratch.write("secrets.json", &text);
-    let other = scratch.with(|o| o.key = KeySource::new(Some("other".into()), scratch.path("none")));
-    assert!(matches!(other.get(&name("A")), Err(Error::CannotDecrypt { .. })));
+    let other =
+        scratch.with(|o| o.key = KeySource::new(Some("other".into()), scratch.path("none")));
+    assert!(matches!(
+        other.get(&name("A")),
+        Err(Error::CannotDecrypt { .. })
+    ));
     assert_eq!(get(&other, "B").as_deref(), Some("beta"));
     let keyless = scratch.with(|o| o.key = KeySource::new(None, scratch.path("none")));
-    assert!(matches!(keyless.get(&name("A")), Err(Error::KeyUnusable { .. })));
+    assert!(matches!(
+        keyless.get(&name("A")),
+        Err(Error::KeyUnusable { .. })
+    ));
     assert!(!scratch.path("none").exists());
 }
 
@@ -132,17 +148,30 @@ fn an_edit_by_another_shows_at_once_and_is_told_by_name_once() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let provider = scratch.provider();
-    assert_eq!(provider.refresh(), Refreshed::Nothing, "the first reading is no change");
+    assert_eq!(
+        provider.refresh(),
+        Refreshed::Nothing,
+        "the first reading is no change"
+    );
     // Same length, in place, at once: the timestamps may well be the same.
     scratch.write("secrets.json", "{\"A\": \"3\", \"B\": \"2\"}");
-    let change = |key: &str, kind| NameChange { name: name(key), kind };
-    assert_eq!(provider.refresh(), Refreshed::Names(vec![change("A", ChangeKind::Set)]));
+    let change = |key: &str, kind| NameChange {
+        name: name(key),
+        kind,
+    };
+    assert_eq!(
+        provider.refresh(),
+        Refreshed::Names(vec![change("A", ChangeKind::Set)])
+    );
     assert_eq!(provider.refresh(), Refreshed::Nothing);
     assert_eq!(get(&provider, "A").as_deref(), Some("3"));
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     assert_eq!(
         provider.refresh(),
-        Refreshed::Names(vec![change("A", ChangeKind::Deleted), change("B", ChangeKind::Deleted)])
+        Refreshed::Names(vec![
+            change("A", ChangeKind::Deleted),
+            change("B", ChangeKind::Deleted)
+        ])
     );
 }
 
@@ -154,7 +183,10 @@ fn our_own_write_is_not_told_but_what_another_wrote_before_it_is() {
     assert_eq!(provider.refresh(), Refreshed::Nothing);
     scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
     set(&provider, "B", "2").unwrap();
-    let foreign = NameChange { name: name("FOREIGN"), kind: ChangeKind::Set };
+    let foreign = NameChange {
+        name: name("FOREIGN"),
+        kind: ChangeKind::Set,
+    };
     assert_eq!(provider.refresh(), Refreshed::Names(vec![foreign]));
     assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
 }
@@ -164,7 +196,9 @@ fn only_what_changed_has_a_new_time() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let old = SystemTime::now() - Duration::from_secs(1000);
-    let file = std::fs::File::options().write(true).open(scratch.path("secrets.json"));
+    let file = std::fs::File::options()
+        .write(true)
+        .open(scratch.path("secrets.json"));
     file.unwrap().set_modified(old).unwrap();
     let provider = scratch.provider();
     let changed = |key: &str| provider.get(&name(key)).unwrap().unwrap().changed_at;
@@ -184,15 +218,25 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         assert!(!provider.report().stale);
         provider.refresh();
         scratch.write("secrets.json", bad);
-        assert_eq!(provider.refresh(), Refreshed::Names(vec![]), "its state changed, no name did");
+        assert_eq!(
+            provider.refresh(),
+            Refreshed::Names(vec![]),
+            "its state changed, no name did"
+        );
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
         let report = provider.report();
         assert!(report.stale && !report.available && report.last_error.is_some());
-        assert!(matches!(set(&provider, "B", "b"), Err(Error::MalformedStore { .. })));
+        assert!(matches!(
+            set(&provider, "B", "b"),
+            Err(Error::MalformedStore { .. })
+        ));
         assert_eq!(scratch.read("secrets.json"), bad);
         // One that never saw a good document has nothing to serve.
         let late = scratch.provider();
-        assert!(matches!(late.get(&name("A")), Err(Error::MalformedStore { .. })));
+        assert!(matches!(
+            late.get(&name("A")),
+            Err(Error::MalformedStore { .. })
+        ));
         scratch.write("secrets.json", "{\"A\": \"mended\"}");
         assert_eq!(get(&provider, "A").as_deref(), Some("mended"));
         assert!(provider.report().available);
@@ -206,9 +250,19 @@ fn a_document_that_is_too_old_is_not_served() {
     let provider = scratch.with(|o| o.max_stale = Duration::ZERO);
     assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
     scratch.write("secrets.json", "");
-    assert!(matches!(provider.held(&name("A")), Held::Value(_)), "not looked at yet");
-    assert_eq!(provider.refresh(), Refreshed::All, "nor may a cache serve it");
-    assert!(matches!(provider.held(&name("A")), Held::Failed(Error::MalformedStore { .. })));
+    assert!(
+        matches!(provider.held(&name("A")), Held::Value(_)),
+        "not looked at yet"
+    );
+    assert_eq!(
+        provider.refresh(),
+        Refreshed::All,
+        "nor may a cache serve it"
+    );
+    assert!(matches!(
+        provider.held(&name("A")),
+        Held::Failed(Error::MalformedStore { .. })
+    ));
 }
 
 #[test]
@@ -218,10 +272,18 @@ fn what_is_no_file_is_an_error_and_never_a_hang() {
         let path = scratch.path(make);
         match make {
             "folder" => std::fs::create_dir(&path).unwrap(),
-            _ => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap(),
+            _ => rustix::fs::mkfifoat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::Mode::from_raw_mode(0o600),
+            )
+            .unwrap(),
         }
         let provider = scratch.with(|o| o.place = StorePlace::at(&path));
-        for error in [provider.get(&name("A")).unwrap_err(), set(&provider, "A", "a").unwrap_err()] {
+        for error in [
+            provider.get(&name("A")).unwrap_err(),
+            set(&provider, "A", "a").unwrap_err(),
+        ] {
             assert!(error.to_string().contains(what), "{error}");
         }
     }
@@ -233,7 +295,10 @@ fn a_file_of_fifty_megabytes_is_malformed_without_being_read() {
     let file = std::fs::File::create(scratch.path("secrets.json")).unwrap();
     file.set_len(50 << 20).unwrap();
     let error = scratch.provider().get(&name("A")).unwrap_err();
-    assert!(matches!(&error, Error::MalformedStore { reason, .. } if reason.contains("too large")), "{error}");
+    assert!(
+        matches!(&error, Error::MalformedStore { reason, .. } if reason.contains("too large")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -243,10 +308,28 @@ fn a_document_that_would_grow_too_large_is_not_written() {
     scratch.write("secrets.json", &filler);
     let provider = scratch.with(|o| o.encrypt = false);
     let error = set(&provider, "A", &"x".repeat(MAX_VALUE)).unwrap_err();
-    assert!(matches!(error, Error::TooLarge { limit: MAX_DOCUMENT, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::TooLarge {
+                limit: MAX_DOCUMENT,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert!(scratch.read("secrets.json") == filler);
     let error = set(&provider, "A", &"x".repeat(MAX_VALUE + 1)).unwrap_err();
-    assert!(matches!(error, Error::TooLarge { limit: MAX_VALUE, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::TooLarge {
+                limit: MAX_VALUE,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -257,11 +340,22 @@ fn a_link_is_followed_and_its_target_replaced() {
     symlink("elsewhere/real.json", scratch.path("secrets.json")).unwrap();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "2").unwrap();
-    assert!(std::fs::symlink_metadata(scratch.path("secrets.json")).unwrap().is_symlink());
-    assert_eq!(scratch.read("elsewhere/real.json"), "{\n  \"A\": \"2\"\n}\n");
+    assert!(
+        std::fs::symlink_metadata(scratch.path("secrets.json"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(
+        scratch.read("elsewhere/real.json"),
+        "{\n  \"A\": \"2\"\n}\n"
+    );
     std::fs::remove_file(scratch.path("elsewhere/real.json")).unwrap();
     set(&provider, "A", "3").unwrap();
-    assert_eq!(get(&provider, "A").as_deref(), Some("3"), "a link to nothing is written through");
+    assert_eq!(
+        get(&provider, "A").as_deref(),
+        Some("3"),
+        "a link to nothing is written through"
+    );
 }
 
 #[test]
@@ -281,12 +375,23 @@ fn deleting_what_is_not_there_changes_nothing_at_all() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\"}");
     let provider = scratch.provider();
-    let changes = [Change::Set(name("B"), "2".into()), Change::Delete(name("C"))];
+    let changes = [
+        Change::Set(name("B"), "2".into()),
+        Change::Delete(name("C")),
+    ];
     assert!(provider.apply(&changes).unwrap_err().is_not_found());
     assert_eq!(scratch.read("secrets.json"), "{\"A\": \"1\"}");
-    assert!(provider.rename(&name("C"), &name("D")).unwrap_err().is_not_found());
+    assert!(
+        provider
+            .rename(&name("C"), &name("D"))
+            .unwrap_err()
+            .is_not_found()
+    );
     provider.rename(&name("A"), &name("D")).unwrap();
-    assert_eq!((get(&provider, "A"), get(&provider, "D").as_deref()), (None, Some("1")));
+    assert_eq!(
+        (get(&provider, "A"), get(&provider, "D").as_deref()),
+        (None, Some("1"))
+    );
     scratch.has_no_leftovers();
 }
 
@@ -316,7 +421,11 @@ fn writers_of_one_file_lose_no_key() {
             });
         }
     });
-    assert_eq!(scratch.provider().report().keys.len(), 0, "nothing is read before it is asked for");
+    assert_eq!(
+        scratch.provider().report().keys.len(),
+        0,
+        "nothing is read before it is asked for"
+    );
     let provider = scratch.provider();
     provider.refresh();
     assert_eq!(provider.names().len(), 400);
@@ -331,7 +440,13 @@ fn what_a_killed_writer_left_is_written_over_and_the_old_file_was_whole() {
     let provider = scratch.with(|o| o.encrypt = false);
     assert_eq!(get(&provider, "A").as_deref(), Some("1"));
     set(&provider, "B", "2").unwrap();
-    assert_eq!((get(&provider, "A").as_deref(), get(&provider, "B").as_deref()), (Some("1"), Some("2")));
+    assert_eq!(
+        (
+            get(&provider, "A").as_deref(),
+            get(&provider, "B").as_deref()
+        ),
+        (Some("1"), Some("2"))
+    );
     scratch.has_no_leftovers();
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::provider::file::json;
 use proptest::prelude::*;
 
 fn name(text: &str) -> SecretName {
@@ -10,7 +11,9 @@ fn rendered(document: &Document) -> String {
 }
 
 fn plain(document: &Document, key: &str) -> Option<String> {
-    document.get(&name(key)).map(|stored| stored.as_str().to_owned())
+    document
+        .get(&name(key))
+        .map(|stored| stored.as_str().to_owned())
 }
 
 fn set(document: &mut Document, key: &str, value: &str) {
@@ -57,7 +60,10 @@ fn an_edit_of_yaml_keeps_order_and_unknown_entries() {
 fn a_yaml_file_that_holds_json_stays_json() {
     let mut document = parse_document(true, b"{\"A\": \"1\"}").unwrap();
     set(&mut document, "B", "2");
-    assert_eq!(rendered(&document), "{\n  \"A\": \"1\",\n  \"B\": \"2\"\n}\n");
+    assert_eq!(
+        rendered(&document),
+        "{\n  \"A\": \"1\",\n  \"B\": \"2\"\n}\n"
+    );
     let flow = parse_document(true, b"{A: one}").unwrap();
     assert_eq!(plain(&flow, "A").as_deref(), Some("one"));
 }
@@ -66,7 +72,10 @@ fn a_yaml_file_that_holds_json_stays_json() {
 fn of_a_json_key_that_is_there_twice_the_last_counts() {
     let document = parse_document(false, br#"{"A": "1", "B": "2", "A": "3"}"#).unwrap();
     assert_eq!(plain(&document, "A").as_deref(), Some("3"));
-    assert_eq!(rendered(&document), "{\n  \"A\": \"3\",\n  \"B\": \"2\"\n}\n");
+    assert_eq!(
+        rendered(&document),
+        "{\n  \"A\": \"3\",\n  \"B\": \"2\"\n}\n"
+    );
 }
 
 #[test]
@@ -74,7 +83,10 @@ fn an_entry_that_is_no_text_gives_way_to_a_secret_of_its_name() {
     let mut document = parse_document(false, br#"{"A": 1, "B": "2"}"#).unwrap();
     assert_eq!(plain(&document, "A"), None);
     set(&mut document, "A", "text");
-    assert_eq!(rendered(&document), "{\n  \"A\": \"text\",\n  \"B\": \"2\"\n}\n");
+    assert_eq!(
+        rendered(&document),
+        "{\n  \"A\": \"text\",\n  \"B\": \"2\"\n}\n"
+    );
 }
 
 #[test]
@@ -98,7 +110,13 @@ fn what_is_no_flat_object_is_malformed_and_never_quoted() {
     assert!(reason(false, b"A: plain").contains("not JSON"));
     assert!(reason(false, &vec![b' '; MAX_DOCUMENT + 1]).contains("too large"));
     assert!(reason(true, b"A: 1\nA: 2\n").contains("YAML"));
-    assert_eq!(parse_document(true, b"# nothing yet\n").unwrap().names().count(), 0);
+    assert_eq!(
+        parse_document(true, b"# nothing yet\n")
+            .unwrap()
+            .names()
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -118,7 +136,11 @@ fn changes_between_documents_are_told_by_name() {
         .into_iter()
         .map(|change| (change.name.to_string(), change.kind))
         .collect();
-    let expected = [("B", ChangeKind::Set), ("D", ChangeKind::Set), ("A", ChangeKind::Deleted)];
+    let expected = [
+        ("B", ChangeKind::Set),
+        ("D", ChangeKind::Set),
+        ("A", ChangeKind::Deleted),
+    ];
     assert_eq!(told, expected.map(|(key, kind)| (key.to_owned(), kind)));
 }
 

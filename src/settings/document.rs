@@ -1,0 +1,110 @@
+//! Reads `live.yaml`, and those of its settings that are more than one value. Knows no flag and no variable.
+
+use std::path::Path;
+
+use super::files::{ReadError, read_file};
+use super::yaml::Section;
+use super::{AccessRule, Ttl};
+use crate::error::{Error, Result};
+use crate::secret::SecretName;
+
+/// The largest settings file, in bytes.
+const MAX_SETTINGS: usize = 1024 * 1024;
+
+pub(super) struct DocumentFile {
+    pub(super) root: serde_yaml::Value,
+    pub(super) is_open_to_others: bool,
+}
+
+pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFile> {
+    let failed = |why: &str| Error::Settings(format!("{}: {why}", path.display()));
+    let content = match read_file(path, MAX_SETTINGS) {
+        Ok(content) => content,
+        Err(ReadError::Missing) if !must_exist => {
+            return Ok(DocumentFile {
+                root: serde_yaml::Value::Null,
+                is_open_to_others: false,
+            });
+        }
+        Err(ReadError::Missing) => return Err(failed("there is no such file")),
+        Err(ReadError::NotAFile(what)) => return Err(failed(what)),
+        Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
+        Err(ReadError::Io(error)) => {
+            return Err(Error::io(format!("reading {}", path.display()), error));
+        }
+    };
+    let text = std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
+    if text.trim().is_empty() {
+        return Ok(DocumentFile {
+            root: serde_yaml::Value::Null,
+            is_open_to_others: false,
+        });
+    }
+    // The parser's own message may quote a token.
+    let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
+        Some(at) => failed(&format!(
+            "not YAML at line {} column {}",
+            at.line(),
+            at.column()
+        )),
+        None => failed("not YAML"),
+    })?;
+    Ok(DocumentFile {
+        root,
+        is_open_to_others: content.is_open_to_others(),
+    })
+}
+
+pub(super) fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
+    let name = |text: &String| {
+        SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
+    };
+    top.texts(setting, false)?.iter().map(name).collect()
+}
+
+pub(super) fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
+    let mut ttl = Ttl::default();
+    if top.value("ttl").is_some_and(|value| !value.is_mapping()) {
+        if let Some(default) = top.seconds("ttl", true)? {
+            ttl.default = default;
+        }
+        return Ok(ttl);
+    }
+    let section = top.section("ttl", &["default", "missing", "keys"])?;
+    ttl.default = section.seconds("default", true)?.unwrap_or(ttl.default);
+    ttl.missing = section.seconds("missing", false)?.unwrap_or(ttl.missing);
+    let (keys, names) = section.names_of("keys")?;
+    for text in names {
+        let name = SecretName::new(text)
+            .map_err(|error| section.wrong("keys", &format!("is wrong: {error}")))?;
+        if let Some(seconds) = keys.seconds(text, true)? {
+            ttl.keys.insert(name, seconds);
+        }
+    }
+    Ok(ttl)
+}
+
+pub(super) fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
+    let rules = top.sections("access", &["secrets", "users", "groups"])?;
+    let is_pattern = |c: char| c.is_ascii_alphanumeric() || "_.-*?".contains(c);
+    let read = |rule: &Section<'_>| {
+        let secrets = rule.texts("secrets", false)?;
+        if secrets.is_empty()
+            || secrets
+                .iter()
+                .any(|s| s.is_empty() || !s.chars().all(is_pattern))
+        {
+            return Err(rule.wrong("secrets", "must list names, in which * stands for anything"));
+        }
+        let (users, groups) = (rule.texts("users", true)?, rule.texts("groups", true)?);
+        if users.is_empty() && groups.is_empty() {
+            return Err(rule.wrong("users", "or groups must name someone"));
+        }
+        Ok(AccessRule {
+            secrets,
+            users,
+            groups,
+        })
+    };
+    rules.iter().map(read).collect()
+}

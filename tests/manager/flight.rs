@@ -1,0 +1,206 @@
+//! One question for all who ask at once, and no answer kept that was invalidated while it was computed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
+
+use simpletuner_live::error::Error;
+use simpletuner_live::manager::{Answer, SecretsManager};
+use simpletuner_live::provider::FileProvider;
+use simpletuner_live::provider::file::{FileOptions, StorePlace};
+
+use crate::provider::{Has, Remote};
+use crate::{Home, name, value};
+
+const CALLERS: usize = 1000;
+
+fn over(remote: &Arc<Remote>) -> Arc<SecretsManager> {
+    SecretsManager::builder()
+        .with_provider(remote.clone())
+        .build()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < patience, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_thousand_threads_cost_a_slow_provider_one_question() {
+    let remote = Remote::new(Has::Value("slow"));
+    let manager = over(&remote);
+    remote.close();
+    let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            let ask = || {
+                begin.wait();
+                assert_eq!(value(&manager, "K"), "slow");
+                served.fetch_add(1, Ordering::SeqCst);
+            };
+            let thread = std::thread::Builder::new().stack_size(256 * 1024);
+            thread.spawn_scoped(scope, ask).unwrap();
+        }
+        // Nobody is served, and everybody has found nothing in the cache.
+        wait_until("all ask", || {
+            manager.caches().stats()["secrets"].misses >= CALLERS as u64
+        });
+        assert_eq!(served.load(Ordering::SeqCst), 0);
+        remote.open();
+    });
+    assert_eq!(served.into_inner(), CALLERS);
+    assert_eq!(remote.calls(), 1);
+}
+
+#[test]
+fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the_answer() {
+    for has in [Has::Value("slow"), Has::Nothing, Has::Failure] {
+        let remote = Remote::new(has);
+        let manager = over(&remote);
+        remote.close();
+        let (told, all) = mpsc::channel();
+        for _ in 0..CALLERS {
+            let told = told.clone();
+            manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
+        }
+        assert!(all.try_recv().is_err(), "told before there is an answer");
+        remote.open();
+        for _ in 0..CALLERS {
+            all.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        assert_eq!(remote.calls(), 1);
+    }
+}
+
+#[test]
+fn questions_about_different_keys_do_not_wait_for_each_other() {
+    let remote = Remote::new(Has::Value("v"));
+    let manager = over(&remote);
+    remote.close();
+    for key in ["A", "B", "C"] {
+        manager.fetch(&name(key), Box::new(|| {}));
+    }
+    wait_until("three questions", || remote.calls() == 3);
+    remote.open();
+    assert_eq!(value(&manager, "A"), "v");
+}
+
+/// A failure that was fetched is at hand for a moment, for those who waited; while it is, nobody is asked again.
+#[test]
+fn a_provider_that_failed_is_left_alone_while_its_failure_is_at_hand() {
+    let remote = Remote::new(Has::Failure);
+    let manager = over(&remote);
+    let failed = || {
+        matches!(
+            manager.held(&name("K")),
+            Answer::Failed(Error::ProviderFailed { .. })
+        )
+    };
+    let fetch = || {
+        let (told, done) = mpsc::channel();
+        manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
+        done.recv_timeout(Duration::from_secs(60)).unwrap();
+    };
+    // The machine may stall for longer than that moment: then it is tried again.
+    wait_until("the failure is at hand before and after", || {
+        fetch();
+        let calls = remote.calls();
+        let was_at_hand = failed();
+        let found = manager.find(&name("K"));
+        fetch();
+        let after = remote.calls();
+        let is_whole = was_at_hand && after == calls;
+        assert!(matches!(found, Err(Error::ProviderFailed { .. })));
+        is_whole
+    });
+    remote.now_has(Has::Value("back"));
+    wait_until("it is asked again", || {
+        manager.get("K").is_ok_and(|value| value.as_str() == "back")
+    });
+}
+
+/// Has one thread ask, invalidates while the provider computes, and looks what is kept.
+fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
+    let home = Home::new();
+    let remote = Remote::new(Has::Value("old"));
+    let settings = home.settings();
+    let file = FileProvider::new(FileOptions {
+        place: StorePlace::at(home.path("secrets.json")),
+        key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
+        encrypt: false,
+        max_stale: settings.max_stale,
+        lock_timeout: settings.timeout.total,
+    });
+    let manager = SecretsManager::builder()
+        .with_provider(remote.clone())
+        .with_provider(Arc::new(file))
+        .build();
+    remote.close();
+    std::thread::scope(|scope| {
+        let asked_before = scope.spawn(|| value(&manager, "K"));
+        wait_until("it is asked", || remote.calls() == 1);
+        remote.now_has(Has::Value("new"));
+        invalidate(&manager);
+        remote.open();
+        assert_eq!(asked_before.join().unwrap(), "old");
+    });
+    (value(&manager, "K"), remote.calls())
+}
+
+#[test]
+fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
+    let kept = ("old".to_owned(), 1);
+    let asked_again = ("new".to_owned(), 2);
+    assert_eq!(asked_during(|_| {}), kept);
+    assert_eq!(asked_during(|manager| manager.clear_cache()), asked_again);
+    let prefix = |prefix: &'static str| {
+        asked_during(move |manager| {
+            manager.invalidate_prefix(prefix);
+        })
+    };
+    assert_eq!(prefix("secret:K"), asked_again);
+    assert_eq!(prefix("user:"), kept);
+    assert_eq!(
+        asked_during(|manager| {
+            manager.caches().clear();
+        }),
+        asked_again
+    );
+    assert_eq!(
+        asked_during(|manager| {
+            manager.set("K", "written").unwrap();
+        }),
+        asked_again
+    );
+    assert_eq!(
+        asked_during(|manager| {
+            manager.set("ANOTHER", "written").unwrap();
+        }),
+        kept
+    );
+}
+
+#[test]
+fn whoever_asks_after_an_invalidation_does_not_join_the_question_from_before() {
+    let remote = Remote::new(Has::Value("old"));
+    let manager = over(&remote);
+    remote.close();
+    std::thread::scope(|scope| {
+        let before = scope.spawn(|| value(&manager, "K"));
+        wait_until("the first question", || remote.calls() == 1);
+        remote.now_has(Has::Value("new"));
+        manager.clear_cache();
+        let after = scope.spawn(|| value(&manager, "K"));
+        wait_until("the second question", || remote.calls() == 2);
+        remote.open();
+        assert_eq!(before.join().unwrap(), "old");
+        assert_eq!(after.join().unwrap(), "new");
+    });
+    assert_eq!(
+        (value(&manager, "K"), remote.calls()),
+        ("new".to_owned(), 2)
+    );
+}

@@ -1,0 +1,86 @@
+//! A provider that answers when the test says so, and counts how often it was asked.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::SystemTime;
+
+use simpletuner_live::error::{Error, Result};
+use simpletuner_live::provider::{Provided, Provider, ProviderReport};
+use simpletuner_live::secret::{SecretName, SecretValue};
+
+/// What it has: a value for every key, no key at all, or a failure.
+#[derive(Clone, Copy)]
+pub enum Has {
+    Value(&'static str),
+    Nothing,
+    Failure,
+}
+
+pub struct Remote {
+    has: Mutex<Has>,
+    calls: AtomicUsize,
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Remote {
+    pub fn new(has: Has) -> Arc<Self> {
+        Arc::new(Self {
+            has: Mutex::new(has),
+            calls: AtomicUsize::new(0),
+            is_open: Mutex::new(true),
+            opened: Condvar::new(),
+        })
+    }
+    pub fn now_has(&self, has: Has) {
+        *self.has.lock().unwrap() = has;
+    }
+    /// How often it was asked.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+    /// From now on whoever asks waits; the answer is what it had when it was asked.
+    pub fn close(&self) {
+        *self.is_open.lock().unwrap() = false;
+    }
+    pub fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+impl Provider for Remote {
+    fn name(&self) -> &str {
+        "remote"
+    }
+    fn get(&self, _name: &SecretName) -> Result<Option<Provided>> {
+        let has = *self.has.lock().unwrap();
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut is_open = self.is_open.lock().unwrap();
+        while !*is_open {
+            is_open = self.opened.wait(is_open).unwrap();
+        }
+        match has {
+            Has::Value(text) => Ok(Some(Provided {
+                value: SecretValue::new(text),
+                changed_at: SystemTime::UNIX_EPOCH,
+            })),
+            Has::Nothing => Ok(None),
+            Has::Failure => Err(Error::io(
+                "asking the remote",
+                std::io::Error::from_raw_os_error(libc::ECONNREFUSED),
+            )),
+        }
+    }
+    fn names(&self) -> Vec<SecretName> {
+        Vec::new()
+    }
+    fn report(&self) -> ProviderReport {
+        ProviderReport {
+            name: self.name().to_owned(),
+            configured: true,
+            available: !matches!(*self.has.lock().unwrap(), Has::Failure),
+            ..ProviderReport::default()
+        }
+    }
+}
