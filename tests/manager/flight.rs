@@ -32,9 +32,9 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn a_thousand_threads_cost_a_slow_provider_one_question() {
     let remote = Remote::new(Has::Value("slow"));
     let manager = over(&remote);
-    remote.close();
     let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let gate = remote.close();
         for _ in 0..CALLERS {
             let ask = || {
                 begin.wait();
@@ -49,7 +49,7 @@ fn a_thousand_threads_cost_a_slow_provider_one_question() {
             manager.caches().stats()["secrets"].misses >= CALLERS as u64
         });
         assert_eq!(served.load(Ordering::SeqCst), 0);
-        remote.open();
+        drop(gate);
     });
     assert_eq!(served.into_inner(), CALLERS);
     assert_eq!(remote.calls(), 1);
@@ -60,14 +60,14 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
     for has in [Has::Value("slow"), Has::Nothing, Has::Failure] {
         let remote = Remote::new(has);
         let manager = over(&remote);
-        remote.close();
+        let gate = remote.close();
         let (told, all) = mpsc::channel();
         for _ in 0..CALLERS {
             let told = told.clone();
             manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
         }
         assert!(all.try_recv().is_err(), "told before there is an answer");
-        remote.open();
+        drop(gate);
         for _ in 0..CALLERS {
             all.recv_timeout(Duration::from_secs(60)).unwrap();
         }
@@ -79,12 +79,12 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
 fn questions_about_different_keys_do_not_wait_for_each_other() {
     let remote = Remote::new(Has::Value("v"));
     let manager = over(&remote);
-    remote.close();
+    let gate = remote.close();
     for key in ["A", "B", "C"] {
         manager.fetch(&name(key), Box::new(|| {}));
     }
     wait_until("three questions", || remote.calls() == 3);
-    remote.open();
+    drop(gate);
     assert_eq!(value(&manager, "A"), "v");
 }
 
@@ -138,13 +138,13 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         .with_provider(remote.clone())
         .with_provider(Arc::new(file))
         .build();
-    remote.close();
     std::thread::scope(|scope| {
+        let gate = remote.close();
         let asked_before = scope.spawn(|| value(&manager, "K"));
         wait_until("it is asked", || remote.calls() == 1);
         remote.now_has(Has::Value("new"));
         invalidate(&manager);
-        remote.open();
+        drop(gate);
         assert_eq!(asked_before.join().unwrap(), "old");
     });
     (value(&manager, "K"), remote.calls())
@@ -187,15 +187,15 @@ fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
 fn whoever_asks_after_an_invalidation_does_not_join_the_question_from_before() {
     let remote = Remote::new(Has::Value("old"));
     let manager = over(&remote);
-    remote.close();
     std::thread::scope(|scope| {
+        let gate = remote.close();
         let before = scope.spawn(|| value(&manager, "K"));
         wait_until("the first question", || remote.calls() == 1);
         remote.now_has(Has::Value("new"));
         manager.clear_cache();
         let after = scope.spawn(|| value(&manager, "K"));
         wait_until("the second question", || remote.calls() == 2);
-        remote.open();
+        drop(gate);
         assert_eq!(before.join().unwrap(), "old");
         assert_eq!(after.join().unwrap(), "new");
     });

@@ -39,13 +39,21 @@ impl Remote {
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
-    /// From now on whoever asks waits; the answer is what it had when it was asked.
-    pub fn close(&self) {
+    /// Whoever asks waits until the gate is dropped; the answer is what it had when it was asked.
+    #[must_use]
+    pub fn close(self: &Arc<Self>) -> Gate {
         *self.is_open.lock().unwrap() = false;
+        Gate(self.clone())
     }
-    pub fn open(&self) {
-        *self.is_open.lock().unwrap() = true;
-        self.opened.notify_all();
+}
+
+/// Opens when it is dropped, so that a test that fails meanwhile does not hang.
+pub struct Gate(Arc<Remote>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        *self.0.is_open.lock().unwrap() = true;
+        self.0.opened.notify_all();
     }
 }
 
