@@ -39,6 +39,7 @@ impl Remote {
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
+<<<<<<< HEAD
     /// From now on whoever asks waits; the answer is what it had when it was asked.
     pub fn close(&self) {
         *self.is_open.lock().unwrap() = false;
@@ -46,6 +47,23 @@ impl Remote {
     pub fn open(&self) {
         *self.is_open.lock().unwrap() = true;
         self.opened.notify_all();
+=======
+    /// Whoever asks waits until the gate is dropped; the answer is what it had when it was asked.
+    #[must_use]
+    pub fn close(self: &Arc<Self>) -> Gate {
+        *self.is_open.lock().unwrap() = false;
+        Gate(self.clone())
+    }
+}
+
+/// Opens when it is dropped, so that a test that fails meanwhile does not hang.
+pub struct Gate(Arc<Remote>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        *self.0.is_open.lock().unwrap() = true;
+        self.0.opened.notify_all();
+>>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
     }
 }
 
