@@ -279,7 +279,7 @@ fn what_cannot_be_mounted_says_why_and_mounts_nothing() {
     let unknown = home.run(&["mount"]).failed();
     assert!(unknown.contains("alow_other"), "{unknown}");
     assert!(unknown.contains("allow_other"), "{unknown}");
-    assert_eq!(mounts_below(home.0.path()), [PathBuf::new(); 0]);
+    assert_eq!(mounts_below(home.0.path()), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -39,15 +39,6 @@ impl Remote {
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
-<<<<<<< HEAD
-    /// From now on whoever asks waits; the answer is what it had when it was asked.
-    pub fn close(&self) {
-        *self.is_open.lock().unwrap() = false;
-    }
-    pub fn open(&self) {
-        *self.is_open.lock().unwrap() = true;
-        self.opened.notify_all();
-=======
     /// Whoever asks waits until the gate is dropped; the answer is what it had when it was asked.
     #[must_use]
     pub fn close(self: &Arc<Self>) -> Gate {
@@ -63,7 +54,6 @@ impl Drop for Gate {
     fn drop(&mut self) {
         *self.0.is_open.lock().unwrap() = true;
         self.0.opened.notify_all();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
     }
 }
 
