@@ -71,6 +71,13 @@ impl<V> Flights<V> {
     }
 
     #[cfg(test)]
+    pub(super) fn is_computing(&self, key: &str) -> bool {
+        self.0
+            .get(key)
+            .is_some_and(|(flight, _)| flight.lock().busy)
+    }
+
+    #[cfg(test)]
     pub(super) fn members(&self, key: &str) -> usize {
         self.0.get(key).map_or(0, |(_, members)| *members)
     }

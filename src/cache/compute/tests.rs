@@ -17,9 +17,16 @@ fn members(cache: &TtlCache<u32>, key: &str) -> usize {
     cache.0.lock().flights.members(key)
 }
 
-/// Until `count` callers are in the key's flight, all of them past the look-up.
+/// Until `count` callers are in the key's flight, past the look-up; which of them computes is open.
 async fn joined(cache: &TtlCache<u32>, key: &str, count: usize) {
     while members(cache, key) != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Until the key is being computed: one who has only joined may still be overtaken by one who comes later.
+async fn computing(cache: &TtlCache<u32>, key: &str) {
+    while !cache.0.lock().flights.is_computing(key) {
         tokio::task::yield_now().await;
     }
 }
@@ -195,7 +202,7 @@ async fn waiters_that_are_cancelled_hold_up_nobody() {
             })
         };
         let first = spawn(Some(failed));
-        joined(&cache, &key, 1).await;
+        computing(&cache, &key).await;
         let waiters: Vec<_> = (0..20).map(|_| spawn(None)).collect();
         joined(&cache, &key, 21).await;
         // The next in line may be woken and aborted at the same moment.
@@ -262,7 +269,7 @@ async fn threads_and_tasks_share_a_computation() {
                 .await
         }
     });
-    joined(&cache, "key", 1).await;
+    computing(&cache, "key").await;
     let thread = std::thread::spawn({
         let cache = cache.clone();
         move || cache.get_or_set("key", || Ok::<_, ()>(8))
@@ -313,7 +320,7 @@ async fn who_asks_after_an_invalidation_does_not_get_what_was_computed_before() 
                 .await
         }
     });
-    joined(&cache, "key", 1).await;
+    computing(&cache, "key").await;
     cache.delete("key");
     assert_eq!(cache.get_or_set("key", || Ok::<_, ()>(8)), Ok(8));
     finish.send(7).unwrap();
@@ -335,7 +342,7 @@ async fn a_caller_with_another_type_of_error_computes_for_itself() {
             cache.get_or_set_async_sharing_errors("key", compute).await
         }
     });
-    joined(&cache, "key", 1).await;
+    computing(&cache, "key").await;
     let second = tokio::spawn({
         let cache = cache.clone();
         async move {
