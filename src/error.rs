@@ -89,6 +89,14 @@ pub enum Error {
         /// The provider that has it.
         provider: String,
     },
+    /// A failure whose own words do not say which key it was met at.
+    #[error("{name}: {source}")]
+    At {
+        /// The key, or the document.
+        name: String,
+        /// What failed.
+        source: Box<Error>,
+    },
     /// The settings are wrong.
     #[error("{0}")]
     Settings(String),
@@ -111,6 +119,20 @@ impl Error {
         }
     }
 
+    /// The same, with the key's name where its own words do not say it.
+    pub(crate) fn at(self, name: &str) -> Self {
+        match self {
+            Error::KeyUnusable { .. }
+            | Error::MalformedStore { .. }
+            | Error::Settings(_)
+            | Error::Io { .. } => Error::At {
+                name: name.into(),
+                source: Box::new(self),
+            },
+            named => named,
+        }
+    }
+
     /// The errno this is in the mount (the contract's error table).
     pub fn errno(&self) -> i32 {
         match self {
@@ -123,6 +145,7 @@ impl Error {
             Error::TooLarge { .. } => libc::EFBIG,
             Error::NotUtf8 { .. } => libc::EILSEQ,
             Error::ReadOnlyProvider { .. } => libc::EPERM,
+            Error::At { source, .. } => source.errno(),
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -175,6 +198,10 @@ impl Error {
                 provider: provider.clone(),
             },
             Error::Settings(text) => Error::Settings(text.clone()),
+            Error::At { name, source } => Error::At {
+                name: name.clone(),
+                source: Box::new(source.duplicate()),
+            },
             Error::Io { context, source } => Error::Io {
                 context: context.clone(),
                 source: match source.raw_os_error() {

@@ -170,6 +170,17 @@ fn malformed(what: &str, reason: impl Into<String>) -> Error {
     }
 }
 
+/// serde's own words quote what was written, and a secret that was written to the wrong file is one still.
+fn no_object(what: &str, error: &serde_json::Error) -> Error {
+    let problem = if error.is_data() {
+        "not the object that is wanted"
+    } else {
+        "no valid JSON"
+    };
+    let (line, column) = (error.line(), error.column());
+    malformed(what, format!("{problem} at line {line} column {column}"))
+}
+
 fn check(id: &str, price: &Price) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
@@ -201,7 +212,7 @@ fn check(id: &str, price: &Price) -> Result<()> {
 /// [`Error::Malformed`] says where and why.
 pub fn parse_price(bytes: &[u8]) -> Result<Price> {
     let what = "the price";
-    let fields = serde_json::from_slice(bytes).map_err(|e| malformed(what, e.to_string()))?;
+    let fields = serde_json::from_slice(bytes).map_err(|e| no_object(what, &e))?;
     let price = price_of(fields, what)?;
     check("price", &price)?;
     Ok(price)
@@ -213,8 +224,8 @@ pub fn parse_price(bytes: &[u8]) -> Result<Price> {
 /// [`Error::Malformed`] says where and why.
 pub fn parse_table(bytes: &[u8]) -> Result<PriceTable> {
     let what = "the price table";
-    let Pairs(entries) = serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes)
-        .map_err(|e| malformed(what, e.to_string()))?;
+    let Pairs(entries) =
+        serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes).map_err(|e| no_object(what, &e))?;
     let mut table = PriceTable::new();
     for (id, fields) in entries {
         let price = price_of(fields, &format!("the price of {id:?}"))?;
@@ -239,10 +250,8 @@ fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
             ("cost_per_second", _) => {
                 return Err(malformed(what, "`cost_per_second` must be a number"));
             }
-            (unknown, _) => {
-                let reason = format!(
-                    "it has a field {unknown:?}, where only `name` and `cost_per_second` are known"
-                );
+            _ => {
+                let reason = "it has a field other than `name` and `cost_per_second`";
                 return Err(malformed(what, reason));
             }
         };

@@ -187,7 +187,8 @@ impl Tree {
             }
             (target, file, value?, writer)
         };
-        self.store(&file, value.as_bytes(), writer)?;
+        self.store(&file, value.as_bytes(), writer)
+            .map_err(|error| error.at(&target.name))?;
         self.name_committed(node, &target, &value);
         self.tell_outdated(&target);
         Ok(())

@@ -208,7 +208,7 @@ impl Tree {
                 ..self.own_attr(&state, ino)
             }),
             Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
-            Resolved::Failed(error) => Err(Stop::Error(error)),
+            Resolved::Failed(error) => Err(Stop::Error(error.at(&place.name))),
             Resolved::Pending(on) => Err(Stop::Wait(on)),
         }
     }

@@ -22,7 +22,10 @@ impl Tree {
             .file_at(&self.state(), &place)
             .ok_or(Stop::Errno(libc::EPERM))?;
         match &file {
-            File::Secret(name) => drop(self.manager.apply(&[Change::Delete(name.clone())])?),
+            File::Secret(name) => {
+                let deleted = self.manager.apply(&[Change::Delete(name.clone())]);
+                deleted.map_err(|error| error.at(name.as_str()))?;
+            }
             File::Scratch => {}
             File::Price(id) => {
                 if !self.hardware.reset(id)? {
@@ -91,9 +94,13 @@ impl Tree {
             (File::Scratch, file) if file.is_writable() => {
                 let content = scratch.ok_or(Stop::Errno(libc::ENOENT))?;
                 let writer = super::process::Process::of_thread(caller.pid);
-                self.store(file, content.value.as_bytes(), writer)?;
+                self.store(file, content.value.as_bytes(), writer)
+                    .map_err(|error| error.at(new_name))?;
             }
-            (File::Secret(old), File::Secret(new)) => self.manager.rename(old, new)?,
+            (File::Secret(old), File::Secret(new)) => self
+                .manager
+                .rename(old, new)
+                .map_err(|error| error.at(name))?,
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.value_of(old)?;

@@ -82,7 +82,7 @@ impl Tree {
             .ok_or(Stop::Errno(libc::ENOENT))?;
         let content = match self.content_at(state, &place, &file) {
             Resolved::Content(content) => content,
-            Resolved::Failed(error) => return Err(Stop::Error(error)),
+            Resolved::Failed(error) => return Err(Stop::Error(error.at(&place.name))),
             Resolved::Pending(on) => return Err(Stop::Wait(on)),
             Resolved::Missing => {
                 return Err(Stop::Errno(match state.marks.take(caller.pid, &place) {

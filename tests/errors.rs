@@ -1,0 +1,485 @@
+//! Each row of the error table, met by a program on the mount: its errno, that nothing has changed, and the reason in
+//! the daemon's log, with the key's name and never with its value.
+
+mod support;
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+use support::{Live, Setup, alone, wait_until};
+
+const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const EACCES: i32 = 13;
+const EPERM: i32 = 1;
+const EXDEV: i32 = 18;
+const EINVAL: i32 = 22;
+const EFBIG: i32 = 27;
+const EILSEQ: i32 = 84;
+const EKEYREJECTED: i32 = 129;
+
+/// The errno of reading a file of the mount.
+fn read_errno(live: &Live, path: &str) -> i32 {
+    match fs::read(live.path(path)) {
+        Ok(_) => panic!("{path} could be read"),
+        Err(error) => error.raw_os_error().unwrap(),
+    }
+}
+
+/// The errno of writing a file of the mount and closing it.
+fn write_errno(live: &Live, path: &str, content: &[u8]) -> i32 {
+    try_write(live, path, content).expect_err(path)
+}
+
+fn try_write(live: &Live, path: &str, content: &[u8]) -> Result<(), i32> {
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(live.path(path))?;
+        file.write_all(content)?;
+        close(file)
+    };
+    write().map_err(|error: std::io::Error| error.raw_os_error().unwrap())
+}
+
+/// close(2), whose error `File` keeps to itself when it is dropped.
+fn close(file: fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor was just given up by its owner.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// The log of the daemon so far.
+fn log(live: &Live) -> String {
+    fs::read_to_string(live.home("daemon.log")).unwrap()
+}
+
+/// The log tells of it, without the value.
+fn logged(live: &Live, words: &[&str]) {
+    wait_until("the log tells", || {
+        log(live)
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    });
+}
+
+fn store(live: &Live) -> String {
+    fs::read_to_string(live.home(".simpletuner/secrets.json")).unwrap()
+}
+
+fn json_of(live: &Live, path: &str) -> Value {
+    serde_json::from_str(&live.read(path)).unwrap()
+}
+
+#[test]
+fn a_key_that_nobody_has_is_not_there() {
+    let _alone = alone();
+    let live = Live::start();
+    assert_eq!(read_errno(&live, "secrets/NONE"), ENOENT);
+    let error = fs::remove_file(live.path("secrets/NONE")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(ENOENT));
+    let error = fs::rename(live.path("secrets/NONE"), live.path("secrets/OTHER")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(ENOENT));
+}
+
+#[test]
+fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
+    let _alone = alone();
+    for content in ["", "{\"K\": \"half", "[1, 2]", "\"text\"", "nonsense {"] {
+        let live = Live::start_with(Setup {
+            files: vec![(".simpletuner/secrets.json", content)],
+            env: vec![("HF_TOKEN", "from-env")],
+            ..Setup::default()
+        });
+        assert_eq!(read_errno(&live, "secrets/K"), EIO, "{content:?}");
+        assert_eq!(
+            write_errno(&live, "secrets/K", b"hidden-value"),
+            EIO,
+            "{content:?}"
+        );
+        assert_eq!(read_errno(&live, "bundle/secrets.json"), EIO, "{content:?}");
+        assert_eq!(store(&live), content);
+        let report = json_of(&live, "providers/file");
+        assert!(report["last_error"].is_string(), "{report}");
+        // Other links of the chain still serve.
+        assert_eq!(live.read("secrets/HF_TOKEN"), "from-env");
+        logged(&live, &["failed for K", "secrets.json"]);
+        logged(&live, &["K: the secrets file", "malformed"]);
+        assert!(!log(&live).contains("hidden-value"));
+        assert!(!log(&live).contains("half"), "{}", log(&live));
+        // And it is mended without a restart.
+        fs::write(
+            live.home(".simpletuner/secrets.json"),
+            "{\"K\": \"mended\"}",
+        )
+        .unwrap();
+        assert_eq!(live.read("secrets/K"), "mended", "{content:?}");
+    }
+}
+
+#[test]
+fn a_document_that_was_held_serves_while_the_file_is_malformed() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "held");
+    assert_eq!(live.read("secrets/K"), "held");
+    fs::write(live.home(".simpletuner/secrets.json"), "{\"K\": \"ha").unwrap();
+    assert_eq!(live.read("secrets/K"), "held");
+    assert_eq!(write_errno(&live, "secrets/K", b"new"), EIO);
+    assert_eq!(store(&live), "{\"K\": \"ha");
+}
+
+#[test]
+fn a_value_that_cannot_be_decrypted_is_rejected_and_the_others_work() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/BAD", "hidden-value");
+    let stored = json_of_store(&live)["BAD"].as_str().unwrap().to_owned();
+    let mut damaged = stored.into_bytes();
+    let middle = damaged.len() / 2;
+    damaged[middle] = if damaged[middle] == b'A' { b'B' } else { b'A' };
+    let damaged = String::from_utf8(damaged).unwrap();
+    let home = live.stop();
+    let file = home.path().join(".simpletuner/secrets.json");
+    fs::write(&file, json!({"BAD": damaged, "GOOD": "plain"}).to_string()).unwrap();
+    let live = Live::start_in(
+        home,
+        Setup {
+            env: vec![("GOOD_TOO", "e")],
+            ..Setup::default()
+        },
+    );
+    assert_eq!(read_errno(&live, "secrets/BAD"), EKEYREJECTED);
+    assert_eq!(live.read("secrets/GOOD"), "plain");
+    assert_eq!(live.read("secrets/GOOD_TOO"), "e");
+    assert_eq!(live.sh("ls secrets"), "BAD\nGOOD\n");
+    assert_eq!(
+        json_of(&live, "bundle/secrets.json"),
+        json!({"GOOD": "plain"})
+    );
+    logged(&live, &["BAD cannot be decrypted"]);
+    // A program that rewrites the bundle does not delete what it could not see.
+    live.sh(
+        "python3 -c \"import json; p = 'bundle/secrets.json'; d = json.load(open(p)); d['NEW'] = 'n'; \
+         f = open(p, 'w'); json.dump(d, f); f.close()\"",
+    );
+    assert_eq!(live.read("secrets/NEW"), "n");
+    assert_eq!(json_of_store(&live)["BAD"], damaged);
+    // It can be replaced.
+    live.write("secrets/BAD", "mended");
+    assert_eq!(live.read("secrets/BAD"), "mended");
+    assert!(!log(&live).contains("hidden-value"));
+}
+
+fn json_of_store(live: &Live) -> Value {
+    serde_json::from_str(&store(live)).unwrap()
+}
+
+#[test]
+fn a_wrong_or_unusable_key_is_rejected_and_never_overwritten() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "hidden-value");
+    let home = live.stop();
+    let key = home.path().join(".simpletuner/credential.key");
+    let stored = fs::read_to_string(home.path().join(".simpletuner/secrets.json")).unwrap();
+    for content in ["", " \n", "another key"] {
+        fs::write(&key, content).unwrap();
+        let live = Live::start_in(copy_of(home.path()), Setup::default());
+        assert_eq!(read_errno(&live, "secrets/K"), EKEYREJECTED, "{content:?}");
+        if content.trim().is_empty() {
+            assert_eq!(
+                write_errno(&live, "secrets/K", b"hidden-value"),
+                EKEYREJECTED
+            );
+            assert_eq!(
+                write_errno(&live, "secrets/NEW", b"hidden-value"),
+                EKEYREJECTED
+            );
+            assert_eq!(store(&live), stored);
+            logged(&live, &["K: the credential key", "credential.key"]);
+            logged(&live, &["NEW: the credential key"]);
+        } else {
+            logged(&live, &["K cannot be decrypted"]);
+        }
+        assert_eq!(
+            fs::read_to_string(live.home(".simpletuner/credential.key")).unwrap(),
+            content
+        );
+        assert!(!log(&live).contains("hidden-value"));
+        // Before the copy is gone.
+        drop(live);
+    }
+}
+
+/// A home with the same secrets and the same key.
+fn copy_of(home: &std::path::Path) -> tempfile::TempDir {
+    let copy = support::scratch_home();
+    fs::create_dir(copy.path().join(".simpletuner")).unwrap();
+    for file in ["secrets.json", "credential.key"] {
+        let file = format!(".simpletuner/{file}");
+        fs::copy(home.join(&file), copy.path().join(&file)).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn names_outside_the_rule_are_refused() {
+    let _alone = alone();
+    let live = Live::start();
+    for name in ["-dash", "a b", "a=b", "é", "a\nb", "#x#", "a:b"] {
+        assert_eq!(
+            write_errno(&live, &format!("secrets/{name}"), b"hidden-value"),
+            EINVAL,
+            "{name:?}"
+        );
+        live.write("secrets/K", "v");
+        let error = fs::rename(
+            live.path("secrets/K"),
+            live.path(&format!("secrets/{name}")),
+        )
+        .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(EINVAL), "{name:?}");
+    }
+    assert_eq!(live.sh("ls -A secrets"), "K\n");
+    logged(&live, &["a b", "valid"]);
+    assert!(!log(&live).contains("hidden-value"));
+}
+
+#[test]
+fn a_value_that_is_too_large_or_no_text_changes_nothing() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "old");
+    let large = vec![b'x'; 64 * 1024 + 1];
+    assert_eq!(write_errno(&live, "secrets/K", &large), EFBIG);
+    assert_eq!(write_errno(&live, "secrets/K", &vec![b'x'; 1 << 20]), EFBIG);
+    assert_eq!(write_errno(&live, "secrets/NEW", &large), EFBIG);
+    assert_eq!(write_errno(&live, "secrets/K", b"hidden-value\xff"), EILSEQ);
+    assert_eq!(write_errno(&live, "secrets/NEW", b"\xc3"), EILSEQ);
+    assert_eq!(live.read("secrets/K"), "old");
+    assert_eq!(live.sh("ls -A secrets"), "K\n");
+    logged(&live, &["the value of K", "UTF-8"]);
+    logged(&live, &["K is too large"]);
+    assert!(!log(&live).contains("hidden-value"));
+}
+
+#[test]
+fn malformed_documents_fail_at_close_and_change_nothing() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "old");
+    let before = (store(&live), live.read("hardware/all.json"));
+    for (path, contents) in [
+        (
+            "bundle/secrets.json",
+            &[
+                "{",
+                "",
+                "[]",
+                "{\"K\": 1}",
+                "{\"K\": [\"hidden-value\"]}",
+                "{\"a b\": \"hidden-value\"}",
+                "{\"K\": \"hidden-value\"",
+            ][..],
+        ),
+        (
+            "bundle/secrets.yaml",
+            &["K: [hidden-value", "- K", "K: {a: hidden-value}"],
+        ),
+        (
+            "hardware/all.json",
+            &[
+                "{",
+                "[]",
+                "{\"x\": 1}",
+                "{\"x\": {\"name\": \"X\"}}",
+                "{\"../x\": {\"name\": \"X\", \"cost_per_second\": 1}}",
+            ],
+        ),
+        (
+            "hardware/gpu-l40s.json",
+            &[
+                "",
+                "{",
+                "1",
+                "{\"name\": \"L\"}",
+                "{\"cost_per_second\": 1}",
+                "{\"name\": \"L\", \"cost_per_second\": -1}",
+                "{\"name\": \"L\", \"cost_per_second\": NaN}",
+                "{\"name\": \"L\", \"cost_per_second\": 1e999}",
+                "{\"name\": \"L\", \"cost_per_second\": \"1\"}",
+                "{\"name\": 1, \"cost_per_second\": 1}",
+                "{\"name\": \"\", \"cost_per_second\": 1}",
+            ],
+        ),
+        ("hardware/new.json", &["{\"name\": \"L\"}"]),
+        ("cache/invalidate", &["", "\n", "a\nb", "\u{1}"]),
+        ("cache/secrets/invalidate", &[""]),
+    ] {
+        for content in contents {
+            assert_eq!(
+                write_errno(&live, path, content.as_bytes()),
+                EINVAL,
+                "{path}: {content:?}"
+            );
+        }
+    }
+    assert_eq!((store(&live), live.read("hardware/all.json")), before);
+    assert!(!live.path("hardware/new.json").exists());
+    assert_eq!(live.read("secrets/K"), "old");
+    logged(&live, &["the price", "cost_per_second"]);
+    assert!(!log(&live).contains("hidden-value"), "{}", log(&live));
+}
+
+#[test]
+fn a_key_of_another_provider_cannot_be_removed_or_renamed() {
+    let _alone = alone();
+    let live = Live::start_with(Setup {
+        env: vec![("HF_TOKEN", "hidden-value")],
+        ..Setup::default()
+    });
+    let path = live.path("secrets/HF_TOKEN");
+    let removed = || fs::remove_file(&path).unwrap_err().raw_os_error();
+    assert_eq!(removed(), Some(EPERM));
+    let error = fs::rename(&path, live.path("secrets/OTHER")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EPERM));
+    logged(&live, &["HF_TOKEN", "environment"]);
+    // The file's entry goes, and the name stays.
+    live.write("secrets/HF_TOKEN", "of-the-file");
+    assert!(store(&live).contains("HF_TOKEN"));
+    assert_eq!(live.read("secrets/HF_TOKEN"), "hidden-value");
+    fs::remove_file(&path).unwrap();
+    assert!(!store(&live).contains("HF_TOKEN"));
+    assert_eq!(live.read("secrets/HF_TOKEN"), "hidden-value");
+    assert_eq!(removed(), Some(EPERM));
+    assert!(!log(&live).contains("hidden-value"));
+}
+
+#[test]
+fn moves_across_folders_and_exchanges_are_refused() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "v");
+    live.write("secrets/L", "w");
+    let error = fs::rename(live.path("secrets/K"), live.path("hardware/K.json")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EXDEV));
+    let error = rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        live.path("secrets/K"),
+        rustix::fs::CWD,
+        live.path("secrets/L"),
+        rustix::fs::RenameFlags::EXCHANGE,
+    )
+    .unwrap_err();
+    assert_eq!(error.raw_os_error(), EINVAL);
+    assert_eq!(
+        (live.read("secrets/K"), live.read("secrets/L")),
+        ("v".into(), "w".into())
+    );
+    let error =
+        fs::set_permissions(live.path("secrets/K"), PermissionsExt::from_mode(0o640)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EPERM));
+}
+
+#[test]
+fn a_full_disk_fails_the_write_and_leaves_the_old_file_whole() {
+    let _alone = alone();
+    let home = support::scratch_home();
+    let dir = home.path().join("small");
+    fs::create_dir(&dir).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(&dir)
+        .status()
+        .unwrap();
+    assert!(mounted.success(), "a small tmpfs can be mounted");
+    let unmount = Unmount(dir.clone());
+    fs::create_dir(home.path().join(".simpletuner")).unwrap();
+    let settings = format!("file_path: {}\n", dir.join("secrets.json").display());
+    fs::write(home.path().join(".simpletuner/live.yaml"), settings).unwrap();
+    let live = Live::start_in(home, Setup::default());
+    live.write("secrets/K", "old");
+    let before = fs::read_to_string(dir.join("secrets.json")).unwrap();
+    assert_eq!(
+        write_errno(&live, "secrets/K", "x".repeat(60_000).as_bytes()),
+        28
+    );
+    assert_eq!(
+        fs::read_to_string(dir.join("secrets.json")).unwrap(),
+        before
+    );
+    assert_eq!(live.read("secrets/K"), "old");
+    logged(&live, &["K: ", "No space left"]);
+    live.write("secrets/K", "new");
+    assert_eq!(live.read("secrets/K"), "new");
+    drop(live);
+    drop(unmount);
+}
+
+/// A mount of the test's own, which ends with it.
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+fn another_user_is_not_let_in() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let _alone = alone();
+    let live = Live::start_with(Setup {
+        args: vec!["--allow-other"],
+        ..Setup::default()
+    });
+    live.write("secrets/K", "v");
+    // So that it is the daemon who refuses, and not the folder around it.
+    for dir in ["", ".simpletuner"] {
+        fs::set_permissions(live.home(dir), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let output = live
+        .command("python3")
+        .current_dir("/")
+        .args(["-c", "import os, sys
+os.setgid(65534); os.setuid(65534)
+for op in (lambda: open(sys.argv[1]).read(), lambda: os.listdir(sys.argv[2]), lambda: open(sys.argv[1], 'w')):
+    try: op(); print('let in')
+    except OSError as e: print(e.errno)"])
+        .args([live.path("secrets/K"), live.path("secrets")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, format!("{EACCES}\n").repeat(3));
+    assert_eq!(live.read("secrets/K"), "v");
+}
+
+#[test]
+fn an_open_for_reading_and_a_close_without_a_write_change_nothing() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/K", "v");
+    let before = store(&live);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(live.path("secrets/K"))
+        .unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    close(file).unwrap();
+    assert_eq!((text.as_str(), store(&live)), ("v", before));
+}
