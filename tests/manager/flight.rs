@@ -32,15 +32,9 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn a_thousand_threads_cost_a_slow_provider_one_question() {
     let remote = Remote::new(Has::Value("slow"));
     let manager = over(&remote);
-<<<<<<< HEAD
-    remote.close();
-    let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-=======
     let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let gate = remote.close();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         for _ in 0..CALLERS {
             let ask = || {
                 begin.wait();
@@ -55,11 +49,7 @@ fn a_thousand_threads_cost_a_slow_provider_one_question() {
             manager.caches().stats()["secrets"].misses >= CALLERS as u64
         });
         assert_eq!(served.load(Ordering::SeqCst), 0);
-<<<<<<< HEAD
-        remote.open();
-=======
         drop(gate);
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
     });
     assert_eq!(served.into_inner(), CALLERS);
     assert_eq!(remote.calls(), 1);
@@ -70,22 +60,14 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
     for has in [Has::Value("slow"), Has::Nothing, Has::Failure] {
         let remote = Remote::new(has);
         let manager = over(&remote);
-<<<<<<< HEAD
-        remote.close();
-=======
         let gate = remote.close();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         let (told, all) = mpsc::channel();
         for _ in 0..CALLERS {
             let told = told.clone();
             manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
         }
         assert!(all.try_recv().is_err(), "told before there is an answer");
-<<<<<<< HEAD
-        remote.open();
-=======
         drop(gate);
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         for _ in 0..CALLERS {
             all.recv_timeout(Duration::from_secs(60)).unwrap();
         }
@@ -97,20 +79,12 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
 fn questions_about_different_keys_do_not_wait_for_each_other() {
     let remote = Remote::new(Has::Value("v"));
     let manager = over(&remote);
-<<<<<<< HEAD
-    remote.close();
-=======
     let gate = remote.close();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
     for key in ["A", "B", "C"] {
         manager.fetch(&name(key), Box::new(|| {}));
     }
     wait_until("three questions", || remote.calls() == 3);
-<<<<<<< HEAD
-    remote.open();
-=======
     drop(gate);
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
     assert_eq!(value(&manager, "A"), "v");
 }
 
@@ -164,22 +138,13 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         .with_provider(remote.clone())
         .with_provider(Arc::new(file))
         .build();
-<<<<<<< HEAD
-    remote.close();
-    std::thread::scope(|scope| {
-=======
     std::thread::scope(|scope| {
         let gate = remote.close();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         let asked_before = scope.spawn(|| value(&manager, "K"));
         wait_until("it is asked", || remote.calls() == 1);
         remote.now_has(Has::Value("new"));
         invalidate(&manager);
-<<<<<<< HEAD
-        remote.open();
-=======
         drop(gate);
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         assert_eq!(asked_before.join().unwrap(), "old");
     });
     (value(&manager, "K"), remote.calls())
@@ -222,24 +187,15 @@ fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
 fn whoever_asks_after_an_invalidation_does_not_join_the_question_from_before() {
     let remote = Remote::new(Has::Value("old"));
     let manager = over(&remote);
-<<<<<<< HEAD
-    remote.close();
-    std::thread::scope(|scope| {
-=======
     std::thread::scope(|scope| {
         let gate = remote.close();
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         let before = scope.spawn(|| value(&manager, "K"));
         wait_until("the first question", || remote.calls() == 1);
         remote.now_has(Has::Value("new"));
         manager.clear_cache();
         let after = scope.spawn(|| value(&manager, "K"));
         wait_until("the second question", || remote.calls() == 2);
-<<<<<<< HEAD
-        remote.open();
-=======
         drop(gate);
->>>>>>> cfee71eaa200d597f1ccd1795728d4e527009105
         assert_eq!(before.join().unwrap(), "old");
         assert_eq!(after.join().unwrap(), "new");
     });
