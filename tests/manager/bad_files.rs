@@ -10,8 +10,11 @@ use crate::{Home, listen, name, value};
 
 const GOOD: &str = r#"{"A": "alpha"}"#;
 
+/// What is wrong with a file, and how it is made so.
+type Spoiling = (&'static str, fn(&Path));
+
 /// Ways in which the file cannot be read, each over whatever lies there.
-const SPOILED: [(&str, fn(&Path)); 10] = [
+const SPOILED: [Spoiling; 10] = [
     ("empty", |path| std::fs::write(path, "").unwrap()),
     ("blank", |path| std::fs::write(path, " \n\n").unwrap()),
     ("truncated", |path| {
@@ -49,7 +52,7 @@ fn is_failed_file(error: &Error) -> bool {
 #[test]
 fn a_file_that_cannot_be_read_is_a_failure_and_never_no_such_key() {
     for (how, spoil) in SPOILED {
-        let home = Home::new();
+        let home = Home::make();
         spoil(&home.path("secrets.json"));
         let manager = home.manager_with(&[("HF_TOKEN", "hf")]);
         for key in ["A", "NEVER_THERE"] {
@@ -69,7 +72,7 @@ fn a_file_that_cannot_be_read_is_a_failure_and_never_no_such_key() {
 #[test]
 fn a_file_that_goes_bad_is_served_as_it_was_until_it_is_mended() {
     for (how, spoil) in SPOILED {
-        let home = Home::new();
+        let home = Home::make();
         home.write("secrets.json", GOOD);
         let manager = home.manager();
         assert_eq!(value(&manager, "A"), "alpha", "{how}");
@@ -98,7 +101,7 @@ fn a_file_that_goes_bad_is_served_as_it_was_until_it_is_mended() {
 #[test]
 fn a_document_older_than_max_stale_is_not_served_even_from_the_cache() {
     for (how, spoil) in SPOILED {
-        let home = Home::new();
+        let home = Home::make();
         home.write("live.yaml", "max_stale: 0\n");
         home.write("secrets.json", GOOD);
         let manager = home.manager();
@@ -115,7 +118,7 @@ fn a_document_older_than_max_stale_is_not_served_even_from_the_cache() {
 fn a_write_to_a_file_that_cannot_be_read_changes_nothing() {
     for (how, spoil) in SPOILED {
         for was_good in [false, true] {
-            let home = Home::new();
+            let home = Home::make();
             let path = home.path("secrets.json");
             if was_good {
                 home.write("secrets.json", GOOD);
@@ -150,7 +153,7 @@ fn a_write_to_a_file_that_cannot_be_read_changes_nothing() {
 
 #[test]
 fn entries_that_are_no_texts_are_no_secrets_and_a_write_keeps_them() {
-    let home = Home::new();
+    let home = Home::make();
     home.write(
         "secrets.json",
         r#"{"N": 1e400, "A": "alpha", "L": [1, {"x": null}], "Z": null, "T": true, "not a name": "x"}"#,
@@ -178,7 +181,7 @@ fn entries_that_are_no_texts_are_no_secrets_and_a_write_keeps_them() {
 
 #[test]
 fn a_symbolic_link_is_followed_and_its_target_replaced() {
-    let home = Home::new();
+    let home = Home::make();
     let target = home.root().join("real.json");
     std::fs::write(&target, GOOD).unwrap();
     symlink("../real.json", home.path("secrets.json")).unwrap();

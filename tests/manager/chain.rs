@@ -37,7 +37,7 @@ pub fn file_of(home: &Home) -> FileProvider {
 
 #[test]
 fn a_key_of_the_environment_hides_the_files_and_a_write_says_so() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"A": "file", "B": "file"}"#);
     let manager = home.manager_with(&[("A", "environment")]);
     let heard = listen(&manager);
@@ -75,7 +75,7 @@ fn a_key_of_the_environment_hides_the_files_and_a_write_says_so() {
 
 #[test]
 fn a_key_is_looked_for_in_upper_case_with_underscores_and_an_empty_text_counts() {
-    let home = Home::new();
+    let home = Home::make();
     home.write(
         "secrets.json",
         r#"{"EMPTY": "file", "lower.case": "exact"}"#,
@@ -95,7 +95,7 @@ fn a_key_is_looked_for_in_upper_case_with_underscores_and_an_empty_text_counts()
 
 #[test]
 fn with_a_prefix_only_variables_that_bear_it_are_found_and_all_of_them_listed() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("live.yaml", "env_prefix: MINE\n");
     let manager = home.manager_with(&[("HF_TOKEN", "bare"), ("MINE_OTHER", "prefixed")]);
     assert_eq!(value(&manager, "other"), "prefixed");
@@ -122,7 +122,7 @@ fn own_credentials_in_the_environment_are_never_served_nor_listed() {
             own.replace('_', "-"),
             own.replace('_', "."),
         ];
-        let home = Home::new();
+        let home = Home::make();
         home.write("live.yaml", &format!("env_keys: [{own}]\n"));
         let manager = home.manager_with(&variables);
         for key in spelled {
@@ -141,7 +141,7 @@ fn own_credentials_in_the_environment_are_never_served_nor_listed() {
 
 #[test]
 fn a_failed_provider_is_passed_over_but_never_taken_for_no_such_key() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"BEHIND": "file"}"#);
     let remote = Remote::new(Has::Failure);
     let manager = SecretsManager::builder()
@@ -196,7 +196,7 @@ fn the_last_value_of_a_provider_that_fails_is_served_within_max_stale_only() {
 
 #[test]
 fn a_value_that_cannot_be_decrypted_ends_the_chain() {
-    let home = Home::new();
+    let home = Home::make();
     home.manager().set("K", "sealed").unwrap();
     home.write("credential.key", "another key altogether");
     let remote = Remote::new(Has::Value("stand-in"));
@@ -212,7 +212,7 @@ fn a_value_that_cannot_be_decrypted_ends_the_chain() {
 
 #[test]
 fn an_edit_by_another_shows_in_the_next_read_and_is_told() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"A": "alpha", "B": "beta"}"#);
     let manager = home.manager();
     assert_eq!(value(&manager, "A"), "alpha");

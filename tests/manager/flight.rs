@@ -124,7 +124,7 @@ fn a_provider_that_failed_is_left_alone_while_its_failure_is_at_hand() {
 
 /// Has one thread ask, invalidates while the provider computes, and looks what is kept.
 fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
-    let home = Home::new();
+    let home = Home::make();
     let remote = Remote::new(Has::Value("old"));
     let settings = home.settings();
     let file = FileProvider::new(FileOptions {

@@ -10,7 +10,7 @@ use crate::{Home, value};
 const KEY: &str = "credential.key";
 
 fn with_an_encrypted_and_a_plain_value() -> Home {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"PLAIN": "in the open"}"#);
     home.manager().set("SEALED", "sealed value").unwrap();
     assert!(!home.read("secrets.json").contains("sealed value"));
@@ -19,7 +19,8 @@ fn with_an_encrypted_and_a_plain_value() -> Home {
 
 #[test]
 fn a_key_that_is_not_usable_is_told_never_replaced_and_hides_nothing_that_is_plain() {
-    let spoiled: [(&str, fn(&Path)); 5] = [
+    type Spoiling = (&'static str, fn(&Path));
+    let spoiled: [Spoiling; 5] = [
         ("empty", |path| std::fs::write(path, "").unwrap()),
         ("blank", |path| std::fs::write(path, " \n").unwrap()),
         ("not UTF-8", |path| {

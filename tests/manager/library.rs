@@ -14,7 +14,7 @@ use crate::{Home, another_process, environment, name, value};
 
 #[test]
 fn a_chain_of_ones_own_goes_in_the_order_it_was_given() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"K": "file"}"#);
     let env = || Arc::new(environment(&[("K", "environment")], "", &[]));
     let file = || Arc::new(file_of(&home));
@@ -62,7 +62,7 @@ fn each_provider_works_by_itself() {
     assert_eq!(env.names(), [name("HF_TOKEN")]);
     assert!(env.store().is_none());
 
-    let home = Home::new();
+    let home = Home::make();
     let file = file_of(&home);
     assert!(file.get(&name("K")).unwrap().is_none());
     file.apply(&[Change::Set(name("K"), SecretValue::new("v"))])
@@ -75,7 +75,7 @@ fn each_provider_works_by_itself() {
 
 #[test]
 fn a_default_stands_in_for_no_such_key_and_never_for_a_failure() {
-    let home = Home::new();
+    let home = Home::make();
     let manager = home.manager_with(&[("THERE", "value"), ("EMPTY", "")]);
     let or = |key| manager.get_or(key, "default").unwrap().as_str().to_owned();
     assert_eq!(
@@ -96,12 +96,12 @@ fn a_default_stands_in_for_no_such_key_and_never_for_a_failure() {
 
 #[test]
 fn the_well_known_keys_have_methods_of_their_own() {
-    let all = Home::new().manager_with(&[
+    let all = Home::make().manager_with(&[
         ("HF_TOKEN", "hf"),
         ("REPLICATE_API_TOKEN", "r8"),
         ("CLOUD_WEBHOOK_SECRET", "hook"),
     ]);
-    let none = Home::new().manager();
+    let none = Home::make().manager();
     type Method = fn(&SecretsManager) -> simpletuner_live::error::Result<Option<SecretValue>>;
     let methods: [(Method, &str); 3] = [
         (SecretsManager::hf_token, "hf"),
@@ -145,7 +145,7 @@ fn answers_are_kept_until_the_cache_is_cleared_and_no_such_key_too() {
 
 #[test]
 fn a_process_has_one_global_manager_over_its_own_home() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("secrets.json", r#"{"GLOBAL_KEY": "of this home"}"#);
     let test = "library::the_other_process_uses_its_global_manager";
     assert!(another_process(test, &home).status().unwrap().success());

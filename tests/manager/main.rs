@@ -27,7 +27,7 @@ pub fn name(text: &str) -> SecretName {
 pub struct Home(tempfile::TempDir);
 
 impl Home {
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         let home = Self(tempfile::tempdir_in("/dev/shm").unwrap());
         let mut folder = std::fs::DirBuilder::new();
         folder.mode(0o700).create(home.path("")).unwrap();

@@ -35,7 +35,7 @@ fn has_all_keys(home: &Home, writers: &[&str]) {
 #[test]
 fn two_threads_lose_no_key_through_one_manager_or_two() {
     for shared in [true, false] {
-        let home = Home::new();
+        let home = Home::make();
         let first = home.manager();
         let second = if shared {
             first.clone()
@@ -58,7 +58,7 @@ fn two_threads_lose_no_key_through_one_manager_or_two() {
 
 #[test]
 fn two_processes_lose_no_key() {
-    let home = Home::new();
+    let home = Home::make();
     let mut other = another_process("writers::the_other_process_writes_its_keys", &home)
         .spawn()
         .unwrap();
@@ -80,7 +80,7 @@ fn long(letter: &str) -> String {
 
 #[test]
 fn a_killed_writer_leaves_the_old_file_whole() {
-    let home = Home::new();
+    let home = Home::make();
     home.write("live.yaml", "encrypt: false\n");
     home.write("secrets.json", r#"{"KEPT": "kept", "LONG": ""}"#);
     let path = home.path("secrets.json");
@@ -155,7 +155,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_old_file_whole() {
-    let home = Home::new();
+    let home = Home::make();
     let Some(_disk) = SmallDisk::at(&home.path("")) else {
         return;
     };
@@ -182,7 +182,7 @@ fn a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_old_file_whole() {
 #[test]
 fn a_write_of_several_keys_is_made_whole_or_not_at_all() {
     use simpletuner_live::secret::{Change, SecretValue};
-    let home = Home::new();
+    let home = Home::make();
     let manager: Arc<SecretsManager> = home.manager();
     manager.set("A", "alpha").unwrap();
     let store = home.read("secrets.json");
