@@ -6,98 +6,48 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use super::TtlCache;
-use super::flight::{Failure, Flight, Outcome};
-
-/// How an error gets to those who waited for it, and back to its type.
-struct Sharing<E> {
-    share: fn(&E) -> Option<Failure>,
-    take: fn(&Failure) -> Option<E>,
-}
-
-impl<E> Sharing<E> {
-    const NONE: Self = Self {
-        share: |_| None,
-        take: |_| None,
-    };
-}
-
-impl<E: Clone + Send + Sync + 'static> Sharing<E> {
-    const CLONES: Self = Self {
-        share: |error| Some(Arc::new(error.clone())),
-        take: |failure| failure.downcast_ref().cloned(),
-    };
-}
+use super::flight::{Flight, Outcome};
 
 impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     /// The live value of a key, else the one that `compute` gives, which is set for the default time to live. Threads
     /// (and tasks, see [`get_or_set_async`](Self::get_or_set_async)) that ask meanwhile wait and get the same value.
     ///
-    /// - A computation that fails gives its error to its own caller. Of those who wait the one who came first computes
-    ///   next: each in turn, never two at once. The same after a panic.
+    /// - A computation that fails gives a clone of its error to all who waited for it (of the same error type; another
+    ///   computes for itself): a thousand callers of a dead backend call it once. Who asks after that computes anew.
+    /// - After one that panics, of those who wait the one who came first computes next.
     /// - A value that was computed while its key was set, deleted or invalidated goes to those who waited for it and is
     ///   not cached; who asks after that gets a new computation.
     /// - `compute` must not ask for its own key: it would wait for itself. And a task should use the asynchronous form,
     ///   because this one holds up its thread.
     ///
     /// # Errors
-    /// The error of `compute`, if this caller's ran.
-    pub fn get_or_set<E>(&self, key: &str, compute: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
-        let compute = || std::future::ready(compute());
-        block_on(self.get_or_compute(key, compute, Sharing::NONE))
-    }
-
-    /// [`get_or_set`](Self::get_or_set) where all who waited for a computation that failed get a clone of its error,
-    /// so that a thousand callers of a dead backend call it once.
-    ///
-    /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
-    pub fn get_or_set_sharing_errors<E: Clone + Send + Sync + 'static>(
+    pub fn get_or_set<E: Clone + Send + Sync + 'static>(
         &self,
         key: &str,
         compute: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, E> {
         let compute = || std::future::ready(compute());
-        block_on(self.get_or_compute(key, compute, Sharing::CLONES))
+        block_on(self.get_or_compute(key, compute))
     }
 
     /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. When the future is dropped while it computes, the one
     /// who waits longest computes next.
     ///
     /// # Errors
-    /// The error of `compute`, if this caller's ran.
-    pub async fn get_or_set_async<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
-    where
-        F: FnOnce() -> Fut,
-        Fut: Future<Output = Result<V, E>>,
-    {
-        self.get_or_compute(key, compute, Sharing::NONE).await
-    }
-
-    /// [`get_or_set_async`](Self::get_or_set_async) where all who waited for a computation that failed get a clone of
-    /// its error.
-    ///
-    /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
-    pub async fn get_or_set_async_sharing_errors<E, F, Fut>(
-        &self,
-        key: &str,
-        compute: F,
-    ) -> Result<V, E>
+    pub async fn get_or_set_async<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<V, E>>,
     {
-        self.get_or_compute(key, compute, Sharing::CLONES).await
+        self.get_or_compute(key, compute).await
     }
 
-    async fn get_or_compute<E, F, Fut>(
-        &self,
-        key: &str,
-        compute: F,
-        sharing: Sharing<E>,
-    ) -> Result<V, E>
+    async fn get_or_compute<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
     where
+        E: Clone + Send + Sync + 'static,
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<V, E>>,
     {
@@ -109,9 +59,8 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
             let turn = match member.flight.turn().await {
                 Ok(turn) => turn,
                 Err(Outcome::Value(value)) => return Ok(value),
-                Err(Outcome::Failure(failure)) => match (sharing.take)(&failure) {
-                    Some(error) => return Err(error),
-                    // An error of another type, or a caller who wants none but its own.
+                Err(Outcome::Failure(failure)) => match failure.downcast_ref::<E>() {
+                    Some(error) => return Err(error.clone()),
                     None => continue,
                 },
             };
@@ -122,10 +71,8 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
                     Ok(value)
                 }
                 Err(error) => {
-                    if let Some(failure) = (sharing.share)(&error) {
-                        member.detach();
-                        turn.end(Outcome::Failure(failure));
-                    }
+                    member.detach();
+                    turn.end(Outcome::Failure(Arc::new(error.clone())));
                     Err(error)
                 }
             };

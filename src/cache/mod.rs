@@ -11,11 +11,11 @@
 //!     cleanup_interval: None,
 //! });
 //! cache.set("user:123:role", "admin".to_owned());
-//! let level = cache.get_or_set("user:123:level", || Ok::<_, std::io::Error>("9".to_owned()))?;
+//! let level = cache.get_or_set("user:123:level", || Ok::<_, String>("9".to_owned()))?;
 //! assert_eq!(level, "9");
 //! assert_eq!(cache.invalidate_prefix("user:123:"), 2);
 //! assert_eq!(cache.get("user:123:role"), None);
-//! # Ok::<_, std::io::Error>(())
+//! # Ok::<_, String>(())
 //! ```
 
 mod cleaner;
