@@ -8,10 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 use support::{Live, Setup, alone};
 
-fn json_of(live: &Live, path: &str) -> Value {
-    serde_json::from_str(&live.read(path)).unwrap()
-}
-
 /// Does with a document just what SimpleTuner's file provider does: it reads it once, and writes all of it back.
 fn simpletuner(live: &Live, path: &str, change: &str) {
     let program = format!(
@@ -19,20 +15,7 @@ fn simpletuner(live: &Live, path: &str, change: &str) {
          with open(p, 'w') as f: json.dump(d, f, indent=2)\nos.chmod(p, 0o600)\n",
         live.path(path).to_str().unwrap()
     );
-    python(live, &program);
-}
-
-fn python(live: &Live, program: &str) {
-    let output = live
-        .command("python3")
-        .args(["-c", program])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    live.python(&program);
 }
 
 /// The three-way merge, through whatever path SimpleTuner has.
@@ -84,13 +67,10 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
     assert!(!live.path("secrets/ADDED").exists());
     assert_eq!(live.read("secrets/CHANGES"), "after");
     // One that never read it deletes nothing.
-    python(
-        live,
-        &format!(
-            "import json\nwith open({:?}, 'w') as f: json.dump({{'ONLY': 'o'}}, f)",
-            live.path(path).to_str().unwrap()
-        ),
-    );
+    live.python(&format!(
+        "import json\nwith open({:?}, 'w') as f: json.dump({{'ONLY': 'o'}}, f)",
+        live.path(path).to_str().unwrap()
+    ));
     assert_eq!(
         (live.read("secrets/ONLY"), live.read("secrets/CHANGES")),
         ("o".into(), "after".into())
@@ -154,7 +134,7 @@ fn simpletuner_changes_just_what_it_changed_in_its_own_file_after_adopt() {
 fn prices_are_set_and_put_back() {
     let _alone = alone();
     let live = Live::start();
-    let price = |path: &str| json_of(&live, path)["cost_per_second"].clone();
+    let price = |path: &str| live.json(path)["cost_per_second"].clone();
     assert_eq!(
         live.read("hardware/gpu-l40s.json"),
         "{\"name\": \"L40S (48GB)\", \"cost_per_second\": 0.000975}\n"
@@ -172,7 +152,7 @@ fn prices_are_set_and_put_back() {
         (price("hardware/gpu-l40s.json"), price("hardware/mine.json")),
         (json!(0.5), json!(0.0))
     );
-    assert_eq!(json_of(&live, "hardware/all.json")["gpu-l40s"]["name"], "L");
+    assert_eq!(live.json("hardware/all.json")["gpu-l40s"]["name"], "L");
     fs::remove_file(live.path("hardware/gpu-l40s.json")).unwrap();
     assert_eq!(price("hardware/gpu-l40s.json"), json!(0.000975));
     fs::remove_file(live.path("hardware/mine.json")).unwrap();
@@ -212,10 +192,10 @@ fn caches_are_counted_cleared_and_invalidated() {
     for name in ["HF_A", "HF_B", "OTHER"] {
         live.write(&format!("secrets/{name}"), "v");
     }
-    let held = || json_of(&live, "cache/secrets/stats");
+    let held = || live.json("cache/secrets/stats");
     let read_all = || live.sh("cat secrets/HF_A secrets/HF_B secrets/OTHER");
     assert_eq!(read_all(), "vvv");
-    let stats = json_of(&live, "cache/stats");
+    let stats = live.json("cache/stats");
     for field in [
         "size",
         "max_size",

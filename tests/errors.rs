@@ -74,10 +74,6 @@ fn store(live: &Live) -> String {
     fs::read_to_string(live.home(".simpletuner/secrets.json")).unwrap()
 }
 
-fn json_of(live: &Live, path: &str) -> Value {
-    serde_json::from_str(&live.read(path)).unwrap()
-}
-
 #[test]
 fn a_key_that_nobody_has_is_not_there() {
     let _alone = alone();
@@ -106,7 +102,7 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
         );
         assert_eq!(read_errno(&live, "bundle/secrets.json"), EIO, "{content:?}");
         assert_eq!(store(&live), content);
-        let report = json_of(&live, "providers/file");
+        let report = live.json("providers/file");
         assert!(report["last_error"].is_string(), "{report}");
         // Other links of the chain still serve.
         assert_eq!(live.read("secrets/HF_TOKEN"), "from-env");
@@ -160,10 +156,7 @@ fn a_value_that_cannot_be_decrypted_is_rejected_and_the_others_work() {
     assert_eq!(live.read("secrets/GOOD"), "plain");
     assert_eq!(live.read("secrets/GOOD_TOO"), "e");
     assert_eq!(live.sh("ls secrets"), "BAD\nGOOD\n");
-    assert_eq!(
-        json_of(&live, "bundle/secrets.json"),
-        json!({"GOOD": "plain"})
-    );
+    assert_eq!(live.json("bundle/secrets.json"), json!({"GOOD": "plain"}));
     logged(&live, &["BAD cannot be decrypted"]);
     // A program that rewrites the bundle does not delete what it could not see.
     live.sh(

@@ -18,21 +18,6 @@ fn said(live: &Live, cases: &[(&str, &str)]) {
     }
 }
 
-/// Python in the mount; it must succeed.
-fn python(live: &Live, program: &str) -> String {
-    let output = live
-        .command("python3")
-        .args(["-c", program])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{program}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
 fn shells_write_and_read() {
     let _alone = alone();
@@ -279,9 +264,7 @@ fn jq_reads_and_rewrites_documents() {
 fn python_opens_files_in_every_mode() {
     let _alone = alone();
     let live = Live::start();
-    let printed = python(
-        &live,
-        r#"
+    let printed = live.python(r#"
 import mmap, os
 p = "secrets/K"
 with open(p, "w") as f: f.write("abc")
@@ -487,7 +470,7 @@ fn odd_operations_get_an_errno_and_the_mount_goes_on() {
     let live = Live::start();
     live.write("secrets/K", "kept");
     live.write("secrets/L2", "other");
-    let printed = python(&live, ODD_OPERATIONS);
+    let printed = live.python(ODD_OPERATIONS);
     let wanted = "mkdir EPERM\nmkdir-root EPERM\nmkdir-scratch EPERM\nrmdir EPERM\nrmdir-file ENOTDIR\nmknod EPERM\nmkfifo EPERM\n\
         mksock EPERM\nlink EPERM\nsymlink EPERM\nreadlink EINVAL\nchmod EPERM\nchmod-same ok\nchown EPERM\n\
         setxattr ENOTSUP\nremovexattr ENOTSUP\nacross EXDEV\nexchange EINVAL\nwhiteout EINVAL\nnoreplace EEXIST\n\

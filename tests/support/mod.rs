@@ -98,6 +98,23 @@ impl Live {
         self.command("bash").args(["-c", script]).output().unwrap()
     }
 
+    /// What a Python program prints that runs in the mount; it must succeed.
+    pub fn python(&self, program: &str) -> String {
+        let output = self
+            .command("python3")
+            .args(["-c", program])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}\n{said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A file of the mount that holds JSON.
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.read(path)).unwrap()
+    }
+
     /// A program that runs in the mount.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
