@@ -14,7 +14,7 @@ use crate::secret::SecretName;
 /// Reads a secrets file: a flat object of names and texts. With `yaml`, YAML is read too (JSON always is).
 ///
 /// # Errors
-/// [`Error::Malformed`], which never quotes a value.
+/// [`Error::Malformed`](crate::error::Error::Malformed), which never quotes a value.
 pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(malformed(format!(
