@@ -9,7 +9,7 @@ use super::desk::{Answered, Done, Flight, Joined, Kept};
 use super::{Answer, Event, Found, Link, SecretsManager};
 use crate::cache::NamedCache;
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, Held, Provided, Refreshed};
+use crate::provider::{Held, Provided, Refreshed};
 use crate::secret::SecretName;
 
 /// Where a walk along the chain ended.
@@ -116,13 +116,8 @@ impl SecretsManager {
                         self.desk.drop_uncached();
                         for change in &changes {
                             self.desk.drop_name(&change.name);
-                            let event = match change.kind {
-                                ChangeKind::Deleted => "deleted",
-                                ChangeKind::Set if link.provider.store().is_some() => "set",
-                                ChangeKind::Set => "rotated",
-                            };
                             let key = Some(change.name.as_str());
-                            events.push(Event::new(event, key, Some(&link.name)));
+                            events.push(Event::new(change.kind.event(), key, Some(&link.name)));
                         }
                     }
                     Refreshed::All => {

@@ -137,11 +137,7 @@ impl SecretsManager {
         {
             self.desk.drop_name(name);
             let key = Some(name.as_str());
-            let event = match kind {
-                ChangeKind::Set => "set",
-                ChangeKind::Deleted => "deleted",
-            };
-            events.push(Event::new(event, key, Some(&link.name)));
+            events.push(Event::new(kind.event(), key, Some(&link.name)));
             if let (ChangeKind::Set, Some(provider)) = (kind, shadowed_by) {
                 tracing::warn!(
                     "{name} is written to the {}, but the {provider} has it too, and reads still give that value",

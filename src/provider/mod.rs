@@ -1,5 +1,6 @@
 //! The links of the chain: one trait, and the local providers behind it. Knows neither the chain's order nor its cache.
 
+pub mod backend;
 mod clock;
 pub mod environment;
 pub mod file;
@@ -44,10 +45,23 @@ pub enum Held {
 /// How a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It appeared, or has another value.
+    /// It appeared, or was given another value.
     Set,
+    /// A backend gives another value than before.
+    Rotated,
     /// It is gone.
     Deleted,
+}
+
+impl ChangeKind {
+    /// The event it is told as.
+    pub fn event(self) -> &'static str {
+        match self {
+            ChangeKind::Set => "set",
+            ChangeKind::Rotated => "rotated",
+            ChangeKind::Deleted => "deleted",
+        }
+    }
 }
 
 /// One key that changed without us.

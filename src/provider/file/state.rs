@@ -117,7 +117,9 @@ impl State {
 
     fn note(&mut self, change: &NameChange, modified: SystemTime) {
         match change.kind {
-            ChangeKind::Set => self.changed_at.insert(change.name.clone(), modified),
+            ChangeKind::Set | ChangeKind::Rotated => {
+                self.changed_at.insert(change.name.clone(), modified)
+            }
             ChangeKind::Deleted => self.changed_at.remove(&change.name),
         };
     }

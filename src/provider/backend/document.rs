@@ -1,0 +1,245 @@
+//! The document a backend keeps: one flat JSON object of names and texts. Knows no backend.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::provider::{ChangeKind, NameChange};
+use crate::secret::{MAX_VALUE, SecretName, SecretValue};
+
+/// The secrets of one document.
+///
+/// Texts are served as they are, numbers and booleans as their JSON text. Objects, lists, nulls and values over
+/// 64 KiB are left out; a key that stands twice has its last value.
+#[derive(Clone, Debug, Default)]
+pub struct BackendDocument {
+    entries: BTreeMap<SecretName, SecretValue>,
+    /// What is under keys that are no valid names of files.
+    unnamed: BTreeMap<String, SecretValue>,
+    /// Keys whose values cannot be served, with the reason.
+    left_out: BTreeMap<String, &'static str>,
+}
+
+impl BackendDocument {
+    /// The document of this JSON text.
+    ///
+    /// # Errors
+    /// Where and why it is no flat JSON object, without quoting it.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|error| what_is_wrong(&error))
+    }
+
+    /// A key's value.
+    pub fn get(&self, name: &SecretName) -> Option<&SecretValue> {
+        self.entries.get(name)
+    }
+
+    /// The value of any key, be it no valid name of a file.
+    pub fn get_by_key(&self, key: &str) -> Option<&SecretValue> {
+        self.entries.get(key).or_else(|| self.unnamed.get(key))
+    }
+
+    /// The keys that are valid names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &SecretName> {
+        self.entries.keys()
+    }
+
+    /// How many keys are not among the names.
+    pub fn skipped(&self) -> usize {
+        self.unnamed.len() + self.left_out.len()
+    }
+
+    /// Why keys are not among the names; for the log.
+    pub(super) fn what_is_skipped(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let unnamed = self.unnamed.keys();
+        let unnamed = unnamed.map(|key| (key.as_str(), "it is no valid name of a secret"));
+        let left_out = self.left_out.iter();
+        unnamed.chain(left_out.map(|(key, why)| (key.as_str(), *why)))
+    }
+
+    /// What is to be told when `newer` takes this one's place. Values are compared by their fingerprints.
+    pub(super) fn changes_to(&self, newer: &Self) -> Vec<NameChange> {
+        let change = |name: &SecretName, kind| {
+            let name = name.clone();
+            NameChange { name, kind }
+        };
+        let set = newer.entries.iter().filter_map(|(name, value)| {
+            match self.get(name).map(SecretValue::fingerprint) {
+                None => Some(change(name, ChangeKind::Set)),
+                Some(old) if old != value.fingerprint() => Some(change(name, ChangeKind::Rotated)),
+                Some(_) => None,
+            }
+        });
+        let deleted = self
+            .names()
+            .filter(|name| newer.get(name).is_none())
+            .map(|name| change(name, ChangeKind::Deleted));
+        set.chain(deleted).collect()
+    }
+
+    fn put(&mut self, key: String, json: &str) {
+        // The last one counts, whatever it is.
+        self.unnamed.remove(&key);
+        self.left_out.remove(&key);
+        let name = SecretName::new(&key).ok();
+        if let Some(name) = &name {
+            self.entries.remove(name);
+        }
+        match text_of(json) {
+            Ok(value) => match name {
+                Some(name) => drop(self.entries.insert(name, value)),
+                None => drop(self.unnamed.insert(key, value)),
+            },
+            Err(why) => drop(self.left_out.insert(key, why)),
+        }
+    }
+}
+
+/// A checked JSON value as a secret.
+fn text_of(json: &str) -> Result<SecretValue, &'static str> {
+    let unquoted: Zeroizing<String>;
+    let text = match json.as_bytes().first() {
+        Some(b'"') => {
+            unquoted = serde_json::from_str(json).map_err(|_| "its value is no text")?;
+            unquoted.as_str()
+        }
+        Some(b'{' | b'[') => return Err("its value is an object or a list"),
+        Some(b'n') => return Err("its value is null"),
+        _ => json,
+    };
+    if text.len() > MAX_VALUE {
+        return Err("its value is over 64 KiB");
+    }
+    Ok(SecretValue::new(text))
+}
+
+/// What is wrong with a JSON text, without quoting it: serde's own words may.
+pub(super) fn what_is_wrong(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => "it is not an object of names and texts".to_owned(),
+        Category::Eof => format!("it ends too early, at line {}", error.line()),
+        Category::Syntax | Category::Io => format!(
+            "it is not JSON at line {} column {}",
+            error.line(),
+            error.column()
+        ),
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendDocument {
+    /// From borrowed JSON text only: values are read as they were written, and copied into locked memory alone.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = BackendDocument;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of names and texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut document = BackendDocument::default();
+                while let Some((key, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    document.put(key.into_owned(), value.get());
+                }
+                Ok(document)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(document: &BackendDocument, key: &str) -> Option<String> {
+        let value = document.get_by_key(key)?;
+        Some(value.as_str().to_owned())
+    }
+
+    #[test]
+    fn texts_numbers_and_booleans_are_served_as_they_were_written() {
+        let json = r#"{"T": "a\n\u00e4\"", "N": 12345678901234567890123, "F": 1.10, "B": true, "E": "", "M": -0}"#;
+        let document = BackendDocument::parse(json.as_bytes()).unwrap();
+        for (key, text) in [
+            ("T", "a\nä\""),
+            ("N", "12345678901234567890123"),
+            ("F", "1.10"),
+            ("B", "true"),
+            ("E", ""),
+            ("M", "-0"),
+        ] {
+            assert_eq!(value(&document, key).as_deref(), Some(text));
+        }
+        assert_eq!((document.names().count(), document.skipped()), (6, 0));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_counted_and_an_odd_key_is_reachable() {
+        let long = "k".repeat(300);
+        let big = "v".repeat(MAX_VALUE + 1);
+        let json = format!(
+            r#"{{"O": {{"x": 1}}, "L": [], "Z": null, "BIG": "{big}", "a/b": "1", "..": "2", "": "3", "{long}": "4", "OK": "5"}}"#
+        );
+        let document = BackendDocument::parse(json.as_bytes()).unwrap();
+        let names: Vec<&str> = document.names().map(SecretName::as_str).collect();
+        assert_eq!((names, document.skipped()), (vec!["OK"], 8));
+        assert_eq!(document.what_is_skipped().count(), 8);
+        for (key, text) in [("a/b", "1"), ("..", "2"), ("", "3"), (&long, "4")] {
+            assert_eq!(value(&document, key).as_deref(), Some(text));
+        }
+        assert_eq!(value(&document, "O"), None);
+    }
+
+    #[test]
+    fn the_last_of_two_counts_whatever_it_is() {
+        let document =
+            BackendDocument::parse(br#"{"A": "1", "A": "2", "B": "1", "B": {}, "C": [], "C": 3}"#)
+                .unwrap();
+        assert_eq!(value(&document, "A").as_deref(), Some("2"));
+        assert_eq!(value(&document, "B"), None);
+        assert_eq!(value(&document, "C").as_deref(), Some("3"));
+        assert_eq!(document.skipped(), 1);
+    }
+
+    #[test]
+    fn what_is_no_flat_object_is_told_without_a_word_of_it() {
+        for (json, told) in [
+            ("hunter2", "it is not JSON at line 1 column 1"),
+            ("\"hunter2\"", "it is not an object of names and texts"),
+            ("[\"hunter2\"]", "it is not an object of names and texts"),
+            ("{\"A\": \"hunter2", "it ends too early, at line 1"),
+            ("{\"A\": \"hunter2\"} hunter2", "it is not JSON at line 1"),
+            ("", "it ends too early"),
+        ] {
+            let said = BackendDocument::parse(json.as_bytes()).unwrap_err();
+            assert!(said.contains(told), "{json}: {said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn changes_tell_what_is_new_what_was_rotated_and_what_is_gone() {
+        let parse = |json: &str| BackendDocument::parse(json.as_bytes()).unwrap();
+        let old = parse(r#"{"SAME": "1", "TURNED": "1", "GONE": "1"}"#);
+        let new = parse(r#"{"SAME": "1", "TURNED": "2", "NEW": "1"}"#);
+        let told: Vec<(String, ChangeKind)> = old
+            .changes_to(&new)
+            .into_iter()
+            .map(|change| (change.name.to_string(), change.kind))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("NEW".to_owned(), ChangeKind::Set),
+                ("TURNED".to_owned(), ChangeKind::Rotated),
+                ("GONE".to_owned(), ChangeKind::Deleted),
+            ]
+        );
+        assert!(new.changes_to(&new).is_empty());
+    }
+}
