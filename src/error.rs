@@ -27,6 +27,14 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// A provider that is far away gave no answer, and nothing usable is held of it.
+    #[error("{provider} provider: {reason}")]
+    Unavailable {
+        /// The provider.
+        provider: String,
+        /// What went wrong, which setting it is about, and what to do.
+        reason: String,
+    },
     /// The stored value is not readable with this key: wrong key, or damaged.
     #[error("{name} cannot be decrypted: {reason}")]
     CannotDecrypt {
@@ -137,9 +145,10 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Error::NotFound { .. } => libc::ENOENT,
-            Error::ProviderFailed { .. } | Error::MalformedStore { .. } | Error::Settings(_) => {
-                libc::EIO
-            }
+            Error::ProviderFailed { .. }
+            | Error::Unavailable { .. }
+            | Error::MalformedStore { .. }
+            | Error::Settings(_) => libc::EIO,
             Error::CannotDecrypt { .. } | Error::KeyUnusable { .. } => libc::EKEYREJECTED,
             Error::InvalidName { .. } | Error::Malformed { .. } => libc::EINVAL,
             Error::TooLarge { .. } => libc::EFBIG,
@@ -165,6 +174,10 @@ impl Error {
                 reason,
             } => Error::ProviderFailed {
                 name: name.clone(),
+                provider: provider.clone(),
+                reason: reason.clone(),
+            },
+            Error::Unavailable { provider, reason } => Error::Unavailable {
                 provider: provider.clone(),
                 reason: reason.clone(),
             },

@@ -121,13 +121,13 @@ impl Inner {
     /// Parks a request until what it waits for is settled.
     fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
         self.waiting.park(caller.pid, Some(on.clone()), resume);
+        let wake = {
+            let (waiting, on) = (self.waiting.clone(), on.clone());
+            Box::new(move || waiting.wake(&on))
+        };
         match &on {
-            WaitOn::Secret(name) => {
-                let (waiting, on) = (self.waiting.clone(), on.clone());
-                self.tree
-                    .manager()
-                    .fetch(name, Box::new(move || waiting.wake(&on)));
-            }
+            WaitOn::Secret(name) => self.tree.manager().fetch(name, wake),
+            WaitOn::Listing => self.tree.manager().fetch_all(wake),
             // It may have been settled before this was parked.
             WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
             WaitOn::Write(_) => {}

@@ -9,12 +9,14 @@ use lru::LruCache;
 
 use super::desk::Desk;
 use super::event::Listeners;
-use super::{Link, SecretsManager};
+use super::{Link, SecretsCache, SecretsManager};
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache, USER_PERMISSION};
 use crate::credential::KeySource;
 use crate::error::Result;
+use crate::provider::aws::{AwsBackend, AwsOptions};
+use crate::provider::backend::{BackendOptions, BackendProvider};
 use crate::provider::file::{FileOptions, StorePlace};
-use crate::provider::{EnvironmentProvider, FileProvider, Provider};
+use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
 
@@ -67,22 +69,39 @@ impl Builder {
             is_down: AtomicBool::new(false),
             last: Mutex::new(LruCache::new(LAST_VALUES)),
         };
-        let manager = SecretsManager {
-            links: self.providers.into_iter().map(link).collect(),
-            desk: Arc::new(Desk::new(self.ttl)),
-            caches: CacheRegistry::default(),
-            provider_config: TtlCache::new(PROVIDER_CONFIG),
-            user_permission: TtlCache::new(USER_PERMISSION),
+        let desk = Arc::new(Desk::new(self.ttl));
+        let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
+        let caches = CacheRegistry::default();
+        let provider_config = TtlCache::new(PROVIDER_CONFIG);
+        let user_permission = TtlCache::new(USER_PERMISSION);
+        let secrets = SecretsCache {
+            desk: desk.clone(),
+            links: links.clone(),
+        };
+        caches.register("secrets", Arc::new(secrets));
+        caches.register("provider_config", Arc::new(provider_config.clone()));
+        caches.register("user_permission", Arc::new(user_permission.clone()));
+        let manager = Arc::new_cyclic(|me| SecretsManager {
+            me: me.clone(),
+            links,
+            desk,
+            caches,
+            provider_config,
+            user_permission,
             listeners: Listeners::default(),
             max_stale: self.max_stale,
             refreshing: Mutex::new(()),
-        };
-        let caches = &manager.caches;
-        caches.register("secrets", manager.desk.clone());
-        caches.register("provider_config", Arc::new(manager.provider_config.clone()));
-        caches.register("user_permission", Arc::new(manager.user_permission.clone()));
+        });
+        for link in manager.links.iter() {
+            let me = manager.me.clone();
+            link.provider.on_change(Box::new(move || {
+                if let Some(manager) = me.upgrade() {
+                    manager.refresh();
+                }
+            }));
+        }
         manager.refresh();
-        Arc::new(manager)
+        manager
     }
 }
 
@@ -107,7 +126,8 @@ impl SecretsManager {
     /// The chain of these settings, over this process's environment.
     ///
     /// # Errors
-    /// None at present; providers that need a connection may have some.
+    /// [`Error::Settings`](crate::error::Error::Settings) where those of a backend are wrong;
+    /// [`Error::Io`](crate::error::Error::Io) where its thread cannot be started. No backend is called yet.
     pub fn from_settings(settings: &Settings) -> Result<Arc<Self>> {
         let environment =
             EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
@@ -122,10 +142,13 @@ impl SecretsManager {
         settings: &Settings,
         environment: EnvironmentProvider,
     ) -> Result<Arc<Self>> {
-        warn_of_what_is_not_built(settings);
+        if !settings.access.is_empty() {
+            tracing::warn!("`access` is set, but not built in yet: nobody is let in by it");
+        }
         Ok(Self::builder()
             .with_provider(Arc::new(environment))
             .with_provider(Arc::new(FileProvider::new(file_options(settings))))
+            .with_provider(aws(settings)?)
             .ttl(
                 settings.ttl.default,
                 settings.ttl.missing,
@@ -168,18 +191,21 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
     }
 }
 
-fn warn_of_what_is_not_built(settings: &Settings) {
-    if settings.aws_secret_name.is_some() {
-        tracing::warn!(
-            "an AWS secret is set, but the AWS provider is not built in yet: it is left out"
-        );
-    }
-    if settings.vault_url.is_some() {
-        tracing::warn!(
-            "a Vault is set, but the Vault provider is not built in yet: it is left out"
-        );
-    }
-    if !settings.access.is_empty() {
-        tracing::warn!("`access` is set, but not built in yet: nobody is let in by it");
+fn aws(settings: &Settings) -> Result<Arc<dyn Provider>> {
+    Ok(match AwsOptions::from_settings(settings) {
+        Some(options) => {
+            let backend = AwsBackend::new(options);
+            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
+        }
+        None => Arc::new(NotConfigured::new("aws", "aws_secret_name")),
+    })
+}
+
+/// How settings have a backend's document kept.
+fn backend_options(settings: &Settings) -> BackendOptions {
+    BackendOptions {
+        ttl: settings.ttl.clone(),
+        max_stale: settings.max_stale,
+        timeout: settings.timeout.total,
     }
 }

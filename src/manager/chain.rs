@@ -1,18 +1,35 @@
 //! Reading: the first provider that has a key wins, and one that fails is passed over but not forgotten.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use super::desk::{Answered, Done, Flight, Joined, Kept};
+use super::desk::{Answered, Flight, Joined, Kept};
 use super::{Answer, Event, Found, Link, SecretsManager};
 use crate::cache::NamedCache;
 use crate::error::{Error, Result};
-use crate::provider::{Held, Provided, Refreshed};
+use crate::provider::{Done, Held, Refreshed, Standing};
 use crate::secret::SecretName;
 
-/// Where a walk along the chain ended.
+/// How a walk along the chain looks at its providers.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Values must be as fresh as their time to live has it.
+    Fresh,
+    /// What was known last will do.
+    LastKnown,
+}
+
+/// A walk along the chain: how far it came, and what it met.
+struct Walk {
+    place: usize,
+    failure: Option<Error>,
+    /// As of when it is known that no provider so far has the key.
+    as_of: Instant,
+}
+
+/// Where a walk ended.
 enum Walked {
     /// `true`: the answer may be cached.
     At(Answered, bool),
@@ -20,16 +37,34 @@ enum Walked {
     Pending,
 }
 
+impl Walk {
+    fn new() -> Self {
+        Self {
+            place: 0,
+            failure: None,
+            as_of: Instant::now(),
+        }
+    }
+}
+
 impl SecretsManager {
     /// What can be said about a key without waiting, by the files as they are now. A few microseconds when it is cached.
     pub fn held(&self, name: &SecretName) -> Answer {
         self.refresh();
-        match self.held_or_pending(name) {
-            Some(Answered::Found(kept)) => Answer::Found(kept.found()),
-            Some(Answered::Missing) => Answer::Missing,
-            Some(Answered::Failed(error)) => Answer::Failed(error.duplicate()),
-            None => Answer::Pending,
-        }
+        self.at_hand(name).into()
+    }
+
+    /// What is known about a key without asking for its present value: a backend's last document will do, however old.
+    /// For what shows names and sizes only, such as a listing; whoever reads asks for the present one.
+    pub fn last_known(&self, name: &SecretName) -> Answer {
+        self.refresh();
+        let known = self.desk.look_up(name).or_else(|| {
+            match self.walk(name, &mut Walk::new(), Look::LastKnown, None) {
+                Walked::At(answered, _) => Some(answered),
+                Walked::Pending => None,
+            }
+        });
+        known.into()
     }
 
     /// A key's value, with where and when it was found. May wait for a provider, bounded by the provider's timeouts.
@@ -39,35 +74,48 @@ impl SecretsManager {
     /// and none after it has it; [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] at once.
     pub fn find(&self, name: &SecretName) -> Result<Found> {
         self.refresh();
-        if let Some(answered) = self.held_or_pending(name) {
+        if let Some(answered) = self.at_hand(name) {
             return answered.into_result(name);
         }
         let flight = match self.desk.join(name, None) {
             Joined::Leads(flight) => {
-                self.lead(name, &flight);
+                if let Some(question) = Question::new(self, name, &flight) {
+                    question.go_on(None, false);
+                }
                 flight
             }
             Joined::Follows(flight) => flight,
         };
-        flight.wait().into_result(name)
+        let answered = flight.wait();
+        self.note_read(name, &answered);
+        answered.into_result(name)
     }
 
-    /// Asks for a key in the background; N who ask at once cost one thread and one question. `done` is called when the
-    /// answer is at hand, so that [`held`](Self::held) gives it (a failure for one second), unless the key was
-    /// invalidated meanwhile.
-    pub fn fetch(self: &Arc<Self>, name: &SecretName, done: Box<dyn FnOnce() + Send>) {
-        let done: Done = done;
-        let Joined::Leads(flight) = self.desk.join(name, Some(done)) else {
-            return;
-        };
-        let (manager, asked, its_flight) = (self.clone(), name.clone(), flight.clone());
-        let spawned = std::thread::Builder::new()
-            .name("fetch".to_owned())
-            .spawn(move || manager.lead(&asked, &its_flight));
-        if let Err(error) = spawned {
-            let error = Error::io("starting a thread that asks for a secret", error);
-            self.desk
-                .land(name, &flight, Answered::Failed(error.into()), false);
+    /// Asks for a key in the background; N who ask at once cost one question. `done` is called when the answer is at
+    /// hand, so that [`held`](Self::held) gives it (a failure for one second), unless the key was invalidated meanwhile.
+    pub fn fetch(&self, name: &SecretName, done: Done) {
+        if let Joined::Leads(flight) = self.desk.join(name, Some(done))
+            && let Some(question) = Question::new(self, name, &flight)
+        {
+            question.go_on(None, true);
+        }
+    }
+
+    /// Asks in the background for all that is listed, and calls `done` when every provider has answered or failed.
+    pub fn fetch_all(&self, done: Done) {
+        /// Calls it when the last one that has it lets go.
+        struct Last(Mutex<Option<Done>>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+                    done();
+                }
+            }
+        }
+        let last = Arc::new(Last(Mutex::new(Some(done))));
+        for link in self.links.iter() {
+            let last = last.clone();
+            link.provider.bring_up_to_date(Box::new(move || drop(last)));
         }
     }
 
@@ -88,19 +136,24 @@ impl SecretsManager {
         listed.into_iter().collect()
     }
 
-    /// Why a provider can say nothing of any key, if one cannot: then a listing is not whole.
-    pub fn outage(&self) -> Option<Error> {
-        let probe = SecretName::new("_").ok()?;
-        self.links
-            .iter()
-            .find_map(|link| match link.provider.held(&probe) {
-                Held::Failed(error) if !ends_chain(&error) => Some(Error::ProviderFailed {
-                    name: "a listing".into(),
-                    provider: link.name.to_string(),
-                    reason: error.to_string(),
-                }),
-                _ => None,
-            })
+    /// Whether [`names`](Self::names) lists all there is: not where a provider can say nothing of any key, or should be
+    /// asked first ([`fetch_all`](Self::fetch_all)).
+    pub fn standing(&self) -> Standing {
+        let mut whole = Standing::Whole;
+        for link in self.links.iter() {
+            match link.provider.standing() {
+                Standing::Whole => {}
+                Standing::Failed(error) => {
+                    return Standing::Failed(link.failed("a listing", &error));
+                }
+                Standing::Unknown => whole = Standing::Unknown,
+                Standing::Outdated if matches!(whole, Standing::Whole) => {
+                    whole = Standing::Outdated;
+                }
+                Standing::Outdated => {}
+            }
+        }
+        whole
     }
 
     /// Takes in what changed without us: edits of the file, by one `statx`. Readers do so by themselves; a watcher calls
@@ -109,7 +162,7 @@ impl SecretsManager {
         let mut events = Vec::new();
         {
             let _turn = self.refreshing.lock().unwrap_or_else(|e| e.into_inner());
-            for link in &self.links {
+            for link in self.links.iter() {
                 match link.provider.refresh() {
                     Refreshed::Nothing => continue,
                     Refreshed::Names(changes) => {
@@ -132,56 +185,42 @@ impl SecretsManager {
     }
 
     /// The answer at hand, or what the providers hold; `None` if one must be asked.
-    fn held_or_pending(&self, name: &SecretName) -> Option<Answered> {
-        if let Some(answered) = self.desk.look_up(name) {
-            return Some(answered);
-        }
-        let epoch = self.desk.epoch();
-        match self.walk(name, false) {
-            Walked::At(answered, true) => Some(self.desk.keep(name, answered, epoch)),
-            Walked::At(answered, false) => Some(answered),
-            Walked::Pending => None,
-        }
-    }
-
-    /// Answers a question for all who joined it.
-    fn lead(&self, name: &SecretName, flight: &Arc<Flight>) {
-        /// Lands the flight whatever happens, so that nobody waits for a thread that is gone.
-        struct Landing<'a>(
-            &'a SecretsManager,
-            &'a SecretName,
-            &'a Arc<Flight>,
-            Option<(Answered, bool)>,
-        );
-        impl Drop for Landing<'_> {
-            fn drop(&mut self) {
-                let (answered, cacheable) = self.3.take().unwrap_or_else(|| {
-                    let error = std::io::Error::other("the provider ended unexpectedly");
-                    let error = Error::io(format!("asking for {}", self.1), error);
-                    (Answered::Failed(error.into()), false)
-                });
-                self.0.desk.land(self.1, self.2, answered, cacheable);
+    fn at_hand(&self, name: &SecretName) -> Option<Answered> {
+        let answered = self.desk.look_up(name).or_else(|| {
+            let epoch = self.desk.epoch();
+            match self.walk(name, &mut Walk::new(), Look::Fresh, None) {
+                Walked::At(answered, true) => Some(self.desk.keep(name, answered, epoch)),
+                Walked::At(answered, false) => Some(answered),
+                Walked::Pending => None,
             }
-        }
-        let mut landing = Landing(self, name, flight, None);
-        // It may have been answered between the look that found nothing and the question's begin.
-        landing.3 = Some(match self.desk.look_up(name) {
-            Some(answered) => (answered, false),
-            None => match self.walk(name, true) {
-                Walked::At(answered, cacheable) => (answered, cacheable),
-                Walked::Pending => (Answered::Missing, false),
-            },
-        });
+        })?;
+        self.note_read(name, &answered);
+        Some(answered)
     }
 
-    fn walk(&self, name: &SecretName, may_wait: bool) -> Walked {
-        let mut failure = None;
-        for link in &self.links {
-            let held = match link.provider.held(name) {
-                Held::Unknown if may_wait => link.ask(name, self.max_stale),
-                Held::Unknown => return Walked::Pending,
-                held => held,
-            };
+    /// The provider is to know which of its keys are read, though most readers are served by the cache.
+    fn note_read(&self, name: &SecretName, answered: &Answered) {
+        if let Answered::Found(kept) = answered
+            && let Some(link) = self.links.iter().find(|link| link.name == kept.provider)
+        {
+            link.provider.note_read(name);
+        }
+    }
+
+    /// Goes on with a walk: to its end, or to a provider that must be asked. `answer` is what the one that it stopped at
+    /// has said since.
+    fn walk(
+        &self,
+        name: &SecretName,
+        walk: &mut Walk,
+        look: Look,
+        mut answer: Option<Held>,
+    ) -> Walked {
+        while let Some(link) = self.links.get(walk.place) {
+            let held = answer.take().unwrap_or_else(|| match look {
+                Look::Fresh => link.provider.held(name),
+                Look::LastKnown => link.provider.last_known(name),
+            });
             match held {
                 Held::Value(provided) => {
                     self.tell_if_up(link);
@@ -189,28 +228,30 @@ impl SecretsManager {
                         value: provided.value,
                         provider: link.name.clone(),
                         changed_at: provided.changed_at,
-                        fetched_at: SystemTime::now(),
+                        as_of: provided.as_of,
                         until: None,
                     };
-                    return Walked::At(Answered::Found(kept), failure.is_none());
+                    return Walked::At(Answered::Found(kept), walk.failure.is_none());
                 }
-                Held::Absent | Held::Unknown => self.tell_if_up(link),
+                Held::Absent { as_of } => {
+                    self.tell_if_up(link);
+                    walk.as_of = walk.as_of.min(as_of);
+                }
+                Held::Unknown => return Walked::Pending,
                 Held::Failed(error) if ends_chain(&error) => {
                     return Walked::At(Answered::Failed(error.into()), false);
                 }
                 Held::Failed(error) => {
                     self.tell_down(link, &error);
-                    failure.get_or_insert_with(|| Error::ProviderFailed {
-                        name: name.to_string(),
-                        provider: link.name.to_string(),
-                        reason: error.to_string(),
-                    });
+                    walk.failure
+                        .get_or_insert_with(|| link.failed(name.as_str(), &error));
                 }
             }
+            walk.place += 1;
         }
-        match failure {
+        match walk.failure.take() {
             Some(error) => Walked::At(Answered::Failed(error.into()), false),
-            None => Walked::At(Answered::Missing, true),
+            None => Walked::At(Answered::Missing { as_of: walk.as_of }, true),
         }
     }
 
@@ -230,6 +271,78 @@ impl SecretsManager {
     }
 }
 
+/// A question that is under way for all who joined its flight. It lands the flight whatever happens, so that nobody
+/// waits for an answer that was lost.
+struct Question {
+    manager: Arc<SecretsManager>,
+    name: SecretName,
+    flight: Arc<Flight>,
+    walk: Walk,
+    answered: Option<(Answered, bool)>,
+}
+
+impl Question {
+    /// `None` where the manager is being dropped: nobody is left to wait.
+    fn new(manager: &SecretsManager, name: &SecretName, flight: &Arc<Flight>) -> Option<Self> {
+        Some(Self {
+            manager: manager.me.upgrade()?,
+            name: name.clone(),
+            flight: flight.clone(),
+            walk: Walk::new(),
+            // It may have been answered between the look that found nothing and the question's begin.
+            answered: manager.desk.look_up(name).map(|answered| (answered, false)),
+        })
+    }
+
+    /// Walks on to the end, or to a provider that goes on when it has answered. One that can only be asked by waiting
+    /// has a thread of its own for it where nobody waits here (`in_background`).
+    fn go_on(mut self, answer: Option<Held>, in_background: bool) {
+        if self.answered.is_some() {
+            return;
+        }
+        let (name, links) = (self.name.clone(), self.manager.links.clone());
+        let max_stale = self.manager.max_stale;
+        let walk = &mut self.walk;
+        if let Walked::At(answered, cacheable) =
+            self.manager.walk(&name, walk, Look::Fresh, answer)
+        {
+            self.answered = Some((answered, cacheable));
+            return;
+        }
+        let place = walk.place;
+        let Some(link) = links.get(place) else { return };
+        let go_on = move |held| self.go_on(Some(held), in_background);
+        let Err(go_on) = link.provider.ask(&name, Box::new(go_on)) else {
+            return;
+        };
+        let ask = move || {
+            if let Some(link) = links.get(place) {
+                go_on(link.ask(&name, max_stale));
+            }
+        };
+        if !in_background {
+            return ask();
+        }
+        // Where there is no thread, what was to be done is dropped, and with it the question.
+        let thread = std::thread::Builder::new().name("fetch".to_owned());
+        if let Err(error) = thread.spawn(ask) {
+            tracing::warn!("no thread could be started that asks for a secret: {error}");
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let (answered, cacheable) = self.answered.take().unwrap_or_else(|| {
+            let error = std::io::Error::other("the provider ended unexpectedly");
+            let error = Error::io(format!("asking for {}", self.name), error);
+            (Answered::Failed(error.into()), false)
+        });
+        let desk = &self.manager.desk;
+        desk.land(&self.name, &self.flight, answered, cacheable);
+    }
+}
+
 /// The value is there and cannot be read: no other provider's value may stand in for it.
 fn ends_chain(error: &Error) -> bool {
     matches!(
@@ -241,32 +354,39 @@ fn ends_chain(error: &Error) -> bool {
 impl Link {
     /// Asks the provider, which may wait. For one that keeps no documents, a value that is young enough stands in for
     /// a failure.
-    fn ask(&self, name: &SecretName, max_stale: std::time::Duration) -> Held {
-        let answer = self.provider.get(name);
+    fn ask(&self, name: &SecretName, max_stale: Duration) -> Held {
+        let answer = Held::of(self.provider.get(name));
         if self.provider.keeps_documents() {
-            return match answer {
-                Ok(Some(provided)) => Held::Value(provided),
-                Ok(None) => Held::Absent,
-                Err(error) => Held::Failed(error),
-            };
+            return answer;
         }
         let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
         match answer {
-            Ok(Some(provided)) => {
-                last.put(name.clone(), (provided.clone(), Instant::now()));
+            Held::Value(provided) => {
+                last.put(name.clone(), provided.clone());
                 Held::Value(provided)
             }
-            Ok(None) => {
+            Held::Absent { as_of } => {
                 last.pop(name);
-                Held::Absent
+                Held::Absent { as_of }
             }
-            Err(error) if ends_chain(&error) => Held::Failed(error),
-            Err(error) => match last.get(name) {
-                Some((provided, at)) if at.elapsed() < max_stale => {
-                    let Provided { value, changed_at } = provided.clone();
-                    Held::Value(Provided { value, changed_at })
+            Held::Failed(error) if !ends_chain(&error) => match last.get(name) {
+                Some(provided) if provided.as_of.elapsed() < max_stale => {
+                    Held::Value(provided.clone())
                 }
                 _ => Held::Failed(error),
+            },
+            other => other,
+        }
+    }
+
+    /// The provider failed, for what is told of this name.
+    pub(super) fn failed(&self, name: &str, error: &Error) -> Error {
+        Error::ProviderFailed {
+            name: name.to_owned(),
+            provider: self.name.to_string(),
+            reason: match error {
+                Error::Unavailable { reason, .. } => reason.clone(),
+                other => other.to_string(),
             },
         }
     }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Found;
+use super::{Answer, Found};
 use crate::cache::{CacheOptions, CacheStats, NamedCache, SECRETS, TtlCache};
 use crate::error::{Error, Result};
+use crate::provider::Done;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 
@@ -21,7 +22,8 @@ pub(super) struct Kept {
     pub(super) value: SecretValue,
     pub(super) provider: Arc<str>,
     pub(super) changed_at: SystemTime,
-    pub(super) fetched_at: SystemTime,
+    /// As of when it is known: its time to live counts from here.
+    pub(super) as_of: Instant,
     /// `None`: it is not in the cache.
     pub(super) until: Option<Instant>,
 }
@@ -33,7 +35,7 @@ impl Kept {
             value: self.value,
             provider: self.provider,
             changed_at: self.changed_at,
-            fetched_at: self.fetched_at,
+            fetched_at: SystemTime::now() - self.as_of.elapsed(),
             expires_in: self.until.map(left).unwrap_or_default(),
         }
     }
@@ -43,24 +45,32 @@ impl Kept {
 #[derive(Clone)]
 pub(super) enum Answered {
     Found(Kept),
-    Missing,
+    Missing { as_of: Instant },
     Failed(Arc<Error>),
+}
+
+impl From<Option<Answered>> for Answer {
+    fn from(answered: Option<Answered>) -> Self {
+        match answered {
+            Some(Answered::Found(kept)) => Answer::Found(kept.found()),
+            Some(Answered::Missing { .. }) => Answer::Missing,
+            Some(Answered::Failed(error)) => Answer::Failed(error.duplicate()),
+            None => Answer::Pending,
+        }
+    }
 }
 
 impl Answered {
     pub(super) fn into_result(self, name: &SecretName) -> Result<Found> {
         match self {
             Answered::Found(kept) => Ok(kept.found()),
-            Answered::Missing => Err(Error::NotFound {
+            Answered::Missing { .. } => Err(Error::NotFound {
                 name: name.to_string(),
             }),
             Answered::Failed(error) => Err(error.duplicate()),
         }
     }
 }
-
-/// What is called when a question is answered.
-pub(super) type Done = Box<dyn FnOnce() + Send>;
 
 /// One question that is under way, and who waits for it.
 #[derive(Default)]
@@ -170,24 +180,28 @@ impl Desk {
     }
 
     fn cache_answer(&self, name: &SecretName, answer: Answered) -> Answered {
-        let ttl = match &answer {
-            Answered::Found(_) => *self.ttl.keys.get(name).unwrap_or(&self.ttl.default),
-            Answered::Missing => self.ttl.missing,
-            Answered::Failed(_) => Duration::ZERO,
+        let (ttl, as_of) = match &answer {
+            Answered::Found(kept) => {
+                let ttl = self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
+                (*ttl, kept.as_of)
+            }
+            Answered::Missing { as_of } => (self.ttl.missing, *as_of),
+            Answered::Failed(_) => return answer,
         };
-        if ttl.is_zero() {
+        let left = ttl.saturating_sub(as_of.elapsed());
+        if left.is_zero() {
             return answer;
         }
         let answer = match answer {
             Answered::Found(kept) => Answered::Found(Kept {
                 // A time beyond all clocks is for ever.
-                until: Instant::now().checked_add(ttl).or(kept.until),
+                until: as_of.checked_add(ttl).or(kept.until),
                 ..kept
             }),
             other => other,
         };
         self.cache
-            .set_with_ttl(&key_of(name.as_str()), answer.clone(), ttl);
+            .set_with_ttl(&key_of(name.as_str()), answer.clone(), left);
         answer
     }
 

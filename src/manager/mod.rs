@@ -8,12 +8,12 @@ mod event;
 mod writes;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 
-use crate::cache::{CacheRegistry, NamedCache, TtlCache};
+use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache};
 use crate::error::{Error, Result};
 use crate::provider::{Provided, Provider, ProviderReport};
 use crate::secret::{SecretName, SecretValue};
@@ -36,7 +36,9 @@ pub use writes::{Outcome, SetOutcome};
 /// # }
 /// ```
 pub struct SecretsManager {
-    links: Vec<Link>,
+    /// For what goes on in the background.
+    me: Weak<SecretsManager>,
+    links: Arc<[Link]>,
     desk: Arc<Desk>,
     caches: CacheRegistry,
     provider_config: TtlCache<serde_json::Value>,
@@ -55,7 +57,34 @@ struct Link {
     /// Whether `provider_down` was told last.
     is_down: AtomicBool,
     /// The last value of each key, for a provider that keeps no documents itself. A leaf lock.
-    last: Mutex<LruCache<SecretName, (Provided, std::time::Instant)>>,
+    last: Mutex<LruCache<SecretName, Provided>>,
+}
+
+/// The cache of secrets, with what lies behind it: what is dropped here is asked for anew.
+struct SecretsCache {
+    desk: Arc<Desk>,
+    links: Arc<[Link]>,
+}
+
+impl NamedCache for SecretsCache {
+    fn stats(&self) -> CacheStats {
+        self.desk.stats()
+    }
+
+    fn clear(&self) -> usize {
+        self.links.iter().for_each(|link| link.forget(""));
+        self.desk.clear()
+    }
+
+    fn invalidate_prefix(&self, prefix: &str) -> usize {
+        let names = match prefix.strip_prefix("secret:") {
+            Some(names) => names,
+            None if "secret:".starts_with(prefix) => "",
+            None => return 0,
+        };
+        self.links.iter().for_each(|link| link.forget(names));
+        self.desk.invalidate_prefix(prefix)
+    }
 }
 
 /// A value with where and when it was found.
@@ -87,12 +116,27 @@ pub enum Answer {
 }
 
 impl SecretsManager {
-    /// A key's value.
+    /// A key's value. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
     ///
     /// # Errors
     /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why it could not be found out.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
-        Ok(self.find(&SecretName::new(key)?)?.value)
+        match SecretName::new(key) {
+            Ok(name) => Ok(self.find(&name)?.value),
+            Err(invalid) => self.get_odd_key(key)?.ok_or(invalid),
+        }
+    }
+
+    fn get_odd_key(&self, key: &str) -> Result<Option<SecretValue>> {
+        let mut failure = None;
+        for link in self.links.iter() {
+            match link.provider.get_by_key(key) {
+                Ok(None) | Err(Error::InvalidName { .. }) => {}
+                Ok(Some(value)) => return Ok(Some(value)),
+                Err(error) => failure = failure.or(Some(link.failed(key, &error))),
+            }
+        }
+        failure.map_or(Ok(None), Err)
     }
 
     /// A key's value, or `default` where no provider has the key.
@@ -162,8 +206,9 @@ impl SecretsManager {
 
     /// Empties the cache of secrets: the next read of each asks its provider.
     pub fn clear_cache(&self) {
-        self.desk.clear();
-        self.forget_last(|_| true);
+        if let Some(secrets) = self.caches.get("secrets") {
+            secrets.clear();
+        }
         self.tell(&[Event::new("invalidated", None, None)]);
     }
 
@@ -171,7 +216,6 @@ impl SecretsManager {
     /// `user:{id}:...`); how many there were.
     pub fn invalidate_prefix(&self, prefix: &str) -> usize {
         let dropped = self.caches.invalidate_prefix(prefix);
-        self.forget_last(|name| format!("secret:{name}").starts_with(prefix));
         self.tell(&[Event::new("invalidated", Some(prefix), None)]);
         dropped
     }
@@ -199,19 +243,21 @@ impl SecretsManager {
     fn tell(&self, events: &[Event]) {
         self.listeners.tell(events);
     }
-
-    fn forget_last(&self, which: impl Fn(&SecretName) -> bool) {
-        for link in &self.links {
-            let mut last = link.last.lock().unwrap_or_else(|e| e.into_inner());
-            let names: Vec<SecretName> = last.iter().map(|(name, _)| name.clone()).collect();
-            for name in names.iter().filter(|name| which(name)) {
-                last.pop(name);
-            }
-        }
-    }
 }
 
 impl Link {
+    /// What is known of the keys that begin with `names` is to be asked for anew.
+    fn forget(&self, names: &str) {
+        self.provider.expire();
+        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        let forgotten = last.iter().map(|(name, _)| name.clone());
+        let forgotten: Vec<SecretName> = forgotten
+            .filter(|name| name.as_str().starts_with(names))
+            .collect();
+        for name in forgotten {
+            last.pop(&name);
+        }
+    }
     fn report(&self, place: usize) -> ProviderReport {
         ProviderReport {
             priority: place + 1,

@@ -102,6 +102,18 @@ impl SecretsManager {
             .is_ok_and(|(_, link, _)| link.provider.has(name))
     }
 
+    /// The value that the file has of a key, whatever another provider has; never waits for a backend.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or why the file's value cannot be read.
+    pub fn value_in_store(&self, name: &SecretName) -> Result<SecretValue> {
+        let provided = self.store()?.1.provider.get(name)?;
+        let provided = provided.ok_or_else(|| Error::NotFound {
+            name: name.to_string(),
+        });
+        Ok(provided.map_err(|error| self.explain(error))?.value)
+    }
+
     /// Where the file that is written to lies, if there is one.
     pub fn store_path(&self) -> Option<PathBuf> {
         Some(self.store().ok()?.2.path())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::{Held, Provided, Provider, ProviderReport, WELL_KNOWN, rfc3339};
 use crate::error::Result;
@@ -114,14 +114,12 @@ impl Provider for EnvironmentProvider {
             .map(|value| Provided {
                 value: value.clone(),
                 changed_at: self.taken_at,
+                as_of: Instant::now(),
             }))
     }
 
     fn held(&self, name: &SecretName) -> Held {
-        match self.get(name) {
-            Ok(Some(provided)) => Held::Value(provided),
-            _ => Held::Absent,
-        }
+        Held::of(self.get(name))
     }
 
     fn names(&self) -> Vec<SecretName> {

@@ -1,12 +1,14 @@
 //! The links of the chain: one trait, and the local providers behind it. Knows neither the chain's order nor its cache.
 
+pub mod aws;
 pub mod backend;
 mod clock;
 pub mod environment;
 pub mod file;
+mod not_configured;
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -16,6 +18,7 @@ use crate::secret::{Change, SecretName, SecretValue};
 pub use clock::rfc3339;
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
+pub use not_configured::NotConfigured;
 
 /// Keys that SimpleTuner itself asks for; listed wherever the environment has them.
 pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
@@ -27,6 +30,8 @@ pub struct Provided {
     pub value: SecretValue,
     /// When it last changed, as far as the provider can tell.
     pub changed_at: SystemTime,
+    /// As of when it is known to be this: its time to live counts from here.
+    pub as_of: Instant,
 }
 
 /// What a provider can say about a key without waiting.
@@ -35,12 +40,46 @@ pub enum Held {
     /// It has the key.
     Value(Provided),
     /// It has no such key.
-    Absent,
+    Absent {
+        /// As of when that is known.
+        as_of: Instant,
+    },
     /// It failed, and holds nothing usable.
     Failed(Error),
     /// It must be asked, which may wait.
     Unknown,
 }
+
+impl Held {
+    /// What a question was answered with.
+    pub fn of(answer: Result<Option<Provided>>) -> Self {
+        match answer {
+            Ok(Some(provided)) => Held::Value(provided),
+            Ok(None) => Held::Absent {
+                as_of: Instant::now(),
+            },
+            Err(error) => Held::Failed(error),
+        }
+    }
+}
+
+/// What a provider can say of all its keys together without waiting.
+#[derive(Debug)]
+pub enum Standing {
+    /// The names it lists are all there are.
+    Whole,
+    /// They were, when it was last asked; it should be asked anew.
+    Outdated,
+    /// It failed, and holds nothing usable.
+    Failed(Error),
+    /// It has never answered, and must be asked.
+    Unknown,
+}
+
+/// What is called with the answer to a question that was asked in the background.
+pub type Asked = Box<dyn FnOnce(Held) + Send>;
+/// What is called when something in the background is done.
+pub type Done = Box<dyn FnOnce() + Send>;
 
 /// How a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +138,50 @@ pub trait Provider: Send + Sync {
     fn held(&self, _name: &SecretName) -> Held {
         Held::Unknown
     }
+
+    /// What is known of a key without asking for its present value; never waits. For what shows names and sizes only.
+    fn last_known(&self, name: &SecretName) -> Held {
+        self.held(name)
+    }
+
+    /// Asks in the background, and calls `done` with the answer: soon, bounded by the provider's own timeouts, from any
+    /// thread. Many who ask at once cost one question. A provider that can only be asked by [`get`](Self::get) hands
+    /// `done` back.
+    ///
+    /// # Errors
+    /// `done` itself.
+    fn ask(&self, _name: &SecretName, done: Asked) -> Result<(), Asked> {
+        Err(done)
+    }
+
+    /// The value under any key, be it no valid [`SecretName`] (`a/b`). May wait.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get); [`Error::InvalidName`] where the provider has no such keys.
+    fn get_by_key(&self, key: &str) -> Result<Option<SecretValue>> {
+        let provided = self.get(&SecretName::new(key)?)?;
+        Ok(provided.map(|provided| provided.value))
+    }
+
+    /// What can be said of all keys together; never waits.
+    fn standing(&self) -> Standing {
+        Standing::Whole
+    }
+
+    /// Sees to it in the background that what is held is fresh, and then calls `done`, be it that it failed.
+    fn bring_up_to_date(&self, done: Done) {
+        done();
+    }
+
+    /// What is held is to be asked for anew at the next read.
+    fn expire(&self) {}
+
+    /// A reader was just given this key's value out of a cache in front.
+    fn note_read(&self, _name: &SecretName) {}
+
+    /// Calls `changed` whenever [`refresh`](Self::refresh) has something new to tell, from any thread and with no lock
+    /// held. Only the first call counts.
+    fn on_change(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 
     /// The keys to list, as last held; never waits.
     fn names(&self) -> Vec<SecretName>;

@@ -14,8 +14,18 @@ use crate::cache::NamedCache;
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Answer;
+use crate::provider::Standing;
 use crate::secret::{Change, SecretName, SecretValue};
 use std::sync::Arc;
+
+/// How fresh a secret must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Its present value, for who reads it.
+    Fresh,
+    /// The last that was known of it, for who looks at names and sizes: he never waits where there is one.
+    LastKnown,
+}
 
 /// What is known of a file's content without waiting.
 pub(super) enum Resolved {
@@ -46,9 +56,9 @@ pub(super) fn without_echo_newline(bytes: &[u8]) -> &[u8] {
 
 impl Tree {
     /// The content of a file that is not scratch.
-    pub(super) fn resolve(&self, file: &File) -> Resolved {
+    pub(super) fn resolve(&self, file: &File, look: Look) -> Resolved {
         match file {
-            File::Secret(name) => match self.manager.held(name) {
+            File::Secret(name) => match self.known(name, look) {
                 Answer::Found(found) => Resolved::Content(Content {
                     value: found.value,
                     changed_at: found.changed_at,
@@ -57,7 +67,7 @@ impl Tree {
                 Answer::Failed(error) => Resolved::Failed(error),
                 Answer::Pending => Resolved::Pending(WaitOn::Secret(name.clone())),
             },
-            File::Bundle(format) => match self.document() {
+            File::Bundle(format) => match self.document(look) {
                 Ok((document, changed_at)) => {
                     let bytes = bundle::render(*format, &document);
                     match SecretValue::from_bytes("bundle", &bytes) {
@@ -97,11 +107,17 @@ impl Tree {
 
     /// All secrets as one document, and when the latest of them changed. A secret that cannot be read is left out, so
     /// that the others can be: writing the document back leaves it alone.
-    fn document(&self) -> std::result::Result<(Document, SystemTime), Resolved> {
+    fn document(&self, look: Look) -> std::result::Result<(Document, SystemTime), Resolved> {
+        match self.manager.standing() {
+            Standing::Whole => {}
+            Standing::Outdated if look == Look::LastKnown => {}
+            Standing::Outdated | Standing::Unknown => return Err(Resolved::Pending(WaitOn::Listing)),
+            Standing::Failed(reason) => return Err(Resolved::Failed(reason)),
+        }
         let mut document = Document::new();
         let mut changed_at = self.started_at;
         for (name, _) in self.manager.names() {
-            match self.manager.held(&name) {
+            match self.known(&name, look) {
                 Answer::Found(found) => {
                     changed_at = changed_at.max(found.changed_at);
                     document.insert(name, found.value);
@@ -116,10 +132,14 @@ impl Tree {
                 Answer::Pending => return Err(Resolved::Pending(WaitOn::Secret(name))),
             }
         }
-        if let Some(reason) = self.manager.outage() {
-            return Err(Resolved::Failed(reason));
-        }
         Ok((document, changed_at))
+    }
+
+    fn known(&self, name: &SecretName, look: Look) -> Answer {
+        match look {
+            Look::Fresh => self.manager.held(name),
+            Look::LastKnown => self.manager.last_known(name),
+        }
     }
 
     /// Notes what a process has seen of the bundle: the base of its next write.
@@ -200,7 +220,7 @@ impl Tree {
         writer: Option<Process>,
     ) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
-        let current = match self.document() {
+        let current = match self.document(Look::LastKnown) {
             Ok((document, _)) => document,
             Err(Resolved::Failed(error)) => return Err(error),
             Err(_) => Document::new(),
@@ -245,7 +265,7 @@ impl Tree {
 
     /// The value of a name that is being renamed.
     pub(super) fn value_of(&self, name: &SecretName) -> Result<SecretValue> {
-        self.manager.find(name).map(|found| found.value)
+        self.manager.value_in_store(name)
     }
 }
 

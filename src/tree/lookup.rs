@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::content::Resolved;
+use super::content::{Look, Resolved};
 use super::marks::Purpose;
 use super::nodes::{Content, Handle, Identity, Kind, Private, ROOT, State, Version};
 use super::places::{Dir, File, Place};
@@ -57,9 +57,9 @@ impl Tree {
         // Who comes the second time has waited for all writes that were over when it came the first time.
         let comes_again = state.marks.find(tid, &place).is_some();
         let resolved = if comes_again {
-            self.settled_content_at(state, &place, &file)
+            self.settled_content_at(state, &place, &file, Look::Fresh)
         } else {
-            self.content_at(state, &place, &file)
+            self.content_at(state, &place, &file, Look::LastKnown)
         };
         let (content, valid) = match resolved {
             Resolved::Content(content) => (Some(content), VALID),
@@ -99,22 +99,34 @@ impl Tree {
         }
     }
 
-    /// The content at a place, as a reader may see it now.
-    pub(super) fn content_at(&self, state: &State, place: &Place, file: &File) -> Resolved {
+    /// The content at a place, as one who looks so may see it now.
+    pub(super) fn content_at(
+        &self,
+        state: &State,
+        place: &Place,
+        file: &File,
+        look: Look,
+    ) -> Resolved {
         if state.settling.contains_key(place) {
             return Resolved::Pending(WaitOn::Write(SettlingName(place.clone())));
         }
-        self.settled_content_at(state, place, file)
+        self.settled_content_at(state, place, file, look)
     }
 
     /// The same, whether a write is under way or not.
-    fn settled_content_at(&self, state: &State, place: &Place, file: &File) -> Resolved {
+    fn settled_content_at(
+        &self,
+        state: &State,
+        place: &Place,
+        file: &File,
+        look: Look,
+    ) -> Resolved {
         match file {
             File::Scratch => match state.scratch(place) {
                 Some(content) => Resolved::Content(content.clone()),
                 None => Resolved::Missing,
             },
-            file => self.resolve(file),
+            file => self.resolve(file, look),
         }
     }
 
@@ -125,7 +137,7 @@ impl Tree {
                 value: crate::secret::SecretValue::new(""),
                 changed_at: SystemTime::now(),
             }),
-            file => self.resolve(file),
+            file => self.resolve(file, Look::LastKnown),
         }
     }
 
@@ -173,7 +185,7 @@ impl Tree {
         let file = self
             .file_at(&state, &place)
             .ok_or(Stop::Errno(libc::ENOENT))?;
-        match self.content_at(&state, &place, &file) {
+        match self.content_at(&state, &place, &file, Look::LastKnown) {
             Resolved::Content(content) => {
                 let identity = Identity::of(&content.value);
                 let walked = state.marks.take(caller.pid, &place);

@@ -86,6 +86,8 @@ impl From<Error> for Stop {
 pub enum WaitOn {
     /// The answer of a provider ([`SecretsManager::fetch`]).
     Secret(SecretName),
+    /// The answers of all providers ([`SecretsManager::fetch_all`]).
+    Listing,
     /// The end of a write that nobody is there to be told of ([`Tree::settle`]).
     Write(SettlingName),
 }

@@ -1,6 +1,6 @@
 //! Opening and reading. An open is where freshness is decided: see the module above.
 
-use super::content::Resolved;
+use super::content::{Look, Resolved};
 use super::marks::Purpose;
 use super::nodes::{Handle, Identity, Kind, State};
 use super::places::{File, Place};
@@ -80,7 +80,7 @@ impl Tree {
         let file = self
             .file_at(state, &place)
             .ok_or(Stop::Errno(libc::ENOENT))?;
-        let content = match self.content_at(state, &place, &file) {
+        let content = match self.content_at(state, &place, &file, Look::Fresh) {
             Resolved::Content(content) => content,
             Resolved::Failed(error) => return Err(Stop::Error(error.at(&place.name))),
             Resolved::Pending(on) => return Err(Stop::Wait(on)),
@@ -250,7 +250,7 @@ impl Tree {
         }
         let handle = match file {
             File::Events => Handle::Events,
-            file => match self.resolve(file) {
+            file => match self.resolve(file, Look::Fresh) {
                 Resolved::Content(content) => Handle::Read {
                     node: ino,
                     value: content.value,

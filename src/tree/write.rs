@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::commit::Closing;
-use super::content::Resolved;
+use super::content::{Look, Resolved};
 use super::marks::Purpose;
 use super::nodes::{Content, Handle, Identity, Kind, Private, State};
 use super::open::Opened;
@@ -133,7 +133,7 @@ impl Tree {
     pub(super) fn new_private(&self, state: &mut State, place: &Place, file: &File) -> u64 {
         // A control file's writer begins with nothing: what one reads there is not what one writes.
         let buffer = if file.is_versioned() {
-            match self.content_at(state, place, file) {
+            match self.content_at(state, place, file, Look::LastKnown) {
                 Resolved::Content(content) => Ok(SecretBuffer::new(content.value.as_bytes())),
                 Resolved::Missing => Ok(SecretBuffer::new(b"")),
                 // It can be replaced, but not added to.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{Provided, Provider, ProviderReport};
@@ -72,6 +72,7 @@ impl Provider for Remote {
             Has::Value(text) => Ok(Some(Provided {
                 value: SecretValue::new(text),
                 changed_at: SystemTime::UNIX_EPOCH,
+                as_of: Instant::now(),
             })),
             Has::Nothing => Ok(None),
             Has::Failure => Err(Error::io(

@@ -105,7 +105,8 @@ fn text_of(json: &str) -> Result<SecretValue, &'static str> {
     let unquoted: Zeroizing<String>;
     let text = match json.as_bytes().first() {
         Some(b'"') => {
-            unquoted = serde_json::from_str(json).map_err(|_| "its value is no text")?;
+            let text = serde_json::from_str(json).map_err(|_| "its value is no text")?;
+            unquoted = Zeroizing::new(text);
             unquoted.as_str()
         }
         Some(b'{' | b'[') => return Err("its value is an object or a list"),

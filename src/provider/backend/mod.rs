@@ -2,12 +2,16 @@
 //! is served while it cannot be. Knows no protocol; each backend's own room does.
 
 mod document;
+mod provider;
+mod runtime;
+mod state;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 pub use document::BackendDocument;
+pub use provider::{BackendOptions, BackendProvider};
 
 /// Where a document comes from: one call over the network.
 pub trait Backend: Send + Sync + 'static {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Held, Provided, Provider, ProviderReport, Refreshed, SecretStore, rfc3339};
+use super::{Held, Provided, Provider, ProviderReport, Refreshed, SecretStore, Standing, rfc3339};
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
@@ -219,7 +219,7 @@ impl Provider for FileProvider {
         match self.held(name) {
             Held::Value(provided) => Ok(Some(provided)),
             Held::Failed(error) => Err(error),
-            Held::Absent | Held::Unknown => Ok(None),
+            Held::Absent { .. } | Held::Unknown => Ok(None),
         }
     }
 
@@ -229,12 +229,16 @@ impl Provider for FileProvider {
         }
         let (stored, changed_at) = match self.state().find(name, self.options.max_stale) {
             Ok(Some(found)) => found,
-            Ok(None) => return Held::Absent,
+            Ok(None) => return Held::of(Ok(None)),
             Err(error) => return Held::Failed(error),
         };
         // Outside the lock: the first use of a key takes some hundredths of a second.
         match self.open(name, stored) {
-            Ok(value) => Held::Value(Provided { value, changed_at }),
+            Ok(value) => Held::Value(Provided {
+                value,
+                changed_at,
+                as_of: Instant::now(),
+            }),
             Err(error) => Held::Failed(error),
         }
     }
@@ -245,6 +249,13 @@ impl Provider for FileProvider {
 
     fn has(&self, name: &SecretName) -> bool {
         self.state().has(name)
+    }
+
+    fn standing(&self) -> Standing {
+        match self.state().failure(self.options.max_stale) {
+            Some(error) => Standing::Failed(error),
+            None => Standing::Whole,
+        }
     }
 
     fn refresh(&self) -> Refreshed {

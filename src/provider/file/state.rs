@@ -167,16 +167,20 @@ impl State {
             && (self.failure.is_none() || self.good_at.is_some_and(|at| at.elapsed() < max_stale))
     }
 
+    /// Why the file cannot be read, unless what it held before may be served.
+    pub(super) fn failure(&self, max_stale: Duration) -> Option<Error> {
+        let failure = self.failure.as_ref()?;
+        (!self.is_usable(max_stale)).then(|| failure.duplicate())
+    }
+
     /// The stored value and when it changed, by the failure rule.
     pub(super) fn find(
         &self,
         name: &SecretName,
         max_stale: Duration,
     ) -> Result<Option<(Stored, SystemTime)>> {
-        if let Some(failure) = &self.failure
-            && !self.is_usable(max_stale)
-        {
-            return Err(failure.duplicate());
+        if let Some(failure) = self.failure(max_stale) {
+            return Err(failure);
         }
         let stored = self.held.as_ref().and_then(|held| held.get(name));
         let changed = self.changed_at.get(name).copied();

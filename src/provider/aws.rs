@@ -1,0 +1,263 @@
+//! AWS Secrets Manager: one `GetSecretValue` for the whole document, by the SDK with its own chain of credentials,
+//! region and endpoints. Knows nothing of what is kept of the answer.
+
+use std::error::Error as StdError;
+use std::fmt::Debug;
+use std::time::{Duration, SystemTime};
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::operation::get_secret_value::{
+    GetSecretValueError, GetSecretValueOutput,
+};
+use aws_smithy_http_client::tls::Provider::Rustls;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::backend::{Backend, BackendDocument, FetchError, Fetched, Fetching, Retry};
+use crate::settings::Settings;
+
+/// Which secret, and where.
+#[derive(Clone, Debug)]
+pub struct AwsOptions {
+    /// The secret's name or ARN.
+    pub secret_name: String,
+    /// The region; `None`: as the SDK finds it (`AWS_REGION`, the profile, the instance).
+    pub region: Option<String>,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+}
+
+impl AwsOptions {
+    /// What is set; `None` where no secret is named.
+    pub fn from_settings(settings: &Settings) -> Option<Self> {
+        Some(Self {
+            secret_name: settings.aws_secret_name.clone()?,
+            region: settings.aws_region.clone(),
+            connect_timeout: settings.timeout.connect,
+        })
+    }
+}
+
+/// One secret in AWS Secrets Manager, whose text (`SecretString`, or `SecretBinary`) is a flat JSON object.
+///
+/// It needs the right `secretsmanager:GetSecretValue` on that secret and, where the secret has a key of its own,
+/// `kms:Decrypt` on it.
+pub struct AwsBackend {
+    options: AwsOptions,
+    /// Made at the first call: finding credentials and reading certificates takes time. Made anew after a call that got
+    /// no answer, since what it was made of may have been mended.
+    client: Mutex<Option<Client>>,
+}
+
+impl AwsBackend {
+    /// The backend; nothing is called or read yet.
+    pub fn new(options: AwsOptions) -> Self {
+        Self {
+            options,
+            client: Mutex::new(None),
+        }
+    }
+
+    async fn make_client(&self) -> Client {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Rustls(CryptoMode::Ring))
+            .build_https();
+        // Tried again by who asks, who also bounds the whole.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(self.options.connect_timeout)
+                    .build(),
+            );
+        if let Some(region) = &self.options.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        Client::new(&loader.load().await)
+    }
+
+    async fn fetch_document(&self) -> Result<Fetched, FetchError> {
+        let client = {
+            let mut made = self.client.lock().await;
+            match &*made {
+                Some(client) => client.clone(),
+                None => made.insert(self.make_client().await).clone(),
+            }
+        };
+        if client.config().region().is_none() {
+            self.client.lock().await.take();
+            return Err(FetchError::lasting(
+                "no AWS region is known: set aws_region (or AWS_REGION, or a region in the AWS profile)",
+            ));
+        }
+        let request = client.get_secret_value();
+        match request.secret_id(&self.options.secret_name).send().await {
+            Ok(output) => self.document(output),
+            Err(SdkError::ServiceError(error)) => {
+                let status = error.raw().status().as_u16();
+                let retry_after = error.raw().headers().get("retry-after");
+                self.refused(error.err(), status, retry_after)
+            }
+            Err(error) => {
+                self.client.lock().await.take();
+                Err(self.no_answer(&error))
+            }
+        }
+    }
+
+    fn document(&self, output: GetSecretValueOutput) -> Result<Fetched, FetchError> {
+        let changed_at = output
+            .created_date
+            .and_then(|date| SystemTime::try_from(date).ok());
+        let json = match (output.secret_string, output.secret_binary) {
+            (Some(text), _) => Zeroizing::new(text.into_bytes()),
+            (None, Some(bytes)) => Zeroizing::new(bytes.into_inner()),
+            (None, None) => Zeroizing::default(),
+        };
+        let document = BackendDocument::parse(&json).map_err(|why| {
+            FetchError::lasting(format!(
+                "{}: {why}; store one flat JSON object of names and texts in it",
+                self.secret()
+            ))
+        })?;
+        Ok(Fetched::Document {
+            document,
+            changed_at,
+        })
+    }
+
+    /// What an answer that is an error means.
+    fn refused(
+        &self,
+        error: &GetSecretValueError,
+        status: u16,
+        retry_after: Option<&str>,
+    ) -> Result<Fetched, FetchError> {
+        let secret = self.secret();
+        let code = error.code().unwrap_or("no error code");
+        let said = match error.message() {
+            Some(message) => format!("{code}: {message}"),
+            None => code.to_owned(),
+        };
+        match code {
+            "ResourceNotFoundException" => {
+                return Ok(Fetched::Missing(format!(
+                    "{secret} does not exist; create it, or mend aws_secret_name or aws_region ({said})"
+                )));
+            }
+            "InvalidRequestException" if said.contains("deletion") => {
+                return Ok(Fetched::Missing(format!(
+                    "{secret} is marked for deletion; restore it, or change aws_secret_name ({said})"
+                )));
+            }
+            "AccessDeniedException" => {
+                return Err(FetchError::lasting(format!(
+                    "{secret}: access is denied; allow secretsmanager:GetSecretValue on it to who calls ({said})"
+                )));
+            }
+            "DecryptionFailure" => {
+                return Err(FetchError::lasting(format!(
+                    "{secret} cannot be decrypted; allow kms:Decrypt on its key to who calls ({said})"
+                )));
+            }
+            "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidSignatureException"
+            | "InvalidClientTokenId" | "IncompleteSignature" | "MissingAuthenticationToken" => {
+                return Err(FetchError::lasting(format!(
+                    "AWS does not accept the credentials; renew them, or set AWS_PROFILE or AWS_ACCESS_KEY_ID ({said})"
+                )));
+            }
+            _ => {}
+        }
+        let reason = format!("{secret}: AWS answers {status} ({said})");
+        let wait = retry_after.and_then(|text| text.trim().parse().ok());
+        Err(match wait {
+            Some(seconds) => FetchError {
+                reason,
+                retry: Retry::After(Duration::from_secs(seconds)),
+            },
+            None if status >= 500 || status == 429 || code.contains("Throttling") => {
+                FetchError::passing(reason)
+            }
+            None => FetchError::lasting(reason),
+        })
+    }
+
+    /// Why there was no answer at all, or only a part of one.
+    fn no_answer<R: Debug + 'static>(
+        &self,
+        error: &SdkError<GetSecretValueError, R>,
+    ) -> FetchError {
+        let chain = words_of(error);
+        let secret = self.secret();
+        if chain.contains("certificate") {
+            return FetchError::lasting(format!(
+                "{secret}: the server's certificate is not accepted ({chain}); if it is right, add its authority to the \
+                 system's certificates, or name them in SSL_CERT_FILE"
+            ));
+        }
+        match error {
+            SdkError::ResponseError(_) => {
+                FetchError::passing(format!("{secret}: the answer cannot be read ({chain})"))
+            }
+            SdkError::TimeoutError(_) => {
+                FetchError::passing(format!("{secret}: AWS does not answer ({chain})"))
+            }
+            SdkError::DispatchFailure(failure) if failure.is_timeout() || failure.is_io() => {
+                FetchError::passing(format!(
+                    "{secret}: AWS cannot be reached ({chain}); see AWS_ENDPOINT_URL, aws_region and the network"
+                ))
+            }
+            _ if chain.contains("credentials") => FetchError::lasting(format!(
+                "no AWS credentials are found ({chain}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, or give the machine a role"
+            )),
+            _ => FetchError::passing(format!("{secret}: the call failed ({chain})")),
+        }
+    }
+
+    fn secret(&self) -> String {
+        format!("the AWS secret {}", self.options.secret_name)
+    }
+}
+
+/// What an error and its causes say, each once. Only `Display` is asked: `Debug` may show an answer's body.
+fn words_of(error: &dyn StdError) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let said = error.to_string();
+        if !words.contains(&said) {
+            words.push(said);
+        }
+        next = error.source();
+    }
+    words.join(": ")
+}
+
+impl Backend for AwsBackend {
+    fn name(&self) -> &'static str {
+        "aws"
+    }
+
+    fn source(&self) -> String {
+        let region = match &self.options.region {
+            Some(region) => region.clone(),
+            None => match self.client.try_lock().as_deref() {
+                Ok(Some(client)) => client.config().region().map(ToString::to_string),
+                _ => None,
+            }
+            .unwrap_or_else(|| "the SDK's region".to_owned()),
+        };
+        format!("{} ({region})", self.options.secret_name)
+    }
+
+    fn fetch(&self) -> Fetching<'_> {
+        Box::pin(self.fetch_document())
+    }
+}
