@@ -10,9 +10,11 @@ use std::sync::Mutex;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
@@ -53,13 +55,16 @@ where
     let level = wanted
         .as_deref()
         .map_or(Some(default), |text| text.to_str().and_then(parse_level));
+    let level_now = level.unwrap_or(default);
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(default))
+        .with_max_level(level_now)
         .with_writer(writer)
         // Its complaint goes to standard error by `eprintln!`, which panics where that is closed.
         .log_internal_errors(false)
         .event_format(Line { timed })
-        .finish();
+        .finish()
+        // Only our own words: what the clients of the backends log may hold what they sent.
+        .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
     if tracing::subscriber::set_global_default(subscriber).is_ok() && level.is_none() {
         tracing::warn!("{LEVEL_VARIABLE} is none of error, warn, info, debug; it is ignored");
     }

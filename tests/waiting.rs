@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::error::{Error, Result};
@@ -69,11 +69,10 @@ impl Provider for Slow {
             .wait_while(asked, |asked| asked.says.is_none())
             .unwrap();
         match asked.says.unwrap() {
-            Says::Value(value) => Ok(Some(Provided {
-                value: SecretValue::new(value),
-                changed_at: SystemTime::UNIX_EPOCH,
-                as_of: Instant::now(),
-            })),
+            Says::Value(value) => Ok(Some(Provided::now(
+                SecretValue::new(value),
+                SystemTime::UNIX_EPOCH,
+            ))),
             Says::Nothing => Ok(None),
             Says::Failure => Err(Error::Settings("it is out of order".into())),
         }

@@ -103,10 +103,12 @@ impl Store {
     pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
         match self {
             Store::Mounted(live) => live.list(detail),
-            Store::Direct(manager) => Ok(manager
-                .names()
-                .into_iter()
-                .map(|(name, provider)| {
+            Store::Direct(manager) => {
+                let (names, whole) = manager.list();
+                if let Err(error) = whole {
+                    warn(&error.to_string());
+                }
+                let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
                         Detail::All => manager.find(&name).ok(),
                         _ => None,
@@ -117,8 +119,9 @@ impl Store {
                         changed_at: found.map(|found| found.changed_at),
                         name,
                     }
-                })
-                .collect()),
+                });
+                Ok(listed.collect())
+            }
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use super::desk::{Answered, Flight, Joined, Kept};
 use super::{Answer, Event, Found, Link, SecretsManager};
 use crate::cache::NamedCache;
 use crate::error::{Error, Result};
-use crate::provider::{Done, Held, Refreshed, Standing};
+use crate::provider::{AsOf, Done, Held, Refreshed, Standing};
 use crate::secret::SecretName;
 
 /// How a walk along the chain looks at its providers.
@@ -26,7 +26,7 @@ struct Walk {
     place: usize,
     failure: Option<Error>,
     /// As of when it is known that no provider so far has the key.
-    as_of: Instant,
+    as_of: AsOf,
 }
 
 /// Where a walk ended.
@@ -42,7 +42,7 @@ impl Walk {
         Self {
             place: 0,
             failure: None,
-            as_of: Instant::now(),
+            as_of: AsOf::now(),
         }
     }
 }
@@ -117,6 +117,24 @@ impl SecretsManager {
             let last = last.clone();
             link.provider.bring_up_to_date(Box::new(move || drop(last)));
         }
+    }
+
+    /// All keys to list, when every provider has answered or failed: waits, bounded by the providers' timeouts.
+    ///
+    /// # Errors
+    /// Beside the names that are known, [`Error::ProviderFailed`] if a provider could say nothing.
+    pub fn list(&self) -> (Vec<(SecretName, Arc<str>)>, Result<()>) {
+        let (done, ended) = mpsc::channel();
+        self.fetch_all(Box::new(move || {
+            let _ = done.send(());
+        }));
+        // An error says that nobody will tell any more.
+        let _ = ended.recv();
+        let whole = match self.standing() {
+            Standing::Failed(error) => Err(error),
+            Standing::Whole | Standing::Outdated | Standing::Unknown => Ok(()),
+        };
+        (self.names(), whole)
     }
 
     /// All keys to list, each with the provider that it would be read from; in order, and without waiting.
@@ -235,7 +253,7 @@ impl SecretsManager {
                 }
                 Held::Absent { as_of } => {
                     self.tell_if_up(link);
-                    walk.as_of = walk.as_of.min(as_of);
+                    walk.as_of = walk.as_of.and(as_of);
                 }
                 Held::Unknown => return Walked::Pending,
                 Held::Failed(error) if ends_chain(&error) => {
@@ -370,8 +388,10 @@ impl Link {
                 Held::Absent { as_of }
             }
             Held::Failed(error) if !ends_chain(&error) => match last.get(name) {
-                Some(provided) if provided.as_of.elapsed() < max_stale => {
-                    Held::Value(provided.clone())
+                Some(provided) if provided.as_of.at.elapsed() < max_stale => {
+                    let mut provided = provided.clone();
+                    provided.as_of.is_stale = true;
+                    Held::Value(provided)
                 }
                 _ => Held::Failed(error),
             },

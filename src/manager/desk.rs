@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Answer, Found};
 use crate::cache::{CacheOptions, CacheStats, NamedCache, SECRETS, TtlCache};
 use crate::error::{Error, Result};
-use crate::provider::Done;
+use crate::provider::{AsOf, Done};
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 
@@ -22,8 +22,7 @@ pub(super) struct Kept {
     pub(super) value: SecretValue,
     pub(super) provider: Arc<str>,
     pub(super) changed_at: SystemTime,
-    /// As of when it is known: its time to live counts from here.
-    pub(super) as_of: Instant,
+    pub(super) as_of: AsOf,
     /// `None`: it is not in the cache.
     pub(super) until: Option<Instant>,
 }
@@ -35,7 +34,7 @@ impl Kept {
             value: self.value,
             provider: self.provider,
             changed_at: self.changed_at,
-            fetched_at: SystemTime::now() - self.as_of.elapsed(),
+            fetched_at: SystemTime::now() - self.as_of.at.elapsed(),
             expires_in: self.until.map(left).unwrap_or_default(),
         }
     }
@@ -45,7 +44,7 @@ impl Kept {
 #[derive(Clone)]
 pub(super) enum Answered {
     Found(Kept),
-    Missing { as_of: Instant },
+    Missing { as_of: AsOf },
     Failed(Arc<Error>),
 }
 
@@ -188,14 +187,14 @@ impl Desk {
             Answered::Missing { as_of } => (self.ttl.missing, *as_of),
             Answered::Failed(_) => return answer,
         };
-        let left = ttl.saturating_sub(as_of.elapsed());
-        if left.is_zero() {
+        let left = ttl.saturating_sub(as_of.at.elapsed());
+        if left.is_zero() || as_of.is_stale {
             return answer;
         }
         let answer = match answer {
             Answered::Found(kept) => Answered::Found(Kept {
                 // A time beyond all clocks is for ever.
-                until: as_of.checked_add(ttl).or(kept.until),
+                until: as_of.at.checked_add(ttl).or(kept.until),
                 ..kept
             }),
             other => other,

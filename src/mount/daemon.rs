@@ -108,6 +108,10 @@ fn begin(settings: &Settings, background: bool) -> Result<Option<Begun>> {
         .start(session.notifier())
         .map_err(|e| Error::io("threads", e))?;
     watch(manager.clone(), settings.base_dir.clone());
+    if settings.prefetch {
+        // Nobody waits for it: a backend that hangs is no reason not to mount.
+        manager.fetch_all(Box::new(|| {}));
+    }
     warm_up(manager);
     Ok(Some(Begun {
         session,

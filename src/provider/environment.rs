@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use super::{Held, Provided, Provider, ProviderReport, WELL_KNOWN, rfc3339};
 use crate::error::Result;
@@ -111,11 +111,7 @@ impl Provider for EnvironmentProvider {
         Ok(self
             .variables
             .get(&self.variable_of(name))
-            .map(|value| Provided {
-                value: value.clone(),
-                changed_at: self.taken_at,
-                as_of: Instant::now(),
-            }))
+            .map(|value| Provided::now(value.clone(), self.taken_at)))
     }
 
     fn held(&self, name: &SecretName) -> Held {

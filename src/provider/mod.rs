@@ -30,8 +30,47 @@ pub struct Provided {
     pub value: SecretValue,
     /// When it last changed, as far as the provider can tell.
     pub changed_at: SystemTime,
-    /// As of when it is known to be this: its time to live counts from here.
-    pub as_of: Instant,
+    /// As of when it is known to be this.
+    pub as_of: AsOf,
+}
+
+impl Provided {
+    /// A value as it is now.
+    pub fn now(value: SecretValue, changed_at: SystemTime) -> Self {
+        Self {
+            value,
+            changed_at,
+            as_of: AsOf::now(),
+        }
+    }
+}
+
+/// When something was found out, and whether it may be kept.
+#[derive(Clone, Copy, Debug)]
+pub struct AsOf {
+    /// Its time to live counts from here.
+    pub at: Instant,
+    /// It is out of date, and served only because nothing newer can be had: to be asked for anew by whoever comes next.
+    pub is_stale: bool,
+}
+
+impl AsOf {
+    /// It is found out now.
+    pub fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            is_stale: false,
+        }
+    }
+
+    /// What follows from two things is as old as the older one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            at: self.at.min(other.at),
+            is_stale: self.is_stale || other.is_stale,
+        }
+    }
 }
 
 /// What a provider can say about a key without waiting.
@@ -42,7 +81,7 @@ pub enum Held {
     /// It has no such key.
     Absent {
         /// As of when that is known.
-        as_of: Instant,
+        as_of: AsOf,
     },
     /// It failed, and holds nothing usable.
     Failed(Error),
@@ -56,7 +95,7 @@ impl Held {
         match answer {
             Ok(Some(provided)) => Held::Value(provided),
             Ok(None) => Held::Absent {
-                as_of: Instant::now(),
+                as_of: AsOf::now(),
             },
             Err(error) => Held::Failed(error),
         }

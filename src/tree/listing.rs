@@ -40,12 +40,12 @@ impl Tree {
         let fixed = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         match dir {
             Dir::Root => fixed(&["events", "status"]),
-            Dir::Secrets => self
-                .manager
-                .names()
-                .iter()
-                .map(|(name, _)| name.to_string())
-                .collect(),
+            Dir::Secrets => {
+                // Nobody waits for it: whoever lists again sees what is there now.
+                self.manager.fetch_all(Box::new(|| {}));
+                let names = self.manager.names();
+                names.iter().map(|(name, _)| name.to_string()).collect()
+            }
             Dir::Bundle => fixed(&["secrets.json", "secrets.yaml", "secrets.env"]),
             Dir::Providers => self
                 .manager

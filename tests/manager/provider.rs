@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{Provided, Provider, ProviderReport};
@@ -69,11 +69,10 @@ impl Provider for Remote {
             is_open = self.opened.wait(is_open).unwrap();
         }
         match has {
-            Has::Value(text) => Ok(Some(Provided {
-                value: SecretValue::new(text),
-                changed_at: SystemTime::UNIX_EPOCH,
-                as_of: Instant::now(),
-            })),
+            Has::Value(text) => Ok(Some(Provided::now(
+                SecretValue::new(text),
+                SystemTime::UNIX_EPOCH,
+            ))),
             Has::Nothing => Ok(None),
             Has::Failure => Err(Error::io(
                 "asking the remote",

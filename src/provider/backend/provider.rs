@@ -214,9 +214,7 @@ impl Provider for BackendProvider {
     }
 
     fn names(&self) -> Vec<SecretName> {
-        let mut inner = self.shared.inner();
-        // Whoever lists again sees what is there now.
-        self.shared.renew(&mut inner, Instant::now());
+        let inner = self.shared.inner();
         let names = inner.state.document().map(|document| document.names());
         names.into_iter().flatten().cloned().collect()
     }

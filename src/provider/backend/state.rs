@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{BackendDocument, FetchError, Fetched, Retry};
 use crate::error::Error;
-use crate::provider::{ChangeKind, Held, NameChange, Provided, Standing};
+use crate::provider::{AsOf, ChangeKind, Held, NameChange, Provided, Standing};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
@@ -68,7 +68,7 @@ impl State {
     /// What a reader gets of a key; `Unknown`: he is to wait for an attempt.
     pub(super) fn held(&self, name: &SecretName, rules: &Rules, now: Instant) -> Held {
         if self.is_fresh(name, rules, now) {
-            self.by_document(name, now)
+            self.by_document(name, false)
         } else if self.must_wait(now) {
             Held::Unknown
         } else {
@@ -80,9 +80,9 @@ impl State {
     /// that is not in it, it can be said no longer than the rule for missing keys has it.
     pub(super) fn last_known(&self, name: &SecretName, rules: &Rules, now: Instant) -> Held {
         match &self.held {
-            Some(held) if held.document.get(name).is_some() => self.by_document(name, now),
+            Some(held) if held.document.get(name).is_some() => self.by_document(name, true),
             Some(_) if self.is_slow(now) && self.is_usable(rules, now) => {
-                self.by_document(name, now)
+                self.by_document(name, true)
             }
             _ => self.held(name, rules, now),
         }
@@ -92,8 +92,7 @@ impl State {
     pub(super) fn answer(&self, name: &SecretName, rules: &Rules, now: Instant) -> Held {
         match &self.failure {
             Some(failure) if !self.is_usable(rules, now) => Held::Failed(rules.failed(failure)),
-            _ if self.held.is_some() => self.by_document(name, now),
-            _ => Held::Unknown,
+            failure => self.by_document(name, failure.is_some()),
         }
     }
 
@@ -115,17 +114,21 @@ impl State {
         }
     }
 
-    fn by_document(&self, name: &SecretName, now: Instant) -> Held {
+    fn by_document(&self, name: &SecretName, is_stale: bool) -> Held {
         let Some(held) = &self.held else {
-            return Held::Absent { as_of: now };
+            return Held::Unknown;
+        };
+        let as_of = AsOf {
+            at: held.as_of,
+            is_stale,
         };
         match held.document.get(name) {
             Some(value) => Held::Value(Provided {
                 value: value.clone(),
                 changed_at: *self.changed_at.get(name).unwrap_or(&held.changed_at),
-                as_of: held.as_of,
+                as_of,
             }),
-            None => Held::Absent { as_of: held.as_of },
+            None => Held::Absent { as_of },
         }
     }
 

@@ -234,11 +234,7 @@ impl Provider for FileProvider {
         };
         // Outside the lock: the first use of a key takes some hundredths of a second.
         match self.open(name, stored) {
-            Ok(value) => Held::Value(Provided {
-                value,
-                changed_at,
-                as_of: Instant::now(),
-            }),
+            Ok(value) => Held::Value(Provided::now(value, changed_at)),
             Err(error) => Held::Failed(error),
         }
     }
