@@ -160,6 +160,18 @@ pub struct Settings {
     pub aws_region: Option<String>,
     /// Vault's address.
     pub vault_url: Option<String>,
+    /// Vault's namespace; only the environment's `VAULT_NAMESPACE` sets it, as it does for Vault's own command line.
+    pub vault_namespace: Option<String>,
+    /// A PEM file of certificates to trust for Vault (`VAULT_CACERT`).
+    pub vault_ca_file: Option<PathBuf>,
+    /// A folder of such files (`VAULT_CAPATH`).
+    pub vault_ca_folder: Option<PathBuf>,
+    /// The certificate to show to Vault (`VAULT_CLIENT_CERT`).
+    pub vault_client_cert: Option<PathBuf>,
+    /// Its key (`VAULT_CLIENT_KEY`).
+    pub vault_client_key: Option<PathBuf>,
+    /// Whether any certificate of Vault will do (`VAULT_SKIP_VERIFY`).
+    pub vault_skip_verify: bool,
     /// Vault's token.
     pub vault_token: Option<SecretValue>,
     /// A file with Vault's token.
@@ -238,6 +250,13 @@ impl Settings {
             let set = top.text(setting)?.filter(|text| !text.is_empty());
             Ok(env(variable).as_deref().or(set).map(SecretValue::new))
         };
+        // Relative to the folder that the program is started in, as in any other program that reads these variables.
+        let variable_path = |variable: &str| -> Result<Option<PathBuf>> {
+            let text = env(variable);
+            text.map(|text| places.absolute(Path::new(&text)))
+                .transpose()
+        };
+        let vault_url = env("VAULT_ADDR").or(text("vault_url")?);
         let timeout = top.section("timeout", &["connect", "total"])?;
         let seconds = Duration::from_secs;
         let settings = Settings {
@@ -252,9 +271,18 @@ impl Settings {
             aws_region: text("aws_region")?
                 .or_else(|| env("AWS_REGION"))
                 .or_else(|| env("AWS_DEFAULT_REGION")),
-            vault_url: env("VAULT_ADDR").or(text("vault_url")?),
+            vault_url: vault_url.clone(),
             vault_token: secret("vault_token", "VAULT_TOKEN")?,
-            vault_token_file: path("vault_token_file")?,
+            vault_token_file: match variable_path("VAULT_TOKEN_FILE")? {
+                Some(path) => Some(path),
+                None => path("vault_token_file")?,
+            },
+            vault_namespace: env("VAULT_NAMESPACE"),
+            vault_ca_file: variable_path("VAULT_CACERT")?,
+            vault_ca_folder: variable_path("VAULT_CAPATH")?,
+            vault_client_cert: variable_path("VAULT_CLIENT_CERT")?,
+            vault_client_key: variable_path("VAULT_CLIENT_KEY")?,
+            vault_skip_verify: vault_url.is_some() && read_skip_verify(&env)?,
             vault_role_id: secret("vault_role_id", "VAULT_ROLE_ID")?,
             vault_secret_id: secret("vault_secret_id", "VAULT_SECRET_ID")?,
             vault_path: env("SIMPLETUNER_VAULT_PATH")
@@ -330,8 +358,16 @@ impl Settings {
         ] {
             keep_out_of_mount(what, path, &self.mount_point)?;
         }
-        if let Some(path) = &self.vault_token_file {
-            keep_out_of_mount("vault_token_file", path, &self.mount_point)?;
+        for (what, path) in [
+            ("vault_token_file", &self.vault_token_file),
+            ("VAULT_CACERT", &self.vault_ca_file),
+            ("VAULT_CAPATH", &self.vault_ca_folder),
+            ("VAULT_CLIENT_CERT", &self.vault_client_cert),
+            ("VAULT_CLIENT_KEY", &self.vault_client_key),
+        ] {
+            if let Some(path) = path {
+                keep_out_of_mount(what, path, &self.mount_point)?;
+            }
         }
         let defaults = paths::DEFAULT_NAMES.map(|name| self.base_dir.join(name));
         let stores = match &self.file_path {
@@ -344,6 +380,17 @@ impl Settings {
             keep_out_of_mount("the secrets file", path, &self.mount_point)?;
         }
         Ok(())
+    }
+}
+
+/// `VAULT_SKIP_VERIFY` in the words that Vault's own command line takes (Go's `strconv.ParseBool`).
+fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
+    match env("VAULT_SKIP_VERIFY").as_deref() {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(_) => Err(Error::Settings(
+            "VAULT_SKIP_VERIFY must be true or false".to_owned(),
+        )),
     }
 }
 

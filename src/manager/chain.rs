@@ -321,8 +321,7 @@ impl Question {
         let (name, links) = (self.name.clone(), self.manager.links.clone());
         let max_stale = self.manager.max_stale;
         let walk = &mut self.walk;
-        if let Walked::At(answered, cacheable) =
-            self.manager.walk(&name, walk, Look::Fresh, answer)
+        if let Walked::At(answered, cacheable) = self.manager.walk(&name, walk, Look::Fresh, answer)
         {
             self.answered = Some((answered, cacheable));
             return;

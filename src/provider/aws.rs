@@ -166,8 +166,12 @@ impl AwsBackend {
                     "{secret} cannot be decrypted; allow kms:Decrypt on its key to who calls ({said})"
                 )));
             }
-            "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidSignatureException"
-            | "InvalidClientTokenId" | "IncompleteSignature" | "MissingAuthenticationToken" => {
+            "ExpiredTokenException"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "InvalidClientTokenId"
+            | "IncompleteSignature"
+            | "MissingAuthenticationToken" => {
                 return Err(FetchError::lasting(format!(
                     "AWS does not accept the credentials; renew them, or set AWS_PROFILE or AWS_ACCESS_KEY_ID ({said})"
                 )));

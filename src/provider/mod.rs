@@ -6,6 +6,7 @@ mod clock;
 pub mod environment;
 pub mod file;
 mod not_configured;
+pub mod vault;
 
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -15,7 +16,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
-pub use clock::rfc3339;
+pub use clock::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;

@@ -317,3 +317,78 @@ fn tokens_are_not_printed_with_the_settings() {
     let printed = format!("{s:?}");
     assert!(!printed.contains("hunter"), "{printed}");
 }
+
+#[test]
+fn vault_takes_what_only_its_own_variables_say() {
+    let home = Home::new("vault_url: https://v\nvault_token_file: from-settings");
+    let s = home.load().unwrap();
+    assert_eq!(s.vault_namespace, None);
+    assert!(s.vault_ca_file.is_none() && s.vault_ca_folder.is_none() && !s.vault_skip_verify);
+    let env = [
+        ("VAULT_NAMESPACE", "team"),
+        ("VAULT_CACERT", "~/ca.pem"),
+        ("VAULT_CAPATH", "/cas"),
+        ("VAULT_CLIENT_CERT", "/cert.pem"),
+        ("VAULT_CLIENT_KEY", "key.pem"),
+        ("VAULT_SKIP_VERIFY", "t"),
+        ("VAULT_TOKEN_FILE", "/run/token"),
+    ];
+    let s = home.load_with(&Flags::default(), &env).unwrap();
+    assert_eq!(s.vault_namespace.as_deref(), Some("team"));
+    assert_eq!(s.vault_ca_file, Some(home.path("ca.pem")));
+    assert_eq!(s.vault_ca_folder, Some("/cas".into()));
+    assert_eq!(s.vault_client_cert, Some("/cert.pem".into()));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(s.vault_client_key, Some(here.join("key.pem")));
+    assert!(s.vault_skip_verify);
+    assert_eq!(s.vault_token_file, Some("/run/token".into()));
+    // Not in the file.
+    for name in ["vault_namespace", "vault_cacert", "vault_skip_verify"] {
+        assert!(error_of(&format!("{name}: x")).contains(name));
+    }
+}
+
+#[test]
+fn vault_skip_verify_is_true_or_false_where_vault_is_set_at_all() {
+    let load = |yaml: &str, word: &str| {
+        let home = Home::new(yaml);
+        home.load_with(&Flags::default(), &[("VAULT_SKIP_VERIFY", word)])
+    };
+    for (word, is_set) in [
+        ("1", true),
+        ("true", true),
+        ("0", false),
+        ("False", false),
+        ("", false),
+    ] {
+        let settings = load("vault_url: https://v", word).unwrap();
+        assert_eq!(settings.vault_skip_verify, is_set, "{word}");
+    }
+    let said = load("vault_url: https://v", "yes").unwrap_err().to_string();
+    assert!(
+        said.contains("VAULT_SKIP_VERIFY must be true or false"),
+        "{said}"
+    );
+    assert!(!load("", "yes").unwrap().vault_skip_verify);
+}
+
+#[test]
+fn what_vault_is_reached_with_does_not_lie_in_our_own_mount() {
+    for variable in [
+        "VAULT_TOKEN_FILE",
+        "VAULT_CACERT",
+        "VAULT_CAPATH",
+        "VAULT_CLIENT_KEY",
+    ] {
+        let home = Home::new("vault_url: https://v");
+        let env = [(variable, "~/.simpletuner/live/secrets/X")];
+        let said = home
+            .load_with(&Flags::default(), &env)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains("leads into our own mount"),
+            "{variable}: {said}"
+        );
+    }
+}

@@ -111,7 +111,9 @@ impl Tree {
         match self.manager.standing() {
             Standing::Whole => {}
             Standing::Outdated if look == Look::LastKnown => {}
-            Standing::Outdated | Standing::Unknown => return Err(Resolved::Pending(WaitOn::Listing)),
+            Standing::Outdated | Standing::Unknown => {
+                return Err(Resolved::Pending(WaitOn::Listing));
+            }
             Standing::Failed(reason) => return Err(Resolved::Failed(reason)),
         }
         let mut document = Document::new();

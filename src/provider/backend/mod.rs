@@ -5,6 +5,7 @@ mod document;
 mod provider;
 mod runtime;
 mod state;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::pin::Pin;

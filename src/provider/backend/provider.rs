@@ -291,7 +291,9 @@ impl Shared {
         let was_failing = inner.state.is_failing();
         let tries_again = !was_failing && !inner.state.is_usable(&self.rules, now);
         let shared = self.clone();
-        let fetching = self.runtime.spawn(async move { shared.fetch(tries_again).await });
+        let fetching = self
+            .runtime
+            .spawn(async move { shared.fetch(tries_again).await });
         let shared = self.clone();
         self.runtime.spawn(async move {
             // A task that panicked has an answer, too.

@@ -107,9 +107,7 @@ impl State {
                 Some(_) => Standing::Outdated,
                 None => Standing::Unknown,
             },
-            Some(failure) if !self.is_usable(rules, now) => {
-                Standing::Failed(rules.failed(failure))
-            }
+            Some(failure) if !self.is_usable(rules, now) => Standing::Failed(rules.failed(failure)),
             _ => Standing::Whole,
         }
     }
@@ -318,7 +316,10 @@ impl State {
 
     /// Notes why there was no answer; whether it is another reason than before.
     fn note_error(&mut self, reason: &str) -> bool {
-        let is_new = self.last_error.as_ref().is_none_or(|(last, _)| last != reason);
+        let is_new = self
+            .last_error
+            .as_ref()
+            .is_none_or(|(last, _)| last != reason);
         self.last_error = Some((reason.to_owned(), SystemTime::now()));
         is_new
     }

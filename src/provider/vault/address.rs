@@ -1,0 +1,156 @@
+//! Where Vault is and what is read there, checked before anything is sent. Makes no call.
+
+use std::fmt;
+
+use reqwest::Url;
+
+use crate::error::{Error, Result};
+
+/// The longest path that is asked for, in bytes.
+const MAX_PATH: usize = 1024;
+
+/// Vault's address. `Display` is for people, and holds nothing that is not for all eyes.
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    /// Scheme, host and port, without a slash at the end.
+    pub(super) origin: String,
+    /// What a proxy wants before `/v1`; empty, or with a slash at its beginning and none at its end.
+    prefix: String,
+    pub(super) is_https: bool,
+}
+
+impl Address {
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        // The text itself is not told: it may bear a password.
+        let wrong = |why: &str| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}"));
+        let url = Url::parse(text.trim())
+            .map_err(|error| wrong(&format!("is no address of a server: {error}")))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(wrong("must begin with https:// or http://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong(
+                "must not hold a user or a password; the token goes into vault_token",
+            ));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("must end before any '?' or '#'"));
+        }
+        Ok(Self {
+            origin: url.origin().ascii_serialization(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            is_https: url.scheme() == "https",
+        })
+    }
+
+    /// What stands between the host and an endpoint's own path: `v1`.
+    pub(super) fn version(&self) -> String {
+        format!("{}/v1", self.prefix).trim_matches('/').to_owned()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.prefix)
+    }
+}
+
+/// Where the document lies, by the KV engine's mount point and the path in it; neither with a slash at its ends.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) mount_point: String,
+    pub(super) path: String,
+}
+
+impl Place {
+    pub(super) fn new(mount_point: &str, path: &str) -> Result<Self> {
+        Ok(Self {
+            mount_point: checked("vault_mount_point", mount_point)?,
+            path: checked("vault_path (or SIMPLETUNER_VAULT_PATH)", path)?,
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.mount_point, self.path)
+    }
+}
+
+fn checked(setting: &str, text: &str) -> Result<String> {
+    let trimmed = text.trim_matches('/');
+    let wrong = |why: &str| Err(Error::Settings(format!("{setting} {why}")));
+    if trimmed.trim().is_empty() {
+        return wrong("is empty; it names a place in Vault, as in team/kv");
+    }
+    if trimmed.len() > MAX_PATH {
+        return wrong("is over 1024 bytes long");
+    }
+    if trimmed.chars().any(char::is_control) {
+        return wrong("holds a control character");
+    }
+    // An address would lose such segments, and lead elsewhere.
+    let is_odd = |segment: &str| matches!(segment, "" | "." | "..");
+    if trimmed.split('/').any(is_odd) {
+        return wrong("must not have an empty segment, '.' or '..' in it");
+    }
+    Ok(trimmed.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_server_and_perhaps_a_path_before_the_version() {
+        for (text, shown, version) in [
+            ("http://127.0.0.1:8200", "http://127.0.0.1:8200", "v1"),
+            (
+                "https://Vault.Example.com:443/",
+                "https://vault.example.com",
+                "v1",
+            ),
+            ("https://proxy/a/b/", "https://proxy/a/b", "a/b/v1"),
+            ("http://[::1]:8200", "http://[::1]:8200", "v1"),
+        ] {
+            let address = Address::parse(text).unwrap();
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(address.version(), version);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_without_quoting_it() {
+        for text in [
+            "vault.example.com:8200",
+            "hunter2",
+            "",
+            "https://",
+            "unix:///hunter2",
+            "https://user:hunter2@vault",
+            "https://hunter2@vault",
+            "https://vault?token=hunter2",
+            "https://vault#hunter2",
+            "https://vault:99999",
+        ] {
+            let said = Address::parse(text).unwrap_err().to_string();
+            assert!(said.starts_with("vault_url (or VAULT_ADDR) "), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_place_has_whole_segments() {
+        let place = Place::new("/team/kv/", "a/b c/ä%2e/").unwrap();
+        assert_eq!(place.to_string(), "team/kv/a/b c/ä%2e");
+        let long = "x".repeat(MAX_PATH + 1);
+        for path in [
+            "", "/", " ", "..", "a/../b", "./a", "a//b", "a\nb", "a\0", &long,
+        ] {
+            let said = Place::new("secret", path).unwrap_err().to_string();
+            assert!(said.starts_with("vault_path "), "{said}");
+            let said = Place::new(path, "p").unwrap_err().to_string();
+            assert!(said.starts_with("vault_mount_point "), "{said}");
+        }
+    }
+}

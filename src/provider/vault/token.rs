@@ -1,0 +1,187 @@
+//! The token for the next request, wherever it comes from. Knows no secret.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use reqwest::header::HeaderValue;
+use tokio::sync::Mutex;
+
+use super::VaultAuth;
+use super::client::Client;
+use super::login::{self, Lease};
+use crate::provider::backend::FetchError;
+use crate::secret::SecretValue;
+use crate::settings::files::{ReadError, read_file};
+
+/// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// A clock: what says the present moment.
+pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// Where tokens come from.
+pub(super) struct Tokens {
+    auth: VaultAuth,
+    clock: Clock,
+    // Held while a log-in or a renewal is under way, so that fetches at once log in once.
+    lease: Mutex<Option<Lease>>,
+    /// That others may read the token file was said.
+    warned: AtomicBool,
+}
+
+/// A token, and whether it was got by a log-in of just now.
+pub(super) struct Token {
+    pub(super) value: SecretValue,
+    pub(super) is_new: bool,
+}
+
+impl Token {
+    fn of(lease: &Lease, is_new: bool) -> Self {
+        Self {
+            value: lease.token.clone(),
+            is_new,
+        }
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(auth: VaultAuth, clock: Clock) -> Self {
+        Self {
+            auth,
+            clock,
+            lease: Mutex::default(),
+            warned: AtomicBool::new(false),
+        }
+    }
+
+    /// The token to ask with: read, logged in for, or renewed, if need be.
+    pub(super) async fn current(&self, client: &Client) -> Result<Token, FetchError> {
+        let value = match &self.auth {
+            VaultAuth::Token(token) => checked(token.as_str(), "vault_token (or VAULT_TOKEN)")?,
+            VaultAuth::TokenFile(path) => self.read("vault_token_file", path)?,
+            VaultAuth::LoginFile(path) => self.read("the file of vault login", path)?,
+            VaultAuth::AppRole { .. } => return self.of_log_in(client).await,
+        };
+        Ok(Token {
+            value,
+            is_new: false,
+        })
+    }
+
+    /// Another token in the place of one that was refused; `None` where there is no way to come by one.
+    pub(super) async fn another(
+        &self,
+        client: &Client,
+        refused: &Token,
+    ) -> Result<Option<Token>, FetchError> {
+        let VaultAuth::AppRole { .. } = &self.auth else {
+            return Ok(None);
+        };
+        if refused.is_new {
+            return Ok(None);
+        }
+        let mut held = self.lease.lock().await;
+        if held
+            .as_ref()
+            .is_some_and(|held| held.token == refused.value)
+        {
+            *held = None;
+        }
+        drop(held);
+        self.of_log_in(client).await.map(Some)
+    }
+
+    /// The token of a log-in: as it is, renewed, or of another log-in. While it lives it does where these fail.
+    async fn of_log_in(&self, client: &Client) -> Result<Token, FetchError> {
+        let mut held = self.lease.lock().await;
+        let now = (self.clock)();
+        if let Some(lease) = held.as_ref() {
+            if !lease.is_due(now) {
+                return Ok(Token::of(lease, false));
+            }
+            if lease.can_be_renewed(now) {
+                match login::renew(client, lease, now).await {
+                    Ok(Some(renewed)) => return Ok(Token::of(held.insert(renewed), false)),
+                    Ok(None) => {}
+                    Err(_) => return Ok(Token::of(lease, false)),
+                }
+            }
+        }
+        let VaultAuth::AppRole { role_id, secret_id } = &self.auth else {
+            return Err(FetchError::lasting("there is no AppRole to log in by"));
+        };
+        match login::log_in(client, role_id, secret_id, now).await {
+            Ok(lease) => Ok(Token::of(held.insert(lease), true)),
+            Err(failure) => match held.as_ref() {
+                Some(lease) if !lease.has_ended(now) => {
+                    tracing::warn!(
+                        "{}; the token of the last log-in still does",
+                        failure.reason
+                    );
+                    Ok(Token::of(lease, false))
+                }
+                _ => Err(failure),
+            },
+        }
+    }
+
+    /// A token from a file, which may be another one each time.
+    fn read(&self, what: &str, path: &Path) -> Result<SecretValue, FetchError> {
+        let told = path.display();
+        let wrong = |why: &str| FetchError::lasting(format!("{what}, {told}, {why}"));
+        let content = match read_file(path, MAX_TOKEN) {
+            Ok(content) => content,
+            Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
+                return Err(FetchError::lasting(format!(
+                    "there is no token for Vault; set VAULT_TOKEN, vault_token_file, or vault_role_id and \
+                     vault_secret_id, or log in (`vault login` leaves {told})"
+                )));
+            }
+            Err(ReadError::Missing) => return Err(wrong("does not exist")),
+            Err(ReadError::NotAFile(why)) => return Err(wrong(&format!("cannot be used: {why}"))),
+            Err(ReadError::TooLarge) => return Err(wrong("is over 8 KiB, which no token is")),
+            Err(ReadError::Io(error)) => return Err(wrong(&format!("cannot be read: {error}"))),
+        };
+        if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{told} holds a Vault token and can be read by others; mend it with: chmod 600 {told}"
+            );
+        }
+        let text = std::str::from_utf8(&content.bytes).map_err(|_| wrong("is not text"))?;
+        checked(text, &format!("{what}, {told},"))
+    }
+
+    /// What to do when the token is refused.
+    pub(super) fn advice(&self) -> String {
+        match &self.auth {
+            VaultAuth::Token(_) => "set a good one in VAULT_TOKEN (or vault_token)".to_owned(),
+            VaultAuth::TokenFile(path) => {
+                format!("put a good one into vault_token_file, {}", path.display())
+            }
+            VaultAuth::AppRole { .. } => {
+                "check the policies of the AppRole (vault_role_id)".to_owned()
+            }
+            VaultAuth::LoginFile(path) => {
+                let path = path.display();
+                format!("log in again (`vault login` writes {path}), or set VAULT_TOKEN")
+            }
+        }
+    }
+}
+
+/// A token without the white space around it.
+fn checked(text: &str, what: &str) -> Result<SecretValue, FetchError> {
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(FetchError::lasting(format!("{what} holds no token")));
+    }
+    // The bytes are looked at first: a header's own error would not say where the token comes from.
+    if token.bytes().any(|b| !b.is_ascii_graphic()) || HeaderValue::from_str(token).is_err() {
+        return Err(FetchError::lasting(format!(
+            "{what} holds something that is no token: white space or characters that no token has"
+        )));
+    }
+    Ok(SecretValue::new(token))
+}
