@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
 use crate::provider::backend::{BackendOptions, BackendProvider};
 use crate::provider::file::{FileOptions, StorePlace};
+use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
@@ -149,6 +150,7 @@ impl SecretsManager {
             .with_provider(Arc::new(environment))
             .with_provider(Arc::new(FileProvider::new(file_options(settings))))
             .with_provider(aws(settings)?)
+            .with_provider(vault(settings)?)
             .ttl(
                 settings.ttl.default,
                 settings.ttl.missing,
@@ -198,6 +200,16 @@ fn aws(settings: &Settings) -> Result<Arc<dyn Provider>> {
             Arc::new(BackendProvider::new(backend, backend_options(settings))?)
         }
         None => Arc::new(NotConfigured::new("aws", "aws_secret_name")),
+    })
+}
+
+fn vault(settings: &Settings) -> Result<Arc<dyn Provider>> {
+    Ok(match VaultOptions::from_settings(settings)? {
+        Some(options) => {
+            let backend = VaultBackend::new(options)?;
+            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
+        }
+        None => Arc::new(NotConfigured::new("vault", "vault_url")),
     })
 }
 

@@ -95,9 +95,7 @@ impl Held {
     pub fn of(answer: Result<Option<Provided>>) -> Self {
         match answer {
             Ok(Some(provided)) => Held::Value(provided),
-            Ok(None) => Held::Absent {
-                as_of: AsOf::now(),
-            },
+            Ok(None) => Held::Absent { as_of: AsOf::now() },
             Err(error) => Held::Failed(error),
         }
     }
