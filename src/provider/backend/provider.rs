@@ -348,7 +348,7 @@ impl Shared {
     fn finish(self: &Arc<Self>, result: Result<Fetched, FetchError>) {
         let waiting = {
             let mut inner = self.inner();
-            inner.state.finish(result, &self.rules);
+            inner.state.finish(result, &self.rules, Instant::now());
             self.has_untold.store(true, Ordering::Relaxed);
             if !inner.refreshes_ahead && inner.state.document().is_some() {
                 inner.refreshes_ahead = true;
@@ -445,3 +445,6 @@ fn jitter() -> Duration {
     }
     Duration::from_millis(u64::from(u16::from_ne_bytes(random)) % 500)
 }
+
+#[cfg(test)]
+mod tests;

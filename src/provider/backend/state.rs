@@ -221,8 +221,12 @@ impl State {
     }
 
     /// Takes in what came of the attempt.
-    pub(super) fn finish(&mut self, result: Result<Fetched, FetchError>, rules: &Rules) {
-        let now = Instant::now();
+    pub(super) fn finish(
+        &mut self,
+        result: Result<Fetched, FetchError>,
+        rules: &Rules,
+        now: Instant,
+    ) {
         let as_of = self.attempt.take().unwrap_or(now);
         let provider = rules.provider;
         match result {
@@ -345,3 +349,6 @@ impl Rules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

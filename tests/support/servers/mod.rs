@@ -2,4 +2,114 @@
 
 #![allow(dead_code)]
 
+pub mod moto;
+pub mod proxy;
+pub mod rvault;
 pub mod tls;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Made by `scripts/test-tools`, in these versions.
+const MOTO: &str = "moto-5.2.1/bin/python3";
+const RVAULT: &str = "rvault-0.2.1/bin/rvault";
+/// No server takes this long to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that serves on a port.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    /// Starts it on a free port; `command` is given the port.
+    fn start(mut command: impl FnMut(u16) -> Command) -> Self {
+        let begun = Instant::now();
+        loop {
+            let port = free_port();
+            let mut child = command(port)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            // Another program may be faster on the port: then ours ends, and is started on another one.
+            while child.try_wait().unwrap().is_none() {
+                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return Self { child, port };
+                }
+                assert!(begun.elapsed() < PATIENCE, "the server does not answer");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(begun.elapsed() < PATIENCE, "the server does not start");
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A program that `scripts/test-tools` has made.
+fn tool(path: &str) -> PathBuf {
+    let made = std::env::var_os("SIMPLETUNER_LIVE_TEST_TOOLS").map(PathBuf::from);
+    let tools = made.unwrap_or_else(|| {
+        let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+        cache.join("simpletuner-live/test-tools")
+    });
+    let tool = tools.join(path);
+    assert!(
+        tool.exists(),
+        "{} is missing: run scripts/test-tools",
+        tool.display()
+    );
+    tool
+}
+
+/// A client for the servers' own interfaces, which goes to loopback addresses only.
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .tls_certs_only([])
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap()
+}
+
+/// One request; the status and the body of its answer.
+fn request(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<String>,
+) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut request = client().request(method.parse().unwrap(), url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body.into());
+    runtime.block_on(async {
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    })
+}

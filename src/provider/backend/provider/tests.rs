@@ -1,0 +1,291 @@
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::provider::backend::{BackendDocument, Fetching};
+use crate::provider::{ChangeKind, NameChange};
+
+const NEVER: Duration = Duration::from_secs(600);
+
+/// A backend that says what a test has it say, when the test lets it.
+#[derive(Clone)]
+struct Scripted(Arc<Script>);
+
+struct Script {
+    says: Mutex<Says>,
+    calls: AtomicUsize,
+    /// One answer for each permit.
+    permits: tokio::sync::Semaphore,
+}
+
+#[derive(Clone)]
+enum Says {
+    Json(String),
+    Failure(Retry),
+    Panic,
+}
+
+impl Backend for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn source(&self) -> String {
+        "the script".to_owned()
+    }
+
+    fn fetch(&self) -> Fetching<'_> {
+        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            self.0.permits.acquire().await.unwrap().forget();
+            let says = self.0.says.lock().unwrap().clone();
+            match says {
+                Says::Json(json) => Ok(Fetched::Document {
+                    document: BackendDocument::parse(json.as_bytes()).unwrap(),
+                    changed_at: None,
+                }),
+                Says::Failure(retry) => Err(FetchError {
+                    reason: "out of order".to_owned(),
+                    retry,
+                }),
+                Says::Panic => panic!("as the test has it"),
+            }
+        })
+    }
+}
+
+impl Scripted {
+    fn new(permits: usize) -> Self {
+        let script = Script {
+            says: Mutex::new(Says::Json(r#"{"A": "1", "a/b": "odd"}"#.to_owned())),
+            calls: AtomicUsize::new(0),
+            permits: tokio::sync::Semaphore::new(permits),
+        };
+        Self(Arc::new(script))
+    }
+
+    fn provider(&self, ttl: Duration, timeout: Duration) -> Arc<BackendProvider> {
+        let options = BackendOptions {
+            ttl: Ttl {
+                default: ttl,
+                missing: ttl,
+                keys: [].into(),
+            },
+            max_stale: NEVER,
+            timeout,
+        };
+        Arc::new(BackendProvider::new(self.clone(), options).unwrap())
+    }
+
+    fn say(&self, says: Says) {
+        *self.0.says.lock().unwrap() = says;
+    }
+
+    fn say_value(&self, value: &str) {
+        self.say(Says::Json(format!(r#"{{"A": "{value}"}}"#)));
+    }
+
+    fn let_answer(&self, times: usize) {
+        self.0.permits.add_permits(times);
+    }
+
+    fn calls(&self) -> usize {
+        self.0.calls.load(Ordering::SeqCst)
+    }
+
+    fn wait_for_calls(&self, calls: usize) {
+        wait_until(|| self.calls() >= calls);
+    }
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn a() -> SecretName {
+    SecretName::new("A").unwrap()
+}
+
+fn value(provider: &BackendProvider) -> String {
+    let provided = provider.get(&a()).unwrap().unwrap();
+    provided.value.as_str().to_owned()
+}
+
+/// A question whose answer comes by the receiver.
+fn ask(provider: &BackendProvider) -> mpsc::Receiver<Held> {
+    let (tell, told) = mpsc::channel();
+    let asked = provider.ask(&a(), Box::new(move |held| drop(tell.send(held))));
+    assert!(asked.is_ok());
+    told
+}
+
+#[test]
+fn a_thousand_who_ask_at_once_cost_one_call() {
+    let backend = Scripted::new(0);
+    let provider = backend.provider(NEVER, NEVER);
+    let told: Vec<_> = (0..1000).map(|_| ask(&provider)).collect();
+    backend.wait_for_calls(1);
+    backend.let_answer(1000);
+    for told in told {
+        match told.recv().unwrap() {
+            Held::Value(provided) => assert_eq!(provided.value.as_str(), "1"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(value(&provider), "1");
+    assert_eq!(backend.calls(), 1);
+}
+
+#[test]
+fn who_asks_after_an_invalidation_waits_for_a_call_from_after_it() {
+    let backend = Scripted::new(0);
+    let provider = backend.provider(NEVER, NEVER);
+    let before = ask(&provider);
+    backend.wait_for_calls(1);
+    provider.expire();
+    let after = ask(&provider);
+    backend.let_answer(1);
+    assert!(matches!(before.recv().unwrap(), Held::Value(_)));
+    backend.wait_for_calls(2);
+    backend.say_value("2");
+    backend.let_answer(1);
+    match after.recv().unwrap() {
+        Held::Value(provided) => assert_eq!(provided.value.as_str(), "2"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn however_many_read_a_backend_that_fails_is_called_once_a_second_at_most() {
+    let backend = Scripted::new(usize::MAX >> 4);
+    backend.say(Says::Failure(Retry::No));
+    let provider = backend.provider(NEVER, NEVER);
+    let begun = Instant::now();
+    let mut reads = 0;
+    while backend.calls() < 3 {
+        let error = provider.get(&a()).unwrap_err();
+        assert_eq!(error.to_string(), "scripted provider: out of order");
+        reads += 1;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(backend.calls() as f64 <= 1.0 + seconds, "{seconds} s");
+    assert!(reads > 3);
+    // Its recovery is noticed by the next read for which it is time.
+    backend.say_value("back");
+    wait_until(|| provider.get(&a()).is_ok());
+    assert_eq!(value(&provider), "back");
+}
+
+#[test]
+fn with_nothing_to_serve_a_failed_call_is_tried_again_before_anyone_is_told() {
+    let backend = Scripted::new(1);
+    backend.say(Says::Failure(Retry::Soon));
+    let provider = backend.provider(NEVER, NEVER);
+    let told = ask(&provider);
+    backend.wait_for_calls(2);
+    backend.say_value("1");
+    backend.let_answer(1);
+    assert!(matches!(told.recv().unwrap(), Held::Value(_)));
+    // With something to serve it is not.
+    provider.expire();
+    backend.say(Says::Failure(Retry::Soon));
+    backend.let_answer(10);
+    assert_eq!(value(&provider), "1");
+    assert_eq!(backend.calls(), 3);
+}
+
+#[test]
+fn who_reads_does_not_wait_for_a_backend_that_failed_and_now_hangs() {
+    let backend = Scripted::new(1);
+    let provider = backend.provider(Duration::ZERO, NEVER);
+    assert_eq!(value(&provider), "1");
+    backend.say(Says::Failure(Retry::Soon));
+    backend.let_answer(1);
+    assert_eq!(value(&provider), "1");
+    // The next call never answers.
+    wait_until(|| {
+        assert_eq!(value(&provider), "1");
+        backend.calls() == 3
+    });
+    assert_eq!(value(&provider), "1");
+    assert!(provider.report().stale);
+}
+
+#[test]
+fn a_call_that_hangs_is_ended_and_says_by_which_setting() {
+    let backend = Scripted::new(0);
+    let provider = backend.provider(NEVER, Duration::from_millis(30));
+    let said = provider.get(&a()).unwrap_err().to_string();
+    assert!(
+        said.contains("the script gave no answer within 0.03 s (setting timeout.total)"),
+        "{said}"
+    );
+    assert!(!provider.report().available);
+}
+
+#[test]
+fn a_call_that_panics_is_a_failure_like_another() {
+    let backend = Scripted::new(10);
+    backend.say(Says::Panic);
+    let provider = backend.provider(NEVER, NEVER);
+    let said = provider.get(&a()).unwrap_err().to_string();
+    assert!(said.contains("the call ended unexpectedly"), "{said}");
+    backend.say_value("1");
+    wait_until(|| provider.get(&a()).is_ok());
+}
+
+#[test]
+fn a_key_that_is_read_is_fetched_anew_before_it_ends_and_one_that_is_not_is_not() {
+    let backend = Scripted::new(usize::MAX >> 4);
+    let provider = backend.provider(Duration::from_millis(50), NEVER);
+    assert_eq!(value(&provider), "1");
+    // Nobody reads: the document ends, and nobody is bothered.
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(backend.calls(), 1);
+    // Readers of a cache in front, who never ask themselves.
+    backend.say_value("2");
+    for calls in 2..5 {
+        wait_until(|| {
+            provider.note_read(&a());
+            backend.calls() >= calls
+        });
+    }
+    assert_eq!(value(&provider), "2");
+}
+
+#[test]
+fn changes_are_told_and_handed_out_once() {
+    let backend = Scripted::new(usize::MAX >> 4);
+    let provider = backend.provider(Duration::ZERO, NEVER);
+    let (tell, told) = mpsc::channel();
+    provider.on_change(Box::new(move || drop(tell.send(()))));
+    assert_eq!(value(&provider), "1");
+    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    backend.say_value("2");
+    assert_eq!(value(&provider), "2");
+    told.recv().unwrap();
+    let change = NameChange {
+        name: a(),
+        kind: ChangeKind::Rotated,
+    };
+    assert_eq!(provider.refresh(), Refreshed::Names(vec![change]));
+    assert_eq!(provider.refresh(), Refreshed::Nothing);
+}
+
+#[test]
+fn a_key_that_is_no_name_is_found_by_the_library() {
+    let backend = Scripted::new(1);
+    let provider = backend.provider(NEVER, NEVER);
+    let odd = provider.get_by_key("a/b").unwrap().unwrap();
+    assert_eq!(odd.as_str(), "odd");
+    assert!(provider.get_by_key("..").unwrap().is_none());
+    let report = provider.report();
+    assert_eq!(
+        (report.skipped_keys, report.keys),
+        (1, vec!["A".to_owned()])
+    );
+    assert_eq!(backend.calls(), 1);
+}

@@ -1,0 +1,256 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A state whose time is told to it.
+struct Timed {
+    state: State,
+    rules: Rules,
+    now: Instant,
+}
+
+/// What a reader is given, in words.
+#[derive(Debug, PartialEq)]
+enum Given {
+    Fresh(String),
+    Stale(String),
+    Absent,
+    Failed(String),
+    Wait,
+}
+use Given::{Absent, Failed, Fresh, Stale, Wait};
+
+fn fresh(text: &str) -> Given {
+    Fresh(text.to_owned())
+}
+
+fn stale(text: &str) -> Given {
+    Stale(text.to_owned())
+}
+
+fn name(text: &str) -> SecretName {
+    SecretName::new(text).unwrap()
+}
+
+fn document(json: &str) -> Result<Fetched, FetchError> {
+    Ok(Fetched::Document {
+        document: BackendDocument::parse(json.as_bytes()).unwrap(),
+        changed_at: None,
+    })
+}
+
+fn failure() -> Result<Fetched, FetchError> {
+    Err(FetchError::passing("out of order"))
+}
+
+fn given(held: Held) -> Given {
+    match held {
+        Held::Value(Provided { value, as_of, .. }) if as_of.is_stale => stale(value.as_str()),
+        Held::Value(Provided { value, .. }) => fresh(value.as_str()),
+        Held::Absent { .. } => Absent,
+        Held::Failed(error) => Failed(error.to_string()),
+        Held::Unknown => Wait,
+    }
+}
+
+impl Timed {
+    fn new() -> Self {
+        Self {
+            state: State::default(),
+            rules: Rules {
+                provider: "test",
+                ttl: Ttl {
+                    default: 300 * SECOND,
+                    missing: 10 * SECOND,
+                    keys: [(name("SHORT"), 60 * SECOND)].into(),
+                },
+                max_stale: 3600 * SECOND,
+            },
+            now: Instant::now(),
+        }
+    }
+
+    fn after(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+
+    fn attempt(&mut self, result: Result<Fetched, FetchError>) -> &mut Self {
+        self.state.begin(self.now);
+        self.state.finish(result, &self.rules, self.now);
+        self
+    }
+
+    fn held(&self, key: &str) -> Given {
+        given(self.state.held(&name(key), &self.rules, self.now))
+    }
+
+    fn last_known(&self, key: &str) -> Given {
+        given(self.state.last_known(&name(key), &self.rules, self.now))
+    }
+
+    fn answer(&self, key: &str) -> Given {
+        given(self.state.answer(&name(key), &self.rules, self.now))
+    }
+}
+
+#[test]
+fn values_and_their_lack_are_good_for_their_time() {
+    let mut timed = Timed::new();
+    assert_eq!(timed.held("A"), Wait);
+    timed.attempt(document(r#"{"A": "1", "SHORT": "2"}"#));
+    assert_eq!(timed.held("A"), fresh("1"));
+    assert_eq!(timed.held("B"), Absent);
+    timed.after(10 * SECOND);
+    assert_eq!(timed.held("B"), Wait);
+    assert_eq!(timed.held("SHORT"), fresh("2"));
+    timed.after(50 * SECOND);
+    assert_eq!(timed.held("SHORT"), Wait);
+    timed.after(239 * SECOND);
+    assert_eq!(timed.held("A"), fresh("1"));
+    timed.after(SECOND);
+    assert_eq!(timed.held("A"), Wait);
+    // What shows names and sizes does not wait for it.
+    assert_eq!(timed.last_known("A"), stale("1"));
+    assert_eq!(timed.last_known("B"), Wait);
+}
+
+#[test]
+fn an_older_document_is_served_for_as_long_as_max_stale_and_then_the_failure() {
+    let mut timed = Timed::new();
+    timed.attempt(document(r#"{"A": "1"}"#));
+    timed.after(300 * SECOND).attempt(failure());
+    assert_eq!(timed.held("A"), stale("1"));
+    assert_eq!(timed.held("B"), Absent);
+    timed.after(3299 * SECOND).attempt(failure());
+    assert_eq!(timed.held("A"), stale("1"));
+    timed.after(2 * SECOND).attempt(failure());
+    let failed = Failed("test provider: out of order".to_owned());
+    assert_eq!(timed.held("A"), failed);
+    // A key that might be there is never said to be missing.
+    assert_eq!(timed.held("B"), failed);
+    assert_eq!(timed.after(SECOND).held("A"), Wait);
+    timed.attempt(document(r#"{"A": "2"}"#));
+    assert_eq!(timed.held("A"), fresh("2"));
+}
+
+#[test]
+fn who_asks_between_attempts_is_answered_at_once() {
+    let mut timed = Timed::new();
+    timed.attempt(failure());
+    assert!(matches!(timed.held("A"), Failed(_)));
+    assert!(matches!(timed.after(SECOND / 2).held("A"), Failed(_)));
+    assert_eq!(timed.after(SECOND / 2).held("A"), Wait);
+    // One that failed before is waited for only as long as one in good health would take.
+    timed.state.begin(timed.now);
+    assert_eq!(timed.held("A"), Wait);
+    assert!(matches!(timed.after(PATIENCE).held("A"), Failed(_)));
+    timed.state.finish(failure(), &timed.rules, timed.now);
+    let wait = Retry::After(30 * SECOND);
+    let busy = |retry| {
+        Err(FetchError {
+            reason: "busy".to_owned(),
+            retry,
+        })
+    };
+    timed.after(SECOND).attempt(busy(wait));
+    assert!(matches!(timed.after(29 * SECOND).held("A"), Failed(_)));
+    assert_eq!(timed.after(SECOND).held("A"), Wait);
+    // A day is not waited for.
+    timed.attempt(busy(Retry::After(86_400 * SECOND)));
+    assert_eq!(timed.after(LONGEST_BACKOFF).held("A"), Wait);
+}
+
+#[test]
+fn what_was_invalidated_is_served_only_when_nothing_newer_can_be_had() {
+    let mut timed = Timed::new();
+    timed.attempt(document(r#"{"A": "1"}"#));
+    timed.now += SECOND;
+    timed.state.begin(timed.now);
+    timed.now += SECOND;
+    timed.state.expire(timed.now);
+    assert_eq!(timed.held("A"), Wait);
+    // The attempt under way began before.
+    assert!(!timed.state.attempt_counts());
+    timed
+        .state
+        .finish(document(r#"{"A": "2"}"#), &timed.rules, timed.now);
+    assert_eq!(timed.held("A"), Wait);
+    timed.after(SECOND).attempt(failure());
+    assert_eq!(timed.held("A"), stale("2"));
+    timed.after(SECOND).attempt(document(r#"{"A": "3"}"#));
+    assert_eq!(timed.held("A"), fresh("3"));
+}
+
+#[test]
+fn a_document_that_is_missing_is_no_failure_and_its_reason_is_kept() {
+    let mut timed = Timed::new();
+    timed.attempt(document(r#"{"A": "1"}"#));
+    timed.state.take_untold();
+    timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
+    assert_eq!(timed.held("A"), Absent);
+    assert!(!timed.state.is_failing());
+    let told = timed.state.take_untold().unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].kind, ChangeKind::Deleted);
+    let (reason, _) = timed.state.last_error.as_ref().unwrap();
+    assert_eq!(reason, "nothing there");
+    timed.attempt(document(r#"{"A": "1"}"#));
+    assert!(timed.state.last_error.is_none());
+}
+
+#[test]
+fn the_first_failure_the_end_of_it_and_every_change_are_told_once() {
+    let mut timed = Timed::new();
+    let told = |timed: &mut Timed, result| {
+        timed.attempt(result);
+        let told = timed.state.take_untold();
+        told.map(|changes| {
+            let words = changes
+                .iter()
+                .map(|change| format!("{} {}", change.kind.event(), change.name));
+            words.collect::<Vec<_>>()
+        })
+    };
+    // What is there at first has not changed.
+    assert_eq!(told(&mut timed, document(r#"{"A": "1", "B": "1"}"#)), None);
+    assert_eq!(told(&mut timed, failure()), Some(vec![]));
+    assert_eq!(told(&mut timed, failure()), None);
+    let changed = ["rotated B", "set C", "deleted A"].map(String::from);
+    assert_eq!(
+        told(&mut timed, document(r#"{"B": "2", "C": "1"}"#)),
+        Some(changed.to_vec())
+    );
+    assert_eq!(told(&mut timed, document(r#"{"B": "2", "C": "1"}"#)), None);
+}
+
+#[test]
+fn a_document_that_is_read_is_fetched_before_it_ends_and_ever_more_rarely_while_that_fails() {
+    let mut timed = Timed::new();
+    let ttl = 60 * SECOND;
+    assert_eq!(timed.state.refresh_at(ttl), None);
+    let fetched = timed.now;
+    timed.attempt(document(r#"{"SHORT": "1"}"#));
+    assert_eq!(timed.state.refresh_at(ttl), Some(fetched + 48 * SECOND));
+    timed.after(48 * SECOND);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        timed.attempt(failure());
+        let next = timed.state.refresh_at(ttl).unwrap();
+        pauses.push((next - timed.now).as_secs());
+        timed.now = next;
+    }
+    assert_eq!(pauses, [2, 3, 5, 9, 17, 17, 17, 17]);
+    timed.state.begin(timed.now);
+    assert_eq!(timed.state.refresh_at(ttl), None);
+}
+
+#[test]
+fn an_answer_is_given_whatever_came_of_the_attempt() {
+    let mut timed = Timed::new();
+    timed.attempt(document(r#"{"A": "1"}"#));
+    assert_eq!(timed.answer("A"), fresh("1"));
+    assert_eq!(timed.answer("B"), Absent);
+    timed.after(3600 * SECOND).attempt(failure());
+    assert!(matches!(timed.answer("A"), Failed(_)));
+}
