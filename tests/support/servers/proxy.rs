@@ -29,6 +29,8 @@ pub enum Fault {
     Refuse,
     /// Takes it, and never answers.
     Hang,
+    /// Passes it on when this is set no more.
+    Hold,
     /// Passes on half of the answer's body.
     Cut,
     /// Answers with this status.
@@ -88,7 +90,7 @@ impl Proxy {
         format!("https://{name}:{}", self.address.port())
     }
 
-    /// From now on this is done with requests. Those that hang go on hanging.
+    /// From now on this is done with requests. Those that hang go on hanging; those that are held are passed on.
     pub fn set(&self, fault: Fault) {
         let refuses = fault == Fault::Refuse;
         self.shared.fault.send_replace(fault);
@@ -178,6 +180,11 @@ impl Shared {
         let nothing = || Answer::Whole(Full::default());
         match fault {
             Fault::Hang => std::future::pending().await,
+            Fault::Hold => {
+                let mut fault = self.fault.subscribe();
+                let _ = fault.wait_for(|fault| *fault != Fault::Hold).await;
+                self.pass_on(request, false).await
+            }
             Fault::Status(status) => Ok(plain(status).body(nothing()).unwrap()),
             Fault::TooMany(seconds) => Ok(plain(429)
                 .header("retry-after", seconds)

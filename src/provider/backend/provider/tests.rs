@@ -261,7 +261,9 @@ fn changes_are_told_and_handed_out_once() {
     let backend = Scripted::new(usize::MAX >> 4);
     let provider = backend.provider(Duration::ZERO, NEVER);
     let (tell, told) = mpsc::channel();
-    provider.on_change(Box::new(move || drop(tell.send(()))));
+    provider.on_change(Box::new(move || {
+        let _ = tell.send(());
+    }));
     assert_eq!(value(&provider), "1");
     assert_eq!(provider.refresh(), Refreshed::Nothing);
     backend.say_value("2");

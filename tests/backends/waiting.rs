@@ -1,0 +1,192 @@
+//! Who waits for a backend, who does not, and how waiting ends.
+
+use std::os::unix::process::ExitStatusExt;
+
+use super::*;
+use crate::servers::proxy::Fault;
+
+/// Those of the shell's children that wait in the mount.
+fn waiting_children(shell: &Child) -> Vec<u32> {
+    let children = format!("/proc/{0}/task/{0}/children", shell.id());
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    let waits = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/wchan"))
+            .is_ok_and(|place| place.contains("request_wait"))
+    };
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    children.filter(waits).collect()
+}
+
+/// A shell with so many readers of a key, all of which wait.
+fn readers(live: &Live, count: usize, key: &str) -> Child {
+    let script = format!("for i in {{1..{count}}}; do cat secrets/{key} & done; wait");
+    let shell = spawn(live, &script);
+    wait_until("all of them wait", || {
+        waiting_children(&shell).len() == count
+    });
+    shell
+}
+
+fn threads(live: &Live) -> usize {
+    let tasks = format!("/proc/{}/task", live.daemon_pid());
+    std::fs::read_dir(tasks).unwrap().count()
+}
+
+#[test]
+fn a_thousand_cold_readers_cost_one_call() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hold);
+    let before = threads(&live);
+    let shell = readers(&live, 1000, "IN_AWS");
+    assert!(threads(&live) < before + 10);
+    assert_eq!(world.aws.requests(), 1);
+    world.aws.set(Fault::None);
+    let output = ended(shell);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.stdout, b"a".repeat(1000));
+    assert_eq!(world.aws.requests(), 1);
+}
+
+#[test]
+fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hold);
+    world.vault.set(Fault::Hang);
+    let reader = readers(&live, 1, "IN_AWS");
+    assert_eq!(done(&live, "ls secrets"), "IN_ALL\nIN_FILE\n");
+    assert_eq!(done(&live, "ls -l secrets | wc -l"), "3\n");
+    assert_eq!(done(&live, "cat secrets/IN_FILE"), "f");
+    done(
+        &live,
+        "echo new > secrets/NEW; [ \"$(<secrets/NEW)\" = new ]",
+    );
+    // `mv` asks first what is at the new name, which waits for who might have it; the call itself does not.
+    done(
+        &live,
+        "python3 -c 'import os; os.rename(\"secrets/NEW\", \"secrets/NEWER\")'",
+    );
+    done(
+        &live,
+        "mv -T secrets/NEWER secrets/IN_FILE; [ \"$(<secrets/IN_FILE)\" = new ]",
+    );
+    // The very key that is waited for.
+    done(
+        &live,
+        "echo mine > secrets/IN_BOTH; [ \"$(<secrets/IN_BOTH)\" = mine ]",
+    );
+    done(&live, "rm secrets/IN_BOTH secrets/IN_FILE");
+    for control in [
+        "status",
+        "events",
+        "cache/stats",
+        "providers/aws",
+        "hardware/all.json",
+    ] {
+        assert!(!done(&live, &format!("cat {control}")).is_empty());
+    }
+    done(
+        &live,
+        "echo provider: > cache/invalidate; cat cache/invalidate",
+    );
+    assert_eq!(waiting_children(&reader).len(), 1);
+    world.aws.set(Fault::None);
+    assert_eq!(ended(reader).stdout, b"a");
+    assert_eq!(world.aws.requests(), 1);
+}
+
+#[test]
+fn a_backend_that_is_slow_holds_up_nobody_who_reads_what_is_held() {
+    let world = World::new();
+    let live = world.mount("");
+    assert_eq!(done(&live, "cat secrets/IN_AWS secrets/IN_VAULT"), "av");
+    world.aws.set(Fault::Hold);
+    done(&live, "echo secret:IN_BOTH > cache/invalidate");
+    let reader = readers(&live, 1, "IN_BOTH");
+    let held = "cat secrets/IN_AWS secrets/IN_VAULT secrets/IN_FILE";
+    assert_eq!(done(&live, held), "avf");
+    assert_eq!(done(&live, "ls secrets | wc -l"), "5\n");
+    assert_eq!(done(&live, "stat -c %s secrets/IN_BOTH"), "1\n");
+    world.aws.set(Fault::None);
+    assert_eq!(ended(reader).stdout, b"a");
+}
+
+#[test]
+fn signals_end_hundreds_of_waiting_readers() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hang);
+    for (signal, number) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
+        // A shell that waits does not let its children have a terminal's interrupt.
+        let mut shell = spawn(
+            &live,
+            "exec python3 -c '
+import signal, subprocess
+ended = [subprocess.Popen([\"cat\", \"secrets/IN_AWS\"]) for _ in range(200)]
+print([-one.wait() for one in ended])'",
+        );
+        let waiting = || waiting_children(&shell);
+        wait_until("all of them wait", || waiting().len() == 200);
+        let waiting: Vec<String> = waiting().iter().map(u32::to_string).collect();
+        let mut kill = std::process::Command::new("kill");
+        assert!(
+            kill.args(["-s", signal])
+                .args(waiting)
+                .status()
+                .unwrap()
+                .success()
+        );
+        wait_until("all have ended", || shell.try_wait().unwrap().is_some());
+        let output = shell.wait_with_output().unwrap();
+        let wanted = format!("{:?}\n", vec![number; 200]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), wanted);
+    }
+    // One by one, as from a keyboard.
+    let reader = spawn(&live, "exec cat secrets/IN_AWS");
+    wait_until("it waits", || {
+        std::fs::read_to_string(format!("/proc/{}/wchan", reader.id()))
+            .is_ok_and(|place| place.contains("request_wait"))
+    });
+    let group = format!("-{}", reader.id());
+    let mut kill = std::process::Command::new("kill");
+    assert!(
+        kill.args(["-s", "INT", "--", &group])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(ended(reader).status.signal(), Some(2));
+    assert_eq!(world.aws.requests(), 1);
+}
+
+#[test]
+fn a_call_that_hangs_ends_by_its_timeout_with_an_error() {
+    let world = World::new();
+    let live = world.mount("timeout: {total: 1}\n");
+    world.aws.set(Fault::Hang);
+    let said = refused(&live, "cat secrets/IN_AWS");
+    assert!(said.contains("Input/output error"), "{said}");
+    let said = live.json("providers/aws")["last_error"].to_string();
+    assert!(
+        said.contains("within 1 s (setting timeout.total)"),
+        "{said}"
+    );
+    // Others go on as if nothing were.
+    assert_eq!(done(&live, "cat secrets/IN_VAULT secrets/IN_FILE"), "vf");
+    world.aws.set(Fault::None);
+    wait_until("AWS answers again", || {
+        ended(spawn(&live, "cat secrets/IN_AWS")).stdout == b"a"
+    });
+}
+
+#[test]
+fn unmounting_does_not_wait_for_a_backend() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hang);
+    let reader = readers(&live, 3, "IN_AWS");
+    // What waits is let go with an error by the end of the daemon.
+    drop(live.stop());
+    assert_eq!(ended(reader).stdout, b"");
+}
