@@ -151,7 +151,7 @@ impl AwsBackend {
                     "{secret} does not exist; create it, or mend aws_secret_name or aws_region ({said})"
                 )));
             }
-            "InvalidRequestException" if said.contains("deletion") => {
+            "InvalidRequestException" if said.contains("delet") => {
                 return Ok(Fetched::Missing(format!(
                     "{secret} is marked for deletion; restore it, or change aws_secret_name ({said})"
                 )));
@@ -174,6 +174,13 @@ impl AwsBackend {
             | "MissingAuthenticationToken" => {
                 return Err(FetchError::lasting(format!(
                     "AWS does not accept the credentials; renew them, or set AWS_PROFILE or AWS_ACCESS_KEY_ID ({said})"
+                )));
+            }
+            // Something before AWS may say so in its own way.
+            _ if status == 403 => {
+                return Err(FetchError::lasting(format!(
+                    "{secret}: access is denied (403); check the credentials, and allow \
+                     secretsmanager:GetSecretValue on it to who calls ({said})"
                 )));
             }
             _ => {}

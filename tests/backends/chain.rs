@@ -143,7 +143,7 @@ fn an_outage_is_bridged_by_the_last_documents_and_its_end_is_noticed() {
 #[test]
 fn a_key_that_might_be_there_is_never_said_to_be_missing() {
     let world = World::new();
-    world.aws.set(Fault::Status(500));
+    world.aws.set(Fault::Status(500, ""));
     let live = world.mount("timeout: {total: 1}\n");
     // What is behind a provider that failed is served, and not kept.
     assert_eq!(done(&live, "cat secrets/IN_BOTH"), "v");
@@ -316,7 +316,7 @@ fn no_token_no_key_and_no_value_is_told_anywhere() {
     let faults = [
         Fault::None,
         Fault::Cut,
-        Fault::Status(500),
+        Fault::Status(500, ""),
         Fault::TooMany(1),
         Fault::Refuse,
         Fault::None,

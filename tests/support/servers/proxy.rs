@@ -33,8 +33,8 @@ pub enum Fault {
     Hold,
     /// Passes on half of the answer's body.
     Cut,
-    /// Answers with this status.
-    Status(u16),
+    /// Answers with this status and body.
+    Status(u16, &'static str),
     /// Answers 429, to be asked again after so many seconds.
     TooMany(u64),
     /// Passes it on after this time.
@@ -177,7 +177,8 @@ impl Shared {
                 .status(status)
                 .header("content-type", "text/plain")
         };
-        let nothing = || Answer::Whole(Full::default());
+        let whole =
+            |body: &'static str| Answer::Whole(Full::new(Bytes::from_static(body.as_bytes())));
         match fault {
             Fault::Hang => std::future::pending().await,
             Fault::Hold => {
@@ -185,10 +186,10 @@ impl Shared {
                 let _ = fault.wait_for(|fault| *fault != Fault::Hold).await;
                 self.pass_on(request, false).await
             }
-            Fault::Status(status) => Ok(plain(status).body(nothing()).unwrap()),
+            Fault::Status(status, body) => Ok(plain(status).body(whole(body)).unwrap()),
             Fault::TooMany(seconds) => Ok(plain(429)
                 .header("retry-after", seconds)
-                .body(nothing())
+                .body(whole(""))
                 .unwrap()),
             Fault::Slow(pause) => {
                 tokio::time::sleep(pause).await;
@@ -225,7 +226,10 @@ impl Shared {
             false => passed.body(Answer::Whole(Full::new(body))).unwrap(),
             true => passed
                 .header("content-length", body.len())
-                .body(Answer::Half(Some(body.slice(..body.len() / 2))))
+                .body(Answer::Half {
+                    first: Some(body.slice(..body.len() / 2)),
+                    pause: Box::pin(tokio::time::sleep(Duration::from_millis(20))),
+                })
                 .unwrap(),
         })
     }
@@ -243,7 +247,11 @@ async fn bind_again(address: SocketAddr) -> TcpListener {
 enum Answer {
     Whole(Full<Bytes>),
     /// What comes before the connection breaks.
-    Half(Option<Bytes>),
+    Half {
+        first: Option<Bytes>,
+        /// Until the first half is on its way.
+        pause: Pin<Box<tokio::time::Sleep>>,
+    },
 }
 
 impl Body for Answer {
@@ -256,10 +264,13 @@ impl Body for Answer {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Answer::Whole(body) => Pin::new(body).poll_frame(context).map_err(|e| match e {}),
-            Answer::Half(half) => Poll::Ready(Some(match half.take() {
-                Some(half) => Ok(Frame::data(half)),
-                None => Err(io::ErrorKind::ConnectionAborted.into()),
-            })),
+            Answer::Half { first, pause } => match first.take() {
+                Some(half) => Poll::Ready(Some(Ok(Frame::data(half)))),
+                None => pause
+                    .as_mut()
+                    .poll(context)
+                    .map(|()| Some(Err(io::ErrorKind::ConnectionAborted.into()))),
+            },
         }
     }
 
@@ -270,7 +281,7 @@ impl Body for Answer {
     fn size_hint(&self) -> hyper::body::SizeHint {
         match self {
             Answer::Whole(body) => body.size_hint(),
-            Answer::Half(_) => hyper::body::SizeHint::default(),
+            Answer::Half { .. } => hyper::body::SizeHint::default(),
         }
     }
 }
