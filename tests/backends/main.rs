@@ -6,6 +6,7 @@ mod chain;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
+mod vault;
 mod waiting;
 
 use std::process::{Child, Output};

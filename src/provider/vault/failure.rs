@@ -24,7 +24,10 @@ pub(super) fn no_answer(address: &Address, error: &reqwest::Error) -> FetchError
         return FetchError::passing(match error.is_timeout() {
             true => format!("Vault at {address} took too long to answer"),
             false => {
-                format!("the connection to Vault at {address} broke before the answer was whole")
+                let tls = perhaps_tls(address);
+                format!(
+                    "the connection to Vault at {address} broke before the answer was whole{tls}"
+                )
             }
         });
     }
@@ -86,7 +89,8 @@ fn wrong_tls(address: &Address, error: &rustls::Error) -> String {
 
 fn wrong_certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => {
+        // The latter where an authority of the same name is trusted.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "nobody who is trusted has issued it; set VAULT_CACERT to the PEM file of its issuer"
                 .to_owned()
         }
@@ -196,14 +200,19 @@ pub(super) fn unexpected(address: &Address, answer: &Answer) -> FetchError {
 /// Something else answers at the address.
 pub(super) fn not_vault(address: &Address, answer: &Answer) -> FetchError {
     let status = answer.status.as_u16();
-    let tls = match address.is_https {
-        true => "",
-        false => " (or must it begin with https://?)",
-    };
+    let tls = perhaps_tls(address);
     FetchError::lasting(format!(
         "what answers at {address} ({status}) does not seem to be Vault: its answer is not JSON as Vault's is; \
-         is vault_url (or VAULT_ADDR) right{tls}?"
+         is vault_url (or VAULT_ADDR) right?{tls}"
     ))
+}
+
+/// What may be wrong where what answers an address without TLS does not speak HTTP.
+fn perhaps_tls(address: &Address) -> &'static str {
+    match address.is_https {
+        true => "",
+        false => " (If it speaks TLS, vault_url must begin with https://)",
+    }
 }
 
 /// `{"errors": [...]}`, the body of whatever is refused.

@@ -6,6 +6,7 @@ pub mod moto;
 pub mod proxy;
 pub mod rvault;
 pub mod tls;
+pub mod vault;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

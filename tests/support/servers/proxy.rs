@@ -35,6 +35,8 @@ pub enum Fault {
     Cut,
     /// Answers with this status and body.
     Status(u16, &'static str),
+    /// Sends who asks to this address.
+    Redirect(String),
     /// Answers 429, to be asked again after so many seconds.
     TooMany(u64),
     /// Passes it on after this time.
@@ -187,6 +189,7 @@ impl Shared {
                 self.pass_on(request, false).await
             }
             Fault::Status(status, body) => Ok(plain(status).body(whole(body)).unwrap()),
+            Fault::Redirect(to) => Ok(plain(307).header("location", to).body(whole("")).unwrap()),
             Fault::TooMany(seconds) => Ok(plain(429)
                 .header("retry-after", seconds)
                 .body(whole(""))
