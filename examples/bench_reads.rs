@@ -8,11 +8,15 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use simpletuner_live::cache::{CacheOptions, TtlCache};
+use simpletuner_live::provider::aws::{AwsBackend, AwsOptions};
+use simpletuner_live::provider::backend::Backend;
 use simpletuner_live::secret::SecretValue;
 
 const USAGE: &str = "usage:
   bench_reads reads ROUNDS READS NAME=FILE...   p50 and p99 of open+read+close in microseconds (medians of the rounds)
   bench_reads command TIMES COMMAND...          median run time in milliseconds; its output is thrown away
+  bench_reads cold TIMES CLEAR FILE SECRET      p50 in milliseconds of reading the file after a write to CLEAR, and of
+                                                the same call to AWS by the same client without the mount
   bench_reads cache GETS                        TtlCache::get, millions a second on one thread (median of 5)";
 
 fn main() -> ExitCode {
@@ -20,6 +24,7 @@ fn main() -> ExitCode {
     let done = match args.first().map(String::as_str) {
         Some("reads") => reads(&args[1..]),
         Some("command") => command(&args[1..]),
+        Some("cold") => cold(&args[1..]),
         Some("cache") => cache(&args[1..]),
         _ => Err(USAGE.into()),
     };
@@ -99,6 +104,41 @@ fn command(args: &[String]) -> Done {
         }
     }
     println!("{:.2}", median(&mut taken));
+    Ok(())
+}
+
+/// The two take turns, so that whatever disturbs the machine or the server disturbs them alike.
+fn cold(args: &[String]) -> Done {
+    let [times, clear, file, secret] = args else {
+        return Err(USAGE.into());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let backend = AwsBackend::new(AwsOptions {
+        secret_name: secret.clone(),
+        region: None,
+        connect_timeout: Duration::from_secs(3),
+    });
+    let (mut mounted, mut direct) = (Vec::new(), Vec::new());
+    // The first calls make the clients.
+    for time in 0..=times.parse::<usize>()?.max(1) {
+        std::fs::write(clear, "")?;
+        let start = Instant::now();
+        std::fs::read(file)?;
+        let read = start.elapsed().as_secs_f64() * 1e3;
+        let start = Instant::now();
+        runtime
+            .block_on(backend.fetch())
+            .map_err(|error| error.reason)?;
+        let called = start.elapsed().as_secs_f64() * 1e3;
+        if time > 0 {
+            mounted.push(read);
+            direct.push(called);
+        }
+    }
+    println!("mount {:.2}", median(&mut mounted));
+    println!("direct {:.2}", median(&mut direct));
     Ok(())
 }
 

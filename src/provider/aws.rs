@@ -148,12 +148,12 @@ impl AwsBackend {
         match code {
             "ResourceNotFoundException" => {
                 return Ok(Fetched::Missing(format!(
-                    "{secret} does not exist; create it, or mend aws_secret_name or aws_region ({said})"
+                    "{secret} does not exist; create it, or mend its name or aws_region ({said})"
                 )));
             }
             "InvalidRequestException" if said.contains("delet") => {
                 return Ok(Fetched::Missing(format!(
-                    "{secret} is marked for deletion; restore it, or change aws_secret_name ({said})"
+                    "{secret} is marked for deletion; restore it, or name another ({said})"
                 )));
             }
             "AccessDeniedException" => {
@@ -233,7 +233,10 @@ impl AwsBackend {
     }
 
     fn secret(&self) -> String {
-        format!("the AWS secret {}", self.options.secret_name)
+        format!(
+            "the AWS secret {} (aws_secret_name)",
+            self.options.secret_name
+        )
     }
 }
 

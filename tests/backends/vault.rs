@@ -1,18 +1,23 @@
 //! Vault by the library: which calls are made, what is made of each answer, and what is said when it fails.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use simpletuner_live::error::Error;
-use simpletuner_live::provider::backend::{Backend, BackendDocument, FetchError, Fetched, Retry};
+use simpletuner_live::manager::SecretsManager;
+use simpletuner_live::provider::backend::{
+    Backend, BackendDocument, BackendOptions, BackendProvider, FetchError, Fetched, Retry,
+};
 use simpletuner_live::provider::vault::{VaultAuth, VaultBackend, VaultOptions, VaultTls};
 use simpletuner_live::secret::{SecretName, SecretValue};
+use simpletuner_live::settings::Ttl;
 
 use super::*;
 use crate::servers::proxy::Fault;
 use crate::servers::tls::Authority;
 use crate::servers::vault::{AppRole, ROLE_ID, SECRET_ID, VaultServer};
+use crate::support::home::{BINARY, Home, ran};
 
 const V2: &str = "secret/data/simpletuner";
 const V1: &str = "secret/simpletuner";
@@ -750,4 +755,83 @@ fn a_certificate_is_checked_and_a_wrong_one_tells_which_and_what_to_do() {
     failed(&vault);
     proxy.speak_tls(authority.server(&["localhost"]));
     assert_eq!(value(&vault), "v");
+}
+
+#[test]
+fn variables_settings_and_the_file_of_a_log_in_lead_to_vault() {
+    let server = VaultServer::start();
+    server.put_v2("team", "team/kv", "a/b", &key("v"));
+    server.put_v2("", "secret", "simpletuner", &key("by AppRole"));
+    let token = server.token("team", &["team/kv/data/a/b"]);
+    let authority = Authority::new();
+    let proxy = Proxy::before(&server.url());
+    proxy.speak_tls(authority.server(&["localhost"]));
+    let url = proxy.https_url("localhost");
+    let home = Home::new();
+    home.write("ca.pem", &authority.pem());
+    home.write(".vault-token", &token);
+    home.write("token", &token);
+    home.write(".simpletuner/live.yaml", "vault_mount_point: team/kv\n");
+    let get = |variables: &[(&str, &str)]| {
+        let mut command = home.command(BINARY);
+        command
+            .env("VAULT_ADDR", &url)
+            .env("VAULT_NAMESPACE", "team");
+        command.env("SIMPLETUNER_VAULT_PATH", "a/b");
+        ran(command.envs(variables.iter().copied()).args(["get", "KEY"]))
+    };
+    let ca = ("VAULT_CACERT", "ca.pem");
+    assert_eq!(get(&[ca]).done(), "v");
+    assert_eq!(get(&[("VAULT_CAPATH", "/nowhere"), ca]).done(), "v");
+    assert_eq!(get(&[("VAULT_SKIP_VERIFY", "true")]).done(), "v");
+    assert_eq!(get(&[ca, ("VAULT_TOKEN", &token)]).done(), "v");
+    home.write(".vault-token", "hvs.hunter2-wrong");
+    let said = get(&[ca]).failed();
+    assert!(said.contains("log in again"), "{said}");
+    assert_eq!(get(&[ca, ("VAULT_TOKEN_FILE", "token")]).done(), "v");
+    let said = get(&[ca, ("VAULT_TOKEN", "hvs.hunter2-wrong")]).failed();
+    assert!(said.contains("set a good one in VAULT_TOKEN"), "{said}");
+    let said = get(&[("VAULT_CACERT", "nowhere.pem")]).failed();
+    assert!(said.contains("VAULT_CACERT"), "{said}");
+    let said = get(&[ca, ("VAULT_ADDR", "vault.example.com:8200")]);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("vault_url (or VAULT_ADDR)"),
+        "{}",
+        said.err
+    );
+
+    server.let_in(approle(HOUR, HOUR, true));
+    home.write(
+        ".simpletuner/live.yaml",
+        &format!(
+            "vault_url: {}\nvault_role_id: {ROLE_ID}\nvault_secret_id: {SECRET_ID}\n",
+            server.url()
+        ),
+    );
+    assert_eq!(home.run(&["get", "KEY"]).done(), "by AppRole");
+}
+
+#[test]
+fn a_key_that_is_no_file_name_is_reached_by_the_library() {
+    let server = VaultServer::start();
+    server.put_v2(
+        "",
+        "secret",
+        "simpletuner",
+        &json!({"a/b": "odd", "KEY": "v"}),
+    );
+    let backend = reader(&server, &[V2]);
+    let options = BackendOptions {
+        ttl: Ttl::default(),
+        max_stale: HOUR,
+        timeout: Duration::from_secs(10),
+    };
+    let provider = Arc::new(BackendProvider::new(backend, options).unwrap());
+    let manager = SecretsManager::builder().with_provider(provider).build();
+    assert_eq!(manager.get("a/b").unwrap().as_str(), "odd");
+    assert_eq!(manager.get("KEY").unwrap().as_str(), "v");
+    assert!(matches!(manager.get("a/c"), Err(Error::InvalidName { .. })));
+    assert_eq!(manager.reports()[0].skipped_keys, 1);
+    assert_eq!(server.take_calls().len(), 1);
 }

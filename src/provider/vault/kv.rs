@@ -178,7 +178,7 @@ fn parse_document(
 ) -> Result<BackendDocument, FetchError> {
     BackendDocument::parse(data.get().as_bytes()).map_err(|why| {
         FetchError::lasting(format!(
-            "{place} in Vault at {} cannot be used: {why}",
+            "{place} (vault_path) in Vault at {} cannot be used: {why}; store names and texts in it",
             client.address()
         ))
     })
