@@ -11,6 +11,7 @@ pub mod vault;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Made by `scripts/test-tools`, in these versions.
@@ -39,7 +40,9 @@ impl Server {
                 .unwrap();
             // Another program may be faster on the port: then ours ends, and is started on another one.
             while child.try_wait().unwrap().is_none() {
-                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                let url = format!("http://127.0.0.1:{port}/");
+                // Any answer will do; while it starts it may take a connection and drop it.
+                if try_request("GET", &url, &[], "").is_ok() {
                     return Self { child, port };
                 }
                 assert!(begun.elapsed() < PATIENCE, "the server does not answer");
@@ -61,9 +64,19 @@ impl Drop for Server {
     }
 }
 
+/// A port that nobody listens on, none of this process is given twice, and no connection is given by the kernel (those
+/// are from 32768 on): until the server has it, nobody else takes it.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id()
+            .wrapping_mul(101)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + (next % 12_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A program that `scripts/test-tools` has made.
@@ -100,6 +113,15 @@ fn request(
     headers: &[(&str, &str)],
     body: impl Into<String>,
 ) -> (u16, String) {
+    try_request(method, url, headers, body).unwrap()
+}
+
+fn try_request(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<String>,
+) -> reqwest::Result<(u16, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -110,7 +132,7 @@ fn request(
     }
     let request = request.body(body.into());
     runtime.block_on(async {
-        let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
     })
 }

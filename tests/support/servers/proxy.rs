@@ -96,8 +96,8 @@ impl Proxy {
     pub fn set(&self, fault: Fault) {
         let refuses = fault == Fault::Refuse;
         self.shared.fault.send_replace(fault);
-        // Until it does.
-        while refuses && std::net::TcpStream::connect(self.address).is_ok() {
+        // Until it does, or listens again.
+        while std::net::TcpStream::connect(self.address).is_ok() == refuses {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
