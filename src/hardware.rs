@@ -80,9 +80,13 @@ impl Hardware {
 
     /// All prices in force.
     pub fn table(&self) -> Arc<PriceTable> {
+        self.what_was_set().unwrap_or_else(|| self.configured())
+    }
+
+    /// The table that was set, where one was.
+    pub fn what_was_set(&self) -> Option<Arc<PriceTable>> {
         // Asked first, lest a table that was never set count as a miss at each look-up.
-        let set = self.cache.ttl_left(SET).and_then(|_| self.cache.get(SET));
-        set.unwrap_or_else(|| self.configured())
+        self.cache.ttl_left(SET).and_then(|_| self.cache.get(SET))
     }
 
     /// The price in force of one id.

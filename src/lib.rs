@@ -25,6 +25,7 @@ pub mod credential;
 pub mod error;
 mod fuse;
 pub mod hardware;
+pub mod ledger;
 pub mod logging;
 pub mod manager;
 pub mod mount;

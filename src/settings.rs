@@ -116,6 +116,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the whole of one question, or for the store's lock.
     pub total: Duration,
+    /// For the mount's server to give no sign of life, before it is replaced.
+    pub server: Duration,
 }
 
 /// Who else may read what.
@@ -257,7 +259,7 @@ impl Settings {
                 .transpose()
         };
         let vault_url = env("VAULT_ADDR").or(text("vault_url")?);
-        let timeout = top.section("timeout", &["connect", "total"])?;
+        let timeout = top.section("timeout", &["connect", "total", "server"])?;
         let seconds = Duration::from_secs;
         let settings = Settings {
             file_path: match &flags.file_path {
@@ -295,6 +297,7 @@ impl Settings {
             timeout: Timeouts {
                 connect: timeout.seconds("connect", true)?.unwrap_or(seconds(3)),
                 total: timeout.seconds("total", true)?.unwrap_or(seconds(10)),
+                server: timeout.seconds("server", true)?.unwrap_or(seconds(10)),
             },
             prefetch: top.flag("prefetch")?.unwrap_or(false),
             read_path: match (flags.read_path, top.text("read_path")?) {

@@ -81,9 +81,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_mount_and_by_umount() {
     home.run(&["mount"]).done();
     home.sh("echo kept > ~/.simpletuner/live/secrets/K");
     let kill = || {
-        let server = home.server(&home.live(""));
-        signal("KILL", server);
-        wait_for_the_end(server);
+        home.kill(&home.live(""));
         assert!(is_mounted(&home.live("")));
         let error = fs::read(home.live("status")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));

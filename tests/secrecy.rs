@@ -235,7 +235,7 @@ fn no_value_is_shown_where_nobody_asked_for_it() {
     let mut shown = Shown::default();
     live_through_all(&live, &mut shown);
     look_everywhere(&live, &mut shown, "daemon.log");
-    let pid = live.daemon_pid();
+    let pid = live.server_pid();
     for file in ["cmdline", "environ", "comm"] {
         shown.look_at(file, &fs::read(format!("/proc/{pid}/{file}")).unwrap());
     }
@@ -314,7 +314,7 @@ impl Drop for Unmount<'_> {
 fn the_daemon_leaves_no_core() {
     let _alone = alone();
     let live = Live::start();
-    let proc = PathBuf::from(format!("/proc/{}", live.daemon_pid()));
+    let proc = PathBuf::from(format!("/proc/{}", live.server_pid()));
     let limits = fs::read_to_string(proc.join("limits")).unwrap();
     let core = limits
         .lines()

@@ -11,6 +11,7 @@ mod encrypt_file;
 mod failure;
 mod get;
 mod input;
+mod install_service;
 mod live;
 mod ls;
 mod mount;
@@ -20,6 +21,7 @@ mod set;
 mod status;
 mod store;
 mod umount;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,6 +67,8 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Upgrade(upgrade::Args),
+    InstallService(install_service::Args),
     Get(get::Args),
     Set(set::Args),
     Rm(rm::Args),
@@ -126,6 +130,8 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args, &context),
         Command::Umount(args) => umount::run(args, &context),
         Command::Status(args) => status::run(args, &context),
+        Command::Upgrade(args) => upgrade::run(args, &context),
+        Command::InstallService(args) => install_service::run(args, &context),
         Command::Get(args) => get::run(args, &context),
         Command::Set(args) => set::run(args, &context),
         Command::Rm(args) => rm::run(args, &context),

@@ -1,7 +1,6 @@
 //! `mount`: starts the daemon and says what to try.
 
 use std::ffi::OsString;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
@@ -36,9 +35,24 @@ pub(super) struct Args {
     /// How reads are answered
     #[arg(long, value_name = "PATH")]
     read_path: Option<ReadPathArg>,
-    /// Where the background daemon says that it answers
-    #[arg(long, hide = true, value_name = "FD", requires = "foreground")]
-    ready_fd: Option<RawFd>,
+    /// What this process is for
+    #[arg(long, hide = true, requires = "foreground")]
+    part: Option<Part>,
+    /// How that is handed over
+    #[arg(long, hide = true, requires = "part",
+          value_parser = clap::value_parser!(u32).range(i64::from(mount::FORMAT)..=i64::from(mount::FORMAT)))]
+    handover: Option<u32>,
+}
+
+/// The processes of a mount.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Mounts, and tells whoever started it when the mount answers
+    BackgroundKeeper,
+    /// Answers, for the keeper that started it
+    Server,
+    /// Keeps, for the server that started it
+    Keeper,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -59,19 +73,23 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }),
         ..context.flags(args.dir.as_deref())?
     };
+    let arguments = daemon_arguments(&args, &flags);
     if args.foreground {
-        // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and it
-        // takes up its own log.
-        if args.ready_fd.is_none() {
+        // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and
+        // each part takes up its own log.
+        if args.part.is_none() {
             logging::init_foreground();
         }
-        return Ok(mount::mount_foreground(
-            Settings::load(&flags)?,
-            args.ready_fd,
-        )?);
+        let settings = || Settings::load(&flags);
+        return Ok(match args.part {
+            None => mount::mount_foreground(&settings()?, &arguments, false),
+            Some(Part::BackgroundKeeper) => mount::mount_foreground(&settings()?, &arguments, true),
+            Some(Part::Server) => mount::serve(settings()),
+            Some(Part::Keeper) => mount::adopt(),
+        }?);
     }
     let settings = Settings::load(&flags)?;
-    let mounted = mount::mount_background(&settings, &daemon_arguments(&args, &flags))?;
+    let mounted = mount::mount_background(&settings, &arguments)?;
     let place = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");

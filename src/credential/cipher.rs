@@ -1,11 +1,13 @@
 //! PBKDF2 and Fernet in SimpleTuner's arrangement. Knows nothing of where the master secret comes from.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
+use ring::pbkdf2;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -13,7 +15,7 @@ use crate::secret::SecretValue;
 
 // SimpleTuner's constants: with any other, its server could not read what is written here.
 const SALT: &[u8] = b"simpletuner-credential-encryption-v1";
-const ITERATIONS: u32 = 100_000;
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 
 /// How every stored value begins: base64 of `gAAAAA`, with which every Fernet token begins (its version byte and the
 /// high bytes of its time).
@@ -36,7 +38,14 @@ impl fmt::Debug for CredentialCipher {
 /// The Fernet key (URL-safe base64 with padding) that a master secret gives.
 fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     let mut key = Zeroizing::new([0u8; 32]);
-    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(master_secret.as_bytes(), SALT, ITERATIONS, &mut *key);
+    let secret = master_secret.as_bytes();
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        ITERATIONS,
+        SALT,
+        secret,
+        &mut *key,
+    );
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
 }
 

@@ -5,6 +5,7 @@
 
 mod requests;
 mod threads;
+pub(crate) mod vitals;
 mod waiting;
 
 use std::ffi::OsStr;
@@ -21,9 +22,11 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::tree::{AttrChange, AttrChanged, KernelInfo, Tree};
+use crate::tree::{AttrChange, AttrChanged, Closing, KernelInfo, Tree};
 use requests::{Inner, answer, caller, file_type, fuse_errno, open_flags, utf8};
 use threads::{Notice, Worker};
+use vitals::Vitals;
+use waiting::Waiting;
 
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
 /// used becomes resident.
@@ -48,11 +51,12 @@ impl Notices {
 }
 
 impl Fs {
-    /// The filesystem over a tree, and what is to be started with its session.
+    /// The filesystem over a tree, and what is to be started with its session. What it is at shows in its vitals, if
+    /// it has any.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub fn new(tree: Arc<Tree>) -> io::Result<(Self, Notices)> {
+    pub(crate) fn new(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<(Self, Notices)> {
         let (notices, receiver) = channel();
         let sender = notices.clone();
         tree.on_outdated(Box::new(move |outdated| {
@@ -60,7 +64,8 @@ impl Fs {
         }));
         let inner = Inner {
             tree,
-            waiting: Arc::default(),
+            waiting: Arc::new(Waiting::new(vitals.clone())),
+            vitals,
             worker: Worker::start()?,
             notices,
         };
@@ -80,6 +85,13 @@ impl Fs {
 }
 
 impl Drain {
+    /// Goes on with commits that a server before this one left.
+    pub(crate) fn resume(&self, unfinished: Vec<Closing>) {
+        for closing in unfinished {
+            self.0.commit_released(closing);
+        }
+    }
+
     /// Waits until all writes that were closed are on disk, for at most 15 seconds.
     pub fn finish(&self) {
         let (sender, receiver) = channel();
@@ -123,6 +135,9 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let Ok(name) = utf8(name) else {
             return reply.error(Errno::ENOENT);
         };
@@ -146,6 +161,9 @@ impl Filesystem for Fs {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         self.0
             .clone()
             .getattr(caller(request), ino.0, handle.map(|handle| handle.0), reply);
@@ -169,6 +187,9 @@ impl Filesystem for Fs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let (asking, ino) = (caller(request), ino.0);
         let mtime = mtime.map(|time| match time {
             TimeOrNow::SpecificTime(time) => time,
@@ -225,6 +246,9 @@ impl Filesystem for Fs {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let Ok(name) = utf8(name).map(String::from) else {
             return reply.error(Errno::ENOENT);
         };
@@ -245,6 +269,9 @@ impl Filesystem for Fs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let (Ok(name), Ok(new_name)) = (
             utf8(name).map(String::from),
             utf8(new_name).map(String::from),
@@ -259,6 +286,9 @@ impl Filesystem for Fs {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         self.0.clone().open(caller(request), ino.0, flags.0, reply);
     }
 
@@ -272,6 +302,9 @@ impl Filesystem for Fs {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let Ok(name) = utf8(name) else {
             return reply.error(Errno::EINVAL);
         };
@@ -293,7 +326,7 @@ impl Filesystem for Fs {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -302,6 +335,9 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let mut reply = Some(reply);
         let result = self.0.tree.read(handle.0, offset, size, |bytes| {
             if let Some(reply) = reply.take() {
@@ -315,7 +351,7 @@ impl Filesystem for Fs {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -325,7 +361,11 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.0.tree.write(handle.0, offset, data) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
+        let asking = caller(request);
+        match self.0.tree.write(&asking, handle.0, offset, data) {
             Ok(count) => reply.written(count),
             Err(errno) => reply.error(Errno::from_i32(errno)),
         }
@@ -339,6 +379,9 @@ impl Filesystem for Fs {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let asking = caller(request);
         match self.0.tree.flush(&asking, handle.0) {
             None => reply.ok(),
@@ -353,7 +396,7 @@ impl Filesystem for Fs {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -361,6 +404,9 @@ impl Filesystem for Fs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         if let Some(closing) = self.0.tree.release(handle.0) {
             self.0.commit_released(closing);
         }
@@ -373,6 +419,9 @@ impl Filesystem for Fs {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         match self.0.tree.open_dir(&caller(request), ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(stop) => reply.error(fuse_errno(stop)),
@@ -381,12 +430,15 @@ impl Filesystem for Fs {
 
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let result = self.0.tree.read_dir(handle.0, offset, |listed, next| {
             let kind = file_type(listed.kind);
             !reply.add(INodeNo(listed.ino), next, kind, &listed.name)
@@ -399,12 +451,15 @@ impl Filesystem for Fs {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let result = self
             .0
             .tree
@@ -449,6 +504,9 @@ impl Filesystem for Fs {
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         match self.0.tree.access(&caller(request), ino.0, mask.bits()) {
             Ok(()) => reply.ok(),
             Err(stop) => reply.error(fuse_errno(stop)),
@@ -480,6 +538,9 @@ impl Filesystem for Fs {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let result = match utf8(name) {
             Ok(name) => self
                 .0
@@ -492,6 +553,9 @@ impl Filesystem for Fs {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
         let names = self
             .0
             .tree

@@ -11,6 +11,7 @@ use fuser::{
 };
 
 use super::threads::{Notice, Worker};
+use super::vitals::{At, Vitals, Word};
 use super::waiting::{Resume, Waiting};
 use crate::tree::{self, Attr, Caller, Closing, Opened, Stop, Tree, WaitOn};
 
@@ -18,6 +19,8 @@ use crate::tree::{self, Attr, Caller, Closing, Opened, Stop, Tree, WaitOn};
 pub(super) struct Inner {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
+    /// What this is at, for whoever comes next; `None`: nobody does.
+    pub(super) vitals: Option<Vitals>,
     pub(super) worker: Worker,
     pub(super) notices: Sender<Notice>,
 }
@@ -47,11 +50,17 @@ pub(super) fn answer<R: Refuse>(reply: R, go_on: impl FnOnce(R) + Send + 'static
     })
 }
 
+/// Set in the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND, include/uapi/linux/fuse.h).
+const RESENT: u64 = 1 << 63;
+
 pub(super) fn caller(request: &Request) -> Caller {
+    let number = request.unique().0;
     Caller {
         uid: request.uid(),
         gid: request.gid(),
         pid: request.pid(),
+        request: number & !RESENT,
+        comes_again: number & RESENT != 0,
     }
 }
 
@@ -95,7 +104,28 @@ pub(super) fn file_type(kind: tree::FileType) -> FileType {
     }
 }
 
+/// What is closed without a request, in the vitals: the inode's number, which is no request's.
+const CLOSED: u64 = 1 << 62;
+
 impl Inner {
+    /// Begins with a request; `None`: servers have ended over it, and it is not tried again.
+    pub(super) fn begin(&self, request: &Request) -> Option<Option<At>> {
+        let Some(vitals) = &self.vitals else {
+            return Some(None);
+        };
+        let asking = caller(request);
+        if asking.comes_again && vitals.is_deadly(asking.request) {
+            tracing::error!("a request ended two servers, and is refused: {request:?}");
+            return None;
+        }
+        Some(Some(vitals.at(Word::Reading, asking.request)))
+    }
+
+    fn committing(&self, request: u64) -> Option<At> {
+        let vitals = self.vitals.as_ref()?;
+        Some(vitals.at(Word::Committing, request))
+    }
+
     /// What the kernel is told of an inode whose number for it is `node`.
     pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
         let (uid, gid) = self.tree.owner();
@@ -120,7 +150,7 @@ impl Inner {
 
     /// Parks a request until what it waits for is settled.
     fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
-        self.waiting.park(caller.pid, Some(on.clone()), resume);
+        self.waiting.park(caller, Some(on.clone()), resume);
         let wake = {
             let (waiting, on) = (self.waiting.clone(), on.clone());
             Box::new(move || waiting.wake(&on))
@@ -142,9 +172,10 @@ impl Inner {
         told: bool,
         work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
     ) {
-        let id = self.waiting.park(caller.pid, None, answer);
-        let inner = self.clone();
+        let id = self.waiting.park(caller, None, answer);
+        let (inner, request) = (self.clone(), caller.request);
         self.worker.run(move || {
+            let _at = inner.committing(request);
             let result = work(&inner.tree).map_err(errno);
             let waiting = inner.waiting.clone();
             if told && result.is_ok() {
@@ -198,6 +229,14 @@ impl Inner {
     pub(super) fn commit_released(self: &Arc<Self>, closing: Closing) {
         let inner = self.clone();
         self.worker.run(move || {
+            let number = closing.node() | CLOSED;
+            let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
+            if inner.vitals.as_ref().is_some_and(is_deadly) {
+                tracing::error!("a write ended two servers, and is given up");
+                inner.tree.settle(closing);
+                return;
+            }
+            let _at = inner.committing(number);
             if let Err(stop) = inner.tree.commit(&closing) {
                 tracing::warn!(
                     "a write was given up, as its file had no close left to tell: errno {}",

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::tree::WaitOn;
+use super::vitals::Vitals;
 use crate::tree::process::wants_to_end;
+use crate::tree::{Caller, WaitOn};
 
 /// How often pending signals are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -19,6 +20,7 @@ pub(super) type Resume = Box<dyn FnOnce(Result<(), i32>) + Send>;
 
 struct Waiter {
     tid: u32,
+    request: u64,
     on: Option<WaitOn>,
     resume: Resume,
 }
@@ -33,14 +35,35 @@ struct Waiters {
 }
 
 /// The requests that wait. Shared with the threads that end their waiting.
-#[derive(Default)]
 pub(super) struct Waiting {
     waiters: Mutex<Waiters>,
     // Somebody has begun to wait, or nobody will any more.
     arrived: Condvar,
+    /// Where it is noted that they wait.
+    vitals: Option<Vitals>,
 }
 
 impl Waiting {
+    pub(super) fn new(vitals: Option<Vitals>) -> Self {
+        Self {
+            waiters: Mutex::default(),
+            arrived: Condvar::new(),
+            vitals,
+        }
+    }
+
+    /// Lets a request go on, which may have it wait once more.
+    fn resume(&self, waiter: Waiter, result: Result<(), i32>) {
+        (waiter.resume)(result);
+        if let Some(vitals) = &self.vitals {
+            let waiters = self.waiters();
+            let mut all = waiters.by_id.values();
+            if !all.any(|other| other.request == waiter.request) {
+                vitals.answered(waiter.request);
+            }
+        }
+    }
+
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters
             .lock()
@@ -48,11 +71,28 @@ impl Waiting {
     }
 
     /// Keeps a request of this thread; `on` says what ends its waiting, `None` that [`Waiting::complete`] does.
-    pub(super) fn park(self: &Arc<Self>, tid: u32, on: Option<WaitOn>, resume: Resume) -> u64 {
+    pub(super) fn park(
+        self: &Arc<Self>,
+        caller: &Caller,
+        on: Option<WaitOn>,
+        resume: Resume,
+    ) -> u64 {
+        let (tid, request) = (caller.pid, caller.request);
         let mut waiters = self.waiters();
+        if let Some(vitals) = &self.vitals {
+            vitals.take(request);
+        }
         waiters.next += 1;
         let id = waiters.next;
-        waiters.by_id.insert(id, Waiter { tid, on, resume });
+        waiters.by_id.insert(
+            id,
+            Waiter {
+                tid,
+                request,
+                on,
+                resume,
+            },
+        );
         if !waiters.looked_after {
             waiters.looked_after = true;
             let waiting = self.clone();
@@ -73,7 +113,7 @@ impl Waiting {
         // Not in the condition itself: the lock must be free when the answer is given.
         let waiter = self.waiters().by_id.remove(&id);
         if let Some(waiter) = waiter {
-            (waiter.resume)(result);
+            self.resume(waiter, result);
         }
     }
 
@@ -88,7 +128,7 @@ impl Waiting {
                 .collect()
         };
         for waiter in woken {
-            (waiter.resume)(Ok(()));
+            self.resume(waiter, Ok(()));
         }
     }
 
@@ -101,7 +141,7 @@ impl Waiting {
         };
         self.arrived.notify_one();
         for waiter in all {
-            (waiter.resume)(Err(libc::ENOTCONN));
+            self.resume(waiter, Err(libc::ENOTCONN));
         }
     }
 

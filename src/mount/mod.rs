@@ -1,14 +1,54 @@
-//! The mount itself: what lies at a mount point, the daemon that serves it, and its end. Knows no secret.
+//! The mount itself: what lies at a mount point, the two processes that keep it, and its end. Knows no secret.
+//!
+//! - `keeper`: mounts, holds what must outlive a server, starts another one when it ends; `supervised`: that process
+//! - `server`: answers the kernel, starts another keeper when that ends
+//! - `service`: the service manager that may keep the mount; `unit`: how it is told to
+//! - `handover`: what the two tell each other; `device`: `/dev/fuse`
+//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `watch`: sees edits of the secrets file
+//! - `own`: a mount within one process, for tests and for programs of one's own
 
-mod daemon;
+mod device;
+mod handover;
+mod keeper;
 mod own;
+mod server;
+mod service;
 mod start;
 mod state;
+mod supervised;
+mod unit;
 mod unmount;
+mod upgrade;
 mod watch;
 
-pub use daemon::mount_foreground;
+pub use handover::FORMAT;
+pub use keeper::{adopt, mount_foreground};
 pub use own::{MountedTree, mount_tree};
+pub use server::serve;
 pub use start::{Mounted, mount_background};
 pub use state::{MountState, state};
+pub use unit::{Scope, Service, UNIT};
 pub use unmount::unmount;
+pub use upgrade::{Upgraded, upgrade};
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// An empty folder of the user's own.
+fn prepare(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let context = |e| Error::io(dir.display().to_string(), e);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(context)?;
+    if std::fs::read_dir(dir).map_err(context)?.next().is_some() {
+        let dir = dir.display();
+        return Err(Error::Settings(format!(
+            "{dir} is not empty: a mount would hide what is in it; choose another folder"
+        )));
+    }
+    Ok(())
+}

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::BackgroundSession;
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
-use super::daemon::{mount, prepare};
-use super::state::resolve;
+use super::prepare;
+use super::state::{SOURCE, resolve};
 use super::unmount::detach;
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
@@ -34,7 +34,7 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_other: bool) -> Res
         info.allow_other = allow_other;
     });
     let threads = |e| Error::io("threads", e);
-    let (fs, notices) = Fs::new(tree).map_err(threads)?;
+    let (fs, notices) = Fs::new(tree, None).map_err(threads)?;
     let drain = fs.drain();
     let session = mount(fs, &mount_point, allow_other)?;
     notices.start(session.notifier()).map_err(threads)?;
@@ -69,4 +69,23 @@ impl Drop for MountedTree {
         }
         self.drain.finish();
     }
+}
+
+fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(SOURCE.into()),
+        MountOption::Subtype(SOURCE.into()),
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoExec,
+        MountOption::NoAtime,
+    ];
+    config.acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    Session::new(fs, mount_point, &config)
+        .map_err(|e| Error::io(format!("{} cannot be mounted", mount_point.display()), e))
 }

@@ -40,7 +40,7 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
     }
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let mut child = Command::new(program)
-        .args(["mount", "--foreground", "--ready-fd", "1"])
+        .args(["mount", "--foreground", "--part", "background-keeper"])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// The source that our mounts bear. Their type is `fuse`, or `fuse.simpletuner-live` where `fusermount3` mounted.
-const SOURCE: &str = "simpletuner-live";
+pub(super) const SOURCE: &str = "simpletuner-live";
 /// How long a living mount may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -21,8 +21,8 @@ pub enum MountState {
     Ours {
         /// Whether its daemon answers.
         alive: bool,
-        /// The daemon's process, where it may be known.
-        pid: Option<u32>,
+        /// The processes that keep it, where they may be known.
+        pids: Vec<u32>,
     },
     /// Something else.
     Foreign {
@@ -109,20 +109,21 @@ fn ask(dir: &Path) -> MountState {
     std::thread::spawn(move || drop(sender.send(fs::read(status))));
     match receiver.recv_timeout(ANSWERS_WITHIN) {
         Ok(Ok(bytes)) => {
-            let pid = serde_json::from_slice::<serde_json::Value>(&bytes)
-                .ok()
-                .and_then(|status| status.get("server_pid")?.as_u64())
-                .map(|pid| pid as u32);
-            MountState::Ours { alive: true, pid }
+            let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let pids = ["server_pid", "keeper_pid"].map(|field| status[field].as_u64());
+            MountState::Ours {
+                alive: true,
+                pids: pids.into_iter().flatten().map(|pid| pid as u32).collect(),
+            }
         }
         // Somebody is there who does not want to talk to this user.
         Ok(Err(error)) if error.raw_os_error() == Some(libc::EACCES) => MountState::Ours {
             alive: true,
-            pid: None,
+            pids: Vec::new(),
         },
         Ok(Err(_)) | Err(_) => MountState::Ours {
             alive: false,
-            pid: None,
+            pids: Vec::new(),
         },
     }
 }

@@ -1,5 +1,6 @@
 //! The end of a mount: by umount(2) as root, through `fusermount3` as anyone else.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -8,23 +9,24 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::device;
 use super::state::{MountState, is_mounted, resolve, state};
 use crate::error::{Error, Result};
 
 /// How long the daemon may take to finish what it was writing.
 const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(15);
 
-/// Unmounts what is at `dir`, and waits until its daemon has ended. A mount that is in use is taken out of the tree at
+/// Unmounts what is at `dir`, and waits until its processes have ended. A mount that is in use is taken out of the tree at
 /// once, and ends when the last file in it is closed.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses it.
 pub fn unmount(dir: &Path) -> Result<()> {
     let dir = resolve(dir);
-    let pid = match state(&dir)? {
-        MountState::Ours { pid, .. } => pid,
+    let pids = match state(&dir)? {
+        MountState::Ours { pids, .. } => pids,
         MountState::NotMounted => return Err(not_mounted(&dir)),
-        MountState::Foreign { .. } => None,
+        MountState::Foreign { .. } => Vec::new(),
     };
     if detach(&dir)? {
         tracing::warn!(
@@ -33,8 +35,8 @@ pub fn unmount(dir: &Path) -> Result<()> {
         );
         return Ok(());
     }
-    if let Some(pid) = pid {
-        let begun = Instant::now();
+    let begun = Instant::now();
+    for pid in pids {
         while !has_ended(pid) && begun.elapsed() < DAEMON_ENDS_WITHIN {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -71,7 +73,7 @@ pub(super) fn detach(dir: &Path) -> Result<bool> {
                 .map_err(|e| Error::io(dir.display().to_string(), e))?;
             Ok(true)
         }
-        Err(Errno::PERM) => fusermount(dir),
+        Err(Errno::PERM) => by_fusermount(dir),
         Err(_) if !is_mounted(dir) => Err(not_mounted(dir)),
         Err(error) => Err(Error::io(
             format!("{} cannot be unmounted", dir.display()),
@@ -80,12 +82,9 @@ pub(super) fn detach(dir: &Path) -> Result<bool> {
     }
 }
 
-/// Where fuser looks for it, so that what could be mounted can be unmounted whatever PATH is.
-const FUSERMOUNT: [&str; 3] = ["fusermount3", "/bin/fusermount3", "/sbin/fusermount3"];
-
-fn fusermount(dir: &Path) -> Result<bool> {
+fn by_fusermount(dir: &Path) -> Result<bool> {
     let run = |flag: &str| {
-        let run = |program: &&str| {
+        let run = |program: OsString| {
             Command::new(program)
                 .args([flag, "-q", "--"])
                 .arg(dir)
@@ -95,7 +94,7 @@ fn fusermount(dir: &Path) -> Result<bool> {
         let is_there = |result: &std::io::Result<Output>| {
             result.as_ref().err().map(std::io::Error::kind) != Some(ErrorKind::NotFound)
         };
-        let mut results = FUSERMOUNT.iter().map(run);
+        let mut results = device::fusermount().into_iter().map(run);
         results
             .find(is_there)
             .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))

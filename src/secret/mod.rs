@@ -12,6 +12,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
+use siphasher::sip::SipHasher13;
+
 use crate::error::{Error, Result};
 use locked::LockedBytes;
 
@@ -69,6 +71,22 @@ pub fn is_scratch_name(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || name == "4913"
 }
 
+impl serde::Serialize for SecretName {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+impl<'de> serde::Deserialize<'de> for SecretName {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::new(&name).map_err(serde::de::Error::custom)
+    }
+}
 impl fmt::Display for SecretName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -134,12 +152,29 @@ impl SecretValue {
         self.len() == 0
     }
 
-    /// A number that tells this value from others without keeping it: SipHash under keys drawn once for this process, so
-    /// it says nothing about the value to anyone else, and compares only with fingerprints of the same process.
+    /// A number that tells this value from others without keeping it: SipHash under a key drawn once for this process, so
+    /// it says nothing about the value to anyone else, and compares only with fingerprints under the same key.
     pub fn fingerprint(&self) -> u64 {
-        static KEYS: OnceLock<RandomState> = OnceLock::new();
-        KEYS.get_or_init(RandomState::new).hash_one(self.as_bytes())
+        let drawn = || {
+            let mut key = [0; 16];
+            match getrandom::fill(&mut key) {
+                Ok(()) => key,
+                // As good as it gets without random numbers; it only has to differ from others'.
+                Err(_) => u128::from(RandomState::new().hash_one(0)).to_le_bytes(),
+            }
+        };
+        let key = FINGERPRINT_KEY.get_or_init(drawn);
+        SipHasher13::new_with_key(key).hash(self.as_bytes())
     }
+}
+
+static FINGERPRINT_KEY: OnceLock<[u8; 16]> = OnceLock::new();
+
+/// Has fingerprints compare with those of another process that was given the same key. Only at the very beginning: once
+/// a fingerprint was taken, its key stays.
+pub(crate) fn set_fingerprint_key(key: [u8; 16]) {
+    // A second one comes too late.
+    let _ = FINGERPRINT_KEY.set(key);
 }
 
 impl fmt::Debug for SecretValue {

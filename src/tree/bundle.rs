@@ -9,13 +9,15 @@ pub use render::render;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::secret::{Change, SecretName, SecretValue};
 
 /// Secrets by name.
 pub type Document = BTreeMap<SecretName, SecretValue>;
 
 /// The forms that a document has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BundleFormat {
     /// What SimpleTuner's file provider reads and writes.
     Json,
@@ -37,7 +39,7 @@ impl BundleFormat {
 }
 
 /// What a document held when a process last read or wrote it: its names, and fingerprints instead of its values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base(BTreeMap<SecretName, u64>);
 
 impl Base {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::nodes::{Content, Handle, Identity, State};
+use super::nodes::{Content, Handle, Identity, Private, State};
 use super::places::{File, Place};
 use super::process;
 use super::{Caller, SettlingName, Stop, Tree};
@@ -20,12 +20,33 @@ pub struct Closing {
 }
 
 impl Closing {
+    /// The number of the inode that is closed.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
     pub(super) fn of_truncation(node: u64) -> Self {
         Self {
             node,
             by: None,
             settles: None,
         }
+    }
+}
+
+impl State {
+    /// What is to be committed of an inode that nobody holds any more; readers of its name wait for it.
+    pub(super) fn begin_to_settle(&mut self, node: u64) -> Option<Closing> {
+        let private = self.private_mut(node)?;
+        // Held like an open file until it is committed.
+        private.opens += 1;
+        let target = private.target.clone();
+        *self.settling.entry(target.clone()).or_insert(0) += 1;
+        Some(Closing {
+            node,
+            by: None,
+            settles: Some(target),
+        })
     }
 }
 
@@ -36,7 +57,7 @@ impl Tree {
         let mut state = self.state();
         let node = Self::written(&state, handle)?;
         let private = state.private_mut(node)?;
-        if !private.touched {
+        if !private.is_touched() {
             return None;
         }
         // Here and not at the commit: a caller that is killed is not kept waiting, and its release may come before that.
@@ -52,12 +73,12 @@ impl Tree {
     /// [`Tree::settle`]d; readers of the name wait for it.
     pub fn release(&self, handle: u64) -> Option<Closing> {
         let mut state = self.state();
-        match state.handles.remove(&handle)? {
-            Handle::Read { node, .. } => {
+        match state.handles.remove(&handle)?.handle {
+            Handle::Version { node } | Handle::Read { node, .. } => {
                 if let Some(version) = state.version_mut(node) {
                     version.opens -= 1;
                     if version.opens == 0 {
-                        version.kept = None;
+                        state.kept.remove(&node);
                     }
                 }
                 state.drop_if_unused(node);
@@ -67,33 +88,22 @@ impl Tree {
                 let private = state.private_mut(node)?;
                 private.opens -= 1;
                 let finished = private.opens == 0;
-                let (commits, target) = (
-                    finished && private.touched && !private.killed,
-                    private.target.clone(),
-                );
-                if !commits {
+                if !finished || !private.is_touched() || private.killed {
                     if finished {
                         // Nothing of a killed writer's may be committed by whoever truncates it later.
-                        private.touched = false;
+                        private.committed = private.changes;
                     }
                     state.drop_if_unused(node);
                     return None;
                 }
-                // Held like an open file until it is committed.
-                private.opens += 1;
-                *state.settling.entry(target.clone()).or_insert(0) += 1;
-                Some(Closing {
-                    node,
-                    by: None,
-                    settles: Some(target),
-                })
+                state.begin_to_settle(node)
             }
             Handle::Events | Handle::Dir { .. } => None,
         }
     }
 
     fn written(state: &State, handle: u64) -> Option<u64> {
-        match state.handles.get(&handle)? {
+        match state.handle(handle)? {
             Handle::Write { node, .. } => Some(*node),
             _ => None,
         }
@@ -152,15 +162,25 @@ impl Tree {
     }
 
     fn commit_node(&self, node: u64) -> Result<(), Stop> {
+        let private = |private: &Private| private.is_touched().then_some(private.changes);
+        let Some(changes) = self.state().private(node).and_then(private) else {
+            return Ok(());
+        };
+        let done = self.commit_content(node);
+        // Not before: a server that ends meanwhile leaves it to the one that comes next. What failed is given up, as
+        // whoever closes is told.
+        if let Some(private) = self.state().private_mut(node) {
+            private.committed = changes;
+        }
+        done
+    }
+
+    fn commit_content(&self, node: u64) -> Result<(), Stop> {
         let (target, file, value, writer) = {
             let mut state = self.state();
             let Some(private) = state.private_mut(node) else {
                 return Ok(());
             };
-            if !private.touched {
-                return Ok(());
-            }
-            private.touched = false;
             let (entry, is_new) = (private.entry, private.is_new);
             let (target, writer) = (private.target.clone(), private.opener);
             let name = target.name.clone();

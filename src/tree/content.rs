@@ -147,7 +147,7 @@ impl Tree {
     /// Notes what a process has seen of the bundle: the base of its next write.
     pub(super) fn note_base(&self, process: Option<Process>, document: &Document) {
         if let Some(process) = process {
-            self.bases().put(process, Base::of(document));
+            self.put_base(process, Base::of(document));
         }
     }
 
@@ -170,6 +170,15 @@ impl Tree {
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
     pub(super) fn store(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+        self.carry_out(file, bytes, writer)?;
+        if !matches!(file, File::Secret(_) | File::Bundle(_)) {
+            // Emptying a cache puts them back, too.
+            self.note_prices();
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
         match file {
             File::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), without_echo_newline(bytes))?;

@@ -2,14 +2,26 @@
 
 use std::sync::Mutex;
 
+use super::saved::{Item, Notes};
+
 /// Past this many bytes it starts anew.
 const LIMIT: usize = 256 * 1024;
 
-/// The lines.
+/// The lines, and where they are noted for the next server.
 #[derive(Default)]
-pub(super) struct EventLog(Mutex<Vec<u8>>);
+pub(super) struct EventLog(Mutex<Vec<u8>>, Notes);
 
 impl EventLog {
+    /// A log that begins with these lines.
+    pub(super) fn new(lines: Vec<u8>, notes: Notes) -> Self {
+        Self(Mutex::new(lines), notes)
+    }
+
+    /// Gives all lines; none is added meanwhile.
+    pub(super) fn with_all(&self, take: impl FnOnce(&[u8])) {
+        take(&self.lines());
+    }
+
     fn lines(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.0
             .lock()
@@ -23,10 +35,12 @@ impl EventLog {
         };
         line.push(b'\n');
         let mut lines = self.lines();
-        if lines.len() + line.len() > LIMIT {
+        let anew = lines.len() + line.len() > LIMIT;
+        if anew {
             lines.clear();
         }
         lines.extend_from_slice(&line);
+        self.1.note(&[Item::Events(anew, &line)]);
     }
 
     /// The length in bytes.

@@ -24,6 +24,9 @@ impl Tree {
         self.admit(caller)?;
         let mut state = self.state();
         let dir = state.dir(ino).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
+        if let Some((handle, _)) = state.opened_before(caller) {
+            return Ok(handle);
+        }
         let mut listing: Vec<(String, u64)> = state.subdirs.get(&ino).cloned().unwrap_or_default();
         for name in self.names_in(&dir) {
             let place = Place { dir: ino, name };
@@ -33,7 +36,7 @@ impl Tree {
                 listing.push((place.name, entry));
             }
         }
-        Ok(state.add_handle(Handle::Dir { listing, dir: ino }))
+        Ok(state.add_handle(caller, Handle::Dir { listing, dir: ino }))
     }
 
     fn names_in(&self, dir: &Dir) -> Vec<String> {
@@ -77,7 +80,7 @@ impl Tree {
         mut emit: impl FnMut(Listed, u64) -> bool,
     ) -> Result<(), i32> {
         let state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else {
+        let Some(Handle::Dir { listing, dir }) = state.handle(handle) else {
             return Err(libc::EBADF);
         };
         let dots = [(".", *dir), ("..", super::ROOT)];
@@ -114,7 +117,7 @@ impl Tree {
         mut emit: impl FnMut(&str, &Found, u64) -> bool,
     ) -> Result<(), i32> {
         let mut state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handles.get(&handle) else {
+        let Some(Handle::Dir { listing, dir }) = state.handle(handle) else {
             return Err(libc::EBADF);
         };
         let dir = *dir;

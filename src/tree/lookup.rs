@@ -362,7 +362,8 @@ impl Tree {
 
     /// The bytes of a handle that is open for reading as one value, if it is one.
     pub(super) fn snapshot(state: &State, handle: u64) -> Option<crate::secret::SecretValue> {
-        match state.handles.get(&handle)? {
+        match state.handle(handle)? {
+            Handle::Version { node } => state.kept.get(node).cloned(),
             Handle::Read { value, .. } => Some(value.clone()),
             _ => None,
         }

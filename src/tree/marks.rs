@@ -4,33 +4,41 @@
 //! same thread (`LOOKUP_REVAL`, fs/namei.c); a second ESTALE goes to the caller. A mark says what that walk is for:
 //! a reader is to find the version that is current now, a writer an inode of its own.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::places::Place;
+use super::tracked::Tracked;
 use crate::secret::SecretValue;
 
 /// How long a mark lives that nobody came back for (the thread was killed in between).
 const LIFETIME: Duration = Duration::from_secs(10);
 
 /// What the second walk found.
+#[derive(Serialize, Deserialize)]
 pub(super) enum Purpose {
-    /// The version the lookup answered, with its content.
-    Read { found: Option<(u64, SecretValue)> },
+    /// The version the lookup answered, with its content. Without it the open is judged once more.
+    Read {
+        #[serde(skip)]
+        found: Option<(u64, SecretValue)>,
+    },
     /// The private inode the lookup made; `None` where there was no lookup (an open through `/proc/self/fd`, or of a
     /// bind-mounted file).
     Write { private: Option<u64> },
 }
 
-struct Mark {
+#[derive(Serialize, Deserialize)]
+pub(super) struct Mark {
     place: Place,
     purpose: Purpose,
+    #[serde(skip, default = "Instant::now")]
     since: Instant,
 }
 
 /// The marks, by thread.
 #[derive(Default)]
-pub(super) struct Marks(HashMap<u32, Mark>);
+pub(super) struct Marks(pub(super) Tracked<u32, Mark>);
 
 impl Marks {
     /// Marks the thread; gives the private inodes of marks that nobody came back for.

@@ -19,15 +19,19 @@ mod nodes;
 mod open;
 mod places;
 pub mod process;
+mod saved;
+mod tracked;
 mod write;
 mod xattr;
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 pub use commit::Closing;
 pub use content::parse_prefix;
@@ -36,7 +40,8 @@ pub use open::Opened;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
 use crate::error::Error;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, parse_table, table_to_json};
+use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
 use bundle::Base;
@@ -44,6 +49,7 @@ use events::EventLog;
 use nodes::State;
 use places::{Dir, Place};
 use process::Process;
+use saved::{Item, Notes, Saved};
 
 /// The inode number of the root folder.
 pub const ROOT: u64 = nodes::ROOT;
@@ -62,6 +68,10 @@ pub struct Caller {
     pub gid: u32,
     /// Thread.
     pub pid: u32,
+    /// The request's number.
+    pub request: u64,
+    /// A server that ended without an answer had taken the request already, and may have carried it out.
+    pub comes_again: bool,
 }
 
 /// Why an operation has no result (yet).
@@ -155,6 +165,34 @@ pub struct MountInfo {
     pub allow_other: bool,
     /// What the kernel speaks.
     pub kernel: KernelInfo,
+    /// The process that sees to it that one answers, where there is one.
+    pub keeper_pid: Option<u32>,
+    /// The servers that ended, the last ones.
+    pub restarts: Vec<Restart>,
+    /// Where the program lies that `upgrade` changes to.
+    pub program: Option<String>,
+    /// The last upgrade that was tried.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A server that ended, and had another one come after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restart {
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// Why: a signal's name, or a word.
+    pub reason: String,
+}
+
+/// An upgrade that was tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// How many have been tried.
+    pub number: u64,
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// Why the program stayed the one that it was; `None`: it did not.
+    pub error: Option<String>,
 }
 
 /// The kernel's FUSE protocol.
@@ -181,6 +219,8 @@ pub struct Tree {
     // locks are inside it; it calls listeners with none of its own held, and ours must not take this one.
     state: Mutex<State>,
     bases: Mutex<Bases>,
+    /// Where what is done is noted for the next server. Its lock is the innermost.
+    notes: Notes,
     events: Arc<EventLog>,
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
@@ -196,18 +236,80 @@ impl Tree {
         owner: (u32, u32),
         allow_other: bool,
     ) -> Arc<Self> {
-        let state = State::new(&manager.caches().names());
-        let events = Arc::new(EventLog::default());
+        let saved = Saved::default();
+        let (tree, _) = Self::go_on(
+            manager,
+            hardware,
+            owner,
+            allow_other,
+            saved,
+            Notes::default(),
+        );
+        tree
+    }
+
+    /// The tree that a server before this one noted in the ledger's files, and the commits that were under way then,
+    /// which are to be done and [`settled`](Self::settle). What is done in it is noted there, too. Inodes and handles
+    /// besides the folders get numbers from `numbers_from` on, where the kernel may know others that are not noted.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the files cannot be read.
+    pub fn restore(
+        manager: Arc<SecretsManager>,
+        hardware: Arc<Hardware>,
+        owner: (u32, u32),
+        allow_other: bool,
+        files: [std::fs::File; 2],
+        key: Zeroizing<[u8; ledger::KEY]>,
+        numbers_from: u64,
+    ) -> Result<(Arc<Self>, Vec<Closing>), Error> {
+        let mut saved = Saved::with_numbers_from(numbers_from);
+        let ledger = Ledger::open(files, key, |record| saved.take_in(record))
+            .map_err(|e| Error::io("what the server before this one noted", e))?;
+        let notes = Notes::in_ledger(ledger);
+        Ok(Self::go_on(
+            manager,
+            hardware,
+            owner,
+            allow_other,
+            saved,
+            notes,
+        ))
+    }
+
+    fn go_on(
+        manager: Arc<SecretsManager>,
+        hardware: Arc<Hardware>,
+        owner: (u32, u32),
+        allow_other: bool,
+        mut saved: Saved,
+        notes: Notes,
+    ) -> (Arc<Self>, Vec<Closing>) {
+        let events = std::mem::take(&mut saved.events);
+        let events = Arc::new(EventLog::new(events, notes.clone()));
+        let mut bases = Bases::default();
+        for (process, base) in std::mem::take(&mut saved.bases) {
+            bases.put(process, Arc::new(base));
+        }
+        if let Some(prices) = saved.prices.take() {
+            let table = parse_table(prices.as_bytes());
+            if let Err(error) = table.and_then(|table| hardware.replace(table)) {
+                tracing::error!("the prices that were set are lost: {error}");
+            }
+        }
+        let started_at = saved.begun.unwrap_or_else(SystemTime::now);
+        let (state, unfinished) = saved.into_state(&manager.caches().names());
         let tree = Arc::new(Self {
             manager: manager.clone(),
             hardware,
             owner,
             allow_other,
-            started_at: SystemTime::now(),
+            started_at,
             secrets_dir: state.dir_number(&Dir::Secrets),
             bundle_dir: state.dir_number(&Dir::Bundle),
             state: Mutex::new(state),
-            bases: Mutex::default(),
+            bases: Mutex::new(bases),
+            notes,
             events: events.clone(),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
@@ -220,7 +322,11 @@ impl Tree {
                 tree.announce(key);
             }
         }));
-        tree
+        let mut state = tree.state();
+        tree.note_all(&state);
+        state.untouch();
+        drop(state);
+        (tree, unfinished)
     }
 
     /// Sets who is told of names that the kernel should look up anew. It is called from any thread and must not wait.
@@ -239,15 +345,70 @@ impl Tree {
         );
     }
 
+    /// What `status` tells of the mount.
+    pub fn mount_info(&self) -> MountInfo {
+        let mount = self.mount.lock();
+        mount.unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Adds to the events that this server came after another.
+    pub fn tell_restart(&self, restart: &Restart) {
+        self.events.push(&serde_json::json!({
+            "at": restart.at, "event": "server_restarted", "reason": restart.reason,
+        }));
+    }
+
     /// The chain behind the tree.
     pub fn manager(&self) -> &Arc<SecretsManager> {
         &self.manager
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> StateGuard<'_> {
+        let state = self.state.lock();
+        StateGuard {
+            state: state.unwrap_or_else(|poisoned| poisoned.into_inner()),
+            tree: self,
+        }
+    }
+
+    /// Notes all there is, in the place of all notes so far.
+    fn note_all(&self, state: &State) {
+        if !self.notes.are_kept() {
+            return;
+        }
+        let prices = self.prices_that_were_set();
+        let bases = self.bases();
+        self.events.with_all(|events| {
+            let mut all = saved::all(state);
+            all.push(Item::Begun(self.started_at));
+            all.push(Item::Events(true, events));
+            all.push(Item::Prices(prices.as_deref()));
+            all.extend(
+                bases
+                    .in_order()
+                    .map(|(process, base)| Item::Base(process, base)),
+            );
+            self.notes.renew(&all);
+        });
+    }
+
+    fn prices_that_were_set(&self) -> Option<String> {
+        Some(table_to_json(&*self.hardware.what_was_set()?))
+    }
+
+    /// Notes the prices, when they may have been set or put back.
+    fn note_prices(&self) {
+        if self.notes.are_kept() {
+            let prices = self.prices_that_were_set();
+            self.notes.note(&[Item::Prices(prices.as_deref())]);
+        }
+    }
+
+    fn put_base(&self, process: Process, base: Base) {
+        let base = Arc::new(base);
+        let mut bases = self.bases();
+        self.notes.note(&[Item::Base(process, &base)]);
+        bases.put(process, base);
     }
 
     fn bases(&self) -> MutexGuard<'_, Bases> {
@@ -299,22 +460,57 @@ impl Tree {
     }
 
     fn status(&self) -> impl Serialize + use<> {
-        let mount = self
-            .mount
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone();
+        let mount = self.mount_info();
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "keeper_pid": null,
+            "keeper_pid": mount.keeper_pid,
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.started_at),
-            "restarts": [],
+            "restarts": mount.restarts,
+            "program": mount.program,
+            "upgrade": mount.upgrade,
             "mount_point": mount.mount_point,
             "read_path": mount.read_path,
             "allow_other": mount.allow_other,
             "kernel": mount.kernel,
         })
+    }
+}
+
+/// The state while it is looked at and changed. What was changed is noted when this is dropped, before anybody is told.
+struct StateGuard<'a> {
+    state: MutexGuard<'a, State>,
+    tree: &'a Tree,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        let notes = &self.tree.notes;
+        if !notes.are_kept() {
+            return self.state.untouch();
+        }
+        let changes = saved::changes(&mut self.state);
+        if changes.is_empty() {
+            return;
+        }
+        notes.note(&changes);
+        drop(changes);
+        if notes.are_long() {
+            self.tree.note_all(&self.state);
+        }
     }
 }
 
@@ -328,7 +524,7 @@ struct Bases {
 impl Bases {
     const MOST: usize = 256;
 
-    fn put(&mut self, process: Process, base: Base) {
+    fn put(&mut self, process: Process, base: Arc<Base>) {
         self.clock += 1;
         if self.by_process.len() >= Self::MOST
             && let Some(oldest) = self
@@ -339,8 +535,15 @@ impl Bases {
         {
             self.by_process.remove(&oldest);
         }
-        self.by_process
-            .insert(process, (self.clock, Arc::new(base)));
+        self.by_process.insert(process, (self.clock, base));
+    }
+
+    /// The oldest first.
+    fn in_order(&self) -> impl Iterator<Item = (Process, &Base)> {
+        let mut all: Vec<_> = self.by_process.iter().collect();
+        all.sort_by_key(|(_, (at, _))| *at);
+        all.into_iter()
+            .map(|(process, (_, base))| (*process, &**base))
     }
 
     fn get(&self, process: Process) -> Option<Arc<Base>> {

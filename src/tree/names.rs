@@ -23,8 +23,12 @@ impl Tree {
             .ok_or(Stop::Errno(libc::EPERM))?;
         match &file {
             File::Secret(name) => {
-                let deleted = self.manager.apply(&[Change::Delete(name.clone())]);
-                deleted.map_err(|error| error.at(name.as_str()))?;
+                match self.manager.apply(&[Change::Delete(name.clone())]) {
+                    // It was done by the server that did not come to answer.
+                    Err(error) if caller.comes_again && error.is_not_found() => {}
+                    Err(error) => return Err(error.at(name.as_str()).into()),
+                    Ok(_) => {}
+                }
             }
             File::Scratch => {}
             File::Price(id) => {
@@ -36,6 +40,9 @@ impl Tree {
             _ => return Err(Stop::Errno(libc::EPERM)),
         }
         self.state().detach(&place);
+        if matches!(file, File::Price(_) | File::PriceTable) {
+            self.note_prices();
+        }
         self.tell_outdated(&place);
         Ok(())
     }
@@ -69,21 +76,53 @@ impl Tree {
             dir: parent,
             name: new_name.into(),
         };
+        match self.rename_place(caller, &from, &to, flags) {
+            // It was done by the server that did not come to answer.
+            Err(stop) if caller.comes_again && self.was_renamed(&stop, &from, &to) => {
+                let mut state = self.state();
+                if state.names.contains_key(&from) {
+                    state.rename(&from, &to);
+                }
+                Ok(())
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// Whether what keeps it from being renamed is that it has been.
+    fn was_renamed(&self, stop: &Stop, from: &Place, to: &Place) -> bool {
+        let in_the_way = match stop {
+            Stop::Errno(errno) => matches!(*errno, libc::ENOENT | libc::EEXIST),
+            Stop::Error(error) => error.is_not_found(),
+            Stop::Wait(_) => false,
+        };
+        let state = self.state();
+        in_the_way && !self.lookup_exists(&state, from) && self.lookup_exists(&state, to)
+    }
+
+    fn rename_place(
+        &self,
+        caller: &Caller,
+        from: &Place,
+        to: &Place,
+        flags: u32,
+    ) -> Result<(), Stop> {
+        let (parent, name, new_name) = (from.dir, from.name.as_str(), to.name.as_str());
         let (source, target, scratch, target_exists) = {
             let state = self.state();
             if state.subdir(parent, name).is_some() || state.subdir(parent, new_name).is_some() {
                 return Err(Stop::Errno(libc::EPERM));
             }
             let source = self
-                .file_at(&state, &from)
+                .file_at(&state, from)
                 .ok_or(Stop::Errno(libc::ENOENT))?;
             // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
             let target = state
                 .dir(parent)
                 .and_then(|dir| dir.file(new_name))
                 .ok_or(Stop::Errno(libc::EINVAL))?;
-            let scratch = state.scratch(&from).cloned();
-            let exists = self.lookup_exists(&state, &to);
+            let scratch = state.scratch(from).cloned();
+            let exists = self.lookup_exists(&state, to);
             (source, target, scratch, exists)
         };
         if flags & libc::RENAME_NOREPLACE != 0 && target_exists {
@@ -105,18 +144,18 @@ impl Tree {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.value_of(old)?;
                 self.manager.apply(&[Change::Delete(old.clone())])?;
-                return self.become_scratch(&from, &to, value);
+                return self.become_scratch(from, to, value);
             }
             _ => return Err(Stop::Errno(libc::EPERM)),
         }
         let mut state = self.state();
-        state.rename(&from, &to);
+        state.rename(from, to);
         if target != File::Scratch {
-            Self::end_scratch(&mut state, &to);
+            Self::end_scratch(&mut state, to);
         }
         drop(state);
-        self.tell_outdated(&from);
-        self.tell_outdated(&to);
+        self.tell_outdated(from);
+        self.tell_outdated(to);
         Ok(())
     }
 

@@ -8,9 +8,14 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
+use super::Caller;
 use super::marks::Marks;
 use super::places::{Dir, File, Place};
 use super::process::Process;
+use super::saved;
+use super::tracked::Tracked;
 use crate::secret::{SecretBuffer, SecretValue};
 
 /// The root folder's inode number (FUSE_ROOT_ID).
@@ -20,7 +25,7 @@ pub(super) const ROOT: u64 = 1;
 const FIRST: u64 = 0x5354_0000;
 
 /// What tells one content from another, without keeping it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) fingerprint: u64,
     pub(super) len: usize,
@@ -36,13 +41,15 @@ impl Identity {
 }
 
 /// A content, and when it became that.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Content {
+    #[serde(with = "saved::value")]
     pub(super) value: SecretValue,
     pub(super) changed_at: SystemTime,
 }
 
 /// A file's identity.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Entry {
     /// Its name, or the last it had.
     pub(super) place: Place,
@@ -56,20 +63,22 @@ pub(super) struct Entry {
     pub(super) scratch: Option<Content>,
 }
 
-/// The inode of one content.
+/// The inode of one content. The content itself is among [`State::kept`] while somebody has it open.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Version {
     pub(super) entry: u64,
     /// `None`: provisional, made while the content was not known.
     pub(super) identity: Option<Identity>,
     pub(super) changed_at: SystemTime,
-    /// The content, while somebody has it open.
-    pub(super) kept: Option<SecretValue>,
+    // Counted anew from the handles.
+    #[serde(skip)]
     pub(super) opens: u32,
     /// A writer came without a lookup and wrote through this inode: no new reader may share its pages.
     pub(super) spoilt: bool,
 }
 
 /// The inode of one writer.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Private {
     pub(super) entry: u64,
     /// The name it was opened by.
@@ -77,18 +86,23 @@ pub(super) struct Private {
     /// It was created: the name appears at the first commit.
     pub(super) is_new: bool,
     /// What is written so far, or why nothing can be.
+    #[serde(with = "saved::buffer")]
     pub(super) buffer: Result<SecretBuffer, i32>,
-    /// Something is to be committed.
-    pub(super) touched: bool,
+    /// How often it was changed, and how much of that is committed.
+    pub(super) changes: u64,
+    pub(super) committed: u64,
     /// The last to close it was killed: what it wrote is half a value.
     pub(super) killed: bool,
     pub(super) mtime: Option<SystemTime>,
     pub(super) opener: Option<Process>,
     /// The last process number when it was opened: who may have inherited it began later.
     pub(super) since: Option<u32>,
+    // Counted anew from the handles.
+    #[serde(skip)]
     pub(super) opens: u32,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) enum Kind {
     Dir(Dir),
     /// A file that is made anew at each look; its entry has the same number.
@@ -97,23 +111,55 @@ pub(super) enum Kind {
     Private(Private),
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Node {
     pub(super) kind: Kind,
     /// How often the kernel was told of it and has not forgotten it.
     pub(super) lookups: u64,
 }
 
+impl Private {
+    /// Something is to be committed.
+    pub(super) fn is_touched(&self) -> bool {
+        self.changes != self.committed
+    }
+}
+
+impl Node {
+    fn of_folder(dir: Dir) -> Self {
+        Self {
+            kind: Kind::Dir(dir),
+            lookups: 1,
+        }
+    }
+}
+
 /// An open file or folder.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Open {
+    /// The request that opened it, which may come again when it was not answered.
+    pub(super) by: u64,
+    pub(super) handle: Handle,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) enum Handle {
-    /// One whole content, as it was at the open.
+    /// One whole content, as it was at the open: that of the inode, of which the kernel may keep the pages.
+    Version {
+        node: u64,
+    },
+    /// One whole content that is no inode's.
     Read {
         node: u64,
+        #[serde(with = "saved::value")]
         value: SecretValue,
     },
     Events,
     Write {
         node: u64,
         append: bool,
+        /// The last write, and what was answered.
+        last: Option<(u64, u32)>,
     },
     Dir {
         listing: Vec<(String, u64)>,
@@ -123,65 +169,69 @@ pub(super) enum Handle {
 
 /// All of it, behind one lock (`Tree::state`).
 pub(super) struct State {
-    pub(super) nodes: HashMap<u64, Node>,
-    pub(super) entries: HashMap<u64, Entry>,
+    pub(super) nodes: Tracked<u64, Node>,
+    pub(super) entries: Tracked<u64, Entry>,
     pub(super) names: HashMap<Place, u64>,
-    pub(super) handles: HashMap<u64, Handle>,
+    pub(super) handles: Tracked<u64, Open>,
+    /// The contents of versions that somebody has open.
+    pub(super) kept: Tracked<u64, SecretValue>,
     pub(super) marks: Marks,
     /// Names whose last writer is gone and whose commit is under way.
     pub(super) settling: HashMap<Place, u32>,
     /// The folders in a folder.
     pub(super) subdirs: HashMap<u64, Vec<(String, u64)>>,
-    next_inode: u64,
-    next_handle: u64,
+    pub(super) next_inode: u64,
+    pub(super) next_handle: u64,
 }
 
 impl State {
-    /// The folders; `caches` are the folders of `cache/`.
-    pub(super) fn new(caches: &[String]) -> Self {
-        let mut state = Self {
-            nodes: HashMap::new(),
-            entries: HashMap::new(),
+    /// Nothing at all.
+    pub(super) fn empty() -> Self {
+        Self {
+            nodes: Tracked::default(),
+            entries: Tracked::default(),
             names: HashMap::new(),
-            handles: HashMap::new(),
+            handles: Tracked::default(),
+            kept: Tracked::default(),
             marks: Marks::default(),
             settling: HashMap::new(),
             subdirs: HashMap::new(),
             next_inode: FIRST,
             next_handle: 1,
-        };
-        state.nodes.insert(
-            ROOT,
-            Node {
-                kind: Kind::Dir(Dir::Root),
-                lookups: 1,
-            },
-        );
-        let mut add = |parent: u64, name: &str, dir: Dir| {
-            let ino = state.number();
-            state.nodes.insert(
-                ino,
-                Node {
-                    kind: Kind::Dir(dir),
-                    lookups: 1,
-                },
-            );
-            state
-                .subdirs
-                .entry(parent)
-                .or_default()
-                .push((name.into(), ino));
-            ino
-        };
-        add(ROOT, "secrets", Dir::Secrets);
-        add(ROOT, "bundle", Dir::Bundle);
-        add(ROOT, "providers", Dir::Providers);
-        add(ROOT, "hardware", Dir::Hardware);
-        let cache = add(ROOT, "cache", Dir::Cache);
-        for name in caches {
-            add(cache, name, Dir::CacheOf(name.clone()));
         }
-        state
+    }
+
+    /// The folders, with the numbers they have already where they have one; `caches` are those of `cache/`.
+    pub(super) fn add_folders(&mut self, caches: &[String]) {
+        if !self.nodes.contains_key(&ROOT) {
+            self.nodes.insert(ROOT, Node::of_folder(Dir::Root));
+        }
+        for (name, dir) in [
+            ("secrets", Dir::Secrets),
+            ("bundle", Dir::Bundle),
+            ("providers", Dir::Providers),
+            ("hardware", Dir::Hardware),
+            ("cache", Dir::Cache),
+        ] {
+            self.add_folder(ROOT, name, dir);
+        }
+        let cache = self.dir_number(&Dir::Cache);
+        for name in caches {
+            self.add_folder(cache, name, Dir::CacheOf(name.clone()));
+        }
+    }
+
+    fn add_folder(&mut self, parent: u64, name: &str, dir: Dir) {
+        let ino = match self.dir_number(&dir) {
+            ROOT => {
+                let ino = self.number();
+                self.nodes.insert(ino, Node::of_folder(dir));
+                ino
+            }
+            ino => ino,
+        };
+        let siblings = self.subdirs.entry(parent).or_default();
+        siblings.push((name.into(), ino));
     }
 
     fn number(&mut self) -> u64 {
@@ -206,7 +256,7 @@ impl State {
             .map(|(_, ino)| *ino)
     }
 
-    /// The number of the folder `secrets`, `bundle`, ...
+    /// The number of the folder `secrets`, `bundle`, ...; the root's where there is none.
     pub(super) fn dir_number(&self, wanted: &Dir) -> u64 {
         self.nodes
             .iter()
@@ -312,7 +362,6 @@ impl State {
             entry,
             identity,
             changed_at,
-            kept: None,
             opens: 0,
             spoilt: false,
         };
@@ -332,10 +381,13 @@ impl State {
     /// The inode of a file that is made anew at each look.
     pub(super) fn live(&mut self, place: &Place, file: File) -> u64 {
         let entry = self.entry_at(place);
-        self.nodes.entry(entry).or_insert(Node {
-            kind: Kind::Live(file),
-            lookups: 0,
-        });
+        if !self.nodes.contains_key(&entry) {
+            let node = Node {
+                kind: Kind::Live(file),
+                lookups: 0,
+            };
+            self.nodes.insert(entry, node);
+        }
         entry
     }
 
@@ -352,11 +404,33 @@ impl State {
         ino
     }
 
-    pub(super) fn add_handle(&mut self, handle: Handle) -> u64 {
+    pub(super) fn add_handle(&mut self, caller: &Caller, handle: Handle) -> u64 {
         let number = self.next_handle;
         self.next_handle += 1;
-        self.handles.insert(number, handle);
+        let by = caller.request;
+        self.handles.insert(number, Open { by, handle });
         number
+    }
+
+    pub(super) fn handle(&self, number: u64) -> Option<&Handle> {
+        self.handles.get(&number).map(|open| &open.handle)
+    }
+
+    /// The handle that a request opened which was not answered then, and comes again.
+    pub(super) fn opened_before(&self, caller: &Caller) -> Option<(u64, &Handle)> {
+        let is_it = |open: &Open| caller.comes_again && open.by == caller.request;
+        let mut opened = self.handles.iter();
+        let (number, open) = opened.find(|(_, open)| is_it(open))?;
+        Some((*number, &open.handle))
+    }
+
+    /// Forgets what was touched.
+    pub(super) fn untouch(&mut self) {
+        self.nodes.untouch();
+        self.entries.untouch();
+        self.handles.untouch();
+        self.kept.untouch();
+        self.marks.0.untouch();
     }
 
     /// The kernel was told of the inode once more.

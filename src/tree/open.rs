@@ -39,6 +39,10 @@ impl Tree {
     pub fn open(&self, caller: &Caller, ino: u64, flags: i32) -> Result<Opened, Stop> {
         self.admit(caller)?;
         let mut state = self.state();
+        if let Some((handle, what)) = state.opened_before(caller) {
+            let keep_pages = matches!(what, Handle::Version { .. });
+            return Ok(Opened { handle, keep_pages });
+        }
         match &state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?.kind {
             Kind::Dir(_) => Err(Stop::Errno(libc::EISDIR)),
             Kind::Private(_) => self.open_private(&mut state, caller, ino, flags),
@@ -128,11 +132,17 @@ impl Tree {
         }
         if let Some(version) = state.version_mut(ino) {
             version.opens += 1;
-            if keep_pages {
-                version.kept = Some(value.clone());
-            }
         }
-        let handle = state.add_handle(Handle::Read { node: ino, value });
+        let opened = match keep_pages {
+            true => {
+                if !state.kept.contains_key(&ino) {
+                    state.kept.insert(ino, value);
+                }
+                Handle::Version { node: ino }
+            }
+            false => Handle::Read { node: ino, value },
+        };
+        let handle = state.add_handle(caller, opened);
         Opened { handle, keep_pages }
     }
 
@@ -146,7 +156,7 @@ impl Tree {
         flags: i32,
     ) -> Result<Opened, Stop> {
         let version = state.version(ino).ok_or(Stop::Errno(libc::ESTALE))?;
-        let (entry, kept) = (version.entry, version.kept.clone());
+        let (entry, kept) = (version.entry, state.kept.get(&ino).cloned());
         let place = state
             .entries
             .get(&entry)
@@ -260,7 +270,7 @@ impl Tree {
                 Resolved::Pending(on) => return Err(Stop::Wait(on)),
             },
         };
-        Ok(Opened::uncached(state.add_handle(handle)))
+        Ok(Opened::uncached(state.add_handle(caller, handle)))
     }
 
     /// Gives `take` at most `size` bytes from `offset` on.
@@ -279,7 +289,7 @@ impl Tree {
             drop(state);
             return Ok(take(part(value.as_bytes(), offset, size)));
         }
-        match state.handles.get(&handle) {
+        match state.handle(handle) {
             Some(Handle::Events) => Ok(take(&self.events.read(offset as usize, size as usize))),
             Some(Handle::Write { node, .. }) => match state.private(*node).map(|p| &p.buffer) {
                 Some(Ok(buffer)) => Ok(take(part(buffer.as_bytes(), offset, size))),

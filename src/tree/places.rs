@@ -1,11 +1,13 @@
 //! The layout of the tree: which folders there are, and what a name in one of them stands for.
 
+use serde::{Deserialize, Serialize};
+
 use super::bundle::BundleFormat;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 
 /// A folder. The order is that of its inode number ([`Dir::ino`]).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Dir {
     Root,
     Secrets,
@@ -18,14 +20,14 @@ pub(super) enum Dir {
 }
 
 /// A name in a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) dir: u64,
     pub(super) name: String,
 }
 
 /// A file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum File {
     Secret(SecretName),
     /// An editor's scratch file, in memory only.

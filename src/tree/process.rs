@@ -7,6 +7,8 @@
 
 use std::fs;
 
+use serde::{Deserialize, Serialize};
+
 /// The signals that end a waiting process when they are caught: INT, TERM, HUP, QUIT, ALRM. Any other caught one
 /// (SIGCHLD, say) must not interrupt: `$(<file)` of bash would break.
 const ENDING: u64 = bit(libc::SIGINT)
@@ -33,7 +35,7 @@ const fn bit(signal: i32) -> u64 {
 }
 
 /// A process, told apart from a later one with the same number by when it began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Process {
     /// The process's number (the thread group's).
     pub pid: u32,

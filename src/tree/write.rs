@@ -56,6 +56,16 @@ impl Tree {
         self.admit(caller)?;
         let mut state = self.state();
         let dir = state.dir(parent).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
+        if let Some((handle, Handle::Write { node, .. })) = state.opened_before(caller) {
+            let node = *node;
+            state.count_lookup(node);
+            let found = Found {
+                node,
+                attr: self.own_attr(&state, node),
+                valid: std::time::Duration::ZERO,
+            };
+            return Ok((found, Opened::uncached(handle)));
+        }
         let exclusive = flags & libc::O_EXCL != 0;
         let file = match dir.file(name) {
             _ if dir == Dir::Secrets && exclusive && is_sed_name(name) => File::Scratch,
@@ -89,7 +99,7 @@ impl Tree {
             Ok(SecretBuffer::new(b"")),
         );
         if let Some(private) = state.private_mut(private) {
-            private.touched = is_new;
+            private.changes = u64::from(is_new);
         }
         state.count_lookup(private);
         let opened = self.open_writer(&mut state, caller, private, flags);
@@ -102,8 +112,8 @@ impl Tree {
     }
 
     fn is_being_created(state: &State, place: &Place) -> bool {
-        state.handles.values().any(|handle| {
-            matches!(handle, Handle::Write { node, .. }
+        state.handles.values().any(|open| {
+            matches!(&open.handle, Handle::Write { node, .. }
                 if state.private(*node).is_some_and(|private| private.is_new && private.target == *place))
         })
     }
@@ -171,7 +181,8 @@ impl Tree {
             target: place.clone(),
             is_new,
             buffer,
-            touched: false,
+            changes: 0,
+            committed: 0,
             killed: false,
             mtime: None,
             opener: None,
@@ -195,7 +206,12 @@ impl Tree {
             }
         }
         let append = flags & libc::O_APPEND != 0;
-        Opened::uncached(state.add_handle(Handle::Write { node: ino, append }))
+        let handle = Handle::Write {
+            node: ino,
+            append,
+            last: None,
+        };
+        Opened::uncached(state.add_handle(caller, handle))
     }
 
     /// Writes into the buffer of an open file.
@@ -203,15 +219,27 @@ impl Tree {
     /// # Errors
     /// EBADF; EFBIG past what such a file can hold, after which nothing of it takes effect; why the present content,
     /// which this would add to, cannot be had.
-    pub fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Result<u32, i32> {
+    pub fn write(
+        &self,
+        caller: &Caller,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<u32, i32> {
         let mut state = self.state();
-        let Some(Handle::Write { node, append }) = state.handles.get(&handle) else {
+        let Some(Handle::Write { node, append, last }) = state.handle(handle) else {
             return Err(libc::EBADF);
         };
         let (node, append) = (*node, *append);
+        if let Some((request, count)) = *last
+            && caller.comes_again
+            && request == caller.request
+        {
+            return Ok(count);
+        }
         let limit = self.limit(&state, node);
         let private = state.private_mut(node).ok_or(libc::EBADF)?;
-        private.touched = true;
+        private.changes += 1;
         let buffer = private.buffer.as_mut().map_err(|errno| *errno)?;
         let start = if append { buffer.len() as u64 } else { offset };
         match usize::try_from(start)
@@ -224,7 +252,13 @@ impl Tree {
                 return Err(libc::EFBIG);
             }
         }
-        Ok(bytes.len() as u32)
+        let count = bytes.len() as u32;
+        if let Some(open) = state.handles.get_mut(&handle)
+            && let Handle::Write { last, .. } = &mut open.handle
+        {
+            *last = Some((caller.request, count));
+        }
+        Ok(count)
     }
 
     fn limit(&self, state: &State, node: u64) -> usize {
@@ -277,7 +311,7 @@ impl Tree {
                 private.mtime = Some(mtime);
                 match &private.buffer {
                     // Nothing is written: it is the content that is there whose time is set (`touch`).
-                    Ok(buffer) if !private.touched => {
+                    Ok(buffer) if !private.is_touched() => {
                         SecretValue::from_bytes("", buffer.as_bytes())
                             .ok()
                             .map(|value| (private.entry, Identity::of(&value)))
@@ -303,7 +337,7 @@ impl Tree {
         handle: Option<u64>,
         size: u64,
     ) -> Result<Option<Closing>, Stop> {
-        let node = match handle.and_then(|handle| state.handles.get(&handle)) {
+        let node = match handle.and_then(|handle| state.handle(handle)) {
             Some(Handle::Write { node, .. }) => *node,
             _ => ino,
         };
@@ -324,7 +358,7 @@ impl Tree {
         let Some(len) = usize::try_from(size).ok().filter(|len| *len <= limit) else {
             return Err(Stop::Errno(libc::EFBIG));
         };
-        private.touched = true;
+        private.changes += 1;
         match &mut private.buffer {
             Ok(buffer) => buffer.set_len(len),
             // From nothing on, whatever could not be read does not matter.

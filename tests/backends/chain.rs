@@ -344,7 +344,7 @@ fn no_token_no_key_and_no_value_is_told_anywhere() {
         live.read("cache/stats"),
     ];
     told.extend(["aws", "vault"].map(|name| live.read(&format!("providers/{name}"))));
-    told.push(std::fs::read_to_string(format!("/proc/{}/cmdline", live.daemon_pid())).unwrap());
+    told.push(std::fs::read_to_string(format!("/proc/{}/cmdline", live.server_pid())).unwrap());
     for text in told {
         assert!(!text.contains("hunter2"), "{text}");
         assert!(!text.contains(&token), "{text}");

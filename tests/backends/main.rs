@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use servers::moto::Moto;
 use servers::proxy::Proxy;
 use servers::rvault::RVault;
+use support::home::signal;
 use support::{Live, Setup, wait_until};
 
 /// Both backends, each behind a proxy, with the document `simpletuner` in each.

@@ -28,7 +28,7 @@ fn readers(live: &Live, count: usize, key: &str) -> Child {
 }
 
 fn threads(live: &Live) -> usize {
-    let tasks = format!("/proc/{}/task", live.daemon_pid());
+    let tasks = format!("/proc/{}/task", live.server_pid());
     std::fs::read_dir(tasks).unwrap().count()
 }
 
@@ -46,6 +46,24 @@ fn a_thousand_cold_readers_cost_one_call() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.stdout, b"a".repeat(1000));
     assert_eq!(world.aws.requests(), 1);
+}
+
+#[test]
+fn a_thousand_reads_in_flight_outlive_twenty_servers() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hold);
+    let shell = readers(&live, 1000, "IN_AWS");
+    for _ in 0..20 {
+        let server = live.server_pid();
+        signal("KILL", server);
+        wait_until("another one answers", || live.server_pid() != server);
+    }
+    assert_eq!(waiting_children(&shell).len(), 1000);
+    world.aws.set(Fault::None);
+    let output = ended(shell);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.stdout, b"a".repeat(1000));
 }
 
 #[test]

@@ -109,6 +109,24 @@ impl Home {
         let status: Value = serde_json::from_slice(&status).unwrap();
         status["server_pid"].as_u64().unwrap() as u32
     }
+
+    /// Kills both processes of a mount at once, which leaves it dead.
+    pub fn kill(&self, mount_point: &Path) {
+        let status = fs::read(mount_point.join("status")).unwrap();
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        let pids = ["keeper_pid", "server_pid"].map(|field| status[field].to_string());
+        let mut kill = Command::new("kill");
+        assert!(
+            kill.args(["-s", "KILL"])
+                .args(&pids)
+                .status()
+                .unwrap()
+                .success()
+        );
+        for pid in pids {
+            wait_for_the_end(pid.parse().unwrap());
+        }
+    }
 }
 
 impl Drop for Home {

@@ -132,20 +132,20 @@ impl Live {
         command
     }
 
-    pub fn daemon_pid(&self) -> u32 {
-        self.daemon.id()
+    /// The process that answers.
+    pub fn server_pid(&self) -> u32 {
+        self.json("status")["server_pid"].as_u64().unwrap() as u32
+    }
+
+    /// The process that sees to it that one answers.
+    pub fn keeper_pid(&self) -> u32 {
+        self.json("status")["keeper_pid"].as_u64().unwrap() as u32
     }
 
     /// Unmounts by SIGTERM, and gives the home, to look at or to mount again.
     pub fn stop(mut self) -> tempfile::TempDir {
         self.end();
         std::mem::replace(&mut self.home, scratch_home())
-    }
-
-    /// The daemon is killed, and leaves its dead mount.
-    pub fn kill_daemon(&mut self) {
-        self.daemon.kill().unwrap();
-        self.daemon.wait().unwrap();
     }
 
     fn end(&mut self) {

@@ -1,0 +1,126 @@
+//! `install-service`: writes the systemd unit that keeps a mount.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::ValueHint;
+
+use super::failure::{Failure, say};
+use super::{Context, Outcome, absolute, output};
+use crate::error::Error;
+use crate::mount::{Scope, Service, UNIT};
+
+/// Write a systemd unit that mounts at login or at boot
+///
+/// The unit is the user's own, or the machine's with --system (as root). It is written, not started: what to say next
+/// is printed.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live install-service
+  simpletuner-live install-service --print > my.service
+  sudo simpletuner-live install-service --system --user trainer /run/secrets-live"
+)]
+pub(super) struct Args {
+    /// The mount point [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+    /// A service of the machine, not of the user
+    #[arg(long)]
+    system: bool,
+    /// Whom the machine's service runs as
+    #[arg(long, requires = "system", default_value = "root", value_hint = ValueHint::Username)]
+    user: String,
+    /// Let root in too, and whom the settings' `access` names
+    #[arg(long)]
+    allow_other: bool,
+    /// Print the unit instead of writing it
+    #[arg(long)]
+    print: bool,
+    /// Write over a unit that was changed by hand
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
+    if args.user.is_empty() || !args.user.chars().all(is_name) {
+        return Err(Failure::new(format!("{:?} is no user's name", args.user)));
+    }
+    let mut upgrade_arguments: Vec<OsString> = Vec::new();
+    if let Some(config) = &context.config {
+        upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
+    }
+    let mut arguments = upgrade_arguments.clone();
+    if args.allow_other {
+        arguments.push("--allow-other".into());
+    }
+    if let Some(dir) = &args.dir {
+        let dir = absolute(dir)?;
+        arguments.push(dir.clone().into());
+        upgrade_arguments.push(dir.into());
+    }
+    let scope = match args.system {
+        true => Scope::System { user: args.user },
+        false => Scope::User,
+    };
+    let service = Service {
+        scope: scope.clone(),
+        program,
+        arguments,
+        upgrade_arguments,
+    };
+    let unit = service.unit()?;
+    if args.print {
+        return output::line(unit.trim_end());
+    }
+    let variable = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let home = variable("HOME").unwrap_or_else(|| "/root".into());
+    let path = service.path(&home, variable("XDG_CONFIG_HOME").as_deref());
+    write(&path, &unit, args.force)?;
+    output::line(&path.display().to_string())?;
+    let systemctl = match scope {
+        Scope::User => "systemctl --user",
+        Scope::System { .. } => "systemctl",
+    };
+    say(
+        "next",
+        &format!("{systemctl} daemon-reload && {systemctl} enable --now {UNIT}"),
+    );
+    if scope == Scope::User {
+        say(
+            "next",
+            "loginctl enable-linger    # to have it without a login, too",
+        );
+    }
+    Ok(())
+}
+
+fn write(path: &Path, unit: &str, force: bool) -> Outcome {
+    let failed = |e| Error::io(path.display().to_string(), e);
+    match fs::read_to_string(path) {
+        Ok(present) if present == unit => return Ok(()),
+        Ok(_) if !force => {
+            return Err(Failure::new(format!(
+                "{} is there already and says something else; --print shows what would be written, --force writes it, and \
+                 what is your own is better kept in a drop-in (systemctl edit)",
+                path.display()
+            )));
+        }
+        _ => {}
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut file = fs::File::create(path).map_err(failed)?;
+    file.write_all(unit.as_bytes()).map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `upgrade`: changes a running mount to the program now on disk.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::failure::say;
+use super::{Context, Outcome, output};
+use crate::mount;
+
+/// Change a running mount to the program now on disk
+///
+/// The mount, open files and containers that use it stay; readers wait for some milliseconds at most. The new program
+/// prepares itself first: if it cannot start, the old one goes on, and this says why.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  cargo install simpletuner-live && simpletuner-live upgrade
+  simpletuner-live upgrade /run/secrets-live"
+)]
+pub(super) struct Args {
+    /// The mount point [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+    /// Even where the kernel is older than 6.9: what is being answered just then ends with an error
+    #[arg(long)]
+    force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let settings = context.settings_for(args.dir.as_deref())?;
+    let done = mount::upgrade(&settings.mount_point, args.force)?;
+    if args.json {
+        return output::json(&json!({
+            "from": done.from, "to": done.to, "server_pid": done.server_pid, "program": done.program,
+        }));
+    }
+    output::line(&done.to)?;
+    let (from, to, program) = (done.from, done.to, done.program);
+    if let Ok(own) = std::env::current_exe()
+        && own.to_string_lossy() != program
+    {
+        say(
+            "note",
+            &format!("the mount runs {program}, not {}", own.display()),
+        );
+    }
+    say(
+        "note",
+        &format!("{program} serves now ({from} before, {to} now)"),
+    );
+    Ok(())
+}

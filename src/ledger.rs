@@ -1,0 +1,264 @@
+//! A log in memory that outlives its writer: sealed records in two files that somebody else holds open (memfds of the
+//! keeper). Knows nothing of what the records say.
+//!
+//! A file begins with its generation (8 bytes, little endian; 0: being written) and a salt of 32 bytes. Records follow:
+//! length (4 bytes, little endian) and that many bytes, sealed by AES-256-GCM under a key derived from the salt, with
+//! the record's number as the nonce. The file of the higher generation counts. A record that was cut off by the end of
+//! its writer is not there: what it noted was not answered yet.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::hkdf;
+use zeroize::Zeroizing;
+
+/// Where the records begin.
+const HEADER: u64 = 8 + SALT as u64;
+const SALT: usize = 32;
+/// The length of a master key.
+pub const KEY: usize = 32;
+/// So many bytes past twice what the log began with, it is time to write it anew.
+const SLACK: u64 = 1024 * 1024;
+
+/// The writing end.
+pub struct Ledger {
+    /// The one that counts first.
+    files: [File; 2],
+    master: Zeroizing<[u8; KEY]>,
+    generation: u64,
+    key: LessSafeKey,
+    records: u64,
+    end: u64,
+    renew_at: u64,
+}
+
+impl Ledger {
+    /// What is in the files, record by record, and the ledger that goes on from there: it is empty until
+    /// [`renew`](Self::renew) has been called with all there is.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn open(
+        files: [File; 2],
+        master: Zeroizing<[u8; KEY]>,
+        mut read: impl FnMut(&[u8]),
+    ) -> io::Result<Self> {
+        let [a, b] = files;
+        let (generation_a, generation_b) = (generation(&a)?, generation(&b)?);
+        let (files, generation) = match generation_a >= generation_b {
+            true => ([a, b], generation_a),
+            false => ([b, a], generation_b),
+        };
+        if generation > 0 {
+            read_records(&files[0], &master, &mut read)?;
+        }
+        let key = key_of(&master, &[0; SALT])?;
+        Ok(Self {
+            files,
+            master,
+            generation,
+            key,
+            records: 0,
+            end: HEADER,
+            renew_at: 0,
+        })
+    }
+
+    /// Whether the log has grown so long that it should be written anew.
+    pub fn is_long(&self) -> bool {
+        self.end >= self.renew_at
+    }
+
+    /// Begins a new log of what `write` appends, which counts once that is done.
+    ///
+    /// # Errors
+    /// Where it cannot be written; then the old one still counts.
+    pub fn renew(
+        &mut self,
+        write: impl FnOnce(&mut dyn FnMut(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut salt = [0; SALT];
+        getrandom::fill(&mut salt).map_err(|_| io::Error::other("no random numbers"))?;
+        let key = key_of(&self.master, &salt)?;
+        let file = &self.files[1];
+        file.set_len(0)?;
+        file.write_all_at(&salt, 8)?;
+        let (mut records, mut end) = (0, HEADER);
+        write(&mut |record| {
+            end += append(file, &key, records, end, record)?;
+            records += 1;
+            Ok(())
+        })?;
+        self.generation += 1;
+        file.write_all_at(&self.generation.to_le_bytes(), 0)?;
+        self.files.swap(0, 1);
+        (self.key, self.records, self.end) = (key, records, end);
+        self.renew_at = 2 * end + SLACK;
+        // Its memory is given back.
+        self.files[1].set_len(0)
+    }
+
+    /// Adds a record, whose bytes are overwritten.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn append(&mut self, record: &mut Vec<u8>) -> io::Result<()> {
+        self.end += append(&self.files[0], &self.key, self.records, self.end, record)?;
+        self.records += 1;
+        Ok(())
+    }
+}
+
+fn generation(file: &File) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(u64::from_le_bytes(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn key_of(master: &[u8; KEY], salt: &[u8; SALT]) -> io::Result<LessSafeKey> {
+    let failed = |_| io::Error::other("no key can be derived");
+    let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master);
+    let okm = derived.expand(&[b"simpletuner-live ledger"], &AES_256_GCM);
+    let key: UnboundKey = okm.map_err(failed)?.into();
+    Ok(LessSafeKey::new(key))
+}
+
+fn nonce(number: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// Seals and writes a record; how long it has become.
+fn append(
+    file: &File,
+    key: &LessSafeKey,
+    number: u64,
+    at: u64,
+    record: &mut Vec<u8>,
+) -> io::Result<u64> {
+    key.seal_in_place_append_tag(nonce(number), Aad::empty(), record)
+        .map_err(|_| io::Error::other("a record cannot be sealed"))?;
+    let len = u32::try_from(record.len()).map_err(io::Error::other)?;
+    let mut framed = Vec::with_capacity(4 + record.len());
+    framed.extend_from_slice(&len.to_le_bytes());
+    framed.extend_from_slice(record);
+    file.write_all_at(&framed, at)?;
+    Ok(framed.len() as u64)
+}
+
+fn read_records(file: &File, master: &[u8; KEY], read: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    let mut salt = [0; SALT];
+    file.read_exact_at(&mut salt, 8)?;
+    let key = key_of(master, &salt)?;
+    let all = file.metadata()?.len();
+    let (mut number, mut at) = (0, HEADER);
+    while at + 4 <= all {
+        let mut len = [0; 4];
+        file.read_exact_at(&mut len, at)?;
+        let len = u64::from(u32::from_le_bytes(len));
+        if at + 4 + len > all {
+            break;
+        }
+        let mut record = Zeroizing::new(vec![0; len as usize]);
+        file.read_exact_at(&mut record, at + 4)?;
+        let Ok(opened) = key.open_in_place(nonce(number), Aad::empty(), &mut record) else {
+            // The last one, half written.
+            break;
+        };
+        read(opened);
+        number += 1;
+        at += 4 + len;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> [File; 2] {
+        [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()]
+    }
+
+    fn twice(files: &[File; 2]) -> [File; 2] {
+        [files[0].try_clone().unwrap(), files[1].try_clone().unwrap()]
+    }
+
+    fn open(files: &[File; 2]) -> (Ledger, Vec<String>) {
+        let mut found = Vec::new();
+        let master = Zeroizing::new([7; KEY]);
+        let ledger = Ledger::open(twice(files), master, |record| {
+            found.push(String::from_utf8(record.to_vec()).unwrap());
+        });
+        (ledger.unwrap(), found)
+    }
+
+    fn renew(ledger: &mut Ledger, records: &[String]) {
+        let renewed = ledger.renew(|write| {
+            records
+                .iter()
+                .try_for_each(|record| write(&mut record.clone().into_bytes()))
+        });
+        renewed.unwrap();
+    }
+
+    #[test]
+    fn what_was_noted_is_read_by_the_next_and_no_word_of_it_lies_open() {
+        let files = files();
+        let (mut ledger, found) = open(&files);
+        assert!(found.is_empty() && ledger.is_long());
+        renew(&mut ledger, &["first".into()]);
+        ledger.append(&mut b"hunter2".to_vec()).unwrap();
+        drop(ledger);
+        for _ in 0..3 {
+            let (mut ledger, found) = open(&files);
+            assert_eq!(found, ["first", "hunter2"]);
+            renew(&mut ledger, &found);
+        }
+        for file in &files {
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_anywhere_is_not_there_and_all_before_it_is() {
+        let files = files();
+        let (mut ledger, _) = open(&files);
+        renew(&mut ledger, &["first".into()]);
+        let before = ledger.end;
+        ledger.append(&mut b"second".to_vec()).unwrap();
+        let after = ledger.end;
+        let active = ledger.files[0].try_clone().unwrap();
+        for len in (before..after).rev() {
+            active.set_len(len).unwrap();
+            assert_eq!(open(&files).1, ["first"]);
+        }
+    }
+
+    #[test]
+    fn a_new_log_that_was_broken_off_leaves_the_old_one() {
+        let files = files();
+        let (mut ledger, _) = open(&files);
+        renew(&mut ledger, &["old".into()]);
+        let broken = ledger.renew(|write| {
+            write(&mut b"new".to_vec())?;
+            Err(io::Error::other("broken off"))
+        });
+        assert!(broken.is_err());
+        assert_eq!(open(&files).1, ["old"]);
+        let mut records = 0;
+        while !ledger.is_long() {
+            ledger.append(&mut vec![b'x'; 10_000]).unwrap();
+            records += 1;
+        }
+        assert!(records > 50);
+    }
+}

@@ -1,0 +1,303 @@
+//! What keeper and server tell each other, and the descriptors that go with it: over a socket that each has one end of.
+
+use std::ffi::OsString;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::tree::{Restart, Upgrade};
+
+/// Which way of handing over this program knows. It changes with [`Brief`], with [`First`], and with what the tree notes
+/// in the ledger: a program that knows another one does not start as a part of this one's mount.
+pub const FORMAT: u32 = 1;
+
+/// How many descriptors are held.
+const HELD: usize = 5;
+/// How many go with a message at most: those, and a channel.
+const MOST: usize = HELD + 1;
+/// The longest message.
+const LONGEST: usize = 64 * 1024;
+
+/// What outlives each of the two, because the other one has it, too.
+pub(super) struct Held {
+    /// `/dev/fuse`: the mount lives as long as somebody holds it.
+    pub(super) device: OwnedFd,
+    pub(super) vitals: OwnedFd,
+    pub(super) ledger: [OwnedFd; 2],
+    /// The program that was mounted with.
+    pub(super) program: OwnedFd,
+}
+
+impl Held {
+    /// The same, with another program.
+    pub(super) fn with_program(&self, program: OwnedFd) -> Result<Self> {
+        let copy = |held: &OwnedFd| held.try_clone().map_err(|e| Error::io("descriptors", e));
+        Ok(Self {
+            device: copy(&self.device)?,
+            vitals: copy(&self.vitals)?,
+            ledger: [copy(&self.ledger[0])?, copy(&self.ledger[1])?],
+            program,
+        })
+    }
+}
+
+/// What whoever comes next must know.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Brief {
+    pub(super) mount_point: Text,
+    /// Where the program lay when it was mounted with, and where `upgrade` looks for another one.
+    pub(super) program: Text,
+    /// What the program is started with.
+    pub(super) arguments: Vec<Text>,
+    /// Where the log goes, if there is no terminal.
+    pub(super) log_file: Option<Text>,
+    /// The ledger's key.
+    pub(super) key: Key,
+    /// What values are told apart by.
+    pub(super) fingerprints: [u8; 16],
+    /// The kernel's first request.
+    pub(super) init: Vec<u8>,
+    /// Where inode numbers and handles begin, besides those of the folders.
+    pub(super) numbers_from: u64,
+    pub(super) keeper: u32,
+    pub(super) server: u32,
+    pub(super) restarts: Vec<Restart>,
+    /// The last one that was tried.
+    pub(super) upgrade: Option<Upgrade>,
+    /// In seconds.
+    pub(super) patience: u64,
+}
+
+/// Zeroed when dropped.
+pub(super) type Key = Zeroizing<[u8; crate::ledger::KEY]>;
+
+/// A path or an argument, whatever bytes are in it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Text(Vec<u8>);
+
+impl Text {
+    pub(super) fn to_os(&self) -> OsString {
+        OsString::from_vec(self.0.clone())
+    }
+}
+
+impl<T: AsRef<std::ffi::OsStr>> From<T> for Text {
+    fn from(text: T) -> Self {
+        Self(text.as_ref().as_bytes().to_vec())
+    }
+}
+
+/// The first message on a socket: all there is to know.
+#[derive(Serialize, Deserialize)]
+pub(super) enum First {
+    /// Be the server.
+    Serve(Brief),
+    /// Be the keeper of the server that says so.
+    Keep(Brief),
+}
+
+/// What the keeper says later.
+#[derive(Serialize, Deserialize)]
+pub(super) enum ToServer {
+    /// Nobody else answers any more: begin. The servers that ended before.
+    Begin(Vec<Restart>),
+    /// What became of an upgrade.
+    Upgraded(Upgrade),
+    /// The mount is out of the tree: finish what is being written, and end.
+    Finish,
+}
+
+/// What the server says.
+#[derive(Serialize, Deserialize)]
+pub(super) enum ToKeeper {
+    /// All that can be done beforehand is done.
+    Prepared,
+    /// It answers.
+    Ready,
+    /// It cannot serve.
+    Failed(String),
+    /// It was asked to unmount.
+    Unmount,
+}
+
+/// One end.
+pub(super) struct Channel(OwnedFd);
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The file that was mounted with, whatever lies at its path now, as a part.
+fn program(held: &Held, brief: &Brief, part: &str) -> Command {
+    let mut command = Command::new(format!("/proc/self/fd/{}", held.program.as_raw_fd()));
+    command
+        .arg0("simpletuner-live")
+        .args(["mount", "--foreground", "--part", part, "--handover"])
+        .arg(FORMAT.to_string())
+        .args(brief.arguments.iter().map(Text::to_os));
+    command
+}
+
+fn failed(error: Errno) -> Error {
+    Error::io("what keeper and server tell each other", error)
+}
+
+impl Channel {
+    /// The end that this process was started with, as its standard input.
+    pub(super) fn inherited() -> Result<Self> {
+        let end = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3).map_err(failed)?;
+        Ok(Self(end))
+    }
+
+    /// Starts the program for a part; what it is sent first says which.
+    pub(super) fn start(held: &Held, brief: &Brief, part: &str) -> Result<(Child, Self)> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        let mut command = program(held, brief, part);
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        if brief.log_file.is_some() {
+            command.stderr(Stdio::null());
+        }
+        let child = command
+            .spawn()
+            .map_err(|e| Error::io("this program cannot be started once more", e))?;
+        Ok((child, Self(ours)))
+    }
+
+    /// The message for this process's own place, which the program then takes as another part; what it is to send its
+    /// answers to goes along. Nothing comes back but for a failure.
+    pub(super) fn become_part(
+        held: &Held,
+        brief: &Brief,
+        part: &str,
+        message: &First,
+        channel: &Channel,
+    ) -> Error {
+        let sent = || {
+            let (ours, theirs) = rustix::net::socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .map_err(failed)?;
+            // What was sent can be read when the sending end is gone.
+            Self(ours).send_held(message, held, Some(channel))?;
+            Ok(theirs)
+        };
+        match sent() {
+            Ok(theirs) => {
+                let mut command = program(held, brief, part);
+                Error::io("the new program", command.stdin(theirs).exec())
+            }
+            Err(error) => error,
+        }
+    }
+
+    pub(super) fn send(&self, message: &impl Serialize) -> Result<()> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends the first message, and all that is held; the answers are to go to the other end of `channel`, if there is
+    /// one, else to this one's.
+    pub(super) fn send_held(
+        &self,
+        message: &First,
+        held: &Held,
+        channel: Option<&Channel>,
+    ) -> Result<()> {
+        let [a, b] = &held.ledger;
+        let held = [&held.device, &held.vitals, a, b, &held.program];
+        let mut descriptors: Vec<BorrowedFd> = held.map(AsFd::as_fd).into();
+        descriptors.extend(channel.map(AsFd::as_fd));
+        self.send_with(message, &descriptors)
+    }
+
+    fn send_with(&self, message: &impl Serialize, descriptors: &[BorrowedFd]) -> Result<()> {
+        let bytes = postcard::to_stdvec(message).map_err(|_| failed(Errno::INVAL))?;
+        let bytes = Zeroizing::new(bytes);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let parts = [IoSlice::new(&bytes)];
+        rustix::net::sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL)
+            .map(drop)
+            .map_err(failed)
+    }
+
+    /// The next message; `None` where the other side has ended.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        Ok(self.receive_with()?.map(|(message, _)| message))
+    }
+
+    /// The first message on the socket that this process was started with, all that is held, and the channel to answer
+    /// on.
+    pub(super) fn receive_held(self) -> Result<(First, Held, Self)> {
+        let incomplete = || failed(Errno::INVAL);
+        let (message, descriptors) = self.receive_with()?.ok_or_else(incomplete)?;
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(incomplete);
+        let held = Held {
+            device: next()?,
+            vitals: next()?,
+            ledger: [next()?, next()?],
+            program: next()?,
+        };
+        let channel = next().map_or(self, Self);
+        Ok((message, held, channel))
+    }
+
+    /// Whether the other side has said something, or has ended.
+    pub(super) fn has_news(&self) -> bool {
+        let now = super::supervised::timespec(std::time::Duration::ZERO);
+        let mut ends = [PollFd::new(self, PollFlags::IN)];
+        matches!(rustix::event::poll(&mut ends, Some(&now)), Ok(1..))
+    }
+
+    fn receive_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = Zeroizing::new(vec![0; LONGEST]);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let received = loop {
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Ok(None),
+                received => break received.map_err(failed)?.bytes,
+            }
+        };
+        if received == 0 {
+            return Ok(None);
+        }
+        let descriptors = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+            _ => Vec::new(),
+        });
+        let descriptors = descriptors.collect();
+        let message = postcard::from_bytes(&bytes[..received]).map_err(|_| failed(Errno::INVAL))?;
+        Ok(Some((message, descriptors)))
+    }
+}

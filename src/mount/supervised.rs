@@ -1,0 +1,173 @@
+//! The server's process, as the keeper sees it: started, felt for its pulse, and how it ended.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+
+use super::handover::{Brief, Channel, First, Held};
+use crate::error::{Error, Result};
+use crate::fuse::vitals::{Vitals, Word};
+
+/// Signals that a process gets for what it does itself.
+const FAULTS: [i32; 7] = [
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// The process that answers.
+pub(super) struct Server {
+    pub(super) pid: Pid,
+    /// Readable when it has ended.
+    pub(super) end: OwnedFd,
+    pub(super) channel: Channel,
+    pub(super) is_ready: bool,
+    pub(super) pulse: Pulse,
+    /// What it said, or why it was killed, before it ended.
+    pub(super) reason: Option<String>,
+    /// How many processes had been killed for want of memory when it began.
+    killed_before: Option<u64>,
+}
+
+/// How a server ended.
+pub(super) struct End {
+    pub(super) reason: String,
+    /// What it was at may have been the cause: nobody else has ended it.
+    pub(super) by_itself: bool,
+}
+
+/// What was felt last, and for how many beats nothing else was.
+#[derive(Default)]
+pub(super) struct Pulse {
+    last: u64,
+    silent: u64,
+    request: u64,
+    busy: u64,
+}
+
+impl Pulse {
+    /// Feels it once a beat, and says why the server counts as hung, if it does; `patience` is in beats.
+    pub(super) fn feel(&mut self, vitals: &Vitals, patience: u64) -> Option<&'static str> {
+        let (pulse, request) = (vitals.get(Word::Pulse), vitals.get(Word::Reading));
+        self.silent = if pulse == self.last {
+            self.silent + 1
+        } else {
+            0
+        };
+        self.busy = match request {
+            0 => 0,
+            request if request == self.request => self.busy + 1,
+            _ => 0,
+        };
+        (self.last, self.request) = (pulse, request);
+        match () {
+            () if self.silent > patience => Some("it gave no sign of life"),
+            () if self.busy > patience => Some("it was at one request for too long"),
+            () => None,
+        }
+    }
+}
+
+impl Server {
+    /// Starts one, which prepares itself and then waits for the word to begin.
+    pub(super) fn start(brief: &Brief, held: &Held) -> Result<Self> {
+        let (child, channel) = Channel::start(held, brief, "server")?;
+        let pid = Pid::from_child(&child);
+        // It may have ended already, which shows by its end.
+        let _ = channel.send_held(&First::Serve(brief.clone()), held, None);
+        Self::watched(pid, channel).map_err(|e| Error::io("the server's process", e))
+    }
+
+    /// One that serves already; `None` where it has ended and somebody else was told how.
+    pub(super) fn adopted(pid: u32, channel: Channel) -> Option<Self> {
+        let pid = Pid::from_raw(pid as i32)?;
+        let mut server = Self::watched(pid, channel).ok()?;
+        server.is_ready = true;
+        Some(server)
+    }
+
+    fn watched(pid: Pid, channel: Channel) -> std::result::Result<Self, Errno> {
+        Ok(Self {
+            pid,
+            end: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            channel,
+            is_ready: false,
+            pulse: Pulse::default(),
+            reason: None,
+            killed_before: killed_for_memory(),
+        })
+    }
+
+    pub(super) fn kill(&mut self, why: &str) {
+        self.reason = Some(why.to_owned());
+        let _ = rustix::process::pidfd_send_signal(&self.end, Signal::KILL);
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn how_it_ended(&mut self) -> End {
+        let status = self.wait();
+        let by_itself = |reason| End {
+            reason,
+            by_itself: true,
+        };
+        if let Some(reason) = self.reason.take() {
+            return by_itself(reason);
+        }
+        let Some(status) = status else {
+            return End {
+                reason: "it ended, and its parent had ended before".into(),
+                by_itself: false,
+            };
+        };
+        match (status.terminating_signal(), status.exit_status()) {
+            (Some(libc::SIGKILL), _) if killed_for_memory() > self.killed_before => {
+                by_itself("SIGKILL (there was no memory left)".into())
+            }
+            (Some(signal), _) => End {
+                reason: signal_hook::low_level::signal_name(signal)
+                    .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned),
+                by_itself: FAULTS.contains(&signal),
+            },
+            (None, code) => by_itself(format!("exit code {}", code.unwrap_or_default())),
+        }
+    }
+
+    /// `None`: it is not a child of this process.
+    fn wait(&self) -> Option<WaitStatus> {
+        loop {
+            match rustix::process::waitpid(Some(self.pid), WaitOptions::empty()) {
+                Err(Errno::INTR) => {}
+                ended => return ended.ok()?.map(|(_, status)| status),
+            }
+        }
+    }
+
+    pub(super) fn has_ended(&self, within: Duration) -> bool {
+        let mut ends = [PollFd::new(&self.end, PollFlags::IN)];
+        matches!(
+            rustix::event::poll(&mut ends, Some(&timespec(within))),
+            Ok(1..)
+        )
+    }
+}
+
+pub(super) fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
+}
+
+/// How many processes the kernel has killed for want of memory (`oom_kill` in `/proc/vmstat`).
+fn killed_for_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}

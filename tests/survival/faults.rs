@@ -1,0 +1,165 @@
+//! Servers that hang, that cannot start, and requests that end each server that takes them.
+
+use super::*;
+
+#[test]
+fn a_server_that_is_stopped_is_replaced() {
+    let _alone = alone();
+    let live = Live::start_with(Setup {
+        files: vec![(".simpletuner/live.yaml", "timeout: {server: 1}\n")],
+        ..Setup::default()
+    });
+    live.write("secrets/A", "value");
+    let server = live.server_pid();
+    signal("STOP", server);
+    assert_eq!(live.read("secrets/A"), "value");
+    assert_ne!(live.server_pid(), server);
+    let restarts = live.json("status")["restarts"].clone();
+    assert_eq!(restarts[0]["reason"], "it gave no sign of life");
+}
+
+/// A server that waits, while it reads, for a filesystem which does not answer: that of another mount, stopped.
+#[test]
+fn a_server_that_hangs_over_one_request_is_replaced_and_the_request_given_up() {
+    let _alone = alone();
+    let other = Live::start();
+    other.write("secrets/FAR", "far");
+    let settings = format!(
+        "timeout: {{server: 1}}\nfile_path: {}\nenv_keys: [NEAR]\n",
+        other.path("bundle/secrets.json").display()
+    );
+    let live = Live::start_with(Setup {
+        env: vec![("NEAR", "near")],
+        files: vec![(".simpletuner/live.yaml", &settings)],
+        ..Setup::default()
+    });
+    assert_eq!(live.read("secrets/FAR"), "far");
+    let stopped = [other.keeper_pid(), other.server_pid()];
+    for pid in stopped {
+        signal("STOP", pid);
+    }
+    // The kernel answers for the other mount for a second by itself.
+    let mut failed = None;
+    wait_until("a read fails", || {
+        let read = fs::read_to_string(live.path("secrets/FAR"));
+        failed = read.err();
+        failed.is_some()
+    });
+    assert_eq!(failed.unwrap().raw_os_error(), Some(libc::EIO));
+    for pid in stopped {
+        signal("CONT", pid);
+    }
+    assert_eq!(live.read("secrets/FAR"), "far");
+    assert_eq!(live.read("secrets/NEAR"), "near");
+    let restarts = live.json("status")["restarts"].clone();
+    let reasons = restarts.as_array().unwrap().iter();
+    let hung = reasons.filter(|restart| restart["reason"] == "it was at one request for too long");
+    assert!(hung.count() >= 2, "{restarts}");
+}
+
+/// The commit waits for the lock of the secrets file, where the server is ended as if it had failed there.
+#[test]
+fn a_write_that_ends_two_servers_fails_and_the_rest_lives_on() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "old");
+    let lock = File::open(live.home(".simpletuner/secrets.json.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut writer = spawn(&live, "echo new > secrets/A");
+    for _ in 0..2 {
+        let server = live.server_pid();
+        wait_until("the server waits for the lock", || {
+            let open = fs::read_dir(format!("/proc/{server}/fd")).unwrap();
+            let mut open = open
+                .flatten()
+                .filter_map(|fd| fs::read_link(fd.path()).ok());
+            open.any(|path| path.ends_with("secrets.json.lock"))
+        });
+        assert!(writer.try_wait().unwrap().is_none());
+        signal("ABRT", server);
+        wait_until("another one answers", || live.server_pid() != server);
+    }
+    wait_until("the writer is told", || {
+        writer.try_wait().unwrap().is_some()
+    });
+    let output = writer.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Input/output error"), "{said}");
+    assert_eq!(live.read("secrets/A"), "old");
+    lock.unlock().unwrap();
+    live.write("secrets/A", "newer");
+    assert_eq!(live.read("secrets/A"), "newer");
+    let restarts = live.json("status")["restarts"].clone();
+    let reasons: Vec<_> = restarts.as_array().unwrap().iter().collect();
+    assert_eq!(reasons.len(), 2);
+    assert!(reasons.iter().all(|restart| restart["reason"] == "SIGABRT"));
+}
+
+const MALFORMED: &str = "file_path: [\n";
+
+#[test]
+fn servers_that_cannot_start_are_tried_until_one_can() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "value");
+    fs::write(live.home(".simpletuner/live.yaml"), MALFORMED).unwrap();
+    let server = live.server_pid();
+    signal("KILL", server);
+    let reader = spawn(&live, "cat secrets/A");
+    wait_until("some have failed", || {
+        let log = fs::read_to_string(live.home("daemon.log")).unwrap();
+        log.matches("live.yaml").count() > 6
+    });
+    fs::remove_file(live.home(".simpletuner/live.yaml")).unwrap();
+    assert_eq!(done(reader), "value");
+    let restarts = live.json("status")["restarts"].clone();
+    let last = restarts.as_array().unwrap().last().unwrap();
+    assert!(
+        last["reason"].as_str().unwrap().contains("live.yaml"),
+        "{last}"
+    );
+}
+
+#[test]
+fn after_a_minute_without_a_server_readers_are_let_go() {
+    let live = Live::start();
+    fs::write(live.home(".simpletuner/live.yaml"), MALFORMED).unwrap();
+    signal("KILL", live.server_pid());
+    let mut reader = spawn(&live, "cat secrets/A");
+    let begun = Instant::now();
+    while reader.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it hangs");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = reader.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    wait_until("it is unmounted", || !is_mounted(&live.path("")));
+    let log = fs::read_to_string(live.home("daemon.log")).unwrap();
+    assert!(
+        log.contains("no server could be started for a minute"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_mount_in_use_is_out_of_the_tree_at_once_and_ends_with_its_last_file() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "value");
+    let mut open = File::open(live.path("secrets/A")).unwrap();
+    let pids = [live.keeper_pid(), live.server_pid()];
+    let umount = live.cli().arg("umount").output().unwrap();
+    assert!(umount.status.success());
+    let said = String::from_utf8_lossy(&umount.stderr).into_owned();
+    assert!(said.contains("was in use"), "{said}");
+    assert!(!is_mounted(&live.path("")));
+    // Even now it is replaced when it is killed.
+    signal("KILL", pids[1]);
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "value");
+    drop(open);
+    for pid in pids {
+        support::home::wait_for_the_end(pid);
+    }
+}

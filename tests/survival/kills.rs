@@ -1,0 +1,254 @@
+//! Either process is killed: readers, listings, open files, several mounts, an ordinary user's.
+
+use super::*;
+
+#[test]
+fn open_files_numbers_prices_and_events_outlive_a_server() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "before");
+    live.write(
+        "hardware/x.json",
+        r#"{"name": "X", "cost_per_second": 0.5}"#,
+    );
+    let number = fs::metadata(live.path("secrets/A")).unwrap().ino();
+    let mut reader = File::open(live.path("secrets/A")).unwrap();
+    let mut writer = File::create(live.path("secrets/B")).unwrap();
+    writer.write_all(b"half ").unwrap();
+    live.write("secrets/A", "after");
+    let events = live.read("events");
+
+    kill_server(&live);
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "before");
+    assert!(!live.path("secrets/B").exists());
+    writer.write_all(b"whole").unwrap();
+    drop(writer);
+    assert_eq!(live.read("secrets/B"), "half whole");
+    assert_eq!(live.read("secrets/A"), "after");
+    assert_eq!(fs::metadata(live.path("secrets/A")).unwrap().ino(), number);
+    assert!(live.read("hardware/x.json").contains("0.5"));
+    assert!(live.read("events").starts_with(&events));
+    assert!(live.read("events").contains("\"server_restarted\""));
+
+    let status = live.json("status");
+    let restarts = status["restarts"].as_array().unwrap();
+    assert_eq!(restarts.len(), 1);
+    assert_eq!(restarts[0]["reason"], "SIGKILL");
+    assert!(restarts[0]["at"].is_string());
+    assert!(status["kernel"]["resend"].is_boolean());
+}
+
+#[test]
+fn a_bundle_that_was_read_before_is_merged_after() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/OLD", "o");
+    let live_dir = live.path("");
+    // One process that reads, waits for a word, and writes back without what it has read.
+    let mut program = live
+        .command("python3")
+        .args([
+            "-c",
+            "import json, sys\n\
+             document = json.load(open('bundle/secrets.json'))\n\
+             print('read', flush=True)\n\
+             sys.stdin.readline()\n\
+             document['MINE'] = 'm'\n\
+             json.dump(document, open('bundle/secrets.json', 'w'))",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 5];
+    program
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut word)
+        .unwrap();
+    live.write("secrets/NEW", "n");
+    kill_server(&live);
+    writeln!(program.stdin.as_mut().unwrap(), "go").unwrap();
+    assert!(program.wait().unwrap().success());
+    for (key, value) in [("OLD", "o"), ("NEW", "n"), ("MINE", "m")] {
+        assert_eq!(
+            fs::read_to_string(live_dir.join("secrets").join(key)).unwrap(),
+            value
+        );
+    }
+}
+
+#[test]
+fn readers_do_not_notice_that_servers_are_killed() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "value");
+    let ended = AtomicBool::new(false);
+    let reads = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(live.read("secrets/A"), "value");
+                    assert_eq!(fs::metadata(live.path("secrets/A")).unwrap().len(), 5);
+                    let names = fs::read_dir(live.path("secrets")).unwrap();
+                    assert_eq!(names.count(), 1);
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..20 {
+            let before = reads.load(Ordering::Relaxed);
+            kill_server(&live);
+            wait_until("they read on", || {
+                reads.load(Ordering::Relaxed) > before + 20
+            });
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(
+        live.json("status")["restarts"].as_array().unwrap().len(),
+        20
+    );
+}
+
+#[test]
+fn keeper_and_server_are_killed_in_turn_and_the_mount_stays() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/A", "value");
+    let mut open = File::open(live.path("secrets/A")).unwrap();
+    for turn in 0..20 {
+        kill_keeper(&live);
+        assert_eq!(live.read("secrets/A"), "value", "turn {turn}");
+        kill_server(&live);
+        assert_eq!(live.read("secrets/A"), "value", "turn {turn}");
+    }
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "value");
+    drop(open);
+    // The last keeper unmounts as the first would have.
+    signal("TERM", live.keeper_pid());
+    wait_until("it is unmounted", || !is_mounted(&live.path("")));
+}
+
+#[test]
+fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
+    let _alone = alone();
+    let entries: Vec<String> = (0..10_000).map(|n| format!("\"K{n:05}\": \"v\"")).collect();
+    let store = format!("{{{}}}", entries.join(","));
+    let live = Live::start_with(Setup {
+        files: vec![
+            (
+                ".simpletuner/live.yaml",
+                "file_path: ~/.simpletuner/store.json\nencrypt: false\n",
+            ),
+            (".simpletuner/store.json", &store),
+        ],
+        ..Setup::default()
+    });
+    let mut names = fs::read_dir(live.path("secrets")).unwrap();
+    let mut listed: Vec<String> = Vec::new();
+    let mut next = |count: usize| {
+        for name in names.by_ref().take(count) {
+            listed.push(name.unwrap().file_name().into_string().unwrap());
+        }
+    };
+    next(700);
+    kill_server(&live);
+    next(4800);
+    kill_keeper(&live);
+    kill_server(&live);
+    next(usize::MAX);
+    let wanted: Vec<String> = (0..10_000).map(|n| format!("K{n:05}")).collect();
+    assert_eq!(listed, wanted);
+}
+
+#[test]
+fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
+    let _alone = alone();
+    let live = Live::start_with(Setup {
+        env: vec![("SIMPLETUNER_LIVE_NO_RESEND", "1")],
+        files: vec![(
+            ".simpletuner/live.yaml",
+            // Nobody listens there and nobody refuses: whoever asks waits.
+            "vault_url: http://192.0.2.1:8200\nvault_token: t\ntimeout: {connect: 60, total: 60}\n",
+        )],
+        ..Setup::default()
+    });
+    live.write("secrets/A", "value");
+    let mut reader = spawn(&live, "cat secrets/FAR");
+    wait_until("it waits", || {
+        let children = format!("/proc/{0}/task/{0}/children", reader.id());
+        let cat = fs::read_to_string(children).unwrap_or_default();
+        let pid = if cat.is_empty() {
+            reader.id().to_string()
+        } else {
+            cat
+        };
+        fs::read_to_string(format!("/proc/{}/wchan", pid.trim()))
+            .is_ok_and(|place| place.contains("request_wait"))
+    });
+    kill_server(&live);
+    wait_until("it is told", || reader.try_wait().unwrap().is_some());
+    let output = reader.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("Input/output error"),
+        "{said}"
+    );
+    assert_eq!(live.read("secrets/A"), "value");
+}
+
+#[test]
+fn two_mounts_are_kept_apart() {
+    let _alone = alone();
+    let (one, other) = (Live::start(), Live::start());
+    one.write("secrets/A", "one");
+    other.write("secrets/A", "other");
+    kill_server(&one);
+    kill_keeper(&other);
+    assert_eq!(one.read("secrets/A"), "one");
+    assert_eq!(other.read("secrets/A"), "other");
+    drop(one);
+    kill_server(&other);
+    assert_eq!(other.read("secrets/A"), "other");
+}
+
+#[test]
+fn an_ordinary_users_mount_outlives_its_processes_too() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.sh("chown 65534:65534 .");
+    let as_user = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command
+            .args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "bash",
+                "-c",
+                script,
+            ])
+            .current_dir(home.0.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", home.0.path())
+            .env("PROGRAM", support::home::BINARY)
+            .stdin(Stdio::null());
+        support::home::ran(&mut command)
+    };
+    let script = "live=~/.simpletuner/live; \"$PROGRAM\" mount > /dev/null 2>&1 && echo v > $live/secrets/A && \
+        kill -KILL $(jq .server_pid $live/status) && cat $live/secrets/A && \
+        kill -KILL $(jq .keeper_pid $live/status) && sleep 1 && \
+        kill -KILL $(jq .server_pid $live/status) && cat $live/secrets/A && \"$PROGRAM\" umount && ls $live";
+    assert_eq!(as_user(script).done(), "vv");
+}

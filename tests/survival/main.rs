@@ -1,0 +1,60 @@
+//! The mount outlives its processes: whichever of them is killed, hangs or is changed, nobody who uses it notices.
+
+mod faults;
+mod kills;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;
+mod upgrade;
+mod writes;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::home::{Home, is_mounted, is_root, signal};
+use support::{Live, Setup, alone, wait_until};
+
+/// Kills the server, and comes back when another one answers.
+fn kill_server(live: &Live) {
+    kill_part(live, "server_pid");
+}
+
+fn kill_keeper(live: &Live) {
+    kill_part(live, "keeper_pid");
+}
+
+fn kill_part(live: &Live, part: &str) {
+    let pid = |status: &Value| status[part].as_u64().unwrap() as u32;
+    let before = pid(&live.json("status"));
+    signal("KILL", before);
+    wait_until("another one is there", || {
+        let now = pid(&live.json("status"));
+        now != before && Path::new(&format!("/proc/{now}")).exists()
+    });
+}
+
+/// A shell that works in the mount by itself.
+fn spawn(live: &Live, script: &str) -> Child {
+    live.command("bash")
+        .args(["-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What it printed; it must have gone well, and not hang.
+#[track_caller]
+fn done(mut child: Child) -> String {
+    wait_until("the program ends", || child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}

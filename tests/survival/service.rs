@@ -1,0 +1,217 @@
+//! Under a service manager, which keeps the mount.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStdin, ChildStdout};
+
+use super::*;
+
+/// A service manager by the book (sd_notify(3), sd_listen_fds(3)): told `start`, it starts the program with what it keeps;
+/// of each message it prints what it knows then.
+const MANAGER: &str = r#"
+import fcntl, json, os, select, socket, sys
+path = os.environ['HOME'] + '/notify'
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind(path)
+store, known = {}, {}
+def start():
+    if os.fork():
+        return
+    names = list(store)
+    high = [fcntl.fcntl(store[name], fcntl.F_DUPFD, 50) for name in names]
+    for i, fd in enumerate(high):
+        os.dup2(fd, 3 + i)
+    os.closerange(3 + len(names), 100)
+    os.environ.update(NOTIFY_SOCKET=path, LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), LISTEN_FDNAMES=':'.join(names))
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    ready, _, _ = select.select([sys.stdin, notify], [], [])
+    if sys.stdin in ready:
+        if not sys.stdin.readline():
+            break
+        known = {}
+        start()
+    if notify in ready:
+        message, fds, _, _ = socket.recv_fds(notify, 4096, 8)
+        fields = dict(line.split('=', 1) for line in message.decode().splitlines())
+        name = fields.pop('FDNAME', None)
+        if fields.pop('FDSTORE', None):
+            store[name] = fds[0]
+        if fields.pop('FDSTOREREMOVE', None) and name in store:
+            os.close(store.pop(name))
+        known.update(fields, store=sorted(store))
+        print(json.dumps(known), flush=True)
+"#;
+
+struct Manager {
+    process: Child,
+    orders: ChildStdin,
+    says: BufReader<ChildStdout>,
+}
+
+impl Manager {
+    fn of(home: &Home) -> Self {
+        let mut process = home
+            .command("python3")
+            .args([
+                "-c",
+                MANAGER,
+                support::home::BINARY,
+                "mount",
+                "--foreground",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(home.path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            orders: process.stdin.take().unwrap(),
+            says: BufReader::new(process.stdout.take().unwrap()),
+            process,
+        }
+    }
+
+    fn start(&mut self) {
+        writeln!(self.orders, "start").unwrap();
+    }
+
+    /// What it knows once that is so.
+    fn until(&mut self, is_so: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.says.read_line(&mut line).unwrap() > 0, "it ended");
+            let known = serde_json::from_str(&line).unwrap();
+            if is_so(&known) {
+                return known;
+            }
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
+    let _alone = alone();
+    let home = Home::new();
+    let mut manager = Manager::of(&home);
+    manager.start();
+    let known = manager.until(|known| known["store"].as_array().unwrap().len() == 2);
+    assert_eq!(known["READY"], "1");
+    let status =
+        || -> Value { serde_json::from_slice(&fs::read(home.live("status")).unwrap()).unwrap() };
+    if status()["kernel"]["resend"] != true {
+        return;
+    }
+    assert_eq!(known["MAINPID"], status()["keeper_pid"].to_string());
+    fs::write(home.live("secrets/A"), "value").unwrap();
+    let mount = || fs::metadata(home.live("secrets")).unwrap();
+    let (device, folder) = (mount().dev(), mount().ino());
+    let old_reader = File::open(home.live("secrets/A")).unwrap();
+    let mut old_writer = File::create(home.live("secrets/A")).unwrap();
+
+    for _ in 0..3 {
+        home.kill(&home.live(""));
+        let mut reader = home.command("cat");
+        let mut reader = reader
+            .arg(home.live("secrets/A"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(reader.try_wait().unwrap().is_none(), "it waits");
+        manager.start();
+        assert_eq!(done(reader), "value");
+        assert_eq!((mount().dev(), mount().ino()), (device, folder));
+        let known = manager.until(|known| known["READY"] == "1");
+        assert_eq!(known["store"].as_array().unwrap().len(), 2);
+    }
+    // What was open has been forgotten, and is not taken for something else.
+    let mut text = String::new();
+    assert!((&old_reader).read_to_string(&mut text).is_err() || text == "value");
+    assert!(old_writer.write_all(b"lost").is_err());
+    drop((old_reader, old_writer));
+    fs::write(home.live("secrets/B"), "other").unwrap();
+    assert_eq!(fs::read_to_string(home.live("secrets/A")).unwrap(), "value");
+    assert_eq!(fs::read_to_string(home.live("secrets/B")).unwrap(), "other");
+
+    // Whichever process is left speaks for the service.
+    let keeper = status()["keeper_pid"].as_u64().unwrap();
+    signal("KILL", keeper as u32);
+    let known = manager.until(|known| known["MAINPID"] != keeper.to_string());
+    let main: u32 = known["MAINPID"].as_str().unwrap().parse().unwrap();
+    signal("TERM", main);
+    let known = manager.until(|known| known["store"].as_array().unwrap().is_empty());
+    assert_eq!(known["STOPPING"], "1");
+    wait_until("it is unmounted", || !is_mounted(&home.live("")));
+}
+
+#[test]
+fn the_unit_is_sound_for_a_user_and_for_the_machine() {
+    let home = Home::new();
+    let verify = |scope: &str, args: &[&str]| {
+        let mut print = vec!["install-service", "--print"];
+        print.extend(args);
+        let unit = home.run(&print).done();
+        home.write("simpletuner-live.service", &unit);
+        let verified = home
+            .command("systemd-analyze")
+            .args([scope, "verify", "./simpletuner-live.service"])
+            .env("XDG_RUNTIME_DIR", home.0.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(verified.status.success(), "{unit}\n{said}");
+        // Warnings do not fail it; those of other units are not ours.
+        assert!(!said.contains("simpletuner-live.service"), "{unit}\n{said}");
+        unit
+    };
+    let own = verify("--user", &["my secrets/100% live"]);
+    assert!(own.contains("my secrets/100%% live\""), "{own}");
+    verify("--system", &["--system", "/run/secrets-live"]);
+    let other = verify(
+        "--system",
+        &["--system", "--user", "nobody", "--allow-other"],
+    );
+    assert!(other.contains("\nUser=nobody\n"), "{other}");
+    // What would hide the mount from all others.
+    for option in [
+        "Protect",
+        "Private",
+        "ReadOnly",
+        "ReadWrite",
+        "Inaccessible",
+        "TemporaryFileSystem",
+        "DynamicUser",
+    ] {
+        for unit in [&own, &other] {
+            assert!(!unit.lines().any(|line| line.starts_with(option)), "{unit}");
+        }
+    }
+}
+
+#[test]
+fn a_unit_is_written_once_and_not_over_what_somebody_changed() {
+    let home = Home::new();
+    let path = home.run(&["install-service"]).done();
+    assert!(
+        path.trim_end()
+            .ends_with(".config/systemd/user/simpletuner-live.service"),
+        "{path}"
+    );
+    home.run(&["install-service"]).done();
+    home.sh("echo '# mine' >> .config/systemd/user/simpletuner-live.service");
+    let said = home.run(&["install-service"]).failed();
+    assert!(said.contains("--force"), "{said}");
+    home.run(&["install-service", "--force"]).done();
+    let said = home
+        .run(&["install-service", "--system", "--user", "no one", "--print"])
+        .failed();
+    assert!(said.contains("no user's name"), "{said}");
+}

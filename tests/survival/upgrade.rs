@@ -1,0 +1,182 @@
+//! A running mount goes on with another program.
+
+use super::*;
+
+/// A home with a program of its own that a mount runs.
+struct Installed(Home);
+
+impl Installed {
+    fn new() -> Self {
+        let home = Home::new();
+        fs::create_dir(home.path("bin")).unwrap();
+        fs::copy(support::home::BINARY, home.path("bin/simpletuner-live")).unwrap();
+        let home = Self(home);
+        home.run(&["mount"]).done();
+        home
+    }
+
+    fn run(&self, args: &[&str]) -> support::home::Ran {
+        let program = self.0.path("bin/simpletuner-live");
+        support::home::ran(self.0.command(program.to_str().unwrap()).args(args))
+    }
+
+    /// As package managers do it: another file under the same name.
+    fn replace(&self, by: &[u8]) {
+        let new = self.0.path("bin/new");
+        fs::write(&new, by).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&new, mode).unwrap();
+        fs::rename(&new, self.0.path("bin/simpletuner-live")).unwrap();
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.0.live("status")).unwrap()).unwrap()
+    }
+
+    /// The file that a part of the mount runs.
+    fn program_of(&self, part: &str) -> u64 {
+        let pid = &self.status()[part];
+        fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino()
+    }
+
+    fn installed(&self) -> u64 {
+        fs::metadata(self.0.path("bin/simpletuner-live"))
+            .unwrap()
+            .ino()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = self.0.command(support::home::BINARY).arg("umount").output();
+    }
+}
+
+#[test]
+fn an_upgrade_changes_both_processes_and_reaches_nobody() {
+    let _alone = alone();
+    let home = Installed::new();
+    let secret = home.0.live("secrets/A");
+    fs::write(&secret, "value").unwrap();
+    let mut open = File::open(&secret).unwrap();
+    let mut half = File::create(home.0.live("secrets/B")).unwrap();
+    half.write_all(b"half ").unwrap();
+    let (number, keeper) = (
+        fs::metadata(&secret).unwrap().ino(),
+        home.status()["keeper_pid"].clone(),
+    );
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(fs::read_to_string(&secret).unwrap(), "value");
+                }
+            });
+        }
+        let binary = fs::read(support::home::BINARY).unwrap();
+        for turn in 1..=5 {
+            let before = home.program_of("server_pid");
+            home.replace(&binary);
+            assert_ne!(home.installed(), before);
+            // A crash is no upgrade.
+            if turn == 2 {
+                let server = home.status()["server_pid"].as_u64().unwrap();
+                signal("KILL", server as u32);
+                wait_until("another one answers", || {
+                    home.status()["server_pid"] != server
+                });
+                assert_eq!(home.program_of("server_pid"), before);
+            }
+            let said = home.run(&["upgrade"]);
+            assert_eq!(said.code, 0, "{}", said.err);
+            assert_eq!(home.program_of("server_pid"), home.installed());
+            wait_until("the keeper follows", || {
+                home.program_of("keeper_pid") == home.installed()
+            });
+            assert_eq!(home.status()["upgrade"]["number"], turn);
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(home.status()["keeper_pid"], keeper);
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "value");
+    half.write_all(b"whole").unwrap();
+    drop(half);
+    assert_eq!(
+        fs::read_to_string(home.0.live("secrets/B")).unwrap(),
+        "half whole"
+    );
+    assert_eq!(fs::metadata(&secret).unwrap().ino(), number);
+    // The new ones outlive each other, too.
+    for part in ["keeper_pid", "server_pid", "keeper_pid"] {
+        let pid = home.status()[part].as_u64().unwrap();
+        signal("KILL", pid as u32);
+        wait_until("another one is there", || home.status()[part] != pid);
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "value");
+}
+
+#[test]
+fn a_program_that_does_not_start_leaves_the_old_one() {
+    let _alone = alone();
+    let home = Installed::new();
+    fs::write(home.0.live("secrets/A"), "value").unwrap();
+    let pids = |status: &Value| (status["keeper_pid"].clone(), status["server_pid"].clone());
+    let before = pids(&home.status());
+    let upgrade = |why: &str| {
+        let said =
+            support::home::ran(home.0.command(support::home::BINARY).arg("upgrade")).failed();
+        assert!(
+            said.contains(why) && said.contains("goes on as it was"),
+            "{said}"
+        );
+        assert_eq!(pids(&home.status()), before);
+        assert_eq!(
+            fs::read_to_string(home.0.live("secrets/A")).unwrap(),
+            "value"
+        );
+    };
+    // One that knows another way of handing over refuses its arguments like this.
+    home.replace(b"#!/bin/sh\nexit 2\n");
+    upgrade("exit code 2");
+    home.replace(b"no program at all");
+    upgrade("bin/simpletuner-live");
+    fs::remove_file(home.0.path("bin/simpletuner-live")).unwrap();
+    upgrade("No such file");
+    // A good one, with settings that are not.
+    home.replace(&fs::read(support::home::BINARY).unwrap());
+    home.0.write(".simpletuner/live.yaml", "file_path: [\n");
+    upgrade_with_settings_that_are_malformed(&home);
+    assert_eq!(pids(&home.status()), before);
+    fs::remove_file(home.0.path(".simpletuner/live.yaml")).unwrap();
+    home.run(&["upgrade"]).done();
+    assert_ne!(pids(&home.status()), before);
+}
+
+fn upgrade_with_settings_that_are_malformed(home: &Installed) {
+    // The command itself reads them, too; the keeper can be asked without it.
+    let keeper = home.status()["keeper_pid"].as_u64().unwrap();
+    let number = home.status()["upgrade"]["number"].as_u64().unwrap();
+    signal("USR1", keeper as u32);
+    wait_until("it was tried", || {
+        home.status()["upgrade"]["number"] == number + 1
+    });
+    let error = home.status()["upgrade"]["error"].clone();
+    assert!(error.as_str().unwrap().contains("live.yaml"), "{error}");
+}
+
+#[test]
+fn where_the_kernel_cannot_send_again_an_upgrade_is_refused_unless_forced() {
+    let _alone = alone();
+    let home = Home::new();
+    let mut mount = home.command(support::home::BINARY);
+    support::home::ran(mount.arg("mount").env("SIMPLETUNER_LIVE_NO_RESEND", "1")).done();
+    let said = home.run(&["upgrade"]).failed();
+    assert!(said.contains("--force"), "{said}");
+    home.run(&["upgrade", "--force"]).done();
+    home.run(&["umount"]).done();
+    let said = home.run(&["upgrade"]).failed();
+    assert!(said.contains("nothing of ours is mounted"), "{said}");
+}
