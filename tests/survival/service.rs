@@ -180,9 +180,9 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
     verify("--system", &["--system", "/run/secrets-live"]);
     let other = verify(
         "--system",
-        &["--system", "--user", "nobody", "--allow-other"],
+        &["--system", "--user", "daemon", "--allow-other"],
     );
-    assert!(other.contains("\nUser=nobody\n"), "{other}");
+    assert!(other.contains("\nUser=daemon\n"), "{other}");
     // What would hide the mount from all others.
     for option in [
         "Protect",
