@@ -5,6 +5,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use simpletuner_live::cache::{CacheOptions, TtlCache};
@@ -17,6 +18,10 @@ const USAGE: &str = "usage:
   bench_reads command TIMES COMMAND...          median run time in milliseconds; its output is thrown away
   bench_reads cold TIMES CLEAR FILE SECRET      p50 in milliseconds of reading the file after a write to CLEAR, and of
                                                 the same call to AWS by the same client without the mount
+  bench_reads waits TIMES MOUNT FILE [COMMAND...]
+                                                median and worst of the longest open+read+close of a reader beside each
+                                                change of the server, in milliseconds: the server is killed, or the
+                                                command has another one come
   bench_reads cache GETS                        TtlCache::get, millions a second on one thread (median of 5)";
 
 fn main() -> ExitCode {
@@ -25,6 +30,7 @@ fn main() -> ExitCode {
         Some("reads") => reads(&args[1..]),
         Some("command") => command(&args[1..]),
         Some("cold") => cold(&args[1..]),
+        Some("waits") => waits(&args[1..]),
         Some("cache") => cache(&args[1..]),
         _ => Err(USAGE.into()),
     };
@@ -139,6 +145,80 @@ fn cold(args: &[String]) -> Done {
     }
     println!("mount {:.2}", median(&mut mounted));
     println!("direct {:.2}", median(&mut direct));
+    Ok(())
+}
+
+/// One reader reads on and on; the longest it took while the server was changed counts.
+fn waits(args: &[String]) -> Done {
+    let [times, mount, file, command @ ..] = args else {
+        return Err(USAGE.into());
+    };
+    let server = || -> Result<i32, Box<dyn std::error::Error>> {
+        let status: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(format!("{mount}/status"))?)?;
+        let pid = status["server_pid"].as_i64().ok_or("it has no server")?;
+        Ok(i32::try_from(pid)?)
+    };
+    let expected = std::fs::read(file)?;
+    let (longest, ended) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (reads, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut waits = Vec::new();
+    let done = std::thread::scope(|scope| -> Done {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                if std::fs::read(file).ok().as_ref() != Some(&expected) {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
+                let took = start.elapsed().as_micros() as u64;
+                longest.fetch_max(took, Ordering::Relaxed);
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let measured = (|| {
+            for _ in 0..times.parse::<usize>()?.max(1) {
+                let before = server()?;
+                longest.store(0, Ordering::Relaxed);
+                match command {
+                    [] => {
+                        let pid = rustix::process::Pid::from_raw(before).ok_or("no process")?;
+                        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+                    }
+                    [program, arguments @ ..] => {
+                        let mut command = Command::new(program);
+                        command
+                            .args(arguments)
+                            .stdout(Stdio::null())
+                            .stderr(Stdio::null());
+                        let status = command.status()?;
+                        if !status.success() {
+                            return Err(format!("{program}: {status}").into());
+                        }
+                    }
+                }
+                while server()? == before {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                // What the change held up has been read by then.
+                let enough = reads.load(Ordering::Relaxed) + 100;
+                while reads.load(Ordering::Relaxed) < enough {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                waits.push(longest.load(Ordering::Relaxed) as f64 / 1e3);
+            }
+            Ok(())
+        })();
+        ended.store(true, Ordering::Relaxed);
+        measured
+    });
+    done?;
+    let worst = waits.iter().copied().fold(0.0, f64::max);
+    println!("waits {:.1} {worst:.1}", median(&mut waits));
+    let (reads, failed) = (reads.into_inner(), failed.into_inner());
+    println!("reads {reads} {failed}");
+    if failed > 0 {
+        return Err(format!("{failed} of {reads} reads failed or read something else").into());
+    }
     Ok(())
 }
 
