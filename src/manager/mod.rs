@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 
-use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache};
+use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::{Error, Result};
 use crate::provider::{Provided, Provider, ProviderReport};
 use crate::secret::{SecretName, SecretValue};
@@ -213,9 +213,10 @@ impl SecretsManager {
     }
 
     /// Drops the entries of all named caches whose keys begin with `prefix` (`secret:{key}`, `provider:{name}:config`,
-    /// `user:{id}:...`); how many there were.
+    /// `user:{id}:...`), and those of the cached functions; how many there were.
     pub fn invalidate_prefix(&self, prefix: &str) -> usize {
-        let dropped = self.caches.invalidate_prefix(prefix);
+        let functions = function_caches().invalidate_prefix(prefix);
+        let dropped = self.caches.invalidate_prefix(prefix) + functions;
         self.tell(&[Event::new("invalidated", Some(prefix), None)]);
         dropped
     }

@@ -10,7 +10,7 @@ use super::nodes::Content;
 use super::places::File;
 use super::process::Process;
 use super::{Tree, WaitOn};
-use crate::cache::NamedCache;
+use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Answer;
@@ -89,7 +89,11 @@ impl Tree {
                 Some(report) => json_text(&report),
                 None => Resolved::Missing,
             },
-            File::Stats(None) => json_text(&self.manager.caches().stats()),
+            File::Stats(None) => {
+                let mut stats = self.manager.caches().stats();
+                stats.extend(function_caches().stats());
+                json_text(&stats)
+            }
             File::Stats(Some(cache)) => match self.manager.caches().get(cache) {
                 Some(cache) => json_text(&cache.stats()),
                 None => Resolved::Missing,
@@ -191,6 +195,7 @@ impl Tree {
                 match cache {
                     None => {
                         self.manager.caches().clear();
+                        function_caches().clear();
                         self.manager.clear_cache();
                     }
                     Some(name) => {
