@@ -7,9 +7,10 @@
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
+//! - [`access`]: who else may read which secrets
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`provider`]: the links of the chain: environment, file
-//! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
+//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
@@ -18,6 +19,7 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod adopt;
 pub mod cache;
 pub mod cli;

@@ -354,6 +354,12 @@ impl Settings {
                 "and vault_secret_id must be given both, or neither",
             ));
         }
+        if self.read_path == ReadPath::Kernel && !self.access.is_empty() {
+            return Err(top.wrong(
+                "access",
+                "needs the read path `audited`: on `kernel` no open is seen, and so none can be refused",
+            ));
+        }
         for (what, path) in [
             ("the credential key", &self.key_file),
             ("the log", &self.log_file),

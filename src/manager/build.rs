@@ -10,6 +10,7 @@ use lru::LruCache;
 use super::desk::Desk;
 use super::event::Listeners;
 use super::{Link, SecretsCache, SecretsManager};
+use crate::access::Access;
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache, USER_PERMISSION};
 use crate::credential::KeySource;
 use crate::error::Result;
@@ -19,7 +20,7 @@ use crate::provider::file::{FileOptions, StorePlace};
 use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
-use crate::settings::{Flags, Settings, Ttl};
+use crate::settings::{AccessRule, Flags, Settings, Ttl};
 
 /// How many keys' last values are kept of a provider that keeps none itself.
 const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -29,6 +30,7 @@ pub struct Builder {
     providers: Vec<Arc<dyn Provider>>,
     ttl: Ttl,
     max_stale: Duration,
+    access: Vec<AccessRule>,
 }
 
 impl Builder {
@@ -62,6 +64,13 @@ impl Builder {
         self
     }
 
+    /// Who else than the mounting user may read what.
+    #[must_use]
+    pub fn access(mut self, rules: Vec<AccessRule>) -> Self {
+        self.access = rules;
+        self
+    }
+
     /// The manager; local providers are read at once.
     pub fn build(self) -> Arc<SecretsManager> {
         let link = |provider: Arc<dyn Provider>| Link {
@@ -88,6 +97,7 @@ impl Builder {
             desk,
             caches,
             provider_config,
+            access: Access::new(self.access, user_permission.clone()),
             user_permission,
             listeners: Listeners::default(),
             max_stale: self.max_stale,
@@ -113,6 +123,7 @@ impl SecretsManager {
             providers: Vec::new(),
             ttl: Ttl::default(),
             max_stale: Duration::from_secs(3600),
+            access: Vec::new(),
         }
     }
 
@@ -143,9 +154,6 @@ impl SecretsManager {
         settings: &Settings,
         environment: EnvironmentProvider,
     ) -> Result<Arc<Self>> {
-        if !settings.access.is_empty() {
-            tracing::warn!("`access` is set, but not built in yet: nobody is let in by it");
-        }
         Ok(Self::builder()
             .with_provider(Arc::new(environment))
             .with_provider(Arc::new(FileProvider::new(file_options(settings))))
@@ -157,6 +165,7 @@ impl SecretsManager {
                 settings.ttl.keys.clone(),
             )
             .max_stale(settings.max_stale)
+            .access(settings.access.clone())
             .build())
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 
+use crate::access::Access;
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::{Error, Result};
 use crate::provider::{Provided, Provider, ProviderReport};
@@ -43,6 +44,7 @@ pub struct SecretsManager {
     caches: CacheRegistry,
     provider_config: TtlCache<serde_json::Value>,
     user_permission: TtlCache<serde_json::Value>,
+    access: Arc<Access>,
     listeners: Listeners,
     max_stale: Duration,
     /// Held from a provider's refresh until what changed is out of the cache: else a second reader, to whom the provider
@@ -234,6 +236,21 @@ impl SecretsManager {
     /// The cache of user permissions, keys `user:{id}:...`.
     pub fn user_permission_cache(&self) -> &TtlCache<serde_json::Value> {
         &self.user_permission
+    }
+
+    /// Drops what is held of a provider's configuration; how many entries there were.
+    pub fn invalidate_provider_cache(&self, provider: &str) -> usize {
+        self.invalidate_prefix(&format!("provider:{provider}:"))
+    }
+
+    /// Drops what is held of a user, and what he may read; how many entries there were.
+    pub fn invalidate_user_cache(&self, uid: u32) -> usize {
+        self.invalidate_prefix(&format!("user:{uid}:"))
+    }
+
+    /// Who else than the mounting user may read which secrets.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
     /// Calls `listener` for every event from now on, on the thread that notices it and with no lock held.
