@@ -422,10 +422,13 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        match self.0.tree.open_dir(&caller(request), ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.open_dir(&asking, ino.0),
+            |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()),
+        );
     }
 
     fn readdir(
@@ -507,10 +510,13 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        match self.0.tree.access(&caller(request), ino.0, mask.bits()) {
-            Ok(()) => reply.ok(),
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+        let (asking, mask) = (caller(request), mask.bits());
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.access(&asking, ino.0, mask),
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn setxattr(
@@ -541,36 +547,37 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let result = match utf8(name) {
-            Ok(name) => self
-                .0
-                .tree
-                .xattr(&caller(request), ino.0, name)
-                .map_err(fuse_errno),
-            Err(_) => Err(Errno::NO_XATTR),
+        let Ok(name) = utf8(name).map(String::from) else {
+            return reply.error(Errno::NO_XATTR);
         };
-        xattr_reply(result.map(String::into_bytes), size, reply);
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.xattr(&asking, ino.0, &name),
+            move |reply, value| xattr_reply(value.as_bytes(), size, reply),
+        );
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let names = self
-            .0
-            .tree
-            .xattr_names(&caller(request), ino.0)
-            .map_err(fuse_errno);
-        xattr_reply(names, size, reply);
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.xattr_names(&asking, ino.0),
+            move |reply, names| xattr_reply(&names, size, reply),
+        );
     }
 }
 
 /// getxattr(2) and listxattr(2): size 0 asks for the length.
-fn xattr_reply(result: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
-        Ok(bytes) if bytes.len() <= size as usize => reply.data(&bytes),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(errno) => reply.error(errno),
+fn xattr_reply(bytes: &[u8], size: u32, reply: ReplyXattr) {
+    match size as usize {
+        0 => reply.size(bytes.len() as u32),
+        room if bytes.len() <= room => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }

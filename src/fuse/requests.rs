@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyOpen,
-    Request,
+    ReplyXattr, Request,
 };
 
 use super::threads::{Notice, Worker};
@@ -40,7 +40,7 @@ macro_rules! refuse {
         })*
     };
 }
-refuse!(ReplyAttr, ReplyEmpty, ReplyOpen);
+refuse!(ReplyAttr, ReplyEmpty, ReplyOpen, ReplyXattr);
 
 /// Answers a request when it can go on, or refuses it.
 pub(super) fn answer<R: Refuse>(reply: R, go_on: impl FnOnce(R) + Send + 'static) -> Resume {
@@ -158,6 +158,7 @@ impl Inner {
         match &on {
             WaitOn::Secret(name) => self.tree.manager().fetch(name, wake),
             WaitOn::Listing => self.tree.manager().fetch_all(wake),
+            WaitOn::User(uid) => self.tree.manager().access().ask(*uid, wake),
             // It may have been settled before this was parked.
             WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
             WaitOn::Write(_) => {}
@@ -199,6 +200,25 @@ impl Inner {
                 );
             }
             Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    /// Answers what the tree gives, or when it can be asked again.
+    pub(super) fn reply<R: Refuse, T>(
+        self: Arc<Self>,
+        caller: Caller,
+        reply: R,
+        ask: impl Fn(&Tree) -> Result<T, Stop> + Send + 'static,
+        give: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        match ask(&self.tree) {
+            Ok(given) => give(reply, given),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                let again = move |reply| inner.reply(caller, reply, ask, give);
+                self.park(&caller, on, answer(reply, again));
+            }
+            Err(stop) => reply.refuse(errno(stop)),
         }
     }
 

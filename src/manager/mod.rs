@@ -16,7 +16,7 @@ use lru::LruCache;
 use crate::access::Access;
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::{Error, Result};
-use crate::provider::{Provided, Provider, ProviderReport};
+use crate::provider::{Provided, Provider, ProviderReport, Standing};
 use crate::secret::{SecretName, SecretValue};
 use desk::Desk;
 use event::Listeners;
@@ -251,6 +251,22 @@ impl SecretsManager {
     /// Who else than the mounting user may read which secrets.
     pub fn access(&self) -> &Arc<Access> {
         &self.access
+    }
+
+    /// What in the rules of `access` stands for nobody or for nothing, for who mounts. May wait for the user database,
+    /// not for a provider: where the names of the secrets are not known yet, patterns are not looked at.
+    pub fn access_complaints(&self, allow_other: bool) -> Vec<String> {
+        if !self.access.has_rules() {
+            return Vec::new();
+        }
+        if !allow_other {
+            return vec![
+                "access is set, but allow_other is not, so that nobody is let in".to_owned(),
+            ];
+        }
+        let names: Vec<SecretName> = self.names().into_iter().map(|(name, _)| name).collect();
+        let is_whole = matches!(self.standing(), Standing::Whole);
+        self.access.complaints(is_whole.then_some(&names))
     }
 
     /// Calls `listener` for every event from now on, on the thread that notices it and with no lock held.

@@ -166,6 +166,9 @@ fn begin(
         // Nobody waits for it: a backend that hangs is no reason not to mount.
         manager.fetch_all(Box::new(|| {}));
     }
+    if brief.restarts.is_empty() {
+        tell_complaints(manager.clone(), settings.allow_other);
+    }
     if let Some(restart) = brief.restarts.last() {
         tree.tell_restart(restart);
     }
@@ -256,6 +259,19 @@ fn call_in(device: &OwnedFd, taken: &[u64], resends: bool) -> io::Result<()> {
         let _ = rustix::io::write(device, &header(-libc::EIO, *request));
     }
     Ok(())
+}
+
+/// Says once what in `access` stands for nobody; the user database may take its time.
+fn tell_complaints(manager: Arc<SecretsManager>, allow_other: bool) {
+    let tell = move || {
+        for complaint in manager.access_complaints(allow_other) {
+            tracing::warn!("{complaint}");
+        }
+    };
+    // Nobody waits for it, and without a thread the command line has said it.
+    let _ = std::thread::Builder::new()
+        .name("access".into())
+        .spawn(tell);
 }
 
 /// The key takes a moment to derive: before the first reader comes, not while it waits.

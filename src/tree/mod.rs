@@ -17,6 +17,7 @@ mod marks;
 mod names;
 mod nodes;
 mod open;
+mod others;
 mod places;
 pub mod process;
 mod saved;
@@ -37,8 +38,10 @@ pub use commit::Closing;
 pub use content::parse_prefix;
 pub use listing::Listed;
 pub use open::Opened;
+pub use others::Denied;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
+use crate::cache::{TtlCache, USER_PERMISSION};
 use crate::error::Error;
 use crate::hardware::{Hardware, parse_table, table_to_json};
 use crate::ledger::{self, Ledger};
@@ -47,7 +50,7 @@ use crate::secret::SecretName;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
-use places::{Dir, Place};
+use places::{Dir, Place, shown};
 use process::Process;
 use saved::{Item, Notes, Saved};
 
@@ -100,6 +103,8 @@ pub enum WaitOn {
     Listing,
     /// The end of a write that nobody is there to be told of ([`Tree::settle`]).
     Write(SettlingName),
+    /// What the user database says of the caller ([`Access::ask`](crate::access::Access::ask)).
+    User(u32),
 }
 
 /// A name whose last writer is gone and whose commit is under way.
@@ -226,6 +231,9 @@ pub struct Tree {
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
     outdated: OnceLock<Box<dyn Fn(Outdated) + Send + Sync>>,
+    denied: OnceLock<Box<dyn Fn(&Denied) + Send + Sync>>,
+    /// Users of whom the log has said that they were refused something.
+    logged_denials: TtlCache<()>,
 }
 
 impl Tree {
@@ -314,6 +322,8 @@ impl Tree {
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
             outdated: OnceLock::new(),
+            denied: OnceLock::new(),
+            logged_denials: TtlCache::new(USER_PERMISSION),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {
@@ -417,16 +427,10 @@ impl Tree {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether the caller may do anything here at all.
-    fn admit(&self, caller: &Caller) -> Result<(), Stop> {
-        if caller.uid == self.owner.0 || (self.allow_other && caller.uid == 0) {
-            return Ok(());
-        }
-        Err(Stop::Errno(libc::EACCES))
-    }
-
     fn tell_outdated(&self, place: &Place) {
-        if let Some(tell) = self.outdated.get() {
+        if let Some(tell) = self.outdated.get()
+            && shown(&place.name) == place.name
+        {
             tell(Outdated {
                 dir: place.dir,
                 name: place.name.clone(),

@@ -13,7 +13,7 @@ impl Tree {
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
-        self.admit(caller)?;
+        self.admit(caller, parent, name)?;
         let place = Place {
             dir: parent,
             name: name.into(),
@@ -61,7 +61,7 @@ impl Tree {
         new_name: &str,
         flags: u32,
     ) -> Result<(), Stop> {
-        self.admit(caller)?;
+        self.admit(caller, parent, name)?;
         if parent != new_parent {
             return Err(Stop::Errno(libc::EXDEV));
         }

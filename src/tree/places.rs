@@ -33,6 +33,8 @@ pub(super) enum File {
     /// An editor's scratch file, in memory only.
     Scratch,
     Bundle(BundleFormat),
+    /// The bundle of those who may read no more than this ([`Permitted::text`](crate::access::Permitted::text)).
+    PartOfBundle(BundleFormat, String),
     Provider(String),
     Price(String),
     PriceTable,
@@ -53,7 +55,7 @@ impl File {
             | File::Price(_)
             | File::PriceTable
             | File::Invalidate(_) => 0o600,
-            File::Bundle(BundleFormat::Env) => 0o400,
+            File::Bundle(BundleFormat::Env) | File::PartOfBundle(..) => 0o400,
             File::Bundle(_) => 0o600,
             File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
             File::Clear(_) => 0o200,
@@ -69,7 +71,12 @@ impl File {
     pub(super) fn is_versioned(&self) -> bool {
         matches!(
             self,
-            File::Secret(_) | File::Scratch | File::Bundle(_) | File::Price(_) | File::PriceTable
+            File::Secret(_)
+                | File::Scratch
+                | File::Bundle(_)
+                | File::PartOfBundle(..)
+                | File::Price(_)
+                | File::PriceTable
         )
     }
 
@@ -116,11 +123,10 @@ impl Dir {
                 _ => None,
             },
             Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
-            Dir::Bundle => match name {
-                "secrets.json" => Some(File::Bundle(BundleFormat::Json)),
-                "secrets.yaml" => Some(File::Bundle(BundleFormat::Yaml)),
-                "secrets.env" => Some(File::Bundle(BundleFormat::Env)),
-                _ => None,
+            Dir::Bundle => match name.split_once('/') {
+                None => BundleFormat::of_file(name).map(File::Bundle),
+                Some((name, permitted)) => BundleFormat::of_file(name)
+                    .map(|format| File::PartOfBundle(format, permitted.into())),
             },
             Dir::Providers => Some(File::Provider(name.into())),
             Dir::Hardware => match name.strip_suffix(".json")? {
@@ -133,6 +139,11 @@ impl Dir {
             Dir::CacheOf(cache) => control(Some(cache)),
         }
     }
+}
+
+/// A name as the kernel has it. What follows a `/` is ours: whose bundle it is.
+pub(super) fn shown(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(shown, _)| shown)
 }
 
 /// Whether `sed -i` gives its scratch files such names (mkostemp's `sedXXXXXX`). Only those that are created exclusively are.
