@@ -21,6 +21,7 @@ use crate::fuse::{Drain, Fs};
 use crate::hardware::Hardware;
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
+use crate::state::ProviderConfigs;
 use crate::tree::{Closing, Restart, Tree};
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
@@ -125,6 +126,7 @@ fn begin(
     let vitals = Vitals::of(&held.vitals)?;
     let taken = vitals.drain_taken();
     vitals.beat();
+    let _configs = Arc::new(ProviderConfigs::in_registry(manager.caches(), settings));
     let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
     let owner = (
         rustix::process::geteuid().as_raw(),
