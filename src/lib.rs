@@ -8,6 +8,7 @@
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
 //! - [`access`]: who else may read which secrets
+//! - [`state`]: SimpleTuner's own database: the providers' configuration
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`provider`]: the links of the chain: environment, file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
@@ -34,4 +35,5 @@ pub mod mount;
 pub mod provider;
 pub mod secret;
 pub mod settings;
+pub mod state;
 pub mod tree;

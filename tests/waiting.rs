@@ -19,7 +19,7 @@ use simpletuner_live::mount::{MountedTree, mount_tree};
 use simpletuner_live::provider::file::{FileOptions, StorePlace};
 use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
-use simpletuner_live::tree::Tree;
+use simpletuner_live::tree::{Parts, Tree};
 use support::{alone, scratch_home, wait_until};
 
 /// What the provider says when it may speak.
@@ -126,7 +126,15 @@ impl Mount {
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
-        let tree = Tree::new(manager, Arc::new(hardware), owner, false);
+        let tree = Tree::new(
+            Parts {
+                manager,
+                hardware: Arc::new(hardware),
+                configs: None,
+            },
+            owner,
+            false,
+        );
         let mounted = mount_tree(tree, &home.path().join("live"), false).unwrap();
         Self {
             slow,

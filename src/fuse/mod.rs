@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -24,13 +24,15 @@ use fuser::{
 
 use crate::tree::{AttrChange, AttrChanged, Closing, KernelInfo, Tree};
 use requests::{Inner, answer, caller, file_type, fuse_errno, open_flags, utf8};
-use threads::{Notice, Worker};
+use threads::{Notice, Workers};
 use vitals::Vitals;
 use waiting::Waiting;
 
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
 /// used becomes resident.
 const MAX_WRITE: u32 = 128 * 1024;
+/// For how long the end of a mount waits for the last writes.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Releases are background requests: past this many unanswered ones they would be held back, and reordered.
 const MAX_BACKGROUND: u16 = 1024;
 
@@ -66,7 +68,7 @@ impl Fs {
             tree,
             waiting: Arc::new(Waiting::new(vitals.clone())),
             vitals,
-            worker: Worker::start()?,
+            workers: Workers::start()?,
             notices,
         };
         Ok((Self(Arc::new(inner)), Notices(receiver)))
@@ -92,15 +94,24 @@ impl Drain {
         }
     }
 
-    /// Waits until all writes that were closed are on disk, for at most 15 seconds.
+    /// Waits until all writes that were closed are on disk, but no longer than 15 seconds.
     pub fn finish(&self) {
         let (sender, receiver) = channel();
-        self.0.worker.run(move || {
-            // Whoever waited has given up.
-            let _ = sender.send(());
+        let running = self.0.workers.running().map(|worker| {
+            let sender = sender.clone();
+            worker.run(move || {
+                // Whoever waited has given up.
+                let _ = sender.send(());
+            });
         });
-        if receiver.recv_timeout(Duration::from_secs(15)).is_err() {
-            tracing::error!("gave up waiting for the last writes");
+        let count = running.count();
+        let until = Instant::now() + PATIENCE;
+        for _ in 0..count {
+            let left = until.saturating_duration_since(Instant::now());
+            if receiver.recv_timeout(left).is_err() {
+                tracing::error!("gave up waiting for the last writes");
+                break;
+            }
         }
     }
 }
@@ -213,9 +224,11 @@ impl Filesystem for Fs {
             Ok(AttrChanged::Commit(closing)) => {
                 let inner = self.0.clone();
                 let done = answer(reply, move |reply| inner.getattr(asking, ino, None, reply));
+                let lane = self.0.tree.lane(closing.node());
                 // Not told first: the kernel holds the inode while it waits for this answer.
-                self.0
-                    .work(&asking, done, false, move |tree| tree.commit(&closing));
+                self.0.work(&asking, lane, done, false, move |tree| {
+                    tree.commit(&closing)
+                });
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -253,10 +266,10 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         let (asking, parent) = (caller(request), parent.0);
-        self.0
-            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
-                tree.unlink(&asking, parent, &name)
-            });
+        let (lane, done) = (self.0.tree.lane(parent), answer(reply, ReplyEmpty::ok));
+        self.0.work(&asking, lane, done, false, move |tree| {
+            tree.unlink(&asking, parent, &name)
+        });
     }
 
     fn rename(
@@ -279,10 +292,10 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
-        self.0
-            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
-                tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
-            });
+        let (lane, done) = (self.0.tree.lane(parent), answer(reply, ReplyEmpty::ok));
+        self.0.work(&asking, lane, done, false, move |tree| {
+            tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -386,10 +399,14 @@ impl Filesystem for Fs {
         match self.0.tree.flush(&asking, handle.0) {
             None => reply.ok(),
             Some(closing) => {
-                self.0
-                    .work(&asking, answer(reply, ReplyEmpty::ok), true, move |tree| {
-                        tree.commit(&closing)
-                    })
+                let lane = self.0.tree.lane(closing.node());
+                self.0.work(
+                    &asking,
+                    lane,
+                    answer(reply, ReplyEmpty::ok),
+                    true,
+                    move |tree| tree.commit(&closing),
+                )
             }
         }
     }

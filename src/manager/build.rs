@@ -11,7 +11,7 @@ use super::desk::Desk;
 use super::event::Listeners;
 use super::{Link, SecretsCache, SecretsManager};
 use crate::access::Access;
-use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache, USER_PERMISSION};
+use crate::cache::{CacheRegistry, TtlCache, USER_PERMISSION};
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
@@ -82,21 +82,18 @@ impl Builder {
         let desk = Arc::new(Desk::new(self.ttl));
         let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
         let caches = CacheRegistry::default();
-        let provider_config = TtlCache::new(PROVIDER_CONFIG);
         let user_permission = TtlCache::new(USER_PERMISSION);
         let secrets = SecretsCache {
             desk: desk.clone(),
             links: links.clone(),
         };
         caches.register("secrets", Arc::new(secrets));
-        caches.register("provider_config", Arc::new(provider_config.clone()));
         caches.register("user_permission", Arc::new(user_permission.clone()));
         let manager = Arc::new_cyclic(|me| SecretsManager {
             me: me.clone(),
             links,
             desk,
             caches,
-            provider_config,
             access: Access::new(self.access, user_permission.clone()),
             user_permission,
             listeners: Listeners::default(),

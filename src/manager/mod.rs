@@ -42,7 +42,6 @@ pub struct SecretsManager {
     links: Arc<[Link]>,
     desk: Arc<Desk>,
     caches: CacheRegistry,
-    provider_config: TtlCache<serde_json::Value>,
     user_permission: TtlCache<serde_json::Value>,
     access: Arc<Access>,
     listeners: Listeners,
@@ -226,11 +225,6 @@ impl SecretsManager {
     /// The named caches. Emptying them here tells nobody.
     pub fn caches(&self) -> &CacheRegistry {
         &self.caches
-    }
-
-    /// The cache of provider configurations, keys `provider:{name}:config`.
-    pub fn provider_config_cache(&self) -> &TtlCache<serde_json::Value> {
-        &self.provider_config
     }
 
     /// The cache of user permissions, keys `user:{id}:...`.

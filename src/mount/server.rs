@@ -21,7 +21,8 @@ use crate::fuse::{Drain, Fs};
 use crate::hardware::Hardware;
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
-use crate::tree::{Closing, Restart, Tree};
+use crate::state::ProviderConfigs;
+use crate::tree::{Closing, Parts, Restart, Tree};
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {
@@ -125,6 +126,7 @@ fn begin(
     let vitals = Vitals::of(&held.vitals)?;
     let taken = vitals.drain_taken();
     vitals.beat();
+    let configs = Arc::new(ProviderConfigs::in_registry(manager.caches(), settings));
     let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
     let owner = (
         rustix::process::geteuid().as_raw(),
@@ -136,8 +138,11 @@ fn begin(
     };
     let files = [file(&held.ledger[0])?, file(&held.ledger[1])?];
     let (tree, unfinished) = Tree::restore(
-        manager.clone(),
-        hardware,
+        Parts {
+            manager: manager.clone(),
+            hardware,
+            configs: Some(configs),
+        },
         owner,
         settings.allow_other,
         files,

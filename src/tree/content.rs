@@ -17,6 +17,7 @@ use crate::hardware;
 use crate::manager::Answer;
 use crate::provider::Standing;
 use crate::secret::{Change, SecretName, SecretValue};
+use crate::state::{Known, ProviderConfigs};
 use std::sync::Arc;
 
 /// How fresh a secret must be.
@@ -80,6 +81,7 @@ impl Tree {
                 &hardware::table_to_json(&self.hardware.table()),
                 self.started_at,
             ),
+            File::Config(name) => self.config(name),
             File::Provider(name) => match self.manager.report(name) {
                 Some(report) => json_text(&report),
                 None => Resolved::Missing,
@@ -101,6 +103,21 @@ impl Tree {
             File::Status => json_text(&self.status()),
             // Their bytes are kept elsewhere: with the inode, and in the log.
             File::Scratch | File::Events => Resolved::Missing,
+        }
+    }
+
+    fn config(&self, name: &str) -> Resolved {
+        let Some(configs) = &self.configs else {
+            return Resolved::Missing;
+        };
+        match configs.known(name) {
+            Known::Found(config) => Resolved::Content(Content {
+                value: config.to_json(),
+                changed_at: config.updated_at().unwrap_or(self.started_at),
+            }),
+            Known::Missing => Resolved::Missing,
+            Known::Failed(error) => Resolved::Failed(error),
+            Known::Pending => Resolved::Pending(WaitOn::Config(name.into())),
         }
     }
 
@@ -206,6 +223,7 @@ impl Tree {
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
             File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
+            File::Config(name) => self.configs_or_none()?.save_text(name, bytes).map(drop),
             File::Clear(cache) => {
                 match cache {
                     None => {
@@ -245,6 +263,13 @@ impl Tree {
                 std::io::Error::from_raw_os_error(libc::EACCES),
             )),
         }
+    }
+
+    pub(super) fn configs_or_none(&self) -> Result<&Arc<ProviderConfigs>> {
+        self.configs.as_ref().ok_or_else(|| {
+            let none = std::io::Error::from_raw_os_error(libc::EPERM);
+            Error::io("this tree has no provider configurations", none)
+        })
     }
 
     fn store_bundle(

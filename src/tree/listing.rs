@@ -77,6 +77,10 @@ impl Tree {
                     .map(|id| format!("{id}.json"))
                     .collect()
             }
+            Dir::Config => {
+                let names = self.configs.iter().flat_map(|configs| configs.names());
+                names.map(|name| format!("{name}.json")).collect()
+            }
             Dir::Cache | Dir::CacheOf(_) => fixed(&["stats", "clear", "invalidate"]),
         }
     }

@@ -234,10 +234,14 @@ impl Tree {
                 Ok(self.own_attr(&state, ino))
             }
             // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
-            Resolved::Failed(error) if error.errno() == libc::EKEYREJECTED => Ok(Attr {
-                valid: Duration::ZERO,
-                ..self.own_attr(&state, ino)
-            }),
+            Resolved::Failed(error)
+                if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
+            {
+                Ok(Attr {
+                    valid: Duration::ZERO,
+                    ..self.own_attr(&state, ino)
+                })
+            }
             Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(error) => Err(Stop::Error(error.at(&place.name))),
             Resolved::Pending(on) => Err(Stop::Wait(on)),

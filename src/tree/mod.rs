@@ -47,6 +47,7 @@ use crate::hardware::{Hardware, parse_table, table_to_json};
 use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
+use crate::state::ProviderConfigs;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
@@ -105,6 +106,27 @@ pub enum WaitOn {
     Write(SettlingName),
     /// What the user database says of the caller ([`Access::ask`](crate::access::Access::ask)).
     User(u32),
+    /// A provider's configuration, while another program has locked the database ([`ProviderConfigs::fetch`]).
+    Config(String),
+}
+
+/// Whom work that may wait waits for: what waits for another has a thread of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The disk, and other writers of the secrets file.
+    Store,
+    /// Other users of SimpleTuner's database.
+    Database,
+}
+
+/// What a tree shows.
+pub struct Parts {
+    /// The chain of providers.
+    pub manager: Arc<SecretsManager>,
+    /// The prices.
+    pub hardware: Arc<Hardware>,
+    /// The providers' configurations; without them `config/` is empty.
+    pub configs: Option<Arc<ProviderConfigs>>,
 }
 
 /// A name whose last writer is gone and whose commit is under way.
@@ -213,6 +235,7 @@ pub struct KernelInfo {
 pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
+    configs: Option<Arc<ProviderConfigs>>,
     /// The mounting user and group.
     owner: (u32, u32),
     /// Whether root may look, too.
@@ -237,22 +260,10 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// A tree over this chain and these prices, which belongs to `owner` (user, group).
-    pub fn new(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
-        owner: (u32, u32),
-        allow_other: bool,
-    ) -> Arc<Self> {
+    /// A tree over these parts, which belongs to `owner` (user, group).
+    pub fn new(parts: Parts, owner: (u32, u32), allow_other: bool) -> Arc<Self> {
         let saved = Saved::default();
-        let (tree, _) = Self::go_on(
-            manager,
-            hardware,
-            owner,
-            allow_other,
-            saved,
-            Notes::default(),
-        );
+        let (tree, _) = Self::go_on(parts, owner, allow_other, saved, Notes::default());
         tree
     }
 
@@ -263,8 +274,7 @@ impl Tree {
     /// # Errors
     /// [`Error::Io`] where the files cannot be read.
     pub fn restore(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
+        parts: Parts,
         owner: (u32, u32),
         allow_other: bool,
         files: [std::fs::File; 2],
@@ -275,24 +285,21 @@ impl Tree {
         let ledger = Ledger::open(files, key, |record| saved.take_in(record))
             .map_err(|e| Error::io("what the server before this one noted", e))?;
         let notes = Notes::in_ledger(ledger);
-        Ok(Self::go_on(
-            manager,
-            hardware,
-            owner,
-            allow_other,
-            saved,
-            notes,
-        ))
+        Ok(Self::go_on(parts, owner, allow_other, saved, notes))
     }
 
     fn go_on(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
+        parts: Parts,
         owner: (u32, u32),
         allow_other: bool,
         mut saved: Saved,
         notes: Notes,
     ) -> (Arc<Self>, Vec<Closing>) {
+        let Parts {
+            manager,
+            hardware,
+            configs,
+        } = parts;
         let events = std::mem::take(&mut saved.events);
         let events = Arc::new(EventLog::new(events, notes.clone()));
         let mut bases = Bases::default();
@@ -310,6 +317,7 @@ impl Tree {
         let tree = Arc::new(Self {
             manager: manager.clone(),
             hardware,
+            configs,
             owner,
             allow_other,
             started_at,
@@ -366,6 +374,21 @@ impl Tree {
         self.events.push(&serde_json::json!({
             "at": restart.at, "event": "server_restarted", "reason": restart.reason,
         }));
+    }
+
+    /// The providers' configurations, where it shows them.
+    pub fn configs(&self) -> Option<&Arc<ProviderConfigs>> {
+        self.configs.as_ref()
+    }
+
+    /// Whom a commit of the inode waits for, or a change of names in the folder that it is.
+    pub fn lane(&self, ino: u64) -> Lane {
+        let state = self.state();
+        let dir = state.private(ino).map_or(ino, |private| private.target.dir);
+        match state.dir(dir) {
+            Some(Dir::Config) => Lane::Database,
+            _ => Lane::Store,
+        }
     }
 
     /// The chain behind the tree.

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::content::{Look, Resolved};
 use super::nodes::{Content, State};
 use super::places::{File, Place};
 use super::{Caller, Stop, Tree};
@@ -37,6 +38,12 @@ impl Tree {
                 }
             }
             File::PriceTable => self.hardware.reset_all(),
+            File::Config(name) => {
+                // One that is gone may be so because the server that did it did not come to answer.
+                if !self.configs_or_none()?.delete(name)? && !caller.comes_again {
+                    return Err(Stop::Errno(libc::ENOENT));
+                }
+            }
             _ => return Err(Stop::Errno(libc::EPERM)),
         }
         self.state().detach(&place);
@@ -140,6 +147,11 @@ impl Tree {
                 .manager
                 .rename(old, new)
                 .map_err(|error| error.at(name))?,
+            (File::Config(old), File::Config(new)) => {
+                if !self.configs_or_none()?.rename(old, new)? {
+                    return Err(Stop::Errno(libc::ENOENT));
+                }
+            }
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.value_of(old)?;
@@ -166,6 +178,9 @@ impl Tree {
             }
             Some(File::Price(id)) => self.hardware.get(&id).is_some(),
             Some(File::Scratch) => state.scratch(place).is_some(),
+            Some(file @ File::Config(_)) => {
+                !matches!(self.resolve(&file, Look::LastKnown), Resolved::Missing)
+            }
             Some(_) => true,
             None => false,
         }

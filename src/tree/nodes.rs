@@ -212,6 +212,7 @@ impl State {
             ("providers", Dir::Providers),
             ("hardware", Dir::Hardware),
             ("cache", Dir::Cache),
+            ("config", Dir::Config),
         ] {
             self.add_folder(ROOT, name, dir);
         }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::BundleFormat;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
+use crate::state::{MAX_CONFIG, check_provider_name};
 
 /// A folder. The order is that of its inode number ([`Dir::ino`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +18,7 @@ pub(super) enum Dir {
     Cache,
     /// `cache/NAME`
     CacheOf(String),
+    Config,
 }
 
 /// A name in a folder.
@@ -44,6 +46,8 @@ pub(super) enum File {
     Invalidate(Option<String>),
     Events,
     Status,
+    /// A provider's configuration.
+    Config(String),
 }
 
 impl File {
@@ -54,6 +58,7 @@ impl File {
             | File::Scratch
             | File::Price(_)
             | File::PriceTable
+            | File::Config(_)
             | File::Invalidate(_) => 0o600,
             File::Bundle(BundleFormat::Env) | File::PartOfBundle(..) => 0o400,
             File::Bundle(_) => 0o600,
@@ -77,6 +82,7 @@ impl File {
                 | File::PartOfBundle(..)
                 | File::Price(_)
                 | File::PriceTable
+                | File::Config(_)
         )
     }
 
@@ -86,6 +92,7 @@ impl File {
             File::Secret(_) => crate::secret::MAX_VALUE,
             File::Bundle(_) => MAX_DOCUMENT,
             File::Scratch => MAX_DOCUMENT,
+            File::Config(_) => MAX_CONFIG,
             _ => 1024 * 1024,
         }
     }
@@ -102,12 +109,22 @@ impl Dir {
 
     /// Whether scratch files may be made here: where there are documents to be written beside and renamed onto.
     pub(super) fn has_scratch(&self) -> bool {
-        matches!(self, Dir::Secrets | Dir::Bundle | Dir::Hardware)
+        matches!(
+            self,
+            Dir::Secrets | Dir::Bundle | Dir::Hardware | Dir::Config
+        )
+    }
+
+    /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
+    /// write it anew; where it may not, it writes in place, and there is no moment without the file.
+    fn takes_scratch(&self, name: &str) -> bool {
+        let renames = !matches!(self, Dir::Hardware | Dir::Config);
+        self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
     /// What a name stands for, whether it exists or not; `None`: nothing can have this name here.
     pub(super) fn file(&self, name: &str) -> Option<File> {
-        if self.has_scratch() && is_scratch_name(name) && name != "." && name != ".." {
+        if self.takes_scratch(name) && name != "." && name != ".." {
             return Some(File::Scratch);
         }
         let control = |cache: Option<&String>| match name {
@@ -135,6 +152,11 @@ impl Dir {
                     .ok()
                     .map(|id| File::Price(id.as_str().into())),
             },
+            Dir::Config => {
+                let name = name.strip_suffix(".json")?;
+                check_provider_name(name).ok()?;
+                Some(File::Config(name.into()))
+            }
             Dir::Cache => control(None),
             Dir::CacheOf(cache) => control(Some(cache)),
         }

@@ -10,7 +10,9 @@ use super::open::Opened;
 use super::places::{Dir, File, Place, is_sed_name};
 use super::process::{Process, last_number};
 use super::{Attr, Caller, Found, Stop, Tree};
+use crate::error::Error;
 use crate::secret::{SecretBuffer, SecretValue};
+use crate::state::check_provider_name;
 
 /// The most scratch files at once.
 const MOST_SCRATCH: usize = 256;
@@ -38,6 +40,18 @@ pub enum Changed {
     /// A truncation by name is a whole write: it is done when this is committed ([`Tree::commit`]), and then
     /// [`Tree::attr`] shows it.
     Commit(Closing),
+}
+
+/// Why no file of this name can be made in `config/`.
+pub(super) fn not_a_config(name: &str) -> Stop {
+    let problem = match name.strip_suffix(".json") {
+        Some(provider) => check_provider_name(provider).err(),
+        None => Some(Error::Malformed {
+            what: format!("{name:?} in config/"),
+            reason: "the name must be a provider's, and end in .json".into(),
+        }),
+    };
+    problem.map_or(Stop::Errno(libc::EINVAL), Stop::Error)
 }
 
 impl Tree {
@@ -68,14 +82,17 @@ impl Tree {
         }
         let exclusive = flags & libc::O_EXCL != 0;
         let file = match dir.file(name) {
-            _ if dir == Dir::Secrets && exclusive && is_sed_name(name) => File::Scratch,
-            Some(file @ (File::Secret(_) | File::Price(_) | File::Scratch)) => file,
+            _ if dir.has_scratch() && exclusive && is_sed_name(name) => File::Scratch,
+            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
+                file
+            }
             None if dir == Dir::Secrets => {
                 return Err(crate::secret::SecretName::new(name)
                     .err()
                     .map_or(Stop::Errno(libc::EINVAL), Stop::Error));
             }
             None if dir == Dir::Hardware => return Err(Stop::Errno(libc::EINVAL)),
+            None if dir == Dir::Config => return Err(not_a_config(name)),
             _ => return Err(Stop::Errno(libc::EPERM)),
         };
         let place = Place {
