@@ -1,5 +1,8 @@
-//! Prices of hardware, by its id: the defaults, what is configured over them, and what was set over that. Knows neither the
-//! database that configures them nor the files that set them.
+//! Prices of hardware, by its id: the defaults, what is configured instead of them, and what was set over that. Does not
+//! know the files that set them.
+
+mod configured;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -11,8 +14,12 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::cache::{CacheRegistry, HARDWARE, TtlCache};
+use crate::cache::{CacheRegistry, CacheStats, HARDWARE, NamedCache, TtlCache};
 use crate::error::{Error, Result};
+use crate::state::ProviderConfigs;
+
+pub use configured::{configured_in, save_price};
+pub use shared::{clear_hardware_info_cache, global, hardware_info, set_hardware_info};
 
 /// What one kind of hardware costs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +55,20 @@ const SET: &str = "hardware:set";
 /// With `.json` behind it, an id is the name of a file.
 const MAX_ID: usize = 250;
 
-/// Where the configured prices are asked for; `None` is none.
-type Configured = Box<dyn Fn() -> Option<PriceTable> + Send + Sync>;
+/// For how long an answer is held that was given for want of a better one.
+const FOR_NOW: Duration = Duration::from_secs(1);
+
+/// Where the configured prices are asked for.
+pub type Configured = Box<dyn Fn() -> Loaded + Send + Sync>;
+
+/// What was said of the configured prices; no table, or an empty one, is none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Loaded {
+    /// This is configured.
+    Table(Option<PriceTable>),
+    /// It cannot be told just now; this was, when it could be told last.
+    ForNow(Option<PriceTable>),
+}
 
 /// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, a table that was
 /// set for ever; so whoever clears or invalidates the cache puts the prices back to what is configured.
@@ -74,8 +93,13 @@ impl Hardware {
     /// Prices over a cache of their own that is added to the registry as `hardware`.
     pub fn in_registry(registry: &CacheRegistry, configured: Configured) -> Self {
         let cache = TtlCache::new(HARDWARE);
-        registry.register("hardware", Arc::new(cache.clone()));
+        registry.register("hardware", Arc::new(HardwareCache(cache.clone())));
         Self::new(cache, configured)
+    }
+
+    /// Prices over a cache of their own and these configurations; whoever asks waits for another program's lock on them.
+    pub fn over(configs: Arc<ProviderConfigs>) -> Self {
+        Self::new(TtlCache::new(HARDWARE), configured_in(configs, true))
     }
 
     /// All prices in force.
@@ -85,7 +109,7 @@ impl Hardware {
 
     /// The table that was set, where one was.
     pub fn what_was_set(&self) -> Option<Arc<PriceTable>> {
-        // Asked first, lest a table that was never set count as a miss at each look-up.
+        // Loaded first, lest a table that was never set count as a miss at each look-up.
         self.cache.ttl_left(SET).and_then(|_| self.cache.get(SET))
     }
 
@@ -144,6 +168,16 @@ impl Hardware {
         self.cache.delete(SET);
     }
 
+    /// Has the configured prices asked for anew.
+    pub fn forget_configured(&self) {
+        self.cache.delete(CONFIGURED);
+    }
+
+    /// The cache that all of it is in, keys `hardware:...`.
+    pub fn cache(&self) -> &TtlCache<Arc<PriceTable>> {
+        &self.cache
+    }
+
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -158,12 +192,41 @@ impl Hardware {
     }
 
     fn configured(&self) -> Arc<PriceTable> {
-        let compute = || {
-            let configured = (self.configured)().filter(|table| !table.is_empty());
-            Ok::<_, std::convert::Infallible>(Arc::new(configured.unwrap_or_else(default_prices)))
+        let in_force = |table: Option<PriceTable>| {
+            let table = table.filter(|table| !table.is_empty());
+            Arc::new(table.unwrap_or_else(default_prices))
         };
-        let Ok(table) = self.cache.get_or_set(CONFIGURED, compute);
-        table
+        // What is given for now is no result that is kept as long as one.
+        let compute = || match (self.configured)() {
+            Loaded::Table(table) => Ok(in_force(table)),
+            Loaded::ForNow(table) => Err(in_force(table)),
+        };
+        match self.cache.get_or_set(CONFIGURED, compute) {
+            Ok(table) => table,
+            Err(table) => {
+                self.cache.set_with_ttl(CONFIGURED, table.clone(), FOR_NOW);
+                table
+            }
+        }
+    }
+}
+
+/// The cache as others reach it: what drops the configuration that the prices are in drops them, too.
+struct HardwareCache(TtlCache<Arc<PriceTable>>);
+
+impl NamedCache for HardwareCache {
+    fn stats(&self) -> CacheStats {
+        self.0.stats()
+    }
+
+    fn clear(&self) -> usize {
+        self.0.clear()
+    }
+
+    fn invalidate_prefix(&self, prefix: &str) -> usize {
+        let with_config =
+            "provider:replicate:config".starts_with(prefix) && self.0.delete(CONFIGURED);
+        self.0.invalidate_prefix(prefix) + usize::from(with_config)
     }
 }
 
@@ -185,7 +248,11 @@ fn no_object(what: &str, error: &serde_json::Error) -> Error {
     malformed(what, format!("{problem} at line {line} column {column}"))
 }
 
-fn check(id: &str, price: &Price) -> Result<()> {
+/// Whether this is a price that such an id can have.
+///
+/// # Errors
+/// [`Error::Malformed`] says which rule is broken.
+pub fn check(id: &str, price: &Price) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
     if !begins_well || !id.bytes().all(allowed) || id.len() > MAX_ID {

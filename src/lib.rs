@@ -8,8 +8,8 @@
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
 //! - [`access`]: who else may read which secrets
-//! - [`state`]: SimpleTuner's own database: the providers' configuration
 //! - [`hardware`]: prices: defaults, configured, set
+//! - [`state`]: SimpleTuner's own database: the providers' configuration
 //! - [`provider`]: the links of the chain: environment, file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet

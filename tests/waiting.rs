@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::error::{Error, Result};
-use simpletuner_live::hardware::Hardware;
+use simpletuner_live::hardware::{Hardware, Loaded};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::mount::{MountedTree, mount_tree};
 use simpletuner_live::provider::file::{FileOptions, StorePlace};
@@ -121,7 +121,7 @@ impl Mount {
             .with_provider(Arc::new(file))
             .with_provider(slow.clone())
             .build();
-        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| None));
+        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
         let owner = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),

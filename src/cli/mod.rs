@@ -10,6 +10,7 @@ mod encrypt;
 mod encrypt_file;
 mod failure;
 mod get;
+mod hardware;
 mod input;
 mod install_service;
 mod live;
@@ -74,6 +75,7 @@ enum Command {
     Rm(rm::Args),
     Ls(ls::Args),
     Cache(cache::Args),
+    Hardware(hardware::Args),
     Encrypt(encrypt::Args),
     Decrypt(decrypt::Args),
     EncryptFile(encrypt_file::Args),
@@ -137,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(args, &context),
         Command::Ls(args) => ls::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
+        Command::Hardware(args) => hardware::run(args, &context),
         Command::Encrypt(args) => encrypt::run(args, &context),
         Command::Decrypt(args) => decrypt::run(args, &context),
         Command::EncryptFile(args) => encrypt_file::run(args, &context),

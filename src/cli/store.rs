@@ -45,17 +45,8 @@ pub(super) enum Store {
 impl Store {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
         let settings = context.settings()?;
-        if !no_mount {
-            match mount::state(&settings.mount_point)? {
-                MountState::Ours { alive: true, .. } => {
-                    return Ok(Store::Mounted(Live::new(&settings.mount_point)));
-                }
-                MountState::Ours { alive: false, .. } => warn(&format!(
-                    "the mount at {} is dead; `simpletuner-live mount` cleans it up",
-                    settings.mount_point.display()
-                )),
-                MountState::NotMounted | MountState::Foreign { .. } => {}
-            }
+        if !no_mount && let Some(live) = mount_if_running(&settings)? {
+            return Ok(Store::Mounted(live));
         }
         Ok(Store::Direct(SecretsManager::from_settings(&settings)?))
     }
@@ -124,6 +115,19 @@ impl Store {
             }
         }
     }
+}
+
+/// The mount that `settings` name, if it answers.
+pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
+    match mount::state(&settings.mount_point)? {
+        MountState::Ours { alive: true, .. } => return Ok(Some(Live::new(&settings.mount_point))),
+        MountState::Ours { alive: false, .. } => warn(&format!(
+            "the mount at {} is dead; `simpletuner-live mount` cleans it up",
+            settings.mount_point.display()
+        )),
+        MountState::NotMounted | MountState::Foreign { .. } => {}
+    }
+    Ok(None)
 }
 
 /// The mount that `settings` name.

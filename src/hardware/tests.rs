@@ -7,6 +7,7 @@ type Cache = TtlCache<Arc<PriceTable>>;
 
 fn over(configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static) -> (Cache, Hardware) {
     let cache = Cache::new(HARDWARE);
+    let configured = move || Loaded::Table(configured());
     (cache.clone(), Hardware::new(cache, Box::new(configured)))
 }
 

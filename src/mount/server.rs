@@ -18,7 +18,7 @@ use super::watch::watch;
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, configured_in};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
 use crate::state::ProviderConfigs;
@@ -127,7 +127,10 @@ fn begin(
     let taken = vitals.drain_taken();
     vitals.beat();
     let configs = Arc::new(ProviderConfigs::in_registry(manager.caches(), settings));
-    let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
+    let hardware = Arc::new(Hardware::in_registry(
+        manager.caches(),
+        configured_in(configs.clone(), false),
+    ));
     let owner = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),

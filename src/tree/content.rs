@@ -223,7 +223,11 @@ impl Tree {
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
             File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
-            File::Config(name) => self.configs_or_none()?.save_text(name, bytes).map(drop),
+            File::Config(name) => {
+                self.configs_or_none()?.save_text(name, bytes)?;
+                self.hardware.forget_configured();
+                Ok(())
+            }
             File::Clear(cache) => {
                 match cache {
                     None => {

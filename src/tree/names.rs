@@ -43,6 +43,7 @@ impl Tree {
                 if !self.configs_or_none()?.delete(name)? && !caller.comes_again {
                     return Err(Stop::Errno(libc::ENOENT));
                 }
+                self.hardware.forget_configured();
             }
             _ => return Err(Stop::Errno(libc::EPERM)),
         }
@@ -151,6 +152,7 @@ impl Tree {
                 if !self.configs_or_none()?.rename(old, new)? {
                     return Err(Stop::Errno(libc::ENOENT));
                 }
+                self.hardware.forget_configured();
             }
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
