@@ -17,7 +17,8 @@
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
 //! - [`error`]: what can go wrong, and its errno
-
+//!
+#![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
 
 pub mod access;

@@ -7,12 +7,12 @@ mod pattern;
 pub mod users;
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cache::TtlCache;
+use crate::cache::{TtlCache, USER_PERMISSION};
 use crate::error::{Error, Result};
 use crate::provider::Done;
 use crate::secret::SecretName;
@@ -22,6 +22,20 @@ use users::User;
 
 /// For how long a failure of the user database is its answer. Until then nobody asks again, however many wait.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
+
+/// The cache of the chain that is one for the whole process ([`SecretsManager::global`]), keys `user:{id}:...`: 60 s, 500
+/// entries.
+///
+/// [`SecretsManager::global`]: crate::manager::SecretsManager::global
+pub fn user_permission_cache() -> &'static TtlCache<Value> {
+    static CACHE: OnceLock<TtlCache<Value>> = OnceLock::new();
+    CACHE.get_or_init(|| TtlCache::new(USER_PERMISSION))
+}
+
+/// Drops a user's entries from [`user_permission_cache`]; how many there were.
+pub fn invalidate_user_cache(uid: u32) -> usize {
+    user_permission_cache().invalidate_prefix(&format!("user:{uid}:"))
+}
 
 /// The rules, and what is known of whom they are for.
 pub struct Access {

@@ -1,7 +1,6 @@
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::cache::USER_PERMISSION;
 
 fn rule(secrets: &[&str], users: &[&str], groups: &[&str]) -> AccessRule {
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();

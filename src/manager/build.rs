@@ -10,7 +10,7 @@ use lru::LruCache;
 use super::desk::Desk;
 use super::event::Listeners;
 use super::{Link, SecretsCache, SecretsManager};
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::cache::{CacheRegistry, TtlCache, USER_PERMISSION};
 use crate::credential::KeySource;
 use crate::error::Result;
@@ -31,6 +31,7 @@ pub struct Builder {
     ttl: Ttl,
     max_stale: Duration,
     access: Vec<AccessRule>,
+    user_permission: TtlCache<serde_json::Value>,
 }
 
 impl Builder {
@@ -82,7 +83,7 @@ impl Builder {
         let desk = Arc::new(Desk::new(self.ttl));
         let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
         let caches = CacheRegistry::default();
-        let user_permission = TtlCache::new(USER_PERMISSION);
+        let user_permission = self.user_permission;
         let secrets = SecretsCache {
             desk: desk.clone(),
             links: links.clone(),
@@ -121,6 +122,7 @@ impl SecretsManager {
             ttl: Ttl::default(),
             max_stale: Duration::from_secs(3600),
             access: Vec::new(),
+            user_permission: TtlCache::new(USER_PERMISSION),
         }
     }
 
@@ -151,6 +153,10 @@ impl SecretsManager {
         settings: &Settings,
         environment: EnvironmentProvider,
     ) -> Result<Arc<Self>> {
+        Ok(Self::builder_from(settings, environment)?.build())
+    }
+
+    fn builder_from(settings: &Settings, environment: EnvironmentProvider) -> Result<Builder> {
         Ok(Self::builder()
             .with_provider(Arc::new(environment))
             .with_provider(Arc::new(FileProvider::new(file_options(settings))))
@@ -162,8 +168,7 @@ impl SecretsManager {
                 settings.ttl.keys.clone(),
             )
             .max_stale(settings.max_stale)
-            .access(settings.access.clone())
-            .build())
+            .access(settings.access.clone()))
     }
 
     /// The chain of the default settings, one for the whole process.
@@ -175,7 +180,14 @@ impl SecretsManager {
         let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
         match &*global {
             Some(manager) => Ok(manager.clone()),
-            None => Ok(global.insert(Self::open()?).clone()),
+            None => {
+                let settings = Settings::load(&Flags::default())?;
+                let environment =
+                    EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
+                let mut builder = Self::builder_from(&settings, environment)?;
+                builder.user_permission = access::user_permission_cache().clone();
+                Ok(global.insert(builder.build()).clone())
+            }
         }
     }
 }
