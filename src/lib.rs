@@ -7,7 +7,7 @@
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
-//! - [`state`]: SimpleTuner's own database: the providers' configuration
+//! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`provider`]: the links of the chain: environment, file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
