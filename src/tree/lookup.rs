@@ -15,7 +15,9 @@ impl Tree {
     /// # Errors
     /// ENOENT and EACCES.
     pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, Stop> {
-        self.admit(caller)?;
+        if self.admit(caller).is_err() {
+            return Err(self.refuse(caller, &self.name_to_refuse(parent, name)));
+        }
         let mut state = self.state();
         self.lookup_in(&mut state, caller.pid, parent, name)
     }

@@ -7,6 +7,7 @@
 //! version. A writer is sent the same way to a *private* inode with a buffer of its own, which takes effect when its
 //! last holder closes it. No read depends on a notification to the kernel; those only keep `stat` fresh.
 
+mod audit;
 pub mod bundle;
 mod commit;
 mod content;
@@ -45,6 +46,7 @@ use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
 use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
@@ -122,6 +124,8 @@ pub struct Parts {
     pub hardware: Arc<Hardware>,
     /// The providers' configurations; without them `config/` is empty.
     pub configs: Option<Arc<ProviderConfigs>>,
+    /// Where it is recorded who does what; `None`: nowhere.
+    pub audit: Option<Arc<AuditTrail>>,
 }
 
 /// A name whose last writer is gone and whose commit is under way.
@@ -231,6 +235,7 @@ pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
     configs: Option<Arc<ProviderConfigs>>,
+    audit: Option<Arc<AuditTrail>>,
     /// The mounting user and group.
     owner: (u32, u32),
     /// Whether root may look, too.
@@ -291,6 +296,7 @@ impl Tree {
             manager,
             hardware,
             configs,
+            audit,
         } = parts;
         let events = std::mem::take(&mut saved.events);
         let events = Arc::new(EventLog::new(events, notes.clone()));
@@ -310,6 +316,7 @@ impl Tree {
             manager: manager.clone(),
             hardware,
             configs,
+            audit,
             owner,
             allow_other,
             started_at,

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::user;
 
 /// For how long a user's name is taken to be the same.
@@ -12,7 +14,7 @@ const NAME: Duration = Duration::from_secs(60);
 const MOST: usize = 500;
 
 /// A user, and the process by which he did it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Actor {
     /// The user's number.
     pub uid: u32,

@@ -32,6 +32,8 @@ use reads::Reads;
 
 /// How many rows are looked at before a program appends its first one; `audit verify` looks at all.
 const CHECKED: u32 = 10_000;
+/// For how long those are held who would record something when the process is about to be replaced.
+const FROZEN: Duration = Duration::from_secs(5);
 /// For how long the end of a program waits for the last rows.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -114,6 +116,14 @@ impl AuditTrail {
         }
     }
 
+    /// Has whoever records something from now on wait, for some seconds: as long as this process has left.
+    pub fn freeze(&self) {
+        self.rare.freeze();
+        if let Some(reads) = &self.reads {
+            reads.freeze();
+        }
+    }
+
     /// Waits until all that was recorded is written, or the time is over: whether it was.
     pub fn flush(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
@@ -141,6 +151,24 @@ fn check_once(chain: &Chain, key: ring::hmac::Key) {
         .stack_size(256 * 1024);
     if let Err(error) = thread.spawn(check) {
         tracing::warn!("the audit trail cannot be checked: {error}");
+    }
+}
+
+/// A gate that is closed for a while.
+#[derive(Default)]
+struct Gate {
+    opens: Option<Instant>,
+}
+
+impl Gate {
+    fn close(&mut self) {
+        self.opens = Some(Instant::now() + FROZEN);
+    }
+
+    /// How long it is closed yet.
+    fn closed_for(&self) -> Option<Duration> {
+        let left = self.opens?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 }
 

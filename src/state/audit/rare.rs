@@ -9,7 +9,7 @@ use super::actor::{Actor, UserNames};
 use super::chain::Chain;
 use super::key::SigningKey;
 use super::row::{Act, Entry, refusal};
-use super::{AuditOptions, check_once};
+use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
 use crate::state::time::timestamp;
 
@@ -42,6 +42,7 @@ struct State {
     entries: Vec<Entry>,
     is_running: bool,
     has_ended: bool,
+    gate: Gate,
     /// How many flushes were asked for, and how many of them are done.
     wanted: u64,
     flushed: u64,
@@ -71,7 +72,7 @@ impl Rare {
     }
 
     pub(super) fn record(&self, actor: Actor, act: Act) {
-        let mut state = self.0.state();
+        let mut state = self.0.admitted();
         if state.acts.len() + state.entries.len() >= MOST {
             state.lost += 1;
             return;
@@ -82,7 +83,7 @@ impl Rare {
 
     pub(super) fn record_refusal(&self, uid: u32, tid: u32, what: &str) {
         let what: String = what.chars().take(300).collect();
-        let mut state = self.0.state();
+        let mut state = self.0.admitted();
         let things = state.refused.len();
         let key = match state.refused.contains_key(&(uid, what.clone())) {
             false if things >= MOST => (uid, OTHERS.to_owned()),
@@ -142,6 +143,10 @@ impl Rare {
         state.entries.is_empty() && state.acts.is_empty()
     }
 
+    pub(super) fn freeze(&self) {
+        self.0.state().gate.close();
+    }
+
     pub(super) fn end(&self) {
         self.0.state().has_ended = true;
         self.0.changed.notify_all();
@@ -151,6 +156,16 @@ impl Rare {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The state, for whoever records something.
+    fn admitted(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        while let Some(left) = state.gate.closed_for() {
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+        }
+        state
     }
 
     fn write_all(self: Arc<Self>) {

@@ -17,7 +17,7 @@ use super::actor::{Actor, UserNames, process_of};
 use super::chain::{Appender, Chain, prune};
 use super::key::SigningKey;
 use super::row::{Entry, ReadOf, of_trail};
-use super::{AuditOptions, check_once};
+use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
 use crate::state::database::explain;
 use crate::state::time::timestamp;
@@ -70,6 +70,7 @@ struct State {
     lost: u64,
     is_running: bool,
     has_ended: bool,
+    gate: Gate,
     /// How many flushes were asked for, and how many of them are done; whether the last one wrote all.
     wanted: u64,
     flushed: u64,
@@ -109,7 +110,7 @@ impl Reads {
 
     pub(super) fn record(&self, uid: u32, tid: u32, what: ReadOf) {
         let seen = Seen { uid, tid, what };
-        let mut guard = self.0.state();
+        let mut guard = self.0.admitted();
         let state = &mut *guard;
         if let Some(first) = state.seen.get_mut(&seen) {
             first.count += 1;
@@ -172,6 +173,10 @@ impl Reads {
         state.is_written
     }
 
+    pub(super) fn freeze(&self) {
+        self.0.state().gate.close();
+    }
+
     pub(super) fn end(&self) {
         self.0.state().has_ended = true;
         self.0.changed.notify_all();
@@ -181,6 +186,16 @@ impl Reads {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The state, for whoever records something.
+    fn admitted(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        while let Some(left) = state.gate.closed_for() {
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+        }
+        state
     }
 
     fn write_all(&self) {
