@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use actor::Actor;
-pub use chain::{Broken, Chain, Row, Verified};
+pub use chain::{Broken, Chain, Reader, Row, Verified};
 pub use key::{KEY_VARIABLE, SigningKey};
 pub use row::{Act, ReadOf};
 
