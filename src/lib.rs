@@ -9,7 +9,7 @@
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
 //! - [`access`]: who else may read which secrets
 //! - [`hardware`]: prices: defaults, configured, set
-//! - [`state`]: SimpleTuner's own database: the providers' configuration
+//! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
 //! - [`provider`]: the links of the chain: environment, file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet

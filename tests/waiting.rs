@@ -131,6 +131,7 @@ impl Mount {
                 manager,
                 hardware: Arc::new(hardware),
                 configs: None,
+                audit: None,
             },
             owner,
             false,

@@ -2,6 +2,7 @@
 //! program using the library would have to decide again.
 
 mod adopt;
+mod audit;
 mod cache;
 mod close;
 mod completions;
@@ -80,6 +81,7 @@ enum Command {
     Decrypt(decrypt::Args),
     EncryptFile(encrypt_file::Args),
     Adopt(adopt::Args),
+    Audit(audit::Args),
     Completions(completions::Args),
 }
 
@@ -144,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Decrypt(args) => decrypt::run(args, &context),
         Command::EncryptFile(args) => encrypt_file::run(args, &context),
         Command::Adopt(args) => adopt::run(args, &context),
+        Command::Audit(args) => audit::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
     };
     match outcome {

@@ -113,6 +113,9 @@ impl Drain {
                 break;
             }
         }
+        let left = until.saturating_duration_since(Instant::now());
+        // What was done is recorded even if nothing is left of the time.
+        self.0.tree.flush_audit(left.max(Duration::from_secs(1)));
     }
 }
 

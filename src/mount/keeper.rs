@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::handover::{Brief, Channel, First, Held, Text, ToKeeper, ToServer};
+use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, Text, ToKeeper, ToServer};
 use super::start::READY;
 use super::state::{MountState, is_mounted, resolve, state};
 use super::supervised::{End, Server, timespec};
@@ -349,7 +349,7 @@ impl Keeper {
                 Woken::AskedToUpgrade => self.begin_upgrade(),
                 Woken::Said(ToKeeper::Ready) => self.server_is_ready(),
                 Woken::Said(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Woken::Said(ToKeeper::Prepared) => {}
+                Woken::Said(ToKeeper::Prepared | ToKeeper::GaveWay) => {}
                 Woken::Ended => {
                     let end = self.server.how_it_ended();
                     if !device::is_connected(&self.held.device) {
@@ -366,7 +366,7 @@ impl Keeper {
                         next.reason = Some(why);
                     }
                 }
-                Woken::NextSaid(ToKeeper::Ready | ToKeeper::Unmount) => {}
+                Woken::NextSaid(ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::GaveWay) => {}
                 Woken::NextEnded => {
                     if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
                         let end = next.how_it_ended();
@@ -506,11 +506,37 @@ impl Keeper {
         }
     }
 
+    /// What the old one has only in memory, it writes down.
+    fn have_it_give_way(&self) {
+        if self.server.channel.send(&ToServer::GiveWay).is_err() {
+            return;
+        }
+        let until = Instant::now() + GIVES_WAY_WITHIN;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut ends = [
+                PollFd::new(&self.server.channel, PollFlags::IN),
+                PollFd::new(&self.server.end, PollFlags::IN),
+            ];
+            if !matches!(
+                rustix::event::poll(&mut ends, Some(&timespec(left))),
+                Ok(1..)
+            ) {
+                return;
+            }
+            match self.server.channel.receive() {
+                Ok(Some(ToKeeper::GaveWay)) | Ok(None) | Err(_) => return,
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+
     /// The new program's server in the place of the old one's. What that is at is sent again by the kernel.
     fn take_over(&mut self) {
         let Some(Upgrading::Preparing { next, program, .. }) = self.upgrade.take() else {
             return;
         };
+        self.have_it_give_way();
         self.server.kill("upgrade");
         self.server.has_ended(ENDS_WITHIN);
         self.remember("upgrade".into());

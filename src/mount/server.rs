@@ -11,7 +11,7 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::handover::{Brief, Channel, First, Held, ToKeeper, ToServer};
+use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer};
 use super::keeper::{Signals, set_up};
 use super::unmount::detach;
 use super::watch::watch;
@@ -22,6 +22,7 @@ use crate::hardware::{Hardware, configured_in};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
 use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
 use crate::tree::{Closing, Parts, Restart, Tree};
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
@@ -102,7 +103,7 @@ fn prepare(
     loop {
         match channel.receive()? {
             Some(ToServer::Begin(restarts)) => return Ok(Some((manager, restarts))),
-            Some(ToServer::Upgraded(_)) => {}
+            Some(ToServer::Upgraded(_) | ToServer::GiveWay) => {}
             Some(ToServer::Finish) | None => return Ok(None),
         }
     }
@@ -126,7 +127,9 @@ fn begin(
     let vitals = Vitals::of(&held.vitals)?;
     let taken = vitals.drain_taken();
     vitals.beat();
-    let configs = Arc::new(ProviderConfigs::in_registry(manager.caches(), settings));
+    let audit = AuditTrail::from_settings(settings);
+    let configs = ProviderConfigs::in_registry(manager.caches(), settings, audit.clone());
+    let configs = Arc::new(configs);
     let hardware = Arc::new(Hardware::in_registry(
         manager.caches(),
         configured_in(configs.clone(), false),
@@ -145,6 +148,7 @@ fn begin(
             manager: manager.clone(),
             hardware,
             configs: Some(configs),
+            audit: Some(audit),
         },
         owner,
         settings.allow_other,
@@ -345,6 +349,10 @@ impl Company {
                     self.brief.upgrade = Some(upgrade.clone());
                     self.tree
                         .set_mount_info(|info| info.upgrade = Some(upgrade));
+                }
+                Ok(Some(ToServer::GiveWay)) => {
+                    self.tree.freeze_audit(GIVES_WAY_WITHIN);
+                    let _ = self.channel.send(&ToKeeper::GaveWay);
                 }
                 Ok(Some(ToServer::Begin(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),

@@ -1,4 +1,4 @@
-//! SimpleTuner's own databases: the configuration of its providers. Both programs use them at the same time. Knows no
+//! SimpleTuner's own databases: the configuration of its providers, and the audit trail. Both programs use them at the same time. Knows no
 //! mount, and no table that is not named here.
 //!
 //! ```no_run
@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod audit;
 mod config;
 mod database;
 mod json;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
+use super::audit::{Act, Actor, AuditOptions, AuditTrail};
 use super::config::{ProviderConfig, check_provider_name, to_stored, wipe};
 use super::database::{
     FileId, PATIENCE, connect, connect_or_create, explain, failed, identify, is_busy, is_no_table,
@@ -59,6 +60,8 @@ pub struct ChangedKeys {
 pub struct ProviderConfigs {
     path: PathBuf,
     cache: TtlCache<ProviderConfig>,
+    /// Where it is recorded who saves what.
+    audit: Option<Arc<AuditTrail>>,
     // Held for some microseconds, never while another program is waited for; the cache is filled and dropped from under
     // it, so that what was read before a change is never put there after it.
     reader: Mutex<Reader>,
@@ -104,28 +107,42 @@ impl ProviderConfigs {
 
     /// Those of these settings' state folder (`cloud/jobs.db` in it).
     pub fn from_settings(settings: &Settings) -> Self {
-        Self::at(settings.state_dir.join("cloud/jobs.db"))
+        let audit = AuditOptions {
+            reads: false,
+            ..AuditOptions::from_settings(settings)
+        };
+        Self::at(database_of(settings)).with_audit(Arc::new(AuditTrail::new(&audit)))
     }
 
-    /// Those in this database, behind a cache of their own.
+    /// Those in this database, behind a cache of their own, and without a trail of who saves what.
     pub fn at(path: PathBuf) -> Self {
-        Self::with_cache(path, TtlCache::new(PROVIDER_CONFIG))
-    }
-
-    /// Those of these settings, behind a cache that is added to the registry as `provider_config`.
-    pub fn in_registry(registry: &CacheRegistry, settings: &Settings) -> Self {
-        let configs = Self::from_settings(settings);
-        registry.register("provider_config", Arc::new(configs.cache.clone()));
-        configs
-    }
-
-    fn with_cache(path: PathBuf, cache: TtlCache<ProviderConfig>) -> Self {
         Self {
             path,
-            cache,
+            cache: TtlCache::new(PROVIDER_CONFIG),
+            audit: None,
             reader: Mutex::default(),
             waiting: Arc::default(),
         }
+    }
+
+    /// The same, with a trail.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<AuditTrail>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
+        }
+    }
+
+    /// Those of these settings, behind a cache that is added to the registry as `provider_config`, with this trail.
+    pub fn in_registry(
+        registry: &CacheRegistry,
+        settings: &Settings,
+        audit: Arc<AuditTrail>,
+    ) -> Self {
+        let configs = Self::at(database_of(settings)).with_audit(audit);
+        registry.register("provider_config", Arc::new(configs.cache.clone()));
+        configs
     }
 
     /// Those of the default settings, one for the whole process, behind [`provider_config_cache`].
@@ -138,8 +155,10 @@ impl ProviderConfigs {
         if let Some(configs) = &*global {
             return Ok(configs.clone());
         }
-        let path = Self::open()?.path;
-        let configs = Self::with_cache(path, provider_config_cache().clone());
+        let configs = Self {
+            cache: provider_config_cache().clone(),
+            ..Self::open()?
+        };
         Ok(global.insert(Arc::new(configs)).clone())
     }
 
@@ -284,7 +303,8 @@ impl ProviderConfigs {
     }
 
     /// Saves the whole object of a provider, and gives the keys that this changed. The first save makes the database, its
-    /// folder and the table. Columns that a newer version has are left alone.
+    /// folder and the table. Columns that a newer version has are left alone. The database is written, then the cache
+    /// dropped, then the audit trail written; that it could not be is told in the log only.
     ///
     /// # Errors
     /// [`Error::Malformed`] for a name that is none, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
@@ -294,14 +314,17 @@ impl ProviderConfigs {
             what: format!("the configuration of {name}"),
             reason: e.to_string(),
         })?;
-        self.save_text(name, &text)
+        let changed = self.save_text_by(&Actor::this_process(), name, &text)?;
+        self.flush();
+        Ok(changed)
     }
 
-    /// The same for the text of an object, whose tokens are stored as they are.
+    /// The same for the text of an object, whose tokens are stored as they are, in the name of somebody else. The row of
+    /// the audit trail may be written a little later.
     ///
     /// # Errors
     /// As for [`save`](Self::save).
-    pub fn save_text(&self, name: &str, text: &[u8]) -> Result<ChangedKeys> {
+    pub fn save_text_by(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
         check_provider_name(name)?;
         let (text, mut config) = to_stored(name, text)?;
         let changed = self.write(name, |transaction| {
@@ -315,7 +338,11 @@ impl ProviderConfigs {
             Ok(changed)
         });
         config.values_mut().for_each(wipe);
-        changed
+        let changed = changed?;
+        self.record(actor, || {
+            Act::ProviderConfigured(name.into(), changed.clone())
+        });
+        Ok(changed)
     }
 
     /// Changes a provider's object in one transaction, so that what another program saves meanwhile is not lost.
@@ -328,7 +355,7 @@ impl ProviderConfigs {
         change: impl FnOnce(&mut Map<String, Value>),
     ) -> Result<ChangedKeys> {
         check_provider_name(name)?;
-        self.write(name, |transaction| {
+        let changed = self.write(name, |transaction| {
             let stored = stored_object(transaction, name).map_err(|e| explain(&self.path, &e))?;
             let mut before = match stored {
                 None => Map::new(),
@@ -346,7 +373,12 @@ impl ProviderConfigs {
             object.values_mut().for_each(wipe);
             put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
             Ok(changed)
-        })
+        })?;
+        self.record(&Actor::this_process(), || {
+            Act::ProviderConfigured(name.into(), changed.clone())
+        });
+        self.flush();
+        Ok(changed)
     }
 
     /// Deletes a provider's row; whether there was one.
@@ -354,9 +386,23 @@ impl ProviderConfigs {
     /// # Errors
     /// [`Error::Database`].
     pub fn delete(&self, name: &str) -> Result<bool> {
-        self.write_if_there(name, |transaction| {
+        let was_there = self.delete_by(&Actor::this_process(), name)?;
+        self.flush();
+        Ok(was_there)
+    }
+
+    /// The same in the name of somebody else.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn delete_by(&self, actor: &Actor, name: &str) -> Result<bool> {
+        let was_there = self.write_if_there(name, |transaction| {
             transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [name])
-        })
+        })?;
+        if was_there {
+            self.record(actor, || Act::ProviderDeleted(name.into()));
+        }
+        Ok(was_there)
     }
 
     /// Gives a provider's row another name, over one that has it; whether there was such a row.
@@ -364,6 +410,16 @@ impl ProviderConfigs {
     /// # Errors
     /// [`Error::Malformed`] for a name that is none; [`Error::Database`].
     pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
+        let was_there = self.rename_by(&Actor::this_process(), from, to)?;
+        self.flush();
+        Ok(was_there)
+    }
+
+    /// The same in the name of somebody else.
+    ///
+    /// # Errors
+    /// As for [`rename`](Self::rename).
+    pub fn rename_by(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
         check_provider_name(to)?;
         let renamed = self.write_if_there(from, |transaction| {
             let there = "SELECT EXISTS (SELECT 1 FROM provider_config WHERE provider = ?1)";
@@ -378,7 +434,22 @@ impl ProviderConfigs {
             )
         })?;
         self.invalidate(Some(to));
+        if renamed && from != to {
+            self.record(actor, || Act::ProviderRenamed(from.into(), to.into()));
+        }
         Ok(renamed)
+    }
+
+    fn record(&self, actor: &Actor, act: impl FnOnce() -> Act) {
+        if let Some(audit) = &self.audit {
+            audit.record(actor.clone(), act());
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(audit) = &self.audit {
+            audit.flush(PATIENCE);
+        }
     }
 
     fn write_if_there(
@@ -540,6 +611,10 @@ impl Reader {
             .map(<[String]>::to_vec)
             .unwrap_or_default()
     }
+}
+
+fn database_of(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("cloud/jobs.db")
 }
 
 fn key(name: &str) -> String {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
+use super::audit::Writer;
 use super::bundle::{self, Base, BundleFormat, Document};
 use super::nodes::Content;
 use super::places::File;
@@ -17,6 +18,7 @@ use crate::hardware;
 use crate::manager::Answer;
 use crate::provider::Standing;
 use crate::secret::{Change, SecretName, SecretValue};
+use crate::state::audit::Actor;
 use crate::state::{Known, ProviderConfigs};
 use std::sync::Arc;
 
@@ -205,7 +207,7 @@ impl Tree {
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
-    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         self.carry_out(file, bytes, writer)?;
         if !matches!(file, File::Secret(_) | File::Bundle(_)) {
             // Emptying a cache puts them back, too.
@@ -214,17 +216,18 @@ impl Tree {
         Ok(())
     }
 
-    fn carry_out(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+    fn carry_out(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         match file {
             File::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), without_echo_newline(bytes))?;
-                self.apply(&[Change::Set(name.clone(), value)])
+                self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
             File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
             File::Config(name) => {
-                self.configs_or_none()?.save_text(name, bytes)?;
+                let configs = self.configs_or_none()?;
+                configs.save_text_by(&writer.actor, name, bytes)?;
                 self.hardware.forget_configured();
                 Ok(())
             }
@@ -276,19 +279,14 @@ impl Tree {
         })
     }
 
-    fn store_bundle(
-        &self,
-        format: BundleFormat,
-        bytes: &[u8],
-        writer: Option<Process>,
-    ) -> Result<()> {
+    fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: &Writer) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
         let current = match self.document(Look::LastKnown, None) {
             Ok((document, _)) => document,
             Err(Resolved::Failed(error)) => return Err(error),
             Err(_) => Document::new(),
         };
-        let base = writer.and_then(|process| self.bases().get(process));
+        let base = writer.process.and_then(|process| self.bases().get(process));
         let changes: Vec<Change> = bundle::merge(base.as_deref(), &current, &written)
             .into_iter()
             // A key that only another provider has cannot be deleted from the file; leaving it out of the document is
@@ -299,14 +297,16 @@ impl Tree {
             })
             .collect();
         if !changes.is_empty() {
-            self.apply(&changes)?;
+            self.apply(&changes, &writer.actor)?;
         }
-        self.note_base(writer, &written);
+        self.note_base(writer.process, &written);
         Ok(())
     }
 
-    fn apply(&self, changes: &[Change]) -> Result<()> {
-        self.manager.apply(changes).map(drop)
+    pub(super) fn apply(&self, changes: &[Change], actor: &Actor) -> Result<()> {
+        self.manager.apply(changes)?;
+        self.record_changes(actor, changes);
+        Ok(())
     }
 
     fn cache(&self, name: &str) -> Result<Arc<dyn NamedCache>> {

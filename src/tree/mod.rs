@@ -7,6 +7,7 @@
 //! version. A writer is sent the same way to a *private* inode with a buffer of its own, which takes effect when its
 //! last holder closes it. No read depends on a notification to the kernel; those only keep `stat` fresh.
 
+mod audit;
 pub mod bundle;
 mod commit;
 mod content;
@@ -38,7 +39,6 @@ pub use commit::Closing;
 pub use content::parse_prefix;
 pub use listing::Listed;
 pub use open::Opened;
-pub use others::Denied;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
 use crate::cache::{TtlCache, USER_PERMISSION};
@@ -48,6 +48,7 @@ use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
 use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
@@ -127,6 +128,8 @@ pub struct Parts {
     pub hardware: Arc<Hardware>,
     /// The providers' configurations; without them `config/` is empty.
     pub configs: Option<Arc<ProviderConfigs>>,
+    /// Where it is recorded who does what; `None`: nowhere.
+    pub audit: Option<Arc<AuditTrail>>,
 }
 
 /// A name whose last writer is gone and whose commit is under way.
@@ -236,6 +239,7 @@ pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
     configs: Option<Arc<ProviderConfigs>>,
+    audit: Option<Arc<AuditTrail>>,
     /// The mounting user and group.
     owner: (u32, u32),
     /// Whether root may look, too.
@@ -254,7 +258,6 @@ pub struct Tree {
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
     outdated: OnceLock<Box<dyn Fn(Outdated) + Send + Sync>>,
-    denied: OnceLock<Box<dyn Fn(&Denied) + Send + Sync>>,
     /// Users of whom the log has said that they were refused something.
     logged_denials: TtlCache<()>,
 }
@@ -299,6 +302,7 @@ impl Tree {
             manager,
             hardware,
             configs,
+            audit,
         } = parts;
         let events = std::mem::take(&mut saved.events);
         let events = Arc::new(EventLog::new(events, notes.clone()));
@@ -318,6 +322,7 @@ impl Tree {
             manager: manager.clone(),
             hardware,
             configs,
+            audit,
             owner,
             allow_other,
             started_at,
@@ -330,7 +335,6 @@ impl Tree {
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
             outdated: OnceLock::new(),
-            denied: OnceLock::new(),
             logged_denials: TtlCache::new(USER_PERMISSION),
         });
         let listener = Arc::downgrade(&tree);

@@ -2,11 +2,13 @@
 
 use std::time::SystemTime;
 
+use super::audit::{Writer, actor};
 use super::content::{Look, Resolved};
 use super::nodes::{Content, State};
 use super::places::{File, Place};
 use super::{Caller, Stop, Tree};
 use crate::secret::{Change, SecretValue};
+use crate::state::audit::Act;
 
 impl Tree {
     /// Removes a name.
@@ -24,11 +26,13 @@ impl Tree {
             .ok_or(Stop::Errno(libc::EPERM))?;
         match &file {
             File::Secret(name) => {
-                match self.manager.apply(&[Change::Delete(name.clone())]) {
-                    // It was done by the server that did not come to answer.
-                    Err(error) if caller.comes_again && error.is_not_found() => {}
-                    Err(error) => return Err(error.at(name.as_str()).into()),
-                    Ok(_) => {}
+                let changes = [Change::Delete(name.clone())];
+                match self.apply(&changes, &actor(caller)) {
+                    // It was done by the server that did not come to answer, nor perhaps to record it.
+                    Err(error) if caller.comes_again && error.is_not_found() => {
+                        self.record_changes(&actor(caller), &changes);
+                    }
+                    done => done.map_err(|error| error.at(name.as_str()))?,
                 }
             }
             File::Scratch => {}
@@ -40,7 +44,8 @@ impl Tree {
             File::PriceTable => self.hardware.reset_all(),
             File::Config(name) => {
                 // One that is gone may be so because the server that did it did not come to answer.
-                if !self.configs_or_none()?.delete(name)? && !caller.comes_again {
+                let configs = self.configs_or_none()?;
+                if !configs.delete_by(&actor(caller), name)? && !caller.comes_again {
                     return Err(Stop::Errno(libc::ENOENT));
                 }
                 self.hardware.forget_configured();
@@ -140,16 +145,18 @@ impl Tree {
             (File::Scratch, File::Scratch) => {}
             (File::Scratch, file) if file.is_writable() => {
                 let content = scratch.ok_or(Stop::Errno(libc::ENOENT))?;
-                let writer = super::process::Process::of_thread(caller.pid);
-                self.store(file, content.value.as_bytes(), writer)
+                self.store(file, content.value.as_bytes(), &Writer::of(caller))
                     .map_err(|error| error.at(new_name))?;
             }
-            (File::Secret(old), File::Secret(new)) => self
-                .manager
-                .rename(old, new)
-                .map_err(|error| error.at(name))?,
+            (File::Secret(old), File::Secret(new)) => {
+                let renamed = self.manager.rename(old, new);
+                renamed.map_err(|error| error.at(name))?;
+                let act = Act::SecretRenamed(old.clone(), new.clone());
+                self.record(&actor(caller), act);
+            }
             (File::Config(old), File::Config(new)) => {
-                if !self.configs_or_none()?.rename(old, new)? {
+                let configs = self.configs_or_none()?;
+                if !configs.rename_by(&actor(caller), old, new)? {
                     return Err(Stop::Errno(libc::ENOENT));
                 }
                 self.hardware.forget_configured();
@@ -157,7 +164,7 @@ impl Tree {
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.value_of(old)?;
-                self.manager.apply(&[Change::Delete(old.clone())])?;
+                self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
                 return self.become_scratch(from, to, value);
             }
             _ => return Err(Stop::Errno(libc::EPERM)),

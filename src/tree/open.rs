@@ -133,6 +133,7 @@ impl Tree {
         value: SecretValue,
         keep_pages: bool,
     ) -> Opened {
+        self.record_read(caller, file);
         if let File::Bundle(format) = file {
             self.note_base_of(Process::of_thread(caller.pid), *format, &value);
         }

@@ -16,19 +16,6 @@ use super::{Caller, Found, ROOT, Stop, Tree, WaitOn};
 use crate::access::{Known, Permitted};
 use crate::secret::SecretName;
 
-/// An operation that was refused with EACCES.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    /// Who tried.
-    pub uid: u32,
-    /// The thread, 0 where it is in a pid namespace out of sight.
-    pub pid: u32,
-    /// The path in the mount; empty for the mount's own folder.
-    pub path: String,
-    /// The secret, where it was about one.
-    pub key: Option<SecretName>,
-}
-
 /// What a caller may do with an inode.
 enum May {
     Read,
@@ -40,13 +27,6 @@ enum May {
 }
 
 impl Tree {
-    /// Sets who is told of what is refused. It is called for every refusal, with locks held: it must not wait, nor call
-    /// the tree.
-    pub fn on_denied(&self, tell: Box<dyn Fn(&Denied) + Send + Sync>) {
-        // There is one audit trail.
-        let _ = self.denied.set(tell);
-    }
-
     /// Whether the caller may do all that can be done here.
     pub(super) fn admits(&self, caller: &Caller) -> bool {
         caller.uid == self.owner.0 || (self.allow_other && caller.uid == 0)
@@ -201,21 +181,18 @@ impl Tree {
     }
 
     fn deny(&self, state: &State, caller: &Caller, parent: u64, name: &str) -> Stop {
-        let key = match state.dir(parent) {
-            Some(Dir::Secrets) => SecretName::new(name).ok(),
-            _ => None,
-        };
-        let path = match path_of_folder(state, parent) {
-            folder if folder.is_empty() => name.to_owned(),
-            folder => format!("{folder}/{name}"),
-        };
-        self.tell_denied(caller, path, key)
+        let is_secret = matches!(state.dir(parent), Some(Dir::Secrets));
+        match path_of_folder(state, parent) {
+            _ if is_secret && SecretName::new(name).is_ok() => self.tell_denied(caller, name),
+            folder if folder.is_empty() => self.tell_denied(caller, name),
+            folder => self.tell_denied(caller, &format!("{folder}/{name}")),
+        }
     }
 
     pub(super) fn deny_inode(&self, state: &State, caller: &Caller, ino: u64) -> Stop {
         let entry = match state.nodes.get(&ino).map(|node| &node.kind) {
             Some(Kind::Dir(_)) => {
-                return self.tell_denied(caller, path_of_folder(state, ino), None);
+                return self.tell_denied(caller, &format!("{}/", path_of_folder(state, ino)));
             }
             Some(Kind::Version(version)) => version.entry,
             Some(Kind::Private(private)) => private.entry,
@@ -223,30 +200,20 @@ impl Tree {
         };
         match state.entries.get(&entry) {
             Some(entry) => self.deny(state, caller, entry.place.dir, shown(&entry.place.name)),
-            None => Stop::Errno(libc::EACCES),
+            None => self.tell_denied(caller, "a file that is gone"),
         }
     }
 
-    fn tell_denied(&self, caller: &Caller, path: String, key: Option<SecretName>) -> Stop {
-        let denied = Denied {
-            uid: caller.uid,
-            pid: caller.pid,
-            path,
-            key,
-        };
-        if let Some(tell) = self.denied.get() {
-            tell(&denied);
-        }
-        // One line a minute for each user: the log is not his to fill.
+    fn tell_denied(&self, caller: &Caller, what: &str) -> Stop {
+        // One line a minute for each user: the log is not his to fill, and the trail has all.
         let user = caller.uid.to_string();
         if self.logged_denials.get(&user).is_none() {
             self.logged_denials.set(&user, ());
-            let path = &denied.path;
             tracing::warn!(
-                "user {user} is refused /{path} (and maybe more), which `access` does not grant him"
+                "user {user} is refused {what} (and maybe more), which `access` does not grant him"
             );
         }
-        Stop::Errno(libc::EACCES)
+        self.refuse(caller, what)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::audit::actor;
 use super::commit::Closing;
 use super::content::{Look, Resolved};
 use super::marks::Purpose;
@@ -203,6 +204,7 @@ impl Tree {
             killed: false,
             mtime: None,
             opener: None,
+            actor: None,
             since: None,
             opens: 0,
         })
@@ -219,8 +221,16 @@ impl Tree {
             private.opens += 1;
             if private.opens == 1 {
                 private.opener = Process::of_thread(caller.pid);
+                private.actor = Some(actor(caller));
                 private.since = last_number();
             }
+        }
+        if flags & libc::O_ACCMODE == libc::O_RDWR
+            && flags & libc::O_TRUNC == 0
+            && let Some(private) = state.private(ino).filter(|private| !private.is_new)
+            && let Some(file) = self.file_at(state, &private.target)
+        {
+            self.record_read(caller, &file);
         }
         let append = flags & libc::O_APPEND != 0;
         let handle = Handle::Write {

@@ -189,7 +189,9 @@ fn what_must_not_be_saved_changes_nothing() {
         ("a/b", "{}".to_owned(), libc::EINVAL),
         (".a", "{}".to_owned(), libc::EINVAL),
     ] {
-        let error = configs.save_text(name, text.as_bytes()).unwrap_err();
+        let error = configs
+            .save_text_by(&Actor::this_process(), name, text.as_bytes())
+            .unwrap_err();
         assert_eq!(error.errno(), errno, "{error}");
     }
     assert_eq!(configs.list().unwrap(), ["a"]);
