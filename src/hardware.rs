@@ -2,23 +2,22 @@
 //! know the files that set them.
 
 mod configured;
+mod json;
 mod shared;
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::cache::{CacheRegistry, CacheStats, HARDWARE, NamedCache, TtlCache};
 use crate::error::{Error, Result};
 use crate::state::ProviderConfigs;
 
 pub use configured::{configured_in, save_price};
+pub use json::{parse_price, parse_table, table_to_json, to_json};
 pub use shared::{clear_hardware_info_cache, global, hardware_info, set_hardware_info};
 
 /// What one kind of hardware costs.
@@ -50,7 +49,10 @@ pub fn default_prices() -> PriceTable {
 }
 
 const CONFIGURED: &str = "hardware:configured";
+/// Prices that were set one by one, over the configured ones.
 const SET: &str = "hardware:set";
+/// A table that was set instead of the configured one.
+const WHOLE: &str = "hardware:whole";
 
 /// With `.json` behind it, an id is the name of a file.
 const MAX_ID: usize = 250;
@@ -70,7 +72,7 @@ pub enum Loaded {
     ForNow(Option<PriceTable>),
 }
 
-/// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, a table that was
+/// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, those that were
 /// set for ever; so whoever clears or invalidates the cache puts the prices back to what is configured.
 pub struct Hardware {
     cache: TtlCache<Arc<PriceTable>>,
@@ -104,13 +106,21 @@ impl Hardware {
 
     /// All prices in force.
     pub fn table(&self) -> Arc<PriceTable> {
-        self.what_was_set().unwrap_or_else(|| self.configured())
+        if let Some(whole) = self.held(WHOLE) {
+            return whole;
+        }
+        let configured = self.configured();
+        let Some(set) = self.held(SET) else {
+            return configured;
+        };
+        let mut table = PriceTable::clone(&configured);
+        table.extend(set.iter().map(|(id, price)| (id.clone(), price.clone())));
+        Arc::new(table)
     }
 
-    /// The table that was set, where one was.
-    pub fn what_was_set(&self) -> Option<Arc<PriceTable>> {
-        // Loaded first, lest a table that was never set count as a miss at each look-up.
-        self.cache.ttl_left(SET).and_then(|_| self.cache.get(SET))
+    fn held(&self, key: &str) -> Option<Arc<PriceTable>> {
+        // Asked first, lest a table that was never set count as a miss at each look-up.
+        self.cache.ttl_left(key).and_then(|_| self.cache.get(key))
     }
 
     /// The price in force of one id.
@@ -125,9 +135,7 @@ impl Hardware {
     pub fn set(&self, id: &str, price: Price) -> Result<()> {
         check(id, &price)?;
         let changing = self.lock();
-        let mut table = PriceTable::clone(&self.table());
-        table.insert(id.into(), price);
-        self.store(table, changing);
+        self.change(changing, |table| drop(table.insert(id.into(), price)));
         Ok(())
     }
 
@@ -137,7 +145,9 @@ impl Hardware {
     /// [`Error::Malformed`] for an id or a price that is none; nothing has changed then.
     pub fn replace(&self, table: PriceTable) -> Result<()> {
         table.iter().try_for_each(|(id, price)| check(id, price))?;
-        self.store(table, self.lock());
+        let _changing = self.lock();
+        self.hold(WHOLE, table);
+        self.cache.delete(SET);
         Ok(())
     }
 
@@ -148,16 +158,13 @@ impl Hardware {
     /// None today; what is configured is kept elsewhere.
     pub fn reset(&self, id: &str) -> Result<bool> {
         let changing = self.lock();
-        let mut table = PriceTable::clone(&self.table());
-        let was = match self.configured().get(id) {
-            Some(price) => {
-                table.insert(id.into(), price.clone());
-                true
-            }
-            None => table.remove(id).is_some(),
-        };
+        let configured = self.configured().get(id).cloned();
+        let was = configured.is_some() || self.table().contains_key(id);
         if was {
-            self.store(table, changing);
+            self.change(changing, |table| match configured {
+                Some(price) => drop(table.insert(id.into(), price)),
+                None => drop(table.remove(id)),
+            });
         }
         Ok(was)
     }
@@ -166,6 +173,26 @@ impl Hardware {
     pub fn reset_all(&self) {
         let _changing = self.lock();
         self.cache.delete(SET);
+        self.cache.delete(WHOLE);
+    }
+
+    /// What was set, as a text that [`restore`](Self::restore) takes; `None`: nothing was.
+    pub(crate) fn to_note(&self) -> Option<String> {
+        let noted = |key: &str| Some((key.to_owned(), json!(*self.held(key)?)));
+        let set: Map<String, Value> = [WHOLE, SET].into_iter().filter_map(noted).collect();
+        (!set.is_empty()).then(|| json!(set).to_string())
+    }
+
+    /// Sets what was set when the text was made.
+    pub(crate) fn restore(&self, note: &str) -> serde_json::Result<()> {
+        let mut set: BTreeMap<String, PriceTable> = serde_json::from_str(note)?;
+        let _changing = self.lock();
+        for key in [WHOLE, SET] {
+            if let Some(table) = set.remove(key) {
+                self.hold(key, table);
+            }
+        }
+        Ok(())
     }
 
     /// Has the configured prices asked for anew.
@@ -182,12 +209,31 @@ impl Hardware {
         self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn store(&self, table: PriceTable, _changing: MutexGuard<'_, ()>) {
-        // A table that says what is configured is not held, so that it follows when that changes.
-        if table == *self.configured() {
-            self.cache.delete(SET);
+    /// Changes what is set: the whole table, where one is, else single prices.
+    fn change(&self, _changing: MutexGuard<'_, ()>, change: impl FnOnce(&mut PriceTable)) {
+        let (key, held) = match self.held(WHOLE) {
+            Some(whole) => (WHOLE, Some(whole)),
+            None => (SET, self.held(SET)),
+        };
+        let mut table = held.as_deref().cloned().unwrap_or_default();
+        change(&mut table);
+        self.hold(key, table);
+    }
+
+    /// What says the same as the configuration is not held, so that it follows when that changes.
+    fn hold(&self, key: &str, mut table: PriceTable) {
+        let configured = self.configured();
+        let follows = match key {
+            WHOLE => table == *configured,
+            _ => {
+                table.retain(|id, price| configured.get(id) != Some(price));
+                table.is_empty()
+            }
+        };
+        if follows {
+            self.cache.delete(key);
         } else {
-            self.cache.set_with_ttl(SET, Arc::new(table), Duration::MAX);
+            self.cache.set_with_ttl(key, Arc::new(table), Duration::MAX);
         }
     }
 
@@ -237,17 +283,6 @@ fn malformed(what: &str, reason: impl Into<String>) -> Error {
     }
 }
 
-/// serde's own words quote what was written, and a secret that was written to the wrong file is one still.
-fn no_object(what: &str, error: &serde_json::Error) -> Error {
-    let problem = if error.is_data() {
-        "not the object that is wanted"
-    } else {
-        "no valid JSON"
-    };
-    let (line, column) = (error.line(), error.column());
-    malformed(what, format!("{problem} at line {line} column {column}"))
-}
-
 /// Whether this is a price that such an id can have.
 ///
 /// # Errors
@@ -275,117 +310,6 @@ pub fn check(id: &str, price: &Price) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The price that a JSON object `{"name": "L40S (48GB)", "cost_per_second": 0.000975}` holds.
-///
-/// # Errors
-/// [`Error::Malformed`] says where and why.
-pub fn parse_price(bytes: &[u8]) -> Result<Price> {
-    let what = "the price";
-    let fields = serde_json::from_slice(bytes).map_err(|e| no_object(what, &e))?;
-    let price = price_of(fields, what)?;
-    check("price", &price)?;
-    Ok(price)
-}
-
-/// The prices that a JSON object of price objects by id holds.
-///
-/// # Errors
-/// [`Error::Malformed`] says where and why.
-pub fn parse_table(bytes: &[u8]) -> Result<PriceTable> {
-    let what = "the price table";
-    let Pairs(entries) =
-        serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes).map_err(|e| no_object(what, &e))?;
-    let mut table = PriceTable::new();
-    for (id, fields) in entries {
-        let price = price_of(fields, &format!("the price of {id:?}"))?;
-        check(&id, &price)?;
-        if table.contains_key(&id) {
-            return Err(malformed(what, format!("{id} is there twice")));
-        }
-        table.insert(id, price);
-    }
-    Ok(table)
-}
-
-fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
-    let (mut name, mut cost_per_second) = (None, None);
-    for (field, value) in fields {
-        let twice = match (field.as_str(), value) {
-            ("name", Value::String(text)) => name.replace(text).is_some(),
-            ("cost_per_second", Value::Number(number)) => {
-                cost_per_second.replace(number.as_f64()).is_some()
-            }
-            ("name", _) => return Err(malformed(what, "`name` must be a text")),
-            ("cost_per_second", _) => {
-                return Err(malformed(what, "`cost_per_second` must be a number"));
-            }
-            _ => {
-                let reason = "it has a field other than `name` and `cost_per_second`";
-                return Err(malformed(what, reason));
-            }
-        };
-        if twice {
-            return Err(malformed(what, format!("`{field}` is there twice")));
-        }
-    }
-    match (name, cost_per_second.flatten()) {
-        (Some(name), Some(cost_per_second)) => Ok(Price {
-            name,
-            // Makes -0.0 the 0 that it is.
-            cost_per_second: cost_per_second + 0.0,
-        }),
-        (None, _) => Err(malformed(what, "`name` is missing")),
-        (_, None) => Err(malformed(what, "`cost_per_second` is missing")),
-    }
-}
-
-/// A price as one line of JSON.
-pub fn to_json(price: &Price) -> String {
-    let mut json = object(price);
-    json.push('\n');
-    json
-}
-
-/// The table as JSON, one line for each id.
-pub fn table_to_json(table: &PriceTable) -> String {
-    let mut json = String::from("{");
-    for (i, (id, price)) in table.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = write!(json, "{comma}\n  {}: {}", Value::from(&**id), object(price));
-    }
-    json.push_str(if table.is_empty() { "}\n" } else { "\n}\n" });
-    json
-}
-
-fn object(price: &Price) -> String {
-    let name = Value::from(&*price.name);
-    let cost_per_second = Value::from(price.cost_per_second);
-    format!(r#"{{"name": {name}, "cost_per_second": {cost_per_second}}}"#)
-}
-
-/// A JSON object as it is written: serde's own maps forget that a key was there twice, and its structs take lists too.
-struct Pairs<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
-            type Value = Pairs<V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(PairsVisitor(PhantomData))
-    }
 }
 
 #[cfg(test)]

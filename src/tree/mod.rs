@@ -43,7 +43,7 @@ pub use write::{Change as AttrChange, Changed as AttrChanged};
 
 use crate::cache::{TtlCache, USER_PERMISSION};
 use crate::error::Error;
-use crate::hardware::{Hardware, parse_table, table_to_json};
+use crate::hardware::Hardware;
 use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
@@ -311,8 +311,7 @@ impl Tree {
             bases.put(process, Arc::new(base));
         }
         if let Some(prices) = saved.prices.take() {
-            let table = parse_table(prices.as_bytes());
-            if let Err(error) = table.and_then(|table| hardware.replace(table)) {
+            if let Err(error) = hardware.restore(&prices) {
                 tracing::error!("the prices that were set are lost: {error}");
             }
         }
@@ -413,7 +412,7 @@ impl Tree {
         if !self.notes.are_kept() {
             return;
         }
-        let prices = self.prices_that_were_set();
+        let prices = self.hardware.to_note();
         let bases = self.bases();
         self.events.with_all(|events| {
             let mut all = saved::all(state);
@@ -429,14 +428,10 @@ impl Tree {
         });
     }
 
-    fn prices_that_were_set(&self) -> Option<String> {
-        Some(table_to_json(&*self.hardware.what_was_set()?))
-    }
-
     /// Notes the prices, when they may have been set or put back.
     fn note_prices(&self) {
         if self.notes.are_kept() {
-            let prices = self.prices_that_were_set();
+            let prices = self.hardware.to_note();
             self.notes.note(&[Item::Prices(prices.as_deref())]);
         }
     }
