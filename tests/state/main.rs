@@ -8,7 +8,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use support::{Live, Setup, alone, wait_until};
 const SIMPLETUNER: &str = include_str!("simpletuner.py");
 
 /// SimpleTuner's part, in a home's state folder.
-fn python_in(home: &std::path::Path, program: &str) -> Command {
+fn python_in(home: &Path, program: &str) -> Command {
     let mut command = Command::new("python3");
     command
         .args(["-c", &format!("{SIMPLETUNER}\n{program}")])
@@ -31,7 +31,7 @@ fn python_in(home: &std::path::Path, program: &str) -> Command {
 
 /// What SimpleTuner's part printed; it must have gone well.
 #[track_caller]
-fn simpletuner(home: &std::path::Path, program: &str) -> String {
+fn simpletuner(home: &Path, program: &str) -> String {
     ran(&mut python_in(home, program)).done()
 }
 
@@ -39,7 +39,7 @@ fn simpletuner(home: &std::path::Path, program: &str) -> String {
 struct Holding(Child);
 
 impl Holding {
-    fn start(home: &std::path::Path, before: &str, after: &str) -> Self {
+    fn start(home: &Path, before: &str, after: &str) -> Self {
         let program =
             format!("{before}\nprint('ready', flush=True)\nsys.stdin.readline()\n{after}");
         let mut child = python_in(home, &program)
