@@ -232,6 +232,7 @@ fn everybody_has_a_bundle_of_his_own() {
     let refused = ran(shared.0.command("bash").args(["-c", through]));
     assert_ne!(refused.code, 0, "{}", refused.out);
     assert_eq!(refused.out, "");
+    assert!(refused.err.contains("Permission denied"), "{}", refused.err);
 }
 
 /// Reads the bundle and the secrets over and over, in all ways there are, and says what it should not have seen.

@@ -269,7 +269,8 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         let (asking, parent) = (caller(request), parent.0);
-        let (lane, done) = (self.0.tree.lane(parent), answer(reply, ReplyEmpty::ok));
+        let lane = self.0.tree.lane_of_names(parent, &[&name]);
+        let done = answer(reply, ReplyEmpty::ok);
         self.0.work(&asking, lane, done, false, move |tree| {
             tree.unlink(&asking, parent, &name)
         });
@@ -295,7 +296,8 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
-        let (lane, done) = (self.0.tree.lane(parent), answer(reply, ReplyEmpty::ok));
+        let lane = self.0.tree.lane_of_names(parent, &[&name, &new_name]);
+        let done = answer(reply, ReplyEmpty::ok);
         self.0.work(&asking, lane, done, false, move |tree| {
             tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
         });

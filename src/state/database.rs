@@ -6,6 +6,7 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::Access;
 
 use crate::error::{Error, Result};
-use crate::settings::files::not_a_file;
+use crate::settings::files::{Stamp, not_a_file};
 
 /// How long a writer waits for others, as SimpleTuner's own does.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +24,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const PAGE_CACHE: i64 = 256;
 
 /// What tells one file at a path from another that took its place.
-pub(super) type FileId = (u64, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    place: (u64, u64),
+    /// Of one that can only be read, and tells of no change by itself.
+    stamp: Option<Stamp>,
+}
 
 /// The file at a path, if there is one.
 ///
@@ -33,7 +39,10 @@ pub(super) fn identify(path: &Path) -> Result<Option<FileId>> {
     match rustix::fs::stat(path) {
         Ok(stat) => match not_a_file(&stat) {
             #[allow(clippy::unnecessary_cast)] // the fields differ in width between architectures
-            None => Ok(Some((stat.st_dev as u64, stat.st_ino as u64))),
+            None => Ok(Some(FileId {
+                place: (stat.st_dev as u64, stat.st_ino as u64),
+                stamp: is_sealed(path).then(|| Stamp::of(&stat)),
+            })),
             Some(what) => Err(failed(path, libc::EIO, what)),
         },
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
@@ -41,11 +50,44 @@ pub(super) fn identify(path: &Path) -> Result<Option<FileId>> {
     }
 }
 
+/// Whether a database lies where nothing can be written, and nobody is at work on it: SQLite then needs to be told that
+/// it may read it without the files beside it that it would make.
+fn is_sealed(path: &Path) -> bool {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    rustix::fs::access(folder, Access::WRITE_OK).is_err()
+        && rustix::fs::stat(Path::new(&log)).is_err()
+}
+
+/// The name of a file for SQLite, with what is to be said of it.
+fn sealed_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
 /// A connection to a file that is there. It waits for other programs' locks for as long as `patience`.
 pub(super) fn connect(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // SQLite itself makes it a connection for reading where the file allows no more.
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = match is_sealed(path) {
+        true => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            Connection::open_with_flags(sealed_uri(path), flags)?
+        }
+        false => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            // SQLite itself makes it a connection for reading where the file allows no more.
+            Connection::open_with_flags(path, flags)?
+        }
+    };
     connection.busy_timeout(patience)?;
     connection.pragma_update(None, "cache_size", -PAGE_CACHE)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;

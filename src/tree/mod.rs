@@ -52,7 +52,7 @@ use crate::state::audit::AuditTrail;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
-use places::{Dir, Place, shown};
+use places::{Dir, File, Place, shown};
 use process::Process;
 use saved::{Item, Notes, Saved};
 
@@ -310,10 +310,10 @@ impl Tree {
         for (process, base) in std::mem::take(&mut saved.bases) {
             bases.put(process, Arc::new(base));
         }
-        if let Some(prices) = saved.prices.take() {
-            if let Err(error) = hardware.restore(&prices) {
-                tracing::error!("the prices that were set are lost: {error}");
-            }
+        if let Some(prices) = saved.prices.take()
+            && let Err(error) = hardware.restore(&prices)
+        {
+            tracing::error!("the prices that were set are lost: {error}");
         }
         let started_at = saved.begun.unwrap_or_else(SystemTime::now);
         let (state, unfinished) = saved.into_state(&manager.caches().names());
@@ -384,13 +384,32 @@ impl Tree {
         self.configs.as_ref()
     }
 
-    /// Whom a commit of the inode waits for, or a change of names in the folder that it is.
+    /// Whom a commit of the inode waits for.
     pub fn lane(&self, ino: u64) -> Lane {
         let state = self.state();
-        let dir = state.private(ino).map_or(ino, |private| private.target.dir);
-        match state.dir(dir) {
-            Some(Dir::Config) => Lane::Database,
-            _ => Lane::Store,
+        let target = state.private(ino).map(|private| &private.target);
+        self.lane_of_places(&state, target)
+    }
+
+    /// Whom a change of these names in a folder waits for.
+    pub fn lane_of_names(&self, dir: u64, names: &[&str]) -> Lane {
+        let place = |name: &&str| Place {
+            dir,
+            name: (*name).into(),
+        };
+        let places: Vec<Place> = names.iter().map(place).collect();
+        self.lane_of_places(&self.state(), &places)
+    }
+
+    fn lane_of_places<'a>(
+        &self,
+        state: &State,
+        places: impl IntoIterator<Item = &'a Place>,
+    ) -> Lane {
+        let is_config = |place: &Place| matches!(self.file_at(state, place), Some(File::Config(_)));
+        match places.into_iter().any(is_config) {
+            true => Lane::Database,
+            false => Lane::Store,
         }
     }
 

@@ -269,11 +269,13 @@ impl Reader {
             "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
              WHERE id > ?1 ORDER BY id DESC LIMIT ?2",
             0,
-            most,
+            // The newest one tells where `new` goes on, though it may not be wanted itself.
+            most.max(1),
         )?;
         rows.reverse();
         self.note(&rows);
-        Ok(rows)
+        let surplus = rows.len().saturating_sub(most as usize);
+        Ok(rows.split_off(surplus))
     }
 
     /// The rows that were added since, at most so many.

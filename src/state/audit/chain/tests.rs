@@ -153,6 +153,7 @@ fn a_reader_goes_on_with_what_is_new_and_with_another_file() {
     assert!(reader.last(10).unwrap().is_empty() && reader.new(10).unwrap().is_empty());
     chain.append(&key(), &entries(3, THEN)).unwrap();
     assert_eq!(reader.last(2).unwrap()[0].id, 2);
+    assert!(reader.last(0).unwrap().is_empty());
     assert!(reader.new(10).unwrap().is_empty());
     chain.append(&key(), &entries(2, THEN)).unwrap();
     let new = reader.new(10).unwrap();
