@@ -15,6 +15,7 @@
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
+//! - [`users`]: the system's user database
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
 //! - [`error`]: what can go wrong, and its errno
 //!
@@ -38,3 +39,4 @@ pub mod secret;
 pub mod settings;
 pub mod state;
 pub mod tree;
+pub mod users;

@@ -4,7 +4,6 @@
 
 mod asking;
 mod pattern;
-pub mod users;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::provider::Done;
 use crate::secret::SecretName;
 use crate::settings::AccessRule;
+use crate::users::{self, User};
 use asking::Asked;
-use users::User;
 
 /// For how long a failure of the user database is its answer. Until then nobody asks again, however many wait.
 const FAILURE_TTL: Duration = Duration::from_secs(1);

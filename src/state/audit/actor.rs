@@ -1,17 +1,10 @@
 //! Who did something: a user and a process, as `/proc/PID/status` tells at that time (it waits for nobody, see proc(5)).
 
-use std::collections::HashMap;
 use std::fs;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::user;
-
-/// For how long a user's name is taken to be the same.
-const NAME: Duration = Duration::from_secs(60);
-/// The most names that are kept.
-const MOST: usize = 500;
+use crate::users;
 
 /// A user, and the process by which he did it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,25 +63,9 @@ fn printable(name: String) -> String {
     name.replace(char::is_control, "?")
 }
 
-/// The names of users, which may take a while to be told.
-#[derive(Default)]
-pub(super) struct UserNames(HashMap<u32, (Instant, String)>);
-
-impl UserNames {
-    /// The user's name, or number where he has none.
-    pub(super) fn get(&mut self, uid: u32) -> String {
-        if let Some((at, name)) = self.0.get(&uid)
-            && at.elapsed() < NAME
-        {
-            return name.clone();
-        }
-        if self.0.len() >= MOST {
-            self.0.clear();
-        }
-        let name = user::name_of(uid).map_or_else(|| uid.to_string(), printable);
-        self.0.insert(uid, (Instant::now(), name.clone()));
-        name
-    }
+/// The user's name, or number where he has none. It may take a while to be told.
+pub(super) fn user_of(uid: u32) -> String {
+    users::user_name(uid).map_or_else(|| uid.to_string(), printable)
 }
 
 #[cfg(test)]

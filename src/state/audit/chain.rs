@@ -12,7 +12,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::json;
 
-use super::actor::{Actor, UserNames};
+use super::actor::{Actor, user_of};
 use super::row::{Entry, of_trail};
 use crate::error::{Error, Result};
 use crate::state::database::{
@@ -556,7 +556,7 @@ pub(super) fn prune(
     let count = "SELECT count(*) FROM audit_log WHERE id <= ?1";
     let removed = number(count, &through)?.unwrap_or_default().unsigned_abs();
     let actor = Actor::this_process();
-    let user = UserNames::default().get(actor.uid);
+    let user = user_of(actor.uid);
     let entry = of_trail(
         PRUNED,
         format!("{removed} rows from before {before} removed, the last of them row {through}"),

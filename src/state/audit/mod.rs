@@ -12,7 +12,6 @@ mod key;
 mod rare;
 mod reads;
 mod row;
-mod user;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::actor::{Actor, UserNames};
+use super::actor::{Actor, user_of};
 use super::chain::Chain;
 use super::key::SigningKey;
 use super::row::{Act, Entry, refusal};
@@ -179,7 +179,6 @@ impl Shared {
 /// What the thread knows.
 #[derive(Default)]
 struct Writer {
-    names: UserNames,
     windows: HashMap<(u32, String), Window>,
     /// The database has failed, and is to be tried again then.
     again: Option<Instant>,
@@ -233,7 +232,7 @@ impl Writer {
         let mut entries: Vec<Entry> = acts
             .into_iter()
             .map(|(at, actor, act)| {
-                let user = self.names.get(actor.uid);
+                let user = user_of(actor.uid);
                 act.entry(&actor, &user, timestamp(at))
             })
             .collect();
@@ -325,7 +324,7 @@ impl Writer {
         rows.sort_by_key(|(_, refused)| refused.at);
         rows.into_iter()
             .map(|(what, refused)| {
-                let user = self.names.get(refused.actor.uid);
+                let user = user_of(refused.actor.uid);
                 let at = timestamp(refused.at);
                 refusal(&what, &refused.actor, &user, at, refused.count)
             })

@@ -13,7 +13,7 @@ use ring::hmac;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::json;
 
-use super::actor::{Actor, UserNames, process_of};
+use super::actor::{Actor, process_of, user_of};
 use super::chain::{Appender, Chain, prune};
 use super::key::SigningKey;
 use super::row::{Entry, ReadOf, of_trail};
@@ -239,7 +239,6 @@ struct Batch {
 /// What the thread knows.
 struct Writer {
     owner: String,
-    names: UserNames,
     open: Option<(Connection, hmac::Key)>,
     used: Instant,
     /// By number, which is their order.
@@ -260,7 +259,6 @@ impl Writer {
     fn new() -> Self {
         Self {
             owner: owner(std::process::id()),
-            names: UserNames::default(),
             open: None,
             used: Instant::now(),
             together: BTreeMap::new(),
@@ -372,7 +370,7 @@ impl Writer {
                 continue;
             }
             let together = Together {
-                user: self.names.get(uid),
+                user: user_of(uid),
                 actor: Actor { uid, pid, program },
                 what: key.2.clone(),
                 at: first.at,
@@ -415,7 +413,7 @@ impl Writer {
         if self.lost > 0 {
             let lost = self.lost;
             let actor = Actor::this_process();
-            let user = self.names.get(actor.uid);
+            let user = user_of(actor.uid);
             let at = timestamp(SystemTime::now());
             let action = format!("{lost} reads were too many to be recorded");
             let row = of_trail(

@@ -1,5 +1,5 @@
 //! The system's user database, as `nsswitch.conf` has it: files, LDAP, whatever there is. Every call may wait for the
-//! network, as long as the database's own timeouts allow.
+//! network, as long as the database's own timeouts allow: only for threads that may.
 
 use std::ffi::CString;
 
@@ -58,11 +58,42 @@ crate::cached! {
     }
 }
 
+crate::cached! {
+    ttl = USER_PERMISSION.default_ttl, key_prefix = "user";
+    /// The name of a user, to be shown; `None` also where the database gave no answer, so that whoever shows many waits
+    /// for it once.
+    pub fn user_name(uid: u32) -> Option<String> {
+        let user = found(unistd::User::from_uid(Uid::from_raw(uid)));
+        Some(user.ok()??.name)
+    }
+}
+
 /// Some databases say "not there" by these errors (getpwnam(3), "ERRORS").
 fn found<T>(answer: nix::Result<Option<T>>) -> Result<Option<T>, String> {
     match answer {
         Ok(found) => Ok(found),
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(errno) => Err(errno.desc().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_known_by_name_and_number_and_nobody_by_a_number_that_nobody_has() {
+        let root = by_id(0).unwrap();
+        assert_eq!(root.name.as_deref(), Some("root"));
+        assert!(root.groups.contains(&0));
+        assert_eq!(user_id("root"), Ok(Some(0)));
+        assert_eq!(group_id("root"), Ok(Some(0)));
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert!(user_name::cache().get("user:user_name:0").is_some());
+
+        assert_eq!(by_id(3_999_999_999), Ok(User::default()));
+        assert_eq!(user_name(3_999_999_999), None);
+        assert_eq!(user_id("no-such-user"), Ok(None));
+        assert_eq!(group_id("no-such-group"), Ok(None));
     }
 }
