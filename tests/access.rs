@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
@@ -305,6 +306,15 @@ fn no_value_reaches_another_user_beside_readers_and_writers_of_all() {
             (*user, child.unwrap())
         })
         .collect();
+    // The next server knows whose inode is whose.
+    for _ in 0..3 {
+        let bundle = || shared.0.sh("cat live/bundle/secrets.json");
+        let read = bundle();
+        wait_until("something is written", || bundle() != read);
+        let server = shared.0.server(&shared.0.path("live"));
+        signal("KILL", server);
+        wait_for_the_end(server);
+    }
     for (user, reader) in readers {
         let output = reader.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
@@ -326,15 +336,21 @@ fn who_may_read_what_outlives_a_server() {
     );
     let mut reader = shared.start(
         "mail",
-        "exec 3< bundle/secrets.env; echo open; read <&0; cat <&3; cat bundle/secrets.env",
+        "exec 3< bundle/secrets.env; echo open; while [ ! -e ../go ]; do sleep 0.01; done
+         cat <&3; cat bundle/secrets.env",
     );
-    drop(reader.stdin.take());
+    let mut said = BufReader::new(reader.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "open\n");
     let server = shared.0.server(&shared.0.path("live"));
     signal("KILL", server);
     wait_for_the_end(server);
-    let output = reader.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said, "open\nHF_TOKEN=hf\nHF_TOKEN=hf\n");
+    shared.0.write("go", "");
+    let mut read = String::new();
+    said.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "HF_TOKEN=hf\nHF_TOKEN=hf\n");
+    assert!(reader.wait().unwrap().success());
     shared.denied("mail", "cat secrets/OTHER");
     assert_eq!(
         shared.as_user("news", "cat bundle/secrets.env").done(),
@@ -459,6 +475,25 @@ fn a_user_database_that_is_slow_holds_up_only_whom_it_is_asked_about() {
     assert!(fs::read_to_string(&asked).unwrap().len() <= 2);
     // The kernel has forgotten the inodes of those who waited, and nothing of them is left to see.
     assert_eq!(shared.as_user("mail", "ls secrets").done(), "HF_TOKEN\n");
+    forget_database(&shared);
+}
+
+#[test]
+fn who_waits_for_the_user_database_waits_on_when_the_server_ends() {
+    if !is_root() {
+        return;
+    }
+    let shared = with_database();
+    let reader = shared.start("mail", "cat secrets/HF_TOKEN; ls secrets");
+    let asked = shared.0.path("database/asked");
+    wait_until("the database is asked", || asked.exists());
+    let server = shared.0.server(&shared.0.path("live"));
+    signal("KILL", server);
+    wait_for_the_end(server);
+    wait_until("it is asked again", || fs::read(&asked).unwrap().len() > 1);
+    fs::write(shared.0.path("database/answer"), "").unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "hfHF_TOKEN\n");
     forget_database(&shared);
 }
 
