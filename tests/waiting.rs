@@ -20,7 +20,7 @@ use simpletuner_live::provider::file::{FileOptions, StorePlace};
 use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use simpletuner_live::tree::{Parts, Tree};
-use support::{alone, scratch_home, wait_until};
+use support::{alone, scratch_home, wait_until, waits_for_the_mount};
 
 /// What the provider says when it may speak.
 #[derive(Clone, Copy)]
@@ -175,7 +175,7 @@ impl Mount {
         wait_until("the provider is asked", || {
             asked > 0 || self.slow.times(name) > 0
         });
-        wait_until("the reader waits in the mount", || waits_in_the_mount(pid));
+        wait_until("the reader waits in the mount", || waits_for_the_mount(pid));
         pid
     }
 
@@ -213,11 +213,6 @@ impl Drop for Mount {
 fn ended(mut child: Child, what: &str) -> Output {
     wait_until(what, || child.try_wait().unwrap().is_some());
     child.wait_with_output().unwrap()
-}
-
-fn waits_in_the_mount(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/wchan"))
-        .is_ok_and(|place| place.contains("request_wait"))
 }
 
 /// Whether the process has a handler for the signal, and the signal waits for it.
@@ -285,7 +280,7 @@ fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
         mount.children.push(child);
     }
     wait_until("all wait in the mount", || {
-        readers.iter().all(|&pid| waits_in_the_mount(pid))
+        readers.iter().all(|&pid| waits_for_the_mount(pid))
     });
     // The threads of other tests and of mounts that ended come and go.
     assert!(threads() < before + readers.len() / 10);
@@ -327,7 +322,7 @@ fn whoever_waits_holds_nobody_up() {
     assert!(mount.sh("cat bundle/secrets.json").contains("to be moved"));
     mount.sh("rm secrets/FILE");
     assert_eq!(mount.sh("ls -l secrets | wc -l"), "1\n");
-    assert!(waits_in_the_mount(reader));
+    assert!(waits_for_the_mount(reader));
     mount.slow.answer(Says::Value("at last"));
     let output = ended(mount.take(reader), "the reader has its value");
     assert_eq!(output.stdout, b"at last");
@@ -362,7 +357,7 @@ fn the_end_of_a_child_does_not_break_the_shells_read() {
         let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
         children
             .chain([group])
-            .any(|pid| waits_in_the_mount(pid) && has_caught_and_pending(pid, libc::SIGCHLD))
+            .any(|pid| waits_for_the_mount(pid) && has_caught_and_pending(pid, libc::SIGCHLD))
     });
     // A reader who is killed after that has been looked after together with, or after, the shell.
     let other = mount.reader("SLOW");
@@ -389,7 +384,7 @@ fn a_thousand_cold_readers_cost_one_question_and_all_get_the_value() {
         let children = fs::read_to_string(&children).unwrap();
         let waiting = children
             .split_whitespace()
-            .filter(|pid| waits_in_the_mount(pid.parse().unwrap()));
+            .filter(|pid| waits_for_the_mount(pid.parse().unwrap()));
         waiting.count() == 1000
     });
     mount.slow.answer(Says::Value("value"));

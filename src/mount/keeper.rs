@@ -590,7 +590,8 @@ impl Keeper {
     fn replace(&mut self, mut end: End) -> Result<()> {
         loop {
             self.remember(end.reason);
-            if end.by_itself {
+            // One that had not begun was at no request: what is noted is still its predecessor's.
+            if end.by_itself && self.server.is_ready {
                 self.vitals.blame();
             }
             if matches!(self.upgrade, Some(Upgrading::Beginning { .. }))

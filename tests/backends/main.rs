@@ -16,7 +16,7 @@ use servers::moto::Moto;
 use servers::proxy::Proxy;
 use servers::rvault::RVault;
 use support::home::signal;
-use support::{Live, Setup, wait_until};
+use support::{Live, Setup, wait_until, waits_for_the_mount};
 
 /// Both backends, each behind a proxy, with the document `simpletuner` in each.
 struct World {

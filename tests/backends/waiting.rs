@@ -9,10 +9,7 @@ use crate::servers::proxy::Fault;
 fn waiting_children(shell: &Child) -> Vec<u32> {
     let children = format!("/proc/{0}/task/{0}/children", shell.id());
     let children = std::fs::read_to_string(children).unwrap_or_default();
-    let waits = |pid: &u32| {
-        std::fs::read_to_string(format!("/proc/{pid}/wchan"))
-            .is_ok_and(|place| place.contains("request_wait"))
-    };
+    let waits = |pid: &u32| waits_for_the_mount(*pid);
     let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
     children.filter(waits).collect()
 }
@@ -162,10 +159,7 @@ print([-one.wait() for one in ended])'",
     }
     // One by one, as from a keyboard.
     let reader = spawn(&live, "exec cat secrets/IN_AWS");
-    wait_until("it waits", || {
-        std::fs::read_to_string(format!("/proc/{}/wchan", reader.id()))
-            .is_ok_and(|place| place.contains("request_wait"))
-    });
+    wait_until("it waits", || waits_for_the_mount(reader.id()));
     let group = format!("-{}", reader.id());
     let mut kill = std::process::Command::new("kill");
     assert!(

@@ -149,6 +149,8 @@ impl Live {
     }
 
     fn end(&mut self) {
+        // Where a test stopped one of its processes and then failed, it could not end.
+        signal_group("CONT", &self.daemon);
         let _ = Command::new("kill")
             .arg(self.daemon.id().to_string())
             .stderr(Stdio::null())
@@ -156,7 +158,8 @@ impl Live {
         let begun = Instant::now();
         while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
             if begun.elapsed() > PATIENCE {
-                let _ = self.daemon.kill();
+                // Whatever either of its processes is at, neither comes back.
+                signal_group("KILL", &self.daemon);
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -177,7 +180,14 @@ impl Drop for Live {
     }
 }
 
-/// The daemon of a home, in the foreground.
+fn signal_group(signal: &str, leader: &Child) {
+    let _ = Command::new("kill")
+        .args(["-s", signal, "--", &format!("-{}", leader.id())])
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// The daemon of a home, in the foreground, with its processes in a group of their own.
 pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_simpletuner-live"));
     command
@@ -188,6 +198,7 @@ pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("HOME", home);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.envs(setup.env.iter().copied());
     command.stdout(Stdio::null());
     command.stderr(std::fs::File::create(home.join("daemon.log")).unwrap());
@@ -199,6 +210,12 @@ pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
     TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Whether the process sleeps until the mount answers it.
+pub fn waits_for_the_mount(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/wchan"))
+        .is_ok_and(|place| place.contains("request_wait"))
 }
 
 /// Waits for a condition, however long it takes on this machine.

@@ -190,8 +190,7 @@ fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
         } else {
             cat
         };
-        fs::read_to_string(format!("/proc/{}/wchan", pid.trim()))
-            .is_ok_and(|place| place.contains("request_wait"))
+        waits_for_the_mount(pid.trim().parse().unwrap())
     });
     kill_server(&live);
     wait_until("it is told", || reader.try_wait().unwrap().is_some());

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::home::{Home, is_mounted, is_root, signal};
-use support::{Live, Setup, alone, wait_until};
+use support::{Live, Setup, alone, wait_until, waits_for_the_mount};
 
 /// Kills the server, and comes back when another one answers.
 fn kill_server(live: &Live) {
@@ -41,7 +41,20 @@ fn kill_part(live: &Live, part: &str) {
 
 /// A shell that works in the mount by itself.
 fn spawn(live: &Live, script: &str) -> Child {
-    live.command("bash")
+    begin(live.command("bash"), script)
+}
+
+/// A shell that is told where the mount is: it can be started while nobody answers there.
+fn spawn_outside(live: &Live, script: &str) -> Child {
+    let mut command = live.command("bash");
+    command
+        .current_dir(live.home.path())
+        .env("LIVE", live.path(""));
+    begin(command, script)
+}
+
+fn begin(mut shell: Command, script: &str) -> Child {
+    shell
         .args(["-c", script])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -116,16 +116,19 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
     let mut old_writer = File::create(home.live("secrets/A")).unwrap();
 
     for _ in 0..3 {
-        home.kill(&home.live(""));
-        let mut reader = home.command("cat");
+        // Begun before: while nobody answers, no process that has files of the mount open can start another one.
+        let mut reader = home.command("bash");
         let mut reader = reader
+            .args(["-c", "read; exec cat \"$0\""])
             .arg(home.live("secrets/A"))
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(reader.try_wait().unwrap().is_none(), "it waits");
+        home.kill(&home.live(""));
+        reader.stdin.take().unwrap().write_all(b"\n").unwrap();
+        wait_until("it waits", || waits_for_the_mount(reader.id()));
         manager.start();
         assert_eq!(done(reader), "value");
         assert_eq!((mount().dev(), mount().ino()), (device, folder));
@@ -177,9 +180,9 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
     verify("--system", &["--system", "/run/secrets-live"]);
     let other = verify(
         "--system",
-        &["--system", "--user", "nobody", "--allow-other"],
+        &["--system", "--user", "daemon", "--allow-other"],
     );
-    assert!(other.contains("\nUser=nobody\n"), "{other}");
+    assert!(other.contains("\nUser=daemon\n"), "{other}");
     // What would hide the mount from all others.
     for option in [
         "Protect",
