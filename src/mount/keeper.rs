@@ -477,7 +477,10 @@ impl Keeper {
                 ending.map(|ending| ending.has_ended(Duration::from_millis(100)));
             }
             if Instant::now() >= until {
-                return Woken::Beat;
+                return match self.server.is_over() {
+                    true => Woken::Ended,
+                    false => Woken::Beat,
+                };
             }
         }
     }
