@@ -269,7 +269,7 @@ impl Reader {
             "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
              WHERE id > ?1 ORDER BY id DESC LIMIT ?2",
             0,
-            // The newest one tells where `new` goes on, though it may not be wanted itself.
+            // The newest one tells where `since` goes on, though it may not be wanted itself.
             most.max(1),
         )?;
         rows.reverse();
@@ -278,11 +278,11 @@ impl Reader {
         Ok(rows.split_off(surplus))
     }
 
-    /// The rows that were added since, at most so many.
+    /// The rows that were added since the last call, at most so many.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn new(&mut self, most: u32) -> Result<Vec<Row>> {
+    pub fn since(&mut self, most: u32) -> Result<Vec<Row>> {
         let rows = self.select(
             "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
              WHERE id > ?1 ORDER BY id LIMIT ?2",
