@@ -191,9 +191,17 @@ fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
     let rows = by_time(&mut shown, |reader| reader.last(lines))?;
     let surplus = rows.len().saturating_sub(lines as usize);
     print(&rows[surplus..], json)?;
-    while follow {
+    if follow {
+        return follow_up(&mut shown, json);
+    }
+    Ok(())
+}
+
+/// Shows what is added, until whoever reads it has gone.
+fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
+    loop {
         let out = io::stdout();
-        // Whoever read this may have gone, which no row would tell.
+        // That he has gone, no row would tell.
         let mut ends = [PollFd::new(&out, PollFlags::empty())];
         let _ = rustix::event::poll(&mut ends, Some(&LOOK_EVERY));
         if ends[0]
@@ -202,9 +210,8 @@ fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
         {
             return Err(Failure::OutputClosed);
         }
-        print(&by_time(&mut shown, |reader| reader.new(1000))?, json)?;
+        print(&by_time(shown, |reader| reader.since(1000))?, json)?;
     }
-    Ok(())
 }
 
 fn by_time(

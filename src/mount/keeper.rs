@@ -300,6 +300,8 @@ struct Keeper {
     /// How many servers in a row ended before they answered.
     failures: u32,
     failing_since: Option<Instant>,
+    /// The server has passed that on while something else was asked of it.
+    asked_to_end: bool,
     upgrade: Option<Upgrading>,
 }
 
@@ -337,12 +339,16 @@ impl Keeper {
             failures: 0,
             failing_since: None,
             upgrade: None,
+            asked_to_end: false,
         }
     }
 
     /// Serves until the mount ends.
     fn run(mut self) -> Result<()> {
         loop {
+            if self.asked_to_end {
+                return self.unmount();
+            }
             match self.wait(BEAT) {
                 Woken::Beat => self.feel(),
                 Woken::AskedToEnd | Woken::Said(ToKeeper::Unmount) => return self.unmount(),
@@ -510,7 +516,7 @@ impl Keeper {
     }
 
     /// What the old one has only in memory, it writes down.
-    fn have_it_give_way(&self) {
+    fn have_it_give_way(&mut self) {
         if self.server.channel.send(&ToServer::GiveWay).is_err() {
             return;
         }
@@ -529,6 +535,7 @@ impl Keeper {
             }
             match self.server.channel.receive() {
                 Ok(Some(ToKeeper::GaveWay)) | Ok(None) | Err(_) => return,
+                Ok(Some(ToKeeper::Unmount)) => self.asked_to_end = true,
                 Ok(Some(_)) => {}
             }
         }

@@ -106,6 +106,8 @@ json.dump(d, open('bundle/secrets.json', 'w'))",
     assert_eq!(rows[8]["details"]["keys"], json!(["webhook_secret"]));
     assert_eq!(rows[8]["details"]["removed"], json!(["cost_limit_amount"]));
     assert_eq!(checked_by_simpletuner(home.path(), "audit.db"), "11");
+    let log = fs::read_to_string(home.path().join("daemon.log")).unwrap();
+    assert!(!log.contains("hunter"), "{log}");
     for file in fs::read_dir(home.path().join(".simpletuner"))
         .unwrap()
         .flatten()

@@ -4,6 +4,9 @@
 //! Of our own chain the oldest rows may be removed. A row that says so (`audit.pruned`) then names the last hash that
 //! was removed, and is signed as all others are: so the chain still has a beginning that can be checked.
 
+mod reader;
+mod walk;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,14 +19,13 @@ use super::actor::{Actor, user_of};
 use super::row::{Entry, of_trail};
 use crate::error::{Error, Result};
 use crate::state::database::{
-    FileId, PATIENCE, connect, connect_or_create, explain, identify, is_no_table,
+    PATIENCE, connect, connect_or_create, explain, identify, is_no_table,
 };
 use crate::state::time::timestamp;
+use walk::{GENESIS, PRUNED, Signed, Walk};
 
-/// What the first row is signed upon.
-const GENESIS: &str = "genesis";
-/// The type of the row that says what was removed.
-const PRUNED: &str = "audit.pruned";
+pub use reader::{Reader, Row};
+pub use walk::{Broken, Verified};
 
 const TABLE: &str = "CREATE TABLE audit_log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,45 +52,6 @@ pub struct Chain {
     path: PathBuf,
     /// Rows may have been removed from its beginning.
     is_ours: bool,
-}
-
-/// A row as it is shown.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Its number.
-    pub id: i64,
-    /// When it happened, as it is stored.
-    pub timestamp: String,
-    /// What kind of thing happened.
-    pub event_type: String,
-    /// Who did it.
-    pub username: Option<String>,
-    /// What it was done to.
-    pub target: Option<String>,
-    /// What happened, in words.
-    pub action: String,
-    /// More, as a JSON object.
-    pub details: String,
-}
-
-/// The first row out of the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken {
-    /// Its number.
-    pub id: i64,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// What a check has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// How many rows there are.
-    pub rows: u64,
-    /// How many were removed from the beginning, as a row of the chain says.
-    pub removed: u64,
-    /// The first row that is out of the chain, if there is one.
-    pub broken: Option<Broken>,
 }
 
 impl Chain {
@@ -191,11 +154,7 @@ impl Chain {
             (Some(most), Some(highest)) => (highest - i64::from(most)).max(0),
             _ => 0,
         };
-        let mut walk = Walk {
-            takes_the_first: from > 0,
-            is_ours: self.is_ours,
-            ..Walk::default()
-        };
+        let mut walk = Walk::new(self.is_ours, from > 0);
         let mut rows = statement.query([from])?;
         while let Some(row) = rows.next()? {
             let text = |column| row.get_ref(column).map(as_stored);
@@ -251,96 +210,6 @@ impl Chain {
     }
 }
 
-/// Reads the rows of a chain, those of the past and those to come.
-pub struct Reader {
-    path: PathBuf,
-    open: Option<(FileId, Connection)>,
-    /// The number of the last row that was given.
-    shown: i64,
-}
-
-impl Reader {
-    /// The last rows, the oldest of them first.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn last(&mut self, most: u32) -> Result<Vec<Row>> {
-        let mut rows = self.select(
-            "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
-             WHERE id > ?1 ORDER BY id DESC LIMIT ?2",
-            0,
-            // The newest one tells where `new` goes on, though it may not be wanted itself.
-            most.max(1),
-        )?;
-        rows.reverse();
-        self.note(&rows);
-        let surplus = rows.len().saturating_sub(most as usize);
-        Ok(rows.split_off(surplus))
-    }
-
-    /// The rows that were added since, at most so many.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn new(&mut self, most: u32) -> Result<Vec<Row>> {
-        let rows = self.select(
-            "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
-             WHERE id > ?1 ORDER BY id LIMIT ?2",
-            self.shown,
-            most,
-        )?;
-        self.note(&rows);
-        Ok(rows)
-    }
-
-    fn note(&mut self, rows: &[Row]) {
-        self.shown = rows.last().map_or(self.shown, |row| row.id);
-    }
-
-    fn select(&mut self, sql: &str, after: i64, most: u32) -> Result<Vec<Row>> {
-        let Some(there) = identify(&self.path)? else {
-            self.open = None;
-            return Ok(Vec::new());
-        };
-        let failed = |e| explain(&self.path, &e);
-        let mut after = after;
-        if !matches!(&self.open, Some((id, _)) if *id == there) {
-            if self.open.is_some() {
-                // Another one has taken its place.
-                after = 0;
-            }
-            self.open = Some((there, connect(&self.path, PATIENCE).map_err(failed)?));
-        }
-        let Some((_, connection)) = &self.open else {
-            return Ok(Vec::new());
-        };
-        let select = || -> rusqlite::Result<Vec<Row>> {
-            let mut statement = connection.prepare(sql)?;
-            let rows = statement.query_map(params![after, most], |row| {
-                let text = |column| row.get_ref(column).map(as_stored);
-                let optional = |column| match row.get_ref(column)? {
-                    ValueRef::Null => Ok(None),
-                    value => Ok::<_, rusqlite::Error>(Some(as_stored(value))),
-                };
-                Ok(Row {
-                    id: row.get(0)?,
-                    timestamp: text(1)?,
-                    event_type: text(2)?,
-                    username: optional(3)?,
-                    target: optional(4)?,
-                    action: text(5)?,
-                    details: text(6)?,
-                })
-            })?;
-            rows.collect()
-        };
-        match select() {
-            Err(error) if is_no_table(&error) => Ok(Vec::new()),
-            rows => rows.map_err(failed),
-        }
-    }
-}
-
 /// A value as Python's `str` has it.
 fn as_stored(value: ValueRef<'_>) -> String {
     match value {
@@ -348,116 +217,6 @@ fn as_stored(value: ValueRef<'_>) -> String {
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => number.to_string(),
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
-    }
-}
-
-/// What is signed of a row, and the signature.
-struct Signed<'a> {
-    id: i64,
-    timestamp: &'a str,
-    event_type: &'a str,
-    actor_id: &'a str,
-    action: &'a str,
-    details: &'a str,
-    previous_hash: &'a str,
-    entry_hash: &'a str,
-}
-
-impl Signed<'_> {
-    fn hash(&self, key: &hmac::Key) -> String {
-        let mut context = hmac::Context::with_key(key);
-        let parts = [
-            self.timestamp,
-            self.event_type,
-            self.actor_id,
-            self.action,
-            self.details,
-            self.previous_hash,
-        ];
-        for (index, part) in parts.into_iter().enumerate() {
-            if index > 0 {
-                context.update(b"|");
-            }
-            context.update(part.as_bytes());
-        }
-        let tag = context.sign();
-        tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-    }
-}
-
-/// A check under way.
-#[derive(Default)]
-struct Walk {
-    /// It does not begin at the beginning.
-    takes_the_first: bool,
-    is_ours: bool,
-    rows: u64,
-    /// The first row's number, and what it is signed upon.
-    first: Option<(i64, String)>,
-    last: Option<(i64, String)>,
-    /// The hash that was the last one removed, and how many were, by the last row that tells.
-    pruned: Option<(String, u64)>,
-    broken: Option<Broken>,
-}
-
-impl Walk {
-    fn step(&mut self, key: &hmac::Key, row: &Signed<'_>) {
-        self.rows += 1;
-        let is_whole = row.hash(key) == row.entry_hash;
-        if is_whole && row.event_type == PRUNED {
-            let details: serde_json::Value = serde_json::from_str(row.details).unwrap_or_default();
-            let last_hash = details["last_hash"].as_str().unwrap_or_default();
-            let removed = details["removed_in_all"].as_u64().unwrap_or_default();
-            self.pruned = Some((last_hash.to_owned(), removed));
-        }
-        if self.broken.is_none() {
-            self.broken = self
-                .problem(row, is_whole)
-                .map(|reason| Broken { id: row.id, reason });
-        }
-        if self.first.is_none() {
-            self.first = Some((row.id, row.previous_hash.to_owned()));
-        }
-        self.last = Some((row.id, row.entry_hash.to_owned()));
-    }
-
-    fn problem(&self, row: &Signed<'_>, is_whole: bool) -> Option<String> {
-        match &self.last {
-            Some((id, hash)) if hash != row.previous_hash => Some(format!(
-                "it does not follow row {id}: a row before it was changed, removed, or added at the same time"
-            )),
-            None if !self.takes_the_first && !self.is_ours && row.previous_hash != GENESIS => {
-                Some("rows before it are missing".into())
-            }
-            _ if !is_whole => Some("it was changed, or signed with another key".into()),
-            _ => None,
-        }
-    }
-
-    fn end(self, given_out: Option<i64>) -> Verified {
-        let begins = match &self.first {
-            Some((_, previous)) if previous == GENESIS || self.takes_the_first => None,
-            Some((id, previous)) => match &self.pruned {
-                Some((last_hash, _)) if last_hash == previous => None,
-                _ => Some(Broken {
-                    id: *id,
-                    reason: "rows before it are missing, and no row says that they were removed"
-                        .into(),
-                }),
-            },
-            None => None,
-        };
-        let last = self.last.as_ref().map_or(0, |(id, _)| *id);
-        let ends = given_out.filter(|given_out| *given_out > last);
-        let ends = ends.map(|given_out| Broken {
-            id: last + 1,
-            reason: format!("it is missing, and with it all up to row {given_out}, the last one"),
-        });
-        Verified {
-            rows: self.rows,
-            removed: self.pruned.map_or(0, |(_, removed)| removed),
-            broken: begins.or(self.broken).or(ends),
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::hmac;
 
@@ -77,7 +78,9 @@ impl SigningKey {
                 "it is empty; remove it, if no trail was signed with it, and a new one is made",
             ));
         }
-        if content.is_open_to_others() {
+        // It is read again and again.
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if content.is_open_to_others() && !TOLD.swap(true, Ordering::Relaxed) {
             let file = self.file.display();
             tracing::warn!(
                 "the audit trail's key {file} can be read by others, who could forge the trail; mend it with: chmod 600 {file}"

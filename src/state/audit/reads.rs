@@ -5,22 +5,25 @@
 //! second is over. Until then the row stands in a table beside the chain (`pending`), so that a server which is killed
 //! leaves it to the next one.
 
+mod transfer;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use ring::hmac;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior};
 use serde_json::json;
 
 use super::actor::{Actor, process_of, user_of};
 use super::chain::{Appender, Chain, prune};
 use super::key::SigningKey;
-use super::row::{Entry, ReadOf, of_trail};
+use super::row::{ReadOf, of_trail};
 use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
 use crate::state::database::explain;
 use crate::state::time::timestamp;
+use transfer::{PENDING, Together, Transfer, owner};
 
 /// Reads of the same by the same process within this time are one row.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -36,18 +39,6 @@ const IDLE: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// The most different reads that are gathered, and rows that are held.
 const MOST: usize = 20_000;
-
-const PENDING: &str = "CREATE TABLE IF NOT EXISTS pending (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    owner TEXT NOT NULL,
-    timestamp TEXT NOT NULL,
-    event_type TEXT NOT NULL,
-    actor_username TEXT,
-    target_type TEXT,
-    target_id TEXT,
-    action TEXT NOT NULL,
-    details TEXT NOT NULL
-)";
 
 pub(super) struct Reads(Arc<Shared>);
 
@@ -203,25 +194,6 @@ impl Shared {
         while let Some(batch) = writer.next(self) {
             writer.work(self, batch);
         }
-    }
-}
-
-/// Reads that become one row.
-struct Together {
-    actor: Actor,
-    user: String,
-    what: ReadOf,
-    at: SystemTime,
-    since: Instant,
-    count: u64,
-    /// The number of its row beside the chain, and the count that stands there.
-    pending: Option<(i64, u64)>,
-}
-
-impl Together {
-    fn entry(&self, count: u64) -> Entry {
-        let at = timestamp(self.at);
-        self.what.entry(&self.actor, &self.user, at, count)
     }
 }
 
@@ -472,121 +444,4 @@ impl Writer {
             }
         }
     }
-}
-
-/// One batch on its way into the database.
-struct Transfer<'a> {
-    transaction: &'a Transaction<'a>,
-    owner: &'a str,
-    is_due: &'a dyn Fn(&Together) -> bool,
-}
-
-/// What becomes of rows: their count and number beside the chain, or `None`: they are in it.
-type Transferred = Vec<(u64, Option<(u64, i64)>)>;
-
-impl Transfer<'_> {
-    fn write(
-        &self,
-        appender: &mut Appender<'_>,
-        all: &BTreeMap<u64, Together>,
-    ) -> rusqlite::Result<Transferred> {
-        let mut transferred = Vec::new();
-        for (number, together) in all {
-            let is_due = (self.is_due)(together);
-            // Somebody else may have put it into the chain as it stood, who took this process for dead.
-            let (count, pending) = match together.pending {
-                Some((_, counted)) if !is_due && counted == together.count => continue,
-                Some((id, counted)) => match self.is_there(id)? {
-                    true => (together.count, Some(id)),
-                    false => (together.count - counted, None),
-                },
-                None => (together.count, None),
-            };
-            if is_due {
-                if let Some(id) = pending {
-                    let delete = "DELETE FROM pending WHERE id = ?1";
-                    self.transaction.execute(delete, [id])?;
-                }
-                if count > 0 {
-                    appender.append(&together.entry(count))?;
-                }
-                transferred.push((*number, None));
-            } else {
-                let id = self.put(pending, &together.entry(count))?;
-                transferred.push((*number, Some((count, id))));
-            }
-        }
-        Ok(transferred)
-    }
-
-    fn is_there(&self, id: i64) -> rusqlite::Result<bool> {
-        let there = "SELECT 1 FROM pending WHERE id = ?1 AND owner = ?2";
-        let found = self
-            .transaction
-            .query_row(there, params![id, self.owner], |_| Ok(()));
-        Ok(found.optional()?.is_some())
-    }
-
-    fn put(&self, id: Option<i64>, entry: &Entry) -> rusqlite::Result<i64> {
-        if let Some(id) = id {
-            let update = "UPDATE pending SET details = ?2 WHERE id = ?1";
-            self.transaction
-                .execute(update, params![id, entry.details])?;
-            return Ok(id);
-        }
-        self.transaction.execute(
-            "INSERT INTO pending (owner, timestamp, event_type, actor_username, target_type, target_id, action, details)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                self.owner,
-                entry.timestamp,
-                entry.event_type,
-                entry.username,
-                entry.target_type,
-                entry.target_id,
-                entry.action,
-                entry.details
-            ],
-        )?;
-        Ok(self.transaction.last_insert_rowid())
-    }
-
-    /// Finishes the rows of servers that have ended.
-    fn recover(&self, appender: &mut Appender<'_>) -> rusqlite::Result<()> {
-        let mut statement = self.transaction.prepare(
-            "SELECT id, owner, timestamp, event_type, actor_username, target_type, target_id, action, details
-             FROM pending ORDER BY id",
-        )?;
-        let rows = statement.query_map([], |row| {
-            let entry = Entry {
-                timestamp: row.get(2)?,
-                event_type: row.get(3)?,
-                username: row.get(4)?,
-                target_type: row.get(5)?,
-                target_id: row.get(6)?,
-                action: row.get(7)?,
-                details: row.get(8)?,
-            };
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, entry))
-        })?;
-        let left: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-        for (id, whose, entry) in left {
-            let pid = whose.split(' ').next().and_then(|pid| pid.parse().ok());
-            if pid.is_some_and(|pid| owner(pid) == whose) {
-                continue;
-            }
-            let delete = "DELETE FROM pending WHERE id = ?1";
-            self.transaction.execute(delete, [id])?;
-            appender.append(&entry)?;
-        }
-        Ok(())
-    }
-}
-
-/// A process, told from a later one of the same number by when it began (proc(5)).
-fn owner(pid: u32) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let started = after_name.split_ascii_whitespace().nth(19);
-    format!("{pid} {}", started.unwrap_or("-"))
 }

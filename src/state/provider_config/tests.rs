@@ -1,5 +1,9 @@
+use serde_json::{Map, Value};
+
+use super::write::CREATE;
 use super::*;
 use crate::state::MAX_CONFIG;
+use crate::state::audit::Actor;
 use serde_json::json;
 
 /// A scratch state folder, and SimpleTuner's way of using the database in it.

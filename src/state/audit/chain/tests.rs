@@ -150,16 +150,16 @@ fn old_rows_are_removed_and_the_chain_stays_whole_and_still_shows_a_change() {
 fn a_reader_goes_on_with_what_is_new_and_with_another_file() {
     let (dir, chain) = chain();
     let mut reader = chain.reader();
-    assert!(reader.last(10).unwrap().is_empty() && reader.new(10).unwrap().is_empty());
+    assert!(reader.last(10).unwrap().is_empty() && reader.since(10).unwrap().is_empty());
     chain.append(&key(), &entries(3, THEN)).unwrap();
     assert_eq!(reader.last(2).unwrap()[0].id, 2);
     assert!(reader.last(0).unwrap().is_empty());
-    assert!(reader.new(10).unwrap().is_empty());
+    assert!(reader.since(10).unwrap().is_empty());
     chain.append(&key(), &entries(2, THEN)).unwrap();
-    let new = reader.new(10).unwrap();
+    let new = reader.since(10).unwrap();
     assert_eq!(new.iter().map(|row| row.id).collect::<Vec<_>>(), [4, 5]);
     assert_eq!(new[0].username.as_deref(), Some("unix:me"));
     std::fs::remove_dir_all(dir.path()).unwrap();
     chain.append(&key(), &entries(1, THEN)).unwrap();
-    assert_eq!(reader.new(10).unwrap()[0].id, 1);
+    assert_eq!(reader.since(10).unwrap()[0].id, 1);
 }
