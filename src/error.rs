@@ -105,6 +105,16 @@ pub enum Error {
         /// What failed.
         source: Box<Error>,
     },
+    /// One of SimpleTuner's databases, or our own, cannot be read or written.
+    #[error("the database {}: {reason}", path.display())]
+    Database {
+        /// The database's file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+        /// What it is in the mount.
+        errno: i32,
+    },
     /// The settings are wrong.
     #[error("{0}")]
     Settings(String),
@@ -132,6 +142,7 @@ impl Error {
         match self {
             Error::KeyUnusable { .. }
             | Error::MalformedStore { .. }
+            | Error::Database { .. }
             | Error::Settings(_)
             | Error::Io { .. } => Error::At {
                 name: name.into(),
@@ -154,6 +165,7 @@ impl Error {
             Error::TooLarge { .. } => libc::EFBIG,
             Error::NotUtf8 { .. } => libc::EILSEQ,
             Error::ReadOnlyProvider { .. } => libc::EPERM,
+            Error::Database { errno, .. } => *errno,
             Error::At { source, .. } => source.errno(),
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
@@ -209,6 +221,15 @@ impl Error {
             Error::ReadOnlyProvider { name, provider } => Error::ReadOnlyProvider {
                 name: name.clone(),
                 provider: provider.clone(),
+            },
+            Error::Database {
+                path,
+                reason,
+                errno,
+            } => Error::Database {
+                path: path.clone(),
+                reason: reason.clone(),
+                errno: *errno,
             },
             Error::Settings(text) => Error::Settings(text.clone()),
             Error::At { name, source } => Error::At {

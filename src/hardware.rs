@@ -1,18 +1,24 @@
-//! Prices of hardware, by its id: the defaults, what is configured over them, and what was set over that. Knows neither the
-//! database that configures them nor the files that set them.
+//! Prices of hardware, by its id: the defaults, what is configured instead of them, and what was set over that. Does not
+//! know the files that set them.
+
+mod configured;
+mod json;
+mod shared;
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use crate::cache::{CacheRegistry, HARDWARE, TtlCache};
+use crate::cache::{CacheRegistry, CacheStats, HARDWARE, NamedCache, TtlCache};
 use crate::error::{Error, Result};
+use crate::state::ProviderConfigs;
+
+pub use configured::{configured_in, save_price};
+pub use json::{parse_price, parse_table, table_to_json, to_json};
+pub use shared::{clear_hardware_info_cache, global, hardware_info, set_hardware_info};
 
 /// What one kind of hardware costs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,15 +49,30 @@ pub fn default_prices() -> PriceTable {
 }
 
 const CONFIGURED: &str = "hardware:configured";
+/// Prices that were set one by one, over the configured ones.
 const SET: &str = "hardware:set";
+/// A table that was set instead of the configured one.
+const WHOLE: &str = "hardware:whole";
 
 /// With `.json` behind it, an id is the name of a file.
 const MAX_ID: usize = 250;
 
-/// Where the configured prices are asked for; `None` is none.
-type Configured = Box<dyn Fn() -> Option<PriceTable> + Send + Sync>;
+/// For how long an answer is held that was given for want of a better one.
+const FOR_NOW: Duration = Duration::from_secs(1);
 
-/// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, a table that was
+/// Where the configured prices are asked for.
+pub type Configured = Box<dyn Fn() -> Loaded + Send + Sync>;
+
+/// What was said of the configured prices; no table, or an empty one, is none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Loaded {
+    /// This is configured.
+    Table(Option<PriceTable>),
+    /// It cannot be told just now; this was, when it could be told last.
+    ForNow(Option<PriceTable>),
+}
+
+/// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, those that were
 /// set for ever; so whoever clears or invalidates the cache puts the prices back to what is configured.
 pub struct Hardware {
     cache: TtlCache<Arc<PriceTable>>,
@@ -74,19 +95,32 @@ impl Hardware {
     /// Prices over a cache of their own that is added to the registry as `hardware`.
     pub fn in_registry(registry: &CacheRegistry, configured: Configured) -> Self {
         let cache = TtlCache::new(HARDWARE);
-        registry.register("hardware", Arc::new(cache.clone()));
+        registry.register("hardware", Arc::new(HardwareCache(cache.clone())));
         Self::new(cache, configured)
+    }
+
+    /// Prices over a cache of their own and these configurations; whoever asks waits for another program's lock on them.
+    pub fn over(configs: Arc<ProviderConfigs>) -> Self {
+        Self::new(TtlCache::new(HARDWARE), configured_in(configs, true))
     }
 
     /// All prices in force.
     pub fn table(&self) -> Arc<PriceTable> {
-        self.what_was_set().unwrap_or_else(|| self.configured())
+        if let Some(whole) = self.held(WHOLE) {
+            return whole;
+        }
+        let configured = self.configured();
+        let Some(set) = self.held(SET) else {
+            return configured;
+        };
+        let mut table = PriceTable::clone(&configured);
+        table.extend(set.iter().map(|(id, price)| (id.clone(), price.clone())));
+        Arc::new(table)
     }
 
-    /// The table that was set, where one was.
-    pub fn what_was_set(&self) -> Option<Arc<PriceTable>> {
+    fn held(&self, key: &str) -> Option<Arc<PriceTable>> {
         // Asked first, lest a table that was never set count as a miss at each look-up.
-        self.cache.ttl_left(SET).and_then(|_| self.cache.get(SET))
+        self.cache.ttl_left(key).and_then(|_| self.cache.get(key))
     }
 
     /// The price in force of one id.
@@ -101,9 +135,7 @@ impl Hardware {
     pub fn set(&self, id: &str, price: Price) -> Result<()> {
         check(id, &price)?;
         let changing = self.lock();
-        let mut table = PriceTable::clone(&self.table());
-        table.insert(id.into(), price);
-        self.store(table, changing);
+        self.change(changing, |table| drop(table.insert(id.into(), price)));
         Ok(())
     }
 
@@ -113,7 +145,9 @@ impl Hardware {
     /// [`Error::Malformed`] for an id or a price that is none; nothing has changed then.
     pub fn replace(&self, table: PriceTable) -> Result<()> {
         table.iter().try_for_each(|(id, price)| check(id, price))?;
-        self.store(table, self.lock());
+        let _changing = self.lock();
+        self.hold(WHOLE, table);
+        self.cache.delete(SET);
         Ok(())
     }
 
@@ -124,16 +158,13 @@ impl Hardware {
     /// None today; what is configured is kept elsewhere.
     pub fn reset(&self, id: &str) -> Result<bool> {
         let changing = self.lock();
-        let mut table = PriceTable::clone(&self.table());
-        let was = match self.configured().get(id) {
-            Some(price) => {
-                table.insert(id.into(), price.clone());
-                true
-            }
-            None => table.remove(id).is_some(),
-        };
+        let configured = self.configured().get(id).cloned();
+        let was = configured.is_some() || self.table().contains_key(id);
         if was {
-            self.store(table, changing);
+            self.change(changing, |table| match configured {
+                Some(price) => drop(table.insert(id.into(), price)),
+                None => drop(table.remove(id)),
+            });
         }
         Ok(was)
     }
@@ -142,28 +173,106 @@ impl Hardware {
     pub fn reset_all(&self) {
         let _changing = self.lock();
         self.cache.delete(SET);
+        self.cache.delete(WHOLE);
+    }
+
+    /// What was set, as a text that [`restore`](Self::restore) takes; `None`: nothing was.
+    pub(crate) fn to_note(&self) -> Option<String> {
+        let noted = |key: &str| Some((key.to_owned(), json!(*self.held(key)?)));
+        let set: Map<String, Value> = [WHOLE, SET].into_iter().filter_map(noted).collect();
+        (!set.is_empty()).then(|| json!(set).to_string())
+    }
+
+    /// Sets what was set when the text was made.
+    pub(crate) fn restore(&self, note: &str) -> serde_json::Result<()> {
+        let mut set: BTreeMap<String, PriceTable> = serde_json::from_str(note)?;
+        let _changing = self.lock();
+        for key in [WHOLE, SET] {
+            if let Some(table) = set.remove(key) {
+                self.hold(key, table);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the configured prices asked for anew.
+    pub fn forget_configured(&self) {
+        self.cache.delete(CONFIGURED);
+    }
+
+    /// The cache that all of it is in, keys `hardware:...`.
+    pub fn cache(&self) -> &TtlCache<Arc<PriceTable>> {
+        &self.cache
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn store(&self, table: PriceTable, _changing: MutexGuard<'_, ()>) {
-        // A table that says what is configured is not held, so that it follows when that changes.
-        if table == *self.configured() {
-            self.cache.delete(SET);
+    /// Changes what is set: the whole table, where one is, else single prices.
+    fn change(&self, _changing: MutexGuard<'_, ()>, change: impl FnOnce(&mut PriceTable)) {
+        let (key, held) = match self.held(WHOLE) {
+            Some(whole) => (WHOLE, Some(whole)),
+            None => (SET, self.held(SET)),
+        };
+        let mut table = held.as_deref().cloned().unwrap_or_default();
+        change(&mut table);
+        self.hold(key, table);
+    }
+
+    /// What says the same as the configuration is not held, so that it follows when that changes.
+    fn hold(&self, key: &str, mut table: PriceTable) {
+        let configured = self.configured();
+        let follows = match key {
+            WHOLE => table == *configured,
+            _ => {
+                table.retain(|id, price| configured.get(id) != Some(price));
+                table.is_empty()
+            }
+        };
+        if follows {
+            self.cache.delete(key);
         } else {
-            self.cache.set_with_ttl(SET, Arc::new(table), Duration::MAX);
+            self.cache.set_with_ttl(key, Arc::new(table), Duration::MAX);
         }
     }
 
     fn configured(&self) -> Arc<PriceTable> {
-        let compute = || {
-            let configured = (self.configured)().filter(|table| !table.is_empty());
-            Ok::<_, std::convert::Infallible>(Arc::new(configured.unwrap_or_else(default_prices)))
+        let in_force = |table: Option<PriceTable>| {
+            let table = table.filter(|table| !table.is_empty());
+            Arc::new(table.unwrap_or_else(default_prices))
         };
-        let Ok(table) = self.cache.get_or_set(CONFIGURED, compute);
-        table
+        // What is given for now is no result that is kept as long as one.
+        let compute = || match (self.configured)() {
+            Loaded::Table(table) => Ok(in_force(table)),
+            Loaded::ForNow(table) => Err(in_force(table)),
+        };
+        match self.cache.get_or_set(CONFIGURED, compute) {
+            Ok(table) => table,
+            Err(table) => {
+                self.cache.set_with_ttl(CONFIGURED, table.clone(), FOR_NOW);
+                table
+            }
+        }
+    }
+}
+
+/// The cache as others reach it: what drops the configuration that the prices are in drops them, too.
+struct HardwareCache(TtlCache<Arc<PriceTable>>);
+
+impl NamedCache for HardwareCache {
+    fn stats(&self) -> CacheStats {
+        self.0.stats()
+    }
+
+    fn clear(&self) -> usize {
+        self.0.clear()
+    }
+
+    fn invalidate_prefix(&self, prefix: &str) -> usize {
+        let with_config =
+            "provider:replicate:config".starts_with(prefix) && self.0.delete(CONFIGURED);
+        self.0.invalidate_prefix(prefix) + usize::from(with_config)
     }
 }
 
@@ -174,18 +283,11 @@ fn malformed(what: &str, reason: impl Into<String>) -> Error {
     }
 }
 
-/// serde's own words quote what was written, and a secret that was written to the wrong file is one still.
-fn no_object(what: &str, error: &serde_json::Error) -> Error {
-    let problem = if error.is_data() {
-        "not the object that is wanted"
-    } else {
-        "no valid JSON"
-    };
-    let (line, column) = (error.line(), error.column());
-    malformed(what, format!("{problem} at line {line} column {column}"))
-}
-
-fn check(id: &str, price: &Price) -> Result<()> {
+/// Whether this is a price that such an id can have.
+///
+/// # Errors
+/// [`Error::Malformed`] says which rule is broken.
+pub fn check(id: &str, price: &Price) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
     if !begins_well || !id.bytes().all(allowed) || id.len() > MAX_ID {
@@ -208,117 +310,6 @@ fn check(id: &str, price: &Price) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The price that a JSON object `{"name": "L40S (48GB)", "cost_per_second": 0.000975}` holds.
-///
-/// # Errors
-/// [`Error::Malformed`] says where and why.
-pub fn parse_price(bytes: &[u8]) -> Result<Price> {
-    let what = "the price";
-    let fields = serde_json::from_slice(bytes).map_err(|e| no_object(what, &e))?;
-    let price = price_of(fields, what)?;
-    check("price", &price)?;
-    Ok(price)
-}
-
-/// The prices that a JSON object of price objects by id holds.
-///
-/// # Errors
-/// [`Error::Malformed`] says where and why.
-pub fn parse_table(bytes: &[u8]) -> Result<PriceTable> {
-    let what = "the price table";
-    let Pairs(entries) =
-        serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes).map_err(|e| no_object(what, &e))?;
-    let mut table = PriceTable::new();
-    for (id, fields) in entries {
-        let price = price_of(fields, &format!("the price of {id:?}"))?;
-        check(&id, &price)?;
-        if table.contains_key(&id) {
-            return Err(malformed(what, format!("{id} is there twice")));
-        }
-        table.insert(id, price);
-    }
-    Ok(table)
-}
-
-fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
-    let (mut name, mut cost_per_second) = (None, None);
-    for (field, value) in fields {
-        let twice = match (field.as_str(), value) {
-            ("name", Value::String(text)) => name.replace(text).is_some(),
-            ("cost_per_second", Value::Number(number)) => {
-                cost_per_second.replace(number.as_f64()).is_some()
-            }
-            ("name", _) => return Err(malformed(what, "`name` must be a text")),
-            ("cost_per_second", _) => {
-                return Err(malformed(what, "`cost_per_second` must be a number"));
-            }
-            _ => {
-                let reason = "it has a field other than `name` and `cost_per_second`";
-                return Err(malformed(what, reason));
-            }
-        };
-        if twice {
-            return Err(malformed(what, format!("`{field}` is there twice")));
-        }
-    }
-    match (name, cost_per_second.flatten()) {
-        (Some(name), Some(cost_per_second)) => Ok(Price {
-            name,
-            // Makes -0.0 the 0 that it is.
-            cost_per_second: cost_per_second + 0.0,
-        }),
-        (None, _) => Err(malformed(what, "`name` is missing")),
-        (_, None) => Err(malformed(what, "`cost_per_second` is missing")),
-    }
-}
-
-/// A price as one line of JSON.
-pub fn to_json(price: &Price) -> String {
-    let mut json = object(price);
-    json.push('\n');
-    json
-}
-
-/// The table as JSON, one line for each id.
-pub fn table_to_json(table: &PriceTable) -> String {
-    let mut json = String::from("{");
-    for (i, (id, price)) in table.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = write!(json, "{comma}\n  {}: {}", Value::from(&**id), object(price));
-    }
-    json.push_str(if table.is_empty() { "}\n" } else { "\n}\n" });
-    json
-}
-
-fn object(price: &Price) -> String {
-    let name = Value::from(&*price.name);
-    let cost_per_second = Value::from(price.cost_per_second);
-    format!(r#"{{"name": {name}, "cost_per_second": {cost_per_second}}}"#)
-}
-
-/// A JSON object as it is written: serde's own maps forget that a key was there twice, and its structs take lists too.
-struct Pairs<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
-            type Value = Pairs<V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(PairsVisitor(PhantomData))
-    }
 }
 
 #[cfg(test)]

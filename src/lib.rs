@@ -7,17 +7,22 @@
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
+//! - [`access`]: who else may read which secrets
 //! - [`hardware`]: prices: defaults, configured, set
+//! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
 //! - [`provider`]: the links of the chain: environment, file
-//! - [`cache`]: [`TtlCache`](cache::TtlCache) and the named caches
+//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
+//! - [`users`]: the system's user database
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
 //! - [`error`]: what can go wrong, and its errno
-
+//!
+#![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod adopt;
 pub mod cache;
 pub mod cli;
@@ -32,4 +37,6 @@ pub mod mount;
 pub mod provider;
 pub mod secret;
 pub mod settings;
+pub mod state;
 pub mod tree;
+pub mod users;

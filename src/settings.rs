@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
-use document::{read_access, read_document, read_names, read_ttl};
+use document::{read_access, read_days, read_document, read_names, read_ttl};
 use places::Places;
 use yaml::Section;
 
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "file_path",
     "env_prefix",
     "env_keys",
@@ -39,6 +39,7 @@ const KNOWN: [&str; 21] = [
     "read_path",
     "allow_other",
     "audit_reads",
+    "audit_keep_days",
     "access",
 ];
 
@@ -202,6 +203,10 @@ pub struct Settings {
     pub allow_other: bool,
     /// Whether reads are noted.
     pub audit_reads: bool,
+    /// For how many days they are kept; `None`: for ever.
+    pub audit_keep_days: Option<u32>,
+    /// The audit trail's signing key, where the environment gives it.
+    pub audit_key: Option<SecretValue>,
     /// Who else may read what.
     pub access: Vec<AccessRule>,
 }
@@ -312,6 +317,10 @@ impl Settings {
                 None => top.flag("allow_other")?.unwrap_or(false),
             },
             audit_reads: top.flag("audit_reads")?.unwrap_or(true),
+            audit_keep_days: read_days(&top, "audit_keep_days")?,
+            audit_key: env("SIMPLETUNER_AUDIT_KEY")
+                .as_deref()
+                .map(SecretValue::new),
             access: read_access(&top)?,
             credential_key: env("SIMPLETUNER_CREDENTIAL_KEY")
                 .as_deref()
@@ -352,6 +361,12 @@ impl Settings {
             return Err(top.wrong(
                 "vault_role_id",
                 "and vault_secret_id must be given both, or neither",
+            ));
+        }
+        if self.read_path == ReadPath::Kernel && !self.access.is_empty() {
+            return Err(top.wrong(
+                "access",
+                "needs the read path `audited`: on `kernel` no open is seen, and so none can be refused",
             ));
         }
         for (what, path) in [

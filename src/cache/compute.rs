@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::Duration;
 
 use super::TtlCache;
 use super::flight::{Flight, Outcome};
@@ -28,7 +29,21 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         compute: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, E> {
         let compute = || std::future::ready(compute());
-        block_on(self.get_or_compute(key, compute))
+        block_on(self.get_or_compute(key, None, compute))
+    }
+
+    /// [`get_or_set`](Self::get_or_set) with a time to live of its own for a value that is computed.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub fn get_or_set_with_ttl<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        ttl: Duration,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let compute = || std::future::ready(compute());
+        block_on(self.get_or_compute(key, Some(ttl), compute))
     }
 
     /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. When the future is dropped while it computes, the one
@@ -42,10 +57,33 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<V, E>>,
     {
-        self.get_or_compute(key, compute).await
+        self.get_or_compute(key, None, compute).await
     }
 
-    async fn get_or_compute<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
+    /// [`get_or_set_async`](Self::get_or_set_async) with a time to live of its own for a value that is computed.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub async fn get_or_set_async_with_ttl<E, F, Fut>(
+        &self,
+        key: &str,
+        ttl: Duration,
+        compute: F,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        self.get_or_compute(key, Some(ttl), compute).await
+    }
+
+    async fn get_or_compute<E, F, Fut>(
+        &self,
+        key: &str,
+        ttl: Option<Duration>,
+        compute: F,
+    ) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
         F: FnOnce() -> Fut,
@@ -66,7 +104,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
             };
             return match compute().await {
                 Ok(value) => {
-                    member.land(&value);
+                    member.land(&value, ttl);
                     turn.end(Outcome::Value(value.clone()));
                     Ok(value)
                 }
@@ -107,7 +145,7 @@ struct Member<'a, V: Clone + Send + Sync + 'static> {
 
 impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
     /// Caches the value, unless something has happened to the key since.
-    fn land(&self, value: &V) {
+    fn land(&self, value: &V, ttl: Option<Duration>) {
         let value = value.clone();
         let shared = &self.cache.0;
         let _removed = {
@@ -116,7 +154,7 @@ impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
                 return;
             }
             state.flights.detach(self.key);
-            shared.insert_default(&mut state, self.key, value)
+            shared.insert_computed(&mut state, self.key, value, ttl)
         };
     }
 

@@ -22,9 +22,11 @@ mod cleaner;
 mod clock;
 mod compute;
 mod flight;
+pub mod function;
 mod named;
 mod ttl;
 
+pub use function::function_caches;
 pub use named::{CacheRegistry, HARDWARE, NamedCache, PROVIDER_CONFIG, SECRETS, USER_PERMISSION};
 pub use ttl::TtlCache;
 

@@ -201,10 +201,17 @@ impl<V> Shared<V> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sets a key for the default time to live; gives what was removed for it, to be dropped outside the lock.
+    /// Sets a key, for the default time to live unless another is given; gives what was removed for it, to be dropped
+    /// outside the lock.
     #[must_use]
-    pub(super) fn insert_default(&self, state: &mut State<V>, key: &str, value: V) -> Vec<V> {
-        self.insert(state, key, value, self.options.default_ttl)
+    pub(super) fn insert_computed(
+        &self,
+        state: &mut State<V>,
+        key: &str,
+        value: V,
+        ttl: Option<Duration>,
+    ) -> Vec<V> {
+        self.insert(state, key, value, ttl.unwrap_or(self.options.default_ttl))
     }
 
     #[must_use]

@@ -123,11 +123,30 @@ impl Live {
         reports
     }
 
+    /// Where a file of it is.
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+
     /// Writes a control file.
     pub(super) fn control(&self, file: &str, input: &[u8]) -> Outcome {
+        self.write(file, input, OpenOptions::new().write(true))
+    }
+
+    /// Writes a file, made if it is missing.
+    pub(super) fn put(&self, file: &str, content: &[u8]) -> Outcome {
+        let mut options = OpenOptions::new();
+        self.write(
+            file,
+            content,
+            options.write(true).create(true).truncate(true),
+        )
+    }
+
+    fn write(&self, file: &str, input: &[u8], options: &OpenOptions) -> Outcome {
         let path = self.root.join(file);
         let write = || {
-            let mut file = OpenOptions::new().write(true).open(&path)?;
+            let mut file = options.open(&path)?;
             file.write_all(input)?;
             close(file)
         };

@@ -2,6 +2,7 @@
 //! program using the library would have to decide again.
 
 mod adopt;
+mod audit;
 mod cache;
 mod close;
 mod completions;
@@ -10,6 +11,7 @@ mod encrypt;
 mod encrypt_file;
 mod failure;
 mod get;
+mod hardware;
 mod input;
 mod install_service;
 mod live;
@@ -74,10 +76,12 @@ enum Command {
     Rm(rm::Args),
     Ls(ls::Args),
     Cache(cache::Args),
+    Hardware(hardware::Args),
     Encrypt(encrypt::Args),
     Decrypt(decrypt::Args),
     EncryptFile(encrypt_file::Args),
     Adopt(adopt::Args),
+    Audit(audit::Args),
     Completions(completions::Args),
 }
 
@@ -137,10 +141,12 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(args, &context),
         Command::Ls(args) => ls::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
+        Command::Hardware(args) => hardware::run(args, &context),
         Command::Encrypt(args) => encrypt::run(args, &context),
         Command::Decrypt(args) => decrypt::run(args, &context),
         Command::EncryptFile(args) => encrypt_file::run(args, &context),
         Command::Adopt(args) => adopt::run(args, &context),
+        Command::Audit(args) => audit::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
     };
     match outcome {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
 
-use super::failure::say;
+use super::failure::{say, warn};
 use super::{Context, Outcome, output};
+use crate::manager::SecretsManager;
 use crate::settings::{Flags, ReadPath, Settings};
 use crate::{logging, mount};
 
@@ -93,6 +94,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let place = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
+    }
+    if !settings.access.is_empty() {
+        let manager = SecretsManager::from_settings(&settings)?;
+        for complaint in manager.access_complaints(settings.allow_other) {
+            warn(&complaint);
+        }
     }
     output::line(&place.to_string())?;
     say("try", &format!("echo hf_xxxx > {place}/secrets/HF_TOKEN"));

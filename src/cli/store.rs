@@ -13,6 +13,7 @@ use crate::manager::SecretsManager;
 use crate::mount::{self, MountState};
 use crate::secret::SecretName;
 use crate::settings::Settings;
+use crate::state::audit::{Act, Actor, AuditTrail, ReadOf};
 
 /// One line of `ls`.
 pub(super) struct Listed {
@@ -34,37 +35,46 @@ pub(super) enum Detail {
     All,
 }
 
+/// The library, and the trail that it does not know of. All is recorded when this is dropped.
+pub(super) struct Direct {
+    manager: Arc<SecretsManager>,
+    audit: Arc<AuditTrail>,
+}
+
+impl Direct {
+    fn record(&self, act: Act) {
+        self.audit.record(Actor::this_process(), act);
+    }
+}
+
 /// Which way the secrets are reached; both give the same answers.
 pub(super) enum Store {
     /// A mount runs: its caches are warm, and its trail sees who reads.
     Mounted(Live),
     /// None does, or it is not wanted.
-    Direct(Arc<SecretsManager>),
+    Direct(Direct),
 }
 
 impl Store {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
         let settings = context.settings()?;
-        if !no_mount {
-            match mount::state(&settings.mount_point)? {
-                MountState::Ours { alive: true, .. } => {
-                    return Ok(Store::Mounted(Live::new(&settings.mount_point)));
-                }
-                MountState::Ours { alive: false, .. } => warn(&format!(
-                    "the mount at {} is dead; `simpletuner-live mount` cleans it up",
-                    settings.mount_point.display()
-                )),
-                MountState::NotMounted | MountState::Foreign { .. } => {}
-            }
+        if !no_mount && let Some(live) = mount_if_running(&settings)? {
+            return Ok(Store::Mounted(live));
         }
-        Ok(Store::Direct(SecretsManager::from_settings(&settings)?))
+        Ok(Store::Direct(Direct {
+            manager: SecretsManager::from_settings(&settings)?,
+            audit: AuditTrail::from_settings(&settings),
+        }))
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
         match self {
             Store::Mounted(live) => live.get(name),
-            Store::Direct(manager) => {
+            Store::Direct(Direct { manager, audit }) => {
                 let value = manager.get(name.as_str())?;
+                let what = ReadOf::Without(name.clone(), "simpletuner-live");
+                let uid = rustix::process::geteuid().as_raw();
+                audit.record_read(uid, std::process::id(), what);
                 Ok(Zeroizing::new(value.as_bytes().to_vec()))
             }
         }
@@ -81,12 +91,13 @@ impl Store {
                     ));
                 }
             }
-            Store::Direct(manager) => {
+            Store::Direct(direct) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
                     name: name.to_string(),
                 })?;
                 // It warns by itself.
-                manager.set(name.as_str(), text)?;
+                direct.manager.set(name.as_str(), text)?;
+                direct.record(Act::SecretSet(name.clone()));
             }
         }
         Ok(())
@@ -95,7 +106,11 @@ impl Store {
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
         match self {
             Store::Mounted(live) => live.remove(name),
-            Store::Direct(manager) => Ok(manager.delete(name.as_str())?),
+            Store::Direct(direct) => {
+                direct.manager.delete(name.as_str())?;
+                direct.record(Act::SecretDeleted(name.clone()));
+                Ok(())
+            }
         }
     }
 
@@ -103,7 +118,7 @@ impl Store {
     pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
         match self {
             Store::Mounted(live) => live.list(detail),
-            Store::Direct(manager) => {
+            Store::Direct(Direct { manager, .. }) => {
                 let (names, whole) = manager.list();
                 if let Err(error) = whole {
                     warn(&error.to_string());
@@ -124,6 +139,19 @@ impl Store {
             }
         }
     }
+}
+
+/// The mount that `settings` name, if it answers.
+pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
+    match mount::state(&settings.mount_point)? {
+        MountState::Ours { alive: true, .. } => return Ok(Some(Live::new(&settings.mount_point))),
+        MountState::Ours { alive: false, .. } => warn(&format!(
+            "the mount at {} is dead; `simpletuner-live mount` cleans it up",
+            settings.mount_point.display()
+        )),
+        MountState::NotMounted | MountState::Foreign { .. } => {}
+    }
+    Ok(None)
 }
 
 /// The mount that `settings` name.

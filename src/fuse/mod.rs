@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -24,13 +24,15 @@ use fuser::{
 
 use crate::tree::{AttrChange, AttrChanged, Closing, KernelInfo, Tree};
 use requests::{Inner, answer, caller, file_type, fuse_errno, open_flags, utf8};
-use threads::{Notice, Worker};
+use threads::{Notice, Workers};
 use vitals::Vitals;
 use waiting::Waiting;
 
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
 /// used becomes resident.
 const MAX_WRITE: u32 = 128 * 1024;
+/// For how long the end of a mount waits for the last writes.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Releases are background requests: past this many unanswered ones they would be held back, and reordered.
 const MAX_BACKGROUND: u16 = 1024;
 
@@ -66,7 +68,7 @@ impl Fs {
             tree,
             waiting: Arc::new(Waiting::new(vitals.clone())),
             vitals,
-            worker: Worker::start()?,
+            workers: Workers::start()?,
             notices,
         };
         Ok((Self(Arc::new(inner)), Notices(receiver)))
@@ -92,16 +94,28 @@ impl Drain {
         }
     }
 
-    /// Waits until all writes that were closed are on disk, for at most 15 seconds.
+    /// Waits until all writes that were closed are on disk, but no longer than 15 seconds.
     pub fn finish(&self) {
         let (sender, receiver) = channel();
-        self.0.worker.run(move || {
-            // Whoever waited has given up.
-            let _ = sender.send(());
+        let running = self.0.workers.running().map(|worker| {
+            let sender = sender.clone();
+            worker.run(move || {
+                // Whoever waited has given up.
+                let _ = sender.send(());
+            });
         });
-        if receiver.recv_timeout(Duration::from_secs(15)).is_err() {
-            tracing::error!("gave up waiting for the last writes");
+        let count = running.count();
+        let until = Instant::now() + PATIENCE;
+        for _ in 0..count {
+            let left = until.saturating_duration_since(Instant::now());
+            if receiver.recv_timeout(left).is_err() {
+                tracing::error!("gave up waiting for the last writes");
+                break;
+            }
         }
+        let left = until.saturating_duration_since(Instant::now());
+        // What was done is recorded even if nothing is left of the time.
+        self.0.tree.flush_audit(left.max(Duration::from_secs(1)));
     }
 }
 
@@ -213,9 +227,11 @@ impl Filesystem for Fs {
             Ok(AttrChanged::Commit(closing)) => {
                 let inner = self.0.clone();
                 let done = answer(reply, move |reply| inner.getattr(asking, ino, None, reply));
+                let lane = self.0.tree.lane(closing.node());
                 // Not told first: the kernel holds the inode while it waits for this answer.
-                self.0
-                    .work(&asking, done, false, move |tree| tree.commit(&closing));
+                self.0.work(&asking, lane, done, false, move |tree| {
+                    tree.commit(&closing)
+                });
             }
             Err(stop) => reply.error(fuse_errno(stop)),
         }
@@ -253,10 +269,11 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         let (asking, parent) = (caller(request), parent.0);
-        self.0
-            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
-                tree.unlink(&asking, parent, &name)
-            });
+        let lane = self.0.tree.lane_of_names(parent, &[&name]);
+        let done = answer(reply, ReplyEmpty::ok);
+        self.0.work(&asking, lane, done, false, move |tree| {
+            tree.unlink(&asking, parent, &name)
+        });
     }
 
     fn rename(
@@ -279,10 +296,11 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
-        self.0
-            .work(&asking, answer(reply, ReplyEmpty::ok), false, move |tree| {
-                tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
-            });
+        let lane = self.0.tree.lane_of_names(parent, &[&name, &new_name]);
+        let done = answer(reply, ReplyEmpty::ok);
+        self.0.work(&asking, lane, done, false, move |tree| {
+            tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -386,10 +404,14 @@ impl Filesystem for Fs {
         match self.0.tree.flush(&asking, handle.0) {
             None => reply.ok(),
             Some(closing) => {
-                self.0
-                    .work(&asking, answer(reply, ReplyEmpty::ok), true, move |tree| {
-                        tree.commit(&closing)
-                    })
+                let lane = self.0.tree.lane(closing.node());
+                self.0.work(
+                    &asking,
+                    lane,
+                    answer(reply, ReplyEmpty::ok),
+                    true,
+                    move |tree| tree.commit(&closing),
+                )
             }
         }
     }
@@ -422,10 +444,13 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        match self.0.tree.open_dir(&caller(request), ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.open_dir(&asking, ino.0),
+            |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()),
+        );
     }
 
     fn readdir(
@@ -507,10 +532,13 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        match self.0.tree.access(&caller(request), ino.0, mask.bits()) {
-            Ok(()) => reply.ok(),
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+        let (asking, mask) = (caller(request), mask.bits());
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.access(&asking, ino.0, mask),
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn setxattr(
@@ -541,36 +569,37 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let result = match utf8(name) {
-            Ok(name) => self
-                .0
-                .tree
-                .xattr(&caller(request), ino.0, name)
-                .map_err(fuse_errno),
-            Err(_) => Err(Errno::NO_XATTR),
+        let Ok(name) = utf8(name).map(String::from) else {
+            return reply.error(Errno::NO_XATTR);
         };
-        xattr_reply(result.map(String::into_bytes), size, reply);
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.xattr(&asking, ino.0, &name),
+            move |reply, value| xattr_reply(value.as_bytes(), size, reply),
+        );
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let names = self
-            .0
-            .tree
-            .xattr_names(&caller(request), ino.0)
-            .map_err(fuse_errno);
-        xattr_reply(names, size, reply);
+        let asking = caller(request);
+        self.0.clone().reply(
+            asking,
+            reply,
+            move |tree| tree.xattr_names(&asking, ino.0),
+            move |reply, names| xattr_reply(&names, size, reply),
+        );
     }
 }
 
 /// getxattr(2) and listxattr(2): size 0 asks for the length.
-fn xattr_reply(result: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
-        Ok(bytes) if bytes.len() <= size as usize => reply.data(&bytes),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(errno) => reply.error(errno),
+fn xattr_reply(bytes: &[u8], size: u32, reply: ReplyXattr) {
+    match size as usize {
+        0 => reply.size(bytes.len() as u32),
+        room if bytes.len() <= room => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyOpen,
-    Request,
+    ReplyXattr, Request,
 };
 
-use super::threads::{Notice, Worker};
+use super::threads::{Notice, Workers};
 use super::vitals::{At, Vitals, Word};
 use super::waiting::{Resume, Waiting};
-use crate::tree::{self, Attr, Caller, Closing, Opened, Stop, Tree, WaitOn};
+use crate::tree::{self, Attr, Caller, Closing, Lane, Opened, Stop, Tree, WaitOn};
 
 /// The tree, and who waits for it.
 pub(super) struct Inner {
@@ -21,7 +21,7 @@ pub(super) struct Inner {
     pub(super) waiting: Arc<Waiting>,
     /// What this is at, for whoever comes next; `None`: nobody does.
     pub(super) vitals: Option<Vitals>,
-    pub(super) worker: Worker,
+    pub(super) workers: Workers,
     pub(super) notices: Sender<Notice>,
 }
 
@@ -40,7 +40,7 @@ macro_rules! refuse {
         })*
     };
 }
-refuse!(ReplyAttr, ReplyEmpty, ReplyOpen);
+refuse!(ReplyAttr, ReplyEmpty, ReplyOpen, ReplyXattr);
 
 /// Answers a request when it can go on, or refuses it.
 pub(super) fn answer<R: Refuse>(reply: R, go_on: impl FnOnce(R) + Send + 'static) -> Resume {
@@ -121,9 +121,13 @@ impl Inner {
         Some(Some(vitals.at(Word::Reading, asking.request)))
     }
 
-    fn committing(&self, request: u64) -> Option<At> {
+    fn working(&self, lane: Lane, request: u64) -> Option<At> {
         let vitals = self.vitals.as_ref()?;
-        Some(vitals.at(Word::Committing, request))
+        let word = match lane {
+            Lane::Store => Word::Committing,
+            Lane::Database => Word::Saving,
+        };
+        Some(vitals.at(word, request))
     }
 
     /// What the kernel is told of an inode whose number for it is `node`.
@@ -158,24 +162,30 @@ impl Inner {
         match &on {
             WaitOn::Secret(name) => self.tree.manager().fetch(name, wake),
             WaitOn::Listing => self.tree.manager().fetch_all(wake),
+            WaitOn::User(uid) => self.tree.manager().access().ask(*uid, wake),
             // It may have been settled before this was parked.
             WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
             WaitOn::Write(_) => {}
+            WaitOn::Config(name) => match self.tree.configs() {
+                Some(configs) => configs.fetch(name, wake),
+                None => self.waiting.wake(&on),
+            },
         }
     }
 
-    /// Does work that may wait on the commit thread, and answers when the kernel knows of what it changed.
+    /// Does work that may wait on the thread for that, and answers when the kernel knows of what it changed.
     pub(super) fn work(
         self: &Arc<Self>,
         caller: &Caller,
+        lane: Lane,
         answer: Resume,
         told: bool,
         work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
     ) {
         let id = self.waiting.park(caller, None, answer);
         let (inner, request) = (self.clone(), caller.request);
-        self.worker.run(move || {
-            let _at = inner.committing(request);
+        self.workers.of(lane).run(move || {
+            let _at = inner.working(lane, request);
             let result = work(&inner.tree).map_err(errno);
             let waiting = inner.waiting.clone();
             if told && result.is_ok() {
@@ -199,6 +209,25 @@ impl Inner {
                 );
             }
             Err(stop) => reply.error(fuse_errno(stop)),
+        }
+    }
+
+    /// Answers what the tree gives, or when it can be asked again.
+    pub(super) fn reply<R: Refuse, T>(
+        self: Arc<Self>,
+        caller: Caller,
+        reply: R,
+        ask: impl Fn(&Tree) -> Result<T, Stop> + Send + 'static,
+        give: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        match ask(&self.tree) {
+            Ok(given) => give(reply, given),
+            Err(Stop::Wait(on)) => {
+                let inner = self.clone();
+                let again = move |reply| inner.reply(caller, reply, ask, give);
+                self.park(&caller, on, answer(reply, again));
+            }
+            Err(stop) => reply.refuse(errno(stop)),
         }
     }
 
@@ -228,7 +257,8 @@ impl Inner {
 
     pub(super) fn commit_released(self: &Arc<Self>, closing: Closing) {
         let inner = self.clone();
-        self.worker.run(move || {
+        let lane = self.tree.lane(closing.node());
+        self.workers.of(lane).run(move || {
             let number = closing.node() | CLOSED;
             let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
             if inner.vitals.as_ref().is_some_and(is_deadly) {
@@ -236,7 +266,7 @@ impl Inner {
                 inner.tree.settle(closing);
                 return;
             }
-            let _at = inner.committing(number);
+            let _at = inner.working(lane, number);
             if let Err(stop) = inner.tree.commit(&closing) {
                 tracing::warn!(
                     "a write was given up, as its file had no close left to tell: errno {}",

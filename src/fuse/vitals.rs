@@ -31,6 +31,13 @@ pub(crate) enum Word {
     Reading = 2,
     /// The one that the committing thread is at.
     Committing = 3,
+    /// The one that the thread is at which saves into a database.
+    Saving = 4,
+}
+
+impl Word {
+    /// Where a thread says which request it is at.
+    const OF_REQUESTS: [Word; 3] = [Word::Reading, Word::Committing, Word::Saving];
 }
 
 /// The page, as each process sees it.
@@ -119,7 +126,7 @@ impl Vitals {
     pub(crate) fn drain_taken(&self) -> Vec<u64> {
         let parked = TAKEN.map(|index| self.word(index).swap(0, Ordering::Relaxed));
         let mut taken: Vec<u64> = parked.filter(|request| *request != 0).collect();
-        for word in [Word::Reading, Word::Committing] {
+        for word in Word::OF_REQUESTS {
             taken.push(self.word(word as usize).swap(0, Ordering::Relaxed));
         }
         taken.sort_unstable();
@@ -130,7 +137,7 @@ impl Vitals {
 
     /// Notes whom the end of a server is to be blamed on: what its threads were at.
     pub(crate) fn blame(&self) {
-        for word in [Word::Reading, Word::Committing] {
+        for word in Word::OF_REQUESTS {
             let request = self.get(word);
             if request == 0 {
                 continue;

@@ -7,6 +7,7 @@ type Cache = TtlCache<Arc<PriceTable>>;
 
 fn over(configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static) -> (Cache, Hardware) {
     let cache = Cache::new(HARDWARE);
+    let configured = move || Loaded::Table(configured());
     (cache.clone(), Hardware::new(cache, Box::new(configured)))
 }
 
@@ -81,6 +82,59 @@ fn a_reset_price_is_the_configured_one_and_a_set_table_that_says_the_same_is_dro
     assert_eq!(cache.ttl_left(SET), None);
     assert!(!hardware.reset("gpu-h200").unwrap());
     assert_eq!(cache.ttl_left(SET), None);
+}
+
+#[test]
+fn prices_that_were_not_set_follow_the_configuration() {
+    let per_second = Arc::new(AtomicUsize::new(1));
+    let (_, hardware) = over({
+        let per_second = per_second.clone();
+        move || {
+            let cost = per_second.load(Ordering::Relaxed) as f64;
+            Some(PriceTable::from([
+                ("gpu".into(), price(cost)),
+                ("other".into(), price(cost)),
+            ]))
+        }
+    });
+    hardware.set("gpu", price(0.5)).unwrap();
+    hardware.set("mine", price(0.25)).unwrap();
+    per_second.store(2, Ordering::Relaxed);
+    hardware.forget_configured();
+    let cost = |id: &str| hardware.get(id).map(|price| price.cost_per_second);
+    assert_eq!(
+        (cost("gpu"), cost("mine"), cost("other")),
+        (Some(0.5), Some(0.25), Some(2.0))
+    );
+    hardware
+        .replace(PriceTable::from([("only".into(), price(3.0))]))
+        .unwrap();
+    hardware.set("gpu", price(4.0)).unwrap();
+    per_second.store(5, Ordering::Relaxed);
+    hardware.forget_configured();
+    assert_eq!(
+        (cost("only"), cost("gpu"), cost("other"), cost("mine")),
+        (Some(3.0), Some(4.0), None, None)
+    );
+}
+
+#[test]
+fn what_was_set_is_the_same_after_a_note_of_it() {
+    let (_, none) = over(|| None);
+    assert_eq!(none.to_note(), None);
+    let changes: [fn(&Hardware); 3] = [
+        |hardware| hardware.set("gpu-l40s", price(0.5)).unwrap(),
+        |hardware| hardware.replace(PriceTable::new()).unwrap(),
+        |hardware| hardware.set("gpu", price(2.0)).unwrap(),
+    ];
+    let (_, before) = over(|| None);
+    for change in changes {
+        change(&before);
+        let (_, after) = over(|| None);
+        after.restore(&before.to_note().unwrap()).unwrap();
+        assert_eq!(after.table(), before.table());
+        assert_eq!(after.to_note(), before.to_note());
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use lru::LruCache;
 use super::desk::Desk;
 use super::event::Listeners;
 use super::{Link, SecretsCache, SecretsManager};
-use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache, USER_PERMISSION};
+use crate::access::{self, Access};
+use crate::cache::{CacheRegistry, TtlCache, USER_PERMISSION};
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
@@ -19,7 +20,7 @@ use crate::provider::file::{FileOptions, StorePlace};
 use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
-use crate::settings::{Flags, Settings, Ttl};
+use crate::settings::{AccessRule, Flags, Settings, Ttl};
 
 /// How many keys' last values are kept of a provider that keeps none itself.
 const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -29,6 +30,8 @@ pub struct Builder {
     providers: Vec<Arc<dyn Provider>>,
     ttl: Ttl,
     max_stale: Duration,
+    access: Vec<AccessRule>,
+    user_permission: TtlCache<serde_json::Value>,
 }
 
 impl Builder {
@@ -62,6 +65,13 @@ impl Builder {
         self
     }
 
+    /// Who else than the mounting user may read what.
+    #[must_use]
+    pub fn access(mut self, rules: Vec<AccessRule>) -> Self {
+        self.access = rules;
+        self
+    }
+
     /// The manager; local providers are read at once.
     pub fn build(self) -> Arc<SecretsManager> {
         let link = |provider: Arc<dyn Provider>| Link {
@@ -73,21 +83,19 @@ impl Builder {
         let desk = Arc::new(Desk::new(self.ttl));
         let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
         let caches = CacheRegistry::default();
-        let provider_config = TtlCache::new(PROVIDER_CONFIG);
-        let user_permission = TtlCache::new(USER_PERMISSION);
+        let user_permission = self.user_permission;
         let secrets = SecretsCache {
             desk: desk.clone(),
             links: links.clone(),
         };
         caches.register("secrets", Arc::new(secrets));
-        caches.register("provider_config", Arc::new(provider_config.clone()));
         caches.register("user_permission", Arc::new(user_permission.clone()));
         let manager = Arc::new_cyclic(|me| SecretsManager {
             me: me.clone(),
             links,
             desk,
             caches,
-            provider_config,
+            access: Access::new(self.access, user_permission.clone()),
             user_permission,
             listeners: Listeners::default(),
             max_stale: self.max_stale,
@@ -113,6 +121,8 @@ impl SecretsManager {
             providers: Vec::new(),
             ttl: Ttl::default(),
             max_stale: Duration::from_secs(3600),
+            access: Vec::new(),
+            user_permission: TtlCache::new(USER_PERMISSION),
         }
     }
 
@@ -143,9 +153,10 @@ impl SecretsManager {
         settings: &Settings,
         environment: EnvironmentProvider,
     ) -> Result<Arc<Self>> {
-        if !settings.access.is_empty() {
-            tracing::warn!("`access` is set, but not built in yet: nobody is let in by it");
-        }
+        Ok(Self::builder_from(settings, environment)?.build())
+    }
+
+    fn builder_from(settings: &Settings, environment: EnvironmentProvider) -> Result<Builder> {
         Ok(Self::builder()
             .with_provider(Arc::new(environment))
             .with_provider(Arc::new(FileProvider::new(file_options(settings))))
@@ -157,7 +168,7 @@ impl SecretsManager {
                 settings.ttl.keys.clone(),
             )
             .max_stale(settings.max_stale)
-            .build())
+            .access(settings.access.clone()))
     }
 
     /// The chain of the default settings, one for the whole process.
@@ -169,7 +180,14 @@ impl SecretsManager {
         let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
         match &*global {
             Some(manager) => Ok(manager.clone()),
-            None => Ok(global.insert(Self::open()?).clone()),
+            None => {
+                let settings = Settings::load(&Flags::default())?;
+                let environment =
+                    EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
+                let mut builder = Self::builder_from(&settings, environment)?;
+                builder.user_permission = access::user_permission_cache().clone();
+                Ok(global.insert(builder.build()).clone())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -22,7 +23,7 @@ use crate::tree::{Restart, Upgrade};
 
 /// Which way of handing over this program knows. It changes with [`Brief`], with [`First`], and with what the tree notes
 /// in the ledger: a program that knows another one does not start as a part of this one's mount.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How many descriptors are held.
 const HELD: usize = 5;
@@ -116,6 +117,8 @@ pub(super) enum ToServer {
     Begin(Vec<Restart>),
     /// What became of an upgrade.
     Upgraded(Upgrade),
+    /// Another one is about to answer: leave nothing behind that is only in memory.
+    GiveWay,
     /// The mount is out of the tree: finish what is being written, and end.
     Finish,
 }
@@ -131,7 +134,12 @@ pub(super) enum ToKeeper {
     Failed(String),
     /// It was asked to unmount.
     Unmount,
+    /// Another one may answer.
+    GaveWay,
 }
+
+/// How long a server may take to give way.
+pub(super) const GIVES_WAY_WITHIN: Duration = Duration::from_secs(1);
 
 /// One end.
 pub(super) struct Channel(OwnedFd);

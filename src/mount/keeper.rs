@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::handover::{Brief, Channel, First, Held, Text, ToKeeper, ToServer};
+use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, Text, ToKeeper, ToServer};
 use super::start::READY;
 use super::state::{MountState, is_mounted, resolve, state};
 use super::supervised::{End, Server, timespec};
@@ -300,6 +300,8 @@ struct Keeper {
     /// How many servers in a row ended before they answered.
     failures: u32,
     failing_since: Option<Instant>,
+    /// The server has passed that on while something else was asked of it.
+    asked_to_end: bool,
     upgrade: Option<Upgrading>,
 }
 
@@ -337,19 +339,23 @@ impl Keeper {
             failures: 0,
             failing_since: None,
             upgrade: None,
+            asked_to_end: false,
         }
     }
 
     /// Serves until the mount ends.
     fn run(mut self) -> Result<()> {
         loop {
+            if self.asked_to_end {
+                return self.unmount();
+            }
             match self.wait(BEAT) {
                 Woken::Beat => self.feel(),
                 Woken::AskedToEnd | Woken::Said(ToKeeper::Unmount) => return self.unmount(),
                 Woken::AskedToUpgrade => self.begin_upgrade(),
                 Woken::Said(ToKeeper::Ready) => self.server_is_ready(),
                 Woken::Said(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Woken::Said(ToKeeper::Prepared) => {}
+                Woken::Said(ToKeeper::Prepared | ToKeeper::GaveWay) => {}
                 Woken::Ended => {
                     let end = self.server.how_it_ended();
                     if !device::is_connected(&self.held.device) {
@@ -366,7 +372,7 @@ impl Keeper {
                         next.reason = Some(why);
                     }
                 }
-                Woken::NextSaid(ToKeeper::Ready | ToKeeper::Unmount) => {}
+                Woken::NextSaid(ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::GaveWay) => {}
                 Woken::NextEnded => {
                     if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
                         let end = next.how_it_ended();
@@ -477,7 +483,10 @@ impl Keeper {
                 ending.map(|ending| ending.has_ended(Duration::from_millis(100)));
             }
             if Instant::now() >= until {
-                return Woken::Beat;
+                return match self.server.is_over() {
+                    true => Woken::Ended,
+                    false => Woken::Beat,
+                };
             }
         }
     }
@@ -506,11 +515,38 @@ impl Keeper {
         }
     }
 
+    /// What the old one has only in memory, it writes down.
+    fn have_it_give_way(&mut self) {
+        if self.server.channel.send(&ToServer::GiveWay).is_err() {
+            return;
+        }
+        let until = Instant::now() + GIVES_WAY_WITHIN;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut ends = [
+                PollFd::new(&self.server.channel, PollFlags::IN),
+                PollFd::new(&self.server.end, PollFlags::IN),
+            ];
+            if !matches!(
+                rustix::event::poll(&mut ends, Some(&timespec(left))),
+                Ok(1..)
+            ) {
+                return;
+            }
+            match self.server.channel.receive() {
+                Ok(Some(ToKeeper::GaveWay)) | Ok(None) | Err(_) => return,
+                Ok(Some(ToKeeper::Unmount)) => self.asked_to_end = true,
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+
     /// The new program's server in the place of the old one's. What that is at is sent again by the kernel.
     fn take_over(&mut self) {
         let Some(Upgrading::Preparing { next, program, .. }) = self.upgrade.take() else {
             return;
         };
+        self.have_it_give_way();
         self.server.kill("upgrade");
         self.server.has_ended(ENDS_WITHIN);
         self.remember("upgrade".into());

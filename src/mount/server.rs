@@ -11,17 +11,19 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::handover::{Brief, Channel, First, Held, ToKeeper, ToServer};
+use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer};
 use super::keeper::{Signals, set_up};
 use super::unmount::detach;
 use super::watch::watch;
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, configured_in};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
-use crate::tree::{Closing, Restart, Tree};
+use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
+use crate::tree::{Closing, Parts, Restart, Tree};
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {
@@ -101,7 +103,7 @@ fn prepare(
     loop {
         match channel.receive()? {
             Some(ToServer::Begin(restarts)) => return Ok(Some((manager, restarts))),
-            Some(ToServer::Upgraded(_)) => {}
+            Some(ToServer::Upgraded(_) | ToServer::GiveWay) => {}
             Some(ToServer::Finish) | None => return Ok(None),
         }
     }
@@ -125,7 +127,13 @@ fn begin(
     let vitals = Vitals::of(&held.vitals)?;
     let taken = vitals.drain_taken();
     vitals.beat();
-    let hardware = Arc::new(Hardware::in_registry(manager.caches(), Box::new(|| None)));
+    let audit = AuditTrail::from_settings(settings);
+    let configs = ProviderConfigs::in_registry(manager.caches(), settings, audit.clone());
+    let configs = Arc::new(configs);
+    let hardware = Arc::new(Hardware::in_registry(
+        manager.caches(),
+        configured_in(configs.clone(), false),
+    ));
     let owner = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
@@ -136,8 +144,12 @@ fn begin(
     };
     let files = [file(&held.ledger[0])?, file(&held.ledger[1])?];
     let (tree, unfinished) = Tree::restore(
-        manager.clone(),
-        hardware,
+        Parts {
+            manager: manager.clone(),
+            hardware,
+            configs: Some(configs),
+            audit: Some(audit),
+        },
         owner,
         settings.allow_other,
         files,
@@ -165,6 +177,9 @@ fn begin(
     if settings.prefetch {
         // Nobody waits for it: a backend that hangs is no reason not to mount.
         manager.fetch_all(Box::new(|| {}));
+    }
+    if brief.restarts.is_empty() {
+        tell_complaints(manager.clone(), settings.allow_other);
     }
     if let Some(restart) = brief.restarts.last() {
         tree.tell_restart(restart);
@@ -258,6 +273,19 @@ fn call_in(device: &OwnedFd, taken: &[u64], resends: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Says once what in `access` stands for nobody; the user database may take its time.
+fn tell_complaints(manager: Arc<SecretsManager>, allow_other: bool) {
+    let tell = move || {
+        for complaint in manager.access_complaints(allow_other) {
+            tracing::warn!("{complaint}");
+        }
+    };
+    // Nobody waits for it, and without a thread the command line has said it.
+    let _ = std::thread::Builder::new()
+        .name("access".into())
+        .spawn(tell);
+}
+
 /// The key takes a moment to derive: before the first reader comes, not while it waits.
 fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
     let warm = move || {
@@ -321,6 +349,10 @@ impl Company {
                     self.brief.upgrade = Some(upgrade.clone());
                     self.tree
                         .set_mount_info(|info| info.upgrade = Some(upgrade));
+                }
+                Ok(Some(ToServer::GiveWay)) => {
+                    self.tree.freeze_audit(GIVES_WAY_WITHIN);
+                    let _ = self.channel.send(&ToKeeper::GaveWay);
                 }
                 Ok(Some(ToServer::Begin(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),

@@ -1,7 +1,7 @@
 //! The server's process, as the keeper sees it: started, felt for its pulse, and how it ended.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -22,10 +22,13 @@ const FAULTS: [i32; 7] = [
     libc::SIGSYS,
 ];
 
+/// How long the other threads of a process may take to end after the first.
+const ENDS_WITHIN: Duration = Duration::from_millis(100);
+
 /// The process that answers.
 pub(super) struct Server {
     pub(super) pid: Pid,
-    /// Readable when it has ended.
+    /// Readable when it has ended with all its threads ([`is_over`](Self::is_over)).
     pub(super) end: OwnedFd,
     pub(super) channel: Channel,
     pub(super) is_ready: bool,
@@ -34,6 +37,14 @@ pub(super) struct Server {
     pub(super) reason: Option<String>,
     /// How many processes had been killed for want of memory when it began.
     killed_before: Option<u64>,
+}
+
+/// What came of waiting for a process.
+enum Waited {
+    Ended(WaitStatus),
+    NoChild,
+    /// The kernel still holds a thread of it.
+    Held,
 }
 
 /// How a server ended.
@@ -120,11 +131,20 @@ impl Server {
         if let Some(reason) = self.reason.take() {
             return by_itself(reason);
         }
-        let Some(status) = status else {
-            return End {
-                reason: "it ended, and its parent had ended before".into(),
-                by_itself: false,
-            };
+        let status = match status {
+            Waited::Ended(status) => status,
+            Waited::NoChild => {
+                return End {
+                    reason: "it ended, and its parent had ended before".into(),
+                    by_itself: false,
+                };
+            }
+            Waited::Held => {
+                return End {
+                    reason: "it ended, but for a thread that waits for another server".into(),
+                    by_itself: false,
+                };
+            }
         };
         match (status.terminating_signal(), status.exit_status()) {
             (Some(libc::SIGKILL), _) if killed_for_memory() > self.killed_before => {
@@ -139,22 +159,55 @@ impl Server {
         }
     }
 
-    /// `None`: it is not a child of this process.
-    fn wait(&self) -> Option<WaitStatus> {
+    fn wait(&self) -> Waited {
+        let until = Instant::now() + ENDS_WITHIN;
         loop {
-            match rustix::process::waitpid(Some(self.pid), WaitOptions::empty()) {
+            match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return Waited::Ended(status),
+                Ok(None) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) => {
+                    self.wait_elsewhere();
+                    return Waited::Held;
+                }
                 Err(Errno::INTR) => {}
-                ended => return ended.ok()?.map(|(_, status)| status),
+                Err(_) => return Waited::NoChild,
             }
         }
     }
 
+    /// So that it does not stay a zombie.
+    fn wait_elsewhere(&self) {
+        let pid = self.pid;
+        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        // Without a thread it stays one for as long as this lives.
+        let _ = thread.spawn(move || rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+    }
+
+    /// Whether it has ended within this time, but for threads that the kernel holds.
     pub(super) fn has_ended(&self, within: Duration) -> bool {
-        let mut ends = [PollFd::new(&self.end, PollFlags::IN)];
-        matches!(
-            rustix::event::poll(&mut ends, Some(&timespec(within))),
-            Ok(1..)
-        )
+        let until = Instant::now() + within;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut ends = [PollFd::new(&self.end, PollFlags::IN)];
+            let polled = rustix::event::poll(&mut ends, Some(&timespec(left.min(ENDS_WITHIN))));
+            if matches!(polled, Ok(1..)) || self.is_over() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether its first thread has ended. Another may be held by the kernel: the one that tells of a change waits there
+    /// for the lock of a folder, which a reader may hold who waits for the next server.
+    pub(super) fn is_over(&self) -> bool {
+        let pid = self.pid.as_raw_nonzero();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, fields)| fields);
+        state.is_some_and(|state| state.starts_with(['Z', 'X']))
     }
 }
 

@@ -55,6 +55,9 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
     })
 }
 
+/// A hundred years: more is a mistake.
+const MAX_DAYS: u32 = 36_500;
+
 pub(super) fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
     let name = |text: &String| {
         SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
@@ -107,4 +110,14 @@ pub(super) fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
         })
     };
     rules.iter().map(read).collect()
+}
+
+/// A number of days, 1 or more.
+pub(super) fn read_days(top: &Section<'_>, setting: &str) -> Result<Option<u32>> {
+    let days = |value: &serde_yaml::Value| {
+        let days = value.as_u64().and_then(|days| u32::try_from(days).ok());
+        let days = days.filter(|days| (1..=MAX_DAYS).contains(days));
+        days.ok_or_else(|| top.wrong(setting, "must be a number of days, 1 or more"))
+    };
+    top.value(setting).map(days).transpose()
 }

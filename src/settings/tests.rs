@@ -73,7 +73,7 @@ ttl: {default: 30.5, missing: 0, keys: {HF_TOKEN: 60}}
 max_stale: 0
 timeout: {connect: 1, total: 2}
 prefetch: true
-read_path: kernel
+read_path: audited
 allow_other: true
 audit_reads: false
 access:
@@ -99,7 +99,11 @@ access:
     assert_eq!(s.max_stale, Duration::ZERO);
     assert_eq!(s.timeout.connect, Duration::from_secs(1));
     assert!(!s.encrypt && !s.audit_reads && s.allow_other && s.prefetch);
-    assert_eq!(s.read_path, ReadPath::Kernel);
+    assert_eq!(s.read_path, ReadPath::Audited);
+    assert_eq!(
+        Home::new("read_path: kernel").load().unwrap().read_path,
+        ReadPath::Kernel
+    );
     assert_eq!(s.access[0].users, ["trainer", "1000"]);
     assert_eq!(
         Home::new("ttl: 7").load().unwrap().ttl.default,
@@ -183,6 +187,10 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
         ("read_path: hunter2", "read_path must"),
         ("file_path: ''", "file_path must"),
         ("access: {}", "access must"),
+        (
+            "read_path: kernel\naccess: [{secrets: [A], users: [u]}]",
+            "access needs the read path `audited`",
+        ),
         ("access: [{secrets: [A]}]", "access[1].users or groups"),
         (
             "access: [{secrets: [], users: [u]}]",

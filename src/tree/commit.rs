@@ -2,12 +2,14 @@
 
 use std::time::SystemTime;
 
+use super::audit::Writer;
 use super::nodes::{Content, Handle, Identity, Private, State};
 use super::places::{File, Place};
 use super::process;
 use super::{Caller, SettlingName, Stop, Tree};
 use crate::error::Error;
 use crate::secret::SecretValue;
+use crate::state::audit::Actor;
 
 /// A close that may have to be committed, which takes time: it is done elsewhere ([`Tree::commit`]).
 #[derive(Debug)]
@@ -182,7 +184,16 @@ impl Tree {
                 return Ok(());
             };
             let (entry, is_new) = (private.entry, private.is_new);
-            let (target, writer) = (private.target.clone(), private.opener);
+            let target = private.target.clone();
+            let writer = Writer {
+                process: private.opener,
+                // Truncated by name: it was opened by nobody.
+                actor: private.actor.clone().unwrap_or(Actor {
+                    uid: self.owner.0,
+                    pid: 0,
+                    program: None,
+                }),
+            };
             let name = target.name.clone();
             let value = match &private.buffer {
                 Ok(buffer) => buffer.to_value(&name),
@@ -207,7 +218,7 @@ impl Tree {
             }
             (target, file, value?, writer)
         };
-        self.store(&file, value.as_bytes(), writer)
+        self.store(&file, value.as_bytes(), &writer)
             .map_err(|error| error.at(&target.name))?;
         self.name_committed(node, &target, &value);
         self.tell_outdated(&target);

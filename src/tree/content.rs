@@ -5,17 +5,21 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
+use super::audit::Writer;
 use super::bundle::{self, Base, BundleFormat, Document};
 use super::nodes::Content;
 use super::places::File;
 use super::process::Process;
 use super::{Tree, WaitOn};
-use crate::cache::NamedCache;
+use crate::access::Permitted;
+use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Answer;
 use crate::provider::Standing;
 use crate::secret::{Change, SecretName, SecretValue};
+use crate::state::audit::Actor;
+use crate::state::{Known, ProviderConfigs};
 use std::sync::Arc;
 
 /// How fresh a secret must be.
@@ -67,16 +71,10 @@ impl Tree {
                 Answer::Failed(error) => Resolved::Failed(error),
                 Answer::Pending => Resolved::Pending(WaitOn::Secret(name.clone())),
             },
-            File::Bundle(format) => match self.document(look) {
-                Ok((document, changed_at)) => {
-                    let bytes = bundle::render(*format, &document);
-                    match SecretValue::from_bytes("bundle", &bytes) {
-                        Ok(value) => Resolved::Content(Content { value, changed_at }),
-                        Err(error) => Resolved::Failed(error),
-                    }
-                }
-                Err(stopped) => stopped,
-            },
+            File::Bundle(format) => self.bundle(*format, look, None),
+            File::PartOfBundle(format, permitted) => {
+                self.bundle(*format, look, Some(&Permitted::from_text(permitted)))
+            }
             File::Price(id) => match self.hardware.get(id) {
                 Some(price) => Resolved::text(&hardware::to_json(&price), self.started_at),
                 None => Resolved::Missing,
@@ -85,11 +83,16 @@ impl Tree {
                 &hardware::table_to_json(&self.hardware.table()),
                 self.started_at,
             ),
+            File::Config(name) => self.config(name),
             File::Provider(name) => match self.manager.report(name) {
                 Some(report) => json_text(&report),
                 None => Resolved::Missing,
             },
-            File::Stats(None) => json_text(&self.manager.caches().stats()),
+            File::Stats(None) => {
+                let mut stats = self.manager.caches().stats();
+                stats.extend(function_caches().stats());
+                json_text(&stats)
+            }
             File::Stats(Some(cache)) => match self.manager.caches().get(cache) {
                 Some(cache) => json_text(&cache.stats()),
                 None => Resolved::Missing,
@@ -105,9 +108,41 @@ impl Tree {
         }
     }
 
-    /// All secrets as one document, and when the latest of them changed. A secret that cannot be read is left out, so
-    /// that the others can be: writing the document back leaves it alone.
-    fn document(&self, look: Look) -> std::result::Result<(Document, SystemTime), Resolved> {
+    fn config(&self, name: &str) -> Resolved {
+        let Some(configs) = &self.configs else {
+            return Resolved::Missing;
+        };
+        match configs.known(name) {
+            Known::Found(config) => Resolved::Content(Content {
+                value: config.to_json(),
+                changed_at: config.updated_at().unwrap_or(self.started_at),
+            }),
+            Known::Missing => Resolved::Missing,
+            Known::Failed(error) => Resolved::Failed(error),
+            Known::Pending => Resolved::Pending(WaitOn::Config(name.into())),
+        }
+    }
+
+    fn bundle(&self, format: BundleFormat, look: Look, permitted: Option<&Permitted>) -> Resolved {
+        match self.document(look, permitted) {
+            Ok((document, changed_at)) => {
+                let bytes = bundle::render(format, &document);
+                match SecretValue::from_bytes("bundle", &bytes) {
+                    Ok(value) => Resolved::Content(Content { value, changed_at }),
+                    Err(error) => Resolved::Failed(error),
+                }
+            }
+            Err(stopped) => stopped,
+        }
+    }
+
+    /// All secrets, or those that are permitted, as one document, and when the latest of them changed. A secret that
+    /// cannot be read is left out, so that the others can be: writing the document back leaves it alone.
+    fn document(
+        &self,
+        look: Look,
+        permitted: Option<&Permitted>,
+    ) -> std::result::Result<(Document, SystemTime), Resolved> {
         match self.manager.standing() {
             Standing::Whole => {}
             Standing::Outdated if look == Look::LastKnown => {}
@@ -119,6 +154,9 @@ impl Tree {
         let mut document = Document::new();
         let mut changed_at = self.started_at;
         for (name, _) in self.manager.names() {
+            if permitted.is_some_and(|permitted| !permitted.allows(&name)) {
+                continue;
+            }
             match self.known(&name, look) {
                 Answer::Found(found) => {
                     changed_at = changed_at.max(found.changed_at);
@@ -169,7 +207,7 @@ impl Tree {
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
-    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         self.carry_out(file, bytes, writer)?;
         if !matches!(file, File::Secret(_) | File::Bundle(_)) {
             // Emptying a cache puts them back, too.
@@ -178,19 +216,26 @@ impl Tree {
         Ok(())
     }
 
-    fn carry_out(&self, file: &File, bytes: &[u8], writer: Option<Process>) -> Result<()> {
+    fn carry_out(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         match file {
             File::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), without_echo_newline(bytes))?;
-                self.apply(&[Change::Set(name.clone(), value)])
+                self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
             File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
+            File::Config(name) => {
+                let configs = self.configs_or_none()?;
+                configs.save_text_by(&writer.actor, name, bytes)?;
+                self.hardware.forget_configured();
+                Ok(())
+            }
             File::Clear(cache) => {
                 match cache {
                     None => {
                         self.manager.caches().clear();
+                        function_caches().clear();
                         self.manager.clear_cache();
                     }
                     Some(name) => {
@@ -215,28 +260,33 @@ impl Tree {
                 self.drop_kernel_caches();
                 Ok(())
             }
-            File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
-                Err(Error::io(
-                    "this file is read-only",
-                    std::io::Error::from_raw_os_error(libc::EACCES),
-                ))
-            }
+            File::Provider(_)
+            | File::Stats(_)
+            | File::Events
+            | File::Status
+            | File::Scratch
+            | File::PartOfBundle(..) => Err(Error::io(
+                "this file is read-only",
+                std::io::Error::from_raw_os_error(libc::EACCES),
+            )),
         }
     }
 
-    fn store_bundle(
-        &self,
-        format: BundleFormat,
-        bytes: &[u8],
-        writer: Option<Process>,
-    ) -> Result<()> {
+    pub(super) fn configs_or_none(&self) -> Result<&Arc<ProviderConfigs>> {
+        self.configs.as_ref().ok_or_else(|| {
+            let none = std::io::Error::from_raw_os_error(libc::EPERM);
+            Error::io("this tree has no provider configurations", none)
+        })
+    }
+
+    fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: &Writer) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
-        let current = match self.document(Look::LastKnown) {
+        let current = match self.document(Look::LastKnown, None) {
             Ok((document, _)) => document,
             Err(Resolved::Failed(error)) => return Err(error),
             Err(_) => Document::new(),
         };
-        let base = writer.and_then(|process| self.bases().get(process));
+        let base = writer.process.and_then(|process| self.bases().get(process));
         let changes: Vec<Change> = bundle::merge(base.as_deref(), &current, &written)
             .into_iter()
             // A key that only another provider has cannot be deleted from the file; leaving it out of the document is
@@ -247,14 +297,16 @@ impl Tree {
             })
             .collect();
         if !changes.is_empty() {
-            self.apply(&changes)?;
+            self.apply(&changes, &writer.actor)?;
         }
-        self.note_base(writer, &written);
+        self.note_base(writer.process, &written);
         Ok(())
     }
 
-    fn apply(&self, changes: &[Change]) -> Result<()> {
-        self.manager.apply(changes).map(drop)
+    pub(super) fn apply(&self, changes: &[Change], actor: &Actor) -> Result<()> {
+        self.manager.apply(changes)?;
+        self.record_changes(actor, changes);
+        Ok(())
     }
 
     fn cache(&self, name: &str) -> Result<Arc<dyn NamedCache>> {

@@ -1,7 +1,7 @@
 //! What is in a folder.
 
 use super::nodes::{Handle, Kind};
-use super::places::{Dir, File, Place};
+use super::places::{Dir, File, Place, shown};
 use super::{Caller, FileType, Found, Stop, Tree};
 
 /// A name in a folder.
@@ -21,15 +21,28 @@ impl Tree {
     /// # Errors
     /// EACCES, ENOTDIR.
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, Stop> {
-        self.admit(caller)?;
+        let permitted = self.sight(caller)?;
         let mut state = self.state();
         let dir = state.dir(ino).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
+        if let Some(permitted) = &permitted {
+            self.let_read(&mut state, caller, ino, permitted)?;
+        }
         if let Some((handle, _)) = state.opened_before(caller) {
             return Ok(handle);
         }
         let mut listing: Vec<(String, u64)> = state.subdirs.get(&ino).cloned().unwrap_or_default();
+        if permitted.is_some() {
+            listing.retain(|(name, _)| matches!(name.as_str(), "secrets" | "bundle"));
+        }
         for name in self.names_in(&dir) {
             let place = Place { dir: ino, name };
+            let place = match &permitted {
+                None => place,
+                Some(permitted) => match self.seen_at(&state, &place, permitted) {
+                    Some(seen) => seen,
+                    None => continue,
+                },
+            };
             // Scratch is for who made it, and knows the name.
             if !matches!(self.file_at(&state, &place), None | Some(File::Scratch)) {
                 let entry = state.entry_at(&place);
@@ -64,6 +77,10 @@ impl Tree {
                     .map(|id| format!("{id}.json"))
                     .collect()
             }
+            Dir::Config => {
+                let names = self.configs.iter().flat_map(|configs| configs.names());
+                names.map(|name| format!("{name}.json")).collect()
+            }
             Dir::Cache | Dir::CacheOf(_) => fixed(&["stats", "clear", "invalidate"]),
         }
     }
@@ -95,7 +112,7 @@ impl Tree {
                 Listed {
                     ino,
                     kind,
-                    name: name.into(),
+                    name: shown(name).into(),
                 },
                 index as u64 + 1,
             ) {
@@ -146,7 +163,7 @@ impl Tree {
             let Ok(found) = self.lookup_in(&mut state, 0, dir, name) else {
                 continue;
             };
-            if !emit(name, &found, (start.max(2) + index) as u64 + 1) {
+            if !emit(shown(name), &found, (start.max(2) + index) as u64 + 1) {
                 state.forget(found.node, 1);
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::content::{Look, Resolved};
 use super::marks::Purpose;
 use super::nodes::{Content, Handle, Identity, Kind, Private, ROOT, State, Version};
-use super::places::{Dir, File, Place};
+use super::places::{Dir, File, Place, shown};
 use super::{Attr, Caller, DIR_VALID, FileType, Found, SettlingName, Stop, Tree, VALID, WaitOn};
 
 impl Tree {
@@ -15,7 +15,9 @@ impl Tree {
     /// # Errors
     /// ENOENT and EACCES.
     pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, Stop> {
-        self.admit(caller)?;
+        if !self.admits(caller) {
+            return self.lookup_for_other(caller, parent, name);
+        }
         let mut state = self.state();
         self.lookup_in(&mut state, caller.pid, parent, name)
     }
@@ -61,8 +63,13 @@ impl Tree {
         } else {
             self.content_at(state, &place, &file, Look::LastKnown)
         };
+        let valid = match file {
+            // Nobody else is to be led there, and no notification reaches it.
+            File::PartOfBundle(..) => Duration::ZERO,
+            _ => VALID,
+        };
         let (content, valid) = match resolved {
-            Resolved::Content(content) => (Some(content), VALID),
+            Resolved::Content(content) => (Some(content), valid),
             Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(_) | Resolved::Pending(_) => (None, Duration::ZERO),
         };
@@ -79,10 +86,15 @@ impl Tree {
         if let Some(Purpose::Read { found }) = state.marks.find(tid, &place) {
             *found = content.map(|content| (node, content.value));
         }
-        Ok(self.found(state, node, valid))
+        let mut found = self.found(state, node, valid);
+        if matches!(file, File::Bundle(_)) && self.lets_others_in() {
+            // The next who comes by this name may not be led to the same.
+            found.valid = Duration::ZERO;
+        }
+        Ok(found)
     }
 
-    fn found(&self, state: &State, node: u64, valid: Duration) -> Found {
+    pub(super) fn found(&self, state: &State, node: u64, valid: Duration) -> Found {
         let mut attr = self.own_attr(state, node);
         // The kernel takes the number of a looked-up inode for the file's; where they differ, it must ask again.
         if attr.ino != node || valid.is_zero() {
@@ -169,8 +181,15 @@ impl Tree {
     /// # Errors
     /// ESTALE where the name has another version now; the reason where the content cannot be had.
     pub fn attr(&self, caller: &Caller, ino: u64, handle: Option<u64>) -> Result<Attr, Stop> {
-        self.admit(caller)?;
+        // Who has it open may look at it.
+        let permitted = match handle {
+            None => self.sight(caller)?,
+            Some(_) => None,
+        };
         let mut state = self.state();
+        if let Some(permitted) = &permitted {
+            self.let_read(&mut state, caller, ino, permitted)?;
+        }
         let node = state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?;
         let Kind::Version(version) = &node.kind else {
             return Ok(self.own_attr(&state, ino));
@@ -215,10 +234,14 @@ impl Tree {
                 Ok(self.own_attr(&state, ino))
             }
             // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
-            Resolved::Failed(error) if error.errno() == libc::EKEYREJECTED => Ok(Attr {
-                valid: Duration::ZERO,
-                ..self.own_attr(&state, ino)
-            }),
+            Resolved::Failed(error)
+                if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
+            {
+                Ok(Attr {
+                    valid: Duration::ZERO,
+                    ..self.own_attr(&state, ino)
+                })
+            }
             Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(error) => Err(Stop::Error(error.at(&place.name))),
             Resolved::Pending(on) => Err(Stop::Wait(on)),
@@ -284,7 +307,8 @@ impl Tree {
             set.map_or(version.changed_at, |(_, mtime)| mtime),
         );
         attr.nlink = u32::from(entry.is_some_and(|entry| entry.named));
-        attr.valid = if version.identity.is_some() {
+        let is_shared = entry.is_some_and(|entry| shown(&entry.place.name) == entry.place.name);
+        attr.valid = if version.identity.is_some() && is_shared {
             VALID
         } else {
             Duration::ZERO
@@ -336,9 +360,15 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), Stop> {
-        self.admit(caller)?;
-        let state = self.state();
+        let permitted = self.sight(caller)?;
+        let mut state = self.state();
+        if let Some(permitted) = &permitted {
+            self.let_read(&mut state, caller, ino, permitted)?;
+        }
         let attr = self.own_attr(&state, ino);
+        if permitted.is_some() && mask & libc::W_OK != 0 {
+            return Err(self.deny_inode(&state, caller, ino));
+        }
         let mode = i32::from(attr.mode >> 6);
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
         if mask & !(mode | root_reads) & 0o7 == 0 {

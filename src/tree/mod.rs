@@ -7,6 +7,7 @@
 //! version. A writer is sent the same way to a *private* inode with a buffer of its own, which takes effect when its
 //! last holder closes it. No read depends on a notification to the kernel; those only keep `stat` fresh.
 
+mod audit;
 pub mod bundle;
 mod commit;
 mod content;
@@ -17,6 +18,7 @@ mod marks;
 mod names;
 mod nodes;
 mod open;
+mod others;
 mod places;
 pub mod process;
 mod saved;
@@ -39,15 +41,18 @@ pub use listing::Listed;
 pub use open::Opened;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
+use crate::cache::{TtlCache, USER_PERMISSION};
 use crate::error::Error;
-use crate::hardware::{Hardware, parse_table, table_to_json};
+use crate::hardware::Hardware;
 use crate::ledger::{self, Ledger};
 use crate::manager::SecretsManager;
 use crate::secret::SecretName;
+use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
 use bundle::Base;
 use events::EventLog;
 use nodes::State;
-use places::{Dir, Place};
+use places::{Dir, File, Place, shown};
 use process::Process;
 use saved::{Item, Notes, Saved};
 
@@ -100,6 +105,31 @@ pub enum WaitOn {
     Listing,
     /// The end of a write that nobody is there to be told of ([`Tree::settle`]).
     Write(SettlingName),
+    /// What the user database says of the caller ([`Access::ask`](crate::access::Access::ask)).
+    User(u32),
+    /// A provider's configuration, while another program has locked the database ([`ProviderConfigs::fetch`]).
+    Config(String),
+}
+
+/// Whom work that may wait waits for: what waits for another has a thread of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The disk, and other writers of the secrets file.
+    Store,
+    /// Other users of SimpleTuner's database.
+    Database,
+}
+
+/// What a tree shows.
+pub struct Parts {
+    /// The chain of providers.
+    pub manager: Arc<SecretsManager>,
+    /// The prices.
+    pub hardware: Arc<Hardware>,
+    /// The providers' configurations; without them `config/` is empty.
+    pub configs: Option<Arc<ProviderConfigs>>,
+    /// Where it is recorded who does what; `None`: nowhere.
+    pub audit: Option<Arc<AuditTrail>>,
 }
 
 /// A name whose last writer is gone and whose commit is under way.
@@ -208,6 +238,8 @@ pub struct KernelInfo {
 pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
+    configs: Option<Arc<ProviderConfigs>>,
+    audit: Option<Arc<AuditTrail>>,
     /// The mounting user and group.
     owner: (u32, u32),
     /// Whether root may look, too.
@@ -226,25 +258,15 @@ pub struct Tree {
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
     outdated: OnceLock<Box<dyn Fn(Outdated) + Send + Sync>>,
+    /// Users of whom the log has said that they were refused something.
+    logged_denials: TtlCache<()>,
 }
 
 impl Tree {
-    /// A tree over this chain and these prices, which belongs to `owner` (user, group).
-    pub fn new(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
-        owner: (u32, u32),
-        allow_other: bool,
-    ) -> Arc<Self> {
+    /// A tree over these parts, which belongs to `owner` (user, group).
+    pub fn new(parts: Parts, owner: (u32, u32), allow_other: bool) -> Arc<Self> {
         let saved = Saved::default();
-        let (tree, _) = Self::go_on(
-            manager,
-            hardware,
-            owner,
-            allow_other,
-            saved,
-            Notes::default(),
-        );
+        let (tree, _) = Self::go_on(parts, owner, allow_other, saved, Notes::default());
         tree
     }
 
@@ -255,8 +277,7 @@ impl Tree {
     /// # Errors
     /// [`Error::Io`] where the files cannot be read.
     pub fn restore(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
+        parts: Parts,
         owner: (u32, u32),
         allow_other: bool,
         files: [std::fs::File; 2],
@@ -267,41 +288,40 @@ impl Tree {
         let ledger = Ledger::open(files, key, |record| saved.take_in(record))
             .map_err(|e| Error::io("what the server before this one noted", e))?;
         let notes = Notes::in_ledger(ledger);
-        Ok(Self::go_on(
-            manager,
-            hardware,
-            owner,
-            allow_other,
-            saved,
-            notes,
-        ))
+        Ok(Self::go_on(parts, owner, allow_other, saved, notes))
     }
 
     fn go_on(
-        manager: Arc<SecretsManager>,
-        hardware: Arc<Hardware>,
+        parts: Parts,
         owner: (u32, u32),
         allow_other: bool,
         mut saved: Saved,
         notes: Notes,
     ) -> (Arc<Self>, Vec<Closing>) {
+        let Parts {
+            manager,
+            hardware,
+            configs,
+            audit,
+        } = parts;
         let events = std::mem::take(&mut saved.events);
         let events = Arc::new(EventLog::new(events, notes.clone()));
         let mut bases = Bases::default();
         for (process, base) in std::mem::take(&mut saved.bases) {
             bases.put(process, Arc::new(base));
         }
-        if let Some(prices) = saved.prices.take() {
-            let table = parse_table(prices.as_bytes());
-            if let Err(error) = table.and_then(|table| hardware.replace(table)) {
-                tracing::error!("the prices that were set are lost: {error}");
-            }
+        if let Some(prices) = saved.prices.take()
+            && let Err(error) = hardware.restore(&prices)
+        {
+            tracing::error!("the prices that were set are lost: {error}");
         }
         let started_at = saved.begun.unwrap_or_else(SystemTime::now);
         let (state, unfinished) = saved.into_state(&manager.caches().names());
         let tree = Arc::new(Self {
             manager: manager.clone(),
             hardware,
+            configs,
+            audit,
             owner,
             allow_other,
             started_at,
@@ -314,6 +334,7 @@ impl Tree {
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
             outdated: OnceLock::new(),
+            logged_denials: TtlCache::new(USER_PERMISSION),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {
@@ -358,6 +379,40 @@ impl Tree {
         }));
     }
 
+    /// The providers' configurations, where it shows them.
+    pub fn configs(&self) -> Option<&Arc<ProviderConfigs>> {
+        self.configs.as_ref()
+    }
+
+    /// Whom a commit of the inode waits for.
+    pub fn lane(&self, ino: u64) -> Lane {
+        let state = self.state();
+        let target = state.private(ino).map(|private| &private.target);
+        self.lane_of_places(&state, target)
+    }
+
+    /// Whom a change of these names in a folder waits for.
+    pub fn lane_of_names(&self, dir: u64, names: &[&str]) -> Lane {
+        let place = |name: &&str| Place {
+            dir,
+            name: (*name).into(),
+        };
+        let places: Vec<Place> = names.iter().map(place).collect();
+        self.lane_of_places(&self.state(), &places)
+    }
+
+    fn lane_of_places<'a>(
+        &self,
+        state: &State,
+        places: impl IntoIterator<Item = &'a Place>,
+    ) -> Lane {
+        let is_config = |place: &Place| matches!(self.file_at(state, place), Some(File::Config(_)));
+        match places.into_iter().any(is_config) {
+            true => Lane::Database,
+            false => Lane::Store,
+        }
+    }
+
     /// The chain behind the tree.
     pub fn manager(&self) -> &Arc<SecretsManager> {
         &self.manager
@@ -376,7 +431,7 @@ impl Tree {
         if !self.notes.are_kept() {
             return;
         }
-        let prices = self.prices_that_were_set();
+        let prices = self.hardware.to_note();
         let bases = self.bases();
         self.events.with_all(|events| {
             let mut all = saved::all(state);
@@ -392,14 +447,10 @@ impl Tree {
         });
     }
 
-    fn prices_that_were_set(&self) -> Option<String> {
-        Some(table_to_json(&*self.hardware.what_was_set()?))
-    }
-
     /// Notes the prices, when they may have been set or put back.
     fn note_prices(&self) {
         if self.notes.are_kept() {
-            let prices = self.prices_that_were_set();
+            let prices = self.hardware.to_note();
             self.notes.note(&[Item::Prices(prices.as_deref())]);
         }
     }
@@ -417,16 +468,10 @@ impl Tree {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether the caller may do anything here at all.
-    fn admit(&self, caller: &Caller) -> Result<(), Stop> {
-        if caller.uid == self.owner.0 || (self.allow_other && caller.uid == 0) {
-            return Ok(());
-        }
-        Err(Stop::Errno(libc::EACCES))
-    }
-
     fn tell_outdated(&self, place: &Place) {
-        if let Some(tell) = self.outdated.get() {
+        if let Some(tell) = self.outdated.get()
+            && shown(&place.name) == place.name
+        {
             tell(Outdated {
                 dir: place.dir,
                 name: place.name.clone(),

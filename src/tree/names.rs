@@ -2,10 +2,13 @@
 
 use std::time::SystemTime;
 
+use super::audit::{Writer, actor};
+use super::content::{Look, Resolved};
 use super::nodes::{Content, State};
 use super::places::{File, Place};
 use super::{Caller, Stop, Tree};
 use crate::secret::{Change, SecretValue};
+use crate::state::audit::Act;
 
 impl Tree {
     /// Removes a name.
@@ -13,7 +16,7 @@ impl Tree {
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
-        self.admit(caller)?;
+        self.admit(caller, parent, name)?;
         let place = Place {
             dir: parent,
             name: name.into(),
@@ -23,11 +26,13 @@ impl Tree {
             .ok_or(Stop::Errno(libc::EPERM))?;
         match &file {
             File::Secret(name) => {
-                match self.manager.apply(&[Change::Delete(name.clone())]) {
-                    // It was done by the server that did not come to answer.
-                    Err(error) if caller.comes_again && error.is_not_found() => {}
-                    Err(error) => return Err(error.at(name.as_str()).into()),
-                    Ok(_) => {}
+                let changes = [Change::Delete(name.clone())];
+                match self.apply(&changes, &actor(caller)) {
+                    // It was done by the server that did not come to answer, nor perhaps to record it.
+                    Err(error) if caller.comes_again && error.is_not_found() => {
+                        self.record_changes(&actor(caller), &changes);
+                    }
+                    done => done.map_err(|error| error.at(name.as_str()))?,
                 }
             }
             File::Scratch => {}
@@ -37,6 +42,14 @@ impl Tree {
                 }
             }
             File::PriceTable => self.hardware.reset_all(),
+            File::Config(name) => {
+                // One that is gone may be so because the server that did it did not come to answer.
+                let configs = self.configs_or_none()?;
+                if !configs.delete_by(&actor(caller), name)? && !caller.comes_again {
+                    return Err(Stop::Errno(libc::ENOENT));
+                }
+                self.hardware.forget_configured();
+            }
             _ => return Err(Stop::Errno(libc::EPERM)),
         }
         self.state().detach(&place);
@@ -61,7 +74,7 @@ impl Tree {
         new_name: &str,
         flags: u32,
     ) -> Result<(), Stop> {
-        self.admit(caller)?;
+        self.admit(caller, parent, name)?;
         if parent != new_parent {
             return Err(Stop::Errno(libc::EXDEV));
         }
@@ -132,18 +145,26 @@ impl Tree {
             (File::Scratch, File::Scratch) => {}
             (File::Scratch, file) if file.is_writable() => {
                 let content = scratch.ok_or(Stop::Errno(libc::ENOENT))?;
-                let writer = super::process::Process::of_thread(caller.pid);
-                self.store(file, content.value.as_bytes(), writer)
+                self.store(file, content.value.as_bytes(), &Writer::of(caller))
                     .map_err(|error| error.at(new_name))?;
             }
-            (File::Secret(old), File::Secret(new)) => self
-                .manager
-                .rename(old, new)
-                .map_err(|error| error.at(name))?,
+            (File::Secret(old), File::Secret(new)) => {
+                let renamed = self.manager.rename(old, new);
+                renamed.map_err(|error| error.at(name))?;
+                let act = Act::SecretRenamed(old.clone(), new.clone());
+                self.record(&actor(caller), act);
+            }
+            (File::Config(old), File::Config(new)) => {
+                let configs = self.configs_or_none()?;
+                if !configs.rename_by(&actor(caller), old, new)? {
+                    return Err(Stop::Errno(libc::ENOENT));
+                }
+                self.hardware.forget_configured();
+            }
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.value_of(old)?;
-                self.manager.apply(&[Change::Delete(old.clone())])?;
+                self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
                 return self.become_scratch(from, to, value);
             }
             _ => return Err(Stop::Errno(libc::EPERM)),
@@ -166,6 +187,9 @@ impl Tree {
             }
             Some(File::Price(id)) => self.hardware.get(&id).is_some(),
             Some(File::Scratch) => state.scratch(place).is_some(),
+            Some(file @ File::Config(_)) => {
+                !matches!(self.resolve(&file, Look::LastKnown), Resolved::Missing)
+            }
             Some(_) => true,
             None => false,
         }

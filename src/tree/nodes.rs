@@ -17,6 +17,7 @@ use super::process::Process;
 use super::saved;
 use super::tracked::Tracked;
 use crate::secret::{SecretBuffer, SecretValue};
+use crate::state::audit::Actor;
 
 /// The root folder's inode number (FUSE_ROOT_ID).
 pub(super) const ROOT: u64 = 1;
@@ -95,6 +96,8 @@ pub(super) struct Private {
     pub(super) killed: bool,
     pub(super) mtime: Option<SystemTime>,
     pub(super) opener: Option<Process>,
+    /// Whom the trail names for what is written.
+    pub(super) actor: Option<Actor>,
     /// The last process number when it was opened: who may have inherited it began later.
     pub(super) since: Option<u32>,
     // Counted anew from the handles.
@@ -212,6 +215,7 @@ impl State {
             ("providers", Dir::Providers),
             ("hardware", Dir::Hardware),
             ("cache", Dir::Cache),
+            ("config", Dir::Config),
         ] {
             self.add_folder(ROOT, name, dir);
         }

@@ -37,8 +37,14 @@ impl Tree {
     /// # Errors
     /// ESTALE sends the kernel to look the name up once more; else why the content cannot be had, EACCES, EISDIR.
     pub fn open(&self, caller: &Caller, ino: u64, flags: i32) -> Result<Opened, Stop> {
-        self.admit(caller)?;
+        let permitted = self.sight(caller)?;
         let mut state = self.state();
+        if let Some(permitted) = &permitted {
+            if for_writing(flags) {
+                return Err(self.deny_inode(&state, caller, ino));
+            }
+            self.let_read(&mut state, caller, ino, permitted)?;
+        }
         if let Some((handle, what)) = state.opened_before(caller) {
             let keep_pages = matches!(what, Handle::Version { .. });
             return Ok(Opened { handle, keep_pages });
@@ -127,6 +133,7 @@ impl Tree {
         value: SecretValue,
         keep_pages: bool,
     ) -> Opened {
+        self.record_read(caller, file);
         if let File::Bundle(format) = file {
             self.note_base_of(Process::of_thread(caller.pid), *format, &value);
         }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::BundleFormat;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
+use crate::state::{MAX_CONFIG, check_provider_name};
 
 /// A folder. The order is that of its inode number ([`Dir::ino`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +18,7 @@ pub(super) enum Dir {
     Cache,
     /// `cache/NAME`
     CacheOf(String),
+    Config,
 }
 
 /// A name in a folder.
@@ -33,6 +35,8 @@ pub(super) enum File {
     /// An editor's scratch file, in memory only.
     Scratch,
     Bundle(BundleFormat),
+    /// The bundle of those who may read no more than this ([`Permitted::text`](crate::access::Permitted::text)).
+    PartOfBundle(BundleFormat, String),
     Provider(String),
     Price(String),
     PriceTable,
@@ -42,6 +46,8 @@ pub(super) enum File {
     Invalidate(Option<String>),
     Events,
     Status,
+    /// A provider's configuration.
+    Config(String),
 }
 
 impl File {
@@ -52,8 +58,9 @@ impl File {
             | File::Scratch
             | File::Price(_)
             | File::PriceTable
+            | File::Config(_)
             | File::Invalidate(_) => 0o600,
-            File::Bundle(BundleFormat::Env) => 0o400,
+            File::Bundle(BundleFormat::Env) | File::PartOfBundle(..) => 0o400,
             File::Bundle(_) => 0o600,
             File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
             File::Clear(_) => 0o200,
@@ -69,7 +76,13 @@ impl File {
     pub(super) fn is_versioned(&self) -> bool {
         matches!(
             self,
-            File::Secret(_) | File::Scratch | File::Bundle(_) | File::Price(_) | File::PriceTable
+            File::Secret(_)
+                | File::Scratch
+                | File::Bundle(_)
+                | File::PartOfBundle(..)
+                | File::Price(_)
+                | File::PriceTable
+                | File::Config(_)
         )
     }
 
@@ -79,6 +92,7 @@ impl File {
             File::Secret(_) => crate::secret::MAX_VALUE,
             File::Bundle(_) => MAX_DOCUMENT,
             File::Scratch => MAX_DOCUMENT,
+            File::Config(_) => MAX_CONFIG,
             _ => 1024 * 1024,
         }
     }
@@ -95,12 +109,22 @@ impl Dir {
 
     /// Whether scratch files may be made here: where there are documents to be written beside and renamed onto.
     pub(super) fn has_scratch(&self) -> bool {
-        matches!(self, Dir::Secrets | Dir::Bundle | Dir::Hardware)
+        matches!(
+            self,
+            Dir::Secrets | Dir::Bundle | Dir::Hardware | Dir::Config
+        )
+    }
+
+    /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
+    /// write it anew; where it may not, it writes in place, and there is no moment without the file.
+    fn takes_scratch(&self, name: &str) -> bool {
+        let renames = !matches!(self, Dir::Hardware | Dir::Config);
+        self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
     /// What a name stands for, whether it exists or not; `None`: nothing can have this name here.
     pub(super) fn file(&self, name: &str) -> Option<File> {
-        if self.has_scratch() && is_scratch_name(name) && name != "." && name != ".." {
+        if self.takes_scratch(name) && name != "." && name != ".." {
             return Some(File::Scratch);
         }
         let control = |cache: Option<&String>| match name {
@@ -116,11 +140,10 @@ impl Dir {
                 _ => None,
             },
             Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
-            Dir::Bundle => match name {
-                "secrets.json" => Some(File::Bundle(BundleFormat::Json)),
-                "secrets.yaml" => Some(File::Bundle(BundleFormat::Yaml)),
-                "secrets.env" => Some(File::Bundle(BundleFormat::Env)),
-                _ => None,
+            Dir::Bundle => match name.split_once('/') {
+                None => BundleFormat::of_file(name).map(File::Bundle),
+                Some((name, permitted)) => BundleFormat::of_file(name)
+                    .map(|format| File::PartOfBundle(format, permitted.into())),
             },
             Dir::Providers => Some(File::Provider(name.into())),
             Dir::Hardware => match name.strip_suffix(".json")? {
@@ -129,10 +152,20 @@ impl Dir {
                     .ok()
                     .map(|id| File::Price(id.as_str().into())),
             },
+            Dir::Config => {
+                let name = name.strip_suffix(".json")?;
+                check_provider_name(name).ok()?;
+                Some(File::Config(name.into()))
+            }
             Dir::Cache => control(None),
             Dir::CacheOf(cache) => control(Some(cache)),
         }
     }
+}
+
+/// A name as the kernel has it. What follows a `/` is ours: whose bundle it is.
+pub(super) fn shown(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(shown, _)| shown)
 }
 
 /// Whether `sed -i` gives its scratch files such names (mkostemp's `sedXXXXXX`). Only those that are created exclusively are.

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::audit::actor;
 use super::commit::Closing;
 use super::content::{Look, Resolved};
 use super::marks::Purpose;
@@ -10,7 +11,9 @@ use super::open::Opened;
 use super::places::{Dir, File, Place, is_sed_name};
 use super::process::{Process, last_number};
 use super::{Attr, Caller, Found, Stop, Tree};
+use crate::error::Error;
 use crate::secret::{SecretBuffer, SecretValue};
+use crate::state::check_provider_name;
 
 /// The most scratch files at once.
 const MOST_SCRATCH: usize = 256;
@@ -40,6 +43,18 @@ pub enum Changed {
     Commit(Closing),
 }
 
+/// Why no file of this name can be made in `config/`.
+pub(super) fn not_a_config(name: &str) -> Stop {
+    let problem = match name.strip_suffix(".json") {
+        Some(provider) => check_provider_name(provider).err(),
+        None => Some(Error::Malformed {
+            what: format!("{name:?} in config/"),
+            reason: "the name must be a provider's, and end in .json".into(),
+        }),
+    };
+    problem.map_or(Stop::Errno(libc::EINVAL), Stop::Error)
+}
+
 impl Tree {
     /// Creates a file and opens it for writing. Other than a scratch file, it appears when it is closed.
     ///
@@ -53,7 +68,7 @@ impl Tree {
         name: &str,
         flags: i32,
     ) -> Result<(Found, Opened), Stop> {
-        self.admit(caller)?;
+        self.admit(caller, parent, name)?;
         let mut state = self.state();
         let dir = state.dir(parent).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
         if let Some((handle, Handle::Write { node, .. })) = state.opened_before(caller) {
@@ -68,14 +83,17 @@ impl Tree {
         }
         let exclusive = flags & libc::O_EXCL != 0;
         let file = match dir.file(name) {
-            _ if dir == Dir::Secrets && exclusive && is_sed_name(name) => File::Scratch,
-            Some(file @ (File::Secret(_) | File::Price(_) | File::Scratch)) => file,
+            _ if dir.has_scratch() && exclusive && is_sed_name(name) => File::Scratch,
+            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
+                file
+            }
             None if dir == Dir::Secrets => {
                 return Err(crate::secret::SecretName::new(name)
                     .err()
                     .map_or(Stop::Errno(libc::EINVAL), Stop::Error));
             }
             None if dir == Dir::Hardware => return Err(Stop::Errno(libc::EINVAL)),
+            None if dir == Dir::Config => return Err(not_a_config(name)),
             _ => return Err(Stop::Errno(libc::EPERM)),
         };
         let place = Place {
@@ -186,6 +204,7 @@ impl Tree {
             killed: false,
             mtime: None,
             opener: None,
+            actor: None,
             since: None,
             opens: 0,
         })
@@ -202,8 +221,16 @@ impl Tree {
             private.opens += 1;
             if private.opens == 1 {
                 private.opener = Process::of_thread(caller.pid);
+                private.actor = Some(actor(caller));
                 private.since = last_number();
             }
+        }
+        if flags & libc::O_ACCMODE == libc::O_RDWR
+            && flags & libc::O_TRUNC == 0
+            && let Some(private) = state.private(ino).filter(|private| !private.is_new)
+            && let Some(file) = self.file_at(state, &private.target)
+        {
+            self.record_read(caller, &file);
         }
         let append = flags & libc::O_APPEND != 0;
         let handle = Handle::Write {
@@ -280,7 +307,7 @@ impl Tree {
         handle: Option<u64>,
         change: Change,
     ) -> Result<Changed, Stop> {
-        self.admit(caller)?;
+        self.admit_to(caller, ino)?;
         let mut state = self.state();
         let present = self.own_attr(&state, ino);
         let differs = change

@@ -1,0 +1,283 @@
+//! `audit verify`, `audit tail`, `audit prune`: the trail of who did and read what.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use clap::Subcommand;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::{Context, Outcome, output};
+use crate::state::audit::{AuditOptions, Reader, Row, Verified};
+
+/// How often `tail -f` looks for new rows.
+const LOOK_EVERY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// Check or show who set, deleted, configured and read what
+///
+/// The trail is two databases in SimpleTuner's state folder: audit.db, which SimpleTuner writes, too, has what is rare
+/// (secrets set, deleted and renamed, providers configured, access denied); live-audit.db has the reads. Each row is
+/// signed upon the one before it.
+#[derive(clap::Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  simpletuner-live audit tail -f
+  simpletuner-live audit tail -n 1000 --json | jq -r 'select(.target == \"HF_TOKEN\") | .user'
+  simpletuner-live audit verify"
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Check every row of both; names the first that is out of its chain
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Examples:
+  simpletuner-live audit verify && echo whole
+
+Exit codes: 0 whole, 1 broken or not to be checked."
+    )]
+    Verify {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the last rows of both, by time
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Examples:
+  simpletuner-live audit tail
+  simpletuner-live audit tail -f --json | jq ."
+    )]
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20, value_name = "ROWS")]
+        lines: u32,
+        /// Go on with new ones as they come
+        #[arg(short, long)]
+        follow: bool,
+        /// Print a line of JSON for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove old reads; the chain stays whole
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Examples:
+  simpletuner-live audit prune --keep-days 90
+
+`audit_keep_days: 90` in live.yaml has the mount do so once a day. SimpleTuner's own audit.db stays as it is."
+    )]
+    Prune {
+        /// Reads of so many days stay
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
+        keep_days: u32,
+    },
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    let trail = AuditOptions::from_settings(&context.settings()?);
+    match args.action {
+        Action::Verify { json } => verify(&trail, json),
+        Action::Tail {
+            lines,
+            follow,
+            json,
+        } => tail(&trail, lines, follow, json),
+        Action::Prune { keep_days } => {
+            let keep = Duration::from_secs(24 * 3600) * keep_days;
+            let chain = trail.reads_chain();
+            let removed = match SystemTime::now().checked_sub(keep) {
+                Some(before) if chain.path().exists() => {
+                    chain.prune(&trail.signing_key().key()?, before)?
+                }
+                _ => 0,
+            };
+            output::line(&removed.to_string())
+        }
+    }
+}
+
+fn verify(trail: &AuditOptions, json: bool) -> Outcome {
+    let mut found = Vec::new();
+    for chain in [trail.chain(), trail.reads_chain()] {
+        let verified = match chain.path().exists() {
+            true => Some(chain.verify(&trail.signing_key().key()?)?),
+            false => None,
+        };
+        found.push((chain.path().display().to_string(), verified));
+    }
+    if json {
+        let all: Vec<Value> = found
+            .iter()
+            .map(|(path, verified)| as_json(path, verified))
+            .collect();
+        output::json(&all)?;
+    } else {
+        for (path, verified) in &found {
+            output::line(&format!("{path}: {}", in_words(verified)))?;
+        }
+    }
+    let broken = |verified: &Option<Verified>| verified.as_ref().and_then(|v| v.broken.clone());
+    match found
+        .iter()
+        .find_map(|(path, verified)| Some((path, broken(verified)?)))
+    {
+        Some((path, broken)) => Err(Failure::with_hint(
+            format!("{path} is broken at row {}", broken.id),
+            "what comes after that row says nothing about what was before it; compare with a backup",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn as_json(path: &str, verified: &Option<Verified>) -> Value {
+    let broken = verified
+        .as_ref()
+        .and_then(|verified| verified.broken.as_ref());
+    json!({
+        "path": path,
+        "rows": verified.as_ref().map_or(0, |verified| verified.rows),
+        "removed": verified.as_ref().map_or(0, |verified| verified.removed),
+        "broken": broken.map(|broken| json!({"id": broken.id, "reason": broken.reason})),
+    })
+}
+
+fn in_words(verified: &Option<Verified>) -> String {
+    let Some(verified) = verified else {
+        return "not there yet".into();
+    };
+    let mut words = match verified.rows {
+        1 => "1 row".to_owned(),
+        rows => format!("{rows} rows"),
+    };
+    if verified.removed > 0 {
+        words.push_str(&format!(" ({} older ones were removed)", verified.removed));
+    }
+    match &verified.broken {
+        None => words.push_str(", whole"),
+        Some(broken) => {
+            words.push_str(&format!(", broken at row {}: {}", broken.id, broken.reason));
+        }
+    }
+    words
+}
+
+/// A chain that is shown, and what it is called.
+struct Shown {
+    name: &'static str,
+    reader: Reader,
+}
+
+fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
+    let mut shown = [
+        Shown {
+            name: "audit.db",
+            reader: trail.chain().reader(),
+        },
+        Shown {
+            name: "live-audit.db",
+            reader: trail.reads_chain().reader(),
+        },
+    ];
+    let rows = by_time(&mut shown, |reader| reader.last(lines))?;
+    let surplus = rows.len().saturating_sub(lines as usize);
+    print(&rows[surplus..], json)?;
+    if follow {
+        return follow_up(&mut shown, json);
+    }
+    Ok(())
+}
+
+/// Shows what is added, until whoever reads it has gone.
+fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
+    loop {
+        let out = io::stdout();
+        // That he has gone, no row would tell.
+        let mut ends = [PollFd::new(&out, PollFlags::empty())];
+        let _ = rustix::event::poll(&mut ends, Some(&LOOK_EVERY));
+        if ends[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::NVAL)
+        {
+            return Err(Failure::OutputClosed);
+        }
+        print(&by_time(shown, |reader| reader.since(1000))?, json)?;
+    }
+}
+
+fn by_time(
+    shown: &mut [Shown],
+    mut read: impl FnMut(&mut Reader) -> crate::error::Result<Vec<Row>>,
+) -> Outcome<Vec<(&'static str, Row)>> {
+    let mut all = Vec::new();
+    for Shown { name, reader } in shown {
+        all.extend(read(reader)?.into_iter().map(|row| (*name, row)));
+    }
+    // Both write their times in the same form.
+    all.sort_by(|(_, a), (_, b)| a.timestamp.cmp(&b.timestamp));
+    Ok(all)
+}
+
+fn print(rows: &[(&str, Row)], json: bool) -> Outcome {
+    for (trail, row) in rows {
+        output::line(&match json {
+            true => row_as_json(trail, row),
+            false => row_as_line(row),
+        })?;
+    }
+    Ok(())
+}
+
+fn row_as_json(trail: &str, row: &Row) -> String {
+    let details = serde_json::from_str(&row.details).unwrap_or_else(|_| json!(row.details));
+    let row = json!({
+        "at": row.timestamp,
+        "trail": trail,
+        "id": row.id,
+        "event_type": row.event_type,
+        "user": row.username,
+        "target": row.target,
+        "action": row.action,
+        "details": details,
+    });
+    row.to_string()
+}
+
+fn row_as_line(row: &Row) -> String {
+    let details: Value = serde_json::from_str(&row.details).unwrap_or_default();
+    let at = row.timestamp.get(..19).unwrap_or(&row.timestamp);
+    let user = row.username.as_deref().unwrap_or("-");
+    let mut line = format!("{at}Z  {user}");
+    if let Some(pid) = details["pid"].as_u64() {
+        let program = details["program"].as_str().unwrap_or("?");
+        line.push_str(&format!("  {program}[{pid}]"));
+    }
+    line.push_str(&format!("  {}", row.action));
+    if let Some(count) = details["count"].as_u64().filter(|count| *count > 1) {
+        line.push_str(&format!(" {count} times"));
+    }
+    if let Some(file) = details["file"].as_str() {
+        line.push_str(&format!(", {file}"));
+    }
+    let keys = |field: &str| {
+        let keys = details[field].as_array()?.iter().filter_map(Value::as_str);
+        Some(keys.collect::<Vec<_>>().join(", ")).filter(|keys| !keys.is_empty())
+    };
+    if let Some(keys) = keys("keys") {
+        line.push_str(&format!(", set: {keys}"));
+    }
+    if let Some(keys) = keys("removed") {
+        line.push_str(&format!(", removed: {keys}"));
+    }
+    // Whatever somebody has called something, a line is a line.
+    line.replace(char::is_control, "?")
+}

@@ -1,0 +1,261 @@
+//! The prices that SimpleTuner's database has: `hardware_info` in the configuration of the provider `replicate`. What is
+//! wrong in it is left out with a warning, and left alone when a price is saved.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Map, Value, json};
+
+use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
+use crate::error::{Error, Result};
+use crate::state::{Known, ProviderConfigs};
+
+/// The provider whose configuration has the prices.
+const PROVIDER: &str = "replicate";
+const FIELD: &str = "hardware_info";
+
+/// Asks these configurations. `waits`: for another program's lock, as long as the library does; else, and where they
+/// cannot be read, the prices are the last that were, for now.
+pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
+    let last = Mutex::new(Last::default());
+    Box::new(move || {
+        let known = match waits {
+            false => configs.known(PROVIDER),
+            true => match configs.get(PROVIDER) {
+                Ok(config) => Known::Found(config),
+                Err(error) => Known::Failed(error),
+            },
+        };
+        let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
+        match known {
+            Known::Found(config) => {
+                let (table, wrong) = read(config.object());
+                last.complain(wrong);
+                last.table = table.clone();
+                Loaded::Table(table)
+            }
+            Known::Missing => {
+                *last = Last::default();
+                Loaded::Table(None)
+            }
+            Known::Failed(error) => {
+                last.complain(vec![format!("the prices of before are in force: {error}")]);
+                Loaded::ForNow(last.table.clone())
+            }
+            Known::Pending => Loaded::ForNow(last.table.clone()),
+        }
+    })
+}
+
+#[derive(Default)]
+struct Last {
+    table: Option<PriceTable>,
+    complaints: Vec<String>,
+}
+
+impl Last {
+    /// Warns of what is wrong, but not of the same again.
+    fn complain(&mut self, complaints: Vec<String>) {
+        for complaint in &complaints {
+            if !self.complaints.contains(complaint) {
+                tracing::warn!("{complaint}");
+            }
+        }
+        self.complaints = complaints;
+    }
+}
+
+/// The prices in a configuration, if it has any, and what in them is none.
+fn read(config: &Map<String, Value>) -> (Option<PriceTable>, Vec<String>) {
+    let (mut table, mut wrong) = (PriceTable::new(), Vec::new());
+    match config.get(FIELD) {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(entries)) => {
+            for (id, entry) in entries {
+                match price_of(id, entry) {
+                    Ok(price) => drop(table.insert(id.clone(), price)),
+                    Err(reason) => wrong.push(format!(
+                        "{FIELD} of {PROVIDER}: {:?} is left out: {reason}",
+                        id.chars().take(80).collect::<String>()
+                    )),
+                }
+            }
+        }
+        Some(_) => wrong.push(format!(
+            "{FIELD} of {PROVIDER} is no object; the default prices are in force"
+        )),
+    }
+    ((!table.is_empty()).then_some(table), wrong)
+}
+
+/// SimpleTuner may have more fields in an entry; the two that make a price must be right.
+fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
+    let name = entry["name"].as_str().ok_or("`name` must be a text")?;
+    let cost = entry["cost_per_second"].as_f64();
+    let price = Price {
+        name: name.to_owned(),
+        // Makes -0.0 the 0 that it is.
+        cost_per_second: cost.ok_or("`cost_per_second` must be a number")? + 0.0,
+    };
+    check(id, &price).map_err(|error| error.to_string())?;
+    Ok(price)
+}
+
+/// Stores a price in the configuration, beside those that are there; where none are, beside the defaults, which would
+/// not be in force any more otherwise.
+///
+/// # Errors
+/// [`Error::Malformed`] for an id or a price that is none, or where `hardware_info` is there and no object;
+/// [`Error::Database`]. Nothing has changed then.
+pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<()> {
+    check(id, price)?;
+    let is_odd = |config: &Map<String, Value>| {
+        config
+            .get(FIELD)
+            .is_some_and(|info| !info.is_object() && !info.is_null())
+    };
+    if is_odd(configs.get(PROVIDER)?.object()) {
+        return Err(Error::Malformed {
+            what: format!("{FIELD} of {PROVIDER}"),
+            reason: "it is no object; mend it in config/replicate.json first".into(),
+        });
+    }
+    configs.update(PROVIDER, |config| {
+        if is_odd(config) {
+            return;
+        }
+        let info = config.entry(FIELD).or_insert(Value::Null);
+        if info.as_object().is_none_or(Map::is_empty) {
+            *info = json!(default_prices());
+        }
+        let entry = &mut info[id];
+        if !entry.is_object() {
+            *entry = json!({});
+        }
+        entry["name"] = json!(price.name);
+        entry["cost_per_second"] = json!(price.cost_per_second);
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configs() -> (tempfile::TempDir, Arc<ProviderConfigs>) {
+        let folder = tempfile::tempdir().unwrap();
+        let configs = ProviderConfigs::at(folder.path().join("cloud/jobs.db"));
+        (folder, Arc::new(configs))
+    }
+
+    fn save(configs: &ProviderConfigs, config: Value) {
+        configs.save(PROVIDER, config.as_object().unwrap()).unwrap();
+    }
+
+    fn table(configs: &Arc<ProviderConfigs>) -> Option<PriceTable> {
+        match configured_in(configs.clone(), false)() {
+            Loaded::Table(table) => table,
+            Loaded::ForNow(_) => panic!("it is not known"),
+        }
+    }
+
+    #[test]
+    fn the_prices_are_hardware_info_of_replicate_if_it_is_an_object_that_is_not_empty() {
+        let (_folder, configs) = configs();
+        assert_eq!(table(&configs), None);
+        for without in [
+            json!({}),
+            json!({"hardware_info": {}}),
+            json!({"hardware_info": null}),
+            json!({"hardware_info": [1]}),
+        ] {
+            save(&configs, without);
+            assert_eq!(table(&configs), None);
+        }
+        save(
+            &configs,
+            json!({"hardware_info": {"gpu": {"name": "G", "cost_per_second": 2, "memory": 48}}}),
+        );
+        let price = &table(&configs).unwrap()["gpu"];
+        assert_eq!((price.name.as_str(), price.cost_per_second), ("G", 2.0));
+    }
+
+    #[test]
+    fn an_entry_that_is_no_price_is_left_out_and_the_others_stay() {
+        let good = json!({"name": "G", "cost_per_second": 1.5});
+        let config = json!({"hardware_info": {
+            "good": good,
+            "negative": {"name": "N", "cost_per_second": -1},
+            "text": {"name": "N", "cost_per_second": "1"},
+            "nameless": {"name": "", "cost_per_second": 1},
+            "number": 7,
+            "all": good,
+            "a/b": good,
+        }});
+        let (table, wrong) = read(config.as_object().unwrap());
+        assert_eq!(table.unwrap().into_keys().collect::<Vec<_>>(), ["good"]);
+        assert_eq!(wrong.len(), 6, "{wrong:?}");
+    }
+
+    #[test]
+    fn a_saved_price_lies_beside_what_is_there_and_beside_the_defaults_where_nothing_is() {
+        let (_folder, configs) = configs();
+        let price = |cost_per_second| Price {
+            name: "N".into(),
+            cost_per_second,
+        };
+        save_price(&configs, "gpu", &price(1.0)).unwrap();
+        assert_eq!(table(&configs).unwrap().len(), 3);
+        save(
+            &configs,
+            json!({"webhook_url": "u", "hardware_info": {"bad": 7, "gpu": {"name": "G", "memory": 48}}}),
+        );
+        save_price(&configs, "gpu", &price(2.5)).unwrap();
+        let config = configs.get(PROVIDER).unwrap();
+        assert_eq!(
+            json!(config.object()),
+            json!({"webhook_url": "u", "hardware_info": {"bad": 7, "gpu": {"name": "N", "memory": 48, "cost_per_second": 2.5}}})
+        );
+        save(&configs, json!({"hardware_info": "text"}));
+        for (id, price) in [
+            ("gpu", price(1.0)),
+            ("a/b", price(1.0)),
+            ("gpu", price(-1.0)),
+        ] {
+            assert_eq!(
+                save_price(&configs, id, &price).unwrap_err().errno(),
+                libc::EINVAL
+            );
+        }
+        assert_eq!(
+            json!(configs.get(PROVIDER).unwrap().object()),
+            json!({"hardware_info": "text"})
+        );
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_leaves_the_prices_of_before_in_force() {
+        let (folder, configs) = configs();
+        save_price(
+            &configs,
+            "gpu",
+            &Price {
+                name: "G".into(),
+                cost_per_second: 3.0,
+            },
+        )
+        .unwrap();
+        let configured = configured_in(configs.clone(), false);
+        assert!(matches!(configured(), Loaded::Table(Some(table)) if table.len() == 3));
+        let database = folder.path().join("cloud/jobs.db");
+        for left in ["jobs.db-wal", "jobs.db-shm"] {
+            let _ = std::fs::remove_file(database.with_file_name(left));
+        }
+        std::fs::write(&database, "this is no database, whatever it is called").unwrap();
+        configs.invalidate(None);
+        assert!(matches!(configured(), Loaded::ForNow(Some(table)) if table.len() == 3));
+        assert!(matches!(
+            configured_in(configs, true)(),
+            Loaded::ForNow(None)
+        ));
+    }
+}

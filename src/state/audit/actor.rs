@@ -1,0 +1,87 @@
+//! Who did something: a user and a process, as `/proc/PID/status` tells at that time (it waits for nobody, see proc(5)).
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::users;
+
+/// A user, and the process by which he did it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Actor {
+    /// The user's number.
+    pub uid: u32,
+    /// The process's number; 0: it is in a pid namespace out of sight.
+    pub pid: u32,
+    /// What the process is called, where it can be told.
+    pub program: Option<String>,
+}
+
+impl Actor {
+    /// A user's process, by one of its threads. To be called while the thread is there.
+    pub fn of_thread(uid: u32, tid: u32) -> Self {
+        let (pid, program) = process_of(tid);
+        Self { uid, pid, program }
+    }
+
+    /// This process.
+    pub fn this_process() -> Self {
+        Self::of_thread(rustix::process::geteuid().as_raw(), std::process::id())
+    }
+}
+
+/// The process of a thread, and what it is called.
+pub(super) fn process_of(tid: u32) -> (u32, Option<String>) {
+    if tid == 0 {
+        return (0, None);
+    }
+    let Ok(status) = fs::read(format!("/proc/{tid}/status")) else {
+        return (tid, None);
+    };
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let pid = field("Tgid:")
+        .and_then(|pid| pid.parse().ok())
+        .unwrap_or(tid);
+    // A thread may have a name of its own.
+    let program = match pid == tid {
+        true => field("Name:").map(ToOwned::to_owned),
+        false => fs::read(format!("/proc/{pid}/comm"))
+            .ok()
+            .map(|comm| String::from_utf8_lossy(&comm).trim_end().to_owned()),
+    };
+    (pid, program.map(printable))
+}
+
+/// A process may call itself anything.
+fn printable(name: String) -> String {
+    name.replace(char::is_control, "?")
+}
+
+/// The user's name, or number where he has none. It may take a while to be told.
+pub(super) fn user_of(uid: u32) -> String {
+    users::user_name(uid).map_or_else(|| uid.to_string(), printable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_its_process_whatever_the_thread_is_called() {
+        let tid = std::thread::Builder::new()
+            .name("another".into())
+            .spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32))
+            .unwrap();
+        let (pid, program) = tid.join().unwrap();
+        assert_eq!(pid, std::process::id());
+        assert!(program.is_some_and(|program| program != "another"));
+        assert_eq!(process_of(0), (0, None));
+        assert_eq!(process_of(u32::MAX), (u32::MAX, None));
+    }
+}

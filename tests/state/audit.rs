@@ -1,0 +1,599 @@
+//! The audit trail, as the mount and the commands write it and SimpleTuner checks it.
+
+use super::*;
+use simpletuner_live::state::audit::{Act, Actor, AuditOptions, AuditTrail};
+
+const READS: &str = "live-audit.db";
+
+/// The rows of a trail, as its database has them, with their details parsed.
+fn rows(home: &Path, file: &str) -> Vec<Value> {
+    let program = format!(
+        "path = os.path.join(STATE, '{file}')
+if os.path.exists(path):
+    c = sqlite3.connect(path, timeout=30)
+    c.row_factory = sqlite3.Row
+    for row in c.execute('SELECT * FROM audit_log ORDER BY id') if c.execute(
+        \"SELECT 1 FROM sqlite_master WHERE name = 'audit_log'\").fetchone() else []:
+        row = dict(row)
+        row['details'] = json.loads(row['details'])
+        print(json.dumps(row))"
+    );
+    let text = simpletuner(home, &program);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The rows of reads of a key.
+fn reads(home: &Path, key: &str) -> Vec<Value> {
+    let mut rows = rows(home, READS);
+    rows.retain(|row| row["target_id"] == key);
+    rows
+}
+
+fn count(rows: &[Value]) -> u64 {
+    rows.iter()
+        .map(|row| row["details"]["count"].as_u64().unwrap())
+        .sum()
+}
+
+fn actions(rows: &[Value]) -> Vec<String> {
+    let action = |row: &Value| row["action"].as_str().unwrap().to_owned();
+    rows.iter().map(action).collect()
+}
+
+/// SimpleTuner's own check of a trail: how many rows there are.
+fn checked_by_simpletuner(home: &Path, file: &str) -> String {
+    let check = format!("print(verify(audit(os.path.join(STATE, '{file}'))))");
+    simpletuner(home, &check).trim().to_owned()
+}
+
+fn me(home: &Path) -> String {
+    ran(
+        python_in(home, "import pwd; print(pwd.getpwuid(os.getuid()).pw_name)")
+            .stdin(Stdio::null()),
+    )
+    .done()
+    .trim()
+    .to_owned()
+}
+
+#[test]
+fn what_is_done_in_the_mount_goes_into_simpletuners_trail_which_it_accepts() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo hunter2 > secrets/A; mv secrets/A secrets/B; rm secrets/B; echo hunter2 > secrets/.s; mv secrets/.s secrets/C");
+    live.sh("jq '. + {D: \"hunter2\"} | del(.C)' bundle/secrets.json > bundle/.n; mv bundle/.n bundle/secrets.json");
+    live.python(
+        "import json
+d = json.load(open('bundle/secrets.json')); d['E'] = 'hunter2'; d.pop('C', None)
+json.dump(d, open('bundle/secrets.json', 'w'))",
+    );
+    live.sh("jq '.webhook_secret = \"hunter3\" | del(.cost_limit_amount)' config/replicate.json > config/.n; mv config/.n config/replicate.json");
+    live.sh("mv config/replicate.json config/other.json; rm config/other.json");
+    let home = live.stop();
+    let rows = rows(home.path(), "audit.db");
+    assert_eq!(
+        actions(&rows),
+        [
+            "Provider replicate configured",
+            "Secret A set",
+            "Secret A renamed to B",
+            "Secret B deleted",
+            "Secret C set",
+            "Secret D set",
+            "Secret E set",
+            "Secret C deleted",
+            "Provider replicate configured",
+            "Configuration of provider replicate renamed to other",
+            "Configuration of provider other deleted",
+        ]
+    );
+    let user = me(home.path());
+    for row in &rows[1..] {
+        assert_eq!(row["actor_id"], Value::Null);
+        assert_eq!(row["actor_username"], format!("unix:{user}"));
+        assert_eq!(row["details"]["user"], user);
+        assert!(row["details"]["pid"].as_u64().unwrap() > 1);
+    }
+    let event = |at: usize, field: &str| rows[at][field].as_str().unwrap().to_owned();
+    assert_eq!(event(1, "event_type"), "credential.created");
+    assert_eq!(event(3, "event_type"), "credential.deleted");
+    assert_eq!(event(8, "event_type"), "provider.configured");
+    assert_eq!(rows[1]["details"]["program"], "bash");
+    assert_eq!(rows[2]["details"]["program"], "mv");
+    assert_eq!(rows[8]["target_id"], "replicate");
+    assert_eq!(rows[8]["details"]["keys"], json!(["webhook_secret"]));
+    assert_eq!(rows[8]["details"]["removed"], json!(["cost_limit_amount"]));
+    assert_eq!(checked_by_simpletuner(home.path(), "audit.db"), "11");
+    let log = fs::read_to_string(home.path().join("daemon.log")).unwrap();
+    assert!(!log.contains("hunter"), "{log}");
+    for file in fs::read_dir(home.path().join(".simpletuner"))
+        .unwrap()
+        .flatten()
+    {
+        if file.file_name().to_string_lossy().contains("audit") {
+            let bytes = fs::read(file.path()).unwrap();
+            assert!(
+                !bytes.windows(6).any(|window| window == b"hunter"),
+                "{file:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn reads_by_a_process_within_a_second_are_one_row_and_the_end_of_the_mount_loses_none() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A; echo w > secrets/B");
+    let pid = live.python(
+        "import os, threading
+def read():
+    for _ in range(20): open('secrets/A').read()
+threads = [threading.Thread(target=read) for _ in range(3)]
+for t in threads: t.start()
+for t in threads: t.join()
+open('secrets/B').read(); open('bundle/secrets.env').read()
+print(os.getpid())",
+    );
+    live.sh("cat secrets/B; cat secrets/B; cat bundle/secrets.json > /dev/null");
+    live.sh("exec 3<> secrets/A; read -r x <&3; [ $x = v ]");
+    let home = live.stop();
+    let by_python = |row: &&Value| row["details"]["pid"].to_string() == pid.trim();
+    let of_a = reads(home.path(), "A");
+    let of_python: Vec<_> = of_a.iter().filter(by_python).cloned().collect();
+    assert_eq!((of_python.len(), count(&of_python)), (1, 60), "{of_a:#?}");
+    let row = &of_python[0];
+    assert_eq!(row["event_type"], "credential.used");
+    assert_eq!(row["actor_username"], format!("unix:{}", me(home.path())));
+    assert_eq!(row["details"]["file"], "secrets/A");
+    assert_eq!(row["details"]["program"], "python3");
+    assert_eq!(row["details"]["uid"], rustix::process::geteuid().as_raw());
+    assert_eq!(
+        count(&of_a),
+        61,
+        "a file that is open for both is read, too"
+    );
+    let of_b = reads(home.path(), "B");
+    assert_eq!((of_b.len(), count(&of_b)), (3, 3));
+    let of_all = reads(home.path(), "*");
+    let files: Vec<_> = of_all.iter().map(|row| &row["details"]["file"]).collect();
+    assert_eq!(files, ["bundle/secrets.env", "bundle/secrets.json"]);
+    assert_eq!(checked_by_simpletuner(home.path(), READS), "7");
+}
+
+#[test]
+fn reads_are_recorded_only_if_they_are_wanted() {
+    let _alone = alone();
+    let home = home_of_simpletuner();
+    fs::write(
+        home.path().join(".simpletuner/live.yaml"),
+        "audit_reads: false",
+    )
+    .unwrap();
+    let live = mounted(home);
+    live.sh("echo v > secrets/A; cat secrets/A bundle/secrets.json");
+    let home = live.stop();
+    assert!(!home.path().join(".simpletuner/live-audit.db").exists());
+    assert_eq!(
+        actions(&rows(home.path(), "audit.db")).last().unwrap(),
+        "Secret A set"
+    );
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_what_was_written_to_the_next_one() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A");
+    let server = live.server_pid();
+    live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
+    // Within the second that makes them one row they stand beside the chain.
+    wait_until("the reads are on the disk", || {
+        let pending = "path = os.path.join(STATE, 'live-audit.db')
+c = sqlite3.connect(path, timeout=30) if os.path.exists(path) else None
+there = c and c.execute(\"SELECT count(*) FROM sqlite_master WHERE name IN ('pending', 'audit_log')\").fetchone()[0] == 2
+print(sum(c.execute('SELECT count(*) FROM ' + t).fetchone()[0] for t in ('pending', 'audit_log')) if there else 0)";
+        simpletuner(live.home.path(), pending).trim() != "0"
+    });
+    signal("KILL", server);
+    wait_until("another server is there", || live.server_pid() != server);
+    wait_until("it finishes the rows", || {
+        count(&reads(live.home.path(), "A")) == 5
+    });
+    live.sh("cat secrets/A");
+    let home = live.stop();
+    assert_eq!(count(&reads(home.path(), "A")), 6);
+    checked_by_simpletuner(home.path(), READS);
+    checked_by_simpletuner(home.path(), "audit.db");
+}
+
+#[test]
+fn an_upgrade_loses_no_row() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A");
+    let reader = live
+        .command("python3")
+        .args([
+            "-c",
+            "import os
+n = 0
+while not os.path.exists('../stop'):
+    open('secrets/A').read(); n += 1
+    if n == 100: open('../begun', 'w').close()
+print(os.getpid(), n)",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("it reads", || live.home(".simpletuner/begun").exists());
+    for _ in 0..3 {
+        let server = live.server_pid();
+        ran(live.cli().arg("upgrade")).done();
+        assert_ne!(live.server_pid(), server);
+        live.sh("echo w > secrets/B");
+    }
+    fs::write(live.home(".simpletuner/stop"), "").unwrap();
+    let output = reader.wait_with_output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (pid, read) = output.trim().split_once(' ').unwrap();
+    let home = live.stop();
+    let mut of_reader = reads(home.path(), "A");
+    of_reader.retain(|row| row["details"]["pid"].to_string() == pid);
+    assert_eq!(count(&of_reader).to_string(), read);
+    let sets = actions(&rows(home.path(), "audit.db"));
+    assert_eq!(
+        sets.iter()
+            .filter(|action| *action == "Secret B set")
+            .count(),
+        3
+    );
+    checked_by_simpletuner(home.path(), READS);
+}
+
+#[test]
+fn of_500_rows_by_two_programs_at_once_one_chain_is_made() {
+    let home = home_of_simpletuner();
+    let theirs = "a = audit()
+for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'n': n}))";
+    let mut other = python_in(home.path(), theirs).spawn().unwrap();
+    let trail = AuditTrail::new(&AuditOptions {
+        state_dir: home.path().join(".simpletuner"),
+        key: None,
+        reads: true,
+        keep_days: None,
+    });
+    for n in 0..250 {
+        let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
+        trail.record(Actor::this_process(), Act::SecretSet(name));
+        // Each by itself, as a program records now and then.
+        assert!(trail.flush(std::time::Duration::from_secs(60)));
+    }
+    assert!(other.wait().unwrap().success());
+    assert_eq!(checked_by_simpletuner(home.path(), "audit.db"), "501");
+    let rows = rows(home.path(), "audit.db");
+    let ours = rows
+        .iter()
+        .filter(|row| row["event_type"] == "credential.created");
+    assert_eq!(ours.count(), 250);
+    let home = Home(home);
+    let verified = home.run(&["audit", "verify"]).done();
+    assert!(verified.contains("audit.db: 501 rows, whole"), "{verified}");
+}
+
+#[test]
+fn a_trail_that_is_locked_holds_up_nobody_and_gets_its_rows_later() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A; cat secrets/A");
+    wait_until("both are there", || {
+        !reads(live.home.path(), "A").is_empty()
+    });
+    let lock = "locks = [connect(AUDIT), connect(os.path.join(STATE, 'live-audit.db'))]
+for lock in locks: lock.execute('BEGIN IMMEDIATE')";
+    let holding = Holding::start(
+        live.home.path(),
+        lock,
+        "for lock in locks: lock.execute('ROLLBACK')",
+    );
+    for n in 0..20 {
+        live.sh(&format!("echo {n} > secrets/K{n}; cat secrets/K{n}"));
+    }
+    assert!(reads(live.home.path(), "K0").is_empty());
+    holding.let_go();
+    wait_until("the rows are written", || {
+        let sets = actions(&rows(live.home.path(), "audit.db"));
+        sets.last().unwrap() == "Secret K19 set" && count(&reads(live.home.path(), "K19")) == 1
+    });
+    let sets = actions(&rows(live.home.path(), "audit.db"));
+    let wanted: Vec<_> = (0..20).map(|n| format!("Secret K{n} set")).collect();
+    assert_eq!(sets[sets.len() - 20..], wanted);
+    for n in 0..20 {
+        assert_eq!(count(&reads(live.home.path(), &format!("K{n}"))), 1);
+    }
+    checked_by_simpletuner(live.home.path(), "audit.db");
+    checked_by_simpletuner(live.home.path(), READS);
+}
+
+#[test]
+fn a_chain_that_is_broken_is_named_by_verify_told_once_in_the_log_and_goes_on() {
+    let _alone = alone();
+    let home = home_of_simpletuner();
+    let tamper = "a = audit()
+for n in range(4): append(a, 'config.changed', f'Change {n}', 1)
+a.execute(\"UPDATE audit_log SET details = '{\\\"x\\\": 1}' WHERE id = 3\")";
+    simpletuner(home.path(), tamper);
+    let mut home = Home(home);
+    let verified = home.run(&["audit", "verify"]);
+    assert_eq!(verified.code, 1);
+    assert!(
+        verified
+            .out
+            .contains("audit.db: 5 rows, broken at row 3: it was changed"),
+        "{}",
+        verified.out
+    );
+    assert!(
+        verified.err.contains("is broken at row 3"),
+        "{}",
+        verified.err
+    );
+    let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
+    live.sh("echo v > secrets/A");
+    let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
+    wait_until("the log tells", || log().contains("is broken at row 3"));
+    live.sh("for i in {1..5}; do echo $i > secrets/A; done");
+    wait_until("it goes on", || {
+        let sets = actions(&rows(live.home.path(), "audit.db"));
+        sets.iter()
+            .filter(|action| *action == "Secret A set")
+            .count()
+            == 6
+    });
+    assert_eq!(log().matches("is broken at row").count(), 1, "{}", log());
+    let json = ran(live.cli().args(["audit", "verify", "--json"]));
+    let found: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(found[0]["broken"]["id"], 3);
+    assert_eq!(found[1]["broken"], Value::Null);
+}
+
+#[test]
+fn tail_shows_both_trails_by_time_and_follows_them() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A; cat secrets/A; echo '{\"k\": 1}' > config/runpod.json");
+    wait_until("all is written", || {
+        !reads(live.home.path(), "A").is_empty() && rows(live.home.path(), "audit.db").len() == 3
+    });
+    let shown = ran(live.cli().args(["audit", "tail"])).done();
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines.len(), 4, "{shown}");
+    for (line, words) in lines.iter().zip([
+        "admin  Provider replicate configured",
+        "Secret A set",
+        "Secret A read, secrets/A",
+        "Provider runpod configured, set: k",
+    ]) {
+        assert!(line.ends_with(words), "{shown}");
+    }
+    assert!(
+        lines[2].contains(&format!("unix:{}  cat[", me(live.home.path()))),
+        "{shown}"
+    );
+    assert_eq!(
+        ran(live.cli().args(["audit", "tail", "-n", "2"]))
+            .done()
+            .lines()
+            .count(),
+        2
+    );
+    let mut following = live
+        .cli()
+        .args(["audit", "tail", "-f", "-n", "0", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(following.stdout.take().unwrap());
+    // Set until one of them shows: it may not have begun to look when the first is.
+    let setting = live
+        .command("bash")
+        .args([
+            "-c",
+            "for ((n = 0; ; n++)); do echo v > secrets/T$n; sleep 0.1; done",
+        ])
+        .spawn();
+    let mut setting = setting.unwrap();
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let row: Value = serde_json::from_str(&line).unwrap();
+    assert!(row["target"].as_str().unwrap().starts_with('T'), "{line}");
+    // Whoever reads it goes, and so does it.
+    drop(output);
+    wait_until("it ends", || following.try_wait().unwrap().is_some());
+    assert!(following.wait().unwrap().success());
+    setting.kill().unwrap();
+    setting.wait().unwrap();
+}
+
+#[test]
+fn commands_without_a_mount_are_in_the_trail_too() {
+    let home = Home(support::scratch_home());
+    home.run_with("v", &["set", "A"]).done();
+    assert_eq!(home.run(&["get", "A"]).done(), "v");
+    home.run(&["rm", "A"]).done();
+    assert_eq!(home.run(&["get", "A"]).code, 4);
+    let path = home.0.path();
+    assert_eq!(
+        actions(&rows(path, "audit.db")),
+        ["Secret A set", "Secret A deleted"]
+    );
+    assert_eq!(count(&reads(path, "A")), 1);
+    let verified = home.run(&["audit", "verify"]).done();
+    assert_eq!(verified.matches("whole").count(), 2, "{verified}");
+    assert_eq!(
+        home.run(&["audit", "prune", "--keep-days", "1"]).done(),
+        "0\n"
+    );
+    assert_eq!(home.run(&["audit", "prune", "--keep-days", "0"]).code, 2);
+}
+
+#[test]
+fn old_reads_are_removed_by_a_command_and_by_the_setting() {
+    let _alone = alone();
+    let home = home_of_simpletuner();
+    let old = "a = audit(os.path.join(STATE, 'live-audit.db'))
+real = now
+now = lambda: '2020-01-02T03:04:05.678901+00:00'
+for n in range(7): append(a, 'credential.used', f'Secret K{n} read')
+now = real
+append(a, 'credential.used', 'Secret YOUNG read')";
+    simpletuner(home.path(), old);
+    let mut home = Home(home);
+    assert_eq!(
+        home.run(&["audit", "prune", "--keep-days", "30"]).done(),
+        "7\n"
+    );
+    let verified = home.run(&["audit", "verify"]).done();
+    assert!(
+        verified.contains("2 rows (7 older ones were removed), whole"),
+        "{verified}"
+    );
+    let (again, rest) = (
+        home.path(".simpletuner/live-audit.db"),
+        home.path(".simpletuner/live.yaml"),
+    );
+    fs::remove_file(again).unwrap();
+    simpletuner(home.0.path(), old);
+    fs::write(rest, "audit_keep_days: 30").unwrap();
+    let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
+    live.sh("echo v > secrets/A; cat secrets/A");
+    wait_until("they are removed", || {
+        let left = actions(&rows(live.home.path(), READS));
+        left.first()
+            .is_some_and(|first| first == "Secret YOUNG read")
+    });
+    let verified = ran(live.cli().args(["audit", "verify"])).done();
+    assert!(
+        verified.contains("(7 older ones were removed), whole"),
+        "{verified}"
+    );
+}
+
+#[test]
+fn whoever_is_refused_is_in_the_trail_with_a_count() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let home = support::scratch_home();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(home.path(), mode).unwrap();
+    let home = Home(home);
+    home.run(&["mount", "live", "--allow-other"]).done();
+    home.sh("echo v > live/secrets/K");
+    for _ in 0..5 {
+        let mut other = home.command("setpriv");
+        other.args([
+            "--reuid",
+            "nobody",
+            "--regid",
+            "nogroup",
+            "--clear-groups",
+            "cat",
+            "live/secrets/K",
+        ]);
+        ran(&mut other).denied();
+    }
+    home.run(&["umount", "live"]).done();
+    let refused = || {
+        let mut rows = rows(home.0.path(), "audit.db");
+        rows.retain(|row| row["event_type"] == "security.permission_denied");
+        rows
+    };
+    wait_until("all is written", || {
+        !refused().is_empty() && count(&refused()) == 5
+    });
+    let refused = refused();
+    assert!(
+        refused.len() <= 2,
+        "one at once, one with the end: {refused:#?}"
+    );
+    assert_eq!(refused[0]["actor_username"], "unix:nobody");
+    assert_eq!(refused[0]["details"]["program"], "cat");
+    checked_by_simpletuner(home.0.path(), "audit.db");
+}
+
+#[test]
+fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
+    let home = home_of_simpletuner();
+    let key = home.path().join(".simpletuner/audit.key");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(&key, mode).unwrap();
+    let before = fs::read(&key).unwrap();
+    let home = Home(home);
+    let set = home.run_with("v", &["set", "A"]);
+    assert!(
+        set.err.contains(&format!("chmod 600 {}", key.display())),
+        "{}",
+        set.err
+    );
+    set.done();
+    assert_eq!(fs::read(&key).unwrap(), before);
+    checked_by_simpletuner(home.0.path(), "audit.db");
+}
+
+#[test]
+fn the_environment_may_give_the_signing_key() {
+    let home = Home(support::scratch_home());
+    let mut set = home.command(support::home::BINARY);
+    set.args(["set", "A", "v"])
+        .env("SIMPLETUNER_AUDIT_KEY", "a key of the test");
+    ran(&mut set).done();
+    assert!(!home.path(".simpletuner/audit.key").exists());
+    let mut check = python_in(home.0.path(), "print(verify(audit()))");
+    check.env("SIMPLETUNER_AUDIT_KEY", "a key of the test");
+    assert_eq!(ran(&mut check).done(), "1\n");
+    let failed = home.run(&["audit", "verify"]);
+    assert!(
+        failed.err.contains("SIMPLETUNER_AUDIT_KEY"),
+        "{}",
+        failed.err
+    );
+    assert_eq!(failed.code, 1);
+}
+
+#[test]
+fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
+    let _alone = alone();
+    let home = support::scratch_home();
+    let folder = home.path().join(".simpletuner");
+    fs::create_dir(&folder).unwrap();
+    let garbage = "no database at all, but of some length ".repeat(100);
+    for file in ["audit.db", READS] {
+        fs::write(folder.join(file), &garbage).unwrap();
+    }
+    let live = mounted(home);
+    live.sh("for i in {1..5}; do echo $i > secrets/A; cat secrets/A; done");
+    let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
+    wait_until("the log tells", || {
+        log().matches("it is no SQLite database").count() >= 2
+    });
+    assert_eq!(
+        log()
+            .matches("cannot be written, and is tried again")
+            .count(),
+        2,
+        "{}",
+        log()
+    );
+    // Mended while it runs, it gets all that was held.
+    for file in ["audit.db", READS] {
+        fs::remove_file(live.home(".simpletuner").join(file)).unwrap();
+    }
+    wait_until("the rows are written", || {
+        rows(live.home.path(), "audit.db").len() == 5 && count(&reads(live.home.path(), "A")) == 5
+    });
+    checked_by_simpletuner(live.home.path(), "audit.db");
+}
