@@ -140,7 +140,8 @@ print(os.getpid())",
     live.sh("cat secrets/B; cat secrets/B; cat bundle/secrets.json > /dev/null");
     live.sh("exec 3<> secrets/A; read -r x <&3; [ $x = v ]");
     let home = live.stop();
-    let by_python = |row: &&Value| row["details"]["pid"].to_string() == pid.trim();
+    let pid: u64 = pid.trim().parse().unwrap();
+    let by_python = |row: &&Value| row["details"]["pid"] == pid;
     let of_a = reads(home.path(), "A");
     let of_python: Vec<_> = of_a.iter().filter(by_python).cloned().collect();
     assert_eq!((of_python.len(), count(&of_python)), (1, 60), "{of_a:#?}");
@@ -241,7 +242,8 @@ print(os.getpid(), n)",
     let (pid, read) = output.trim().split_once(' ').unwrap();
     let home = live.stop();
     let mut of_reader = reads(home.path(), "A");
-    of_reader.retain(|row| row["details"]["pid"].to_string() == pid);
+    let pid: u64 = pid.parse().unwrap();
+    of_reader.retain(|row| row["details"]["pid"] == pid);
     assert_eq!(count(&of_reader).to_string(), read);
     let sets = actions(&rows(home.path(), "audit.db"));
     assert_eq!(

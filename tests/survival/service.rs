@@ -147,7 +147,7 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
     // Whichever process is left speaks for the service.
     let keeper = status()["keeper_pid"].as_u64().unwrap();
     signal("KILL", keeper as u32);
-    let known = manager.until(|known| known["MAINPID"] != keeper.to_string());
+    let known = manager.until(|known| known["MAINPID"].as_str() != Some(&keeper.to_string()));
     let main: u32 = known["MAINPID"].as_str().unwrap().parse().unwrap();
     signal("TERM", main);
     let known = manager.until(|known| known["store"].as_array().unwrap().is_empty());
