@@ -33,6 +33,8 @@ pub(crate) enum Word {
     Committing = 3,
     /// The one that the thread is at which saves into a database.
     Saving = 4,
+    /// A thread of the server's that lives as long as the server.
+    Thread = 5,
 }
 
 impl Word {

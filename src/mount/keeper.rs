@@ -90,7 +90,7 @@ pub fn adopt() -> Result<()> {
     let vitals = Vitals::of(&held.vitals)?;
     let dir = brief.path();
     tracing::info!("keeping {} from now on", dir.display());
-    let server = match Server::adopted(brief.server, channel) {
+    let server = match Server::adopted(brief.server, channel, &vitals) {
         Some(server) => server,
         // Gone already, and whoever was told how is gone, too.
         None => begin_to_serve(&brief, &held)?,
@@ -396,7 +396,7 @@ impl Keeper {
     }
 
     fn server_is_ready(&mut self) {
-        self.server.is_ready = true;
+        self.server.serves(&self.vitals);
         self.failures = 0;
         self.failing_since = None;
         if let Some(Upgrading::Beginning { .. }) = self.upgrade {
@@ -434,11 +434,14 @@ impl Keeper {
                 Some(Upgrading::Preparing { next, .. }) => Some(next),
                 _ => None,
             };
+            // Where there is no telling of a thread, the process is told of twice.
+            let ending = self.server.beginning_of_the_end.as_ref();
             let mut ends = vec![
                 PollFd::new(&self.signals.end, PollFlags::IN),
                 PollFd::new(&self.signals.upgrade, PollFlags::IN),
                 PollFd::new(&self.server.channel, PollFlags::IN),
                 PollFd::new(&self.server.end, PollFlags::IN),
+                PollFd::new(ending.unwrap_or(&self.server.end), PollFlags::IN),
             ];
             if let Some(next) = next {
                 ends.push(PollFd::new(&next.channel, PollFlags::IN));
@@ -461,19 +464,19 @@ impl Keeper {
             {
                 return Woken::Said(said);
             }
-            if is_there(3) {
+            if is_there(3) || is_there(4) {
                 return Woken::Ended;
             }
-            if is_there(4)
+            if is_there(5)
                 && let Some(next) = next
                 && let Ok(Some(said)) = next.channel.receive()
             {
                 return Woken::NextSaid(said);
             }
-            if is_there(5) {
+            if is_there(6) {
                 return Woken::NextEnded;
             }
-            if is_there(2) || is_there(4) {
+            if is_there(2) || is_there(5) {
                 // One has closed its end of the channel, and ends itself in a moment.
                 let ending = if is_there(2) {
                     Some(&self.server)

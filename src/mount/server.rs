@@ -315,11 +315,14 @@ struct Company {
 impl Company {
     /// Tells the keeper that it answers, and goes on with it on a thread of its own.
     fn accompany(mut self) -> Result<()> {
-        self.channel.send(&ToKeeper::Ready)?;
         let thread = std::thread::Builder::new()
             .name("company".into())
             .stack_size(256 * 1024);
         let spawned = thread.spawn(move || {
+            let number = rustix::thread::gettid().as_raw_nonzero().get();
+            self.vitals.set(Word::Thread, number as u64);
+            // If nobody hears it, that shows next.
+            let _ = self.channel.send(&ToKeeper::Ready);
             loop {
                 self.look();
             }

@@ -23,13 +23,16 @@ const FAULTS: [i32; 7] = [
 ];
 
 /// How long the other threads of a process may take to end after the first.
-const ENDS_WITHIN: Duration = Duration::from_millis(100);
+const ENDS_WITHIN: Duration = Duration::from_millis(50);
 
 /// The process that answers.
 pub(super) struct Server {
     pub(super) pid: Pid,
-    /// Readable when it has ended with all its threads ([`is_over`](Self::is_over)).
+    /// Readable when it has ended with all its threads.
     pub(super) end: OwnedFd,
+    /// Readable when it is ending: one of its threads has ended. The kernel can hold another one, which tells of a change,
+    /// for as long as a reader who waits for the next server has the lock of a folder.
+    pub(super) beginning_of_the_end: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) is_ready: bool,
     pub(super) pulse: Pulse,
@@ -97,17 +100,29 @@ impl Server {
     }
 
     /// One that serves already; `None` where it has ended and somebody else was told how.
-    pub(super) fn adopted(pid: u32, channel: Channel) -> Option<Self> {
+    pub(super) fn adopted(pid: u32, channel: Channel, vitals: &Vitals) -> Option<Self> {
         let pid = Pid::from_raw(pid as i32)?;
         let mut server = Self::watched(pid, channel).ok()?;
-        server.is_ready = true;
+        server.serves(vitals);
         Some(server)
+    }
+
+    /// It answers from now on.
+    pub(super) fn serves(&mut self, vitals: &Vitals) {
+        /// Of one thread, not of the process (`PIDFD_THREAD`, pidfd_open(2)): since Linux 6.9, as resending is.
+        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
+        self.is_ready = true;
+        let thread = i32::try_from(vitals.get(Word::Thread)).ok();
+        self.beginning_of_the_end = thread
+            .and_then(Pid::from_raw)
+            .and_then(|thread| rustix::process::pidfd_open(thread, THREAD).ok());
     }
 
     fn watched(pid: Pid, channel: Channel) -> std::result::Result<Self, Errno> {
         Ok(Self {
             pid,
             end: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            beginning_of_the_end: None,
             channel,
             is_ready: false,
             pulse: Pulse::default(),

@@ -121,7 +121,7 @@ fn keeper_and_server_are_killed_in_turn_and_the_mount_stays() {
     let live = Live::start();
     live.write("secrets/A", "value");
     let mut open = File::open(live.path("secrets/A")).unwrap();
-    for turn in 0..20 {
+    for turn in 0..100 {
         kill_keeper(&live);
         assert_eq!(live.read("secrets/A"), "value", "turn {turn}");
         kill_server(&live);
@@ -136,12 +136,10 @@ fn keeper_and_server_are_killed_in_turn_and_the_mount_stays() {
     wait_until("it is unmounted", || !is_mounted(&live.path("")));
 }
 
-#[test]
-fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
-    let _alone = alone();
+fn with_ten_thousand() -> Live {
     let entries: Vec<String> = (0..10_000).map(|n| format!("\"K{n:05}\": \"v\"")).collect();
     let store = format!("{{{}}}", entries.join(","));
-    let live = Live::start_with(Setup {
+    Live::start_with(Setup {
         files: vec![
             (
                 ".simpletuner/live.yaml",
@@ -150,7 +148,60 @@ fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
             (".simpletuner/store.json", &store),
         ],
         ..Setup::default()
-    });
+    })
+}
+
+/// The kernel is told of changes while readers hold the folder and wait for the next server.
+#[test]
+fn ls_beside_changes_and_kills_shows_every_name_once() {
+    let _alone = alone();
+    let live = with_ten_thousand();
+    let list = "until [ -e $HOME/stop ]; do ls -f secrets | grep -c ^K; done | sort -u";
+    let change = "until [ -e $HOME/stop ]; do echo x$RANDOM > secrets/K00042; done";
+    let listing: Vec<Child> = (0..3).map(|_| spawn(&live, list)).collect();
+    let changing = spawn(&live, change);
+    for _ in 0..15 {
+        kill_server(&live);
+    }
+    fs::write(live.home("stop"), "").unwrap();
+    for shell in listing {
+        assert_eq!(done(shell), "10000\n");
+    }
+    assert_eq!(done(changing), "");
+}
+
+#[test]
+fn tail_follows_the_events_beyond_a_server() {
+    let _alone = alone();
+    let live = Live::start();
+    live.write("secrets/BEFORE", "v");
+    let followed = live.home("followed");
+    let mut tail = live
+        .command("tail")
+        .args(["-n", "+1", "-s", "0.05", "-f", "events"])
+        .stdout(File::create(&followed).unwrap())
+        .spawn()
+        .unwrap();
+    for (turn, name) in ["ONE", "TWO"].iter().enumerate() {
+        kill_server(&live);
+        live.write(&format!("secrets/{name}"), "v");
+        wait_until("it is told", || {
+            let told = fs::read_to_string(&followed).unwrap();
+            told.contains(&format!("\"{name}\""))
+                && told.matches("server_restarted").count() == turn + 1
+        });
+    }
+    let told = fs::read_to_string(&followed).unwrap();
+    assert_eq!(told, live.read("events"));
+    assert_eq!(told.matches("BEFORE").count(), 1);
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
+    let _alone = alone();
+    let live = with_ten_thousand();
     let mut names = fs::read_dir(live.path("secrets")).unwrap();
     let mut listed: Vec<String> = Vec::new();
     let mut next = |count: usize| {
