@@ -2,7 +2,7 @@
 //!
 //! The map, from the top down; an arrow between rooms goes down this list only:
 //! - `cli`: one file per command; prints and parses, decides nothing
-//! - `mount`: the daemon: background start, unmount, what lies at a mount point
+//! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
 //! - `fuse`: fuser's calls turned into the tree's, errors into errnos
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
@@ -10,9 +10,10 @@
 //! - [`access`]: who else may read which secrets
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
-//! - [`provider`]: the links of the chain: environment, file
+//! - [`provider`]: the links of the chain: environment, file, AWS, Vault
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
+//! - [`ledger`]: a sealed log in memory that outlives its writer
 //! - [`secret`]: names and values of secrets
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`users`]: the system's user database
