@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::tree::{Restart, Upgrade};
 
-/// Which way of handing over this program knows. It changes with [`Brief`], with [`First`], and with what the tree notes
+/// Which way of handing over this program knows. It changes with `Brief`, with `First`, and with what the tree notes
 /// in the ledger: a program that knows another one does not start as a part of this one's mount.
 pub const FORMAT: u32 = 2;
 

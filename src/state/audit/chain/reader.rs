@@ -40,7 +40,7 @@ impl Reader {
     /// The last rows, the oldest of them first.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`](crate::error::Error::Database).
     pub fn last(&mut self, most: u32) -> Result<Vec<Row>> {
         let mut rows = self.select(
             "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
@@ -58,7 +58,7 @@ impl Reader {
     /// The rows that were added since the last call, at most so many.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`](crate::error::Error::Database).
     pub fn since(&mut self, most: u32) -> Result<Vec<Row>> {
         let rows = self.select(
             "SELECT id, timestamp, event_type, actor_username, target_id, action, details FROM audit_log
