@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -80,6 +81,17 @@ pub(super) struct Brief {
     pub(super) upgrade: Option<Upgrade>,
     /// In seconds.
     pub(super) patience: u64,
+}
+
+impl Brief {
+    pub(super) fn path(&self) -> PathBuf {
+        self.mount_point.to_os().into()
+    }
+
+    /// Where the log goes; `None`: to standard error.
+    pub(super) fn log(&self) -> Option<PathBuf> {
+        Some(self.log_file.as_ref()?.to_os().into())
+    }
 }
 
 /// Zeroed when dropped.
@@ -161,6 +173,16 @@ fn program(held: &Held, brief: &Brief, part: &str) -> Command {
     command
 }
 
+/// Two ends of a socket that keeps messages apart.
+pub(super) fn pair() -> std::result::Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
 fn failed(error: Errno) -> Error {
     Error::io("what keeper and server tell each other", error)
 }
@@ -174,13 +196,7 @@ impl Channel {
 
     /// Starts the program for a part; what it is sent first says which.
     pub(super) fn start(held: &Held, brief: &Brief, part: &str) -> Result<(Child, Self)> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed)?;
+        let (ours, theirs) = pair().map_err(failed)?;
         let mut command = program(held, brief, part);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
         if brief.log_file.is_some() {
@@ -202,13 +218,7 @@ impl Channel {
         channel: &Channel,
     ) -> Error {
         let sent = || {
-            let (ours, theirs) = rustix::net::socketpair(
-                AddressFamily::UNIX,
-                SocketType::SEQPACKET,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-            .map_err(failed)?;
+            let (ours, theirs) = pair().map_err(failed)?;
             // What was sent can be read when the sending end is gone.
             Self(ours).send_held(message, held, Some(channel))?;
             Ok(theirs)

@@ -1,6 +1,7 @@
 //! The mount itself: what lies at a mount point, the two processes that keep it, and its end. Knows no secret.
 //!
-//! - `keeper`: mounts, holds what must outlive a server, starts another one when it ends; `supervised`: that process
+//! - `keeper`: mounts, holds what must outlive a server, starts another one when it ends; `supervised`: that process;
+//!   `process`: what both begin with
 //! - `server`: answers the kernel, starts another keeper when that ends
 //! - `service`: the service manager that may keep the mount; `unit`: how it is told to
 //! - `handover`: what the two tell each other; `device`: `/dev/fuse`
@@ -11,6 +12,7 @@ mod device;
 mod handover;
 mod keeper;
 mod own;
+mod process;
 mod server;
 mod service;
 mod start;

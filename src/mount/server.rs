@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer};
-use super::keeper::{Signals, set_up};
+use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
+use super::process::{Signals, set_up};
 use super::unmount::detach;
 use super::watch::watch;
 use crate::error::{Error, Result};
@@ -208,13 +207,7 @@ fn take_over(
     allow_other: bool,
 ) -> Result<Session<Fs>> {
     let failed = |e: io::Error| Error::io("the device", e);
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|e| failed(e.into()))?;
+    let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
     rustix::io::write(&ours, &brief.init).map_err(|e| failed(e.into()))?;
     let acl = if allow_other {
         SessionACL::All
