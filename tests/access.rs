@@ -187,6 +187,35 @@ fn a_user_who_is_not_named_is_refused_everything() {
 }
 
 #[test]
+fn what_one_user_has_looked_at_is_not_shown_to_another() {
+    if !is_root() {
+        return;
+    }
+    let shared = Shared::new();
+    let config = r#"{"cost_limit_amount": 1}"#;
+    fs::write(shared.0.path("live/config/replicate.json"), config).unwrap();
+    for path in [
+        "secrets/OTHER",
+        "secrets/WANDB_KEY",
+        "config/replicate.json",
+        "hardware/gpu-l40s.json",
+    ] {
+        // Begun before, so that it comes as soon after the look as can be.
+        let script = format!("read; stat -c %s {path}");
+        let mut asking = shared.command("mail", "bash");
+        asking.args(["-c", &script]).stdin(Stdio::piped());
+        asking.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut asking = asking.spawn().unwrap();
+        shared.0.sh("ls -lR live > /dev/null");
+        assert!(fs::metadata(shared.0.path("live").join(path)).is_ok());
+        drop(asking.stdin.take());
+        let output = asking.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("Permission denied"), "{path}: {output:?}");
+    }
+}
+
+#[test]
 fn everybody_has_a_bundle_of_his_own() {
     if !is_root() {
         return;

@@ -210,12 +210,22 @@ impl Access {
         self.cache.delete(&database_key(uid));
         let user = self.record(uid)?;
         let mut patterns = Vec::new();
+        let mut failed = None;
         for rule in &self.rules {
-            if names_user(rule, uid, &user) || names_group(rule, &user)? {
+            let is_named = names_user(rule, uid, &user)
+                || names_group(rule, &user).unwrap_or_else(|reason| {
+                    failed = Some(reason);
+                    false
+                });
+            if is_named {
                 patterns.extend(rule.secrets.iter().map(String::as_str));
             }
         }
-        Ok(Permitted::of(patterns))
+        match failed {
+            // A group that cannot be asked for takes nothing from whom another rule names.
+            Some(reason) if patterns.is_empty() => Err(reason),
+            _ => Ok(Permitted::of(patterns)),
+        }
     }
 
     /// What in the rules stands for nobody, or for nothing: for who mounts, to be told once. `names` are the secrets that

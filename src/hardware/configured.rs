@@ -113,14 +113,17 @@ pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<
             .get(FIELD)
             .is_some_and(|info| !info.is_object() && !info.is_null())
     };
+    let odd = || Error::Malformed {
+        what: format!("{FIELD} of {PROVIDER}"),
+        reason: "it is no object; mend it in config/replicate.json first".into(),
+    };
     if is_odd(configs.get(PROVIDER)?.object()) {
-        return Err(Error::Malformed {
-            what: format!("{FIELD} of {PROVIDER}"),
-            reason: "it is no object; mend it in config/replicate.json first".into(),
-        });
+        return Err(odd());
     }
+    let mut became_odd = false;
     configs.update(PROVIDER, |config| {
-        if is_odd(config) {
+        became_odd = is_odd(config);
+        if became_odd {
             return;
         }
         let info = config.entry(FIELD).or_insert(Value::Null);
@@ -134,6 +137,9 @@ pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<
         entry["name"] = json!(price.name);
         entry["cost_per_second"] = json!(price.cost_per_second);
     })?;
+    if became_odd {
+        return Err(odd());
+    }
     Ok(())
 }
 

@@ -87,8 +87,8 @@ impl Tree {
             *found = content.map(|content| (node, content.value));
         }
         let mut found = self.found(state, node, valid);
-        if matches!(file, File::Bundle(_)) && self.lets_others_in() {
-            // The next who comes by this name may not be led to the same.
+        if self.lets_others_in() {
+            // The next who comes by this name may not be led to the same, or not even be told that it is there.
             found.valid = Duration::ZERO;
         }
         Ok(found)

@@ -43,10 +43,13 @@ impl Tree {
             }
             File::PriceTable => self.hardware.reset_all(),
             File::Config(name) => {
-                // One that is gone may be so because the server that did it did not come to answer.
                 let configs = self.configs_or_none()?;
-                if !configs.delete_by(&actor(caller), name)? && !caller.comes_again {
-                    return Err(Stop::Errno(libc::ENOENT));
+                if !configs.delete_by(&actor(caller), name)? {
+                    if !caller.comes_again {
+                        return Err(Stop::Errno(libc::ENOENT));
+                    }
+                    // It was done by the server that did not come to answer, nor perhaps to record it.
+                    self.record(&actor(caller), Act::ProviderDeleted(name.clone()));
                 }
                 self.hardware.forget_configured();
             }
@@ -96,10 +99,25 @@ impl Tree {
                 if state.names.contains_key(&from) {
                     state.rename(&from, &to);
                 }
+                // Nor perhaps to record it.
+                let files = (self.file_at(&state, &from), self.file_at(&state, &to));
+                drop(state);
+                if let (Some(from), Some(to)) = files {
+                    self.record_rename(caller, from, to);
+                }
                 Ok(())
             }
             renamed => renamed,
         }
+    }
+
+    fn record_rename(&self, caller: &Caller, from: File, to: File) {
+        let act = match (from, to) {
+            (File::Secret(old), File::Secret(new)) => Act::SecretRenamed(old, new),
+            (File::Config(old), File::Config(new)) => Act::ProviderRenamed(old, new),
+            _ => return,
+        };
+        self.record(&actor(caller), act);
     }
 
     /// Whether what keeps it from being renamed is that it has been.
@@ -151,8 +169,7 @@ impl Tree {
             (File::Secret(old), File::Secret(new)) => {
                 let renamed = self.manager.rename(old, new);
                 renamed.map_err(|error| error.at(name))?;
-                let act = Act::SecretRenamed(old.clone(), new.clone());
-                self.record(&actor(caller), act);
+                self.record_rename(caller, source, target.clone());
             }
             (File::Config(old), File::Config(new)) => {
                 let configs = self.configs_or_none()?;

@@ -205,6 +205,8 @@ impl Tree {
     }
 
     fn tell_denied(&self, caller: &Caller, what: &str) -> Stop {
+        // The name is his: it must not make a line of the log.
+        let what = &what.replace(char::is_control, "?");
         // One line a minute for each user: the log is not his to fill, and the trail has all.
         let user = caller.uid.to_string();
         if self.logged_denials.get(&user).is_none() {

@@ -395,6 +395,7 @@ impl Tree {
         if private.opens > 0 {
             return Ok(None);
         }
+        private.actor.get_or_insert_with(|| actor(caller));
         let target = private.target.clone();
         state.marks.take(caller.pid, &target);
         Ok(Some(Closing::of_truncation(node)))

@@ -261,17 +261,22 @@ fn of_500_rows_by_two_programs_at_once_one_chain_is_made() {
     let theirs = "a = audit()
 for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'n': n}))";
     let mut other = python_in(home.path(), theirs).spawn().unwrap();
-    let trail = AuditTrail::new(&AuditOptions {
+    let options = AuditOptions {
         state_dir: home.path().join(".simpletuner"),
         key: None,
         reads: true,
         keep_days: None,
-    });
+    };
+    let trail = AuditTrail::new(&options);
+    let key = options.signing_key().key_or_create().unwrap();
     for n in 0..250 {
         let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
         trail.record(Actor::this_process(), Act::SecretSet(name));
         // Each by itself, as a program records now and then.
         assert!(trail.flush(std::time::Duration::from_secs(60)));
+        // The other goes on meanwhile.
+        let verified = options.chain().verify(&key).unwrap();
+        assert!(verified.broken.is_none(), "{verified:?}");
     }
     assert!(other.wait().unwrap().success());
     assert_eq!(checked_by_simpletuner(home.path(), "audit.db"), "501");

@@ -132,7 +132,11 @@ impl Chain {
         }
         let failed = |e| explain(&self.path, &e);
         let connection = connect(&self.path, PATIENCE).map_err(failed)?;
-        match self.walk(&connection, key, last) {
+        // One look at all of it: rows may be added meanwhile.
+        let walked = connection
+            .unchecked_transaction()
+            .and_then(|look| self.walk(&look, key, last));
+        match walked {
             Err(error) if is_no_table(&error) => Ok(nothing),
             walked => walked.map_err(failed),
         }
