@@ -235,16 +235,37 @@ fn no_value_is_shown_where_nobody_asked_for_it() {
     let mut shown = Shown::default();
     live_through_all(&live, &mut shown);
     look_everywhere(&live, &mut shown, "daemon.log");
-    let pid = live.server_pid();
-    for file in ["cmdline", "environ", "comm"] {
-        shown.look_at(file, &fs::read(format!("/proc/{pid}/{file}")).unwrap());
+    for pid in [live.server_pid(), live.keeper_pid()] {
+        for file in ["cmdline", "environ", "comm"] {
+            shown.look_at(file, &fs::read(format!("/proc/{pid}/{file}")).unwrap());
+        }
     }
+    look_into_what_is_kept(&live, &mut shown);
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
     assert!(log.contains("too large"), "the log was looked at: {log}");
     assert!(shown.0.is_empty(), "{:#?}", shown.0);
     // It is there for who asks.
     live.write("secrets/A", &marked(9));
     assert!(holds_marker(live.read("secrets/A").as_bytes()));
+}
+
+/// What the keeper holds for the next server, while a value is half written and others are open.
+fn look_into_what_is_kept(live: &Live, shown: &mut Shown) {
+    live.write("secrets/KEPT", &marked(8));
+    let _reader = fs::File::open(live.path("secrets/KEPT")).unwrap();
+    let mut writer = fs::File::create(live.path("secrets/HALF")).unwrap();
+    std::io::Write::write_all(&mut writer, marked(8).as_bytes()).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", live.keeper_pid())).unwrap();
+    let mut ledgers = 0;
+    for path in open.map(|entry| entry.unwrap().path()) {
+        let name = fs::read_link(&path).unwrap_or_default();
+        if name.to_string_lossy().contains("memfd:") {
+            let kept = fs::read(&path).unwrap();
+            ledgers += usize::from(name.to_string_lossy().contains("ledger") && kept.len() > 1000);
+            shown.look_at("what is kept", &kept);
+        }
+    }
+    assert!(ledgers > 0, "something is kept");
 }
 
 #[test]
@@ -314,14 +335,15 @@ impl Drop for Unmount<'_> {
 fn the_daemon_leaves_no_core() {
     let _alone = alone();
     let live = Live::start();
-    let proc = PathBuf::from(format!("/proc/{}", live.server_pid()));
-    let limits = fs::read_to_string(proc.join("limits")).unwrap();
-    let core = limits
-        .lines()
-        .find(|line| line.starts_with("Max core file size"))
-        .unwrap();
-    let fields: Vec<_> = core.split_whitespace().collect();
-    assert_eq!(fields[4..6], ["0", "0"], "{core}");
+    for pid in [live.server_pid(), live.keeper_pid()] {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .unwrap();
+        let fields: Vec<_> = core.split_whitespace().collect();
+        assert_eq!(fields[4..6], ["0", "0"], "{core}");
+    }
 }
 
 #[test]
@@ -337,7 +359,7 @@ fn another_process_of_the_same_user_cannot_look_into_the_daemon() {
     };
     let script = format!(
         "{prefix} \"$0\" mount > /dev/null 2>&1 || exit 1
-         daemon=$(jq .server_pid ~/.simpletuner/live/status)
+         daemon=$(jq '.server_pid, .keeper_pid' ~/.simpletuner/live/status)
          {prefix} sleep 1000 & other=$!
          until [ \"$(cat /proc/$other/comm)\" = sleep ]; do :; done
          for pid in $other $daemon; do {prefix} readlink /proc/$pid/exe > /dev/null && echo seen || echo refused; done
@@ -350,7 +372,7 @@ fn another_process_of_the_same_user_cannot_look_into_the_daemon() {
         .unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "seen\nrefused\n",
+        "seen\nrefused\nrefused\n",
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
