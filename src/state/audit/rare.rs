@@ -50,6 +50,23 @@ struct State {
     lost: u64,
 }
 
+impl State {
+    /// The rows that are not in the database, with names as far as they are known.
+    fn unwritten(&self) -> Vec<Entry> {
+        let names = Names::default();
+        let acts = self
+            .acts
+            .iter()
+            .map(|(at, actor, act)| act.entry(actor, &names.get(actor.uid), timestamp(*at)));
+        let refused = self.refused.iter().map(|((uid, what), refused)| {
+            let (user, at) = (names.get(*uid), timestamp(refused.at));
+            refusal(what, &refused.actor, &user, at, refused.count)
+        });
+        let entries = self.entries.iter().cloned();
+        entries.chain(acts).chain(refused).collect()
+    }
+}
+
 struct Refused {
     at: SystemTime,
     actor: Actor,
@@ -130,7 +147,7 @@ impl Rare {
             state = waited.unwrap_or_else(|e| e.into_inner()).0;
         }
         // Better in the log than nowhere.
-        for entry in &state.entries {
+        for entry in state.unwritten() {
             let Entry {
                 timestamp,
                 username,
@@ -141,7 +158,8 @@ impl Rare {
                 "this could not be written to the audit trail: {timestamp} {username}: {action}"
             );
         }
-        state.entries.is_empty() && state.acts.is_empty()
+        // The thread may be stuck with nothing left to see here.
+        state.flushed >= wanted && state.entries.is_empty() && state.acts.is_empty()
     }
 
     pub(super) fn freeze(&self) {
@@ -407,6 +425,38 @@ mod tests {
             counts(&writer.refusals(HashMap::new(), &Names::default(), true)),
             one(5)
         );
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_is_no_flush_that_was_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let rare = Rare::new(&AuditOptions {
+            state_dir: folder.path().to_owned(),
+            key: None,
+            reads: false,
+            keep_days: None,
+        });
+        // Nobody writes, and nothing is left to see.
+        rare.0.state().is_running = true;
+        assert!(!rare.flush(Instant::now()));
+        rare.record_refusal(1, 0, "A");
+        rare.record(
+            Actor::of_thread(1, 0),
+            Act::ProviderDeleted("gone".to_owned()),
+        );
+        let unwritten = rare.0.state().unwritten();
+        let actions: Vec<_> = unwritten
+            .iter()
+            .map(|entry| entry.action.as_str())
+            .collect();
+        assert_eq!(
+            actions,
+            [
+                "Configuration of provider gone deleted",
+                "Access to A denied"
+            ]
+        );
+        assert!(!rare.flush(Instant::now()));
     }
 
     #[test]
