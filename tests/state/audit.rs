@@ -31,6 +31,15 @@ fn reads(home: &Path, key: &str) -> Vec<Value> {
     rows
 }
 
+/// Whether there are rows of reads, in the chain or beside it.
+fn on_the_disk(home: &Path) -> bool {
+    let pending = "path = os.path.join(STATE, 'live-audit.db')
+c = sqlite3.connect(path, timeout=30) if os.path.exists(path) else None
+there = c and c.execute(\"SELECT count(*) FROM sqlite_master WHERE name IN ('pending', 'audit_log')\").fetchone()[0] == 2
+print(sum(c.execute('SELECT count(*) FROM ' + t).fetchone()[0] for t in ('pending', 'audit_log')) if there else 0)";
+    simpletuner(home, pending).trim() != "0"
+}
+
 fn count(rows: &[Value]) -> u64 {
     rows.iter()
         .map(|row| row["details"]["count"].as_u64().unwrap())
@@ -192,11 +201,7 @@ fn a_server_that_is_killed_leaves_what_was_written_to_the_next_one() {
     live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
     // Within the second that makes them one row they stand beside the chain.
     wait_until("the reads are on the disk", || {
-        let pending = "path = os.path.join(STATE, 'live-audit.db')
-c = sqlite3.connect(path, timeout=30) if os.path.exists(path) else None
-there = c and c.execute(\"SELECT count(*) FROM sqlite_master WHERE name IN ('pending', 'audit_log')\").fetchone()[0] == 2
-print(sum(c.execute('SELECT count(*) FROM ' + t).fetchone()[0] for t in ('pending', 'audit_log')) if there else 0)";
-        simpletuner(live.home.path(), pending).trim() != "0"
+        on_the_disk(live.home.path())
     });
     signal("KILL", server);
     wait_until("another server is there", || live.server_pid() != server);
@@ -208,6 +213,75 @@ print(sum(c.execute('SELECT count(*) FROM ' + t).fetchone()[0] for t in ('pendin
     assert_eq!(count(&reads(home.path(), "A")), 6);
     checked_by_simpletuner(home.path(), READS);
     checked_by_simpletuner(home.path(), "audit.db");
+}
+
+/// Stands before the system's user database, which hangs until the file `answer` is there.
+const DATABASE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <unistd.h>
+int getpwuid_r(uid_t uid, struct passwd *pwd, char *buf, size_t len, struct passwd **result) {
+    static int (*next)(uid_t, struct passwd *, char *, size_t, struct passwd **);
+    if (!next) next = dlsym(RTLD_NEXT, "getpwuid_r");
+    while (access(getenv("FAKE_ANSWER"), F_OK)) usleep(1000);
+    return next(uid, pwd, buf, len, result);
+}
+"#;
+
+#[test]
+fn a_user_database_that_hangs_keeps_no_row_from_the_disk() {
+    let _alone = alone();
+    let home = home_of_simpletuner();
+    let (source, library) = (home.path().join("d.c"), home.path().join("d.so"));
+    let answer = home.path().join("answer");
+    fs::write(&source, DATABASE).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source]);
+    ran(cc.arg("-ldl")).done();
+    let user = me(home.path());
+    let env = vec![
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKE_ANSWER", answer.to_str().unwrap()),
+    ];
+    let setup = Setup {
+        env,
+        ..Setup::default()
+    };
+    let live = Live::start_in(home, setup);
+    live.sh("echo v > secrets/A");
+    let server = live.server_pid();
+    live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
+    wait_until("the reads are on the disk", || {
+        on_the_disk(live.home.path())
+    });
+    let uid = format!("unix:{}", rustix::process::geteuid().as_raw());
+    wait_until("what was done is in the chain, by number", || {
+        let rows = rows(live.home.path(), "audit.db");
+        rows.last().unwrap()["actor_username"] == uid
+    });
+    signal("KILL", server);
+    wait_until("another server is there", || live.server_pid() != server);
+    wait_until("it finishes the rows", || {
+        count(&reads(live.home.path(), "A")) == 5
+    });
+    assert_eq!(reads(live.home.path(), "A")[0]["actor_username"], uid);
+    fs::write(&answer, "").unwrap();
+    wait_until("rows have names again", || {
+        live.sh("echo v > secrets/A");
+        let rows = rows(live.home.path(), "audit.db");
+        rows.last().unwrap()["actor_username"] == format!("unix:{user}")
+    });
+    live.sh("cat secrets/A");
+    let home = live.stop();
+    let of_a = reads(home.path(), "A");
+    assert_eq!(count(&of_a), 6);
+    let last = of_a.last().unwrap();
+    assert_eq!(last["actor_username"], format!("unix:{user}"));
+    assert_eq!(last["details"]["user"], user);
+    checked_by_simpletuner(home.path(), READS);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::users;
+use super::names::{PATIENCE, name_within};
 
 /// A user, and the process by which he did it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -59,13 +59,13 @@ pub(super) fn process_of(tid: u32) -> (u32, Option<String>) {
 }
 
 /// A process may call itself anything.
-fn printable(name: String) -> String {
+pub(super) fn printable(name: String) -> String {
     name.replace(char::is_control, "?")
 }
 
-/// The user's name, or number where he has none. It may take a while to be told.
+/// The user's name, or number where he has none, or it is not told in time.
 pub(super) fn user_of(uid: u32) -> String {
-    users::user_name(uid).map_or_else(|| uid.to_string(), printable)
+    name_within(uid, PATIENCE)
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! - [`chain`](Chain): a database whose rows are signed one upon the other
 //! - [`SigningKey`]: what they are signed with
 //! - `rare`, `reads`: the two threads that write, so that nobody who does something waits for it
-//! - `actor`: who did it, as `/proc` and the system's user database tell
+//! - `actor`: who did it, as `/proc` tells
+//! - `names`: what users are called, without waiting for a user database that hangs
 
 mod actor;
 mod chain;
 mod key;
+mod names;
 mod rare;
 mod reads;
 mod row;

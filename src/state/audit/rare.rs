@@ -1,13 +1,14 @@
 //! The thread that writes rare rows into SimpleTuner's chain. Whoever records something goes on at once; while the
 //! database cannot be written, rows are held and tried again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::actor::{Actor, user_of};
+use super::actor::Actor;
 use super::chain::Chain;
 use super::key::SigningKey;
+use super::names::Names;
 use super::row::{Act, Entry, refusal};
 use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
@@ -47,6 +48,23 @@ struct State {
     wanted: u64,
     flushed: u64,
     lost: u64,
+}
+
+impl State {
+    /// The rows that are not in the database, with names as far as they are known.
+    fn unwritten(&self) -> Vec<Entry> {
+        let names = Names::default();
+        let acts = self
+            .acts
+            .iter()
+            .map(|(at, actor, act)| act.entry(actor, &names.get(actor.uid), timestamp(*at)));
+        let refused = self.refused.iter().map(|((uid, what), refused)| {
+            let (user, at) = (names.get(*uid), timestamp(refused.at));
+            refusal(what, &refused.actor, &user, at, refused.count)
+        });
+        let entries = self.entries.iter().cloned();
+        entries.chain(acts).chain(refused).collect()
+    }
 }
 
 struct Refused {
@@ -129,7 +147,7 @@ impl Rare {
             state = waited.unwrap_or_else(|e| e.into_inner()).0;
         }
         // Better in the log than nowhere.
-        for entry in &state.entries {
+        for entry in state.unwritten() {
             let Entry {
                 timestamp,
                 username,
@@ -140,7 +158,8 @@ impl Rare {
                 "this could not be written to the audit trail: {timestamp} {username}: {action}"
             );
         }
-        state.entries.is_empty() && state.acts.is_empty()
+        // The thread may be stuck with nothing left to see here.
+        state.flushed >= wanted && state.entries.is_empty() && state.acts.is_empty()
     }
 
     pub(super) fn freeze(&self) {
@@ -223,30 +242,27 @@ impl Writer {
     }
 
     fn work(&mut self, shared: &Shared) {
-        let (acts, refused, wanted, is_last) = {
+        let uids = self.uids(&shared.state());
+        let names = Names::of(uids);
+        let (all, wanted, is_last) = {
+            // From one to the other under the lock, so that a flush sees all that is not written.
             let mut state = shared.state();
+            let (wanted, is_last) = (state.wanted, state.wanted > state.flushed);
             let acts = std::mem::take(&mut state.acts);
             let refused = std::mem::take(&mut state.refused);
-            (acts, refused, state.wanted, state.wanted > state.flushed)
-        };
-        let mut entries: Vec<Entry> = acts
-            .into_iter()
-            .map(|(at, actor, act)| {
-                let user = user_of(actor.uid);
-                act.entry(&actor, &user, timestamp(at))
-            })
-            .collect();
-        entries.extend(self.refusals(refused, is_last));
-        let all: Vec<Entry> = {
-            let mut state = shared.state();
-            state.entries.extend(entries);
+            let acts = acts
+                .into_iter()
+                .map(|(at, actor, act)| act.entry(&actor, &names.get(actor.uid), timestamp(at)));
+            state.entries.extend(acts);
+            let refused = self.refusals(refused, &names, is_last);
+            state.entries.extend(refused);
             let lost = std::mem::take(&mut state.lost);
             if lost > 0 {
                 tracing::error!(
                     "{lost} rows of the audit trail are lost: too many wait to be written"
                 );
             }
-            state.entries.clone()
+            (state.entries.clone(), wanted, is_last)
         };
         let written = match all.is_empty() {
             true => Ok(()),
@@ -274,6 +290,16 @@ impl Writer {
         }
     }
 
+    /// Who is in the rows that may be made now.
+    fn uids(&self, state: &State) -> BTreeSet<u32> {
+        let acts = state.acts.iter().map(|(_, actor, _)| actor.uid);
+        let refused = state.refused.keys().map(|(uid, _)| *uid);
+        let windows = self.windows.iter();
+        let counted = windows.filter(|(_, window)| window.since.is_some());
+        let counted = counted.map(|((uid, _), _)| *uid);
+        acts.chain(refused).chain(counted).collect()
+    }
+
     fn append(&mut self, shared: &Shared, entries: &[Entry]) -> Result<()> {
         let key = shared.key.key_or_create()?;
         shared.chain.append(&key, entries)?;
@@ -284,7 +310,12 @@ impl Writer {
     }
 
     /// The rows that refusals make now: the first of a minute at once, the others with its end.
-    fn refusals(&mut self, refused: HashMap<(u32, String), Refused>, is_last: bool) -> Vec<Entry> {
+    fn refusals(
+        &mut self,
+        refused: HashMap<(u32, String), Refused>,
+        names: &Names,
+        is_last: bool,
+    ) -> Vec<Entry> {
         let now = Instant::now();
         let mut rows = Vec::new();
         for ((uid, what), refused) in refused {
@@ -324,7 +355,7 @@ impl Writer {
         rows.sort_by_key(|(_, refused)| refused.at);
         rows.into_iter()
             .map(|(what, refused)| {
-                let user = user_of(refused.actor.uid);
+                let user = names.get(refused.actor.uid);
                 let at = timestamp(refused.at);
                 refusal(&what, &refused.actor, &user, at, refused.count)
             })
@@ -360,16 +391,72 @@ mod tests {
     fn the_same_refusal_makes_one_row_a_minute_with_a_count() {
         let mut writer = Writer::default();
         let one = |count| vec![("A".to_owned(), count)];
-        assert_eq!(counts(&writer.refusals(refused(1, "A", 2), false)), one(2));
-        assert!(writer.refusals(refused(1, "A", 3), false).is_empty());
-        assert!(writer.refusals(refused(1, "A", 4), false).is_empty());
-        assert_eq!(counts(&writer.refusals(refused(2, "A", 1), false)), one(1));
+        assert_eq!(
+            counts(&writer.refusals(refused(1, "A", 2), &Names::default(), false)),
+            one(2)
+        );
+        assert!(
+            writer
+                .refusals(refused(1, "A", 3), &Names::default(), false)
+                .is_empty()
+        );
+        assert!(
+            writer
+                .refusals(refused(1, "A", 4), &Names::default(), false)
+                .is_empty()
+        );
+        assert_eq!(
+            counts(&writer.refusals(refused(2, "A", 1), &Names::default(), false)),
+            one(1)
+        );
         for window in writer.windows.values_mut() {
             window.ends = Instant::now();
         }
-        assert_eq!(counts(&writer.refusals(HashMap::new(), false)), one(7));
-        assert!(writer.refusals(refused(1, "A", 5), false).is_empty());
-        assert_eq!(counts(&writer.refusals(HashMap::new(), true)), one(5));
+        assert_eq!(
+            counts(&writer.refusals(HashMap::new(), &Names::default(), false)),
+            one(7)
+        );
+        assert!(
+            writer
+                .refusals(refused(1, "A", 5), &Names::default(), false)
+                .is_empty()
+        );
+        assert_eq!(
+            counts(&writer.refusals(HashMap::new(), &Names::default(), true)),
+            one(5)
+        );
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_is_no_flush_that_was_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let rare = Rare::new(&AuditOptions {
+            state_dir: folder.path().to_owned(),
+            key: None,
+            reads: false,
+            keep_days: None,
+        });
+        // Nobody writes, and nothing is left to see.
+        rare.0.state().is_running = true;
+        assert!(!rare.flush(Instant::now()));
+        rare.record_refusal(1, 0, "A");
+        rare.record(
+            Actor::of_thread(1, 0),
+            Act::ProviderDeleted("gone".to_owned()),
+        );
+        let unwritten = rare.0.state().unwritten();
+        let actions: Vec<_> = unwritten
+            .iter()
+            .map(|entry| entry.action.as_str())
+            .collect();
+        assert_eq!(
+            actions,
+            [
+                "Configuration of provider gone deleted",
+                "Access to A denied"
+            ]
+        );
+        assert!(!rare.flush(Instant::now()));
     }
 
     #[test]
@@ -378,11 +465,15 @@ mod tests {
         let mut rows = 0;
         for thing in 0..1000 {
             rows += writer
-                .refusals(refused(1, &format!("K{thing}"), 1), false)
+                .refusals(
+                    refused(1, &format!("K{thing}"), 1),
+                    &Names::default(),
+                    false,
+                )
                 .len();
         }
         assert_eq!(rows, REFUSED_THINGS + 1);
-        let last = writer.refusals(HashMap::new(), true);
+        let last = writer.refusals(HashMap::new(), &Names::default(), true);
         assert_eq!(
             counts(&last),
             [(OTHERS.to_owned(), 1000 - REFUSED_THINGS as u64 - 1)]

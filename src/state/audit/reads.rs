@@ -15,9 +15,10 @@ use ring::hmac;
 use rusqlite::{Connection, TransactionBehavior};
 use serde_json::json;
 
-use super::actor::{Actor, process_of, user_of};
+use super::actor::{Actor, process_of};
 use super::chain::{Appender, Chain, prune};
 use super::key::SigningKey;
+use super::names::Names;
 use super::row::{ReadOf, of_trail};
 use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
@@ -342,7 +343,6 @@ impl Writer {
                 continue;
             }
             let together = Together {
-                user: user_of(uid),
                 actor: Actor { uid, pid, program },
                 what: key.2.clone(),
                 at: first.at,
@@ -369,13 +369,19 @@ impl Writer {
             return Ok(());
         };
         let now = Instant::now();
+        let is_due = |together: &Together| all || together.since + TOGETHER <= now;
+        // Before the database is locked. Who it was is known by number until then: a row beside the chain waits for no
+        // name, which is only asked for.
+        let due = self.together.values().filter(|together| is_due(together));
+        let names = Names::of(due.map(|together| together.actor.uid));
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
         let batch = Transfer {
             transaction: &transaction,
             owner: &self.owner,
-            is_due: &|together: &Together| all || together.since + TOGETHER <= now,
+            is_due: &is_due,
+            names: &names,
         };
         let mut appender = Appender::new(&transaction, key).map_err(failed)?;
         if recovers {
@@ -385,7 +391,7 @@ impl Writer {
         if self.lost > 0 {
             let lost = self.lost;
             let actor = Actor::this_process();
-            let user = user_of(actor.uid);
+            let user = names.get(actor.uid);
             let at = timestamp(SystemTime::now());
             let action = format!("{lost} reads were too many to be recorded");
             let row = of_trail(

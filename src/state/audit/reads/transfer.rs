@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::state::audit::actor::Actor;
 use crate::state::audit::chain::Appender;
+use crate::state::audit::names::Names;
 use crate::state::audit::row::{Entry, ReadOf};
 use crate::state::time::timestamp;
 
@@ -26,7 +27,6 @@ pub(super) const PENDING: &str = "CREATE TABLE IF NOT EXISTS pending (
 /// Reads that become one row.
 pub(super) struct Together {
     pub(super) actor: Actor,
-    pub(super) user: String,
     pub(super) what: ReadOf,
     pub(super) at: SystemTime,
     pub(super) since: Instant,
@@ -36,9 +36,10 @@ pub(super) struct Together {
 }
 
 impl Together {
-    pub(super) fn entry(&self, count: u64) -> Entry {
+    pub(super) fn entry(&self, names: &Names, count: u64) -> Entry {
         let at = timestamp(self.at);
-        self.what.entry(&self.actor, &self.user, at, count)
+        let user = names.get(self.actor.uid);
+        self.what.entry(&self.actor, &user, at, count)
     }
 }
 
@@ -47,6 +48,8 @@ pub(super) struct Transfer<'a> {
     pub(super) transaction: &'a Transaction<'a>,
     pub(super) owner: &'a str,
     pub(super) is_due: &'a dyn Fn(&Together) -> bool,
+    /// Of whoever's rows are due.
+    pub(super) names: &'a Names,
 }
 
 /// What becomes of rows: their count and number beside the chain, or `None`: they are in it.
@@ -76,11 +79,11 @@ impl Transfer<'_> {
                     self.transaction.execute(delete, [id])?;
                 }
                 if count > 0 {
-                    appender.append(&together.entry(count))?;
+                    appender.append(&together.entry(self.names, count))?;
                 }
                 transferred.push((*number, None));
             } else {
-                let id = self.put(pending, &together.entry(count))?;
+                let id = self.put(pending, &together.entry(self.names, count))?;
                 transferred.push((*number, Some((count, id))));
             }
         }
@@ -97,9 +100,9 @@ impl Transfer<'_> {
 
     fn put(&self, id: Option<i64>, entry: &Entry) -> rusqlite::Result<i64> {
         if let Some(id) = id {
-            let update = "UPDATE pending SET details = ?2 WHERE id = ?1";
+            let update = "UPDATE pending SET details = ?2, actor_username = ?3 WHERE id = ?1";
             self.transaction
-                .execute(update, params![id, entry.details])?;
+                .execute(update, params![id, entry.details, entry.username])?;
             return Ok(id);
         }
         self.transaction.execute(
