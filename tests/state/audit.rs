@@ -399,6 +399,35 @@ for lock in locks: lock.execute('BEGIN IMMEDIATE')";
 }
 
 #[test]
+fn a_mount_that_ends_while_the_trail_is_locked_waits_for_its_last_rows() {
+    let _alone = alone();
+    let live = mounted(home_of_simpletuner());
+    live.sh("echo v > secrets/A; echo v > secrets/B; cat secrets/A");
+    wait_until("it is there", || !reads(live.home.path(), "A").is_empty());
+    let lock = "lock = connect(os.path.join(STATE, 'live-audit.db'))
+lock.execute('BEGIN IMMEDIATE')";
+    let holding = Holding::start(live.home.path(), lock, "lock.execute('ROLLBACK')");
+    live.sh("cat secrets/B");
+    let (server, log) = (live.server_pid(), live.home("daemon.log"));
+    let home = std::thread::scope(|scope| {
+        let ending = scope.spawn(|| live.stop());
+        wait_until("it ends", || {
+            fs::read_to_string(&log).unwrap().contains("unmounting")
+        });
+        // Longer than a single try takes.
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(2500) {
+            assert!(!support::home::has_ended(server), "it has given up");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        holding.let_go();
+        ending.join().unwrap()
+    });
+    assert_eq!(count(&reads(home.path(), "B")), 1);
+    checked_by_simpletuner(home.path(), READS);
+}
+
+#[test]
 fn a_chain_that_is_broken_is_named_by_verify_told_once_in_the_log_and_goes_on() {
     let _alone = alone();
     let home = home_of_simpletuner();

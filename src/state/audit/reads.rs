@@ -317,8 +317,15 @@ impl Writer {
                 }
             }
         }
+        let is_locked = written.as_ref().is_err_and(|e| e.errno() == libc::EBUSY);
         if let Some(flush) = flush {
             let mut state = shared.state();
+            if is_locked {
+                // Whoever wants it done has more patience than one try; SQLite waits in each.
+                let waited = shared.changed.wait_timeout(state, BATCH);
+                drop(waited);
+                return;
+            }
             state.flushed = state.flushed.max(flush);
             state.is_written = written.is_ok();
             shared.changed.notify_all();
