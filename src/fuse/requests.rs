@@ -118,6 +118,7 @@ impl Inner {
             tracing::error!("a request ended two servers, and is refused: {request:?}");
             return None;
         }
+        vitals.set(Word::Last, asking.request);
         Some(Some(vitals.at(Word::Reading, asking.request)))
     }
 

@@ -35,6 +35,8 @@ pub(crate) enum Word {
     Saving = 4,
     /// A thread of the server's that lives as long as the server.
     Thread = 5,
+    /// The last request that was begun with.
+    Last = 6,
 }
 
 impl Word {

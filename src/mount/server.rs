@@ -183,7 +183,8 @@ fn begin(
     if let Some(restart) = brief.restarts.last() {
         tree.tell_restart(restart);
     }
-    call_in(&held.device, &taken, tree.mount_info().kernel.resend)
+    let last = vitals.get(Word::Last);
+    call_in(&held.device, &taken, last, tree.mount_info().kernel.resend)
         .map_err(|e| Error::io("what the server before this one had taken", e))?;
     Ok(Begun {
         session,
@@ -245,7 +246,11 @@ fn replace(session: &Session<Fs>, device: &OwnedFd) -> io::Result<()> {
 }
 
 /// Has the kernel send again what a server that ended had taken, or ends it with an error where it cannot.
-fn call_in(device: &OwnedFd, taken: &[u64], resends: bool) -> io::Result<()> {
+fn call_in(device: &OwnedFd, taken: &[u64], last: u64, resends: bool) -> io::Result<()> {
+    /// The kernel numbers requests in steps (FUSE_REQ_ID_STEP, fs/fuse/fuse_i.h).
+    const STEP: usize = 2;
+    /// So many that a server had not begun with can have come after the last one.
+    const UNKNOWN: u64 = 1024;
     /// A message of nothing but a header (`fuse_out_header`): length, error, number.
     fn header(error: i32, unique: u64) -> [u8; 16] {
         let mut header = [0; 16];
@@ -259,9 +264,12 @@ fn call_in(device: &OwnedFd, taken: &[u64], resends: bool) -> io::Result<()> {
         rustix::io::write(device, &header(7, 0))?;
         return Ok(());
     }
-    for request in taken {
+    // One more may have been taken by a server that ended before it could say so. Those behind it have not been: the
+    // kernel knows no such number, and they come to this server.
+    let unknown = (last..last + UNKNOWN * STEP as u64).step_by(STEP);
+    for request in taken.iter().copied().chain(unknown.skip(1)) {
         // ENOENT: it was answered, or its caller is gone.
-        let _ = rustix::io::write(device, &header(-libc::EIO, *request));
+        let _ = rustix::io::write(device, &header(-libc::EIO, request));
     }
     Ok(())
 }
