@@ -23,7 +23,7 @@ pub const KEY: usize = 32;
 const SLACK: u64 = 1024 * 1024;
 
 /// The writing end.
-pub struct Ledger {
+pub struct Log {
     /// The one that counts first.
     files: [File; 2],
     master: Zeroizing<[u8; KEY]>,
@@ -32,10 +32,12 @@ pub struct Ledger {
     records: u64,
     end: u64,
     renew_at: u64,
+    /// The last record may be half written: nothing is appended to it.
+    is_spoilt: bool,
 }
 
-impl Ledger {
-    /// What is in the files, record by record, and the ledger that goes on from there: it is empty until
+impl Log {
+    /// What is in the files, record by record, and the log that goes on from there: it is empty until
     /// [`renew`](Self::renew) has been called with all there is.
     ///
     /// # Errors
@@ -63,6 +65,8 @@ impl Ledger {
             records: 0,
             end: HEADER,
             renew_at: 0,
+            // There is no salt of its own yet.
+            is_spoilt: true,
         })
     }
 
@@ -96,6 +100,7 @@ impl Ledger {
         self.files.swap(0, 1);
         (self.key, self.records, self.end) = (key, records, end);
         self.renew_at = 2 * end + SLACK;
+        self.is_spoilt = false;
         // Its memory is given back.
         self.files[1].set_len(0)
     }
@@ -103,10 +108,16 @@ impl Ledger {
     /// Adds a record, whose bytes are overwritten.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Where it cannot be written. Then nothing more is appended before the log is begun anew, under another salt: a
+    /// nonce is never used twice.
     pub fn append(&mut self, record: &mut Vec<u8>) -> io::Result<()> {
+        if self.is_spoilt {
+            return Err(io::Error::other("the last record was not written whole"));
+        }
+        self.is_spoilt = true;
         self.end += append(&self.files[0], &self.key, self.records, self.end, record)?;
         self.records += 1;
+        self.is_spoilt = false;
         Ok(())
     }
 }
@@ -123,7 +134,7 @@ fn generation(file: &File) -> io::Result<u64> {
 fn key_of(master: &[u8; KEY], salt: &[u8; SALT]) -> io::Result<LessSafeKey> {
     let failed = |_| io::Error::other("no key can be derived");
     let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master);
-    let okm = derived.expand(&[b"simpletuner-live ledger"], &AES_256_GCM);
+    let okm = derived.expand(&[b"simpletuner-live journal"], &AES_256_GCM);
     let key: UnboundKey = okm.map_err(failed)?.into();
     Ok(LessSafeKey::new(key))
 }
@@ -190,17 +201,17 @@ mod tests {
         [files[0].try_clone().unwrap(), files[1].try_clone().unwrap()]
     }
 
-    fn open(files: &[File; 2]) -> (Ledger, Vec<String>) {
+    fn open(files: &[File; 2]) -> (Log, Vec<String>) {
         let mut found = Vec::new();
         let master = Zeroizing::new([7; KEY]);
-        let ledger = Ledger::open(twice(files), master, |record| {
+        let log = Log::open(twice(files), master, |record| {
             found.push(String::from_utf8(record.to_vec()).unwrap());
         });
-        (ledger.unwrap(), found)
+        (log.unwrap(), found)
     }
 
-    fn renew(ledger: &mut Ledger, records: &[String]) {
-        let renewed = ledger.renew(|write| {
+    fn renew(log: &mut Log, records: &[String]) {
+        let renewed = log.renew(|write| {
             records
                 .iter()
                 .try_for_each(|record| write(&mut record.clone().into_bytes()))
@@ -211,15 +222,15 @@ mod tests {
     #[test]
     fn what_was_noted_is_read_by_the_next_and_no_word_of_it_lies_open() {
         let files = files();
-        let (mut ledger, found) = open(&files);
-        assert!(found.is_empty() && ledger.is_long());
-        renew(&mut ledger, &["first".into()]);
-        ledger.append(&mut b"hunter2".to_vec()).unwrap();
-        drop(ledger);
+        let (mut log, found) = open(&files);
+        assert!(found.is_empty() && log.is_long());
+        renew(&mut log, &["first".into()]);
+        log.append(&mut b"hunter2".to_vec()).unwrap();
+        drop(log);
         for _ in 0..3 {
-            let (mut ledger, found) = open(&files);
+            let (mut log, found) = open(&files);
             assert_eq!(found, ["first", "hunter2"]);
-            renew(&mut ledger, &found);
+            renew(&mut log, &found);
         }
         for file in &files {
             let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
@@ -231,12 +242,12 @@ mod tests {
     #[test]
     fn a_record_that_was_cut_off_anywhere_is_not_there_and_all_before_it_is() {
         let files = files();
-        let (mut ledger, _) = open(&files);
-        renew(&mut ledger, &["first".into()]);
-        let before = ledger.end;
-        ledger.append(&mut b"second".to_vec()).unwrap();
-        let after = ledger.end;
-        let active = ledger.files[0].try_clone().unwrap();
+        let (mut log, _) = open(&files);
+        renew(&mut log, &["first".into()]);
+        let before = log.end;
+        log.append(&mut b"second".to_vec()).unwrap();
+        let after = log.end;
+        let active = log.files[0].try_clone().unwrap();
         for len in (before..after).rev() {
             active.set_len(len).unwrap();
             assert_eq!(open(&files).1, ["first"]);
@@ -246,17 +257,17 @@ mod tests {
     #[test]
     fn a_new_log_that_was_broken_off_leaves_the_old_one() {
         let files = files();
-        let (mut ledger, _) = open(&files);
-        renew(&mut ledger, &["old".into()]);
-        let broken = ledger.renew(|write| {
+        let (mut log, _) = open(&files);
+        renew(&mut log, &["old".into()]);
+        let broken = log.renew(|write| {
             write(&mut b"new".to_vec())?;
             Err(io::Error::other("broken off"))
         });
         assert!(broken.is_err());
         assert_eq!(open(&files).1, ["old"]);
         let mut records = 0;
-        while !ledger.is_long() {
-            ledger.append(&mut vec![b'x'; 10_000]).unwrap();
+        while !log.is_long() {
+            log.append(&mut vec![b'x'; 10_000]).unwrap();
             records += 1;
         }
         assert!(records > 50);

@@ -1,0 +1,445 @@
+//! The owner's tree: what is at which name, what a reader gets, and when a write takes effect. Knows no fuser type and
+//! no mount point; the rooms around it turn the kernel's requests into its calls.
+//!
+//! A name leads to a version of its content until something changes; whatever changes something sends the kernel one
+//! epoch before it is acknowledged ([`KernelNames`]). An operation never waits: what cannot be answered yet says what it
+//! is blocked on, and is done again when that is settled.
+
+mod audit;
+pub mod bundle;
+mod close;
+mod content;
+mod documents;
+mod events;
+mod layout;
+mod listing;
+mod lookup;
+mod notes;
+mod open;
+mod unlink_rename;
+mod write;
+mod xattr;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use close::{Commit, Commits};
+pub use content::parse_prefix;
+pub use layout::{FileType, ROOT};
+pub use listing::Listed;
+pub use open::Opened;
+pub use write::{Change as AttrChange, Changed as AttrChanged};
+
+use crate::error::Error;
+use crate::hardware::Hardware;
+use crate::manager::SecretsManager;
+use crate::process::{self, Process};
+use crate::secret::SecretName;
+use crate::state::ProviderConfigs;
+use crate::state::audit::AuditTrail;
+use crate::versions::{self, Journal, KernelNames, Opener, State};
+use documents::Documents;
+use layout::Layout;
+use notes::Notes;
+
+/// Set where a kernel without epochs is to be tried: it holds no names then.
+const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Thread; 0 where it is in a pid namespace out of sight.
+    pub tid: u32,
+    /// The request's number.
+    pub request: u64,
+    /// A server that ended without an answer had taken the request already, and may have carried it out.
+    pub is_resend: bool,
+}
+
+/// Why an operation has no result (yet).
+#[derive(Debug)]
+pub enum OpError {
+    /// It failed, for a reason that is worth logging.
+    Error(Error),
+    /// It failed, as such operations do.
+    Errno(i32),
+    /// It cannot be answered yet: to be done again when this is settled.
+    Blocked(WaitOn),
+}
+
+impl From<Error> for OpError {
+    fn from(error: Error) -> Self {
+        OpError::Error(error)
+    }
+}
+
+/// What an operation is blocked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitOn {
+    /// The answer of a provider.
+    Secret(SecretName),
+    /// The answers of all providers.
+    Listing,
+    /// A provider's configuration, while another program has locked the database.
+    Config(String),
+    /// A large document that is being rendered.
+    Document(bundle::BundleFormat),
+}
+
+/// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkQueue {
+    /// The disk, and other writers of the secrets file.
+    Store,
+    /// Other users of SimpleTuner's database.
+    Database,
+}
+
+/// What a tree shows.
+pub struct Parts {
+    /// The chain of providers.
+    pub manager: Arc<SecretsManager>,
+    /// The prices.
+    pub hardware: Arc<Hardware>,
+    /// The providers' configurations; without them `config/` is empty.
+    pub configs: Option<Arc<ProviderConfigs>>,
+    /// Where it is recorded who does what; `None`: nowhere.
+    pub audit: Option<Arc<AuditTrail>>,
+}
+
+/// Whose tree it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Whether root may look, too.
+    pub allows_root: bool,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// The file's number, the same for all its versions.
+    pub ino: u64,
+    /// Folder or file.
+    pub kind: FileType,
+    /// Permission bits.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// When the content became what it is.
+    pub mtime: SystemTime,
+    /// Names.
+    pub nlink: u32,
+    /// How long the kernel may keep this.
+    pub valid: Duration,
+}
+
+/// A name's inode, as a lookup gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The inode's number for the kernel.
+    pub node: u64,
+    /// What `stat` shows.
+    pub attr: Attr,
+    /// How long the kernel may take the name for this inode without asking.
+    pub valid: Duration,
+}
+
+/// What the rooms above say of the mount, for the file `status`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct MountInfo {
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// Whether root may look, too.
+    pub allow_root: bool,
+    /// What the kernel speaks.
+    pub kernel: KernelInfo,
+    /// The process that sees to it that one answers, where there is one.
+    pub keeper_pid: Option<u32>,
+    /// The servers that ended, the last ones.
+    pub restarts: Vec<Restart>,
+    /// Where the program lies that `upgrade` changes to.
+    pub program: Option<String>,
+    /// The last upgrade that was tried.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A server that ended, and had another one come after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restart {
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// Why: a signal's name, or a word.
+    pub reason: String,
+}
+
+/// An upgrade that was tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// How many have been tried.
+    pub number: u64,
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// Why the program stayed the one that it was; `None`: it did not.
+    pub error: Option<String>,
+}
+
+/// The kernel's FUSE protocol.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KernelInfo {
+    /// Version, as `7.44`.
+    pub fuse: String,
+    /// Whether it can send again what a dead server had taken.
+    pub resend: bool,
+    /// Whether it holds names, and asks for them again after a change.
+    pub epoch: bool,
+}
+
+/// The tree. See the module for how it works.
+pub struct Tree {
+    manager: Arc<SecretsManager>,
+    hardware: Arc<Hardware>,
+    configs: Option<Arc<ProviderConfigs>>,
+    audit: Option<Arc<AuditTrail>>,
+    owner: Owner,
+    layout: Layout,
+    /// Whether the numbers of callers are those of `/proc`.
+    sees_callers: bool,
+    names: KernelNames,
+    // Taken for each request, and by the threads that close and commit. Inside it are the manager's locks and those of
+    // `notes`; listeners of the manager must not take it.
+    state: Mutex<State>,
+    journal: Journal,
+    /// The journal is to be begun anew at the next change of the state.
+    checkpoint_is_due: AtomicBool,
+    notes: Mutex<Notes>,
+    documents: Documents,
+    /// Listings that the kernel may not have taken in yet.
+    listings: Mutex<listing::Outstanding>,
+    /// How many entries the last invalidation dropped.
+    invalidated: AtomicU64,
+    mount: Mutex<MountInfo>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tree {
+    /// A tree over these parts that ends with its process.
+    pub fn new(parts: Parts, owner: Owner) -> Arc<Self> {
+        let restored = versions::Restored::new(0);
+        Self::from_parts(parts, owner, Journal::default(), restored).0
+    }
+
+    /// The tree that a server before this one left in the journal's files, and the commits that were under way then.
+    /// Inodes and handles besides the folders get numbers from `numbers_from` on, where the kernel may know others that
+    /// are not in the journal.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the files cannot be read.
+    pub fn restore(
+        parts: Parts,
+        owner: Owner,
+        files: [std::fs::File; 2],
+        key: Zeroizing<[u8; versions::KEY]>,
+        numbers_from: u64,
+    ) -> Result<(Arc<Self>, Commits), Error> {
+        let (journal, restored) = Journal::open(files, key, numbers_from)
+            .map_err(|e| Error::io("the journal of the server before this one", e))?;
+        Ok(Self::from_parts(parts, owner, journal, restored))
+    }
+
+    fn from_parts(
+        parts: Parts,
+        owner: Owner,
+        journal: Journal,
+        restored: versions::Restored,
+    ) -> (Arc<Self>, Commits) {
+        let Parts {
+            manager,
+            hardware,
+            configs,
+            audit,
+        } = parts;
+        let (notes, left) = Notes::restore(&restored.others);
+        if let Some(prices) = &left.prices
+            && let Err(error) = hardware.restore(prices)
+        {
+            tracing::error!("the prices that were set are lost: {error}");
+        }
+        let providers: Vec<String> = manager.provider_names();
+        let tree = Arc::new(Self {
+            layout: Layout::new(&manager.caches().names(), &providers, notes.begun),
+            manager: manager.clone(),
+            hardware,
+            configs,
+            audit,
+            owner,
+            sees_callers: process::sees_callers(),
+            names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some()),
+            state: Mutex::new(restored.state),
+            journal,
+            checkpoint_is_due: AtomicBool::new(false),
+            notes: Mutex::new(notes),
+            documents: Documents::default(),
+            listings: Mutex::default(),
+            invalidated: AtomicU64::new(0),
+            mount: Mutex::default(),
+        });
+        let listener = Arc::downgrade(&tree);
+        manager.on_event(Box::new(move |event| {
+            if let Some(tree) = listener.upgrade() {
+                tree.add_event(event);
+                tree.changed();
+            }
+        }));
+        tree.checkpoint(&lock(&tree.state));
+        let commits = Commits::unfinished(restored.unfinished);
+        (tree, commits)
+    }
+
+    /// Something that readers see has changed, and is in place. To be called before anybody is told of it; from any
+    /// thread.
+    fn changed(&self) {
+        self.documents.outdate();
+        self.layout.touch_folders();
+        self.listings_outdated();
+        self.names.next_epoch();
+    }
+
+    /// The names that the kernel holds.
+    pub fn kernel_names(&self) -> &KernelNames {
+        &self.names
+    }
+
+    /// Changes what `status` says of the mount.
+    pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
+        change(&mut lock(&self.mount));
+    }
+
+    /// What `status` says of the mount.
+    pub fn mount_info(&self) -> MountInfo {
+        lock(&self.mount).clone()
+    }
+
+    /// Adds to the events that this server came after another.
+    pub fn notify_restart(&self, restart: &Restart) {
+        self.add_event(&serde_json::json!({
+            "at": restart.at, "event": "server_restarted", "reason": restart.reason,
+        }));
+    }
+
+    /// The providers' configurations, where it shows them.
+    pub fn configs(&self) -> Option<&Arc<ProviderConfigs>> {
+        self.configs.as_ref()
+    }
+
+    /// The chain behind the tree.
+    pub fn manager(&self) -> &Arc<SecretsManager> {
+        &self.manager
+    }
+
+    /// The user and group that all files belong to.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Refuses all but the owner, and root where it is let in.
+    fn admit(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
+        if caller.uid == self.owner.uid || (self.owner.allows_root && caller.uid == 0) {
+            return Ok(());
+        }
+        Err(self.refuse(caller, what))
+    }
+
+    /// Who opens a file to write.
+    ///
+    /// # Errors
+    /// EPERM where the caller is out of sight: nobody could tell when it closes the file.
+    fn opener(&self, caller: &Caller) -> Result<Opener, OpError> {
+        let process = match caller.tid {
+            0 => None,
+            _ if !self.sees_callers => None,
+            tid => Process::of_thread(tid),
+        };
+        let Some(process) = process else {
+            return Err(OpError::Error(Error::io(
+                "a writer in a pid namespace out of sight: run the daemon in the same one as its writers, or write \
+                 from the daemon's",
+                std::io::Error::from_raw_os_error(libc::EPERM),
+            )));
+        };
+        Ok(Opener {
+            process,
+            uid: caller.uid,
+            program: audit::actor(caller).program,
+        })
+    }
+
+    fn state(&self) -> StateGuard<'_> {
+        StateGuard {
+            state: lock(&self.state),
+            tree: self,
+        }
+    }
+
+    fn status(&self) -> impl Serialize + use<> {
+        let mount = self.mount_info();
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "keeper_pid": mount.keeper_pid,
+            "server_pid": std::process::id(),
+            "started_at": crate::provider::rfc3339(lock(&self.notes).begun),
+            "restarts": mount.restarts,
+            "program": mount.program,
+            "upgrade": mount.upgrade,
+            "mount_point": mount.mount_point,
+            "allow_root": mount.allow_root,
+            "kernel": mount.kernel,
+        })
+    }
+}
+
+/// The state while it is looked at and changed. Its changes are in the journal when this is dropped, before anybody is
+/// answered.
+struct StateGuard<'a> {
+    state: MutexGuard<'a, State>,
+    tree: &'a Tree,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        let records = self.state.take_records();
+        let is_due = self.tree.journal.append(&records)
+            | self.tree.checkpoint_is_due.swap(false, Ordering::Relaxed);
+        if is_due {
+            self.tree.checkpoint(&self.state);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The journal: records, appended before the operation that made them is answered.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard};
+
+use postcard::ser_flavors::Size;
+use zeroize::Zeroizing;
+
+use super::log::{KEY, Log};
+use super::record::Record;
+use super::restore::Restored;
+
+/// What sealing adds to a record of the log.
+const TAG: usize = 16;
+/// So many records make one record of the log at a checkpoint.
+const BATCH: usize = 64;
+
+/// Where records go. The journal of a tree that ends with its process goes nowhere.
+#[derive(Default)]
+pub struct Journal(Option<Mutex<Log>>);
+
+impl Journal {
+    /// The journal in the files of a log, and what the servers before this one have left in it. It is to be begun
+    /// anew ([`checkpoint`](Self::checkpoint)) before anything is appended.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn open(
+        files: [std::fs::File; 2],
+        key: Zeroizing<[u8; KEY]>,
+        numbers_from: u64,
+    ) -> io::Result<(Self, Restored)> {
+        let mut restored = Restored::new(numbers_from);
+        let log = Log::open(files, key, |records| take_in(&mut restored, records))?;
+        restored.finish();
+        Ok((Self(Some(Mutex::new(log))), restored))
+    }
+
+    /// Whether anything is kept.
+    pub fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn log(&self) -> Option<MutexGuard<'_, Log>> {
+        let log = self.0.as_ref()?;
+        Some(log.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Appends what an operation changed: all of it counts, or nothing. Gives whether the journal is to be begun anew
+    /// ([`checkpoint`](Self::checkpoint)), because it has grown long or this could not be written.
+    #[must_use]
+    pub fn append(&self, records: &[Record]) -> bool {
+        let Some(mut log) = self.log().filter(|_| !records.is_empty()) else {
+            return false;
+        };
+        match sealed(records).and_then(|mut record| log.append(&mut record)) {
+            Ok(()) => log.is_long(),
+            Err(error) => {
+                tracing::warn!("the journal is begun anew: {error}");
+                true
+            }
+        }
+    }
+
+    /// Begins the journal anew with all there is. No record may be appended between the look at all there is and this.
+    pub fn checkpoint(&self, all: &[Record]) {
+        let Some(mut log) = self.log() else {
+            return;
+        };
+        let renewed = log.renew(|write| {
+            // In pieces, so that none of them is large.
+            all.chunks(BATCH)
+                .try_for_each(|records| write(&mut sealed(records)?))
+        });
+        if let Err(error) = renewed {
+            // The next append tries again.
+            tracing::error!("the next server will not know what was just done: {error}");
+        }
+    }
+}
+
+/// Records one after the other, with room for the seal: memory that has held values is not left behind.
+fn sealed(records: &[Record]) -> io::Result<Vec<u8>> {
+    let failed = io::Error::other;
+    let mut len = TAG;
+    for record in records {
+        len += postcard::serialize_with_flavor(record, Size::default()).map_err(failed)?;
+    }
+    let mut bytes = Vec::with_capacity(len);
+    for record in records {
+        bytes = postcard::to_extend(record, bytes).map_err(failed)?;
+    }
+    Ok(bytes)
+}
+
+fn take_in(restored: &mut Restored, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match postcard::take_from_bytes::<Record>(bytes) {
+            Ok((record, rest)) => {
+                restored.apply(record);
+                bytes = rest;
+            }
+            Err(error) => {
+                tracing::error!("a record of the server before cannot be read: {error}");
+                return;
+            }
+        }
+    }
+}

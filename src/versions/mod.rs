@@ -1,0 +1,70 @@
+//! What a mount stands on: which inode the kernel was told of holds which bytes, what writers have written and not
+//! closed yet, and which name leads where. Knows folders by number and contents as bytes: nothing of secrets, providers
+//! or FUSE.
+//!
+//! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
+//! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes; an
+//!   open is never judged.
+//! - A promise is an inode without bytes, for a name whose content must be asked for first. Each lookup makes a new one;
+//!   who opens it waits, and is sent round once more to the version.
+//! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
+//!   committed.
+//! - A pending entry has no first value yet: only the process that makes it sees it.
+//! - A [`Retry`] remembers that a thread was sent round (ESTALE) for a name, and what for.
+//!
+//! Every change is a [`Record`] as well. The journal appends the records of an operation before it is answered, so that
+//! the next server goes on from there.
+
+mod epoch;
+mod journal;
+mod log;
+mod record;
+mod restore;
+mod state;
+mod writers;
+
+pub use epoch::KernelNames;
+pub use journal::Journal;
+pub use log::{KEY, Log};
+pub use record::{Record, Timestamp};
+pub use restore::Restored;
+pub use state::{Entry, Missing, Node, Promised, Retry, State, Version};
+pub use writers::{Buffer, Closed, Handle, Opener, WriteInode};
+
+use serde::{Deserialize, Serialize};
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The folder's inode number.
+    pub dir: u64,
+    /// The name in it.
+    pub name: String,
+}
+
+impl Place {
+    /// A name in a folder.
+    pub fn new(dir: u64, name: &str) -> Self {
+        Self {
+            dir,
+            name: name.into(),
+        }
+    }
+
+    /// The `st_ino` of a file that has had this name from the first: the same for every server, and never that of a
+    /// folder.
+    pub fn number(&self) -> u64 {
+        use std::hash::Hasher;
+        let mut hasher = siphasher::sip::SipHasher13::new();
+        hasher.write_u64(self.dir);
+        hasher.write(self.name.as_bytes());
+        // The kernel hands it to 32-bit programs as it is, but none of those reads more than it can hold.
+        (hasher.finish() >> 1).max(FIRST_FILE)
+    }
+}
+
+/// Inode numbers below this one are folders'.
+pub const FIRST_FILE: u64 = 1 << 16;
+
+#[cfg(test)]
+mod tests;

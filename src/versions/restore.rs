@@ -1,0 +1,266 @@
+//! A state as records, and from records.
+
+use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
+use super::state::{Missing, Node, State, Version};
+use super::writers::{Buffer, Handle, WriteInode};
+use crate::secret::SecretBuffer;
+
+/// What the servers before this one have left.
+pub struct Restored {
+    /// The state to go on from.
+    pub state: State,
+    /// Inodes whose commits were under way, in the order of opening: their commits have begun once more.
+    pub unfinished: Vec<u64>,
+    /// The records of the room above, in order.
+    pub others: Vec<SecretBuffer>,
+}
+
+impl Restored {
+    /// Nothing yet; numbers are given out from `numbers_from` on.
+    pub fn new(numbers_from: u64) -> Self {
+        Self {
+            state: State::new(numbers_from),
+            unfinished: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// Takes in a record.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Other(bytes) => self.others.push(bytes),
+            record => self.state.apply(record),
+        }
+    }
+
+    /// Ends the taking in.
+    pub fn finish(&mut self) {
+        let state = &mut self.state;
+        let inodes: Vec<u64> = state.nodes.keys().copied().collect();
+        for ino in inodes {
+            // How often the kernel was told of it is not known.
+            state.restored(ino);
+            if let Some(node) = state.write_inode(ino) {
+                let entry = node.entry;
+                if !state.entries.contains_key(&entry) {
+                    tracing::error!("the journal has an inode without a file");
+                    state.nodes.remove(&ino);
+                }
+            }
+        }
+        self.unfinished = state.resume_commits();
+        drop(state.take_records());
+    }
+}
+
+impl State {
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Numbers(number) => self.next_after(number),
+            Record::Entry(entry) => self.apply_entry(entry),
+            Record::EntryGone(number) => {
+                self.unname(number);
+                self.entries.remove(&number);
+            }
+            Record::Version {
+                ino,
+                entry,
+                value,
+                mtime,
+            } => {
+                self.next_after(ino);
+                let mtime = mtime.into();
+                let version = Version {
+                    entry,
+                    value,
+                    mtime,
+                };
+                self.add_node(ino, entry, Node::Version(version));
+            }
+            Record::WriteInode { ino, entry, base } => {
+                self.next_after(ino);
+                self.put_write_inode(ino, entry, base.ok_or(Missing::Unknown));
+            }
+            Record::NodeGone(ino) => {
+                if let Some(entry) = self.entry_of(ino)
+                    && let Some(entry) = self.entries.get_mut(&entry)
+                {
+                    entry.nodes = entry.nodes.saturating_sub(1);
+                }
+                self.nodes.remove(&ino);
+            }
+            Record::Buffer(buffer) => self.apply_buffer(buffer),
+            Record::Write { ino, at, bytes } => self.apply_write(ino, at as usize, &bytes),
+            Record::SetLen { ino, len } => drop(self.set_len(ino, len as usize)),
+            Record::Spoilt(ino, errno) => self.spoil(ino, errno),
+            Record::Synced(ino) => self.sync(ino),
+            Record::Handle(number, handle) => {
+                self.next_after(number);
+                self.put_handle(number, handle.into_handle());
+            }
+            Record::HandleGone(number) => {
+                if let Some(Handle::Write { ino, .. }) = self.handles.remove(&number)
+                    && let Some(node) = self.write_inode_mut(ino)
+                {
+                    node.writers = node.writers.saturating_sub(1);
+                }
+            }
+            Record::Wrote {
+                handle,
+                request,
+                count,
+            } => {
+                if let Some(Handle::Write { last_write, .. }) = self.handles.get_mut(&handle) {
+                    *last_write = Some((request, count));
+                }
+            }
+            Record::Promise(ino, place) => {
+                self.next_after(ino);
+                self.put_promise(ino, place);
+            }
+            Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
+            Record::Arrived(tid, place) => self.arrived(tid, &place),
+            Record::Other(_) => {}
+        }
+        // Nothing of this is news.
+        drop(self.take_records());
+    }
+
+    fn unname(&mut self, number: u64) {
+        let Some(place) = self.entries.get(&number).and_then(|entry| entry.place.clone()) else {
+            return;
+        };
+        if self.names.get(&place) == Some(&number) {
+            self.names.remove(&place);
+        }
+        if let Some(pending) = self.pending.get_mut(&place) {
+            pending.retain(|pending| *pending != number);
+            if pending.is_empty() {
+                self.pending.remove(&place);
+            }
+        }
+    }
+
+    fn apply_entry(&mut self, record: EntryRecord) {
+        let number = record.number;
+        self.unname(number);
+        let mut entry = record.into_entry();
+        entry.nodes = self.entries.get(&number).map_or(0, |entry| entry.nodes);
+        if let Some(place) = entry.place.clone() {
+            match entry.pending {
+                Some(_) => self.pending.entry(place).or_default().push(number),
+                None => drop(self.names.insert(place, number)),
+            }
+        }
+        self.entries.insert(number, entry);
+    }
+
+    fn apply_buffer(&mut self, record: BufferRecord) {
+        let opener = record.opener();
+        let Some(node) = self.write_inode_mut(record.ino) else {
+            return;
+        };
+        let data = || match &node.base {
+            Ok(base) => Ok(SecretBuffer::new(base.as_bytes())),
+            Err(missing) => Err(*missing),
+        };
+        let data = match node.buffer.take() {
+            Some(buffer) => (buffer.data, buffer.synced),
+            None => (data(), None),
+        };
+        let synced = data.1.filter(|_| record.changes != record.committed);
+        node.buffer = Some(Buffer {
+            data: data.0,
+            changes: record.changes,
+            committed: record.committed,
+            opener,
+            is_closed: record.is_closed,
+            is_killed: record.is_killed,
+            synced,
+            mtime: record.mtime.map(Into::into),
+        });
+    }
+
+    fn apply_write(&mut self, ino: u64, at: usize, bytes: &SecretBuffer) {
+        if let Some(buffer) = self.write_inode_mut(ino).and_then(|node| node.buffer.as_mut()) {
+            match &mut buffer.data {
+                Ok(data) => data.write_at(at, bytes.as_bytes()),
+                // What the file held came to be known.
+                data => *data = Ok(SecretBuffer::new(bytes.as_bytes())),
+            }
+            buffer.changes += 1;
+        }
+    }
+
+    /// All there is, as records.
+    pub fn checkpoint(&self) -> Vec<Record> {
+        let mut records = vec![Record::Numbers(self.last_number())];
+        let entries = self.entries.iter();
+        records.extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
+        for (ino, node) in &self.nodes {
+            match node {
+                Node::Version(version) => records.push(Record::Version {
+                    ino: *ino,
+                    entry: version.entry,
+                    value: version.value.clone(),
+                    mtime: version.mtime.into(),
+                }),
+                Node::Write(node) => write_inode(*ino, node, &mut records),
+            }
+        }
+        for (number, handle) in &self.handles {
+            records.push(Record::Handle(*number, HandleRecord::of(handle)));
+            if let Handle::Write {
+                last_write: Some((request, count)),
+                ..
+            } = handle
+            {
+                records.push(Record::Wrote {
+                    handle: *number,
+                    request: *request,
+                    count: *count,
+                });
+            }
+        }
+        let promises = self.promises();
+        records.extend(promises.map(|(ino, place)| Record::Promise(ino, place.clone())));
+        let retries = self.retries();
+        records.extend(
+            retries.map(|(tid, place, to_write)| Record::Retry(tid, place.clone(), to_write)),
+        );
+        records
+    }
+}
+
+fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
+    records.push(Record::WriteInode {
+        ino,
+        entry: node.entry,
+        base: node.base.clone().ok(),
+    });
+    let Some(buffer) = &node.buffer else {
+        return;
+    };
+    records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
+    let mut holds = |bytes: &SecretBuffer| {
+        records.push(Record::SetLen { ino, len: 0 });
+        let bytes = SecretBuffer::new(bytes.as_bytes());
+        records.push(Record::Write { ino, at: 0, bytes });
+    };
+    if let Some(synced) = &buffer.synced {
+        holds(synced);
+        records.push(Record::Synced(ino));
+    }
+    let mut holds = |bytes: &SecretBuffer| {
+        records.push(Record::SetLen { ino, len: 0 });
+        let bytes = SecretBuffer::new(bytes.as_bytes());
+        records.push(Record::Write { ino, at: 0, bytes });
+    };
+    match &buffer.data {
+        Ok(data) => holds(data),
+        Err(Missing::Failed(errno)) => records.push(Record::Spoilt(ino, *errno)),
+        Err(Missing::Unknown) => {}
+    }
+    // What the bytes count as is as it was.
+    records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
+}

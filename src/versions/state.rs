@@ -1,0 +1,523 @@
+//! Entries, versions, promises and retries. What writers do is in `writers`.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant, SystemTime};
+
+use lru::LruCache;
+
+use super::record::{EntryRecord, Record};
+use super::writers::{Handle, WriteInode};
+use super::{FIRST_FILE, Place};
+use crate::process::Process;
+use crate::secret::SecretValue;
+
+/// So many promises are remembered. A promise that is not is answered ESTALE, and the kernel looks its name up anew.
+const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
+/// How long a thread that was sent round may take to come back.
+const RETRY_LIFETIME: Duration = Duration::from_secs(60);
+/// The same for callers of another pid namespace, who share the number 0.
+const UNSEEN_RETRY_LIFETIME: Duration = Duration::from_secs(1);
+/// So many inodes of an earlier server are kept although the kernel may have forgotten them.
+const MAX_DOUBTFUL: usize = 4096;
+
+/// A file as users see it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it is; `None`: its name is gone, and only who has it open sees it.
+    pub place: Option<Place>,
+    /// Where it was last.
+    pub last: Place,
+    /// The version that its name leads to.
+    pub current: Option<u64>,
+    /// The inode that a pending or scratch file's name leads to.
+    pub own: Option<u64>,
+    /// It has no first value yet, and is there for this process only.
+    pub pending: Option<Process>,
+    /// It lies in memory only.
+    pub is_scratch: bool,
+    /// The modification time that was set for the content with this fingerprint.
+    pub mtime: Option<(u64, SystemTime)>,
+    /// How many inodes are its.
+    pub(super) nodes: u32,
+}
+
+/// An inode whose bytes never change.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Whose it is.
+    pub entry: u64,
+    /// The bytes.
+    pub value: SecretValue,
+    /// When they became the file's content.
+    pub mtime: SystemTime,
+}
+
+/// An inode.
+#[derive(Debug)]
+pub enum Node {
+    /// Readers'.
+    Version(Version),
+    /// A writer's.
+    Write(WriteInode),
+}
+
+/// Why a writer's buffer holds nothing that could be added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The present content must be asked for.
+    Unknown,
+    /// It cannot be had.
+    Failed(i32),
+}
+
+/// What a promise stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promised {
+    /// The name.
+    pub place: Place,
+    /// The number of its file.
+    pub number: u64,
+}
+
+/// What a thread was sent round for.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// To write; else to read.
+    pub to_write: bool,
+    at: Instant,
+}
+
+impl Retry {
+    fn is_over(&self, tid: u32) -> bool {
+        let lifetime = match tid {
+            0 => UNSEEN_RETRY_LIFETIME,
+            _ => RETRY_LIFETIME,
+        };
+        self.at.elapsed() >= lifetime
+    }
+}
+
+/// How often the kernel has been told of an inode.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lookups {
+    count: u64,
+    /// An earlier server may have told of it, too.
+    is_restored: bool,
+}
+
+/// All there is.
+pub struct State {
+    pub(super) entries: HashMap<u64, Entry>,
+    /// Names that everybody sees, as far as an inode of theirs is known.
+    pub(super) names: HashMap<Place, u64>,
+    pub(super) pending: HashMap<Place, Vec<u64>>,
+    pub(super) nodes: HashMap<u64, Node>,
+    lookups: HashMap<u64, Lookups>,
+    promises: LruCache<u64, Promised>,
+    pub(super) handles: HashMap<u64, Handle>,
+    retries: HashMap<(u32, Place), Retry>,
+    /// Inodes of an earlier server that the kernel has forgotten once, perhaps for good; the oldest first.
+    doubtful: VecDeque<u64>,
+    next: u64,
+    /// What was changed since it was last taken.
+    records: Vec<Record>,
+}
+
+impl State {
+    /// Nothing yet; numbers are given out from `numbers_from` on.
+    pub fn new(numbers_from: u64) -> Self {
+        Self {
+            entries: HashMap::new(),
+            names: HashMap::new(),
+            pending: HashMap::new(),
+            nodes: HashMap::new(),
+            lookups: HashMap::new(),
+            promises: LruCache::new(MAX_PROMISES),
+            handles: HashMap::new(),
+            retries: HashMap::new(),
+            doubtful: VecDeque::new(),
+            next: numbers_from.max(FIRST_FILE),
+            records: Vec::new(),
+        }
+    }
+
+    /// What was changed since this was called last.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
+    pub(super) fn record(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// A number that was never given out before.
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn next_after(&mut self, number: u64) {
+        self.next = self.next.max(number);
+    }
+
+    pub(super) fn last_number(&self) -> u64 {
+        self.next
+    }
+
+    // Entries.
+
+    /// A file.
+    pub fn entry(&self, number: u64) -> Option<&Entry> {
+        self.entries.get(&number)
+    }
+
+    /// The file that everybody finds under a name, if an inode of it is known.
+    pub fn named(&self, place: &Place) -> Option<u64> {
+        self.names.get(place).copied()
+    }
+
+    /// The scratch file of a name.
+    pub fn scratch(&self, place: &Place) -> Option<u64> {
+        self.named(place)
+            .filter(|entry| self.entries.get(entry).is_some_and(|entry| entry.is_scratch))
+    }
+
+    /// The scratch files in a folder.
+    pub fn scratch_in(&self, dir: u64) -> impl Iterator<Item = &Place> {
+        let places = self.names.keys().filter(move |place| place.dir == dir);
+        places.filter(|place| self.scratch(place).is_some())
+    }
+
+    /// How many bytes scratch files hold together.
+    pub fn scratch_bytes(&self) -> usize {
+        let scratch = self.entries.values().filter(|entry| entry.is_scratch);
+        let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
+        nodes.map(WriteInode::len).sum()
+    }
+
+    /// The number that `stat` and a listing show for a name.
+    pub fn number_of(&self, place: &Place) -> u64 {
+        self.named(place).unwrap_or_else(|| place.number())
+    }
+
+    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
+        let mut number = place.number();
+        // A file that was renamed keeps the number of its old name.
+        while self.entries.contains_key(&number) {
+            number += 1;
+        }
+        self.entries.insert(
+            number,
+            Entry {
+                place: Some(place.clone()),
+                last: place.clone(),
+                current: None,
+                own: None,
+                pending: None,
+                is_scratch: false,
+                mtime: None,
+                nodes: 0,
+            },
+        );
+        number
+    }
+
+    /// The file that everybody finds under a name; where none is known yet, one is made.
+    pub fn entry_at(&mut self, place: &Place) -> u64 {
+        if let Some(entry) = self.named(place) {
+            return entry;
+        }
+        let entry = self.new_entry(place);
+        self.names.insert(place.clone(), entry);
+        self.record_entry(entry);
+        entry
+    }
+
+    pub(super) fn record_entry(&mut self, number: u64) {
+        let entry = self.entries.get(&number);
+        let entry = entry.map(|entry| EntryRecord::of(number, entry));
+        self.record(entry.map_or(Record::EntryGone(number), Record::Entry));
+    }
+
+    pub(super) fn change_entry(&mut self, number: u64, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            change(entry);
+            self.record_entry(number);
+        }
+    }
+
+    /// A name that everybody sees is gone, or leads to another file from now on.
+    pub fn unlink(&mut self, place: &Place) {
+        let Some(entry) = self.names.remove(place) else {
+            return;
+        };
+        self.change_entry(entry, |entry| entry.place = None);
+        self.drop_unused(entry);
+    }
+
+    /// Moves a file that everybody sees, over whatever has the new name.
+    pub fn rename(&mut self, from: &Place, to: &Place) {
+        self.unlink(to);
+        let Some(entry) = self.names.remove(from) else {
+            return;
+        };
+        self.names.insert(to.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(to.clone());
+            entry.last = to.clone();
+        });
+    }
+
+    /// Sets the modification time of the content with this fingerprint, and of its version.
+    pub fn set_mtime(&mut self, entry: u64, fingerprint: u64, mtime: SystemTime) {
+        self.change_entry(entry, |entry| entry.mtime = Some((fingerprint, mtime)));
+        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+        if let Some(ino) = current
+            && let Some(Node::Version(version)) = self.nodes.get_mut(&ino)
+            && version.value.fingerprint() == fingerprint
+        {
+            version.mtime = mtime;
+        }
+    }
+
+    // Inodes.
+
+    /// An inode.
+    pub fn node(&self, ino: u64) -> Option<&Node> {
+        self.nodes.get(&ino)
+    }
+
+    /// Whose an inode is.
+    pub fn entry_of(&self, ino: u64) -> Option<u64> {
+        Some(match self.nodes.get(&ino)? {
+            Node::Version(version) => version.entry,
+            Node::Write(node) => node.entry,
+        })
+    }
+
+    /// Where the file of an inode was last.
+    pub fn last_place(&self, ino: u64) -> Option<&Place> {
+        let entry = self.entry_of(ino)?;
+        Some(&self.entries.get(&entry)?.last)
+    }
+
+    pub(super) fn add_node(&mut self, ino: u64, entry: u64, node: Node) {
+        self.nodes.insert(ino, node);
+        if let Some(entry) = self.entries.get_mut(&entry) {
+            entry.nodes += 1;
+        }
+    }
+
+    /// The inode of a name's content: the one that the name leads to already where that has these bytes, else a new one.
+    pub fn version(&mut self, place: &Place, value: &SecretValue, changed_at: SystemTime) -> u64 {
+        let entry = self.entry_at(place);
+        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+        if let Some(ino) = current
+            && let Some(Node::Version(version)) = self.nodes.get(&ino)
+            && version.value == *value
+        {
+            return ino;
+        }
+        let set = self.entries.get(&entry).and_then(|entry| entry.mtime);
+        let set = set.filter(|(fingerprint, _)| *fingerprint == value.fingerprint());
+        let version = Version {
+            entry,
+            value: value.clone(),
+            mtime: set.map_or(changed_at, |(_, mtime)| mtime),
+        };
+        let ino = self.number();
+        self.record(Record::Version {
+            ino,
+            entry,
+            value: value.clone(),
+            mtime: version.mtime.into(),
+        });
+        self.add_node(ino, entry, Node::Version(version));
+        self.change_entry(entry, |entry| entry.current = Some(ino));
+        if let Some(old) = current {
+            self.drop_if_unused(old);
+        }
+        ino
+    }
+
+    /// A new inode that stands for a name whose content must be asked for.
+    pub fn promise(&mut self, place: &Place) -> u64 {
+        let ino = self.number();
+        self.record(Record::Promise(ino, place.clone()));
+        self.put_promise(ino, place.clone());
+        ino
+    }
+
+    /// A new inode for a name in a listing. The next server does not know it: the kernel looks the name up anew then.
+    pub fn listed(&mut self, place: &Place) -> u64 {
+        let ino = self.number();
+        self.put_promise(ino, place.clone());
+        ino
+    }
+
+    pub(super) fn put_promise(&mut self, ino: u64, place: Place) {
+        let number = self.number_of(&place);
+        self.promises.push(ino, Promised { place, number });
+    }
+
+    /// What a promise stands for.
+    pub fn promised(&mut self, ino: u64) -> Option<&Promised> {
+        self.promises.get(&ino)
+    }
+
+    /// The kernel was told of an inode once more.
+    pub fn count_lookup(&mut self, ino: u64) {
+        if self.nodes.contains_key(&ino) {
+            self.lookups.entry(ino).or_default().count += 1;
+        }
+    }
+
+    /// The kernel has forgotten an inode as often as `count` says.
+    pub fn forget(&mut self, ino: u64, count: u64) {
+        if self.promises.pop(&ino).is_some() {
+            return;
+        }
+        let Some(lookups) = self.lookups.get_mut(&ino) else {
+            return;
+        };
+        if count <= lookups.count {
+            // A lookup that the kernel rejected, or all of them.
+            lookups.count -= count;
+        } else if count > 1 || !lookups.is_restored {
+            // An eviction. It forgets what an earlier server had told, too.
+            *lookups = Lookups::default();
+        } else {
+            // The kernel rejected an earlier server's answer, or has forgotten the only one.
+            self.doubt(ino);
+            return;
+        }
+        self.drop_if_unused(ino);
+    }
+
+    fn doubt(&mut self, ino: u64) {
+        self.doubtful.push_back(ino);
+        if self.doubtful.len() > MAX_DOUBTFUL
+            && let Some(oldest) = self.doubtful.pop_front()
+            && let Some(lookups) = self.lookups.get_mut(&oldest)
+        {
+            lookups.is_restored = false;
+            self.drop_if_unused(oldest);
+        }
+    }
+
+    pub(super) fn restored(&mut self, ino: u64) {
+        self.lookups.entry(ino).or_default().is_restored = true;
+    }
+
+    fn is_known_to_kernel(&self, ino: u64) -> bool {
+        let lookups = self.lookups.get(&ino);
+        lookups.is_some_and(|lookups| lookups.count > 0 || lookups.is_restored)
+    }
+
+    /// An inode goes when the kernel has forgotten it and no name leads to it.
+    pub(super) fn drop_if_unused(&mut self, ino: u64) {
+        if self.is_known_to_kernel(ino) {
+            return;
+        }
+        let Some(number) = self.entry_of(ino) else {
+            return;
+        };
+        let is_held = match self.nodes.get(&ino) {
+            Some(Node::Write(node)) => node.is_held(),
+            _ => false,
+        };
+        let is_own = |entry: &Entry| {
+            entry.own == Some(ino) && (entry.is_scratch && entry.place.is_some() || entry.pending.is_some())
+        };
+        if is_held || self.entries.get(&number).is_some_and(is_own) {
+            return;
+        }
+        self.nodes.remove(&ino);
+        self.lookups.remove(&ino);
+        self.record(Record::NodeGone(ino));
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.nodes -= 1;
+            if entry.current == Some(ino) {
+                entry.current = None;
+            }
+            if entry.own == Some(ino) {
+                entry.own = None;
+            }
+        }
+        self.drop_entry_if_unused(number);
+    }
+
+    /// The inodes of a file that nothing needs any more go, and then the file.
+    pub(super) fn drop_unused(&mut self, number: u64) {
+        let Some(entry) = self.entries.get(&number) else {
+            return;
+        };
+        let of_entry = [entry.current, entry.own];
+        for ino in of_entry.into_iter().flatten() {
+            self.drop_if_unused(ino);
+        }
+        self.drop_entry_if_unused(number);
+    }
+
+    fn drop_entry_if_unused(&mut self, number: u64) {
+        let Some(entry) = self.entries.get(&number) else {
+            return;
+        };
+        let keeps_time = entry.mtime.is_some() && entry.place.is_some();
+        if entry.nodes > 0 || entry.pending.is_some() || keeps_time {
+            return;
+        }
+        if let Some(place) = &entry.place
+            && self.names.get(place) == Some(&number)
+        {
+            self.names.remove(&place.clone());
+        }
+        self.entries.remove(&number);
+        self.record(Record::EntryGone(number));
+    }
+
+    // Retries.
+
+    /// Sends a thread round: its next lookup of the name finds what it came for.
+    pub fn send_round(&mut self, tid: u32, place: &Place, to_write: bool) {
+        if self.retries.len() >= 1000 {
+            self.retries.retain(|(tid, _), retry| !retry.is_over(*tid));
+        }
+        self.record(Record::Retry(tid, place.clone(), to_write));
+        self.put_retry(tid, place.clone(), to_write);
+    }
+
+    pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {
+        let at = Instant::now();
+        self.retries.insert((tid, place), Retry { to_write, at });
+    }
+
+    /// What a thread was sent round for.
+    pub fn retry(&self, tid: u32, place: &Place) -> Option<Retry> {
+        if self.retries.is_empty() {
+            return None;
+        }
+        let retry = self.retries.get(&(tid, place.clone()))?;
+        (!retry.is_over(tid)).then_some(*retry)
+    }
+
+    /// The thread has come back and found an inode. Callers who share the number 0 share their retries, which end by
+    /// themselves.
+    pub fn arrived(&mut self, tid: u32, place: &Place) {
+        if tid != 0 && !self.retries.is_empty() && self.retries.remove(&(tid, place.clone())).is_some()
+        {
+            self.record(Record::Arrived(tid, place.clone()));
+        }
+    }
+
+    pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {
+        let retries = self.retries.iter();
+        retries.map(|((tid, place), retry)| (*tid, place, retry.to_write))
+    }
+
+    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &Place)> {
+        let promises = self.promises.iter();
+        promises.map(|(ino, promised)| (*ino, &promised.place))
+    }
+}

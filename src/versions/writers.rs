@@ -1,0 +1,670 @@
+//! Writers: their inodes and buffers, the handles through which they write, files that have no first value yet, and
+//! which buffers a close commits.
+
+use std::time::SystemTime;
+
+use super::record::{BufferRecord, HandleRecord, Record};
+use super::state::{Missing, Node, State};
+use super::Place;
+use crate::process::Process;
+use crate::secret::{SecretBuffer, SecretValue};
+
+/// Who opened a file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// The process.
+    pub process: Process,
+    /// Its user.
+    pub uid: u32,
+    /// Its program, for the audit trail.
+    pub program: Option<String>,
+}
+
+/// What a writer has written.
+#[derive(Debug)]
+pub struct Buffer {
+    /// The bytes.
+    pub data: Result<SecretBuffer, Missing>,
+    /// Counts what was done to it.
+    pub changes: u64,
+    /// How many of these have taken effect.
+    pub committed: u64,
+    /// Who opened it, and has not closed it for good.
+    pub opener: Opener,
+    /// The opener has closed its last descriptor.
+    pub is_closed: bool,
+    /// A signal ended the opener before that.
+    pub is_killed: bool,
+    /// What it held when it was last fsynced, if that was after the last commit.
+    pub synced: Option<SecretBuffer>,
+    /// The modification time that was set.
+    pub mtime: Option<SystemTime>,
+}
+
+impl Buffer {
+    /// Whether something was written that has not taken effect.
+    pub fn is_touched(&self) -> bool {
+        self.changes != self.committed
+    }
+}
+
+/// A writer's inode, or a scratch file's.
+#[derive(Debug)]
+pub struct WriteInode {
+    /// Whose it is.
+    pub entry: u64,
+    /// What the file held when the inode was made.
+    pub base: Result<SecretValue, Missing>,
+    /// `None`: nobody has opened it to write yet.
+    pub buffer: Option<Buffer>,
+    /// How many handles write to it.
+    pub writers: u32,
+    /// How many commits of it are under way.
+    pub commits: u32,
+}
+
+impl WriteInode {
+    /// Whether a handle or a commit needs it.
+    pub(super) fn is_held(&self) -> bool {
+        self.writers > 0 || self.commits > 0
+    }
+
+    /// Its length in bytes; 0 where that is not known.
+    pub fn len(&self) -> usize {
+        match &self.buffer {
+            Some(buffer) => buffer.data.as_ref().map_or(0, SecretBuffer::len),
+            None => self.base.as_ref().map_or(0, SecretValue::len),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether its opener has written to it and not closed it.
+    pub fn is_unclosed(&self) -> bool {
+        self.writers > 0
+            && self
+                .buffer
+                .as_ref()
+                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_touched())
+    }
+}
+
+/// An open file that has a number of its own. Readers of versions have none: the inode says all.
+#[derive(Debug)]
+pub enum Handle {
+    /// It writes to this inode.
+    Write {
+        /// The inode.
+        ino: u64,
+        /// The request that opened it.
+        request: u64,
+        /// The last write, and how many bytes it took: it may come again.
+        last_write: Option<(u64, u32)>,
+    },
+    /// It reads what a generated file held when it was opened.
+    Snapshot {
+        /// The request that opened it.
+        request: u64,
+        /// The bytes.
+        value: SecretValue,
+    },
+}
+
+/// What the close of a descriptor means for a writer's inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Nothing: it is not the opener's last one.
+    NotLast,
+    /// These inodes are to be committed, in this order.
+    Commit(Vec<u64>),
+}
+
+impl State {
+    /// A writer's inode.
+    pub fn write_inode(&self, ino: u64) -> Option<&WriteInode> {
+        match self.nodes.get(&ino)? {
+            Node::Write(node) => Some(node),
+            Node::Version(_) => None,
+        }
+    }
+
+    pub(super) fn write_inode_mut(&mut self, ino: u64) -> Option<&mut WriteInode> {
+        match self.nodes.get_mut(&ino)? {
+            Node::Write(node) => Some(node),
+            Node::Version(_) => None,
+        }
+    }
+
+    /// What was written to an inode.
+    pub fn buffer(&self, ino: u64) -> Option<&Buffer> {
+        self.write_inode(ino)?.buffer.as_ref()
+    }
+
+    fn buffer_mut(&mut self, ino: u64) -> Option<&mut Buffer> {
+        self.write_inode_mut(ino)?.buffer.as_mut()
+    }
+
+    /// A new inode of a file, for one who is about to write, or to read what it holds now.
+    pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Missing>) -> u64 {
+        let ino = self.number();
+        self.record(Record::WriteInode {
+            ino,
+            entry,
+            base: base.clone().ok(),
+        });
+        self.put_write_inode(ino, entry, base);
+        ino
+    }
+
+    pub(super) fn put_write_inode(
+        &mut self,
+        ino: u64,
+        entry: u64,
+        base: Result<SecretValue, Missing>,
+    ) {
+        let node = WriteInode {
+            entry,
+            base,
+            buffer: None,
+            writers: 0,
+            commits: 0,
+        };
+        self.add_node(ino, entry, Node::Write(node));
+    }
+
+    /// A file that is there for its maker only, until it has a first value.
+    pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
+        let entry = self.new_entry(place);
+        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
+        self.pend(entry, place, ino, maker.process);
+        self.start_buffer(ino, maker);
+        // That it is there is a change.
+        self.touch(ino);
+        ino
+    }
+
+    /// A scratch file that holds these bytes.
+    pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
+        self.unlink(place);
+        let entry = self.new_entry(place);
+        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
+        self.start_buffer(ino, maker);
+        self.write_bytes(ino, 0, bytes);
+        self.names.insert(place.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.is_scratch = true;
+            entry.own = Some(ino);
+        });
+        ino
+    }
+
+    // Files without a first value.
+
+    /// Makes a file, which everybody or nobody saw so far, one that only this process sees.
+    pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
+        if let Some(from) = self.entries.get(&entry).and_then(|entry| entry.place.clone())
+            && self.names.get(&from) == Some(&entry)
+        {
+            self.names.remove(&from);
+        }
+        self.pending.entry(place.clone()).or_default().push(entry);
+        let old = self.entries.get(&entry).and_then(|entry| entry.current);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
+            entry.last = place.clone();
+            entry.own = Some(own);
+            entry.pending = Some(process);
+            entry.is_scratch = false;
+            entry.current = None;
+        });
+        if let Some(old) = old {
+            self.drop_if_unused(old);
+        }
+    }
+
+    /// Whether somebody is making a file of this name.
+    pub fn is_pending(&self, place: &Place) -> bool {
+        self.pending.contains_key(place)
+    }
+
+    /// The file of this name that the process is making.
+    pub fn pending_of(&self, place: &Place, process: impl FnOnce() -> Option<Process>) -> Option<u64> {
+        let pending = self.pending.get(place)?;
+        let process = process()?;
+        let is_its = |entry: &&u64| {
+            self.entries
+                .get(entry)
+                .is_some_and(|entry| entry.pending == Some(process))
+        };
+        pending.iter().find(is_its).copied()
+    }
+
+    fn unlist_pending(&mut self, entry: u64) {
+        let Some(place) = self.entries.get(&entry).and_then(|entry| entry.place.clone()) else {
+            return;
+        };
+        if let Some(pending) = self.pending.get_mut(&place) {
+            pending.retain(|pending| *pending != entry);
+            if pending.is_empty() {
+                self.pending.remove(&place);
+            }
+        }
+    }
+
+    /// A file that had no first value will never have one.
+    pub fn abandon(&mut self, entry: u64) {
+        self.unlist_pending(entry);
+        self.change_entry(entry, |entry| {
+            entry.pending = None;
+            entry.place = None;
+        });
+        self.drop_unused(entry);
+    }
+
+    /// Moves a file without a first value to another name, where it has none either.
+    pub fn move_pending(&mut self, entry: u64, to: &Place) {
+        self.unlist_pending(entry);
+        self.pending.entry(to.clone()).or_default().push(entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(to.clone());
+            entry.last = to.clone();
+        });
+    }
+
+    /// Everybody sees the file from now on, instead of any that had its name.
+    pub fn publish(&mut self, entry: u64, place: &Place) {
+        if self.named(place) == Some(entry)
+            && self
+                .entries
+                .get(&entry)
+                .is_some_and(|entry| entry.pending.is_none() && !entry.is_scratch)
+        {
+            return;
+        }
+        self.unlist_pending(entry);
+        if let Some(from) = self.entries.get(&entry).and_then(|entry| entry.place.clone())
+            && self.names.get(&from) == Some(&entry)
+        {
+            self.names.remove(&from);
+        }
+        self.unlink(place);
+        self.names.insert(place.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
+            entry.last = place.clone();
+            entry.pending = None;
+            entry.is_scratch = false;
+        });
+    }
+
+    /// A file becomes scratch of this name, with what its inode holds.
+    pub fn become_scratch(&mut self, entry: u64, place: &Place) {
+        self.publish(entry, place);
+        self.change_entry(entry, |entry| entry.is_scratch = true);
+    }
+
+    // Buffers.
+
+    fn start_buffer(&mut self, ino: u64, opener: &Opener) {
+        let Some(node) = self.write_inode_mut(ino) else {
+            return;
+        };
+        match &mut node.buffer {
+            None => {
+                node.buffer = Some(Buffer {
+                    data: node
+                        .base
+                        .as_ref()
+                        .map(|base| SecretBuffer::new(base.as_bytes()))
+                        .map_err(|missing| *missing),
+                    changes: 0,
+                    committed: 0,
+                    opener: opener.clone(),
+                    is_closed: false,
+                    is_killed: false,
+                    synced: None,
+                    mtime: None,
+                });
+            }
+            // Nobody else has it open to write: it is this opener's from now on.
+            Some(buffer) if buffer.is_closed || buffer.is_killed || node.writers == 0 => {
+                buffer.opener = opener.clone();
+                buffer.is_closed = false;
+                buffer.is_killed = false;
+            }
+            Some(_) => {}
+        }
+        self.record_buffer(ino);
+    }
+
+    pub(super) fn record_buffer(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer(ino) {
+            let record = BufferRecord::of(ino, buffer);
+            self.record(Record::Buffer(record));
+        }
+    }
+
+    /// Opens an inode to write.
+    pub fn open_writer(&mut self, ino: u64, opener: &Opener, request: u64) -> u64 {
+        self.start_buffer(ino, opener);
+        let handle = Handle::Write {
+            ino,
+            request,
+            last_write: None,
+        };
+        self.open(handle)
+    }
+
+    /// Opens what a generated file holds now.
+    pub fn open_snapshot(&mut self, value: SecretValue, request: u64) -> u64 {
+        self.open(Handle::Snapshot { request, value })
+    }
+
+    fn open(&mut self, handle: Handle) -> u64 {
+        let number = self.number();
+        self.record(Record::Handle(number, HandleRecord::of(&handle)));
+        self.put_handle(number, handle);
+        number
+    }
+
+    pub(super) fn put_handle(&mut self, number: u64, handle: Handle) {
+        if let Handle::Write { ino, .. } = handle
+            && let Some(node) = self.write_inode_mut(ino)
+        {
+            node.writers += 1;
+        }
+        self.handles.insert(number, handle);
+    }
+
+    /// An open file.
+    pub fn handle(&self, number: u64) -> Option<&Handle> {
+        self.handles.get(&number)
+    }
+
+    /// The file that a request opened which comes again.
+    pub fn opened_by(&self, request: u64) -> Option<(u64, &Handle)> {
+        let mut handles = self.handles.iter();
+        handles.find_map(|(number, handle)| {
+            let (Handle::Write { request: by, .. } | Handle::Snapshot { request: by, .. }) = handle;
+            (*by == request).then_some((*number, handle))
+        })
+    }
+
+    /// The inode that a handle writes to.
+    pub fn written_by(&self, handle: u64) -> Option<u64> {
+        match self.handles.get(&handle)? {
+            Handle::Write { ino, .. } => Some(*ino),
+            Handle::Snapshot { .. } => None,
+        }
+    }
+
+    fn touch(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.changes += 1;
+            self.record_buffer(ino);
+        }
+    }
+
+    /// Gives a buffer what its file holds, which was not known when it was opened. What was written before that (from
+    /// nothing on) stays.
+    pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Missing>) {
+        let Some(node) = self.write_inode_mut(ino) else {
+            return;
+        };
+        node.base = base.clone();
+        let is_missing = node.buffer.as_ref().is_some_and(|buffer| buffer.data.is_err());
+        if is_missing {
+            let data = base.map(|base| SecretBuffer::new(base.as_bytes()));
+            if let Ok(data) = &data {
+                let bytes = SecretBuffer::new(data.as_bytes());
+                self.record(Record::Write { ino, at: 0, bytes });
+            }
+            if let Some(buffer) = self.buffer_mut(ino) {
+                buffer.data = data;
+            }
+        }
+    }
+
+    /// Writes into an inode's buffer. The same request's write is done once, however often it comes.
+    pub fn write(&mut self, handle: u64, request: u64, at: usize, bytes: &[u8]) {
+        let Some(ino) = self.written_by(handle) else {
+            return;
+        };
+        self.write_bytes(ino, at, bytes);
+        let count = bytes.len() as u32;
+        if let Some(Handle::Write { last_write, .. }) = self.handles.get_mut(&handle) {
+            *last_write = Some((request, count));
+            self.record(Record::Wrote {
+                handle,
+                request,
+                count,
+            });
+        }
+    }
+
+    fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
+        if let Some(buffer) = self.buffer_mut(ino)
+            && let Ok(data) = &mut buffer.data
+        {
+            data.write_at(at, bytes);
+            buffer.changes += 1;
+            let bytes = SecretBuffer::new(bytes);
+            self.record(Record::Write { ino, at: at as u64, bytes });
+        }
+    }
+
+    /// Cuts or fills a buffer to a length. From nothing on, it does not matter what the file held.
+    ///
+    /// # Errors
+    /// Why the bytes before that are not known.
+    pub fn set_len(&mut self, ino: u64, len: usize) -> Result<(), Missing> {
+        let Some(buffer) = self.buffer_mut(ino) else {
+            return Ok(());
+        };
+        match &mut buffer.data {
+            Ok(data) => data.set_len(len),
+            data if len == 0 => *data = Ok(SecretBuffer::new(b"")),
+            Err(missing) => return Err(*missing),
+        }
+        buffer.changes += 1;
+        self.record(Record::SetLen { ino, len: len as u64 });
+        Ok(())
+    }
+
+    /// Nothing of what is in the buffer may take effect any more, before it is emptied.
+    pub fn spoil(&mut self, ino: u64, errno: i32) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.data = Err(Missing::Failed(errno));
+            buffer.changes += 1;
+            self.record(Record::Spoilt(ino, errno));
+        }
+    }
+
+    /// Remembers what a buffer holds: a rename has that take effect at once.
+    pub fn sync(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino)
+            && buffer.is_touched()
+            && let Ok(data) = &buffer.data
+        {
+            buffer.synced = Some(SecretBuffer::new(data.as_bytes()));
+            self.record(Record::Synced(ino));
+        }
+    }
+
+    /// Sets the modification time that the content gets when it is committed.
+    pub fn set_buffer_mtime(&mut self, ino: u64, mtime: SystemTime) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.mtime = Some(mtime);
+            self.record_buffer(ino);
+        }
+    }
+
+    // Closing.
+
+    /// The opener was killed: nothing of what it wrote takes effect.
+    pub fn kill(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.is_killed = true;
+            self.record_buffer(ino);
+        }
+    }
+
+    /// The opener has closed its last descriptor of the file of this inode: all that it has written to the file is to
+    /// be committed, in the order of opening.
+    pub fn close(&mut self, ino: u64) -> Vec<u64> {
+        let Some((entry, process)) = self
+            .write_inode(ino)
+            .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
+        else {
+            return Vec::new();
+        };
+        let is_its = |node: &WriteInode| {
+            node.entry == entry
+                && node.writers > 0
+                && node
+                    .buffer
+                    .as_ref()
+                    .is_some_and(|buffer| buffer.opener.process == process)
+        };
+        let mut closed: Vec<u64> = self
+            .handles
+            .values()
+            .filter_map(|handle| match handle {
+                Handle::Write { ino, .. } => Some(*ino),
+                Handle::Snapshot { .. } => None,
+            })
+            .filter(|ino| self.write_inode(*ino).is_some_and(is_its))
+            .collect();
+        closed.sort_unstable();
+        closed.dedup();
+        for ino in &closed {
+            if let Some(buffer) = self.buffer_mut(*ino) {
+                buffer.is_closed = true;
+                self.record_buffer(*ino);
+            }
+        }
+        let is_touched = |ino: &u64| self.buffer(*ino).is_some_and(|b| b.is_touched() && !b.is_killed);
+        closed.retain(is_touched);
+        closed.iter().for_each(|ino| self.begin_commit(*ino));
+        closed
+    }
+
+    /// A handle is gone. Gives its inode if it was the last writer of one that has something to commit, whose commit
+    /// has then begun.
+    pub fn release(&mut self, handle: u64, is_alive: impl FnOnce(Process) -> bool) -> Option<u64> {
+        let released = self.handles.remove(&handle)?;
+        self.record(Record::HandleGone(handle));
+        let Handle::Write { ino, .. } = released else {
+            return None;
+        };
+        let node = self.write_inode_mut(ino)?;
+        node.writers -= 1;
+        if node.writers > 0 {
+            return None;
+        }
+        let entry = node.entry;
+        let is_scratch = self.entries.get(&entry).is_some_and(|entry| entry.is_scratch);
+        // An opener that is gone and never closed was killed while its close was on the way.
+        let is_left = self.buffer(ino).is_some_and(|buffer| {
+            buffer.is_touched()
+                && !buffer.is_killed
+                && (buffer.is_closed || is_alive(buffer.opener.process))
+        });
+        if is_left && !is_scratch {
+            self.begin_commit(ino);
+            return Some(ino);
+        }
+        self.retire(ino);
+        None
+    }
+
+    /// Nobody writes to the inode any more, and nothing of it is to be committed.
+    fn retire(&mut self, ino: u64) {
+        let Some(node) = self.write_inode(ino) else {
+            return;
+        };
+        if node.is_held() {
+            return;
+        }
+        let entry = node.entry;
+        let is_pending = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.pending.is_some() && entry.own == Some(ino));
+        if is_pending {
+            // A name that never got a value is gone with its last writer.
+            self.abandon(entry);
+        }
+        self.drop_if_unused(ino);
+    }
+
+    pub(super) fn begin_commit(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.commits += 1;
+        }
+    }
+
+    /// A commit of the inode, of what had been written when `changes` was read, has ended, well or not: what failed is
+    /// given up, as the one who closes is told.
+    pub fn committed(&mut self, ino: u64, changes: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.committed = buffer.committed.max(changes);
+            if buffer.changes == changes {
+                buffer.synced = None;
+            }
+            self.record_buffer(ino);
+        }
+    }
+
+    /// A commit that [`close`](Self::close) or [`release`](Self::release) began is over.
+    pub fn end_commit(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.commits = node.commits.saturating_sub(1);
+        }
+        if self.write_inode(ino).is_some_and(|node| node.writers == 0) {
+            self.retire(ino);
+        }
+    }
+
+    /// The inode of this file that the process has written to and not closed; the newest, if there are more.
+    pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
+        let inodes = self.nodes.iter().filter(|(_, node)| match node {
+            Node::Write(node) => {
+                node.entry == entry
+                    && node.is_unclosed()
+                    && node
+                        .buffer
+                        .as_ref()
+                        .is_some_and(|buffer| buffer.opener.process == process)
+            }
+            Node::Version(_) => false,
+        });
+        inodes.map(|(ino, _)| *ino).max()
+    }
+
+    /// Inodes that nobody has open and that have something to commit, which a server that ended left; their commits
+    /// have begun. In the order of opening.
+    pub(super) fn resume_commits(&mut self) -> Vec<u64> {
+        let is_left = |node: &Node| match node {
+            Node::Write(node) => {
+                node.writers == 0
+                    && !self
+                        .entries
+                        .get(&node.entry)
+                        .is_some_and(|entry| entry.is_scratch)
+                    && node.buffer.as_ref().is_some_and(|buffer| {
+                        buffer.is_touched() && buffer.is_closed && !buffer.is_killed
+                    })
+            }
+            Node::Version(_) => false,
+        };
+        let nodes = self.nodes.iter().filter(|(_, node)| is_left(node));
+        let mut left: Vec<u64> = nodes.map(|(ino, _)| *ino).collect();
+        left.sort_unstable();
+        left.iter().for_each(|ino| self.begin_commit(*ino));
+        left
+    }
+}
