@@ -18,7 +18,6 @@ mod marks;
 mod names;
 mod nodes;
 mod open;
-mod others;
 mod places;
 pub mod process;
 mod saved;
@@ -41,7 +40,6 @@ pub use listing::Listed;
 pub use open::Opened;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
-use crate::cache::{TtlCache, USER_PERMISSION};
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::ledger::{self, Ledger};
@@ -105,8 +103,6 @@ pub enum WaitOn {
     Listing,
     /// The end of a write that nobody is there to be told of ([`Tree::settle`]).
     Write(SettlingName),
-    /// What the user database says of the caller ([`Access::ask`](crate::access::Access::ask)).
-    User(u32),
     /// A provider's configuration, while another program has locked the database ([`ProviderConfigs::fetch`]).
     Config(String),
 }
@@ -189,10 +185,8 @@ pub struct Outdated {
 pub struct MountInfo {
     /// Where it is mounted.
     pub mount_point: String,
-    /// The read path in use.
-    pub read_path: String,
-    /// Whether others than the mounting user may look.
-    pub allow_other: bool,
+    /// Whether root may use it, too.
+    pub allow_root: bool,
     /// What the kernel speaks.
     pub kernel: KernelInfo,
     /// The process that sees to it that one answers, where there is one.
@@ -242,8 +236,6 @@ pub struct Tree {
     audit: Option<Arc<AuditTrail>>,
     /// The mounting user and group.
     owner: (u32, u32),
-    /// Whether root may look, too.
-    allow_other: bool,
     started_at: SystemTime,
     secrets_dir: u64,
     bundle_dir: u64,
@@ -258,15 +250,13 @@ pub struct Tree {
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
     outdated: OnceLock<Box<dyn Fn(Outdated) + Send + Sync>>,
-    /// Users of whom the log has said that they were refused something.
-    logged_denials: TtlCache<()>,
 }
 
 impl Tree {
     /// A tree over these parts, which belongs to `owner` (user, group).
-    pub fn new(parts: Parts, owner: (u32, u32), allow_other: bool) -> Arc<Self> {
+    pub fn new(parts: Parts, owner: (u32, u32)) -> Arc<Self> {
         let saved = Saved::default();
-        let (tree, _) = Self::go_on(parts, owner, allow_other, saved, Notes::default());
+        let (tree, _) = Self::go_on(parts, owner, saved, Notes::default());
         tree
     }
 
@@ -279,7 +269,6 @@ impl Tree {
     pub fn restore(
         parts: Parts,
         owner: (u32, u32),
-        allow_other: bool,
         files: [std::fs::File; 2],
         key: Zeroizing<[u8; ledger::KEY]>,
         numbers_from: u64,
@@ -288,13 +277,12 @@ impl Tree {
         let ledger = Ledger::open(files, key, |record| saved.take_in(record))
             .map_err(|e| Error::io("what the server before this one noted", e))?;
         let notes = Notes::in_ledger(ledger);
-        Ok(Self::go_on(parts, owner, allow_other, saved, notes))
+        Ok(Self::go_on(parts, owner, saved, notes))
     }
 
     fn go_on(
         parts: Parts,
         owner: (u32, u32),
-        allow_other: bool,
         mut saved: Saved,
         notes: Notes,
     ) -> (Arc<Self>, Vec<Closing>) {
@@ -323,7 +311,6 @@ impl Tree {
             configs,
             audit,
             owner,
-            allow_other,
             started_at,
             secrets_dir: state.dir_number(&Dir::Secrets),
             bundle_dir: state.dir_number(&Dir::Bundle),
@@ -334,7 +321,6 @@ impl Tree {
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
             outdated: OnceLock::new(),
-            logged_denials: TtlCache::new(USER_PERMISSION),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {
@@ -515,8 +501,7 @@ impl Tree {
             "program": mount.program,
             "upgrade": mount.upgrade,
             "mount_point": mount.mount_point,
-            "read_path": mount.read_path,
-            "allow_other": mount.allow_other,
+            "allow_root": mount.allow_root,
             "kernel": mount.kernel,
         })
     }
