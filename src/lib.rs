@@ -7,7 +7,6 @@
 //! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
-//! - [`access`]: who else may read which secrets
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault
@@ -15,6 +14,7 @@
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`ledger`]: a sealed log in memory that outlives its writer
 //! - [`secret`]: names and values of secrets
+//! - [`process`]: what `/proc` says of processes
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`users`]: the system's user database
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
@@ -23,7 +23,6 @@
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
 
-pub mod access;
 pub mod adopt;
 pub mod cache;
 pub mod cli;
@@ -35,6 +34,7 @@ pub mod ledger;
 pub mod logging;
 pub mod manager;
 pub mod mount;
+pub mod process;
 pub mod provider;
 pub mod secret;
 pub mod settings;

@@ -8,17 +8,16 @@ mod places;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
-use document::{read_access, read_days, read_document, read_names, read_ttl};
+use document::{read_days, read_document, read_names, read_ttl, refuse_gone};
 use places::Places;
 use yaml::Section;
 
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 20] = [
     "file_path",
     "env_prefix",
     "env_keys",
@@ -36,43 +35,10 @@ const KNOWN: [&str; 22] = [
     "max_stale",
     "timeout",
     "prefetch",
-    "read_path",
-    "allow_other",
+    "allow_root",
     "audit_reads",
     "audit_keep_days",
-    "access",
 ];
-
-/// How reads reach the daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReadPath {
-    /// One trip to the daemon per open.
-    #[default]
-    Audited,
-    /// None: the kernel opens and reads by itself.
-    Kernel,
-}
-
-impl fmt::Display for ReadPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ReadPath::Audited => "audited",
-            ReadPath::Kernel => "kernel",
-        })
-    }
-}
-impl std::str::FromStr for ReadPath {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "audited" => Ok(ReadPath::Audited),
-            "kernel" => Ok(ReadPath::Kernel),
-            _ => Err(Error::Settings(
-                "read_path must be audited or kernel".to_owned(),
-            )),
-        }
-    }
-}
 
 /// What the command line says; it goes before all else.
 #[derive(Clone, Debug, Default)]
@@ -81,10 +47,8 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// The mount point.
     pub mount_point: Option<PathBuf>,
-    /// Whether root may read, too.
-    pub allow_other: Option<bool>,
-    /// The read path.
-    pub read_path: Option<ReadPath>,
+    /// Whether root may use the mount, too.
+    pub allow_root: Option<bool>,
     /// The secrets file.
     pub file_path: Option<PathBuf>,
 }
@@ -119,17 +83,6 @@ pub struct Timeouts {
     pub total: Duration,
     /// For the mount's server to give no sign of life, before it is replaced.
     pub server: Duration,
-}
-
-/// Who else may read what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessRule {
-    /// Names, in which `*` stands for anything.
-    pub secrets: Vec<String>,
-    /// User names or ids.
-    pub users: Vec<String>,
-    /// Group names or ids.
-    pub groups: Vec<String>,
 }
 
 /// Everything that is set.
@@ -197,18 +150,14 @@ pub struct Settings {
     pub timeout: Timeouts,
     /// Whether backends are asked before anyone reads.
     pub prefetch: bool,
-    /// How reads reach the daemon.
-    pub read_path: ReadPath,
-    /// Whether root, and whom `access` names, may read.
-    pub allow_other: bool,
+    /// Whether root may use the mount, too.
+    pub allow_root: bool,
     /// Whether reads are noted.
     pub audit_reads: bool,
     /// For how many days they are kept; `None`: for ever.
     pub audit_keep_days: Option<u32>,
     /// The audit trail's signing key, where the environment gives it.
     pub audit_key: Option<SecretValue>,
-    /// Who else may read what.
-    pub access: Vec<AccessRule>,
 }
 
 impl Settings {
@@ -242,6 +191,7 @@ impl Settings {
         keep_out_of_mount("the settings file", &places.config_file, &mount_point)?;
         let name = places.config_file.display().to_string();
         let document = read_document(&places.config_file, flags.config.is_some())?;
+        refuse_gone(&document.root, &name)?;
         let top = Section::top(&document.root, &name, &KNOWN)?;
 
         let text = |setting: &str| top.text(setting).map(|text| text.map(ToOwned::to_owned));
@@ -305,23 +255,15 @@ impl Settings {
                 server: timeout.seconds("server", true)?.unwrap_or(seconds(10)),
             },
             prefetch: top.flag("prefetch")?.unwrap_or(false),
-            read_path: match (flags.read_path, top.text("read_path")?) {
-                (Some(path), _) => path,
-                (None, Some(text)) => text
-                    .parse()
-                    .map_err(|_| top.wrong("read_path", "must be audited or kernel"))?,
-                (None, None) => ReadPath::default(),
-            },
-            allow_other: match flags.allow_other {
+            allow_root: match flags.allow_root {
                 Some(flag) => flag,
-                None => top.flag("allow_other")?.unwrap_or(false),
+                None => top.flag("allow_root")?.unwrap_or(false),
             },
             audit_reads: top.flag("audit_reads")?.unwrap_or(true),
             audit_keep_days: read_days(&top, "audit_keep_days")?,
             audit_key: env("SIMPLETUNER_AUDIT_KEY")
                 .as_deref()
                 .map(SecretValue::new),
-            access: read_access(&top)?,
             credential_key: env("SIMPLETUNER_CREDENTIAL_KEY")
                 .as_deref()
                 .map(SecretValue::new),
@@ -361,12 +303,6 @@ impl Settings {
             return Err(top.wrong(
                 "vault_role_id",
                 "and vault_secret_id must be given both, or neither",
-            ));
-        }
-        if self.read_path == ReadPath::Kernel && !self.access.is_empty() {
-            return Err(top.wrong(
-                "access",
-                "needs the read path `audited`: on `kernel` no open is seen, and so none can be refused",
             ));
         }
         for (what, path) in [

@@ -1,71 +1,76 @@
-//! The system's user database, as `nsswitch.conf` has it: files, LDAP, whatever there is. Every call may wait for the
-//! network, as long as the database's own timeouts allow: only for threads that may.
+//! The system's user database, as `nsswitch.conf` has it: files, LDAP, whatever there is. Its answers lie in the cache
+//! `user_permission`. Every question may wait for the network, as long as the database's own timeouts allow: only for
+//! threads that may.
 
-use std::ffi::CString;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::unistd::{self, Uid};
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::cache::USER_PERMISSION;
+use crate::cache::{TtlCache, USER_PERMISSION};
 
-/// What the user database says of a user.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// The name; `None`: it does not know him.
-    pub name: Option<String>,
-    /// The numbers of all his groups, the primary one too.
-    pub groups: Vec<u32>,
+/// What the user database said, one cache for the whole process: keys `user:{id}:...`, 60 s, 500 entries.
+pub fn user_permission_cache() -> &'static TtlCache<Value> {
+    static CACHE: OnceLock<TtlCache<Value>> = OnceLock::new();
+    CACHE.get_or_init(|| TtlCache::new(USER_PERMISSION))
 }
 
-/// The user of a number; nobody knows a user of a container, say, and that is no failure.
+/// Drops a user's entries from [`user_permission_cache`]; how many there were.
+pub fn invalidate_user_cache(uid: u32) -> usize {
+    user_permission_cache().invalidate_prefix(&format!("user:{uid}:"))
+}
+
+fn name_key(uid: u32) -> String {
+    format!("user:{uid}:name")
+}
+
+/// The name of a user, to be shown; `None` also where the database gave no answer, which is held like any other, so that
+/// whoever shows many waits for it once.
+pub fn user_name(uid: u32) -> Option<String> {
+    let ask = || {
+        let user = found(unistd::User::from_uid(Uid::from_raw(uid)));
+        let name = user.ok().flatten().map(|user| user.name);
+        Ok::<_, std::convert::Infallible>(name.map_or(Value::Null, Value::String))
+    };
+    let Ok(held) = user_permission_cache().get_or_set(&name_key(uid), ask);
+    held.as_str().map(ToOwned::to_owned)
+}
+
+/// What [`user_name`] gives without waiting; the outer `None`: the database must be asked first.
+pub fn known_user_name(uid: u32) -> Option<Option<String>> {
+    let held = user_permission_cache().get(&name_key(uid))?;
+    Some(held.as_str().map(ToOwned::to_owned))
+}
+
+/// The number of a user.
 ///
 /// # Errors
 /// Why the database gave no answer.
-pub fn by_id(uid: u32) -> Result<User, String> {
-    let Some(user) = found(unistd::User::from_uid(Uid::from_raw(uid)))? else {
-        return Ok(User::default());
-    };
-    let name = CString::new(user.name.as_str()).map_err(|error| error.to_string())?;
-    let groups = unistd::getgrouplist(&name, user.gid).map_err(|errno| errno.to_string())?;
-    Ok(User {
-        name: Some(user.name),
-        groups: groups.into_iter().map(unistd::Gid::as_raw).collect(),
+pub fn user_id(name: &str) -> Result<Option<u32>, String> {
+    remembered(&format!("user:{name}:id"), || {
+        let user = found(unistd::User::from_name(name))?;
+        Ok(user.map(|user| user.uid.as_raw()))
     })
 }
 
-crate::cached! {
-    ttl = USER_PERMISSION.default_ttl, key_prefix = "user";
-    /// The number of a user.
-    ///
-    /// # Errors
-    /// Why the database gave no answer.
-    pub fn user_id(name: &str) -> Result<Option<u32>, String> {
-        let user = found(unistd::User::from_name(name))?;
-        Ok(user.map(|user| user.uid.as_raw()))
-    }
-}
-
-crate::cached! {
-    ttl = USER_PERMISSION.default_ttl, key_prefix = "user";
-    /// The number of a group.
-    ///
-    /// # Errors
-    /// Why the database gave no answer.
-    pub fn group_id(name: &str) -> Result<Option<u32>, String> {
+/// The number of a group.
+///
+/// # Errors
+/// Why the database gave no answer.
+pub fn group_id(name: &str) -> Result<Option<u32>, String> {
+    remembered(&format!("group:{name}:id"), || {
         let group = found(unistd::Group::from_name(name))?;
         Ok(group.map(|group| group.gid.as_raw()))
-    }
+    })
 }
 
-crate::cached! {
-    ttl = USER_PERMISSION.default_ttl, key_prefix = "user";
-    /// The name of a user, to be shown; `None` also where the database gave no answer, so that whoever shows many waits
-    /// for it once.
-    pub fn user_name(uid: u32) -> Option<String> {
-        let user = found(unistd::User::from_uid(Uid::from_raw(uid)));
-        Some(user.ok()??.name)
-    }
+fn remembered(
+    key: &str,
+    ask: impl FnOnce() -> Result<Option<u32>, String>,
+) -> Result<Option<u32>, String> {
+    let held = user_permission_cache().get_or_set(key, || ask().map(Value::from))?;
+    Ok(held.as_u64().and_then(|id| u32::try_from(id).ok()))
 }
 
 /// Some databases say "not there" by these errors (getpwnam(3), "ERRORS").
@@ -83,16 +88,17 @@ mod tests {
 
     #[test]
     fn root_is_known_by_name_and_number_and_nobody_by_a_number_that_nobody_has() {
-        let root = by_id(0).unwrap();
-        assert_eq!(root.name.as_deref(), Some("root"));
-        assert!(root.groups.contains(&0));
         assert_eq!(user_id("root"), Ok(Some(0)));
         assert_eq!(group_id("root"), Ok(Some(0)));
         assert_eq!(user_name(0).as_deref(), Some("root"));
-        assert!(user_name::cache().get("user:user_name:0").is_some());
+        assert_eq!(user_permission_cache().get("user:0:name").unwrap(), "root");
+        assert_eq!(known_user_name(0), Some(Some("root".to_owned())));
 
-        assert_eq!(by_id(3_999_999_999), Ok(User::default()));
+        assert_eq!(known_user_name(3_999_999_999), None);
         assert_eq!(user_name(3_999_999_999), None);
+        assert_eq!(known_user_name(3_999_999_999), Some(None));
+        assert_eq!(invalidate_user_cache(3_999_999_999), 1);
+        assert_eq!(known_user_name(3_999_999_999), None);
         assert_eq!(user_id("no-such-user"), Ok(None));
         assert_eq!(group_id("no-such-group"), Ok(None));
     }

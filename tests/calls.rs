@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use simpletuner_live::access;
 use simpletuner_live::cache::{CacheOptions, TtlCache};
 use simpletuner_live::credential::{self, KeySource};
 use simpletuner_live::error::Error;
@@ -21,6 +20,7 @@ use simpletuner_live::provider::{EnvironmentProvider, FileProvider, Provider};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use simpletuner_live::settings::{Flags, Settings};
 use simpletuner_live::state::{self, ProviderConfigs};
+use simpletuner_live::users;
 
 const TABLE: &str = include_str!("../src/calls.md");
 /// Set in the process that makes the calls, in a home of its own.
@@ -165,13 +165,13 @@ fn rows() -> Vec<Row> {
         "state::invalidate_provider_cache(provider)" => {
             assert_eq!(state::invalidate_provider_cache(Some("seen")), 1);
         }
-        "access::user_permission_cache()" => {
-            manager().access().user(0).unwrap();
-            assert_eq!(access::user_permission_cache().get("user:0:database").unwrap()["name"], "root");
-            assert_eq!(access::user_permission_cache().stats().max_size, 500);
+        "users::user_permission_cache()" => {
+            users::user_name(0);
+            assert_eq!(users::user_permission_cache().get("user:0:name").unwrap(), "root");
+            assert_eq!(users::user_permission_cache().stats().max_size, 500);
         }
-        "access::invalidate_user_cache(uid)" => {
-            assert_eq!(access::invalidate_user_cache(0), 1);
+        "users::invalidate_user_cache(uid)" => {
+            assert_eq!(users::invalidate_user_cache(0), 1);
         }
         "ProviderConfigs::global()?.get(provider)" => {
             assert!(ProviderConfigs::global().unwrap().get("none").unwrap().object().is_empty());

@@ -149,7 +149,7 @@ fn wrong_usage_is_exit_code_2() {
         &["get", ".hidden"],
         &["set", "A", "b", "c"],
         &["ls", "--no-such-flag"],
-        &["mount", "--read-path", "teleport"],
+        &["mount", "--allow-other"],
         &["completions", "cobol"],
     ] {
         let ran = home.run(args);

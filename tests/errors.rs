@@ -435,12 +435,9 @@ fn another_user_is_not_let_in() {
         return;
     }
     let _alone = alone();
-    let live = Live::start_with(Setup {
-        args: vec!["--allow-other"],
-        ..Setup::default()
-    });
+    let live = Live::start();
     live.write("secrets/K", "v");
-    // So that it is the daemon who refuses, and not the folder around it.
+    // So that it is the mount that refuses, and not the folder around it.
     for dir in ["", ".simpletuner"] {
         fs::set_permissions(live.home(dir), PermissionsExt::from_mode(0o755)).unwrap();
     }

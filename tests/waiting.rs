@@ -134,7 +134,6 @@ impl Mount {
                 audit: None,
             },
             owner,
-            false,
         );
         let mounted = mount_tree(tree, &home.path().join("live"), false).unwrap();
         Self {

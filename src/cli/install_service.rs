@@ -34,9 +34,9 @@ pub(super) struct Args {
     /// Whom the machine's service runs as
     #[arg(long, requires = "system", default_value = "root", value_hint = ValueHint::Username)]
     user: String,
-    /// Let root in too, and whom the settings' `access` names
+    /// Let root in, too
     #[arg(long)]
-    allow_other: bool,
+    allow_root: bool,
     /// Print the unit instead of writing it
     #[arg(long)]
     print: bool,
@@ -56,8 +56,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
     }
     let mut arguments = upgrade_arguments.clone();
-    if args.allow_other {
-        arguments.push("--allow-other".into());
+    if args.allow_root {
+        arguments.push("--allow-root".into());
     }
     if let Some(dir) = &args.dir {
         let dir = absolute(dir)?;

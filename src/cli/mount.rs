@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
 
-use super::failure::{say, warn};
+use super::failure::say;
 use super::{Context, Outcome, output};
-use crate::manager::SecretsManager;
-use crate::settings::{Flags, ReadPath, Settings};
+use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
 /// Mount the secrets as files, in the background
@@ -20,7 +19,7 @@ use crate::{logging, mount};
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live mount
-  simpletuner-live mount /run/secrets-live --allow-other
+  simpletuner-live mount /run/secrets-live --allow-root
   simpletuner-live mount --foreground          # under systemd, or to watch the log"
 )]
 pub(super) struct Args {
@@ -30,12 +29,9 @@ pub(super) struct Args {
     /// Stay in the foreground; Ctrl-C unmounts
     #[arg(long)]
     pub(super) foreground: bool,
-    /// Let root in too, and whom the settings' `access` names
+    /// Let root in, too
     #[arg(long)]
-    allow_other: bool,
-    /// How reads are answered
-    #[arg(long, value_name = "PATH")]
-    read_path: Option<ReadPathArg>,
+    allow_root: bool,
     /// What this process is for
     #[arg(long, hide = true, requires = "foreground")]
     part: Option<Part>,
@@ -56,22 +52,10 @@ enum Part {
     Keeper,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum ReadPathArg {
-    /// One trip to the daemon for each open, which sees who reads
-    Audited,
-    /// No trip: the kernel keeps the values
-    Kernel,
-}
-
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let flags = Flags {
         // A flag that is absent leaves the choice to the settings.
-        allow_other: args.allow_other.then_some(true),
-        read_path: args.read_path.map(|path| match path {
-            ReadPathArg::Audited => ReadPath::Audited,
-            ReadPathArg::Kernel => ReadPath::Kernel,
-        }),
+        allow_root: args.allow_root.then_some(true),
         ..context.flags(args.dir.as_deref())?
     };
     let arguments = daemon_arguments(&args, &flags);
@@ -95,12 +79,6 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     if mounted.already {
         say("note", "it is mounted already");
     }
-    if !settings.access.is_empty() {
-        let manager = SecretsManager::from_settings(&settings)?;
-        for complaint in manager.access_complaints(settings.allow_other) {
-            warn(&complaint);
-        }
-    }
     output::line(&place.to_string())?;
     say("try", &format!("echo hf_xxxx > {place}/secrets/HF_TOKEN"));
     say("try", &format!("cat {place}/secrets/HF_TOKEN"));
@@ -113,11 +91,8 @@ fn daemon_arguments(args: &Args, flags: &Flags) -> Vec<OsString> {
     if let Some(config) = &flags.config {
         arguments.extend(["--config".into(), config.into()]);
     }
-    if args.allow_other {
-        arguments.push("--allow-other".into());
-    }
-    if let Some(path) = args.read_path.and_then(|path| path.to_possible_value()) {
-        arguments.extend(["--read-path".into(), path.get_name().into()]);
+    if args.allow_root {
+        arguments.push("--allow-root".into());
     }
     if let Some(mount_point) = &flags.mount_point {
         arguments.push(mount_point.into());

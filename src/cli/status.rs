@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn nested_fields_become_lines_of_words() {
         let status = json!({
-            "version": "0.1.0", "allow_other": false,
+            "version": "0.1.0", "allow_root": false,
             "restarts": [{"at": "then", "reason": "SIGKILL"}], "kernel": {"fuse": "7.44"},
         });
         let mut fields = Vec::new();
@@ -127,7 +127,7 @@ mod tests {
             lines,
             [
                 "version=0.1.0",
-                "allow other=no",
+                "allow root=no",
                 "restarts=1",
                 "=then  SIGKILL",
                 "kernel fuse=7.44"

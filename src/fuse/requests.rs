@@ -163,7 +163,6 @@ impl Inner {
         match &on {
             WaitOn::Secret(name) => self.tree.manager().fetch(name, wake),
             WaitOn::Listing => self.tree.manager().fetch_all(wake),
-            WaitOn::User(uid) => self.tree.manager().access().ask(*uid, wake),
             // It may have been settled before this was parked.
             WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
             WaitOn::Write(_) => {}

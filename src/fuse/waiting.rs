@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::vitals::Vitals;
-use crate::tree::process::wants_to_end;
+use crate::process::has_fatal_signal_pending;
 use crate::tree::{Caller, WaitOn};
 
 /// How often pending signals are looked for.
@@ -154,7 +154,7 @@ impl Waiting {
             .collect();
         for (id, tid) in threads {
             // 0: in a pid namespace out of sight; it waits as long as the backend's own timeout.
-            if tid != 0 && wants_to_end(tid) {
+            if tid != 0 && has_fatal_signal_pending(tid) {
                 self.complete(id, Err(libc::EINTR));
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bundle::BundleFormat;
 use super::places::File;
 use super::process::Process;
-use super::{Caller, Stop, Tree};
+use super::{Caller, Tree};
 use crate::secret::Change;
 use crate::state::audit::{Act, Actor, ReadOf};
 
@@ -65,20 +65,9 @@ impl Tree {
         let what = match file {
             File::Secret(name) => ReadOf::Secret(name.clone()),
             File::Bundle(format) => ReadOf::All(path_of(*format)),
-            File::PartOfBundle(format, permitted) => {
-                ReadOf::Some(path_of(*format), permitted.clone())
-            }
             _ => return,
         };
         audit.record_read(caller.uid, caller.pid, what);
-    }
-
-    /// The answer to whoever may not do what he asks for, which is recorded. `what` is a key, or a name in the tree.
-    pub(super) fn refuse(&self, caller: &Caller, what: &str) -> Stop {
-        if let Some(audit) = &self.audit {
-            audit.record_refusal(caller.uid, caller.pid, what);
-        }
-        Stop::Errno(libc::EACCES)
     }
 
     /// Waits until the trail has all that was done so far, or the time is over.

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Permitted;
 use crate::secret::{Change, SecretName, SecretValue};
 
 /// Secrets by name.
@@ -42,11 +41,6 @@ impl BundleFormat {
     pub fn of_file(name: &str) -> Option<Self> {
         let mut all = [Self::Json, Self::Yaml, Self::Env].into_iter();
         all.find(|format| format.file_name() == name)
-    }
-
-    /// The name in the tree of what somebody sees there who may read no more than this.
-    pub(super) fn file_name_for(self, permitted: &Permitted) -> String {
-        format!("{}/{}", self.file_name(), permitted.text())
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use super::audit::Writer;
 use super::nodes::{Content, Handle, Identity, Private, State};
 use super::places::{File, Place};
-use super::process;
 use super::{Caller, SettlingName, Stop, Tree};
 use crate::error::Error;
+use crate::process::{Ending, ending, process_of};
 use crate::secret::SecretValue;
 use crate::state::audit::Actor;
 
@@ -63,7 +63,7 @@ impl Tree {
             return None;
         }
         // Here and not at the commit: a caller that is killed is not kept waiting, and its release may come before that.
-        private.killed = process::ends_by_signal(caller.pid);
+        private.killed = ending(caller.pid) == Ending::Killed;
         (!private.killed).then_some(Closing {
             node,
             by: Some(caller.pid),
@@ -157,10 +157,10 @@ impl Tree {
             };
             ([node, private.entry], private.opener, private.since)
         };
-        let closer = process::group_of(tid);
-        closer
-            .zip(opener)
-            .is_some_and(|(closer, opener)| !process::is_held(inodes, closer, opener.pid, since))
+        let closer = process_of(tid);
+        closer.zip(opener).is_some_and(|(closer, opener)| {
+            !super::process::is_held(inodes, closer, opener.pid, since)
+        })
     }
 
     fn commit_node(&self, node: u64) -> Result<(), Stop> {

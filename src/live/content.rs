@@ -11,7 +11,6 @@ use super::nodes::Content;
 use super::places::File;
 use super::process::Process;
 use super::{Tree, WaitOn};
-use crate::access::Permitted;
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
@@ -71,10 +70,7 @@ impl Tree {
                 Answer::Failed(error) => Resolved::Failed(error),
                 Answer::Pending => Resolved::Pending(WaitOn::Secret(name.clone())),
             },
-            File::Bundle(format) => self.bundle(*format, look, None),
-            File::PartOfBundle(format, permitted) => {
-                self.bundle(*format, look, Some(&Permitted::from_text(permitted)))
-            }
+            File::Bundle(format) => self.bundle(*format, look),
             File::Price(id) => match self.hardware.get(id) {
                 Some(price) => Resolved::text(&hardware::to_json(&price), self.started_at),
                 None => Resolved::Missing,
@@ -123,8 +119,8 @@ impl Tree {
         }
     }
 
-    fn bundle(&self, format: BundleFormat, look: Look, permitted: Option<&Permitted>) -> Resolved {
-        match self.document(look, permitted) {
+    fn bundle(&self, format: BundleFormat, look: Look) -> Resolved {
+        match self.document(look) {
             Ok((document, changed_at)) => {
                 let bytes = bundle::render(format, &document);
                 match SecretValue::from_bytes("bundle", &bytes) {
@@ -136,13 +132,9 @@ impl Tree {
         }
     }
 
-    /// All secrets, or those that are permitted, as one document, and when the latest of them changed. A secret that
+    /// All secrets as one document, and when the latest of them changed. A secret that
     /// cannot be read is left out, so that the others can be: writing the document back leaves it alone.
-    fn document(
-        &self,
-        look: Look,
-        permitted: Option<&Permitted>,
-    ) -> std::result::Result<(Document, SystemTime), Resolved> {
+    fn document(&self, look: Look) -> std::result::Result<(Document, SystemTime), Resolved> {
         match self.manager.standing() {
             Standing::Whole => {}
             Standing::Outdated if look == Look::LastKnown => {}
@@ -154,9 +146,6 @@ impl Tree {
         let mut document = Document::new();
         let mut changed_at = self.started_at;
         for (name, _) in self.manager.names() {
-            if permitted.is_some_and(|permitted| !permitted.allows(&name)) {
-                continue;
-            }
             match self.known(&name, look) {
                 Answer::Found(found) => {
                     changed_at = changed_at.max(found.changed_at);
@@ -260,15 +249,12 @@ impl Tree {
                 self.drop_kernel_caches();
                 Ok(())
             }
-            File::Provider(_)
-            | File::Stats(_)
-            | File::Events
-            | File::Status
-            | File::Scratch
-            | File::PartOfBundle(..) => Err(Error::io(
-                "this file is read-only",
-                std::io::Error::from_raw_os_error(libc::EACCES),
-            )),
+            File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
+                Err(Error::io(
+                    "this file is read-only",
+                    std::io::Error::from_raw_os_error(libc::EACCES),
+                ))
+            }
         }
     }
 
@@ -281,7 +267,7 @@ impl Tree {
 
     fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: &Writer) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
-        let current = match self.document(Look::LastKnown, None) {
+        let current = match self.document(Look::LastKnown) {
             Ok((document, _)) => document,
             Err(Resolved::Failed(error)) => return Err(error),
             Err(_) => Document::new(),

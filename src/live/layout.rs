@@ -35,8 +35,6 @@ pub(super) enum File {
     /// An editor's scratch file, in memory only.
     Scratch,
     Bundle(BundleFormat),
-    /// The bundle of those who may read no more than this ([`Permitted::text`](crate::access::Permitted::text)).
-    PartOfBundle(BundleFormat, String),
     Provider(String),
     Price(String),
     PriceTable,
@@ -60,7 +58,7 @@ impl File {
             | File::PriceTable
             | File::Config(_)
             | File::Invalidate(_) => 0o600,
-            File::Bundle(BundleFormat::Env) | File::PartOfBundle(..) => 0o400,
+            File::Bundle(BundleFormat::Env) => 0o400,
             File::Bundle(_) => 0o600,
             File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
             File::Clear(_) => 0o200,
@@ -79,7 +77,6 @@ impl File {
             File::Secret(_)
                 | File::Scratch
                 | File::Bundle(_)
-                | File::PartOfBundle(..)
                 | File::Price(_)
                 | File::PriceTable
                 | File::Config(_)
@@ -140,11 +137,7 @@ impl Dir {
                 _ => None,
             },
             Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
-            Dir::Bundle => match name.split_once('/') {
-                None => BundleFormat::of_file(name).map(File::Bundle),
-                Some((name, permitted)) => BundleFormat::of_file(name)
-                    .map(|format| File::PartOfBundle(format, permitted.into())),
-            },
+            Dir::Bundle => BundleFormat::of_file(name).map(File::Bundle),
             Dir::Providers => Some(File::Provider(name.into())),
             Dir::Hardware => match name.strip_suffix(".json")? {
                 "all" => Some(File::PriceTable),

@@ -21,28 +21,14 @@ impl Tree {
     /// # Errors
     /// EACCES, ENOTDIR.
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, Stop> {
-        let permitted = self.sight(caller)?;
         let mut state = self.state();
         let dir = state.dir(ino).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
-        if let Some(permitted) = &permitted {
-            self.let_read(&mut state, caller, ino, permitted)?;
-        }
         if let Some((handle, _)) = state.opened_before(caller) {
             return Ok(handle);
         }
         let mut listing: Vec<(String, u64)> = state.subdirs.get(&ino).cloned().unwrap_or_default();
-        if permitted.is_some() {
-            listing.retain(|(name, _)| matches!(name.as_str(), "secrets" | "bundle"));
-        }
         for name in self.names_in(&dir) {
             let place = Place { dir: ino, name };
-            let place = match &permitted {
-                None => place,
-                Some(permitted) => match self.seen_at(&state, &place, permitted) {
-                    Some(seen) => seen,
-                    None => continue,
-                },
-            };
             // Scratch is for who made it, and knows the name.
             if !matches!(self.file_at(&state, &place), None | Some(File::Scratch)) {
                 let entry = state.entry_at(&place);

@@ -15,9 +15,6 @@ impl Tree {
     /// # Errors
     /// ENOENT and EACCES.
     pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, Stop> {
-        if !self.admits(caller) {
-            return self.lookup_for_other(caller, parent, name);
-        }
         let mut state = self.state();
         self.lookup_in(&mut state, caller.pid, parent, name)
     }
@@ -63,13 +60,8 @@ impl Tree {
         } else {
             self.content_at(state, &place, &file, Look::LastKnown)
         };
-        let valid = match file {
-            // Nobody else is to be led there, and no notification reaches it.
-            File::PartOfBundle(..) => Duration::ZERO,
-            _ => VALID,
-        };
         let (content, valid) = match resolved {
-            Resolved::Content(content) => (Some(content), valid),
+            Resolved::Content(content) => (Some(content), VALID),
             Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
             Resolved::Failed(_) | Resolved::Pending(_) => (None, Duration::ZERO),
         };
@@ -86,12 +78,7 @@ impl Tree {
         if let Some(Purpose::Read { found }) = state.marks.find(tid, &place) {
             *found = content.map(|content| (node, content.value));
         }
-        let mut found = self.found(state, node, valid);
-        if self.lets_others_in() {
-            // The next who comes by this name may not be led to the same, or not even be told that it is there.
-            found.valid = Duration::ZERO;
-        }
-        Ok(found)
+        Ok(self.found(state, node, valid))
     }
 
     pub(super) fn found(&self, state: &State, node: u64, valid: Duration) -> Found {
@@ -181,15 +168,7 @@ impl Tree {
     /// # Errors
     /// ESTALE where the name has another version now; the reason where the content cannot be had.
     pub fn attr(&self, caller: &Caller, ino: u64, handle: Option<u64>) -> Result<Attr, Stop> {
-        // Who has it open may look at it.
-        let permitted = match handle {
-            None => self.sight(caller)?,
-            Some(_) => None,
-        };
         let mut state = self.state();
-        if let Some(permitted) = &permitted {
-            self.let_read(&mut state, caller, ino, permitted)?;
-        }
         let node = state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?;
         let Kind::Version(version) = &node.kind else {
             return Ok(self.own_attr(&state, ino));
@@ -360,15 +339,8 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), Stop> {
-        let permitted = self.sight(caller)?;
-        let mut state = self.state();
-        if let Some(permitted) = &permitted {
-            self.let_read(&mut state, caller, ino, permitted)?;
-        }
+        let state = self.state();
         let attr = self.own_attr(&state, ino);
-        if permitted.is_some() && mask & libc::W_OK != 0 {
-            return Err(self.deny_inode(&state, caller, ino));
-        }
         let mode = i32::from(attr.mode >> 6);
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
         if mask & !(mode | root_reads) & 0o7 == 0 {

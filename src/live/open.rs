@@ -37,14 +37,7 @@ impl Tree {
     /// # Errors
     /// ESTALE sends the kernel to look the name up once more; else why the content cannot be had, EACCES, EISDIR.
     pub fn open(&self, caller: &Caller, ino: u64, flags: i32) -> Result<Opened, Stop> {
-        let permitted = self.sight(caller)?;
         let mut state = self.state();
-        if let Some(permitted) = &permitted {
-            if for_writing(flags) {
-                return Err(self.deny_inode(&state, caller, ino));
-            }
-            self.let_read(&mut state, caller, ino, permitted)?;
-        }
         if let Some((handle, what)) = state.opened_before(caller) {
             let keep_pages = matches!(what, Handle::Version { .. });
             return Ok(Opened { handle, keep_pages });

@@ -16,7 +16,6 @@ impl Tree {
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
-        self.admit(caller, parent, name)?;
         let place = Place {
             dir: parent,
             name: name.into(),
@@ -77,7 +76,6 @@ impl Tree {
         new_name: &str,
         flags: u32,
     ) -> Result<(), Stop> {
-        self.admit(caller, parent, name)?;
         if parent != new_parent {
             return Err(Stop::Errno(libc::EXDEV));
         }

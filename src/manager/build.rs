@@ -10,8 +10,7 @@ use lru::LruCache;
 use super::desk::Desk;
 use super::event::Listeners;
 use super::{Link, SecretsCache, SecretsManager};
-use crate::access::{self, Access};
-use crate::cache::{CacheRegistry, TtlCache, USER_PERMISSION};
+use crate::cache::CacheRegistry;
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
@@ -20,7 +19,8 @@ use crate::provider::file::{FileOptions, StorePlace};
 use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
-use crate::settings::{AccessRule, Flags, Settings, Ttl};
+use crate::settings::{Flags, Settings, Ttl};
+use crate::users::user_permission_cache;
 
 /// How many keys' last values are kept of a provider that keeps none itself.
 const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -30,8 +30,6 @@ pub struct Builder {
     providers: Vec<Arc<dyn Provider>>,
     ttl: Ttl,
     max_stale: Duration,
-    access: Vec<AccessRule>,
-    user_permission: TtlCache<serde_json::Value>,
 }
 
 impl Builder {
@@ -65,13 +63,6 @@ impl Builder {
         self
     }
 
-    /// Who else than the mounting user may read what.
-    #[must_use]
-    pub fn access(mut self, rules: Vec<AccessRule>) -> Self {
-        self.access = rules;
-        self
-    }
-
     /// The manager; local providers are read at once.
     pub fn build(self) -> Arc<SecretsManager> {
         let link = |provider: Arc<dyn Provider>| Link {
@@ -83,20 +74,17 @@ impl Builder {
         let desk = Arc::new(Desk::new(self.ttl));
         let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
         let caches = CacheRegistry::default();
-        let user_permission = self.user_permission;
         let secrets = SecretsCache {
             desk: desk.clone(),
             links: links.clone(),
         };
         caches.register("secrets", Arc::new(secrets));
-        caches.register("user_permission", Arc::new(user_permission.clone()));
+        caches.register("user_permission", Arc::new(user_permission_cache().clone()));
         let manager = Arc::new_cyclic(|me| SecretsManager {
             me: me.clone(),
             links,
             desk,
             caches,
-            access: Access::new(self.access, user_permission.clone()),
-            user_permission,
             listeners: Listeners::default(),
             max_stale: self.max_stale,
             refreshing: Mutex::new(()),
@@ -121,8 +109,6 @@ impl SecretsManager {
             providers: Vec::new(),
             ttl: Ttl::default(),
             max_stale: Duration::from_secs(3600),
-            access: Vec::new(),
-            user_permission: TtlCache::new(USER_PERMISSION),
         }
     }
 
@@ -167,8 +153,7 @@ impl SecretsManager {
                 settings.ttl.missing,
                 settings.ttl.keys.clone(),
             )
-            .max_stale(settings.max_stale)
-            .access(settings.access.clone()))
+            .max_stale(settings.max_stale))
     }
 
     /// The chain of the default settings, one for the whole process.
@@ -184,9 +169,8 @@ impl SecretsManager {
                 let settings = Settings::load(&Flags::default())?;
                 let environment =
                     EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
-                let mut builder = Self::builder_from(&settings, environment)?;
-                builder.user_permission = access::user_permission_cache().clone();
-                Ok(global.insert(builder.build()).clone())
+                let manager = Self::from_settings_with(&settings, environment)?;
+                Ok(global.insert(manager).clone())
             }
         }
     }

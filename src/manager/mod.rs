@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 
-use crate::access::Access;
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::{Error, Result};
-use crate::provider::{Provided, Provider, ProviderReport, Standing};
+use crate::provider::{Provided, Provider, ProviderReport};
 use crate::secret::{SecretName, SecretValue};
+use crate::users::user_permission_cache;
 use desk::Desk;
 use event::Listeners;
 
@@ -42,8 +42,6 @@ pub struct SecretsManager {
     links: Arc<[Link]>,
     desk: Arc<Desk>,
     caches: CacheRegistry,
-    user_permission: TtlCache<serde_json::Value>,
-    access: Arc<Access>,
     listeners: Listeners,
     max_stale: Duration,
     /// Held from a provider's refresh until what changed is out of the cache: else a second reader, to whom the provider
@@ -229,7 +227,7 @@ impl SecretsManager {
 
     /// The cache of user permissions, keys `user:{id}:...`.
     pub fn user_permission_cache(&self) -> &TtlCache<serde_json::Value> {
-        &self.user_permission
+        user_permission_cache()
     }
 
     /// Drops what is held of a provider's configuration; how many entries there were.
@@ -237,30 +235,9 @@ impl SecretsManager {
         self.invalidate_prefix(&format!("provider:{provider}:"))
     }
 
-    /// Drops what is held of a user, and what he may read; how many entries there were.
+    /// Drops what is held of a user; how many entries there were.
     pub fn invalidate_user_cache(&self, uid: u32) -> usize {
         self.invalidate_prefix(&format!("user:{uid}:"))
-    }
-
-    /// Who else than the mounting user may read which secrets.
-    pub fn access(&self) -> &Arc<Access> {
-        &self.access
-    }
-
-    /// What in the rules of `access` stands for nobody or for nothing, for who mounts. May wait for the user database,
-    /// not for a provider: where the names of the secrets are not known yet, patterns are not looked at.
-    pub fn access_complaints(&self, allow_other: bool) -> Vec<String> {
-        if !self.access.has_rules() {
-            return Vec::new();
-        }
-        if !allow_other {
-            return vec![
-                "access is set, but allow_other is not, so that nobody is let in".to_owned(),
-            ];
-        }
-        let names: Vec<SecretName> = self.names().into_iter().map(|(name, _)| name).collect();
-        let is_whole = matches!(self.standing(), Standing::Whole);
-        self.access.complaints(is_whole.then_some(&names))
     }
 
     /// Calls `listener` for every event from now on, on the thread that notices it and with no lock held.

@@ -36,29 +36,28 @@ pub(super) fn fusermount() -> Vec<OsString> {
 ///
 /// # Errors
 /// What to do about it.
-pub(super) fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
     if !Path::new(DEVICE).exists() {
         return Err(Error::Settings(
             "there is no /dev/fuse: load the kernel module (`modprobe fuse`), or give the container the device (`--device /dev/fuse`)".into(),
         ));
     }
     match rustix::process::geteuid().is_root() {
-        true => mount_as_root(mount_point, allow_other),
-        false => mount_by_fusermount(mount_point, allow_other),
+        true => mount_as_root(mount_point),
+        false => mount_by_fusermount(mount_point, allow_root),
     }
 }
 
-fn mount_as_root(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn mount_as_root(mount_point: &Path) -> Result<OwnedFd> {
     let dir = mount_point.display();
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(DEVICE, e))?;
     // The options of mount(8) for FUSE (Documentation/filesystems/fuse.rst).
     let options = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}{}",
+        "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
-        if allow_other { ",allow_other" } else { "" }
     );
     let options =
         CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::from(e)))?;
@@ -73,10 +72,11 @@ fn mount_as_root(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     Ok(device)
 }
 
-fn mount_by_fusermount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn mount_by_fusermount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
     let options = format!(
         "fsname={SOURCE},subtype={SOURCE},nosuid,nodev,noexec,noatime{}",
-        if allow_other { ",allow_other" } else { "" }
+        // The kernel knows its own user and everybody: the server refuses all others but root.
+        if allow_root { ",allow_other" } else { "" }
     );
     let failed = |e: std::io::Error| Error::io("fusermount3", e);
     for program in fusermount() {
@@ -116,8 +116,7 @@ fn mount_by_fusermount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd>
 fn why_not(mount_point: &Path, said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
     if said.contains("user_allow_other") {
-        return "--allow-other needs the line `user_allow_other` in /etc/fuse.conf (or root)"
-            .into();
+        return "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)".into();
     }
     format!(
         "{} cannot be mounted: {}",

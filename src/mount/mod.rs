@@ -35,7 +35,17 @@ pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;
 
+use fuser::SessionACL;
+
 use crate::error::{Error, Result};
+
+/// Who is answered. Without `allow_root` the kernel already refuses all but the mounting user.
+fn acl(allow_root: bool) -> SessionACL {
+    match allow_root {
+        true => SessionACL::RootAndOwner,
+        false => SessionACL::Owner,
+    }
+}
 
 /// An empty folder of the user's own.
 fn prepare(dir: &Path) -> Result<()> {

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, MountOption, Session};
 
-use super::prepare;
 use super::state::{SOURCE, resolve};
 use super::unmount::detach;
+use super::{acl, prepare};
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
 use crate::tree::Tree;
@@ -20,23 +20,22 @@ pub struct MountedTree {
 }
 
 /// Mounts a tree at an empty folder, which is made if it is missing, and serves it on a thread of its own. With
-/// `allow_other` the kernel lets other users ask, whom the tree then judges. A thread of this process that used the mount
-/// could wait for itself: leave that to other processes.
+/// `allow_root` root may use it, too. A thread of this process that used the mount could wait for itself: leave that to
+/// other processes.
 ///
 /// # Errors
 /// Why it cannot be mounted.
-pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_other: bool) -> Result<MountedTree> {
+pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Result<MountedTree> {
     let mount_point = resolve(mount_point);
     prepare(&mount_point)?;
     tree.set_mount_info(|info| {
         info.mount_point = mount_point.display().to_string();
-        info.read_path = "audited".into();
-        info.allow_other = allow_other;
+        info.allow_root = allow_root;
     });
     let threads = |e| Error::io("threads", e);
     let (fs, notices) = Fs::new(tree, None).map_err(threads)?;
     let drain = fs.drain();
-    let session = mount(fs, &mount_point, allow_other)?;
+    let session = mount(fs, &mount_point, allow_root)?;
     notices.start(session.notifier()).map_err(threads)?;
     Ok(MountedTree {
         session: Some(session.spawn().map_err(threads)?),
@@ -71,7 +70,7 @@ impl Drop for MountedTree {
     }
 }
 
-fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
+fn mount(fs: Fs, mount_point: &Path, allow_root: bool) -> Result<Session<Fs>> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(SOURCE.into()),
@@ -81,11 +80,7 @@ fn mount(fs: Fs, mount_point: &Path, allow_other: bool) -> Result<Session<Fs>> {
         MountOption::NoExec,
         MountOption::NoAtime,
     ];
-    config.acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    config.acl = acl(allow_root);
     Session::new(fs, mount_point, &config)
         .map_err(|e| Error::io(format!("{} cannot be mounted", mount_point.display()), e))
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Session};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::acl;
 use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
 use super::process::{Signals, set_up};
 use super::unmount::detach;
@@ -150,15 +151,13 @@ fn begin(
             audit: Some(audit),
         },
         owner,
-        settings.allow_other,
         files,
         brief.key.clone(),
         brief.numbers_from,
     )?;
     tree.set_mount_info(|info| {
         info.mount_point = brief.path().display().to_string();
-        info.read_path = "audited".into();
-        info.allow_other = settings.allow_other;
+        info.allow_root = settings.allow_root;
         info.keeper_pid = Some(brief.keeper);
         info.restarts.clone_from(&brief.restarts);
         info.program = Some(brief.program.to_os().to_string_lossy().into_owned());
@@ -167,7 +166,7 @@ fn begin(
     let threads = |e| Error::io("threads", e);
     let (fs, notices) = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
     let drain = fs.drain();
-    let session = take_over(fs, brief, held, &vitals, settings.allow_other)?;
+    let session = take_over(fs, brief, held, &vitals, settings.allow_root)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
@@ -176,9 +175,6 @@ fn begin(
     if settings.prefetch {
         // Nobody waits for it: a backend that hangs is no reason not to mount.
         manager.fetch_all(Box::new(|| {}));
-    }
-    if brief.restarts.is_empty() {
-        tell_complaints(manager.clone(), settings.allow_other);
     }
     if let Some(restart) = brief.restarts.last() {
         tree.tell_restart(restart);
@@ -205,16 +201,12 @@ fn take_over(
     brief: &Brief,
     held: &Held,
     vitals: &Vitals,
-    allow_other: bool,
+    allow_root: bool,
 ) -> Result<Session<Fs>> {
     let failed = |e: io::Error| Error::io("the device", e);
     let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
     rustix::io::write(&ours, &brief.init).map_err(|e| failed(e.into()))?;
-    let acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    let acl = acl(allow_root);
     let mut config = Config::default();
     config.acl = acl;
     let session = Session::from_fd(fs, theirs, acl, config).map_err(failed)?;
@@ -272,19 +264,6 @@ fn call_in(device: &OwnedFd, taken: &[u64], last: u64, resends: bool) -> io::Res
         let _ = rustix::io::write(device, &header(-libc::EIO, request));
     }
     Ok(())
-}
-
-/// Says once what in `access` stands for nobody; the user database may take its time.
-fn tell_complaints(manager: Arc<SecretsManager>, allow_other: bool) {
-    let tell = move || {
-        for complaint in manager.access_complaints(allow_other) {
-            tracing::warn!("{complaint}");
-        }
-    };
-    // Nobody waits for it, and without a thread the command line has said it.
-    let _ = std::thread::Builder::new()
-        .name("access".into())
-        .spawn(tell);
 }
 
 /// The key takes a moment to derive: before the first reader comes, not while it waits.

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use super::handover::{Brief, Channel, First, Held};
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
+use crate::process::has_ended;
 
 /// Signals that a process gets for what it does itself.
 const FAULTS: [i32; 7] = [
@@ -219,10 +220,7 @@ impl Server {
     /// Whether its first thread has ended. Another may be held by the kernel: the one that tells of a change waits there
     /// for the lock of a folder, which a reader may hold who waits for the next server.
     pub(super) fn is_over(&self) -> bool {
-        let pid = self.pid.as_raw_nonzero();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, fields)| fields);
-        state.is_some_and(|state| state.starts_with(['Z', 'X']))
+        has_ended(self.pid.as_raw_nonzero().get() as u32)
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::mount::UnmountFlags;
 use super::device;
 use super::state::{MountState, is_mounted, resolve, state};
 use crate::error::{Error, Result};
+use crate::process::has_ended;
 
 /// How long the daemon may take to finish what it was writing.
 const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(15);
@@ -42,18 +43,6 @@ pub fn unmount(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether a process has ended. Its parent may never ask how: the first process of a container often asks nobody, and
-/// what has ended stays a zombie then.
-fn has_ended(pid: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return true;
-    };
-    let mut states = status
-        .lines()
-        .filter_map(|line| line.strip_prefix("State:"));
-    states.any(|state| state.trim_start().starts_with(['Z', 'X']))
 }
 
 fn not_mounted(dir: &Path) -> Error {
@@ -117,22 +106,4 @@ fn by_fusermount(dir: &Path) -> Result<bool> {
         format!("{} cannot be unmounted: {said}", dir.display()),
         Errno::PERM,
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_nobody_has_asked_for_its_end_has_ended() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        assert!(!has_ended(child.id()));
-        drop(child.stdin.take());
-        let begun = Instant::now();
-        while !has_ended(child.id()) {
-            assert!(begun.elapsed() < Duration::from_secs(60));
-        }
-        assert!(child.wait().unwrap().success());
-        assert!(has_ended(child.id()));
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::Ttl;
 use super::files::{ReadError, read_file};
 use super::yaml::Section;
-use super::{AccessRule, Ttl};
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 
@@ -55,6 +55,27 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
     })
 }
 
+/// Settings that there were, and what takes their place.
+const GONE: [(&str, &str); 3] = [
+    (
+        "access",
+        "is gone: the mount is its owner's alone; for other users and containers, use a view (`views`, not there yet)",
+    ),
+    (
+        "allow_other",
+        "is gone: `allow_root: true` lets root in; for other users and containers, use a view (`views`, not there yet)",
+    ),
+    ("read_path", "is gone: there is one way to read"),
+];
+
+/// Says of a setting that is no more what takes its place.
+pub(super) fn refuse_gone(root: &serde_yaml::Value, file: &str) -> Result<()> {
+    let set = GONE.iter().find(|(setting, _)| root.get(setting).is_some());
+    set.map_or(Ok(()), |(setting, why)| {
+        Err(Error::Settings(format!("{file}: {setting} {why}")))
+    })
+}
+
 /// A hundred years: more is a mistake.
 const MAX_DAYS: u32 = 36_500;
 
@@ -85,31 +106,6 @@ pub(super) fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
         }
     }
     Ok(ttl)
-}
-
-pub(super) fn read_access(top: &Section<'_>) -> Result<Vec<AccessRule>> {
-    let rules = top.sections("access", &["secrets", "users", "groups"])?;
-    let is_pattern = |c: char| c.is_ascii_alphanumeric() || "_.-*?".contains(c);
-    let read = |rule: &Section<'_>| {
-        let secrets = rule.texts("secrets", false)?;
-        if secrets.is_empty()
-            || secrets
-                .iter()
-                .any(|s| s.is_empty() || !s.chars().all(is_pattern))
-        {
-            return Err(rule.wrong("secrets", "must list names, in which * stands for anything"));
-        }
-        let (users, groups) = (rule.texts("users", true)?, rule.texts("groups", true)?);
-        if users.is_empty() && groups.is_empty() {
-            return Err(rule.wrong("users", "or groups must name someone"));
-        }
-        Ok(AccessRule {
-            secrets,
-            users,
-            groups,
-        })
-    };
-    rules.iter().map(read).collect()
 }
 
 /// A number of days, 1 or more.

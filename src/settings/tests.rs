@@ -43,8 +43,7 @@ fn without_any_setting_the_defaults_hold() {
         assert_eq!(s.ttl, Ttl::default());
         assert_eq!(s.max_stale, Duration::from_secs(3600));
         assert_eq!(s.timeout.total, Duration::from_secs(10));
-        assert!(s.encrypt && s.audit_reads && !s.allow_other && !s.prefetch);
-        assert_eq!(s.read_path, ReadPath::Audited);
+        assert!(s.encrypt && s.audit_reads && !s.allow_root && !s.prefetch);
         assert_eq!(
             (&*s.vault_path, &*s.vault_mount_point),
             ("simpletuner", "secret")
@@ -73,11 +72,8 @@ ttl: {default: 30.5, missing: 0, keys: {HF_TOKEN: 60}}
 max_stale: 0
 timeout: {connect: 1, total: 2}
 prefetch: true
-read_path: audited
-allow_other: true
+allow_root: true
 audit_reads: false
-access:
-  - {secrets: ["HF_*"], users: [trainer, 1000], groups: [ml]}
 "#,
     );
     let s = home.load().unwrap();
@@ -98,13 +94,7 @@ access:
     );
     assert_eq!(s.max_stale, Duration::ZERO);
     assert_eq!(s.timeout.connect, Duration::from_secs(1));
-    assert!(!s.encrypt && !s.audit_reads && s.allow_other && s.prefetch);
-    assert_eq!(s.read_path, ReadPath::Audited);
-    assert_eq!(
-        Home::new("read_path: kernel").load().unwrap().read_path,
-        ReadPath::Kernel
-    );
-    assert_eq!(s.access[0].users, ["trainer", "1000"]);
+    assert!(!s.encrypt && !s.audit_reads && s.allow_root && s.prefetch);
     assert_eq!(
         Home::new("ttl: 7").load().unwrap().ttl.default,
         Duration::from_secs(7)
@@ -113,9 +103,8 @@ access:
 
 #[test]
 fn flags_go_before_the_environment_and_that_before_the_file() {
-    let home = Home::new(
-        "vault_path: file\naws_secret_name: file\nread_path: kernel\nfile_path: /f\nallow_other: true",
-    );
+    let home =
+        Home::new("vault_path: file\naws_secret_name: file\nfile_path: /f\nallow_root: true");
     let env = [
         ("SIMPLETUNER_VAULT_PATH", "env"),
         ("SIMPLETUNER_AWS_SECRET_NAME", ""),
@@ -123,9 +112,8 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
     ];
     let flags = Flags {
         mount_point: Some("/mnt/x".into()),
-        read_path: Some(ReadPath::Audited),
         file_path: Some("/flag".into()),
-        allow_other: Some(false),
+        allow_root: Some(false),
         config: None,
     };
     let s = home.load_with(&flags, &env).unwrap();
@@ -134,8 +122,28 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
     assert_eq!(s.aws_region.as_deref(), Some("r"));
     assert_eq!(s.file_path, Some("/flag".into()));
     assert_eq!(s.mount_point, Path::new("/mnt/x"));
-    assert_eq!(s.read_path, ReadPath::Audited);
-    assert!(!s.allow_other);
+    assert!(!s.allow_root);
+}
+
+#[test]
+fn a_setting_that_is_gone_says_what_takes_its_place() {
+    for (yaml, setting, says) in [
+        (
+            "access: [{secrets: [A], users: [u]}]",
+            "access",
+            "use a view",
+        ),
+        ("allow_other: true", "allow_other", "allow_root"),
+        ("allow_other: false", "allow_other", "use a view"),
+        ("read_path: audited", "read_path", "is gone"),
+    ] {
+        let error = error_of(yaml);
+        assert!(error.contains(&format!(": {setting} is gone")), "{error}");
+        assert!(
+            error.contains(says) && error.contains("live.yaml"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -145,11 +153,6 @@ fn an_unknown_name_is_told_with_the_nearest_known_one() {
         ("Encrypt: true", "Encrypt", "encrypt"),
         ("ttl: {defualt: 3}", "ttl.defualt", "ttl.default"),
         ("timeout: {conect: 3}", "timeout.conect", "timeout.connect"),
-        (
-            "access: [{secret: [A]}]",
-            "access[1].secret",
-            "access[1].secrets",
-        ),
     ] {
         let error = error_of(yaml);
         assert!(error.contains(&format!("{wrong:?}")), "{error}");
@@ -184,18 +187,7 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
         ("env_keys: HF_TOKEN", "env_keys must"),
         ("env_keys: [a/b]", "env_keys is wrong"),
         ("env_prefix: A-B", "env_prefix must"),
-        ("read_path: hunter2", "read_path must"),
         ("file_path: ''", "file_path must"),
-        ("access: {}", "access must"),
-        (
-            "read_path: kernel\naccess: [{secrets: [A], users: [u]}]",
-            "access needs the read path `audited`",
-        ),
-        ("access: [{secrets: [A]}]", "access[1].users or groups"),
-        (
-            "access: [{secrets: [], users: [u]}]",
-            "access[1].secrets must",
-        ),
         ("- hunter2", "must hold names and values"),
         ("vault_token: [hunter2", "not YAML at line"),
         ("vault_token: \"hunter2", "not YAML"),

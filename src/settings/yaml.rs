@@ -145,20 +145,6 @@ impl<'a> Section<'a> {
         };
         Ok((self.section(name, &names)?, names))
     }
-
-    /// The mappings in a list.
-    pub(super) fn sections(&self, name: &str, known: &[&str]) -> Result<Vec<Section<'a>>> {
-        let items = match self.value(name) {
-            None => return Ok(Vec::new()),
-            Some(Value::Sequence(items)) => items,
-            Some(_) => return Err(self.wrong(name, "must be a list")),
-        };
-        let section = |(place, item)| {
-            let within = format!("{}{name}[{}].", self.within, place + 1);
-            Self::of(item, self.file, within, known)
-        };
-        items.iter().enumerate().map(section).collect()
-    }
 }
 
 /// How many letters differ (Levenshtein).

@@ -592,50 +592,6 @@ append(a, 'credential.used', 'Secret YOUNG read')";
 }
 
 #[test]
-fn whoever_is_refused_is_in_the_trail_with_a_count() {
-    if !is_root() {
-        return;
-    }
-    let _alone = alone();
-    let home = support::scratch_home();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(home.path(), mode).unwrap();
-    let home = Home(home);
-    home.run(&["mount", "live", "--allow-other"]).done();
-    home.sh("echo v > live/secrets/K");
-    for _ in 0..5 {
-        let mut other = home.command("setpriv");
-        other.args([
-            "--reuid",
-            "nobody",
-            "--regid",
-            "nogroup",
-            "--clear-groups",
-            "cat",
-            "live/secrets/K",
-        ]);
-        ran(&mut other).denied();
-    }
-    home.run(&["umount", "live"]).done();
-    let refused = || {
-        let mut rows = rows(home.0.path(), "audit.db");
-        rows.retain(|row| row["event_type"] == "security.permission_denied");
-        rows
-    };
-    wait_until("all is written", || {
-        !refused().is_empty() && count(&refused()) == 5
-    });
-    let refused = refused();
-    assert!(
-        refused.len() <= 2,
-        "one at once, one with the end: {refused:#?}"
-    );
-    assert_eq!(refused[0]["actor_username"], "unix:nobody");
-    assert_eq!(refused[0]["details"]["program"], "cat");
-    checked_by_simpletuner(home.0.path(), "audit.db");
-}
-
-#[test]
 fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
     let home = home_of_simpletuner();
     let key = home.path().join(".simpletuner/audit.key");

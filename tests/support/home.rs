@@ -114,17 +114,17 @@ impl Home {
     pub fn kill(&self, mount_point: &Path) {
         let status = fs::read(mount_point.join("status")).unwrap();
         let status: Value = serde_json::from_slice(&status).unwrap();
-        let pids = ["keeper_pid", "server_pid"].map(|field| status[field].to_string());
-        let mut kill = Command::new("kill");
-        assert!(
-            kill.args(["-s", "KILL"])
-                .args(&pids)
-                .status()
-                .unwrap()
-                .success()
-        );
+        let pids = ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32);
+        // Each starts another in the place of one that ends: so neither may see the other's end.
         for pid in pids {
-            wait_for_the_end(pid.parse().unwrap());
+            signal("STOP", pid);
+            wait_until("it is stopped", || state_of(pid) == Some('T'));
+        }
+        for pid in pids {
+            signal("KILL", pid);
+        }
+        for pid in pids {
+            wait_for_the_end(pid);
         }
     }
 }
@@ -175,10 +175,17 @@ pub fn signal(signal: &str, pid: u32) {
 
 /// Whether the process has ended, be it that nobody has asked for its exit code yet.
 pub fn has_ended(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')))
-        .unwrap_or(true)
+    matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+/// The process's state (proc(5)); `None`: there is no such process.
+fn state_of(pid: u32) -> Option<char> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let mut states = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("State:"));
+    states.next()?.trim_start().chars().next()
 }
 
 pub fn wait_for_the_end(pid: u32) {

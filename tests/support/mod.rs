@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod home;
+pub mod orphans;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -20,7 +21,9 @@ pub struct Live {
 
 /// A scratch home in memory, where a sync to the disk costs nothing.
 pub fn scratch_home() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
+    let home = tempfile::tempdir_in("/dev/shm").unwrap();
+    orphans::clean_up_after(home.path());
+    home
 }
 
 /// What can be set before the mount.

@@ -298,7 +298,8 @@ fn an_ordinary_users_mount_outlives_its_processes_too() {
     };
     let script = "live=~/.simpletuner/live; \"$PROGRAM\" mount > /dev/null 2>&1 && echo v > $live/secrets/A && \
         kill -KILL $(jq .server_pid $live/status) && cat $live/secrets/A && \
-        kill -KILL $(jq .keeper_pid $live/status) && sleep 1 && \
+        keeper=$(jq .keeper_pid $live/status) && kill -KILL $keeper && \
+        until now=$(jq .keeper_pid $live/status) && [ $now != $keeper ]; do :; done && \
         kill -KILL $(jq .server_pid $live/status) && cat $live/secrets/A && \"$PROGRAM\" umount && ls $live";
     assert_eq!(as_user(script).done(), "vv");
 }

@@ -180,7 +180,7 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
     verify("--system", &["--system", "/run/secrets-live"]);
     let other = verify(
         "--system",
-        &["--system", "--user", "daemon", "--allow-other"],
+        &["--system", "--user", "daemon", "--allow-root"],
     );
     assert!(other.contains("\nUser=daemon\n"), "{other}");
     // What would hide the mount from all others.

@@ -15,7 +15,7 @@ use crate::mount::process::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
-use crate::settings::{ReadPath, Settings};
+use crate::settings::Settings;
 
 /// All until the mount answers. `None`: it is mounted already.
 pub(super) fn begin(
@@ -25,11 +25,6 @@ pub(super) fn begin(
 ) -> Result<Option<Keeper>> {
     let log_file = in_background.then(|| settings.log_file.clone());
     set_up(log_file.clone())?;
-    if settings.read_path == ReadPath::Kernel {
-        return Err(Error::Settings(
-            "the read path `kernel` is not there yet; leave `read_path` at `audited`".into(),
-        ));
-    }
     let mount_point = resolve(&settings.mount_point);
     let revived = service::revived().filter(|revived| {
         revived.mount_point == mount_point
@@ -57,7 +52,7 @@ pub(super) fn begin(
         }
         None => {
             prepare(&mount_point)?;
-            let device = device::mount(&mount_point, settings.allow_other)?;
+            let device = device::mount(&mount_point, settings.allow_root)?;
             let init = device::read_init(&device).inspect_err(|_| drop(detach(&mount_point)))?;
             (device, init, 0)
         }

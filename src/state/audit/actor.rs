@@ -1,10 +1,9 @@
-//! Who did something: a user and a process, as `/proc/PID/status` tells at that time (it waits for nobody, see proc(5)).
-
-use std::fs;
+//! Who did something: a user and a process.
 
 use serde::{Deserialize, Serialize};
 
 use super::names::{PATIENCE, name_within};
+use crate::process;
 
 /// A user, and the process by which he did it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,35 +31,9 @@ impl Actor {
 
 /// The process of a thread, and what it is called.
 pub(super) fn process_of(tid: u32) -> (u32, Option<String>) {
-    if tid == 0 {
-        return (0, None);
-    }
-    let Ok(status) = fs::read(format!("/proc/{tid}/status")) else {
-        return (tid, None);
-    };
-    let status = String::from_utf8_lossy(&status);
-    let field = |name: &str| {
-        let mut lines = status.lines();
-        lines
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
-    let pid = field("Tgid:")
-        .and_then(|pid| pid.parse().ok())
-        .unwrap_or(tid);
+    let pid = process::process_of(tid).unwrap_or(tid);
     // A thread may have a name of its own.
-    let program = match pid == tid {
-        true => field("Name:").map(ToOwned::to_owned),
-        false => fs::read(format!("/proc/{pid}/comm"))
-            .ok()
-            .map(|comm| String::from_utf8_lossy(&comm).trim_end().to_owned()),
-    };
-    (pid, program.map(printable))
-}
-
-/// A process may call itself anything.
-pub(super) fn printable(name: String) -> String {
-    name.replace(char::is_control, "?")
+    (pid, process::name_of(pid))
 }
 
 /// The user's name, or number where he has none, or it is not told in time.

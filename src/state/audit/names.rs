@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::actor::printable;
 use crate::users;
 
 /// How long rows wait for names, all together.
@@ -23,9 +22,11 @@ pub(super) fn name_within(uid: u32, patience: Duration) -> String {
     let now = Instant::now();
     let mut asked = ASKED.lock().unwrap_or_else(|e| e.into_inner());
     loop {
-        let key = format!("user:user_name:{uid}");
-        if let Some(name) = users::user_name::cache().get(&key) {
-            return name.map_or_else(|| uid.to_string(), printable);
+        if let Some(name) = users::known_user_name(uid) {
+            return name.map_or_else(
+                || uid.to_string(),
+                |name| name.replace(char::is_control, "?"),
+            );
         }
         let since = match asked.get(&uid) {
             Some(since) => *since,

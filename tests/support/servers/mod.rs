@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+mod child;
 pub mod moto;
 pub mod proxy;
 pub mod rvault;
@@ -32,12 +33,12 @@ impl Server {
         let begun = Instant::now();
         loop {
             let port = free_port();
-            let mut child = command(port)
+            let mut command = command(port);
+            command
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
+                .stderr(Stdio::null());
+            let mut child = child::spawn(command).unwrap();
             // Another program may be faster on the port: then ours ends, and is started on another one.
             while child.try_wait().unwrap().is_none() {
                 let url = format!("http://127.0.0.1:{port}/");

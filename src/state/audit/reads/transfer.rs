@@ -156,8 +156,6 @@ impl Transfer<'_> {
 
 /// A process, told from a later one of the same number by when it began (proc(5)).
 pub(super) fn owner(pid: u32) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let started = after_name.split_ascii_whitespace().nth(19);
-    format!("{pid} {}", started.unwrap_or("-"))
+    let started = crate::process::started_at(pid).map(|started| started.to_string());
+    format!("{pid} {}", started.as_deref().unwrap_or("-"))
 }

@@ -1,0 +1,92 @@
+//! The fields of the files in `/proc/PID`, out of bytes.
+
+use std::fs;
+
+/// `/proc/PID/status`, which waits for nobody.
+pub(super) struct Status(Vec<u8>);
+
+impl Status {
+    pub(super) fn of(tid: u32) -> Option<Self> {
+        fs::read(format!("/proc/{tid}/status")).ok().map(Self)
+    }
+
+    pub(super) fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        field(&self.0, name)
+    }
+
+    pub(super) fn number(&self, name: &[u8]) -> Option<u32> {
+        number(self.field(name)?)
+    }
+
+    /// A set of signals.
+    pub(super) fn mask(&self, name: &[u8]) -> Option<u64> {
+        u64::from_str_radix(text(self.field(name)?)?, 16).ok()
+    }
+
+    /// `R`, `S`, `Z` and so on.
+    pub(super) fn state(&self) -> Option<u8> {
+        self.field(b"State:")?.first().copied()
+    }
+
+    pub(super) fn has_memory(&self) -> bool {
+        self.field(b"VmSize:").is_some()
+    }
+}
+
+/// The fields of `/proc/PID/stat` that matter here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) flags: u64,
+    pub(super) started: u64,
+    pub(super) exit_code: u64,
+}
+
+impl Stat {
+    pub(super) fn of(tid: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{tid}/stat")).ok()?)
+    }
+
+    /// The second field is the name in brackets, which may hold anything, brackets and spaces too: the last `)` ends it.
+    pub(super) fn parse(stat: &[u8]) -> Option<Self> {
+        let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+        let fields = stat[after_name..].split(u8::is_ascii_whitespace);
+        let fields: Vec<&[u8]> = fields.filter(|field| !field.is_empty()).collect();
+        // Fields are numbered from 1 (proc(5)), and these begin with the third.
+        let field = |which: usize| number(fields.get(which - 3)?);
+        Some(Self {
+            flags: field(9)?,
+            started: field(22)?,
+            exit_code: field(52)?,
+        })
+    }
+}
+
+/// What stands behind a name at the beginning of a line, without the blanks around it.
+pub(super) fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    lines
+        .find_map(|line| line.strip_prefix(name))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// A decimal number.
+pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
+    text(bytes)?.parse().ok()
+}
+
+/// Whether a descriptor (`/proc/PID/fdinfo/N`) is one that can write one of these inodes.
+pub(super) fn can_write(info: &[u8], inodes: [u64; 2]) -> bool {
+    let flags = field(info, b"flags:").and_then(text);
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags, 8).ok());
+    // What cannot be read counts, as a descriptor that cannot be looked at does.
+    let writes = flags
+        .is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0);
+    writes
+        && field(info, b"ino:")
+            .and_then(number)
+            .is_some_and(|ino| inodes.contains(&ino))
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
