@@ -4,7 +4,8 @@
 //! - `cli`: one file per command; prints and parses, decides nothing
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
 //! - `fuse`: fuser's calls turned into the tree's, errors into errnos
-//! - [`tree`]: the virtual tree: nodes, inodes, handles, attributes; knows no fuser type
+//! - [`live`]: the owner's tree: files, writes, scratch, bundles, events; knows no fuser type
+//! - [`versions`]: what it stands on: inode numbers and what they hold, epochs, the journal
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
 //! - [`hardware`]: prices: defaults, configured, set
@@ -12,7 +13,6 @@
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
-//! - [`ledger`]: a sealed log in memory that outlives its writer
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
@@ -30,7 +30,7 @@ pub mod credential;
 pub mod error;
 mod fuse;
 pub mod hardware;
-pub mod ledger;
+pub mod live;
 pub mod logging;
 pub mod manager;
 pub mod mount;
@@ -39,5 +39,5 @@ pub mod provider;
 pub mod secret;
 pub mod settings;
 pub mod state;
-pub mod tree;
 pub mod users;
+pub mod versions;

@@ -1,8 +1,10 @@
 //! fuser's calls turned into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
 //!
-//! One thread reads requests, so a release that is read is handled before an open that follows it. It never waits:
-//! what may, goes to the commit thread, or is parked until a provider has answered.
+//! One thread reads requests, and never waits: what may, goes to a thread of its own, or is parked until a provider has
+//! answered.
 
+mod errors;
+mod reply;
 mod requests;
 mod threads;
 pub(crate) mod vitals;
@@ -10,21 +12,26 @@ mod waiting;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::tree::{AttrChange, AttrChanged, Closing, KernelInfo, Tree};
-use requests::{Inner, answer, caller, file_type, fuse_errno, open_flags, utf8};
-use threads::{Notice, Workers};
+use zeroize::Zeroizing;
+
+use crate::live::{AttrChange, AttrChanged, Commits, Found, KernelInfo, OpError, Tree};
+use errors::Failures;
+use reply::Device;
+use requests::{Inner, answer, caller, file_type, open_flags, utf8};
+use threads::Workers;
 use vitals::Vitals;
 use waiting::Waiting;
 
@@ -39,39 +46,20 @@ const MAX_BACKGROUND: u16 = 1024;
 /// The filesystem: the tree, and who waits for it.
 pub struct Fs(Arc<Inner>);
 
-/// What is left to start when the session is there.
-pub struct Notices(Receiver<Notice>);
-
-impl Notices {
-    /// Begins to tell the kernel of changes.
-    ///
-    /// # Errors
-    /// When no thread can be had.
-    pub fn start(self, notifier: Notifier) -> io::Result<()> {
-        threads::start_notifying(notifier, self.0)
-    }
-}
-
 impl Fs {
-    /// The filesystem over a tree, and what is to be started with its session. What it is at shows in its vitals, if
-    /// it has any.
+    /// The filesystem over a tree. What it is at shows in its vitals, if it has any.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub(crate) fn new(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<(Self, Notices)> {
-        let (notices, receiver) = channel();
-        let sender = notices.clone();
-        tree.on_outdated(Box::new(move |outdated| {
-            drop(sender.send(Notice::Outdated(outdated)))
-        }));
-        let inner = Inner {
-            tree,
+    pub(crate) fn new(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
             waiting: Arc::new(Waiting::new(vitals.clone())),
+            workers: Workers::start(tree.clone(), vitals.clone())?,
             vitals,
-            workers: Workers::start()?,
-            notices,
-        };
-        Ok((Self(Arc::new(inner)), Notices(receiver)))
+            failures: Failures::default(),
+            device: Device::default(),
+            tree,
+        })))
     }
 }
 
@@ -87,26 +75,36 @@ impl Fs {
 }
 
 impl Drain {
+    /// The device of the session: what it is told of changes by, and answered by hand.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub(crate) fn set_device(&self, device: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.device.set(device.try_clone_to_owned()?);
+        let names = self.0.tree.kernel_names();
+        names.set_device(device.try_clone_to_owned()?);
+        self.0
+            .tree
+            .set_mount_info(|info| info.kernel.epoch = names.are_held());
+        Ok(())
+    }
+
     /// Goes on with commits that a server before this one left.
-    pub(crate) fn resume(&self, unfinished: Vec<Closing>) {
-        for closing in unfinished {
-            self.0.commit_released(closing);
-        }
+    pub(crate) fn resume(&self, unfinished: Commits) {
+        self.0.commit_released(unfinished);
     }
 
     /// Waits until all writes that were closed are on disk, but no longer than 15 seconds.
     pub fn finish(&self) {
         let (sender, receiver) = channel();
-        let running = self.0.workers.running().map(|worker| {
+        let until = Instant::now() + PATIENCE;
+        // One after the other: the first gives the others something to do.
+        for worker in self.0.workers.running() {
             let sender = sender.clone();
             worker.run(move || {
-                // Whoever waited has given up.
+                // Nobody may wait for it any more.
                 let _ = sender.send(());
             });
-        });
-        let count = running.count();
-        let until = Instant::now() + PATIENCE;
-        for _ in 0..count {
             let left = until.saturating_duration_since(Instant::now());
             if receiver.recv_timeout(left).is_err() {
                 tracing::error!("gave up waiting for the last writes");
@@ -127,6 +125,12 @@ impl Filesystem for Fs {
             // `ls -l` in one trip a page of names.
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            // A lock that the kernel keeps by itself is of an inode, and a name has another one after each write: two
+            // would have it. So locks are asked for, and refused.
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
+            // A writer may map what it writes.
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ] {
             // An older kernel does without.
             let _ = config.add_capabilities(flag);
@@ -135,10 +139,15 @@ impl Filesystem for Fs {
         let _ = config.set_max_background(MAX_BACKGROUND);
         let version = config.kernel_abi();
         let resend = config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
+        self.0
+            .tree
+            .kernel_names()
+            .set_protocol((version.0, version.1));
         self.0.tree.set_mount_info(|info| {
             info.kernel = KernelInfo {
                 fuse: format!("{}.{}", version.0, version.1),
                 resend,
+                epoch: false,
             };
         });
         Ok(())
@@ -156,11 +165,8 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         match self.0.tree.lookup(&caller(request), parent.0, name) {
-            Ok(found) => {
-                let attr = self.0.file_attr(found.node, &found.attr);
-                reply.entry_with_ttls(&found.attr.valid, &found.valid, &attr, Generation(0));
-            }
-            Err(stop) => reply.error(fuse_errno(stop)),
+            Ok(found) => self.0.entry(request, &found, reply),
+            Err(error) => reply.error(self.0.errno("lookup", error)),
         }
     }
 
@@ -172,15 +178,23 @@ impl Filesystem for Fs {
         &self,
         request: &Request,
         ino: INodeNo,
-        handle: Option<FileHandle>,
+        _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        self.0
-            .clone()
-            .getattr(caller(request), ino.0, handle.map(|handle| handle.0), reply);
+        let asking = caller(request);
+        let inner = self.0.clone();
+        self.0.clone().reply(
+            asking,
+            "stat",
+            false,
+            reply,
+            move |tree, has_waited| tree.attr(&asking, ino.0, has_waited),
+            // Here, the number is the file's, not the inode's: it is what `stat` shows.
+            move |reply, attr| reply.attr(&attr.valid, &inner.file_attr(attr.ino, &attr)),
+        );
     }
 
     fn setattr(
@@ -216,29 +230,57 @@ impl Filesystem for Fs {
             size,
             mtime,
         };
-        match self
-            .0
-            .tree
-            .set_attr(&asking, ino, handle.map(|handle| handle.0), change)
-        {
-            Ok(AttrChanged::Done(attr)) => {
-                reply.attr(&Duration::ZERO, &self.0.file_attr(attr.ino, &attr));
-            }
-            Ok(AttrChanged::Commit(closing)) => {
-                let inner = self.0.clone();
-                let done = answer(reply, move |reply| inner.getattr(asking, ino, None, reply));
-                let lane = self.0.tree.lane(closing.node());
-                // Not told first: the kernel holds the inode while it waits for this answer.
-                self.0.work(&asking, lane, done, false, move |tree| {
-                    tree.commit(&closing)
-                });
-            }
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+        let handle = handle.map(|handle| handle.0);
+        let operation = if size.is_some() {
+            "truncate"
+        } else {
+            "setattr"
+        };
+        let inner = self.0.clone();
+        self.0.clone().reply(
+            asking,
+            operation,
+            false,
+            reply,
+            move |tree, has_waited| tree.set_attr(&asking, ino, handle, change, has_waited),
+            move |reply, changed| match changed {
+                AttrChanged::Done(attr) => {
+                    reply.attr(&Duration::ZERO, &inner.file_attr(attr.ino, &attr));
+                }
+                AttrChanged::Commit(commits, attr) => {
+                    let shown = inner.clone();
+                    let done = answer(reply, move |reply: ReplyAttr| {
+                        reply.attr(&Duration::ZERO, &shown.file_attr(attr.ino, &attr));
+                    });
+                    inner.commit(&asking, operation, commits, done);
+                }
+            },
+        );
     }
 
-    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let Some(_at) = self.0.begin(request) else {
+            return reply.error(Errno::EIO);
+        };
+        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
+            return reply.error(Errno::EPERM);
+        }
+        let Ok(name) = utf8(name) else {
+            return reply.error(Errno::EINVAL);
+        };
+        match self.0.tree.make_node(&caller(request), parent.0, name) {
+            Ok(found) => self.0.entry(request, &found, reply),
+            Err(error) => reply.error(self.0.errno("mknod", error)),
+        }
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
@@ -269,9 +311,9 @@ impl Filesystem for Fs {
             return reply.error(Errno::ENOENT);
         };
         let (asking, parent) = (caller(request), parent.0);
-        let lane = self.0.tree.lane_of_names(parent, &[&name]);
+        let queue = self.0.tree.queue_of_names(parent, &[&name]);
         let done = answer(reply, ReplyEmpty::ok);
-        self.0.work(&asking, lane, done, false, move |tree| {
+        self.0.work(&asking, "unlink", queue, done, move |tree| {
             tree.unlink(&asking, parent, &name)
         });
     }
@@ -296,9 +338,9 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         let (asking, parent, new_parent) = (caller(request), parent.0, new_parent.0);
-        let lane = self.0.tree.lane_of_names(parent, &[&name, &new_name]);
+        let queue = self.0.tree.queue_of_names(parent, &[&name, &new_name]);
         let done = answer(reply, ReplyEmpty::ok);
-        self.0.work(&asking, lane, done, false, move |tree| {
+        self.0.work(&asking, "rename", queue, done, move |tree| {
             tree.rename(&asking, parent, &name, new_parent, &new_name, flags.bits())
         });
     }
@@ -307,7 +349,9 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        self.0.clone().open(caller(request), ino.0, flags.0, reply);
+        self.0
+            .clone()
+            .open(caller(request), ino.0, flags.0, false, reply);
     }
 
     fn create(
@@ -338,14 +382,14 @@ impl Filesystem for Fs {
                     open_flags(opened),
                 );
             }
-            Err(stop) => reply.error(fuse_errno(stop)),
+            Err(error) => reply.error(self.0.errno("create", error)),
         }
     }
 
     fn read(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -356,14 +400,31 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
+        let asking = caller(request);
+        let (ino, handle) = (ino.0, handle.0);
+        // What was asked for while it could not be had is copied; else it goes to the kernel as it lies there.
         let mut reply = Some(reply);
-        let result = self.0.tree.read(handle.0, offset, size, |bytes| {
+        let result = self.0.tree.read(ino, handle, offset, size, false, |bytes| {
             if let Some(reply) = reply.take() {
                 reply.data(bytes);
             }
         });
-        if let (Err(errno), Some(reply)) = (result, reply) {
-            reply.error(Errno::from_i32(errno));
+        let (Err(error), Some(reply)) = (result, reply) else {
+            return;
+        };
+        match error {
+            OpError::Blocked(_) => self.0.clone().reply(
+                asking,
+                "read",
+                false,
+                reply,
+                move |tree, has_waited| {
+                    let copy = |bytes: &[u8]| Zeroizing::new(bytes.to_vec());
+                    tree.read(ino, handle, offset, size, has_waited, copy)
+                },
+                |reply, bytes| reply.data(&bytes),
+            ),
+            error => reply.error(self.0.errno("read", error)),
         }
     }
 
@@ -374,8 +435,8 @@ impl Filesystem for Fs {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -383,9 +444,27 @@ impl Filesystem for Fs {
             return reply.error(Errno::EIO);
         };
         let asking = caller(request);
-        match self.0.tree.write(&asking, handle.0, offset, data) {
+        // A page of a mapping goes where it is from.
+        let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = flags.0 & libc::O_APPEND != 0 && !is_page;
+        let handle = handle.0;
+        let tree = &self.0.tree;
+        match tree.write(&asking, handle, offset, data, appends, false) {
             Ok(count) => reply.written(count),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
+            Err(OpError::Blocked(_)) => {
+                let data = Zeroizing::new(data.to_vec());
+                self.0.clone().reply(
+                    asking,
+                    "write",
+                    false,
+                    reply,
+                    move |tree, has_waited| {
+                        tree.write(&asking, handle, offset, &data, appends, has_waited)
+                    },
+                    |reply, count| reply.written(count),
+                );
+            }
+            Err(error) => reply.error(self.0.errno("write", error)),
         }
     }
 
@@ -400,20 +479,11 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let asking = caller(request);
-        match self.0.tree.flush(&asking, handle.0) {
-            None => reply.ok(),
-            Some(closing) => {
-                let lane = self.0.tree.lane(closing.node());
-                self.0.work(
-                    &asking,
-                    lane,
-                    answer(reply, ReplyEmpty::ok),
-                    true,
-                    move |tree| tree.commit(&closing),
-                )
-            }
+        if handle.0 == 0 {
+            return reply.ok();
         }
+        let done = answer(reply, ReplyEmpty::ok);
+        self.0.close(caller(request), handle.0, done);
     }
 
     fn release(
@@ -429,14 +499,49 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        if let Some(closing) = self.0.tree.release(handle.0) {
-            self.0.commit_released(closing);
+        if handle.0 != 0 {
+            self.0.release(handle.0);
         }
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        // A write takes effect, and reaches the disk, when it is closed.
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOLCK);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        typ: i32,
+        _: u32,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        match typ == i32::from(libc::F_UNLCK as i16) {
+            true => reply.ok(),
+            false => reply.error(Errno::ENOLCK),
+        }
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        // A write takes effect, and reaches the disk, when it is closed; or when it is renamed after this.
+        self.0.tree.sync(handle.0);
         reply.ok();
     }
 
@@ -447,8 +552,10 @@ impl Filesystem for Fs {
         let asking = caller(request);
         self.0.clone().reply(
             asking,
+            "opendir",
+            false,
             reply,
-            move |tree| tree.open_dir(&asking, ino.0),
+            move |tree, _| tree.open_dir(&asking, ino.0),
             |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()),
         );
     }
@@ -456,28 +563,28 @@ impl Filesystem for Fs {
     fn readdir(
         &self,
         request: &Request,
-        _: INodeNo,
-        handle: FileHandle,
+        ino: INodeNo,
+        _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        let result = self.0.tree.read_dir(handle.0, offset, |listed, next| {
+        let result = self.0.tree.read_dir(ino.0, offset, |listed, next| {
             let kind = file_type(listed.kind);
             !reply.add(INodeNo(listed.ino), next, kind, &listed.name)
         });
         match result {
             Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
+            Err(error) => reply.error(self.0.errno("readdir", error)),
         }
     }
 
     fn readdirplus(
         &self,
         request: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
@@ -488,7 +595,7 @@ impl Filesystem for Fs {
         let result = self
             .0
             .tree
-            .read_dir_plus(handle.0, offset, |name, found, next| {
+            .read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
                 let attr = self.0.file_attr(found.node, &found.attr);
                 let valid = found.attr.valid.min(found.valid);
                 !reply.add(
@@ -502,7 +609,7 @@ impl Filesystem for Fs {
             });
         match result {
             Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
+            Err(error) => reply.error(self.0.errno("readdir", error)),
         }
     }
 
@@ -535,8 +642,10 @@ impl Filesystem for Fs {
         let (asking, mask) = (caller(request), mask.bits());
         self.0.clone().reply(
             asking,
+            "access",
+            false,
             reply,
-            move |tree| tree.access(&asking, ino.0, mask),
+            move |tree, _| tree.access(&asking, ino.0, mask),
             |reply, ()| reply.ok(),
         );
     }
@@ -575,8 +684,10 @@ impl Filesystem for Fs {
         let asking = caller(request);
         self.0.clone().reply(
             asking,
+            "getxattr",
+            false,
             reply,
-            move |tree| tree.xattr(&asking, ino.0, &name),
+            move |tree, _| tree.xattr(&asking, ino.0, &name),
             move |reply, value| xattr_reply(value.as_bytes(), size, reply),
         );
     }
@@ -588,10 +699,22 @@ impl Filesystem for Fs {
         let asking = caller(request);
         self.0.clone().reply(
             asking,
+            "listxattr",
+            false,
             reply,
-            move |tree| tree.xattr_names(&asking, ino.0),
+            move |tree, _| tree.xattr_names(&asking, ino.0),
             move |reply, names| xattr_reply(&names, size, reply),
         );
+    }
+}
+
+impl Inner {
+    fn entry(&self, request: &Request, found: &Found, reply: ReplyEntry) {
+        let owner = self.tree.owner();
+        if let Err(reply) = self.device.entry(request.unique().0, found, owner, reply) {
+            let attr = self.file_attr(found.node, &found.attr);
+            reply.entry_with_ttls(&Duration::ZERO, &found.valid, &attr, Generation(0));
+        }
     }
 }
 

@@ -2,50 +2,54 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyOpen,
-    ReplyXattr, Request,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyData, ReplyEmpty,
+    ReplyOpen, ReplyWrite, ReplyXattr, Request,
 };
 
-use super::threads::{Notice, Workers};
+use super::errors::Failures;
+use super::reply::Device;
+use super::threads::{Job, Workers};
 use super::vitals::{At, Vitals, Word};
-use super::waiting::{Resume, Waiting};
-use crate::tree::{self, Attr, Caller, Closing, Lane, Opened, Stop, Tree, WaitOn};
+use super::waiting::{EndsBy, Resume, Waiting};
+use crate::live::{self, Attr, Caller, Commits, OpError, Opened, Tree, WaitOn, WorkQueue};
 
 /// The tree, and who waits for it.
 pub(super) struct Inner {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
-    /// What this is at, for whoever comes next; `None`: nobody does.
+    /// What this is at, for the server that comes next; `None`: none does.
     pub(super) vitals: Option<Vitals>,
     pub(super) workers: Workers,
-    pub(super) notices: Sender<Notice>,
+    pub(super) failures: Failures,
+    pub(super) device: Device,
 }
 
 /// An answer that can be a refusal.
 pub(super) trait Refuse: Send + 'static {
     /// Answers with an errno.
-    fn refuse(self, errno: i32);
+    fn refuse(self, errno: Errno);
 }
 
 macro_rules! refuse {
     ($($reply:ty),*) => {
         $(impl Refuse for $reply {
-            fn refuse(self, errno: i32) {
-                self.error(Errno::from_i32(errno));
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
             }
         })*
     };
 }
-refuse!(ReplyAttr, ReplyEmpty, ReplyOpen, ReplyXattr);
+refuse!(
+    ReplyAttr, ReplyEmpty, ReplyOpen, ReplyXattr, ReplyData, ReplyWrite
+);
 
 /// Answers a request when it can go on, or refuses it.
-pub(super) fn answer<R: Refuse>(reply: R, go_on: impl FnOnce(R) + Send + 'static) -> Resume {
+pub(super) fn answer<R: Refuse>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
     Box::new(move |result| match result {
-        Ok(()) => go_on(reply),
+        Ok(()) => resume(reply),
         Err(errno) => reply.refuse(errno),
     })
 }
@@ -58,31 +62,10 @@ pub(super) fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
-        pid: request.pid(),
+        tid: request.pid(),
         request: number & !RESENT,
-        comes_again: number & RESENT != 0,
+        is_resend: number & RESENT != 0,
     }
-}
-
-/// The errno for the kernel; the reason for the log, where it is worth one.
-pub(super) fn errno(stop: Stop) -> i32 {
-    match stop {
-        Stop::Errno(errno) => errno,
-        Stop::Error(error) => {
-            if error.is_not_found() {
-                tracing::debug!("{error}");
-            } else {
-                tracing::warn!("{error}");
-            }
-            error.errno()
-        }
-        // Only operations that can be parked answer so.
-        Stop::Wait(_) => libc::EAGAIN,
-    }
-}
-
-pub(super) fn fuse_errno(stop: Stop) -> Errno {
-    Errno::from_i32(errno(stop))
 }
 
 pub(super) fn utf8(name: &OsStr) -> Result<&str, Errno> {
@@ -90,17 +73,17 @@ pub(super) fn utf8(name: &OsStr) -> Result<&str, Errno> {
 }
 
 pub(super) fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_pages {
+    if opened.keeps_pages {
         FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
     } else {
         FopenFlags::FOPEN_DIRECT_IO
     }
 }
 
-pub(super) fn file_type(kind: tree::FileType) -> FileType {
+pub(super) fn file_type(kind: live::FileType) -> FileType {
     match kind {
-        tree::FileType::Dir => FileType::Directory,
-        tree::FileType::File => FileType::RegularFile,
+        live::FileType::Dir => FileType::Directory,
+        live::FileType::File => FileType::RegularFile,
     }
 }
 
@@ -114,7 +97,7 @@ impl Inner {
             return Some(None);
         };
         let asking = caller(request);
-        if asking.comes_again && vitals.is_deadly(asking.request) {
+        if asking.is_resend && vitals.is_deadly(asking.request) {
             tracing::error!("a request ended two servers, and is refused: {request:?}");
             return None;
         }
@@ -122,18 +105,18 @@ impl Inner {
         Some(Some(vitals.at(Word::Reading, asking.request)))
     }
 
-    fn working(&self, lane: Lane, request: u64) -> Option<At> {
-        let vitals = self.vitals.as_ref()?;
-        let word = match lane {
-            Lane::Store => Word::Committing,
-            Lane::Database => Word::Saving,
-        };
-        Some(vitals.at(word, request))
+    fn working(&self, word: Word, request: u64) -> Option<At> {
+        Some(self.vitals.as_ref()?.at(word, request))
+    }
+
+    /// The errno of an error for the kernel.
+    pub(super) fn errno(&self, operation: &str, error: OpError) -> Errno {
+        self.failures.errno(operation, error)
     }
 
     /// What the kernel is told of an inode whose number for it is `node`.
     pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
-        let (uid, gid) = self.tree.owner();
+        let owner = self.tree.owner();
         FileAttr {
             ino: INodeNo(node),
             size: attr.size,
@@ -145,8 +128,8 @@ impl Inner {
             kind: file_type(attr.kind),
             perm: attr.mode,
             nlink: attr.nlink,
-            uid,
-            gid,
+            uid: owner.uid,
+            gid: owner.gid,
             rdev: 0,
             blksize: 4096,
             flags: 0,
@@ -154,128 +137,155 @@ impl Inner {
     }
 
     /// Parks a request until what it waits for is settled.
-    fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
-        self.waiting.park(caller, Some(on.clone()), resume);
+    fn park(&self, caller: &Caller, on: WaitOn, ends_by: EndsBy, resume: Resume) {
+        self.waiting.park(caller, Some(on.clone()), ends_by, resume);
         let wake = {
             let (waiting, on) = (self.waiting.clone(), on.clone());
             Box::new(move || waiting.wake(&on))
         };
-        match &on {
-            WaitOn::Secret(name) => self.tree.manager().fetch(name, wake),
-            WaitOn::Listing => self.tree.manager().fetch_all(wake),
-            // It may have been settled before this was parked.
-            WaitOn::Write(name) if !self.tree.is_settling(name) => self.waiting.wake(&on),
-            WaitOn::Write(_) => {}
-            WaitOn::Config(name) => match self.tree.configs() {
-                Some(configs) => configs.fetch(name, wake),
-                None => self.waiting.wake(&on),
-            },
-        }
+        self.tree.settle(&on, wake);
     }
 
-    /// Does work that may wait on the thread for that, and answers when the kernel knows of what it changed.
+    /// Does work that may wait on the thread for that, and answers when it is done.
     pub(super) fn work(
         self: &Arc<Self>,
         caller: &Caller,
-        lane: Lane,
+        operation: &'static str,
+        queue: WorkQueue,
         answer: Resume,
-        told: bool,
-        work: impl FnOnce(&Tree) -> Result<(), Stop> + Send + 'static,
+        work: impl FnOnce(&Tree) -> Result<(), OpError> + Send + 'static,
     ) {
-        let id = self.waiting.park(caller, None, answer);
+        let id = self.waiting.park(caller, None, EndsBy::Kill, answer);
         let (inner, request) = (self.clone(), caller.request);
-        self.workers.of(lane).run(move || {
-            let _at = inner.working(lane, request);
-            let result = work(&inner.tree).map_err(errno);
-            let waiting = inner.waiting.clone();
-            if told && result.is_ok() {
-                let then = Box::new(move || waiting.complete(id, result));
-                drop(inner.notices.send(Notice::Then(then)));
-            } else {
-                waiting.complete(id, result);
+        self.workers.of(queue).run(move || {
+            let _at = inner.working(word_of(queue), request);
+            let result = work(&inner.tree).map_err(|error| inner.errno(operation, error));
+            inner.waiting.complete(id, result);
+        });
+    }
+
+    /// Commits, and answers when it is done.
+    pub(super) fn commit(
+        self: &Arc<Self>,
+        caller: &Caller,
+        operation: &'static str,
+        commits: Commits,
+        answer: Resume,
+    ) {
+        let id = self.waiting.park(caller, None, EndsBy::Kill, answer);
+        self.queue_commit(id, caller.request, operation, commits);
+    }
+
+    fn queue_commit(
+        self: &Arc<Self>,
+        id: u64,
+        request: u64,
+        operation: &'static str,
+        commits: Commits,
+    ) {
+        let inner = self.clone();
+        let done = Box::new(move |result: Result<(), OpError>| {
+            let result = result.map_err(|error| inner.errno(operation, error));
+            inner.waiting.complete(id, result);
+        });
+        let queue = self.tree.queue_of(&commits);
+        self.workers
+            .of(queue)
+            .queue(Job::Commit(request, commits, done));
+    }
+
+    /// A descriptor was closed: who closed it is looked at on a thread of its own.
+    pub(super) fn close(self: &Arc<Self>, caller: Caller, handle: u64, answer: Resume) {
+        let id = self.waiting.park(&caller, None, EndsBy::Kill, answer);
+        let inner = self.clone();
+        self.workers.closer.run(move || {
+            let _at = inner.working(Word::Closing, caller.request);
+            let commits = inner.tree.close(&caller, handle);
+            match commits.is_empty() {
+                true => inner.waiting.complete(id, Ok(())),
+                false => inner.queue_commit(id, caller.request, "close", commits),
             }
         });
     }
 
-    pub(super) fn open(self: Arc<Self>, caller: Caller, ino: u64, flags: i32, reply: ReplyOpen) {
-        match self.tree.open(&caller, ino, flags) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
-            Err(Stop::Wait(on)) => {
-                let inner = self.clone();
-                self.park(
-                    &caller,
-                    on,
-                    answer(reply, move |reply| inner.open(caller, ino, flags, reply)),
-                );
-            }
-            Err(stop) => reply.error(fuse_errno(stop)),
-        }
+    /// The last descriptor of a file is gone. Behind the closes before it.
+    pub(super) fn release(self: &Arc<Self>, handle: u64) {
+        let inner = self.clone();
+        self.workers.closer.run(move || {
+            let commits = inner.tree.release(handle);
+            inner.commit_released(commits);
+        });
     }
 
-    /// Answers what the tree gives, or when it can be asked again.
-    pub(super) fn reply<R: Refuse, T>(
-        self: Arc<Self>,
-        caller: Caller,
-        reply: R,
-        ask: impl Fn(&Tree) -> Result<T, Stop> + Send + 'static,
-        give: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        match ask(&self.tree) {
-            Ok(given) => give(reply, given),
-            Err(Stop::Wait(on)) => {
-                let inner = self.clone();
-                let again = move |reply| inner.reply(caller, reply, ask, give);
-                self.park(&caller, on, answer(reply, again));
-            }
-            Err(stop) => reply.refuse(errno(stop)),
+    /// Commits what nobody is there to be told of.
+    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits) {
+        if commits.is_empty() {
+            return;
         }
+        let inner = self.clone();
+        let number = commits.number() | CLOSED;
+        let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
+        if self.vitals.as_ref().is_some_and(is_deadly) {
+            tracing::error!("a write ended two servers, and is given up");
+            return self.tree.give_up(&commits);
+        }
+        let done = Box::new(move |result: Result<(), OpError>| {
+            if let Err(error) = result {
+                inner.errno("a write whose file had no close left to report it", error);
+            }
+        });
+        let queue = self.tree.queue_of(&commits);
+        self.workers
+            .of(queue)
+            .queue(Job::Commit(number, commits, done));
     }
 
-    pub(super) fn getattr(
+    pub(super) fn open(
         self: Arc<Self>,
         caller: Caller,
         ino: u64,
-        handle: Option<u64>,
-        reply: ReplyAttr,
+        flags: i32,
+        has_waited: bool,
+        reply: ReplyOpen,
     ) {
-        match self.tree.attr(&caller, ino, handle) {
-            // Here, the number is the file's, not the version's: it is what `stat` shows.
-            Ok(attr) => reply.attr(&attr.valid, &self.file_attr(attr.ino, &attr)),
-            Err(Stop::Wait(on)) => {
+        match self.tree.open(&caller, ino, flags, has_waited) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
+            Err(OpError::Blocked(on)) => {
                 let inner = self.clone();
-                self.park(
-                    &caller,
-                    on,
-                    answer(reply, move |reply| {
-                        inner.getattr(caller, ino, handle, reply)
-                    }),
-                );
+                let resume = answer(reply, move |reply| {
+                    inner.open(caller, ino, flags, true, reply)
+                });
+                self.park(&caller, on, EndsBy::AnyThatEnds, resume);
             }
-            Err(stop) => reply.error(fuse_errno(stop)),
+            Err(error) => reply.error(self.errno("open", error)),
         }
     }
 
-    pub(super) fn commit_released(self: &Arc<Self>, closing: Closing) {
-        let inner = self.clone();
-        let lane = self.tree.lane(closing.node());
-        self.workers.of(lane).run(move || {
-            let number = closing.node() | CLOSED;
-            let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
-            if inner.vitals.as_ref().is_some_and(is_deadly) {
-                tracing::error!("a write ended two servers, and is given up");
-                inner.tree.settle(closing);
-                return;
+    /// Answers what the tree gives, or when it can be asked again. `ask` is told whether it has waited.
+    pub(super) fn reply<R: Refuse, T>(
+        self: Arc<Self>,
+        caller: Caller,
+        operation: &'static str,
+        has_waited: bool,
+        reply: R,
+        ask: impl Fn(&Tree, bool) -> Result<T, OpError> + Send + 'static,
+        give: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        match ask(&self.tree, has_waited) {
+            Ok(given) => give(reply, given),
+            Err(OpError::Blocked(on)) => {
+                let inner = self.clone();
+                let again = move |reply| inner.reply(caller, operation, true, reply, ask, give);
+                self.park(&caller, on, EndsBy::AnyThatEnds, answer(reply, again));
             }
-            let _at = inner.working(lane, number);
-            if let Err(stop) = inner.tree.commit(&closing) {
-                tracing::warn!(
-                    "a write was given up, as its file had no close left to tell: errno {}",
-                    errno(stop)
-                );
-            }
-            if let Some(name) = inner.tree.settle(closing) {
-                inner.waiting.wake(&WaitOn::Write(name));
-            }
-        });
+            Err(error) => reply.refuse(self.errno(operation, error)),
+        }
+    }
+}
+
+fn word_of(queue: WorkQueue) -> Word {
+    match queue {
+        WorkQueue::Store => Word::Committing,
+        WorkQueue::Database => Word::Saving,
     }
 }

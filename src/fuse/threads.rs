@@ -1,63 +1,118 @@
-//! The threads beside the one that reads requests: one that may wait for the disk, one that may wait for the other users
-//! of a database, one that may wait for the kernel's locks.
+//! The threads beside the one that reads requests: one that looks at who closes a file, one that may wait for the disk,
+//! one that may wait for the other users of a database.
 
-use std::ffi::OsStr;
 use std::io;
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::Builder;
 
-use fuser::{INodeNo, Notifier};
-
-use crate::tree::{Lane, Outdated};
+use super::vitals::{Vitals, Word};
+use crate::live::{Commits, OpError, Tree, WorkQueue};
 
 /// Little is on these stacks; the default of 2 MiB would be mapped for nothing.
-const STACK: usize = 256 * 1024;
+const STACK: usize = 512 * 1024;
+/// So many writes are committed together at most.
+const MAX_TOGETHER: usize = 256;
 
-/// Work that may wait for the disk, done in order: a write of one must not overtake the removal of another.
-pub(super) struct Worker(Sender<Box<dyn FnOnce() + Send>>);
+/// What is called with what became of a commit.
+pub(super) type Committed = Box<dyn FnOnce(Result<(), OpError>) + Send>;
+
+/// Something to be done that may wait.
+pub(super) enum Job {
+    /// Writes to be committed, together with those before and behind it; the number of the request that asks.
+    Commit(u64, Commits, Committed),
+    /// Anything else.
+    Work(Box<dyn FnOnce() + Send>),
+}
+
+/// A thread that does its jobs in order: a write of one must not overtake the removal of another.
+#[derive(Clone)]
+pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
-    fn start(name: &str) -> io::Result<Self> {
-        let (sender, receiver): (_, Receiver<Box<dyn FnOnce() + Send>>) = channel();
+    fn start(name: &str, word: Word, tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+        let (sender, receiver) = channel();
         Builder::new()
             .name(name.into())
-            .stack_size(2 * STACK)
-            .spawn(move || {
-                for work in receiver {
-                    work();
-                }
-            })?;
+            .stack_size(STACK)
+            .spawn(move || work(&tree, &receiver, vitals.as_ref(), word))?;
         Ok(Self(sender))
     }
 
     pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
+        self.queue(Job::Work(Box::new(work)));
+    }
+
+    pub(super) fn queue(&self, job: Job) {
         // It ends with the last sender, so there is always a receiver; a request dropped here is answered EIO.
-        let _ = self.0.send(Box::new(work));
+        let _ = self.0.send(job);
     }
 }
 
-/// One for whoever waits for the same.
+fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) {
+    while let Ok(job) = jobs.recv() {
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Work(work) => work(),
+                Job::Commit(number, commits, done) => {
+                    let _at = vitals.map(|vitals| vitals.at(word, number));
+                    let (mut all, mut dones) = (vec![commits], vec![done]);
+                    while all.len() < MAX_TOGETHER {
+                        match jobs.try_recv() {
+                            Ok(Job::Commit(_, commits, done)) => {
+                                all.push(commits);
+                                dones.push(done);
+                            }
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    let results = tree.commit(&all);
+                    for (done, result) in dones.into_iter().zip(results) {
+                        done(result);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One worker for each resource that is waited for.
 pub(super) struct Workers {
+    tree: Arc<Tree>,
+    vitals: Option<Vitals>,
+    /// Looks at `/proc`.
+    pub(super) closer: Worker,
     store: Worker,
     /// Started when it is needed first.
     database: OnceLock<Option<Worker>>,
 }
 
 impl Workers {
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+        let start = |name, word| Worker::start(name, word, tree.clone(), vitals.clone());
         Ok(Self {
-            store: Worker::start("commit")?,
+            closer: start("close", Word::Closing)?,
+            store: start("commit", Word::Committing)?,
             database: OnceLock::new(),
+            tree,
+            vitals,
         })
     }
 
-    pub(super) fn of(&self, lane: Lane) -> &Worker {
-        let database = || Worker::start("save").ok();
-        match lane {
-            Lane::Store => &self.store,
+    pub(super) fn of(&self, queue: WorkQueue) -> &Worker {
+        let database = || {
+            let (tree, vitals) = (self.tree.clone(), self.vitals.clone());
+            Worker::start("save", Word::Saving, tree, vitals).ok()
+        };
+        match queue {
+            WorkQueue::Store => &self.store,
             // Without a thread of its own it waits in line.
-            Lane::Database => self
+            WorkQueue::Database => self
                 .database
                 .get_or_init(database)
                 .as_ref()
@@ -65,37 +120,9 @@ impl Workers {
         }
     }
 
-    /// All that have something to do.
+    /// All that have something to do, those first that give others something to do.
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
-        std::iter::once(&self.store).chain(database)
+        [&self.closer, &self.store].into_iter().chain(database)
     }
-}
-
-/// What is to be told to the kernel, and what is to be done when it has been.
-pub(super) enum Notice {
-    /// A name to look up anew.
-    Outdated(Outdated),
-    /// All before it are told.
-    Then(Box<dyn FnOnce() + Send>),
-}
-
-/// Tells the kernel. It takes locks of the folder there, which a process holds whose request is still to be answered:
-/// so never the thread that answers.
-pub(super) fn start_notifying(notifier: Notifier, notices: Receiver<Notice>) -> io::Result<()> {
-    Builder::new()
-        .name("notify".into())
-        .stack_size(STACK)
-        .spawn(move || {
-            for notice in notices {
-                match notice {
-                    Notice::Outdated(Outdated { dir, name }) => {
-                        // It fails where the kernel has forgotten the name, and after the unmount.
-                        let _ = notifier.inval_entry(INodeNo(dir), OsStr::new(&name));
-                    }
-                    Notice::Then(next) => next(),
-                }
-            }
-        })?;
-    Ok(())
 }

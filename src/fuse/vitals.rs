@@ -37,11 +37,13 @@ pub(crate) enum Word {
     Thread = 5,
     /// The last request that was begun with.
     Last = 6,
+    /// The one that the thread is at which looks at who closes a file.
+    Closing = 7,
 }
 
 impl Word {
     /// Where a thread says which request it is at.
-    const OF_REQUESTS: [Word; 3] = [Word::Reading, Word::Committing, Word::Saving];
+    const OF_REQUESTS: [Word; 4] = [Word::Reading, Word::Closing, Word::Committing, Word::Saving];
 }
 
 /// The page, as each process sees it.

@@ -8,18 +8,30 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use fuser::Errno;
+
 use super::vitals::Vitals;
-use crate::process::has_fatal_signal_pending;
-use crate::tree::{Caller, WaitOn};
+use crate::live::{Caller, WaitOn};
+use crate::process::{has_fatal_signal_pending, is_being_killed};
 
 /// How often pending signals are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Answers the request: `Ok` when it can go on, or is done; else the errno.
-pub(super) type Resume = Box<dyn FnOnce(Result<(), i32>) + Send>;
+pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// Which signals end a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndsBy {
+    /// Those that end a program that waits, also where it catches them.
+    AnyThatEnds,
+    /// Those that kill. The thing is done all the same, and a program that is told EINTR would not know.
+    Kill,
+}
 
 struct Waiter {
     tid: u32,
+    ends_by: EndsBy,
     request: u64,
     on: Option<WaitOn>,
     resume: Resume,
@@ -53,7 +65,7 @@ impl Waiting {
     }
 
     /// Lets a request go on, which may have it wait once more.
-    fn resume(&self, waiter: Waiter, result: Result<(), i32>) {
+    fn resume(&self, waiter: Waiter, result: Result<(), Errno>) {
         (waiter.resume)(result);
         if let Some(vitals) = &self.vitals {
             let waiters = self.waiters();
@@ -75,9 +87,10 @@ impl Waiting {
         self: &Arc<Self>,
         caller: &Caller,
         on: Option<WaitOn>,
+        ends_by: EndsBy,
         resume: Resume,
     ) -> u64 {
-        let (tid, request) = (caller.pid, caller.request);
+        let (tid, request) = (caller.tid, caller.request);
         let mut waiters = self.waiters();
         if let Some(vitals) = &self.vitals {
             vitals.take(request);
@@ -88,6 +101,7 @@ impl Waiting {
             id,
             Waiter {
                 tid,
+                ends_by,
                 request,
                 on,
                 resume,
@@ -109,7 +123,7 @@ impl Waiting {
     }
 
     /// Ends the waiting of one; nothing happens if it was interrupted already.
-    pub(super) fn complete(&self, id: u64, result: Result<(), i32>) {
+    pub(super) fn complete(&self, id: u64, result: Result<(), Errno>) {
         // Not in the condition itself: the lock must be free when the answer is given.
         let waiter = self.waiters().by_id.remove(&id);
         if let Some(waiter) = waiter {
@@ -141,21 +155,25 @@ impl Waiting {
         };
         self.arrived.notify_one();
         for waiter in all {
-            self.resume(waiter, Err(libc::ENOTCONN));
+            self.resume(waiter, Err(Errno::ENOTCONN));
         }
     }
 
     fn interrupt_ending(&self) {
-        let threads: Vec<(u64, u32)> = self
+        let threads: Vec<(u64, u32, EndsBy)> = self
             .waiters()
             .by_id
             .iter()
-            .map(|(&id, waiter)| (id, waiter.tid))
+            .map(|(&id, waiter)| (id, waiter.tid, waiter.ends_by))
             .collect();
-        for (id, tid) in threads {
+        for (id, tid, ends_by) in threads {
             // 0: in a pid namespace out of sight; it waits as long as the backend's own timeout.
-            if tid != 0 && has_fatal_signal_pending(tid) {
-                self.complete(id, Err(libc::EINTR));
+            let ends = match ends_by {
+                EndsBy::AnyThatEnds => has_fatal_signal_pending,
+                EndsBy::Kill => is_being_killed,
+            };
+            if tid != 0 && ends(tid) {
+                self.complete(id, Err(Errno::EINTR));
             }
         }
     }

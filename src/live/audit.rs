@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::bundle::BundleFormat;
-use super::places::File;
-use super::process::Process;
-use super::{Caller, Tree};
+use super::layout::File;
+use super::{Caller, OpError, Tree};
+use crate::process::Process;
 use crate::secret::Change;
 use crate::state::audit::{Act, Actor, ReadOf};
+use crate::versions::Opener;
 
 /// Who writes: whose base of the bundle it is, and whom the trail names.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Writer {
     pub(super) process: Option<Process>,
     pub(super) actor: Actor,
@@ -19,15 +20,26 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn of(caller: &Caller) -> Self {
         Self {
-            process: Process::of_thread(caller.pid),
+            process: Process::of_thread(caller.tid),
             actor: actor(caller),
+        }
+    }
+
+    pub(super) fn of_opener(opener: &Opener) -> Self {
+        Self {
+            process: Some(opener.process),
+            actor: Actor {
+                uid: opener.uid,
+                pid: opener.process.pid,
+                program: opener.program.clone(),
+            },
         }
     }
 }
 
 /// Who asks, as the trail names him. The caller is waiting, so that `/proc` still has it.
 pub(super) fn actor(caller: &Caller) -> Actor {
-    Actor::of_thread(caller.uid, caller.pid)
+    Actor::of_thread(caller.uid, caller.tid)
 }
 
 fn path_of(format: BundleFormat) -> &'static str {
@@ -67,7 +79,15 @@ impl Tree {
             File::Bundle(format) => ReadOf::All(path_of(*format)),
             _ => return,
         };
-        audit.record_read(caller.uid, caller.pid, what);
+        audit.record_read(caller.uid, caller.tid, what);
+    }
+
+    /// The answer to a caller who may not do what they ask for, which is recorded.
+    pub(super) fn refuse(&self, caller: &Caller, what: &str) -> OpError {
+        if let Some(audit) = &self.audit {
+            audit.record_refusal(caller.uid, caller.tid, &what.replace(char::is_control, "?"));
+        }
+        OpError::Errno(libc::EACCES)
     }
 
     /// Waits until the trail has all that was done so far, or the time is over.

@@ -28,6 +28,9 @@ pub enum BundleFormat {
 }
 
 impl BundleFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Env];
+
     /// The file's name in `bundle/`.
     pub fn file_name(self) -> &'static str {
         match self {
@@ -39,7 +42,7 @@ impl BundleFormat {
 
     /// The format of a file in `bundle/`.
     pub fn of_file(name: &str) -> Option<Self> {
-        let mut all = [Self::Json, Self::Yaml, Self::Env].into_iter();
+        let mut all = Self::ALL.into_iter();
         all.find(|format| format.file_name() == name)
     }
 }

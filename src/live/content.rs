@@ -1,33 +1,41 @@
 //! What the files hold: contents made from the manager, the prices and the caches, and what a finished write of each
 //! kind does. Knows no inode.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use super::audit::Writer;
-use super::bundle::{self, Base, BundleFormat, Document};
-use super::nodes::Content;
-use super::places::File;
-use super::process::Process;
-use super::{Tree, WaitOn};
+use super::bundle::{self, BundleFormat};
+use super::layout::File;
+use super::{Tree, WaitOn, lock};
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Answer;
-use crate::provider::Standing;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::state::audit::Actor;
 use crate::state::{Known, ProviderConfigs};
-use std::sync::Arc;
 
-/// How fresh a secret must be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+/// How fresh a content must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
     /// Its present value, for who reads it.
     Fresh,
-    /// The last that was known of it, for who looks at names and sizes: he never waits where there is one.
+    /// The last that was known of it, for who has waited, or looks at names and sizes only.
     LastKnown,
+}
+
+/// A content.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) value: SecretValue,
+    /// When it became this.
+    pub(super) changed_at: SystemTime,
+    /// For how long it may be given to readers if nothing changes.
+    pub(super) fresh_for: Duration,
 }
 
 /// What is known of a file's content without waiting.
@@ -36,49 +44,40 @@ pub(super) enum Resolved {
     Missing,
     Failed(Error),
     /// Somebody must be asked first.
-    Pending(WaitOn),
+    Blocked(WaitOn),
 }
 
 impl Resolved {
-    /// A document that is made here, as old as the mount: what it is made of has no time of its own.
-    fn text(text: &str, changed_at: SystemTime) -> Self {
+    /// What does not age.
+    pub(super) fn lasting(value: SecretValue, changed_at: SystemTime) -> Self {
         Resolved::Content(Content {
-            value: SecretValue::new(text),
+            value,
             changed_at,
+            fresh_for: Duration::MAX,
         })
-    }
-}
-
-/// One trailing newline of a single-line value is dropped (`echo v > f` stores `v`); a value of several lines is kept.
-pub(super) fn without_echo_newline(bytes: &[u8]) -> &[u8] {
-    match bytes.strip_suffix(b"\n") {
-        Some(line) if !line.contains(&b'\n') => line,
-        _ => bytes,
     }
 }
 
 impl Tree {
     /// The content of a file that is not scratch.
-    pub(super) fn resolve(&self, file: &File, look: Look) -> Resolved {
+    pub(super) fn resolve(&self, file: &File, freshness: Freshness) -> Resolved {
         match file {
-            File::Secret(name) => match self.known(name, look) {
+            File::Secret(name) => match self.known(name, freshness) {
                 Answer::Found(found) => Resolved::Content(Content {
                     value: found.value,
                     changed_at: found.changed_at,
+                    fresh_for: found.expires_in,
                 }),
                 Answer::Missing => Resolved::Missing,
                 Answer::Failed(error) => Resolved::Failed(error),
-                Answer::Pending => Resolved::Pending(WaitOn::Secret(name.clone())),
+                Answer::Pending => Resolved::Blocked(WaitOn::Secret(name.clone())),
             },
-            File::Bundle(format) => self.bundle(*format, look),
+            File::Bundle(format) => self.document(*format, freshness),
             File::Price(id) => match self.hardware.get(id) {
-                Some(price) => Resolved::text(&hardware::to_json(&price), self.started_at),
+                Some(price) => self.since_begun(&hardware::to_json(&price)),
                 None => Resolved::Missing,
             },
-            File::PriceTable => Resolved::text(
-                &hardware::table_to_json(&self.hardware.table()),
-                self.started_at,
-            ),
+            File::PriceTable => self.since_begun(&hardware::table_to_json(&self.hardware.table())),
             File::Config(name) => self.config(name),
             File::Provider(name) => match self.manager.report(name) {
                 Some(report) => json_text(&report),
@@ -93,15 +92,25 @@ impl Tree {
                 Some(cache) => json_text(&cache.stats()),
                 None => Resolved::Missing,
             },
-            File::Clear(_) => Resolved::text("", SystemTime::now()),
+            File::Clear(_) => generated(""),
             File::Invalidate(_) => {
-                let count = self.invalidated.load(std::sync::atomic::Ordering::Relaxed);
-                Resolved::text(&format!("{count}\n"), SystemTime::now())
+                let count = self.invalidated.load(Ordering::Relaxed);
+                generated(&format!("{count}\n"))
             }
             File::Status => json_text(&self.status()),
-            // Their bytes are kept elsewhere: with the inode, and in the log.
-            File::Scratch | File::Events => Resolved::Missing,
+            // Its bytes are with its inode.
+            File::Scratch => Resolved::Missing,
+            File::Events => {
+                let notes = lock(&self.notes);
+                let lines = String::from_utf8_lossy(notes.events.all());
+                generated(&lines)
+            }
         }
+    }
+
+    /// What is made here of things that have no time of their own.
+    fn since_begun(&self, text: &str) -> Resolved {
+        Resolved::lasting(SecretValue::new(text), lock(&self.notes).begun)
     }
 
     fn config(&self, name: &str) -> Resolved {
@@ -111,84 +120,20 @@ impl Tree {
         match configs.known(name) {
             Known::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
-                changed_at: config.updated_at().unwrap_or(self.started_at),
+                changed_at: config.updated_at().unwrap_or(lock(&self.notes).begun),
+                // Another program writes to the database, and tells nobody.
+                fresh_for: Duration::ZERO,
             }),
             Known::Missing => Resolved::Missing,
             Known::Failed(error) => Resolved::Failed(error),
-            Known::Pending => Resolved::Pending(WaitOn::Config(name.into())),
+            Known::Pending => Resolved::Blocked(WaitOn::Config(name.into())),
         }
     }
 
-    fn bundle(&self, format: BundleFormat, look: Look) -> Resolved {
-        match self.document(look) {
-            Ok((document, changed_at)) => {
-                let bytes = bundle::render(format, &document);
-                match SecretValue::from_bytes("bundle", &bytes) {
-                    Ok(value) => Resolved::Content(Content { value, changed_at }),
-                    Err(error) => Resolved::Failed(error),
-                }
-            }
-            Err(stopped) => stopped,
-        }
-    }
-
-    /// All secrets as one document, and when the latest of them changed. A secret that
-    /// cannot be read is left out, so that the others can be: writing the document back leaves it alone.
-    fn document(&self, look: Look) -> std::result::Result<(Document, SystemTime), Resolved> {
-        match self.manager.standing() {
-            Standing::Whole => {}
-            Standing::Outdated if look == Look::LastKnown => {}
-            Standing::Outdated | Standing::Unknown => {
-                return Err(Resolved::Pending(WaitOn::Listing));
-            }
-            Standing::Failed(reason) => return Err(Resolved::Failed(reason)),
-        }
-        let mut document = Document::new();
-        let mut changed_at = self.started_at;
-        for (name, _) in self.manager.names() {
-            match self.known(&name, look) {
-                Answer::Found(found) => {
-                    changed_at = changed_at.max(found.changed_at);
-                    document.insert(name, found.value);
-                }
-                Answer::Missing => {}
-                Answer::Failed(
-                    error @ (Error::CannotDecrypt { .. } | Error::KeyUnusable { .. }),
-                ) => {
-                    tracing::warn!("left out of the bundle: {error}");
-                }
-                Answer::Failed(error) => return Err(Resolved::Failed(error)),
-                Answer::Pending => return Err(Resolved::Pending(WaitOn::Secret(name))),
-            }
-        }
-        Ok((document, changed_at))
-    }
-
-    fn known(&self, name: &SecretName, look: Look) -> Answer {
-        match look {
-            Look::Fresh => self.manager.held(name),
-            Look::LastKnown => self.manager.last_known(name),
-        }
-    }
-
-    /// Notes what a process has seen of the bundle: the base of its next write.
-    pub(super) fn note_base(&self, process: Option<Process>, document: &Document) {
-        if let Some(process) = process {
-            self.put_base(process, Base::of(document));
-        }
-    }
-
-    /// Notes what the bytes a process was just given hold.
-    pub(super) fn note_base_of(
-        &self,
-        process: Option<Process>,
-        format: BundleFormat,
-        value: &SecretValue,
-    ) {
-        if format != BundleFormat::Env
-            && let Ok(document) = bundle::parse(format, value.as_bytes())
-        {
-            self.note_base(process, &document);
+    pub(super) fn known(&self, name: &SecretName, freshness: Freshness) -> Answer {
+        match freshness {
+            Freshness::Fresh => self.manager.held(name),
+            Freshness::LastKnown => self.manager.last_known(name),
         }
     }
 
@@ -202,13 +147,14 @@ impl Tree {
             // Emptying a cache puts them back, too.
             self.note_prices();
         }
+        self.changed();
         Ok(())
     }
 
     fn carry_out(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         match file {
             File::Secret(name) => {
-                let value = SecretValue::from_bytes(name.as_str(), without_echo_newline(bytes))?;
+                let value = SecretValue::from_bytes(name.as_str(), bytes)?;
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
@@ -229,10 +175,9 @@ impl Tree {
                     }
                     Some(name) => {
                         self.cache(name)?.clear();
-                        self.tell_invalidated(name, None);
+                        self.notify_invalidated(name, None);
                     }
                 }
-                self.drop_kernel_caches();
                 Ok(())
             }
             File::Invalidate(cache) => {
@@ -240,13 +185,11 @@ impl Tree {
                 let count = match cache {
                     None => self.manager.invalidate_prefix(prefix),
                     Some(name) => {
-                        self.tell_invalidated(name, Some(prefix));
+                        self.notify_invalidated(name, Some(prefix));
                         self.cache(name)?.invalidate_prefix(prefix)
                     }
                 };
-                self.invalidated
-                    .store(count as u64, std::sync::atomic::Ordering::Relaxed);
-                self.drop_kernel_caches();
+                self.invalidated.store(count as u64, Ordering::Relaxed);
                 Ok(())
             }
             File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
@@ -267,12 +210,8 @@ impl Tree {
 
     fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: &Writer) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
-        let current = match self.document(Look::LastKnown) {
-            Ok((document, _)) => document,
-            Err(Resolved::Failed(error)) => return Err(error),
-            Err(_) => Document::new(),
-        };
-        let base = writer.process.and_then(|process| self.bases().get(process));
+        let current = self.current_document()?;
+        let base = writer.process.and_then(|process| self.base_of(process));
         let changes: Vec<Change> = bundle::merge(base.as_deref(), &current, &written)
             .into_iter()
             // A key that only another provider has cannot be deleted from the file; leaving it out of the document is
@@ -285,7 +224,9 @@ impl Tree {
         if !changes.is_empty() {
             self.apply(&changes, &writer.actor)?;
         }
-        self.note_base(writer.process, &written);
+        if let Some(process) = writer.process {
+            self.put_base(process, Arc::new(bundle::Base::of(&written)));
+        }
         Ok(())
     }
 
@@ -303,26 +244,26 @@ impl Tree {
     }
 
     /// The event of a single cache; of all together the manager tells.
-    fn tell_invalidated(&self, cache: &str, prefix: Option<&str>) {
-        self.events.push(&json!({
+    fn notify_invalidated(&self, cache: &str, prefix: Option<&str>) {
+        self.add_event(&json!({
             "at": crate::provider::rfc3339(SystemTime::now()),
             "event": "invalidated",
             "key": prefix,
             "cache": cache,
         }));
     }
+}
 
-    /// The value of a name that is being renamed.
-    pub(super) fn value_of(&self, name: &SecretName) -> Result<SecretValue> {
-        self.manager.value_in_store(name)
-    }
+/// What is made anew at each look.
+fn generated(text: &str) -> Resolved {
+    Resolved::lasting(SecretValue::new(text), SystemTime::now())
 }
 
 fn json_text(value: &impl serde::Serialize) -> Resolved {
     match serde_json::to_string_pretty(value) {
         Ok(mut text) => {
             text.push('\n');
-            Resolved::text(&text, SystemTime::now())
+            generated(&text)
         }
         Err(error) => Resolved::Failed(Error::Malformed {
             what: "report".into(),
@@ -359,26 +300,6 @@ pub fn parse_prefix(bytes: &[u8]) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_newline_of_a_single_line_is_dropped() {
-        for (written, stored) in [
-            ("v\n", "v"),
-            ("v", "v"),
-            ("", ""),
-            ("\n", ""),
-            ("\n\n", "\n\n"),
-            ("a\nb\n", "a\nb\n"),
-            ("a\nb", "a\nb"),
-            ("v\r\n", "v\r"),
-        ] {
-            assert_eq!(
-                without_echo_newline(written.as_bytes()),
-                stored.as_bytes(),
-                "{written:?}"
-            );
-        }
-    }
 
     #[test]
     fn a_prefix_is_one_line_of_text() {

@@ -1,14 +1,33 @@
-//! The layout of the tree: which folders there are, and what a name in one of them stands for.
+//! The layout of the tree: which folders there are, and what a name in one of them stands for. Knows no content.
 
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
+use super::lock;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::state::{MAX_CONFIG, check_provider_name};
+use crate::versions::Place;
 
-/// A folder. The order is that of its inode number ([`Dir::ino`]).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The inode number of the root folder.
+pub const ROOT: u64 = 1;
+/// Folders and generated files are always there, and their numbers are the same for every server: folders from
+/// [`ROOT`] on, generated files from here on.
+const FIRST_GENERATED: u64 = 1 << 12;
+
+/// What kind of file a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A folder.
+    Dir,
+    /// A regular file.
+    File,
+}
+
+/// A folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Dir {
     Root,
     Secrets,
@@ -21,15 +40,8 @@ pub(super) enum Dir {
     Config,
 }
 
-/// A name in a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub(super) dir: u64,
-    pub(super) name: String,
-}
-
 /// A file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum File {
     Secret(SecretName),
     /// An editor's scratch file, in memory only.
@@ -69,26 +81,11 @@ impl File {
         self.mode() & 0o200 != 0
     }
 
-    /// Whether readers share the kernel's pages of one inode for each version of the content. The others change with
-    /// every look at them, and are read past the cache.
-    pub(super) fn is_versioned(&self) -> bool {
-        matches!(
-            self,
-            File::Secret(_)
-                | File::Scratch
-                | File::Bundle(_)
-                | File::Price(_)
-                | File::PriceTable
-                | File::Config(_)
-        )
-    }
-
     /// The most bytes that can be written to it.
     pub(super) fn limit(&self) -> usize {
         match self {
             File::Secret(_) => crate::secret::MAX_VALUE,
-            File::Bundle(_) => MAX_DOCUMENT,
-            File::Scratch => MAX_DOCUMENT,
+            File::Bundle(_) | File::Scratch => MAX_DOCUMENT,
             File::Config(_) => MAX_CONFIG,
             _ => 1024 * 1024,
         }
@@ -97,10 +94,9 @@ impl File {
 
 impl Dir {
     pub(super) fn mode(&self) -> u16 {
-        if matches!(self, Dir::Providers) {
-            0o500
-        } else {
-            0o700
+        match self {
+            Dir::Providers => 0o500,
+            _ => 0o700,
         }
     }
 
@@ -124,21 +120,9 @@ impl Dir {
         if self.takes_scratch(name) && name != "." && name != ".." {
             return Some(File::Scratch);
         }
-        let control = |cache: Option<&String>| match name {
-            "stats" => Some(File::Stats(cache.cloned())),
-            "clear" => Some(File::Clear(cache.cloned())),
-            "invalidate" => Some(File::Invalidate(cache.cloned())),
-            _ => None,
-        };
         match self {
-            Dir::Root => match name {
-                "events" => Some(File::Events),
-                "status" => Some(File::Status),
-                _ => None,
-            },
             Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
             Dir::Bundle => BundleFormat::of_file(name).map(File::Bundle),
-            Dir::Providers => Some(File::Provider(name.into())),
             Dir::Hardware => match name.strip_suffix(".json")? {
                 "all" => Some(File::PriceTable),
                 id => SecretName::new(id)
@@ -150,18 +134,185 @@ impl Dir {
                 check_provider_name(name).ok()?;
                 Some(File::Config(name.into()))
             }
-            Dir::Cache => control(None),
-            Dir::CacheOf(cache) => control(Some(cache)),
+            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => None,
         }
     }
-}
-
-/// A name as the kernel has it. What follows a `/` is ours: whose bundle it is.
-pub(super) fn shown(name: &str) -> &str {
-    name.split_once('/').map_or(name, |(shown, _)| shown)
 }
 
 /// Whether `sed -i` gives its scratch files such names (mkostemp's `sedXXXXXX`). Only those that are created exclusively are.
 pub(super) fn is_sed_name(name: &str) -> bool {
     name.len() == 9 && name.starts_with("sed") && name.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+struct Folder {
+    parent: u64,
+    name: String,
+    dir: Dir,
+    changed_at: Mutex<SystemTime>,
+}
+
+/// A file that is made anew at each look, and read past the kernel's cache.
+pub(super) struct Generated {
+    pub(super) place: Place,
+    pub(super) file: File,
+    /// A fingerprint of what it held when it was last looked at, and since when it has held that.
+    seen: Mutex<Option<(u64, SystemTime)>>,
+}
+
+impl Generated {
+    /// Since when it has held what it holds now.
+    pub(super) fn held_since(&self, fingerprint: u64) -> SystemTime {
+        let mut seen = lock(&self.seen);
+        match *seen {
+            Some((known, since)) if known == fingerprint => since,
+            _ => seen.insert((fingerprint, SystemTime::now())).1,
+        }
+    }
+}
+
+/// The folders, and the generated files in them.
+pub(super) struct Layout {
+    folders: HashMap<u64, Folder>,
+    generated: HashMap<u64, Generated>,
+    by_place: HashMap<Place, u64>,
+}
+
+impl Layout {
+    /// The layout for these caches and providers.
+    pub(super) fn new(caches: &[String], providers: &[String], begun: SystemTime) -> Self {
+        let mut layout = Self {
+            folders: HashMap::new(),
+            generated: HashMap::new(),
+            by_place: HashMap::new(),
+        };
+        layout.add_folder(ROOT, "", Dir::Root, begun);
+        let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, begun);
+        folder("secrets", Dir::Secrets);
+        folder("bundle", Dir::Bundle);
+        let of_providers = folder("providers", Dir::Providers);
+        folder("hardware", Dir::Hardware);
+        folder("config", Dir::Config);
+        let cache = folder("cache", Dir::Cache);
+        layout.add_file(ROOT, "events", File::Events);
+        layout.add_file(ROOT, "status", File::Status);
+        layout.add_controls(cache, None);
+        for name in caches {
+            let dir = layout.add_folder(cache, name, Dir::CacheOf(name.clone()), begun);
+            layout.add_controls(dir, Some(name.clone()));
+        }
+        for name in providers {
+            layout.add_file(of_providers, name, File::Provider(name.clone()));
+        }
+        layout
+    }
+
+    fn add_folder(&mut self, parent: u64, name: &str, dir: Dir, changed_at: SystemTime) -> u64 {
+        let number = ROOT + self.folders.len() as u64;
+        self.folders.insert(
+            number,
+            Folder {
+                parent,
+                name: name.into(),
+                dir,
+                changed_at: Mutex::new(changed_at),
+            },
+        );
+        if number != ROOT {
+            self.by_place.insert(Place::new(parent, name), number);
+        }
+        number
+    }
+
+    fn add_controls(&mut self, dir: u64, cache: Option<String>) {
+        self.add_file(dir, "stats", File::Stats(cache.clone()));
+        self.add_file(dir, "clear", File::Clear(cache.clone()));
+        self.add_file(dir, "invalidate", File::Invalidate(cache));
+    }
+
+    fn add_file(&mut self, dir: u64, name: &str, file: File) {
+        let number = FIRST_GENERATED + self.generated.len() as u64;
+        let place = Place::new(dir, name);
+        self.by_place.insert(place.clone(), number);
+        let seen = Mutex::new(None);
+        self.generated
+            .insert(number, Generated { place, file, seen });
+    }
+
+    /// A folder.
+    pub(super) fn dir(&self, ino: u64) -> Option<&Dir> {
+        Some(&self.folders.get(&ino)?.dir)
+    }
+
+    /// The folder of a name in another one.
+    pub(super) fn subfolder(&self, place: &Place) -> Option<u64> {
+        let number = *self.by_place.get(place)?;
+        self.folders.contains_key(&number).then_some(number)
+    }
+
+    /// The folder that a folder is in.
+    pub(super) fn parent(&self, ino: u64) -> u64 {
+        self.folders.get(&ino).map_or(ROOT, |folder| folder.parent)
+    }
+
+    /// A generated file.
+    pub(super) fn generated(&self, ino: u64) -> Option<&Generated> {
+        self.generated.get(&ino)
+    }
+
+    /// The generated file of a name.
+    pub(super) fn generated_at(&self, place: &Place) -> Option<u64> {
+        let number = *self.by_place.get(place)?;
+        self.generated.contains_key(&number).then_some(number)
+    }
+
+    /// The folders and generated files in a folder, in the order of their numbers.
+    pub(super) fn fixed_in(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
+        let folders = self
+            .folders
+            .iter()
+            .filter(|(number, folder)| folder.parent == dir && **number != ROOT);
+        let folders =
+            folders.map(|(number, folder)| (folder.name.as_str(), *number, FileType::Dir));
+        let files = self
+            .generated
+            .iter()
+            .filter(|(_, file)| file.place.dir == dir);
+        let files = files.map(|(number, file)| (file.place.name.as_str(), *number, FileType::File));
+        let mut all: Vec<_> = folders.chain(files).collect();
+        all.sort_by_key(|(_, number, _)| *number);
+        all
+    }
+
+    /// What a name in a folder stands for.
+    pub(super) fn file_at(&self, place: &Place) -> Option<File> {
+        match self.generated_at(place) {
+            Some(number) => Some(self.generated.get(&number)?.file.clone()),
+            None => self.dir(place.dir)?.file(&place.name),
+        }
+    }
+
+    /// How many folders are in a folder.
+    pub(super) fn folders_in(&self, dir: u64) -> u32 {
+        let folders = self.folders.iter();
+        let inside = folders.filter(|(number, folder)| folder.parent == dir && **number != ROOT);
+        inside.count() as u32
+    }
+
+    /// When names in a folder, or what they hold, last changed.
+    pub(super) fn changed_at(&self, dir: u64) -> SystemTime {
+        let folder = self.folders.get(&dir);
+        folder.map_or(SystemTime::UNIX_EPOCH, |folder| *lock(&folder.changed_at))
+    }
+
+    /// Something in the folders of files that are kept has changed.
+    pub(super) fn touch_folders(&self) {
+        let now = SystemTime::now();
+        for folder in self
+            .folders
+            .values()
+            .filter(|folder| folder.dir.has_scratch())
+        {
+            *lock(&folder.changed_at) = now;
+        }
+    }
 }

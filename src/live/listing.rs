@@ -1,8 +1,15 @@
-//! What is in a folder.
+//! What is in a folder. An open folder holds nothing: names are listed in the order of a hash, which is the offset, so
+//! that a listing goes on where it was after any change, and begins anew when it is told to.
 
-use super::nodes::{Handle, Kind};
-use super::places::{Dir, File, Place, shown};
-use super::{Caller, FileType, Found, Stop, Tree};
+use std::collections::HashMap;
+
+use super::content::{Freshness, Resolved};
+use super::layout::{Dir, FileType};
+use super::{Attr, Caller, Found, OpError, Tree, lock};
+use crate::versions::Place;
+
+/// For how long `stat` may take what a listing said of a name. An open looks the name up anew in any case.
+const LISTED_VALID: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A name in a folder.
 #[derive(Clone, Debug)]
@@ -15,150 +22,196 @@ pub struct Listed {
     pub name: String,
 }
 
+/// Open folders whose last page of names the kernel may not have taken in yet, and whether something has changed since
+/// that was made. The kernel gives the names the epoch of when it takes them in, so such a change needs another epoch.
+#[derive(Default)]
+pub(super) struct Outstanding {
+    next: u64,
+    by_handle: HashMap<u64, bool>,
+}
+
 impl Tree {
-    /// Opens a folder: the names are those of now, whatever changes while they are read.
+    /// Opens a folder.
     ///
     /// # Errors
     /// EACCES, ENOTDIR.
-    pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, Stop> {
-        let mut state = self.state();
-        let dir = state.dir(ino).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
-        if let Some((handle, _)) = state.opened_before(caller) {
-            return Ok(handle);
+    pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
+        self.admit(caller, "opendir")?;
+        let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
+        if *dir == Dir::Secrets {
+            // Nobody waits for it: who lists again sees what is there now.
+            self.manager.fetch_all(Box::new(|| {}));
         }
-        let mut listing: Vec<(String, u64)> = state.subdirs.get(&ino).cloned().unwrap_or_default();
-        for name in self.names_in(&dir) {
-            let place = Place { dir: ino, name };
-            // Scratch is for who made it, and knows the name.
-            if !matches!(self.file_at(&state, &place), None | Some(File::Scratch)) {
-                let entry = state.entry_at(&place);
-                listing.push((place.name, entry));
-            }
-        }
-        Ok(state.add_handle(caller, Handle::Dir { listing, dir: ino }))
+        let mut listings = lock(&self.listings);
+        listings.next += 1;
+        Ok(listings.next)
     }
 
     fn names_in(&self, dir: &Dir) -> Vec<String> {
-        let fixed = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         match dir {
-            Dir::Root => fixed(&["events", "status"]),
             Dir::Secrets => {
-                // Nobody waits for it: whoever lists again sees what is there now.
-                self.manager.fetch_all(Box::new(|| {}));
                 let names = self.manager.names();
                 names.iter().map(|(name, _)| name.to_string()).collect()
             }
-            Dir::Bundle => fixed(&["secrets.json", "secrets.yaml", "secrets.env"]),
-            Dir::Providers => self
-                .manager
-                .reports()
-                .iter()
-                .map(|report| report.name.clone())
-                .collect(),
+            Dir::Bundle => super::bundle::BundleFormat::ALL
+                .map(|format| format.file_name().to_owned())
+                .into(),
             Dir::Hardware => {
                 let ids = self.hardware.table();
-                ids.keys()
-                    .map(String::as_str)
-                    .chain(["all"])
-                    .map(|id| format!("{id}.json"))
-                    .collect()
+                let ids = ids.keys().map(String::as_str).chain(["all"]);
+                ids.map(|id| format!("{id}.json")).collect()
             }
             Dir::Config => {
                 let names = self.configs.iter().flat_map(|configs| configs.names());
                 names.map(|name| format!("{name}.json")).collect()
             }
-            Dir::Cache | Dir::CacheOf(_) => fixed(&["stats", "clear", "invalidate"]),
+            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Vec::new(),
         }
     }
 
-    /// The entries of an open folder from `offset` on, `.` and `..` first; `emit` gets each with the offset after it
-    /// and says whether it still had room.
+    /// All names of a folder behind the offset, each with its own; those of the dots, folders and generated files are
+    /// the smallest.
+    fn page(&self, ino: u64, offset: u64) -> Result<Vec<(u64, Listed)>, OpError> {
+        let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
+        let dots = [
+            (".", ino, FileType::Dir),
+            ("..", self.layout.parent(ino), FileType::Dir),
+        ];
+        let fixed = dots.into_iter().chain(self.layout.fixed_in(ino));
+        let fixed = fixed.enumerate().map(|(index, (name, ino, kind))| {
+            let name = name.to_owned();
+            (index as u64 + 1, Listed { ino, kind, name })
+        });
+        let mut page: Vec<_> = fixed.filter(|(at, _)| *at > offset).collect();
+        let behind_fixed = page.len();
+        let state = self.state();
+        page.extend(self.names_in(dir).into_iter().filter_map(|name| {
+            let place = Place::new(ino, &name);
+            let at = place.number();
+            (at > offset && state.scratch(&place).is_none()).then(|| {
+                let ino = state.number_of(&place);
+                let kind = FileType::File;
+                (at, Listed { ino, kind, name })
+            })
+        }));
+        drop(state);
+        page[behind_fixed..].sort_unstable_by_key(|(at, _)| *at);
+        Ok(page)
+    }
+
+    /// The entries of a folder from `offset` on; `emit` gets each with the offset after it and says whether it still had
+    /// room.
     ///
     /// # Errors
-    /// EBADF.
+    /// ENOTDIR.
     pub fn read_dir(
         &self,
-        handle: u64,
+        ino: u64,
         offset: u64,
         mut emit: impl FnMut(Listed, u64) -> bool,
-    ) -> Result<(), i32> {
-        let state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handle(handle) else {
-            return Err(libc::EBADF);
-        };
-        let dots = [(".", *dir), ("..", super::ROOT)];
-        let dots = dots.iter().map(|(name, ino)| (*name, *ino));
-        let names = listing.iter().map(|(name, ino)| (name.as_str(), *ino));
-        for (index, (name, ino)) in dots.chain(names).enumerate().skip(offset as usize) {
-            let kind = match state.nodes.get(&ino).map(|node| &node.kind) {
-                Some(Kind::Dir(_)) => FileType::Dir,
-                _ => FileType::File,
-            };
-            if !emit(
-                Listed {
-                    ino,
-                    kind,
-                    name: shown(name).into(),
-                },
-                index as u64 + 1,
-            ) {
+    ) -> Result<(), OpError> {
+        for (at, listed) in self.page(ino, offset)? {
+            if !emit(listed, at) {
                 break;
             }
         }
         Ok(())
     }
 
-    /// The same with what a lookup of each name gives; a name that is gone since is left out. What `emit` had room for
-    /// counts as looked up.
+    /// The same with what `stat` shows of each name. What `emit` had room for counts as looked up.
     ///
     /// # Errors
-    /// EBADF.
+    /// ENOTDIR.
     pub fn read_dir_plus(
         &self,
+        ino: u64,
         handle: u64,
         offset: u64,
         mut emit: impl FnMut(&str, &Found, u64) -> bool,
-    ) -> Result<(), i32> {
-        let mut state = self.state();
-        let Some(Handle::Dir { listing, dir }) = state.handle(handle) else {
-            return Err(libc::EBADF);
-        };
-        let dir = *dir;
-        let start = offset as usize;
-        let names: Vec<String> = listing
-            .iter()
-            .skip(start.saturating_sub(2))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for (index, (name, ino)) in [(".", dir), ("..", super::ROOT)]
-            .into_iter()
-            .enumerate()
-            .skip(start)
-        {
-            let found = Found {
-                node: ino,
-                attr: self.dir_attr(&state, ino),
-                valid: super::DIR_VALID,
-            };
-            if !emit(name, &found, index as u64 + 1) {
-                return Ok(());
-            }
-        }
-        for (index, name) in names.iter().enumerate() {
-            // No thread's walk: a writer on its way is not served by a listing.
-            let Ok(found) = self.lookup_in(&mut state, 0, dir, name) else {
+    ) -> Result<(), OpError> {
+        self.listing_is_out(handle);
+        let page = self.page(ino, offset)?;
+        for (at, listed) in page {
+            let Some(found) = self.listed(ino, &listed) else {
                 continue;
             };
-            if !emit(shown(name), &found, (start.max(2) + index) as u64 + 1) {
-                state.forget(found.node, 1);
-                return Ok(());
+            if !emit(&listed.name, &found, at) {
+                self.forget(found.node, 1);
+                break;
             }
         }
         Ok(())
     }
 
+    fn listed(&self, dir: u64, listed: &Listed) -> Option<Found> {
+        let valid = match self.names.are_held() {
+            true => LISTED_VALID,
+            false => std::time::Duration::ZERO,
+        };
+        let attr = |ino, attr| Found {
+            node: ino,
+            attr: Attr { valid, ..attr },
+            valid,
+        };
+        if matches!(listed.name.as_str(), "." | "..") || listed.ino < crate::versions::FIRST_FILE {
+            let caller = self.own_caller();
+            let own = self.attr(&caller, listed.ino, true).ok()?;
+            return Some(attr(listed.ino, own));
+        }
+        let place = Place::new(dir, &listed.name);
+        let file = self.layout.file_at(&place)?;
+        let resolved = self.resolve(&file, Freshness::LastKnown);
+        let mut state = self.state();
+        let (size, changed_at, is_known) = match &resolved {
+            Resolved::Content(content) => {
+                let mtime = self.mtime_of(&state, &place, content);
+                (content.value.len(), mtime, true)
+            }
+            Resolved::Missing => return None,
+            Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
+        };
+        let node = state.listed(&place);
+        let mut found = attr(
+            node,
+            self.file_attr(listed.ino, file.mode(), size, changed_at),
+        );
+        if !is_known {
+            found.valid = std::time::Duration::ZERO;
+            found.attr.valid = std::time::Duration::ZERO;
+        }
+        Some(found)
+    }
+
+    fn own_caller(&self) -> Caller {
+        Caller {
+            uid: self.owner.uid,
+            gid: self.owner.gid,
+            tid: 0,
+            request: 0,
+            is_resend: false,
+        }
+    }
+
     /// Closes a folder.
     pub fn release_dir(&self, handle: u64) {
-        self.state().handles.remove(&handle);
+        let has_changed = lock(&self.listings).by_handle.remove(&handle);
+        if has_changed == Some(true) {
+            self.names.next_epoch();
+        }
+    }
+
+    /// A page of names is on its way to the kernel, which has taken in all before it.
+    fn listing_is_out(&self, handle: u64) {
+        let has_changed = lock(&self.listings).by_handle.insert(handle, false);
+        if has_changed == Some(true) {
+            self.names.next_epoch();
+        }
+    }
+
+    /// Something has changed under listings that are on their way.
+    pub(super) fn listings_outdated(&self) {
+        for has_changed in lock(&self.listings).by_handle.values_mut() {
+            *has_changed = true;
+        }
     }
 }

@@ -1,373 +1,321 @@
-//! Names to inodes, and what `stat` shows of them. A lookup never waits: where the content is not known yet, it answers
-//! a provisional inode of no validity, and whoever goes on to look at it or to open it waits there.
+//! Names to inodes, and what `stat` shows of them. A lookup never waits: where the content must be asked for first, it
+//! answers a promise, and who goes on to look at it or to open it waits there.
 
 use std::time::{Duration, SystemTime};
 
-use super::content::{Look, Resolved};
-use super::marks::Purpose;
-use super::nodes::{Content, Handle, Identity, Kind, Private, ROOT, State, Version};
-use super::places::{Dir, File, Place, shown};
-use super::{Attr, Caller, DIR_VALID, FileType, Found, SettlingName, Stop, Tree, VALID, WaitOn};
+use super::content::{Content, Freshness, Resolved};
+use super::layout::{Dir, File, FileType, Generated};
+use super::{Attr, Caller, Found, OpError, ROOT, Tree};
+use crate::process::Process;
+use crate::secret::SecretValue;
+use crate::versions::{Missing, Node, Place, State};
+
+/// Folders are always there.
+const FOLDER_VALID: Duration = Duration::from_secs(3600);
+/// What the kernel knows of a version never changes.
+pub(super) const VERSION_VALID: Duration = Duration::from_secs(3600);
 
 impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
     /// ENOENT and EACCES.
-    pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, Stop> {
-        let mut state = self.state();
-        self.lookup_in(&mut state, caller.pid, parent, name)
-    }
-
-    pub(super) fn lookup_in(
-        &self,
-        state: &mut State,
-        tid: u32,
-        parent: u64,
-        name: &str,
-    ) -> Result<Found, Stop> {
-        if let Some(dir) = state.subdir(parent, name) {
-            state.count_lookup(dir);
+    pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+        self.admit(caller, name)?;
+        let place = Place::new(parent, name);
+        if let Some(dir) = self.layout.subfolder(&place) {
             return Ok(Found {
                 node: dir,
-                attr: self.dir_attr(state, dir),
-                valid: DIR_VALID,
+                attr: self.folder_attr(dir),
+                valid: FOLDER_VALID,
             });
         }
-        let place = Place {
-            dir: parent,
-            name: name.into(),
-        };
+        if let Some(number) = self.layout.generated_at(&place)
+            && let Some(generated) = self.layout.generated(number)
+        {
+            return self.look_up_generated(caller, number, generated);
+        }
+        let mut state = self.state();
+        if let Some(own) = state
+            .scratch(&place)
+            .and_then(|entry| state.entry(entry)?.own)
+        {
+            return Ok(self.found(&mut state, own, Duration::ZERO));
+        }
         let file = self
-            .file_at(state, &place)
-            .ok_or(Stop::Errno(libc::ENOENT))?;
-        if let Some(private) = self.writers_inode(state, tid, &place, &file) {
-            state.count_lookup(private);
-            return Ok(self.found(state, private, Duration::ZERO));
-        }
-        if !file.is_versioned() {
-            if let Resolved::Missing = self.resolve_live(&file) {
-                return Err(Stop::Errno(libc::ENOENT));
-            }
-            let node = state.live(&place, file);
-            state.count_lookup(node);
-            return Ok(self.found(state, node, Duration::ZERO));
-        }
-        // Who comes the second time has waited for all writes that were over when it came the first time.
-        let comes_again = state.marks.find(tid, &place).is_some();
-        let resolved = if comes_again {
-            self.settled_content_at(state, &place, &file, Look::Fresh)
-        } else {
-            self.content_at(state, &place, &file, Look::LastKnown)
-        };
-        let (content, valid) = match resolved {
-            Resolved::Content(content) => (Some(content), VALID),
-            Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
-            Resolved::Failed(_) | Resolved::Pending(_) => (None, Duration::ZERO),
-        };
-        let entry = state.entry_at(&place);
-        let node = match (
-            &content,
-            state.entries.get(&entry).and_then(|entry| entry.current),
-        ) {
-            // While a write settles, the version before it does as well: opening it waits.
-            (None, Some(current)) => current,
-            _ => state.version_of(entry, content.as_ref()),
-        };
-        state.count_lookup(node);
-        if let Some(Purpose::Read { found }) = state.marks.find(tid, &place) {
-            *found = content.map(|content| (node, content.value));
-        }
-        Ok(self.found(state, node, valid))
+            .layout
+            .file_at(&place)
+            .ok_or(OpError::Errno(libc::ENOENT))?;
+        self.look_up_content(&mut state, caller, &place, &file)
     }
 
-    pub(super) fn found(&self, state: &State, node: u64, valid: Duration) -> Found {
-        let mut attr = self.own_attr(state, node);
-        // The kernel takes the number of a looked-up inode for the file's; where they differ, it must ask again.
-        if attr.ino != node || valid.is_zero() {
-            attr.valid = Duration::ZERO;
-        }
-        Found { node, attr, valid }
-    }
-
-    /// What stands at a place: scratch, where a scratch file was made, else what the name says.
-    pub(super) fn file_at(&self, state: &State, place: &Place) -> Option<File> {
-        match state.scratch(place) {
-            Some(_) => Some(File::Scratch),
-            None => state.dir(place.dir)?.file(&place.name),
-        }
-    }
-
-    /// The content at a place, as one who looks so may see it now.
-    pub(super) fn content_at(
+    fn look_up_generated(
         &self,
-        state: &State,
-        place: &Place,
-        file: &File,
-        look: Look,
-    ) -> Resolved {
-        if state.settling.contains_key(place) {
-            return Resolved::Pending(WaitOn::Write(SettlingName(place.clone())));
+        caller: &Caller,
+        number: u64,
+        generated: &Generated,
+    ) -> Result<Found, OpError> {
+        let mut state = self.state();
+        let retry = state.retry(caller.tid, &generated.place);
+        if retry.is_some_and(|retry| retry.to_write) {
+            // What one reads there is not what one writes: a writer begins with nothing.
+            let entry = state.entry_at(&generated.place);
+            let ino = state.new_write_inode(entry, Ok(SecretValue::new("")));
+            return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
-        self.settled_content_at(state, place, file, look)
+        drop(state);
+        Ok(Found {
+            node: number,
+            attr: self.generated_attr(number, generated),
+            valid: Duration::ZERO,
+        })
     }
 
-    /// The same, whether a write is under way or not.
-    fn settled_content_at(
-        &self,
-        state: &State,
-        place: &Place,
-        file: &File,
-        look: Look,
-    ) -> Resolved {
-        match file {
-            File::Scratch => match state.scratch(place) {
-                Some(content) => Resolved::Content(content.clone()),
-                None => Resolved::Missing,
-            },
-            file => self.resolve(file, look),
-        }
-    }
-
-    /// What a file that is made anew at each look holds; its log is known to be there.
-    pub(super) fn resolve_live(&self, file: &File) -> Resolved {
-        match file {
-            File::Events => Resolved::Content(Content {
-                value: crate::secret::SecretValue::new(""),
-                changed_at: SystemTime::now(),
-            }),
-            file => self.resolve(file, Look::LastKnown),
-        }
-    }
-
-    /// The private inode for a thread that is on its way to write here.
-    fn writers_inode(
+    fn look_up_content(
         &self,
         state: &mut State,
-        tid: u32,
+        caller: &Caller,
         place: &Place,
         file: &File,
-    ) -> Option<u64> {
-        match state.marks.find(tid, place)? {
-            Purpose::Write {
-                private: Some(private),
-            } => Some(*private),
-            Purpose::Write { private: None } => {
-                let private = self.new_private(state, place, file);
-                if let Some(Purpose::Write { private: made }) = state.marks.find(tid, place) {
-                    *made = Some(private);
-                }
-                Some(private)
+    ) -> Result<Found, OpError> {
+        let retry = state.retry(caller.tid, place);
+        let freshness = match retry {
+            // One who was sent round to read has waited.
+            Some(_) => Freshness::LastKnown,
+            None => Freshness::Fresh,
+        };
+        let resolved = self.resolve(file, freshness);
+        if retry.is_some_and(|retry| retry.to_write) {
+            let base = match resolved {
+                Resolved::Content(content) => Ok(content.value),
+                Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
+                Resolved::Blocked(_) => Err(Missing::Unknown),
+                Resolved::Missing => return self.look_up_missing(state, caller, place),
+            };
+            let entry = state.entry_at(place);
+            let ino = state.new_write_inode(entry, base);
+            return Ok(self.found(state, ino, Duration::ZERO));
+        }
+        match resolved {
+            Resolved::Content(content) => {
+                let valid = match retry {
+                    Some(_) => Duration::ZERO,
+                    None => self.names.validity().min(content.fresh_for),
+                };
+                let ino = state.version(place, &content.value, content.changed_at);
+                Ok(self.found(state, ino, valid))
             }
-            Purpose::Read { .. } => None,
+            Resolved::Missing => self.look_up_missing(state, caller, place),
+            Resolved::Failed(_) | Resolved::Blocked(_) => {
+                let ino = state.promise(place);
+                let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());
+                Ok(Found {
+                    node: ino,
+                    attr,
+                    valid: Duration::ZERO,
+                })
+            }
         }
     }
 
-    /// What `stat` shows of an inode; `handle` is given where the kernel asks for an open file.
+    /// A name that nobody else sees may be one that the caller is making.
+    fn look_up_missing(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        place: &Place,
+    ) -> Result<Found, OpError> {
+        match self.made_by(state, caller, place) {
+            Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
+            None => {
+                // Whatever had this name has lost it.
+                state.unlink(place);
+                Err(OpError::Errno(libc::ENOENT))
+            }
+        }
+    }
+
+    /// The inode of a file that has no value yet, and that the caller's process is making.
+    pub(super) fn made_by(&self, state: &State, caller: &Caller, place: &Place) -> Option<u64> {
+        let process = || Process::of_thread(caller.tid);
+        if let Some(entry) = state.pending_of(place, process) {
+            return state.entry(entry)?.own;
+        }
+        // Opened to write before anybody could say that there is none.
+        let entry = state.named(place)?;
+        state.unclosed_by(entry, process()?)
+    }
+
+    /// An inode, as the answer to a lookup.
+    pub(super) fn found(&self, state: &mut State, ino: u64, valid: Duration) -> Found {
+        state.count_lookup(ino);
+        Found {
+            node: ino,
+            attr: self.node_attr(state, ino),
+            valid,
+        }
+    }
+
+    /// What `stat` shows of an inode. `has_waited`: what is known now is what there is to know.
     ///
     /// # Errors
-    /// ESTALE where the name has another version now; the reason where the content cannot be had.
-    pub fn attr(&self, caller: &Caller, ino: u64, handle: Option<u64>) -> Result<Attr, Stop> {
-        let mut state = self.state();
-        let node = state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?;
-        let Kind::Version(version) = &node.kind else {
-            return Ok(self.own_attr(&state, ino));
-        };
-        if handle.is_some() {
-            return Ok(self.own_attr(&state, ino));
+    /// ESTALE where the kernel should look the name up anew; the reason where the content cannot be had.
+    pub fn attr(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<Attr, OpError> {
+        if self.layout.dir(ino).is_some() {
+            return Ok(self.folder_attr(ino));
         }
-        let entry = version.entry;
-        let Some(place) = state.place(entry) else {
-            return self.nameless_attr(&mut state, caller, ino, entry);
+        if let Some(generated) = self.layout.generated(ino) {
+            return Ok(self.generated_attr(ino, generated));
+        }
+        let mut state = self.state();
+        if state.node(ino).is_some() {
+            self.supply_base(&mut state, ino, has_waited)?;
+            return Ok(self.node_attr(&state, ino));
+        }
+        let Some(promised) = state.promised(ino).cloned() else {
+            return Err(OpError::Errno(libc::ESTALE));
         };
+        let place = promised.place;
         let file = self
-            .file_at(&state, &place)
-            .ok_or(Stop::Errno(libc::ENOENT))?;
-        match self.content_at(&state, &place, &file, Look::LastKnown) {
-            Resolved::Content(content) => {
-                let identity = Identity::of(&content.value);
-                let walked = state.marks.take(caller.pid, &place);
-                let Some(version) = state.version_mut(ino) else {
-                    return Err(Stop::Errno(libc::ESTALE));
-                };
-                if version.identity == Some(identity) {
-                    version.changed_at = content.changed_at;
-                } else if version.opens == 0 && walked.is_none() {
-                    // After the walk, it was the current one during the walk, which is all that a `stat` can ask for.
-                    state
-                        .marks
-                        .put(caller.pid, place, Purpose::Read { found: None });
-                    return Err(Stop::Errno(libc::ESTALE));
-                } else if version.identity.is_none() {
-                    let len = content.value.len();
-                    return Ok(self.file_attr(entry, file.mode(), len, content.changed_at));
-                }
-                Ok(self.own_attr(&state, ino))
-            }
-            Resolved::Pending(on @ WaitOn::Write(_)) => Err(Stop::Wait(on)),
-            // Who has it open sees what it was opened on.
-            _ if state
-                .version(ino)
-                .is_some_and(|version| version.opens > 0 && version.identity.is_some()) =>
-            {
-                Ok(self.own_attr(&state, ino))
-            }
+            .layout
+            .file_at(&place)
+            .ok_or(OpError::Errno(libc::ENOENT))?;
+        let attr =
+            |size, changed_at| self.file_attr(promised.number, file.mode(), size, changed_at);
+        match self.resolve(&file, waited(has_waited)) {
+            Resolved::Content(content) => Ok(attr(
+                content.value.len(),
+                self.mtime_of(&state, &place, &content),
+            )),
+            Resolved::Missing => match self.made_by(&state, caller, &place) {
+                Some(own) => Ok(self.node_attr(&state, own)),
+                None => Err(OpError::Errno(libc::ENOENT)),
+            },
             // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
             Resolved::Failed(error)
                 if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
             {
-                Ok(Attr {
-                    valid: Duration::ZERO,
-                    ..self.own_attr(&state, ino)
-                })
+                Ok(attr(0, self.begun()))
             }
-            Resolved::Missing => Err(Stop::Errno(libc::ENOENT)),
-            Resolved::Failed(error) => Err(Stop::Error(error.at(&place.name))),
-            Resolved::Pending(on) => Err(Stop::Wait(on)),
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Blocked(on) => Err(OpError::Blocked(on)),
         }
     }
 
-    /// Of a file that has lost its name: who has it open may look at it; who came by the name is to look again, once.
-    fn nameless_attr(
-        &self,
-        state: &mut State,
-        caller: &Caller,
-        ino: u64,
-        entry: u64,
-    ) -> Result<Attr, Stop> {
-        let last = state
-            .entries
-            .get(&entry)
-            .map(|entry| entry.place.clone())
-            .ok_or(Stop::Errno(libc::ESTALE))?;
-        let open = state.version(ino).is_some_and(|version| version.opens > 0);
-        if open || state.marks.take(caller.pid, &last).is_some() {
-            return Ok(self.own_attr(state, ino));
+    /// The modification time that the version of a content shows.
+    pub(super) fn mtime_of(&self, state: &State, place: &Place, content: &Content) -> SystemTime {
+        let entry = state.named(place).and_then(|entry| state.entry(entry));
+        match entry.and_then(|entry| entry.mtime) {
+            Some((fingerprint, at)) if fingerprint == content.value.fingerprint() => at,
+            _ => content.changed_at,
         }
-        state
-            .marks
-            .put(caller.pid, last, Purpose::Read { found: None });
-        Err(Stop::Errno(libc::ESTALE))
     }
 
-    /// What the inode itself is, whether it is current or not.
-    pub(super) fn own_attr(&self, state: &State, ino: u64) -> Attr {
-        let Some(node) = state.nodes.get(&ino) else {
-            return self.file_attr(ino, 0o600, 0, self.started_at);
+    pub(super) fn begun(&self) -> SystemTime {
+        super::lock(&self.notes).begun
+    }
+
+    fn folder_attr(&self, ino: u64) -> Attr {
+        Attr {
+            ino,
+            kind: FileType::Dir,
+            mode: self.layout.dir(ino).map_or(0o700, Dir::mode),
+            size: 0,
+            mtime: self.layout.changed_at(ino),
+            nlink: 2 + self.layout.folders_in(ino),
+            // A change of what is in it makes the kernel look it up anew, if it holds names at all.
+            valid: if ino == ROOT {
+                FOLDER_VALID
+            } else {
+                self.names.validity()
+            },
+        }
+    }
+
+    fn generated_attr(&self, number: u64, generated: &Generated) -> Attr {
+        let value = match self.resolve(&generated.file, Freshness::LastKnown) {
+            Resolved::Content(content) => content.value,
+            _ => SecretValue::new(""),
         };
-        match &node.kind {
-            Kind::Dir(_) => self.dir_attr(state, ino),
-            Kind::Live(file) => {
-                let (size, mtime) = match (file, self.resolve_live(file)) {
-                    (File::Events, _) => (self.events.len(), SystemTime::now()),
-                    (_, Resolved::Content(content)) => (content.value.len(), content.changed_at),
-                    _ => (0, self.started_at),
-                };
-                self.file_attr(ino, file.mode(), size, mtime)
-            }
-            Kind::Version(version) => self.version_attr(state, version),
-            Kind::Private(private) => self.private_attr(state, private),
-        }
+        let since = generated.held_since(value.fingerprint());
+        self.file_attr(number, generated.file.mode(), value.len(), since)
     }
 
-    fn version_attr(&self, state: &State, version: &Version) -> Attr {
-        let entry = state.entries.get(&version.entry);
-        let mode = entry
-            .and_then(|entry| self.file_at(state, &entry.place))
-            .map_or(0o600, |file| file.mode());
-        let size = version.identity.map_or(0, |identity| identity.len);
-        let set = entry
-            .and_then(|entry| entry.mtime)
-            .filter(|(identity, _)| Some(*identity) == version.identity);
-        let mut attr = self.file_attr(
-            version.entry,
-            mode,
-            size,
-            set.map_or(version.changed_at, |(_, mtime)| mtime),
-        );
-        attr.nlink = u32::from(entry.is_some_and(|entry| entry.named));
-        let is_shared = entry.is_some_and(|entry| shown(&entry.place.name) == entry.place.name);
-        attr.valid = if version.identity.is_some() && is_shared {
-            VALID
-        } else {
-            Duration::ZERO
-        };
-        attr
-    }
-
-    fn private_attr(&self, state: &State, private: &Private) -> Attr {
-        let size = private.buffer.as_ref().map_or(0, |buffer| buffer.len());
-        let mode = self
-            .file_at(state, &private.target)
-            .map_or(0o600, |file| file.mode());
-        self.file_attr(
-            private.entry,
-            mode,
-            size,
-            private.mtime.unwrap_or_else(SystemTime::now),
-        )
-    }
-
-    fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {
-        let size = size as u64;
+    pub(super) fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {
         Attr {
             ino,
             kind: FileType::File,
             mode,
-            size,
+            size: size as u64,
             mtime,
             nlink: 1,
             valid: Duration::ZERO,
         }
     }
 
-    pub(super) fn dir_attr(&self, state: &State, ino: u64) -> Attr {
-        let folders = state.subdirs.get(&ino).map_or(0, Vec::len) as u32;
-        Attr {
-            ino,
-            kind: FileType::Dir,
-            mode: state.dir(ino).map_or(0o700, Dir::mode),
-            size: 0,
-            mtime: self.started_at,
-            nlink: 2 + folders,
-            valid: DIR_VALID,
-        }
+    /// What an inode is, whatever its name leads to.
+    pub(super) fn node_attr(&self, state: &State, ino: u64) -> Attr {
+        let entry = state.entry_of(ino);
+        let number = entry.unwrap_or(ino);
+        let entry = entry.and_then(|entry| state.entry(entry));
+        let mode = match entry {
+            Some(entry) if entry.is_scratch => File::Scratch.mode(),
+            Some(entry) => self
+                .layout
+                .file_at(&entry.last)
+                .map_or(0o600, |file| file.mode()),
+            None => 0o600,
+        };
+        let mut attr = match state.node(ino) {
+            Some(Node::Version(version)) => Attr {
+                valid: VERSION_VALID,
+                ..self.file_attr(number, mode, version.value.len(), version.mtime)
+            },
+            Some(Node::Write(node)) => {
+                let mtime = node.buffer.as_ref().and_then(|buffer| buffer.mtime);
+                let mtime = mtime.unwrap_or(node.changed_at);
+                self.file_attr(number, mode, node.len(), mtime)
+            }
+            None => self.file_attr(number, mode, 0, self.begun()),
+        };
+        attr.nlink = u32::from(entry.is_some_and(|entry| entry.place.is_some()));
+        attr
     }
 
     /// Whether the caller may look at, write to or search the inode (access(2); `mask` of R_OK, W_OK and X_OK).
     ///
     /// # Errors
     /// EACCES.
-    pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), Stop> {
-        let state = self.state();
-        let attr = self.own_attr(&state, ino);
-        let mode = i32::from(attr.mode >> 6);
+    pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), OpError> {
+        self.admit(caller, "access")?;
+        let mode = match (self.layout.dir(ino), self.layout.generated(ino)) {
+            (Some(dir), _) => dir.mode(),
+            (_, Some(generated)) => generated.file.mode(),
+            _ => {
+                let state = self.state();
+                self.node_attr(&state, ino).mode
+            }
+        };
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
-        if mask & !(mode | root_reads) & 0o7 == 0 {
+        if mask & !(i32::from(mode >> 6) | root_reads) & 0o7 == 0 {
             Ok(())
         } else {
-            Err(Stop::Errno(libc::EACCES))
+            Err(OpError::Errno(libc::EACCES))
         }
     }
 
     /// The kernel has forgotten the inode as often as `count` says.
     pub fn forget(&self, ino: u64, count: u64) {
-        if ino != ROOT {
+        if self.layout.dir(ino).is_none() && self.layout.generated(ino).is_none() {
             self.state().forget(ino, count);
         }
     }
+}
 
-    /// The user and group that all files belong to.
-    pub fn owner(&self) -> (u32, u32) {
-        self.owner
-    }
-
-    /// The bytes of a handle that is open for reading as one value, if it is one.
-    pub(super) fn snapshot(state: &State, handle: u64) -> Option<crate::secret::SecretValue> {
-        match state.handle(handle)? {
-            Handle::Version { node } => state.kept.get(node).cloned(),
-            Handle::Read { value, .. } => Some(value.clone()),
-            _ => None,
-        }
+/// Who has waited takes what is known.
+pub(super) fn waited(has_waited: bool) -> Freshness {
+    match has_waited {
+        true => Freshness::LastKnown,
+        false => Freshness::Fresh,
     }
 }

@@ -352,6 +352,19 @@ impl Tree {
         &self.manager
     }
 
+    /// Calls `done` when what an operation is blocked on is settled: soon, from any thread.
+    pub fn settle(&self, on: &WaitOn, done: crate::provider::Done) {
+        match on {
+            WaitOn::Secret(name) => self.manager.fetch(name, done),
+            WaitOn::Listing => self.manager.fetch_all(done),
+            WaitOn::Config(name) => match &self.configs {
+                Some(configs) => configs.fetch(name, done),
+                None => done(),
+            },
+            WaitOn::Document(_) => done(),
+        }
+    }
+
     /// The user and group that all files belong to.
     pub fn owner(&self) -> Owner {
         self.owner

@@ -92,10 +92,16 @@ impl Notes {
             Note::Events(true, self.events.all().to_vec()),
             Note::Prices(self.prices.clone()),
         ];
-        notes.extend(self.backends.as_ref().map(|bytes| Note::Backends(bytes.to_vec())));
-        notes.extend(self.bases.in_order().map(|(process, base)| {
-            Note::Base(process.pid, process.started, base.clone())
-        }));
+        notes.extend(
+            self.backends
+                .as_ref()
+                .map(|bytes| Note::Backends(bytes.to_vec())),
+        );
+        notes.extend(
+            self.bases
+                .in_order()
+                .map(|(process, base)| Note::Base(process.pid, process.started, base.clone())),
+        );
         notes.iter().map(Note::record).collect()
     }
 }
@@ -185,7 +191,8 @@ impl Bases {
     fn in_order(&self) -> impl Iterator<Item = (Process, &Base)> {
         let mut all: Vec<_> = self.by_process.iter().collect();
         all.sort_by_key(|(_, (at, _))| *at);
-        all.into_iter().map(|(process, (_, base))| (*process, &**base))
+        all.into_iter()
+            .map(|(process, (_, base))| (*process, &**base))
     }
 
     fn get(&self, process: Process) -> Option<Arc<Base>> {

@@ -1,302 +1,301 @@
-//! Opening and reading. An open is where freshness is decided: see the module above.
+//! Opening and reading. An open says who may, and records the read; it never judges a version.
 
-use super::content::{Look, Resolved};
-use super::marks::Purpose;
-use super::nodes::{Handle, Identity, Kind, State};
-use super::places::{File, Place};
-use super::process::Process;
-use super::{Caller, Stop, Tree};
+use super::content::Resolved;
+use super::layout::{File, Generated};
+use super::lookup::waited;
+use super::{Caller, OpError, Tree};
+use crate::process::Process;
 use crate::secret::SecretValue;
+use crate::versions::{Handle, Missing, Node, Place, State};
 
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
-    /// The handle's number.
+    /// The handle's number; 0: the inode says all.
     pub handle: u64,
-    /// The kernel may keep the inode's pages, and need not tell when the file is closed.
-    pub keep_pages: bool,
+    /// The kernel may keep the inode's pages, and need not say when the file is closed.
+    pub keeps_pages: bool,
 }
 
 impl Opened {
-    pub(super) fn uncached(handle: u64) -> Self {
+    /// Pages that never change.
+    const VERSION: Self = Self {
+        handle: 0,
+        keeps_pages: true,
+    };
+
+    /// Read and written past the kernel's cache.
+    pub(super) fn direct(handle: u64) -> Self {
         Self {
             handle,
-            keep_pages: false,
+            keeps_pages: false,
         }
     }
 }
 
 /// Whether open(2)'s flags ask for writing.
-fn for_writing(flags: i32) -> bool {
+pub(super) fn to_write(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
+const ESTALE: OpError = OpError::Errno(libc::ESTALE);
+
 impl Tree {
-    /// Opens an inode with open(2)'s flags.
+    /// Opens an inode with open(2)'s flags. `has_waited`: what is known now is what there is to know.
     ///
     /// # Errors
-    /// ESTALE sends the kernel to look the name up once more; else why the content cannot be had, EACCES, EISDIR.
-    pub fn open(&self, caller: &Caller, ino: u64, flags: i32) -> Result<Opened, Stop> {
+    /// ESTALE sends the kernel to look the name up once more; else why the content cannot be had, EACCES, EISDIR; EPERM
+    /// for a writer out of sight.
+    pub fn open(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        flags: i32,
+        has_waited: bool,
+    ) -> Result<Opened, OpError> {
+        self.admit(caller, "open")?;
+        if self.layout.dir(ino).is_some() {
+            return Err(OpError::Errno(libc::EISDIR));
+        }
+        if let Some(generated) = self.layout.generated(ino) {
+            return self.open_generated(caller, generated, flags);
+        }
         let mut state = self.state();
-        if let Some((handle, what)) = state.opened_before(caller) {
-            let keep_pages = matches!(what, Handle::Version { .. });
-            return Ok(Opened { handle, keep_pages });
+        if caller.is_resend
+            && let Some((handle, Handle::Write { .. })) = state.opened_by(caller.request)
+        {
+            return Ok(Opened::direct(handle));
         }
-        match &state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?.kind {
-            Kind::Dir(_) => Err(Stop::Errno(libc::EISDIR)),
-            Kind::Private(_) => self.open_private(&mut state, caller, ino, flags),
-            Kind::Version(version) => {
-                let entry = version.entry;
-                if !for_writing(flags)
-                    && let Some(value) = state.marks.take_found(caller.pid, ino)
-                {
-                    // The second time. Whatever became of the name since the walk, it was this after the open began.
-                    let place = state.entries.get(&entry).map(|entry| entry.place.clone());
-                    let file = place
-                        .and_then(|place| self.file_at(&state, &place))
-                        .unwrap_or(File::Scratch);
-                    return Ok(self.open_value(&mut state, caller, ino, &file, value, true));
+        if let Some(place) = state.last_place(ino).cloned() {
+            state.arrived(caller.tid, &place);
+        }
+        match state.node(ino) {
+            Some(Node::Version(version)) => {
+                let value = version.value.clone();
+                let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
+                let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+                if to_write(flags) {
+                    return Err(self.send_writer_round(&mut state, caller, &place, &file));
                 }
-                match state.place(entry) {
-                    Some(place) if for_writing(flags) => {
-                        self.open_version_to_write(&mut state, caller, ino, place, flags)
-                    }
-                    Some(place) => self.open_version(&mut state, caller, ino, place),
-                    None => self.open_nameless(&mut state, caller, ino, flags),
-                }
+                drop(state);
+                self.note_read(caller, &file, &value);
+                Ok(Opened::VERSION)
             }
-            Kind::Live(file) => {
-                let file = file.clone();
-                self.open_live(&mut state, caller, ino, &file, flags)
+            Some(Node::Write(_)) => {
+                self.open_write_inode(&mut state, caller, ino, flags, has_waited)
             }
+            None => self.open_promise(&mut state, caller, ino, flags, has_waited),
         }
     }
 
-    /// A reader's open: the version must be its file's current content.
-    fn open_version(
+    /// A writer is sent to look the name up again, and finds an inode of its own: to let it write through one that
+    /// others read would change the size under them.
+    fn send_writer_round(
         &self,
         state: &mut State,
         caller: &Caller,
-        ino: u64,
-        place: Place,
-    ) -> Result<Opened, Stop> {
-        let file = self
-            .file_at(state, &place)
-            .ok_or(Stop::Errno(libc::ENOENT))?;
-        let content = match self.content_at(state, &place, &file, Look::Fresh) {
-            Resolved::Content(content) => content,
-            Resolved::Failed(error) => return Err(Stop::Error(error.at(&place.name))),
-            Resolved::Pending(on) => return Err(Stop::Wait(on)),
-            Resolved::Missing => {
-                return Err(Stop::Errno(match state.marks.take(caller.pid, &place) {
-                    Some(_) => libc::ENOENT,
-                    None => {
-                        // An open that may create does so after the walk; any other finds nothing there.
-                        state
-                            .marks
-                            .put(caller.pid, place, Purpose::Read { found: None });
-                        libc::ESTALE
-                    }
-                }));
-            }
-        };
-        let version = state.version(ino).ok_or(Stop::Errno(libc::ESTALE))?;
-        let is_current = version.identity == Some(Identity::of(&content.value)) && !version.spoilt;
-        match (state.marks.take(caller.pid, &place), is_current) {
-            (_, true) => Ok(self.open_value(state, caller, ino, &file, content.value, true)),
-            // There was no walk: the name is not how it was opened (`/proc/self/fd`, a bind-mounted file).
-            (Some(_), false) => {
-                Ok(self.open_value(state, caller, ino, &file, content.value, false))
-            }
-            (None, false) => {
-                state
-                    .marks
-                    .put(caller.pid, place, Purpose::Read { found: None });
-                Err(Stop::Errno(libc::ESTALE))
-            }
-        }
-    }
-
-    fn open_value(
-        &self,
-        state: &mut State,
-        caller: &Caller,
-        ino: u64,
+        place: &Place,
         file: &File,
-        value: SecretValue,
-        keep_pages: bool,
-    ) -> Opened {
-        self.record_read(caller, file);
-        if let File::Bundle(format) = file {
-            self.note_base_of(Process::of_thread(caller.pid), *format, &value);
-        }
-        if let Some(version) = state.version_mut(ino) {
-            version.opens += 1;
-        }
-        let opened = match keep_pages {
-            true => {
-                if !state.kept.contains_key(&ino) {
-                    state.kept.insert(ino, value);
-                }
-                Handle::Version { node: ino }
-            }
-            false => Handle::Read { node: ino, value },
-        };
-        let handle = state.add_handle(caller, opened);
-        Opened { handle, keep_pages }
-    }
-
-    /// An inode whose file has lost its name. Whoever came by the name is to look again; who comes back without a
-    /// lookup has it open already (`/proc/self/fd`), and stays with it.
-    fn open_nameless(
-        &self,
-        state: &mut State,
-        caller: &Caller,
-        ino: u64,
-        flags: i32,
-    ) -> Result<Opened, Stop> {
-        let version = state.version(ino).ok_or(Stop::Errno(libc::ESTALE))?;
-        let (entry, kept) = (version.entry, state.kept.get(&ino).cloned());
-        let place = state
-            .entries
-            .get(&entry)
-            .map(|entry| entry.place.clone())
-            .ok_or(Stop::Errno(libc::ESTALE))?;
-        let purpose = if for_writing(flags) {
-            Purpose::Write { private: None }
-        } else {
-            Purpose::Read { found: None }
-        };
-        if state.marks.take(caller.pid, &place).is_none() {
-            state.marks.put(caller.pid, place, purpose);
-            return Err(Stop::Errno(libc::ESTALE));
-        }
-        let kept = kept.ok_or(Stop::Errno(libc::ENOENT))?;
-        if !for_writing(flags) {
-            return Ok(self.open_value(state, caller, ino, &File::Scratch, kept, true));
-        }
-        let private = self
-            .new_private_of(state, entry, kept.as_bytes())
-            .ok_or(Stop::Errno(libc::ENOENT))?;
-        Ok(self.open_writer(state, caller, private, flags))
-    }
-
-    /// A writer's open of a readers' inode: it is sent to look the name up again, and finds an inode of its own.
-    fn open_version_to_write(
-        &self,
-        state: &mut State,
-        caller: &Caller,
-        ino: u64,
-        place: Place,
-        flags: i32,
-    ) -> Result<Opened, Stop> {
-        let file = self
-            .file_at(state, &place)
-            .ok_or(Stop::Errno(libc::ENOENT))?;
+    ) -> OpError {
         if !file.is_writable() {
-            return Err(Stop::Errno(libc::EACCES));
+            return OpError::Errno(libc::EACCES);
         }
-        if let Some(Purpose::Write { private: None }) = state.marks.take(caller.pid, &place) {
-            // There was no lookup. It writes through this inode to a buffer of its own all the same, and the inode,
-            // whose size the kernel now changes, is no longer shared.
-            if let Some(version) = state.version_mut(ino) {
-                version.spoilt = true;
-            }
-            let private = self.new_private(state, &place, &file);
-            return Ok(self.open_writer(state, caller, private, flags));
+        if let Err(unseen) = self.opener(caller) {
+            return unseen;
         }
-        let left = state
-            .marks
-            .put(caller.pid, place, Purpose::Write { private: None });
-        for private in left {
-            state.drop_if_unused(private);
-        }
-        Err(Stop::Errno(libc::ESTALE))
+        state.send_round(caller.tid, place, true);
+        ESTALE
     }
 
-    fn open_private(
+    fn open_write_inode(
         &self,
         state: &mut State,
         caller: &Caller,
         ino: u64,
         flags: i32,
-    ) -> Result<Opened, Stop> {
-        let Some(private) = state.private(ino) else {
-            return Err(Stop::Errno(libc::ESTALE));
+        has_waited: bool,
+    ) -> Result<Opened, OpError> {
+        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
+        let node = state.write_inode(ino).ok_or(ESTALE)?;
+        let (has_buffer, is_read) = (node.buffer.is_some(), node.is_read);
+        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
+        let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
+        let file = match is_scratch {
+            true => File::Scratch,
+            false => self.layout.file_at(&place).ok_or(ESTALE)?,
         };
-        let (place, shared) = (private.target.clone(), private.opens > 0);
-        let expected = matches!(
-            state.marks.find(caller.pid, &place),
-            Some(Purpose::Write { private: Some(private) }) if *private == ino
-        );
-        // Whoever has it open may open it again through `/proc/self/fd`; nobody else gets here but by its own lookup.
-        if !expected && !shared {
-            return Err(Stop::Errno(libc::ESTALE));
+        if to_write(flags) {
+            if is_read {
+                return Err(self.send_writer_round(state, caller, &place, &file));
+            }
+            let opener = self.opener(caller)?;
+            if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
+                self.record_read(caller, &file);
+            }
+            let handle = state.open_writer(ino, &opener, caller.request);
+            return Ok(Opened::direct(handle));
         }
-        if expected {
-            state.marks.take(caller.pid, &place);
+        if has_buffer {
+            // What was written so far, to its writer, or to who opens a scratch file.
+            return Ok(Opened::direct(0));
         }
-        Ok(self.open_writer(state, caller, ino, flags))
+        self.supply_base(state, ino, has_waited)?;
+        let value = match state.write_inode(ino).map(|node| node.base.clone()) {
+            Some(Ok(value)) => value,
+            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(errno)),
+            _ => return Err(ESTALE),
+        };
+        state.read_base(ino);
+        self.note_read(caller, &file, &value);
+        Ok(Opened::VERSION)
     }
 
-    /// A file that is made anew at each look.
-    fn open_live(
+    /// A name whose content had to be asked for: once it is there, the second walk gets its version.
+    fn open_promise(
         &self,
         state: &mut State,
         caller: &Caller,
         ino: u64,
-        file: &File,
         flags: i32,
-    ) -> Result<Opened, Stop> {
-        if for_writing(flags) {
-            if !file.is_writable() {
-                return Err(Stop::Errno(libc::EACCES));
+        has_waited: bool,
+    ) -> Result<Opened, OpError> {
+        let place = state.promised(ino).ok_or(ESTALE)?.place.clone();
+        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+        if to_write(flags) {
+            return Err(self.send_writer_round(state, caller, &place, &file));
+        }
+        match self.resolve(&file, waited(has_waited)) {
+            // Where there is none, an open that may create does so after the walk; any other finds nothing there.
+            Resolved::Content(_) | Resolved::Missing => {
+                state.send_round(caller.tid, &place, false);
+                Err(ESTALE)
             }
-            let place = state.place(ino).ok_or(Stop::Errno(libc::ENOENT))?;
-            return self.open_version_to_write(state, caller, ino, place, flags);
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Blocked(on) => Err(OpError::Blocked(on)),
+        }
+    }
+
+    fn open_generated(
+        &self,
+        caller: &Caller,
+        generated: &Generated,
+        flags: i32,
+    ) -> Result<Opened, OpError> {
+        let Generated { place, file, .. } = generated;
+        if to_write(flags) {
+            return Err(self.send_writer_round(&mut self.state(), caller, place, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
-            return Err(Stop::Errno(libc::EACCES));
+            return Err(OpError::Errno(libc::EACCES));
         }
-        let handle = match file {
-            File::Events => Handle::Events,
-            file => match self.resolve(file, Look::Fresh) {
-                Resolved::Content(content) => Handle::Read {
-                    node: ino,
-                    value: content.value,
-                },
-                Resolved::Missing => return Err(Stop::Errno(libc::ENOENT)),
-                Resolved::Failed(error) => return Err(Stop::Error(error)),
-                Resolved::Pending(on) => return Err(Stop::Wait(on)),
-            },
-        };
-        Ok(Opened::uncached(state.add_handle(caller, handle)))
+        if *file == File::Events {
+            return Ok(Opened::direct(0));
+        }
+        let mut state = self.state();
+        if caller.is_resend
+            && let Some((handle, Handle::Snapshot { .. })) = state.opened_by(caller.request)
+        {
+            return Ok(Opened::direct(handle));
+        }
+        match self.resolve(file, super::content::Freshness::Fresh) {
+            Resolved::Content(content) => Ok(Opened::direct(
+                state.open_snapshot(content.value, caller.request),
+            )),
+            Resolved::Missing => Err(OpError::Errno(libc::ENOENT)),
+            Resolved::Failed(error) => Err(OpError::Error(error)),
+            Resolved::Blocked(on) => Err(OpError::Blocked(on)),
+        }
     }
 
-    /// Gives `take` at most `size` bytes from `offset` on.
+    /// Records that what holds secrets was read, and what its reader has seen of the bundle.
+    fn note_read(&self, caller: &Caller, file: &File, value: &SecretValue) {
+        self.record_read(caller, file);
+        if let File::Bundle(format) = file
+            && let Some(base) = self.base_of_document(*format, value)
+            && let Some(process) = Process::of_thread(caller.tid)
+        {
+            self.put_base(process, base);
+        }
+    }
+
+    /// Sees to it that what a writer's file held is known, where that is needed.
+    pub(super) fn supply_base(
+        &self,
+        state: &mut State,
+        ino: u64,
+        has_waited: bool,
+    ) -> Result<(), OpError> {
+        let Some(node) = state.write_inode(ino) else {
+            return Ok(());
+        };
+        let is_unknown = match &node.buffer {
+            Some(buffer) => matches!(buffer.data, Err(Missing::Unknown)),
+            None => node.base == Err(Missing::Unknown),
+        };
+        if !is_unknown {
+            return Ok(());
+        }
+        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
+        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+        let base = match self.resolve(&file, waited(has_waited)) {
+            Resolved::Content(content) => Ok(content.value),
+            Resolved::Missing => Ok(SecretValue::new("")),
+            Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
+            Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
+        };
+        state.supply_base(ino, base);
+        Ok(())
+    }
+
+    /// Gives `take` at most `size` bytes of an open file from `offset` on.
     ///
     /// # Errors
     /// EBADF, or why a writer's file cannot be read.
     pub fn read<T>(
         &self,
+        ino: u64,
         handle: u64,
         offset: u64,
         size: u32,
+        has_waited: bool,
         take: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, i32> {
-        let state = self.state();
-        if let Some(value) = Self::snapshot(&state, handle) {
-            drop(state);
+    ) -> Result<T, OpError> {
+        if self
+            .layout
+            .generated(ino)
+            .is_some_and(|generated| generated.file == File::Events)
+        {
+            let notes = super::lock(&self.notes);
+            return Ok(take(part(notes.events.all(), offset, size)));
+        }
+        let mut state = self.state();
+        if let Some(Handle::Snapshot { value, .. }) = state.handle(handle) {
             return Ok(take(part(value.as_bytes(), offset, size)));
         }
-        match state.handle(handle) {
-            Some(Handle::Events) => Ok(take(&self.events.read(offset as usize, size as usize))),
-            Some(Handle::Write { node, .. }) => match state.private(*node).map(|p| &p.buffer) {
-                Some(Ok(buffer)) => Ok(take(part(buffer.as_bytes(), offset, size))),
-                Some(Err(errno)) => Err(*errno),
-                None => Err(libc::EBADF),
-            },
-            _ => Err(libc::EBADF),
+        let ino = state.written_by(handle).unwrap_or(ino);
+        self.supply_base(&mut state, ino, has_waited)?;
+        match state.node(ino) {
+            Some(Node::Version(version)) => {
+                let value = version.value.clone();
+                drop(state);
+                Ok(take(part(value.as_bytes(), offset, size)))
+            }
+            Some(Node::Write(node)) => {
+                let bytes = match &node.buffer {
+                    Some(buffer) => buffer.data.as_ref().map(|data| data.as_bytes()),
+                    None => node.base.as_ref().map(|base| base.as_bytes()),
+                };
+                match bytes {
+                    Ok(bytes) => Ok(take(part(bytes, offset, size))),
+                    Err(Missing::Failed(errno)) => Err(OpError::Errno(*errno)),
+                    Err(Missing::Unknown) => Err(OpError::Errno(libc::EIO)),
+                }
+            }
+            None if self.layout.generated(ino).is_some() => {
+                // Its handle was lost with a journal that could not be written.
+                Err(OpError::Errno(libc::EIO))
+            }
+            None => Err(OpError::Errno(libc::EBADF)),
         }
     }
 }

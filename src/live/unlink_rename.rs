@@ -1,68 +1,113 @@
 //! Removing and renaming. Both write the secrets file, so they are for a thread that may wait for the disk.
 
-use std::time::SystemTime;
-
 use super::audit::{Writer, actor};
-use super::content::{Look, Resolved};
-use super::nodes::{Content, State};
-use super::places::{File, Place};
-use super::{Caller, Stop, Tree};
+use super::close::{Commit, Commits};
+use super::content::{Freshness, Resolved};
+use super::layout::File;
+use super::{Caller, OpError, Tree};
+use crate::process::Process;
 use crate::secret::{Change, SecretValue};
 use crate::state::audit::Act;
+use crate::versions::{Place, State};
+
+const ENOENT: OpError = OpError::Errno(libc::ENOENT);
+
+/// What has the old name of a rename.
+enum Source {
+    /// A scratch file that nobody is writing.
+    Scratch(u64),
+    /// A file that this process is writing: its data is what is renamed, not what the name held before. `own` is the
+    /// inode with the data.
+    Unclosed {
+        entry: u64,
+        own: u64,
+        process: Process,
+        was_seen: bool,
+    },
+    /// A file that is as everybody sees it.
+    Settled(File),
+}
 
 impl Tree {
     /// Removes a name.
     ///
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
-    pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), Stop> {
-        let place = Place {
-            dir: parent,
-            name: name.into(),
-        };
+    pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), OpError> {
+        self.admit(caller, name)?;
+        let place = Place::new(parent, name);
         let file = self
-            .file_at(&self.state(), &place)
-            .ok_or(Stop::Errno(libc::EPERM))?;
-        match &file {
-            File::Secret(name) => {
-                let changes = [Change::Delete(name.clone())];
-                match self.apply(&changes, &actor(caller)) {
-                    // It was done by the server that did not come to answer, nor perhaps to record it.
-                    Err(error) if caller.comes_again && error.is_not_found() => {
-                        self.record_changes(&actor(caller), &changes);
-                    }
-                    done => done.map_err(|error| error.at(name.as_str()))?,
-                }
+            .layout
+            .file_at(&place)
+            .filter(|_| self.layout.subfolder(&place).is_none())
+            .ok_or(OpError::Errno(libc::EPERM))?;
+        let abandoned = {
+            let mut state = self.state();
+            if state.scratch(&place).is_some() {
+                state.unlink(&place);
+                drop(state);
+                self.changed();
+                return Ok(());
             }
-            File::Scratch => {}
+            let mine = state.pending_of(&place, || Process::of_thread(caller.tid));
+            if let Some(entry) = mine {
+                // It never appears.
+                state.abandon(entry);
+            }
+            mine.is_some()
+        };
+        match self.remove(caller, &file) {
+            Err(error) if abandoned && is_absent(&error) => {}
+            Err(error) if caller.is_resend && is_absent(&error) => {
+                // The server that did not come to answer did it, and perhaps did not come to record it.
+                self.record_removal(caller, &file);
+            }
+            removed => removed.map_err(|error| at(error, name))?,
+        }
+        self.state().unlink(&place);
+        if matches!(file, File::Price(_) | File::PriceTable) {
+            self.note_prices();
+        }
+        self.changed();
+        Ok(())
+    }
+
+    fn remove(&self, caller: &Caller, file: &File) -> Result<(), OpError> {
+        match file {
+            File::Secret(name) => {
+                self.apply(&[Change::Delete(name.clone())], &actor(caller))?;
+            }
             File::Price(id) => {
                 if !self.hardware.reset(id)? {
-                    return Err(Stop::Errno(libc::ENOENT));
+                    return Err(ENOENT);
                 }
             }
             File::PriceTable => self.hardware.reset_all(),
             File::Config(name) => {
-                let configs = self.configs_or_none()?;
-                if !configs.delete_by(&actor(caller), name)? {
-                    if !caller.comes_again {
-                        return Err(Stop::Errno(libc::ENOENT));
-                    }
-                    // It was done by the server that did not come to answer, nor perhaps to record it.
-                    self.record(&actor(caller), Act::ProviderDeleted(name.clone()));
+                if !self.configs_or_none()?.delete_by(&actor(caller), name)? {
+                    return Err(ENOENT);
                 }
                 self.hardware.forget_configured();
             }
-            _ => return Err(Stop::Errno(libc::EPERM)),
+            File::Scratch => return Err(ENOENT),
+            _ => return Err(OpError::Errno(libc::EPERM)),
         }
-        self.state().detach(&place);
-        if matches!(file, File::Price(_) | File::PriceTable) {
-            self.note_prices();
-        }
-        self.tell_outdated(&place);
         Ok(())
     }
 
-    /// Renames within a folder. A scratch file renamed onto a secret, a document or a price is a write of it.
+    fn record_removal(&self, caller: &Caller, file: &File) {
+        match file {
+            File::Secret(name) => {
+                self.record_changes(&actor(caller), &[Change::Delete(name.clone())]);
+            }
+            File::Config(name) => self.record(&actor(caller), Act::ProviderDeleted(name.clone())),
+            _ => {}
+        }
+    }
+
+    /// Renames within a folder. A scratch file renamed onto a secret, a document or a price is a write of it. A file
+    /// that its maker has not closed takes its data along: what was fsynced takes effect now, anything else with the
+    /// close.
     ///
     /// # Errors
     /// EXDEV across folders; EINVAL for an exchange or a name outside the rule; EEXIST with RENAME_NOREPLACE; EPERM
@@ -75,58 +120,92 @@ impl Tree {
         new_parent: u64,
         new_name: &str,
         flags: u32,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), OpError> {
+        self.admit(caller, name)?;
         if parent != new_parent {
-            return Err(Stop::Errno(libc::EXDEV));
+            return Err(OpError::Errno(libc::EXDEV));
         }
         if flags & !libc::RENAME_NOREPLACE != 0 {
-            return Err(Stop::Errno(libc::EINVAL));
+            return Err(OpError::Errno(libc::EINVAL));
         }
-        let from = Place {
-            dir: parent,
-            name: name.into(),
-        };
-        let to = Place {
-            dir: parent,
-            name: new_name.into(),
-        };
+        let (from, to) = (Place::new(parent, name), Place::new(parent, new_name));
         match self.rename_place(caller, &from, &to, flags) {
-            // It was done by the server that did not come to answer.
-            Err(stop) if caller.comes_again && self.was_renamed(&stop, &from, &to) => {
-                let mut state = self.state();
-                if state.names.contains_key(&from) {
-                    state.rename(&from, &to);
-                }
-                // Nor perhaps to record it.
-                let files = (self.file_at(&state, &from), self.file_at(&state, &to));
-                drop(state);
-                if let (Some(from), Some(to)) = files {
-                    self.record_rename(caller, from, to);
-                }
+            Err(error) if caller.is_resend && self.was_renamed(&error, &from, &to) => {
+                self.state().rename(&from, &to);
+                self.record_rename(caller, &from, &to);
+                self.changed();
                 Ok(())
             }
             renamed => renamed,
         }
     }
 
-    fn record_rename(&self, caller: &Caller, from: File, to: File) {
-        let act = match (from, to) {
-            (File::Secret(old), File::Secret(new)) => Act::SecretRenamed(old, new),
-            (File::Config(old), File::Config(new)) => Act::ProviderRenamed(old, new),
-            _ => return,
-        };
-        self.record(&actor(caller), act);
+    /// Whether what keeps a file from being renamed is that the server that did not come to answer has done it.
+    fn was_renamed(&self, error: &OpError, from: &Place, to: &Place) -> bool {
+        let in_the_way =
+            is_absent(error) || matches!(error, OpError::Errno(libc::ENOENT | libc::EEXIST));
+        in_the_way && !self.exists(from) && self.exists(to)
     }
 
-    /// Whether what keeps it from being renamed is that it has been.
-    fn was_renamed(&self, stop: &Stop, from: &Place, to: &Place) -> bool {
-        let in_the_way = match stop {
-            Stop::Errno(errno) => matches!(*errno, libc::ENOENT | libc::EEXIST),
-            Stop::Error(error) => error.is_not_found(),
-            Stop::Wait(_) => false,
-        };
-        let state = self.state();
-        in_the_way && !self.lookup_exists(&state, from) && self.lookup_exists(&state, to)
+    /// Whether everybody sees a file of this name.
+    fn exists(&self, place: &Place) -> bool {
+        if self.state().scratch(place).is_some() {
+            return true;
+        }
+        match self.layout.file_at(place) {
+            Some(File::Scratch) | None => false,
+            Some(file) => !matches!(self.resolve(&file, Freshness::LastKnown), Resolved::Missing),
+        }
+    }
+
+    fn source(&self, state: &State, caller: &Caller, from: &Place) -> Result<Source, OpError> {
+        let process = Process::of_thread(caller.tid);
+        if let Some(entry) = state.scratch(from) {
+            let own = state.entry(entry).and_then(|entry| entry.own);
+            let own = own.ok_or(ENOENT)?;
+            let is_unclosed = state
+                .write_inode(own)
+                .is_some_and(|node| node.is_unclosed());
+            let opener = state.buffer(own).map(|buffer| buffer.opener.process);
+            return Ok(match opener.filter(|_| is_unclosed) {
+                Some(process) => Source::Unclosed {
+                    entry,
+                    own,
+                    process,
+                    was_seen: false,
+                },
+                None => Source::Scratch(own),
+            });
+        }
+        if let Some(process) = process {
+            if let Some(entry) = state.pending_of(from, || Some(process)) {
+                let own = state
+                    .entry(entry)
+                    .and_then(|entry| entry.own)
+                    .ok_or(ENOENT)?;
+                return Ok(Source::Unclosed {
+                    entry,
+                    own,
+                    process,
+                    was_seen: false,
+                });
+            }
+            if let Some(entry) = state.named(from)
+                && let Some(own) = state.unclosed_by(entry, process)
+            {
+                return Ok(Source::Unclosed {
+                    entry,
+                    own,
+                    process,
+                    was_seen: true,
+                });
+            }
+        }
+        let file = self.layout.file_at(from).ok_or(ENOENT)?;
+        match file {
+            File::Scratch => Err(ENOENT),
+            file => Ok(Source::Settled(file)),
+        }
     }
 
     fn rename_place(
@@ -135,104 +214,212 @@ impl Tree {
         from: &Place,
         to: &Place,
         flags: u32,
-    ) -> Result<(), Stop> {
-        let (parent, name, new_name) = (from.dir, from.name.as_str(), to.name.as_str());
-        let (source, target, scratch, target_exists) = {
-            let state = self.state();
-            if state.subdir(parent, name).is_some() || state.subdir(parent, new_name).is_some() {
-                return Err(Stop::Errno(libc::EPERM));
-            }
-            let source = self
-                .file_at(&state, from)
-                .ok_or(Stop::Errno(libc::ENOENT))?;
-            // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
-            let target = state
-                .dir(parent)
-                .and_then(|dir| dir.file(new_name))
-                .ok_or(Stop::Errno(libc::EINVAL))?;
-            let scratch = state.scratch(from).cloned();
-            let exists = self.lookup_exists(&state, to);
-            (source, target, scratch, exists)
-        };
-        if flags & libc::RENAME_NOREPLACE != 0 && target_exists {
-            return Err(Stop::Errno(libc::EEXIST));
+    ) -> Result<(), OpError> {
+        if self.layout.subfolder(from).is_some() || self.layout.subfolder(to).is_some() {
+            return Err(OpError::Errno(libc::EPERM));
         }
-        match (&source, &target) {
-            (File::Scratch, File::Scratch) => {}
-            (File::Scratch, file) if file.is_writable() => {
-                let content = scratch.ok_or(Stop::Errno(libc::ENOENT))?;
-                self.store(file, content.value.as_bytes(), &Writer::of(caller))
-                    .map_err(|error| error.at(new_name))?;
+        // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
+        let target = self
+            .layout
+            .file_at(to)
+            .ok_or(OpError::Errno(libc::EINVAL))?;
+        if flags & libc::RENAME_NOREPLACE != 0 && (self.exists(to) || self.state().is_pending(to)) {
+            return Err(OpError::Errno(libc::EEXIST));
+        }
+        if from == to {
+            return match self.exists(from) {
+                true => Ok(()),
+                false => Err(ENOENT),
+            };
+        }
+        let source = self.source(&self.state(), caller, from)?;
+        match source {
+            Source::Scratch(own) if target == File::Scratch => {
+                let _ = own;
+                self.state().rename(from, to);
             }
+            Source::Scratch(own) => self.store_scratch(caller, from, to, &target, own)?,
+            Source::Unclosed {
+                entry,
+                own,
+                process,
+                was_seen,
+            } => {
+                if target != File::Scratch && !target.is_writable() {
+                    return Err(OpError::Errno(libc::EPERM));
+                }
+                if was_seen {
+                    // What the name held goes: its file is what is being written.
+                    let file = self.layout.file_at(from).ok_or(ENOENT)?;
+                    match self.remove(caller, &file) {
+                        Err(error) if is_absent(&error) => {}
+                        removed => removed.map_err(|error| at(error, &from.name))?,
+                    }
+                }
+                self.rename_unclosed(entry, own, process, from, to, &target)?;
+            }
+            Source::Settled(file) => self.rename_settled(caller, file, from, to, &target)?,
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// A scratch file renamed onto a name is a write of that name.
+    fn store_scratch(
+        &self,
+        caller: &Caller,
+        from: &Place,
+        to: &Place,
+        target: &File,
+        own: u64,
+    ) -> Result<(), OpError> {
+        if !target.is_writable() {
+            return Err(OpError::Errno(libc::EPERM));
+        }
+        let (value, changes, mtime) = {
+            let state = self.state();
+            let buffer = state.buffer(own).ok_or(ENOENT)?;
+            let data = buffer
+                .data
+                .as_ref()
+                .map_err(|_| OpError::Errno(libc::EIO))?;
+            if data.len() > target.limit() {
+                return Err(OpError::Error(crate::error::Error::TooLarge {
+                    what: to.name.clone(),
+                    limit: target.limit(),
+                }));
+            }
+            (data.to_value(&to.name)?, buffer.changes, buffer.mtime)
+        };
+        self.store(target, value.as_bytes(), &Writer::of(caller))
+            .map_err(|error| error.at(&to.name))?;
+        let mut state = self.state();
+        if let Some(entry) = state.scratch(from) {
+            state.committed(own, changes);
+            state.publish(entry, to);
+            if let Some(mtime) = mtime {
+                state.set_mtime(entry, value.fingerprint(), mtime);
+            }
+        }
+        Ok(())
+    }
+
+    fn rename_unclosed(
+        &self,
+        entry: u64,
+        own: u64,
+        process: Process,
+        from: &Place,
+        to: &Place,
+        target: &File,
+    ) -> Result<(), OpError> {
+        let mut state = self.state();
+        let is_pending = state
+            .entry(entry)
+            .is_some_and(|entry| entry.pending.is_some());
+        if *target == File::Scratch {
+            if state.scratch(from) == Some(entry) {
+                state.rename(from, to);
+            } else {
+                state.become_scratch(entry, to);
+            }
+            return Ok(());
+        }
+        match is_pending {
+            true => state.move_pending(entry, to),
+            false => state.pend(entry, to, own, process),
+        }
+        let Some(buffer) = state.buffer(own) else {
+            return Ok(());
+        };
+        let Some(synced) = &buffer.synced else {
+            return Ok(());
+        };
+        let is_whole = buffer
+            .data
+            .as_ref()
+            .is_ok_and(|data| data.as_bytes() == synced.as_bytes());
+        let commit = match is_whole {
+            true => Commit::of_buffer(own),
+            false => Commit::of_synced(own),
+        };
+        state.begin_commit(own);
+        drop(state);
+        let mut results = self.commit(&[Commits::one(commit)]);
+        results.pop().unwrap_or(Ok(()))
+    }
+
+    fn rename_settled(
+        &self,
+        caller: &Caller,
+        file: File,
+        from: &Place,
+        to: &Place,
+        target: &File,
+    ) -> Result<(), OpError> {
+        match (&file, target) {
             (File::Secret(old), File::Secret(new)) => {
                 let renamed = self.manager.rename(old, new);
-                renamed.map_err(|error| error.at(name))?;
-                self.record_rename(caller, source, target.clone());
+                renamed.map_err(|error| error.at(&from.name))?;
+                self.record_rename(caller, from, to);
             }
             (File::Config(old), File::Config(new)) => {
                 let configs = self.configs_or_none()?;
                 if !configs.rename_by(&actor(caller), old, new)? {
-                    return Err(Stop::Errno(libc::ENOENT));
+                    return Err(ENOENT);
                 }
                 self.hardware.forget_configured();
             }
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
-                let value = self.value_of(old)?;
+                let value = self.manager.value_in_store(old)?;
                 self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
-                return self.become_scratch(from, to, value);
+                return self.become_scratch(caller, from, to, &value);
             }
-            _ => return Err(Stop::Errno(libc::EPERM)),
+            _ => return Err(OpError::Errno(libc::EPERM)),
         }
-        let mut state = self.state();
-        state.rename(from, to);
-        if target != File::Scratch {
-            Self::end_scratch(&mut state, to);
-        }
-        drop(state);
-        self.tell_outdated(from);
-        self.tell_outdated(to);
+        self.state().rename(from, to);
         Ok(())
     }
 
-    fn lookup_exists(&self, state: &State, place: &Place) -> bool {
-        match self.file_at(state, place) {
-            Some(File::Secret(name)) => {
-                self.manager.names().iter().any(|(known, _)| *known == name)
-            }
-            Some(File::Price(id)) => self.hardware.get(&id).is_some(),
-            Some(File::Scratch) => state.scratch(place).is_some(),
-            Some(file @ File::Config(_)) => {
-                !matches!(self.resolve(&file, Look::LastKnown), Resolved::Missing)
-            }
-            Some(_) => true,
-            None => false,
-        }
-    }
-
-    fn become_scratch(&self, from: &Place, to: &Place, value: SecretValue) -> Result<(), Stop> {
+    fn become_scratch(
+        &self,
+        caller: &Caller,
+        from: &Place,
+        to: &Place,
+        value: &SecretValue,
+    ) -> Result<(), OpError> {
+        let opener = self.opener(caller)?;
         let mut state = self.state();
-        state.entry_at(from);
-        state.rename(from, to);
-        let entry = state.entry_at(to);
-        if let Some(entry) = state.entries.get_mut(&entry) {
-            entry.scratch = Some(Content {
-                value,
-                changed_at: SystemTime::now(),
-            });
-        }
-        drop(state);
-        self.tell_outdated(from);
-        self.tell_outdated(to);
+        state.unlink(from);
+        let own = state.create_scratch(to, &opener, value.as_bytes());
+        // Nobody is writing it.
+        let changes = state.buffer(own).map_or(0, |buffer| buffer.changes);
+        state.committed(own, changes);
         Ok(())
     }
 
-    fn end_scratch(state: &mut State, place: &Place) {
-        let Some(&number) = state.names.get(place) else {
-            return;
+    fn record_rename(&self, caller: &Caller, from: &Place, to: &Place) {
+        let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
+            (Some(File::Secret(old)), Some(File::Secret(new))) => Act::SecretRenamed(old, new),
+            (Some(File::Config(old)), Some(File::Config(new))) => Act::ProviderRenamed(old, new),
+            _ => return,
         };
-        if let Some(entry) = state.entries.get_mut(&number) {
-            entry.scratch = None;
-        }
+        self.record(&actor(caller), act);
+    }
+}
+
+fn is_absent(error: &OpError) -> bool {
+    match error {
+        OpError::Errno(errno) => *errno == libc::ENOENT,
+        OpError::Error(error) => error.is_not_found(),
+        OpError::Blocked(_) => false,
+    }
+}
+
+fn at(error: OpError, name: &str) -> OpError {
+    match error {
+        OpError::Error(error) => OpError::Error(error.at(name)),
+        other => other,
     }
 }

@@ -1,22 +1,21 @@
-//! Writing: a private inode for each writer, with a buffer of its own that nobody else sees before it is committed.
+//! Writing: an inode for each writer, with a buffer that nobody else sees before it is committed.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::audit::actor;
-use super::commit::Closing;
-use super::content::{Look, Resolved};
-use super::marks::Purpose;
-use super::nodes::{Content, Handle, Identity, Kind, Private, State};
+use super::audit::{Writer, actor};
+use super::close::{Commit, Commits};
+use super::content::{Freshness, Resolved};
+use super::layout::{Dir, File, is_sed_name};
+use super::lookup::waited;
 use super::open::Opened;
-use super::places::{Dir, File, Place, is_sed_name};
-use super::process::{Process, last_number};
-use super::{Attr, Caller, Found, Stop, Tree};
+use super::{Attr, Caller, Found, OpError, Tree};
 use crate::error::Error;
-use crate::secret::{SecretBuffer, SecretValue};
+use crate::secret::{SecretBuffer, SecretName, SecretValue};
 use crate::state::check_provider_name;
+use crate::versions::{Handle, Missing, Node, Place, State};
 
-/// The most scratch files at once.
-const MOST_SCRATCH: usize = 256;
+/// So many bytes all scratch files may hold together.
+const MAX_SCRATCH: usize = 64 * 1024 * 1024;
 
 /// What setattr is to change; `None`: leave it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,13 +37,12 @@ pub struct Change {
 pub enum Changed {
     /// It is done.
     Done(Attr),
-    /// A truncation by name is a whole write: it is done when this is committed ([`Tree::commit`]), and then
-    /// [`Tree::attr`] shows it.
-    Commit(Closing),
+    /// A truncation by name is a whole write: it is done when this is committed, and these attributes are its answer.
+    Commit(Commits, Attr),
 }
 
 /// Why no file of this name can be made in `config/`.
-pub(super) fn not_a_config(name: &str) -> Stop {
+pub(super) fn not_a_config(name: &str) -> OpError {
     let problem = match name.strip_suffix(".json") {
         Some(provider) => check_provider_name(provider).err(),
         None => Some(Error::Malformed {
@@ -52,304 +50,309 @@ pub(super) fn not_a_config(name: &str) -> Stop {
             reason: "the name must be a provider's, and end in .json".into(),
         }),
     };
-    problem.map_or(Stop::Errno(libc::EINVAL), Stop::Error)
+    problem.map_or(OpError::Errno(libc::EINVAL), OpError::Error)
+}
+
+/// Whether bytes, wherever they stand in a text, keep it from being UTF-8. Characters may be cut at either end.
+fn never_utf8(bytes: &[u8]) -> bool {
+    let is_continuation = |byte: &&u8| **byte & 0xc0 == 0x80;
+    let cut = bytes.iter().take(3).take_while(is_continuation).count();
+    match std::str::from_utf8(&bytes[cut..]) {
+        Ok(_) => false,
+        Err(error) => error.error_len().is_some(),
+    }
 }
 
 impl Tree {
-    /// Creates a file and opens it for writing. Other than a scratch file, it appears when it is closed.
+    /// What a new file of this name would be.
+    fn file_to_create(&self, place: &Place, exclusive: bool) -> Result<File, OpError> {
+        let dir = self
+            .layout
+            .dir(place.dir)
+            .ok_or(OpError::Errno(libc::ENOTDIR))?;
+        match self.layout.file_at(place) {
+            _ if dir.has_scratch() && exclusive && is_sed_name(&place.name) => Ok(File::Scratch),
+            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
+                Ok(file)
+            }
+            // It was there a moment ago, or is.
+            Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
+            None => Err(match dir {
+                Dir::Secrets => SecretName::new(&place.name)
+                    .err()
+                    .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
+                Dir::Hardware => OpError::Errno(libc::EINVAL),
+                Dir::Config => not_a_config(&place.name),
+                _ => OpError::Errno(libc::EPERM),
+            }),
+            Some(_) => Err(OpError::Errno(libc::EPERM)),
+        }
+    }
+
+    /// Creates a file and opens it to write. Its maker sees it at once, everybody else when it has its first value; a
+    /// scratch file is seen by all who know its name.
     ///
     /// # Errors
-    /// EINVAL for a name that no secret or price can have, EPERM where nothing can be created, EEXIST where it is
-    /// being created exclusively already, ENOSPC where there are too many scratch files.
+    /// EINVAL for a name that no secret or price can have, EPERM where nothing can be created, EEXIST where the name is
+    /// there or being made and the flags say O_EXCL.
     pub fn create(
         &self,
         caller: &Caller,
         parent: u64,
         name: &str,
         flags: i32,
-    ) -> Result<(Found, Opened), Stop> {
+    ) -> Result<(Found, Opened), OpError> {
+        self.admit(caller, name)?;
         let mut state = self.state();
-        let dir = state.dir(parent).ok_or(Stop::Errno(libc::ENOTDIR))?.clone();
-        if let Some((handle, Handle::Write { node, .. })) = state.opened_before(caller) {
-            let node = *node;
-            state.count_lookup(node);
-            let found = Found {
-                node,
-                attr: self.own_attr(&state, node),
-                valid: std::time::Duration::ZERO,
-            };
-            return Ok((found, Opened::uncached(handle)));
-        }
-        let exclusive = flags & libc::O_EXCL != 0;
-        let file = match dir.file(name) {
-            _ if dir.has_scratch() && exclusive && is_sed_name(name) => File::Scratch,
-            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
-                file
-            }
-            None if dir == Dir::Secrets => {
-                return Err(crate::secret::SecretName::new(name)
-                    .err()
-                    .map_or(Stop::Errno(libc::EINVAL), Stop::Error));
-            }
-            None if dir == Dir::Hardware => return Err(Stop::Errno(libc::EINVAL)),
-            None if dir == Dir::Config => return Err(not_a_config(name)),
-            _ => return Err(Stop::Errno(libc::EPERM)),
-        };
-        let place = Place {
-            dir: parent,
-            name: name.into(),
-        };
-        if exclusive && Self::is_being_created(&state, &place) {
-            return Err(Stop::Errno(libc::EEXIST));
-        }
-        let entry = if file == File::Scratch {
-            Self::add_scratch(&mut state, &place)?
-        } else {
-            state.new_entry(&place, false)
-        };
-        let is_new = file != File::Scratch;
-        let private = self.add_private(
-            &mut state,
-            entry,
-            &place,
-            is_new,
-            Ok(SecretBuffer::new(b"")),
-        );
-        if let Some(private) = state.private_mut(private) {
-            private.changes = u64::from(is_new);
-        }
-        state.count_lookup(private);
-        let opened = self.open_writer(&mut state, caller, private, flags);
-        let found = Found {
-            node: private,
-            attr: self.own_attr(&state, private),
-            valid: std::time::Duration::ZERO,
-        };
-        Ok((found, opened))
-    }
-
-    fn is_being_created(state: &State, place: &Place) -> bool {
-        state.handles.values().any(|open| {
-            matches!(&open.handle, Handle::Write { node, .. }
-                if state.private(*node).is_some_and(|private| private.is_new && private.target == *place))
-        })
-    }
-
-    /// A scratch file is there at once, as its maker expects.
-    fn add_scratch(state: &mut State, place: &Place) -> Result<u64, Stop> {
-        if state
-            .entries
-            .values()
-            .filter(|entry| entry.scratch.is_some())
-            .count()
-            >= MOST_SCRATCH
+        if caller.is_resend
+            && let Some((handle, Handle::Write { ino, .. })) = state.opened_by(caller.request)
         {
-            return Err(Stop::Errno(libc::ENOSPC));
+            let ino = *ino;
+            return Ok((
+                self.found(&mut state, ino, Duration::ZERO),
+                Opened::direct(handle),
+            ));
         }
-        let entry = state.entry_at(place);
-        if let Some(entry) = state.entries.get_mut(&entry) {
-            entry.scratch = Some(Content {
-                value: SecretValue::new(""),
-                changed_at: SystemTime::now(),
-            });
+        let place = Place::new(parent, name);
+        let ino = self.make(&mut state, caller, &place, flags)?;
+        let opener = self.opener(caller)?;
+        let handle = state.open_writer(ino, &opener, caller.request);
+        Ok((
+            self.found(&mut state, ino, Duration::ZERO),
+            Opened::direct(handle),
+        ))
+    }
+
+    /// Creates a file without opening it (mknod(2)).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create) with O_EXCL.
+    pub fn make_node(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+        self.admit(caller, name)?;
+        let mut state = self.state();
+        let place = Place::new(parent, name);
+        if caller.is_resend
+            && let Some(ino) = self.made_by(&state, caller, &place)
+        {
+            return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
-        Ok(entry)
+        let ino = self.make(&mut state, caller, &place, libc::O_EXCL)?;
+        Ok(self.found(&mut state, ino, Duration::ZERO))
     }
 
-    /// An inode for whoever is about to write to a name that is there.
-    pub(super) fn new_private(&self, state: &mut State, place: &Place, file: &File) -> u64 {
-        // A control file's writer begins with nothing: what one reads there is not what one writes.
-        let buffer = if file.is_versioned() {
-            match self.content_at(state, place, file, Look::LastKnown) {
-                Resolved::Content(content) => Ok(SecretBuffer::new(content.value.as_bytes())),
-                Resolved::Missing => Ok(SecretBuffer::new(b"")),
-                // It can be replaced, but not added to.
-                Resolved::Failed(error) => Err(error.errno()),
-                Resolved::Pending(_) => Err(libc::EIO),
-            }
-        } else {
-            Ok(SecretBuffer::new(b""))
-        };
-        let entry = state.entry_at(place);
-        self.add_private(state, entry, place, false, buffer)
-    }
-
-    /// An inode for a writer of a file that has lost its name: what is written goes with the file.
-    pub(super) fn new_private_of(
-        &self,
-        state: &mut State,
-        entry: u64,
-        content: &[u8],
-    ) -> Option<u64> {
-        let place = state.entries.get(&entry)?.place.clone();
-        Some(self.add_private(state, entry, &place, false, Ok(SecretBuffer::new(content))))
-    }
-
-    fn add_private(
-        &self,
-        state: &mut State,
-        entry: u64,
-        place: &Place,
-        is_new: bool,
-        buffer: Result<SecretBuffer, i32>,
-    ) -> u64 {
-        state.add_private(Private {
-            entry,
-            target: place.clone(),
-            is_new,
-            buffer,
-            changes: 0,
-            committed: 0,
-            killed: false,
-            mtime: None,
-            opener: None,
-            actor: None,
-            since: None,
-            opens: 0,
-        })
-    }
-
-    pub(super) fn open_writer(
+    fn make(
         &self,
         state: &mut State,
         caller: &Caller,
-        ino: u64,
+        place: &Place,
         flags: i32,
-    ) -> Opened {
-        if let Some(private) = state.private_mut(ino) {
-            private.opens += 1;
-            if private.opens == 1 {
-                private.opener = Process::of_thread(caller.pid);
-                private.actor = Some(actor(caller));
-                private.since = last_number();
+    ) -> Result<u64, OpError> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let file = self.file_to_create(place, exclusive)?;
+        let opener = self.opener(caller)?;
+        let mine = self.made_by(state, caller, place);
+        if let Some(entry) = state.scratch(place) {
+            return match state.entry(entry).and_then(|entry| entry.own) {
+                Some(own) if !exclusive => Ok(own),
+                _ => Err(OpError::Errno(libc::EEXIST)),
+            };
+        }
+        if file == File::Scratch {
+            if mine.is_some() && exclusive {
+                return Err(OpError::Errno(libc::EEXIST));
             }
+            return Ok(state.create_scratch(place, &opener, b""));
         }
-        if flags & libc::O_ACCMODE == libc::O_RDWR
-            && flags & libc::O_TRUNC == 0
-            && let Some(private) = state.private(ino).filter(|private| !private.is_new)
-            && let Some(file) = self.file_at(state, &private.target)
-        {
-            self.record_read(caller, &file);
-        }
-        let append = flags & libc::O_APPEND != 0;
-        let handle = Handle::Write {
-            node: ino,
-            append,
-            last: None,
+        let base = match self.resolve(&file, Freshness::LastKnown) {
+            Resolved::Content(content) => Some(Ok(content.value)),
+            Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
+            // Nobody knows of it yet: it is being made.
+            Resolved::Missing | Resolved::Blocked(_) => None,
         };
-        Opened::uncached(state.add_handle(caller, handle))
+        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(place)) {
+            return Err(OpError::Errno(libc::EEXIST));
+        }
+        if let Some(own) = mine {
+            return Ok(own);
+        }
+        Ok(match base {
+            Some(base) => {
+                let base = match flags & libc::O_TRUNC {
+                    0 => base,
+                    _ => Ok(SecretValue::new("")),
+                };
+                let entry = state.entry_at(place);
+                state.new_write_inode(entry, base)
+            }
+            None => state.create(place, &opener),
+        })
     }
 
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; EFBIG past what such a file can hold, after which nothing of it takes effect; why the present content,
-    /// which this would add to, cannot be had.
+    /// EBADF; EFBIG past what such a file can hold and EILSEQ for bytes that no text has, after which nothing of it
+    /// takes effect before it is emptied; ENOSPC; why the present content, which this would add to, cannot be had.
     pub fn write(
         &self,
         caller: &Caller,
         handle: u64,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<u32, i32> {
+        appends: bool,
+        has_waited: bool,
+    ) -> Result<u32, OpError> {
         let mut state = self.state();
-        let Some(Handle::Write { node, append, last }) = state.handle(handle) else {
-            return Err(libc::EBADF);
+        let Some(Handle::Write {
+            ino, last_write, ..
+        }) = state.handle(handle)
+        else {
+            return Err(OpError::Errno(libc::EBADF));
         };
-        let (node, append) = (*node, *append);
-        if let Some((request, count)) = *last
-            && caller.comes_again
+        let (ino, last_write) = (*ino, *last_write);
+        if let Some((request, count)) = last_write
+            && caller.is_resend
             && request == caller.request
         {
             return Ok(count);
         }
-        let limit = self.limit(&state, node);
-        let private = state.private_mut(node).ok_or(libc::EBADF)?;
-        private.changes += 1;
-        let buffer = private.buffer.as_mut().map_err(|errno| *errno)?;
-        let start = if append { buffer.len() as u64 } else { offset };
-        match usize::try_from(start)
+        self.supply_base(&mut state, ino, has_waited)?;
+        let file = self.file_of(&state, ino)?;
+        let len = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
+            Some(Ok(data)) => data.len(),
+            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(*errno)),
+            _ => return Err(OpError::Errno(libc::EIO)),
+        };
+        let start = if appends { len as u64 } else { offset };
+        let end = usize::try_from(start)
             .ok()
-            .filter(|start| start.saturating_add(bytes.len()) <= limit)
-        {
-            Some(start) => buffer.write_at(start, bytes),
-            None => {
-                private.buffer = Err(libc::EFBIG);
-                return Err(libc::EFBIG);
+            .and_then(|start| start.checked_add(bytes.len()));
+        let Some(end) = end.filter(|end| *end <= file.limit()) else {
+            state.spoil(ino, libc::EFBIG);
+            return Err(OpError::Errno(libc::EFBIG));
+        };
+        if file == File::Scratch {
+            if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
+                return Err(no_room(&state, ino));
             }
+        } else if never_utf8(bytes) {
+            state.spoil(ino, libc::EILSEQ);
+            let name = state.last_place(ino).map(|place| place.name.clone());
+            return Err(OpError::Error(Error::NotUtf8 {
+                name: name.unwrap_or_default(),
+            }));
         }
-        let count = bytes.len() as u32;
-        if let Some(open) = state.handles.get_mut(&handle)
-            && let Handle::Write { last, .. } = &mut open.handle
-        {
-            *last = Some((caller.request, count));
-        }
-        Ok(count)
+        state.write(handle, caller.request, start as usize, bytes);
+        Ok(bytes.len() as u32)
     }
 
-    fn limit(&self, state: &State, node: u64) -> usize {
-        let target = state.private(node).map(|private| &private.target);
-        // Room for the newline that is dropped when the write is done.
-        target
-            .and_then(|target| self.file_at(state, target))
-            .map_or(0, |file| file.limit() + 1)
+    /// What the file of an inode is.
+    pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<File, OpError> {
+        let stale = OpError::Errno(libc::ESTALE);
+        let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
+            return Err(stale);
+        };
+        match entry.is_scratch {
+            true => Ok(File::Scratch),
+            false => self.layout.file_at(&entry.last).ok_or(stale),
+        }
     }
 
-    /// Changes a length or a modification time; modes and owners only to what they are.
+    /// What was written so far takes effect when the file is renamed, at the latest.
+    pub fn sync(&self, handle: u64) {
+        let mut state = self.state();
+        if let Some(ino) = state.written_by(handle) {
+            state.sync(ino);
+        }
+    }
+
+    /// Changes a length or a modification time; modes and owners only to what they are, or of a file that its maker is
+    /// still writing (they stay what they are).
     ///
     /// # Errors
-    /// EPERM for other modes and owners, EFBIG, EACCES; ESTALE sends a truncation by name to an inode of its own.
+    /// EPERM for other modes and owners, EFBIG, EACCES, why the content that is cut cannot be had.
     pub fn set_attr(
         &self,
         caller: &Caller,
         ino: u64,
         handle: Option<u64>,
         change: Change,
-    ) -> Result<Changed, Stop> {
+        has_waited: bool,
+    ) -> Result<Changed, OpError> {
+        self.admit(caller, "setattr")?;
+        let present = self.attr(caller, ino, has_waited);
         let mut state = self.state();
-        let present = self.own_attr(&state, ino);
-        let differs = change
-            .mode
-            .is_some_and(|mode| mode & 0o7777 != u32::from(present.mode))
-            || change.uid.is_some_and(|uid| uid != self.owner.0)
-            || change.gid.is_some_and(|gid| gid != self.owner.1);
-        if differs {
-            return Err(Stop::Errno(libc::EPERM));
+        if !self.is_being_written(&state, ino) {
+            let mode = match (&present, self.layout.dir(ino)) {
+                (Ok(attr), _) => attr.mode,
+                (_, Some(dir)) => dir.mode(),
+                _ => 0o600,
+            };
+            let differs = change.mode.is_some_and(|to| to & 0o7777 != u32::from(mode))
+                || change.uid.is_some_and(|uid| uid != self.owner.uid)
+                || change.gid.is_some_and(|gid| gid != self.owner.gid);
+            if differs {
+                return Err(OpError::Errno(libc::EPERM));
+            }
         }
         if let Some(size) = change.size
-            && let Some(closing) = self.set_size(&mut state, caller, ino, handle, size)?
+            && let Some(commit) =
+                self.set_size(&mut state, caller, ino, handle, size, has_waited)?
         {
-            return Ok(Changed::Commit(closing));
+            let attr = match state.node(ino) {
+                Some(_) => self.node_attr(&state, ino),
+                None => self.file_attr(ino, 0o600, 0, self.begun()),
+            };
+            return Ok(Changed::Commit(commit, attr));
         }
         if let Some(mtime) = change.mtime {
-            Self::set_mtime(&mut state, ino, mtime);
+            self.set_mtime(&mut state, ino, mtime);
         }
-        Ok(Changed::Done(self.own_attr(&state, ino)))
+        drop(state);
+        Ok(Changed::Done(self.attr(caller, ino, has_waited)?))
     }
 
-    fn set_mtime(state: &mut State, ino: u64, mtime: SystemTime) {
-        let target = match state.nodes.get_mut(&ino).map(|node| &mut node.kind) {
-            Some(Kind::Version(version)) => {
-                version.identity.map(|identity| (version.entry, identity))
-            }
-            Some(Kind::Private(private)) => {
-                private.mtime = Some(mtime);
-                match &private.buffer {
-                    // Nothing is written: it is the content that is there whose time is set (`touch`).
-                    Ok(buffer) if !private.is_touched() => {
-                        SecretValue::from_bytes("", buffer.as_bytes())
-                            .ok()
-                            .map(|value| (private.entry, Identity::of(&value)))
-                    }
-                    _ => None,
-                }
-            }
-            _ => None,
+    /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
+    fn is_being_written(&self, state: &State, ino: u64) -> bool {
+        let Some(node) = state.write_inode(ino) else {
+            return false;
         };
-        if let Some((entry, identity)) = target
-            && let Some(entry) = state.entries.get_mut(&entry)
-        {
-            entry.mtime = Some((identity, mtime));
+        let entry = state.entry(node.entry);
+        node.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
+    }
+
+    fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
+        let fingerprint = match state.node(ino) {
+            Some(Node::Version(version)) => version.value.fingerprint(),
+            Some(Node::Write(node)) => match &node.buffer {
+                Some(buffer) if buffer.is_touched() => {
+                    return state.set_buffer_mtime(ino, mtime);
+                }
+                // Nothing is written: it is the content that is there whose time is set (`touch`).
+                _ => match &node.base {
+                    Ok(base) => base.fingerprint(),
+                    Err(_) => return,
+                },
+            },
+            None => {
+                let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+                    return;
+                };
+                let file = self.layout.file_at(&place);
+                if let Some(Resolved::Content(content)) =
+                    file.map(|file| self.resolve(&file, Freshness::LastKnown))
+                {
+                    let entry = state.entry_at(&place);
+                    state.set_mtime(entry, content.value.fingerprint(), mtime);
+                    self.changed();
+                }
+                return;
+            }
+        };
+        if let Some(entry) = state.entry_of(ino) {
+            state.set_mtime(entry, fingerprint, mtime);
+            // Another inode of the same file may show the old time.
+            self.changed();
         }
     }
 
@@ -361,70 +364,124 @@ impl Tree {
         ino: u64,
         handle: Option<u64>,
         size: u64,
-    ) -> Result<Option<Closing>, Stop> {
-        let node = match handle.and_then(|handle| state.handle(handle)) {
-            Some(Handle::Write { node, .. }) => *node,
-            _ => ino,
-        };
-        match &state
-            .nodes
-            .get(&node)
-            .ok_or(Stop::Errno(libc::ESTALE))?
-            .kind
-        {
-            Kind::Dir(_) => return Err(Stop::Errno(libc::EISDIR)),
-            Kind::Version(_) | Kind::Live(_) => return self.truncate_by_name(state, caller, node),
-            Kind::Private(_) => {}
+        has_waited: bool,
+    ) -> Result<Option<Commits>, OpError> {
+        if self.layout.dir(ino).is_some() {
+            return Err(OpError::Errno(libc::EISDIR));
         }
-        let limit = self.limit(state, node);
-        let Some(private) = state.private_mut(node) else {
-            return Err(Stop::Errno(libc::ESTALE));
+        // Nobody could be told of a write that is out of sight.
+        self.opener(caller)?;
+        // ftruncate(2) has a handle. O_TRUNC comes after OPEN, and without one.
+        let by_handle = handle.and_then(|handle| state.written_by(handle));
+        let own = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
+        let Some(own) = own else {
+            return self
+                .truncate(state, caller, ino, size, has_waited)
+                .map(Some);
         };
-        let Some(len) = usize::try_from(size).ok().filter(|len| *len <= limit) else {
-            return Err(Stop::Errno(libc::EFBIG));
-        };
-        private.changes += 1;
-        match &mut private.buffer {
-            Ok(buffer) => buffer.set_len(len),
-            // From nothing on, whatever could not be read does not matter.
-            Err(_) if len == 0 => private.buffer = Ok(SecretBuffer::new(b"")),
-            Err(errno) => return Err(Stop::Errno(*errno)),
+        let file = self.file_of(state, own)?;
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|len| *len <= file.limit());
+        let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
+        if len > 0 {
+            self.supply_base(state, own, has_waited)?;
         }
-        if private.opens > 0 {
-            return Ok(None);
+        if file == File::Scratch {
+            let present = state.write_inode(own).map_or(0, |node| node.len());
+            if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
+                return Err(no_room(state, own));
+            }
         }
-        private.actor.get_or_insert_with(|| actor(caller));
-        let target = private.target.clone();
-        state.marks.take(caller.pid, &target);
-        Ok(Some(Closing::of_truncation(node)))
+        match state.set_len(own, len) {
+            Ok(()) => Ok(None),
+            Err(Missing::Failed(errno)) => Err(OpError::Errno(errno)),
+            Err(Missing::Unknown) => Err(OpError::Errno(libc::EIO)),
+        }
     }
 
-    fn truncate_by_name(
+    /// truncate(2): a change of what the name holds, at once.
+    fn truncate(
         &self,
         state: &mut State,
         caller: &Caller,
         ino: u64,
-    ) -> Result<Option<Closing>, Stop> {
-        let entry = match &state.nodes.get(&ino).ok_or(Stop::Errno(libc::ESTALE))?.kind {
-            Kind::Version(version) => version.entry,
-            _ => ino,
-        };
-        let place = state.place(entry).ok_or(Stop::Errno(libc::ENOENT))?;
-        let file = self
-            .file_at(state, &place)
-            .ok_or(Stop::Errno(libc::ENOENT))?;
-        if !file.is_writable() {
-            return Err(Stop::Errno(libc::EACCES));
-        }
-        match state.marks.take(caller.pid, &place) {
-            // No lookup came in between, so there is no way to an inode of its own.
-            Some(Purpose::Write { private: None }) => Err(Stop::Errno(libc::EPERM)),
-            _ => {
-                state
-                    .marks
-                    .put(caller.pid, place, Purpose::Write { private: None });
-                Err(Stop::Errno(libc::ESTALE))
+        size: u64,
+        has_waited: bool,
+    ) -> Result<Commits, OpError> {
+        let stale = || OpError::Errno(libc::ESTALE);
+        let (place, file) = match self.layout.generated(ino) {
+            Some(generated) => (generated.place.clone(), generated.file.clone()),
+            None => {
+                let place = match state.last_place(ino) {
+                    Some(place) => place.clone(),
+                    None => state.promised(ino).ok_or_else(stale)?.place.clone(),
+                };
+                let file = self.layout.file_at(&place).ok_or_else(stale)?;
+                (place, file)
             }
+        };
+        if !file.is_writable() {
+            return Err(OpError::Errno(libc::EACCES));
+        }
+        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
+        if entry.is_some_and(|entry| entry.place.is_none()) {
+            // Nobody would see it.
+            return Ok(Commits::default());
+        }
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|len| *len <= file.limit());
+        let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
+        let mut data = SecretBuffer::new(b"");
+        if len > 0 {
+            match self.resolve(&file, waited(has_waited)) {
+                Resolved::Content(content) => data = SecretBuffer::new(content.value.as_bytes()),
+                Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
+                Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
+                Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
+            }
+            data.set_len(len);
+        }
+        let mut writer = Writer::of(caller);
+        writer.actor = actor(caller);
+        Ok(Commits::one(Commit::of_truncation(place, data, writer)))
+    }
+}
+
+fn no_room(state: &State, ino: u64) -> OpError {
+    let name = state.last_place(ino).map(|place| place.name.clone());
+    OpError::Error(Error::io(
+        format!(
+            "{}: all scratch files together hold at most {} MiB",
+            name.unwrap_or_default(),
+            MAX_SCRATCH >> 20
+        ),
+        std::io::Error::from_raw_os_error(libc::ENOSPC),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::never_utf8;
+
+    #[test]
+    fn only_bytes_that_no_text_has_are_refused_wherever_a_write_cuts_it() {
+        let text = "a\u{e4}\u{20ac}\u{1f600}z";
+        let bytes = text.as_bytes();
+        for from in 0..bytes.len() {
+            for to in from..=bytes.len() {
+                assert!(!never_utf8(&bytes[from..to]), "{from}..{to}");
+            }
+        }
+        for bad in [
+            &b"\xff"[..],
+            b"a\xc0\xafb",
+            b"ab\x80",
+            b"\xe2\x82z",
+            b"\x80\x80\x80\x80",
+        ] {
+            assert!(never_utf8(bad), "{bad:?}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The extended attributes of a secret: where it comes from, and for how long it is held.
 
-use super::nodes::Kind;
-use super::places::File;
-use super::{Caller, Stop, Tree};
+use super::layout::File;
+use super::{Caller, OpError, Tree};
 use crate::manager::Answer;
 use crate::provider::rfc3339;
 use crate::secret::SecretName;
@@ -19,16 +18,17 @@ impl Tree {
     ///
     /// # Errors
     /// EOPNOTSUPP for the kernel's own kinds, so that it does not ask for each file of a listing; ENODATA.
-    pub fn xattr(&self, _caller: &Caller, ino: u64, name: &str) -> Result<String, Stop> {
+    pub fn xattr(&self, caller: &Caller, ino: u64, name: &str) -> Result<String, OpError> {
         if name.starts_with("system.")
             || name.starts_with("security.")
             || name.starts_with("trusted.")
         {
-            return Err(Stop::Errno(libc::EOPNOTSUPP));
+            return Err(OpError::Errno(libc::EOPNOTSUPP));
         }
-        let secret = self.secret_at(ino).ok_or(Stop::Errno(libc::ENODATA))?;
+        self.admit(caller, name)?;
+        let secret = self.secret_at(ino).ok_or(OpError::Errno(libc::ENODATA))?;
         if !NAMES.contains(&name) {
-            return Err(Stop::Errno(libc::ENODATA));
+            return Err(OpError::Errno(libc::ENODATA));
         }
         match self.manager.held(&secret) {
             Answer::Found(found) => Ok(match name.rsplit('.').next() {
@@ -36,8 +36,8 @@ impl Tree {
                 Some("expires_in") => found.expires_in.as_secs().to_string(),
                 _ => rfc3339(found.fetched_at),
             }),
-            Answer::Missing | Answer::Pending => Err(Stop::Errno(libc::ENODATA)),
-            Answer::Failed(error) => Err(Stop::Error(error)),
+            Answer::Missing | Answer::Pending => Err(OpError::Errno(libc::ENODATA)),
+            Answer::Failed(error) => Err(OpError::Error(error)),
         }
     }
 
@@ -45,7 +45,8 @@ impl Tree {
     ///
     /// # Errors
     /// EACCES.
-    pub fn xattr_names(&self, _caller: &Caller, ino: u64) -> Result<Vec<u8>, Stop> {
+    pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
+        self.admit(caller, "listxattr")?;
         Ok(match self.secret_at(ino) {
             Some(_) => NAMES
                 .iter()
@@ -56,14 +57,12 @@ impl Tree {
     }
 
     fn secret_at(&self, ino: u64) -> Option<SecretName> {
-        let state = self.state();
-        let entry = match &state.nodes.get(&ino)?.kind {
-            Kind::Version(version) => version.entry,
-            Kind::Private(private) => private.entry,
-            _ => return None,
+        let mut state = self.state();
+        let place = match state.last_place(ino) {
+            Some(place) => place.clone(),
+            None => state.promised(ino)?.place.clone(),
         };
-        let place = state.place(entry)?;
-        match self.file_at(&state, &place)? {
+        match self.layout.file_at(&place)? {
             File::Secret(name) => Some(name),
             _ => None,
         }

@@ -180,6 +180,14 @@ impl SecretsManager {
         }
     }
 
+    /// The names of the providers, in the order of the chain.
+    pub fn provider_names(&self) -> Vec<String> {
+        self.links
+            .iter()
+            .map(|link| link.name.to_string())
+            .collect()
+    }
+
     /// The names of the providers that answer, in the order of the chain.
     pub fn available_providers(&self) -> Vec<String> {
         let reports = self.reports().into_iter();

@@ -69,6 +69,11 @@ impl SecretsManager {
         Ok(outcomes)
     }
 
+    /// Makes each of several sets of changes, or none of that set.
+    pub fn apply_each(&self, sets: &[Vec<Change>]) -> Vec<Result<Vec<Outcome>>> {
+        sets.iter().map(|changes| self.apply(changes)).collect()
+    }
+
     /// Gives `from`'s value the name `to`, in one atomic write of the file.
     ///
     /// # Errors

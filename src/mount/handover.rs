@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::tree::{Restart, Upgrade};
+use crate::live::{Restart, Upgrade};
 
 /// Which way of handing over this program knows. It changes with `Brief`, with `First`, and with what the tree notes
 /// in the ledger: a program that knows another one does not start as a part of this one's mount.
@@ -95,7 +95,7 @@ impl Brief {
 }
 
 /// Zeroed when dropped.
-pub(super) type Key = Zeroizing<[u8; crate::ledger::KEY]>;
+pub(super) type Key = Zeroizing<[u8; crate::versions::KEY]>;
 
 /// A path or an argument, whatever bytes are in it.
 #[derive(Clone, Serialize, Deserialize)]

@@ -19,9 +19,9 @@ use super::unmount::detach;
 use super::{device, service};
 use crate::error::{Error, Result};
 use crate::fuse::vitals::Vitals;
+use crate::live::Restart;
 use crate::provider::rfc3339;
 use crate::settings::Settings;
-use crate::tree::Restart;
 use begin::begin;
 use upgrading::Upgrading;
 

@@ -1,5 +1,6 @@
 //! A tree that is mounted by the process which built it, for a chain of one's own. Knows no settings and no signals.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::unmount::detach;
 use super::{acl, prepare};
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
-use crate::tree::Tree;
+use crate::live::Tree;
 
 /// A mounted tree; it is unmounted when this is dropped, after what was closed is written.
 pub struct MountedTree {
@@ -33,10 +34,10 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Resu
         info.allow_root = allow_root;
     });
     let threads = |e| Error::io("threads", e);
-    let (fs, notices) = Fs::new(tree, None).map_err(threads)?;
+    let fs = Fs::new(tree, None).map_err(threads)?;
     let drain = fs.drain();
     let session = mount(fs, &mount_point, allow_root)?;
-    notices.start(session.notifier()).map_err(threads)?;
+    drain.set_device(session.as_fd()).map_err(threads)?;
     Ok(MountedTree {
         session: Some(session.spawn().map_err(threads)?),
         mount_point,

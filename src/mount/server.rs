@@ -19,11 +19,11 @@ use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, configured_in};
+use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
 use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
-use crate::tree::{Closing, Parts, Restart, Tree};
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {
@@ -114,7 +114,7 @@ struct Begun {
     vitals: Vitals,
     drain: Drain,
     tree: Arc<Tree>,
-    unfinished: Vec<Closing>,
+    unfinished: Commits,
 }
 
 /// All that can fail before it answers.
@@ -134,10 +134,11 @@ fn begin(
         manager.caches(),
         configured_in(configs.clone(), false),
     ));
-    let owner = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let owner = Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        allows_root: settings.allow_root,
+    };
     let file = |held: &OwnedFd| match held.try_clone() {
         Ok(file) => Ok(std::fs::File::from(file)),
         Err(error) => Err(Error::io("what the server before this one noted", error)),
@@ -164,20 +165,20 @@ fn begin(
         info.upgrade.clone_from(&brief.upgrade);
     });
     let threads = |e| Error::io("threads", e);
-    let (fs, notices) = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
+    let fs = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
     let drain = fs.drain();
     let session = take_over(fs, brief, held, &vitals, settings.allow_root)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
-    notices.start(session.notifier()).map_err(threads)?;
+    drain.set_device(held.device.as_fd()).map_err(threads)?;
     watch(manager.clone(), settings.base_dir.clone());
     if settings.prefetch {
         // Nobody waits for it: a backend that hangs is no reason not to mount.
         manager.fetch_all(Box::new(|| {}));
     }
     if let Some(restart) = brief.restarts.last() {
-        tree.tell_restart(restart);
+        tree.notify_restart(restart);
     }
     let last = vitals.get(Word::Last);
     call_in(&held.device, &taken, last, tree.mount_info().kernel.resend)

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::state::{MountState, resolve, state};
 use crate::error::{Error, Result};
-use crate::tree::Upgrade;
+use crate::live::Upgrade;
 
 /// How long the keeper may take: it gives up on a program by itself before that.
 const DONE_WITHIN: Duration = Duration::from_secs(45);

@@ -102,16 +102,41 @@ pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
     false
 }
 
-/// Whether a signal is pending that ends what the thread is doing.
+/// Whether a signal is pending that ends what the thread is doing: one that kills, or one of those that programs catch
+/// to end a wait.
 pub fn has_fatal_signal_pending(tid: u32) -> bool {
+    pending(tid)
+        .is_none_or(|signals| signals.caught & ENDING != 0 || signals.uncaught & !HARMLESS != 0)
+}
+
+/// Whether a signal is pending that kills the thread.
+pub fn is_being_killed(tid: u32) -> bool {
+    pending(tid).is_none_or(|signals| signals.uncaught & !HARMLESS != 0)
+}
+
+/// Signals that are on their way to a thread.
+struct Signals {
+    caught: u64,
+    uncaught: u64,
+}
+
+/// `None`: there is no such thread any more.
+fn pending(tid: u32) -> Option<Signals> {
+    let nothing = Signals {
+        caught: 0,
+        uncaught: 0,
+    };
     let Some(status) = Status::of(tid) else {
-        return !is_there(tid);
+        return is_there(tid).then_some(nothing);
     };
     let mask = |name: &[u8]| status.mask(name).unwrap_or(0);
     let pending = (mask(b"SigPnd:") | mask(b"ShdPnd:")) & !mask(b"SigIgn:");
     let deliverable = pending & (!mask(b"SigBlk:") | bit(libc::SIGKILL));
     let caught = mask(b"SigCgt:");
-    deliverable & caught & ENDING != 0 || deliverable & !caught & !HARMLESS != 0
+    Some(Signals {
+        caught: deliverable & caught,
+        uncaught: deliverable & !caught,
+    })
 }
 
 /// Whether the process runs: one of its threads has its memory. A leader may have ended before its other threads.
@@ -142,6 +167,25 @@ pub fn has_ended(pid: u32) -> bool {
 /// process that is known not to be in execve(2): one of its threads is in another call, or it is this program.
 pub fn started_at(pid: u32) -> Option<u64> {
     Some(Stat::of(pid)?.started)
+}
+
+/// A process, told from a later one with the same number by when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// Its number (the thread group's).
+    pub pid: u32,
+    /// When it began, in clock ticks since boot.
+    pub started: u64,
+}
+
+impl Process {
+    /// The process of a thread that is in a call other than execve(2) and close(2), which may be a part of it. `None`:
+    /// it is out of sight.
+    pub fn of_thread(tid: u32) -> Option<Self> {
+        let pid = process_of(tid)?;
+        let started = started_at(pid)?;
+        Some(Self { pid, started })
+    }
 }
 
 /// What the process or thread is called, fit to be shown: up to 15 bytes of whatever it likes.

@@ -113,7 +113,9 @@ impl EntryRecord {
             own: entry.own,
             pending: entry.pending.map(ProcessRecord::from),
             is_scratch: entry.is_scratch,
-            mtime: entry.mtime.map(|(fingerprint, at)| (fingerprint, at.into())),
+            mtime: entry
+                .mtime
+                .map(|(fingerprint, at)| (fingerprint, at.into())),
         }
     }
 
@@ -298,7 +300,10 @@ mod optional_value {
         value: &Option<SecretValue>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        value.as_ref().map(|value| Bytes(value.as_bytes())).serialize(to)
+        value
+            .as_ref()
+            .map(|value| Bytes(value.as_bytes()))
+            .serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(

@@ -127,7 +127,11 @@ impl State {
     }
 
     fn unname(&mut self, number: u64) {
-        let Some(place) = self.entries.get(&number).and_then(|entry| entry.place.clone()) else {
+        let Some(place) = self
+            .entries
+            .get(&number)
+            .and_then(|entry| entry.place.clone())
+        else {
             return;
         };
         if self.names.get(&place) == Some(&number) {
@@ -182,7 +186,10 @@ impl State {
     }
 
     fn apply_write(&mut self, ino: u64, at: usize, bytes: &SecretBuffer) {
-        if let Some(buffer) = self.write_inode_mut(ino).and_then(|node| node.buffer.as_mut()) {
+        if let Some(buffer) = self
+            .write_inode_mut(ino)
+            .and_then(|node| node.buffer.as_mut())
+        {
             match &mut buffer.data {
                 Ok(data) => data.write_at(at, bytes.as_bytes()),
                 // What the file held came to be known.
@@ -196,7 +203,8 @@ impl State {
     pub fn checkpoint(&self) -> Vec<Record> {
         let mut records = vec![Record::Numbers(self.last_number())];
         let entries = self.entries.iter();
-        records.extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
+        records
+            .extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
         for (ino, node) in &self.nodes {
             match node {
                 Node::Version(version) => records.push(Record::Version {

@@ -179,8 +179,11 @@ impl State {
 
     /// The scratch file of a name.
     pub fn scratch(&self, place: &Place) -> Option<u64> {
-        self.named(place)
-            .filter(|entry| self.entries.get(entry).is_some_and(|entry| entry.is_scratch))
+        self.named(place).filter(|entry| {
+            self.entries
+                .get(entry)
+                .is_some_and(|entry| entry.is_scratch)
+        })
     }
 
     /// The scratch files in a folder.
@@ -198,15 +201,20 @@ impl State {
 
     /// The number that `stat` and a listing show for a name.
     pub fn number_of(&self, place: &Place) -> u64 {
-        self.named(place).unwrap_or_else(|| place.number())
+        self.named(place).unwrap_or_else(|| self.free_number(place))
     }
 
-    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
+    /// A file that was renamed keeps the number of its old name.
+    fn free_number(&self, place: &Place) -> u64 {
         let mut number = place.number();
-        // A file that was renamed keeps the number of its old name.
         while self.entries.contains_key(&number) {
             number += 1;
         }
+        number
+    }
+
+    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
+        let number = self.free_number(place);
         self.entries.insert(
             number,
             Entry {
@@ -349,9 +357,10 @@ impl State {
         ino
     }
 
-    /// A new inode for a name in a listing. The next server does not know it: the kernel looks the name up anew then.
+    /// The inode that stands for a name in listings: always the same, as nobody can open it. The next server does not
+    /// know it, and the kernel looks the name up anew then.
     pub fn listed(&mut self, place: &Place) -> u64 {
-        let ino = self.number();
+        let ino = self.number_of(place);
         self.put_promise(ino, place.clone());
         ino
     }
@@ -428,7 +437,8 @@ impl State {
             _ => false,
         };
         let is_own = |entry: &Entry| {
-            entry.own == Some(ino) && (entry.is_scratch && entry.place.is_some() || entry.pending.is_some())
+            entry.own == Some(ino)
+                && (entry.is_scratch && entry.place.is_some() || entry.pending.is_some())
         };
         if is_held || self.entries.get(&number).is_some_and(is_own) {
             return;
@@ -505,7 +515,9 @@ impl State {
     /// The thread has come back and found an inode. Callers who share the number 0 share their retries, which end by
     /// themselves.
     pub fn arrived(&mut self, tid: u32, place: &Place) {
-        if tid != 0 && !self.retries.is_empty() && self.retries.remove(&(tid, place.clone())).is_some()
+        if tid != 0
+            && !self.retries.is_empty()
+            && self.retries.remove(&(tid, place.clone())).is_some()
         {
             self.record(Record::Arrived(tid, place.clone()));
         }

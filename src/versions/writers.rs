@@ -3,9 +3,9 @@
 
 use std::time::SystemTime;
 
+use super::Place;
 use super::record::{BufferRecord, HandleRecord, Record};
 use super::state::{Missing, Node, State};
-use super::Place;
 use crate::process::Process;
 use crate::secret::{SecretBuffer, SecretValue};
 
@@ -61,6 +61,10 @@ pub struct WriteInode {
     pub writers: u32,
     /// How many commits of it are under way.
     pub commits: u32,
+    /// Somebody reads its pages, which hold `base`: it can have no writer.
+    pub is_read: bool,
+    /// When its bytes became what they are.
+    pub changed_at: SystemTime,
 }
 
 impl WriteInode {
@@ -171,6 +175,8 @@ impl State {
             buffer: None,
             writers: 0,
             commits: 0,
+            is_read: false,
+            changed_at: SystemTime::now(),
         };
         self.add_node(ino, entry, Node::Write(node));
     }
@@ -201,11 +207,21 @@ impl State {
         ino
     }
 
+    /// Somebody opens an inode without a buffer to read what its file held.
+    pub fn read_base(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.is_read = true;
+        }
+    }
+
     // Files without a first value.
 
     /// Makes a file, which everybody or nobody saw so far, one that only this process sees.
     pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
-        if let Some(from) = self.entries.get(&entry).and_then(|entry| entry.place.clone())
+        if let Some(from) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.clone())
             && self.names.get(&from) == Some(&entry)
         {
             self.names.remove(&from);
@@ -231,7 +247,11 @@ impl State {
     }
 
     /// The file of this name that the process is making.
-    pub fn pending_of(&self, place: &Place, process: impl FnOnce() -> Option<Process>) -> Option<u64> {
+    pub fn pending_of(
+        &self,
+        place: &Place,
+        process: impl FnOnce() -> Option<Process>,
+    ) -> Option<u64> {
         let pending = self.pending.get(place)?;
         let process = process()?;
         let is_its = |entry: &&u64| {
@@ -243,7 +263,11 @@ impl State {
     }
 
     fn unlist_pending(&mut self, entry: u64) {
-        let Some(place) = self.entries.get(&entry).and_then(|entry| entry.place.clone()) else {
+        let Some(place) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.clone())
+        else {
             return;
         };
         if let Some(pending) = self.pending.get_mut(&place) {
@@ -285,7 +309,10 @@ impl State {
             return;
         }
         self.unlist_pending(entry);
-        if let Some(from) = self.entries.get(&entry).and_then(|entry| entry.place.clone())
+        if let Some(from) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.clone())
             && self.names.get(&from) == Some(&entry)
         {
             self.names.remove(&from);
@@ -415,7 +442,10 @@ impl State {
             return;
         };
         node.base = base.clone();
-        let is_missing = node.buffer.as_ref().is_some_and(|buffer| buffer.data.is_err());
+        let is_missing = node
+            .buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.data.is_err());
         if is_missing {
             let data = base.map(|base| SecretBuffer::new(base.as_bytes()));
             if let Ok(data) = &data {
@@ -446,13 +476,19 @@ impl State {
     }
 
     fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
-        if let Some(buffer) = self.buffer_mut(ino)
+        if let Some(node) = self.write_inode_mut(ino)
+            && let Some(buffer) = &mut node.buffer
             && let Ok(data) = &mut buffer.data
         {
             data.write_at(at, bytes);
             buffer.changes += 1;
+            node.changed_at = SystemTime::now();
             let bytes = SecretBuffer::new(bytes);
-            self.record(Record::Write { ino, at: at as u64, bytes });
+            self.record(Record::Write {
+                ino,
+                at: at as u64,
+                bytes,
+            });
         }
     }
 
@@ -470,7 +506,13 @@ impl State {
             Err(missing) => return Err(*missing),
         }
         buffer.changes += 1;
-        self.record(Record::SetLen { ino, len: len as u64 });
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.changed_at = SystemTime::now();
+        }
+        self.record(Record::SetLen {
+            ino,
+            len: len as u64,
+        });
         Ok(())
     }
 
@@ -546,7 +588,10 @@ impl State {
                 self.record_buffer(*ino);
             }
         }
-        let is_touched = |ino: &u64| self.buffer(*ino).is_some_and(|b| b.is_touched() && !b.is_killed);
+        let is_touched = |ino: &u64| {
+            self.buffer(*ino)
+                .is_some_and(|b| b.is_touched() && !b.is_killed)
+        };
         closed.retain(is_touched);
         closed.iter().for_each(|ino| self.begin_commit(*ino));
         closed
@@ -566,7 +611,10 @@ impl State {
             return None;
         }
         let entry = node.entry;
-        let is_scratch = self.entries.get(&entry).is_some_and(|entry| entry.is_scratch);
+        let is_scratch = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.is_scratch);
         // An opener that is gone and never closed was killed while its close was on the way.
         let is_left = self.buffer(ino).is_some_and(|buffer| {
             buffer.is_touched()
@@ -601,7 +649,8 @@ impl State {
         self.drop_if_unused(ino);
     }
 
-    pub(super) fn begin_commit(&mut self, ino: u64) {
+    /// A commit of the inode is under way, until [`end_commit`](Self::end_commit).
+    pub fn begin_commit(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
             node.commits += 1;
         }

@@ -9,13 +9,13 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use super::{Keeper, begin_to_serve};
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
-use crate::ledger;
 use crate::mount::handover::{Brief, Held, Text};
 use crate::mount::process::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
 use crate::settings::Settings;
+use crate::versions;
 
 /// All until the mount answers. `None`: it is mounted already.
 pub(super) fn begin(
@@ -37,7 +37,7 @@ pub(super) fn begin(
     // Before the mount, so that one that comes meanwhile is not lost.
     let signals = Signals::new()?;
     let (vitals, vitals_file) = Vitals::new()?;
-    let mut key = zeroize::Zeroizing::new([0; ledger::KEY]);
+    let mut key = zeroize::Zeroizing::new([0; versions::KEY]);
     random(&mut *key)?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;

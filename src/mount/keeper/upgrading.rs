@@ -9,10 +9,10 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::begin::program;
 use super::{ENDS_WITHIN, Keeper};
+use crate::live::Upgrade;
 use crate::mount::handover::{Channel, First, GIVES_WAY_WITHIN, ToKeeper, ToServer};
 use crate::mount::supervised::{Server, timespec};
 use crate::provider::rfc3339;
-use crate::tree::Upgrade;
 
 /// How long the server of a new program may take to get ready.
 const PREPARES_WITHIN: Duration = Duration::from_secs(30);

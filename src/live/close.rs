@@ -1,0 +1,398 @@
+//! The end of a write: when the process that opened a file closes its last writable descriptor of it, what it wrote
+//! takes effect, whole or not at all.
+
+use super::audit::Writer;
+use super::layout::File;
+use super::{Caller, OpError, Tree, WorkQueue};
+use crate::error::{Error, Result};
+use crate::process::{self, Ending};
+use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
+use crate::versions::{Missing, Node, Place};
+
+/// A write that is to take effect.
+#[derive(Debug)]
+pub struct Commit(What);
+
+#[derive(Debug)]
+enum What {
+    /// What an inode's buffer holds.
+    Buffer(u64),
+    /// What an inode's buffer held when it was fsynced last.
+    Synced(u64),
+    /// What a name holds after truncate(2).
+    Truncation {
+        place: Place,
+        data: SecretBuffer,
+        writer: Writer,
+    },
+}
+
+impl Commit {
+    pub(super) fn of_truncation(place: Place, data: SecretBuffer, writer: Writer) -> Self {
+        Self(What::Truncation {
+            place,
+            data,
+            writer,
+        })
+    }
+
+    pub(super) fn of_buffer(ino: u64) -> Self {
+        Self(What::Buffer(ino))
+    }
+
+    pub(super) fn of_synced(ino: u64) -> Self {
+        Self(What::Synced(ino))
+    }
+}
+
+/// What one operation commits, in order.
+#[derive(Debug, Default)]
+pub struct Commits(Vec<Commit>);
+
+impl Commits {
+    pub(super) fn one(commit: Commit) -> Self {
+        Self(vec![commit])
+    }
+
+    /// Commits that a server before this one left.
+    pub(super) fn unfinished(inodes: Vec<u64>) -> Self {
+        Self(inodes.into_iter().map(Commit::of_buffer).collect())
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A number that tells these from others: an inode's.
+    pub fn number(&self) -> u64 {
+        match self.0.first() {
+            Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
+            _ => 0,
+        }
+    }
+}
+
+/// What a commit writes, and where.
+struct Ready {
+    place: Place,
+    file: File,
+    value: SecretValue,
+    writer: Writer,
+}
+
+/// A commit that is under way.
+enum Begun {
+    /// Nothing is to be written.
+    Nothing,
+    Failed(OpError),
+    Write(Ready),
+}
+
+impl Tree {
+    /// A descriptor of the handle was closed (close(2), dup2(2), exec, exit). Gives what is to be committed before the
+    /// answer, whose error is close's. It looks at `/proc`, and is not for the thread that answers.
+    pub fn close(&self, caller: &Caller, handle: u64) -> Commits {
+        let (ino, entry, opener) = {
+            let state = self.state();
+            let Some(ino) = state.written_by(handle) else {
+                return Commits::default();
+            };
+            let Some(node) = state.write_inode(ino) else {
+                return Commits::default();
+            };
+            let Some(buffer) = &node.buffer else {
+                return Commits::default();
+            };
+            (ino, node.entry, buffer.opener.process.pid)
+        };
+        let closer = process::process_of(caller.tid);
+        if closer.is_some_and(|closer| closer != opener) {
+            // A child's. What it inherited delays nothing, and commits nothing.
+            return Commits::default();
+        }
+        match process::ending(caller.tid) {
+            // Whose thread is gone was killed: everybody else waits for the answer.
+            Ending::Killed | Ending::Gone => {
+                self.state().kill(ino);
+                return Commits::default();
+            }
+            // The release commits.
+            Ending::Hidden => return Commits::default(),
+            Ending::No | Ending::Exited => {}
+        }
+        // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
+        if process::has_writable_descriptor(caller.tid, [ino, entry]) {
+            return Commits::default();
+        }
+        let closed = self.state().close(ino);
+        Commits(closed.into_iter().map(Commit::of_buffer).collect())
+    }
+
+    /// The last descriptor of the handle is gone. What no close could commit is to be committed now. It looks at
+    /// `/proc`, and is not for the thread that answers.
+    pub fn release(&self, handle: u64) -> Commits {
+        let mut state = self.state();
+        let released = state.release(handle, |process| process::is_alive(process.pid));
+        Commits(released.into_iter().map(Commit::of_buffer).collect())
+    }
+
+    /// Nothing of these commits is tried again.
+    pub fn give_up(&self, commits: &Commits) {
+        for commit in &commits.0 {
+            let changes = match &commit.0 {
+                What::Buffer(ino) => self.state().buffer(*ino).map_or(0, |buffer| buffer.changes),
+                _ => 0,
+            };
+            self.end(commit, changes, None, &mut Ok(()), Ok(()));
+        }
+    }
+
+    /// Which queue a commit is for.
+    pub fn queue_of(&self, commits: &Commits) -> WorkQueue {
+        let state = self.state();
+        let is_config = |commit: &Commit| match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => {
+                matches!(self.file_of(&state, *ino), Ok(File::Config(_)))
+            }
+            What::Truncation { place, .. } => {
+                matches!(self.layout.file_at(place), Some(File::Config(_)))
+            }
+        };
+        match commits.0.iter().any(is_config) {
+            true => WorkQueue::Database,
+            false => WorkQueue::Store,
+        }
+    }
+
+    /// Which queue a change of these names in a folder is for.
+    pub fn queue_of_names(&self, dir: u64, names: &[&str]) -> WorkQueue {
+        let is_config = |name: &&str| {
+            matches!(
+                self.layout.file_at(&Place::new(dir, name)),
+                Some(File::Config(_))
+            )
+        };
+        match names.iter().any(is_config) {
+            true => WorkQueue::Database,
+            false => WorkQueue::Store,
+        }
+    }
+
+    /// Has these writes take effect, those of secrets that follow each other in one write of the store; each is told
+    /// its own result. It waits for the disk, and for others that write the secrets file.
+    ///
+    /// # Errors
+    /// Those of the contract's table; then nothing of that write has changed.
+    pub fn commit(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
+        let mut results: Vec<_> = all.iter().map(|_| Ok(())).collect();
+        let mut batch: Vec<(usize, &Commit, Begin)> = Vec::new();
+        for (index, commits) in all.iter().enumerate() {
+            for commit in &commits.0 {
+                let (begun, changes) = self.begin(commit);
+                match begun {
+                    Begun::Nothing => self.end(commit, changes, None, &mut results[index], Ok(())),
+                    Begun::Failed(error) => {
+                        self.end(commit, changes, None, &mut results[index], Err(error));
+                    }
+                    Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
+                }
+                let is_secret = matches!(
+                    batch.last(),
+                    Some((
+                        _,
+                        _,
+                        Begin {
+                            ready: Ready {
+                                file: File::Secret(_),
+                                ..
+                            },
+                            ..
+                        }
+                    ))
+                );
+                if !is_secret {
+                    self.write_batch(&mut batch, &mut results);
+                }
+            }
+        }
+        self.write_batch(&mut batch, &mut results);
+        results
+    }
+
+    fn write_batch(
+        &self,
+        batch: &mut Vec<(usize, &Commit, Begin)>,
+        results: &mut [std::result::Result<(), OpError>],
+    ) {
+        let batch = std::mem::take(batch);
+        let all_secrets = batch
+            .iter()
+            .all(|(_, _, begin)| matches!(begin.ready.file, File::Secret(_)));
+        let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
+            true => self.store_together(&batch),
+            false => {
+                let one = batch.iter().map(|(_, _, begin)| {
+                    let Ready {
+                        file,
+                        value,
+                        writer,
+                        ..
+                    } = &begin.ready;
+                    self.store(file, value.as_bytes(), writer)
+                });
+                one.collect()
+            }
+        };
+        for ((index, commit, begin), written) in batch.into_iter().zip(written) {
+            let name = begin.ready.place.name.clone();
+            let written = written.map_err(|error| OpError::Error(error.at(&name)));
+            self.end(
+                commit,
+                begin.changes,
+                Some(&begin.ready),
+                &mut results[index],
+                written,
+            );
+        }
+        self.changed();
+    }
+
+    fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
+        let change = |begin: &Begin| match &begin.ready.file {
+            File::Secret(name) => vec![Change::Set(
+                SecretName::clone(name),
+                begin.ready.value.clone(),
+            )],
+            _ => Vec::new(),
+        };
+        let changes: Vec<Vec<Change>> = batch.iter().map(|(_, _, begin)| change(begin)).collect();
+        let results = self.manager.apply_each(&changes);
+        for (((_, _, begin), changes), result) in batch.iter().zip(&changes).zip(&results) {
+            if result.is_ok() {
+                self.record_changes(&begin.ready.writer.actor, changes);
+            }
+        }
+        results.into_iter().map(|result| result.map(drop)).collect()
+    }
+
+    /// What a commit is to write, and which state of the buffer that is.
+    fn begin(&self, commit: &Commit) -> (Begun, u64) {
+        let state = self.state();
+        let ino = match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => *ino,
+            What::Truncation {
+                place,
+                data,
+                writer,
+            } => {
+                let begun = match (self.layout.file_at(place), data.to_value(&place.name)) {
+                    (Some(file), Ok(value)) => Begun::Write(Ready {
+                        place: place.clone(),
+                        file,
+                        value,
+                        writer: writer.clone(),
+                    }),
+                    (None, _) => Begun::Nothing,
+                    (_, Err(error)) => Begun::Failed(OpError::Error(error)),
+                };
+                return (begun, 0);
+            }
+        };
+        let Some(Node::Write(node)) = state.node(ino) else {
+            return (Begun::Nothing, 0);
+        };
+        let Some(buffer) = node.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
+            return (
+                Begun::Nothing,
+                node.buffer.as_ref().map_or(0, |buffer| buffer.changes),
+            );
+        };
+        let (data, changes) = match &commit.0 {
+            // What came after the fsync is still to be committed.
+            What::Synced(_) => (
+                buffer.synced.as_ref().ok_or(Missing::Unknown),
+                buffer.committed,
+            ),
+            _ => (
+                buffer.data.as_ref().map_err(|missing| *missing),
+                buffer.changes,
+            ),
+        };
+        let Some(entry) = state.entry(node.entry) else {
+            return (Begun::Nothing, changes);
+        };
+        // A file that was removed, or that another was renamed over, takes what is written along.
+        let Some(place) = entry.place.clone().filter(|_| !entry.is_scratch) else {
+            return (Begun::Nothing, changes);
+        };
+        let Some(file) = self.layout.file_at(&place) else {
+            return (Begun::Nothing, changes);
+        };
+        let value = match data {
+            Ok(data) => data.to_value(&place.name),
+            Err(Missing::Failed(libc::EFBIG)) => Err(Error::TooLarge {
+                what: place.name.clone(),
+                limit: file.limit(),
+            }),
+            Err(Missing::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
+                name: place.name.clone(),
+            }),
+            Err(Missing::Failed(errno)) => return (Begun::Failed(OpError::Errno(errno)), changes),
+            Err(Missing::Unknown) => return (Begun::Nothing, changes),
+        };
+        let begun = match value {
+            Ok(value) => Begun::Write(Ready {
+                place,
+                file,
+                value,
+                writer: Writer::of_opener(&buffer.opener),
+            }),
+            Err(error) => Begun::Failed(OpError::Error(error)),
+        };
+        (begun, changes)
+    }
+
+    /// A commit is over, well or not. What failed is given up, as the one who closes is told.
+    fn end(
+        &self,
+        commit: &Commit,
+        changes: u64,
+        ready: Option<&Ready>,
+        result: &mut std::result::Result<(), OpError>,
+        written: std::result::Result<(), OpError>,
+    ) {
+        let mut state = self.state();
+        match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => {
+                let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
+                if let (Ok(()), Some(ready), Some(entry)) = (&written, ready, state.entry_of(*ino))
+                {
+                    let is_there = state
+                        .entry(entry)
+                        .is_some_and(|entry| entry.place.as_ref() == Some(&ready.place));
+                    let is_whole = matches!(commit.0, What::Buffer(_));
+                    if is_there && is_whole {
+                        state.publish(entry, &ready.place);
+                        if let Some(mtime) = mtime {
+                            state.set_mtime(entry, ready.value.fingerprint(), mtime);
+                        }
+                    }
+                }
+                if let What::Buffer(_) = commit.0 {
+                    state.committed(*ino, changes);
+                }
+                state.end_commit(*ino);
+            }
+            What::Truncation { .. } => {}
+        }
+        if result.is_ok() {
+            *result = written;
+        }
+    }
+}
+
+struct Begin {
+    ready: Ready,
+    changes: u64,
+}
