@@ -49,7 +49,19 @@ impl Worker {
     }
 }
 
+/// A worker that panics takes the process along, and the next server goes on: nobody would answer what it was to do.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) {
+    let _abort = AbortOnPanic;
     while let Ok(job) = jobs.recv() {
         let mut next = Some(job);
         while let Some(job) = next.take() {

@@ -40,12 +40,10 @@ impl Restored {
         for ino in inodes {
             // How often the kernel was told of it is not known.
             state.restored(ino);
-            if let Some(node) = state.write_inode(ino) {
-                let entry = node.entry;
-                if !state.entries.contains_key(&entry) {
-                    tracing::error!("the journal has an inode without a file");
-                    state.nodes.remove(&ino);
-                }
+            let entry = state.entry_of(ino);
+            if !entry.is_some_and(|entry| state.entries.contains_key(&entry)) {
+                tracing::error!("the journal has an inode without a file");
+                state.nodes.remove(&ino);
             }
         }
         self.unfinished = state.resume_commits();

@@ -213,12 +213,13 @@ impl State {
         number
     }
 
+    /// A file that has no name yet.
     pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
         let number = self.free_number(place);
         self.entries.insert(
             number,
             Entry {
-                place: Some(place.clone()),
+                place: None,
                 last: place.clone(),
                 current: None,
                 own: None,
@@ -228,6 +229,7 @@ impl State {
                 nodes: 0,
             },
         );
+        self.record_entry(number);
         number
     }
 
@@ -238,7 +240,7 @@ impl State {
         }
         let entry = self.new_entry(place);
         self.names.insert(place.clone(), entry);
-        self.record_entry(entry);
+        self.change_entry(entry, |entry| entry.place = Some(place.clone()));
         entry
     }
 
@@ -447,7 +449,7 @@ impl State {
         self.lookups.remove(&ino);
         self.record(Record::NodeGone(ino));
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.nodes -= 1;
+            entry.nodes = entry.nodes.saturating_sub(1);
             if entry.current == Some(ino) {
                 entry.current = None;
             }

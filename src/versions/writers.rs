@@ -201,6 +201,7 @@ impl State {
         self.write_bytes(ino, 0, bytes);
         self.names.insert(place.clone(), entry);
         self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
             entry.is_scratch = true;
             entry.own = Some(ino);
         });
@@ -606,7 +607,7 @@ impl State {
             return None;
         };
         let node = self.write_inode_mut(ino)?;
-        node.writers -= 1;
+        node.writers = node.writers.saturating_sub(1);
         if node.writers > 0 {
             return None;
         }
