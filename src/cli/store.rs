@@ -149,6 +149,9 @@ pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
             "the mount at {} is dead; `simpletuner-live mount` cleans it up",
             settings.mount_point.display()
         )),
+        MountState::OfAnother { uid } => {
+            warn(&mount::of_another(&settings.mount_point, uid));
+        }
         MountState::NotMounted | MountState::Foreign { .. } => {}
     }
     Ok(None)
@@ -170,6 +173,9 @@ pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
             format!("nothing is mounted at {place}"),
             "`simpletuner-live mount` mounts it",
         )),
+        MountState::OfAnother { uid } => {
+            Err(Failure::new(mount::of_another(&settings.mount_point, uid)))
+        }
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours"
         ))),

@@ -27,6 +27,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let place = mount_point.display();
     match mount::state(&mount_point)? {
         MountState::Ours { .. } => Ok(mount::unmount(&mount_point)?),
+        // Root may end what anybody has made.
+        MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => {
+            Ok(mount::unmount(&mount_point)?)
+        }
+        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(&mount_point, uid))),
         MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {place}"))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours; it is left alone"

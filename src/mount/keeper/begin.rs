@@ -107,6 +107,9 @@ fn clear(mount_point: &Path) -> Result<bool> {
             tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
             detach(mount_point)?;
         }
+        MountState::OfAnother { uid } => {
+            return Err(Error::Settings(super::super::of_another(mount_point, uid)));
+        }
         MountState::Foreign { fstype } => {
             let dir = mount_point.display();
             return Err(Error::Settings(format!(
