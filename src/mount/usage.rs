@@ -1,7 +1,7 @@
 //! Who still uses a mount that is to end: open files, working folders, bind mounts, other mount namespaces. Only for a
 //! command: to follow the links in `/proc` can wait for a process that waits for the mount.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,8 +87,12 @@ pub(super) fn say(uses: &[Use]) {
 
 fn look(mount: &Mount, processes_too: bool) -> Vec<Use> {
     let (sender, receiver) = channel();
-    let mount = mount.clone();
-    std::thread::spawn(move || Look::new(mount, sender).at_all(processes_too));
+    let mut look = Look {
+        mount: mount.clone(),
+        seen: sender,
+        known: BTreeSet::from([mount.id]),
+    };
+    std::thread::spawn(move || look.at_all(processes_too));
     let until = Instant::now() + LOOKS_FOR;
     let mut seen = Vec::new();
     while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -100,34 +104,26 @@ fn look(mount: &Mount, processes_too: bool) -> Vec<Use> {
 struct Look {
     mount: Mount,
     seen: Sender<Use>,
-    /// The mounts of the filesystem in each mount namespace, by the namespace's link.
-    namespaces: HashMap<PathBuf, BTreeSet<u64>>,
+    /// The numbers of all its mounts that have been seen, in any mount namespace.
+    known: BTreeSet<u64>,
 }
 
 impl Look {
-    fn new(mount: Mount, seen: Sender<Use>) -> Self {
-        Self {
-            mount,
-            seen,
-            namespaces: HashMap::new(),
-        }
-    }
-
     fn at_all(&mut self, processes_too: bool) {
         let me = std::process::id();
-        let own = namespace_of(me);
-        let binds = self.of_it(mountinfo::own());
-        for bind in binds.iter().filter(|bind| bind.id != self.mount.id) {
-            self.tell(Use::Bind(bind.point.clone()));
-        }
-        if let Some(own) = own {
-            let ids = binds.iter().map(|bind| bind.id);
-            self.namespaces.insert(own, ids.collect());
+        for bind in self.new_mounts(mountinfo::own()) {
+            self.tell(Use::Bind(bind.point));
         }
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
         let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         for pid in all.filter(|pid| *pid != me) {
-            self.at_namespace_of(pid);
+            if let Some(first) = self.new_mounts(mountinfo::of(pid)).into_iter().next() {
+                self.tell(Use::Namespace {
+                    point: first.point,
+                    pid,
+                    program: program_of(pid),
+                });
+            }
             if processes_too {
                 self.at_process(pid);
             }
@@ -138,37 +134,27 @@ impl Look {
         let _ = self.seen.send(used);
     }
 
-    fn of_it(&self, mounts: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
-        let mut mounts = mounts.unwrap_or_default();
-        mounts.retain(|mount| mount.filesystem == self.mount.filesystem);
+    /// The mounts of the filesystem that nobody before had in his table. (The link to a process's mount namespace would
+    /// tell it, too; but following it waits for a process in execve(2).)
+    fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
+        let mut mounts = table.unwrap_or_default();
+        mounts.retain(|mount| {
+            mount.filesystem == self.mount.filesystem && self.known.insert(mount.id)
+        });
         mounts
-    }
-
-    fn at_namespace_of(&mut self, pid: u32) {
-        let Some(namespace) = namespace_of(pid).filter(|n| !self.namespaces.contains_key(n)) else {
-            return;
-        };
-        let mounts = self.of_it(mountinfo::of(pid));
-        if let Some(first) = mounts.first() {
-            self.tell(Use::Namespace {
-                point: first.point.clone(),
-                pid,
-                program: program_of(pid),
-            });
-        }
-        let ids = mounts.iter().map(|mount| mount.id).collect();
-        self.namespaces.insert(namespace, ids);
     }
 
     fn at_process(&self, pid: u32) {
         let tell = |what, link: PathBuf| {
-            let path =
-                fs::read_link(link).unwrap_or_else(|_| "(a path that cannot be seen)".into());
+            let path = match waits_for_a_mount(pid) {
+                true => None,
+                false => fs::read_link(link).ok(),
+            };
             self.tell(Use::Process {
                 pid,
                 program: program_of(pid),
                 what,
-                path,
+                path: path.unwrap_or_else(|| "(something of it)".into()),
             });
         };
         for (what, link) in [
@@ -180,15 +166,11 @@ impl Look {
                 tell(what, link);
             }
         }
-        let ids = namespace_of(pid).and_then(|namespace| self.namespaces.get(&namespace));
-        let (Some(ids), Ok(open)) = (ids, fs::read_dir(format!("/proc/{pid}/fdinfo"))) else {
-            return;
-        };
-        for entry in open.flatten() {
-            let mount = fs::read(entry.path())
-                .ok()
-                .and_then(|info| process::mount_of(&info));
-            if mount.is_some_and(|id| ids.contains(&id)) {
+        let open = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+        for entry in open.into_iter().flatten().flatten() {
+            let info = fs::read(entry.path()).ok();
+            let mount = info.and_then(|info| process::mount_of(&info));
+            if mount.is_some_and(|id| self.known.contains(&id)) {
                 let number = entry.file_name();
                 tell("open", Path::new(&format!("/proc/{pid}/fd")).join(number));
             }
@@ -205,8 +187,9 @@ impl Look {
     }
 }
 
-fn namespace_of(pid: u32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
+/// Whether it may be in execve(2), where it closes what it has of a mount: nobody can follow its links until that answers.
+fn waits_for_a_mount(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.starts_with(b"request_wait"))
 }
 
 fn program_of(pid: u32) -> String {

@@ -176,6 +176,7 @@ pub fn signal(signal: &str, pid: u32) {
     use rustix::process::{Pid, Signal, kill_process};
     let signal = match signal {
         "ABRT" => Signal::ABORT,
+        "CHLD" => Signal::CHILD,
         "CONT" => Signal::CONT,
         "HUP" => Signal::HUP,
         "INT" => Signal::INT,
