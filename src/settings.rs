@@ -184,6 +184,7 @@ impl Settings {
     ) -> Result<Self> {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let places = Places::find(flags, &env)?;
+        refuse_anothers_home(&places.home)?;
         let mount_point = match &flags.mount_point {
             Some(path) => places.absolute(path)?,
             None => places.base_dir.join("live"),
@@ -346,6 +347,21 @@ fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
             "VAULT_SKIP_VERIFY must be true or false".to_owned(),
         )),
     }
+}
+
+/// Root would leave files in that home which its owner could not use, and follow links there that root must not.
+fn refuse_anothers_home(home: &Path) -> Result<()> {
+    let uid = rustix::process::geteuid();
+    let owner = rustix::fs::stat(home).map_or(uid.as_raw(), |stat| stat.st_uid);
+    if !uid.is_root() || owner == 0 {
+        return Ok(());
+    }
+    let user = crate::users::user_name(owner).unwrap_or_else(|| owner.to_string());
+    let home = home.display();
+    Err(Error::Settings(format!(
+        "this is root, and HOME={home} belongs to {user}, who could not use the files that root would make there; \
+         run it as {user}, or with a home of root's own: `sudo -H`, or HOME=/root"
+    )))
 }
 
 /// Such a path would wait for the mount, which would wait for it.

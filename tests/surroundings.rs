@@ -334,3 +334,33 @@ fn a_limit_on_the_size_of_files_fails_a_write_and_ends_nothing() {
     assert_eq!(status(&home)["restarts"], serde_json::json!([]));
     drop(File::open(home.live("secrets/K0")).unwrap());
 }
+
+#[test]
+fn root_is_refused_in_somebody_elses_home_and_leaves_nothing_there() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.sh("install -d -o nobody theirs; ln -s /etc/hostname theirs/link");
+    for args in [
+        &["mount"][..],
+        &["umount"],
+        &["status"],
+        &["upgrade"],
+        &["get", "K"],
+        &["set", "K"],
+        &["ls"],
+        &["rm", "K"],
+        &["encrypt-file"],
+        &["adopt"],
+        &["audit", "verify"],
+        &["cache", "stats"],
+        &["hardware", "ls"],
+    ] {
+        let mut command = home.command(BINARY);
+        let said = ran(command.args(args).env("HOME", home.path("theirs"))).failed();
+        assert!(said.contains("belongs to nobody"), "{args:?}: {said}");
+        assert!(said.contains("HOME=/root"), "{args:?}: {said}");
+    }
+    assert_eq!(home.sh("ls -A theirs"), "link\n");
+}

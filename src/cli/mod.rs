@@ -18,6 +18,7 @@ mod live;
 mod ls;
 mod mount;
 mod output;
+mod reason;
 mod rm;
 mod set;
 mod status;

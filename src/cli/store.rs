@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::failure::{Failure, warn};
 use super::live::Live;
+use super::reason;
 use super::{Context, Outcome};
 use crate::error::Error;
 use crate::manager::SecretsManager;
@@ -117,7 +118,15 @@ impl Store {
     /// All names, sorted.
     pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
         match self {
-            Store::Mounted(live) => live.list(detail),
+            Store::Mounted(live) => {
+                let listed = live.list(detail)?;
+                for (provider, reason) in reason::failing(&live.providers()) {
+                    warn(&format!(
+                        "the {provider} provider's names may be missing: {reason}"
+                    ));
+                }
+                Ok(listed)
+            }
             Store::Direct(Direct { manager, .. }) => {
                 let (names, whole) = manager.list();
                 if let Err(error) = whole {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
@@ -77,7 +78,7 @@ pub(super) fn begin(
         server: 0,
         restarts: Vec::new(),
         upgrade: None,
-        patience: settings.timeout.server.as_secs(),
+        patience: beats(settings.timeout.server),
     };
     let begun = begin_to_serve(&brief, &held).and_then(|server| {
         let mut keeper = Keeper::new(brief, held, vitals, server, signals);
@@ -88,6 +89,11 @@ pub(super) fn begin(
         let _ = detach(&mount_point);
     }
     begun.map(Some)
+}
+
+/// How many beats of a second a server may be silent for: at least one, for it cannot beat oftener.
+fn beats(patience: Duration) -> u64 {
+    (patience.as_secs() + u64::from(patience.subsec_nanos() > 0)).max(1)
 }
 
 fn random(bytes: &mut [u8]) -> Result<()> {
@@ -128,4 +134,15 @@ fn memory() -> Result<OwnedFd> {
 pub(super) fn program(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(path.display().to_string(), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patience_of_less_than_a_beat_is_one_beat() {
+        let beats = |seconds| beats(Duration::from_secs_f64(seconds));
+        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(beats), [1, 1, 1, 2, 10]);
+    }
 }
