@@ -177,6 +177,18 @@ impl Settings {
         Self::load_below(flags, env, Path::new("/"))
     }
 
+    /// Where the mount is by the flags and this process's environment, whatever the settings file holds: a mistake there
+    /// must not keep a mount from being looked at or ended.
+    ///
+    /// # Errors
+    /// [`Error::Settings`]: there is no home, or it is not this user's.
+    pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let places = Places::find(flags, &env)?;
+        refuse_anothers_home(&places.home)?;
+        places.mount_point(flags)
+    }
+
     fn load_below(
         flags: &Flags,
         env: &dyn Fn(&str) -> Option<String>,
@@ -185,10 +197,7 @@ impl Settings {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let places = Places::find(flags, &env)?;
         refuse_anothers_home(&places.home)?;
-        let mount_point = match &flags.mount_point {
-            Some(path) => places.absolute(path)?,
-            None => places.base_dir.join("live"),
-        };
+        let mount_point = places.mount_point(flags)?;
         keep_out_of_mount("the settings file", &places.config_file, &mount_point)?;
         let name = places.config_file.display().to_string();
         let document = read_document(&places.config_file, flags.config.is_some())?;

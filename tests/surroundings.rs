@@ -364,3 +364,59 @@ fn root_is_refused_in_somebody_elses_home_and_leaves_nothing_there() {
     }
     assert_eq!(home.sh("ls -A theirs"), "link\n");
 }
+
+#[test]
+fn a_malformed_settings_file_keeps_no_mount_from_being_looked_at_and_ended() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    home.write(".simpletuner/live.yaml", "aws_secret: x\n");
+    home.run(&["status"]).done();
+    home.run(&["cache", "stats"]).done();
+    let said = home.run(&["get", "K"]).failed();
+    assert!(said.contains("aws_secret_name"), "{said}");
+    home.run(&["umount"]).done();
+    assert!(!is_mounted(&home.live("")));
+}
+
+/// The store lies on a filesystem that does not answer: that of another mount, stopped.
+#[test]
+fn a_mount_that_gave_up_neither_comes_up_later_nor_is_left_dead() {
+    let (far, home) = (Home::new(), Home::new());
+    far.run(&["mount"]).done();
+    far.run_with("far", &["set", "FAR"]).done();
+    let stopped = pids(&far);
+    let settings = format!("file_path: {}\n", far.live("bundle/secrets.json").display());
+    home.write(".simpletuner/live.yaml", &settings);
+    for pid in stopped {
+        signal("STOP", pid);
+    }
+    let mounted = home.run(&["mount"]);
+    let is_there = is_mounted(&home.live(""));
+    // It answers, or it has said that it does not.
+    assert_eq!(mounted.code == 0, is_there, "{}", mounted.err);
+    let parts = || {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let home = format!("HOME={}", home.0.path().display());
+        let is_ours = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let is_part = fs::read(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name == b"simpletuner-liv\n");
+            is_part
+                && environment
+                    .split(|byte| *byte == 0)
+                    .any(|line| line == home.as_bytes())
+        };
+        pids.filter(is_ours).count()
+    };
+    for pid in stopped {
+        signal("CONT", pid);
+    }
+    if !is_there {
+        wait_until("its processes have ended", || parts() == 0);
+        assert!(!is_mounted(&home.live("")));
+        home.run(&["mount"]).done();
+    }
+    assert_eq!(home.run(&["get", "FAR"]).done(), "far");
+    home.run(&["umount"]).done();
+}

@@ -1,5 +1,6 @@
 //! The secrets, wherever a command finds them: through the files of a running mount, else by the library itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -166,14 +167,14 @@ pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
     Ok(None)
 }
 
-/// The mount that `settings` name.
+/// The mount at `mount_point`.
 ///
 /// # Errors
 /// There is none, or it does not answer; the message says what to do.
-pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
-    let place = settings.mount_point.display();
-    match mount::state(&settings.mount_point)? {
-        MountState::Ours { alive: true, .. } => Ok(Live::new(&settings.mount_point)),
+pub(super) fn running_mount(mount_point: &Path) -> Outcome<Live> {
+    let place = mount_point.display();
+    match mount::state(mount_point)? {
+        MountState::Ours { alive: true, .. } => Ok(Live::new(mount_point)),
         MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
             format!("the mount at {place} is dead"),
             "`simpletuner-live mount` cleans it up and mounts anew",
@@ -182,9 +183,7 @@ pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
             format!("nothing is mounted at {place}"),
             "`simpletuner-live mount` mounts it",
         )),
-        MountState::OfAnother { uid } => {
-            Err(Failure::new(mount::of_another(&settings.mount_point, uid)))
-        }
+        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours"
         ))),

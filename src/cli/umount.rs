@@ -23,7 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let mount_point = context.settings_for(args.dir.as_deref())?.mount_point;
+    let mount_point = context.mount_point(args.dir.as_deref())?;
     let place = mount_point.display();
     match mount::state(&mount_point)? {
         MountState::Ours { .. } => Ok(mount::unmount(&mount_point)?),

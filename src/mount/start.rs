@@ -36,18 +36,28 @@ pub struct Mounted {
 fn give_up(child: &mut Child, mount_point: &Path) {
     // It unmounts by itself and ends its server, unless it hangs.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
-    let begun = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) && begun.elapsed() < ENDS_WITHIN {
-        std::thread::sleep(Duration::from_millis(10));
+    if !ends_within(child, ENDS_WITHIN) {
+        let _ = child.kill();
+        // The kernel may hold it at a filesystem that does not answer, for as long as that takes.
+        ends_within(child, Duration::from_secs(1));
     }
-    let _ = child.kill();
-    let _ = child.wait();
     // Without the mount its server ends, too.
     let mount_point = resolve(mount_point);
     let is_ours = matches!(state(&mount_point), Ok(MountState::Ours { .. }));
     if is_ours && let Err(error) = detach(&mount_point) {
         tracing::warn!("{error}");
     }
+}
+
+fn ends_within(child: &mut Child, time: Duration) -> bool {
+    let begun = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if begun.elapsed() > time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// Mounts in the background, with the flags `arguments` for the daemon; returns when the mount answers.

@@ -2,10 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::mountinfo;
 
+/// How long a filesystem may take to say what is a link.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -35,12 +39,19 @@ pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Leads> {
 }
 
 /// Whether an absolute path leads into what is, or is to be, mounted at `mount_point`, be it through a bind mount. Links
-/// that go round lead nowhere.
+/// that go round lead nowhere, and so does a path on a filesystem that does not answer for two seconds: our own mount is
+/// never asked, so it is another one.
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
-    let real = without_links(mount_point);
-    let mut places = mountinfo::aliases(&real);
-    places.extend([lexical(mount_point), real]);
-    matches!(walk(path, &places), Ok(Leads::IntoMount))
+    let (sender, receiver) = channel();
+    let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
+    std::thread::spawn(move || {
+        let real = without_links(&mount_point);
+        let mut places = mountinfo::aliases(&real);
+        places.extend([lexical(&mount_point), real]);
+        let leads = matches!(walk(&path, &places), Ok(Leads::IntoMount));
+        let _ = sender.send(leads);
+    });
+    receiver.recv_timeout(ANSWERS_WITHIN).unwrap_or(false)
 }
 
 /// The place that an absolute path leads to, found by reading links alone: a mount there, which may not answer, is not

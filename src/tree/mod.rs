@@ -32,7 +32,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 pub use commit::Closing;
 pub use content::parse_prefix;
@@ -42,9 +41,9 @@ pub use write::{Change as AttrChange, Changed as AttrChanged};
 
 use crate::error::Error;
 use crate::hardware::Hardware;
-use crate::ledger::{self, Ledger};
+use crate::ledger::Ledger;
 use crate::manager::SecretsManager;
-use crate::secret::SecretName;
+use crate::secret::{SealingKey, SecretName};
 use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
 use bundle::Base;
@@ -270,7 +269,7 @@ impl Tree {
         parts: Parts,
         owner: (u32, u32),
         files: [std::fs::File; 2],
-        key: Zeroizing<[u8; ledger::KEY]>,
+        key: SealingKey,
         numbers_from: u64,
     ) -> Result<(Arc<Self>, Vec<Closing>), Error> {
         let mut saved = Saved::with_numbers_from(numbers_from);

@@ -10,12 +10,12 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use super::{Keeper, begin_to_serve};
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
-use crate::ledger;
 use crate::mount::handover::{Brief, Held, Text};
 use crate::mount::process::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
+use crate::secret::SealingKey;
 use crate::settings::Settings;
 
 /// All until the mount answers. `None`: it is mounted already.
@@ -38,8 +38,6 @@ pub(super) fn begin(
     // Before the mount, so that one that comes meanwhile is not lost.
     let signals = Signals::new()?;
     let (vitals, vitals_file) = Vitals::new()?;
-    let mut key = zeroize::Zeroizing::new([0; ledger::KEY]);
-    random(&mut *key)?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
     let (device, init, numbers_from) = match revived {
@@ -63,6 +61,7 @@ pub(super) fn begin(
         vitals: vitals_file,
         ledger: [memory()?, memory()?],
         program: program(Path::new("/proc/self/exe"))?,
+        key: SealingKey::random()?,
     };
     let own = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let brief = Brief {
@@ -70,7 +69,6 @@ pub(super) fn begin(
         program: Text::from(own),
         arguments: arguments.iter().map(Text::from).collect(),
         log_file: log_file.map(Text::from),
-        key,
         fingerprints,
         init,
         numbers_from,
