@@ -15,6 +15,7 @@
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes
+//! - `mountinfo`: the table of mounts
 //! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`users`]: the system's user database
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
@@ -34,6 +35,7 @@ pub mod live;
 pub mod logging;
 pub mod manager;
 pub mod mount;
+mod mountinfo;
 pub mod process;
 pub mod provider;
 pub mod secret;

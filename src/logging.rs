@@ -2,9 +2,9 @@
 //! Knows nothing of what is logged.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -42,7 +42,13 @@ pub fn init_foreground() {
 /// [`Error::Io`] if the file cannot be opened or made.
 pub fn init_daemon(path: &Path) -> Result<()> {
     let log = LogFile::open(path, ROTATE_AT)?;
+    let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
     start(LevelFilter::INFO, true, Mutex::new(log));
+    // It may be somebody else's choice.
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        tracing::warn!("the log {path} is open to others; mend it with: chmod 600 {path}");
+    }
     Ok(())
 }
 
@@ -169,17 +175,17 @@ impl LogFile {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        // A FIFO in its place must not hold the daemon up.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    if file.metadata()?.mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
+        // A FIFO in its place must not hold the daemon up, and a link must not lead it to another file.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
+            _ => error,
+        })
 }
 
 impl Write for LogFile {
@@ -225,13 +231,22 @@ mod tests {
     }
 
     #[test]
-    fn an_older_log_that_others_could_read_is_closed_to_them() {
+    fn a_log_that_was_there_keeps_its_mode_and_a_link_is_not_followed() {
+        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("live.log");
         fs::write(&path, "old\n").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         LogFile::open(&path, 1000).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        let link = folder.path().join("link.log");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = LogFile::open(&link, 1000).err().unwrap().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        let dangling = folder.path().join("dangling.log");
+        std::os::unix::fs::symlink("new", &dangling).unwrap();
+        assert!(LogFile::open(&dangling, 1000).is_err());
+        assert!(!folder.path().join("new").exists());
     }
 
     #[test]

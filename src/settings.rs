@@ -177,6 +177,18 @@ impl Settings {
         Self::load_below(flags, env, Path::new("/"))
     }
 
+    /// Where the mount is by the flags and this process's environment, whatever the settings file holds: a mistake there
+    /// must not keep a mount from being looked at or ended.
+    ///
+    /// # Errors
+    /// [`Error::Settings`]: there is no home, or it is not this user's.
+    pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let places = Places::find(flags, &env)?;
+        refuse_anothers_home(&places.home)?;
+        places.mount_point(flags)
+    }
+
     fn load_below(
         flags: &Flags,
         env: &dyn Fn(&str) -> Option<String>,
@@ -184,10 +196,8 @@ impl Settings {
     ) -> Result<Self> {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let places = Places::find(flags, &env)?;
-        let mount_point = match &flags.mount_point {
-            Some(path) => places.absolute(path)?,
-            None => places.base_dir.join("live"),
-        };
+        refuse_anothers_home(&places.home)?;
+        let mount_point = places.mount_point(flags)?;
         keep_out_of_mount("the settings file", &places.config_file, &mount_point)?;
         let name = places.config_file.display().to_string();
         let document = read_document(&places.config_file, flags.config.is_some())?;
@@ -346,6 +356,21 @@ fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
             "VAULT_SKIP_VERIFY must be true or false".to_owned(),
         )),
     }
+}
+
+/// Root would leave files in that home which its owner could not use, and follow links there that root must not.
+fn refuse_anothers_home(home: &Path) -> Result<()> {
+    let uid = rustix::process::geteuid();
+    let owner = rustix::fs::stat(home).map_or(uid.as_raw(), |stat| stat.st_uid);
+    if !uid.is_root() || owner == 0 {
+        return Ok(());
+    }
+    let user = crate::users::user_name(owner).unwrap_or_else(|| owner.to_string());
+    let home = home.display();
+    Err(Error::Settings(format!(
+        "this is root, and HOME={home} belongs to {user}, who could not use the files that root would make there; \
+         run it as {user}, or with a home of root's own: `sudo -H`, or HOME=/root"
+    )))
 }
 
 /// Such a path would wait for the mount, which would wait for it.

@@ -55,7 +55,7 @@ enum Action {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let live = running_mount(&context.settings()?)?;
+    let live = running_mount(&context.mount_point(None)?)?;
     match args.action {
         Action::Stats { json } => {
             let stats = live.document("cache/stats")?;

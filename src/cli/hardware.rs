@@ -190,7 +190,7 @@ fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
 }
 
 fn reset(settings: &Settings, id: Option<&str>) -> Outcome {
-    let live: Live = running_mount(settings)?;
+    let live: Live = running_mount(&settings.mount_point)?;
     let id = id.unwrap_or("all");
     let path = live.path(&file(id));
     fs::remove_file(&path).map_err(|error| match error.raw_os_error() {

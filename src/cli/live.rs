@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::Outcome;
 use super::close::close;
 use super::failure::Failure;
+use super::reason;
 use super::store::{Detail, Listed};
 use crate::error::Error;
 use crate::secret::{MAX_VALUE, SecretName};
@@ -162,59 +163,60 @@ impl Live {
             .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
     }
 
-    /// The error that the mount's errno stands for (the contract's error table), with the reason its files give.
+    /// The error that the mount's errno stands for (the contract's error table), in the daemon's own words where it says
+    /// them.
     fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
         let name_text = name.to_string();
         match error.raw_os_error() {
-            Some(libc::ENOENT) => Error::NotFound { name: name_text }.into(),
+            Some(libc::ENOENT) => return Error::NotFound { name: name_text }.into(),
+            Some(libc::ENOTCONN) => {
+                return Failure::with_hint(
+                    format!("the mount at {} has died", self.root.display()),
+                    "`simpletuner-live mount` cleans it up and mounts anew",
+                );
+            }
+            _ => {}
+        }
+        if let Some(reason) = reason::of(&self.root, name) {
+            return Failure::new(match reason.contains(&name_text) {
+                true => reason,
+                false => format!("cannot {verb} {name}: {reason}"),
+            });
+        }
+        match error.raw_os_error() {
             Some(libc::EKEYREJECTED) => Error::CannotDecrypt {
                 name: name_text,
-                reason: self.last_error().map_or_else(
-                    || "the key is wrong, or the stored value is damaged; the daemon's log says more".into(),
-                    |(_, reason)| reason,
-                ),
+                reason:
+                    "the key is wrong, or the stored value is damaged; the daemon's log says more"
+                        .into(),
             }
             .into(),
             Some(libc::EIO) => {
-                let (provider, reason) = self.last_error().unwrap_or_else(|| {
-                    ("a".into(), "the daemon's log says why (~/.simpletuner/live.log)".into())
+                let reason = reason::of_providers(&self.providers()).unwrap_or_else(|| {
+                    "the daemon's log says why (~/.simpletuner/live.log)".into()
                 });
-                Error::ProviderFailed {
+                Failure::new(format!("cannot {verb} {name}: {reason}"))
+            }
+            Some(libc::EPERM) => match self.provider_of(name) {
+                Some(provider) if provider != "file" => Error::ReadOnlyProvider {
                     name: name_text,
                     provider,
-                    reason,
                 }
-                .into()
-            }
-            Some(libc::EPERM) => Error::ReadOnlyProvider {
-                name: name_text,
-                provider: self.provider_of(name).unwrap_or_else(|| "another".into()),
-            }
-            .into(),
+                .into(),
+                _ => Error::io(format!("cannot {verb} {name}"), error).into(),
+            },
             Some(libc::EFBIG) => Error::TooLarge {
                 what: format!("the value of {name}"),
                 limit: MAX_VALUE,
             }
             .into(),
             Some(libc::EILSEQ) => Error::NotUtf8 { name: name_text }.into(),
-            Some(libc::ENOTCONN) => Failure::with_hint(
-                format!("the mount at {} has died", self.root.display()),
-                "`simpletuner-live mount` cleans it up and mounts anew",
-            ),
             _ if error.kind() == ErrorKind::PermissionDenied => Failure::new(format!(
                 "you may not {verb} {name}: the mount at {} belongs to another user",
                 self.root.display()
             )),
             _ => Error::io(format!("cannot {verb} {name}"), error).into(),
         }
-    }
-
-    /// The failure that the providers tell of, with the provider's name.
-    fn last_error(&self) -> Option<(String, String)> {
-        self.providers().iter().find_map(|report| {
-            let reason = report["last_error"].as_str()?;
-            Some((report["name"].as_str()?.into(), reason.into()))
-        })
     }
 }
 
@@ -258,20 +260,43 @@ mod tests {
         ));
     }
 
+    fn said(failure: Failure) -> String {
+        match failure {
+            Failure::Error(error) => error.to_string(),
+            Failure::Message(message, _) => message,
+            Failure::OutputClosed => "nothing".into(),
+        }
+    }
+
     #[test]
-    fn an_errno_becomes_the_error_it_stands_for_with_the_providers_reason() {
+    fn an_errno_becomes_the_error_it_stands_for_and_no_provider_is_guessed() {
         let (folder, live) = folder();
         let providers = folder.path().join("providers");
-        let environment = r#"{"name": "environment", "priority": 1, "last_error": null}"#;
-        fs::write(providers.join("environment"), environment).unwrap();
-        let file = r#"{"name": "file", "priority": 2, "last_error": "it is 0 bytes long"}"#;
-        fs::write(providers.join("file"), file).unwrap();
+        let report = |name: &str, report: &str| {
+            fs::write(providers.join(name), report).unwrap();
+        };
+        report(
+            "environment",
+            r#"{"name": "environment", "priority": 1, "available": true, "last_error": null}"#,
+        );
+        // Of another operation: it can be asked.
+        report(
+            "file",
+            r#"{"name": "file", "priority": 2, "available": true, "last_error": "it was 0 bytes long"}"#,
+        );
+        report(
+            "vault",
+            r#"{"name": "vault", "priority": 4, "available": false, "last_error": "it is sealed"}"#,
+        );
         for (errno, words) in [
             (libc::ENOENT, "no such secret: K"),
-            (libc::EIO, "file provider failed for K: it is 0 bytes long"),
+            (
+                libc::EIO,
+                "cannot write K: the vault provider says: it is sealed",
+            ),
             (
                 libc::EKEYREJECTED,
-                "K cannot be decrypted: it is 0 bytes long",
+                "K cannot be decrypted: the key is wrong, or the stored value is damaged; the daemon's log says more",
             ),
             (
                 libc::EFBIG,
@@ -279,15 +304,54 @@ mod tests {
             ),
             (libc::EILSEQ, "the value of K is not UTF-8 text"),
             (
+                libc::EPERM,
+                "cannot write K: Operation not permitted (os error 1)",
+            ),
+            (
                 libc::ENOSPC,
                 "cannot write K: No space left on device (os error 28)",
             ),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            match live.failure(&key("K"), "write", error) {
-                Failure::Error(error) => assert_eq!(error.to_string(), words),
-                other => panic!("{other:?}"),
-            }
+            assert_eq!(said(live.failure(&key("K"), "write", error)), words);
         }
+    }
+
+    #[test]
+    fn the_daemons_own_reason_goes_before_all_that_an_errno_could_mean() {
+        let (folder, live) = folder();
+        let secrets = folder.path().join("secrets");
+        let tell = |name: &str, reason: &str| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&secrets, name, reason.as_bytes(), flags)
+        };
+        if tell("user.simpletuner.error.K", "vault provider: it is sealed\n")
+            == Err(rustix::io::Errno::OPNOTSUPP)
+        {
+            eprintln!("skipped: the scratch folder keeps no extended attributes");
+            return;
+        }
+        tell(
+            "user.simpletuner.error.L",
+            "L cannot be decrypted: another key",
+        )
+        .unwrap();
+        let failure = |name: &str, errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            said(live.failure(&key(name), "read", error))
+        };
+        assert_eq!(
+            failure("K", libc::EIO),
+            "cannot read K: vault provider: it is sealed"
+        );
+        assert_eq!(
+            failure("L", libc::EKEYREJECTED),
+            "L cannot be decrypted: another key"
+        );
+        assert_eq!(failure("L", libc::ENOENT), "no such secret: L");
+        assert_eq!(
+            failure("M", libc::EILSEQ),
+            "the value of M is not UTF-8 text"
+        );
     }
 }

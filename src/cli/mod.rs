@@ -18,6 +18,7 @@ mod live;
 mod ls;
 mod mount;
 mod output;
+mod reason;
 mod rm;
 mod set;
 mod status;
@@ -104,8 +105,9 @@ impl Context {
         Settings::load(&self.flags(None)?)
     }
 
-    fn settings_for(&self, mount_point: Option<&Path>) -> Result<Settings> {
-        Settings::load(&self.flags(mount_point)?)
+    /// Where the mount is: the settings file, which may be malformed, is not read.
+    fn mount_point(&self, mount_point: Option<&Path>) -> Result<PathBuf> {
+        Settings::mount_point_by(&self.flags(mount_point)?)
     }
 }
 

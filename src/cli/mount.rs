@@ -60,6 +60,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let arguments = daemon_arguments(&args, &flags);
     if args.foreground {
+        mount::leave_caller()?;
         // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and
         // each part takes up its own log.
         if args.part.is_none() {

@@ -27,12 +27,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let settings = context.settings_for(args.dir.as_deref())?;
-    let live = match running_mount(&settings) {
+    let mount_point = context.mount_point(args.dir.as_deref())?;
+    let live = match running_mount(&mount_point) {
         Ok(live) => live,
         Err(failure) => {
             if args.json {
-                output::json(&json!({ "mounted": false, "mount_point": settings.mount_point }))?;
+                output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
             }
             return Err(failure);
         }

@@ -1,5 +1,6 @@
 //! The secrets, wherever a command finds them: through the files of a running mount, else by the library itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::failure::{Failure, warn};
 use super::live::Live;
+use super::reason;
 use super::{Context, Outcome};
 use crate::error::Error;
 use crate::manager::SecretsManager;
@@ -117,7 +119,15 @@ impl Store {
     /// All names, sorted.
     pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
         match self {
-            Store::Mounted(live) => live.list(detail),
+            Store::Mounted(live) => {
+                let listed = live.list(detail)?;
+                for (provider, reason) in reason::failing(&live.providers()) {
+                    warn(&format!(
+                        "the {provider} provider's names may be missing: {reason}"
+                    ));
+                }
+                Ok(listed)
+            }
             Store::Direct(Direct { manager, .. }) => {
                 let (names, whole) = manager.list();
                 if let Err(error) = whole {
@@ -149,19 +159,22 @@ pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
             "the mount at {} is dead; `simpletuner-live mount` cleans it up",
             settings.mount_point.display()
         )),
+        MountState::OfAnother { uid } => {
+            warn(&mount::of_another(&settings.mount_point, uid));
+        }
         MountState::NotMounted | MountState::Foreign { .. } => {}
     }
     Ok(None)
 }
 
-/// The mount that `settings` name.
+/// The mount at `mount_point`.
 ///
 /// # Errors
 /// There is none, or it does not answer; the message says what to do.
-pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
-    let place = settings.mount_point.display();
-    match mount::state(&settings.mount_point)? {
-        MountState::Ours { alive: true, .. } => Ok(Live::new(&settings.mount_point)),
+pub(super) fn running_mount(mount_point: &Path) -> Outcome<Live> {
+    let place = mount_point.display();
+    match mount::state(mount_point)? {
+        MountState::Ours { alive: true, .. } => Ok(Live::new(mount_point)),
         MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
             format!("the mount at {place} is dead"),
             "`simpletuner-live mount` cleans it up and mounts anew",
@@ -170,6 +183,7 @@ pub(super) fn running_mount(settings: &Settings) -> Outcome<Live> {
             format!("nothing is mounted at {place}"),
             "`simpletuner-live mount` mounts it",
         )),
+        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours"
         ))),

@@ -23,10 +23,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let mount_point = context.settings_for(args.dir.as_deref())?.mount_point;
+    let mount_point = context.mount_point(args.dir.as_deref())?;
     let place = mount_point.display();
     match mount::state(&mount_point)? {
         MountState::Ours { .. } => Ok(mount::unmount(&mount_point)?),
+        // Root may end what anybody has made.
+        MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => {
+            Ok(mount::unmount(&mount_point)?)
+        }
+        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(&mount_point, uid))),
         MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {place}"))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours; it is left alone"

@@ -33,8 +33,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let settings = context.settings_for(args.dir.as_deref())?;
-    let done = mount::upgrade(&settings.mount_point, args.force)?;
+    let done = mount::upgrade(&context.mount_point(args.dir.as_deref())?, args.force)?;
     if args.json {
         return output::json(&json!({
             "from": done.from, "to": done.to, "server_pid": done.server_pid, "program": done.program,

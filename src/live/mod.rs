@@ -26,7 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 pub use close::{Commit, Commits};
 pub use content::parse_prefix;
@@ -254,7 +253,7 @@ impl Tree {
         parts: Parts,
         owner: Owner,
         files: [std::fs::File; 2],
-        key: Zeroizing<[u8; versions::KEY]>,
+        key: crate::secret::SealingKey,
         numbers_from: u64,
     ) -> Result<(Arc<Self>, Commits), Error> {
         let (journal, restored) = Journal::open(files, key, numbers_from)

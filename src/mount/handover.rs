@@ -21,10 +21,11 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::live::{Restart, Upgrade};
+use crate::secret::SealingKey;
 
 /// Which way of handing over this program knows. It changes with `Brief`, with `First`, and with what the tree notes
 /// in the ledger: a program that knows another one does not start as a part of this one's mount.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// How many descriptors are held.
 const HELD: usize = 5;
@@ -41,6 +42,8 @@ pub(super) struct Held {
     pub(super) ledger: [OwnedFd; 2],
     /// The program that was mounted with.
     pub(super) program: OwnedFd,
+    /// The ledger's key.
+    pub(super) key: SealingKey,
 }
 
 impl Held {
@@ -52,6 +55,7 @@ impl Held {
             vitals: copy(&self.vitals)?,
             ledger: [copy(&self.ledger[0])?, copy(&self.ledger[1])?],
             program,
+            key: self.key.clone(),
         })
     }
 }
@@ -66,8 +70,6 @@ pub(super) struct Brief {
     pub(super) arguments: Vec<Text>,
     /// Where the log goes, if there is no terminal.
     pub(super) log_file: Option<Text>,
-    /// The ledger's key.
-    pub(super) key: Key,
     /// What values are told apart by.
     pub(super) fingerprints: [u8; 16],
     /// The kernel's first request.
@@ -93,9 +95,6 @@ impl Brief {
         Some(self.log_file.as_ref()?.to_os().into())
     }
 }
-
-/// Zeroed when dropped.
-pub(super) type Key = Zeroizing<[u8; crate::versions::KEY]>;
 
 /// A path or an argument, whatever bytes are in it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -233,7 +232,7 @@ impl Channel {
     }
 
     pub(super) fn send(&self, message: &impl Serialize) -> Result<()> {
-        self.send_with(message, &[])
+        self.send_with(&[], message, &[])
     }
 
     /// Sends the first message, and all that is held; the answers are to go to the other end of `channel`, if there is
@@ -245,13 +244,20 @@ impl Channel {
         channel: Option<&Channel>,
     ) -> Result<()> {
         let [a, b] = &held.ledger;
+        let key = held.key.as_bytes();
         let held = [&held.device, &held.vitals, a, b, &held.program];
         let mut descriptors: Vec<BorrowedFd> = held.map(AsFd::as_fd).into();
         descriptors.extend(channel.map(AsFd::as_fd));
-        self.send_with(message, &descriptors)
+        self.send_with(key, message, &descriptors)
     }
 
-    fn send_with(&self, message: &impl Serialize, descriptors: &[BorrowedFd]) -> Result<()> {
+    /// The key goes before the message as it is, so that it is in no other buffer of this process.
+    fn send_with(
+        &self,
+        key: &[u8],
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd],
+    ) -> Result<()> {
         let bytes = postcard::to_stdvec(message).map_err(|_| failed(Errno::INVAL))?;
         let bytes = Zeroizing::new(bytes);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -259,7 +265,7 @@ impl Channel {
         if !descriptors.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
-        let parts = [IoSlice::new(&bytes)];
+        let parts = [IoSlice::new(key), IoSlice::new(&bytes)];
         rustix::net::sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL)
             .map(drop)
             .map_err(failed)
@@ -267,14 +273,16 @@ impl Channel {
 
     /// The next message; `None` where the other side has ended.
     pub(super) fn receive<T: DeserializeOwned>(&self) -> Result<Option<T>> {
-        Ok(self.receive_with()?.map(|(message, _)| message))
+        Ok(self.receive_with(&mut [])?.map(|(message, _)| message))
     }
 
     /// The first message on the socket that this process was started with, all that is held, and the channel to answer
     /// on.
     pub(super) fn receive_held(self) -> Result<(First, Held, Self)> {
         let incomplete = || failed(Errno::INVAL);
-        let (message, descriptors) = self.receive_with()?.ok_or_else(incomplete)?;
+        let mut key = SealingKey::zeroed();
+        let received = self.receive_with(key.as_mut_bytes())?;
+        let (message, descriptors) = received.ok_or_else(incomplete)?;
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or_else(incomplete);
         let held = Held {
@@ -282,6 +290,7 @@ impl Channel {
             vitals: next()?,
             ledger: [next()?, next()?],
             program: next()?,
+            key,
         };
         let channel = next().map_or(self, Self);
         Ok((message, held, channel))
@@ -294,11 +303,15 @@ impl Channel {
         matches!(rustix::event::poll(&mut ends, Some(&now)), Ok(1..))
     }
 
-    fn receive_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+    fn receive_with<T: DeserializeOwned>(
+        &self,
+        key: &mut [u8],
+    ) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let before = key.len();
         let mut bytes = Zeroizing::new(vec![0; LONGEST]);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut parts = [IoSliceMut::new(key), IoSliceMut::new(&mut bytes)];
         let received = loop {
             let flags = RecvFlags::CMSG_CLOEXEC;
             match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, flags) {
@@ -315,7 +328,109 @@ impl Channel {
             _ => Vec::new(),
         });
         let descriptors = descriptors.collect();
-        let message = postcard::from_bytes(&bytes[..received]).map_err(|_| failed(Errno::INVAL))?;
+        let message = received
+            .checked_sub(before)
+            .and_then(|length| postcard::from_bytes(&bytes[..length]).ok())
+            .ok_or_else(|| failed(Errno::INVAL))?;
         Ok(Some((message, descriptors)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use zeroize::Zeroize;
+
+    use super::*;
+
+    fn brief() -> Brief {
+        Brief {
+            mount_point: Text::from("/mount"),
+            program: Text::from("/program"),
+            arguments: Vec::new(),
+            log_file: None,
+            fingerprints: [1; 16],
+            init: vec![2; 104],
+            numbers_from: 3,
+            keeper: 4,
+            server: 5,
+            restarts: Vec::new(),
+            upgrade: None,
+            patience: 6,
+        }
+    }
+
+    fn held() -> Held {
+        let file = || OwnedFd::from(File::open("/dev/null").unwrap());
+        Held {
+            device: file(),
+            vitals: file(),
+            ledger: [file(), file()],
+            program: file(),
+            key: SealingKey::random().unwrap(),
+        }
+    }
+
+    /// A range of this process's memory that can be written, and whether it is locked memory's (left out of dumps).
+    fn mappings() -> Vec<(std::ops::Range<u64>, bool)> {
+        let mut mappings = Vec::new();
+        for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next().unwrap_or_default();
+            if let Some((start, end)) = first.split_once('-') {
+                let address = |text| u64::from_str_radix(text, 16).unwrap();
+                let is_written = words.next().is_some_and(|may| may.starts_with("rw"));
+                let end = if is_written {
+                    address(end)
+                } else {
+                    address(start)
+                };
+                mappings.push((address(start)..end, false));
+            } else if first == "VmFlags:"
+                && let Some((_, is_locked)) = mappings.last_mut()
+            {
+                *is_locked = words.any(|flag| flag == "dd");
+            }
+        }
+        mappings
+    }
+
+    /// How often these bytes are in locked memory, and how often in any other.
+    fn places_of(bytes: &[u8]) -> (usize, usize) {
+        let memory = File::open("/proc/self/mem").unwrap();
+        let (mut locked, mut open) = (0, 0);
+        let mut page = vec![0; 4096];
+        for (range, is_locked) in mappings() {
+            for start in range.step_by(page.len()) {
+                if memory.read_exact_at(&mut page, start).is_ok() {
+                    let found = page.windows(bytes.len()).filter(|at| *at == bytes).count();
+                    *(if is_locked { &mut locked } else { &mut open }) += found;
+                }
+                page.as_mut_slice().zeroize();
+            }
+        }
+        (locked, open)
+    }
+
+    #[test]
+    fn the_key_is_handed_over_from_locked_memory_to_locked_memory_and_is_nowhere_else() {
+        let (ours, theirs) = pair().unwrap();
+        let sent = held();
+        Channel(ours)
+            .send_held(&First::Serve(brief()), &sent, None)
+            .unwrap();
+        let (message, received, _) = Channel(theirs).receive_held().unwrap();
+        assert!(matches!(message, First::Serve(brief) if brief.patience == 6));
+        assert_eq!(received.key.as_bytes(), sent.key.as_bytes());
+        assert_eq!(places_of(sent.key.as_bytes()), (2, 0));
+    }
+
+    #[test]
+    fn what_is_too_short_for_a_key_is_no_message() {
+        let (ours, theirs) = pair().unwrap();
+        Channel(ours).send(&ToServer::Finish).unwrap();
+        assert!(Channel(theirs).receive_held().is_err());
     }
 }

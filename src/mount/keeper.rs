@@ -60,8 +60,6 @@ pub fn mount_foreground(
             .and_then(|()| out.flush())
             .map_err(|e| Error::io("whoever started this is gone", e))?;
         leave_terminal()?;
-        // The folder it was started in may be on a filesystem that is to be unmounted.
-        let _ = std::env::set_current_dir("/");
     }
     let Some(keeper) = begun? else {
         return Ok(());

@@ -5,7 +5,7 @@
 //! - `server`: answers the kernel, starts another keeper when that ends
 //! - `service`: the service manager that may keep the mount; `unit`: how it is told to
 //! - `handover`: what the two tell each other; `device`: `/dev/fuse`
-//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `watch`: sees edits of the secrets file
+//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: who still uses one; `watch`: sees edits of the secrets file
 //! - `own`: a mount within one process, for tests and for programs of one's own
 
 mod device;
@@ -21,11 +21,13 @@ mod supervised;
 mod unit;
 mod unmount;
 mod upgrade;
+mod usage;
 mod watch;
 
 pub use handover::FORMAT;
 pub use keeper::{adopt, mount_foreground};
 pub use own::{MountedTree, mount_tree};
+pub use process::leave_caller;
 pub use server::serve;
 pub use start::{Mounted, mount_background};
 pub use state::{MountState, state};
@@ -38,6 +40,15 @@ use std::path::Path;
 use fuser::SessionACL;
 
 use crate::error::{Error, Result};
+
+/// What to say of a mount that another user has made.
+pub(crate) fn of_another(mount_point: &Path, uid: u32) -> String {
+    let user = crate::users::user_name(uid).unwrap_or_else(|| uid.to_string());
+    format!(
+        "the mount at {} belongs to another user ({user}); choose another folder",
+        mount_point.display()
+    )
+}
 
 /// Who is answered. Without `allow_root` the kernel already refuses all but the mounting user.
 fn acl(allow_root: bool) -> SessionACL {

@@ -153,7 +153,7 @@ fn begin(
         },
         owner,
         files,
-        brief.key.clone(),
+        held.key.clone(),
         brief.numbers_from,
     )?;
     tree.set_mount_info(|info| {

@@ -3,12 +3,15 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::state::{MountState, state};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::state::{MountState, resolve, state};
+use super::unmount::detach;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
@@ -16,6 +19,8 @@ use crate::settings::Settings;
 pub(super) const READY: &str = "ready\n";
 /// How long it may take: a network home can be slow, a daemon that says nothing for so long hangs.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// How long it may take to give up what it has begun.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A mount that answers.
 #[derive(Clone, Debug)]
@@ -24,6 +29,35 @@ pub struct Mounted {
     pub mount_point: PathBuf,
     /// It had been there before.
     pub already: bool,
+}
+
+/// Ends a daemon that takes too long, and what it may have mounted: nobody is to meet a mount later that was reported as
+/// failed.
+fn give_up(child: &mut Child, mount_point: &Path) {
+    // It unmounts by itself and ends its server, unless it hangs.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
+    if !ends_within(child, ENDS_WITHIN) {
+        let _ = child.kill();
+        // The kernel may hold it at a filesystem that does not answer, for as long as that takes.
+        ends_within(child, Duration::from_secs(1));
+    }
+    // Without the mount its server ends, too.
+    let mount_point = resolve(mount_point);
+    let is_ours = matches!(state(&mount_point), Ok(MountState::Ours { .. }));
+    if is_ours && let Err(error) = detach(&mount_point) {
+        tracing::warn!("{error}");
+    }
+}
+
+fn ends_within(child: &mut Child, time: Duration) -> bool {
+    let begun = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if begun.elapsed() > time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// Mounts in the background, with the flags `arguments` for the daemon; returns when the mount answers.
@@ -56,7 +90,7 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         drop(sender.send(said));
     });
     let said = receiver.recv_timeout(STARTS_WITHIN).map_err(|_| {
-        let _ = child.kill();
+        give_up(&mut child, &mount_point);
         Error::io(
             "the daemon was started and says nothing",
             rustix::io::Errno::TIMEDOUT,

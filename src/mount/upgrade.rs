@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
+use super::of_another;
+use super::process::PROCESS_NAME;
 use super::state::{MountState, resolve, state};
 use crate::error::{Error, Result};
 use crate::live::Upgrade;
+use crate::process;
 
 /// How long the keeper may take: it gives up on a program by itself before that.
 const DONE_WITHIN: Duration = Duration::from_secs(45);
@@ -46,6 +49,7 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
                 "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
             ));
         }
+        MountState::OfAnother { uid } => return refuse(of_another(&dir, uid)),
         _ => return refuse(format!("nothing of ours is mounted at {place}")),
     }
     let before = status(&dir)?;
@@ -59,7 +63,7 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
     let Some(keeper) = before["keeper_pid"].as_u64() else {
         return refuse(format!("the mount at {place} has no keeper to ask"));
     };
-    ask(keeper)?;
+    ask(&dir, keeper)?;
     let begun = Instant::now();
     let number = |status: &Value| status["upgrade"]["number"].as_u64().unwrap_or(0);
     let text = |status: &Value, field: &str| status[field].as_str().unwrap_or("?").to_owned();
@@ -100,10 +104,20 @@ fn status(dir: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
 }
 
-fn ask(keeper: u64) -> Result<()> {
+/// Asks the keeper, once it is proved that the number is its own still and not that of a later process.
+fn ask(dir: &Path, keeper: u64) -> Result<()> {
     let failed = |e| Error::io(format!("the keeper, process {keeper},"), e);
+    let unknown = || failed(rustix::io::Errno::SRCH);
     let pid = i32::try_from(keeper).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
-    let keeper = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
-    rustix::process::pidfd_send_signal(&keeper, Signal::USR1).map_err(failed)
+    let pid = pid.ok_or_else(unknown)?;
+    let held = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+    // The mount is ours, and names the process that is held now.
+    let still = status(dir)?["keeper_pid"].as_u64() == Some(keeper);
+    let number = keeper as u32;
+    let is_ours = process::user_of(number) == Some(rustix::process::geteuid().as_raw())
+        && process::name_of(number).as_deref() == Some(PROCESS_NAME);
+    if !still || !is_ours {
+        return Err(unknown());
+    }
+    rustix::process::pidfd_send_signal(&held, Signal::USR1).map_err(failed)
 }

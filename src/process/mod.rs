@@ -195,6 +195,11 @@ pub fn name_of(tid: u32) -> Option<String> {
     Some(name.replace(char::is_control, "?"))
 }
 
+/// The number of the mount that a descriptor is of, from its `/proc/PID/fdinfo/N`.
+pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
+    field(fdinfo, b"mnt_id:").and_then(number)
+}
+
 /// The user that the process acts for (its effective one).
 pub fn user_of(pid: u32) -> Option<u32> {
     let status = Status::of(pid)?;

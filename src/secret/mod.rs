@@ -1,10 +1,12 @@
 //! Names and values of secrets: validated, zeroed when dropped, never printed. Knows nothing of where they are kept.
 
 mod buffer;
+mod key;
 mod locked;
 mod process;
 
 pub use buffer::SecretBuffer;
+pub use key::SealingKey;
 pub use process::protect_process;
 
 use std::borrow::Borrow;

@@ -2,9 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::mountinfo;
 
+/// How long a filesystem may take to say what is a link.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -28,25 +33,33 @@ pub(crate) enum Leads {
 /// `ELOOP` where the links go round.
 pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Leads> {
     match mount_point {
-        Some(mount) => walk(path, &[lexical(mount), real_mount_point(mount)]),
+        Some(mount) => walk(path, &[lexical(mount), without_links(mount)]),
         None => walk(path, &[]),
     }
 }
 
-/// Whether an absolute path leads into `mount_point`. Links that go round lead nowhere.
+/// Whether an absolute path leads into what is, or is to be, mounted at `mount_point`, be it through a bind mount. Links
+/// that go round lead nowhere, and so does a path on a filesystem that does not answer for two seconds: our own mount is
+/// never asked, so it is another one.
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
-    matches!(follow(path, Some(mount_point)), Ok(Leads::IntoMount))
+    let (sender, receiver) = channel();
+    let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
+    std::thread::spawn(move || {
+        let real = without_links(&mount_point);
+        let mut places = mountinfo::aliases(&real);
+        places.extend([lexical(&mount_point), real]);
+        let leads = matches!(walk(&path, &places), Ok(Leads::IntoMount));
+        let _ = sender.send(leads);
+    });
+    receiver.recv_timeout(ANSWERS_WITHIN).unwrap_or(false)
 }
 
-/// The mount point with its parent's links followed; its own last name is never looked at.
-fn real_mount_point(mount_point: &Path) -> PathBuf {
-    let lexical = lexical(mount_point);
-    match (lexical.parent(), lexical.file_name()) {
-        (Some(parent), Some(name)) => match walk(parent, &[]) {
-            Ok(Leads::To(parent)) => parent.join(name),
-            _ => lexical,
-        },
-        _ => lexical,
+/// The place that an absolute path leads to, found by reading links alone: a mount there, which may not answer, is not
+/// asked.
+pub(crate) fn without_links(path: &Path) -> PathBuf {
+    match walk(path, &[]) {
+        Ok(Leads::To(place)) => place,
+        _ => lexical(path),
     }
 }
 

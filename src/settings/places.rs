@@ -50,6 +50,13 @@ impl Places {
         }
     }
 
+    pub(super) fn mount_point(&self, flags: &Flags) -> Result<PathBuf> {
+        match &flags.mount_point {
+            Some(path) => self.absolute(path),
+            None => Ok(self.base_dir.join("live")),
+        }
+    }
+
     /// A path of the command line, whose shell has expanded what it expands.
     pub(super) fn absolute(&self, path: &Path) -> Result<PathBuf> {
         match path.to_str() {

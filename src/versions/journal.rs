@@ -4,11 +4,11 @@ use std::io;
 use std::sync::{Mutex, MutexGuard};
 
 use postcard::ser_flavors::Size;
-use zeroize::Zeroizing;
 
-use super::log::{KEY, Log};
+use super::log::Log;
 use super::record::Record;
 use super::restore::Restored;
+use crate::secret::SealingKey;
 
 /// What sealing adds to a record of the log.
 const TAG: usize = 16;
@@ -27,7 +27,7 @@ impl Journal {
     /// Where a file cannot be read.
     pub fn open(
         files: [std::fs::File; 2],
-        key: Zeroizing<[u8; KEY]>,
+        key: SealingKey,
         numbers_from: u64,
     ) -> io::Result<(Self, Restored)> {
         let mut restored = Restored::new(numbers_from);

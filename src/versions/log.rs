@@ -14,11 +14,11 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
+use crate::secret::SealingKey;
+
 /// Where the records begin.
 const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
-/// The length of a master key.
-pub const KEY: usize = 32;
 /// So many bytes past twice what the log began with, it is time to write it anew.
 const SLACK: u64 = 1024 * 1024;
 
@@ -26,7 +26,7 @@ const SLACK: u64 = 1024 * 1024;
 pub struct Log {
     /// The one that counts first.
     files: [File; 2],
-    master: Zeroizing<[u8; KEY]>,
+    master: SealingKey,
     generation: u64,
     key: LessSafeKey,
     records: u64,
@@ -44,7 +44,7 @@ impl Log {
     /// Where a file cannot be read.
     pub fn open(
         files: [File; 2],
-        master: Zeroizing<[u8; KEY]>,
+        master: SealingKey,
         mut read: impl FnMut(&[u8]),
     ) -> io::Result<Self> {
         let [a, b] = files;
@@ -131,9 +131,9 @@ fn generation(file: &File) -> io::Result<u64> {
     }
 }
 
-fn key_of(master: &[u8; KEY], salt: &[u8; SALT]) -> io::Result<LessSafeKey> {
+fn key_of(master: &SealingKey, salt: &[u8; SALT]) -> io::Result<LessSafeKey> {
     let failed = |_| io::Error::other("no key can be derived");
-    let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master);
+    let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master.as_bytes());
     let okm = derived.expand(&[b"simpletuner-live journal"], &AES_256_GCM);
     let key: UnboundKey = okm.map_err(failed)?.into();
     Ok(LessSafeKey::new(key))
@@ -163,7 +163,7 @@ fn append(
     Ok(framed.len() as u64)
 }
 
-fn read_records(file: &File, master: &[u8; KEY], read: &mut impl FnMut(&[u8])) -> io::Result<()> {
+fn read_records(file: &File, master: &SealingKey, read: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut salt = [0; SALT];
     file.read_exact_at(&mut salt, 8)?;
     let key = key_of(master, &salt)?;
@@ -203,7 +203,8 @@ mod tests {
 
     fn open(files: &[File; 2]) -> (Log, Vec<String>) {
         let mut found = Vec::new();
-        let master = Zeroizing::new([7; KEY]);
+        let mut master = SealingKey::zeroed();
+        master.as_mut_bytes().fill(7);
         let log = Log::open(twice(files), master, |record| {
             found.push(String::from_utf8(record.to_vec()).unwrap());
         });

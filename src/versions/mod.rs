@@ -25,7 +25,7 @@ mod writers;
 
 pub use epoch::KernelNames;
 pub use journal::Journal;
-pub use log::{KEY, Log};
+pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use state::{Entry, Missing, Node, Promised, Retry, State, Version};

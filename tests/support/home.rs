@@ -2,6 +2,7 @@
 //! it is dropped.
 
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -153,11 +154,13 @@ pub fn ran(command: &mut Command) -> Ran {
 
 /// All mount points at and below a folder, the last mounted first.
 pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    // Bytes: another test may have mounted on any name.
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    let points = table.split(|byte| *byte == b'\n');
+    let points = points.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     let mut below: Vec<PathBuf> = points
-        .map(PathBuf::from)
-        .filter(|point| point.starts_with(dir))
+        .map(|point| std::ffi::OsStr::from_bytes(point).into())
+        .filter(|point: &PathBuf| point.starts_with(dir))
         .collect();
     below.reverse();
     below
@@ -167,10 +170,23 @@ pub fn is_mounted(dir: &Path) -> bool {
     mounts_below(dir).iter().any(|point| point == dir)
 }
 
+/// By a system call: a program that is started while the mount does not answer may wait for it, to close what it
+/// inherited of it.
 pub fn signal(signal: &str, pid: u32) {
-    let mut kill = Command::new("kill");
-    let status = kill.args(["-s", signal, &pid.to_string()]).status();
-    assert!(status.unwrap().success());
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match signal {
+        "ABRT" => Signal::ABORT,
+        "CHLD" => Signal::CHILD,
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        "USR1" => Signal::USR1,
+        other => panic!("SIG{other}"),
+    };
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
 /// Whether the process has ended, be it that nobody has asked for its exit code yet.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -153,16 +155,15 @@ impl Live {
 
     fn end(&mut self) {
         // Where a test stopped one of its processes and then failed, it could not end.
-        signal_group("CONT", &self.daemon);
-        let _ = Command::new("kill")
-            .arg(self.daemon.id().to_string())
-            .stderr(Stdio::null())
-            .status();
+        signal_group(Signal::CONT, &self.daemon);
+        if self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = kill_process(Pid::from_child(&self.daemon), Signal::TERM);
+        }
         let begun = Instant::now();
         while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
             if begun.elapsed() > PATIENCE {
                 // Whatever either of its processes is at, neither comes back.
-                signal_group("KILL", &self.daemon);
+                signal_group(Signal::KILL, &self.daemon);
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -183,11 +184,10 @@ impl Drop for Live {
     }
 }
 
-fn signal_group(signal: &str, leader: &Child) {
-    let _ = Command::new("kill")
-        .args(["-s", signal, "--", &format!("-{}", leader.id())])
-        .stderr(Stdio::null())
-        .status();
+/// By a system call, as `home::signal` has it.
+fn signal_group(signal: Signal, leader: &Child) {
+    let leader = Pid::from_child(leader);
+    let _ = kill_process_group(leader, signal);
 }
 
 /// The daemon of a home, in the foreground, with its processes in a group of their own.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
@@ -14,8 +15,8 @@ use crate::mount::process::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
+use crate::secret::SealingKey;
 use crate::settings::Settings;
-use crate::versions;
 
 /// All until the mount answers. `None`: it is mounted already.
 pub(super) fn begin(
@@ -37,8 +38,6 @@ pub(super) fn begin(
     // Before the mount, so that one that comes meanwhile is not lost.
     let signals = Signals::new()?;
     let (vitals, vitals_file) = Vitals::new()?;
-    let mut key = zeroize::Zeroizing::new([0; versions::KEY]);
-    random(&mut *key)?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
     let (device, init, numbers_from) = match revived {
@@ -62,6 +61,7 @@ pub(super) fn begin(
         vitals: vitals_file,
         ledger: [memory()?, memory()?],
         program: program(Path::new("/proc/self/exe"))?,
+        key: SealingKey::random()?,
     };
     let own = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let brief = Brief {
@@ -69,7 +69,6 @@ pub(super) fn begin(
         program: Text::from(own),
         arguments: arguments.iter().map(Text::from).collect(),
         log_file: log_file.map(Text::from),
-        key,
         fingerprints,
         init,
         numbers_from,
@@ -77,7 +76,7 @@ pub(super) fn begin(
         server: 0,
         restarts: Vec::new(),
         upgrade: None,
-        patience: settings.timeout.server.as_secs(),
+        patience: beats(settings.timeout.server),
     };
     let begun = begin_to_serve(&brief, &held).and_then(|server| {
         let mut keeper = Keeper::new(brief, held, vitals, server, signals);
@@ -88,6 +87,11 @@ pub(super) fn begin(
         let _ = detach(&mount_point);
     }
     begun.map(Some)
+}
+
+/// How many beats of a second a server may be silent for: at least one, for it cannot beat oftener.
+fn beats(patience: Duration) -> u64 {
+    (patience.as_secs() + u64::from(patience.subsec_nanos() > 0)).max(1)
 }
 
 fn random(bytes: &mut [u8]) -> Result<()> {
@@ -107,6 +111,9 @@ fn clear(mount_point: &Path) -> Result<bool> {
             tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
             detach(mount_point)?;
         }
+        MountState::OfAnother { uid } => {
+            return Err(Error::Settings(super::super::of_another(mount_point, uid)));
+        }
         MountState::Foreign { fstype } => {
             let dir = mount_point.display();
             return Err(Error::Settings(format!(
@@ -125,4 +132,15 @@ fn memory() -> Result<OwnedFd> {
 pub(super) fn program(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(path.display().to_string(), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patience_of_less_than_a_beat_is_one_beat() {
+        let beats = |seconds| beats(Duration::from_secs_f64(seconds));
+        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(beats), [1, 1, 1, 2, 10]);
+    }
 }

@@ -1,9 +1,9 @@
 //! What the rows of the trail are signed with: a variable of the environment, else a key file, else a key file made on the
 //! first row. The formats are SimpleTuner's.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -106,25 +106,22 @@ fn make(path: &Path) -> io::Result<()> {
         .create(folder)?;
     let mut key = zeroize::Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key).map_err(|_| io::Error::other("no random numbers"))?;
-    let beside = folder.join(format!(".audit.key.{}", std::process::id()));
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)?;
-    let made = file.write_all(&*key).and_then(|()| file.sync_all());
-    let made = made.and_then(|()| match fs::hard_link(&beside, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
-    });
-    let _ = fs::remove_file(&beside);
-    made
+    // Under a name of its own, whoever else makes one at the same time; temporary files of this kind are made 0600.
+    let mut file = tempfile::Builder::new()
+        .prefix(".audit.key.")
+        .tempfile_in(folder)?;
+    file.write_all(&*key)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn sign(key: &hmac::Key) -> Vec<u8> {
@@ -157,5 +154,25 @@ mod tests {
             sign(&variable.key().unwrap()),
             sign(&hmac::Key::new(hmac::HMAC_SHA256, b"text"))
         );
+    }
+
+    #[test]
+    fn all_who_make_the_key_at_once_have_the_same_one() {
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let source = SigningKey::new(None, dir.path().join("audit.key"));
+            let ready = std::sync::Barrier::new(8);
+            let made: Vec<Vec<u8>> = std::thread::scope(|scope| {
+                let make = || {
+                    ready.wait();
+                    sign(&source.key_or_create().unwrap())
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                let made = threads.into_iter().map(|thread| thread.join().unwrap());
+                made.collect()
+            });
+            assert!(made.iter().all(|key| *key == made[0]));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
     }
 }

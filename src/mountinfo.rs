@@ -1,0 +1,126 @@
+//! The table of mounts, `/proc/PID/mountinfo` (proc(5)). Paths in it are bytes: anybody may mount on a name that is not
+//! UTF-8.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Its number, unique on the machine.
+    pub(crate) id: u64,
+    /// The filesystem, `MAJOR:MINOR`: the same for all mounts of it.
+    pub(crate) filesystem: String,
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// `fuse`, `ext4`, ...
+    pub(crate) fstype: String,
+    /// What was mounted.
+    pub(crate) source: OsString,
+    /// Of FUSE: the user whose it is.
+    pub(crate) user: Option<u32>,
+}
+
+/// The mounts that this process sees, the topmost of a place last.
+pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
+    fs::read("/proc/self/mountinfo").map(|table| parse(&table))
+}
+
+/// Those that another process sees.
+pub(crate) fn of(pid: u32) -> std::io::Result<Vec<Mount>> {
+    fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table))
+}
+
+/// The topmost mount at just this place.
+pub(crate) fn at<'a>(mounts: &'a [Mount], dir: &Path) -> Option<&'a Mount> {
+    mounts.iter().rfind(|mount| mount.point == dir)
+}
+
+/// Where else the filesystem that is mounted at `dir` is seen: bind mounts of it or of something in it.
+pub(crate) fn aliases(dir: &Path) -> Vec<PathBuf> {
+    let Ok(mounts) = own() else {
+        return Vec::new();
+    };
+    let Some(here) = at(&mounts, dir) else {
+        return Vec::new();
+    };
+    let of_it = mounts
+        .iter()
+        .filter(|mount| mount.filesystem == here.filesystem);
+    of_it.map(|mount| mount.point.clone()).collect()
+}
+
+fn parse(table: &[u8]) -> Vec<Mount> {
+    table
+        .split(|&byte| byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// `36 35 98:0 /root /point rw,noatime master:1 - type source options`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let id = text(fields.next()?).parse().ok()?;
+    let (_parent, filesystem) = (fields.next()?, fields.next()?);
+    let (_root, point) = (fields.next()?, fields.next()?);
+    // Any number of fields, and then this.
+    fields.find(|field| *field == b"-")?;
+    let (fstype, source) = (fields.next()?, fields.next()?);
+    let options = fields.next().unwrap_or_default();
+    let mut options = options.split(|&byte| byte == b',');
+    let user = options.find_map(|option| option.strip_prefix(b"user_id="));
+    Some(Mount {
+        id,
+        filesystem: text(filesystem),
+        point: unescape(point).into(),
+        fstype: text(fstype),
+        source: unescape(source),
+        user: user.and_then(|user| text(user).parse().ok()),
+    })
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
+}
+
+/// Spaces, tabs, newlines and backslashes are written as `\040` and so on.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).filter(|_| *first == b'\\');
+        let code = digits.and_then(|digits| u8::from_str_radix(&text(digits), 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_at_a_path_is_found_whatever_others_have_mounted() {
+        let table = b"22 1 0:20 / / rw - ext4 /dev/vda rw\n\
+            30 22 0:40 / /home/a\\040b/live rw,nosuid - tmpfs tmpfs rw\n\
+            31 22 0:41 / /home/a\\040b/live rw,nosuid shared:5 - fuse simpletuner-live rw,user_id=1001,group_id=7\n\
+            32 22 0:42 / /home/\xff\xfe/x rw - fuse.sshfs who\\040knows\xff rw,user_id=5\n\
+            33 22\n\n";
+        let mounts = parse(table);
+        assert_eq!(mounts.len(), 4);
+        let live = at(&mounts, Path::new("/home/a b/live")).unwrap();
+        assert_eq!((live.id, live.fstype.as_str()), (31, "fuse"));
+        assert_eq!(live.source, "simpletuner-live");
+        assert_eq!(live.user, Some(1001));
+        assert_eq!(at(&mounts, Path::new("/home/a b")), None);
+        assert_eq!(at(&mounts, Path::new("/")).unwrap().user, None);
+        let odd = at(&mounts, Path::new(OsStr::from_bytes(b"/home/\xff\xfe/x"))).unwrap();
+        assert_eq!(odd.fstype, "fuse.sshfs");
+    }
+}
