@@ -93,7 +93,9 @@ impl SecretsManager {
     /// # Errors
     /// What kept the file from being written.
     pub fn encrypt_all(&self) -> Result<usize> {
-        self.store()?.2.encrypt_all()
+        let encrypted = self.store()?.2.encrypt_all();
+        self.publish();
+        encrypted
     }
 
     /// Whether the file that is written to has this key.
@@ -140,6 +142,7 @@ impl SecretsManager {
     }
 
     fn after_write(&self, link: &Link, outcomes: &[Outcome]) {
+        self.publish();
         let mut events = Vec::new();
         for Outcome {
             name,
@@ -147,7 +150,6 @@ impl SecretsManager {
             shadowed_by,
         } in outcomes
         {
-            self.desk.drop_name(name);
             let key = Some(name.as_str());
             events.push(Event::new(kind.event(), key, Some(&link.name)));
             if let (ChangeKind::Set, Some(provider)) = (kind, shadowed_by) {

@@ -1,11 +1,13 @@
 //! The chain of providers through the library alone: no mount, no command line.
 
+mod backend;
 mod bad_files;
 mod chain;
 mod flight;
 mod keys;
 mod library;
 mod provider;
+mod snapshot;
 mod writers;
 
 use std::ffi::OsString;

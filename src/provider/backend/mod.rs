@@ -6,6 +6,7 @@ mod provider;
 mod runtime;
 mod state;
 pub(crate) mod tls;
+mod view;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -6,6 +6,7 @@ mod json;
 mod place;
 mod state;
 mod store;
+mod view;
 pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Held, Provided, Provider, ProviderReport, Refreshed, SecretStore, Standing, rfc3339};
+use super::{Held, News, Provided, Provider, ProviderReport, Refreshed, SecretStore, Standing};
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
@@ -21,8 +22,8 @@ use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
 use place::Look;
 use state::{Seen, State};
 
-pub(crate) use document::Stored;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
+pub(crate) use document::{Sealed, Stored};
 pub use place::StorePlace;
 
 const TOO_LARGE: &str = "it is too large: over 16 MiB";
@@ -74,7 +75,7 @@ impl FileProvider {
     }
 
     /// Reads the file if it is not as it was read last; what changed is for the next `refresh` to tell.
-    fn look(&self) -> MutexGuard<'_, State> {
+    fn look_now(&self) -> MutexGuard<'_, State> {
         let look = self.options.place.look();
         let mut state = self.state();
         if look.is_ok_and(|look| state.is_current(&look)) {
@@ -88,7 +89,8 @@ impl FileProvider {
 
     fn read(&self, state: &mut State) {
         let started = Instant::now();
-        let (seen, read) = self.read_now();
+        let (source, seen, read) = self.read_now();
+        state.source = source;
         match read {
             Ok((document, at)) => {
                 if state.is_failed() {
@@ -107,11 +109,17 @@ impl FileProvider {
     }
 
     /// What the file holds now, and when it was modified.
-    fn read_now(&self) -> (Seen, Result<(Document, SystemTime)>) {
-        let look = match self.options.place.look() {
-            Ok(look) => look,
-            Err(error) => return (Seen::Unclear, Err(error)),
-        };
+    fn read_now(&self) -> (String, Seen, Result<(Document, SystemTime)>) {
+        match self.options.place.look() {
+            Ok(look) => {
+                let (seen, read) = self.read_what_is_there(&look);
+                (look.path().display().to_string(), seen, read)
+            }
+            Err(error) => (error.to_string(), Seen::Unclear, Err(error)),
+        }
+    }
+
+    fn read_what_is_there(&self, look: &Look<'_>) -> (Seen, Result<(Document, SystemTime)>) {
         let yaml = place::is_yaml(look.path());
         let Some(stat) = look.stat() else {
             let path = look.path().to_owned();
@@ -122,10 +130,10 @@ impl FileProvider {
         };
         // What cannot be read for what it is need not be looked at again before it changes.
         let seen = Seen::File(look.path().to_owned(), Stamp::of(stat));
-        match self.read_at(&look) {
+        match self.read_at(look) {
             Ok(content) => {
                 let seen = Seen::after(look.path(), content.stamp);
-                let parsed = parse(&look, &content);
+                let parsed = parse(look, &content);
                 (
                     seen,
                     parsed.map(|document| (document, content.stamp.modified())),
@@ -165,7 +173,11 @@ impl FileProvider {
     fn open(&self, name: &SecretName, stored: Stored) -> Result<crate::secret::SecretValue> {
         match stored {
             Stored::Plain(value) => Ok(value),
-            Stored::Encrypted(text) => self.options.key.cipher()?.decrypt(name.as_str(), &text),
+            Stored::Encrypted(sealed) => {
+                let cipher = self.options.key.cipher();
+                self.state().open_with(cipher.as_ref().ok());
+                sealed.open(name.as_str(), &cipher?)
+            }
         }
     }
 }
@@ -215,7 +227,7 @@ impl Provider for FileProvider {
     }
 
     fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        drop(self.look());
+        drop(self.look_now());
         match self.held(name) {
             Held::Value(provided) => Ok(Some(provided)),
             Held::Failed(error) => Err(error),
@@ -225,7 +237,7 @@ impl Provider for FileProvider {
 
     fn held(&self, name: &SecretName) -> Held {
         if self.state().is_unread() {
-            drop(self.look());
+            drop(self.look_now());
         }
         let (stored, changed_at) = match self.state().find(name, self.options.max_stale) {
             Ok(Some(found)) => found,
@@ -255,7 +267,20 @@ impl Provider for FileProvider {
     }
 
     fn refresh(&self) -> Refreshed {
-        self.look().take_refreshed()
+        self.look_now().take_refreshed()
+    }
+
+    fn look(&self) {
+        drop(self.look_now());
+    }
+
+    fn take_news(&self) -> News {
+        let mut state = self.state();
+        News {
+            view: Some(state.view(self.options.max_stale)),
+            changes: state.take_refreshed(),
+            own: state.take_own_changes(),
+        }
     }
 
     fn keeps_documents(&self) -> bool {
@@ -263,26 +288,7 @@ impl Provider for FileProvider {
     }
 
     fn report(&self) -> ProviderReport {
-        let source = match self.options.place.look() {
-            Ok(look) => look.path().display().to_string(),
-            Err(error) => error.to_string(),
-        };
-        let state = self.state();
-        let time = |time: &Option<SystemTime>| time.map(rfc3339);
-        ProviderReport {
-            name: self.name().to_owned(),
-            configured: true,
-            available: !state.is_failed(),
-            source,
-            keys: state.names().iter().map(ToString::to_string).collect(),
-            skipped_keys: state.skipped(),
-            last_success: time(&state.last_success),
-            last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
-            last_error_at: state.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
-            latency_ms: state.latency.map(|took| took.as_micros() as f64 / 1000.0),
-            stale: state.is_failed() && state.is_usable(self.options.max_stale),
-            ..ProviderReport::default()
-        }
+        self.state().report(self.options.max_stale)
     }
 
     fn store(&self) -> Option<&dyn SecretStore> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::place::is_yaml;
 use super::state::Seen;
 use super::write::{Lock, Replacement, sync_folder_of};
-use super::{Document, FileProvider, MAX_DOCUMENT, Stored, parse};
+use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Stored, parse};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange, SecretStore};
@@ -41,6 +41,7 @@ impl FileProvider {
             // What others changed since it was read last is told by the next `refresh`; our own changes are not.
             state.take_in(Seen::Unclear, found, found_modified);
             let seen = Seen::after(&path, stamp);
+            state.source = path.display().to_string();
             state.take_own(seen, document, &changes, stamp.modified());
         }
         sync_folder_of(&path);
@@ -91,7 +92,8 @@ impl FileProvider {
 
     fn encrypted(&self, value: &SecretValue) -> Result<Stored> {
         let cipher = self.options.key.cipher_or_create()?;
-        Ok(Stored::Encrypted(cipher.encrypt(value).into()))
+        self.state().open_with(Some(&cipher));
+        Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
     }
 
     /// SimpleTuner's server reads the default file by itself, and decrypts nothing that it finds there.
