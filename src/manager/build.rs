@@ -19,6 +19,9 @@ use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider
 use crate::secret::SecretName;
 use crate::settings::{AccessRule, Flags, Settings, Ttl};
 
+/// How long the first look at the store may take before a manager begins without it.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// A chain of one's own.
 pub struct Builder {
     providers: Vec<Arc<dyn Provider>>,
@@ -107,7 +110,8 @@ impl Builder {
                 }
             }));
         }
-        manager.refresh();
+        // A store that hangs is no reason not to begin.
+        manager.refresh_within(FIRST_LOOK);
         manager
     }
 }

@@ -195,20 +195,16 @@ impl SecretsManager {
 
     /// Asks in the background for all that is listed, and calls `done` when every provider has answered or failed.
     pub fn fetch_all(&self, done: Done) {
-        /// Calls it when the last one that has it lets go.
-        struct Last(Mutex<Option<Done>>);
-        impl Drop for Last {
-            fn drop(&mut self) {
-                if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
-                    done();
-                }
-            }
-        }
-        let last = Arc::new(Last(Mutex::new(Some(done))));
+        let last = Self::when_all(done);
         for link in self.links.iter() {
             let last = last.clone();
             link.provider.bring_up_to_date(Box::new(move || drop(last)));
         }
+    }
+
+    /// Calls `done` when the last holder of it lets go.
+    fn when_all(done: Done) -> Arc<WhenAll> {
+        Arc::new(WhenAll(Mutex::new(Some(done))))
     }
 
     /// All keys to list, when every provider has answered or failed: waits, bounded by the providers' timeouts.
@@ -241,11 +237,33 @@ impl SecretsManager {
         self.snapshot().standing()
     }
 
-    /// Takes in what changed without us: edits of the file, by one `statx`. Readers do so by themselves; a watcher calls
-    /// this to have the events sooner.
+    /// Takes in what changed without us: edits of the file, by one look at it. Waits for a disk, bounded by
+    /// `timeout.total`; what hangs then is served as it was held.
     pub fn refresh(&self) {
-        self.links.iter().for_each(|link| link.provider.look());
+        self.refresh_within(Duration::MAX);
+    }
+
+    pub(super) fn refresh_within(&self, patience: Duration) {
+        self.links
+            .iter()
+            .for_each(|link| link.provider.look(patience));
         self.publish();
+    }
+
+    /// Looks at the store in the background: calls `done` when a snapshot is in place that has the store's state of now
+    /// or of later, or when the store's disk has not answered within `timeout.total`.
+    pub fn wait_for_store(&self, done: Done) {
+        let me = self.me.clone();
+        let done = Self::when_all(Box::new(move || {
+            if let Some(manager) = me.upgrade() {
+                manager.publish();
+            }
+            done();
+        }));
+        for link in self.links.iter() {
+            let done = done.clone();
+            link.provider.look_then(Box::new(move || drop(done)));
+        }
     }
 
     /// The answer at hand, or what the providers hold; `None` if one must be asked.
@@ -329,6 +347,16 @@ impl SecretsManager {
             && let Some(event) = link.check_health()
         {
             self.tell(&[event]);
+        }
+    }
+}
+
+struct WhenAll(Mutex<Option<Done>>);
+
+impl Drop for WhenAll {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            done();
         }
     }
 }

@@ -10,7 +10,7 @@ pub mod vault;
 mod view;
 
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -236,8 +236,14 @@ pub trait Provider: Send + Sync {
         Refreshed::Nothing
     }
 
-    /// Looks whether something changed without us, for [`take_news`](Self::take_news) to tell. May read files.
-    fn look(&self) {}
+    /// Looks whether something changed without us, for [`take_news`](Self::take_news) to tell; waits at most `patience`,
+    /// and no longer than for an answer.
+    fn look(&self, _patience: Duration) {}
+
+    /// The same in the background: calls `done` after a look that began later than this call, or when it takes too long.
+    fn look_then(&self, done: Done) {
+        done();
+    }
 
     /// What it holds, and what changed since this was last called; never waits, touches no disk.
     fn take_news(&self) -> News {

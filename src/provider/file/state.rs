@@ -8,12 +8,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::place::Look;
 use super::view::FileView;
+use super::watch::Watch;
 use super::{Document, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange, ProviderReport, Refreshed, rfc3339};
 use crate::secret::SecretName;
 use crate::settings::files::Stamp;
+
+const HANGS: &str = "the filesystem of the secrets file does not answer";
 
 /// What was looked at when the file was last read.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -36,6 +39,18 @@ impl Seen {
     }
 }
 
+/// What is known of the key that values are encrypted with.
+#[derive(Clone, Default)]
+pub(super) enum Key {
+    /// Nobody needs it.
+    #[default]
+    Unwanted,
+    /// Somebody waits for it.
+    Wanted,
+    Usable(Arc<CredentialCipher>),
+    Unusable(Arc<Error>),
+}
+
 #[derive(Clone, Default)]
 pub(super) struct State {
     seen: Seen,
@@ -46,8 +61,14 @@ pub(super) struct State {
     first_modified: Option<SystemTime>,
     changed_at: Arc<HashMap<SecretName, SystemTime>>,
     failure: Option<Arc<Error>>,
-    /// What encrypted values were last opened with.
-    cipher: Option<Arc<CredentialCipher>>,
+    /// What encrypted values are opened with.
+    key: Key,
+    /// Who looks at the file, and how long a look may take.
+    pub(super) health: Option<(Arc<Watch>, Duration)>,
+    /// A write of ours is being put in place.
+    pub(super) is_writing: bool,
+    /// Counts our own writes.
+    pub(super) writes: u64,
     /// Where the file lies, for people.
     pub(super) source: String,
     /// Whether it was told that the held document has grown too old to be served.
@@ -141,17 +162,38 @@ impl State {
         }
     }
 
-    /// Notes what encrypted values are opened with; nothing where that is not known.
-    pub(super) fn open_with(&mut self, cipher: Option<&Arc<CredentialCipher>>) {
-        let is_same = match (&self.cipher, cipher) {
-            (Some(held), Some(cipher)) => Arc::ptr_eq(held, cipher),
-            (held, cipher) => held.is_none() && cipher.is_none(),
-        };
-        if !is_same {
-            self.untold_all |= self.cipher.is_some();
-            self.cipher = cipher.cloned();
-            self.view = None;
+    /// Somebody needs the key of encrypted values: the next look is to get it.
+    pub(super) fn want_key(&mut self) {
+        if matches!(self.key, Key::Unwanted) {
+            self.key = Key::Wanted;
         }
+    }
+
+    pub(super) fn wants_key(&self) -> bool {
+        !matches!(self.key, Key::Unwanted)
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Takes in what encrypted values are opened with from now on, or why they cannot be.
+    pub(super) fn open_with(&mut self, cipher: Result<Arc<CredentialCipher>>) {
+        let is_new = match (&self.key, &cipher) {
+            (Key::Usable(held), Ok(cipher)) if Arc::ptr_eq(held, cipher) => return,
+            (Key::Unusable(held), Err(error)) if held.to_string() == error.to_string() => return,
+            (Key::Unwanted | Key::Wanted, _) => true,
+            (Key::Usable(_) | Key::Unusable(_), _) => false,
+        };
+        self.untold_all |= !is_new;
+        self.view = None;
+        self.key = match cipher {
+            Ok(cipher) => Key::Usable(cipher),
+            Err(error) => {
+                tracing::warn!("{error}");
+                Key::Unusable(Arc::new(error))
+            }
+        };
     }
 
     /// The file could not be read.
@@ -204,16 +246,23 @@ impl State {
         self.view.insert(view).clone()
     }
 
-    pub(super) fn cipher(&self) -> Option<&Arc<CredentialCipher>> {
-        self.cipher.as_ref()
+    /// Whether a look hangs: what is held cannot be known to be what the file holds.
+    pub(super) fn is_hanging(&self) -> bool {
+        let health = self.health.as_ref();
+        health.is_some_and(|(watch, limit)| watch.hanging_for(Instant::now()) >= *limit)
+    }
+
+    /// Whether the file was read so shortly after a change that the next one may not show.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.seen == Seen::Unclear && self.failure.is_none()
     }
 
     /// For how long what is held may be served, as things stand.
     pub(super) fn usable_for(&self, max_stale: Duration) -> Duration {
-        match (&self.failure, self.good_at) {
-            (None, _) => Duration::MAX,
-            (Some(_), Some(at)) => max_stale.saturating_sub(at.elapsed()),
-            (Some(_), None) => Duration::ZERO,
+        match self.good_at {
+            _ if self.is_good() => Duration::MAX,
+            Some(at) => max_stale.saturating_sub(at.elapsed()),
+            None => Duration::ZERO,
         }
     }
 
@@ -223,15 +272,18 @@ impl State {
         ProviderReport {
             name: "file".to_owned(),
             configured: true,
-            available: !self.is_failed(),
+            available: self.is_good(),
             source: self.source.clone(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             skipped_keys: self.skipped(),
             last_success: time(&self.last_success),
-            last_error: self.last_error.as_ref().map(|(text, _)| text.clone()),
+            last_error: match &self.last_error {
+                _ if self.is_hanging() => Some(HANGS.to_owned()),
+                last_error => last_error.as_ref().map(|(text, _)| text.clone()),
+            },
             last_error_at: self.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
             latency_ms: self.latency.map(|took| took.as_micros() as f64 / 1000.0),
-            stale: self.is_failed() && self.is_usable(max_stale),
+            stale: !self.is_good() && self.is_usable(max_stale),
             ..ProviderReport::default()
         }
     }
@@ -247,13 +299,26 @@ impl State {
     /// Whether what is held may be served.
     pub(super) fn is_usable(&self, max_stale: Duration) -> bool {
         self.held.is_some()
-            && (self.failure.is_none() || self.good_at.is_some_and(|at| at.elapsed() < max_stale))
+            && (self.is_good() || self.good_at.is_some_and(|at| at.elapsed() < max_stale))
+    }
+
+    /// Whether the file could be read when it was last looked at, and looks do not hang.
+    pub(super) fn is_good(&self) -> bool {
+        self.failure.is_none() && !self.is_hanging()
     }
 
     /// Why the file cannot be read, unless what it held before may be served.
     pub(super) fn failure(&self, max_stale: Duration) -> Option<Error> {
-        let failure = self.failure.as_ref()?;
-        (!self.is_usable(max_stale)).then(|| failure.duplicate())
+        if self.is_usable(max_stale) {
+            return None;
+        }
+        match &self.failure {
+            Some(failure) => Some(failure.duplicate()),
+            None => self.is_hanging().then(|| Error::Unavailable {
+                provider: "file".to_owned(),
+                reason: HANGS.to_owned(),
+            }),
+        }
     }
 
     /// The stored value and when it changed, by the failure rule.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Stored;
-use super::state::State;
+use super::state::{Key, State};
 use crate::provider::{AsOf, Provided, ProviderReport, Standing, View, Viewed};
 use crate::secret::SecretName;
 
@@ -23,7 +23,7 @@ impl FileView {
 impl View for FileView {
     fn find(&self, name: &SecretName, now: Instant) -> Viewed {
         let state = &self.state;
-        if state.is_unread() {
+        if state.is_unread() && !state.is_hanging() {
             return Viewed::Unknown;
         }
         let valid_for = Some(state.usable_for(self.max_stale));
@@ -37,17 +37,22 @@ impl View for FileView {
             }
             Err(error) => return Viewed::Failed(error),
         };
-        let value = match (stored, state.cipher()) {
+        let value = match (stored, state.key()) {
             (Stored::Plain(value), _) => value,
-            (Stored::Encrypted(_), None) => return Viewed::Unknown,
-            (Stored::Encrypted(sealed), Some(cipher)) => match sealed.open(name.as_str(), cipher) {
-                Ok(value) => value,
-                Err(error) => return Viewed::Failed(error),
-            },
+            (Stored::Encrypted(_), Key::Unwanted | Key::Wanted) => return Viewed::Unknown,
+            (Stored::Encrypted(_), Key::Unusable(error)) => {
+                return Viewed::Failed(error.duplicate());
+            }
+            (Stored::Encrypted(sealed), Key::Usable(cipher)) => {
+                match sealed.open(name.as_str(), cipher) {
+                    Ok(value) => value,
+                    Err(error) => return Viewed::Failed(error),
+                }
+            }
         };
         let as_of = AsOf {
             at: now,
-            is_stale: state.is_failed(),
+            is_stale: !state.is_good(),
         };
         Viewed::Value {
             provided: Provided {
