@@ -8,6 +8,7 @@ mod keys;
 mod library;
 mod provider;
 mod snapshot;
+mod watching;
 mod writers;
 
 use std::ffi::OsString;

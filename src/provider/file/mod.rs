@@ -81,8 +81,7 @@ impl FileProvider {
     /// The provider; reads nothing yet.
     pub fn new(options: FileOptions) -> Self {
         let watch = Watch::new();
-        let mut state = State::default();
-        state.health = Some((watch.clone(), options.lock_timeout.max(SHORTEST_PATIENCE)));
+        let state = State::new(watch.clone(), options.lock_timeout.max(SHORTEST_PATIENCE));
         Self(Arc::new(Shared {
             options,
             state: Mutex::new(state),

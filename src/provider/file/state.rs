@@ -64,7 +64,7 @@ pub(super) struct State {
     /// What encrypted values are opened with.
     key: Key,
     /// Who looks at the file, and how long a look may take.
-    pub(super) health: Option<(Arc<Watch>, Duration)>,
+    health: Option<(Arc<Watch>, Duration)>,
     /// A write of ours is being put in place.
     pub(super) is_writing: bool,
     /// Counts our own writes.
@@ -86,6 +86,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// `patience`: how long a look may take before it hangs.
+    pub(super) fn new(watch: Arc<Watch>, patience: Duration) -> Self {
+        Self {
+            health: Some((watch, patience)),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_current(&self, look: &Look<'_>) -> bool {
         match (&self.seen, look.stat()) {
             (Seen::Missing(path), None) => path == look.path(),
