@@ -22,7 +22,7 @@ impl Answered {
         match self {
             Answered::Found(kept) => {
                 let version = Version {
-                    value: kept.value.clone(),
+                    raw: kept.value.clone(),
                     provider: kept.provider.clone(),
                     changed_at: kept.changed_at,
                     as_of: kept.as_of,
@@ -154,7 +154,7 @@ impl SecretsManager {
         if let Lookup::Fresh(version, valid_for) = &lookup {
             if !is_hit && !valid_for.is_zero() {
                 let kept = Kept {
-                    value: version.value.clone(),
+                    value: version.raw.clone(),
                     provider: version.provider.clone(),
                     changed_at: version.changed_at,
                     as_of: version.as_of,

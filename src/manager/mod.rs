@@ -104,7 +104,7 @@ impl NamedCache for SecretsCache {
 /// A value with where and when it was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The value.
+    /// The value as it is stored, be it with a newline at its end.
     pub value: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
@@ -130,13 +130,13 @@ pub enum Answer {
 }
 
 impl SecretsManager {
-    /// A key's value. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
+    /// A key's value, without the newline that ends a single line. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
     ///
     /// # Errors
     /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why it could not be found out.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
         match SecretName::new(key) {
-            Ok(name) => Ok(self.find(&name)?.value),
+            Ok(name) => Ok(self.find(&name)?.value.without_newline()),
             Err(invalid) => self.get_odd_key(key)?.ok_or(invalid),
         }
     }
@@ -146,7 +146,7 @@ impl SecretsManager {
         for link in self.links.iter() {
             match link.provider.get_by_key(key) {
                 Ok(None) | Err(Error::InvalidName { .. }) => {}
-                Ok(Some(value)) => return Ok(Some(value)),
+                Ok(Some(value)) => return Ok(Some(value.without_newline())),
                 Err(error) => {
                     failure = failure.or_else(|| Some(provider_failed(&link.name, key, &error)))
                 }

@@ -33,8 +33,8 @@ pub(super) struct Source {
 /// A value as a snapshot has it.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// The value.
-    pub value: SecretValue,
+    /// What a file of this name holds: the text as it is stored, be it with a newline at its end.
+    pub raw: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
     /// When the value last changed, as far as the provider can tell.
@@ -49,9 +49,14 @@ impl Version {
         now.checked_sub(self.as_of.at.elapsed()).unwrap_or(now)
     }
 
-    /// The length of the value in bytes.
+    /// The secret's value: without the newline that ends a single line.
+    pub fn value(&self) -> SecretValue {
+        self.raw.without_newline()
+    }
+
+    /// The length in bytes of what a file of this name holds.
     pub fn size(&self) -> usize {
-        self.value.len()
+        self.raw.len()
     }
 }
 
@@ -128,7 +133,7 @@ impl Snapshot {
                     let ttl = *self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
                     let age = now.saturating_duration_since(provided.as_of.at);
                     let version = Version {
-                        value: provided.value,
+                        raw: provided.value,
                         provider: source.name.clone(),
                         changed_at: provided.changed_at,
                         as_of: provided.as_of,

@@ -98,8 +98,8 @@ fn ask(manager: &SecretsManager, key: &str) -> Lookup {
 
 fn text(lookup: Lookup) -> String {
     match lookup {
-        Lookup::Fresh(version, _) => format!("fresh {}", version.value.as_str()),
-        Lookup::Stale(version) => format!("stale {}", version.value.as_str()),
+        Lookup::Fresh(version, _) => format!("fresh {}", version.value().as_str()),
+        Lookup::Stale(version) => format!("stale {}", version.value().as_str()),
         Lookup::Missing(_) => "missing".to_owned(),
         Lookup::Failed(_) => "failed".to_owned(),
         Lookup::Unknown => "unknown".to_owned(),

@@ -6,6 +6,7 @@ mod chain;
 mod flight;
 mod keys;
 mod library;
+mod newline;
 mod provider;
 mod snapshot;
 mod watching;

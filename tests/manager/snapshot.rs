@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn fresh(lookup: Lookup) -> String {
     match lookup {
-        Lookup::Fresh(version, _) => version.value.as_str().to_owned(),
+        Lookup::Fresh(version, _) => version.value().as_str().to_owned(),
         other => panic!("{other:?}"),
     }
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn found(manager: &SecretsManager, key: &str) -> Option<String> {
     let version = manager.snapshot().find(&name(key)).fresh()?;
-    Some(version.value.as_str().to_owned())
+    Some(version.value().as_str().to_owned())
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -89,7 +89,7 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
     manager.on_change(Box::new(move |change| {
         let value = |key| {
             let version = change.snapshot.find(&name(key)).last_held();
-            version.map(|version| version.value.as_str().to_owned())
+            version.map(|version| version.value().as_str().to_owned())
         };
         ear.lock().unwrap().push((value("A"), value("B")));
     }));

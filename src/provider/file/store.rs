@@ -70,6 +70,13 @@ impl Shared {
     }
 
     fn seal(&self, value: &SecretValue) -> Result<Stored> {
+        // What is not encrypted is read by SimpleTuner as it stands.
+        let trimmed = value.without_newline();
+        let value = if self.options.encrypt {
+            value
+        } else {
+            &trimmed
+        };
         // A plain text that looks encrypted could not be told from an encrypted one when it is read.
         if self.options.encrypt || is_encrypted(value.as_str()) {
             self.encrypted(value)
