@@ -176,6 +176,14 @@ impl Error {
         matches!(self, Error::NotFound { .. })
     }
 
+    /// Whether the value is there and cannot be read, so that no other provider's value may stand in for it.
+    pub(crate) fn ends_chain(&self) -> bool {
+        matches!(
+            self,
+            Error::CannotDecrypt { .. } | Error::KeyUnusable { .. }
+        )
+    }
+
     /// The same failure once more, for another who waited for the same answer.
     pub(crate) fn duplicate(&self) -> Self {
         match self {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::provider::file::write::{Lock, Replacement, beside, sync_folder_of};
-use crate::provider::file::{Document, Stored, read_document};
+use crate::provider::file::{Document, Sealed, Stored, read_document};
 use crate::settings::Settings;
 use crate::settings::files::Stamp;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Leads, follow};
@@ -72,8 +72,8 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
             let key = key_of(settings);
             report.values += document.replace_each(|_, stored| match stored {
                 Stored::Plain(value) => {
-                    let text = key.cipher_or_create()?.encrypt(value);
-                    Ok(Some(Stored::Encrypted(text.into())))
+                    let cipher = key.cipher_or_create()?;
+                    Ok(Some(Stored::Encrypted(Sealed::seal(value, &cipher))))
                 }
                 Stored::Encrypted(_) => Ok(None),
             })?;
@@ -145,8 +145,8 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         let (mut document, _) = scene.join(old.as_ref(), stored)?;
         let key = key_of(settings);
         report.values = document.replace_each(|name, stored| match stored {
-            Stored::Encrypted(text) => {
-                let value = key.cipher()?.decrypt(name.as_str(), text)?;
+            Stored::Encrypted(sealed) => {
+                let value = sealed.open(name.as_str(), &key.cipher()?)?;
                 Ok(Some(Stored::Plain(value)))
             }
             Stored::Plain(_) => Ok(None),

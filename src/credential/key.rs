@@ -108,6 +108,11 @@ impl KeySource {
         }
     }
 
+    /// The key file, where the key is not in the variable.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.variable.is_none().then_some(&self.key_file)
+    }
+
     /// Whether there is a key, usable or not.
     pub fn exists(&self) -> bool {
         self.variable.is_some() || self.key_file.exists()

@@ -1,15 +1,12 @@
 //! How a manager comes to be: from settings, from providers of one's own, or once for the process.
 
-use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lru::LruCache;
-
 use super::desk::Desk;
 use super::event::Listeners;
-use super::{Link, SecretsCache, SecretsManager};
+use super::publish::ChangeListeners;
+use super::{Link, SecretsCache, SecretsManager, Snapshot};
 use crate::cache::CacheRegistry;
 use crate::credential::KeySource;
 use crate::error::Result;
@@ -22,8 +19,8 @@ use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
 use crate::users::user_permission_cache;
 
-/// How many keys' last values are kept of a provider that keeps none itself.
-const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+/// How long the first look at the store may take before a manager begins without it.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// A chain of one's own.
 pub struct Builder {
@@ -65,39 +62,44 @@ impl Builder {
 
     /// The manager; local providers are read at once.
     pub fn build(self) -> Arc<SecretsManager> {
-        let link = |provider: Arc<dyn Provider>| Link {
-            name: provider.name().into(),
-            provider,
-            is_down: AtomicBool::new(false),
-            last: Mutex::new(LruCache::new(LAST_VALUES)),
-        };
-        let desk = Arc::new(Desk::new(self.ttl));
-        let links: Arc<[Link]> = self.providers.into_iter().map(link).collect();
+        let ttl = Arc::new(self.ttl);
+        let desk = Arc::new(Desk::new(ttl.clone()));
+        let providers = self.providers.into_iter();
+        let links: Arc<[Link]> = providers
+            .map(|provider| Link::new(provider, ttl.clone()))
+            .collect();
         let caches = CacheRegistry::default();
-        let secrets = SecretsCache {
-            desk: desk.clone(),
-            links: links.clone(),
-        };
-        caches.register("secrets", Arc::new(secrets));
-        caches.register("user_permission", Arc::new(user_permission_cache().clone()));
-        let manager = Arc::new_cyclic(|me| SecretsManager {
-            me: me.clone(),
-            links,
-            desk,
-            caches,
-            listeners: Listeners::default(),
-            max_stale: self.max_stale,
-            refreshing: Mutex::new(()),
+        let manager = Arc::new_cyclic(|me| {
+            let secrets = SecretsCache {
+                manager: me.clone(),
+                desk: desk.clone(),
+                links: links.clone(),
+            };
+            caches.register("secrets", Arc::new(secrets));
+            caches.register("user_permission", Arc::new(user_permission_cache().clone()));
+            SecretsManager {
+                me: me.clone(),
+                links,
+                desk,
+                caches,
+                listeners: Listeners::default(),
+                changes: ChangeListeners::default(),
+                max_stale: self.max_stale,
+                current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
+                ttl,
+                refreshing: Mutex::new(()),
+            }
         });
         for link in manager.links.iter() {
             let me = manager.me.clone();
             link.provider.on_change(Box::new(move || {
                 if let Some(manager) = me.upgrade() {
-                    manager.refresh();
+                    manager.publish();
                 }
             }));
         }
-        manager.refresh();
+        // A store that hangs is no reason not to begin.
+        manager.refresh_within(FIRST_LOOK);
         manager
     }
 }

@@ -1,16 +1,40 @@
 //! Reading: the first provider that has a key wins, and one that fails is passed over but not forgotten.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::desk::{Answered, Flight, Joined, Kept};
-use super::{Answer, Event, Found, Link, SecretsManager};
-use crate::cache::NamedCache;
+use super::desk::{Answered, Flight, Joined, Kept, Told};
+use super::{
+    Answer, Event, Found, Link, Lookup, SecretsManager, Snapshot, Version, provider_failed,
+};
 use crate::error::{Error, Result};
-use crate::provider::{AsOf, Done, Held, Refreshed, Standing};
+use crate::provider::{AsOf, Done, Held, Standing};
 use crate::secret::SecretName;
+
+/// What is called with a key's answer.
+pub type AnswerDone = Box<dyn FnOnce(Lookup) + Send>;
+/// What is called with the snapshot that holds all answers.
+pub type SnapshotDone = Box<dyn FnOnce(Arc<Snapshot>) + Send>;
+
+impl Answered {
+    fn lookup(&self) -> Lookup {
+        match self {
+            Answered::Found(kept) => {
+                let version = Version {
+                    raw: kept.value.clone(),
+                    provider: kept.provider.clone(),
+                    changed_at: kept.changed_at,
+                    as_of: kept.as_of,
+                };
+                let left = |until: Instant| until.saturating_duration_since(Instant::now());
+                Lookup::Fresh(version, kept.until.map(left).unwrap_or_default())
+            }
+            Answered::Missing { .. } => Lookup::Missing(Duration::ZERO),
+            Answered::Failed(error) => Lookup::Failed(error.duplicate()),
+        }
+    }
+}
 
 /// How a walk along the chain looks at its providers.
 #[derive(Clone, Copy)]
@@ -77,9 +101,10 @@ impl SecretsManager {
         if let Some(answered) = self.at_hand(name) {
             return answered.into_result(name);
         }
-        let flight = match self.desk.join(name, None) {
+        let flight = match self.desk.join(name, None, false) {
             Joined::Leads(flight) => {
-                if let Some(question) = Question::new(self, name, &flight) {
+                if let Some(question) = Question::new(self, name, &flight, self.desk.look_up(name))
+                {
                     question.go_on(None, false);
                 }
                 flight
@@ -94,8 +119,75 @@ impl SecretsManager {
     /// Asks for a key in the background; N who ask at once cost one question. `done` is called when the answer is at
     /// hand, so that [`held`](Self::held) gives it (a failure for one second), unless the key was invalidated meanwhile.
     pub fn fetch(&self, name: &SecretName, done: Done) {
-        if let Joined::Leads(flight) = self.desk.join(name, Some(done))
-            && let Some(question) = Question::new(self, name, &flight)
+        self.question(name, Box::new(move |_| done()), true);
+    }
+
+    /// Asks for a key in the background; N who ask at once cost one question, bounded by the providers' timeouts. `done`
+    /// is called with the answer, from any thread and with no lock held, when all who listen to changes have been told:
+    /// [`Lookup::Fresh`] with what may be served now, [`Lookup::Missing`] or [`Lookup::Failed`].
+    pub fn ask(&self, name: &SecretName, done: AnswerDone) {
+        self.question(
+            name,
+            Box::new(move |answered| done(answered.lookup())),
+            false,
+        );
+    }
+
+    /// Asks in the background for all that is listed. `done` is called as for [`ask`](Self::ask), with the snapshot that
+    /// holds what every provider has answered, or held before where it failed.
+    pub fn ask_all(&self, done: SnapshotDone) {
+        let me = self.me.clone();
+        self.fetch_all(Box::new(move || {
+            if let Some(manager) = me.upgrade() {
+                manager.publish();
+                done(manager.snapshot());
+            }
+        }));
+    }
+
+    /// What the present snapshot can say of a key, counted by the `secrets` cache as a hit or a miss, and noted as read
+    /// by the provider, which then renews it before it ends.
+    pub fn look_up(&self, name: &SecretName) -> Lookup {
+        let epoch = self.desk.epoch();
+        let lookup = self.snapshot().find(name);
+        let is_hit = self.desk.count(name);
+        if let Lookup::Fresh(version, valid_for) = &lookup {
+            if !is_hit && !valid_for.is_zero() {
+                let kept = Kept {
+                    value: version.raw.clone(),
+                    provider: version.provider.clone(),
+                    changed_at: version.changed_at,
+                    as_of: version.as_of,
+                    until: None,
+                };
+                self.desk.keep(name, Answered::Found(kept), epoch);
+            }
+            self.note_provider_read(name, &version.provider);
+        }
+        lookup
+    }
+
+    /// Counts a read of a key that was answered elsewhere (by the kernel, or by an open file).
+    pub fn note_hot_read(&self, name: &SecretName, provider: &str) {
+        self.desk.count(name);
+        self.note_provider_read(name, provider);
+    }
+
+    fn note_provider_read(&self, name: &SecretName, provider: &str) {
+        if let Some(link) = self.links.iter().find(|link| &*link.name == provider) {
+            link.provider.note_read(name);
+        }
+    }
+
+    fn question(&self, name: &SecretName, told: Told, hand_over: bool) {
+        if let Joined::Leads(flight) = self.desk.join(name, Some(told), hand_over)
+            && let Some(question) = {
+                let at_hand = match hand_over {
+                    true => self.desk.look_up(name),
+                    false => self.desk.cached(name),
+                };
+                Question::new(self, name, &flight, at_hand)
+            }
         {
             question.go_on(None, true);
         }
@@ -103,20 +195,16 @@ impl SecretsManager {
 
     /// Asks in the background for all that is listed, and calls `done` when every provider has answered or failed.
     pub fn fetch_all(&self, done: Done) {
-        /// Calls it when the last one that has it lets go.
-        struct Last(Mutex<Option<Done>>);
-        impl Drop for Last {
-            fn drop(&mut self) {
-                if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
-                    done();
-                }
-            }
-        }
-        let last = Arc::new(Last(Mutex::new(Some(done))));
+        let last = Self::when_all(done);
         for link in self.links.iter() {
             let last = last.clone();
             link.provider.bring_up_to_date(Box::new(move || drop(last)));
         }
+    }
+
+    /// Calls `done` when the last holder of it lets go.
+    fn when_all(done: Done) -> Arc<WhenAll> {
+        Arc::new(WhenAll(Mutex::new(Some(done))))
     }
 
     /// All keys to list, when every provider has answered or failed: waits, bounded by the providers' timeouts.
@@ -140,66 +228,42 @@ impl SecretsManager {
     /// All keys to list, each with the provider that it would be read from; in order, and without waiting.
     pub fn names(&self) -> Vec<(SecretName, Arc<str>)> {
         self.refresh();
-        let mut listed = BTreeMap::new();
-        for (place, link) in self.links.iter().enumerate() {
-            for name in link.provider.names() {
-                // An earlier provider may have a key that it does not list by itself.
-                listed.entry(name).or_insert_with_key(|name| {
-                    let earlier = self.links[..place].iter();
-                    let mut having = earlier.filter(|link| link.provider.has(name));
-                    having.next().unwrap_or(link).name.clone()
-                });
-            }
-        }
-        listed.into_iter().collect()
+        self.snapshot().names().to_vec()
     }
 
     /// Whether [`names`](Self::names) lists all there is: not where a provider can say nothing of any key, or should be
     /// asked first ([`fetch_all`](Self::fetch_all)).
     pub fn standing(&self) -> Standing {
-        let mut whole = Standing::Whole;
-        for link in self.links.iter() {
-            match link.provider.standing() {
-                Standing::Whole => {}
-                Standing::Failed(error) => {
-                    return Standing::Failed(link.failed("a listing", &error));
-                }
-                Standing::Unknown => whole = Standing::Unknown,
-                Standing::Outdated if matches!(whole, Standing::Whole) => {
-                    whole = Standing::Outdated;
-                }
-                Standing::Outdated => {}
-            }
-        }
-        whole
+        self.snapshot().standing()
     }
 
-    /// Takes in what changed without us: edits of the file, by one `statx`. Readers do so by themselves; a watcher calls
-    /// this to have the events sooner.
+    /// Takes in what changed without us: edits of the file, by one look at it. Waits for a disk, bounded by
+    /// `timeout.total`; what hangs then is served as it was held.
     pub fn refresh(&self) {
-        let mut events = Vec::new();
-        {
-            let _turn = self.refreshing.lock().unwrap_or_else(|e| e.into_inner());
-            for link in self.links.iter() {
-                match link.provider.refresh() {
-                    Refreshed::Nothing => continue,
-                    Refreshed::Names(changes) => {
-                        self.desk.drop_uncached();
-                        for change in &changes {
-                            self.desk.drop_name(&change.name);
-                            let key = Some(change.name.as_str());
-                            events.push(Event::new(change.kind.event(), key, Some(&link.name)));
-                        }
-                    }
-                    Refreshed::All => {
-                        self.desk.clear();
-                        events.push(Event::new("invalidated", None, Some(&link.name)));
-                    }
-                }
-                events.extend(link.check_health());
+        self.refresh_within(Duration::MAX);
+    }
+
+    pub(super) fn refresh_within(&self, patience: Duration) {
+        self.links
+            .iter()
+            .for_each(|link| link.provider.look(patience));
+        self.publish();
+    }
+
+    /// Looks at the store in the background: calls `done` when a snapshot is in place that has the store's state of now
+    /// or of later, or when the store's disk has not answered within `timeout.total`.
+    pub fn wait_for_store(&self, done: Done) {
+        let me = self.me.clone();
+        let done = Self::when_all(Box::new(move || {
+            if let Some(manager) = me.upgrade() {
+                manager.publish();
             }
+            done();
+        }));
+        for link in self.links.iter() {
+            let done = done.clone();
+            link.provider.look_then(Box::new(move || drop(done)));
         }
-        self.tell(&events);
     }
 
     /// The answer at hand, or what the providers hold; `None` if one must be asked.
@@ -218,10 +282,8 @@ impl SecretsManager {
 
     /// The provider is to know which of its keys are read, though most readers are served by the cache.
     fn note_read(&self, name: &SecretName, answered: &Answered) {
-        if let Answered::Found(kept) = answered
-            && let Some(link) = self.links.iter().find(|link| link.name == kept.provider)
-        {
-            link.provider.note_read(name);
+        if let Answered::Found(kept) = answered {
+            self.note_provider_read(name, &kept.provider);
         }
     }
 
@@ -256,13 +318,13 @@ impl SecretsManager {
                     walk.as_of = walk.as_of.and(as_of);
                 }
                 Held::Unknown => return Walked::Pending,
-                Held::Failed(error) if ends_chain(&error) => {
+                Held::Failed(error) if error.ends_chain() => {
                     return Walked::At(Answered::Failed(error.into()), false);
                 }
                 Held::Failed(error) => {
                     self.tell_down(link, &error);
                     walk.failure
-                        .get_or_insert_with(|| link.failed(name.as_str(), &error));
+                        .get_or_insert_with(|| provider_failed(&link.name, name.as_str(), &error));
                 }
             }
             walk.place += 1;
@@ -289,6 +351,16 @@ impl SecretsManager {
     }
 }
 
+struct WhenAll(Mutex<Option<Done>>);
+
+impl Drop for WhenAll {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            done();
+        }
+    }
+}
+
 /// A question that is under way for all who joined its flight. It lands the flight whatever happens, so that nobody
 /// waits for an answer that was lost.
 struct Question {
@@ -301,14 +373,19 @@ struct Question {
 
 impl Question {
     /// `None` where the manager is being dropped: nobody is left to wait.
-    fn new(manager: &SecretsManager, name: &SecretName, flight: &Arc<Flight>) -> Option<Self> {
+    fn new(
+        manager: &SecretsManager,
+        name: &SecretName,
+        flight: &Arc<Flight>,
+        at_hand: Option<Answered>,
+    ) -> Option<Self> {
         Some(Self {
             manager: manager.me.upgrade()?,
             name: name.clone(),
             flight: flight.clone(),
             walk: Walk::new(),
             // It may have been answered between the look that found nothing and the question's begin.
-            answered: manager.desk.look_up(name).map(|answered| (answered, false)),
+            answered: at_hand.map(|answered| (answered, false)),
         })
     }
 
@@ -355,70 +432,9 @@ impl Drop for Question {
             let error = Error::io(format!("asking for {}", self.name), error);
             (Answered::Failed(error.into()), false)
         });
+        // Those who listen are told before those who wait.
+        self.manager.publish();
         let desk = &self.manager.desk;
         desk.land(&self.name, &self.flight, answered, cacheable);
-    }
-}
-
-/// The value is there and cannot be read: no other provider's value may stand in for it.
-fn ends_chain(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::CannotDecrypt { .. } | Error::KeyUnusable { .. }
-    )
-}
-
-impl Link {
-    /// Asks the provider, which may wait. For one that keeps no documents, a value that is young enough stands in for
-    /// a failure.
-    fn ask(&self, name: &SecretName, max_stale: Duration) -> Held {
-        let answer = Held::of(self.provider.get(name));
-        if self.provider.keeps_documents() {
-            return answer;
-        }
-        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
-        match answer {
-            Held::Value(provided) => {
-                last.put(name.clone(), provided.clone());
-                Held::Value(provided)
-            }
-            Held::Absent { as_of } => {
-                last.pop(name);
-                Held::Absent { as_of }
-            }
-            Held::Failed(error) if !ends_chain(&error) => match last.get(name) {
-                Some(provided) if provided.as_of.at.elapsed() < max_stale => {
-                    let mut provided = provided.clone();
-                    provided.as_of.is_stale = true;
-                    Held::Value(provided)
-                }
-                _ => Held::Failed(error),
-            },
-            other => other,
-        }
-    }
-
-    /// The provider failed, for what is told of this name.
-    pub(super) fn failed(&self, name: &str, error: &Error) -> Error {
-        Error::ProviderFailed {
-            name: name.to_owned(),
-            provider: self.name.to_string(),
-            reason: match error {
-                Error::Unavailable { reason, .. } => reason.clone(),
-                other => other.to_string(),
-            },
-        }
-    }
-
-    /// The event, if the provider failed or came back since the last one.
-    fn check_health(&self) -> Option<Event> {
-        let is_down = !self.provider.report().available;
-        let was_down = self.is_down.swap(is_down, Ordering::Relaxed);
-        let event = match (was_down, is_down) {
-            (false, true) => "provider_down",
-            (true, false) => "provider_up",
-            _ => return None,
-        };
-        Some(Event::new(event, None, Some(&self.name)))
     }
 }

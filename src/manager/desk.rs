@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Answer, Found};
 use crate::cache::{CacheOptions, CacheStats, NamedCache, SECRETS, TtlCache};
 use crate::error::{Error, Result};
-use crate::provider::{AsOf, Done};
+use crate::provider::AsOf;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 
@@ -71,6 +71,9 @@ impl Answered {
     }
 }
 
+/// What is called with the answer to a question that was asked in the background.
+pub(super) type Told = Box<dyn FnOnce(&Answered) + Send>;
+
 /// One question that is under way, and who waits for it.
 #[derive(Default)]
 pub(super) struct Flight {
@@ -82,8 +85,8 @@ pub(super) struct Flight {
 struct Landing {
     answer: Option<Answered>,
     /// Who asked in the background.
-    waiting: Vec<Done>,
-    in_background: bool,
+    waiting: Vec<Told>,
+    hand_over: bool,
 }
 
 impl Flight {
@@ -112,7 +115,7 @@ pub(super) enum Joined {
 
 pub(super) struct Desk {
     cache: TtlCache<Answered>,
-    ttl: Ttl,
+    ttl: Arc<Ttl>,
     /// Held while an answer is put into the cache or taken out, so that the two cannot cross. Nothing waits under it,
     /// and only the cache's and a flight's own locks are taken inside.
     inner: Mutex<Inner>,
@@ -134,7 +137,7 @@ fn key_of(name: &str) -> String {
 }
 
 impl Desk {
-    pub(super) fn new(ttl: Ttl) -> Self {
+    pub(super) fn new(ttl: Arc<Ttl>) -> Self {
         Self {
             cache: TtlCache::new(CacheOptions {
                 default_ttl: ttl.default,
@@ -149,9 +152,14 @@ impl Desk {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// The answer in the cache.
+    pub(super) fn cached(&self, name: &SecretName) -> Option<Answered> {
+        self.cache.get(&key_of(name.as_str()))
+    }
+
     /// The answer at hand.
     pub(super) fn look_up(&self, name: &SecretName) -> Option<Answered> {
-        if let Some(answer) = self.cache.get(&key_of(name.as_str())) {
+        if let Some(answer) = self.cached(name) {
             return Some(answer);
         }
         let mut inner = self.inner();
@@ -161,6 +169,11 @@ impl Desk {
         }
         inner.handed_over.remove(name);
         None
+    }
+
+    /// Counts a look at the cache for a name: whether it was there.
+    pub(super) fn count(&self, name: &SecretName) -> bool {
+        self.cached(name).is_some()
     }
 
     /// To be taken before a provider is asked.
@@ -204,8 +217,9 @@ impl Desk {
         answer
     }
 
-    /// Joins the question about a name, or begins it. `done` is called when it is answered.
-    pub(super) fn join(&self, name: &SecretName, done: Option<Done>) -> Joined {
+    /// Joins the question about a name, or begins it. `told` is called when it is answered; with `hand_over`, the answer
+    /// is at hand for a moment afterwards.
+    pub(super) fn join(&self, name: &SecretName, told: Option<Told>, hand_over: bool) -> Joined {
         let mut inner = self.inner();
         let (flight, leads) = match inner.flights.get(name) {
             Some(flight) => (flight.clone(), false),
@@ -215,10 +229,10 @@ impl Desk {
                 (flight, true)
             }
         };
-        if let Some(done) = done {
+        {
             let mut landing = flight.landing();
-            landing.in_background = true;
-            landing.waiting.push(done);
+            landing.hand_over |= hand_over;
+            landing.waiting.extend(told);
         }
         match leads {
             true => Joined::Leads(flight),
@@ -234,7 +248,7 @@ impl Desk {
         answer: Answered,
         cacheable: bool,
     ) {
-        let waiting = {
+        let (waiting, answer) = {
             let mut inner = self.inner();
             let is_current = inner
                 .flights
@@ -247,18 +261,18 @@ impl Desk {
                 if cacheable {
                     answer = self.cache_answer(name, answer);
                 }
-                if landing.in_background {
+                if landing.hand_over {
                     let now = Instant::now();
                     inner.handed_over.retain(|_, (until, _)| *until > now);
                     let handed_over = (now + HAND_OVER, answer.clone());
                     inner.handed_over.insert(name.clone(), handed_over);
                 }
             }
-            landing.answer = Some(answer);
-            std::mem::take(&mut landing.waiting)
+            landing.answer = Some(answer.clone());
+            (std::mem::take(&mut landing.waiting), answer)
         };
         flight.landed.notify_all();
-        waiting.into_iter().for_each(|done| done());
+        waiting.into_iter().for_each(|told| told(&answer));
     }
 
     /// Drops what is known about a name. A question under way goes on for those who asked before.

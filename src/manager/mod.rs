@@ -5,24 +5,30 @@ mod build;
 mod chain;
 mod desk;
 mod event;
+mod link;
+mod publish;
+mod snapshot;
 mod writes;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime};
-
-use lru::LruCache;
 
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::{Error, Result};
-use crate::provider::{Provided, Provider, ProviderReport};
+use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
+use crate::settings::Ttl;
 use crate::users::user_permission_cache;
 use desk::Desk;
 use event::Listeners;
+use link::{Link, provider_failed};
+use publish::ChangeListeners;
 
 pub use build::Builder;
+pub use chain::{AnswerDone, SnapshotDone};
 pub use event::{Event, Listener};
+pub use publish::{ChangeListener, ChangeSet, Changed};
+pub use snapshot::{Lookup, Snapshot, Version};
 pub use writes::{Outcome, SetOutcome};
 
 /// The secrets of all providers.
@@ -43,26 +49,29 @@ pub struct SecretsManager {
     desk: Arc<Desk>,
     caches: CacheRegistry,
     listeners: Listeners,
+    changes: ChangeListeners,
     max_stale: Duration,
-    /// Held from a provider's refresh until what changed is out of the cache: else a second reader, to whom the provider
-    /// has nothing new to tell, could still meet the old value.
+    ttl: Arc<Ttl>,
+    /// A leaf lock, held for the clone of the `Arc` or its replacement.
+    current: Mutex<Arc<Snapshot>>,
+    /// Held from taking a provider's news until what changed is out of the cache and told: else a second reader, to whom
+    /// the provider has nothing new to tell, could still meet the old value.
     refreshing: Mutex<()>,
-}
-
-/// One provider in the chain.
-struct Link {
-    provider: Arc<dyn Provider>,
-    name: Arc<str>,
-    /// Whether `provider_down` was told last.
-    is_down: AtomicBool,
-    /// The last value of each key, for a provider that keeps no documents itself. A leaf lock.
-    last: Mutex<LruCache<SecretName, Provided>>,
 }
 
 /// The cache of secrets, with what lies behind it: what is dropped here is asked for anew.
 struct SecretsCache {
+    manager: Weak<SecretsManager>,
     desk: Arc<Desk>,
     links: Arc<[Link]>,
+}
+
+impl SecretsCache {
+    fn tell(&self) {
+        if let Some(manager) = self.manager.upgrade() {
+            manager.publish_invalidated();
+        }
+    }
 }
 
 impl NamedCache for SecretsCache {
@@ -72,7 +81,9 @@ impl NamedCache for SecretsCache {
 
     fn clear(&self) -> usize {
         self.links.iter().for_each(|link| link.forget(""));
-        self.desk.clear()
+        let dropped = self.desk.clear();
+        self.tell();
+        dropped
     }
 
     fn invalidate_prefix(&self, prefix: &str) -> usize {
@@ -82,14 +93,16 @@ impl NamedCache for SecretsCache {
             None => return 0,
         };
         self.links.iter().for_each(|link| link.forget(names));
-        self.desk.invalidate_prefix(prefix)
+        let dropped = self.desk.invalidate_prefix(prefix);
+        self.tell();
+        dropped
     }
 }
 
 /// A value with where and when it was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The value.
+    /// The value as it is stored, be it with a newline at its end.
     pub value: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
@@ -115,13 +128,13 @@ pub enum Answer {
 }
 
 impl SecretsManager {
-    /// A key's value. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
+    /// A key's value, without the newline that ends a single line. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
     ///
     /// # Errors
     /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why it could not be found out.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
         match SecretName::new(key) {
-            Ok(name) => Ok(self.find(&name)?.value),
+            Ok(name) => Ok(self.find(&name)?.value.without_newline()),
             Err(invalid) => self.get_odd_key(key)?.ok_or(invalid),
         }
     }
@@ -131,8 +144,10 @@ impl SecretsManager {
         for link in self.links.iter() {
             match link.provider.get_by_key(key) {
                 Ok(None) | Err(Error::InvalidName { .. }) => {}
-                Ok(Some(value)) => return Ok(Some(value)),
-                Err(error) => failure = failure.or(Some(link.failed(key, &error))),
+                Ok(Some(value)) => return Ok(Some(value.without_newline())),
+                Err(error) => {
+                    failure = failure.or_else(|| Some(provider_failed(&link.name, key, &error)))
+                }
             }
         }
         failure.map_or(Ok(None), Err)
@@ -200,15 +215,13 @@ impl SecretsManager {
     /// The state of all providers, in the order of the chain.
     pub fn reports(&self) -> Vec<ProviderReport> {
         self.refresh();
-        let reports = self.links.iter().enumerate();
-        reports.map(|(place, link)| link.report(place)).collect()
+        self.snapshot().reports()
     }
 
     /// The state of one provider.
     pub fn report(&self, provider: &str) -> Option<ProviderReport> {
         self.refresh();
-        let place = self.links.iter().position(|link| &*link.name == provider)?;
-        Some(self.links.get(place)?.report(place))
+        self.snapshot().report(provider)
     }
 
     /// Empties the cache of secrets: the next read of each asks its provider.
@@ -256,25 +269,8 @@ impl SecretsManager {
     fn tell(&self, events: &[Event]) {
         self.listeners.tell(events);
     }
-}
 
-impl Link {
-    /// What is known of the keys that begin with `names` is to be asked for anew.
-    fn forget(&self, names: &str) {
-        self.provider.expire();
-        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
-        let forgotten = last.iter().map(|(name, _)| name.clone());
-        let forgotten: Vec<SecretName> = forgotten
-            .filter(|name| name.as_str().starts_with(names))
-            .collect();
-        for name in forgotten {
-            last.pop(&name);
-        }
-    }
-    fn report(&self, place: usize) -> ProviderReport {
-        ProviderReport {
-            priority: place + 1,
-            ..self.provider.report()
-        }
+    fn current(&self) -> MutexGuard<'_, Arc<Snapshot>> {
+        self.current.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

@@ -26,12 +26,15 @@ pub struct SetOutcome {
 }
 
 impl SecretsManager {
-    /// Sets a key in the file.
+    /// Sets a key in the file, without the newline that ends a single line.
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::TooLarge`], or what kept the file from being written.
     pub fn set(&self, key: &str, value: &str) -> Result<SetOutcome> {
-        let change = Change::Set(SecretName::new(key)?, SecretValue::new(value));
+        let change = Change::Set(
+            SecretName::new(key)?,
+            SecretValue::new(value).without_newline(),
+        );
         let outcome = self.apply(&[change])?.pop();
         Ok(SetOutcome {
             shadowed_by: outcome.and_then(|outcome| outcome.shadowed_by),
@@ -48,7 +51,9 @@ impl SecretsManager {
         Ok(())
     }
 
-    /// Makes all changes in one atomic write of the file, or none.
+    /// Makes all changes in one atomic write of the file, or none. Values are stored as they are, with what newlines they
+    /// have, unless nothing is encrypted: then SimpleTuner reads the stored text as it stands, and the newline that ends a
+    /// single line is dropped.
     ///
     /// # Errors
     /// As for [`set`](Self::set) and [`delete`](Self::delete).
@@ -98,7 +103,9 @@ impl SecretsManager {
     /// # Errors
     /// What kept the file from being written.
     pub fn encrypt_all(&self) -> Result<usize> {
-        self.store()?.2.encrypt_all()
+        let encrypted = self.store()?.2.encrypt_all();
+        self.publish();
+        encrypted
     }
 
     /// Whether the file that is written to has this key.
@@ -145,6 +152,7 @@ impl SecretsManager {
     }
 
     fn after_write(&self, link: &Link, outcomes: &[Outcome]) {
+        self.publish();
         let mut events = Vec::new();
         for Outcome {
             name,
@@ -152,7 +160,6 @@ impl SecretsManager {
             shadowed_by,
         } in outcomes
         {
-            self.desk.drop_name(name);
             let key = Some(name.as_str());
             events.push(Event::new(kind.event(), key, Some(&link.name)));
             if let (ChangeKind::Set, Some(provider)) = (kind, shadowed_by) {

@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Held, Provided, Provider, ProviderReport, WELL_KNOWN, rfc3339};
+use super::{
+    Held, News, Provided, Provider, ProviderReport, Refreshed, Standing, View, Viewed, WELL_KNOWN,
+    rfc3339,
+};
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
 
@@ -22,7 +26,9 @@ const OWN_CREDENTIALS: [&str; 9] = [
 ];
 
 /// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or `PREFIX_REPLICATE_API_TOKEN`.
-pub struct EnvironmentProvider {
+pub struct EnvironmentProvider(Arc<Environment>);
+
+struct Environment {
     variables: HashMap<String, SecretValue>,
     prefix: String,
     listed: Vec<SecretName>,
@@ -37,7 +43,7 @@ impl EnvironmentProvider {
         prefix: &str,
         env_keys: &[SecretName],
     ) -> Self {
-        let mut provider = Self {
+        let mut provider = Environment {
             variables: HashMap::new(),
             prefix: prefix.trim_end_matches('_').to_owned(),
             listed: Vec::new(),
@@ -57,14 +63,16 @@ impl EnvironmentProvider {
             }
         }
         provider.listed = provider.list(env_keys);
-        provider
+        Self(Arc::new(provider))
     }
 
     /// The provider over this process's variables, as they are now.
     pub fn from_process(prefix: &str, env_keys: &[SecretName]) -> Self {
         Self::new(std::env::vars_os(), prefix, env_keys)
     }
+}
 
+impl Environment {
     fn list(&self, env_keys: &[SecretName]) -> Vec<SecretName> {
         let mut listed: Vec<SecretName> = WELL_KNOWN
             .iter()
@@ -108,14 +116,50 @@ impl Provider for EnvironmentProvider {
     }
 
     fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        Ok(self
-            .variables
-            .get(&self.variable_of(name))
-            .map(|value| Provided::now(value.clone(), self.taken_at)))
+        Ok(self.0.get(name))
     }
 
     fn held(&self, name: &SecretName) -> Held {
         Held::of(self.get(name))
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        self.0.names()
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.0.has(name)
+    }
+
+    fn take_news(&self) -> News {
+        News {
+            view: Some(self.0.clone()),
+            changes: Refreshed::Nothing,
+            own: Vec::new(),
+        }
+    }
+
+    fn report(&self) -> ProviderReport {
+        self.0.report(Instant::now())
+    }
+}
+
+impl Environment {
+    fn get(&self, name: &SecretName) -> Option<Provided> {
+        let value = self.variables.get(&self.variable_of(name))?;
+        Some(Provided::now(value.clone(), self.taken_at))
+    }
+}
+
+impl View for Environment {
+    fn find(&self, name: &SecretName, _now: Instant) -> Viewed {
+        match self.get(name) {
+            Some(provided) => Viewed::Value {
+                provided,
+                valid_for: Some(Duration::MAX),
+            },
+            None => Viewed::ABSENT,
+        }
     }
 
     fn names(&self) -> Vec<SecretName> {
@@ -126,9 +170,13 @@ impl Provider for EnvironmentProvider {
         self.variables.contains_key(&self.variable_of(name))
     }
 
-    fn report(&self) -> ProviderReport {
+    fn standing(&self, _now: Instant) -> Standing {
+        Standing::Whole
+    }
+
+    fn report(&self, _now: Instant) -> ProviderReport {
         ProviderReport {
-            name: self.name().to_owned(),
+            name: "environment".to_owned(),
             configured: true,
             available: true,
             source: if self.prefix.is_empty() {

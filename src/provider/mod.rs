@@ -7,9 +7,10 @@ pub mod environment;
 pub mod file;
 mod not_configured;
 pub mod vault;
+mod view;
 
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -20,6 +21,7 @@ pub use clock::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;
+pub use view::{News, View, Viewed};
 
 /// Keys that SimpleTuner itself asks for; listed wherever the environment has them.
 pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
@@ -232,6 +234,24 @@ pub trait Provider: Send + Sync {
     /// Looks, cheaply (one `statx`), whether something changed without us, and takes it in.
     fn refresh(&self) -> Refreshed {
         Refreshed::Nothing
+    }
+
+    /// Looks whether something changed without us, for [`take_news`](Self::take_news) to tell; waits at most `patience`,
+    /// and no longer than for an answer.
+    fn look(&self, _patience: Duration) {}
+
+    /// The same in the background: calls `done` after a look that began later than this call, or when it takes too long.
+    fn look_then(&self, done: Done) {
+        done();
+    }
+
+    /// What it holds, and what changed since this was last called; never waits, touches no disk.
+    fn take_news(&self) -> News {
+        News {
+            view: None,
+            changes: self.refresh(),
+            own: Vec::new(),
+        }
     }
 
     /// Whether it serves its last document by itself when it fails (the rule of `max_stale`). For one that does not,

@@ -1,11 +1,16 @@
 //! The place in the chain of a provider that the settings do not name: it has nothing, and says what to set.
 
-use super::{Held, Provided, Provider, ProviderReport};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Held, News, Provided, Provider, ProviderReport, Refreshed, Standing, View, Viewed};
 use crate::error::Result;
 use crate::secret::SecretName;
 
 /// A provider that is not set.
-pub struct NotConfigured {
+pub struct NotConfigured(Arc<Unset>);
+
+struct Unset {
     name: &'static str,
     /// What would set it.
     setting: &'static str,
@@ -14,13 +19,13 @@ pub struct NotConfigured {
 impl NotConfigured {
     /// The provider of this name, which this setting would bring to life.
     pub fn new(name: &'static str, setting: &'static str) -> Self {
-        Self { name, setting }
+        Self(Arc::new(Unset { name, setting }))
     }
 }
 
 impl Provider for NotConfigured {
     fn name(&self) -> &str {
-        self.name
+        self.0.name
     }
 
     fn get(&self, _name: &SecretName) -> Result<Option<Provided>> {
@@ -35,7 +40,37 @@ impl Provider for NotConfigured {
         Vec::new()
     }
 
+    fn take_news(&self) -> News {
+        News {
+            view: Some(self.0.clone()),
+            changes: Refreshed::Nothing,
+            own: Vec::new(),
+        }
+    }
+
     fn report(&self) -> ProviderReport {
+        self.0.report(Instant::now())
+    }
+}
+
+impl View for Unset {
+    fn find(&self, _name: &SecretName, _now: Instant) -> Viewed {
+        Viewed::ABSENT
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        Vec::new()
+    }
+
+    fn has(&self, _name: &SecretName) -> bool {
+        false
+    }
+
+    fn standing(&self, _now: Instant) -> Standing {
+        Standing::Whole
+    }
+
+    fn report(&self, _now: Instant) -> ProviderReport {
         ProviderReport {
             name: self.name.to_owned(),
             source: format!("{} is not set", self.setting),

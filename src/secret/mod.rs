@@ -114,12 +114,37 @@ impl std::str::FromStr for SecretName {
 /// A secret's value: UTF-8 text of any length, in locked memory, zeroed when the last clone is dropped. `Debug` says
 /// its length only; there is no `Display`.
 #[derive(Clone)]
-pub struct SecretValue(Arc<LockedBytes>);
+pub struct SecretValue {
+    bytes: Arc<LockedBytes>,
+    /// How many of the bytes are the value's.
+    len: usize,
+}
+
+/// The bytes without the newline that ends a single line. It belongs to the file that holds a value, not to the value:
+/// `echo` puts it there. Text of several lines keeps its last newline.
+pub fn without_newline(bytes: &[u8]) -> &[u8] {
+    match bytes.split_last() {
+        Some((b'\n', line)) if !line.contains(&b'\n') => line,
+        _ => bytes,
+    }
+}
 
 impl SecretValue {
     /// The value as a copy in locked memory. The caller wipes its own (`zeroize`).
     pub fn new(text: &str) -> Self {
-        Self(Arc::new(LockedBytes::copy_of(text.as_bytes())))
+        Self {
+            bytes: Arc::new(LockedBytes::copy_of(text.as_bytes())),
+            len: text.len(),
+        }
+    }
+
+    /// The value [without the newline](without_newline) that ends a single line; shares this one's memory.
+    #[must_use]
+    pub fn without_newline(&self) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            len: without_newline(self.as_bytes()).len(),
+        }
     }
 
     /// The value from bytes.
@@ -135,18 +160,18 @@ impl SecretValue {
 
     /// The value as bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_slice()
+        self.bytes.as_slice().get(..self.len).unwrap_or_default()
     }
 
     /// The value as text.
     pub fn as_str(&self) -> &str {
         // Checked when it was made; a value never changes.
-        std::str::from_utf8(self.0.as_slice()).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     /// The length in bytes.
     pub fn len(&self) -> usize {
-        self.0.as_slice().len()
+        self.len
     }
 
     /// Whether it is the empty text.
@@ -186,7 +211,8 @@ impl fmt::Debug for SecretValue {
 }
 impl PartialEq for SecretValue {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.as_bytes() == other.as_bytes()
+        Arc::ptr_eq(&self.bytes, &other.bytes) && self.len == other.len
+            || self.as_bytes() == other.as_bytes()
     }
 }
 impl Eq for SecretValue {}
@@ -249,6 +275,30 @@ mod tests {
                 matches!(SecretName::new(bad), Err(Error::InvalidName { .. })),
                 "{bad:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_newline_of_a_single_line_is_the_files_and_other_newlines_are_the_values() {
+        for (file, value) in [
+            ("hf_x\n", "hf_x"),
+            ("hf_x", "hf_x"),
+            ("\n", ""),
+            ("", ""),
+            ("hf_x\n\n", "hf_x\n\n"),
+            ("a\nb\n", "a\nb\n"),
+            (
+                "-----BEGIN KEY-----\nMII\n-----END KEY-----\n",
+                "-----BEGIN KEY-----\nMII\n-----END KEY-----\n",
+            ),
+        ] {
+            let raw = SecretValue::new(file);
+            let trimmed = raw.without_newline();
+            assert_eq!((raw.as_str(), trimmed.as_str()), (file, value));
+            assert_eq!(trimmed, SecretValue::new(value));
+            assert_eq!(trimmed.len(), value.len());
+            assert_eq!(trimmed == raw, file == value);
+            assert_eq!(trimmed.fingerprint(), SecretValue::new(value).fingerprint());
         }
     }
 

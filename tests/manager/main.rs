@@ -1,11 +1,15 @@
 //! The chain of providers through the library alone: no mount, no command line.
 
+mod backend;
 mod bad_files;
 mod chain;
 mod flight;
 mod keys;
 mod library;
+mod newline;
 mod provider;
+mod snapshot;
+mod watching;
 mod writers;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@ mod provider;
 mod runtime;
 mod state;
 pub(crate) mod tls;
+mod view;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 pub use document::BackendDocument;
 pub use provider::{BackendOptions, BackendProvider};
+pub(super) use runtime::after;
 
 /// Where a document comes from: one call over the network.
 pub trait Backend: Send + Sync + 'static {

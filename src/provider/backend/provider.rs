@@ -10,10 +10,11 @@ use tokio::sync::Notify;
 
 use super::runtime::runtime;
 use super::state::{BACKOFF, PATIENCE, Rules, State};
+use super::view::BackendView;
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::error::{Error, Result};
 use crate::provider::{
-    Asked, Done, Held, Provided, Provider, ProviderReport, Refreshed, Standing, rfc3339,
+    Asked, Done, Held, News, Provided, Provider, ProviderReport, Refreshed, Standing,
 };
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
@@ -42,7 +43,7 @@ pub struct BackendProvider {
 struct Shared {
     backend: Box<dyn Backend>,
     runtime: Handle,
-    rules: Rules,
+    rules: Arc<Rules>,
     timeout: Duration,
     // Nothing waits under it, and nobody is called.
     inner: Mutex<Inner>,
@@ -58,6 +59,8 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     state: State,
+    /// What readers see of the state; `None`: it changed since.
+    view: Option<Arc<BackendView>>,
     /// Who waits for the attempt under way.
     waiting: Vec<Waiter>,
     /// Who asked after an invalidation, while an attempt from before it is under way.
@@ -81,11 +84,11 @@ impl BackendProvider {
         Ok(Self {
             shared: Arc::new(Shared {
                 runtime: runtime()?,
-                rules: Rules {
+                rules: Arc::new(Rules {
                     provider: backend.name(),
                     ttl: options.ttl,
                     max_stale: options.max_stale,
-                },
+                }),
                 backend: Box::new(backend),
                 timeout: options.timeout,
                 inner: Mutex::default(),
@@ -197,7 +200,9 @@ impl Provider for BackendProvider {
     }
 
     fn expire(&self) {
-        self.shared.inner().state.expire(Instant::now());
+        let mut inner = self.shared.inner();
+        inner.state.expire(Instant::now());
+        inner.view = None;
     }
 
     fn note_read(&self, name: &SecretName) {
@@ -239,24 +244,28 @@ impl Provider for BackendProvider {
         true
     }
 
-    fn report(&self) -> ProviderReport {
-        let inner = self.shared.inner();
-        let state = &inner.state;
-        let names = state.document().into_iter().flat_map(|held| held.names());
-        ProviderReport {
-            name: self.name().to_owned(),
-            configured: true,
-            available: !state.is_failing(),
-            source: self.shared.backend.source(),
-            keys: names.map(ToString::to_string).collect(),
-            skipped_keys: state.skipped(),
-            last_success: state.last_success.map(rfc3339),
-            last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
-            last_error_at: state.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
-            latency_ms: state.latency.map(|took| took.as_micros() as f64 / 1000.0),
-            stale: state.is_failing() && state.is_usable(&self.shared.rules, Instant::now()),
-            ..ProviderReport::default()
+    fn take_news(&self) -> News {
+        let shared = &self.shared;
+        let mut inner = shared.inner();
+        let changes = match shared.has_untold.swap(false, Ordering::Relaxed) {
+            true => inner.state.take_untold(),
+            false => None,
+        };
+        let Inner { state, view, .. } = &mut *inner;
+        let new_view = || BackendView::new(state, &shared.rules, shared.backend.source());
+        News {
+            view: Some(view.get_or_insert_with(new_view).clone()),
+            changes: changes.map_or(Refreshed::Nothing, Refreshed::Names),
+            own: Vec::new(),
         }
+    }
+
+    fn report(&self) -> ProviderReport {
+        let shared = &self.shared;
+        let inner = shared.inner();
+        inner
+            .state
+            .report(&shared.rules, &shared.backend.source(), Instant::now())
     }
 }
 
@@ -349,6 +358,7 @@ impl Shared {
         let waiting = {
             let mut inner = self.inner();
             inner.state.finish(result, &self.rules, Instant::now());
+            inner.view = None;
             self.has_untold.store(true, Ordering::Relaxed);
             if !inner.refreshes_ahead && inner.state.document().is_some() {
                 inner.refreshes_ahead = true;

@@ -1,8 +1,10 @@
 //! One thread for all that waits for the network, started when it is first needed. Knows no backend.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
+use tokio::task::AbortHandle;
 
 use crate::error::{Error, Result};
 
@@ -21,7 +23,7 @@ pub(super) fn runtime() -> Result<Handle> {
         .enable_all()
         // For names that must be resolved and files of credentials that must be read.
         .max_blocking_threads(8)
-        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .thread_keep_alive(Duration::from_secs(5))
         .build()
         .map_err(failed)?;
     let handle = runtime.handle().clone();
@@ -30,4 +32,30 @@ pub(super) fn runtime() -> Result<Handle> {
         .spawn(move || runtime.block_on(std::future::pending::<()>()))
         .map_err(failed)?;
     Ok(running.insert(handle).clone())
+}
+
+/// What calls something later, unless it is dropped before.
+pub(in crate::provider) struct Timer(Option<AbortHandle>);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Calls `call` after some time, on the thread that asks backends.
+pub(in crate::provider) fn after(time: Duration, call: impl FnOnce() + Send + 'static) -> Timer {
+    let task = runtime().map(|runtime| {
+        let wait = async move {
+            tokio::time::sleep(time).await;
+            call();
+        };
+        runtime.spawn(wait).abort_handle()
+    });
+    if let Err(error) = &task {
+        tracing::warn!("{error}");
+    }
+    Timer(task.ok())
 }

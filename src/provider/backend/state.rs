@@ -2,11 +2,14 @@
 //! for nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{BackendDocument, FetchError, Fetched, Retry};
 use crate::error::Error;
-use crate::provider::{AsOf, ChangeKind, Held, NameChange, Provided, Standing};
+use crate::provider::{
+    AsOf, ChangeKind, Held, NameChange, Provided, ProviderReport, Standing, rfc3339,
+};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
@@ -33,13 +36,15 @@ impl Rules {
     }
 }
 
+#[derive(Clone)]
 struct HeldDocument {
-    document: BackendDocument,
+    document: Arc<BackendDocument>,
     /// When the call that gave it began: what changed at the backend since may not be in it.
     as_of: Instant,
     changed_at: SystemTime,
 }
 
+#[derive(Clone)]
 struct Failure {
     reason: String,
     retry_at: Instant,
@@ -47,7 +52,7 @@ struct Failure {
     times: u32,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     held: Option<HeldDocument>,
     /// Documents of calls that began earlier were invalidated.
@@ -56,7 +61,7 @@ pub(super) struct State {
     /// When the attempt under way began.
     attempt: Option<Instant>,
     /// When single keys changed since the first document.
-    changed_at: HashMap<SecretName, SystemTime>,
+    changed_at: Arc<HashMap<SecretName, SystemTime>>,
     /// Changes that have not been told yet; `Some` of nothing: the backend failed, or came back.
     untold: Option<Vec<NameChange>>,
     pub(super) last_success: Option<SystemTime>,
@@ -139,11 +144,8 @@ impl State {
         self.is_younger_than(ttl, now)
     }
 
-    fn is_younger_than(&self, age: Duration, now: Instant) -> bool {
-        self.held.as_ref().is_some_and(|held| {
-            self.void_before.is_none_or(|void| held.as_of >= void)
-                && now.saturating_duration_since(held.as_of) < age
-        })
+    fn is_younger_than(&self, limit: Duration, now: Instant) -> bool {
+        self.age(now).is_some_and(|age| age < limit)
     }
 
     /// Whether an answer is worth waiting for: one always is from a backend in good health; from one that failed, when
@@ -174,6 +176,48 @@ impl State {
         self.attempt.is_none()
             && !self.is_younger_than(rules.ttl.default, now)
             && self.failure.as_ref().is_none_or(may)
+    }
+
+    /// For how long a backend that failed is left alone, and who reads served by what is held; `None`: it may be asked.
+    pub(super) fn spared_for(&self, now: Instant) -> Option<Duration> {
+        let failure = self.failure.as_ref()?;
+        let left = failure.retry_at.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// How old the held document is, unless it was invalidated.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        let held = self.held.as_ref()?;
+        let is_void = self.void_before.is_some_and(|void| held.as_of < void);
+        (!is_void).then(|| now.saturating_duration_since(held.as_of))
+    }
+
+    /// The state without what is under way or still to be told.
+    pub(super) fn settled(&self) -> Self {
+        Self {
+            attempt: None,
+            untold: None,
+            ..self.clone()
+        }
+    }
+
+    /// The state, for people.
+    pub(super) fn report(&self, rules: &Rules, source: &str, now: Instant) -> ProviderReport {
+        let names = self.document().into_iter().flat_map(|held| held.names());
+        ProviderReport {
+            name: rules.provider.to_owned(),
+            configured: true,
+            available: !self.is_failing(),
+            source: source.to_owned(),
+            keys: names.map(ToString::to_string).collect(),
+            skipped_keys: self.skipped(),
+            last_success: self.last_success.map(rfc3339),
+            last_error: self.last_error.as_ref().map(|(text, _)| text.clone()),
+            last_error_at: self.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
+            latency_ms: self.latency.map(|took| took.as_micros() as f64 / 1000.0),
+            stale: self.is_failing() && self.is_usable(rules, now),
+            ..ProviderReport::default()
+        }
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -292,13 +336,14 @@ impl State {
         if let Some(held) = &self.held {
             first_changed_at = held.changed_at;
             let changes = held.document.changes_to(&document);
-            for change in &changes {
-                match change.kind {
-                    ChangeKind::Deleted => self.changed_at.remove(&change.name),
-                    _ => self.changed_at.insert(change.name.clone(), changed_at),
-                };
-            }
             if !changes.is_empty() {
+                let times = Arc::make_mut(&mut self.changed_at);
+                for change in &changes {
+                    match change.kind {
+                        ChangeKind::Deleted => times.remove(&change.name),
+                        _ => times.insert(change.name.clone(), changed_at),
+                    };
+                }
                 self.untold.get_or_insert_default().extend(changes);
             }
         }
@@ -312,7 +357,7 @@ impl State {
             }
         }
         self.held = Some(HeldDocument {
-            document,
+            document: Arc::new(document),
             as_of,
             changed_at: first_changed_at,
         });
@@ -333,7 +378,7 @@ impl State {
     }
 
     pub(super) fn document(&self) -> Option<&BackendDocument> {
-        self.held.as_ref().map(|held| &held.document)
+        self.held.as_ref().map(|held| &*held.document)
     }
 
     pub(super) fn skipped(&self) -> usize {

@@ -2,58 +2,22 @@
 
 mod parse;
 mod render;
+mod stored;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_yaml::Value as Yaml;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange};
-use crate::secret::{MAX_VALUE, SecretName, SecretValue};
+use crate::secret::SecretName;
 
 pub use parse::parse_document;
+pub(crate) use stored::{Sealed, Stored};
 
 /// The largest secrets file, in bytes.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
-/// What a value of the largest size is at most when encrypted: base64 twice over, and the token's own fields.
-const MAX_STORED: usize = 2 * MAX_VALUE;
-
-/// A value as it lies in the file.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Stored {
-    Plain(SecretValue),
-    Encrypted(Arc<str>),
-}
-
-impl Stored {
-    fn from_text(text: &str) -> Self {
-        if is_encrypted(text) {
-            Stored::Encrypted(text.into())
-        } else {
-            Stored::Plain(SecretValue::new(text))
-        }
-    }
-
-    fn as_str(&self) -> &str {
-        match self {
-            Stored::Plain(value) => value.as_str(),
-            Stored::Encrypted(text) => text,
-        }
-    }
-
-    fn fits(text: &str) -> bool {
-        text.len()
-            <= if is_encrypted(text) {
-                MAX_STORED
-            } else {
-                MAX_VALUE
-            }
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Format {
     Json,
@@ -253,6 +217,18 @@ impl Document {
         }
         self.index_anew();
         Ok(changed)
+    }
+
+    /// Takes over what was decrypted of `older`'s entries that stand here unchanged.
+    pub(crate) fn take_opened(&mut self, older: &Document) {
+        for entry in &mut self.entries {
+            if let Entry::Secret { name, stored } = entry
+                && let Some(held) = older.get(name)
+                && held == stored
+            {
+                *stored = held.clone();
+            }
+        }
     }
 
     /// What another program changed between this document and `newer`.

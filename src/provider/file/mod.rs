@@ -6,23 +6,31 @@ mod json;
 mod place;
 mod state;
 mod store;
+mod view;
+mod watch;
 pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Held, Provided, Provider, ProviderReport, Refreshed, SecretStore, Standing, rfc3339};
+use super::backend::after;
+use super::{
+    AsOf, Asked, Done, Held, News, Provided, Provider, ProviderReport, Refreshed, SecretStore,
+    Standing, View, Viewed,
+};
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
 use place::Look;
 use state::{Seen, State};
+use view::FileView;
+use watch::{Looker, Watch};
 
-pub(crate) use document::Stored;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
+pub(crate) use document::{Sealed, Stored};
 pub use place::StorePlace;
 
 const TOO_LARGE: &str = "it is too large: over 16 MiB";
@@ -38,16 +46,21 @@ pub struct FileOptions {
     pub encrypt: bool,
     /// For how long the last good document is served when the file cannot be read.
     pub max_stale: Duration,
-    /// How long a write waits for another writer.
+    /// How long a write waits for another writer, and a reader for the disk (one second at least).
     pub lock_timeout: Duration,
 }
 
-/// The file provider.
-pub struct FileProvider {
+/// The file provider. A thread of its own reads the file; what readers get was read by it.
+pub struct FileProvider(Arc<Shared>);
+
+struct Shared {
     options: FileOptions,
-    /// A leaf lock: held for a look at the document, for reading the file anew, and for the moment of a rename, so that
-    /// nobody takes our own write for another's edit.
+    /// A leaf lock: nothing is read and nobody waits while it is held.
     state: Mutex<State>,
+    /// A write of ours was taken in.
+    written: Condvar,
+    watch: Arc<Watch>,
+    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     warned: Warned,
 }
 
@@ -59,36 +72,105 @@ struct Warned {
     hidden: AtomicBool,
 }
 
+/// SimpleTuner truncates the file and writes it anew, without a lock: what looks malformed may be whole in a moment.
+const HALF_WRITTEN: Duration = Duration::from_millis(200);
+/// A reader waits this long for the file at least.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+
 impl FileProvider {
     /// The provider; reads nothing yet.
     pub fn new(options: FileOptions) -> Self {
-        Self {
+        let watch = Watch::new();
+        let state = State::new(watch.clone(), options.lock_timeout.max(SHORTEST_PATIENCE));
+        Self(Arc::new(Shared {
             options,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
+            written: Condvar::new(),
+            watch,
+            changed: OnceLock::new(),
             warned: Warned::default(),
+        }))
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.options.lock_timeout.max(SHORTEST_PATIENCE)
+    }
+
+    fn view(&self) -> Arc<FileView> {
+        self.0.state().view(self.0.options.max_stale)
+    }
+}
+
+impl Drop for FileProvider {
+    fn drop(&mut self) {
+        self.0.watch.stop();
+    }
+}
+
+impl Looker for Shared {
+    fn look(&self) {
+        self.look_now();
+        if let Some(changed) = self.changed.get() {
+            changed();
         }
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.options.place.files();
+        files.extend(self.options.key.file().map(Path::to_owned));
+        files
+    }
+
+    fn is_unsettled(&self) -> bool {
+        self.state().is_unsettled()
+    }
+}
+
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Reads the file if it is not as it was read last; what changed is for the next `refresh` to tell.
-    fn look(&self) -> MutexGuard<'_, State> {
-        let look = self.options.place.look();
-        let mut state = self.state();
-        if look.is_ok_and(|look| state.is_current(&look)) {
-            state.confirm(self.options.max_stale);
-        } else {
-            // Looked at anew under the lock: what another thread read meanwhile is never undone by an older look.
-            self.read(&mut state);
+    /// Reads the file if it is not as it was read last; what changed is for whoever asks for the news.
+    fn look_now(&self) {
+        let started = Instant::now();
+        loop {
+            let (writes, wants_key) = {
+                let state = self.state();
+                (state.writes, state.wants_key())
+            };
+            let look = self.options.place.look();
+            let is_current = look.is_ok_and(|look| self.state().is_current(&look));
+            let read = (!is_current).then(|| self.read_now());
+            let key = wants_key.then(|| self.options.key.cipher());
+            let mut state = self.state();
+            while state.is_writing {
+                state = self.written.wait(state).unwrap_or_else(|e| e.into_inner());
+            }
+            if state.writes != writes {
+                // What was read may be from before our own write.
+                continue;
+            }
+            match read {
+                None => state.confirm(self.options.max_stale),
+                Some((source, seen, read)) => self.take_in(&mut state, source, seen, read, started),
+            }
+            if let Some(key) = key {
+                state.open_with(key);
+            }
+            return;
         }
-        state
     }
 
-    fn read(&self, state: &mut State) {
-        let started = Instant::now();
-        let (seen, read) = self.read_now();
+    fn take_in(
+        &self,
+        state: &mut State,
+        source: String,
+        seen: Seen,
+        read: Result<(Document, SystemTime)>,
+        started: Instant,
+    ) {
+        state.source = source;
         match read {
             Ok((document, at)) => {
                 if state.is_failed() {
@@ -106,33 +188,44 @@ impl FileProvider {
         }
     }
 
-    /// What the file holds now, and when it was modified.
-    fn read_now(&self) -> (Seen, Result<(Document, SystemTime)>) {
-        let look = match self.options.place.look() {
-            Ok(look) => look,
-            Err(error) => return (Seen::Unclear, Err(error)),
-        };
+    /// What the file holds now, and when it was modified. A half of a document is waited for.
+    fn read_now(&self) -> (String, Seen, Result<(Document, SystemTime)>) {
+        let started = Instant::now();
+        loop {
+            let look = match self.options.place.look() {
+                Ok(look) => look,
+                Err(error) => return (error.to_string(), Seen::Unclear, Err(error)),
+            };
+            let (seen, read, is_young) = self.read_what_is_there(&look);
+            let is_half = is_young && matches!(read, Err(Error::MalformedStore { .. }));
+            if is_half && started.elapsed() < HALF_WRITTEN {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            return (look.path().display().to_string(), seen, read);
+        }
+    }
+
+    /// Also whether it changed so lately that it may be half written.
+    fn read_what_is_there(&self, look: &Look<'_>) -> (Seen, Result<(Document, SystemTime)>, bool) {
         let yaml = place::is_yaml(look.path());
         let Some(stat) = look.stat() else {
             let path = look.path().to_owned();
-            return (
-                Seen::Missing(path),
-                Ok((Document::empty(yaml), SystemTime::now())),
-            );
+            let nothing = (Document::empty(yaml), SystemTime::now());
+            return (Seen::Missing(path), Ok(nothing), false);
         };
         // What cannot be read for what it is need not be looked at again before it changes.
         let seen = Seen::File(look.path().to_owned(), Stamp::of(stat));
-        match self.read_at(&look) {
+        match self.read_at(look) {
             Ok(content) => {
+                let is_young = content.stamp.is_younger_than(HALF_WRITTEN);
                 let seen = Seen::after(look.path(), content.stamp);
-                let parsed = parse(&look, &content);
-                (
-                    seen,
-                    parsed.map(|document| (document, content.stamp.modified())),
-                )
+                let parsed = parse(look, &content);
+                let read = parsed.map(|document| (document, content.stamp.modified()));
+                (seen, read, is_young)
             }
-            Err(error @ Error::MalformedStore { .. }) => (seen, Err(error)),
-            Err(error) => (Seen::Unclear, Err(error)),
+            Err(error @ Error::MalformedStore { .. }) => (seen, Err(error), false),
+            Err(error) => (Seen::Unclear, Err(error), false),
         }
     }
 
@@ -160,13 +253,6 @@ impl FileProvider {
 
     fn io(&self, look: &Look<'_>, error: std::io::Error) -> Error {
         Error::io(format!("reading {}", look.path().display()), error)
-    }
-
-    fn open(&self, name: &SecretName, stored: Stored) -> Result<crate::secret::SecretValue> {
-        match stored {
-            Stored::Plain(value) => Ok(value),
-            Stored::Encrypted(text) => self.options.key.cipher()?.decrypt(name.as_str(), &text),
-        }
     }
 }
 
@@ -215,47 +301,98 @@ impl Provider for FileProvider {
     }
 
     fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        drop(self.look());
-        match self.held(name) {
-            Held::Value(provided) => Ok(Some(provided)),
-            Held::Failed(error) => Err(error),
-            Held::Absent { .. } | Held::Unknown => Ok(None),
+        self.look(Duration::MAX);
+        let (tell, told) = mpsc::channel();
+        drop(self.ask(name, Box::new(move |held| drop(tell.send(held)))));
+        match told.recv() {
+            Ok(Held::Value(provided)) => Ok(Some(provided)),
+            Ok(Held::Absent { .. }) => Ok(None),
+            Ok(Held::Failed(error)) => Err(error),
+            Ok(Held::Unknown) | Err(mpsc::RecvError) => Err(self.no_answer()),
         }
     }
 
     fn held(&self, name: &SecretName) -> Held {
-        if self.state().is_unread() {
-            drop(self.look());
+        held_in(&self.view(), name)
+    }
+
+    fn ask(&self, name: &SecretName, done: Asked) -> Result<(), Asked> {
+        match self.held(name) {
+            Held::Unknown => {}
+            held => {
+                done(held);
+                return Ok(());
+            }
         }
-        let (stored, changed_at) = match self.state().find(name, self.options.max_stale) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Held::of(Ok(None)),
-            Err(error) => return Held::Failed(error),
-        };
-        // Outside the lock: the first use of a key takes some hundredths of a second.
-        match self.open(name, stored) {
-            Ok(value) => Held::Value(Provided::now(value, changed_at)),
-            Err(error) => Held::Failed(error),
-        }
+        self.0.state().want_key();
+        let (shared, name, no_answer) = (self.0.clone(), name.clone(), self.no_answer());
+        self.look_then(Box::new(move || {
+            let view = shared.state().view(shared.options.max_stale);
+            done(match held_in(&view, &name) {
+                Held::Unknown => Held::Failed(no_answer),
+                held => held,
+            });
+        }));
+        Ok(())
     }
 
     fn names(&self) -> Vec<SecretName> {
-        self.state().names()
+        self.0.state().names()
     }
 
     fn has(&self, name: &SecretName) -> bool {
-        self.state().has(name)
+        self.0.state().has(name)
     }
 
     fn standing(&self) -> Standing {
-        match self.state().failure(self.options.max_stale) {
-            Some(error) => Standing::Failed(error),
-            None => Standing::Whole,
+        self.view().standing(Instant::now())
+    }
+
+    fn bring_up_to_date(&self, done: Done) {
+        match self.standing() {
+            Standing::Unknown => self.look_then(done),
+            Standing::Whole | Standing::Outdated | Standing::Failed(_) => done(),
         }
     }
 
+    fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        drop(self.0.changed.set(changed));
+    }
+
     fn refresh(&self) -> Refreshed {
-        self.look().take_refreshed()
+        self.look(Duration::MAX);
+        self.0.state().take_refreshed()
+    }
+
+    fn look(&self, patience: Duration) {
+        let patience = patience.min(self.patience());
+        self.0.watch.look(&self.0, patience);
+    }
+
+    fn look_then(&self, done: Done) {
+        let once = Arc::new(Mutex::new(Some(done)));
+        let call = |once: &Mutex<Option<Done>>| {
+            let done = once.lock().unwrap_or_else(|e| e.into_inner()).take();
+            if let Some(done) = done {
+                done();
+            }
+        };
+        let late = once.clone();
+        let timer = after(self.patience(), move || call(&late));
+        let looked = move || {
+            drop(timer);
+            call(&once);
+        };
+        self.0.watch.look_then(&self.0, Box::new(looked));
+    }
+
+    fn take_news(&self) -> News {
+        let mut state = self.0.state();
+        News {
+            view: Some(state.view(self.0.options.max_stale)),
+            changes: state.take_refreshed(),
+            own: state.take_own_changes(),
+        }
     }
 
     fn keeps_documents(&self) -> bool {
@@ -263,26 +400,7 @@ impl Provider for FileProvider {
     }
 
     fn report(&self) -> ProviderReport {
-        let source = match self.options.place.look() {
-            Ok(look) => look.path().display().to_string(),
-            Err(error) => error.to_string(),
-        };
-        let state = self.state();
-        let time = |time: &Option<SystemTime>| time.map(rfc3339);
-        ProviderReport {
-            name: self.name().to_owned(),
-            configured: true,
-            available: !state.is_failed(),
-            source,
-            keys: state.names().iter().map(ToString::to_string).collect(),
-            skipped_keys: state.skipped(),
-            last_success: time(&state.last_success),
-            last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
-            last_error_at: state.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
-            latency_ms: state.latency.map(|took| took.as_micros() as f64 / 1000.0),
-            stale: state.is_failed() && state.is_usable(self.options.max_stale),
-            ..ProviderReport::default()
-        }
+        self.0.state().report(self.0.options.max_stale)
     }
 
     fn store(&self) -> Option<&dyn SecretStore> {
@@ -291,6 +409,27 @@ impl Provider for FileProvider {
 }
 
 impl FileProvider {
+    fn no_answer(&self) -> Error {
+        Error::Unavailable {
+            provider: "file".to_owned(),
+            reason: format!(
+                "the filesystem of the secrets file gave no answer within {} s",
+                self.patience().as_secs_f64()
+            ),
+        }
+    }
+}
+
+fn held_in(view: &FileView, name: &SecretName) -> Held {
+    match view.find(name, Instant::now()) {
+        Viewed::Value { provided, .. } => Held::Value(provided),
+        Viewed::Absent { .. } => Held::Absent { as_of: AsOf::now() },
+        Viewed::Failed(error) => Held::Failed(error),
+        Viewed::Unknown => Held::Unknown,
+    }
+}
+
+impl Shared {
     /// The file's path as it is now: links followed.
     fn path_now(&self) -> Result<PathBuf> {
         Ok(self.options.place.look()?.path().to_owned())

@@ -67,6 +67,13 @@ impl StorePlace {
         }
     }
 
+    /// The files that say what lies there: the places themselves, and what a link there leads to.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.candidates.clone();
+        files.extend(self.look().ok().map(|look| look.path().to_owned()));
+        files
+    }
+
     /// One `statx` where the first place has a regular file.
     pub(super) fn look(&self) -> Result<Look<'_>> {
         for path in &self.candidates {

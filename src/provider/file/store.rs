@@ -1,26 +1,24 @@
 //! Writing the secrets file: read anew under its lock, edited, replaced whole. Knows no cache and no other provider.
 
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
 
-use super::place::is_yaml;
-use super::state::Seen;
+use super::state::{Seen, State};
 use super::write::{Lock, Replacement, sync_folder_of};
-use super::{Document, FileProvider, MAX_DOCUMENT, Stored, parse};
+use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored, parse};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
+use crate::settings::files::Stamp;
 
-/// SimpleTuner truncates the file and writes it anew, without a lock: what looks malformed may be whole in a moment.
-const HALF_WRITTEN: Duration = Duration::from_millis(200);
-
-impl FileProvider {
+impl Shared {
     /// Changes the document in one atomic write. What `edit` gives as changes is taken as known to the caller.
     fn edit(&self, edit: impl FnOnce(&mut Document) -> Result<Vec<NameChange>>) -> Result<()> {
         let (path, _lock) = self.lock()?;
-        let (found, found_modified) = self.read_under_lock(&path)?;
+        let (_, _, read) = self.read_now();
+        let (found, found_modified) = read?;
         let mut document = found.clone();
         let changes = edit(&mut document)?;
         let content = document.render()?;
@@ -36,15 +34,26 @@ impl FileProvider {
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
         self.warn_if_hidden(&path, &found, &document);
         {
-            let mut state = self.state();
-            let stamp = replacement.commit()?;
+            let (stamp, mut state) = self.put_in_place(replacement)?;
             // What others changed since it was read last is told by the next `refresh`; our own changes are not.
             state.take_in(Seen::Unclear, found, found_modified);
             let seen = Seen::after(&path, stamp);
+            state.source = path.display().to_string();
             state.take_own(seen, document, &changes, stamp.modified());
         }
         sync_folder_of(&path);
         Ok(())
+    }
+
+    /// Has nobody take our own write for another's edit while it is put in place and taken in.
+    fn put_in_place(&self, replacement: Replacement) -> Result<(Stamp, MutexGuard<'_, State>)> {
+        self.state().is_writing = true;
+        let committed = replacement.commit();
+        let mut state = self.state();
+        state.is_writing = false;
+        state.writes += 1;
+        self.written.notify_all();
+        Ok((committed?, state))
     }
 
     /// The lock of the file as it is now: while one waits, the place may have become another (`adopt`).
@@ -60,27 +69,14 @@ impl FileProvider {
         }
     }
 
-    fn read_under_lock(&self, path: &Path) -> Result<(Document, SystemTime)> {
-        let started = Instant::now();
-        loop {
-            let look = self.options.place.look()?;
-            if look.stat().is_none() {
-                return Ok((Document::empty(is_yaml(path)), SystemTime::now()));
-            }
-            let content = self.read_at(&look)?;
-            match parse(&look, &content) {
-                Err(_)
-                    if content.stamp.is_younger_than(HALF_WRITTEN)
-                        && started.elapsed() < HALF_WRITTEN =>
-                {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                parsed => return Ok((parsed?, content.stamp.modified())),
-            }
-        }
-    }
-
     fn seal(&self, value: &SecretValue) -> Result<Stored> {
+        // What is not encrypted is read by SimpleTuner as it stands.
+        let trimmed = value.without_newline();
+        let value = if self.options.encrypt {
+            value
+        } else {
+            &trimmed
+        };
         // A plain text that looks encrypted could not be told from an encrypted one when it is read.
         if self.options.encrypt || is_encrypted(value.as_str()) {
             self.encrypted(value)
@@ -91,7 +87,8 @@ impl FileProvider {
 
     fn encrypted(&self, value: &SecretValue) -> Result<Stored> {
         let cipher = self.options.key.cipher_or_create()?;
-        Ok(Stored::Encrypted(cipher.encrypt(value).into()))
+        self.state().open_with(Ok(cipher.clone()));
+        Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
     }
 
     /// SimpleTuner's server reads the default file by itself, and decrypts nothing that it finds there.
@@ -114,6 +111,24 @@ impl FileProvider {
 }
 
 impl SecretStore for FileProvider {
+    fn apply(&self, changes: &[Change]) -> Result<()> {
+        self.0.apply(changes)
+    }
+
+    fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn encrypt_all(&self) -> Result<usize> {
+        self.0.encrypt_all()
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path_now().unwrap_or_default()
+    }
+}
+
+impl Shared {
     fn apply(&self, changes: &[Change]) -> Result<()> {
         for change in changes {
             if let Change::Set(name, value) = change
@@ -207,9 +222,5 @@ impl SecretStore for FileProvider {
             Ok(Vec::new())
         })?;
         Ok(encrypted)
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.path_now().unwrap_or_default()
     }
 }

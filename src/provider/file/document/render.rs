@@ -84,8 +84,8 @@ impl Entry {
         match self {
             Entry::Secret {
                 name,
-                stored: Stored::Encrypted(text),
-            } => name.as_str().len() + text.len() + 16,
+                stored: Stored::Encrypted(sealed),
+            } => name.as_str().len() + sealed.as_str().len() + 16,
             Entry::Secret {
                 name,
                 stored: Stored::Plain(value),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::provider::file::json;
+use crate::secret::{MAX_VALUE, SecretValue};
 use proptest::prelude::*;
 
 fn name(text: &str) -> SecretName {

@@ -1,0 +1,109 @@
+//! A value as it lies in the file, and what it was decrypted to. Knows no document.
+
+use std::sync::{Arc, Mutex};
+
+use crate::credential::{CredentialCipher, is_encrypted};
+use crate::error::Result;
+use crate::secret::{MAX_VALUE, SecretValue};
+
+/// What a value of the largest size is at most when encrypted: base64 twice over, and the token's own fields.
+const MAX_STORED: usize = 2 * MAX_VALUE;
+
+/// A value as it lies in the file.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Plain(SecretValue),
+    Encrypted(Sealed),
+}
+
+impl Stored {
+    pub(super) fn from_text(text: &str) -> Self {
+        if is_encrypted(text) {
+            Stored::Encrypted(Sealed::new(text))
+        } else {
+            Stored::Plain(SecretValue::new(text))
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Stored::Plain(value) => value.as_str(),
+            Stored::Encrypted(sealed) => sealed.as_str(),
+        }
+    }
+
+    pub(super) fn fits(text: &str) -> bool {
+        text.len()
+            <= if is_encrypted(text) {
+                MAX_STORED
+            } else {
+                MAX_VALUE
+            }
+    }
+}
+
+/// An encrypted value. Clones share what it was decrypted to, so that this is done once.
+#[derive(Clone)]
+pub(crate) struct Sealed(Arc<Inner>);
+
+struct Inner {
+    text: Box<str>,
+    /// A leaf lock: decryption is done under it, some microseconds.
+    opened: Mutex<Option<Opened>>,
+}
+
+struct Opened {
+    /// Another key is another value, or none.
+    with: Arc<CredentialCipher>,
+    value: SecretValue,
+}
+
+impl Sealed {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(Arc::new(Inner {
+            text: text.into(),
+            opened: Mutex::default(),
+        }))
+    }
+
+    /// The value, encrypted.
+    pub(crate) fn seal(value: &SecretValue, cipher: &Arc<CredentialCipher>) -> Self {
+        Self(Arc::new(Inner {
+            text: cipher.encrypt(value).into(),
+            opened: Mutex::new(Some(Opened {
+                with: cipher.clone(),
+                value: value.clone(),
+            })),
+        }))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The value; `name` is for the error.
+    ///
+    /// # Errors
+    /// [`Error::CannotDecrypt`](crate::error::Error::CannotDecrypt).
+    pub(crate) fn open(&self, name: &str, cipher: &Arc<CredentialCipher>) -> Result<SecretValue> {
+        let mut opened = self.0.opened.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(opened) = &*opened
+            && Arc::ptr_eq(&opened.with, cipher)
+        {
+            return Ok(opened.value.clone());
+        }
+        let value = cipher.decrypt(name, self.as_str())?;
+        *opened = Some(Opened {
+            with: cipher.clone(),
+            value: value.clone(),
+        });
+        Ok(value)
+    }
+}
+
+impl PartialEq for Sealed {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.as_str() == other.as_str()
+    }
+}
+impl Eq for Sealed {}

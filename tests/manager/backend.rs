@@ -1,0 +1,226 @@
+//! Backends behind snapshots: one call for all who ask, and nobody answered before those who listen.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use simpletuner_live::manager::{Lookup, SecretsManager};
+use simpletuner_live::provider::Standing;
+use simpletuner_live::provider::backend::{
+    Backend, BackendDocument, BackendOptions, BackendProvider, FetchError, Fetched, Fetching,
+};
+use simpletuner_live::settings::Ttl;
+
+use crate::name;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A backend whose document and health the test sets, and which answers when the test lets it.
+#[derive(Clone)]
+struct Far {
+    name: &'static str,
+    json: Arc<Mutex<Option<&'static str>>>,
+    gate: Arc<tokio::sync::Semaphore>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Far {
+    fn new(name: &'static str, json: &'static str) -> Self {
+        Self {
+            name,
+            json: Arc::new(Mutex::new(Some(json))),
+            gate: Arc::new(tokio::sync::Semaphore::new(1000)),
+            calls: Arc::default(),
+        }
+    }
+    fn now_has(&self, json: Option<&'static str>) {
+        *self.json.lock().unwrap() = json;
+    }
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl Backend for Far {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn source(&self) -> String {
+        "far away".to_owned()
+    }
+    fn fetch(&self) -> Fetching<'_> {
+        Box::pin(async {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            let _open = self.gate.acquire().await;
+            match *self.json.lock().unwrap() {
+                Some(json) => Ok(Fetched::Document {
+                    document: BackendDocument::parse(json.as_bytes()).unwrap(),
+                    changed_at: None,
+                }),
+                None => Err(FetchError::lasting("it is down")),
+            }
+        })
+    }
+}
+
+fn ttl(default: Duration, missing: Duration) -> Ttl {
+    Ttl {
+        default,
+        missing,
+        ..Ttl::default()
+    }
+}
+
+fn over(backends: &[&Far], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager> {
+    let mut builder = SecretsManager::builder()
+        .ttl(ttl.default, ttl.missing, [])
+        .max_stale(max_stale);
+    for backend in backends {
+        let options = BackendOptions {
+            ttl: ttl.clone(),
+            max_stale,
+            timeout: Duration::from_secs(10),
+        };
+        let provider = BackendProvider::new((*backend).clone(), options).unwrap();
+        builder = builder.with_provider(Arc::new(provider));
+    }
+    builder.build()
+}
+
+fn ask(manager: &SecretsManager, key: &str) -> Lookup {
+    let (answer, answered) = mpsc::channel();
+    manager.ask(
+        &name(key),
+        Box::new(move |lookup| answer.send(lookup).unwrap()),
+    );
+    answered.recv_timeout(PATIENCE).unwrap()
+}
+
+fn text(lookup: Lookup) -> String {
+    match lookup {
+        Lookup::Fresh(version, _) => format!("fresh {}", version.value().as_str()),
+        Lookup::Stale(version) => format!("stale {}", version.value().as_str()),
+        Lookup::Missing(_) => "missing".to_owned(),
+        Lookup::Failed(_) => "failed".to_owned(),
+        Lookup::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn found(manager: &SecretsManager, key: &str) -> String {
+    text(manager.snapshot().find(&name(key)))
+}
+
+#[test]
+fn a_thousand_who_ask_cost_one_call_and_are_answered_after_those_who_listen() {
+    let far = Far::new("aws", r#"{"A": "a"}"#);
+    let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
+    assert_eq!(found(&manager, "A"), "unknown");
+    assert!(matches!(manager.snapshot().standing(), Standing::Unknown));
+    let heard = Arc::new(Mutex::new(None));
+    let ear = heard.clone();
+    manager.on_change(Box::new(move |change| {
+        std::thread::sleep(Duration::from_millis(20));
+        *ear.lock().unwrap() = Some(change.snapshot.clone());
+    }));
+    let closed = far.gate.clone().try_acquire_many_owned(1000).unwrap();
+    let (answer, answered) = mpsc::channel();
+    for _ in 0..1000 {
+        let (answer, heard) = (answer.clone(), heard.clone());
+        let done = move |lookup| {
+            let told = heard.lock().unwrap().clone();
+            let told = told.map(|told: Arc<_>| {
+                let told: &simpletuner_live::manager::Snapshot = &told;
+                text(told.find(&name("A")))
+            });
+            answer.send((text(lookup), told)).unwrap();
+        };
+        manager.ask(&name("A"), Box::new(done));
+    }
+    assert!(answered.try_recv().is_err());
+    drop(closed);
+    for _ in 0..1000 {
+        let (lookup, told) = answered.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(lookup, "fresh a");
+        assert_eq!(told.as_deref(), Some("fresh a"));
+    }
+    assert_eq!(far.calls(), 1);
+    assert_eq!(found(&manager, "B"), "missing");
+    assert!(matches!(manager.snapshot().standing(), Standing::Whole));
+}
+
+#[test]
+fn what_is_not_fresh_is_stale_and_who_asks_gets_what_may_be_served() {
+    let far = Far::new("aws", r#"{"A": "a"}"#);
+    // Nothing stays fresh.
+    let no_time = ttl(Duration::ZERO, Duration::ZERO);
+    let manager = over(&[&far], &no_time, Duration::from_secs(3600));
+    assert_eq!(text(ask(&manager, "A")), "fresh a");
+    assert_eq!(found(&manager, "A"), "stale a");
+    assert_eq!(found(&manager, "B"), "unknown");
+    far.now_has(Some(r#"{"A": "turned"}"#));
+    assert_eq!(text(ask(&manager, "A")), "fresh turned");
+    assert_eq!(text(ask(&manager, "B")), "missing");
+    far.now_has(None);
+    assert_eq!(text(ask(&manager, "A")), "fresh turned", "within max_stale");
+}
+
+#[test]
+fn a_backend_that_fails_with_nothing_to_serve_is_a_failure_for_a_moment() {
+    let far = Far::new("aws", "{}");
+    far.now_has(None);
+    let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
+    assert_eq!(text(ask(&manager, "A")), "failed");
+    assert_eq!(manager.snapshot().missing_sources().len(), 1);
+    far.now_has(Some(r#"{"A": "back"}"#));
+    let patience = std::time::Instant::now() + PATIENCE;
+    while text(ask(&manager, "A")) != "fresh back" {
+        assert!(std::time::Instant::now() < patience);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(manager.snapshot().missing_sources().is_empty());
+}
+
+/// That an earlier backend has not the key is good for as long as the value that a later one has.
+#[test]
+fn an_earlier_backend_is_not_asked_again_for_a_key_that_a_later_one_has() {
+    let (aws, vault) = (Far::new("aws", "{}"), Far::new("vault", r#"{"A": "a"}"#));
+    let quickly_missing = ttl(Duration::from_secs(300), Duration::ZERO);
+    let manager = over(&[&aws, &vault], &quickly_missing, Duration::from_secs(3600));
+    assert_eq!(text(ask(&manager, "A")), "fresh a");
+    assert_eq!(found(&manager, "A"), "fresh a");
+    assert_eq!(found(&manager, "B"), "unknown");
+    assert_eq!((aws.calls(), vault.calls()), (1, 1));
+}
+
+#[test]
+fn an_invalidation_makes_what_is_held_stale_and_is_one_generation() {
+    let far = Far::new("aws", r#"{"A": "a"}"#);
+    let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
+    ask(&manager, "A");
+    let before = manager.snapshot().generation();
+    manager.clear_cache();
+    assert_eq!(manager.snapshot().generation(), before + 1);
+    assert_eq!(found(&manager, "A"), "stale a");
+    assert_eq!(text(ask(&manager, "A")), "fresh a");
+    assert_eq!(far.calls(), 2);
+    assert_eq!(
+        manager.snapshot().generation(),
+        before + 1,
+        "the same values once more are no change"
+    );
+}
+
+#[test]
+fn who_asks_for_all_gets_the_snapshot_with_all_answers() {
+    let (aws, vault) = (Far::new("aws", r#"{"A": "a"}"#), Far::new("vault", "{}"));
+    vault.now_has(None);
+    let manager = over(&[&aws, &vault], &Ttl::default(), Duration::from_secs(3600));
+    let (answer, answered) = mpsc::channel();
+    manager.ask_all(Box::new(move |snapshot| answer.send(snapshot).unwrap()));
+    let snapshot = answered.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(text(snapshot.find(&name("A"))), "fresh a");
+    let missing = snapshot.missing_sources();
+    assert_eq!(missing.len(), 1);
+    assert_eq!(&*missing[0].0, "vault");
+    assert_eq!(snapshot.names().len(), 1);
+}
