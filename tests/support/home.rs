@@ -153,7 +153,9 @@ pub fn ran(command: &mut Command) -> Ran {
 
 /// All mount points at and below a folder, the last mounted first.
 pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // Anybody's mount point may be no UTF-8.
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    let table = String::from_utf8_lossy(&table);
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
     let mut below: Vec<PathBuf> = points
         .map(PathBuf::from)
