@@ -1,5 +1,5 @@
 """What the programs of these tests share. They run in a folder of the mount and end by an exception if something is wrong."""
-import collections, ctypes, errno, fcntl, json, mmap, os, random, re, shutil, signal, socket, stat, subprocess, sys, tempfile, threading, time
+import atexit, collections, ctypes, errno, fcntl, json, mmap, os, random, re, shutil, signal, socket, stat, subprocess, sys, tempfile, threading, time
 
 LIVE = os.environ['LIVE']
 libc = ctypes.CDLL(None, use_errno=True)
@@ -161,6 +161,14 @@ class Child:
         os.close(self._go)
         os.close(self._said)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def background(command, **named):
+    """A program that goes on beside this one and does not outlive it."""
+    named.setdefault('stdout', subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **named)
+    atexit.register(process.kill)
+    return process
 
 
 def until(condition, what):

@@ -25,6 +25,8 @@ def seen(name):
     if found is None or not name.endswith('.json'):
         return found
     found = json.loads(found)
+    if 'K' in found:
+        return {'K': found['K']}
     if 'cost_per_second' in found:
         return {'name': found['name'], 'cost_per_second': found['cost_per_second']}
     return found
