@@ -178,7 +178,7 @@ put('FIRST', 'v')
 folder = os.path.expanduser('~/.simpletuner')
 lock = os.open(f'{folder}/secrets.json.lock', os.O_RDWR)
 fcntl.flock(lock, fcntl.LOCK_EX)
-watch = background(['inotifywait', '-m', '-q', '--format', '%f', '-e', 'moved_to', folder], stdout=subprocess.PIPE, text=True)
+watch = background(['inotifywait', '-m', '-q', '--format', '%f', '-e', 'moved_to', folder], stdout=subprocess.PIPE)
 # It watches when it tells of something.
 def probe():
     put(f'{folder}/probe', ''); os.rename(f'{folder}/probe', f'{folder}/probed')
@@ -186,7 +186,8 @@ os.set_blocking(watch.stdout.fileno(), False)
 told = ''
 def more():
     global told
-    told += watch.stdout.read() or ''
+    try: told += os.read(watch.stdout.fileno(), 65536).decode()
+    except BlockingIOError: pass
     return told
 until(lambda: (probe(), more())[1], 'inotifywait tells')
 def writer(i):

@@ -99,7 +99,7 @@ for seconds in (-1, -86400 * 365 * 70, 1 << 33, (1 << 34) - 1, 0):
     same(os.stat('A').st_mtime, seconds)
 for stamp in (-500_000_000, -1, 999_999_999):
     os.utime('A', ns=(stamp, stamp))
-    assert abs(os.stat('A').st_mtime_ns - stamp) <= 1_000_000_000, (stamp, os.stat('A').st_mtime_ns)
+    assert abs(os.stat('A').st_mtime_ns - stamp) <= 2_000_000_000, (stamp, os.stat('A').st_mtime_ns)
 for seconds in (1 << 62, -(1 << 62), (1 << 63) - 1):
     # struct timespec by hand: Python refuses some of these.
     stamp = (ctypes.c_long * 4)(seconds, 0, seconds, 0)
