@@ -59,7 +59,7 @@ fn python_in(live: &Live, dir: &str, program: &str) -> Command {
 /// Runs a Python program in a folder of the mount; it must end well, which is what its own assertions decide.
 #[track_caller]
 fn python(live: &Live, dir: &str, program: &str) -> String {
-    succeeds(&mut python_in(live, dir, program))
+    succeeds_in(live, python_in(live, dir, program))
 }
 
 /// Runs a bash script in a folder of the mount, and gives what it printed; it must end well.
@@ -69,13 +69,22 @@ fn bash(live: &Live, dir: &str, script: &str) -> String {
     bash.current_dir(live.path(dir))
         .env("LC_ALL", "C.UTF-8")
         .args(["-c", script]);
-    succeeds(&mut bounded(bash))
+    succeeds_in(live, bounded(bash))
+}
+
+#[track_caller]
+fn succeeds_in(live: &Live, mut command: Command) -> String {
+    printed(&live.output_of(&mut command))
 }
 
 #[track_caller]
 fn succeeds(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    printed(&command.output().unwrap())
+}
+
+#[track_caller]
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", told(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -89,7 +98,7 @@ fn told(output: &Output) -> String {
 fn cli(live: &Live, args: &[&str]) -> Output {
     let mut cli = live.cli();
     cli.args(args);
-    bounded(cli).output().unwrap()
+    live.output_of(&mut bounded(cli))
 }
 
 /// Behaviour that differs from an ordinary folder's is in SEMANTICS.md, by this word.

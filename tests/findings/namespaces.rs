@@ -223,7 +223,7 @@ rm N
         "-c",
         script,
     ]);
-    let said = succeeds(&mut bounded(unshare));
+    let said = succeeds_in(&live, bounded(unshare));
     let said: Vec<&str> = said
         .lines()
         .filter(|line| !line.contains("Killed"))

@@ -106,10 +106,13 @@ printf present > K; ls "$0" > /dev/null
 "#;
         let mut bash = live.command("bash");
         bash.current_dir(live.path("secrets")).arg("-c").arg(script);
-        let said = succeeds(&mut bounded({
-            bash.arg(&program);
-            bash
-        }));
+        let said = succeeds_in(
+            &live,
+            bounded({
+                bash.arg(&program);
+                bash
+            }),
+        );
         assert_eq!(said, "killed: present\nended: whole\n", "{name}");
     }
 }

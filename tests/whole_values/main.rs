@@ -8,7 +8,6 @@ mod support;
 mod torture;
 
 use std::fs;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::{Live, Setup, wait_until};
