@@ -5,6 +5,7 @@
 pub mod home;
 pub mod orphans;
 
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -135,6 +136,50 @@ impl Live {
         let mut command = self.command(env!("CARGO_BIN_EXE_simpletuner-live"));
         command.current_dir(self.home.path());
         command
+    }
+
+    /// What came of a program that uses the mount, and ends in time.
+    #[track_caller]
+    pub fn output_of(&self, command: &mut Command) -> Output {
+        self.output_within(PATIENCE + PATIENCE / 2, command)
+    }
+
+    /// What came of a program that uses the mount. If it does not end in time, both processes of the mount are killed, so
+    /// that whoever waits in it is let go.
+    #[track_caller]
+    pub fn output_within(&self, patience: Duration, command: &mut Command) -> Output {
+        let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut program = command
+            .stdout(out.try_clone().unwrap())
+            .stderr(err.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        let status = loop {
+            match program.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if begun.elapsed() > patience => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if status.is_none() {
+            signal_group("KILL", &self.daemon);
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+        let [stdout, stderr] = [&mut out, &mut err].map(|file| {
+            let mut said = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut said).unwrap();
+            said
+        });
+        let said = String::from_utf8_lossy(&stderr);
+        let status = status.unwrap_or_else(|| panic!("it hangs: {said}"));
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
     }
 
     /// The process that answers.

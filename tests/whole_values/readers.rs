@@ -1,14 +1,13 @@
-//! A reader gets one whole value, whoever changes it meanwhile and how.
+//! Readers of three kinds beside writers of several.
 
-mod support;
-
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
-use support::{Live, Setup, alone};
+use super::*;
+use support::alone;
 
 const LEN: usize = 20_000;
 
@@ -152,8 +151,8 @@ fn letter(number: usize) -> u8 {
     if number.is_multiple_of(2) { b'a' } else { b'b' }
 }
 
-fn started() -> (Live, PathBuf) {
-    let live = Live::start();
+fn started(mode: Mode) -> (Live, PathBuf) {
+    let live = mounted(mode);
     let path = live.path("secrets/K");
     fs::write(&path, value(b'a')).unwrap();
     (live, path)
@@ -162,143 +161,159 @@ fn started() -> (Live, PathBuf) {
 #[test]
 fn readers_see_whole_values_beside_writers_that_write_in_pieces() {
     let _alone = alone();
-    let (_live, path) = started();
-    readers_look_while(&path, || {
-        in_threads(4, |writer| {
-            (0..100).for_each(|round| write_in_pieces(&path, letter(writer + round)))
+    for mode in MODES {
+        let (_live, path) = started(mode);
+        readers_look_while(&path, || {
+            in_threads(4, |writer| {
+                (0..60).for_each(|round| write_in_pieces(&path, letter(writer + round)))
+            });
         });
-    });
+    }
 }
 
 #[test]
 fn readers_see_whole_values_beside_renames_over_the_name_and_truncating_writers() {
     let _alone = alone();
-    let (_live, path) = started();
-    readers_look_while(&path, || {
-        in_threads(4, |writer| {
-            for round in 0..100 {
-                if writer < 2 {
-                    let beside = path.with_file_name(format!(".new{writer}"));
-                    write_in_pieces(&beside, letter(writer + round));
-                    fs::rename(&beside, &path).unwrap();
-                } else {
-                    write_in_pieces(&path, letter(writer + round));
+    for mode in MODES {
+        let (_live, path) = started(mode);
+        readers_look_while(&path, || {
+            in_threads(4, |writer| {
+                for round in 0..60 {
+                    if writer < 2 {
+                        let beside = path.with_file_name(format!(".new{writer}"));
+                        write_in_pieces(&beside, letter(writer + round));
+                        fs::rename(&beside, &path).unwrap();
+                    } else {
+                        write_in_pieces(&path, letter(writer + round));
+                    }
                 }
-            }
+            });
         });
-    });
+    }
 }
 
 #[test]
 fn readers_see_whole_values_beside_edits_of_the_secrets_file() {
     let _alone = alone();
-    let (live, path) = started();
-    let file = live.home(".simpletuner/secrets.json");
-    readers_look_while(&path, || {
-        for round in 0..300 {
-            let text = String::from_utf8(value(letter(round))).unwrap();
-            let beside = file.with_extension("new");
-            fs::write(&beside, format!("{{\"K\": \"{text}\"}}")).unwrap();
-            fs::rename(&beside, &file).unwrap();
-        }
-        for round in 0..100 {
-            write_in_pieces(&path, letter(round));
-        }
-    });
+    for mode in MODES {
+        let (live, path) = started(mode);
+        let file = live.home(".simpletuner/secrets.json");
+        readers_look_while(&path, || {
+            for round in 0..150 {
+                let text = String::from_utf8(value(letter(round))).unwrap();
+                let beside = file.with_extension("new");
+                fs::write(&beside, format!("{{\"K\": \"{text}\"}}")).unwrap();
+                fs::rename(&beside, &file).unwrap();
+            }
+            for round in 0..60 {
+                write_in_pieces(&path, letter(round));
+            }
+        });
+    }
 }
 
 #[test]
 fn readers_see_whole_values_beside_shells() {
     let _alone = alone();
-    let (live, path) = started();
-    let a = String::from_utf8(value(b'a')).unwrap();
-    let b = String::from_utf8(value(b'b')).unwrap();
-    fs::write(live.home("a"), &a).unwrap();
-    fs::write(live.home("b"), &b).unwrap();
-    readers_look_while(&path, || {
-        in_threads(4, |writer| {
-            let script = match writer {
-                // A builtin, whose descriptor the shell closes before and after the write.
-                0 => {
-                    "for i in {1..40}; do echo \"$(<~/a)\" > secrets/K; echo \"$(<~/b)\" > secrets/K; done"
-                }
-                // Several children write by one descriptor that the shell holds.
-                1 => {
-                    "for i in {1..40}; do { head -c 7000 ~/a; tail -c 13000 ~/a; } > secrets/K; done"
-                }
-                2 => {
-                    "for i in {1..40}; do cp ~/b secrets/.c; mv secrets/.c secrets/K; dd if=~/a of=secrets/K bs=3000 status=none; done"
-                }
-                // Writers that are killed half way leave nothing behind.
-                _ => {
-                    "for i in {1..40}; do { head -c 9000 ~/b; kill -9 $BASHPID; } > secrets/K & wait $! 2>/dev/null; done 2>/dev/null; true"
-                }
-            };
-            live.sh(script);
+    for mode in MODES {
+        let (live, path) = started(mode);
+        let a = String::from_utf8(value(b'a')).unwrap();
+        let b = String::from_utf8(value(b'b')).unwrap();
+        fs::write(live.home("a"), &a).unwrap();
+        fs::write(live.home("b"), &b).unwrap();
+        readers_look_while(&path, || {
+            in_threads(4, |writer| {
+                let script = match writer {
+                    // A builtin, whose descriptor the shell closes before and after the write.
+                    0 => {
+                        "for i in {1..25}; do printf %s \"$(<~/a)\" > secrets/K; printf %s \"$(<~/b)\" > secrets/K; done"
+                    }
+                    // Several children write by one descriptor that the shell holds.
+                    1 => {
+                        "for i in {1..25}; do { head -c 7000 ~/a; tail -c 13000 ~/a; } > secrets/K; done"
+                    }
+                    2 => {
+                        "for i in {1..25}; do cp ~/b secrets/.c; mv secrets/.c secrets/K; dd if=~/a of=secrets/K bs=3000 status=none; done"
+                    }
+                    // Writers that are killed half way leave nothing behind.
+                    _ => {
+                        "for i in {1..25}; do { head -c 9000 ~/b; kill -9 $BASHPID; } > secrets/K & wait $! 2>/dev/null; done 2>/dev/null; true"
+                    }
+                };
+                live.sh(script);
+            });
         });
-    });
+    }
 }
 
 #[test]
 fn a_reader_that_opens_after_a_writers_close_sees_what_was_written() {
     let _alone = alone();
-    let live = Live::start();
-    in_threads(4, |thread| {
-        let path = live.path(&format!("secrets/K{thread}"));
-        for round in 0..2500 {
-            let text = format!("{}{}", "x".repeat(round % 7), round);
-            fs::write(&path, &text).unwrap();
-            assert_eq!(fs::metadata(&path).unwrap().len(), text.len() as u64);
-            assert_eq!(fs::read_to_string(&path).unwrap(), text, "round {round}");
-        }
-    });
+    for mode in MODES {
+        let live = mounted(mode);
+        in_threads(4, |thread| {
+            let path = live.path(&format!("secrets/K{thread}"));
+            for round in 0..1200 {
+                let text = format!("{}{}", "x".repeat(round % 7), round);
+                fs::write(&path, &text).unwrap();
+                assert_eq!(fs::metadata(&path).unwrap().len(), text.len() as u64);
+                assert_eq!(fs::read_to_string(&path).unwrap(), text, "round {round}");
+            }
+        });
+    }
 }
 
 #[test]
 fn what_a_shell_wrote_is_there_for_the_next_command() {
     let _alone = alone();
-    let live = Live::start();
-    let said = live.sh(
-        "for i in {1..200}; do echo v$i > secrets/K; [ \"$(<secrets/K)\" = v$i ] || echo builtin $i; \
+    for mode in MODES {
+        let live = mounted(mode);
+        let said = live.sh(
+        "for i in {1..100}; do echo v$i > secrets/K; [ \"$(<secrets/K)\" = v$i ] || echo builtin $i; \
          { echo -n w; printf %s $i; } > secrets/K; [ \"$(cat secrets/K)\" = w$i ] || echo group $i; \
          (printf %s x; sh -c \"printf %s $i\") > secrets/K; [ \"$(cat secrets/K)\" = x$i ] || echo subshell $i; done",
     );
-    assert_eq!(said, "");
+        assert_eq!(said, "");
+    }
 }
 
 #[test]
 fn a_writer_that_is_killed_half_way_changes_nothing() {
     let _alone = alone();
-    let live = Live::start();
-    live.write("secrets/K", "old");
-    for signal in ["KILL", "TERM", "SEGV"] {
-        live.try_sh(&format!(
-            "{{ printf half; kill -{signal} $BASHPID; }} > secrets/K & wait"
-        ));
-        assert_eq!(live.read("secrets/K"), "old", "SIG{signal}");
-        live.try_sh(&format!(
-            "{{ printf half; kill -{signal} $BASHPID; }} > secrets/NEW & wait"
-        ));
-        assert!(!live.path("secrets/NEW").exists(), "SIG{signal}");
+    for mode in MODES {
+        let live = mounted(mode);
+        live.write("secrets/K", "old");
+        for signal in ["KILL", "TERM", "SEGV"] {
+            live.try_sh(&format!(
+                "{{ printf half; kill -{signal} $BASHPID; }} > secrets/K & wait"
+            ));
+            assert_eq!(live.read("secrets/K"), "old", "SIG{signal}");
+            live.try_sh(&format!(
+                "{{ printf half; kill -{signal} $BASHPID; }} > secrets/NEW & wait"
+            ));
+            assert!(!live.path("secrets/NEW").exists(), "SIG{signal}");
+        }
+        live.write("secrets/K", "new");
+        assert_eq!(live.read("secrets/K"), "new");
     }
-    live.write("secrets/K", "new");
-    assert_eq!(live.read("secrets/K"), "new");
 }
 
 #[test]
 fn an_open_file_keeps_the_value_it_was_opened_on() {
     let _alone = alone();
-    let live = Live::start_with(Setup::default());
-    live.write("secrets/K", "first");
-    let mut old = File::open(live.path("secrets/K")).unwrap();
-    live.write("secrets/K", "the second, longer one");
-    let mut text = String::new();
-    old.read_to_string(&mut text).unwrap();
-    assert_eq!((text.as_str(), old.metadata().unwrap().len()), ("first", 5));
-    assert_eq!(live.read("secrets/K"), "the second, longer one");
-    let mut old = File::open(live.path("secrets/K")).unwrap();
-    fs::remove_file(live.path("secrets/K")).unwrap();
-    text.clear();
-    old.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "the second, longer one");
+    for mode in MODES {
+        let live = mounted(mode);
+        live.write("secrets/K", "first");
+        let mut old = File::open(live.path("secrets/K")).unwrap();
+        live.write("secrets/K", "the second, longer one");
+        let mut text = String::new();
+        old.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), old.metadata().unwrap().len()), ("first", 5));
+        assert_eq!(live.read("secrets/K"), "the second, longer one");
+        let mut old = File::open(live.path("secrets/K")).unwrap();
+        fs::remove_file(live.path("secrets/K")).unwrap();
+        text.clear();
+        old.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "the second, longer one");
+    }
 }

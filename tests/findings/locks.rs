@@ -1,0 +1,199 @@
+//! A lock is never given to two: it holds by name over versions and writers, or is refused with ENOLCK.
+
+use super::*;
+
+/// What all these tests rest on: a lock of a kind, on a descriptor opened in a way, and a second process that tries.
+const LOCKS: &str = r#"
+BUSY = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
+KINDS = {
+    'flock': (lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB), lambda fd: fcntl.flock(fd, fcntl.LOCK_UN)),
+    'fcntl': (lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB), lambda fd: fcntl.lockf(fd, fcntl.LOCK_UN)),
+}
+WRITERS = {'r+': os.O_RDWR, '>>': os.O_WRONLY | os.O_CREAT | os.O_APPEND, 'c+': os.O_RDWR | os.O_CREAT}
+READERS = {'<': os.O_RDONLY}
+
+def takes(kind, fd):
+    """Whether the lock was given; it is refused for want of locks in the one way that is allowed."""
+    code = outcome(KINDS[kind][0], fd)
+    assert code in (None, errno.ENOLCK, *BUSY), errno.errorcode[code]
+    return code is None
+
+def another_takes(kind, name, flags):
+    def other(wait):
+        fd = os.open(name, flags, 0o600)
+        got = takes(kind, fd)
+        wait()
+        return 10 + got
+    return Child(other).go_on() == 11
+
+def never_two(kind, name, flags, other_flags, meanwhile=lambda: None):
+    fd = os.open(name, flags, 0o600)
+    if takes(kind, fd):
+        meanwhile()
+        assert not another_takes(kind, name, other_flags), f'{kind} on {name} was given to two ({flags:o}, {other_flags:o})'
+        KINDS[kind][1](fd)
+        assert another_takes(kind, name, other_flags), f'{kind} on {name}: it is free again'
+        assert takes(kind, fd); 
+    os.close(fd)
+"#;
+
+#[track_caller]
+fn locks(program: &str) {
+    let live = Live::start();
+    python(&live, "secrets", &format!("{LOCKS}\n{program}"));
+}
+
+#[test]
+fn a_lock_on_a_file_that_is_open_for_writing_is_given_to_one() {
+    locks(
+        r#"
+put('LK', '0')
+for kind in KINDS:
+    for flags in WRITERS.values():
+        for other in WRITERS.values(): never_two(kind, 'LK', flags, other)
+for other in WRITERS.values():
+    never_two('flock', 'LK', os.O_RDONLY, other)
+    never_two('flock', 'LK', other, os.O_RDONLY)
+never_two('flock', 'LK', os.O_RDONLY, os.O_RDONLY)
+"#,
+    );
+}
+
+#[test]
+fn a_lock_holds_over_a_value_that_is_set_meanwhile() {
+    locks(
+        r#"
+def set_it(): subprocess.run('echo w > LK', shell=True, check=True)
+def save_it(): subprocess.run('echo w > .n; mv .n LK', shell=True, check=True)
+for meanwhile in (set_it, save_it):
+    for kind in KINDS:
+        for flags in (*WRITERS.values(), *(READERS.values() if kind == 'flock' else ())):
+            put('LK', 'v')
+            # What replaces the file by another one replaces the lock in an ordinary folder, too.
+            if meanwhile is set_it: never_two(kind, 'LK', flags, flags, meanwhile)
+"#,
+    );
+}
+
+#[test]
+fn a_lock_on_a_new_name_is_given_to_one() {
+    locks(
+        r#"
+for kind in KINDS:
+    never_two(kind, f'NEW_{kind}', os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT)
+    never_two(kind, f'.scratch_{kind}', os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT)
+never_two('flock', 'NEW', os.O_RDONLY | os.O_CREAT, os.O_RDONLY | os.O_CREAT)
+"#,
+    );
+}
+
+#[test]
+fn a_counter_under_a_lock_loses_no_count_of_those_who_were_given_it() {
+    locks(
+        r#"
+def count(kind, lock, flags):
+    put('CNT', '0')
+    def worker(wait):
+        wait()
+        counted = 0
+        for _ in range(10):
+            fd = os.open(lock, flags, 0o600)
+            if outcome(fcntl.flock if kind == 'flock' else fcntl.lockf, fd, fcntl.LOCK_EX) is None:
+                n = int(text('CNT')); put('CNT', str(n + 1)); counted += 1
+            os.close(fd)
+        return 100 + counted
+    children = [Child(worker) for _ in range(4)]
+    for child in children: os.write(child._go, b'.')
+    counted = sum(child._reap() - 100 for child in children)
+    same(int(text('CNT')), counted, f'{kind} on {lock}')
+put('LK', '')
+for kind in KINDS:
+    for lock in ('LK', 'CNT.lock', '.lock'): count(kind, lock, os.O_RDWR | os.O_CREAT)
+count('flock', 'LK', os.O_RDONLY)
+"#,
+    );
+}
+
+#[test]
+fn the_program_flock_lets_one_in() {
+    let live = Live::start();
+    let script = r#"
+mkfifo ~/ready ~/go
+for name in NEW LK; do
+    [ $name = LK ] && echo v > LK
+    flock -x $name sh -c 'echo > ~/ready; read -r < ~/go' & holder=$!
+    # Where locks are refused, it says so and ends.
+    (read -r < ~/ready; echo held) > ~/held & watch=$!
+    while kill -0 $holder 2> /dev/null && kill -0 $watch 2> /dev/null; do sleep 0.01; done
+    if [ -s ~/held ]; then
+        [ $name = LK ] && echo w > LK
+        flock -n -x $name true && echo "two have $name"
+        echo > ~/go; wait $holder; wait $watch
+        flock -n -x $name true || echo "$name is still held"
+    else
+        kill $watch; wait $holder
+    fi 2> /dev/null
+    rm -f ~/held
+done
+"#;
+    assert_eq!(bash(&live, "secrets", script), "");
+}
+
+#[test]
+fn a_lock_of_a_killed_holder_is_free() {
+    locks(
+        r#"
+put('LK', 'v')
+for kind in KINDS:
+    def holder(wait):
+        fd = os.open('LK', os.O_RDWR); got = takes(kind, fd); wait(); return 10 + got
+    child = Child(holder)
+    child.killed()
+    fd = os.open('LK', os.O_RDWR)
+    code = outcome(KINDS[kind][0], fd)
+    assert code in (None, errno.ENOLCK), errno.errorcode[code]
+    os.close(fd)
+same(text('LK'), 'v')
+"#,
+    );
+}
+
+#[test]
+fn a_lock_that_is_waited_for_dies_with_a_signal_and_comes_with_the_release() {
+    locks(
+        r#"
+put('LK', 'v')
+fd = os.open('LK', os.O_RDWR)
+if takes('flock', fd):
+    def waiter(wait):
+        f = os.open('LK', os.O_RDWR); wait(); fcntl.flock(f, fcntl.LOCK_EX); wait()
+        return 0
+    first, second = Child(waiter), Child(waiter)
+    os.write(first._go, b'.'); os.write(second._go, b'.')
+    same(first.killed(signal.SIGTERM), -signal.SIGTERM, 'who waits for a lock')
+    same(text('LK'), 'v', 'reads go on')
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    same(os.read(second._said, 1), b'.', 'the lock came')
+    second.ends()
+"#,
+    );
+}
+
+#[test]
+fn a_lease_holds_up_whoever_would_break_it_or_is_refused() {
+    locks(
+        r#"
+put('K', 'v')
+fd = os.open('K', os.O_RDONLY)
+code = outcome(fcntl.fcntl, fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+if code is None:
+    broken = []
+    signal.signal(signal.SIGIO, lambda *_: (broken.append(1), fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)))
+    put_by = subprocess.Popen('printf w > K', shell=True)
+    until(lambda: put_by.poll() is not None, 'the writer came through')
+    assert broken, 'it was granted, and a writer came through without a word'
+else:
+    assert code in (errno.EAGAIN, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.EACCES), errno.errorcode[code]
+"#,
+    );
+}
