@@ -14,12 +14,12 @@ use std::time::{Duration, SystemTime};
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::hardware::{Hardware, Loaded};
+use simpletuner_live::live::{Owner, Parts, Tree};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::mount::{MountedTree, mount_tree};
 use simpletuner_live::provider::file::{FileOptions, StorePlace};
 use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
-use simpletuner_live::tree::{Parts, Tree};
 use support::{alone, scratch_home, wait_until, waits_for_the_mount};
 
 /// What the provider says when it may speak.
@@ -122,10 +122,11 @@ impl Mount {
             .with_provider(slow.clone())
             .build();
         let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
-        let owner = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
+        let owner = Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            allows_root: false,
+        };
         let tree = Tree::new(
             Parts {
                 manager,

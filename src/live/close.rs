@@ -2,7 +2,7 @@
 //! takes effect, whole or not at all.
 
 use super::audit::Writer;
-use super::layout::File;
+use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::process::{self, Ending};
@@ -373,6 +373,13 @@ impl Tree {
                         .is_some_and(|entry| entry.place.as_ref() == Some(&ready.place));
                     let is_whole = matches!(commit.0, What::Buffer(_));
                     if is_there && is_whole {
+                        let is_new = state.named(&ready.place) != Some(entry);
+                        if is_new
+                            && let Some(dir @ (Dir::Hardware | Dir::Config)) =
+                                self.layout.dir(ready.place.dir)
+                        {
+                            self.layout.touch(dir);
+                        }
                         state.publish(entry, &ready.place);
                         if let Some(mtime) = mtime {
                             state.set_mtime(entry, ready.value.fingerprint(), mtime);

@@ -1,9 +1,10 @@
 //! What the files hold: contents made from the manager, the prices and the caches, and what a finished write of each
 //! kind does. Knows no inode.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::{Tree, WaitOn, lock};
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
-use crate::manager::Answer;
+use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::state::audit::Actor;
 use crate::state::{Known, ProviderConfigs};
@@ -58,20 +59,50 @@ impl Resolved {
     }
 }
 
+/// For how long an answer is at hand for those who waited for it.
+const AT_HAND: Duration = Duration::from_secs(1);
+
+/// What providers have just answered.
+#[derive(Default)]
+pub(super) struct Answers(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
+
+impl Answers {
+    pub(super) fn put(&self, name: SecretName, answer: Lookup) {
+        let mut answers = lock(&self.0);
+        let now = Instant::now();
+        answers.retain(|_, (at, _)| now.duration_since(*at) < AT_HAND);
+        answers.insert(name, (now, answer));
+    }
+
+    fn get(&self, name: &SecretName) -> Option<Resolved> {
+        let answers = lock(&self.0);
+        let (at, answer) = answers.get(name)?;
+        if at.elapsed() >= AT_HAND {
+            return None;
+        }
+        Some(match answer {
+            Lookup::Fresh(version, _) | Lookup::Stale(version) => Resolved::Content(Content {
+                value: version.raw.clone(),
+                changed_at: version.changed_at,
+                fresh_for: Duration::ZERO,
+            }),
+            Lookup::Missing(_) => Resolved::Missing,
+            Lookup::Failed(error) => Resolved::Failed(error.duplicate()),
+            Lookup::Unknown => return None,
+        })
+    }
+
+    /// What was answered before something changed counts no more.
+    pub(super) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
 impl Tree {
     /// The content of a file that is not scratch.
     pub(super) fn resolve(&self, file: &File, freshness: Freshness) -> Resolved {
         match file {
-            File::Secret(name) => match self.known(name, freshness) {
-                Answer::Found(found) => Resolved::Content(Content {
-                    value: found.value,
-                    changed_at: found.changed_at,
-                    fresh_for: found.expires_in,
-                }),
-                Answer::Missing => Resolved::Missing,
-                Answer::Failed(error) => Resolved::Failed(error),
-                Answer::Pending => Resolved::Blocked(WaitOn::Secret(name.clone())),
-            },
+            File::Secret(name) => self.secret(name, freshness),
             File::Bundle(format) => self.document(*format, freshness),
             File::Price(id) => match self.hardware.get(id) {
                 Some(price) => self.since_begun(&hardware::to_json(&price)),
@@ -79,7 +110,7 @@ impl Tree {
             },
             File::PriceTable => self.since_begun(&hardware::table_to_json(&self.hardware.table())),
             File::Config(name) => self.config(name),
-            File::Provider(name) => match self.manager.report(name) {
+            File::Provider(name) => match self.manager.snapshot().report(name) {
                 Some(report) => json_text(&report),
                 None => Resolved::Missing,
             },
@@ -130,10 +161,34 @@ impl Tree {
         }
     }
 
-    pub(super) fn known(&self, name: &SecretName, freshness: Freshness) -> Answer {
-        match freshness {
-            Freshness::Fresh => self.manager.held(name),
-            Freshness::LastKnown => self.manager.last_known(name),
+    fn secret(&self, name: &SecretName, freshness: Freshness) -> Resolved {
+        let lookup = match freshness {
+            Freshness::Fresh => self.manager.look_up(name),
+            Freshness::LastKnown => self.manager.snapshot().find(name),
+        };
+        match (lookup, freshness) {
+            (Lookup::Fresh(version, fresh_for), _) => Resolved::Content(Content {
+                value: version.raw,
+                changed_at: version.changed_at,
+                fresh_for,
+            }),
+            (Lookup::Missing(_), _) => Resolved::Missing,
+            (Lookup::Failed(error), _) => Resolved::Failed(error),
+            (Lookup::Stale(_) | Lookup::Unknown, Freshness::Fresh) => {
+                Resolved::Blocked(WaitOn::Secret(name.clone()))
+            }
+            // What a provider has just answered counts for those who waited for it, be it that it may not be held.
+            (held, Freshness::LastKnown) => match self.answers.get(name) {
+                Some(answered) => answered,
+                None => match held.last_held() {
+                    Some(version) => Resolved::Content(Content {
+                        value: version.raw,
+                        changed_at: version.changed_at,
+                        fresh_for: Duration::ZERO,
+                    }),
+                    None => Resolved::Blocked(WaitOn::Secret(name.clone())),
+                },
+            },
         }
     }
 

@@ -1,50 +1,93 @@
 //! The secrets as documents: each is rendered once for each state of the secrets, and holds one state only.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::{self, Base, BundleFormat, Document};
 use super::content::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn, lock};
-use crate::error::{Error, Result};
-use crate::manager::Answer;
+use crate::error::Result;
+use crate::manager::{Lookup, Snapshot};
 use crate::provider::Standing;
 use crate::secret::SecretValue;
 
+/// A document of more names is rendered on a thread of its own.
+const LARGE: usize = 200;
+
 /// The documents that were rendered last.
 #[derive(Default)]
-pub(super) struct Documents {
-    /// Counts the changes of the secrets.
-    generation: AtomicU64,
-    rendered: Mutex<HashMap<BundleFormat, Rendered>>,
-}
+pub(super) struct Documents(Mutex<HashMap<BundleFormat, Rendered>>);
 
 #[derive(Clone)]
 struct Rendered {
+    /// The snapshot's.
     generation: u64,
-    content: Content,
+    value: SecretValue,
+    changed_at: SystemTime,
+    /// `None`: for as long as nothing changes.
+    fresh_until: Option<Instant>,
     base: Arc<Base>,
 }
 
-impl Documents {
-    /// The secrets have changed.
-    pub(super) fn outdate(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
-    }
+/// All secrets of a snapshot.
+struct Secrets {
+    document: Document,
+    /// When the latest of them changed.
+    changed_at: SystemTime,
+    /// For how long they may be given to readers.
+    fresh_for: Duration,
 }
 
 impl Tree {
     /// All secrets in a form.
     pub(super) fn document(&self, format: BundleFormat, freshness: Freshness) -> Resolved {
-        match self.render(format, freshness) {
-            Ok(rendered) => Resolved::Content(rendered.content),
-            Err(stopped) => stopped,
+        let snapshot = self.manager.snapshot();
+        let now = Instant::now();
+        if let Some(rendered) = lock(&self.documents.0).get(&format)
+            && rendered.generation == snapshot.generation()
+            && rendered.fresh_until.is_none_or(|until| until > now)
+        {
+            return Resolved::Content(Content {
+                value: rendered.value.clone(),
+                changed_at: rendered.changed_at,
+                fresh_for: match rendered.fresh_until {
+                    Some(until) => until - now,
+                    None => Duration::MAX,
+                },
+            });
+        }
+        if freshness == Freshness::Fresh && snapshot.names().len() > LARGE {
+            return Resolved::Blocked(WaitOn::Document(format));
+        }
+        self.render(format, &snapshot, freshness)
+    }
+
+    /// Renders a large document, for those who wait for it.
+    pub(super) fn render_in_background(
+        self: &Arc<Self>,
+        format: BundleFormat,
+        done: crate::provider::Done,
+    ) {
+        let tree = self.clone();
+        let done = Arc::new(Mutex::new(Some(done)));
+        let call = |done: &Mutex<Option<crate::provider::Done>>| {
+            if let Some(done) = lock(done).take() {
+                done();
+            }
+        };
+        let on_thread = done.clone();
+        let render = move || {
+            let snapshot = tree.manager.snapshot();
+            match tree.render(format, &snapshot, Freshness::Fresh) {
+                Resolved::Blocked(on) => tree.settle(&on, Box::new(move || call(&on_thread))),
+                _ => call(&on_thread),
+            }
+        };
+        let thread = std::thread::Builder::new().name("render".into());
+        if let Err(error) = thread.spawn(render) {
+            tracing::warn!("no thread could be started that renders the bundle: {error}");
+            call(&done);
         }
     }
 
@@ -57,8 +100,8 @@ impl Tree {
         if format == BundleFormat::Env {
             return None;
         }
-        if let Some(rendered) = lock(&self.documents.rendered).get(&format)
-            && rendered.content.value == *value
+        if let Some(rendered) = lock(&self.documents.0).get(&format)
+            && rendered.value == *value
         {
             return Some(rendered.base.clone());
         }
@@ -66,71 +109,84 @@ impl Tree {
         Some(Arc::new(Base::of(&document)))
     }
 
-    fn render(
-        &self,
-        format: BundleFormat,
-        freshness: Freshness,
-    ) -> std::result::Result<Rendered, Resolved> {
-        let generation = self.documents.generation();
-        let (document, changed_at, fresh_for) = self.all_secrets(freshness)?;
-        let bytes = bundle::render(format, &document);
-        let value = SecretValue::from_bytes("bundle", &bytes).map_err(Resolved::Failed)?;
-        let rendered = Rendered {
-            generation,
-            content: Content {
-                value,
-                changed_at,
-                fresh_for,
-            },
-            base: Arc::new(Base::of(&document)),
+    fn render(&self, format: BundleFormat, snapshot: &Snapshot, freshness: Freshness) -> Resolved {
+        let secrets = match self.all_secrets(snapshot, freshness) {
+            Ok(secrets) => secrets,
+            Err(on) => return Resolved::Blocked(on),
         };
-        lock(&self.documents.rendered).insert(format, rendered.clone());
-        Ok(rendered)
+        let bytes = bundle::render(format, &secrets.document);
+        let value = match SecretValue::from_bytes("bundle", &bytes) {
+            Ok(value) => value,
+            Err(error) => return Resolved::Failed(error),
+        };
+        let rendered = Rendered {
+            generation: snapshot.generation(),
+            value: value.clone(),
+            changed_at: secrets.changed_at,
+            fresh_until: Instant::now().checked_add(secrets.fresh_for),
+            base: Arc::new(Base::of(&secrets.document)),
+        };
+        lock(&self.documents.0).insert(format, rendered);
+        Resolved::Content(Content {
+            value,
+            changed_at: secrets.changed_at,
+            fresh_for: secrets.fresh_for,
+        })
     }
 
-    /// All secrets as one document, when the latest of them changed, and for how long it may be given to readers. A
-    /// secret that cannot be decrypted is left out, so that the others can be read: writing the document back leaves it
-    /// alone.
+    /// All secrets of a snapshot as one document. What cannot be had is left out, so that the others can be read:
+    /// writing the document back leaves it alone.
     fn all_secrets(
         &self,
+        snapshot: &Snapshot,
         freshness: Freshness,
-    ) -> std::result::Result<(Document, SystemTime, Duration), Resolved> {
-        match self.manager.standing() {
-            Standing::Whole => {}
-            Standing::Outdated if freshness == Freshness::LastKnown => {}
-            Standing::Outdated | Standing::Unknown => {
-                return Err(Resolved::Blocked(WaitOn::Listing));
+    ) -> std::result::Result<Secrets, WaitOn> {
+        match snapshot.standing() {
+            Standing::Outdated | Standing::Unknown if freshness == Freshness::Fresh => {
+                return Err(WaitOn::Listing);
             }
-            Standing::Failed(reason) => return Err(Resolved::Failed(reason)),
+            _ => {}
         }
-        let mut document = Document::new();
-        let mut changed_at = lock(&self.notes).begun;
-        let mut fresh_for = Duration::MAX;
-        for (name, _) in self.manager.names() {
-            match self.known(&name, freshness) {
-                Answer::Found(found) => {
-                    changed_at = changed_at.max(found.changed_at);
-                    fresh_for = fresh_for.min(found.expires_in);
-                    document.insert(name, found.value);
+        let mut secrets = Secrets {
+            document: Document::new(),
+            changed_at: self.begun(),
+            fresh_for: Duration::MAX,
+        };
+        for (source, error) in snapshot.missing_sources() {
+            let reason = error.map_or_else(
+                || "it has not answered yet".to_owned(),
+                |error| error.to_string(),
+            );
+            tracing::warn!("the bundle is without the secrets of {source}: {reason}");
+            // Until it answers.
+            secrets.fresh_for = Duration::ZERO;
+        }
+        for (name, _) in snapshot.names() {
+            match snapshot.find(name) {
+                Lookup::Fresh(version, fresh_for) => {
+                    secrets.changed_at = secrets.changed_at.max(version.changed_at);
+                    secrets.fresh_for = secrets.fresh_for.min(fresh_for);
+                    secrets.document.insert(name.clone(), version.value());
                 }
-                Answer::Missing => {}
-                Answer::Failed(
-                    error @ (Error::CannotDecrypt { .. } | Error::KeyUnusable { .. }),
-                ) => {
-                    tracing::warn!("left out of the bundle: {error}");
+                Lookup::Stale(_) if freshness == Freshness::Fresh => return Err(WaitOn::Listing),
+                Lookup::Stale(version) => {
+                    secrets.changed_at = secrets.changed_at.max(version.changed_at);
+                    secrets.fresh_for = Duration::ZERO;
+                    secrets.document.insert(name.clone(), version.value());
                 }
-                Answer::Failed(error) => return Err(Resolved::Failed(error)),
-                Answer::Pending => return Err(Resolved::Blocked(WaitOn::Secret(name))),
+                Lookup::Missing(_) => {}
+                Lookup::Failed(error) => tracing::warn!("left out of the bundle: {error}"),
+                Lookup::Unknown => return Err(WaitOn::Secret(name.clone())),
             }
         }
-        Ok((document, changed_at, fresh_for))
+        Ok(secrets)
     }
 
     /// The document as it is now, for what is merged into it.
     pub(super) fn current_document(&self) -> Result<Document> {
-        match self.all_secrets(Freshness::LastKnown) {
-            Ok((document, _, _)) => Ok(document),
-            Err(Resolved::Failed(error)) => Err(error),
+        let snapshot = self.manager.snapshot();
+        match self.all_secrets(&snapshot, Freshness::LastKnown) {
+            Ok(secrets) => Ok(secrets.document),
             Err(_) => Ok(Document::new()),
         }
     }

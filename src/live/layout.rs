@@ -298,21 +298,16 @@ impl Layout {
         inside.count() as u32
     }
 
-    /// When names in a folder, or what they hold, last changed.
+    /// When the names in a folder last changed.
     pub(super) fn changed_at(&self, dir: u64) -> SystemTime {
         let folder = self.folders.get(&dir);
         folder.map_or(SystemTime::UNIX_EPOCH, |folder| *lock(&folder.changed_at))
     }
 
-    /// Something in the folders of files that are kept has changed.
-    pub(super) fn touch_folders(&self) {
-        let now = SystemTime::now();
-        for folder in self
-            .folders
-            .values()
-            .filter(|folder| folder.dir.has_scratch())
-        {
-            *lock(&folder.changed_at) = now;
+    /// The names in a folder have changed.
+    pub(super) fn touch(&self, dir: &Dir) {
+        for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
+            *lock(&folder.changed_at) = SystemTime::now();
         }
     }
 }

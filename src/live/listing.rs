@@ -50,8 +50,9 @@ impl Tree {
     fn names_in(&self, dir: &Dir) -> Vec<String> {
         match dir {
             Dir::Secrets => {
-                let names = self.manager.names();
-                names.iter().map(|(name, _)| name.to_string()).collect()
+                let snapshot = self.manager.snapshot();
+                let names = snapshot.names().iter();
+                names.map(|(name, _)| name.to_string()).collect()
             }
             Dir::Bundle => super::bundle::BundleFormat::ALL
                 .map(|format| format.file_name().to_owned())

@@ -36,7 +36,7 @@ pub use write::{Change as AttrChange, Changed as AttrChanged};
 
 use crate::error::Error;
 use crate::hardware::Hardware;
-use crate::manager::SecretsManager;
+use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
 use crate::process::{self, Process};
 use crate::secret::SecretName;
 use crate::state::ProviderConfigs;
@@ -225,6 +225,10 @@ pub struct Tree {
     checkpoint_is_due: AtomicBool,
     notes: Mutex<Notes>,
     documents: Documents,
+    /// What providers have just answered.
+    answers: content::Answers,
+    /// What `secrets/` was last seen to hold.
+    seen: Mutex<Arc<Snapshot>>,
     /// Listings that the kernel may not have taken in yet.
     listings: Mutex<listing::Outstanding>,
     /// How many entries the last invalidation dropped.
@@ -294,6 +298,8 @@ impl Tree {
             checkpoint_is_due: AtomicBool::new(false),
             notes: Mutex::new(notes),
             documents: Documents::default(),
+            answers: content::Answers::default(),
+            seen: Mutex::new(manager.snapshot()),
             listings: Mutex::default(),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
@@ -302,7 +308,12 @@ impl Tree {
         manager.on_event(Box::new(move |event| {
             if let Some(tree) = listener.upgrade() {
                 tree.add_event(event);
-                tree.changed();
+            }
+        }));
+        let listener = Arc::downgrade(&tree);
+        manager.on_change(Box::new(move |changes| {
+            if let Some(tree) = listener.upgrade() {
+                tree.secrets_changed(changes);
             }
         }));
         tree.checkpoint(&lock(&tree.state));
@@ -313,10 +324,20 @@ impl Tree {
     /// Something that readers see has changed, and is in place. To be called before anybody is told of it; from any
     /// thread.
     fn changed(&self) {
-        self.documents.outdate();
-        self.layout.touch_folders();
+        self.answers.clear();
         self.listings_outdated();
         self.names.next_epoch();
+    }
+
+    /// The secrets are others than they were.
+    fn secrets_changed(&self, changes: &ChangeSet) {
+        let before = std::mem::replace(&mut *lock(&self.seen), changes.snapshot.clone());
+        let names_differ =
+            |changed: &Changed| before.has(&changed.name) != changes.snapshot.has(&changed.name);
+        if changes.any || changes.keys.iter().any(names_differ) {
+            self.layout.touch(&layout::Dir::Secrets);
+        }
+        self.changed();
     }
 
     /// The names that the kernel holds.
@@ -352,15 +373,22 @@ impl Tree {
     }
 
     /// Calls `done` when what an operation is blocked on is settled: soon, from any thread.
-    pub fn settle(&self, on: &WaitOn, done: crate::provider::Done) {
+    pub fn settle(self: &Arc<Self>, on: &WaitOn, done: crate::provider::Done) {
         match on {
-            WaitOn::Secret(name) => self.manager.fetch(name, done),
-            WaitOn::Listing => self.manager.fetch_all(done),
+            WaitOn::Secret(name) => {
+                let (tree, asked) = (self.clone(), name.clone());
+                let answered = move |answer| {
+                    tree.answers.put(asked, answer);
+                    done();
+                };
+                self.manager.ask(name, Box::new(answered));
+            }
+            WaitOn::Listing => self.manager.ask_all(Box::new(move |_| done())),
             WaitOn::Config(name) => match &self.configs {
                 Some(configs) => configs.fetch(name, done),
                 None => done(),
             },
-            WaitOn::Document(_) => done(),
+            WaitOn::Document(format) => self.render_in_background(*format, done),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::audit::{Writer, actor};
 use super::close::{Commit, Commits};
 use super::content::{Freshness, Resolved};
-use super::layout::File;
+use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree};
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
@@ -65,6 +65,9 @@ impl Tree {
             removed => removed.map_err(|error| at(error, name))?,
         }
         self.state().unlink(&place);
+        if let Some(dir @ (Dir::Hardware | Dir::Config)) = self.layout.dir(parent) {
+            self.layout.touch(dir);
+        }
         if matches!(file, File::Price(_) | File::PriceTable) {
             self.note_prices();
         }
@@ -379,6 +382,9 @@ impl Tree {
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         self.state().rename(from, to);
+        if let Some(dir @ Dir::Config) = self.layout.dir(from.dir) {
+            self.layout.touch(dir);
+        }
         Ok(())
     }
 

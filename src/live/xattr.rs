@@ -2,7 +2,7 @@
 
 use super::layout::File;
 use super::{Caller, OpError, Tree};
-use crate::manager::Answer;
+use crate::manager::Lookup;
 use crate::provider::rfc3339;
 use crate::secret::SecretName;
 
@@ -30,14 +30,19 @@ impl Tree {
         if !NAMES.contains(&name) {
             return Err(OpError::Errno(libc::ENODATA));
         }
-        match self.manager.held(&secret) {
-            Answer::Found(found) => Ok(match name.rsplit('.').next() {
-                Some("provider") => found.provider.to_string(),
-                Some("expires_in") => found.expires_in.as_secs().to_string(),
-                _ => rfc3339(found.fetched_at),
+        match self.manager.snapshot().find(&secret) {
+            Lookup::Fresh(version, valid_for) => Ok(match name.rsplit('.').next() {
+                Some("provider") => version.provider.to_string(),
+                Some("expires_in") => valid_for.as_secs().to_string(),
+                _ => rfc3339(version.fetched_at()),
             }),
-            Answer::Missing | Answer::Pending => Err(OpError::Errno(libc::ENODATA)),
-            Answer::Failed(error) => Err(OpError::Error(error)),
+            Lookup::Stale(version) => Ok(match name.rsplit('.').next() {
+                Some("provider") => version.provider.to_string(),
+                Some("expires_in") => "0".into(),
+                _ => rfc3339(version.fetched_at()),
+            }),
+            Lookup::Missing(_) | Lookup::Unknown => Err(OpError::Errno(libc::ENODATA)),
+            Lookup::Failed(error) => Err(OpError::Error(error)),
         }
     }
 

@@ -163,7 +163,7 @@ impl Live {
             }
         };
         if status.is_none() {
-            signal_group("KILL", &self.daemon);
+            signal_group(Signal::KILL, &self.daemon);
             let _ = program.kill();
             let _ = program.wait();
         }
