@@ -34,10 +34,10 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
     );
     simpletuner(live, path, &change);
     for (name, value) in [
-        ("STAYS", "rotated"),
+        ("STAYS", "rotated\n"),
         ("CHANGES", "after"),
         ("ADDED", "added"),
-        ("MEANWHILE", "shell"),
+        ("MEANWHILE", "shell\n"),
         ("HF_TOKEN", "from-env"),
     ] {
         assert_eq!(live.read(&format!("secrets/{name}")), value, "{name}");

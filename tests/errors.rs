@@ -100,7 +100,15 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
             EIO,
             "{content:?}"
         );
-        assert_eq!(read_errno(&live, "bundle/secrets.json"), EIO, "{content:?}");
+        // The others' secrets are in the bundle, which says whose are not.
+        assert_eq!(
+            live.json("bundle/secrets.json"),
+            json!({"HF_TOKEN": "from-env"})
+        );
+        assert_eq!(
+            live.sh("getfattr --only-values -n user.simpletuner.missing bundle/secrets.json"),
+            "file",
+        );
         assert_eq!(store(&live), content);
         let report = live.json("providers/file");
         assert!(report["last_error"].is_string(), "{report}");

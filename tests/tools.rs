@@ -25,7 +25,7 @@ fn shells_write_and_read() {
     said(
         &live,
         &[
-            ("echo one > secrets/K; cat secrets/K", "one"),
+            ("echo one > secrets/K; cat secrets/K", "one\n"),
             ("printf %s two > secrets/K; cat secrets/K", "two"),
             ("printf 'a\\nb\\n' > secrets/K; cat secrets/K", "a\nb\n"),
             ("echo v > secrets/K; echo $(cat secrets/K)", "v\n"),
@@ -38,15 +38,15 @@ fn shells_write_and_read() {
             ),
             (
                 "echo x | tee -a secrets/K > /dev/null; cat secrets/K",
-                "abx",
+                "abx\n",
             ),
             ("echo x | tee secrets/K secrets/L", "x\n"),
-            ("cat secrets/K secrets/L", "xx"),
-            ("cat > secrets/K <<< here; cat secrets/K", "here"),
-            ("echo new | cat > secrets/NEW; cat secrets/NEW", "new"),
+            ("cat secrets/K secrets/L", "x\nx\n"),
+            ("cat > secrets/K <<< here; cat secrets/K", "here\n"),
+            ("echo new | cat > secrets/NEW; cat secrets/NEW", "new\n"),
             (
                 "set -C; echo no 2>&- > secrets/K || echo kept; cat secrets/K",
-                "kept\nhere",
+                "kept\nhere\n",
             ),
         ],
     );
@@ -98,7 +98,7 @@ fn files_are_edited_in_place_and_no_scratch_stays() {
     live.sh("sed -i.bak~ s/three/four/ secrets/K; rm secrets/K.bak~");
     assert_eq!(live.read("secrets/K"), "four two");
     live.sh("timeout 60 vim -es -u NONE -c '%s/four/five/' -c wq secrets/K");
-    assert_eq!(live.read("secrets/K"), "five two");
+    assert_eq!(live.read("secrets/K"), "five two\n");
     live.sh("printf 'x\\ny\\n' > secrets/K; timeout 60 vim -es -u NONE -c 'set backup' -c 'normal Goz' -c wq secrets/K");
     assert_eq!(live.read("secrets/K"), "x\ny\nz\n");
     live.sh(
@@ -312,8 +312,14 @@ fn values_are_kept_to_the_byte() {
         live.write("secrets/K", value);
         assert_eq!(live.read("secrets/K"), value);
     }
-    live.write("secrets/K", &format!("{largest}\n"));
-    assert_eq!(live.read("secrets/K"), largest);
+    assert_eq!(
+        fs::write(live.path("secrets/K"), format!("{largest}\n"))
+            .unwrap_err()
+            .raw_os_error(),
+        Some(27),
+        "64 KiB, the newline included"
+    );
+    assert_eq!(live.read("secrets/K"), lines);
 }
 
 #[test]
@@ -477,7 +483,7 @@ fn odd_operations_get_an_errno_and_the_mount_goes_on() {
         setxattr ENOTSUP\nremovexattr ENOTSUP\nacross EXDEV\nexchange EINVAL\nwhiteout EINVAL\nnoreplace EEXIST\n\
         rename-folder EPERM\nrename-control EINVAL\nunlink-control EPERM\nunlink-folder EISDIR\ntmpfile ENOTSUP\n\
         open-folder EISDIR\ncreate-root EPERM\ncreate-providers EPERM\nwrite-status EACCES\nexcl EEXIST\n\
-        file-as-folder ENOTDIR\nlong-name ENOENT\ndirect ok\npast-end ok\nseek-data ok\nflock ok\nlockf ok\npoll ok\n\
+        file-as-folder ENOTDIR\nlong-name ENOENT\ndirect ok\npast-end ok\nseek-data ok\nflock ENOLCK\nlockf ENOLCK\npoll ok\n\
         select ok\nepoll ok\nioctl ENOTTY\nread-writer EBADF\nwrite-reader EBADF\nwrite-far EFBIG\n\
         truncate-far EFBIG\nstatvfs ok\nsync ok\nsync-folder ok\n";
     let differing: Vec<_> = printed

@@ -86,7 +86,7 @@ fn an_ordinary_user_mounts_for_himself_alone() {
         ran(nobody.command(user, Path::new("bash")).args(["-c", script]))
     };
     as_user("nobody", &format!("echo mine > {secret}")).done();
-    assert_eq!(as_user("nobody", &format!("cat {secret}")).done(), "mine");
+    assert_eq!(as_user("nobody", &format!("cat {secret}")).done(), "mine\n");
     for script in [
         format!("cat {secret}"),
         format!("ls {}", nobody.live("").display()),
@@ -95,7 +95,7 @@ fn an_ordinary_user_mounts_for_himself_alone() {
     }
     let root = fs::read(&secret).unwrap_err();
     assert_eq!(root.raw_os_error(), Some(libc::EACCES));
-    assert_eq!(nobody.run(&["get", "K"]).done(), "mine");
+    assert_eq!(nobody.run(&["get", "K"]).done(), "mine\n");
 
     let again = nobody.run(&["mount"]);
     assert!(again.err.contains("mounted already"), "{}", again.err);

@@ -340,7 +340,7 @@ fn a_new_secret_is_written_while_the_provider_is_silent() {
     assert_eq!(mount.sh("ls secrets"), "FILE\nNEWER\nOLD\nSLOW\n");
     mount.slow.answer(Says::Value("far"));
     let output = ended(mount.take(reader), "the reader is answered");
-    assert_eq!(output.stdout, b"mine");
+    assert_eq!(output.stdout, b"mine\n");
 }
 
 #[test]

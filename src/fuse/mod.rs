@@ -91,7 +91,7 @@ impl Drain {
 
     /// Goes on with commits that a server before this one left.
     pub(crate) fn resume(&self, unfinished: Commits) {
-        self.0.commit_released(unfinished);
+        self.0.commit_released(unfinished, None);
     }
 
     /// Waits until all writes that were closed are on disk, but no longer than 15 seconds.

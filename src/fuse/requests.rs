@@ -15,6 +15,7 @@ use super::threads::{Job, Workers};
 use super::vitals::{At, Vitals, Word};
 use super::waiting::{EndsBy, Resume, Waiting};
 use crate::live::{self, Attr, Caller, Commits, OpError, Opened, Tree, WaitOn, WorkQueue};
+use crate::versions::Place;
 
 /// The tree, and who waits for it.
 pub(super) struct Inner {
@@ -211,33 +212,41 @@ impl Inner {
     /// The last descriptor of a file is gone. Behind the closes before it.
     pub(super) fn release(self: &Arc<Self>, handle: u64) {
         let inner = self.clone();
+        let settles = self.tree.begin_release(handle);
         self.workers.closer.run(move || {
             let commits = inner.tree.release(handle);
-            inner.commit_released(commits);
+            inner.commit_released(commits, settles);
         });
     }
 
-    /// Commits what nobody is there to be told of.
-    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits) {
-        if commits.is_empty() {
-            return;
-        }
-        let inner = self.clone();
+    /// Commits what nobody is there to be told of; readers of the name may wait for it.
+    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
         let number = commits.number() | CLOSED;
         let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
         if self.vitals.as_ref().is_some_and(is_deadly) {
             tracing::error!("a write ended two servers, and is given up");
-            return self.tree.give_up(&commits);
+            self.tree.give_up(&commits);
+            return self.settled(settles);
         }
+        let inner = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
                 inner.errno("a write whose file had no close left to report it", error);
             }
+            inner.settled(settles);
         });
+        // Also where there is nothing to commit: behind the commits of closes before it.
         let queue = self.tree.queue_of(&commits);
         self.workers
             .of(queue)
             .queue(Job::Commit(number, commits, done));
+    }
+
+    fn settled(&self, settles: Option<Place>) {
+        if let Some(place) = settles {
+            self.tree.settled(&place);
+            self.waiting.wake(&WaitOn::Write(place));
+        }
     }
 
     pub(super) fn open(

@@ -3,7 +3,7 @@
 
 use super::audit::Writer;
 use super::layout::{Dir, File};
-use super::{Caller, OpError, Tree, WorkQueue};
+use super::{Caller, OpError, Tree, WorkQueue, lock};
 use crate::error::{Error, Result};
 use crate::process::{self, Ending};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
@@ -127,6 +127,41 @@ impl Tree {
         }
         let closed = self.state().close(ino);
         Commits(closed.into_iter().map(Commit::of_buffer).collect())
+    }
+
+    /// The last descriptor of the handle is gone. Where it is not known that all that was written through it is
+    /// committed (its writer cannot be looked at, or others went on writing), readers of the name wait from now on until
+    /// it is [`settled`](Self::settled).
+    pub fn begin_release(&self, handle: u64) -> Option<Place> {
+        let state = self.state();
+        let node = state.write_inode(state.written_by(handle)?)?;
+        let buffer = node.buffer.as_ref()?;
+        let entry = state.entry(node.entry)?;
+        if !buffer.is_touched() || buffer.is_killed || entry.is_scratch {
+            return None;
+        }
+        let place = entry.place.clone()?;
+        *lock(&self.settling).entry(place.clone()).or_default() += 1;
+        // Who has the name already is to ask for it, too.
+        self.names.next_epoch();
+        Some(place)
+    }
+
+    /// What [`begin_release`](Self::begin_release) began is over.
+    pub fn settled(&self, place: &Place) {
+        let mut settling = lock(&self.settling);
+        if let Some(count) = settling.get_mut(place) {
+            *count -= 1;
+            if *count == 0 {
+                settling.remove(place);
+            }
+        }
+    }
+
+    /// Whether a write of the name may be under way whose writer believes that it is done.
+    pub(super) fn is_settling(&self, place: &Place) -> bool {
+        let settling = lock(&self.settling);
+        !settling.is_empty() && settling.contains_key(place)
     }
 
     /// The last descriptor of the handle is gone. What no close could commit is to be committed now. It looks at

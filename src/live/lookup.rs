@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::content::{Content, Freshness, Resolved};
 use super::layout::{Dir, File, FileType, Generated};
-use super::{Attr, Caller, Found, OpError, ROOT, Tree};
+use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::process::Process;
 use crate::secret::SecretValue;
 use crate::versions::{Missing, Node, Place, State};
@@ -84,7 +84,10 @@ impl Tree {
             Some(_) => Freshness::LastKnown,
             None => Freshness::Fresh,
         };
-        let resolved = self.resolve(file, freshness);
+        let resolved = match retry {
+            None if self.is_settling(place) => Resolved::Blocked(WaitOn::Write(place.clone())),
+            _ => self.resolve(file, freshness),
+        };
         if retry.is_some_and(|retry| retry.to_write) {
             let base = match resolved {
                 Resolved::Content(content) => Ok(content.value),

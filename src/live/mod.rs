@@ -20,6 +20,7 @@ mod unlink_rename;
 mod write;
 mod xattr;
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +42,7 @@ use crate::process::{self, Process};
 use crate::secret::SecretName;
 use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
-use crate::versions::{self, Journal, KernelNames, Opener, State};
+use crate::versions::{self, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
 use layout::Layout;
 use notes::Notes;
@@ -92,6 +93,8 @@ pub enum WaitOn {
     Config(String),
     /// A large document that is being rendered.
     Document(bundle::BundleFormat),
+    /// The end of a write whose writer could not be told when it was done.
+    Write(Place),
 }
 
 /// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
@@ -227,6 +230,8 @@ pub struct Tree {
     documents: Documents,
     /// What providers have just answered.
     answers: content::Answers,
+    /// Names whose last writer is gone, and that perhaps are being committed.
+    settling: Mutex<HashMap<Place, usize>>,
     /// What `secrets/` was last seen to hold.
     seen: Mutex<Arc<Snapshot>>,
     /// Listings that the kernel may not have taken in yet.
@@ -299,6 +304,7 @@ impl Tree {
             notes: Mutex::new(notes),
             documents: Documents::default(),
             answers: content::Answers::default(),
+            settling: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
             listings: Mutex::default(),
             invalidated: AtomicU64::new(0),
@@ -389,6 +395,9 @@ impl Tree {
                 None => done(),
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
+            // It may have been settled before somebody waited for it.
+            WaitOn::Write(place) if !self.is_settling(place) => done(),
+            WaitOn::Write(_) => {}
         }
     }
 

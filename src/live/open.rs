@@ -3,7 +3,7 @@
 use super::content::Resolved;
 use super::layout::{File, Generated};
 use super::lookup::waited;
-use super::{Caller, OpError, Tree};
+use super::{Caller, OpError, Tree, WaitOn};
 use crate::process::Process;
 use crate::secret::SecretValue;
 use crate::versions::{Handle, Missing, Node, Place, State};
@@ -76,6 +76,14 @@ impl Tree {
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
                     return Err(self.send_writer_round(&mut state, caller, &place, &file));
+                }
+                if !has_waited && self.is_settling(&place) {
+                    return Err(OpError::Blocked(WaitOn::Write(place)));
+                }
+                if has_waited {
+                    // What it waited for may have made another version.
+                    state.send_round(caller.tid, &place, false);
+                    return Err(ESTALE);
                 }
                 drop(state);
                 self.note_read(caller, &file, &value);
@@ -164,6 +172,9 @@ impl Tree {
         if to_write(flags) {
             return Err(self.send_writer_round(state, caller, &place, &file));
         }
+        if !has_waited && self.is_settling(&place) {
+            return Err(OpError::Blocked(WaitOn::Write(place)));
+        }
         match self.resolve(&file, waited(has_waited)) {
             // Where there is none, an open that may create does so after the walk; any other finds nothing there.
             Resolved::Content(_) | Resolved::Missing => {
@@ -210,6 +221,10 @@ impl Tree {
     /// Records that what holds secrets was read, and what its reader has seen of the bundle.
     fn note_read(&self, caller: &Caller, file: &File, value: &SecretValue) {
         self.record_read(caller, file);
+        if let File::Secret(name) = file {
+            // Counted, and renewed before it is out of date.
+            let _ = self.manager.look_up(name);
+        }
         if let File::Bundle(format) = file
             && let Some(base) = self.base_of_document(*format, value)
             && let Some(process) = Process::of_thread(caller.tid)

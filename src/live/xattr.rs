@@ -4,14 +4,16 @@ use super::layout::File;
 use super::{Caller, OpError, Tree};
 use crate::manager::Lookup;
 use crate::provider::rfc3339;
-use crate::secret::SecretName;
 
-/// The names, in the order they are listed.
-const NAMES: [&str; 3] = [
+/// Those of secrets, in the order they are listed.
+const OF_SECRETS: [&str; 3] = [
     "user.simpletuner.provider",
     "user.simpletuner.expires_in",
     "user.simpletuner.fetched_at",
 ];
+
+/// Of a bundle: the providers whose secrets it is without, because they failed or have never answered.
+const MISSING: &str = "user.simpletuner.missing";
 
 impl Tree {
     /// The value of an extended attribute.
@@ -26,10 +28,19 @@ impl Tree {
             return Err(OpError::Errno(libc::EOPNOTSUPP));
         }
         self.admit(caller, name)?;
-        let secret = self.secret_at(ino).ok_or(OpError::Errno(libc::ENODATA))?;
-        if !NAMES.contains(&name) {
-            return Err(OpError::Errno(libc::ENODATA));
-        }
+        let none = || OpError::Errno(libc::ENODATA);
+        let secret = match self.file_with_attributes(ino).ok_or_else(none)? {
+            File::Secret(secret) if OF_SECRETS.contains(&name) => secret,
+            File::Bundle(_) if name == MISSING => {
+                let missing = self.manager.snapshot().missing_sources();
+                let names: Vec<&str> = missing.iter().map(|(source, _)| &**source).collect();
+                return match names.is_empty() {
+                    true => Err(none()),
+                    false => Ok(names.join(" ")),
+                };
+            }
+            _ => return Err(none()),
+        };
         match self.manager.snapshot().find(&secret) {
             Lookup::Fresh(version, valid_for) => Ok(match name.rsplit('.').next() {
                 Some("provider") => version.provider.to_string(),
@@ -52,24 +63,24 @@ impl Tree {
     /// EACCES.
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
         self.admit(caller, "listxattr")?;
-        Ok(match self.secret_at(ino) {
-            Some(_) => NAMES
-                .iter()
-                .flat_map(|name| name.bytes().chain([0]))
-                .collect(),
-            None => Vec::new(),
-        })
+        let names: &[&str] = match self.file_with_attributes(ino) {
+            Some(File::Secret(_)) => &OF_SECRETS,
+            Some(File::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
+                &[MISSING]
+            }
+            _ => &[],
+        };
+        let names = names.iter().flat_map(|name| name.bytes().chain([0]));
+        Ok(names.collect())
     }
 
-    fn secret_at(&self, ino: u64) -> Option<SecretName> {
+    fn file_with_attributes(&self, ino: u64) -> Option<File> {
         let mut state = self.state();
         let place = match state.last_place(ino) {
             Some(place) => place.clone(),
             None => state.promised(ino)?.place.clone(),
         };
-        match self.layout.file_at(&place)? {
-            File::Secret(name) => Some(name),
-            _ => None,
-        }
+        let file = self.layout.file_at(&place);
+        file.filter(|file| matches!(file, File::Secret(_) | File::Bundle(_)))
     }
 }
