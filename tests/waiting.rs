@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
@@ -20,6 +20,7 @@ use simpletuner_live::mount::{MountedTree, mount_tree};
 use simpletuner_live::provider::file::{FileOptions, StorePlace};
 use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
+use support::home::is_mounted;
 use support::{alone, scratch_home, wait_until, waits_for_the_mount};
 
 /// What the provider says when it may speak.
@@ -439,17 +440,10 @@ fn the_mount_is_gone_when_its_guard_is_dropped() {
     let _alone = alone();
     let mut mount = Mount::new();
     let point = mount.path("");
-    let mounted = |point: &Path| {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let point = point.to_str().unwrap().trim_end_matches('/').to_owned();
-        table
-            .lines()
-            .any(|line| line.split(' ').nth(4) == Some(&point))
-    };
-    assert!(mounted(&point));
+    assert!(is_mounted(&point));
     mount.sh("echo kept > secrets/K");
     mount.mounted = None;
-    assert!(!mounted(&point));
+    assert!(!is_mounted(&point));
     let store = fs::read_to_string(mount.home.path().join("store.json")).unwrap();
     assert!(store.contains("\"K\""));
 }

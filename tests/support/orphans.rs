@@ -16,6 +16,7 @@ pub fn clean_up_after(dir: &Path) {
             [ -d "$dir" ] || continue
             for _ in 1 2 3; do
                 while IFS=' ' read -r _ _ _ _ point _; do
+                    point=$(printf '%b.' "$point"); point=${point%.}
                     case $point in "$dir"/*) umount -l "$point" || fusermount3 -uz "$point";; esac
                 done < /proc/self/mountinfo
             done
@@ -26,6 +27,8 @@ pub fn clean_up_after(dir: &Path) {
         let cleaner = Command::new("bash")
             .args(["-c", SCRIPT])
             .current_dir("/")
+            // Names are bytes.
+            .env("LC_ALL", "C")
             // Ctrl-C at the terminal is for the tests.
             .process_group(0)
             .stdin(Stdio::piped())

@@ -145,6 +145,8 @@ fn a_program_that_does_not_start_leaves_the_old_one() {
     upgrade("bin/simpletuner-live");
     fs::remove_file(home.0.path("bin/simpletuner-live")).unwrap();
     upgrade("No such file");
+    home.0.sh("mkfifo bin/simpletuner-live");
+    upgrade("Permission denied");
     // A good one, with settings that are not.
     home.replace(&fs::read(support::home::BINARY).unwrap());
     home.0.write(".simpletuner/live.yaml", "file_path: [\n");

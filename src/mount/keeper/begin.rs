@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
 
 use super::{Keeper, begin_to_serve};
 use crate::error::{Error, Result};
@@ -130,8 +130,15 @@ fn memory() -> Result<OwnedFd> {
 }
 
 pub(super) fn program(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::io(path.display().to_string(), e))
+    let failed = |e| Error::io(path.display().to_string(), e);
+    // A named pipe in its place would hold the keeper up, which nobody replaces then.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let program = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let mode = rustix::fs::fstat(&program).map_err(failed)?.st_mode;
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Ok(program),
+        _ => Err(failed(rustix::io::Errno::ACCESS)),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-mod child;
+pub mod child;
 pub mod moto;
 pub mod proxy;
 pub mod rvault;
