@@ -277,6 +277,11 @@ pub trait SecretStore: Send + Sync {
     /// [`Error::NotFound`] for the deletion of a key that it has not; else what kept it from writing.
     fn apply(&self, changes: &[Change]) -> Result<()>;
 
+    /// Makes each of these batches of changes, or none of it, together where that is possible; what came of each.
+    fn apply_each(&self, batches: &[&[Change]]) -> Vec<Result<()>> {
+        batches.iter().map(|changes| self.apply(changes)).collect()
+    }
+
     /// Gives `from`'s value the name `to`, in one atomic write.
     ///
     /// # Errors
