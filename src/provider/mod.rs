@@ -13,10 +13,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
+pub(crate) use backend::to_bytes;
 pub use clock::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
@@ -259,6 +261,17 @@ pub trait Provider: Send + Sync {
     fn keeps_documents(&self) -> bool {
         false
     }
+
+    /// What of the provider must outlive this process; holds values.
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        None
+    }
+
+    /// Takes up what [`save`](Self::save) gave in another process; nothing where that was of another source.
+    fn restore(&self, _saved: &[u8]) {}
+
+    /// Calls `changed` when [`save`](Self::save) would give something new, from any thread. Only the first call counts.
+    fn on_save(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 
     /// Its state, for people.
     fn report(&self) -> ProviderReport;

@@ -2,6 +2,7 @@
 
 mod aws;
 mod chain;
+mod restart;
 #[path = "../support/servers/mod.rs"]
 mod servers;
 #[path = "../support/mod.rs"]
