@@ -302,7 +302,11 @@ impl Tree {
             _ => Vec::new(),
         };
         let changes: Vec<Vec<Change>> = batch.iter().map(|(_, _, begin)| change(begin)).collect();
-        let results = self.manager.apply_each(&changes);
+        let sets: Vec<&[Change]> = changes.iter().map(Vec::as_slice).collect();
+        let results = match self.manager.apply_each(&sets) {
+            Ok(results) => results,
+            Err(error) => sets.iter().map(|_| Err(error.duplicate())).collect(),
+        };
         for (((_, _, begin), changes), result) in batch.iter().zip(&changes).zip(&results) {
             if result.is_ok() {
                 self.record_changes(&begin.ready.writer.actor, changes);

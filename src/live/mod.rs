@@ -288,6 +288,9 @@ impl Tree {
         {
             tracing::error!("the prices that were set are lost: {error}");
         }
+        if let Some(backends) = &left.backends {
+            manager.restore_backends(backends);
+        }
         let providers: Vec<String> = manager.provider_names();
         let tree = Arc::new(Self {
             layout: Layout::new(&manager.caches().names(), &providers, notes.begun),
@@ -322,6 +325,12 @@ impl Tree {
                 tree.secrets_changed(changes);
             }
         }));
+        let listener = Arc::downgrade(&tree);
+        manager.on_backends_changed(move || {
+            if let Some(tree) = listener.upgrade() {
+                tree.note_backends();
+            }
+        });
         tree.checkpoint(&lock(&tree.state));
         let commits = Commits::unfinished(restored.unfinished);
         (tree, commits)

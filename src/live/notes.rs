@@ -29,7 +29,7 @@ enum Note {
     /// What a process last saw of the bundle: its number, and when it began.
     Base(u32, u64, Base),
     /// What the backends hold, as the manager writes it.
-    Backends(Vec<u8>),
+    Backends(Zeroizing<Vec<u8>>),
 }
 
 impl Note {
@@ -73,7 +73,7 @@ impl Notes {
                 Ok(Note::Base(pid, started, base)) => {
                     notes.bases.put(Process { pid, started }, Arc::new(base));
                 }
-                Ok(Note::Backends(bytes)) => notes.backends = Some(Zeroizing::new(bytes)),
+                Ok(Note::Backends(bytes)) => notes.backends = Some(bytes),
                 Err(error) => {
                     tracing::error!("a record of the server before cannot be read: {error}");
                 }
@@ -95,7 +95,7 @@ impl Notes {
         notes.extend(
             self.backends
                 .as_ref()
-                .map(|bytes| Note::Backends(bytes.to_vec())),
+                .map(|bytes| Note::Backends(bytes.clone())),
         );
         notes.extend(
             self.bases
@@ -141,6 +141,17 @@ impl Tree {
         let mut notes = lock(&self.notes);
         notes.prices = self.hardware.to_note();
         self.append(&Note::Prices(notes.prices.clone()));
+    }
+
+    /// The backends hold something else than they did.
+    pub(super) fn note_backends(&self) {
+        if !self.journal.is_kept() {
+            return;
+        }
+        let mut notes = lock(&self.notes);
+        let backends = self.manager.save_backends();
+        self.append(&Note::Backends(backends.clone()));
+        notes.backends = Some(backends);
     }
 
     /// What a process has last seen of the bundle is this.

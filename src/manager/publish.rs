@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, RwLock};
 
+use zeroize::Zeroizing;
+
 use super::snapshot::{Snapshot, Source};
 use super::{Event, SecretsManager};
 use crate::cache::NamedCache;
-use crate::provider::{ChangeKind, Refreshed, Standing};
+use crate::provider::{ChangeKind, Refreshed, Standing, to_bytes};
 use crate::secret::SecretName;
 
 /// What became another than it was in the snapshot before.
@@ -160,5 +162,42 @@ impl SecretsManager {
         // Outside the lock: it may be the last holder of all that was held.
         drop(old);
         self.tell(&events);
+    }
+}
+
+impl SecretsManager {
+    /// What of the backends must outlive this process: their documents with their times, and Vault's lease. Holds values.
+    pub fn save_backends(&self) -> Zeroizing<Vec<u8>> {
+        let saved = self.links.iter();
+        let saved: Vec<(&str, Zeroizing<Vec<u8>>)> = saved
+            .filter_map(|link| Some((&*link.name, link.provider.save()?)))
+            .collect();
+        let saved: Vec<(&str, &[u8])> = saved
+            .iter()
+            .map(|(name, saved)| (*name, saved.as_slice()))
+            .collect();
+        to_bytes(&saved)
+    }
+
+    /// Takes up what [`save_backends`](Self::save_backends) gave in another process: before anything is asked for. What
+    /// was saved of another source, or cannot be read, is passed over.
+    pub fn restore_backends(&self, saved: &[u8]) {
+        let saved: Vec<(&str, &[u8])> = postcard::from_bytes(saved).unwrap_or_default();
+        for (name, saved) in saved {
+            if let Some(link) = self.links.iter().find(|link| &*link.name == name) {
+                link.provider.restore(saved);
+            }
+        }
+        self.publish();
+    }
+
+    /// Calls `unsaved` when [`save_backends`](Self::save_backends) would give something new: a log-in succeeded, or a
+    /// call has ended, before those who wait for it are answered. From any thread; only the first call counts.
+    pub fn on_backends_changed(&self, unsaved: impl Fn() + Send + Sync + 'static) {
+        let unsaved = Arc::new(unsaved);
+        for link in self.links.iter() {
+            let unsaved = unsaved.clone();
+            link.provider.on_save(Box::new(move || unsaved()));
+        }
     }
 }

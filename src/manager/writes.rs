@@ -58,25 +58,35 @@ impl SecretsManager {
     /// # Errors
     /// As for [`set`](Self::set) and [`delete`](Self::delete).
     pub fn apply(&self, changes: &[Change]) -> Result<Vec<Outcome>> {
+        let mut results = self.apply_each(&[changes])?;
+        results.pop().unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Makes each batch of changes, or none of it, all in one write of the file where that is possible; what came of
+    /// each. So do, without this, threads that write at the same time.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply), for each batch; for all where no provider can be written to.
+    pub fn apply_each(&self, batches: &[&[Change]]) -> Result<Vec<Result<Vec<Outcome>>>> {
         let (place, link, store) = self.store()?;
-        store.apply(changes).map_err(|error| self.explain(error))?;
-        let outcomes: Vec<Outcome> = changes
-            .iter()
-            .map(|change| {
+        let written = store.apply_each(batches);
+        let mut all = Vec::new();
+        let results = batches.iter().zip(written).map(|(changes, written)| {
+            written.map_err(|error| self.explain(error))?;
+            let outcome = |change: &Change| {
                 let (name, kind) = match change {
                     Change::Set(name, _) => (name, ChangeKind::Set),
                     Change::Delete(name) => (name, ChangeKind::Deleted),
                 };
                 self.outcome(place, name, kind)
-            })
-            .collect();
-        self.after_write(link, &outcomes);
-        Ok(outcomes)
-    }
-
-    /// Makes each of several sets of changes, or none of that set.
-    pub fn apply_each(&self, sets: &[Vec<Change>]) -> Vec<Result<Vec<Outcome>>> {
-        sets.iter().map(|changes| self.apply(changes)).collect()
+            };
+            let outcomes: Vec<Outcome> = changes.iter().map(outcome).collect();
+            all.extend_from_slice(&outcomes);
+            Ok(outcomes)
+        });
+        let results = results.collect();
+        self.after_write(link, &all);
+        Ok(results)
     }
 
     /// Gives `from`'s value the name `to`, in one atomic write of the file.

@@ -13,10 +13,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
+pub(crate) use backend::to_bytes;
 pub use clock::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
@@ -260,6 +262,17 @@ pub trait Provider: Send + Sync {
         false
     }
 
+    /// What of the provider must outlive this process; holds values.
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        None
+    }
+
+    /// Takes up what [`save`](Self::save) gave in another process; nothing where that was of another source.
+    fn restore(&self, _saved: &[u8]) {}
+
+    /// Calls `changed` when [`save`](Self::save) would give something new, from any thread. Only the first call counts.
+    fn on_save(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
+
     /// Its state, for people.
     fn report(&self) -> ProviderReport;
 
@@ -276,6 +289,11 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// [`Error::NotFound`] for the deletion of a key that it has not; else what kept it from writing.
     fn apply(&self, changes: &[Change]) -> Result<()>;
+
+    /// Makes each of these batches of changes, or none of it, together where that is possible; what came of each.
+    fn apply_each(&self, batches: &[&[Change]]) -> Vec<Result<()>> {
+        batches.iter().map(|changes| self.apply(changes)).collect()
+    }
 
     /// Gives `from`'s value the name `to`, in one atomic write.
     ///

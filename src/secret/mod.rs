@@ -182,17 +182,22 @@ impl SecretValue {
     /// A number that tells this value from others without keeping it: SipHash under a key drawn once for this process, so
     /// it says nothing about the value to anyone else, and compares only with fingerprints under the same key.
     pub fn fingerprint(&self) -> u64 {
-        let drawn = || {
-            let mut key = [0; 16];
-            match getrandom::fill(&mut key) {
-                Ok(()) => key,
-                // As good as it gets without random numbers; it only has to differ from others'.
-                Err(_) => u128::from(RandomState::new().hash_one(0)).to_le_bytes(),
-            }
-        };
-        let key = FINGERPRINT_KEY.get_or_init(drawn);
-        SipHasher13::new_with_key(key).hash(self.as_bytes())
+        fingerprint(self.as_bytes())
     }
+}
+
+/// The [fingerprint](SecretValue::fingerprint) of any bytes.
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
+    let drawn = || {
+        let mut key = [0; 16];
+        match getrandom::fill(&mut key) {
+            Ok(()) => key,
+            // As good as it gets without random numbers; it only has to differ from others'.
+            Err(_) => u128::from(RandomState::new().hash_one(0)).to_le_bytes(),
+        }
+    };
+    let key = FINGERPRINT_KEY.get_or_init(drawn);
+    SipHasher13::new_with_key(key).hash(bytes)
 }
 
 static FINGERPRINT_KEY: OnceLock<[u8; 16]> = OnceLock::new();

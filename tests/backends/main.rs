@@ -3,6 +3,7 @@
 mod aws;
 mod chain;
 mod orphans;
+mod restart;
 #[path = "../support/servers/mod.rs"]
 mod servers;
 #[path = "../support/mod.rs"]

@@ -9,6 +9,7 @@ mod library;
 mod newline;
 mod provider;
 mod snapshot;
+mod together;
 mod watching;
 mod writers;
 

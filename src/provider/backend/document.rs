@@ -62,6 +62,32 @@ impl BackendDocument {
         unnamed.chain(left_out.map(|(key, why)| (key.as_str(), *why)))
     }
 
+    /// All keys with their texts, and those that are left out.
+    pub(super) fn parts(&self) -> (Vec<(&str, &str)>, Vec<&str>) {
+        let named = self.entries.iter();
+        let named = named.map(|(name, value)| (name.as_str(), value.as_str()));
+        let unnamed = self.unnamed.iter();
+        let unnamed = unnamed.map(|(key, value)| (key.as_str(), value.as_str()));
+        let left_out = self.left_out.keys().map(String::as_str);
+        (named.chain(unnamed).collect(), left_out.collect())
+    }
+
+    /// The document of these [parts](Self::parts).
+    pub(super) fn from_parts(entries: &[(&str, &str)], left_out: &[&str]) -> Self {
+        let mut document = Self::default();
+        for (key, text) in entries {
+            let value = SecretValue::new(text);
+            match SecretName::new(key) {
+                Ok(name) => drop(document.entries.insert(name, value)),
+                Err(_) => drop(document.unnamed.insert((*key).to_owned(), value)),
+            }
+        }
+        let why = "it could not be served when it was fetched";
+        let left_out = left_out.iter().map(|key| ((*key).to_owned(), why));
+        document.left_out = left_out.collect();
+        document
+    }
+
     /// What is to be told when `newer` takes this one's place. Values are compared by their fingerprints.
     pub(super) fn changes_to(&self, newer: &Self) -> Vec<NameChange> {
         let change = |name: &SecretName, kind| {

@@ -4,6 +4,7 @@
 mod document;
 mod provider;
 mod runtime;
+mod saved;
 mod state;
 pub(crate) mod tls;
 mod view;
@@ -12,9 +13,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use zeroize::Zeroizing;
+
 pub use document::BackendDocument;
 pub use provider::{BackendOptions, BackendProvider};
 pub(super) use runtime::after;
+pub(super) use saved::WallTime;
+pub(crate) use saved::to_bytes;
 
 /// Where a document comes from: one call over the network.
 pub trait Backend: Send + Sync + 'static {
@@ -26,6 +31,17 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Fetches the whole document, once: who calls bounds the time it takes, and tries again.
     fn fetch(&self) -> Fetching<'_>;
+
+    /// What of the backend's own must outlive this process (a token that cannot be got again).
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        None
+    }
+
+    /// Takes up what [`save`](Self::save) gave in another process.
+    fn restore(&self, _saved: &[u8]) {}
+
+    /// Calls `changed` when [`save`](Self::save) would give something new. Only the first call counts.
+    fn on_save(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 }
 
 /// A fetch under way.

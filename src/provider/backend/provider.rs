@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use zeroize::Zeroizing;
 
 use super::runtime::runtime;
+use super::saved::Saved;
 use super::state::{BACKOFF, PATIENCE, Rules, State};
 use super::view::BackendView;
 use super::{Backend, FetchError, Fetched, Retry};
@@ -50,6 +52,8 @@ struct Shared {
     /// Whether there is something that `refresh` has not told yet.
     has_untold: AtomicBool,
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// There is something new that should outlive this process.
+    unsaved: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The shortest time to live, in milliseconds, of the keys that were read since the last fetch began.
     read_ttl: AtomicU64,
     /// Told when it has become shorter, or a fetch has ended.
@@ -94,6 +98,7 @@ impl BackendProvider {
                 inner: Mutex::default(),
                 has_untold: AtomicBool::new(false),
                 changed: OnceLock::new(),
+                unsaved: OnceLock::new(),
                 read_ttl: AtomicU64::new(NOTHING_READ),
                 read: Arc::default(),
             }),
@@ -260,6 +265,38 @@ impl Provider for BackendProvider {
         }
     }
 
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let shared = &self.shared;
+        let own = shared.backend.save();
+        let own = own.as_ref().map(|own| own.as_slice());
+        let source = shared.backend.source();
+        Some(shared.inner().state.save(&source, own, Instant::now()))
+    }
+
+    fn restore(&self, saved: &[u8]) {
+        let shared = &self.shared;
+        let source = shared.backend.source();
+        let Some(saved) = Saved::read(saved, &source) else {
+            return;
+        };
+        if let Some(own) = saved.own {
+            shared.backend.restore(own);
+        }
+        let mut inner = shared.inner();
+        inner.state.restore(&saved, Instant::now());
+        inner.view = None;
+    }
+
+    fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        drop(self.shared.unsaved.set(changed));
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.backend.on_save(Box::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.tell_unsaved();
+            }
+        }));
+    }
+
     fn report(&self) -> ProviderReport {
         let shared = &self.shared;
         let inner = shared.inner();
@@ -270,6 +307,12 @@ impl Provider for BackendProvider {
 }
 
 impl Shared {
+    fn tell_unsaved(&self) {
+        if let Some(unsaved) = self.unsaved.get() {
+            unsaved();
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -375,6 +418,7 @@ impl Shared {
         if let Some(changed) = self.changed.get() {
             changed();
         }
+        self.tell_unsaved();
         self.answer(waiting);
         self.read.notify_one();
     }

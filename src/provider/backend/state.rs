@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use zeroize::Zeroizing;
+
+use super::saved::{Saved, SavedDocument, WallTime, to_bytes};
 use super::{BackendDocument, FetchError, Fetched, Retry};
 use crate::error::Error;
 use crate::provider::{
@@ -190,6 +193,79 @@ impl State {
         let held = self.held.as_ref()?;
         let is_void = self.void_before.is_some_and(|void| held.as_of < void);
         (!is_void).then(|| now.saturating_duration_since(held.as_of))
+    }
+
+    /// What must outlive this process, as bytes; `own` is the backend's.
+    pub(super) fn save(
+        &self,
+        source: &str,
+        own: Option<&[u8]>,
+        now: Instant,
+    ) -> Zeroizing<Vec<u8>> {
+        let wall = SystemTime::now();
+        let document = self.held.as_ref().map(|held| {
+            let (entries, left_out) = held.document.parts();
+            let age = now.saturating_duration_since(held.as_of);
+            let changed = self.changed_at.iter();
+            SavedDocument {
+                as_of: wall.checked_sub(age).unwrap_or(UNIX_EPOCH).into(),
+                is_void: self.age(now).is_none(),
+                changed_at: held.changed_at.into(),
+                entries,
+                left_out,
+                changed: changed
+                    .map(|(name, at)| (name.as_str(), (*at).into()))
+                    .collect(),
+            }
+        });
+        let last_error = self.last_error.as_ref();
+        to_bytes(&Saved {
+            document,
+            last_success: self.last_success.map(Into::into),
+            last_error: last_error.map(|(why, at)| (why.as_str(), (*at).into())),
+            failure: self.failure.as_ref().map(|failure| failure.reason.as_str()),
+            own,
+            ..Saved::new(source)
+        })
+    }
+
+    /// Takes up what was saved, unless something is held already.
+    pub(super) fn restore(&mut self, saved: &Saved<'_>, now: Instant) {
+        if self.held.is_some() || self.failure.is_some() || self.attempt.is_some() {
+            return;
+        }
+        if let Some(document) = &saved.document {
+            // What seems to be from the future was saved before the clock was set: nobody knows how old it is.
+            let age = document.as_of.age();
+            let as_of = now.checked_sub(age.unwrap_or_default());
+            self.held = Some(HeldDocument {
+                document: Arc::new(BackendDocument::from_parts(
+                    &document.entries,
+                    &document.left_out,
+                )),
+                as_of: as_of.unwrap_or(now),
+                changed_at: document.changed_at.time(),
+            });
+            if document.is_void || age.is_none() || as_of.is_none() {
+                self.void_before = now.checked_add(Duration::from_nanos(1));
+            }
+            let changed = document.changed.iter();
+            self.changed_at = Arc::new(
+                changed
+                    .filter_map(|(key, at)| Some((SecretName::new(key).ok()?, at.time())))
+                    .collect(),
+            );
+        }
+        self.last_success = saved.last_success.map(WallTime::time);
+        self.last_error = saved
+            .last_error
+            .map(|(why, at)| (why.to_owned(), at.time()));
+        // It may be tried at once, and nobody waits for it longer than for any that failed.
+        self.failure = saved.failure.map(|reason| Failure {
+            reason: reason.to_owned(),
+            retry_at: now,
+            times: 1,
+        });
     }
 
     /// The state without what is under way or still to be told.

@@ -4,6 +4,7 @@
 mod document;
 mod json;
 mod place;
+mod queue;
 mod state;
 mod store;
 mod view;
@@ -25,7 +26,8 @@ use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
 use place::Look;
-use state::{Seen, State};
+use queue::Queue;
+use state::{ContentPrint, Loaded, Seen, State};
 use view::FileView;
 use watch::{Looker, Watch};
 
@@ -59,6 +61,8 @@ struct Shared {
     state: Mutex<State>,
     /// A write of ours was taken in.
     written: Condvar,
+    /// Writers, who are written together.
+    queue: Queue,
     watch: Arc<Watch>,
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     warned: Warned,
@@ -86,6 +90,7 @@ impl FileProvider {
             options,
             state: Mutex::new(state),
             written: Condvar::new(),
+            queue: Queue::default(),
             watch,
             changed: OnceLock::new(),
             warned: Warned::default(),
@@ -153,7 +158,7 @@ impl Shared {
             }
             match read {
                 None => state.confirm(self.options.max_stale),
-                Some((source, seen, read)) => self.take_in(&mut state, source, seen, read, started),
+                Some(read) => self.take_in(&mut state, read, started),
             }
             if let Some(key) = key {
                 state.open_with(key);
@@ -162,56 +167,68 @@ impl Shared {
         }
     }
 
-    fn take_in(
-        &self,
-        state: &mut State,
-        source: String,
-        seen: Seen,
-        read: Result<(Document, SystemTime)>,
-        started: Instant,
-    ) {
-        state.source = source;
-        match read {
-            Ok((document, at)) => {
+    fn take_in(&self, state: &mut State, read: Read, started: Instant) {
+        state.source = read.source;
+        match read.loaded {
+            Ok(loaded) => {
                 if state.is_failed() {
                     tracing::info!("the secrets file can be read again");
                 }
-                state.take_in(seen, document, at);
+                state.take_in(read.seen, loaded);
                 state.latency = Some(started.elapsed());
             }
             Err(error) => {
                 if !state.is_failed() {
                     tracing::warn!("{error}");
                 }
-                state.fail(seen, error, self.options.max_stale);
+                state.fail(read.seen, error, self.options.max_stale);
             }
         }
     }
 
-    /// What the file holds now, and when it was modified. A half of a document is waited for.
-    fn read_now(&self) -> (String, Seen, Result<(Document, SystemTime)>) {
+    /// What the file holds now. A half of a document is waited for.
+    fn read_now(&self) -> Read {
         let started = Instant::now();
+        let held = self.state().loaded().cloned();
         loop {
             let look = match self.options.place.look() {
                 Ok(look) => look,
-                Err(error) => return (error.to_string(), Seen::Unclear, Err(error)),
+                Err(error) => {
+                    return Read {
+                        source: error.to_string(),
+                        seen: Seen::Unclear,
+                        loaded: Err(error),
+                    };
+                }
             };
-            let (seen, read, is_young) = self.read_what_is_there(&look);
-            let is_half = is_young && matches!(read, Err(Error::MalformedStore { .. }));
+            let (seen, loaded, is_young) = self.read_what_is_there(&look, held.as_ref());
+            let is_half = is_young && matches!(loaded, Err(Error::MalformedStore { .. }));
             if is_half && started.elapsed() < HALF_WRITTEN {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
-            return (look.path().display().to_string(), seen, read);
+            return Read {
+                source: look.path().display().to_string(),
+                seen,
+                loaded,
+            };
         }
     }
 
     /// Also whether it changed so lately that it may be half written.
-    fn read_what_is_there(&self, look: &Look<'_>) -> (Seen, Result<(Document, SystemTime)>, bool) {
+    fn read_what_is_there(
+        &self,
+        look: &Look<'_>,
+        held: Option<&Loaded>,
+    ) -> (Seen, Result<Loaded>, bool) {
         let yaml = place::is_yaml(look.path());
         let Some(stat) = look.stat() else {
             let path = look.path().to_owned();
-            let nothing = (Document::empty(yaml), SystemTime::now());
+            let nothing = Loaded {
+                document: Arc::new(Document::empty(yaml)),
+                content: None,
+                modified: SystemTime::now(),
+            };
             return (Seen::Missing(path), Ok(nothing), false);
         };
         // What cannot be read for what it is need not be looked at again before it changes.
@@ -220,9 +237,7 @@ impl Shared {
             Ok(content) => {
                 let is_young = content.stamp.is_younger_than(HALF_WRITTEN);
                 let seen = Seen::after(look.path(), content.stamp);
-                let parsed = parse(look, &content);
-                let read = parsed.map(|document| (document, content.stamp.modified()));
-                (seen, read, is_young)
+                (seen, load(look, &content, held), is_young)
             }
             Err(error @ Error::MalformedStore { .. }) => (seen, Err(error), false),
             Err(error) => (Seen::Unclear, Err(error), false),
@@ -256,9 +271,36 @@ impl Shared {
     }
 }
 
-fn parse(look: &Look<'_>, content: &Content) -> Result<Document> {
+/// What came of reading the file.
+struct Read {
+    /// Where it lies, for people.
+    source: String,
+    seen: Seen,
+    loaded: Result<Loaded>,
+}
+
+/// The document of this content. Bytes that are the held document's are not parsed again.
+fn load(look: &Look<'_>, content: &Content, held: Option<&Loaded>) -> Result<Loaded> {
+    let print = ContentPrint::of(look.path(), &content.bytes);
+    let modified = content.stamp.modified();
+    if let Some(held) = held
+        && held.content.as_ref() == Some(&print)
+    {
+        return Ok(Loaded {
+            modified,
+            ..held.clone()
+        });
+    }
     let parsed = parse_document(place::is_yaml(look.path()), &content.bytes);
-    parsed.map_err(|error| malformed_at(look.path(), error))
+    let mut document = parsed.map_err(|error| malformed_at(look.path(), error))?;
+    if let Some(held) = held {
+        document.take_opened(&held.document);
+    }
+    Ok(Loaded {
+        document: Arc::new(document),
+        content: Some(print),
+        modified,
+    })
 }
 
 /// The document at a path, if there is a file, and its stamp.

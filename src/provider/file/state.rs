@@ -13,7 +13,7 @@ use super::{Document, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange, ProviderReport, Refreshed, rfc3339};
-use crate::secret::SecretName;
+use crate::secret::{SecretName, fingerprint};
 use crate::settings::files::Stamp;
 
 const HANGS: &str = "the filesystem of the secrets file does not answer";
@@ -39,6 +39,33 @@ impl Seen {
     }
 }
 
+/// A document as the file holds it.
+#[derive(Clone)]
+pub(super) struct Loaded {
+    pub(super) document: Arc<Document>,
+    /// Tells the file's bytes from others; `None`: there is no file.
+    pub(super) content: Option<ContentPrint>,
+    pub(super) modified: SystemTime,
+}
+
+/// A file's bytes, told from others without being kept.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct ContentPrint {
+    path: PathBuf,
+    len: usize,
+    hash: u64,
+}
+
+impl ContentPrint {
+    pub(super) fn of(path: &Path, bytes: &[u8]) -> Self {
+        Self {
+            path: path.to_owned(),
+            len: bytes.len(),
+            hash: fingerprint(bytes),
+        }
+    }
+}
+
 /// What is known of the key that values are encrypted with.
 #[derive(Clone, Default)]
 pub(super) enum Key {
@@ -54,7 +81,7 @@ pub(super) enum Key {
 #[derive(Clone, Default)]
 pub(super) struct State {
     seen: Seen,
-    held: Option<Arc<Document>>,
+    held: Option<Loaded>,
     /// When the held document was last known to be what the file holds.
     good_at: Option<Instant>,
     /// When the first document was read; a key that has no time of its own has this one.
@@ -114,43 +141,39 @@ impl State {
     }
 
     /// Takes in a document that was read.
-    pub(super) fn take_in(&mut self, seen: Seen, mut document: Document, modified: SystemTime) {
+    pub(super) fn take_in(&mut self, seen: Seen, loaded: Loaded) {
         self.view = None;
         self.seen = seen;
         let came_back = self.failure.take().is_some();
         self.told_too_old = false;
         match &self.held {
             Some(held) => {
-                let changes = held.changes_to(&document);
-                document.take_opened(held);
-                self.note(&changes, modified);
+                let changes = match Arc::ptr_eq(&held.document, &loaded.document) {
+                    true => Vec::new(),
+                    false => held.document.changes_to(&loaded.document),
+                };
+                self.note(&changes, loaded.modified);
                 if came_back || !changes.is_empty() {
                     self.untold.get_or_insert_default().extend(changes);
                 }
             }
             None => {
-                self.first_modified = Some(modified);
+                self.first_modified = Some(loaded.modified);
                 self.untold_all |= came_back;
             }
         }
-        self.held = Some(Arc::new(document));
+        self.held = Some(loaded);
         self.good_at = Some(Instant::now());
         self.last_success = Some(SystemTime::now());
     }
 
     /// Takes in what we wrote ourselves: `changes` are known to who asked for them, so they are not told again.
-    pub(super) fn take_own(
-        &mut self,
-        seen: Seen,
-        document: Document,
-        changes: &[NameChange],
-        modified: SystemTime,
-    ) {
+    pub(super) fn take_own(&mut self, seen: Seen, loaded: Loaded, changes: &[NameChange]) {
         self.view = None;
-        self.note(changes, modified);
+        self.note(changes, loaded.modified);
         self.own.extend_from_slice(changes);
         self.seen = seen;
-        self.held = Some(Arc::new(document));
+        self.held = Some(loaded);
         self.good_at = Some(Instant::now());
         self.last_success = Some(SystemTime::now());
     }
@@ -233,6 +256,14 @@ impl State {
             Some(changes) => Refreshed::Names(changes),
             None => Refreshed::Nothing,
         }
+    }
+
+    fn document(&self) -> Option<&Document> {
+        self.held.as_ref().map(|held| &*held.document)
+    }
+
+    pub(super) fn loaded(&self) -> Option<&Loaded> {
+        self.held.as_ref()
     }
 
     /// What we wrote ourselves since this was last called.
@@ -338,22 +369,22 @@ impl State {
         if let Some(failure) = self.failure(max_stale) {
             return Err(failure);
         }
-        let stored = self.held.as_ref().and_then(|held| held.get(name));
+        let stored = self.document().and_then(|held| held.get(name));
         let changed = self.changed_at.get(name).copied();
         let changed = changed.or(self.first_modified);
         Ok(stored.map(|stored| (stored.clone(), changed.unwrap_or(SystemTime::UNIX_EPOCH))))
     }
 
     pub(super) fn names(&self) -> Vec<SecretName> {
-        let held = self.held.iter();
+        let held = self.document().into_iter();
         held.flat_map(|held| held.names()).cloned().collect()
     }
 
     pub(super) fn has(&self, name: &SecretName) -> bool {
-        self.held.as_ref().is_some_and(|held| held.contains(name))
+        self.document().is_some_and(|held| held.contains(name))
     }
 
     pub(super) fn skipped(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| held.skipped())
+        self.document().map_or(0, |held| held.skipped())
     }
 }

@@ -1,12 +1,14 @@
 //! Writing the secrets file: read anew under its lock, edited, replaced whole. Knows no cache and no other provider.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
-use super::state::{Seen, State};
+use super::queue::{Edit, New};
+use super::state::{ContentPrint, Loaded, Seen, State};
 use super::write::{Lock, Replacement, sync_folder_of};
-use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored, parse};
+use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, NameChange, SecretStore};
@@ -14,13 +16,46 @@ use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::settings::files::Stamp;
 
 impl Shared {
-    /// Changes the document in one atomic write. What `edit` gives as changes is taken as known to the caller.
-    fn edit(&self, edit: impl FnOnce(&mut Document) -> Result<Vec<NameChange>>) -> Result<()> {
+    /// Makes each of these edits or none of it, all in one atomic write.
+    fn edit_all(&self, edits: &[&Edit]) -> Vec<Result<()>> {
+        let mut results = Vec::new();
+        let written = self.edit(|document| {
+            let mut done = Vec::new();
+            results = edits
+                .iter()
+                .map(|edit| self.apply(document, edit, &mut done))
+                .collect();
+            Ok((!done.is_empty()).then_some(done))
+        });
+        match written {
+            Ok(()) => results,
+            // One alone may be what makes it too large.
+            Err(Error::TooLarge { .. }) if edits.len() > 1 => edits
+                .iter()
+                .flat_map(|edit| self.edit_all(&[edit]))
+                .collect(),
+            Err(error) if results.is_empty() => {
+                edits.iter().map(|_| Err(error.duplicate())).collect()
+            }
+            Err(error) => results
+                .into_iter()
+                .map(|result| result.and_then(|()| Err(error.duplicate())))
+                .collect(),
+        }
+    }
+
+    /// Changes the document in one atomic write, unless `edit` gives nothing. What it gives as changes is taken as known
+    /// to the caller.
+    fn edit(
+        &self,
+        edit: impl FnOnce(&mut Document) -> Result<Option<Vec<NameChange>>>,
+    ) -> Result<()> {
         let (path, _lock) = self.lock()?;
-        let (_, _, read) = self.read_now();
-        let (found, found_modified) = read?;
-        let mut document = found.clone();
-        let changes = edit(&mut document)?;
+        let found = self.read_under_lock()?;
+        let mut document = (*found.document).clone();
+        let Some(changes) = edit(&mut document)? else {
+            return Ok(());
+        };
         let content = document.render()?;
         if content.len() > MAX_DOCUMENT {
             return Err(Error::TooLarge {
@@ -28,21 +63,40 @@ impl Shared {
                 limit: MAX_DOCUMENT,
             });
         }
-        if found.has_comments() && !self.warned.comments.swap(true, Ordering::Relaxed) {
+        if found.document.has_comments() && !self.warned.comments.swap(true, Ordering::Relaxed) {
             tracing::warn!("{} is written anew without its comments", path.display());
         }
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
-        self.warn_if_hidden(&path, &found, &document);
+        self.warn_if_hidden(&path, &found.document, &document);
         {
             let (stamp, mut state) = self.put_in_place(replacement)?;
             // What others changed since it was read last is told by the next `refresh`; our own changes are not.
-            state.take_in(Seen::Unclear, found, found_modified);
-            let seen = Seen::after(&path, stamp);
+            state.take_in(Seen::Unclear, found);
             state.source = path.display().to_string();
-            state.take_own(seen, document, &changes, stamp.modified());
+            let written = Loaded {
+                document: Arc::new(document),
+                content: Some(ContentPrint::of(&path, &content)),
+                modified: stamp.modified(),
+            };
+            state.take_own(Seen::after(&path, stamp), written, &changes);
         }
         sync_folder_of(&path);
         Ok(())
+    }
+
+    /// What the file holds: as it is held, where the stamp says so.
+    fn read_under_lock(&self) -> Result<Loaded> {
+        let look = self.options.place.look()?;
+        {
+            let state = self.state();
+            if state.is_current(&look)
+                && !state.is_failed()
+                && let Some(held) = state.loaded()
+            {
+                return Ok(held.clone());
+            }
+        }
+        self.read_now().loaded
     }
 
     /// Has nobody take our own write for another's edit while it is put in place and taken in.
@@ -112,11 +166,32 @@ impl Shared {
 
 impl SecretStore for FileProvider {
     fn apply(&self, changes: &[Change]) -> Result<()> {
-        self.0.apply(changes)
+        let mut results = self.apply_each(&[changes]);
+        results.pop().unwrap_or(Ok(()))
+    }
+
+    fn apply_each(&self, batches: &[&[Change]]) -> Vec<Result<()>> {
+        let edits: Vec<Result<Edit>> = batches.iter().map(|batch| self.0.prepare(batch)).collect();
+        let mut results = Vec::with_capacity(edits.len());
+        let mut good = Vec::new();
+        for edit in edits {
+            results.push(edit.map(|edit| good.push(edit)));
+        }
+        let nothing = |edit: &Edit| matches!(edit, Edit::Changes(changes) if changes.is_empty());
+        let mut written = match good.iter().all(nothing) {
+            true => Vec::new(),
+            false => self.0.write(good),
+        }
+        .into_iter();
+        results
+            .into_iter()
+            .map(|prepared| prepared.and_then(|()| written.next().unwrap_or(Ok(()))))
+            .collect()
     }
 
     fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()> {
-        self.0.rename(from, to)
+        let mut results = self.0.write(vec![Edit::Rename(from.clone(), to.clone())]);
+        results.pop().unwrap_or(Ok(()))
     }
 
     fn encrypt_all(&self) -> Result<usize> {
@@ -129,97 +204,108 @@ impl SecretStore for FileProvider {
 }
 
 impl Shared {
-    fn apply(&self, changes: &[Change]) -> Result<()> {
-        for change in changes {
-            if let Change::Set(name, value) = change
-                && value.len() > MAX_VALUE
-            {
-                return Err(Error::TooLarge {
-                    what: format!("the value of {name}"),
-                    limit: MAX_VALUE,
-                });
-            }
-        }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.edit(|document| {
-            let mut done = Vec::with_capacity(changes.len());
-            let mut gone = Vec::new();
-            for change in changes {
-                let (name, kind) = match change {
-                    Change::Set(name, value) => {
-                        let stored = self.seal(value)?;
-                        gone.retain(|gone| *gone != name);
-                        document.set(name, stored);
-                        (name, ChangeKind::Set)
+    /// Makes one edit of a document, or none of it; adds what changed to `done`.
+    fn apply(
+        &self,
+        document: &mut Document,
+        edit: &Edit,
+        done: &mut Vec<NameChange>,
+    ) -> Result<()> {
+        let missing = |name: &SecretName| Error::NotFound {
+            name: name.to_string(),
+        };
+        let change = |name: &SecretName, kind| NameChange {
+            name: name.clone(),
+            kind,
+        };
+        match edit {
+            Edit::Changes(changes) => {
+                // Looked through before anything is changed: what each name has in the end.
+                let mut is_there: HashMap<&SecretName, bool> = HashMap::new();
+                let mut sealed = Vec::with_capacity(changes.len());
+                for (name, new) in changes {
+                    let known = is_there.get(name).copied();
+                    if new.is_none() && !known.unwrap_or_else(|| document.contains(name)) {
+                        return Err(missing(name));
                     }
-                    Change::Delete(name) => {
-                        if !document.contains(name) || gone.contains(&name) {
-                            return Err(Error::NotFound {
-                                name: name.to_string(),
-                            });
+                    is_there.insert(name, new.is_some());
+                    sealed.push((
+                        name,
+                        match new {
+                            Some(New::Sealed(stored)) => Some(stored.clone()),
+                            Some(New::Value(value)) => Some(self.seal(value)?),
+                            None => None,
+                        },
+                    ));
+                }
+                let mut gone = Vec::new();
+                for (name, stored) in sealed {
+                    let kind = match stored {
+                        Some(stored) => {
+                            document.set(name, stored);
+                            ChangeKind::Set
                         }
-                        gone.push(name);
-                        (name, ChangeKind::Deleted)
-                    }
-                };
-                done.push(NameChange {
-                    name: name.clone(),
-                    kind,
-                });
+                        None => {
+                            gone.push(name);
+                            ChangeKind::Deleted
+                        }
+                    };
+                    done.push(change(name, kind));
+                }
+                gone.retain(|name| is_there.get(name) == Some(&false));
+                if !gone.is_empty() {
+                    document.remove(&gone);
+                }
             }
-            document.remove(&gone);
-            Ok(done)
-        })
+            Edit::Rename(from, to) => {
+                let stored = document.get(from).cloned().ok_or_else(|| missing(from))?;
+                if from != to {
+                    document.remove(&[from]);
+                    document.set(to, stored);
+                    done.push(change(from, ChangeKind::Deleted));
+                    done.push(change(to, ChangeKind::Set));
+                }
+            }
+        }
+        Ok(())
     }
 
-    fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()> {
-        self.edit(|document| {
-            let stored = document.get(from).cloned();
-            let stored = stored.ok_or_else(|| Error::NotFound {
-                name: from.to_string(),
-            })?;
-            if from == to {
-                return Ok(Vec::new());
+    fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
+        self.queue.write(edits, |group| self.edit_all(group))
+    }
+
+    /// What is to be stored for these changes. Encrypted here, by each writer for itself, and not under the file's lock.
+    fn prepare(&self, changes: &[Change]) -> Result<Edit> {
+        let stored = changes.iter().map(|change| match change {
+            Change::Set(name, value) if value.len() > MAX_VALUE => Err(Error::TooLarge {
+                what: format!("the value of {name}"),
+                limit: MAX_VALUE,
+            }),
+            // No key is made for what may not be written in the end.
+            Change::Set(name, value) if self.options.encrypt && !self.options.key.exists() => {
+                Ok((name.clone(), Some(New::Value(value.clone()))))
             }
-            document.remove(&[from]);
-            document.set(to, stored);
-            Ok(vec![
-                NameChange {
-                    name: from.clone(),
-                    kind: ChangeKind::Deleted,
-                },
-                NameChange {
-                    name: to.clone(),
-                    kind: ChangeKind::Set,
-                },
-            ])
-        })
+            Change::Set(name, value) => Ok((name.clone(), Some(New::Sealed(self.seal(value)?)))),
+            Change::Delete(name) => Ok((name.clone(), None)),
+        });
+        Ok(Edit::Changes(stored.collect::<Result<_>>()?))
     }
 
     fn encrypt_all(&self) -> Result<usize> {
-        let mut encrypted = 0;
-        let look = self.options.place.look()?;
-        if look.stat().is_none() {
-            return Ok(0);
-        }
         let plain = |stored: &Stored| matches!(stored, Stored::Plain(_));
-        let content = self.read_at(&look)?;
-        let document = parse(&look, &content)?;
-        if !document
-            .names()
-            .filter_map(|name| document.get(name))
-            .any(plain)
-        {
+        let found = self.read_now().loaded?;
+        let document = &found.document;
+        let mut stored = document.names().filter_map(|name| document.get(name));
+        if !stored.any(plain) {
             return Ok(0);
         }
+        let mut encrypted = 0;
         self.edit(|document| {
             encrypted = document.replace_each(|_, stored| match stored {
                 Stored::Plain(value) => Ok(Some(self.encrypted(value)?)),
                 Stored::Encrypted(_) => Ok(None),
             })?;
-            Ok(Vec::new())
+            Ok(Some(Vec::new()))
         })?;
         Ok(encrypted)
     }

@@ -3,21 +3,23 @@
 //! Formats: Vault API documentation, "AppRole auth method", "Login with AppRole", and "Token auth method", "Renew a token
 //! (self)". Both answer `{"auth": {...}}`.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::token::requests::RenewTokenSelfRequest;
+use zeroize::Zeroizing;
 
 use super::client::{Answer, Client};
 use super::failure;
-use crate::provider::backend::FetchError;
+use crate::provider::backend::{FetchError, WallTime, to_bytes};
 use crate::secret::SecretValue;
 
 /// Where the auth method is mounted, below `auth/`.
 const MOUNT: &str = "approle";
 
 /// A token that we logged in for.
+#[derive(Clone)]
 pub(super) struct Lease {
     pub(super) token: SecretValue,
     /// When it was asked for, so that its end is never put too late.
@@ -27,7 +29,42 @@ pub(super) struct Lease {
     is_renewable: bool,
 }
 
+/// A lease as it outlives a process, with the AppRole that it is for.
+#[derive(Serialize, Deserialize)]
+struct SavedLease<'a> {
+    role_id: &'a str,
+    token: &'a str,
+    since: WallTime,
+    life: Option<Duration>,
+    is_renewable: bool,
+}
+
 impl Lease {
+    pub(super) fn save(&self, role_id: &SecretValue, now: Instant) -> Zeroizing<Vec<u8>> {
+        let age = now.saturating_duration_since(self.since);
+        let since = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+        to_bytes(&SavedLease {
+            role_id: role_id.as_str(),
+            token: self.token.as_str(),
+            since: since.into(),
+            life: self.life,
+            is_renewable: self.is_renewable,
+        })
+    }
+
+    /// The lease that was saved, if it is this role's and has not ended.
+    pub(super) fn restore(saved: &[u8], role_id: &SecretValue, now: Instant) -> Option<Self> {
+        let saved: SavedLease<'_> = postcard::from_bytes(saved).ok()?;
+        let lease = Self {
+            token: SecretValue::new(saved.token),
+            // Where a clock was set, nobody knows how old it is; Vault does.
+            since: now.checked_sub(saved.since.age().unwrap_or_default())?,
+            life: saved.life,
+            is_renewable: saved.is_renewable,
+        };
+        (saved.role_id == role_id.as_str() && !lease.has_ended(now)).then_some(lease)
+    }
+
     /// Whether a third of its life, or less, is left.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.life

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::provider::backend::{Backend, FetchError, Fetched, Fetching, Retry};
@@ -211,5 +212,17 @@ impl Backend for VaultBackend {
             }
             fetched
         })
+    }
+
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.tokens.save()
+    }
+
+    fn restore(&self, saved: &[u8]) {
+        self.tokens.restore(saved);
+    }
+
+    fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        self.tokens.on_save(changed);
     }
 }

@@ -1,12 +1,13 @@
 //! The token for the next request, wherever it comes from. Knows no secret.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use super::VaultAuth;
 use super::client::Client;
@@ -26,7 +27,11 @@ pub(super) struct Tokens {
     auth: VaultAuth,
     clock: Clock,
     // Held while a log-in or a renewal is under way, so that fetches at once log in once.
-    lease: Mutex<Option<Lease>>,
+    turn: Mutex<()>,
+    // A leaf lock.
+    lease: std::sync::Mutex<Option<Lease>>,
+    /// There is another lease.
+    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// That others may read the token file was said.
     warned: AtomicBool,
 }
@@ -51,7 +56,9 @@ impl Tokens {
         Self {
             auth,
             clock,
-            lease: Mutex::default(),
+            turn: Mutex::default(),
+            lease: std::sync::Mutex::default(),
+            changed: OnceLock::new(),
             warned: AtomicBool::new(false),
         }
     }
@@ -82,28 +89,31 @@ impl Tokens {
         if refused.is_new {
             return Ok(None);
         }
-        let mut held = self.lease.lock().await;
-        if held
-            .as_ref()
-            .is_some_and(|held| held.token == refused.value)
         {
-            *held = None;
+            let _turn = self.turn.lock().await;
+            let mut held = self.lease();
+            if held
+                .as_ref()
+                .is_some_and(|held| held.token == refused.value)
+            {
+                *held = None;
+            }
         }
-        drop(held);
         self.of_log_in(client).await.map(Some)
     }
 
     /// The token of a log-in: as it is, renewed, or of another log-in. While it lives it does where these fail.
     async fn of_log_in(&self, client: &Client) -> Result<Token, FetchError> {
-        let mut held = self.lease.lock().await;
+        let _turn = self.turn.lock().await;
+        let held = self.lease().clone();
         let now = (self.clock)();
-        if let Some(lease) = held.as_ref() {
+        if let Some(lease) = &held {
             if !lease.is_due(now) {
                 return Ok(Token::of(lease, false));
             }
             if lease.can_be_renewed(now) {
                 match login::renew(client, lease, now).await {
-                    Ok(Some(renewed)) => return Ok(Token::of(held.insert(renewed), false)),
+                    Ok(Some(renewed)) => return Ok(self.keep(renewed, false)),
                     Ok(None) => {}
                     Err(_) => return Ok(Token::of(lease, false)),
                 }
@@ -113,8 +123,8 @@ impl Tokens {
             return Err(FetchError::lasting("there is no AppRole to log in by"));
         };
         match login::log_in(client, role_id, secret_id, now).await {
-            Ok(lease) => Ok(Token::of(held.insert(lease), true)),
-            Err(failure) => match held.as_ref() {
+            Ok(lease) => Ok(self.keep(lease, true)),
+            Err(failure) => match &held {
                 Some(lease) if !lease.has_ended(now) => {
                     tracing::warn!(
                         "{}; the token of the last log-in still does",
@@ -125,6 +135,40 @@ impl Tokens {
                 _ => Err(failure),
             },
         }
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        self.lease.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn keep(&self, lease: Lease, is_new: bool) -> Token {
+        let token = Token::of(&lease, is_new);
+        *self.lease() = Some(lease);
+        if let Some(changed) = self.changed.get() {
+            changed();
+        }
+        token
+    }
+
+    /// The lease, for another process: a log-in may be good for one time only.
+    pub(super) fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let VaultAuth::AppRole { role_id, .. } = &self.auth else {
+            return None;
+        };
+        let lease = self.lease();
+        Some(lease.as_ref()?.save(role_id, (self.clock)()))
+    }
+
+    pub(super) fn restore(&self, saved: &[u8]) {
+        if let VaultAuth::AppRole { role_id, .. } = &self.auth {
+            let restored = Lease::restore(saved, role_id, (self.clock)());
+            let mut lease = self.lease();
+            *lease = lease.take().or(restored);
+        }
+    }
+
+    pub(super) fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        drop(self.changed.set(changed));
     }
 
     /// A token from a file, which may be another one each time.

@@ -1,0 +1,170 @@
+//! What outlives a process of a backend: its document with its times, and what the backend itself must not lose. The
+//! record has types of its own, and times by the clock on the wall.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The form of the record. One of another form is not read.
+const FORM: u8 = 1;
+
+/// A time by the clock on the wall: whole seconds since 1970, rounded down, be they negative, and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::provider) struct WallTime(i64, u32);
+
+impl From<SystemTime> for WallTime {
+    fn from(time: SystemTime) -> Self {
+        let seconds = |since: Duration| i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Self(seconds(since), since.subsec_nanos()),
+            Err(before) => match before.duration().subsec_nanos() {
+                0 => Self(-seconds(before.duration()), 0),
+                nanoseconds => Self(-seconds(before.duration()) - 1, 1_000_000_000 - nanoseconds),
+            },
+        }
+    }
+}
+
+impl WallTime {
+    /// The time, as near as the system can say it.
+    pub(in crate::provider) fn time(self) -> SystemTime {
+        let whole = Duration::from_secs(self.0.unsigned_abs());
+        let time = match self.0 >= 0 {
+            true => UNIX_EPOCH.checked_add(whole),
+            false => UNIX_EPOCH.checked_sub(whole),
+        };
+        let nanoseconds = Duration::from_nanos(self.1.into());
+        time.and_then(|time| time.checked_add(nanoseconds))
+            .unwrap_or(UNIX_EPOCH)
+    }
+
+    /// How long ago it was; `None`: it is still to come, so that a clock was set.
+    pub(in crate::provider) fn age(self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.time()).ok()
+    }
+}
+
+/// A backend's record.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Saved<'a> {
+    pub(super) form: u8,
+    /// Where it was taken from: what was saved of another place is not for this one.
+    pub(super) source: &'a str,
+    #[serde(borrow)]
+    pub(super) document: Option<SavedDocument<'a>>,
+    pub(super) last_success: Option<WallTime>,
+    pub(super) last_error: Option<(&'a str, WallTime)>,
+    /// Why it failed last, if it did.
+    pub(super) failure: Option<&'a str>,
+    /// What the backend itself saved.
+    pub(super) own: Option<&'a [u8]>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedDocument<'a> {
+    /// When the call that gave it began.
+    pub(super) as_of: WallTime,
+    pub(super) is_void: bool,
+    pub(super) changed_at: WallTime,
+    /// Keys and texts, whether they are valid names or not.
+    #[serde(borrow)]
+    pub(super) entries: Vec<(&'a str, &'a str)>,
+    /// Keys whose values could not be served.
+    #[serde(borrow)]
+    pub(super) left_out: Vec<&'a str>,
+    /// When single keys changed.
+    #[serde(borrow)]
+    pub(super) changed: Vec<(&'a str, WallTime)>,
+}
+
+impl<'a> Saved<'a> {
+    pub(super) fn new(source: &'a str) -> Self {
+        Self {
+            form: FORM,
+            source,
+            document: None,
+            last_success: None,
+            last_error: None,
+            failure: None,
+            own: None,
+        }
+    }
+
+    /// The record of these bytes, if it is one of this source.
+    pub(super) fn read(bytes: &'a [u8], source: &str) -> Option<Self> {
+        let saved: Self = (bytes.first() == Some(&FORM))
+            .then(|| postcard::from_bytes(bytes).ok())
+            .flatten()?;
+        (saved.source == source).then_some(saved)
+    }
+}
+
+/// A record as bytes that are wiped, and of which no copy is left.
+pub(crate) fn to_bytes<T: Serialize>(record: &T) -> Zeroizing<Vec<u8>> {
+    let size = postcard::ser_flavors::Size::default();
+    let size = postcard::serialize_with_flavor(record, size).unwrap_or(0);
+    let mut bytes = Zeroizing::new(vec![0; size]);
+    if postcard::to_slice(record, &mut bytes).is_err() {
+        return Zeroizing::default();
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_the_same_afterwards_also_before_1970() {
+        for (seconds, nanoseconds) in [
+            (0i64, 0u32),
+            (1, 1),
+            (1_767_323_045, 999_999_999),
+            (-1, 0),
+            (-1, 999_999_999),
+            (-62_135_596_800, 5),
+        ] {
+            let base = Duration::from_secs(seconds.unsigned_abs());
+            let whole = match seconds >= 0 {
+                true => UNIX_EPOCH + base,
+                false => UNIX_EPOCH - base,
+            };
+            let time = whole + Duration::from_nanos(nanoseconds.into());
+            let wall = WallTime::from(time);
+            assert_eq!(wall, WallTime(seconds, nanoseconds));
+            assert_eq!(wall.time(), time);
+        }
+    }
+
+    /// What a server wrote, a newer one must read: these bytes never change but with `FORM`.
+    #[test]
+    fn the_record_is_written_as_it_always_was() {
+        let saved = Saved {
+            document: Some(SavedDocument {
+                as_of: WallTime(1, 2),
+                is_void: false,
+                changed_at: WallTime(-1, 0),
+                entries: vec![("A", "a")],
+                left_out: vec!["L"],
+                changed: vec![("A", WallTime(3, 0))],
+            }),
+            last_success: Some(WallTime(4, 0)),
+            last_error: Some(("why", WallTime(5, 0))),
+            failure: Some("why"),
+            own: Some(b"own"),
+            ..Saved::new("source")
+        };
+        let golden: &[u8] = &[
+            1, 6, b's', b'o', b'u', b'r', b'c', b'e', 1, 2, 2, 0, 1, 0, 1, 1, b'A', 1, b'a', 1, 1,
+            b'L', 1, 1, b'A', 6, 0, 1, 8, 0, 1, 3, b'w', b'h', b'y', 10, 0, 1, 3, b'w', b'h', b'y',
+            1, 3, b'o', b'w', b'n',
+        ];
+        assert_eq!(&**to_bytes(&saved), golden);
+        assert_eq!(Saved::read(golden, "source"), Some(saved));
+        assert_eq!(Saved::read(golden, "elsewhere"), None);
+        for cut in 0..golden.len() {
+            assert_eq!(Saved::read(&golden[..cut], "source"), None, "{cut}");
+        }
+    }
+}

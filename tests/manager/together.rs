@@ -1,0 +1,164 @@
+//! Writers that wait for the same store are written together, each told its own result.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Barrier};
+
+use inotify::{Inotify, WatchMask};
+use rustix::fs::{FlockOperation, flock};
+use simpletuner_live::secret::{Change, SecretValue};
+
+use crate::{Home, name, value};
+
+/// How often the store was replaced since then.
+fn replaced(inotify: &mut Inotify) -> usize {
+    let mut count = 0;
+    let mut buffer = [0; 4096];
+    while let Ok(events) = inotify.read_events(&mut buffer) {
+        let stores = events.filter(|event| event.name == Some("secrets.json".as_ref()));
+        count += stores.count();
+    }
+    count
+}
+
+fn listen(home: &Home) -> Inotify {
+    let inotify = Inotify::init().unwrap();
+    let mut watches = inotify.watches();
+    watches.add(home.path(""), WatchMask::MOVED_TO).unwrap();
+    inotify
+}
+
+#[test]
+fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
+    let home = Home::make();
+    let manager = home.manager();
+    manager.set("FIRST", "0").unwrap();
+    let mut inotify = listen(&home);
+    let lock = std::fs::File::open(home.path("secrets.json.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let begin = Arc::new(Barrier::new(51));
+    std::thread::scope(|scope| {
+        let (manager, begin) = (&manager, &begin);
+        let writers: Vec<_> = (0..50)
+            .map(|writer| {
+                scope.spawn(move || {
+                    begin.wait();
+                    match writer {
+                        7 => manager.delete("MISSING").map(|()| "deleted"),
+                        _ => manager.set(&format!("K{writer}"), "v").map(|_| "set"),
+                    }
+                })
+            })
+            .collect();
+        begin.wait();
+        // One leads, and waits for the lock; the others have time to come.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(lock);
+        for (writer, thread) in writers.into_iter().enumerate() {
+            let result = thread.join().unwrap();
+            match writer {
+                7 => assert!(result.unwrap_err().is_not_found()),
+                _ => assert_eq!(result.unwrap(), "set"),
+            }
+        }
+    });
+    let rewrites = replaced(&mut inotify);
+    assert!((1..=10).contains(&rewrites), "{rewrites}");
+    let next = home.manager();
+    for writer in (0..50).filter(|writer| *writer != 7) {
+        assert_eq!(value(&next, &format!("K{writer}")), "v");
+    }
+}
+
+#[test]
+fn batches_that_are_given_together_are_one_rewrite() {
+    let home = Home::make();
+    let manager = home.manager();
+    manager.set("OLD", "old").unwrap();
+    let mut inotify = listen(&home);
+    let set = |key: &str, text: &str| Change::Set(name(key), SecretValue::new(text));
+    let too_large = "x".repeat(64 * 1024 + 1);
+    let batches = [
+        vec![set("A", "a"), set("B", "b")],
+        vec![set("C", "c"), Change::Delete(name("MISSING"))],
+        vec![set("LARGE", &too_large)],
+        vec![Change::Delete(name("OLD")), set("A", "again")],
+        vec![Change::Delete(name("OLD"))],
+    ];
+    let batches: Vec<&[Change]> = batches.iter().map(Vec::as_slice).collect();
+    let results = manager.apply_each(&batches).unwrap();
+    let done: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(done, [true, false, false, true, false]);
+    assert_eq!(replaced(&mut inotify), 1);
+    let names: Vec<String> = manager
+        .names()
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(names, ["A", "B"]);
+    assert_eq!(value(&manager, "A"), "again");
+}
+
+#[test]
+fn a_disk_that_fails_fails_all_and_changes_nothing() {
+    let home = Home::make();
+    let manager = home.manager();
+    manager.set("A", "a").unwrap();
+    let before = home.read("secrets.json");
+    // What a write needs cannot be made.
+    std::fs::create_dir_all(home.path(".secrets.json.tmp/full")).unwrap();
+    let set = |key: &str| vec![Change::Set(name(key), SecretValue::new("v"))];
+    let batches = [set("B"), vec![Change::Delete(name("MISSING"))], set("C")];
+    let batches: Vec<&[Change]> = batches.iter().map(Vec::as_slice).collect();
+    let results = manager.apply_each(&batches).unwrap();
+    assert!(results.iter().all(Result::is_err));
+    assert!(results[1].as_ref().unwrap_err().is_not_found());
+    assert_eq!(home.read("secrets.json"), before);
+    assert!(manager.get("B").unwrap_err().is_not_found());
+    std::fs::remove_dir_all(home.path(".secrets.json.tmp")).unwrap();
+    manager.set("B", "b").unwrap();
+    assert_eq!(value(&manager, "B"), "b");
+}
+
+/// What another program wrote meanwhile is kept, however shortly before.
+#[test]
+fn a_write_keeps_what_another_program_wrote_just_before() {
+    let home = Home::make();
+    let manager = home.manager();
+    for round in 0..100 {
+        manager.set("OURS", &round.to_string()).unwrap();
+        let mut document: serde_json::Value =
+            serde_json::from_str(&home.read("secrets.json")).unwrap();
+        document["THEIRS"] = round.to_string().into();
+        home.write("secrets.json", &document.to_string());
+        manager.set("OURS", &format!("{round} again")).unwrap();
+        assert_eq!(value(&manager, "THEIRS"), round.to_string());
+        assert_eq!(value(&manager, "OURS"), format!("{round} again"));
+    }
+}
+
+#[test]
+fn a_write_keeps_the_stores_owner_and_makes_it_his_alone() {
+    let home = Home::make();
+    let manager = home.manager();
+    manager.set("A", "a").unwrap();
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(home.path("secrets.json"), mode(0o600)).unwrap();
+    manager.set("B", "b").unwrap();
+    let after = std::fs::metadata(home.path("secrets.json")).unwrap();
+    assert_eq!(after.permissions().mode() & 0o777, 0o600);
+}
+
+/// 10,000 secrets one after the other: for measuring, `cargo test --release --test manager -- --ignored ten_thousand`.
+#[test]
+#[ignore = "takes long"]
+fn ten_thousand_writes_one_after_the_other() {
+    let home = Home::make();
+    let manager = home.manager();
+    let begun = std::time::Instant::now();
+    for key in 0..10_000 {
+        manager
+            .set(&format!("KEY_{key}"), "hf_some_value_of_a_key")
+            .unwrap();
+    }
+    eprintln!("{:?}", begun.elapsed());
+}
