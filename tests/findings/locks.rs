@@ -197,3 +197,19 @@ else:
 "#,
     );
 }
+
+#[test]
+fn a_lock_on_a_document_is_given_to_one() {
+    locks(
+        r#"
+put('K', 'v')
+for name in ('../bundle/secrets.json', '../bundle/secrets.yaml', '../hardware/gpu-l40s.json'):
+    for kind in KINDS: never_two(kind, name, os.O_RDWR, os.O_RDWR)
+    never_two('flock', name, os.O_RDONLY, os.O_RDWR)
+def save():
+    d = json.loads(text('../bundle/secrets.json')); d['K'] = 'w'; put('../bundle/secrets.json', json.dumps(d))
+for kind in KINDS: never_two(kind, '../bundle/secrets.json', os.O_RDWR, os.O_RDWR, lambda: Child(lambda wait: (save(), wait())[1]).ends())
+same(text('K'), 'w')
+"#,
+    );
+}
