@@ -99,6 +99,8 @@ fn ends(live: &Live, mut command: Command) -> bool {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    // It ends when the store goes on.
+    support::home::signal("TERM", child.id());
     false
 }
 
