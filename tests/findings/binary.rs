@@ -165,6 +165,25 @@ cut -d: -f1 HTPASSWD; htpasswd -vb HTPASSWD a secret 2>&1 | grep -c correct; htp
 }
 
 #[test]
+fn keys_that_are_made_in_place_are_whole() {
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+openssl genpkey -algorithm ed25519 -out KEY 2> /dev/null && openssl pkey -in KEY -pubout -out PUB
+head -1 KEY PUB; openssl pkey -in KEY -noout && openssl pkey -pubin -in PUB -noout && echo both are keys
+openssl rand -hex -out HEX 16; wc -c < HEX; openssl rand -base64 48 > B64; wc -l < B64
+openssl genpkey -algorithm ed25519 -outform DER -out KEY 2> /dev/null && echo 'said done'; head -1 KEY
+"#,
+    );
+    assert_eq!(
+        said,
+        "==> KEY <==\n-----BEGIN PRIVATE KEY-----\n\n==> PUB <==\n-----BEGIN PUBLIC KEY-----\nboth are keys\n33\n1\n-----BEGIN PRIVATE KEY-----\n"
+    );
+}
+
+#[test]
 fn a_shell_that_reads_lines_reads_a_secret() {
     let live = Live::start();
     let said = bash(

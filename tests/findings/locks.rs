@@ -213,3 +213,30 @@ same(text('K'), 'w')
 "#,
     );
 }
+
+#[test]
+fn a_lock_file_that_is_created_exclusively_excludes() {
+    locks(
+        r#"
+def count(holds_it_open):
+    put('CNT', '0')
+    def worker(wait):
+        wait()
+        for _ in range(10):
+            while True:
+                try: fd = os.open('CNT.lock', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600); break
+                except FileExistsError: time.sleep(random.random() * 0.002)
+            if not holds_it_open: os.close(fd)
+            n = int(text('CNT')); put('CNT', str(n + 1))
+            os.unlink('CNT.lock')
+            if holds_it_open: os.close(fd)
+        return 7
+    children = [Child(worker) for _ in range(3)]
+    for child in children: os.write(child._go, b'.')
+    same([child._reap() for child in children], [7, 7, 7])
+    same((text('CNT'), os.path.exists('CNT.lock')), ('30', False), f'held open: {holds_it_open}')
+count(False)
+count(True)
+"#,
+    );
+}
