@@ -33,7 +33,7 @@ same(text('K'), 'ü', 'a character that was never ended')
 #[test]
 fn programs_that_write_bytes_say_that_they_failed() {
     let live = Live::start();
-    bash(
+    let said = bash(
         &live,
         "secrets",
         r#"
@@ -48,6 +48,7 @@ head -c 100 /dev/urandom > ~/r; cp ~/r D 2> /dev/null && echo 'cp: said done'
 for k in B C D; do [ "$(cat $k)" = old ] || echo "$k: $(od -c $k | head -3)"; done
 "#,
     );
+    assert_eq!(said, "");
 }
 
 #[test]
@@ -161,6 +162,25 @@ cut -d: -f1 HTPASSWD; htpasswd -vb HTPASSWD a secret 2>&1 | grep -c correct; htp
         said,
         "machine a login b password c\nmachine d login e password f\n\
          ssh-ed25519 one\nssh-ed25519 two\nssh-ed25519 three\nPATH=/bin\nHOME=/\na\nb\n1\nb\n"
+    );
+}
+
+#[test]
+fn keys_that_are_made_in_place_are_whole() {
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+openssl genpkey -algorithm ed25519 -out KEY 2> /dev/null && openssl pkey -in KEY -pubout -out PUB
+head -1 KEY PUB; openssl pkey -in KEY -noout && openssl pkey -pubin -in PUB -noout && echo both are keys
+openssl rand -hex -out HEX 16; wc -c < HEX; openssl rand -base64 48 > B64; wc -l < B64
+openssl genpkey -algorithm ed25519 -outform DER -out KEY 2> /dev/null; head -1 KEY
+"#,
+    );
+    assert_eq!(
+        said,
+        "==> KEY <==\n-----BEGIN PRIVATE KEY-----\n\n==> PUB <==\n-----BEGIN PUBLIC KEY-----\nboth are keys\n33\n1\n-----BEGIN PRIVATE KEY-----\n"
     );
 }
 

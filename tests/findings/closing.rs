@@ -244,3 +244,27 @@ until(lambda: text('K') == 'second', 'the one that was opened last is there')
 "#,
     );
 }
+
+#[test]
+fn what_is_fsynced_is_there_for_others_from_the_close_on_and_not_before() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+put('K', 'old')
+def writer(wait):
+    for name in ('K', 'NEW'):
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        write(fd, 'new'); os.fsync(fd); os.fdatasync(fd)
+    os.sync(); wait()
+child = Child(writer)
+same((text('K'), text('NEW')), ('old', None), 'synced, not closed')
+child.killed()
+same((text('K'), text('NEW')), ('old', None), 'the writer killed')
+child = Child(writer)
+child.ends()
+same((text('K'), text('NEW')), ('new', 'new'), 'closed')
+"#,
+    );
+}

@@ -244,6 +244,61 @@ same(os.listdir('.'), [])
     });
 }
 
+#[test]
+fn writers_that_are_killed_or_write_nothing_leave_nothing_in_memory() {
+    let live = Live::start();
+    live.write("secrets/K", "value");
+    let before = memory_of_the_server(&live);
+    python(
+        &live,
+        "secrets",
+        r#"
+for i in range(400):
+    if (pid := os.fork()) == 0:
+        for name in ('K', f'N{i}', f'.s{i}'):
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600); write(fd, 'x' * 60000)
+        os.unlink(f'.s{i}')
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND): os.close(os.open('K', flags))
+same((text('K'), os.listdir('.')), ('value', ['K']))
+"#,
+    );
+    wait_until("the memory goes back", || {
+        memory_of_the_server(&live) < before + 8 * 1024
+    });
+}
+
+#[test]
+fn folders_that_are_held_open_hold_no_copy_of_their_listing() {
+    let secrets: serde_json::Map<String, serde_json::Value> = (0..5000)
+        .map(|number| (format!("SECRET_NUMBER_{number:05}"), "v".into()))
+        .collect();
+    let secrets = serde_json::to_string(&secrets).unwrap();
+    let live = Live::start_with(Setup {
+        files: vec![(".simpletuner/secrets.json", &secrets)],
+        ..Setup::default()
+    });
+    assert_eq!(bash(&live, "secrets", "ls | wc -l"), "5000\n");
+    let before = memory_of_the_server(&live);
+    let mut holder = live.command("python3");
+    holder.current_dir(live.path("secrets")).args([
+        "-c",
+        "import os, sys\nfolders = [os.scandir('.') for _ in range(300)]\nfor folder in folders: next(folder)\nprint('held', flush=True)\nsys.stdin.read()",
+    ]);
+    let mut holder = holder
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let more = memory_of_the_server(&live).saturating_sub(before);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(more < 30 * 1024, "300 open folders take {more} KiB");
+}
+
 /// What the process that answers has in memory, in KiB.
 fn memory_of_the_server(live: &Live) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", live.server_pid())).unwrap();

@@ -210,3 +210,31 @@ same(text('A'), 'efghijkl')
     );
     said.lines().for_each(is_documented);
 }
+
+#[test]
+fn a_document_that_is_truncated_to_nothing_is_malformed_and_stays() {
+    let live = Live::start();
+    python(
+        &live,
+        "",
+        r#"
+other = Other()
+put('secrets/K', 'value')
+put('config/replicate.json', '{"webhook_url": "https://example.com"}')
+for path in ('bundle/secrets.json', 'hardware/gpu-l40s.json', 'config/replicate.json'):
+    before = other.read(path)
+    for size in (0, 1, 5): refused(errno.EINVAL, os.truncate, path, size)
+    def empty(): os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+    refused(errno.EINVAL, empty)
+    def cut():
+        fd = os.open(path, os.O_RDWR); os.ftruncate(fd, 3); os.close(fd)
+    refused(errno.EINVAL, cut)
+    def binary():
+        fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        try: write(fd, b'{"K": "\xff"}')
+        finally: os.close(fd)
+    refused((errno.EILSEQ, errno.EINVAL), binary)
+    same((other.read(path), other.size(path)), (before, len(before)), path)
+"#,
+    );
+}

@@ -65,6 +65,10 @@ fn editors_of_streams_change_a_file_in_place() {
             "new\n",
         ),
         ("sed -i s/old/new/ F", "new\n"),
+        (
+            "printf -- '--- F\\n+++ F\\n@@ -1 +1 @@\\n-old\\n+new\\n' | patch -s F",
+            "new\n",
+        ),
         ("sed --in-place=~ s/old/new/ F && rm F~", "new\n"),
         ("gawk -i inplace '{sub(/old/, \"new\"); print}' F", "new\n"),
         ("vim -es -u NONE -i NONE -c %s/old/new/ -c wq F", "new\n"),

@@ -64,13 +64,10 @@ fn a_lock_holds_over_a_value_that_is_set_meanwhile() {
     locks(
         r#"
 def set_it(): subprocess.run('echo w > LK', shell=True, check=True)
-def save_it(): subprocess.run('echo w > .n; mv .n LK', shell=True, check=True)
-for meanwhile in (set_it, save_it):
-    for kind in KINDS:
-        for flags in (*WRITERS.values(), *(READERS.values() if kind == 'flock' else ())):
-            put('LK', 'v')
-            # What replaces the file by another one replaces the lock in an ordinary folder, too.
-            if meanwhile is set_it: never_two(kind, 'LK', flags, flags, meanwhile)
+for kind in KINDS:
+    for flags in (*WRITERS.values(), *(READERS.values() if kind == 'flock' else ())):
+        put('LK', 'v')
+        never_two(kind, 'LK', flags, flags, set_it)
 "#,
     );
 }
@@ -194,6 +191,49 @@ if code is None:
     assert broken, 'it was granted, and a writer came through without a word'
 else:
     assert code in (errno.EAGAIN, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.EACCES), errno.errorcode[code]
+"#,
+    );
+}
+
+#[test]
+fn a_lock_on_a_document_is_given_to_one() {
+    locks(
+        r#"
+put('K', 'v')
+for name in ('../bundle/secrets.json', '../bundle/secrets.yaml', '../hardware/gpu-l40s.json'):
+    for kind in KINDS: never_two(kind, name, os.O_RDWR, os.O_RDWR)
+    never_two('flock', name, os.O_RDONLY, os.O_RDWR)
+def save():
+    d = json.loads(text('../bundle/secrets.json')); d['K'] = 'w'; put('../bundle/secrets.json', json.dumps(d))
+for kind in KINDS: never_two(kind, '../bundle/secrets.json', os.O_RDWR, os.O_RDWR, lambda: Child(lambda wait: (save(), wait())[1]).ends())
+same(text('K'), 'w')
+"#,
+    );
+}
+
+#[test]
+fn a_lock_file_that_is_created_exclusively_excludes() {
+    locks(
+        r#"
+def count(holds_it_open):
+    put('CNT', '0')
+    def worker(wait):
+        wait()
+        for _ in range(10):
+            while True:
+                try: fd = os.open('CNT.lock', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600); break
+                except FileExistsError: time.sleep(random.random() * 0.002)
+            if not holds_it_open: os.close(fd)
+            n = int(text('CNT')); put('CNT', str(n + 1))
+            os.unlink('CNT.lock')
+            if holds_it_open: os.close(fd)
+        return 7
+    children = [Child(worker) for _ in range(3)]
+    for child in children: os.write(child._go, b'.')
+    same([child._reap() for child in children], [7, 7, 7])
+    same((text('CNT'), os.path.exists('CNT.lock')), ('30', False), f'held open: {holds_it_open}')
+count(False)
+count(True)
 "#,
     );
 }

@@ -56,6 +56,26 @@ fn umount_says_who_still_has_the_mount_in_another_mount_namespace() {
     );
 }
 
+#[test]
+fn umount_says_where_a_folder_of_the_mount_is_bound() {
+    if !is_root() {
+        return;
+    }
+    let live = Live::start();
+    live.write("secrets/A", "value");
+    let bound = live.home("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let script = format!("mount --bind . {}", bound.display());
+    bash(&live, "secrets", &script);
+    let said = told(&cli(&live, &["umount"]));
+    let mut umount = Command::new("umount");
+    umount.arg("-l").arg(&bound).status().unwrap();
+    assert!(
+        said.contains(bound.to_str().unwrap()),
+        "it does not name the place: {said}"
+    );
+}
+
 /// A daemon in a pid namespace of its own, and a way into where its mount is.
 struct Inside {
     home: Home,
@@ -229,4 +249,54 @@ rm N
         .filter(|line| !line.contains("Killed"))
         .collect();
     assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
+fn without_a_proc_to_look_at_nobody_writes_and_nothing_is_lost() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.write(".simpletuner/secrets.json", r#"{"K": "value"}"#);
+    // In a mount namespace of its own, which ends with the shell.
+    let script = r#"
+trap 'cd /; python3 -c "import ctypes, os; ctypes.CDLL(None).umount2(os.environb[b\"HOME\"] + b\"/.simpletuner/live\", 2)"' EXIT
+mount -t tmpfs none /proc || exit 1
+"$BIN" mount > said 2>&1 || { [ -s said ] && echo refused; exit 0; }
+cd .simpletuner/live/secrets && cat K && echo
+echo x 2> /dev/null > K && echo 'a write was done'
+echo x 2> /dev/null > NEW && echo 'a new name was made'
+cat K && echo
+echo served
+"#;
+    let mut unshare = home.command("unshare");
+    unshare.env("BIN", support::home::BINARY);
+    unshare.args(["-m", "bash", "-c", script]);
+    let said = succeeds(&mut bounded(unshare));
+    assert!(
+        said == "refused\n" || said == "value\nvalue\nserved\n",
+        "{said}"
+    );
+}
+
+#[test]
+fn a_proc_that_hides_other_users_processes_is_enough() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    let script = r#"
+trap 'cd /; python3 -c "import ctypes, os; ctypes.CDLL(None).umount2(os.environb[b\"HOME\"] + b\"/.simpletuner/live\", 2)"' EXIT
+mount -t proc -o hidepid=2 proc /proc || exit 1
+"$BIN" mount > /dev/null 2>&1 || exit 1
+cd .simpletuner/live/secrets
+for i in {1..10}; do
+    echo v$i > K; [ "$(< K)" = v$i ] || echo "wrong: $(< K)"
+    bash -c 'exec 3> K; printf half >&3; kill -9 $$' 2> /dev/null; [ "$(< K)" = v$i ] || echo "killed: $(< K)"
+done
+"#;
+    let mut unshare = home.command("unshare");
+    unshare.env("BIN", support::home::BINARY);
+    unshare.args(["-m", "bash", "-c", script]);
+    assert_eq!(succeeds(&mut bounded(unshare)), "");
 }

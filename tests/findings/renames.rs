@@ -299,3 +299,22 @@ same((text('K'), text('NEW')), ('half and half', None))
 "#,
     );
 }
+
+#[test]
+fn who_writes_a_file_that_another_process_renames_or_removes_writes_to_that_file() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+other = Other()
+def others(script): subprocess.run(['sh', '-c', script], check=True)
+def begin(): f = os.open('K', os.O_WRONLY | os.O_TRUNC); write(f, 'written'); return f
+put('K', 'old'); f = begin(); others('mv K L'); same((other.read('K'), other.read('L')), (None, 'old'))
+os.close(f); same((other.read('K'), other.read('L')), (None, 'written'), 'renamed')
+put('K', 'old'); f = begin(); others('rm K'); os.close(f); same(other.read('K'), None, 'removed')
+put('K', 'old'); f = begin(); others('rm K; printf again > K'); os.close(f); same(other.read('K'), 'again', 'removed and made again')
+put('N', 'moved'); f = begin(); others('mv N K'); os.close(f); same(other.read('K'), 'moved', 'replaced')
+"#,
+    );
+}

@@ -44,7 +44,7 @@ fn a_store_that_hangs_holds_up_nobody_who_does_not_need_it_and_ends_neither_serv
     far.write("bundle/secrets.json", r#"{"K": "value", "L": "other"}"#);
     let path = far.path("bundle/secrets.json");
     let settings = format!(
-        "file_path: {}\ntimeout: {{total: 4, server: 2}}\n",
+        "file_path: {}\ntimeout: {{total: 6, server: 4}}\n",
         path.display()
     );
     let near = Live::start_with(Setup {
@@ -57,7 +57,7 @@ fn a_store_that_hangs_holds_up_nobody_who_does_not_need_it_and_ends_neither_serv
     for pid in processes {
         support::home::signal("STOP", pid);
     }
-    // Some seconds, in which a server that hangs would be replaced.
+    // Twice as long as it takes until a server that hangs is replaced.
     let looked = ends(
         &near,
         python_in(
@@ -65,7 +65,7 @@ fn a_store_that_hangs_holds_up_nobody_who_does_not_need_it_and_ends_neither_serv
             "",
             r#"
 missing = background(['cat', 'secrets/NONE'])
-for _ in range(100):
+for _ in range(160):
     for name, value in {'K': 'value', 'L': 'other'}.items(): same(text(f'secrets/{name}'), value)
     json.loads(text('status')); text('events'); os.listdir('secrets')
     time.sleep(0.05)
@@ -99,6 +99,8 @@ fn ends(live: &Live, mut command: Command) -> bool {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    // It ends when the store goes on.
+    support::home::signal("TERM", child.id());
     false
 }
 
