@@ -48,14 +48,14 @@ fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
     out.u64(found.valid.as_secs()).u64(attr.valid.as_secs());
     out.u32(found.valid.subsec_nanos())
         .u32(attr.valid.subsec_nanos());
-    let (seconds, nanos) = timestamp(attr.mtime);
     out.u64(attr.ino)
         .u64(attr.size)
         .u64(attr.size.div_ceil(512));
-    for _ in 0..3 {
+    let times = [attr.mtime, attr.mtime, attr.ctime].map(timestamp);
+    for (seconds, _) in times {
         out.u64(seconds as u64);
     }
-    for _ in 0..3 {
+    for (_, nanos) in times {
         out.u32(nanos);
     }
     let kind = match attr.kind {
@@ -114,6 +114,7 @@ mod tests {
                 mode: 0o600,
                 size: 513,
                 mtime: UNIX_EPOCH - Duration::from_millis(1500),
+                ctime: UNIX_EPOCH,
                 nlink: 1,
                 valid: Duration::from_secs(2),
             },

@@ -124,7 +124,7 @@ impl Inner {
             blocks: attr.size.div_ceil(512),
             atime: attr.mtime,
             mtime: attr.mtime,
-            ctime: attr.mtime,
+            ctime: attr.ctime,
             crtime: SystemTime::UNIX_EPOCH,
             kind: file_type(attr.kind),
             perm: attr.mode,

@@ -2,10 +2,12 @@
 //! that a listing goes on where it was after any change, and begins anew when it is told to.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, FileType};
 use super::{Attr, Caller, Found, OpError, Tree, lock};
+use crate::manager::Snapshot;
 use crate::versions::Place;
 
 /// For how long `stat` may take what a listing said of a name. An open looks the name up anew in any case.
@@ -28,6 +30,8 @@ pub struct Listed {
 pub(super) struct Outstanding {
     next: u64,
     by_handle: HashMap<u64, bool>,
+    /// The secrets' names in the order in which they are listed, as long as a folder is open.
+    secrets: Option<(Arc<Snapshot>, Arc<Vec<(u64, String)>>)>,
 }
 
 impl Tree {
@@ -47,57 +51,87 @@ impl Tree {
         Ok(listings.next)
     }
 
-    fn names_in(&self, dir: &Dir) -> Vec<String> {
+    /// The names in a folder that are not always there, each with its offset, in that order.
+    fn names_in(&self, ino: u64, dir: &Dir) -> Arc<Vec<(u64, String)>> {
+        let in_order = |names: Vec<String>| {
+            let offset = |name: String| (Place::new(ino, &name).number(), name);
+            let mut names: Vec<_> = names.into_iter().map(offset).collect();
+            names.sort_unstable();
+            Arc::new(names)
+        };
         match dir {
             Dir::Secrets => {
                 let snapshot = self.manager.snapshot();
+                let mut listings = lock(&self.listings);
+                if let Some((of, names)) = &listings.secrets
+                    && Arc::ptr_eq(of, &snapshot)
+                {
+                    return names.clone();
+                }
                 let names = snapshot.names().iter();
-                names.map(|(name, _)| name.to_string()).collect()
+                let names = in_order(names.map(|(name, _)| name.to_string()).collect());
+                listings.secrets = Some((snapshot, names.clone()));
+                names
             }
-            Dir::Bundle => super::bundle::BundleFormat::ALL
-                .map(|format| format.file_name().to_owned())
-                .into(),
+            Dir::Bundle => in_order(
+                super::bundle::BundleFormat::ALL
+                    .map(|format| format.file_name().to_owned())
+                    .into(),
+            ),
             Dir::Hardware => {
                 let ids = self.hardware.table();
                 let ids = ids.keys().map(String::as_str).chain(["all"]);
-                ids.map(|id| format!("{id}.json")).collect()
+                in_order(ids.map(|id| format!("{id}.json")).collect())
             }
             Dir::Config => {
                 let names = self.configs.iter().flat_map(|configs| configs.names());
-                names.map(|name| format!("{name}.json")).collect()
+                in_order(names.map(|name| format!("{name}.json")).collect())
             }
-            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Vec::new(),
+            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Arc::default(),
         }
     }
 
-    /// All names of a folder behind the offset, each with its own; those of the dots, folders and generated files are
-    /// the smallest.
-    fn page(&self, ino: u64, offset: u64) -> Result<Vec<(u64, Listed)>, OpError> {
+    /// Calls `emit` with the names of a folder behind the offset, each with its own, until it says that it has enough.
+    /// Those of the dots, folders and generated files are the smallest.
+    fn page(
+        &self,
+        ino: u64,
+        offset: u64,
+        mut emit: impl FnMut(u64, Listed) -> bool,
+    ) -> Result<(), OpError> {
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         let dots = [
             (".", ino, FileType::Dir),
             ("..", self.layout.parent(ino), FileType::Dir),
         ];
         let fixed = dots.into_iter().chain(self.layout.fixed_in(ino));
-        let fixed = fixed.enumerate().map(|(index, (name, ino, kind))| {
+        for (at, (name, ino, kind)) in (1..).zip(fixed) {
             let name = name.to_owned();
-            (index as u64 + 1, Listed { ino, kind, name })
-        });
-        let mut page: Vec<_> = fixed.filter(|(at, _)| *at > offset).collect();
-        let behind_fixed = page.len();
-        let state = self.state();
-        page.extend(self.names_in(dir).into_iter().filter_map(|name| {
-            let place = Place::new(ino, &name);
-            let at = place.number();
-            (at > offset && state.scratch(&place).is_none()).then(|| {
-                let ino = state.number_of(&place);
-                let kind = FileType::File;
-                (at, Listed { ino, kind, name })
-            })
-        }));
-        drop(state);
-        page[behind_fixed..].sort_unstable_by_key(|(at, _)| *at);
-        Ok(page)
+            if at > offset && emit(at, Listed { ino, kind, name }) {
+                return Ok(());
+            }
+        }
+        let names = self.names_in(ino, dir);
+        let behind = names.partition_point(|(at, _)| *at <= offset);
+        for (at, name) in &names[behind..] {
+            let place = Place::new(ino, name);
+            let number = {
+                let state = self.state();
+                if state.scratch(&place).is_some() {
+                    continue;
+                }
+                state.number_of(&place)
+            };
+            let listed = Listed {
+                ino: number,
+                kind: FileType::File,
+                name: place.name,
+            };
+            if emit(*at, listed) {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The entries of a folder from `offset` on; `emit` gets each with the offset after it and says whether it still had
@@ -111,12 +145,7 @@ impl Tree {
         offset: u64,
         mut emit: impl FnMut(Listed, u64) -> bool,
     ) -> Result<(), OpError> {
-        for (at, listed) in self.page(ino, offset)? {
-            if !emit(listed, at) {
-                break;
-            }
-        }
-        Ok(())
+        self.page(ino, offset, |at, listed| !emit(listed, at))
     }
 
     /// The same with what `stat` shows of each name. What `emit` had room for counts as looked up.
@@ -131,17 +160,10 @@ impl Tree {
         mut emit: impl FnMut(&str, &Found, u64) -> bool,
     ) -> Result<(), OpError> {
         self.listing_is_out(handle);
-        let page = self.page(ino, offset)?;
-        for (at, listed) in page {
-            let Some(found) = self.listed(ino, &listed) else {
-                continue;
-            };
-            if !emit(&listed.name, &found, at) {
-                self.forget(found.node, 1);
-                break;
-            }
-        }
-        Ok(())
+        self.page(ino, offset, |at, listed| {
+            let found = self.listed(ino, &listed);
+            found.is_some_and(|found| !emit(&listed.name, &found, at))
+        })
     }
 
     fn listed(&self, dir: u64, listed: &Listed) -> Option<Found> {
@@ -195,7 +217,14 @@ impl Tree {
 
     /// Closes a folder.
     pub fn release_dir(&self, handle: u64) {
-        let has_changed = lock(&self.listings).by_handle.remove(&handle);
+        let has_changed = {
+            let mut listings = lock(&self.listings);
+            let has_changed = listings.by_handle.remove(&handle);
+            if listings.by_handle.is_empty() {
+                listings.secrets = None;
+            }
+            has_changed
+        };
         if has_changed == Some(true) {
             self.names.next_epoch();
         }

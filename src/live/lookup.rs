@@ -109,6 +109,15 @@ impl Tree {
                 Ok(self.found(state, ino, valid))
             }
             Resolved::Missing => self.look_up_missing(state, caller, place),
+            // The version that it was sent round for, which an earlier server had made.
+            Resolved::Blocked(_)
+                if retry.is_some()
+                    && let Some(ino) = state
+                        .named(place)
+                        .and_then(|entry| state.entry(entry)?.current) =>
+            {
+                Ok(self.found(state, ino, Duration::ZERO))
+            }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
                 let ino = state.promise(place);
                 let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());
@@ -225,6 +234,7 @@ impl Tree {
             mode: self.layout.dir(ino).map_or(0o700, Dir::mode),
             size: 0,
             mtime: self.layout.changed_at(ino),
+            ctime: self.layout.changed_at(ino),
             nlink: 2 + self.layout.folders_in(ino),
             // A change of what is in it makes the kernel look it up anew, if it holds names at all.
             valid: if ino == ROOT {
@@ -251,6 +261,7 @@ impl Tree {
             mode,
             size: size as u64,
             mtime,
+            ctime: mtime,
             nlink: 1,
             valid: Duration::ZERO,
         }
@@ -272,12 +283,16 @@ impl Tree {
         let mut attr = match state.node(ino) {
             Some(Node::Version(version)) => Attr {
                 valid: VERSION_VALID,
+                ctime: version.changed_at.max(version.mtime),
                 ..self.file_attr(number, mode, version.value.len(), version.mtime)
             },
             Some(Node::Write(node)) => {
                 let mtime = node.buffer.as_ref().and_then(|buffer| buffer.mtime);
                 let mtime = mtime.unwrap_or(node.changed_at);
-                self.file_attr(number, mode, node.len(), mtime)
+                Attr {
+                    ctime: node.changed_at.max(mtime),
+                    ..self.file_attr(number, mode, node.len(), mtime)
+                }
             }
             None => self.file_attr(number, mode, 0, self.begun()),
         };

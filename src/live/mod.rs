@@ -140,8 +140,10 @@ pub struct Attr {
     pub mode: u16,
     /// Bytes.
     pub size: u64,
-    /// When the content became what it is.
+    /// When the content became what it is, or what was set.
     pub mtime: SystemTime,
+    /// When any of this changed.
+    pub ctime: SystemTime,
     /// Names.
     pub nlink: u32,
     /// How long the kernel may keep this.

@@ -66,9 +66,24 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        if let Some(place) = state.last_place(ino).cloned() {
-            state.arrived(caller.tid, &place);
-        }
+        // One who was sent round is sent round no more: the second ESTALE would reach the program.
+        let has_waited = match state.last_place(ino).cloned() {
+            Some(place) => {
+                let came_round = state.retry(caller.tid, &place).is_some();
+                state.arrived(caller.tid, &place);
+                let is_settling = !came_round && self.is_settling(&place);
+                if is_settling && !has_waited && !to_write(flags) {
+                    return Err(OpError::Blocked(WaitOn::Write(place)));
+                }
+                if has_waited && !came_round && matches!(state.node(ino), Some(Node::Version(_))) {
+                    // What it waited for may have made another version.
+                    state.send_round(caller.tid, &place, to_write(flags));
+                    return Err(ESTALE);
+                }
+                has_waited || came_round
+            }
+            None => has_waited,
+        };
         match state.node(ino) {
             Some(Node::Version(version)) => {
                 let value = version.value.clone();
@@ -76,14 +91,6 @@ impl Tree {
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
                     return Err(self.send_writer_round(&mut state, caller, &place, &file));
-                }
-                if !has_waited && self.is_settling(&place) {
-                    return Err(OpError::Blocked(WaitOn::Write(place)));
-                }
-                if has_waited {
-                    // What it waited for may have made another version.
-                    state.send_round(caller.tid, &place, false);
-                    return Err(ESTALE);
                 }
                 drop(state);
                 self.note_read(caller, &file, &value);
@@ -176,8 +183,11 @@ impl Tree {
             return Err(OpError::Blocked(WaitOn::Write(place)));
         }
         match self.resolve(&file, waited(has_waited)) {
-            // Where there is none, an open that may create does so after the walk; any other finds nothing there.
-            Resolved::Content(_) | Resolved::Missing => {
+            resolved @ (Resolved::Content(_) | Resolved::Missing) => {
+                // Where there is none, an open that may create does so after the walk; any other finds nothing there.
+                if let Resolved::Content(content) = resolved {
+                    state.version(&place, &content.value, content.changed_at);
+                }
                 state.send_round(caller.tid, &place, false);
                 Err(ESTALE)
             }

@@ -9,6 +9,8 @@ use super::layout::{Dir, File, is_sed_name};
 use super::lookup::waited;
 use super::open::Opened;
 use super::{Attr, Caller, Found, OpError, Tree};
+use zeroize::Zeroizing;
+
 use crate::error::Error;
 use crate::secret::{SecretBuffer, SecretName, SecretValue};
 use crate::state::check_provider_name;
@@ -61,6 +63,32 @@ fn never_utf8(bytes: &[u8]) -> bool {
         Ok(_) => false,
         Err(error) => error.error_len().is_some(),
     }
+}
+
+/// Bytes with those before them that may belong to the same character, where nothing stands behind them yet: then these
+/// will never be other ones, unless the program goes back.
+fn in_context(state: &State, ino: u64, at: usize, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let before = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
+        Some(Ok(data)) if data.len() == at => data.as_bytes(),
+        _ => return Zeroizing::new(bytes.to_vec()),
+    };
+    let lead = before
+        .iter()
+        .rev()
+        .take(3)
+        .position(|byte| byte & 0xc0 != 0x80);
+    let from = match lead {
+        Some(back) => at - back - 1,
+        None => at.saturating_sub(3),
+    };
+    let mut all = Zeroizing::new(Vec::with_capacity(at - from + bytes.len() + 1));
+    if at == 0 {
+        // The first byte of a text begins a character.
+        all.push(b' ');
+    }
+    all.extend_from_slice(&before[from..]);
+    all.extend_from_slice(bytes);
+    all
 }
 
 impl Tree {
@@ -235,7 +263,7 @@ impl Tree {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
                 return Err(no_room(&state, ino));
             }
-        } else if never_utf8(bytes) {
+        } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
             state.spoil(ino, libc::EILSEQ);
             let name = state.last_place(ino).map(|place| place.name.clone());
             return Err(OpError::Error(Error::NotUtf8 {

@@ -67,10 +67,14 @@ impl SecretName {
     }
 }
 
-/// Names that editors make for their scratch files: beginning with `.`, ending in `~`, or vim's `4913`.
+/// Names that editors make for their scratch files: beginning with `.` (also emacs' `.#x`), ending in `~`, vim's `4913`,
+/// emacs' `#x#`.
 /// (`sed -i`'s `sedXXXXXX` is scratch only where it is created exclusively, which a name alone cannot tell.)
 pub fn is_scratch_name(name: &str) -> bool {
-    name.starts_with('.') || name.ends_with('~') || name == "4913"
+    name.starts_with('.')
+        || name.ends_with('~')
+        || name == "4913"
+        || (name.starts_with('#') && name.ends_with('#') && name.len() > 1)
 }
 
 impl serde::Serialize for SecretName {

@@ -31,6 +31,8 @@ pub enum Record {
         value: SecretValue,
         /// Its modification time.
         mtime: Timestamp,
+        /// When its bytes became the file's content.
+        changed_at: Timestamp,
     },
     /// An inode for a writer.
     WriteInode {
@@ -88,6 +90,8 @@ pub enum Record {
     Arrived(u32, Place),
     /// A record of the room above.
     Other(#[serde(with = "bytes")] SecretBuffer),
+    /// The inode that stands for a name in listings.
+    Listed(u64, Place),
 }
 
 /// An [`Entry`].

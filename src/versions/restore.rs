@@ -65,13 +65,14 @@ impl State {
                 entry,
                 value,
                 mtime,
+                changed_at,
             } => {
                 self.next_after(ino);
-                let mtime = mtime.into();
                 let version = Version {
                     entry,
                     value,
-                    mtime,
+                    mtime: mtime.into(),
+                    changed_at: changed_at.into(),
                 };
                 self.add_node(ino, entry, Node::Version(version));
             }
@@ -116,6 +117,7 @@ impl State {
                 self.next_after(ino);
                 self.put_promise(ino, place);
             }
+            Record::Listed(ino, place) => self.put_promise(ino, place),
             Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
             Record::Arrived(tid, place) => self.arrived(tid, &place),
             Record::Other(_) => {}
@@ -210,6 +212,7 @@ impl State {
                     entry: version.entry,
                     value: version.value.clone(),
                     mtime: version.mtime.into(),
+                    changed_at: version.changed_at.into(),
                 }),
                 Node::Write(node) => write_inode(*ino, node, &mut records),
             }

@@ -49,8 +49,10 @@ pub struct Version {
     pub entry: u64,
     /// The bytes.
     pub value: SecretValue,
-    /// When they became the file's content.
+    /// The modification time: when they became the file's content, or what was set.
     pub mtime: SystemTime,
+    /// When they became the file's content, or that time was set.
+    pub changed_at: SystemTime,
 }
 
 /// An inode.
@@ -288,6 +290,7 @@ impl State {
             && version.value.fingerprint() == fingerprint
         {
             version.mtime = mtime;
+            version.changed_at = SystemTime::now();
         }
     }
 
@@ -335,6 +338,7 @@ impl State {
             entry,
             value: value.clone(),
             mtime: set.map_or(changed_at, |(_, mtime)| mtime),
+            changed_at,
         };
         let ino = self.number();
         self.record(Record::Version {
@@ -342,6 +346,7 @@ impl State {
             entry,
             value: value.clone(),
             mtime: version.mtime.into(),
+            changed_at: changed_at.into(),
         });
         self.add_node(ino, entry, Node::Version(version));
         self.change_entry(entry, |entry| entry.current = Some(ino));
@@ -359,11 +364,17 @@ impl State {
         ino
     }
 
-    /// The inode that stands for a name in listings: always the same, as nobody can open it. The next server does not
-    /// know it, and the kernel looks the name up anew then.
+    /// The inode that stands for a name in listings: always the same, as nobody can open it.
     pub fn listed(&mut self, place: &Place) -> u64 {
         let ino = self.number_of(place);
-        self.put_promise(ino, place.clone());
+        if self
+            .promises
+            .get(&ino)
+            .is_none_or(|known| known.place != *place)
+        {
+            self.record(Record::Listed(ino, place.clone()));
+            self.put_promise(ino, place.clone());
+        }
         ino
     }
 
