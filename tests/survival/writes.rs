@@ -41,7 +41,7 @@ fn two_hundred_writers_lose_nothing_that_was_acknowledged() {
                 i += 1;
                 let script = format!("echo {n}-{i} > secrets/K{n}");
                 assert_eq!(done(spawn(&live, &script)), "");
-                assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-{i}"));
+                assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-{i}\n"));
                 writes.fetch_add(1, Ordering::Relaxed);
             }
             i
@@ -67,7 +67,7 @@ fn two_hundred_writers_lose_nothing_that_was_acknowledged() {
         last
     });
     for (n, i) in last.into_iter().enumerate() {
-        assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-{i}"));
+        assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-{i}\n"));
     }
 }
 
@@ -104,7 +104,7 @@ fn what_shells_were_told_is_written_is_there_whoever_is_killed() {
     for n in 0..20 {
         let noted = fs::read_to_string(notes.path().join(n.to_string())).unwrap();
         assert_eq!(noted, "60\n");
-        assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-60"));
+        assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-60\n"));
     }
 }
 
