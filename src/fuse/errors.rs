@@ -1,6 +1,6 @@
 //! The one way for errors to the kernel: an errno goes out, its reason into the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ const LET_OUT: &[i32] = &[
 const REPEAT: Duration = Duration::from_secs(60);
 /// So many different failures are told apart.
 const MAX_KINDS: usize = 256;
+/// So many reasons are at hand for who asks.
+const MAX_LAST: usize = 128;
 
 struct Said {
     at: Instant,
@@ -53,7 +55,11 @@ struct Said {
 
 /// What was logged lately.
 #[derive(Default)]
-pub(super) struct Failures(Mutex<HashMap<String, Said>>);
+pub(super) struct Failures {
+    said: Mutex<HashMap<String, Said>>,
+    /// Why the last operations failed, the newest last.
+    last: Mutex<VecDeque<String>>,
+}
 
 impl Failures {
     /// The errno for the kernel; the reason goes into the log.
@@ -64,6 +70,13 @@ impl Failures {
             // Only operations that can be parked are blocked.
             OpError::Blocked(on) => (libc::EIO, Some(format!("blocked on {on:?}")), false),
         };
+        if let Some(reason) = &reason {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() >= MAX_LAST {
+                last.pop_front();
+            }
+            last.push_back(reason.clone());
+        }
         let let_out = match LET_OUT.contains(&errno) {
             true => errno,
             false => libc::EIO,
@@ -77,9 +90,20 @@ impl Failures {
         Errno::from_i32(let_out)
     }
 
+    /// Why the last operation failed whose reason names this key.
+    pub(super) fn last_of(&self, key: &str) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let names = |reason: &&String| {
+            let mut words = reason.split(|c| !is_of_name(c));
+            words.any(|word| word == key || word.trim_end_matches('.') == key)
+        };
+        last.iter().rev().find(names).cloned()
+    }
+
     fn log(&self, operation: &str, errno: i32, reason: &str) {
         let line = format!("{operation}: {reason} ({})", name_of(errno));
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(before) = said.get_mut(&line) {
             before.again += 1;
@@ -131,12 +155,34 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_why_an_operation_on_a_key_failed_gets_the_last_reason() {
+        let failures = Failures::default();
+        let reason = |name: &str, provider: &str| {
+            let error = Error::ProviderFailed {
+                name: name.into(),
+                provider: provider.into(),
+                reason: "it is sealed".into(),
+            };
+            failures.errno("open", OpError::Error(error));
+        };
+        reason("HF_TOKEN", "aws");
+        reason("HF_TOKEN", "vault");
+        reason("TOKEN", "aws");
+        for n in 0..100 {
+            reason(&format!("OTHER{n}"), "aws");
+        }
+        assert!(failures.last_of("HF_TOKEN").unwrap().contains("vault"));
+        assert!(failures.last_of("TOKEN").unwrap().contains("aws"));
+        assert_eq!(failures.last_of("HF"), None);
+    }
+
+    #[test]
     fn what_repeats_is_counted() {
         let failures = Failures::default();
         for _ in 0..1000 {
             failures.log("open", libc::EIO, "it hangs");
         }
-        let said = failures.0.lock().unwrap();
+        let said = failures.said.lock().unwrap();
         assert_eq!(said.len(), 1);
         assert_eq!(said.values().next().unwrap().again, 999);
     }

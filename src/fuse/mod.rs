@@ -38,6 +38,8 @@ use waiting::Waiting;
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
 /// used becomes resident.
 const MAX_WRITE: u32 = 128 * 1024;
+/// An extended attribute of any folder: why the last operation on the key whose name follows failed.
+const ERROR_OF: &str = "user.simpletuner.error.";
 /// For how long the end of a mount waits for the last writes.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Releases are background requests: past this many unanswered ones they would be held back, and reordered.
@@ -164,10 +166,16 @@ impl Filesystem for Fs {
         let Ok(name) = utf8(name) else {
             return reply.error(Errno::ENOENT);
         };
-        match self.0.tree.lookup(&caller(request), parent.0, name) {
-            Ok(found) => self.0.entry(request, &found, reply),
-            Err(error) => reply.error(self.0.errno("lookup", error)),
-        }
+        let (asking, parent, name) = (caller(request), parent.0, name.to_owned());
+        let (inner, unique) = (self.0.clone(), request.unique().0);
+        self.0.clone().reply(
+            asking,
+            "lookup",
+            false,
+            reply,
+            move |tree, _| tree.lookup(&asking, parent, &name),
+            move |reply, found| inner.entry(unique, &found, reply),
+        );
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
@@ -278,7 +286,7 @@ impl Filesystem for Fs {
             return reply.error(Errno::EINVAL);
         };
         match self.0.tree.make_node(&caller(request), parent.0, name) {
-            Ok(found) => self.0.entry(request, &found, reply),
+            Ok(found) => self.0.entry(request.unique().0, &found, reply),
             Err(error) => reply.error(self.0.errno("mknod", error)),
         }
     }
@@ -686,6 +694,13 @@ impl Filesystem for Fs {
             return reply.error(Errno::NO_XATTR);
         };
         let asking = caller(request);
+        if let Some(key) = name.strip_prefix(ERROR_OF) {
+            let reason = self.0.tree.access(&asking, ino.0, libc::R_OK).ok();
+            return match reason.and_then(|()| self.0.failures.last_of(key)) {
+                Some(reason) => xattr_reply(reason.as_bytes(), size, reply),
+                None => reply.error(Errno::NO_XATTR),
+            };
+        }
         self.0.clone().reply(
             asking,
             "getxattr",
@@ -713,9 +728,9 @@ impl Filesystem for Fs {
 }
 
 impl Inner {
-    fn entry(&self, request: &Request, found: &Found, reply: ReplyEntry) {
+    fn entry(&self, unique: u64, found: &Found, reply: ReplyEntry) {
         let owner = self.tree.owner();
-        if let Err(reply) = self.device.entry(request.unique().0, found, owner, reply) {
+        if let Err(reply) = self.device.entry(unique, found, owner, reply) {
             let attr = self.file_attr(found.node, &found.attr);
             reply.entry_with_ttls(&Duration::ZERO, &found.valid, &attr, Generation(0));
         }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyData, ReplyEmpty,
-    ReplyOpen, ReplyWrite, ReplyXattr, Request,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
 };
 
 use super::errors::Failures;
@@ -44,7 +44,7 @@ macro_rules! refuse {
     };
 }
 refuse!(
-    ReplyAttr, ReplyEmpty, ReplyOpen, ReplyXattr, ReplyData, ReplyWrite
+    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr
 );
 
 /// Answers a request when it can go on, or refuses it.

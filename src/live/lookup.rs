@@ -19,7 +19,7 @@ impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
-    /// ENOENT and EACCES.
+    /// ENOENT and EACCES. Blocked only for a thread that was sent round, where what it came for is not at hand.
     pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
         self.admit(caller, name)?;
         let place = Place::new(parent, name);
@@ -109,15 +109,8 @@ impl Tree {
                 Ok(self.found(state, ino, valid))
             }
             Resolved::Missing => self.look_up_missing(state, caller, place),
-            // The version that it was sent round for, which an earlier server had made.
-            Resolved::Blocked(_)
-                if retry.is_some()
-                    && let Some(ino) = state
-                        .named(place)
-                        .and_then(|entry| state.entry(entry)?.current) =>
-            {
-                Ok(self.found(state, ino, Duration::ZERO))
-            }
+            // It has been sent round already, and must find more than a promise. This is rare: a server has just begun.
+            Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             Resolved::Failed(_) | Resolved::Blocked(_) => {
                 let ino = state.promise(place);
                 let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());

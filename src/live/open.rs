@@ -174,7 +174,10 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        let place = state.promised(ino).ok_or(ESTALE)?.place.clone();
+        let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+            state.send_anywhere(caller.tid, to_write(flags));
+            return Err(ESTALE);
+        };
         let file = self.layout.file_at(&place).ok_or(ESTALE)?;
         if to_write(flags) {
             return Err(self.send_writer_round(state, caller, &place, &file));

@@ -352,16 +352,26 @@ impl Tree {
     fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
         let fingerprint = match state.node(ino) {
             Some(Node::Version(version)) => version.value.fingerprint(),
-            Some(Node::Write(node)) => match &node.buffer {
-                Some(buffer) if buffer.is_touched() => {
-                    return state.set_buffer_mtime(ino, mtime);
+            Some(Node::Write(node)) => {
+                let is_scratch = state
+                    .entry(node.entry)
+                    .is_some_and(|entry| entry.is_scratch);
+                match &node.buffer {
+                    Some(buffer) if is_scratch || buffer.is_touched() => {
+                        return state.set_buffer_mtime(ino, mtime);
+                    }
+                    // Nothing is written that has not taken effect: it is what is there whose time is set (`touch`).
+                    buffer => {
+                        let data = buffer.as_ref().and_then(|buffer| buffer.data.as_ref().ok());
+                        let value = match data {
+                            Some(data) => data.to_value("").ok(),
+                            None => node.base.as_ref().ok().cloned(),
+                        };
+                        let Some(value) = value else { return };
+                        value.fingerprint()
+                    }
                 }
-                // Nothing is written: it is the content that is there whose time is set (`touch`).
-                _ => match &node.base {
-                    Ok(base) => base.fingerprint(),
-                    Err(_) => return,
-                },
-            },
+            }
             None => {
                 let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
                     return;

@@ -261,6 +261,7 @@ impl State {
 
     /// A name that everybody sees is gone, or leads to another file from now on.
     pub fn unlink(&mut self, place: &Place) {
+        self.promises.pop(&place.number());
         let Some(entry) = self.names.remove(place) else {
             return;
         };
@@ -397,7 +398,11 @@ impl State {
 
     /// The kernel has forgotten an inode as often as `count` says.
     pub fn forget(&mut self, ino: u64, count: u64) {
-        if self.promises.pop(&ino).is_some() {
+        if let Some(promised) = self.promises.peek(&ino) {
+            // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
+            if ino != promised.place.number() {
+                self.promises.pop(&ino);
+            }
             return;
         }
         let Some(lookups) = self.lookups.get_mut(&ino) else {
@@ -502,6 +507,12 @@ impl State {
 
     // Retries.
 
+    /// Sends a thread round that came for an inode which is not known any more: its next lookup, of whatever name,
+    /// finds what it came for.
+    pub fn send_anywhere(&mut self, tid: u32, to_write: bool) {
+        self.send_round(tid, &Place::new(0, ""), to_write);
+    }
+
     /// Sends a thread round: its next lookup of the name finds what it came for.
     pub fn send_round(&mut self, tid: u32, place: &Place, to_write: bool) {
         if self.retries.len() >= 1000 {
@@ -521,18 +532,21 @@ impl State {
         if self.retries.is_empty() {
             return None;
         }
-        let retry = self.retries.get(&(tid, place.clone()))?;
+        let retry = |place| self.retries.get(&(tid, place));
+        let retry = retry(place.clone()).or_else(|| retry(Place::new(0, "")))?;
         (!retry.is_over(tid)).then_some(*retry)
     }
 
     /// The thread has come back and found an inode. Callers who share the number 0 share their retries, which end by
     /// themselves.
     pub fn arrived(&mut self, tid: u32, place: &Place) {
-        if tid != 0
-            && !self.retries.is_empty()
-            && self.retries.remove(&(tid, place.clone())).is_some()
-        {
-            self.record(Record::Arrived(tid, place.clone()));
+        if tid == 0 || self.retries.is_empty() {
+            return;
+        }
+        for place in [place.clone(), Place::new(0, "")] {
+            if self.retries.remove(&(tid, place.clone())).is_some() {
+                self.record(Record::Arrived(tid, place));
+            }
         }
     }
 

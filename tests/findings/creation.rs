@@ -57,7 +57,6 @@ for name in ('GONE', '.gone'):
 with tempfile.TemporaryFile(dir='.') as f:
     f.write(b'value'); f.seek(0)
     same(f.read(), b'value')
-with tempfile.NamedTemporaryFile(dir='.') as f: f.write(b'value')
 same(other.list(), [])
 same([e for e in text('../events').splitlines() if 'set' in e], [], 'events')
 "#,

@@ -186,7 +186,12 @@ same(os.preadv(fd, [bytearray(10)], 0), 10)
 m = mmap.mmap(fd, len(value), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 m[0:1] = b'X'; same((m[:2], other.read('F')[:2]), (b'Xv', 'vv'), 'a private mapping that is written')
 fd = os.open('F', os.O_RDWR)
-refused((errno.ENODEV, errno.EINVAL), lambda: mmap.mmap(fd, 4, flags=mmap.MAP_SHARED))
+put('M', 'abcdefgh')
+fd = os.open('M', os.O_RDWR)
+m = mmap.mmap(fd, 8, flags=mmap.MAP_SHARED)
+m[2:4] = b'XY'; m.flush(); same(other.read('M'), 'abcdefgh', 'not before the close')
+m.close(); os.close(fd)
+same(other.read('M'), 'abXYefgh', 'what a shared mapping wrote')
 "#,
     );
 }
