@@ -123,6 +123,7 @@ impl Tree {
         }
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
         if process::has_writable_descriptor(caller.tid, [ino, entry]) {
+            self.state().flushed(ino);
             return Commits::default();
         }
         let closed = self.state().close(ino);

@@ -178,6 +178,7 @@ impl State {
             changes: record.changes,
             committed: record.committed,
             opener,
+            is_flushed: record.is_closed,
             is_closed: record.is_closed,
             is_killed: record.is_killed,
             synced,

@@ -31,6 +31,9 @@ pub struct Buffer {
     pub committed: u64,
     /// Who opened it, and has not closed it for good.
     pub opener: Opener,
+    /// The opener has closed a descriptor since it wrote last. Where it has not, another of its threads may just be
+    /// opening the file.
+    pub is_flushed: bool,
     /// The opener has closed its last descriptor.
     pub is_closed: bool,
     /// A signal ended the opener before that.
@@ -351,6 +354,7 @@ impl State {
                     changes: 0,
                     committed: 0,
                     opener: opener.clone(),
+                    is_flushed: false,
                     is_closed: false,
                     is_killed: false,
                     synced: None,
@@ -360,6 +364,7 @@ impl State {
             // Nobody else has it open to write: it is this opener's from now on.
             Some(buffer) if buffer.is_closed || buffer.is_killed || node.writers == 0 => {
                 buffer.opener = opener.clone();
+                buffer.is_flushed = false;
                 buffer.is_closed = false;
                 buffer.is_killed = false;
             }
@@ -483,6 +488,7 @@ impl State {
         {
             data.write_at(at, bytes);
             buffer.changes += 1;
+            buffer.is_flushed = false;
             node.changed_at = SystemTime::now();
             let bytes = SecretBuffer::new(bytes);
             self.record(Record::Write {
@@ -507,6 +513,7 @@ impl State {
             Err(missing) => return Err(*missing),
         }
         buffer.changes += 1;
+        buffer.is_flushed = false;
         if let Some(node) = self.write_inode_mut(ino) {
             node.changed_at = SystemTime::now();
         }
@@ -555,9 +562,17 @@ impl State {
         }
     }
 
-    /// The opener has closed its last descriptor of the file of this inode: all that it has written to the file is to
-    /// be committed, in the order of opening.
+    /// The opener has closed a descriptor of this inode.
+    pub fn flushed(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.is_flushed = true;
+        }
+    }
+
+    /// The opener has closed its last descriptor of the file of this inode: all that it has written to the file and
+    /// closed is to be committed, in the order of opening.
     pub fn close(&mut self, ino: u64) -> Vec<u64> {
+        self.flushed(ino);
         let Some((entry, process)) = self
             .write_inode(ino)
             .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
@@ -570,7 +585,7 @@ impl State {
                 && node
                     .buffer
                     .as_ref()
-                    .is_some_and(|buffer| buffer.opener.process == process)
+                    .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
         };
         let mut closed: Vec<u64> = self
             .handles
