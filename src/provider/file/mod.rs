@@ -74,6 +74,7 @@ struct Warned {
     open_to_others: AtomicBool,
     comments: AtomicBool,
     hidden: AtomicBool,
+    linked: AtomicBool,
 }
 
 /// SimpleTuner truncates the file and writes it anew, without a lock: what looks malformed may be whole in a moment.
