@@ -312,3 +312,49 @@ impl NamedCache for Desk {
         self.cache.invalidate_prefix(prefix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::{Lookup, SecretsManager};
+    use super::*;
+    use crate::provider::{Provided, Provider, ProviderReport};
+
+    struct Failing;
+
+    impl Provider for Failing {
+        fn name(&self) -> &str {
+            "failing"
+        }
+        fn get(&self, _name: &SecretName) -> Result<Option<Provided>> {
+            Err(Error::Unavailable {
+                provider: "failing".to_owned(),
+                reason: "it is down".to_owned(),
+            })
+        }
+        fn names(&self) -> Vec<SecretName> {
+            Vec::new()
+        }
+        fn report(&self) -> ProviderReport {
+            ProviderReport::default()
+        }
+    }
+
+    #[test]
+    fn names_that_are_asked_for_while_a_provider_fails_leave_nothing_behind() {
+        let manager = SecretsManager::builder()
+            .with_provider(Arc::new(Failing))
+            .build();
+        for number in 0..500 {
+            let name = SecretName::new(&format!("PROBED_{number}")).unwrap();
+            let (answer, answered) = mpsc::channel();
+            manager.ask(&name, Box::new(move |lookup| answer.send(lookup).unwrap()));
+            let lookup = answered.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert!(matches!(lookup, Lookup::Failed(_)), "{lookup:?}");
+        }
+        let inner = manager.desk.inner();
+        assert!(inner.flights.is_empty() && inner.handed_over.is_empty());
+        assert_eq!(manager.desk.cache.stats().size, 0);
+    }
+}

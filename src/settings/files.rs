@@ -56,12 +56,16 @@ impl Stamp {
     }
 }
 
+/// Files may be of a time before 1970.
 fn time_of((seconds, nanoseconds): (i64, i64)) -> SystemTime {
-    let since = Duration::new(
-        seconds.max(0).unsigned_abs(),
-        u32::try_from(nanoseconds).unwrap_or(0),
-    );
-    UNIX_EPOCH + since
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let time = match seconds >= 0 {
+        true => UNIX_EPOCH.checked_add(whole),
+        false => UNIX_EPOCH.checked_sub(whole),
+    };
+    let rest = Duration::from_nanos(nanoseconds.unsigned_abs());
+    time.and_then(|time| time.checked_add(rest))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// A file's content, and what it was read off.
@@ -184,6 +188,19 @@ mod tests {
             read_file(Path::new("/dev/zero"), 10),
             Err(ReadError::NotAFile(_))
         ));
+    }
+
+    #[test]
+    fn a_file_of_before_1970_is_of_its_own_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "a").unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        for before in [Duration::from_millis(500), Duration::from_secs(3600)] {
+            file.set_modified(UNIX_EPOCH - before).unwrap();
+            let stamp = read_file(&path, 10).unwrap().stamp;
+            assert_eq!(stamp.modified(), UNIX_EPOCH - before);
+        }
     }
 
     #[test]

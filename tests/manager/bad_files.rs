@@ -1,6 +1,6 @@
 //! Secrets files that are not what they should be.
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode};
@@ -184,6 +184,7 @@ fn a_symbolic_link_is_followed_and_its_target_replaced() {
     let home = Home::make();
     let target = home.root().join("real.json");
     std::fs::write(&target, GOOD).unwrap();
+    std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
     symlink("../real.json", home.path("secrets.json")).unwrap();
     let manager = home.manager();
     assert_eq!(value(&manager, "A"), "alpha");

@@ -1,6 +1,5 @@
 //! Writers that wait for the same store are written together, each told its own result.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Barrier};
 
 use inotify::{Inotify, WatchMask};
@@ -134,18 +133,6 @@ fn a_write_keeps_what_another_program_wrote_just_before() {
         assert_eq!(value(&manager, "THEIRS"), round.to_string());
         assert_eq!(value(&manager, "OURS"), format!("{round} again"));
     }
-}
-
-#[test]
-fn a_write_keeps_the_stores_owner_and_makes_it_his_alone() {
-    let home = Home::make();
-    let manager = home.manager();
-    manager.set("A", "a").unwrap();
-    let mode = |mode| std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(home.path("secrets.json"), mode(0o600)).unwrap();
-    manager.set("B", "b").unwrap();
-    let after = std::fs::metadata(home.path("secrets.json")).unwrap();
-    assert_eq!(after.permissions().mode() & 0o777, 0o600);
 }
 
 /// 10,000 secrets one after the other: for measuring, `cargo test --release --test manager -- --ignored ten_thousand`.

@@ -109,6 +109,42 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
     }
 }
 
+/// `mv` from another filesystem removes its target first, and a beginning of YAML is YAML.
+#[test]
+fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
+    for (file, rewrite) in [
+        ("secrets.json", r#"{"A": "a", "B": "b"}"#),
+        ("secrets.yaml", "A: a\nB: b\n"),
+    ] {
+        let home = Home::make();
+        home.write(file, rewrite);
+        let manager = home.manager();
+        let lost = Arc::new(Mutex::new(0));
+        let ear = lost.clone();
+        manager.on_change(Box::new(move |change| {
+            let is_there = change.snapshot.find(&name("B")).last_held().is_some();
+            *ear.lock().unwrap() += usize::from(!is_there);
+        }));
+        for _ in 0..20 {
+            let begun = Instant::now();
+            std::fs::remove_file(home.path(file)).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            if file.ends_with("yaml") {
+                home.write(file, "A: a\n");
+            }
+            home.write(file, rewrite);
+            // Where the machine stalled, it was gone for longer than a moment.
+            let in_time = begun.elapsed() < Duration::from_millis(40);
+            let (done, waited) = mpsc::channel();
+            manager.wait_for_store(Box::new(move || done.send(()).unwrap()));
+            waited.recv_timeout(PATIENCE).unwrap();
+            let lost = std::mem::take(&mut *lost.lock().unwrap());
+            assert!(lost == 0 || !in_time, "{file}");
+            assert_eq!(found(&manager, "B").as_deref(), Some("b"));
+        }
+    }
+}
+
 #[test]
 fn who_waits_for_the_store_sees_its_state_of_then() {
     let home = Home::make();

@@ -125,6 +125,10 @@ impl Document {
         self.entries.len() - self.index.len()
     }
 
+    pub(super) fn is_yaml(&self) -> bool {
+        self.format == Format::Yaml
+    }
+
     /// Whether it has comments, which rendering loses.
     pub(crate) fn has_comments(&self) -> bool {
         self.has_comments

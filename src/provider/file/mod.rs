@@ -74,10 +74,14 @@ struct Warned {
     open_to_others: AtomicBool,
     comments: AtomicBool,
     hidden: AtomicBool,
+    linked: AtomicBool,
 }
 
 /// SimpleTuner truncates the file and writes it anew, without a lock: what looks malformed may be whole in a moment.
+/// Others remove it, and then make it anew.
 const HALF_WRITTEN: Duration = Duration::from_millis(200);
+/// The beginning of a YAML document is one, too.
+const HALF_OF_YAML: Duration = Duration::from_millis(50);
 /// A reader waits this long for the file at least.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -202,8 +206,12 @@ impl Shared {
                 }
             };
             let (seen, loaded, is_young) = self.read_what_is_there(&look, held.as_ref());
-            let is_half = is_young && matches!(loaded, Err(Error::MalformedStore { .. }));
-            if is_half && started.elapsed() < HALF_WRITTEN {
+            let patience = match &loaded {
+                Err(Error::MalformedStore { .. }) if is_young => HALF_WRITTEN,
+                Ok(loaded) => loaded.may_be_half_of(held.as_ref(), is_young),
+                Err(_) => Duration::ZERO,
+            };
+            if started.elapsed() < patience {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
@@ -277,6 +285,23 @@ struct Read {
     source: String,
     seen: Seen,
     loaded: Result<Loaded>,
+}
+
+impl Loaded {
+    /// For how long it is to be seen whether a document is one half of what is being written.
+    fn may_be_half_of(&self, held: Option<&Loaded>, is_young: bool) -> Duration {
+        let Some(held) = held.filter(|held| held.content.is_some()) else {
+            return Duration::ZERO;
+        };
+        if self.content.is_none() {
+            return HALF_WRITTEN;
+        }
+        let is_gone = |name: &SecretName| !self.document.contains(name);
+        match is_young && self.document.is_yaml() && held.document.names().any(is_gone) {
+            true => HALF_OF_YAML,
+            false => Duration::ZERO,
+        }
+    }
 }
 
 /// The document of this content. Bytes that are the held document's are not parsed again.

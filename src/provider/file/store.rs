@@ -66,6 +66,7 @@ impl Shared {
         if found.document.has_comments() && !self.warned.comments.swap(true, Ordering::Relaxed) {
             tracing::warn!("{} is written anew without its comments", path.display());
         }
+        self.warn_if_linked(&path);
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
         self.warn_if_hidden(&path, &found.document, &document);
         {
@@ -143,6 +144,19 @@ impl Shared {
         let cipher = self.options.key.cipher_or_create()?;
         self.state().open_with(Ok(cipher.clone()));
         Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
+    }
+
+    /// A write replaces the file under one of its names only.
+    fn warn_if_linked(&self, path: &Path) {
+        if rustix::fs::lstat(path).is_ok_and(|stat| stat.st_nlink > 1)
+            && !self.warned.linked.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "{} has another name (a hard link), under which the file stays as it was before this write; \
+                 use a symbolic link instead",
+                path.display()
+            );
+        }
     }
 
     /// SimpleTuner's server reads the default file by itself, and decrypts nothing that it finds there.

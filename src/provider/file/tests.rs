@@ -451,17 +451,106 @@ fn what_a_killed_writer_left_is_written_over_and_the_old_file_was_whole() {
 }
 
 #[test]
-fn a_write_makes_the_file_its_owners_own_again() {
+fn a_write_keeps_the_files_owner_its_mode_and_its_acl() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\"}");
     let path = scratch.path("secrets.json");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(12345), Some(12346)).unwrap();
     }
     let before = std::fs::metadata(&path).unwrap();
-    set(&scratch.provider(), "A", "2").unwrap();
+    let provider = scratch.provider();
+    set(&provider, "A", "2").unwrap();
     let after = std::fs::metadata(&path).unwrap();
-    assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
-    assert_eq!(after.mode() & 0o777, 0o600);
+    assert_eq!(
+        (after.uid(), after.gid(), after.mode()),
+        (before.uid(), before.gid(), before.mode())
+    );
+
+    let set_acl = |path: &Path, name: &str, acl: &[u8]| {
+        rustix::fs::setxattr(path, name, acl, rustix::fs::XattrFlags::empty())
+    };
+    let acl_of = |path: &Path| {
+        let mut acl = [0; 256];
+        let len = rustix::fs::getxattr(path, "system.posix_acl_access", &mut acl)?;
+        Ok::<_, rustix::io::Errno>(acl[..len].to_vec())
+    };
+    let acl = acl(4711);
+    match set_acl(&path, "system.posix_acl_access", &acl) {
+        // A filesystem without ACLs.
+        Err(rustix::io::Errno::OPNOTSUPP) => return,
+        result => result.unwrap(),
+    }
+    set(&provider, "A", "3").unwrap();
+    assert_eq!(acl_of(&path).unwrap(), acl);
+    // The default of the folder is for new files.
+    set_acl(
+        scratch.0.path(),
+        "system.posix_acl_default",
+        &self::acl(4713),
+    )
+    .unwrap();
+    rustix::fs::removexattr(&path, "system.posix_acl_access").unwrap();
+    set(&provider, "A", "4").unwrap();
+    assert_eq!(acl_of(&path), Err(rustix::io::Errno::NODATA));
+}
+
+/// An ACL by which this user may read, too (`linux/posix_acl_xattr.h`: version 2, then tag, permissions, id).
+fn acl(user: u32) -> Vec<u8> {
+    let nobody = u32::MAX;
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in [
+        (0x01u16, 6u16, nobody),
+        (0x02, 4, user),
+        (0x04, 4, nobody),
+        (0x10, 4, nobody),
+        (0x20, 0, nobody),
+    ] {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&permissions.to_le_bytes());
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    acl
+}
+
+#[test]
+fn a_hard_link_keeps_what_was_there_before_and_it_is_said_once() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.json", "{\"A\": \"1\"}");
+    std::fs::hard_link(scratch.path("secrets.json"), scratch.path("other")).unwrap();
+    let provider = scratch.with(|o| o.encrypt = false);
+    let said = said_while(|| {
+        set(&provider, "A", "2").unwrap();
+        set(&provider, "A", "3").unwrap();
+        std::fs::remove_file(scratch.path("other")).unwrap();
+        std::fs::hard_link(scratch.path("secrets.json"), scratch.path("other")).unwrap();
+        set(&provider, "A", "4").unwrap();
+    });
+    assert_eq!(said.matches("another name").count(), 1, "{said}");
+    assert!(scratch.read("other").contains("\"3\""));
+    assert_eq!(get(&provider, "A").as_deref(), Some("4"));
+}
+
+/// What is logged by this thread meanwhile.
+fn said_while(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let said = Said::default();
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let said = said.0.lock().unwrap().clone();
+    String::from_utf8(said).unwrap()
 }

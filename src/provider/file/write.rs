@@ -7,11 +7,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, Mode, Uid};
+use rustix::fs::{FlockOperation, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::settings::files::Stamp;
+use crate::settings::files::{Stamp, not_a_file};
 
 /// The lock beside a file, held until dropped. The lock file stays: removing it would give two writers two locks.
 pub(crate) struct Lock {
@@ -75,7 +75,8 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Writes the new content beside `target` and onto the disk. The caller holds the target's lock, so the temporary
+    /// Writes the new content beside `target` and onto the disk, with the owner, the mode and the ACL of the file that is
+    /// there; with `mode` where there is none. The caller holds the target's lock, so the temporary
     /// file may have a fixed name: what a killed writer left is written over by the next.
     ///
     /// # Errors
@@ -104,9 +105,15 @@ impl Replacement {
             committed: false,
         };
         give_to_owner_of(target, &replacement.file)?;
+        let there = rustix::fs::lstat(target).ok();
+        let there = there.filter(|stat| not_a_file(stat).is_none());
         // The mask may have taken bits that the old file had.
+        let mode = there.map_or(mode, |stat| stat.st_mode & 0o777);
         rustix::fs::fchmod(&replacement.file, Mode::from_raw_mode(mode))
             .map_err(|errno| failed(errno.into()))?;
+        if there.is_some() {
+            copy_acl(target, &replacement.file).map_err(|errno| failed(errno.into()))?;
+        }
         replacement.file.write_all(content).map_err(failed)?;
         replacement.file.sync_all().map_err(failed)?;
         Ok(replacement)
@@ -194,6 +201,27 @@ fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
         Some(Gid::from_raw(owner.st_gid)),
     )
     .map_err(failed)
+}
+
+/// The extended attribute that holds a file's ACL (acl(5), `linux/posix_acl_xattr.h`).
+const ACL: &str = "system.posix_acl_access";
+
+/// Gives a file the ACL of another one. Where that has none, a default of the folder does not count either.
+fn copy_acl(from: &Path, to: impl AsFd) -> rustix::io::Result<()> {
+    let mut acl = [0; 4096];
+    match rustix::fs::lgetxattr(from, ACL, &mut acl) {
+        Ok(len) => {
+            let acl = acl.get(..len).unwrap_or_default();
+            rustix::fs::fsetxattr(to, ACL, acl, XattrFlags::empty())
+        }
+        Err(Errno::NODATA) => match rustix::fs::fremovexattr(to, ACL) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno),
+        },
+        // A filesystem without ACLs.
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A name beside `path`: `secrets.json` is `.secrets.json.tmp`.
