@@ -124,7 +124,8 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
             "{\"K\": \"mended\"}",
         )
         .unwrap();
-        assert_eq!(live.read("secrets/K"), "mended", "{content:?}");
+        let mended = || fs::read(live.path("secrets/K")).is_ok_and(|value| value == b"mended");
+        wait_until("it is mended", mended);
     }
 }
 
@@ -235,7 +236,7 @@ fn copy_of(home: &std::path::Path) -> tempfile::TempDir {
 fn names_outside_the_rule_are_refused() {
     let _alone = alone();
     let live = Live::start();
-    for name in ["-dash", "a b", "a=b", "é", "a\nb", "#x#", "a:b"] {
+    for name in ["-dash", "a b", "a=b", "é", "a\nb", "a:b"] {
         assert_eq!(
             write_errno(&live, &format!("secrets/{name}"), b"hidden-value"),
             EINVAL,

@@ -94,7 +94,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_mount_and_by_umount() {
     // A command that needs no mount works beside a dead one, and says what to do about it.
     let get = home.run(&["get", "K"]);
     assert!(get.err.contains("simpletuner-live mount"), "{}", get.err);
-    assert_eq!(get.done(), "kept\n");
+    assert_eq!(get.done(), "kept");
     home.run(&["umount"]).done();
     assert!(!is_mounted(&home.live("")));
 }

@@ -133,14 +133,22 @@ impl Store {
                 if let Err(error) = whole {
                     warn(&error.to_string());
                 }
+                // Once there is the key, all values are at hand.
+                if detail == Detail::All
+                    && let Some((name, _)) =
+                        names.iter().find(|(_, provider)| &**provider == "file")
+                {
+                    let _ = manager.find(name);
+                }
+                let snapshot = manager.snapshot();
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
-                        Detail::All => manager.find(&name).ok(),
+                        Detail::All => snapshot.find(&name).last_held(),
                         _ => None,
                     };
                     Listed {
                         provider: Some(provider.to_string()),
-                        size: found.as_ref().map(|found| found.value.len() as u64),
+                        size: found.as_ref().map(|found| found.size() as u64),
                         changed_at: found.map(|found| found.changed_at),
                         name,
                     }

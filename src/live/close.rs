@@ -428,6 +428,15 @@ impl Tree {
                 }
                 if let What::Buffer(_) = commit.0 {
                     state.committed(*ino, changes);
+                    if written.is_err()
+                        && let Some(entry) = state.entry_of(*ino)
+                    {
+                        let is_over = state.buffer(*ino).is_some_and(|buffer| buffer.is_closed);
+                        if is_over && state.entry(entry).is_some_and(|e| e.pending.is_some()) {
+                            // A name that did not get its first value is gone for its maker, too.
+                            state.abandon(entry);
+                        }
+                    }
                 }
                 state.end_commit(*ino);
             }

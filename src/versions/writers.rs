@@ -326,6 +326,7 @@ impl State {
         self.change_entry(entry, |entry| {
             entry.place = Some(place.clone());
             entry.last = place.clone();
+            entry.own = None;
             entry.pending = None;
             entry.is_scratch = false;
         });
@@ -333,8 +334,12 @@ impl State {
 
     /// A file becomes scratch of this name, with what its inode holds.
     pub fn become_scratch(&mut self, entry: u64, place: &Place) {
+        let own = self.entries.get(&entry).and_then(|entry| entry.own);
         self.publish(entry, place);
-        self.change_entry(entry, |entry| entry.is_scratch = true);
+        self.change_entry(entry, |entry| {
+            entry.own = own;
+            entry.is_scratch = true;
+        });
     }
 
     // Buffers.
@@ -661,6 +666,15 @@ impl State {
         if is_pending {
             // A name that never got a value is gone with its last writer.
             self.abandon(entry);
+        }
+        let is_own = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
+        if !is_own && let Some(node) = self.write_inode_mut(ino) {
+            // The kernel may remember the inode for long, but no name leads to it any more.
+            node.buffer = None;
+            node.base = Err(Missing::Failed(libc::ESTALE));
         }
         self.drop_if_unused(ino);
     }

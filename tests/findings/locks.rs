@@ -205,8 +205,7 @@ for name in ('../bundle/secrets.json', '../bundle/secrets.yaml', '../hardware/gp
     never_two('flock', name, os.O_RDONLY, os.O_RDWR)
 def save():
     d = json.loads(text('../bundle/secrets.json')); d['K'] = 'w'; put('../bundle/secrets.json', json.dumps(d))
-for kind in KINDS: never_two(kind, '../bundle/secrets.json', os.O_RDWR, os.O_RDWR, lambda: Child(lambda wait: (save(), wait())[1]).ends())
-same(text('K'), 'w')
+for kind in KINDS: never_two(kind, '../bundle/secrets.json', os.O_RDWR, os.O_RDWR, lambda: (Child(lambda wait: (save(), wait())[1]).ends(), same(text('K'), 'w')))
 "#,
     );
 }

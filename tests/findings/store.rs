@@ -207,6 +207,14 @@ def waits(pid):
     with open(f'/proc/{pid}/wchan') as f: return 'request_wait' in f.read()
 good = [i for i in range(50) if i % 5]
 until(lambda: all(waits(children[i].pid) for i in good), 'all wait for the store')
+# And nobody is looked at any more: the thread that does has nothing to do.
+def looks():
+    server = json.loads(text('../status'))['server_pid']
+    for task in os.listdir(f'/proc/{server}/task'):
+        with open(f'/proc/{server}/task/{task}/comm') as f:
+            if f.read().strip() != 'close': continue
+        with open(f'/proc/{server}/task/{task}/wchan') as f: return 'futex' not in f.read()
+until(lambda: not any([looks() for _ in range(20)]), 'the closes are with the thread that commits')
 fcntl.flock(lock, fcntl.LOCK_UN)
 same([child._reap() for child in children], [11 if i % 5 == 0 else 10 for i in range(50)], 'what each was told')
 for i in range(50): same(text(f'K{i:02}'), f'value {i}.' if i % 5 else None)
