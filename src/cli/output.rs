@@ -65,10 +65,11 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Outcome {
         let cells = all.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
+    let columns = all.iter().map(|row| row.len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in &all {
         let mut shown = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column);
+        for (cell, &width) in row.iter().zip(&widths) {
             shown.push_str(&format!("{cell:width$}  "));
         }
         text.push_str(shown.trim_end());

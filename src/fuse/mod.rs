@@ -173,7 +173,7 @@ impl Filesystem for Fs {
             "lookup",
             false,
             reply,
-            move |tree, _| tree.lookup(&asking, parent, &name),
+            move |tree, has_waited| tree.lookup(&asking, parent, &name, has_waited),
             move |reply, found| inner.entry(unique, &found, reply),
         );
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::content::{Content, Freshness, Resolved};
 use super::layout::{Dir, File, FileType, Generated};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::secret::SecretValue;
 use crate::versions::{Missing, Node, Place, State};
 
@@ -19,8 +19,15 @@ impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
-    /// ENOENT and EACCES. Blocked only for a thread that was sent round, where what it came for is not at hand.
-    pub fn lookup(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+    /// ENOENT and EACCES. Blocked only for a thread that was sent round, where what it came for is not at hand,
+    /// and for one that creates the file exclusively while a backend that may have it has not answered.
+    pub fn lookup(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &str,
+        has_waited: bool,
+    ) -> Result<Found, OpError> {
         self.admit(caller, name)?;
         let place = Place::new(parent, name);
         if let Some(dir) = self.layout.subfolder(&place) {
@@ -46,7 +53,7 @@ impl Tree {
             .layout
             .file_at(&place)
             .ok_or(OpError::Errno(libc::ENOENT))?;
-        self.look_up_content(&mut state, caller, &place, &file)
+        self.look_up_content(&mut state, caller, &place, &file, has_waited)
     }
 
     fn look_up_generated(
@@ -77,13 +84,11 @@ impl Tree {
         caller: &Caller,
         place: &Place,
         file: &File,
+        has_waited: bool,
     ) -> Result<Found, OpError> {
         let retry = state.retry(caller.tid, place);
-        let freshness = match retry {
-            // One who was sent round to read has waited.
-            Some(_) => Freshness::LastKnown,
-            None => Freshness::Fresh,
-        };
+        // One who was sent round to read has waited, too.
+        let freshness = waited(has_waited || retry.is_some());
         let resolved = match retry {
             None if self.is_settling(place) => Resolved::Blocked(WaitOn::Write(place.clone())),
             _ => self.resolve(file, freshness),
@@ -111,6 +116,16 @@ impl Tree {
             Resolved::Missing => self.look_up_missing(state, caller, place),
             // It has been sent round already, and must find more than a promise. This is rare: a server has just begun.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
+            // The kernel would say that the file exists, by the promise alone.
+            Resolved::Blocked(on) if process::creates_exclusively(caller.tid) => {
+                Err(OpError::Blocked(on))
+            }
+            Resolved::Failed(error)
+                if error.errno() != libc::EKEYREJECTED
+                    && process::creates_exclusively(caller.tid) =>
+            {
+                self.look_up_missing(state, caller, place)
+            }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
                 let ino = state.promise(place);
                 let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());

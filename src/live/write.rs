@@ -193,6 +193,8 @@ impl Tree {
         }
         let base = match self.resolve(&file, Freshness::LastKnown) {
             Resolved::Content(content) => Some(Ok(content.value)),
+            // A provider that fails may have it; whether it has, the file may have one, too.
+            Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,
             Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
             // Nobody knows of it yet: it is being made.
             Resolved::Missing | Resolved::Blocked(_) => None,

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{Config, Session};
+use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::acl;
 use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
 use super::process::{Signals, set_up};
 use super::unmount::detach;
@@ -167,7 +166,7 @@ fn begin(
     let threads = |e| Error::io("threads", e);
     let fs = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
     let drain = fs.drain();
-    let session = take_over(fs, brief, held, &vitals, settings.allow_root)?;
+    let session = take_over(fs, brief, held, &vitals)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
@@ -197,20 +196,15 @@ const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
 /// A session on the device whose first request was answered long ago: it answers the same request once more, which is
 /// on a socket of our own, and is then given the device under the socket's number.
-fn take_over(
-    fs: Fs,
-    brief: &Brief,
-    held: &Held,
-    vitals: &Vitals,
-    allow_root: bool,
-) -> Result<Session<Fs>> {
+fn take_over(fs: Fs, brief: &Brief, held: &Held, vitals: &Vitals) -> Result<Session<Fs>> {
     let failed = |e: io::Error| Error::io("the device", e);
     let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
     rustix::io::write(&ours, &brief.init).map_err(|e| failed(e.into()))?;
-    let acl = acl(allow_root);
+    // The kernel lets nobody in but the owner, and root where it may, and the tree asks once more. One who has a file
+    // open and has become another user since is let close it.
     let mut config = Config::default();
-    config.acl = acl;
-    let session = Session::from_fd(fs, theirs, acl, config).map_err(failed)?;
+    config.acl = SessionACL::All;
+    let session = Session::from_fd(fs, theirs, SessionACL::All, config).map_err(failed)?;
     let mut answer = [0; 1024];
     let len = rustix::io::read(&ours, &mut answer).map_err(|e| failed(e.into()))?;
     if vitals.get(Word::Initialized) == 0 {

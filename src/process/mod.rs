@@ -102,6 +102,32 @@ pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
     false
 }
 
+/// Whether the thread is in an open(2) that creates a file and fails where there is one (O_CREAT and O_EXCL): so its
+/// system call says, where it may be looked at.
+pub fn creates_exclusively(tid: u32) -> bool {
+    let Ok(call) = fs::read(format!("/proc/{tid}/syscall")) else {
+        return false;
+    };
+    let mut fields = call.split(u8::is_ascii_whitespace);
+    let Some(called) = fields.next().and_then(number::<i64>) else {
+        return false;
+    };
+    let argument = |field: &[u8]| {
+        let digits = std::str::from_utf8(field.strip_prefix(b"0x")?).ok()?;
+        u64::from_str_radix(digits, 16).ok()
+    };
+    let flags = match called {
+        libc::SYS_openat => fields.nth(2),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => fields.nth(1),
+        _ => None,
+    };
+    let wanted = (libc::O_CREAT | libc::O_EXCL) as u64;
+    flags
+        .and_then(argument)
+        .is_some_and(|flags| flags & wanted == wanted)
+}
+
 /// Whether a signal is pending that ends what the thread is doing: one that kills, or one of those that programs catch
 /// to end a wait.
 pub fn has_fatal_signal_pending(tid: u32) -> bool {
