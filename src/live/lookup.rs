@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use super::content::{Content, Freshness, Resolved};
 use super::layout::{Dir, File, FileType, Generated};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
-use crate::process::Process;
 use crate::secret::SecretValue;
 use crate::versions::{Missing, Node, Place, State};
 
@@ -140,7 +139,7 @@ impl Tree {
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
     pub(super) fn made_by(&self, state: &State, caller: &Caller, place: &Place) -> Option<u64> {
-        let process = || Process::of_thread(caller.tid);
+        let process = || self.processes.of_thread(caller.tid);
         if let Some(entry) = state.pending_of(place, process) {
             return state.entry(entry)?.own;
         }

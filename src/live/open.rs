@@ -4,7 +4,6 @@ use super::content::Resolved;
 use super::layout::{File, Generated};
 use super::lookup::waited;
 use super::{Caller, OpError, Tree, WaitOn};
-use crate::process::Process;
 use crate::secret::SecretValue;
 use crate::versions::{Handle, Missing, Node, Place, State};
 
@@ -227,7 +226,7 @@ impl Tree {
         }
         if let File::Bundle(format) = file
             && let Some(base) = self.base_of_document(*format, value)
-            && let Some(process) = Process::of_thread(caller.tid)
+            && let Some(process) = self.processes.of_thread(caller.tid)
         {
             self.put_base(process, base);
         }

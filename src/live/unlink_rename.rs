@@ -1,6 +1,6 @@
 //! Removing and renaming. Both write the secrets file, so they are for a thread that may wait for the disk.
 
-use super::audit::{Writer, actor};
+use super::audit::actor;
 use super::close::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File};
@@ -49,7 +49,7 @@ impl Tree {
                 self.changed();
                 return Ok(());
             }
-            let mine = state.pending_of(&place, || Process::of_thread(caller.tid));
+            let mine = state.pending_of(&place, || self.processes.of_thread(caller.tid));
             if let Some(entry) = mine {
                 // It never appears.
                 state.abandon(entry);
@@ -162,7 +162,7 @@ impl Tree {
     }
 
     fn source(&self, state: &State, caller: &Caller, from: &Place) -> Result<Source, OpError> {
-        let process = Process::of_thread(caller.tid);
+        let process = self.processes.of_thread(caller.tid);
         if let Some(entry) = state.scratch(from) {
             let own = state.entry(entry).and_then(|entry| entry.own);
             let own = own.ok_or(ENOENT)?;
@@ -294,7 +294,7 @@ impl Tree {
             }
             (data.to_value(&to.name)?, buffer.changes, buffer.mtime)
         };
-        self.store(target, value.as_bytes(), &Writer::of(caller))
+        self.store(target, value.as_bytes(), &self.writer(caller))
             .map_err(|error| error.at(&to.name))?;
         let mut state = self.state();
         if let Some(entry) = state.scratch(from) {

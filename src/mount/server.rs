@@ -150,6 +150,7 @@ fn begin(
             hardware,
             configs: Some(configs),
             audit: Some(audit),
+            processes: Arc::new(crate::process::Proc),
         },
         owner,
         files,
