@@ -130,8 +130,7 @@ impl Tree {
         match self.made_by(state, caller, place) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                // Whatever had this name has lost it.
-                state.unlink(place);
+                state.vanish(place);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }

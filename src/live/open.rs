@@ -57,7 +57,7 @@ impl Tree {
             return Err(OpError::Errno(libc::EISDIR));
         }
         if let Some(generated) = self.layout.generated(ino) {
-            return self.open_generated(caller, generated, flags);
+            return self.open_generated(caller, ino, generated, flags);
         }
         let mut state = self.state();
         if caller.is_resend
@@ -65,23 +65,21 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        if let Some(place) = state.last_place(ino).cloned() {
-            state.arrived(caller.tid, &place);
-        }
+        state.arrived_at(caller.tid, ino);
         match state.node(ino) {
             Some(Node::Version(version)) => {
                 let value = version.value.clone();
                 let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
-                    return Err(self.send_writer_round(&mut state, caller, &place, &file));
+                    return Err(self.send_writer_round(&mut state, caller, ino, &place, &file));
                 }
                 if !has_waited && self.is_settling(&place) {
                     return Err(OpError::Blocked(WaitOn::Write(place)));
                 }
                 if has_waited {
                     // What it waited for may have made another version.
-                    state.send_round(caller.tid, &place, false);
+                    state.send_round_of(caller.tid, ino, &place, false);
                     return Err(ESTALE);
                 }
                 drop(state);
@@ -101,6 +99,7 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
+        ino: u64,
         place: &Place,
         file: &File,
     ) -> OpError {
@@ -110,7 +109,7 @@ impl Tree {
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.send_round(caller.tid, place, true);
+        state.send_round_of(caller.tid, ino, place, true);
         ESTALE
     }
 
@@ -133,7 +132,7 @@ impl Tree {
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.send_writer_round(state, caller, &place, &file));
+                return Err(self.send_writer_round(state, caller, ino, &place, &file));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
@@ -169,7 +168,7 @@ impl Tree {
         let place = state.promised(ino).ok_or(ESTALE)?.place.clone();
         let file = self.layout.file_at(&place).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.send_writer_round(state, caller, &place, &file));
+            return Err(self.send_writer_round(state, caller, ino, &place, &file));
         }
         if !has_waited && self.is_settling(&place) {
             return Err(OpError::Blocked(WaitOn::Write(place)));
@@ -188,12 +187,13 @@ impl Tree {
     fn open_generated(
         &self,
         caller: &Caller,
+        ino: u64,
         generated: &Generated,
         flags: i32,
     ) -> Result<Opened, OpError> {
         let Generated { place, file, .. } = generated;
         if to_write(flags) {
-            return Err(self.send_writer_round(&mut self.state(), caller, place, file));
+            return Err(self.send_writer_round(&mut self.state(), caller, ino, place, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));

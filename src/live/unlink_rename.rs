@@ -41,7 +41,7 @@ impl Tree {
             .file_at(&place)
             .filter(|_| self.layout.subfolder(&place).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
-        let abandoned = {
+        let is_made_here = {
             let mut state = self.state();
             if state.scratch(&place).is_some() {
                 state.unlink(&place);
@@ -54,10 +54,11 @@ impl Tree {
                 // It never appears.
                 state.abandon(entry);
             }
-            mine.is_some()
+            // Or it was opened to write before anybody could say that there is none.
+            mine.is_some() || self.made_by(&state, caller, &place).is_some()
         };
         match self.remove(caller, &file) {
-            Err(error) if abandoned && is_absent(&error) => {}
+            Err(error) if is_made_here && is_absent(&error) => {}
             Err(error) if caller.is_resend && is_absent(&error) => {
                 // The server that did not come to answer did it, and perhaps did not come to record it.
                 self.record_removal(caller, &file);
