@@ -134,6 +134,7 @@ impl Mount {
                 hardware: Arc::new(hardware),
                 configs: None,
                 audit: None,
+                processes: Arc::new(simpletuner_live::process::Proc),
             },
             owner,
         );

@@ -18,13 +18,6 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn of(caller: &Caller) -> Self {
-        Self {
-            process: Process::of_thread(caller.tid),
-            actor: actor(caller),
-        }
-    }
-
     pub(super) fn of_opener(opener: &Opener) -> Self {
         Self {
             process: Some(opener.process),
@@ -51,6 +44,14 @@ fn path_of(format: BundleFormat) -> &'static str {
 }
 
 impl Tree {
+    /// Who writes without having opened anything.
+    pub(super) fn writer(&self, caller: &Caller) -> Writer {
+        Writer {
+            process: self.processes.of_thread(caller.tid),
+            actor: actor(caller),
+        }
+    }
+
     pub(super) fn record(&self, actor: &Actor, act: Act) {
         if let Some(audit) = &self.audit {
             audit.record(actor.clone(), act);

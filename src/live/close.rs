@@ -5,7 +5,7 @@ use super::audit::Writer;
 use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree, WorkQueue, lock};
 use crate::error::{Error, Result};
-use crate::process::{self, Ending};
+use crate::process::Ending;
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
 use crate::versions::{Missing, Node, Place};
 
@@ -106,12 +106,12 @@ impl Tree {
             };
             (ino, node.entry, buffer.opener.process.pid)
         };
-        let closer = process::process_of(caller.tid);
+        let closer = self.processes.process_of(caller.tid);
         if closer.is_some_and(|closer| closer != opener) {
             // A child's. What it inherited delays nothing, and commits nothing.
             return Commits::default();
         }
-        match process::ending(caller.tid) {
+        match self.processes.ending(caller.tid) {
             // Whose thread is gone was killed: everybody else waits for the answer.
             Ending::Killed | Ending::Gone => {
                 self.state().kill(ino);
@@ -122,7 +122,10 @@ impl Tree {
             Ending::No | Ending::Exited => {}
         }
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
-        if process::has_writable_descriptor(caller.tid, [ino, entry]) {
+        if self
+            .processes
+            .has_writable_descriptor(caller.tid, [ino, entry])
+        {
             self.state().flushed(ino);
             return Commits::default();
         }
@@ -169,7 +172,7 @@ impl Tree {
     /// `/proc`, and is not for the thread that answers.
     pub fn release(&self, handle: u64) -> Commits {
         let mut state = self.state();
-        let released = state.release(handle, |process| process::is_alive(process.pid));
+        let released = state.release(handle, |process| self.processes.is_alive(process.pid));
         Commits(released.into_iter().map(Commit::of_buffer).collect())
     }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use super::content::{Content, Freshness, Resolved};
 use super::layout::{Dir, File, FileType, Generated};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
-use crate::process::{self, Process};
 use crate::secret::SecretValue;
 use crate::versions::{Missing, Node, Place, State};
 
@@ -117,12 +116,12 @@ impl Tree {
             // It has been sent round already, and must find more than a promise. This is rare: a server has just begun.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             // The kernel would say that the file exists, by the promise alone.
-            Resolved::Blocked(on) if process::creates_exclusively(caller.tid) => {
+            Resolved::Blocked(on) if self.processes.creates_exclusively(caller.tid) => {
                 Err(OpError::Blocked(on))
             }
             Resolved::Failed(error)
                 if error.errno() != libc::EKEYREJECTED
-                    && process::creates_exclusively(caller.tid) =>
+                    && self.processes.creates_exclusively(caller.tid) =>
             {
                 self.look_up_missing(state, caller, place)
             }
@@ -148,8 +147,7 @@ impl Tree {
         match self.made_by(state, caller, place) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                // Whatever had this name has lost it.
-                state.unlink(place);
+                state.vanish(place);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }
@@ -157,7 +155,7 @@ impl Tree {
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
     pub(super) fn made_by(&self, state: &State, caller: &Caller, place: &Place) -> Option<u64> {
-        let process = || Process::of_thread(caller.tid);
+        let process = || self.processes.of_thread(caller.tid);
         if let Some(entry) = state.pending_of(place, process) {
             return state.entry(entry)?.own;
         }

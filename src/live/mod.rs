@@ -38,7 +38,7 @@ pub use write::{Change as AttrChange, Changed as AttrChanged};
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
-use crate::process::{self, Process};
+use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
@@ -116,6 +116,8 @@ pub struct Parts {
     pub configs: Option<Arc<ProviderConfigs>>,
     /// Where it is recorded who does what; `None`: nowhere.
     pub audit: Option<Arc<AuditTrail>>,
+    /// Its callers: [`Proc`](crate::process::Proc), unless a test makes them up.
+    pub processes: Arc<dyn Processes>,
 }
 
 /// Whose tree it is.
@@ -217,6 +219,7 @@ pub struct Tree {
     hardware: Arc<Hardware>,
     configs: Option<Arc<ProviderConfigs>>,
     audit: Option<Arc<AuditTrail>>,
+    processes: Arc<dyn Processes>,
     owner: Owner,
     layout: Layout,
     /// Whether the numbers of callers are those of `/proc`.
@@ -283,6 +286,7 @@ impl Tree {
             hardware,
             configs,
             audit,
+            processes,
         } = parts;
         let (notes, left) = Notes::restore(&restored.others);
         if let Some(prices) = &left.prices
@@ -301,7 +305,8 @@ impl Tree {
             configs,
             audit,
             owner,
-            sees_callers: process::sees_callers(),
+            sees_callers: processes.sees_callers(),
+            processes,
             names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some()),
             state: Mutex::new(restored.state),
             journal,
@@ -433,7 +438,7 @@ impl Tree {
         let process = match caller.tid {
             0 => None,
             _ if !self.sees_callers => None,
-            tid => Process::of_thread(tid),
+            tid => self.processes.of_thread(tid),
         };
         let Some(process) = process else {
             return Err(OpError::Error(Error::io(

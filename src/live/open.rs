@@ -4,7 +4,6 @@ use super::content::Resolved;
 use super::layout::{File, Generated};
 use super::lookup::waited;
 use super::{Caller, OpError, Tree, WaitOn};
-use crate::process::Process;
 use crate::secret::SecretValue;
 use crate::versions::{Handle, Missing, Node, Place, State};
 
@@ -58,7 +57,7 @@ impl Tree {
             return Err(OpError::Errno(libc::EISDIR));
         }
         if let Some(generated) = self.layout.generated(ino) {
-            return self.open_generated(caller, generated, flags);
+            return self.open_generated(caller, ino, generated, flags);
         }
         let mut state = self.state();
         if caller.is_resend
@@ -69,15 +68,15 @@ impl Tree {
         // One who was sent round is sent round no more: the second ESTALE would reach the program.
         let has_waited = match state.last_place(ino).cloned() {
             Some(place) => {
-                let came_round = state.retry(caller.tid, &place).is_some();
-                state.arrived(caller.tid, &place);
+                let came_round = state.came_round(caller.tid, ino);
+                state.arrived_at(caller.tid, ino);
                 let is_settling = !came_round && self.is_settling(&place);
                 if is_settling && !has_waited && !to_write(flags) {
                     return Err(OpError::Blocked(WaitOn::Write(place)));
                 }
                 if has_waited && !came_round && matches!(state.node(ino), Some(Node::Version(_))) {
                     // What it waited for may have made another version.
-                    state.send_round(caller.tid, &place, to_write(flags));
+                    state.send_round_of(caller.tid, ino, &place, to_write(flags));
                     return Err(ESTALE);
                 }
                 has_waited || came_round
@@ -90,7 +89,7 @@ impl Tree {
                 let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
-                    return Err(self.send_writer_round(&mut state, caller, &place, &file));
+                    return Err(self.send_writer_round(&mut state, caller, ino, &place, &file));
                 }
                 drop(state);
                 self.note_read(caller, &file, &value);
@@ -109,6 +108,7 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
+        ino: u64,
         place: &Place,
         file: &File,
     ) -> OpError {
@@ -118,7 +118,7 @@ impl Tree {
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.send_round(caller.tid, place, true);
+        state.send_round_of(caller.tid, ino, place, true);
         ESTALE
     }
 
@@ -141,7 +141,7 @@ impl Tree {
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.send_writer_round(state, caller, &place, &file));
+                return Err(self.send_writer_round(state, caller, ino, &place, &file));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
@@ -180,7 +180,7 @@ impl Tree {
         };
         let file = self.layout.file_at(&place).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.send_writer_round(state, caller, &place, &file));
+            return Err(self.send_writer_round(state, caller, ino, &place, &file));
         }
         if !has_waited && self.is_settling(&place) {
             return Err(OpError::Blocked(WaitOn::Write(place)));
@@ -202,12 +202,13 @@ impl Tree {
     fn open_generated(
         &self,
         caller: &Caller,
+        ino: u64,
         generated: &Generated,
         flags: i32,
     ) -> Result<Opened, OpError> {
         let Generated { place, file, .. } = generated;
         if to_write(flags) {
-            return Err(self.send_writer_round(&mut self.state(), caller, place, file));
+            return Err(self.send_writer_round(&mut self.state(), caller, ino, place, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
@@ -240,7 +241,7 @@ impl Tree {
         }
         if let File::Bundle(format) = file
             && let Some(base) = self.base_of_document(*format, value)
-            && let Some(process) = Process::of_thread(caller.tid)
+            && let Some(process) = self.processes.of_thread(caller.tid)
         {
             self.put_base(process, base);
         }

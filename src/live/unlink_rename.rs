@@ -1,6 +1,6 @@
 //! Removing and renaming. Both write the secrets file, so they are for a thread that may wait for the disk.
 
-use super::audit::{Writer, actor};
+use super::audit::actor;
 use super::close::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File};
@@ -41,7 +41,7 @@ impl Tree {
             .file_at(&place)
             .filter(|_| self.layout.subfolder(&place).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
-        let abandoned = {
+        let is_made_here = {
             let mut state = self.state();
             if state.scratch(&place).is_some() {
                 state.unlink(&place);
@@ -49,15 +49,16 @@ impl Tree {
                 self.changed();
                 return Ok(());
             }
-            let mine = state.pending_of(&place, || Process::of_thread(caller.tid));
+            let mine = state.pending_of(&place, || self.processes.of_thread(caller.tid));
             if let Some(entry) = mine {
                 // It never appears.
                 state.abandon(entry);
             }
-            mine.is_some()
+            // Or it was opened to write before anybody could say that there is none.
+            mine.is_some() || self.made_by(&state, caller, &place).is_some()
         };
         match self.remove(caller, &file) {
-            Err(error) if abandoned && is_absent(&error) => {}
+            Err(error) if is_made_here && is_absent(&error) => {}
             Err(error) if caller.is_resend && is_absent(&error) => {
                 // The server that did not come to answer did it, and perhaps did not come to record it.
                 self.record_removal(caller, &file);
@@ -162,7 +163,7 @@ impl Tree {
     }
 
     fn source(&self, state: &State, caller: &Caller, from: &Place) -> Result<Source, OpError> {
-        let process = Process::of_thread(caller.tid);
+        let process = self.processes.of_thread(caller.tid);
         if let Some(entry) = state.scratch(from) {
             let own = state.entry(entry).and_then(|entry| entry.own);
             let own = own.ok_or(ENOENT)?;
@@ -294,7 +295,7 @@ impl Tree {
             }
             (data.to_value(&to.name)?, buffer.changes, buffer.mtime)
         };
-        self.store(target, value.as_bytes(), &Writer::of(caller))
+        self.store(target, value.as_bytes(), &self.writer(caller))
             .map_err(|error| error.at(&to.name))?;
         let mut state = self.state();
         if let Some(entry) = state.scratch(from) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::audit::{Writer, actor};
+use super::audit::actor;
 use super::close::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File, is_sed_name};
@@ -483,7 +483,7 @@ impl Tree {
             }
             data.set_len(len);
         }
-        let mut writer = Writer::of(caller);
+        let mut writer = self.writer(caller);
         writer.actor = actor(caller);
         Ok(Commits::one(Commit::of_truncation(place, data, writer)))
     }

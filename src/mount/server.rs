@@ -149,6 +149,7 @@ fn begin(
             hardware,
             configs: Some(configs),
             audit: Some(audit),
+            processes: Arc::new(crate::process::Proc),
         },
         owner,
         files,

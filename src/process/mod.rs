@@ -214,6 +214,60 @@ impl Process {
     }
 }
 
+/// What a tree asks of the processes that call it.
+pub trait Processes: Send + Sync {
+    /// As [`Process::of_thread`].
+    fn of_thread(&self, tid: u32) -> Option<Process>;
+    /// As [`process_of`].
+    fn process_of(&self, tid: u32) -> Option<u32>;
+    /// As [`ending`].
+    fn ending(&self, tid: u32) -> Ending;
+    /// As [`has_writable_descriptor`].
+    fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool;
+    /// As [`is_alive`].
+    fn is_alive(&self, pid: u32) -> bool;
+    /// As [`sees_callers`].
+    fn sees_callers(&self) -> bool;
+    /// As [`creates_exclusively`].
+    fn creates_exclusively(&self, _tid: u32) -> bool {
+        false
+    }
+}
+
+/// The processes of this machine, as `/proc` shows them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proc;
+
+impl Processes for Proc {
+    fn creates_exclusively(&self, tid: u32) -> bool {
+        creates_exclusively(tid)
+    }
+
+    fn of_thread(&self, tid: u32) -> Option<Process> {
+        Process::of_thread(tid)
+    }
+
+    fn process_of(&self, tid: u32) -> Option<u32> {
+        process_of(tid)
+    }
+
+    fn ending(&self, tid: u32) -> Ending {
+        ending(tid)
+    }
+
+    fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool {
+        has_writable_descriptor(tid, inodes)
+    }
+
+    fn is_alive(&self, pid: u32) -> bool {
+        is_alive(pid)
+    }
+
+    fn sees_callers(&self) -> bool {
+        sees_callers()
+    }
+}
+
 /// What the process or thread is called, fit to be shown: up to 15 bytes of whatever it likes.
 pub fn name_of(tid: u32) -> Option<String> {
     let status = Status::of(tid)?;

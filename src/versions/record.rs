@@ -127,6 +127,7 @@ impl EntryRecord {
         Entry {
             place: self.place,
             last: self.last,
+            earlier: None,
             current: self.current,
             own: self.own,
             pending: self.pending.map(Process::from),

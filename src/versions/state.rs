@@ -28,6 +28,8 @@ pub struct Entry {
     pub place: Option<Place>,
     /// Where it was last.
     pub last: Place,
+    /// Where it was before it was renamed: a walk to there may be under way.
+    pub(super) earlier: Option<Place>,
     /// The version that its name leads to.
     pub current: Option<u64>,
     /// The inode that a pending or scratch file's name leads to.
@@ -40,6 +42,14 @@ pub struct Entry {
     pub mtime: Option<(u64, SystemTime)>,
     /// How many inodes are its.
     pub(super) nodes: u32,
+}
+
+impl Entry {
+    pub(super) fn go_to(&mut self, place: &Place) {
+        if self.last != *place {
+            self.earlier = Some(std::mem::replace(&mut self.last, place.clone()));
+        }
+    }
 }
 
 /// An inode whose bytes never change.
@@ -223,6 +233,7 @@ impl State {
             Entry {
                 place: None,
                 last: place.clone(),
+                earlier: None,
                 current: None,
                 own: None,
                 pending: None,
@@ -278,7 +289,7 @@ impl State {
         self.names.insert(to.clone(), entry);
         self.change_entry(entry, |entry| {
             entry.place = Some(to.clone());
-            entry.last = to.clone();
+            entry.go_to(to);
         });
     }
 
@@ -520,6 +531,42 @@ impl State {
         }
         self.record(Record::Retry(tid, place.clone(), to_write));
         self.put_retry(tid, place.clone(), to_write);
+    }
+
+    /// The same for an inode, whose file may have been renamed since the thread looked it up: by its old name, which is
+    /// what the thread looks up again.
+    pub fn send_round_of(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
+        self.send_round(tid, place, to_write);
+        for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
+            self.send_round(tid, earlier, to_write);
+        }
+    }
+
+    /// Whether the thread was sent round for this inode's file.
+    pub fn came_round(&self, tid: u32, ino: u64) -> bool {
+        !self.retries.is_empty()
+            && self
+                .places(ino)
+                .iter()
+                .any(|place| self.retry(tid, place).is_some())
+    }
+
+    /// The thread has come back, and found this inode.
+    pub fn arrived_at(&mut self, tid: u32, ino: u64) {
+        if self.retries.is_empty() {
+            return;
+        }
+        for place in self.places(ino) {
+            self.arrived(tid, &place);
+        }
+    }
+
+    fn places(&self, ino: u64) -> Vec<Place> {
+        let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
+        let places = entry.map_or([None, None], |entry| {
+            [Some(&entry.last), entry.earlier.as_ref()]
+        });
+        places.into_iter().flatten().cloned().collect()
     }
 
     pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {

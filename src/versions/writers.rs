@@ -234,7 +234,7 @@ impl State {
         let old = self.entries.get(&entry).and_then(|entry| entry.current);
         self.change_entry(entry, |entry| {
             entry.place = Some(place.clone());
-            entry.last = place.clone();
+            entry.go_to(place);
             entry.own = Some(own);
             entry.pending = Some(process);
             entry.is_scratch = false;
@@ -298,7 +298,7 @@ impl State {
         self.pending.entry(to.clone()).or_default().push(entry);
         self.change_entry(entry, |entry| {
             entry.place = Some(to.clone());
-            entry.last = to.clone();
+            entry.go_to(to);
         });
     }
 
@@ -325,7 +325,7 @@ impl State {
         self.names.insert(place.clone(), entry);
         self.change_entry(entry, |entry| {
             entry.place = Some(place.clone());
-            entry.last = place.clone();
+            entry.go_to(place);
             entry.own = None;
             entry.pending = None;
             entry.is_scratch = false;
@@ -722,6 +722,26 @@ impl State {
             Node::Version(_) => false,
         });
         inodes.map(|(ino, _)| *ino).max()
+    }
+
+    /// Nobody finds anything under the name any more. A file that somebody is writing becomes one that has no first
+    /// value yet: the close makes it.
+    pub fn vanish(&mut self, place: &Place) {
+        let Some(entry) = self.named(place) else {
+            return;
+        };
+        let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
+            Node::Write(node) if node.entry == entry && node.writers > 0 => {
+                let buffer = node.buffer.as_ref()?;
+                let is_open = !buffer.is_closed && !buffer.is_killed;
+                is_open.then_some((*ino, buffer.opener.process))
+            }
+            _ => None,
+        });
+        match writers.max_by_key(|(ino, _)| *ino) {
+            Some((own, process)) => self.pend(entry, place, own, process),
+            None => self.unlink(place),
+        }
     }
 
     /// Inodes that nobody has open and that have something to commit, which a server that ended left; their commits

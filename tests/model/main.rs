@@ -1,0 +1,134 @@
+//! The owner's tree against a plain model, without a mount: a made-up kernel and made-up processes drive a real tree in
+//! any order of turns, and plain maps say what is right.
+//!
+//! Each case is a list of steps; a failure prints the shortest list that still fails.
+
+mod calls;
+mod kernel;
+mod machine;
+mod processes;
+mod provider;
+mod reference;
+mod server;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+
+use machine::{Machine, Step, step};
+
+/// So many steps make a case, on the average.
+const STEPS: usize = 100;
+
+/// A mechanism that is taken out, to show that its loss is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// The kernel is never told of a change.
+    EpochsAreLost,
+    /// A child's close counts as that of the process that opened the file.
+    ChildClosesCount,
+    /// A killed process is taken for one that ended by itself.
+    KilledCountAsEnded,
+    /// The next server finds an empty journal.
+    JournalIsLost,
+    /// What a listing said of a name is kept, whatever changed while it was on its way.
+    ListingsAreBelieved,
+    /// The kernel does not walk again after ESTALE.
+    NoSecondWalk,
+}
+
+fn run(steps: &[Step], broken: Broken) -> Result<(), String> {
+    let mut machine = Machine::new(broken);
+    let run = machine.run(steps);
+    run.map_err(|why| format!("\n{}\n{why}", machine.trace()))
+}
+
+/// Tries cases; gives the shortest one that fails, and why.
+fn search(cases: u32, seed: u64, broken: Broken) -> Option<(Vec<Step>, String)> {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 4000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let steps = prop::collection::vec(step(), 1..2 * STEPS);
+    let result = runner.run(&steps, |steps| {
+        run(&steps, broken).map_err(TestCaseError::fail)
+    });
+    match result {
+        Ok(()) => None,
+        Err(TestError::Fail(why, steps)) => Some((steps, why.message().to_owned())),
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+}
+
+fn assert_right(cases: u32, seed: u64) {
+    if let Some((steps, why)) = search(cases, seed, Broken::Nothing) {
+        let steps: Vec<String> = steps.iter().map(|step| format!("  {step:?}")).collect();
+        panic!("seed {seed}: {why}\n{}", steps.join("\n"));
+    }
+}
+
+/// So many steps each are tried with the fixed seed and with a new one.
+const CASES: u32 = 50;
+
+#[test]
+fn the_tree_does_what_plain_maps_say() {
+    assert_right(CASES, 11);
+}
+
+#[test]
+fn the_tree_does_what_plain_maps_say_for_a_new_seed() {
+    let given = std::env::var("SIMPLETUNER_LIVE_MODEL_SEED").ok();
+    let seed = given.and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand_seed);
+    println!("SIMPLETUNER_LIVE_MODEL_SEED={seed}");
+    let cases = std::env::var("SIMPLETUNER_LIVE_MODEL_CASES").ok();
+    let cases = cases.and_then(|cases| cases.parse().ok());
+    assert_right(cases.unwrap_or(CASES), seed);
+}
+
+fn rand_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+fn assert_found(broken: Broken) {
+    let found = search(20 * CASES, 11, broken);
+    let (steps, why) = found.unwrap_or_else(|| panic!("{broken:?} is not noticed"));
+    println!("{broken:?}, after {} steps: {why}\n{steps:#?}", steps.len());
+}
+
+#[test]
+fn it_is_found_when_epochs_are_lost() {
+    assert_found(Broken::EpochsAreLost);
+}
+
+#[test]
+fn it_is_found_when_a_childs_close_counts() {
+    assert_found(Broken::ChildClosesCount);
+}
+
+#[test]
+fn it_is_found_when_a_killed_writer_is_taken_for_one_that_ended() {
+    assert_found(Broken::KilledCountAsEnded);
+}
+
+#[test]
+fn it_is_found_when_the_journal_is_lost() {
+    assert_found(Broken::JournalIsLost);
+}
+
+#[test]
+fn it_is_found_when_listings_are_believed() {
+    assert_found(Broken::ListingsAreBelieved);
+}
+
+#[test]
+fn it_is_found_when_there_is_no_second_walk() {
+    assert_found(Broken::NoSecondWalk);
+}

@@ -1,0 +1,360 @@
+//! Providers in memory: a store that is written to, and a backend whose document ages and that answers when it is told
+//! to. What they hold outlives the server over them. Each change of the store is noted, for the reference to judge.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use simpletuner_live::error::{Error, Result};
+use simpletuner_live::provider::{
+    AsOf, Asked, ChangeKind, Done, Held, NameChange, News, Provided, Provider, ProviderReport,
+    Refreshed, SecretStore, Standing, View, Viewed,
+};
+use simpletuner_live::secret::{Change, SecretName, SecretValue};
+
+type Document = BTreeMap<SecretName, SecretValue>;
+
+/// A change that the tree made in the store: the name, and its new value if it has one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Mutation {
+    pub name: String,
+    pub value: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Mutation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self
+            .value
+            .as_ref()
+            .map(|value| String::from_utf8_lossy(value));
+        write!(f, "{} = {value:?}", self.name)
+    }
+}
+
+/// What lies behind a provider.
+#[derive(Default)]
+pub struct Source {
+    is_store: bool,
+    /// What the backend has; readers get it when it was asked for.
+    upstream: Document,
+    held: Document,
+    has_answered: bool,
+    is_fresh: bool,
+    view: Option<Arc<MemoryView>>,
+    own: Vec<NameChange>,
+    news: Vec<NameChange>,
+    mutations: Vec<Mutation>,
+}
+
+pub type Shared = Arc<Mutex<Source>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl Source {
+    pub fn store() -> Shared {
+        Arc::new(Mutex::new(Self {
+            is_store: true,
+            has_answered: true,
+            is_fresh: true,
+            ..Self::default()
+        }))
+    }
+
+    pub fn backend() -> Shared {
+        Arc::default()
+    }
+
+    /// What a reader must get who asks now.
+    pub fn truth(&self, name: &str) -> Option<Vec<u8>> {
+        let document = if self.is_store {
+            &self.held
+        } else {
+            &self.upstream
+        };
+        Some(document.get(name)?.as_bytes().to_vec())
+    }
+
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    pub fn take_mutations(&mut self) -> Vec<Mutation> {
+        std::mem::take(&mut self.mutations)
+    }
+
+    fn put(&mut self, name: &SecretName, value: Option<SecretValue>) {
+        match value {
+            Some(value) => self.held.insert(name.clone(), value),
+            None => self.held.remove(name),
+        };
+        self.view = None;
+    }
+
+    /// Somebody else edits the store, or the backend gets another value.
+    pub fn edit(&mut self, name: &str, value: Option<&str>) {
+        let name = SecretName::new(name).unwrap();
+        let value = value.map(SecretValue::new);
+        if self.is_store {
+            let kind = match value {
+                Some(_) => ChangeKind::Set,
+                None => ChangeKind::Deleted,
+            };
+            self.put(&name, value);
+            self.news.push(NameChange { name, kind });
+            return;
+        }
+        match value {
+            Some(value) => self.upstream.insert(name, value),
+            None => self.upstream.remove(&name),
+        };
+    }
+
+    fn fetched(&mut self) {
+        let differs = |name: &&SecretName| self.held.get(*name) != self.upstream.get(*name);
+        let names: Vec<SecretName> = self
+            .held
+            .keys()
+            .chain(self.upstream.keys())
+            .filter(differs)
+            .cloned()
+            .collect();
+        let kind = ChangeKind::Rotated;
+        self.news
+            .extend(names.into_iter().map(|name| NameChange { name, kind }));
+        self.held = self.upstream.clone();
+        (self.has_answered, self.is_fresh, self.view) = (true, true, None);
+    }
+}
+
+/// A provider of one server over what outlives it.
+pub struct Memory {
+    name: &'static str,
+    source: Shared,
+    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    asked: Mutex<Vec<(SecretName, Asked)>>,
+    waiting: Mutex<Vec<Done>>,
+}
+
+impl Memory {
+    pub fn new(name: &'static str, source: &Shared) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            source: source.clone(),
+            changed: OnceLock::new(),
+            asked: Mutex::default(),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Something changed behind it.
+    pub fn notice(&self) {
+        if let Some(changed) = self.changed.get() {
+            changed();
+        }
+    }
+
+    /// The backend answers all that it was asked; whether there was anything.
+    pub fn answer(&self) -> bool {
+        let asked = std::mem::take(&mut *lock(&self.asked));
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        if asked.is_empty() && waiting.is_empty() {
+            return false;
+        }
+        lock(&self.source).fetched();
+        self.notice();
+        for (name, done) in asked {
+            let held = self.held(&name);
+            done(held);
+        }
+        waiting.into_iter().for_each(|done| done());
+        true
+    }
+}
+
+struct MemoryView {
+    name: &'static str,
+    document: Document,
+    has_answered: bool,
+    is_fresh: bool,
+    at: Instant,
+}
+
+impl View for MemoryView {
+    fn find(&self, name: &SecretName, _: Instant) -> Viewed {
+        let Some(value) = self.document.get(name) else {
+            return match (self.is_fresh, self.has_answered) {
+                (true, _) => Viewed::ABSENT,
+                (false, true) => Viewed::Absent {
+                    missing_for: None,
+                    passed_for: None,
+                },
+                (false, false) => Viewed::Unknown,
+            };
+        };
+        Viewed::Value {
+            provided: Provided {
+                value: value.clone(),
+                changed_at: SystemTime::UNIX_EPOCH,
+                as_of: AsOf {
+                    at: self.at,
+                    is_stale: !self.is_fresh,
+                },
+            },
+            valid_for: self.is_fresh.then_some(Duration::from_secs(3600)),
+        }
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        self.document.keys().cloned().collect()
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.document.contains_key(name)
+    }
+
+    fn standing(&self, _: Instant) -> Standing {
+        match (self.is_fresh, self.has_answered) {
+            (true, _) => Standing::Whole,
+            (false, true) => Standing::Outdated,
+            (false, false) => Standing::Unknown,
+        }
+    }
+
+    fn report(&self, _: Instant) -> ProviderReport {
+        ProviderReport {
+            name: self.name.into(),
+            available: true,
+            ..ProviderReport::default()
+        }
+    }
+}
+
+impl Provider for Memory {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
+        let value = lock(&self.source).held.get(name).cloned();
+        Ok(value.map(|value| Provided::now(value, SystemTime::UNIX_EPOCH)))
+    }
+
+    fn held(&self, name: &SecretName) -> Held {
+        if !lock(&self.source).is_fresh {
+            return Held::Unknown;
+        }
+        Held::of(self.get(name))
+    }
+
+    fn ask(&self, name: &SecretName, done: Asked) -> std::result::Result<(), Asked> {
+        lock(&self.asked).push((name.clone(), done));
+        Ok(())
+    }
+
+    fn bring_up_to_date(&self, done: Done) {
+        if lock(&self.source).is_fresh {
+            return done();
+        }
+        lock(&self.waiting).push(done);
+    }
+
+    fn expire(&self) {
+        let mut source = lock(&self.source);
+        source.is_fresh = source.is_store;
+        source.view = None;
+    }
+
+    fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.changed.set(changed);
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        lock(&self.source).held.keys().cloned().collect()
+    }
+
+    fn take_news(&self) -> News {
+        let mut source = lock(&self.source);
+        let source = &mut *source;
+        let view = source.view.get_or_insert_with(|| {
+            Arc::new(MemoryView {
+                name: self.name,
+                document: source.held.clone(),
+                has_answered: source.has_answered,
+                is_fresh: source.is_fresh,
+                at: Instant::now(),
+            })
+        });
+        let news = std::mem::take(&mut source.news);
+        News {
+            view: Some(view.clone()),
+            changes: match news.is_empty() {
+                true => Refreshed::Nothing,
+                false => Refreshed::Names(news),
+            },
+            own: std::mem::take(&mut source.own),
+        }
+    }
+
+    fn keeps_documents(&self) -> bool {
+        true
+    }
+
+    fn report(&self) -> ProviderReport {
+        ProviderReport {
+            name: self.name.into(),
+            available: true,
+            ..ProviderReport::default()
+        }
+    }
+
+    fn store(&self) -> Option<&dyn SecretStore> {
+        let is_store = lock(&self.source).is_store;
+        is_store.then_some(self as &dyn SecretStore)
+    }
+}
+
+impl SecretStore for Memory {
+    fn apply(&self, changes: &[Change]) -> Result<()> {
+        let mut source = lock(&self.source);
+        for change in changes {
+            let (name, value, kind) = match change {
+                Change::Set(name, value) => (name, Some(value.clone()), ChangeKind::Set),
+                Change::Delete(name) if source.held.contains_key(name) => {
+                    (name, None, ChangeKind::Deleted)
+                }
+                Change::Delete(name) => {
+                    return Err(Error::NotFound {
+                        name: name.to_string(),
+                    });
+                }
+            };
+            source.mutations.push(Mutation {
+                name: name.to_string(),
+                value: value.as_ref().map(|value| value.as_bytes().to_vec()),
+            });
+            source.put(name, value);
+            let name = name.clone();
+            source.own.push(NameChange { name, kind });
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()> {
+        let value = lock(&self.source).held.get(from).cloned();
+        let value = value.ok_or_else(|| Error::NotFound {
+            name: from.to_string(),
+        })?;
+        self.apply(&[Change::Set(to.clone(), value), Change::Delete(from.clone())])
+    }
+
+    fn encrypt_all(&self) -> Result<usize> {
+        Ok(0)
+    }
+
+    fn path(&self) -> PathBuf {
+        "/nowhere".into()
+    }
+}
