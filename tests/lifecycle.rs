@@ -5,6 +5,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::alone;
@@ -174,17 +175,43 @@ fn a_mount_of_another_kind_is_left_alone() {
     home.sh("umount other");
 }
 
+/// Two mounts of one store, `a` and `b`, as they are with the epoch and as they are without it.
+fn two_mounts() -> [Home; 2] {
+    [false, true].map(|has_no_epoch| {
+        let home = Home::new();
+        for place in ["a", "b"] {
+            let mut mount = home.command(BINARY);
+            mount.args(["mount", place]);
+            if has_no_epoch {
+                mount.env("SIMPLETUNER_LIVE_NO_EPOCH", "1");
+            }
+            ran(&mut mount).done();
+        }
+        home
+    })
+}
+
+/// What is written through one mount shows in the other, by open, by `stat` and by `ls`.
+const AGREE: &str = r#"agree() {
+    for i in $(seq $1); do
+        echo a$i > a/secrets/SHARED; [ "$(<b/secrets/SHARED)" = a$i ] || return 1
+        echo longer b$i > b/secrets/SHARED; [ "$(<a/secrets/SHARED)" = "longer b$i" ] || return 2
+        echo $i$i$i > a/secrets/SHARED; [ $(stat -c %s b/secrets/SHARED) = $(stat -c %s a/secrets/SHARED) ] || return 3
+        echo $i > b/secrets/N$i; ls a/secrets | grep -qx N$i || return 4
+        mv a/secrets/N$i a/secrets/M; [ ! -e b/secrets/N$i ] && [ "$(<b/secrets/M)" = $i ] || return 5
+        rm b/secrets/M; ls a/secrets | grep -qx M && return 6
+        rm a/secrets/SHARED; [ ! -e b/secrets/SHARED ] || return 7
+    done
+}"#;
+
 #[test]
 fn two_mounts_of_one_store_agree_at_once_and_lose_no_write() {
     let _alone = alone();
-    let home = Home::new();
-    home.run(&["mount", "a"]).done();
-    home.run(&["mount", "b"]).done();
-    home.sh("for i in {1..50}; do
-            echo a$i > a/secrets/SHARED; [ \"$(<b/secrets/SHARED)\" = a$i ] || exit 1
-            echo b$i > b/secrets/SHARED; [ \"$(<a/secrets/SHARED)\" = b$i ] || exit 2
-            rm a/secrets/SHARED; [ ! -e b/secrets/SHARED ] || exit 3
-        done");
+    two_mounts().iter().for_each(agree_and_lose_nothing);
+}
+
+fn agree_and_lose_nothing(home: &Home) {
+    home.sh(&format!("{AGREE}; agree 50"));
     home.sh(
         "for i in {1..100}; do echo $i > a/secrets/A$i; done & first=$!
         for i in {1..100}; do echo $i > b/secrets/B$i; done; wait $first",
@@ -198,6 +225,96 @@ fn two_mounts_of_one_store_agree_at_once_and_lose_no_write() {
         assert_eq!(all.trim(), "200", "{side}");
     }
     assert_eq!(home.run(&["ls"]).done().lines().count(), 200);
+}
+
+#[test]
+fn what_the_command_line_writes_past_two_mounts_shows_in_both() {
+    let _alone = alone();
+    for home in two_mounts() {
+        for round in 0..10 {
+            let value = format!("{round}");
+            let both = |has: &str| {
+                let shows = format!(
+                    "for m in a b; do [ \"$(cat $m/secrets/K 2>&1)\" {has} ] || exit 1; done"
+                );
+                home.sh(&shows);
+            };
+            home.run_with(&value, &["set", "K", "--no-mount"]).done();
+            both(&format!("= {value}"));
+            home.run(&["rm", "K", "--no-mount"]).done();
+            home.sh("ls a/secrets/K b/secrets/K 2> /dev/null && exit 1; true");
+        }
+    }
+}
+
+#[test]
+fn a_mount_that_hangs_delays_the_writes_of_another_once_and_one_that_ended_never() {
+    let _alone = alone();
+    for home in two_mounts() {
+        home.sh(&format!("{AGREE}; agree 1"));
+        let status: Value =
+            serde_json::from_slice(&fs::read(home.path("b/status")).unwrap()).unwrap();
+        let pids = ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32);
+        pids.iter().for_each(|pid| signal("STOP", *pid));
+        // Ten that each wait for a second take longer.
+        let write = "for i in {1..10}; do echo $i > a/secrets/K; done";
+        let began = Instant::now();
+        home.sh(write);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        pids.iter().for_each(|pid| signal("CONT", *pid));
+        wait_until("it has caught up", || {
+            fs::read_to_string(home.path("b/secrets/K")).is_ok_and(|value| value == "10\n")
+        });
+        home.sh(&format!("{AGREE}; agree 5"));
+        home.kill(&home.path("b"));
+        let began = Instant::now();
+        home.sh(write);
+        assert!(began.elapsed() < Duration::from_secs(8));
+        assert_eq!(home.sh("cat a/secrets/K"), "10\n");
+    }
+}
+
+#[test]
+fn two_mounts_agree_when_the_file_where_they_meet_was_damaged_or_removed() {
+    let _alone = alone();
+    for home in two_mounts() {
+        home.sh(&format!("{AGREE}; agree 1"));
+        let peers = home.path(".simpletuner/secrets.json.peers");
+        for damage in [&[b'x'; 40][..], b"", &[0xff; 32]] {
+            fs::write(&peers, damage).unwrap();
+            home.sh(&format!("{AGREE}; agree 5"));
+        }
+        fs::remove_file(&peers).unwrap();
+        wait_until("it is made anew", || peers.exists());
+        home.sh("echo > a/secrets/K");
+        wait_until("the other mount shows it", || {
+            home.path("b/secrets/K").exists()
+        });
+        home.sh(&format!("{AGREE}; agree 5"));
+    }
+}
+
+#[test]
+fn ls_says_which_providers_its_list_may_be_without() {
+    let home = Home::new();
+    home.write(
+        ".simpletuner/live.yaml",
+        "aws_secret_name: simpletuner/production\n",
+    );
+    home.run(&["mount"]).done();
+    home.sh("echo v > ~/.simpletuner/live/secrets/K");
+    for args in [&["ls"][..], &["ls", "-l"]] {
+        let ran = home.run(args);
+        assert!(
+            ran.err.contains("the aws provider's names may be missing"),
+            "{}",
+            ran.err
+        );
+        assert!(!ran.err.contains("vault"), "it is not set: {}", ran.err);
+        assert!(!ran.err.contains("environment"), "{}", ran.err);
+        assert!(ran.done().contains('K'));
+    }
 }
 
 #[test]

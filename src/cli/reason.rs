@@ -31,6 +31,17 @@ pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
     (!said.is_empty()).then(|| said.join("; "))
 }
 
+/// The providers whose names may be missing from a list, and why.
+pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
+    let unasked = reports.iter().filter_map(|report| {
+        let is_unasked = report["configured"] == true
+            && report["available"] == true
+            && report["last_success"].is_null();
+        Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| is_unasked)
+    });
+    failing(reports).chain(unasked).collect()
+}
+
 /// The providers that cannot be asked just now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
     let fails = |report: &&Value| report["available"] != true;

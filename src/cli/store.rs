@@ -121,7 +121,7 @@ impl Store {
         match self {
             Store::Mounted(live) => {
                 let listed = live.list(detail)?;
-                for (provider, reason) in reason::failing(&live.providers()) {
+                for (provider, reason) in reason::unlisted(&live.providers()) {
                     warn(&format!(
                         "the {provider} provider's names may be missing: {reason}"
                     ));

@@ -57,10 +57,16 @@ impl SecretsManager {
     /// Calls `listener` for each change from now on: when the new snapshot is in place, and before anybody learns of the
     /// change otherwise: before a writer's call returns, and before those who wait for a backend are answered. Changes
     /// come one after the other, on the thread that notices them. A listener must be quick, and may take snapshots, but
-    /// not ask, write or invalidate.
+    /// not ask, write or invalidate. Who writes the same store in another way, be it in another process, returns when
+    /// the listener has been called for that, or after a second.
     pub fn on_change(&self, listener: ChangeListener) {
-        let mut all = self.changes.0.write().unwrap_or_else(|e| e.into_inner());
-        all.push(listener);
+        let add = |listener| {
+            let mut all = self.changes.0.write().unwrap_or_else(|e| e.into_inner());
+            all.push(listener);
+        };
+        add(listener);
+        let links = self.links.iter();
+        links.for_each(|link| link.provider.join_watchers());
     }
 
     /// Puts a new snapshot in place if a provider has something new. When it returns, all that was new when it was

@@ -113,8 +113,10 @@ impl SecretsManager {
     /// # Errors
     /// What kept the file from being written.
     pub fn encrypt_all(&self) -> Result<usize> {
-        let encrypted = self.store()?.2.encrypt_all();
+        let store = self.store()?.2;
+        let encrypted = store.encrypt_all();
         self.publish();
+        store.wait_for_watchers();
         encrypted
     }
 
@@ -163,6 +165,9 @@ impl SecretsManager {
 
     fn after_write(&self, link: &Link, outcomes: &[Outcome]) {
         self.publish();
+        if let Some(store) = link.provider.store() {
+            store.wait_for_watchers();
+        }
         let mut events = Vec::new();
         for Outcome {
             name,

@@ -247,6 +247,10 @@ pub trait Provider: Send + Sync {
         done();
     }
 
+    /// From now on, whoever writes to what is watched here returns only when [`on_change`](Self::on_change)'s callback
+    /// has been called for it.
+    fn join_watchers(&self) {}
+
     /// What it holds, and what changed since this was last called; never waits, touches no disk.
     fn take_news(&self) -> News {
         News {
@@ -306,6 +310,9 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// What kept it from writing.
     fn encrypt_all(&self) -> Result<usize>;
+
+    /// Waits until all others that watch the store have taken in what was written to it: one second at most.
+    fn wait_for_watchers(&self) {}
 
     /// Where it lies.
     fn path(&self) -> PathBuf;

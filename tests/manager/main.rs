@@ -7,6 +7,7 @@ mod flight;
 mod keys;
 mod library;
 mod newline;
+mod peers;
 mod provider;
 mod snapshot;
 mod together;

@@ -3,6 +3,7 @@
 
 mod document;
 mod json;
+mod peers;
 mod place;
 mod queue;
 mod state;
@@ -25,6 +26,7 @@ use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
+use peers::Peers;
 use place::Look;
 use queue::Queue;
 use state::{ContentPrint, Loaded, Seen, State};
@@ -64,6 +66,10 @@ struct Shared {
     /// Writers, who are written together.
     queue: Queue,
     watch: Arc<Watch>,
+    /// Whether writers elsewhere wait for what is told here.
+    is_peer: AtomicBool,
+    /// A leaf lock.
+    peers: Mutex<Option<Arc<Peers>>>,
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     warned: Warned,
 }
@@ -96,6 +102,8 @@ impl FileProvider {
             written: Condvar::new(),
             queue: Queue::default(),
             watch,
+            is_peer: AtomicBool::new(false),
+            peers: Mutex::default(),
             changed: OnceLock::new(),
             warned: Warned::default(),
         }))
@@ -118,14 +126,22 @@ impl Drop for FileProvider {
 
 impl Looker for Shared {
     fn look(&self) {
+        let joined = self.join_peers();
+        let written = joined.as_ref().and_then(|peers| peers.join());
         self.look_now();
         if let Some(changed) = self.changed.get() {
             changed();
+        }
+        if let (Some(peers), Some(written)) = (joined, written) {
+            peers.has_taken_in(written);
         }
     }
 
     fn files(&self) -> Vec<PathBuf> {
         let mut files = self.options.place.files();
+        let store = files.last().filter(|_| self.is_peer());
+        let peers = store.map(|store| peers::path_for(store));
+        files.extend(peers);
         files.extend(self.options.key.file().map(Path::to_owned));
         files
     }
@@ -453,6 +469,11 @@ impl Provider for FileProvider {
         self.0.watch.look_then(&self.0, Box::new(looked));
     }
 
+    fn join_watchers(&self) {
+        self.0.is_peer.store(true, Ordering::Relaxed);
+        self.look(SHORTEST_PATIENCE);
+    }
+
     fn take_news(&self) -> News {
         let mut state = self.0.state();
         News {
@@ -500,6 +521,24 @@ impl Shared {
     /// The file's path as it is now: links followed.
     fn path_now(&self) -> Result<PathBuf> {
         Ok(self.options.place.look()?.path().to_owned())
+    }
+
+    fn is_peer(&self) -> bool {
+        self.is_peer.load(Ordering::Relaxed)
+    }
+
+    /// Where writers wait for this watcher, if they are to.
+    fn join_peers(&self) -> Option<Arc<Peers>> {
+        let store = self.is_peer().then(|| self.path_now().ok()).flatten()?;
+        self.peers_of(&store, true)
+    }
+
+    /// The watchers of the store at this path.
+    fn peers_of(&self, store: &Path, create: bool) -> Option<Arc<Peers>> {
+        let mut peers = self.peers.lock().unwrap_or_else(|e| e.into_inner());
+        let held = peers.take().filter(|peers| peers.is_beside(store));
+        *peers = held.or_else(|| Peers::open(store, create).map(Arc::new));
+        peers.clone()
     }
 }
 

@@ -81,6 +81,9 @@ impl Shared {
             };
             state.take_own(Seen::after(&path, stamp), written, &changes);
         }
+        if let Some(peers) = self.peers_of(&path, false) {
+            peers.announce();
+        }
         sync_folder_of(&path);
         Ok(())
     }
@@ -210,6 +213,14 @@ impl SecretStore for FileProvider {
 
     fn encrypt_all(&self) -> Result<usize> {
         self.0.encrypt_all()
+    }
+
+    fn wait_for_watchers(&self) {
+        let peers = self.0.peers.lock().unwrap_or_else(|e| e.into_inner());
+        let peers = peers.clone();
+        if let Some(peers) = peers {
+            peers.wait();
+        }
     }
 
     fn path(&self) -> std::path::PathBuf {

@@ -178,7 +178,7 @@ fn make_parent(path: &Path) -> Result<()> {
 }
 
 /// When root writes a user's file, it stays the user's (or his folder's, when it is new).
-fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
+pub(super) fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
