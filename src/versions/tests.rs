@@ -147,3 +147,104 @@ fn what_the_kernel_has_forgotten_leaves_nothing_behind() {
     state.take_records();
     assert_eq!(state.checkpoint().len(), 1, "{:?}", shown(&state));
 }
+
+/// Every record as another version of the program wrote it: a line each, its bytes in hexadecimal.
+const GOLDEN: &str = include_str!("golden.in");
+
+fn samples() -> Vec<Record> {
+    let place = || Place::new(2, "NAME");
+    let at = |seconds: i64| {
+        let since = std::time::Duration::new(seconds.unsigned_abs(), 5);
+        Timestamp::from(match seconds < 0 {
+            true => SystemTime::UNIX_EPOCH - since,
+            false => SystemTime::UNIX_EPOCH + since,
+        })
+    };
+    let bytes = || crate::secret::SecretBuffer::new(b"b\xff");
+    let mut state = State::new(0);
+    let own = state.create(&place(), &opener(7));
+    state.set_buffer_mtime(own, SystemTime::UNIX_EPOCH);
+    let scratch = state.create_scratch(&Place::new(2, ".s"), &opener(8), b"s");
+    let entry = state.entry_of(scratch).unwrap();
+    state.set_mtime(
+        entry,
+        77,
+        SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(3),
+    );
+    let records = state.take_records().into_iter();
+    let mut samples: Vec<Record> = records
+        .filter(|record| matches!(record, Record::Entry(_) | Record::Buffer(_)))
+        .collect();
+    samples.extend([
+        Record::Numbers(65_536),
+        Record::EntryGone(65_537),
+        Record::Version {
+            ino: 65_538,
+            entry: 9,
+            value: SecretValue::new("value"),
+            mtime: at(1_700_000_000),
+            changed_at: at(-2),
+        },
+        Record::WriteInode {
+            ino: 3,
+            entry: 9,
+            base: None,
+        },
+        Record::WriteInode {
+            ino: 3,
+            entry: 9,
+            base: Some(SecretValue::new("base")),
+        },
+        Record::NodeGone(4),
+        Record::Write {
+            ino: 3,
+            at: 300,
+            bytes: bytes(),
+        },
+        Record::SetLen { ino: 3, len: 5 },
+        Record::Spoilt(3, libc::EFBIG),
+        Record::Synced(3),
+        Record::HandleGone(8),
+        Record::Wrote {
+            handle: 8,
+            request: 1 << 40,
+            count: 6,
+        },
+        Record::Promise(70_000, place()),
+        Record::Retry(1234, place(), true),
+        Record::Arrived(1234, place()),
+        Record::Other(bytes()),
+        Record::Listed(70_001, place()),
+    ]);
+    let handle = state.open_writer(own, &opener(7), 10);
+    let snapshot = state.open_snapshot(SecretValue::new("shown"), 12);
+    assert!(state.handle(handle).is_some() && state.handle(snapshot).is_some());
+    let opened = state.take_records().into_iter();
+    samples.extend(opened.filter(|record| matches!(record, Record::Handle(..))));
+    samples
+}
+
+#[test]
+fn records_are_read_as_other_versions_of_the_program_wrote_them() {
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let written: Vec<String> = samples()
+        .iter()
+        .map(|record| hex(&postcard::to_stdvec(record).unwrap()))
+        .collect();
+    let golden: Vec<&str> = GOLDEN.lines().collect();
+    // A record is only ever added; one that is there is never another.
+    assert_eq!(written, golden, "{}", written.join("\n"));
+    for (line, sample) in golden.iter().zip(samples()) {
+        let bytes: Vec<u8> = (0..line.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap())
+            .collect();
+        let read: Record = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{sample:?}"));
+    }
+}
