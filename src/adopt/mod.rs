@@ -146,8 +146,9 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         let key = key_of(settings);
         report.values = document.replace_each(|name, stored| match stored {
             Stored::Encrypted(sealed) => {
+                // SimpleTuner reads the text as it stands: the newline of a single line belongs to the file, not to it.
                 let value = sealed.open(name.as_str(), &key.cipher()?)?;
-                Ok(Some(Stored::Plain(value)))
+                Ok(Some(Stored::Plain(value.without_newline())))
             }
             Stored::Plain(_) => Ok(None),
         })?;
