@@ -1,5 +1,5 @@
-//! A page of memory that the server writes its pulse to and the keeper feels: whether it lives, what it is at, and what
-//! it has taken and not answered. All `unsafe` about it is here.
+//! The heartbeat page: shared memory in which the server shows the keeper that it lives, which request each thread works
+//! on, and which requests it has taken and not answered. All `unsafe` about it is here.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 
 /// Words of eight bytes, all of them.
 const WORDS: usize = 16 * 1024;
-/// Where what is taken and not answered stands: requests' numbers, 0 where there is none.
+/// The words with the numbers of requests that were taken and not answered; 0: free.
 const TAKEN: std::ops::Range<usize> = 1024..9216;
-/// Pairs of a request and how many servers ended over it.
+/// Pairs of a request's number and how many servers died over it.
 const BLAMED: std::ops::Range<usize> = 512..640;
-/// After so many a request is not tried again.
+/// After this many deaths a request is not tried again.
 const DEATHS: u64 = 2;
 
 /// What stands where.
@@ -27,22 +27,22 @@ pub(crate) enum Word {
     Pulse = 0,
     /// 1: the kernel's first request is answered.
     Initialized = 1,
-    /// The request that the reading thread is at.
+    /// The request that the reading thread works on.
     Reading = 2,
-    /// The one that the committing thread is at.
+    /// The request that the committing thread works on.
     Committing = 3,
-    /// The one that the thread is at which saves into a database.
+    /// The request that the thread works on that saves into a database.
     Saving = 4,
     /// A thread of the server's that lives as long as the server.
     Thread = 5,
     /// The last request that was begun with.
     Last = 6,
-    /// The one that the thread is at which looks at who closes a file.
+    /// The request that the closer thread works on.
     Closing = 7,
 }
 
 impl Word {
-    /// Where a thread says which request it is at.
+    /// The word in which a thread writes which request it works on.
     const OF_REQUESTS: [Word; 4] = [Word::Reading, Word::Closing, Word::Committing, Word::Saving];
 }
 
