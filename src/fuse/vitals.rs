@@ -46,12 +46,12 @@ impl Word {
     const OF_REQUESTS: [Word; 4] = [Word::Reading, Word::Closing, Word::Committing, Word::Saving];
 }
 
-/// The page, as each process sees it.
+/// The page, mapped into this process.
 #[derive(Clone)]
 pub(crate) struct Vitals(Arc<MmapRaw>);
 
 impl Vitals {
-    /// A new page, and the file that it is.
+    /// A new page, and the memfd that holds it.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
         let failed = |e: rustix::io::Errno| Error::io("memory to share", e);
         let file = rustix::fs::memfd_create("simpletuner-live vitals", MemfdFlags::CLOEXEC)
@@ -60,7 +60,7 @@ impl Vitals {
         Ok((Self::of(&file)?, file))
     }
 
-    /// The page that another process has made.
+    /// Maps the page that another process has made.
     pub(crate) fn of(file: &OwnedFd) -> Result<Self> {
         let failed = |e: std::io::Error| Error::io("memory to share", e);
         let file = File::from(file.try_clone().map_err(failed)?);
@@ -86,19 +86,19 @@ impl Vitals {
         self.word(word as usize).store(value, Ordering::Relaxed);
     }
 
-    /// The server lives.
+    /// Shows that the server lives.
     pub(crate) fn beat(&self) {
         self.word(Word::Pulse as usize)
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A thread is at this request until what this gives is dropped.
+    /// Notes that a thread works on this request, until the returned guard is dropped.
     pub(crate) fn at(&self, word: Word, request: u64) -> At {
         self.set(word, request);
         At(self.clone(), word)
     }
 
-    /// The request is taken and will be answered later. Where too many are, it is not noted.
+    /// Notes that the request is taken and will be answered later. If the table is full, it is left out.
     pub(crate) fn take(&self, request: u64) {
         for index in Self::places(request) {
             let word = self.word(index);
@@ -112,7 +112,7 @@ impl Vitals {
         }
     }
 
-    /// The request is answered.
+    /// Notes that the request is answered.
     pub(crate) fn answered(&self, request: u64) {
         for index in Self::places(request) {
             if self.word(index).load(Ordering::Relaxed) == request {
@@ -121,14 +121,14 @@ impl Vitals {
         }
     }
 
-    /// Where a request may stand: near its own place first.
+    /// The words that may hold a request, its own first.
     fn places(request: u64) -> impl Iterator<Item = usize> {
         // The kernel counts requests in steps of two.
         let first = (request / 2) as usize % TAKEN.len();
         TAKEN.skip(first).chain(TAKEN.take(first))
     }
 
-    /// What a server that ended had taken and not answered; after that nothing is.
+    /// Takes out the requests that a dead server had taken and not answered.
     pub(crate) fn drain_taken(&self) -> Vec<u64> {
         let parked = TAKEN.map(|index| self.word(index).swap(0, Ordering::Relaxed));
         let mut taken: Vec<u64> = parked.filter(|request| *request != 0).collect();
@@ -141,7 +141,7 @@ impl Vitals {
         taken
     }
 
-    /// Notes whom the end of a server is to be blamed on: what its threads were at.
+    /// Counts a server's death against the requests that its threads worked on.
     pub(crate) fn blame(&self) {
         for word in Word::OF_REQUESTS {
             let request = self.get(word);
@@ -149,7 +149,7 @@ impl Vitals {
                 continue;
             }
             let place = self.blamed(request).or_else(|| {
-                // A new one takes the place of the one that is blamed least.
+                // The table is full, so the request with the fewest deaths gives way.
                 BLAMED
                     .step_by(2)
                     .min_by_key(|index| self.word(index + 1).load(Ordering::Relaxed))
@@ -178,7 +178,7 @@ impl Vitals {
     }
 }
 
-/// A thread is at a request.
+/// A guard: a thread works on a request until it is dropped.
 pub(crate) struct At(Vitals, Word);
 
 impl Drop for At {
