@@ -44,7 +44,7 @@ fn path_of(format: BundleFormat) -> &'static str {
 }
 
 impl Tree {
-    /// Who writes without having opened anything.
+    /// The caller of a write without an open, such as truncate(2) or rename(2).
     pub(super) fn writer(&self, caller: &Caller) -> Writer {
         Writer {
             process: self.processes.of_thread(caller.tid),

@@ -53,7 +53,7 @@ impl Tree {
                 // It never appears.
                 state.abandon(entry);
             }
-            // Or it was opened to write before anybody could say that there is none.
+            // Or it was opened to write before a provider could say that the name does not exist.
             mine.is_some() || self.made_by(&state, caller, &place).is_some()
         };
         match self.remove(caller, &file) {

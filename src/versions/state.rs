@@ -28,7 +28,7 @@ pub struct Entry {
     pub place: Option<Place>,
     /// Its last name.
     pub last: Place,
-    /// Where it was before it was renamed: a walk to there may be under way.
+    /// Its name before the last rename, as a thread may just have looked that up.
     pub(super) earlier: Option<Place>,
     /// The version that its name leads to.
     pub current: Option<u64>,
@@ -533,8 +533,7 @@ impl State {
         self.put_retry(tid, place.clone(), to_write);
     }
 
-    /// The same for an inode, whose file may have been renamed since the thread looked it up: by its old name, which is
-    /// what the thread looks up again.
+    /// The same for an inode. If its file was renamed since the thread looked it up, the thread looks up the old name again.
     pub fn send_round_of(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
         self.send_round(tid, place, to_write);
         for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
@@ -551,7 +550,7 @@ impl State {
                 .any(|place| self.retry(tid, place).is_some())
     }
 
-    /// The thread has come back, and found this inode.
+    /// The thread has opened this inode, for which it was sent round.
     pub fn arrived_at(&mut self, tid: u32, ino: u64) {
         if self.retries.is_empty() {
             return;

@@ -245,7 +245,7 @@ impl State {
         }
     }
 
-    /// Whether somebody is making a file of this name.
+    /// Whether a file of this name is pending.
     pub fn is_pending(&self, place: &Place) -> bool {
         self.pending.contains_key(place)
     }
@@ -724,8 +724,7 @@ impl State {
         inodes.map(|(ino, _)| *ino).max()
     }
 
-    /// Nobody finds anything under the name any more. A file that somebody is writing becomes one that has no first
-    /// value yet: the close makes it.
+    /// Takes a name away from everybody. A file that somebody is writing becomes pending: the close makes it.
     pub fn vanish(&mut self, place: &Place) {
         let Some(entry) = self.named(place) else {
             return;
