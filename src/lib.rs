@@ -1,16 +1,18 @@
 //! SimpleTuner's secrets, caches and prices as files.
 //!
-//! The map, from the top down; an arrow between rooms goes down this list only:
+//! The map, from the top down; an arrow between rooms goes down this list only. `docs/architecture.md` follows a read, a
+//! write and a killed server through the rooms.
 //! - `cli`: one file per command; prints and parses, decides nothing
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
-//! - `fuse`: fuser's calls turned into the tree's, errors into errnos
-//! - [`live`]: the owner's tree: files, writes, scratch, bundles, events; knows no fuser type
-//! - [`versions`]: what it stands on: inode numbers and what they hold, epochs, the journal
+//! - `fuse`: fuser's calls turned into the tree's, errors into errnos; requests that wait
+//! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
+//! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the chain, its cache, writes
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, who asks
+//!   a provider, writes
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
-//! - [`provider`]: the links of the chain: environment, file, AWS, Vault
+//! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets

@@ -1,4 +1,4 @@
-//! The one way for errors to the kernel: an errno goes out, its reason into the log.
+//! The one exit for errors: the errno goes to the kernel, the reason into the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,8 +8,8 @@ use fuser::Errno;
 
 use crate::live::OpError;
 
-/// Errors that mean the same to the kernel as to a program. Others mean something to the protocol: ENOSYS switches a
-/// call off for the whole mount, EAGAIN and EINTR are about requests.
+/// The errnos that may reach the kernel. Others mean something to the FUSE protocol (ENOSYS switches a call off for the
+/// whole mount), and become EIO.
 const LET_OUT: &[i32] = &[
     libc::EPERM,
     libc::ENOENT,
@@ -41,11 +41,11 @@ const LET_OUT: &[i32] = &[
     // The kernel looks the name up once more.
     libc::ESTALE,
 ];
-/// The same failure is logged once in this time, with how often it came.
+/// A failure that repeats is logged once in this time, with its count.
 const REPEAT: Duration = Duration::from_secs(60);
-/// So many different failures are told apart.
+/// The most different failures that are counted separately.
 const MAX_KINDS: usize = 256;
-/// So many reasons are at hand for who asks.
+/// The most reasons that are kept for callers that ask why.
 const MAX_LAST: usize = 128;
 
 struct Said {

@@ -1,7 +1,7 @@
 //! fuser's calls turned into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
 //!
-//! One thread reads requests, and never waits: what may, goes to a thread of its own, or is parked until a provider has
-//! answered.
+//! One thread reads requests, and never waits. A request that may wait goes to another thread, or is parked until a
+//! provider has answered.
 
 mod errors;
 mod reply;
@@ -49,7 +49,7 @@ const MAX_BACKGROUND: u16 = 1024;
 pub struct Fs(Arc<Inner>);
 
 impl Fs {
-    /// The filesystem over a tree. What it is at shows in its vitals, if it has any.
+    /// The filesystem over a tree. With `vitals`, it writes there which request each thread is working on.
     ///
     /// # Errors
     /// When no thread can be had.
@@ -65,19 +65,19 @@ impl Fs {
     }
 }
 
-/// Ends what is under way, when the mount ends.
+/// Finishes the work under way when the mount ends.
 #[derive(Clone)]
 pub struct Drain(Arc<Inner>);
 
 impl Fs {
-    /// What finishes the writes of this filesystem.
+    /// A handle that finishes this filesystem's writes.
     pub fn drain(&self) -> Drain {
         Drain(self.0.clone())
     }
 }
 
 impl Drain {
-    /// The device of the session: what it is told of changes by, and answered by hand.
+    /// Sets the session's device, for epochs and for answers that fuser cannot give.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -91,7 +91,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Goes on with commits that a server before this one left.
+    /// Continues commits that an earlier server left.
     pub(crate) fn resume(&self, unfinished: Commits) {
         self.0.commit_released(unfinished, None);
     }
@@ -100,7 +100,7 @@ impl Drain {
     pub fn finish(&self) {
         let (sender, receiver) = channel();
         let until = Instant::now() + PATIENCE;
-        // One after the other: the first gives the others something to do.
+        // In order: the first worker gives work to the others.
         for worker in self.0.workers.running() {
             let sender = sender.clone();
             worker.run(move || {
@@ -114,7 +114,7 @@ impl Drain {
             }
         }
         let left = until.saturating_duration_since(Instant::now());
-        // What was done is recorded even if nothing is left of the time.
+        // The audit trail gets a second even if no time is left.
         self.0.tree.flush_audit(left.max(Duration::from_secs(1)));
     }
 }
@@ -127,8 +127,8 @@ impl Filesystem for Fs {
             // `ls -l` in one trip a page of names.
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
-            // A lock that the kernel keeps by itself is of an inode, and a name has another one after each write: two
-            // would have it. So locks are asked for, and refused.
+            // The kernel would keep a lock by inode, and a name has another inode after each write: two processes would
+            // have the same lock. So the kernel is told to ask here, and locks are refused.
             InitFlags::FUSE_POSIX_LOCKS,
             InitFlags::FUSE_FLOCK_LOCKS,
             // A writer may map what it writes.
@@ -410,7 +410,7 @@ impl Filesystem for Fs {
         };
         let asking = caller(request);
         let (ino, handle) = (ino.0, handle.0);
-        // What was asked for while it could not be had is copied; else it goes to the kernel as it lies there.
+        // Bytes at hand go to the kernel without a copy; those that a request had to wait for are copied.
         let mut reply = Some(reply);
         let result = self.0.tree.read(ino, handle, offset, size, false, |bytes| {
             if let Some(reply) = reply.take() {
@@ -548,7 +548,7 @@ impl Filesystem for Fs {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        // A write takes effect, and reaches the disk, when it is closed; or when it is renamed after this.
+        // A write reaches the disk when it is closed, or when it is renamed after this.
         self.0.tree.sync(handle.0);
         reply.ok();
     }
@@ -638,7 +638,7 @@ impl Filesystem for Fs {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // Programs that look for room before they write find some; how much is left is the disk's affair.
+        // Programs that check for free space before they write find some; the store's disk decides in the end.
         const BLOCKS: u64 = 1 << 20;
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, BLOCKS, BLOCKS, 4096, 255, 4096);
     }
@@ -668,7 +668,7 @@ impl Filesystem for Fs {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        // What says where a secret comes from is put back with an archive; it says what is so all the same.
+        // Accepted so that an archive with these attributes can be unpacked; what they show does not change.
         match name.as_encoded_bytes().starts_with(b"user.simpletuner.") {
             true => reply.ok(),
             false => reply.error(Errno::EOPNOTSUPP),

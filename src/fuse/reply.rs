@@ -1,4 +1,4 @@
-//! Answers that fuser cannot give: to a lookup, with a file number that is not the inode's.
+//! The answer that fuser cannot give: a lookup's, with an `st_ino` that differs from the inode's number.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
@@ -18,8 +18,8 @@ impl Device {
         let _ = self.0.set(device);
     }
 
-    /// Answers a lookup. Where fuser answered, `stat` would show the inode's number and not the file's, unless the
-    /// kernel asked for it each time. Gives the reply back where there is no device yet.
+    /// Answers a lookup. After fuser's own answer `stat` would show the inode's number instead of the file's, unless the
+    /// kernel asked for attributes each time. Returns the reply if there is no device yet.
     pub(super) fn entry(
         &self,
         unique: u64,

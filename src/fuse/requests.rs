@@ -1,4 +1,4 @@
-//! What all requests have in common: who asks, what an answer looks like to the kernel, and how one is answered later.
+//! What all requests share: the caller, the kernel's form of an answer, and answering later.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::versions::Place;
 pub(super) struct Inner {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
-    /// What this is at, for the server that comes next; `None`: none does.
+    /// Where the threads write which request they work on, for the next server; `None`: there will be none.
     pub(super) vitals: Option<Vitals>,
     pub(super) workers: Workers,
     pub(super) failures: Failures,
@@ -88,11 +88,11 @@ pub(super) fn file_type(kind: live::FileType) -> FileType {
     }
 }
 
-/// What is closed without a request, in the vitals: the inode's number, which is no request's.
+/// Marks a commit without a request in the vitals: an inode's number with this bit, which no request's number has.
 const CLOSED: u64 = 1 << 62;
 
 impl Inner {
-    /// Begins with a request; `None`: servers have ended over it, and it is not tried again.
+    /// Begins a request. `None`: two servers died over it, and it is refused.
     pub(super) fn begin(&self, request: &Request) -> Option<Option<At>> {
         let Some(vitals) = &self.vitals else {
             return Some(None);
@@ -115,7 +115,7 @@ impl Inner {
         self.failures.errno(operation, error)
     }
 
-    /// What the kernel is told of an inode whose number for it is `node`.
+    /// Attributes in fuser's form, with `node` as the number.
     pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
         let owner = self.tree.owner();
         FileAttr {
@@ -147,7 +147,7 @@ impl Inner {
         self.tree.settle(&on, wake);
     }
 
-    /// Does work that may wait on the thread for that, and answers when it is done.
+    /// Runs work that may wait on the worker of its queue, and answers when it is done.
     pub(super) fn work(
         self: &Arc<Self>,
         caller: &Caller,
@@ -195,7 +195,7 @@ impl Inner {
             .queue(Job::Commit(request, commits, done));
     }
 
-    /// A descriptor was closed: who closed it is looked at on a thread of its own.
+    /// A descriptor was closed: the closer thread asks `/proc` who closed it.
     pub(super) fn close(self: &Arc<Self>, caller: Caller, handle: u64, answer: Resume) {
         let id = self.waiting.park(&caller, None, EndsBy::Kill, answer);
         let inner = self.clone();
@@ -209,7 +209,7 @@ impl Inner {
         });
     }
 
-    /// The last descriptor of a file is gone. Behind the closes before it.
+    /// The last descriptor of a file is gone. Queued behind the closes before it.
     pub(super) fn release(self: &Arc<Self>, handle: u64) {
         let inner = self.clone();
         let settles = self.tree.begin_release(handle);
@@ -219,7 +219,7 @@ impl Inner {
         });
     }
 
-    /// Commits what nobody is there to be told of; readers of the name may wait for it.
+    /// Commits writes that no close waits for; readers of the name may wait for them.
     pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
         let number = commits.number() | CLOSED;
         let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
@@ -235,7 +235,7 @@ impl Inner {
             }
             inner.settled(settles);
         });
-        // Also where there is nothing to commit: behind the commits of closes before it.
+        // Queued even if there is nothing to commit, to come after the commits of the closes before it.
         let queue = self.tree.queue_of(&commits);
         self.workers
             .of(queue)
@@ -270,7 +270,7 @@ impl Inner {
         }
     }
 
-    /// Answers what the tree gives, or when it can be asked again. `ask` is told whether it has waited.
+    /// Asks the tree and answers, or parks the request and asks again later. `ask` gets whether it has waited.
     pub(super) fn reply<R: Refuse, T>(
         self: Arc<Self>,
         caller: Caller,

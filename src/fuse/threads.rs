@@ -1,5 +1,5 @@
-//! The threads beside the one that reads requests: one that looks at who closes a file, one that may wait for the disk,
-//! one that may wait for the other users of a database.
+//! The threads beside the one that reads requests: one asks `/proc` who closes a file, one may wait for the disk, one may
+//! wait for other users of a database.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,15 +11,15 @@ use crate::live::{Commits, OpError, Tree, WorkQueue};
 
 /// Little is on these stacks; the default of 2 MiB would be mapped for nothing.
 const STACK: usize = 512 * 1024;
-/// So many writes are committed together at most.
+/// The most writes that are committed together.
 const MAX_TOGETHER: usize = 256;
 
-/// What is called with what became of a commit.
+/// Called with the result of a commit.
 pub(super) type Committed = Box<dyn FnOnce(Result<(), OpError>) + Send>;
 
 /// Something to be done that may wait.
 pub(super) enum Job {
-    /// Writes to be committed, together with those before and behind it; the number of the request that asks.
+    /// The request's number and its writes, to be committed together with those of neighbouring jobs.
     Commit(u64, Commits, Committed),
     /// Anything else.
     Work(Box<dyn FnOnce() + Send>),
@@ -49,7 +49,7 @@ impl Worker {
     }
 }
 
-/// A worker that panics takes the process along, and the next server goes on: nobody would answer what it was to do.
+/// A worker that panics aborts the process, so that the next server continues its work: nobody here would answer it.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -132,7 +132,7 @@ impl Workers {
         }
     }
 
-    /// All that have something to do, those first that give others something to do.
+    /// All running workers, in the order in which they give work to each other.
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
         [&self.closer, &self.store].into_iter().chain(database)

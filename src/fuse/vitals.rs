@@ -1,5 +1,5 @@
-//! A page of memory that the server writes its pulse to and the keeper feels: whether it lives, what it is at, and what
-//! it has taken and not answered. All `unsafe` about it is here.
+//! The heartbeat page: shared memory in which the server shows the keeper that it lives, which request each thread works
+//! on, and which requests it has taken and not answered. All `unsafe` about it is here.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 
 /// Words of eight bytes, all of them.
 const WORDS: usize = 16 * 1024;
-/// Where what is taken and not answered stands: requests' numbers, 0 where there is none.
+/// The words with the numbers of requests that were taken and not answered; 0: free.
 const TAKEN: std::ops::Range<usize> = 1024..9216;
-/// Pairs of a request and how many servers ended over it.
+/// Pairs of a request's number and how many servers died over it.
 const BLAMED: std::ops::Range<usize> = 512..640;
-/// After so many a request is not tried again.
+/// After this many deaths a request is not tried again.
 const DEATHS: u64 = 2;
 
 /// What stands where.
@@ -27,31 +27,31 @@ pub(crate) enum Word {
     Pulse = 0,
     /// 1: the kernel's first request is answered.
     Initialized = 1,
-    /// The request that the reading thread is at.
+    /// The request that the reading thread works on.
     Reading = 2,
-    /// The one that the committing thread is at.
+    /// The request that the committing thread works on.
     Committing = 3,
-    /// The one that the thread is at which saves into a database.
+    /// The request that the thread works on that saves into a database.
     Saving = 4,
     /// A thread of the server's that lives as long as the server.
     Thread = 5,
     /// The last request that was begun with.
     Last = 6,
-    /// The one that the thread is at which looks at who closes a file.
+    /// The request that the closer thread works on.
     Closing = 7,
 }
 
 impl Word {
-    /// Where a thread says which request it is at.
+    /// The word in which a thread writes which request it works on.
     const OF_REQUESTS: [Word; 4] = [Word::Reading, Word::Closing, Word::Committing, Word::Saving];
 }
 
-/// The page, as each process sees it.
+/// The page, mapped into this process.
 #[derive(Clone)]
 pub(crate) struct Vitals(Arc<MmapRaw>);
 
 impl Vitals {
-    /// A new page, and the file that it is.
+    /// A new page, and the memfd that holds it.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
         let failed = |e: rustix::io::Errno| Error::io("memory to share", e);
         let file = rustix::fs::memfd_create("simpletuner-live vitals", MemfdFlags::CLOEXEC)
@@ -60,7 +60,7 @@ impl Vitals {
         Ok((Self::of(&file)?, file))
     }
 
-    /// The page that another process has made.
+    /// Maps the page that another process has made.
     pub(crate) fn of(file: &OwnedFd) -> Result<Self> {
         let failed = |e: std::io::Error| Error::io("memory to share", e);
         let file = File::from(file.try_clone().map_err(failed)?);
@@ -86,19 +86,19 @@ impl Vitals {
         self.word(word as usize).store(value, Ordering::Relaxed);
     }
 
-    /// The server lives.
+    /// Shows that the server lives.
     pub(crate) fn beat(&self) {
         self.word(Word::Pulse as usize)
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A thread is at this request until what this gives is dropped.
+    /// Notes that a thread works on this request, until the returned guard is dropped.
     pub(crate) fn at(&self, word: Word, request: u64) -> At {
         self.set(word, request);
         At(self.clone(), word)
     }
 
-    /// The request is taken and will be answered later. Where too many are, it is not noted.
+    /// Notes that the request is taken and will be answered later. If the table is full, it is left out.
     pub(crate) fn take(&self, request: u64) {
         for index in Self::places(request) {
             let word = self.word(index);
@@ -112,7 +112,7 @@ impl Vitals {
         }
     }
 
-    /// The request is answered.
+    /// Notes that the request is answered.
     pub(crate) fn answered(&self, request: u64) {
         for index in Self::places(request) {
             if self.word(index).load(Ordering::Relaxed) == request {
@@ -121,14 +121,14 @@ impl Vitals {
         }
     }
 
-    /// Where a request may stand: near its own place first.
+    /// The words that may hold a request, its own first.
     fn places(request: u64) -> impl Iterator<Item = usize> {
         // The kernel counts requests in steps of two.
         let first = (request / 2) as usize % TAKEN.len();
         TAKEN.skip(first).chain(TAKEN.take(first))
     }
 
-    /// What a server that ended had taken and not answered; after that nothing is.
+    /// Takes out the requests that a dead server had taken and not answered.
     pub(crate) fn drain_taken(&self) -> Vec<u64> {
         let parked = TAKEN.map(|index| self.word(index).swap(0, Ordering::Relaxed));
         let mut taken: Vec<u64> = parked.filter(|request| *request != 0).collect();
@@ -141,7 +141,7 @@ impl Vitals {
         taken
     }
 
-    /// Notes whom the end of a server is to be blamed on: what its threads were at.
+    /// Counts a server's death against the requests that its threads worked on.
     pub(crate) fn blame(&self) {
         for word in Word::OF_REQUESTS {
             let request = self.get(word);
@@ -149,7 +149,7 @@ impl Vitals {
                 continue;
             }
             let place = self.blamed(request).or_else(|| {
-                // A new one takes the place of the one that is blamed least.
+                // The table is full, so the request with the fewest deaths gives way.
                 BLAMED
                     .step_by(2)
                     .min_by_key(|index| self.word(index + 1).load(Ordering::Relaxed))
@@ -178,7 +178,7 @@ impl Vitals {
     }
 }
 
-/// A thread is at a request.
+/// A guard: a thread works on a request until it is dropped.
 pub(crate) struct At(Vitals, Word);
 
 impl Drop for At {

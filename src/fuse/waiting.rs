@@ -1,8 +1,8 @@
-//! Requests that are not answered yet: parked until what they wait for is settled, or being worked on elsewhere.
+//! Requests that are not answered yet: parked until what they wait for is settled, or until another thread is done.
 //!
-//! The kernel would let their callers sit in an uninterruptible sleep (fuser answers FUSE_INTERRUPT with ENOSYS, after
-//! which the kernel never asks again), so somebody looks after them: one thread, however many wait, that answers EINTR
-//! to whoever has a signal pending that ends it.
+//! Their callers would sit in an uninterruptible sleep, because fuser answers FUSE_INTERRUPT with ENOSYS, after which the
+//! kernel never asks again. So one thread, however many wait, looks at their pending signals and answers EINTR to those
+//! that a signal should end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -23,9 +23,9 @@ pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// Which signals end a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndsBy {
-    /// Those that end a program that waits, also where it catches them.
+    /// Those that end a waiting program, even if it catches them.
     AnyThatEnds,
-    /// Those that kill. The thing is done all the same, and a program that is told EINTR would not know.
+    /// Those that kill. The operation is done in any case, and a program that got EINTR would not know.
     Kill,
 }
 
@@ -49,9 +49,9 @@ struct Waiters {
 /// The requests that wait. Shared with the threads that end their waiting.
 pub(super) struct Waiting {
     waiters: Mutex<Waiters>,
-    // Somebody has begun to wait, or nobody will any more.
+    // A request was parked, or the mount has ended.
     arrived: Condvar,
-    /// Where it is noted that they wait.
+    /// Where it is noted which requests are taken and not answered.
     vitals: Option<Vitals>,
 }
 
@@ -82,7 +82,7 @@ impl Waiting {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Keeps a request of this thread; `on` says what ends its waiting, `None` that [`Waiting::complete`] does.
+    /// Parks a request of this thread until `on` is settled; `None`: until [`Waiting::complete`].
     pub(super) fn park(
         self: &Arc<Self>,
         caller: &Caller,
@@ -131,7 +131,7 @@ impl Waiting {
         }
     }
 
-    /// What these waited for is settled.
+    /// Resumes all requests that wait for this.
     pub(super) fn wake(&self, on: &WaitOn) {
         let woken: Vec<Waiter> = {
             let mut waiters = self.waiters();

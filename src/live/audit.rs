@@ -1,4 +1,4 @@
-//! What is recorded of what is done in the tree, and by whom.
+//! Records in the audit trail who did what in the tree.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::secret::Change;
 use crate::state::audit::{Act, Actor, ReadOf};
 use crate::versions::Opener;
 
-/// Who writes: whose base of the bundle it is, and whom the trail names.
+/// A writer: the process whose bundle base a merge uses, and the actor that the trail names.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     pub(super) process: Option<Process>,
@@ -30,7 +30,7 @@ impl Writer {
     }
 }
 
-/// Who asks, as the trail names him. The caller is waiting, so that `/proc` still has it.
+/// The caller as the audit trail names them. The caller is still waiting, so `/proc` still has the process.
 pub(super) fn actor(caller: &Caller) -> Actor {
     Actor::of_thread(caller.uid, caller.tid)
 }
@@ -44,7 +44,7 @@ fn path_of(format: BundleFormat) -> &'static str {
 }
 
 impl Tree {
-    /// Who writes without having opened anything.
+    /// The caller of a write without an open, such as truncate(2) or rename(2).
     pub(super) fn writer(&self, caller: &Caller) -> Writer {
         Writer {
             process: self.processes.of_thread(caller.tid),
@@ -70,7 +70,7 @@ impl Tree {
         }
     }
 
-    /// What holds secrets was opened to be read.
+    /// Records that a file with secrets was opened to read.
     pub(super) fn record_read(&self, caller: &Caller, file: &File) {
         let Some(audit) = &self.audit else {
             return;
@@ -83,7 +83,7 @@ impl Tree {
         audit.record_read(caller.uid, caller.tid, what);
     }
 
-    /// The answer to a caller who may not do what they ask for, which is recorded.
+    /// Records that a caller was refused, and gives EACCES.
     pub(super) fn refuse(&self, caller: &Caller, what: &str) -> OpError {
         if let Some(audit) = &self.audit {
             audit.record_refusal(caller.uid, caller.tid, &what.replace(char::is_control, "?"));
@@ -91,7 +91,7 @@ impl Tree {
         OpError::Errno(libc::EACCES)
     }
 
-    /// Waits until the trail has all that was done so far, or the time is over.
+    /// Waits until the trail has every row so far, for at most `patience`.
     pub fn flush_audit(&self, patience: Duration) {
         if let Some(audit) = &self.audit {
             audit.flush(patience);

@@ -1,5 +1,5 @@
-//! The end of a write: when the process that opened a file closes its last writable descriptor of it, what it wrote
-//! takes effect, whole or not at all.
+//! The end of a write. When the process that opened a file closes its last writable descriptor of it, its buffer is
+//! committed, whole or not at all.
 
 use super::audit::Writer;
 use super::layout::{Dir, File};
@@ -9,7 +9,7 @@ use crate::process::Ending;
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
 use crate::versions::{Missing, Node, Place};
 
-/// A write that is to take effect.
+/// A write that is to be committed.
 #[derive(Debug)]
 pub struct Commit(What);
 
@@ -64,7 +64,7 @@ impl Commits {
         self.0.is_empty()
     }
 
-    /// A number that tells these from others: an inode's.
+    /// The number of the first inode, which tells these commits from others.
     pub fn number(&self) -> u64 {
         match self.0.first() {
             Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
@@ -90,8 +90,9 @@ enum Begun {
 }
 
 impl Tree {
-    /// A descriptor of the handle was closed (close(2), dup2(2), exec, exit). Gives what is to be committed before the
-    /// answer, whose error is close's. It looks at `/proc`, and is not for the thread that answers.
+    /// A descriptor of the handle was closed (close(2), dup2(2), exec, exit). Returns what is to be committed before the
+    /// answer; an error of the commit is what close(2) returns. It reads `/proc`, so it must not run on the thread that
+    /// answers.
     pub fn close(&self, caller: &Caller, handle: u64) -> Commits {
         let (ino, entry, opener) = {
             let state = self.state();
@@ -108,16 +109,16 @@ impl Tree {
         };
         let closer = self.processes.process_of(caller.tid);
         if closer.is_some_and(|closer| closer != opener) {
-            // A child's. What it inherited delays nothing, and commits nothing.
+            // A child closed what it inherited, which delays nothing and commits nothing.
             return Commits::default();
         }
         match self.processes.ending(caller.tid) {
-            // Whose thread is gone was killed: everybody else waits for the answer.
+            // A thread that is gone was killed: any other still waits for this answer.
             Ending::Killed | Ending::Gone => {
                 self.state().kill(ino);
                 return Commits::default();
             }
-            // The release commits.
+            // RELEASE commits it.
             Ending::Hidden => return Commits::default(),
             Ending::No | Ending::Exited => {}
         }
@@ -133,9 +134,8 @@ impl Tree {
         Commits(closed.into_iter().map(Commit::of_buffer).collect())
     }
 
-    /// The last descriptor of the handle is gone. Where it is not known that all that was written through it is
-    /// committed (its writer cannot be looked at, or others went on writing), readers of the name wait from now on until
-    /// it is [`settled`](Self::settled).
+    /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
+    /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
     pub fn begin_release(&self, handle: u64) -> Option<Place> {
         let state = self.state();
         let node = state.write_inode(state.written_by(handle)?)?;
@@ -146,12 +146,12 @@ impl Tree {
         }
         let place = entry.place.clone()?;
         *lock(&self.settling).entry(place.clone()).or_default() += 1;
-        // Who has the name already is to ask for it, too.
+        // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();
         Some(place)
     }
 
-    /// What [`begin_release`](Self::begin_release) began is over.
+    /// Ends what [`begin_release`](Self::begin_release) began.
     pub fn settled(&self, place: &Place) {
         let mut settling = lock(&self.settling);
         if let Some(count) = settling.get_mut(place) {
@@ -162,21 +162,21 @@ impl Tree {
         }
     }
 
-    /// Whether a write of the name may be under way whose writer believes that it is done.
+    /// Whether a write of the name may still be under way although its writer's close has returned.
     pub(super) fn is_settling(&self, place: &Place) -> bool {
         let settling = lock(&self.settling);
         !settling.is_empty() && settling.contains_key(place)
     }
 
-    /// The last descriptor of the handle is gone. What no close could commit is to be committed now. It looks at
-    /// `/proc`, and is not for the thread that answers.
+    /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run
+    /// on the thread that answers.
     pub fn release(&self, handle: u64) -> Commits {
         let mut state = self.state();
         let released = state.release(handle, |process| self.processes.is_alive(process.pid));
         Commits(released.into_iter().map(Commit::of_buffer).collect())
     }
 
-    /// Nothing of these commits is tried again.
+    /// Gives these commits up: they are not tried again.
     pub fn give_up(&self, commits: &Commits) {
         for commit in &commits.0 {
             let changes = match &commit.0 {
@@ -218,8 +218,8 @@ impl Tree {
         }
     }
 
-    /// Has these writes take effect, those of secrets that follow each other in one write of the store; each is told
-    /// its own result. It waits for the disk, and for others that write the secrets file.
+    /// Commits these writes. Consecutive writes of secrets go into one rewrite of the store, and each gets its own result.
+    /// It waits for the disk and for other writers of the secrets file.
     ///
     /// # Errors
     /// Those of the contract's table; then nothing of that write has changed.
@@ -319,7 +319,7 @@ impl Tree {
         results.into_iter().map(|result| result.map(drop)).collect()
     }
 
-    /// What a commit is to write, and which state of the buffer that is.
+    /// What a commit has to write, and the number of changes that the buffer had by then.
     fn begin(&self, commit: &Commit) -> (Begun, u64) {
         let state = self.state();
         let ino = match &commit.0 {
@@ -352,7 +352,7 @@ impl Tree {
             );
         };
         let (data, changes) = match &commit.0 {
-            // What came after the fsync is still to be committed.
+            // What was written after the fsync is committed later.
             What::Synced(_) => (
                 buffer.synced.as_ref().ok_or(Missing::Unknown),
                 buffer.committed,
@@ -365,7 +365,7 @@ impl Tree {
         let Some(entry) = state.entry(node.entry) else {
             return (Begun::Nothing, changes);
         };
-        // A file that was removed, or that another was renamed over, takes what is written along.
+        // The file was removed or replaced meanwhile, so what was written goes with it.
         let Some(place) = entry.place.clone().filter(|_| !entry.is_scratch) else {
             return (Begun::Nothing, changes);
         };
@@ -396,7 +396,7 @@ impl Tree {
         (begun, changes)
     }
 
-    /// A commit is over, well or not. What failed is given up, as the one who closes is told.
+    /// Ends a commit. One that failed is given up, because close(2) returns its error.
     fn end(
         &self,
         commit: &Commit,

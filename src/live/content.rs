@@ -1,5 +1,4 @@
-//! What the files hold: contents made from the manager, the prices and the caches, and what a finished write of each
-//! kind does. Knows no inode.
+//! What each kind of file holds, and what a finished write of it does. Knows no inode.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -23,9 +22,9 @@ use crate::state::{Known, ProviderConfigs};
 /// How fresh a content must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// Its present value, for who reads it.
+    /// A value that may be given to readers.
     Fresh,
-    /// The last that was known of it, for who has waited, or looks at names and sizes only.
+    /// The last known value, for callers that have waited already, or that look at names and sizes only.
     LastKnown,
 }
 
@@ -33,7 +32,7 @@ pub(super) enum Freshness {
 #[derive(Clone, Debug)]
 pub(super) struct Content {
     pub(super) value: SecretValue,
-    /// When it became this.
+    /// When it last changed.
     pub(super) changed_at: SystemTime,
     /// For how long it may be given to readers if nothing changes.
     pub(super) fresh_for: Duration,
@@ -44,12 +43,12 @@ pub(super) enum Resolved {
     Content(Content),
     Missing,
     Failed(Error),
-    /// Somebody must be asked first.
+    /// It must be asked for first.
     Blocked(WaitOn),
 }
 
 impl Resolved {
-    /// What does not age.
+    /// Content that does not expire.
     pub(super) fn lasting(value: SecretValue, changed_at: SystemTime) -> Self {
         Resolved::Content(Content {
             value,
@@ -59,7 +58,7 @@ impl Resolved {
     }
 }
 
-/// For how long an answer is at hand for those who waited for it.
+/// How long an answer is kept for the callers that waited for it.
 const AT_HAND: Duration = Duration::from_secs(1);
 
 /// What providers have just answered.
@@ -92,7 +91,7 @@ impl Answers {
         })
     }
 
-    /// What was answered before something changed counts no more.
+    /// Drops all answers, because something has changed since.
     pub(super) fn clear(&self) {
         lock(&self.0).clear();
     }
@@ -129,7 +128,7 @@ impl Tree {
                 generated(&format!("{count}\n"))
             }
             File::Status => json_text(&self.status()),
-            // Its bytes are with its inode.
+            // A scratch file's bytes are in its inode.
             File::Scratch => Resolved::Missing,
             File::Events => {
                 let notes = lock(&self.notes);
@@ -139,7 +138,7 @@ impl Tree {
         }
     }
 
-    /// What is made here of things that have no time of their own.
+    /// Content that has no time of its own.
     fn since_begun(&self, text: &str) -> Resolved {
         Resolved::lasting(SecretValue::new(text), lock(&self.notes).begun)
     }
@@ -152,7 +151,7 @@ impl Tree {
             Known::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
                 changed_at: config.updated_at().unwrap_or(lock(&self.notes).begun),
-                // Another program writes to the database, and tells nobody.
+                // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),
             Known::Missing => Resolved::Missing,
@@ -177,7 +176,7 @@ impl Tree {
             (Lookup::Stale(_) | Lookup::Unknown, Freshness::Fresh) => {
                 Resolved::Blocked(WaitOn::Secret(name.clone()))
             }
-            // What a provider has just answered counts for those who waited for it, be it that it may not be held.
+            // Callers that waited get what the provider has just answered, even if it may not be cached.
             (held, Freshness::LastKnown) => match self.answers.get(name) {
                 Some(answered) => answered,
                 None => match held.last_held() {
@@ -199,7 +198,7 @@ impl Tree {
     pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         self.carry_out(file, bytes, writer)?;
         if !matches!(file, File::Secret(_) | File::Bundle(_)) {
-            // Emptying a cache puts them back, too.
+            // Clearing a cache resets prices, too.
             self.note_prices();
         }
         self.changed();
@@ -298,7 +297,7 @@ impl Tree {
             .ok_or_else(|| Error::NotFound { name: name.into() })
     }
 
-    /// The event of a single cache; of all together the manager tells.
+    /// The event for one cache. The manager emits the one for all caches.
     fn notify_invalidated(&self, cache: &str, prefix: Option<&str>) {
         self.add_event(&json!({
             "at": crate::provider::rfc3339(SystemTime::now()),
@@ -309,7 +308,7 @@ impl Tree {
     }
 }
 
-/// What is made anew at each look.
+/// Content that is generated at each look.
 fn generated(text: &str) -> Resolved {
     Resolved::lasting(SecretValue::new(text), SystemTime::now())
 }

@@ -1,4 +1,4 @@
-//! The secrets as documents: each is rendered once for each state of the secrets, and holds one state only.
+//! The secrets as documents. A document is rendered once per snapshot, from that snapshot alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::manager::{Lookup, Snapshot};
 use crate::provider::Standing;
 use crate::secret::SecretValue;
 
-/// A document of more names is rendered on a thread of its own.
+/// A document with more names than this is rendered on a thread of its own.
 const LARGE: usize = 200;
 
 /// The documents that were rendered last.
@@ -21,11 +21,11 @@ pub(super) struct Documents(Mutex<HashMap<BundleFormat, Rendered>>);
 
 #[derive(Clone)]
 struct Rendered {
-    /// The snapshot's.
+    /// The snapshot's generation.
     generation: u64,
     value: SecretValue,
     changed_at: SystemTime,
-    /// `None`: for as long as nothing changes.
+    /// `None`: until something changes.
     fresh_until: Option<Instant>,
     base: Arc<Base>,
 }
@@ -40,7 +40,7 @@ struct Secrets {
 }
 
 impl Tree {
-    /// All secrets in a form.
+    /// The document in this format.
     pub(super) fn document(&self, format: BundleFormat, freshness: Freshness) -> Resolved {
         let snapshot = self.manager.snapshot();
         let now = Instant::now();
@@ -91,7 +91,7 @@ impl Tree {
         }
     }
 
-    /// What a process that reads this content of a document has seen: the base of its next write.
+    /// The merge base for a process that reads this content of a document.
     pub(super) fn base_of_document(
         &self,
         format: BundleFormat,
@@ -158,7 +158,7 @@ impl Tree {
                 |error| error.to_string(),
             );
             tracing::warn!("the bundle is without the secrets of {source}: {reason}");
-            // Until it answers.
+            // Not for longer than until it answers.
             secrets.fresh_for = Duration::ZERO;
         }
         for (name, _) in snapshot.names() {
@@ -182,7 +182,7 @@ impl Tree {
         Ok(secrets)
     }
 
-    /// The document as it is now, for what is merged into it.
+    /// The present document, for a merge.
     pub(super) fn current_document(&self) -> Result<Document> {
         let snapshot = self.manager.snapshot();
         match self.all_secrets(&snapshot, Freshness::LastKnown) {

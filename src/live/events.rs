@@ -8,7 +8,7 @@ const LIMIT: usize = 256 * 1024;
 pub(super) struct EventLog(Vec<u8>);
 
 impl EventLog {
-    /// Lines that were added before; `anew`: in the place of all others.
+    /// Adds lines that an earlier server had; `anew`: they replace all others.
     pub(super) fn take_in(&mut self, anew: bool, lines: &[u8]) {
         if anew {
             self.0.clear();
@@ -16,7 +16,7 @@ impl EventLog {
         self.0.extend_from_slice(lines);
     }
 
-    /// Adds a line; gives whether the log has started anew with it.
+    /// Adds a line. Returns whether the log has started anew with it.
     pub(super) fn push(&mut self, line: &[u8]) -> bool {
         let anew = self.0.len() + line.len() > LIMIT;
         self.take_in(anew, line);

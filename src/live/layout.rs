@@ -100,7 +100,7 @@ impl Dir {
         }
     }
 
-    /// Whether scratch files may be made here: where there are documents to be written beside and renamed onto.
+    /// Whether scratch files may be made here: only where there are files to write beside and rename onto.
     pub(super) fn has_scratch(&self) -> bool {
         matches!(
             self,
@@ -109,13 +109,13 @@ impl Dir {
     }
 
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
-    /// write it anew; where it may not, it writes in place, and there is no moment without the file.
+    /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
     fn takes_scratch(&self, name: &str) -> bool {
         let renames = !matches!(self, Dir::Hardware | Dir::Config);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
-    /// What a name stands for, whether it exists or not; `None`: nothing can have this name here.
+    /// The file that a name would be, whether it exists or not; `None`: no file can have this name here.
     pub(super) fn file(&self, name: &str) -> Option<File> {
         if self.takes_scratch(name) && name != "." && name != ".." {
             return Some(File::Scratch);
@@ -151,16 +151,16 @@ struct Folder {
     changed_at: Mutex<SystemTime>,
 }
 
-/// A file that is made anew at each look, and read past the kernel's cache.
+/// A file whose content is generated at each look, and read past the kernel's cache.
 pub(super) struct Generated {
     pub(super) place: Place,
     pub(super) file: File,
-    /// A fingerprint of what it held when it was last looked at, and since when it has held that.
+    /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
 }
 
 impl Generated {
-    /// Since when it has held what it holds now.
+    /// Since when it has had the content with this fingerprint.
     pub(super) fn held_since(&self, fingerprint: u64) -> SystemTime {
         let mut seen = lock(&self.seen);
         match *seen {

@@ -1,5 +1,5 @@
-//! What is in a folder. An open folder holds nothing: names are listed in the order of a hash, which is the offset, so
-//! that a listing goes on where it was after any change, and begins anew when it is told to.
+//! Listings. An open folder holds no copy of its names. The offset of a name is its hash, and names are listed in that
+//! order, so a listing continues at the right place after any change, and rewinddir(3) lists anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{Attr, Caller, Found, OpError, Tree, lock};
 use crate::manager::Snapshot;
 use crate::versions::Place;
 
-/// For how long `stat` may take what a listing said of a name. An open looks the name up anew in any case.
+/// How long `stat` may use the attributes that a listing gave. An open looks the name up anew in any case.
 const LISTED_VALID: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A name in a folder.
@@ -24,8 +24,9 @@ pub struct Listed {
     pub name: String,
 }
 
-/// Open folders whose last page of names the kernel may not have taken in yet, and whether something has changed since
-/// that was made. The kernel gives the names the epoch of when it takes them in, so such a change needs another epoch.
+/// Open folders whose last page of names the kernel may not have processed yet, and whether something has changed since
+/// that page was made. The kernel stamps the names with the epoch at which it processes them, so after such a change it
+/// needs another epoch.
 #[derive(Default)]
 pub(super) struct Outstanding {
     next: u64,
@@ -43,7 +44,7 @@ impl Tree {
         self.admit(caller, "opendir")?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         if *dir == Dir::Secrets {
-            // Nobody waits for it: who lists again sees what is there now.
+            // The listing does not wait for it; the next listing shows what came.
             self.manager.fetch_all(Box::new(|| {}));
         }
         let mut listings = lock(&self.listings);
@@ -91,8 +92,8 @@ impl Tree {
         }
     }
 
-    /// Calls `emit` with the names of a folder behind the offset, each with its own, until it says that it has enough.
-    /// Those of the dots, folders and generated files are the smallest.
+    /// Calls `emit` with each name behind the offset, and the name's own offset, until `emit` returns true. The dots,
+    /// folders and generated files have the smallest offsets.
     fn page(
         &self,
         ino: u64,
@@ -134,8 +135,8 @@ impl Tree {
         Ok(())
     }
 
-    /// The entries of a folder from `offset` on; `emit` gets each with the offset after it and says whether it still had
-    /// room.
+    /// Calls `emit` with each entry of a folder from `offset` on and the offset after it. `emit` returns whether it still
+    /// had room.
     ///
     /// # Errors
     /// ENOTDIR.
@@ -230,7 +231,7 @@ impl Tree {
         }
     }
 
-    /// A page of names is on its way to the kernel, which has taken in all before it.
+    /// A page of names goes to the kernel, which has processed all pages before it.
     fn listing_is_out(&self, handle: u64) {
         let has_changed = lock(&self.listings).by_handle.insert(handle, false);
         if has_changed == Some(true) {
@@ -238,7 +239,7 @@ impl Tree {
         }
     }
 
-    /// Something has changed under listings that are on their way.
+    /// Something has changed under pages that the kernel has not processed.
     pub(super) fn listings_outdated(&self) {
         for has_changed in lock(&self.listings).by_handle.values_mut() {
             *has_changed = true;

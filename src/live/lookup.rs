@@ -1,5 +1,5 @@
-//! Names to inodes, and what `stat` shows of them. A lookup never waits: where the content must be asked for first, it
-//! answers a promise, and who goes on to look at it or to open it waits there.
+//! From names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
+//! answers a promise, and `stat` or `open` of that promise waits.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::versions::{Missing, Node, Place, State};
 
 /// Folders are always there.
 const FOLDER_VALID: Duration = Duration::from_secs(3600);
-/// What the kernel knows of a version never changes.
+/// The attributes of a version never change.
 pub(super) const VERSION_VALID: Duration = Duration::from_secs(3600);
 
 impl Tree {
@@ -64,7 +64,7 @@ impl Tree {
         let mut state = self.state();
         let retry = state.retry(caller.tid, &generated.place);
         if retry.is_some_and(|retry| retry.to_write) {
-            // What one reads there is not what one writes: a writer begins with nothing.
+            // What is read from a control file is not what is written to it, so a writer begins with nothing.
             let entry = state.entry_at(&generated.place);
             let ino = state.new_write_inode(entry, Ok(SecretValue::new("")));
             return Ok(self.found(&mut state, ino, Duration::ZERO));
@@ -137,7 +137,7 @@ impl Tree {
         }
     }
 
-    /// A name that nobody else sees may be one that the caller is making.
+    /// A name that nobody else sees may be one that the caller's process is making.
     fn look_up_missing(
         &self,
         state: &mut State,
@@ -159,7 +159,7 @@ impl Tree {
         if let Some(entry) = state.pending_of(place, process) {
             return state.entry(entry)?.own;
         }
-        // Opened to write before anybody could say that there is none.
+        // It was opened to write before a provider could say that the name does not exist.
         let entry = state.named(place)?;
         state.unclosed_by(entry, process()?)
     }
@@ -174,10 +174,10 @@ impl Tree {
         }
     }
 
-    /// What `stat` shows of an inode. `has_waited`: what is known now is what there is to know.
+    /// What `stat` shows of an inode. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE where the kernel should look the name up anew; the reason where the content cannot be had.
+    /// ESTALE if the kernel should look the name up anew; else why the content cannot be had.
     pub fn attr(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<Attr, OpError> {
         if self.layout.dir(ino).is_some() {
             return Ok(self.folder_attr(ino));
@@ -209,7 +209,7 @@ impl Tree {
                 Some(own) => Ok(self.node_attr(&state, own)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
-            // It is there, whatever it holds: `ls -l` shows it, and reading it tells.
+            // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
             Resolved::Failed(error)
                 if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
             {
@@ -277,7 +277,7 @@ impl Tree {
         }
     }
 
-    /// What an inode is, whatever its name leads to.
+    /// What `stat` shows of an inode, whatever its name leads to now.
     pub(super) fn node_attr(&self, state: &State, ino: u64) -> Attr {
         let entry = state.entry_of(ino);
         let number = entry.unwrap_or(ino);
@@ -332,7 +332,7 @@ impl Tree {
         }
     }
 
-    /// The kernel has forgotten the inode as often as `count` says.
+    /// The kernel forgets `count` lookups of the inode.
     pub fn forget(&self, ino: u64, count: u64) {
         if self.layout.dir(ino).is_none() && self.layout.generated(ino).is_none() {
             self.state().forget(ino, count);
@@ -340,7 +340,7 @@ impl Tree {
     }
 }
 
-/// Who has waited takes what is known.
+/// A caller that has waited takes the last known content.
 pub(super) fn waited(has_waited: bool) -> Freshness {
     match has_waited {
         true => Freshness::LastKnown,

@@ -1,9 +1,9 @@
 //! The owner's tree: what is at which name, what a reader gets, and when a write takes effect. Knows no fuser type and
 //! no mount point; the rooms around it turn the kernel's requests into its calls.
 //!
-//! A name leads to a version of its content until something changes; whatever changes something sends the kernel one
-//! epoch before it is acknowledged ([`KernelNames`]). An operation never waits: what cannot be answered yet says what it
-//! is blocked on, and is done again when that is settled.
+//! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
+//! acknowledged ([`KernelNames`]). Operations that answer the kernel never wait: one that cannot be answered yet returns
+//! what it is blocked on, and its caller repeats it when that is settled.
 
 mod audit;
 pub mod bundle;
@@ -47,7 +47,7 @@ use documents::Documents;
 use layout::Layout;
 use notes::Notes;
 
-/// Set where a kernel without epochs is to be tried: it holds no names then.
+/// This variable makes the mount behave as on a kernel without epochs, for tests.
 const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
 
 /// Who asks.
@@ -57,7 +57,7 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Thread; 0 where it is in a pid namespace out of sight.
+    /// Thread; 0 if it is in a pid namespace that the daemon cannot see.
     pub tid: u32,
     /// The request's number.
     pub request: u64,
@@ -70,9 +70,9 @@ pub struct Caller {
 pub enum OpError {
     /// It failed, for a reason that is worth logging.
     Error(Error),
-    /// It failed, as such operations do.
+    /// It failed in an expected way that needs no log line.
     Errno(i32),
-    /// It cannot be answered yet: to be done again when this is settled.
+    /// It cannot be answered yet, and is to be repeated when this is settled.
     Blocked(WaitOn),
 }
 
@@ -93,7 +93,7 @@ pub enum WaitOn {
     Config(String),
     /// A large document that is being rendered.
     Document(bundle::BundleFormat),
-    /// The end of a write whose writer could not be told when it was done.
+    /// The end of a write that is committed only after its writer's close has returned.
     Write(Place),
 }
 
@@ -114,7 +114,7 @@ pub struct Parts {
     pub hardware: Arc<Hardware>,
     /// The providers' configurations; without them `config/` is empty.
     pub configs: Option<Arc<ProviderConfigs>>,
-    /// Where it is recorded who does what; `None`: nowhere.
+    /// The audit trail; `None`: nothing is recorded.
     pub audit: Option<Arc<AuditTrail>>,
     /// Its callers: [`Proc`](crate::process::Proc), unless a test makes them up.
     pub processes: Arc<dyn Processes>,
@@ -172,17 +172,17 @@ pub struct MountInfo {
     pub allow_root: bool,
     /// What the kernel speaks.
     pub kernel: KernelInfo,
-    /// The process that sees to it that one answers, where there is one.
+    /// The keeper, if there is one.
     pub keeper_pid: Option<u32>,
-    /// The servers that ended, the last ones.
+    /// The last servers that ended.
     pub restarts: Vec<Restart>,
-    /// Where the program lies that `upgrade` changes to.
+    /// The program that `upgrade` changes to.
     pub program: Option<String>,
     /// The last upgrade that was tried.
     pub upgrade: Option<Upgrade>,
 }
 
-/// A server that ended, and had another one come after it.
+/// A server that ended and was replaced.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Restart {
     /// When, as RFC 3339 has it.
@@ -198,7 +198,7 @@ pub struct Upgrade {
     pub number: u64,
     /// When, as RFC 3339 has it.
     pub at: String,
-    /// Why the program stayed the one that it was; `None`: it did not.
+    /// Why the old program stayed; `None`: the upgrade succeeded.
     pub error: Option<String>,
 }
 
@@ -222,11 +222,11 @@ pub struct Tree {
     processes: Arc<dyn Processes>,
     owner: Owner,
     layout: Layout,
-    /// Whether the numbers of callers are those of `/proc`.
+    /// Whether `/proc` shows the callers under the numbers that requests give.
     sees_callers: bool,
     names: KernelNames,
-    // Taken for each request, and by the threads that close and commit. Inside it are the manager's locks and those of
-    // `notes`; listeners of the manager must not take it.
+    // The outermost lock: taken for each request, and by the threads that close and commit. The manager's locks and
+    // `notes` may be taken inside it. Listeners of the manager must not take it.
     state: Mutex<State>,
     journal: Journal,
     /// The journal is to be begun anew at the next change of the state.
@@ -235,11 +235,11 @@ pub struct Tree {
     documents: Documents,
     /// What providers have just answered.
     answers: content::Answers,
-    /// Names whose last writer is gone, and that perhaps are being committed.
+    /// Names whose last writer is gone and whose commit may still be under way.
     settling: Mutex<HashMap<Place, usize>>,
-    /// What `secrets/` was last seen to hold.
+    /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
-    /// Listings that the kernel may not have taken in yet.
+    /// Pages of listings that the kernel may not have processed yet.
     listings: Mutex<listing::Outstanding>,
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
@@ -343,15 +343,15 @@ impl Tree {
         (tree, commits)
     }
 
-    /// Something that readers see has changed, and is in place. To be called before anybody is told of it; from any
-    /// thread.
+    /// Readers see something else from now on. Called after the change is in place and before it is acknowledged, from
+    /// any thread.
     fn changed(&self) {
         self.answers.clear();
         self.listings_outdated();
         self.names.next_epoch();
     }
 
-    /// The secrets are others than they were.
+    /// The manager has a new snapshot.
     fn secrets_changed(&self, changes: &ChangeSet) {
         let before = std::mem::replace(&mut *lock(&self.seen), changes.snapshot.clone());
         let names_differ =
@@ -394,7 +394,7 @@ impl Tree {
         &self.manager
     }
 
-    /// Calls `done` when what an operation is blocked on is settled: soon, from any thread.
+    /// Has what an operation is blocked on settled, and then calls `done`, from any thread.
     pub fn settle(self: &Arc<Self>, on: &WaitOn, done: crate::provider::Done) {
         match on {
             WaitOn::Secret(name) => {
@@ -411,7 +411,7 @@ impl Tree {
                 None => done(),
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
-            // It may have been settled before somebody waited for it.
+            // It may have been settled before this caller began to wait.
             WaitOn::Write(place) if !self.is_settling(place) => done(),
             WaitOn::Write(_) => {}
         }
@@ -433,7 +433,7 @@ impl Tree {
     /// Who opens a file to write.
     ///
     /// # Errors
-    /// EPERM where the caller is out of sight: nobody could tell when it closes the file.
+    /// EPERM if the daemon cannot see the caller, because it could not know when the caller closes the file.
     fn opener(&self, caller: &Caller) -> Result<Opener, OpError> {
         let process = match caller.tid {
             0 => None,
@@ -478,8 +478,7 @@ impl Tree {
     }
 }
 
-/// The state while it is looked at and changed. Its changes are in the journal when this is dropped, before anybody is
-/// answered.
+/// The locked state. Dropping it appends the changes to the journal, before the operation is answered.
 struct StateGuard<'a> {
     state: MutexGuard<'a, State>,
     tree: &'a Tree,

@@ -1,5 +1,5 @@
-//! What the tree itself leaves for the next server, beside the state below: the events, the prices that were set, what
-//! each process last saw of the bundle.
+//! What this room leaves for the next server, besides the state of `versions`: events, prices that were set, what each
+//! process last saw of the bundle, what the backends hold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::versions::{Record, State, Timestamp};
 enum Note {
     /// When the first server began.
     Begun(Timestamp),
-    /// Bytes that were added to the events; `true`: and all before them are gone.
+    /// Bytes that were added to the events; `true`: they replace all others.
     Events(bool, Vec<u8>),
     /// Prices that were set, as JSON; `None`: those of the configuration.
     Prices(Option<String>),
@@ -109,12 +109,12 @@ impl Notes {
 impl Tree {
     fn append(&self, note: &Note) {
         if self.journal.is_kept() && self.journal.append(&[note.record()]) {
-            // Not here: the state may be locked by whoever waits for this.
+            // Not here: the caller may hold the state's lock, which a checkpoint needs.
             self.checkpoint_is_due.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Begins the journal anew with all there is.
+    /// Begins the journal anew with the whole state.
     pub(super) fn checkpoint(&self, state: &State) {
         if !self.journal.is_kept() {
             return;
@@ -136,14 +136,14 @@ impl Tree {
         self.append(&Note::Events(anew, line));
     }
 
-    /// The prices may have been set or put back.
+    /// Notes the prices, which may have been set or reset.
     pub(super) fn note_prices(&self) {
         let mut notes = lock(&self.notes);
         notes.prices = self.hardware.to_note();
         self.append(&Note::Prices(notes.prices.clone()));
     }
 
-    /// The backends hold something else than they did.
+    /// Notes what the backends hold, which has changed.
     pub(super) fn note_backends(&self) {
         if !self.journal.is_kept() {
             return;
@@ -154,7 +154,7 @@ impl Tree {
         notes.backends = Some(backends);
     }
 
-    /// What a process has last seen of the bundle is this.
+    /// Notes what a process has last seen of the bundle.
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
         let mut notes = lock(&self.notes);
         if notes.bases.put(process, base.clone()) {
@@ -177,7 +177,7 @@ struct Bases {
 impl Bases {
     const MAX: usize = 256;
 
-    /// Gives whether anything has changed.
+    /// Returns whether anything has changed.
     fn put(&mut self, process: Process, base: Arc<Base>) -> bool {
         self.clock += 1;
         if let Some((at, known)) = self.by_process.get_mut(&process) {

@@ -1,4 +1,4 @@
-//! Opening and reading. An open says who may, and records the read; it never judges a version.
+//! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
 
 use super::content::Resolved;
 use super::layout::{File, Generated};
@@ -10,7 +10,7 @@ use crate::versions::{Handle, Missing, Node, Place, State};
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
-    /// The handle's number; 0: the inode says all.
+    /// The handle's number; 0: the inode is enough.
     pub handle: u64,
     /// The kernel may keep the inode's pages, and need not say when the file is closed.
     pub keeps_pages: bool,
@@ -40,11 +40,11 @@ pub(super) fn to_write(flags: i32) -> bool {
 const ESTALE: OpError = OpError::Errno(libc::ESTALE);
 
 impl Tree {
-    /// Opens an inode with open(2)'s flags. `has_waited`: what is known now is what there is to know.
+    /// Opens an inode with open(2)'s flags. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE sends the kernel to look the name up once more; else why the content cannot be had, EACCES, EISDIR; EPERM
-    /// for a writer out of sight.
+    /// ESTALE has the kernel look the name up once more. Else why the content cannot be had; EACCES; EISDIR; EPERM for a
+    /// writer that the daemon cannot see.
     pub fn open(
         &self,
         caller: &Caller,
@@ -65,7 +65,7 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        // One who was sent round is sent round no more: the second ESTALE would reach the program.
+        // A thread is sent round once only: the kernel would give a second ESTALE to the program.
         let has_waited = match state.last_place(ino).cloned() {
             Some(place) => {
                 let came_round = state.came_round(caller.tid, ino);
@@ -75,7 +75,7 @@ impl Tree {
                     return Err(OpError::Blocked(WaitOn::Write(place)));
                 }
                 if has_waited && !came_round && matches!(state.node(ino), Some(Node::Version(_))) {
-                    // What it waited for may have made another version.
+                    // The write that it waited for may have made another version.
                     state.send_round_of(caller.tid, ino, &place, to_write(flags));
                     return Err(ESTALE);
                 }
@@ -102,8 +102,8 @@ impl Tree {
         }
     }
 
-    /// A writer is sent to look the name up again, and finds an inode of its own: to let it write through one that
-    /// others read would change the size under them.
+    /// Sends a writer round, so that its second lookup makes an inode of its own. Writing through an inode that others
+    /// read would change the size under them.
     fn send_writer_round(
         &self,
         state: &mut State,
@@ -151,7 +151,7 @@ impl Tree {
             return Ok(Opened::direct(handle));
         }
         if has_buffer {
-            // What was written so far, to its writer, or to who opens a scratch file.
+            // The writer, or a reader of a scratch file, sees what was written so far.
             return Ok(Opened::direct(0));
         }
         self.supply_base(state, ino, has_waited)?;
@@ -165,7 +165,7 @@ impl Tree {
         Ok(Opened::VERSION)
     }
 
-    /// A name whose content had to be asked for: once it is there, the second walk gets its version.
+    /// Opens a promise: waits for the content, and then sends the reader round to its version.
     fn open_promise(
         &self,
         state: &mut State,
@@ -187,7 +187,7 @@ impl Tree {
         }
         match self.resolve(&file, waited(has_waited)) {
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
-                // Where there is none, an open that may create does so after the walk; any other finds nothing there.
+                // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {
                     state.version(&place, &content.value, content.changed_at);
                 }
@@ -232,11 +232,11 @@ impl Tree {
         }
     }
 
-    /// Records that what holds secrets was read, and what its reader has seen of the bundle.
+    /// Records the read, and what the reader has seen of the bundle.
     fn note_read(&self, caller: &Caller, file: &File, value: &SecretValue) {
         self.record_read(caller, file);
         if let File::Secret(name) = file {
-            // Counted, and renewed before it is out of date.
+            // Counts the read, and has the key refreshed before it expires.
             let _ = self.manager.look_up(name);
         }
         if let File::Bundle(format) = file
@@ -247,7 +247,7 @@ impl Tree {
         }
     }
 
-    /// Sees to it that what a writer's file held is known, where that is needed.
+    /// Gives a writer's inode what its file held, if that was not known at its open.
     pub(super) fn supply_base(
         &self,
         state: &mut State,

@@ -1,4 +1,4 @@
-//! Removing and renaming. Both write the secrets file, so they are for a thread that may wait for the disk.
+//! Removing and renaming. Both write the secrets file, so they run on a thread that may wait for the disk.
 
 use super::audit::actor;
 use super::close::{Commit, Commits};
@@ -16,15 +16,14 @@ const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 enum Source {
     /// A scratch file that nobody is writing.
     Scratch(u64),
-    /// A file that this process is writing: its data is what is renamed, not what the name held before. `own` is the
-    /// inode with the data.
+    /// A file that this process is writing. Its data (in the inode `own`) is renamed, not what the name held before.
     Unclosed {
         entry: u64,
         own: u64,
         process: Process,
         was_seen: bool,
     },
-    /// A file that is as everybody sees it.
+    /// A file without an unclosed write of this process.
     Settled(File),
 }
 
@@ -54,13 +53,13 @@ impl Tree {
                 // It never appears.
                 state.abandon(entry);
             }
-            // Or it was opened to write before anybody could say that there is none.
+            // Or it was opened to write before a provider could say that the name does not exist.
             mine.is_some() || self.made_by(&state, caller, &place).is_some()
         };
         match self.remove(caller, &file) {
             Err(error) if is_made_here && is_absent(&error) => {}
             Err(error) if caller.is_resend && is_absent(&error) => {
-                // The server that did not come to answer did it, and perhaps did not come to record it.
+                // The server that died before it answered has removed it, and may not have recorded that.
                 self.record_removal(caller, &file);
             }
             removed => removed.map_err(|error| at(error, name))?,
@@ -144,7 +143,7 @@ impl Tree {
         }
     }
 
-    /// Whether what keeps a file from being renamed is that the server that did not come to answer has done it.
+    /// Whether the rename failed because the server that died before it answered had done it already.
     fn was_renamed(&self, error: &OpError, from: &Place, to: &Place) -> bool {
         let in_the_way =
             is_absent(error) || matches!(error, OpError::Errno(libc::ENOENT | libc::EEXIST));
@@ -222,7 +221,7 @@ impl Tree {
         if self.layout.subfolder(from).is_some() || self.layout.subfolder(to).is_some() {
             return Err(OpError::Errno(libc::EPERM));
         }
-        // What was scratch under its old name is what the new name says: `sed -i` renames `sedXXXXXX`.
+        // The new name decides what the file is: `sed -i` renames its scratch file `sedXXXXXX`.
         let target = self
             .layout
             .file_at(to)
@@ -253,7 +252,7 @@ impl Tree {
                     return Err(OpError::Errno(libc::EPERM));
                 }
                 if was_seen {
-                    // What the name held goes: its file is what is being written.
+                    // The old name is left with nothing: its old value goes, and its unclosed data moves.
                     let file = self.layout.file_at(from).ok_or(ENOENT)?;
                     match self.remove(caller, &file) {
                         Err(error) if is_absent(&error) => {}

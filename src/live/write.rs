@@ -16,7 +16,7 @@ use crate::secret::{SecretBuffer, SecretName, SecretValue};
 use crate::state::check_provider_name;
 use crate::versions::{Handle, Missing, Node, Place, State};
 
-/// So many bytes all scratch files may hold together.
+/// The most bytes that all scratch files may hold together.
 const MAX_SCRATCH: usize = 64 * 1024 * 1024;
 
 /// What setattr is to change; `None`: leave it.
@@ -55,7 +55,7 @@ pub(super) fn not_a_config(name: &str) -> OpError {
     problem.map_or(OpError::Errno(libc::EINVAL), OpError::Error)
 }
 
-/// Whether bytes, wherever they stand in a text, keep it from being UTF-8. Characters may be cut at either end.
+/// Whether no UTF-8 text can contain these bytes. Characters may be cut at either end.
 fn never_utf8(bytes: &[u8]) -> bool {
     let is_continuation = |byte: &&u8| **byte & 0xc0 == 0x80;
     let cut = bytes.iter().take(3).take_while(is_continuation).count();
@@ -65,8 +65,8 @@ fn never_utf8(bytes: &[u8]) -> bool {
     }
 }
 
-/// Bytes with those before them that may belong to the same character, where nothing stands behind them yet: then these
-/// will never be other ones, unless the program goes back.
+/// The bytes of an append, with the bytes before them that may belong to the same character. For any other write just its
+/// bytes, because the program may still replace its neighbours.
 fn in_context(state: &State, ino: u64, at: usize, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let before = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
         Some(Ok(data)) if data.len() == at => data.as_bytes(),
@@ -92,7 +92,7 @@ fn in_context(state: &State, ino: u64, at: usize, bytes: &[u8]) -> Zeroizing<Vec
 }
 
 impl Tree {
-    /// What a new file of this name would be.
+    /// The file that a new file of this name would be.
     fn file_to_create(&self, place: &Place, exclusive: bool) -> Result<File, OpError> {
         let dir = self
             .layout
@@ -103,7 +103,7 @@ impl Tree {
             Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
                 Ok(file)
             }
-            // It was there a moment ago, or is.
+            // Such a file always exists, so creating it means opening it.
             Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
             None => Err(match dir {
                 Dir::Secrets => SecretName::new(&place.name)
@@ -221,8 +221,9 @@ impl Tree {
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; EFBIG past what such a file can hold and EILSEQ for bytes that no text has, after which nothing of it
-    /// takes effect before it is emptied; ENOSPC; why the present content, which this would add to, cannot be had.
+    /// EBADF; EFBIG past what such a file can hold, and EILSEQ for bytes that no text contains: after either, nothing of
+    /// the buffer is committed unless it is truncated to nothing. ENOSPC; why the present content, which a write would
+    /// change, cannot be had.
     pub fn write(
         &self,
         caller: &Caller,
@@ -276,7 +277,7 @@ impl Tree {
         Ok(bytes.len() as u32)
     }
 
-    /// What the file of an inode is.
+    /// The file that an inode belongs to.
     pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<File, OpError> {
         let stale = OpError::Errno(libc::ESTALE);
         let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
@@ -288,7 +289,7 @@ impl Tree {
         }
     }
 
-    /// What was written so far takes effect when the file is renamed, at the latest.
+    /// fsync(2): a rename commits what was written so far.
     pub fn sync(&self, handle: u64) {
         let mut state = self.state();
         if let Some(ino) = state.written_by(handle) {
@@ -296,11 +297,11 @@ impl Tree {
         }
     }
 
-    /// Changes a length or a modification time; modes and owners only to what they are, or of a file that its maker is
-    /// still writing (they stay what they are).
+    /// Changes the length or the modification time. A mode or an owner may only be set to the present one; for a file that
+    /// its maker is still writing any is accepted, and the present one stays.
     ///
     /// # Errors
-    /// EPERM for other modes and owners, EFBIG, EACCES, why the content that is cut cannot be had.
+    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to cut cannot be had.
     pub fn set_attr(
         &self,
         caller: &Caller,
@@ -362,7 +363,7 @@ impl Tree {
                     Some(buffer) if is_scratch || buffer.is_touched() => {
                         return state.set_buffer_mtime(ino, mtime);
                     }
-                    // Nothing is written that has not taken effect: it is what is there whose time is set (`touch`).
+                    // There is no uncommitted write, so the time of the present content is set (`touch`).
                     buffer => {
                         let data = buffer.as_ref().and_then(|buffer| buffer.data.as_ref().ok());
                         let value = match data {
@@ -391,12 +392,12 @@ impl Tree {
         };
         if let Some(entry) = state.entry_of(ino) {
             state.set_mtime(entry, fingerprint, mtime);
-            // Another inode of the same file may show the old time.
+            // The kernel may keep the old time for another inode of the same file.
             self.changed();
         }
     }
 
-    /// Sets a length; a truncation by name, with no writer there, is a write of its own, and is to be committed.
+    /// Sets a length. A truncation by name without an open writer is a write of its own, and is committed at once.
     fn set_size(
         &self,
         state: &mut State,
@@ -409,7 +410,7 @@ impl Tree {
         if self.layout.dir(ino).is_some() {
             return Err(OpError::Errno(libc::EISDIR));
         }
-        // Nobody could be told of a write that is out of sight.
+        // A caller that the daemon cannot see may not write.
         self.opener(caller)?;
         // ftruncate(2) has a handle. O_TRUNC comes after OPEN, and without one.
         let by_handle = handle.and_then(|handle| state.written_by(handle));
@@ -440,7 +441,7 @@ impl Tree {
         }
     }
 
-    /// truncate(2): a change of what the name holds, at once.
+    /// truncate(2) by name: a write that is committed at once.
     fn truncate(
         &self,
         state: &mut State,

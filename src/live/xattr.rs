@@ -12,7 +12,7 @@ const OF_SECRETS: [&str; 3] = [
     "user.simpletuner.fetched_at",
 ];
 
-/// Of a bundle: the providers whose secrets it is without, because they failed or have never answered.
+/// Of a bundle: the providers whose secrets are missing in it, because they failed or have never answered.
 const MISSING: &str = "user.simpletuner.missing";
 
 impl Tree {

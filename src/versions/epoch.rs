@@ -1,4 +1,4 @@
-//! The names that the kernel holds, and the one call that has it ask for all of them again.
+//! For how long the kernel may keep names, and the epoch: one message after which it asks again for all of them.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ const INC_EPOCH: i32 = 8;
 /// The first FUSE protocol that knows it (Linux 6.16).
 const FIRST_WITH_EPOCH: (u32, u32) = (7, 44);
 
-/// The kernel's names. Where the kernel has no epoch, it holds none.
+/// The names that the kernel keeps. A kernel without epochs keeps none.
 #[derive(Debug, Default)]
 pub struct KernelNames {
     device: OnceLock<OwnedFd>,
@@ -21,8 +21,8 @@ pub struct KernelNames {
 }
 
 impl KernelNames {
-    /// Nothing is sent, and the kernel holds no name, until it is told of a device. `is_off`: as on a kernel without
-    /// epochs.
+    /// Until [`set_device`](Self::set_device) is called, nothing is sent and the kernel keeps no names. `is_off` behaves
+    /// like a kernel without epochs.
     pub fn new(is_off: bool) -> Self {
         Self {
             is_off: AtomicBool::new(is_off),
@@ -30,13 +30,13 @@ impl KernelNames {
         }
     }
 
-    /// Which protocol the kernel speaks.
+    /// Sets the protocol version that the kernel speaks.
     pub fn set_protocol(&self, version: (u32, u32)) {
         let has_epoch = version >= FIRST_WITH_EPOCH && !self.is_off.load(Ordering::Relaxed);
         self.has_epoch.store(has_epoch, Ordering::Relaxed);
     }
 
-    /// Where epochs are sent to. Names that an earlier server gave are asked for again.
+    /// Sets the device that epochs are sent to, and sends one: the kernel may still keep names that an earlier server gave.
     pub fn set_device(&self, device: OwnedFd) {
         // There is only one.
         let _ = self.device.set(device);
@@ -56,8 +56,8 @@ impl KernelNames {
         }
     }
 
-    /// The kernel asks again for every name at its next use. To be called when the change is in place, and before
-    /// anybody is told of it; it waits for nothing and takes no lock.
+    /// Has the kernel ask again for every name at its next use. Call it after the change is in place and before it is
+    /// acknowledged. It waits for nothing and takes no lock.
     pub fn next_epoch(&self) {
         if !self.has_epoch.load(Ordering::Relaxed) {
             return;
@@ -70,7 +70,7 @@ impl KernelNames {
                 && error != rustix::io::Errno::NODEV
                 && error != rustix::io::Errno::NOTCONN
             {
-                // Names that the kernel holds could be stale from now on: it is to hold no more of them.
+                // The kernel could serve stale names from now on, so it gets no more names to keep.
                 self.has_epoch.store(false, Ordering::Relaxed);
                 tracing::error!("the kernel cannot be told of changes: {error}");
             }

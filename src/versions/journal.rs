@@ -15,13 +15,13 @@ const TAG: usize = 16;
 /// So many records make one record of the log at a checkpoint.
 const BATCH: usize = 64;
 
-/// Where records go. The journal of a tree that ends with its process goes nowhere.
+/// Where records go. The default one drops them: its tree ends with its process.
 #[derive(Default)]
 pub struct Journal(Option<Mutex<Log>>);
 
 impl Journal {
-    /// The journal in the files of a log, and what the servers before this one have left in it. It is to be begun
-    /// anew ([`checkpoint`](Self::checkpoint)) before anything is appended.
+    /// Opens the journal in the files of a log, and reads what earlier servers left in it. Call
+    /// [`checkpoint`](Self::checkpoint) before anything is appended.
     ///
     /// # Errors
     /// Where a file cannot be read.
@@ -36,7 +36,7 @@ impl Journal {
         Ok((Self(Some(Mutex::new(log))), restored))
     }
 
-    /// Whether anything is kept.
+    /// Whether records are kept.
     pub fn is_kept(&self) -> bool {
         self.0.is_some()
     }
@@ -46,8 +46,8 @@ impl Journal {
         Some(log.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// Appends what an operation changed: all of it counts, or nothing. Gives whether the journal is to be begun anew
-    /// ([`checkpoint`](Self::checkpoint)), because it has grown long or this could not be written.
+    /// Appends the records of one operation, all or none. Returns whether [`checkpoint`](Self::checkpoint) is due: the
+    /// journal has grown long, or the append failed.
     #[must_use]
     pub fn append(&self, records: &[Record]) -> bool {
         let Some(mut log) = self.log().filter(|_| !records.is_empty()) else {
@@ -62,7 +62,8 @@ impl Journal {
         }
     }
 
-    /// Begins the journal anew with all there is. No record may be appended between the look at all there is and this.
+    /// Begins the journal anew with the records of the whole state. The caller must hold the state's lock from collecting
+    /// `all` until this returns, so that no record is appended in between.
     pub fn checkpoint(&self, all: &[Record]) {
         let Some(mut log) = self.log() else {
             return;
@@ -79,7 +80,7 @@ impl Journal {
     }
 }
 
-/// Records one after the other, with room for the seal: memory that has held values is not left behind.
+/// Records one after the other, with room for the seal, so that no copy of a value is left in a buffer that grew.
 fn sealed(records: &[Record]) -> io::Result<Vec<u8>> {
     let failed = io::Error::other;
     let mut len = TAG;

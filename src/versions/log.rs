@@ -19,12 +19,12 @@ use crate::secret::SealingKey;
 /// Where the records begin.
 const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
-/// So many bytes past twice what the log began with, it is time to write it anew.
+/// The log is written anew when it is this many bytes past twice its initial length.
 const SLACK: u64 = 1024 * 1024;
 
 /// The writing end.
 pub struct Log {
-    /// The one that counts first.
+    /// The file of the higher generation comes first.
     files: [File; 2],
     master: SealingKey,
     generation: u64,
@@ -32,13 +32,13 @@ pub struct Log {
     records: u64,
     end: u64,
     renew_at: u64,
-    /// The last record may be half written: nothing is appended to it.
+    /// The last record may be half written, so nothing may be appended behind it.
     is_spoilt: bool,
 }
 
 impl Log {
-    /// What is in the files, record by record, and the log that goes on from there: it is empty until
-    /// [`renew`](Self::renew) has been called with all there is.
+    /// Calls `read` with each record in the files, and gives the log to go on with. It is empty until
+    /// [`renew`](Self::renew) is called with the whole state.
     ///
     /// # Errors
     /// Where a file cannot be read.

@@ -3,17 +3,19 @@
 //! or FUSE.
 //!
 //! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
-//! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes; an
-//!   open is never judged.
-//! - A promise is an inode without bytes, for a name whose content must be asked for first. Each lookup makes a new one;
-//!   who opens it waits, and is sent round once more to the version.
+//! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
+//!   open never checks whether a version is current.
+//! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Each lookup makes
+//!   a new one. Opening it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and
+//!   finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
 //! - A pending entry has no first value yet: only the process that makes it sees it.
-//! - A [`Retry`] remembers that a thread was sent round (ESTALE) for a name, and what for.
+//! - A [`Retry`] remembers that a thread was sent round (it got ESTALE for a name), and whether it came to read or to
+//!   write.
 //!
-//! Every change is a [`Record`] as well. The journal appends the records of an operation before it is answered, so that
-//! the next server goes on from there.
+//! Every change also makes a [`Record`]. The journal appends the records of an operation before the operation is
+//! answered, so that the next server can continue.
 
 mod epoch;
 mod journal;
@@ -51,14 +53,13 @@ impl Place {
         }
     }
 
-    /// The `st_ino` of a file that has had this name from the first: the same for every server, and never that of a
-    /// folder.
+    /// The `st_ino` of a file that was created under this name: the same for every server, and never a folder's.
     pub fn number(&self) -> u64 {
         use std::hash::Hasher;
         let mut hasher = siphasher::sip::SipHasher13::new();
         hasher.write_u64(self.dir);
         hasher.write(self.name.as_bytes());
-        // The kernel hands it to 32-bit programs as it is, but none of those reads more than it can hold.
+        // Without the top bit: listings use it as an offset too, and offsets are signed.
         (hasher.finish() >> 1).max(FIRST_FILE)
     }
 }

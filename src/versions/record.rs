@@ -1,5 +1,5 @@
-//! What the journal says. These types are the journal's own: a program reads what another version of it has written, so
-//! a variant or a field is only ever added behind the last one, and `golden.in` has each in bytes.
+//! The journal's records. One version of the program reads what another one wrote, so a variant or a field is only ever
+//! added behind the last one; `golden.in` has each in bytes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,7 +46,7 @@ pub enum Record {
     },
     /// An inode that nothing needs any more.
     NodeGone(u64),
-    /// What there is to know of a writer's buffer besides its bytes.
+    /// A writer's buffer, without its bytes.
     Buffer(BufferRecord),
     /// Bytes written into a buffer.
     Write {
@@ -65,13 +65,13 @@ pub enum Record {
         /// The length in bytes.
         len: u64,
     },
-    /// Nothing of a buffer may take effect: the inode, and the errno for who closes it.
+    /// Nothing of this inode's buffer may take effect; its close fails with this errno.
     Spoilt(u64, i32),
     /// A buffer was fsynced.
     Synced(u64),
     /// An open file.
     Handle(u64, HandleRecord),
-    /// A file that was closed by its last holder.
+    /// The kernel has released an open file.
     HandleGone(u64),
     /// The last write through a handle: the request, and how many bytes it wrote.
     Wrote {
@@ -82,11 +82,11 @@ pub enum Record {
         /// How many bytes it wrote.
         count: u32,
     },
-    /// An inode that stands for a name.
+    /// A promise for a name.
     Promise(u64, Place),
-    /// A thread that was sent round for a name; `true`: to write.
+    /// A thread was sent round for a name; `true`: it came to write.
     Retry(u32, Place, bool),
-    /// That thread has come back.
+    /// That thread has opened what it was sent round for.
     Arrived(u32, Place),
     /// A record of the room above.
     Other(#[serde(with = "bytes")] SecretBuffer),
@@ -274,7 +274,7 @@ impl From<Timestamp> for SystemTime {
     }
 }
 
-/// A value's bytes. They are lent by the record when they are read, and copied into locked memory only.
+/// A value's bytes. Reading borrows them from the record, and copies them only into locked memory.
 mod value {
     use super::*;
     use serde::de::Error;

@@ -1,4 +1,4 @@
-//! A state as records, and from records.
+//! Turns a state into records, and records into a state.
 
 use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
 use super::state::{Missing, Node, State, Version};
@@ -9,7 +9,7 @@ use crate::secret::SecretBuffer;
 pub struct Restored {
     /// The state to go on from.
     pub state: State,
-    /// Inodes whose commits were under way, in the order of opening: their commits have begun once more.
+    /// Inodes whose commits an earlier server did not finish, in the order of opening. Their commits count as begun.
     pub unfinished: Vec<u64>,
     /// The records of the room above, in order.
     pub others: Vec<SecretBuffer>,
@@ -25,7 +25,7 @@ impl Restored {
         }
     }
 
-    /// Takes in a record.
+    /// Applies a record.
     pub fn apply(&mut self, record: Record) {
         match record {
             Record::Other(bytes) => self.others.push(bytes),
@@ -33,12 +33,12 @@ impl Restored {
         }
     }
 
-    /// Ends the taking in.
+    /// Ends the reading, and finds unfinished commits.
     pub fn finish(&mut self) {
         let state = &mut self.state;
         let inodes: Vec<u64> = state.nodes.keys().copied().collect();
         for ino in inodes {
-            // How often the kernel was told of it is not known.
+            // How many lookups of it the kernel counts is not known.
             state.restored(ino);
             let entry = state.entry_of(ino);
             if !entry.is_some_and(|entry| state.entries.contains_key(&entry)) {
@@ -122,7 +122,7 @@ impl State {
             Record::Arrived(tid, place) => self.arrived(tid, &place),
             Record::Other(_) => {}
         }
-        // Nothing of this is news.
+        // These changes are in the journal already.
         drop(self.take_records());
     }
 
@@ -200,7 +200,7 @@ impl State {
         }
     }
 
-    /// All there is, as records.
+    /// The whole state as records.
     pub fn checkpoint(&self) -> Vec<Record> {
         let mut records = vec![Record::Numbers(self.last_number())];
         let entries = self.entries.iter();

@@ -12,35 +12,35 @@ use super::{FIRST_FILE, Place};
 use crate::process::Process;
 use crate::secret::SecretValue;
 
-/// So many promises are remembered. A promise that is not is answered ESTALE, and the kernel looks its name up anew.
+/// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
 const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
 /// How long a thread that was sent round may take to come back.
 const RETRY_LIFETIME: Duration = Duration::from_secs(60);
 /// The same for callers of another pid namespace, who share the number 0.
 const UNSEEN_RETRY_LIFETIME: Duration = Duration::from_secs(1);
-/// So many inodes of an earlier server are kept although the kernel may have forgotten them.
+/// The most inodes of an earlier server that are kept although the kernel may have forgotten them.
 const MAX_DOUBTFUL: usize = 4096;
 
 /// A file as users see it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Where it is; `None`: its name is gone, and only who has it open sees it.
+    /// Its name; `None`: it was removed or replaced, and only those who have it open still see it.
     pub place: Option<Place>,
-    /// Where it was last.
+    /// Its last name.
     pub last: Place,
-    /// Where it was before it was renamed: a walk to there may be under way.
+    /// Its name before the last rename, as a thread may just have looked that up.
     pub(super) earlier: Option<Place>,
     /// The version that its name leads to.
     pub current: Option<u64>,
     /// The inode that a pending or scratch file's name leads to.
     pub own: Option<u64>,
-    /// It has no first value yet, and is there for this process only.
+    /// The process that is making it: it has no first value yet, and nobody else sees it.
     pub pending: Option<Process>,
     /// It lies in memory only.
     pub is_scratch: bool,
     /// The modification time that was set for the content with this fingerprint.
     pub mtime: Option<(u64, SystemTime)>,
-    /// How many inodes are its.
+    /// How many inodes belong to it.
     pub(super) nodes: u32,
 }
 
@@ -55,13 +55,13 @@ impl Entry {
 /// An inode whose bytes never change.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Whose it is.
+    /// The file it belongs to.
     pub entry: u64,
     /// The bytes.
     pub value: SecretValue,
-    /// The modification time: when they became the file's content, or what was set.
+    /// The modification time: when the bytes became the file's content, or what a program set.
     pub mtime: SystemTime,
-    /// When they became the file's content, or that time was set.
+    /// The change time: when the bytes became the file's content, or a program set the modification time.
     pub changed_at: SystemTime,
 }
 
@@ -74,12 +74,12 @@ pub enum Node {
     Write(WriteInode),
 }
 
-/// Why a writer's buffer holds nothing that could be added to.
+/// Why the present content of a writer's file is not at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The present content must be asked for.
+    /// A provider must be asked for it.
     Unknown,
-    /// It cannot be had.
+    /// It cannot be had, for this errno.
     Failed(i32),
 }
 
@@ -110,18 +110,18 @@ impl Retry {
     }
 }
 
-/// How often the kernel has been told of an inode.
+/// How many lookups of an inode were answered and not forgotten.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lookups {
     count: u64,
-    /// An earlier server may have told of it, too.
+    /// An earlier server may have answered lookups of it, too.
     is_restored: bool,
 }
 
-/// All there is.
+/// All files and inodes of a mount.
 pub struct State {
     pub(super) entries: HashMap<u64, Entry>,
-    /// Names that everybody sees, as far as an inode of theirs is known.
+    /// Names that everybody sees and that have an inode.
     pub(super) names: HashMap<Place, u64>,
     pub(super) pending: HashMap<Place, Vec<u64>>,
     pub(super) nodes: HashMap<u64, Node>,
@@ -132,7 +132,7 @@ pub struct State {
     /// Inodes of an earlier server that the kernel has forgotten once, perhaps for good; the oldest first.
     doubtful: VecDeque<u64>,
     next: u64,
-    /// What was changed since it was last taken.
+    /// The records of changes since [`take_records`](Self::take_records) was last called.
     records: Vec<Record>,
 }
 
@@ -154,7 +154,7 @@ impl State {
         }
     }
 
-    /// What was changed since this was called last.
+    /// The records of all changes since the last call.
     pub fn take_records(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
     }
@@ -163,7 +163,7 @@ impl State {
         self.records.push(record);
     }
 
-    /// A number that was never given out before.
+    /// A new inode or handle number.
     pub fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -270,7 +270,7 @@ impl State {
         }
     }
 
-    /// A name that everybody sees is gone, or leads to another file from now on.
+    /// Takes a name that everybody sees from its file.
     pub fn unlink(&mut self, place: &Place) {
         self.promises.pop(&place.number());
         let Some(entry) = self.names.remove(place) else {
@@ -313,7 +313,7 @@ impl State {
         self.nodes.get(&ino)
     }
 
-    /// Whose an inode is.
+    /// The file that an inode belongs to.
     pub fn entry_of(&self, ino: u64) -> Option<u64> {
         Some(match self.nodes.get(&ino)? {
             Node::Version(version) => version.entry,
@@ -334,7 +334,7 @@ impl State {
         }
     }
 
-    /// The inode of a name's content: the one that the name leads to already where that has these bytes, else a new one.
+    /// The inode of a name's content: the current version if it has these bytes, else a new one.
     pub fn version(&mut self, place: &Place, value: &SecretValue, changed_at: SystemTime) -> u64 {
         let entry = self.entry_at(place);
         let current = self.entries.get(&entry).and_then(|entry| entry.current);
@@ -368,7 +368,7 @@ impl State {
         ino
     }
 
-    /// A new inode that stands for a name whose content must be asked for.
+    /// A new promise for a name whose content a provider must be asked for.
     pub fn promise(&mut self, place: &Place) -> u64 {
         let ino = self.number();
         self.record(Record::Promise(ino, place.clone()));
@@ -376,7 +376,7 @@ impl State {
         ino
     }
 
-    /// The inode that stands for a name in listings: always the same, as nobody can open it.
+    /// The inode that READDIRPLUS gives for a name. It is always the same one, because every open looks the name up first.
     pub fn listed(&mut self, place: &Place) -> u64 {
         let ino = self.number_of(place);
         if self
@@ -395,19 +395,19 @@ impl State {
         self.promises.push(ino, Promised { place, number });
     }
 
-    /// What a promise stands for.
+    /// The name that a promise stands for.
     pub fn promised(&mut self, ino: u64) -> Option<&Promised> {
         self.promises.get(&ino)
     }
 
-    /// The kernel was told of an inode once more.
+    /// Counts a lookup of an inode that is answered.
     pub fn count_lookup(&mut self, ino: u64) {
         if self.nodes.contains_key(&ino) {
             self.lookups.entry(ino).or_default().count += 1;
         }
     }
 
-    /// The kernel has forgotten an inode as often as `count` says.
+    /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
         if let Some(promised) = self.promises.peek(&ino) {
             // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
@@ -423,7 +423,7 @@ impl State {
             // A lookup that the kernel rejected, or all of them.
             lookups.count -= count;
         } else if count > 1 || !lookups.is_restored {
-            // An eviction. It forgets what an earlier server had told, too.
+            // An eviction: the kernel forgets the lookups that an earlier server answered, too.
             *lookups = Lookups::default();
         } else {
             // The kernel rejected an earlier server's answer, or has forgotten the only one.
@@ -487,7 +487,7 @@ impl State {
         self.drop_entry_if_unused(number);
     }
 
-    /// The inodes of a file that nothing needs any more go, and then the file.
+    /// Drops those inodes of a file that nothing needs any more, and then the file itself.
     pub(super) fn drop_unused(&mut self, number: u64) {
         let Some(entry) = self.entries.get(&number) else {
             return;
@@ -524,7 +524,7 @@ impl State {
         self.send_round(tid, &Place::new(0, ""), to_write);
     }
 
-    /// Sends a thread round: its next lookup of the name finds what it came for.
+    /// Sends a thread round: the kernel gets ESTALE, and the thread's next lookup of the name finds what it came for.
     pub fn send_round(&mut self, tid: u32, place: &Place, to_write: bool) {
         if self.retries.len() >= 1000 {
             self.retries.retain(|(tid, _), retry| !retry.is_over(*tid));
@@ -533,8 +533,7 @@ impl State {
         self.put_retry(tid, place.clone(), to_write);
     }
 
-    /// The same for an inode, whose file may have been renamed since the thread looked it up: by its old name, which is
-    /// what the thread looks up again.
+    /// The same for an inode. If its file was renamed since the thread looked it up, the thread looks up the old name again.
     pub fn send_round_of(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
         self.send_round(tid, place, to_write);
         for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
@@ -551,7 +550,7 @@ impl State {
                 .any(|place| self.retry(tid, place).is_some())
     }
 
-    /// The thread has come back, and found this inode.
+    /// The thread has opened this inode, for which it was sent round.
     pub fn arrived_at(&mut self, tid: u32, ino: u64) {
         if self.retries.is_empty() {
             return;
@@ -584,8 +583,8 @@ impl State {
         (!retry.is_over(tid)).then_some(*retry)
     }
 
-    /// The thread has come back and found an inode. Callers who share the number 0 share their retries, which end by
-    /// themselves.
+    /// The thread has opened what it was sent round for. Callers who share the number 0 share their retries, which
+    /// expire.
     pub fn arrived(&mut self, tid: u32, place: &Place) {
         if tid == 0 || self.retries.is_empty() {
             return;

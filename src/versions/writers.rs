@@ -25,18 +25,18 @@ pub struct Opener {
 pub struct Buffer {
     /// The bytes.
     pub data: Result<SecretBuffer, Missing>,
-    /// Counts what was done to it.
+    /// The number of changes made to it.
     pub changes: u64,
-    /// How many of these have taken effect.
+    /// The number of changes that have been committed.
     pub committed: u64,
-    /// Who opened it, and has not closed it for good.
+    /// Who opened it.
     pub opener: Opener,
     /// The opener has closed a descriptor since it wrote last. Where it has not, another of its threads may just be
     /// opening the file.
     pub is_flushed: bool,
     /// The opener has closed its last descriptor.
     pub is_closed: bool,
-    /// A signal ended the opener before that.
+    /// A signal killed the opener before it closed its last descriptor.
     pub is_killed: bool,
     /// What it held when it was last fsynced, if that was after the last commit.
     pub synced: Option<SecretBuffer>,
@@ -45,7 +45,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Whether something was written that has not taken effect.
+    /// Whether it has changes that are not committed.
     pub fn is_touched(&self) -> bool {
         self.changes != self.committed
     }
@@ -54,7 +54,7 @@ impl Buffer {
 /// A writer's inode, or a scratch file's.
 #[derive(Debug)]
 pub struct WriteInode {
-    /// Whose it is.
+    /// The file it belongs to.
     pub entry: u64,
     /// What the file held when the inode was made.
     pub base: Result<SecretValue, Missing>,
@@ -64,9 +64,9 @@ pub struct WriteInode {
     pub writers: u32,
     /// How many commits of it are under way.
     pub commits: u32,
-    /// Somebody reads its pages, which hold `base`: it can have no writer.
+    /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
     pub is_read: bool,
-    /// When its bytes became what they are.
+    /// When its bytes last changed.
     pub changed_at: SystemTime,
 }
 
@@ -99,7 +99,7 @@ impl WriteInode {
     }
 }
 
-/// An open file that has a number of its own. Readers of versions have none: the inode says all.
+/// An open file with a handle number. Readers of versions have none, because the inode is enough.
 #[derive(Debug)]
 pub enum Handle {
     /// It writes to this inode.
@@ -108,7 +108,7 @@ pub enum Handle {
         ino: u64,
         /// The request that opened it.
         request: u64,
-        /// The last write, and how many bytes it took: it may come again.
+        /// The last write request and how many bytes it wrote, as the kernel may send it again.
         last_write: Option<(u64, u32)>,
     },
     /// It reads what a generated file held when it was opened.
@@ -154,7 +154,7 @@ impl State {
         self.write_inode_mut(ino)?.buffer.as_mut()
     }
 
-    /// A new inode of a file, for one who is about to write, or to read what it holds now.
+    /// A new inode of a file for one opener, to write or to read what the file holds now.
     pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Missing>) -> u64 {
         let ino = self.number();
         self.record(Record::WriteInode {
@@ -184,18 +184,18 @@ impl State {
         self.add_node(ino, entry, Node::Write(node));
     }
 
-    /// A file that is there for its maker only, until it has a first value.
+    /// Creates a file that only its maker sees until it has a first value.
     pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
         let entry = self.new_entry(place);
         let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
         self.pend(entry, place, ino, maker.process);
         self.start_buffer(ino, maker);
-        // That it is there is a change.
+        // An empty file that is created and closed is a value, too.
         self.touch(ino);
         ino
     }
 
-    /// A scratch file that holds these bytes.
+    /// Creates a scratch file that holds these bytes.
     pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
         self.unlink(place);
         let entry = self.new_entry(place);
@@ -211,7 +211,7 @@ impl State {
         ino
     }
 
-    /// Somebody opens an inode without a buffer to read what its file held.
+    /// An inode without a buffer is opened to read what its file held.
     pub fn read_base(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
             node.is_read = true;
@@ -220,7 +220,7 @@ impl State {
 
     // Files without a first value.
 
-    /// Makes a file, which everybody or nobody saw so far, one that only this process sees.
+    /// Makes a file pending: from now on only this process sees it.
     pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
         if let Some(from) = self
             .entries
@@ -245,7 +245,7 @@ impl State {
         }
     }
 
-    /// Whether somebody is making a file of this name.
+    /// Whether a file of this name is pending.
     pub fn is_pending(&self, place: &Place) -> bool {
         self.pending.contains_key(place)
     }
@@ -282,7 +282,7 @@ impl State {
         }
     }
 
-    /// A file that had no first value will never have one.
+    /// Gives up a pending file: it never appears.
     pub fn abandon(&mut self, entry: u64) {
         self.unlist_pending(entry);
         self.change_entry(entry, |entry| {
@@ -292,7 +292,7 @@ impl State {
         self.drop_unused(entry);
     }
 
-    /// Moves a file without a first value to another name, where it has none either.
+    /// Renames a pending file; it stays pending.
     pub fn move_pending(&mut self, entry: u64, to: &Place) {
         self.unlist_pending(entry);
         self.pending.entry(to.clone()).or_default().push(entry);
@@ -302,7 +302,7 @@ impl State {
         });
     }
 
-    /// Everybody sees the file from now on, instead of any that had its name.
+    /// Shows the file to everybody, in the place of the one that had the name.
     pub fn publish(&mut self, entry: u64, place: &Place) {
         if self.named(place) == Some(entry)
             && self
@@ -332,7 +332,7 @@ impl State {
         });
     }
 
-    /// A file becomes scratch of this name, with what its inode holds.
+    /// Makes a file a scratch file of this name, which keeps its buffer.
     pub fn become_scratch(&mut self, entry: u64, place: &Place) {
         let own = self.entries.get(&entry).and_then(|entry| entry.own);
         self.publish(entry, place);
@@ -366,7 +366,7 @@ impl State {
                     mtime: None,
                 });
             }
-            // Nobody else has it open to write: it is this opener's from now on.
+            // Nobody else has it open to write, so it belongs to this opener from now on.
             Some(buffer) if buffer.is_closed || buffer.is_killed || node.writers == 0 => {
                 buffer.opener = opener.clone();
                 buffer.is_flushed = false;
@@ -422,7 +422,7 @@ impl State {
         self.handles.get(&number)
     }
 
-    /// The file that a request opened which comes again.
+    /// The open file of a request that the kernel sends again.
     pub fn opened_by(&self, request: u64) -> Option<(u64, &Handle)> {
         let mut handles = self.handles.iter();
         handles.find_map(|(number, handle)| {
@@ -446,8 +446,8 @@ impl State {
         }
     }
 
-    /// Gives a buffer what its file holds, which was not known when it was opened. What was written before that (from
-    /// nothing on) stays.
+    /// Sets what a writer's file held, which was not known at its open. A buffer that was truncated to nothing before
+    /// keeps what was written since.
     pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Missing>) {
         let Some(node) = self.write_inode_mut(ino) else {
             return;
@@ -469,7 +469,7 @@ impl State {
         }
     }
 
-    /// Writes into an inode's buffer. The same request's write is done once, however often it comes.
+    /// Writes into an inode's buffer, and remembers the request, so that a resend is not written twice.
     pub fn write(&mut self, handle: u64, request: u64, at: usize, bytes: &[u8]) {
         let Some(ino) = self.written_by(handle) else {
             return;
@@ -504,7 +504,7 @@ impl State {
         }
     }
 
-    /// Cuts or fills a buffer to a length. From nothing on, it does not matter what the file held.
+    /// Cuts a buffer, or extends it with zeros. For length 0 what the file held need not be known.
     ///
     /// # Errors
     /// Why the bytes before that are not known.
@@ -529,7 +529,7 @@ impl State {
         Ok(())
     }
 
-    /// Nothing of what is in the buffer may take effect any more, before it is emptied.
+    /// Marks a buffer as failed: nothing of it may be committed unless it is truncated to nothing.
     pub fn spoil(&mut self, ino: u64, errno: i32) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.data = Err(Missing::Failed(errno));
@@ -538,7 +538,7 @@ impl State {
         }
     }
 
-    /// Remembers what a buffer holds: a rename has that take effect at once.
+    /// Remembers what a buffer holds at fsync, so that a rename can commit it at once.
     pub fn sync(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino)
             && buffer.is_touched()
@@ -559,7 +559,7 @@ impl State {
 
     // Closing.
 
-    /// The opener was killed: nothing of what it wrote takes effect.
+    /// The opener was killed: its buffer is never committed.
     pub fn kill(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.is_killed = true;
@@ -618,8 +618,8 @@ impl State {
         closed
     }
 
-    /// A handle is gone. Gives its inode if it was the last writer of one that has something to commit, whose commit
-    /// has then begun.
+    /// Drops a handle. If it was the last writer of an inode that has something to commit, begins that commit and returns
+    /// the inode.
     pub fn release(&mut self, handle: u64, is_alive: impl FnOnce(Process) -> bool) -> Option<u64> {
         let released = self.handles.remove(&handle)?;
         self.record(Record::HandleGone(handle));
@@ -650,7 +650,7 @@ impl State {
         None
     }
 
-    /// Nobody writes to the inode any more, and nothing of it is to be committed.
+    /// Gives up an inode that nobody writes to and that has nothing to commit.
     fn retire(&mut self, ino: u64) {
         let Some(node) = self.write_inode(ino) else {
             return;
@@ -679,15 +679,15 @@ impl State {
         self.drop_if_unused(ino);
     }
 
-    /// A commit of the inode is under way, until [`end_commit`](Self::end_commit).
+    /// Begins a commit of the inode, which lasts until [`end_commit`](Self::end_commit).
     pub fn begin_commit(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
             node.commits += 1;
         }
     }
 
-    /// A commit of the inode, of what had been written when `changes` was read, has ended, well or not: what failed is
-    /// given up, as the one who closes is told.
+    /// The first `changes` changes of a buffer need no further commit: they were committed, or their commit failed and
+    /// `close` returned the error.
     pub fn committed(&mut self, ino: u64, changes: u64) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.committed = buffer.committed.max(changes);
@@ -698,7 +698,7 @@ impl State {
         }
     }
 
-    /// A commit that [`close`](Self::close) or [`release`](Self::release) began is over.
+    /// Ends a commit that [`close`](Self::close) or [`release`](Self::release) began.
     pub fn end_commit(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
             node.commits = node.commits.saturating_sub(1);
@@ -708,7 +708,7 @@ impl State {
         }
     }
 
-    /// The inode of this file that the process has written to and not closed; the newest, if there are more.
+    /// The inode of this file that the process has written to and not closed; the newest if there are several.
     pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
         let inodes = self.nodes.iter().filter(|(_, node)| match node {
             Node::Write(node) => {
@@ -724,8 +724,7 @@ impl State {
         inodes.map(|(ino, _)| *ino).max()
     }
 
-    /// Nobody finds anything under the name any more. A file that somebody is writing becomes one that has no first
-    /// value yet: the close makes it.
+    /// Takes a name away from everybody. A file that somebody is writing becomes pending: the close makes it.
     pub fn vanish(&mut self, place: &Place) {
         let Some(entry) = self.named(place) else {
             return;
@@ -744,8 +743,8 @@ impl State {
         }
     }
 
-    /// Inodes that nobody has open and that have something to commit, which a server that ended left; their commits
-    /// have begun. In the order of opening.
+    /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
+    /// the order of opening.
     pub(super) fn resume_commits(&mut self) -> Vec<u64> {
         let is_left = |node: &Node| match node {
             Node::Write(node) => {
