@@ -474,16 +474,15 @@ impl Tree {
             .ok()
             .filter(|len| *len <= file.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
-        let mut data = SecretBuffer::new(b"");
-        if len > 0 {
-            match self.resolve(&file, waited(has_waited)) {
-                Resolved::Content(content) => data = SecretBuffer::new(content.value.as_bytes()),
-                Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
-                Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
-                Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
-            }
-            data.set_len(len);
-        }
+        let mut data = match self.resolve(&file, waited(has_waited)) {
+            Resolved::Content(content) => SecretBuffer::new(content.value.as_bytes()),
+            Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
+            // Of what cannot be read nothing is left.
+            Resolved::Failed(_) if len == 0 => SecretBuffer::new(b""),
+            Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
+            Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
+        };
+        data.set_len(len);
         let mut writer = self.writer(caller);
         writer.actor = actor(caller);
         Ok(Commits::one(Commit::of_truncation(place, data, writer)))

@@ -730,10 +730,10 @@ impl State {
             return;
         };
         let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
-            Node::Write(node) if node.entry == entry && node.writers > 0 => {
+            Node::Write(node) if node.entry == entry && node.is_held() => {
                 let buffer = node.buffer.as_ref()?;
-                let is_open = !buffer.is_closed && !buffer.is_killed;
-                is_open.then_some((*ino, buffer.opener.process))
+                let is_wanted = !buffer.is_killed && (!buffer.is_closed || buffer.is_touched());
+                is_wanted.then_some((*ino, buffer.opener.process))
             }
             _ => None,
         });

@@ -48,6 +48,8 @@ pub struct Kernel {
     readers: u32,
     /// Pages of names on their way: what `stat` says may be old until the next one.
     pub listings: u32,
+    /// How often there was a new server, or another document of the backend.
+    pub disturbances: u32,
 }
 
 /// Everything.
@@ -117,6 +119,7 @@ impl World {
 
     /// Somebody else changes the store or the backend.
     pub fn edit(&self, is_store: bool, name: &str, value: Option<&str>) {
+        self.kernel.borrow_mut().disturbances += u32::from(!is_store);
         self.serve_as(true, false, |server| server.edit(is_store, name, value));
     }
 
@@ -138,6 +141,7 @@ impl World {
     }
 
     pub fn replace_server(&self) {
+        self.kernel.borrow_mut().disturbances += 1;
         let server = self.server.take();
         self.server.replace(server.map(Server::replaced));
         self.look_around(false, false);

@@ -170,7 +170,7 @@ impl Machine {
     /// The last of what was asked and answered.
     pub fn trace(&self) -> String {
         let trace = self.world.trace.borrow();
-        trace[trace.len().saturating_sub(60)..].join("\n")
+        trace[trace.len().saturating_sub(150)..].join("\n")
     }
 
     fn check(&self) -> Result<(), String> {

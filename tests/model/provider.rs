@@ -77,10 +77,6 @@ impl Source {
         Some(document.get(name)?.as_bytes().to_vec())
     }
 
-    pub fn is_fresh(&self) -> bool {
-        self.is_fresh
-    }
-
     pub fn take_mutations(&mut self) -> Vec<Mutation> {
         std::mem::take(&mut self.mutations)
     }

@@ -32,6 +32,10 @@ struct Writer {
     /// What the buffer may hold: one text, or more where it is not known on which one it began.
     texts: Vec<Text>,
     is_touched: bool,
+    /// Something took effect since its opener began to close it.
+    is_committed: bool,
+    /// Where a backend had to be asked what it begins on, that is what was there at the first write.
+    begins_after: Option<u64>,
     synced: Option<Vec<Text>>,
     phase: Phase,
     is_released: bool,
@@ -104,13 +108,18 @@ impl Reference {
             return;
         }
         self.clock += 1;
-        let is_gone = value.is_none();
         history.push((self.clock, value));
-        if is_gone && by_others {
-            let file = self.public.get(name).copied();
-            for writer in self.writers.values_mut() {
-                writer.is_doubtful |= Some(writer.file) == file;
-            }
+        if by_others {
+            self.disturb(name, None);
+        }
+    }
+
+    /// Something happens to a name that is no write of this file: whether what others write there still takes effect
+    /// depends on when the tree came to know of it.
+    fn disturb(&mut self, name: &str, by: Option<usize>) {
+        for writer in self.writers.values_mut() {
+            let is_there = self.files[writer.file].place.as_deref() == Some(name);
+            writer.is_doubtful |= is_there && Some(writer.file) != by && !is_scratch(name);
         }
     }
 
@@ -126,11 +135,6 @@ impl Reference {
             Some(_) => values.collect(),
             None => std::iter::once(None).chain(values).collect(),
         }
-    }
-
-    /// Whether the process is making a file of this name.
-    pub fn is_making(&self, pid: u32, name: &str) -> bool {
-        self.own_writer(pid, name).is_some()
     }
 
     /// Whether the process has a file open to write that has this name.
@@ -158,7 +162,7 @@ impl Reference {
 
     pub fn opened_to_read(&mut self, file: u64, pid: u32, name: &str, since: u64) {
         let texts: Vec<Text> = self.held_since(name, since).into_iter().flatten().collect();
-        let is_making = self.is_making(pid, name);
+        let is_making = self.has_open(pid, name);
         if texts.is_empty() && !is_making {
             return self.wrong(format!("{name} was opened, and was not there"));
         }
@@ -167,7 +171,8 @@ impl Reference {
     }
 
     pub fn no_such_file(&mut self, what: &str, pid: u32, name: &str, since: u64) {
-        if self.is_making(pid, name) {
+        let own = self.own_writer(pid, name);
+        if own.is_some_and(|own| !self.writers[&own].is_doubtful) {
             return self.wrong(format!("{what} {name}: ENOENT for its maker"));
         }
         if !self.held_since(name, since).contains(&None) {
@@ -191,7 +196,7 @@ impl Reference {
     pub fn stat_said(&mut self, pid: u32, name: &str, size: u64, since: u64) {
         let held = self.held_since(name, since);
         let mut sizes = held.iter().flatten().map(Vec::len);
-        if !sizes.any(|len| len as u64 == size) && !self.is_making(pid, name) {
+        if !sizes.any(|len| len as u64 == size) && !self.has_open(pid, name) {
             let held: Vec<_> = held.iter().map(|v| v.as_ref().map(|v| v.len())).collect();
             self.wrong(format!("stat {name} said {size} bytes of {held:?}"));
         }
@@ -245,6 +250,8 @@ impl Reference {
             file: known,
             texts,
             is_touched: truncates || created,
+            is_committed: false,
+            begins_after: (!truncates && !created).then_some(since),
             synced: None,
             phase: Phase::Open,
             is_released: false,
@@ -256,7 +263,17 @@ impl Reference {
 
     /// Something was written through an open file.
     pub fn wrote(&mut self, file: u64, change: impl Fn(&mut Text)) {
+        let Some(writer) = self.writers.get(&file) else {
+            return;
+        };
+        let begun = match (writer.begins_after, &self.files[writer.file].place) {
+            (Some(since), Some(name)) => Some(self.held_since(name, since)),
+            _ => None,
+        };
         if let Some(writer) = self.writers.get_mut(&file) {
+            writer.begins_after = None;
+            let begun = begun.into_iter().flatten();
+            writer.texts.extend(begun.map(Option::unwrap_or_default));
             writer.texts.iter_mut().for_each(change);
             writer.is_touched = true;
         }
@@ -275,25 +292,42 @@ impl Reference {
         let Some(known) = self.writers.get(&file).map(|writer| writer.file) else {
             return false;
         };
-        let mut others = others.iter().filter_map(|other| self.writers.get(other));
-        let is_last = !others.any(|other| other.file == known);
-        match self.writers.get_mut(&file) {
-            Some(writer) if writer.opener == pid && is_last && !writer.is_killed => {
-                writer.phase = Phase::Closing;
-                writer.is_touched
-            }
-            _ => false,
+        let others = others.iter().filter_map(|other| self.writers.get(other));
+        let others: Vec<&Writer> = others.collect();
+        let is_last = !others
+            .iter()
+            .any(|other| other.file == known && !other.is_doubtful);
+        let is_clear = !others.iter().any(|other| other.is_doubtful);
+        let writer = &self.writers[&file];
+        if writer.opener != pid || !is_last || writer.is_killed {
+            return false;
         }
+        let must = writer.is_touched && is_clear;
+        // With it goes what else the process has written to the file.
+        for other in self.writers.values_mut() {
+            let is_its = other.file == known || other.is_doubtful;
+            if other.opener == pid && is_its && !other.is_killed {
+                other.phase = Phase::Closing;
+            }
+        }
+        self.writers.get_mut(&file).unwrap().is_committed = false;
+        must
     }
 
-    pub fn closed(&mut self, file: u64, must: bool) {
-        let Some(writer) = self.writers.get_mut(&file) else {
+    pub fn closed(&mut self, file: u64, pid: u32, must: bool) {
+        let Some(writer) = self.writers.get(&file) else {
             return;
         };
-        if writer.phase == Phase::Closing {
-            writer.phase = Phase::Closed;
+        if writer.opener != pid {
+            return;
         }
-        if must && self.is_owed(file) {
+        let is_committed = writer.is_committed;
+        for writer in self.writers.values_mut() {
+            if writer.opener == pid && writer.phase == Phase::Closing {
+                writer.phase = Phase::Closed;
+            }
+        }
+        if must && !is_committed && self.is_owed(file) {
             self.wrong(format!(
                 "a close ended, and nothing is there: {:?}",
                 self.writers[&file]
@@ -376,7 +410,26 @@ impl Reference {
             set: false,
             deleted: false,
         };
+        self.disturbed_by(tid, &under.doing);
         self.under.insert(tid, under);
+    }
+
+    /// What the process writes, and nobody can tell under which name.
+    fn doubtful_of(&self, pid: u32) -> impl Iterator<Item = &Writer> {
+        let writers = self.writers.values();
+        writers
+            .filter(move |writer| writer.is_doubtful && writer.opener == pid && !writer.is_released)
+    }
+
+    fn disturbed_by(&mut self, pid: u32, doing: &Doing) {
+        let (Doing::Unlink(name) | Doing::Rename(_, name, _) | Doing::Truncate(name, _)) = doing;
+        let own = self
+            .own_writer(pid, name)
+            .map(|own| self.writers[&own].file);
+        self.disturb(name, own);
+        if let Doing::Rename(_, _, to) = doing {
+            self.disturb(to, None);
+        }
     }
 
     /// The store was changed through the tree: by whom?
@@ -392,10 +445,13 @@ impl Reference {
     }
 
     fn set_is_due(&mut self, name: &str, text: &Text) -> bool {
+        let of_other_calls = self.set_is_anothers(name, text);
         let due = self.writers.iter().find(|(_, writer)| {
             let place = self.files[writer.file].place.as_deref();
-            let is_over = writer.phase != Phase::Open || writer.is_released;
-            (place == Some(name) || writer.is_doubtful)
+            let is_over = writer.phase == Phase::Closing || writer.is_released;
+            let is_sure = place == Some(name) && !writer.is_doubtful;
+            (is_sure || !of_other_calls)
+                && (place == Some(name) || writer.is_doubtful)
                 && is_over
                 && writer.is_touched
                 && !writer.is_killed
@@ -403,13 +459,19 @@ impl Reference {
         });
         if let Some(file) = due.map(|(file, _)| *file) {
             let writer = self.writers.get_mut(&file).unwrap();
-            writer.is_touched = false;
+            (writer.is_touched, writer.is_committed) = (false, true);
             writer.texts = vec![text.clone()];
             let known = writer.file;
+            self.disturb(name, Some(known));
             self.publish(known, name);
             return true;
         }
-        let mut found = None;
+        of_other_calls
+    }
+
+    /// Whether the change may be a rename's or a truncation's.
+    fn set_is_anothers(&mut self, name: &str, text: &Text) -> bool {
+        let mut found = Vec::new();
         for (tid, under) in &self.under {
             let is_its = match &under.doing {
                 Doing::Rename(pid, from, to) if to == name => {
@@ -417,13 +479,15 @@ impl Reference {
                     let scratch = self.writers.values().find(|writer| {
                         self.files[writer.file].place.as_deref() == Some(from) && is_scratch(from)
                     });
+                    let mut doubtful = self.doubtful_of(*pid).flat_map(|writer| &writer.synced);
                     match (own, scratch) {
-                        (Some(own), _) => {
+                        _ if doubtful.any(|synced| synced.contains(text)) => true,
+                        (Some(own), _) if !self.writers[&own].is_doubtful => {
                             let synced = self.writers[&own].synced.as_ref();
                             synced.is_some_and(|synced| synced.contains(text))
                         }
                         (None, Some(scratch)) => scratch.texts.contains(text),
-                        (None, None) => {
+                        _ => {
                             let held = self.held_since(from, under.since);
                             held.contains(&Some(text.clone()))
                         }
@@ -439,23 +503,23 @@ impl Reference {
                 _ => false,
             };
             if is_its {
-                found = Some(*tid);
+                found.push(*tid);
             }
         }
-        let Some(under) = found.and_then(|tid| self.under.get_mut(&tid)) else {
-            return false;
-        };
-        under.set = true;
-        true
+        // Of those who do the same at once it may be any.
+        for tid in &found {
+            self.under.get_mut(tid).unwrap().set = true;
+        }
+        !found.is_empty()
     }
 
     fn delete_is_due(&mut self, name: &str) -> bool {
-        let mut under = self.under.values_mut();
-        let due = under.find(|under| match &under.doing {
+        let under = self.under.values_mut();
+        let due = under.filter(|under| match &under.doing {
             Doing::Unlink(gone) | Doing::Rename(_, gone, _) => gone == name,
             Doing::Truncate(..) => false,
         });
-        due.map(|due| due.deleted = true).is_some()
+        due.map(|due| due.deleted = true).count() > 0
     }
 
     /// An unlink, rename or truncation is over. `in_store`: whether the store had the (old) name at its begin.
@@ -465,14 +529,19 @@ impl Reference {
         };
         let (Doing::Unlink(name) | Doing::Rename(_, name, _) | Doing::Truncate(name, _)) =
             under.doing.clone();
+        self.disturbed_by(pid, &under.doing);
         let own = self.own_writer(pid, &name);
+        // What somebody else removed meanwhile need not be done, and a request that came twice is done once.
+        let was_removed = self.held_since(&name, under.since).contains(&None)
+            || self.taken.get(&name).is_some_and(|at| *at > under.since);
+        let is_clear = self.doubtful_of(pid).next().is_none() && (result.is_err() || !was_removed);
         if let Err(errno) = result {
             let was_missing = self.held_since(&name, under.since).contains(&None);
             // What only the backend has cannot be moved.
             let is_backends = name == "R" && !matches!(under.doing, Doing::Truncate(..));
             let is_right = (errno == libc::ENOENT && own.is_none() && was_missing)
                 || (matches!(errno, libc::EPERM | libc::ENOENT) && is_backends);
-            if !is_right {
+            if !is_right && is_clear {
                 self.wrong(format!("{:?}: errno {errno}", under.doing));
             }
             return;
@@ -484,27 +553,37 @@ impl Reference {
                     self.files[file].place = None;
                     self.public.retain(|_, known| *known != file);
                 }
-                if !under.deleted && own.is_none() {
+                if !under.deleted && own.is_none() && is_clear {
                     self.wrong(format!("{under:?}: nothing was removed"));
                 }
                 if under.deleted {
                     self.detach(&name);
                 }
             }
-            Doing::Rename(pid, from, to) => self.renamed(pid, &from, &to, own, &under),
+            Doing::Rename(pid, from, to) => self.renamed(pid, &from, &to, own, &under, is_clear),
             Doing::Truncate(..) if under.set => {}
+            Doing::Truncate(..) if !is_clear => {}
             Doing::Truncate(name, _) => self.wrong(format!("{name}: not truncated")),
         }
     }
 
-    fn renamed(&mut self, pid: u32, from: &str, to: &str, own: Option<u64>, under: &Under) {
-        if from == to {
-            return;
+    fn renamed(
+        &mut self,
+        pid: u32,
+        from: &str,
+        to: &str,
+        own: Option<u64>,
+        under: &Under,
+        is_clear: bool,
+    ) {
+        for name in [from, to] {
+            self.clock += 1;
+            self.taken.insert(name.into(), self.clock);
         }
         if let Some(own) = own {
             let writer = &self.writers[&own];
             let (file, is_whole) = (writer.file, writer.synced.as_ref() == Some(&writer.texts));
-            if writer.synced.is_some() && !under.set {
+            if writer.synced.is_some() && !under.set && is_clear {
                 self.wrong(format!("{under:?}: what was fsynced is not there"));
             }
             self.public.retain(|_, known| *known != file);
@@ -519,7 +598,7 @@ impl Reference {
             }
             return;
         }
-        if !under.set || !(under.deleted || is_scratch(from)) {
+        if is_clear && (!under.set || !(under.deleted || is_scratch(from))) {
             self.wrong(format!("{under:?}: it was not renamed"));
         }
         match self.public.remove(from) {

@@ -395,18 +395,10 @@ impl Server {
         self.wake();
     }
 
-    pub fn backend_is_fresh(&self) -> bool {
-        self.keeper.backend.lock().unwrap().is_fresh()
-    }
-
     /// What a reader must get who asks now.
     pub fn truth(&self, name: &str) -> Option<Vec<u8>> {
         let store = self.keeper.store.lock().unwrap().truth(name);
         store.or_else(|| self.keeper.backend.lock().unwrap().truth(name))
-    }
-
-    pub fn in_store(&self, name: &str) -> bool {
-        self.keeper.store.lock().unwrap().truth(name).is_some()
     }
 
     pub fn take_mutations(&mut self) -> Vec<crate::provider::Mutation> {
