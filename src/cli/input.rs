@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::Outcome;
 use super::failure::Failure;
 use crate::error::Error;
-use crate::secret::MAX_VALUE;
+use crate::secret::{MAX_VALUE, without_newline};
 
 /// All of standard input, at most `limit` bytes; from a terminal one line, not shown. `what` is for the messages.
 ///
@@ -28,7 +28,7 @@ pub(super) fn read(what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
     finish(read_until(&mut unbuffered(), limit, None), what, limit)
 }
 
-/// A value for a secret of this name, as [`as_value`] has it.
+/// A value for a secret of this name, [without the newline](without_newline) that ends a single line.
 pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
     let what = format!("value of {name}");
     let too_large = || {
@@ -42,20 +42,12 @@ pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
         Failure::Error(Error::TooLarge { .. }) => too_large(),
         other => other,
     })?;
-    let kept = as_value(&bytes).len();
+    let kept = without_newline(&bytes).len();
     if kept > MAX_VALUE {
         return Err(too_large());
     }
     bytes.truncate(kept);
     Ok(bytes)
-}
-
-/// What is stored of what was written: all of it, but for the newline that ends a single line.
-pub(super) fn as_value(bytes: &[u8]) -> &[u8] {
-    match bytes.split_last() {
-        Some((b'\n', line)) if !line.contains(&b'\n') => line,
-        _ => bytes,
-    }
 }
 
 /// Standard input without `Stdin`'s buffer, which would keep a copy.
@@ -140,21 +132,6 @@ impl Drop for Hidden {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_newline_of_a_single_line_is_dropped_and_several_lines_are_kept() {
-        for (written, stored) in [
-            ("v\n", "v"),
-            ("v", "v"),
-            ("\n", ""),
-            ("", ""),
-            ("v\r\n", "v\r"),
-            ("a\nb\n", "a\nb\n"),
-            ("v\n\n", "v\n\n"),
-        ] {
-            assert_eq!(as_value(written.as_bytes()), stored.as_bytes());
-        }
-    }
 
     #[test]
     fn input_over_the_limit_is_refused_without_reading_it_all() {

@@ -3,7 +3,7 @@
 use super::failure::warn;
 use super::store::Store;
 use super::{Context, Outcome, input};
-use crate::secret::SecretName;
+use crate::secret::{SecretName, without_newline};
 
 /// Store a value for a secret, encrypted
 ///
@@ -39,7 +39,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 "a value on the command line is visible in the shell's history and the list of processes; \
                  leave it out to be asked for it",
             );
-            input::as_value(value.as_bytes()).to_vec().into()
+            without_newline(value.as_bytes()).to_vec().into()
         }
     };
     store.set(&args.name, &value)

@@ -2,12 +2,10 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::desk::{Answered, Flight, Joined, Kept, Told};
-use super::{
-    Answer, Event, Found, Link, Lookup, SecretsManager, Snapshot, Version, provider_failed,
-};
+use super::desk::{Answered, Flight, Kept, Told};
+use super::{Event, Found, Link, Lookup, SecretsManager, Snapshot, Version, provider_failed};
 use crate::error::{Error, Result};
 use crate::provider::{AsOf, Done, Held, Standing};
 use crate::secret::SecretName;
@@ -20,29 +18,11 @@ pub type SnapshotDone = Box<dyn FnOnce(Arc<Snapshot>) + Send>;
 impl Answered {
     fn lookup(&self) -> Lookup {
         match self {
-            Answered::Found(kept) => {
-                let version = Version {
-                    raw: kept.value.clone(),
-                    provider: kept.provider.clone(),
-                    changed_at: kept.changed_at,
-                    as_of: kept.as_of,
-                };
-                let left = |until: Instant| until.saturating_duration_since(Instant::now());
-                Lookup::Fresh(version, kept.until.map(left).unwrap_or_default())
-            }
+            Answered::Found(kept) => Lookup::Fresh(kept.version.clone(), kept.left()),
             Answered::Missing { .. } => Lookup::Missing(Duration::ZERO),
             Answered::Failed(error) => Lookup::Failed(error.duplicate()),
         }
     }
-}
-
-/// How a walk along the chain looks at its providers.
-#[derive(Clone, Copy)]
-enum Look {
-    /// Values must be as fresh as their time to live has it.
-    Fresh,
-    /// What was known last will do.
-    LastKnown,
 }
 
 /// A walk along the chain: how far it came, and what it met.
@@ -72,25 +52,6 @@ impl Walk {
 }
 
 impl SecretsManager {
-    /// What can be said about a key without waiting, by the files as they are now. A few microseconds when it is cached.
-    pub fn held(&self, name: &SecretName) -> Answer {
-        self.refresh();
-        self.at_hand(name).into()
-    }
-
-    /// What is known about a key without asking for its present value: a backend's last document will do, however old.
-    /// For what shows names and sizes only, such as a listing; whoever reads asks for the present one.
-    pub fn last_known(&self, name: &SecretName) -> Answer {
-        self.refresh();
-        let known = self.desk.look_up(name).or_else(|| {
-            match self.walk(name, &mut Walk::new(), Look::LastKnown, None) {
-                Walked::At(answered, _) => Some(answered),
-                Walked::Pending => None,
-            }
-        });
-        known.into()
-    }
-
     /// A key's value, with where and when it was found. May wait for a provider, bounded by the provider's timeouts.
     ///
     /// # Errors
@@ -101,48 +62,35 @@ impl SecretsManager {
         if let Some(answered) = self.at_hand(name) {
             return answered.into_result(name);
         }
-        let flight = match self.desk.join(name, None, false) {
-            Joined::Leads(flight) => {
-                if let Some(question) = Question::new(self, name, &flight, self.desk.look_up(name))
-                {
-                    question.go_on(None, false);
-                }
-                flight
-            }
-            Joined::Follows(flight) => flight,
-        };
-        let answered = flight.wait();
+        let (tell, told) = mpsc::channel();
+        let told_by = move |answered: &Answered| drop(tell.send(answered.clone()));
+        self.question(name, Box::new(told_by));
+        let answered = told.recv().unwrap_or_else(|_| Answered::lost(name));
         self.note_read(name, &answered);
         answered.into_result(name)
-    }
-
-    /// Asks for a key in the background; N who ask at once cost one question. `done` is called when the answer is at
-    /// hand, so that [`held`](Self::held) gives it (a failure for one second), unless the key was invalidated meanwhile.
-    pub fn fetch(&self, name: &SecretName, done: Done) {
-        self.question(name, Box::new(move |_| done()), true);
     }
 
     /// Asks for a key in the background; N who ask at once cost one question, bounded by the providers' timeouts. `done`
     /// is called with the answer, from any thread and with no lock held, when all who listen to changes have been told:
     /// [`Lookup::Fresh`] with what may be served now, [`Lookup::Missing`] or [`Lookup::Failed`].
     pub fn ask(&self, name: &SecretName, done: AnswerDone) {
-        self.question(
-            name,
-            Box::new(move |answered| done(answered.lookup())),
-            false,
-        );
+        self.question(name, Box::new(move |answered| done(answered.lookup())));
     }
 
     /// Asks in the background for all that is listed. `done` is called as for [`ask`](Self::ask), with the snapshot that
     /// holds what every provider has answered, or held before where it failed.
     pub fn ask_all(&self, done: SnapshotDone) {
         let me = self.me.clone();
-        self.fetch_all(Box::new(move || {
+        let last = Self::when_all(Box::new(move || {
             if let Some(manager) = me.upgrade() {
                 manager.publish();
                 done(manager.snapshot());
             }
         }));
+        for link in self.links.iter() {
+            let last = last.clone();
+            link.provider.bring_up_to_date(Box::new(move || drop(last)));
+        }
     }
 
     /// What the present snapshot can say of a key, counted by the `secrets` cache as a hit or a miss, and noted as read
@@ -153,13 +101,7 @@ impl SecretsManager {
         let is_hit = self.desk.count(name);
         if let Lookup::Fresh(version, valid_for) = &lookup {
             if !is_hit && !valid_for.is_zero() {
-                let kept = Kept {
-                    value: version.raw.clone(),
-                    provider: version.provider.clone(),
-                    changed_at: version.changed_at,
-                    as_of: version.as_of,
-                    until: None,
-                };
+                let kept = Kept::new(version.clone());
                 self.desk.keep(name, Answered::Found(kept), epoch);
             }
             self.note_provider_read(name, &version.provider);
@@ -179,26 +121,11 @@ impl SecretsManager {
         }
     }
 
-    fn question(&self, name: &SecretName, told: Told, hand_over: bool) {
-        if let Joined::Leads(flight) = self.desk.join(name, Some(told), hand_over)
-            && let Some(question) = {
-                let at_hand = match hand_over {
-                    true => self.desk.look_up(name),
-                    false => self.desk.cached(name),
-                };
-                Question::new(self, name, &flight, at_hand)
-            }
+    fn question(&self, name: &SecretName, told: Told) {
+        if let Some(flight) = self.desk.join(name, told)
+            && let Some(question) = Question::new(self, name, flight)
         {
-            question.go_on(None, true);
-        }
-    }
-
-    /// Asks in the background for all that is listed, and calls `done` when every provider has answered or failed.
-    pub fn fetch_all(&self, done: Done) {
-        let last = Self::when_all(done);
-        for link in self.links.iter() {
-            let last = last.clone();
-            link.provider.bring_up_to_date(Box::new(move || drop(last)));
+            question.go_on(None);
         }
     }
 
@@ -213,9 +140,7 @@ impl SecretsManager {
     /// Beside the names that are known, [`Error::ProviderFailed`] if a provider could say nothing.
     pub fn list(&self) -> (Vec<(SecretName, Arc<str>)>, Result<()>) {
         let (done, ended) = mpsc::channel();
-        self.fetch_all(Box::new(move || {
-            let _ = done.send(());
-        }));
+        self.ask_all(Box::new(move |_| done.send(()).unwrap_or_default()));
         // An error says that nobody will tell any more.
         let _ = ended.recv();
         let whole = match self.standing() {
@@ -232,7 +157,7 @@ impl SecretsManager {
     }
 
     /// Whether [`names`](Self::names) lists all there is: not where a provider can say nothing of any key, or should be
-    /// asked first ([`fetch_all`](Self::fetch_all)).
+    /// asked first ([`ask_all`](Self::ask_all)).
     pub fn standing(&self) -> Standing {
         self.snapshot().standing()
     }
@@ -268,9 +193,9 @@ impl SecretsManager {
 
     /// The answer at hand, or what the providers hold; `None` if one must be asked.
     fn at_hand(&self, name: &SecretName) -> Option<Answered> {
-        let answered = self.desk.look_up(name).or_else(|| {
+        let answered = self.desk.cached(name).or_else(|| {
             let epoch = self.desk.epoch();
-            match self.walk(name, &mut Walk::new(), Look::Fresh, None) {
+            match self.walk(name, &mut Walk::new(), None) {
                 Walked::At(answered, true) => Some(self.desk.keep(name, answered, epoch)),
                 Walked::At(answered, false) => Some(answered),
                 Walked::Pending => None,
@@ -283,34 +208,23 @@ impl SecretsManager {
     /// The provider is to know which of its keys are read, though most readers are served by the cache.
     fn note_read(&self, name: &SecretName, answered: &Answered) {
         if let Answered::Found(kept) = answered {
-            self.note_provider_read(name, &kept.provider);
+            self.note_provider_read(name, &kept.version.provider);
         }
     }
 
     /// Goes on with a walk: to its end, or to a provider that must be asked. `answer` is what the one that it stopped at
     /// has said since.
-    fn walk(
-        &self,
-        name: &SecretName,
-        walk: &mut Walk,
-        look: Look,
-        mut answer: Option<Held>,
-    ) -> Walked {
+    fn walk(&self, name: &SecretName, walk: &mut Walk, mut answer: Option<Held>) -> Walked {
         while let Some(link) = self.links.get(walk.place) {
-            let held = answer.take().unwrap_or_else(|| match look {
-                Look::Fresh => link.provider.held(name),
-                Look::LastKnown => link.provider.last_known(name),
-            });
-            match held {
+            match answer.take().unwrap_or_else(|| link.provider.held(name)) {
                 Held::Value(provided) => {
                     self.tell_if_up(link);
-                    let kept = Kept {
-                        value: provided.value,
+                    let kept = Kept::new(Version {
+                        raw: provided.value,
                         provider: link.name.clone(),
                         changed_at: provided.changed_at,
                         as_of: provided.as_of,
-                        until: None,
-                    };
+                    });
                     return Walked::At(Answered::Found(kept), walk.failure.is_none());
                 }
                 Held::Absent { as_of } => {
@@ -373,39 +287,34 @@ struct Question {
 
 impl Question {
     /// `None` where the manager is being dropped: nobody is left to wait.
-    fn new(
-        manager: &SecretsManager,
-        name: &SecretName,
-        flight: &Arc<Flight>,
-        at_hand: Option<Answered>,
-    ) -> Option<Self> {
+    fn new(manager: &SecretsManager, name: &SecretName, flight: Arc<Flight>) -> Option<Self> {
+        // It may have been answered between the look that found nothing and the question's begin.
+        let cached = manager.desk.cached(name);
         Some(Self {
             manager: manager.me.upgrade()?,
             name: name.clone(),
-            flight: flight.clone(),
+            flight,
             walk: Walk::new(),
-            // It may have been answered between the look that found nothing and the question's begin.
-            answered: at_hand.map(|answered| (answered, false)),
+            answered: cached.map(|answered| (answered, false)),
         })
     }
 
     /// Walks on to the end, or to a provider that goes on when it has answered. One that can only be asked by waiting
-    /// has a thread of its own for it where nobody waits here (`in_background`).
-    fn go_on(mut self, answer: Option<Held>, in_background: bool) {
+    /// has a thread of its own for it.
+    fn go_on(mut self, answer: Option<Held>) {
         if self.answered.is_some() {
             return;
         }
         let (name, links) = (self.name.clone(), self.manager.links.clone());
         let max_stale = self.manager.max_stale;
         let walk = &mut self.walk;
-        if let Walked::At(answered, cacheable) = self.manager.walk(&name, walk, Look::Fresh, answer)
-        {
+        if let Walked::At(answered, cacheable) = self.manager.walk(&name, walk, answer) {
             self.answered = Some((answered, cacheable));
             return;
         }
         let place = walk.place;
         let Some(link) = links.get(place) else { return };
-        let go_on = move |held| self.go_on(Some(held), in_background);
+        let go_on = move |held| self.go_on(Some(held));
         let Err(go_on) = link.provider.ask(&name, Box::new(go_on)) else {
             return;
         };
@@ -414,9 +323,6 @@ impl Question {
                 go_on(link.ask(&name, max_stale));
             }
         };
-        if !in_background {
-            return ask();
-        }
         // Where there is no thread, what was to be done is dropped, and with it the question.
         let thread = std::thread::Builder::new().name("fetch".to_owned());
         if let Err(error) = thread.spawn(ask) {
@@ -427,11 +333,10 @@ impl Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        let (answered, cacheable) = self.answered.take().unwrap_or_else(|| {
-            let error = std::io::Error::other("the provider ended unexpectedly");
-            let error = Error::io(format!("asking for {}", self.name), error);
-            (Answered::Failed(error.into()), false)
-        });
+        let (answered, cacheable) = self
+            .answered
+            .take()
+            .unwrap_or_else(|| (Answered::lost(&self.name), false));
         // Those who listen are told before those who wait.
         self.manager.publish();
         let desk = &self.manager.desk;

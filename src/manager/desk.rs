@@ -1,41 +1,46 @@
-//! The answers at hand: the cache, the questions that are under way, and what keeps an answer from being kept when it
-//! was invalidated while it was computed. Asks no provider.
+//! The cache of answers, the questions that are under way, and what keeps an answer from being kept when it was
+//! invalidated while it was computed. Asks no provider.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use super::{Answer, Found};
+use super::{Found, Version};
 use crate::cache::{CacheOptions, CacheStats, NamedCache, SECRETS, TtlCache};
 use crate::error::{Error, Result};
 use crate::provider::AsOf;
-use crate::secret::{SecretName, SecretValue};
+use crate::secret::SecretName;
 use crate::settings::Ttl;
 
-/// For how long the answer to a background question is at hand when it may not be cached: long enough for those who
-/// waited for it to come and take it.
-const HAND_OVER: Duration = Duration::from_secs(1);
-
-/// A value with where and when it was found.
+/// A value that was found.
 #[derive(Clone)]
 pub(super) struct Kept {
-    pub(super) value: SecretValue,
-    pub(super) provider: Arc<str>,
-    pub(super) changed_at: SystemTime,
-    pub(super) as_of: AsOf,
+    pub(super) version: Version,
     /// `None`: it is not in the cache.
-    pub(super) until: Option<Instant>,
+    until: Option<Instant>,
 }
 
 impl Kept {
-    pub(super) fn found(self) -> Found {
+    pub(super) fn new(version: Version) -> Self {
+        Self {
+            version,
+            until: None,
+        }
+    }
+
+    /// For how long it stays in the cache.
+    pub(super) fn left(&self) -> Duration {
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.until.map(left).unwrap_or_default()
+    }
+
+    fn found(self) -> Found {
         Found {
-            value: self.value,
-            provider: self.provider,
-            changed_at: self.changed_at,
-            fetched_at: SystemTime::now() - self.as_of.at.elapsed(),
-            expires_in: self.until.map(left).unwrap_or_default(),
+            expires_in: self.left(),
+            fetched_at: self.version.fetched_at(),
+            value: self.version.raw,
+            provider: self.version.provider,
+            changed_at: self.version.changed_at,
         }
     }
 }
@@ -48,18 +53,13 @@ pub(super) enum Answered {
     Failed(Arc<Error>),
 }
 
-impl From<Option<Answered>> for Answer {
-    fn from(answered: Option<Answered>) -> Self {
-        match answered {
-            Some(Answered::Found(kept)) => Answer::Found(kept.found()),
-            Some(Answered::Missing { .. }) => Answer::Missing,
-            Some(Answered::Failed(error)) => Answer::Failed(error.duplicate()),
-            None => Answer::Pending,
-        }
-    }
-}
-
 impl Answered {
+    /// The answer to a question whose answer nobody gives any more.
+    pub(super) fn lost(name: &SecretName) -> Self {
+        let error = std::io::Error::other("the provider ended unexpectedly");
+        Answered::Failed(Error::io(format!("asking for {name}"), error).into())
+    }
+
     pub(super) fn into_result(self, name: &SecretName) -> Result<Found> {
         match self {
             Answered::Found(kept) => Ok(kept.found()),
@@ -74,44 +74,8 @@ impl Answered {
 /// What is called with the answer to a question that was asked in the background.
 pub(super) type Told = Box<dyn FnOnce(&Answered) + Send>;
 
-/// One question that is under way, and who waits for it.
-#[derive(Default)]
-pub(super) struct Flight {
-    landing: Mutex<Landing>,
-    landed: Condvar,
-}
-
-#[derive(Default)]
-struct Landing {
-    answer: Option<Answered>,
-    /// Who asked in the background.
-    waiting: Vec<Told>,
-    hand_over: bool,
-}
-
-impl Flight {
-    fn landing(&self) -> MutexGuard<'_, Landing> {
-        self.landing.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Waits for the answer. Whoever leads the flight lands it, bounded by the providers' own timeouts.
-    pub(super) fn wait(&self) -> Answered {
-        let mut landing = self.landing();
-        loop {
-            if let Some(answer) = &landing.answer {
-                return answer.clone();
-            }
-            let woken = self.landed.wait(landing);
-            landing = woken.unwrap_or_else(|e| e.into_inner());
-        }
-    }
-}
-
-/// Whether one leads a question, or another does already.
-pub(super) enum Joined {
-    Leads(Arc<Flight>),
-    Follows(Arc<Flight>),
-}
+/// A question that is under way: who waits for its answer. Locked only where the desk's lock is held.
+pub(super) type Flight = Mutex<Vec<Told>>;
 
 pub(super) struct Desk {
     cache: TtlCache<Answered>,
@@ -126,7 +90,10 @@ struct Inner {
     /// Counts invalidations: an answer that was begun before one is not cached after it.
     epoch: u64,
     flights: HashMap<SecretName, Arc<Flight>>,
-    handed_over: HashMap<SecretName, (Instant, Answered)>,
+}
+
+fn waiting(flight: &Flight) -> MutexGuard<'_, Vec<Told>> {
+    flight.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 fn key_of(name: &str) -> String {
@@ -157,20 +124,6 @@ impl Desk {
         self.cache.get(&key_of(name.as_str()))
     }
 
-    /// The answer at hand.
-    pub(super) fn look_up(&self, name: &SecretName) -> Option<Answered> {
-        if let Some(answer) = self.cached(name) {
-            return Some(answer);
-        }
-        let mut inner = self.inner();
-        let (until, answer) = inner.handed_over.get(name)?;
-        if Instant::now() < *until {
-            return Some(answer.clone());
-        }
-        inner.handed_over.remove(name);
-        None
-    }
-
     /// Counts a look at the cache for a name: whether it was there.
     pub(super) fn count(&self, name: &SecretName) -> bool {
         self.cached(name).is_some()
@@ -195,7 +148,7 @@ impl Desk {
         let (ttl, as_of) = match &answer {
             Answered::Found(kept) => {
                 let ttl = self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
-                (*ttl, kept.as_of)
+                (*ttl, kept.version.as_of)
             }
             Answered::Missing { as_of } => (self.ttl.missing, *as_of),
             Answered::Failed(_) => return answer,
@@ -204,40 +157,27 @@ impl Desk {
         if left.is_zero() || as_of.is_stale {
             return answer;
         }
-        let answer = match answer {
-            Answered::Found(kept) => Answered::Found(Kept {
-                // A time beyond all clocks is for ever.
-                until: as_of.at.checked_add(ttl).or(kept.until),
-                ..kept
-            }),
-            other => other,
-        };
+        let mut answer = answer;
+        if let Answered::Found(kept) = &mut answer {
+            // A time beyond all clocks is for ever.
+            kept.until = as_of.at.checked_add(ttl);
+        }
         self.cache
             .set_with_ttl(&key_of(name.as_str()), answer.clone(), left);
         answer
     }
 
-    /// Joins the question about a name, or begins it. `told` is called when it is answered; with `hand_over`, the answer
-    /// is at hand for a moment afterwards.
-    pub(super) fn join(&self, name: &SecretName, told: Option<Told>, hand_over: bool) -> Joined {
+    /// Joins the question about a name: `told` is called when it is answered. Gives the question where it is a new one,
+    /// which the caller must then [`land`](Self::land).
+    pub(super) fn join(&self, name: &SecretName, told: Told) -> Option<Arc<Flight>> {
         let mut inner = self.inner();
-        let (flight, leads) = match inner.flights.get(name) {
-            Some(flight) => (flight.clone(), false),
-            None => {
-                let flight = Arc::new(Flight::default());
-                inner.flights.insert(name.clone(), flight.clone());
-                (flight, true)
-            }
-        };
-        {
-            let mut landing = flight.landing();
-            landing.hand_over |= hand_over;
-            landing.waiting.extend(told);
+        if let Some(flight) = inner.flights.get(name) {
+            waiting(flight).push(told);
+            return None;
         }
-        match leads {
-            true => Joined::Leads(flight),
-            false => Joined::Follows(flight),
-        }
+        let flight = Arc::new(Mutex::new(vec![told]));
+        inner.flights.insert(name.clone(), flight.clone());
+        Some(flight)
     }
 
     /// Ends a question: keeps the answer if it may be kept and was not invalidated meanwhile, and tells all who wait.
@@ -245,34 +185,21 @@ impl Desk {
         &self,
         name: &SecretName,
         flight: &Arc<Flight>,
-        answer: Answered,
+        mut answer: Answered,
         cacheable: bool,
     ) {
-        let (waiting, answer) = {
+        let told = {
             let mut inner = self.inner();
-            let is_current = inner
-                .flights
-                .get(name)
-                .is_some_and(|current| Arc::ptr_eq(current, flight));
-            let mut answer = answer;
-            let mut landing = flight.landing();
-            if is_current {
+            let current = inner.flights.get(name);
+            if current.is_some_and(|current| Arc::ptr_eq(current, flight)) {
                 inner.flights.remove(name);
                 if cacheable {
                     answer = self.cache_answer(name, answer);
                 }
-                if landing.hand_over {
-                    let now = Instant::now();
-                    inner.handed_over.retain(|_, (until, _)| *until > now);
-                    let handed_over = (now + HAND_OVER, answer.clone());
-                    inner.handed_over.insert(name.clone(), handed_over);
-                }
             }
-            landing.answer = Some(answer.clone());
-            (std::mem::take(&mut landing.waiting), answer)
+            std::mem::take(&mut *waiting(flight))
         };
-        flight.landed.notify_all();
-        waiting.into_iter().for_each(|told| told(&answer));
+        told.into_iter().for_each(|told| told(&answer));
     }
 
     /// Drops what is known about a name. A question under way goes on for those who asked before.
@@ -280,13 +207,7 @@ impl Desk {
         let mut inner = self.inner();
         inner.epoch += 1;
         inner.flights.remove(name);
-        inner.handed_over.remove(name);
         self.cache.delete(&key_of(name.as_str()));
-    }
-
-    /// Drops the answers that could not be cached: a provider failed, or came back.
-    pub(super) fn drop_uncached(&self) {
-        self.inner().handed_over.clear();
     }
 }
 
@@ -299,7 +220,6 @@ impl NamedCache for Desk {
         let mut inner = self.inner();
         inner.epoch += 1;
         inner.flights.clear();
-        inner.handed_over.clear();
         self.cache.clear()
     }
 
@@ -308,7 +228,6 @@ impl NamedCache for Desk {
         inner.epoch += 1;
         let stays = |name: &SecretName| !key_of(name.as_str()).starts_with(prefix);
         inner.flights.retain(|name, _| stays(name));
-        inner.handed_over.retain(|name, _| stays(name));
         self.cache.invalidate_prefix(prefix)
     }
 }
@@ -354,7 +273,7 @@ mod tests {
             assert!(matches!(lookup, Lookup::Failed(_)), "{lookup:?}");
         }
         let inner = manager.desk.inner();
-        assert!(inner.flights.is_empty() && inner.handed_over.is_empty());
+        assert!(inner.flights.is_empty());
         assert_eq!(manager.desk.cache.stats().size, 0);
     }
 }

@@ -114,19 +114,6 @@ pub struct Found {
     pub expires_in: Duration,
 }
 
-/// What can be said about a key without waiting.
-#[derive(Debug)]
-pub enum Answer {
-    /// It is there.
-    Found(Found),
-    /// No provider has it.
-    Missing,
-    /// It could not be found out.
-    Failed(Error),
-    /// A provider must be asked, which may wait.
-    Pending,
-}
-
 impl SecretsManager {
     /// A key's value, without the newline that ends a single line. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
     ///

@@ -89,7 +89,7 @@ impl SecretsManager {
             let mut events = Vec::new();
             let mut keys = Vec::new();
             let (mut differs, mut any) = (before.sources().len() != self.links.len(), invalidated);
-            let (mut outdated, mut all_outdated, mut uncached) = (Vec::new(), false, false);
+            let (mut outdated, mut all_outdated) = (Vec::new(), false);
             for (place, link) in self.links.iter().enumerate() {
                 let (view, changes, own) = link.take_news();
                 let changed = |kind: ChangeKind, name: &SecretName, own| Changed {
@@ -106,7 +106,6 @@ impl SecretsManager {
                     Refreshed::Nothing => {}
                     Refreshed::Names(names) => {
                         any |= names.is_empty();
-                        uncached = true;
                         for change in names {
                             keys.push(changed(change.kind, &change.name, false));
                             let key = Some(change.name.as_str());
@@ -148,9 +147,6 @@ impl SecretsManager {
             let snapshot = Arc::new(Snapshot::new(generation, sources, self.ttl.clone()));
             let old = std::mem::replace(&mut *self.current(), snapshot.clone());
             // After the new snapshot is in place: what is cached from now on comes from it.
-            if uncached {
-                self.desk.drop_uncached();
-            }
             if all_outdated {
                 self.desk.clear();
             }

@@ -5,7 +5,7 @@
 //! - `server`: answers the kernel, starts another keeper when that ends
 //! - `service`: the service manager that may keep the mount; `unit`: how it is told to
 //! - `handover`: what the two tell each other; `device`: `/dev/fuse`
-//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: who still uses one; `watch`: sees edits of the secrets file
+//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: who still uses one
 //! - `own`: a mount within one process, for tests and for programs of one's own
 
 mod device;
@@ -22,7 +22,6 @@ mod unit;
 mod unmount;
 mod upgrade;
 mod usage;
-mod watch;
 
 pub use handover::FORMAT;
 pub use keeper::{adopt, mount_foreground};

@@ -13,7 +13,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
 use super::process::{Signals, set_up};
 use super::unmount::detach;
-use super::watch::watch;
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
@@ -172,10 +171,9 @@ fn begin(
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
     drain.set_device(held.device.as_fd()).map_err(threads)?;
-    watch(manager.clone(), settings.base_dir.clone());
     if settings.prefetch {
         // Nobody waits for it: a backend that hangs is no reason not to mount.
-        manager.fetch_all(Box::new(|| {}));
+        manager.ask_all(Box::new(|_| {}));
     }
     if let Some(restart) = brief.restarts.last() {
         tree.notify_restart(restart);
@@ -268,7 +266,7 @@ fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
         let names = manager.names();
         let mut names = names.iter();
         if let Some((name, _)) = names.find(|(_, provider)| &**provider == "file") {
-            let _ = manager.held(name);
+            let _ = manager.find(name);
         }
     };
     let thread = std::thread::Builder::new().name("warm-up".into());

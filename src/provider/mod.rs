@@ -181,11 +181,6 @@ pub trait Provider: Send + Sync {
         Held::Unknown
     }
 
-    /// What is known of a key without asking for its present value; never waits. For what shows names and sizes only.
-    fn last_known(&self, name: &SecretName) -> Held {
-        self.held(name)
-    }
-
     /// Asks in the background, and calls `done` with the answer: soon, bounded by the provider's own timeouts, from any
     /// thread. Many who ask at once cost one question. A provider that can only be asked by [`get`](Self::get) hands
     /// `done` back.

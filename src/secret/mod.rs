@@ -294,6 +294,7 @@ mod tests {
             ("hf_x", "hf_x"),
             ("\n", ""),
             ("", ""),
+            ("hf_x\r\n", "hf_x\r"),
             ("hf_x\n\n", "hf_x\n\n"),
             ("a\nb\n", "a\nb\n"),
             (

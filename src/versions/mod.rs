@@ -31,7 +31,7 @@ pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use state::{Entry, Missing, Node, Promised, Retry, State, Version};
-pub use writers::{Buffer, Closed, Handle, Opener, WriteInode};
+pub use writers::{Buffer, Handle, Opener, WriteInode};
 
 use serde::{Deserialize, Serialize};
 

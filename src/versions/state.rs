@@ -198,12 +198,6 @@ impl State {
         })
     }
 
-    /// The scratch files in a folder.
-    pub fn scratch_in(&self, dir: u64) -> impl Iterator<Item = &Place> {
-        let places = self.names.keys().filter(move |place| place.dir == dir);
-        places.filter(|place| self.scratch(place).is_some())
-    }
-
     /// How many bytes scratch files hold together.
     pub fn scratch_bytes(&self) -> usize {
         let scratch = self.entries.values().filter(|entry| entry.is_scratch);

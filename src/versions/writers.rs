@@ -120,15 +120,6 @@ pub enum Handle {
     },
 }
 
-/// What the close of a descriptor means for a writer's inode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// Nothing: it is not the opener's last one.
-    NotLast,
-    /// These inodes are to be committed, in this order.
-    Commit(Vec<u64>),
-}
-
 impl State {
     /// A writer's inode.
     pub fn write_inode(&self, ino: u64) -> Option<&WriteInode> {
@@ -222,14 +213,7 @@ impl State {
 
     /// Makes a file pending: from now on only this process sees it.
     pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
-        if let Some(from) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.clone())
-            && self.names.get(&from) == Some(&entry)
-        {
-            self.names.remove(&from);
-        }
+        self.leave_name(entry);
         self.pending.entry(place.clone()).or_default().push(entry);
         let old = self.entries.get(&entry).and_then(|entry| entry.current);
         self.change_entry(entry, |entry| {
@@ -302,6 +286,18 @@ impl State {
         });
     }
 
+    /// Takes the file out from under the name that everybody sees it by, if it has one.
+    fn leave_name(&mut self, entry: u64) {
+        if let Some(from) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.as_ref())
+            && self.names.get(from) == Some(&entry)
+        {
+            self.names.remove(from);
+        }
+    }
+
     /// Shows the file to everybody, in the place of the one that had the name.
     pub fn publish(&mut self, entry: u64, place: &Place) {
         if self.named(place) == Some(entry)
@@ -313,14 +309,7 @@ impl State {
             return;
         }
         self.unlist_pending(entry);
-        if let Some(from) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.clone())
-            && self.names.get(&from) == Some(&entry)
-        {
-            self.names.remove(&from);
-        }
+        self.leave_name(entry);
         self.unlink(place);
         self.names.insert(place.clone(), entry);
         self.change_entry(entry, |entry| {

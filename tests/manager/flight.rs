@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
-use simpletuner_live::error::Error;
-use simpletuner_live::manager::{Answer, SecretsManager};
+use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::provider::FileProvider;
 use simpletuner_live::provider::file::{FileOptions, StorePlace};
 
@@ -64,7 +63,7 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
         let (told, all) = mpsc::channel();
         for _ in 0..CALLERS {
             let told = told.clone();
-            manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
+            manager.ask(&name("K"), Box::new(move |_| told.send(()).unwrap()));
         }
         assert!(all.try_recv().is_err(), "told before there is an answer");
         drop(gate);
@@ -81,45 +80,11 @@ fn questions_about_different_keys_do_not_wait_for_each_other() {
     let manager = over(&remote);
     let gate = remote.close();
     for key in ["A", "B", "C"] {
-        manager.fetch(&name(key), Box::new(|| {}));
+        manager.ask(&name(key), Box::new(|_| {}));
     }
     wait_until("three questions", || remote.calls() == 3);
     drop(gate);
     assert_eq!(value(&manager, "A"), "v");
-}
-
-/// A failure that was fetched is at hand for a moment, for those who waited; while it is, nobody is asked again.
-#[test]
-fn a_provider_that_failed_is_left_alone_while_its_failure_is_at_hand() {
-    let remote = Remote::new(Has::Failure);
-    let manager = over(&remote);
-    let failed = || {
-        matches!(
-            manager.held(&name("K")),
-            Answer::Failed(Error::ProviderFailed { .. })
-        )
-    };
-    let fetch = || {
-        let (told, done) = mpsc::channel();
-        manager.fetch(&name("K"), Box::new(move || told.send(()).unwrap()));
-        done.recv_timeout(Duration::from_secs(60)).unwrap();
-    };
-    // The machine may stall for longer than that moment: then it is tried again.
-    wait_until("the failure is at hand before and after", || {
-        fetch();
-        let calls = remote.calls();
-        let was_at_hand = failed();
-        let found = manager.find(&name("K"));
-        fetch();
-        let after = remote.calls();
-        let is_whole = was_at_hand && after == calls;
-        assert!(matches!(found, Err(Error::ProviderFailed { .. })));
-        is_whole
-    });
-    remote.now_has(Has::Value("back"));
-    wait_until("it is asked again", || {
-        manager.get("K").is_ok_and(|value| value.as_str() == "back")
-    });
 }
 
 /// Has one thread ask, invalidates while the provider computes, and looks what is kept.

@@ -147,16 +147,6 @@ impl Provider for BackendProvider {
         inner.state.held(name, &self.shared.rules, Instant::now())
     }
 
-    fn last_known(&self, name: &SecretName) -> Held {
-        let now = Instant::now();
-        let rules = &self.shared.rules;
-        let mut inner = self.shared.inner();
-        let known = inner.state.last_known(name, rules, now);
-        // Whoever looks again sees what is there now.
-        self.shared.renew(&mut inner, now);
-        known
-    }
-
     fn ask(&self, name: &SecretName, done: Asked) -> Result<(), Asked> {
         let now = Instant::now();
         let mut inner = self.shared.inner();
@@ -326,13 +316,6 @@ impl Shared {
             inner.waiting.push(waiter);
         } else {
             inner.waiting_for_next.push(waiter);
-        }
-    }
-
-    /// Begins an attempt for nobody in particular, if it is time for one.
-    fn renew(self: &Arc<Self>, inner: &mut Inner, now: Instant) {
-        if inner.state.is_due(&self.rules, now) {
-            self.begin(inner, now);
         }
     }
 

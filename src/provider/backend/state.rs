@@ -84,18 +84,6 @@ impl State {
         }
     }
 
-    /// What is known of a key without asking for its present value: by the document that is held, however old. Of a key
-    /// that is not in it, it can be said no longer than the rule for missing keys has it.
-    pub(super) fn last_known(&self, name: &SecretName, rules: &Rules, now: Instant) -> Held {
-        match &self.held {
-            Some(held) if held.document.get(name).is_some() => self.by_document(name, true),
-            Some(_) if self.is_slow(now) && self.is_usable(rules, now) => {
-                self.by_document(name, true)
-            }
-            _ => self.held(name, rules, now),
-        }
-    }
-
     /// The answer after an attempt, good or bad: by the document if it may be served, else the failure.
     pub(super) fn answer(&self, name: &SecretName, rules: &Rules, now: Instant) -> Held {
         match &self.failure {
@@ -171,14 +159,6 @@ impl State {
         self.held
             .as_ref()
             .is_some_and(|held| now.saturating_duration_since(held.as_of) < rules.max_stale)
-    }
-
-    /// Whether a fresh document would be of use, and may be asked for now.
-    pub(super) fn is_due(&self, rules: &Rules, now: Instant) -> bool {
-        let may = |failure: &Failure| now >= failure.retry_at;
-        self.attempt.is_none()
-            && !self.is_younger_than(rules.ttl.default, now)
-            && self.failure.as_ref().is_none_or(may)
     }
 
     /// For how long a backend that failed is left alone, and who reads served by what is held; `None`: it may be asked.

@@ -85,10 +85,6 @@ impl Timed {
         given(self.state.held(&name(key), &self.rules, self.now))
     }
 
-    fn last_known(&self, key: &str) -> Given {
-        given(self.state.last_known(&name(key), &self.rules, self.now))
-    }
-
     fn answer(&self, key: &str) -> Given {
         given(self.state.answer(&name(key), &self.rules, self.now))
     }
@@ -110,9 +106,6 @@ fn values_and_their_lack_are_good_for_their_time() {
     assert_eq!(timed.held("A"), fresh("1"));
     timed.after(SECOND);
     assert_eq!(timed.held("A"), Wait);
-    // What shows names and sizes does not wait for it.
-    assert_eq!(timed.last_known("A"), stale("1"));
-    assert_eq!(timed.last_known("B"), Wait);
 }
 
 #[test]
