@@ -289,10 +289,11 @@ fn two_mounts_agree_when_the_file_where_they_meet_was_damaged_or_removed() {
         }
         fs::remove_file(&peers).unwrap();
         wait_until("it is made anew", || peers.exists());
+        // A mount that has seen a write has joined before it looked.
         home.sh("echo > a/secrets/K");
-        wait_until("the other mount shows it", || {
-            home.path("b/secrets/K").exists()
-        });
+        wait_until("b shows it", || home.path("b/secrets/K").exists());
+        home.sh("rm b/secrets/K");
+        wait_until("a shows that", || !home.path("a/secrets/K").exists());
         home.sh(&format!("{AGREE}; agree 5"));
     }
 }

@@ -121,6 +121,9 @@ impl FileProvider {
 impl Drop for FileProvider {
     fn drop(&mut self) {
         self.0.watch.stop();
+        // Nothing is told from here any more, so nobody is to wait for it.
+        self.0.is_peer.store(false, Ordering::Relaxed);
+        drop(self.0.peers().take());
     }
 }
 
@@ -523,6 +526,10 @@ impl Shared {
         Ok(self.options.place.look()?.path().to_owned())
     }
 
+    fn peers(&self) -> MutexGuard<'_, Option<Arc<Peers>>> {
+        self.peers.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn is_peer(&self) -> bool {
         self.is_peer.load(Ordering::Relaxed)
     }
@@ -535,7 +542,7 @@ impl Shared {
 
     /// The watchers of the store at this path.
     fn peers_of(&self, store: &Path, create: bool) -> Option<Arc<Peers>> {
-        let mut peers = self.peers.lock().unwrap_or_else(|e| e.into_inner());
+        let mut peers = self.peers();
         let held = peers.take().filter(|peers| peers.is_beside(store));
         *peers = held.or_else(|| Peers::open(store, create).map(Arc::new));
         peers.clone()

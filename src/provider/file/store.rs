@@ -216,8 +216,7 @@ impl SecretStore for FileProvider {
     }
 
     fn wait_for_watchers(&self) {
-        let peers = self.0.peers.lock().unwrap_or_else(|e| e.into_inner());
-        let peers = peers.clone();
+        let peers = self.0.peers().clone();
         if let Some(peers) = peers {
             peers.wait();
         }
