@@ -32,8 +32,11 @@ pub(super) struct Outstanding {
     next: u64,
     by_handle: HashMap<u64, bool>,
     /// The secrets' names in the order in which they are listed, as long as a folder is open.
-    secrets: Option<(Arc<Snapshot>, Arc<Vec<(u64, String)>>)>,
+    secrets: Option<(Arc<Snapshot>, Names)>,
 }
+
+/// Names in the order in which they are listed, each with its offset.
+type Names = Arc<Vec<(u64, String)>>;
 
 impl Tree {
     /// Opens a folder.
@@ -53,7 +56,7 @@ impl Tree {
     }
 
     /// The names in a folder that are not always there, each with its offset, in that order.
-    fn names_in(&self, ino: u64, dir: &Dir) -> Arc<Vec<(u64, String)>> {
+    fn names_in(&self, ino: u64, dir: &Dir) -> Names {
         let in_order = |names: Vec<String>| {
             let offset = |name: String| (Place::new(ino, &name).number(), name);
             let mut names: Vec<_> = names.into_iter().map(offset).collect();
