@@ -128,6 +128,7 @@ impl EntryRecord {
             place: self.place,
             last: self.last,
             earlier: None,
+            has_vanished: false,
             current: self.current,
             own: self.own,
             pending: self.pending.map(Process::from),

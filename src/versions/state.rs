@@ -30,6 +30,9 @@ pub struct Entry {
     pub last: Place,
     /// Its name before the last rename, as a thread may just have looked that up.
     pub(super) earlier: Option<Place>,
+    /// Nobody found anything under its name, which it had only because a backend could not be asked at once. Who opens
+    /// it to write makes it.
+    pub(super) has_vanished: bool,
     /// The version that its name leads to.
     pub current: Option<u64>,
     /// The inode that a pending or scratch file's name leads to.
@@ -228,6 +231,7 @@ impl State {
                 place: None,
                 last: place.clone(),
                 earlier: None,
+                has_vanished: false,
                 current: None,
                 own: None,
                 pending: None,

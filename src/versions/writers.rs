@@ -377,6 +377,15 @@ impl State {
     /// Opens an inode to write.
     pub fn open_writer(&mut self, ino: u64, opener: &Opener, request: u64) -> u64 {
         self.start_buffer(ino, opener);
+        let vanished = self.entry_of(ino).filter(|number| {
+            let entry = self.entries.get(number);
+            entry.is_some_and(|entry| entry.has_vanished && entry.place.is_none())
+        });
+        if let Some(entry) = vanished
+            && let Some(place) = self.last_place(ino).cloned()
+        {
+            self.pend(entry, &place, ino, opener.process);
+        }
         let handle = Handle::Write {
             ino,
             request,
@@ -728,7 +737,12 @@ impl State {
         });
         match writers.max_by_key(|(ino, _)| *ino) {
             Some((own, process)) => self.pend(entry, place, own, process),
-            None => self.unlink(place),
+            None => {
+                if let Some(entry) = self.entries.get_mut(&entry) {
+                    entry.has_vanished = true;
+                }
+                self.unlink(place);
+            }
         }
     }
 

