@@ -47,7 +47,7 @@ pub enum Answer {
     Opened(Opened),
     Created(Found, Opened),
     Data(Vec<u8>),
-    Written(u32),
+    Written(#[allow(dead_code)] u32),
     Done,
     Dir(u64),
     Names(Vec<(String, Found, u64)>),
