@@ -197,7 +197,7 @@ impl Tree {
             Resolved::Missing => return None,
             Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
         };
-        let node = state.listed(&place);
+        let node = state.promise(&place);
         let mut found = attr(
             node,
             self.file_attr(listed.ino, file.mode(), size, changed_at),

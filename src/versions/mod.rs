@@ -5,9 +5,8 @@
 //! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
 //!   open never checks whether a version is current.
-//! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Each lookup makes
-//!   a new one. Opening it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and
-//!   finds the version.
+//! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Opening
+//!   it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
 //! - A pending entry has no first value yet: only the process that makes it sees it.

@@ -90,8 +90,6 @@ pub enum Record {
     Arrived(u32, Place),
     /// A record of the room above.
     Other(#[serde(with = "bytes")] SecretBuffer),
-    /// The inode that stands for a name in listings.
-    Listed(u64, Place),
 }
 
 /// An [`Entry`].

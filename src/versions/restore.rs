@@ -113,11 +113,7 @@ impl State {
                     *last_write = Some((request, count));
                 }
             }
-            Record::Promise(ino, place) => {
-                self.next_after(ino);
-                self.put_promise(ino, place);
-            }
-            Record::Listed(ino, place) => self.put_promise(ino, place),
+            Record::Promise(ino, place) => self.put_promise(ino, place),
             Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
             Record::Arrived(tid, place) => self.arrived(tid, &place),
             Record::Other(_) => {}

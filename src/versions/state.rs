@@ -366,23 +366,16 @@ impl State {
         ino
     }
 
-    /// A new promise for a name whose content a provider must be asked for.
+    /// The promise of a name: what a lookup gives where a provider must be asked first, and READDIRPLUS always. It is the
+    /// same one each time, so that the kernel keeps it however many look the name up at once. Nobody can open it.
     pub fn promise(&mut self, place: &Place) -> u64 {
-        let ino = self.number();
-        self.record(Record::Promise(ino, place.clone()));
-        self.put_promise(ino, place.clone());
-        ino
-    }
-
-    /// The inode that READDIRPLUS gives for a name. It is always the same one, because every open looks the name up first.
-    pub fn listed(&mut self, place: &Place) -> u64 {
         let ino = self.number_of(place);
         if self
             .promises
             .get(&ino)
             .is_none_or(|known| known.place != *place)
         {
-            self.record(Record::Listed(ino, place.clone()));
+            self.record(Record::Promise(ino, place.clone()));
             self.put_promise(ino, place.clone());
         }
         ino

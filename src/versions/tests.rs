@@ -214,7 +214,6 @@ fn samples() -> Vec<Record> {
         Record::Retry(1234, place(), true),
         Record::Arrived(1234, place()),
         Record::Other(bytes()),
-        Record::Listed(70_001, place()),
     ]);
     let handle = state.open_writer(own, &opener(7), 10);
     let snapshot = state.open_snapshot(SecretValue::new("shown"), 12);
