@@ -38,7 +38,9 @@ pub enum Broken {
 }
 
 fn run(steps: &[Step], broken: Broken) -> Result<(), String> {
-    let mut machine = Machine::new(broken);
+    // Tried by who wants to know more: several who change one name at the same time.
+    let shares_names = std::env::var_os("SIMPLETUNER_LIVE_MODEL_SHARED").is_some();
+    let mut machine = Machine::new(broken, shares_names);
     let run = machine.run(steps);
     run.map_err(|why| format!("\n{}\n{why}", machine.trace()))
 }
