@@ -47,7 +47,7 @@ pub enum Answer {
     Opened(Opened),
     Created(Found, Opened),
     Data(Vec<u8>),
-    Written(#[allow(dead_code)] u32),
+    Written,
     Done,
     Dir(u64),
     Names(Vec<(String, Found, u64)>),
@@ -227,9 +227,7 @@ impl Server {
         };
         let tree = self.tree.clone();
         let result = match request.clone() {
-            Request::Lookup(dir, name) => tree
-                .lookup(&caller, dir, &name, has_waited)
-                .map(Answer::Entry),
+            Request::Lookup(dir, name) => tree.lookup(&caller, dir, &name).map(Answer::Entry),
             Request::Getattr(node) => tree.attr(&caller, node, has_waited).map(Answer::Attr),
             Request::Setattr(node, handle, change) => {
                 match tree.set_attr(&caller, node, handle, change, has_waited) {
@@ -253,7 +251,7 @@ impl Server {
                 .map(Answer::Data),
             Request::Write(handle, at, bytes, appends) => tree
                 .write(&caller, handle, at, &bytes, appends, has_waited)
-                .map(Answer::Written),
+                .map(|_| Answer::Written),
             Request::Flush(handle) => {
                 return self.closing.push_back(Closing::Close(id, caller, handle));
             }
@@ -428,7 +426,7 @@ impl Server {
         };
         let found = self
             .tree
-            .lookup(&caller, simpletuner_live::live::ROOT, "secrets", false);
+            .lookup(&caller, simpletuner_live::live::ROOT, "secrets");
         found.unwrap().node
     }
 }
