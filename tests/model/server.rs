@@ -47,7 +47,7 @@ pub enum Answer {
     Opened(Opened),
     Created(Found, Opened),
     Data(Vec<u8>),
-    Written,
+    Written(#[allow(dead_code)] u32),
     Done,
     Dir(u64),
     Names(Vec<(String, Found, u64)>),
@@ -227,7 +227,9 @@ impl Server {
         };
         let tree = self.tree.clone();
         let result = match request.clone() {
-            Request::Lookup(dir, name) => tree.lookup(&caller, dir, &name).map(Answer::Entry),
+            Request::Lookup(dir, name) => tree
+                .lookup(&caller, dir, &name, has_waited)
+                .map(Answer::Entry),
             Request::Getattr(node) => tree.attr(&caller, node, has_waited).map(Answer::Attr),
             Request::Setattr(node, handle, change) => {
                 match tree.set_attr(&caller, node, handle, change, has_waited) {
@@ -251,7 +253,7 @@ impl Server {
                 .map(Answer::Data),
             Request::Write(handle, at, bytes, appends) => tree
                 .write(&caller, handle, at, &bytes, appends, has_waited)
-                .map(|_| Answer::Written),
+                .map(Answer::Written),
             Request::Flush(handle) => {
                 return self.closing.push_back(Closing::Close(id, caller, handle));
             }
@@ -426,7 +428,7 @@ impl Server {
         };
         let found = self
             .tree
-            .lookup(&caller, simpletuner_live::live::ROOT, "secrets");
+            .lookup(&caller, simpletuner_live::live::ROOT, "secrets", false);
         found.unwrap().node
     }
 }
