@@ -40,7 +40,7 @@ impl Tree {
             .file_at(&place)
             .filter(|_| self.layout.subfolder(&place).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
-        let is_made_here = {
+        let (mine, is_made_here) = {
             let mut state = self.state();
             if state.scratch(&place).is_some() {
                 state.unlink(&place);
@@ -49,12 +49,9 @@ impl Tree {
                 return Ok(());
             }
             let mine = state.pending_of(&place, || self.processes.of_thread(caller.tid));
-            if let Some(entry) = mine {
-                // It never appears.
-                state.abandon(entry);
-            }
-            // Or it was opened to write before a provider could say that the name does not exist.
-            mine.is_some() || self.made_by(&state, caller, &place).is_some()
+            // Or it was opened to write before anybody could say that there is none.
+            let is_made_here = mine.is_some() || self.made_by(&state, caller, &place).is_some();
+            (mine, is_made_here)
         };
         match self.remove(caller, &file) {
             Err(error) if is_made_here && is_absent(&error) => {}
@@ -64,7 +61,13 @@ impl Tree {
             }
             removed => removed.map_err(|error| at(error, name))?,
         }
-        self.state().unlink(&place);
+        let mut state = self.state();
+        if let Some(entry) = mine {
+            // It never appears.
+            state.abandon(entry);
+        }
+        state.unlink(&place);
+        drop(state);
         if let Some(dir @ (Dir::Hardware | Dir::Config)) = self.layout.dir(parent) {
             self.layout.touch(dir);
         }

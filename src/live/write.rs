@@ -142,9 +142,15 @@ impl Tree {
             ));
         }
         let place = Place::new(parent, name);
+        // Who was sent round for it has come back.
+        state.arrived(caller.tid, &place);
         let ino = self.make(&mut state, caller, &place, flags)?;
         let opener = self.opener(caller)?;
         let handle = state.open_writer(ino, &opener, caller.request);
+        if flags & libc::O_TRUNC != 0 {
+            // The kernel takes the file for a new one, and will not ask. Emptied, it does not matter what it held.
+            let _ = state.set_len(ino, 0);
+        }
         Ok((
             self.found(&mut state, ino, Duration::ZERO),
             Opened::direct(handle),

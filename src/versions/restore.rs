@@ -188,11 +188,13 @@ impl State {
             .and_then(|node| node.buffer.as_mut())
         {
             match &mut buffer.data {
-                Ok(data) => data.write_at(at, bytes.as_bytes()),
-                // What the file held came to be known.
+                Ok(data) => {
+                    data.write_at(at, bytes.as_bytes());
+                    buffer.changes += 1;
+                }
+                // What the file held came to be known, which is no change.
                 data => *data = Ok(SecretBuffer::new(bytes.as_bytes())),
             }
-            buffer.changes += 1;
         }
     }
 

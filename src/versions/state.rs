@@ -549,6 +549,7 @@ impl State {
         for place in self.places(ino) {
             self.arrived(tid, &place);
         }
+        self.arrived(tid, &Place::new(0, ""));
     }
 
     fn places(&self, ino: u64) -> Vec<Place> {

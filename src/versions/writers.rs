@@ -310,7 +310,15 @@ impl State {
         }
         self.unlist_pending(entry);
         self.leave_name(entry);
-        self.unlink(place);
+        let is_renamed = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.earlier.is_some() || entry.is_scratch);
+        match is_renamed {
+            true => self.unlink(place),
+            // Two made the name at the same time: writers of the other one's file go on writing it.
+            false => self.vanish(place),
+        }
         self.names.insert(place.clone(), entry);
         self.change_entry(entry, |entry| {
             entry.place = Some(place.clone());
@@ -638,7 +646,7 @@ impl State {
         let is_left = self.buffer(ino).is_some_and(|buffer| {
             buffer.is_touched()
                 && !buffer.is_killed
-                && (buffer.is_closed || is_alive(buffer.opener.process))
+                && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
         });
         if is_left && !is_scratch {
             self.begin_commit(ino);

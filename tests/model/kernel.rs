@@ -142,6 +142,7 @@ impl World {
 
     pub fn replace_server(&self) {
         self.kernel.borrow_mut().disturbances += 1;
+        self.reference.borrow_mut().server_is_gone();
         let server = self.server.take();
         self.server.replace(server.map(Server::replaced));
         self.look_around(false, false);

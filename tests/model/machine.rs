@@ -133,6 +133,10 @@ pub struct Machine {
     tasks: BTreeMap<u32, Task>,
     processes: Vec<u32>,
     values: u32,
+    /// Whether several may change one name at the same time. What is right then the reference often cannot tell.
+    shares_names: bool,
+    /// The names that a process changes with its present call.
+    claims: BTreeMap<u32, Vec<&'static str>>,
 }
 
 fn poll(task: &mut Task) -> bool {
@@ -141,7 +145,7 @@ fn poll(task: &mut Task) -> bool {
 }
 
 impl Machine {
-    pub fn new(broken: Broken) -> Self {
+    pub fn new(broken: Broken, shares_names: bool) -> Self {
         let (store, backend) = (Source::store(), Source::backend());
         store.lock().unwrap().edit("A", Some("first A"));
         store.lock().unwrap().edit("B", Some("first value of B"));
@@ -157,6 +161,8 @@ impl Machine {
             tasks: BTreeMap::new(),
             processes,
             values: 0,
+            shares_names,
+            claims: BTreeMap::new(),
         }
     }
 
@@ -283,11 +289,15 @@ impl Machine {
             Step::BackendAnswers => _ = world.serve(Server::backend_answers),
             Step::Edit(name, value) => {
                 let value = value.map(|len| self.text(len));
-                world.edit(true, NAMES[*name], value.as_deref());
+                if self.claim(0, &[NAMES[*name]]) {
+                    world.edit(true, NAMES[*name], value.as_deref());
+                }
             }
             Step::Rotate(value) => {
                 let value = value.map(|len| self.text(len));
-                world.edit(false, "R", value.as_deref());
+                if self.claim(0, &["R"]) {
+                    world.edit(false, "R", value.as_deref());
+                }
             }
             Step::Fork(process) => {
                 let pid = self.process(*process);
@@ -314,6 +324,27 @@ impl Machine {
         }
     }
 
+    /// Whether a process may change these names now.
+    fn claim(&mut self, pid: u32, names: &[&'static str]) -> bool {
+        let is_free = |name: &&'static str| {
+            let mut claims = self.claims.iter();
+            let is_claimed = claims.any(|(other, claimed)| {
+                *other != pid && self.tasks.contains_key(other) && claimed.contains(name)
+            });
+            !is_claimed
+                && !self
+                    .world
+                    .reference
+                    .borrow()
+                    .is_written_by_others(pid, name)
+        };
+        let is_free = self.shares_names || names.iter().all(is_free);
+        if is_free {
+            self.claims.insert(pid, names.to_vec());
+        }
+        is_free
+    }
+
     /// The open file that a call is about: one of those that it can be of.
     fn file(&self, pid: u32, which: usize, writes: Option<bool>) -> Option<(u32, u64)> {
         let table = self.world.table.lock();
@@ -333,7 +364,7 @@ impl Machine {
         match call {
             Call::Open(name, opening) => {
                 let (name, flags) = (NAMES[*name], flags_of(*opening, *name));
-                if !world.reference.borrow().has_open(pid, name) {
+                if !world.reference.borrow().has_open(pid, name) && self.claim(pid, &[name]) {
                     self.start(pid, async move { _ = world.open(pid, name, flags).await });
                 }
             }
@@ -392,7 +423,7 @@ impl Machine {
             }
             Call::Put(name, len) => {
                 let (index, name, text) = (*name, NAMES[*name], text(self, len));
-                if !world.reference.borrow().has_open(pid, name) {
+                if !world.reference.borrow().has_open(pid, name) && self.claim(pid, &[name]) {
                     self.start(
                         pid,
                         put(world, pid, name, flags_of(Opening::Empty, index), text),
@@ -402,7 +433,7 @@ impl Machine {
             Call::Save(name, len, syncs, closes) => {
                 let (to, text) = (NAMES[*name], text(self, len));
                 let how = (*syncs, *closes);
-                if !world.reference.borrow().has_open(pid, to) {
+                if !world.reference.borrow().has_open(pid, to) && self.claim(pid, &[to]) {
                     let beside = format!(".{}", self.values);
                     self.start(pid, save(world, pid, beside, to, text, how));
                 }
@@ -413,17 +444,20 @@ impl Machine {
             }
             Call::Truncate(name, len) => {
                 let (name, len) = (NAMES[*name], u64::from(*len));
-                if !world.reference.borrow().has_open(pid, name) {
+                if !world.reference.borrow().has_open(pid, name) && self.claim(pid, &[name]) {
                     self.start(pid, async move { world.truncate(pid, name, len).await });
                 }
             }
             Call::Unlink(name) => {
                 let name = NAMES[*name];
-                self.start(pid, async move { world.unlink(pid, name).await });
+                if self.claim(pid, &[name]) {
+                    self.start(pid, async move { world.unlink(pid, name).await });
+                }
             }
             Call::Rename(from, to) => {
                 let (from, to) = (NAMES[*from], NAMES[*to]);
-                if from != to && !world.reference.borrow().has_open(pid, to) {
+                let is_open = world.reference.borrow().has_open(pid, to);
+                if from != to && !is_open && self.claim(pid, &[from, to]) {
                     self.start(pid, async move { world.rename(pid, from, to).await });
                 }
             }

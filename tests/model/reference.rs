@@ -146,6 +146,16 @@ impl Reference {
         })
     }
 
+    /// Whether others write a file of this name, or have and it is not there yet.
+    pub fn is_written_by_others(&self, pid: u32, name: &str) -> bool {
+        self.writers.values().any(|writer| {
+            let is_done = writer.is_released && (!writer.is_touched || writer.is_killed);
+            writer.opener != pid
+                && !is_done
+                && self.files[writer.file].place.as_deref() == Some(name)
+        })
+    }
+
     fn own_writer(&self, pid: u32, name: &str) -> Option<u64> {
         let mut writers = self.writers.iter();
         let its = |writer: &Writer| {
@@ -162,7 +172,7 @@ impl Reference {
 
     pub fn opened_to_read(&mut self, file: u64, pid: u32, name: &str, since: u64) {
         let texts: Vec<Text> = self.held_since(name, since).into_iter().flatten().collect();
-        let is_making = self.has_open(pid, name);
+        let is_making = self.has_open(pid, name) || self.doubtful_of(pid).next().is_some();
         if texts.is_empty() && !is_making {
             return self.wrong(format!("{name} was opened, and was not there"));
         }
@@ -292,12 +302,13 @@ impl Reference {
         let Some(known) = self.writers.get(&file).map(|writer| writer.file) else {
             return false;
         };
+        let is_last = !others.contains(&file);
         let others = others.iter().filter_map(|other| self.writers.get(other));
         let others: Vec<&Writer> = others.collect();
-        let is_last = !others
+        // What looks like another descriptor of it leaves the commit to the release.
+        let is_clear = !others
             .iter()
-            .any(|other| other.file == known && !other.is_doubtful);
-        let is_clear = !others.iter().any(|other| other.is_doubtful);
+            .any(|other| other.is_doubtful || other.file == known);
         let writer = &self.writers[&file];
         if writer.opener != pid || !is_last || writer.is_killed {
             return false;
@@ -368,6 +379,13 @@ impl Reference {
         let known = &mut self.files[self.writers[&file].file];
         if known.pending.is_some() {
             known.place = None;
+        }
+    }
+
+    /// A known limit: a release that was answered, and not looked at yet, is lost with its server.
+    pub fn server_is_gone(&mut self) {
+        for writer in self.writers.values_mut() {
+            writer.is_doubtful |= writer.is_released && writer.is_touched;
         }
     }
 
