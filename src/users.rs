@@ -43,36 +43,6 @@ pub fn known_user_name(uid: u32) -> Option<Option<String>> {
     Some(held.as_str().map(ToOwned::to_owned))
 }
 
-/// The number of a user.
-///
-/// # Errors
-/// Why the database gave no answer.
-pub fn user_id(name: &str) -> Result<Option<u32>, String> {
-    remembered(&format!("user:{name}:id"), || {
-        let user = found(unistd::User::from_name(name))?;
-        Ok(user.map(|user| user.uid.as_raw()))
-    })
-}
-
-/// The number of a group.
-///
-/// # Errors
-/// Why the database gave no answer.
-pub fn group_id(name: &str) -> Result<Option<u32>, String> {
-    remembered(&format!("group:{name}:id"), || {
-        let group = found(unistd::Group::from_name(name))?;
-        Ok(group.map(|group| group.gid.as_raw()))
-    })
-}
-
-fn remembered(
-    key: &str,
-    ask: impl FnOnce() -> Result<Option<u32>, String>,
-) -> Result<Option<u32>, String> {
-    let held = user_permission_cache().get_or_set(key, || ask().map(Value::from))?;
-    Ok(held.as_u64().and_then(|id| u32::try_from(id).ok()))
-}
-
 /// Some databases say "not there" by these errors (getpwnam(3), "ERRORS").
 fn found<T>(answer: nix::Result<Option<T>>) -> Result<Option<T>, String> {
     match answer {
@@ -87,9 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_is_known_by_name_and_number_and_nobody_by_a_number_that_nobody_has() {
-        assert_eq!(user_id("root"), Ok(Some(0)));
-        assert_eq!(group_id("root"), Ok(Some(0)));
+    fn root_is_known_by_number_and_nobody_by_a_number_that_nobody_has() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_permission_cache().get("user:0:name").unwrap(), "root");
         assert_eq!(known_user_name(0), Some(Some("root".to_owned())));
@@ -99,7 +67,5 @@ mod tests {
         assert_eq!(known_user_name(3_999_999_999), Some(None));
         assert_eq!(invalidate_user_cache(3_999_999_999), 1);
         assert_eq!(known_user_name(3_999_999_999), None);
-        assert_eq!(user_id("no-such-user"), Ok(None));
-        assert_eq!(group_id("no-such-group"), Ok(None));
     }
 }

@@ -62,7 +62,6 @@ pub(super) fn caller(request: &Request) -> Caller {
     let number = request.unique().0;
     Caller {
         uid: request.uid(),
-        gid: request.gid(),
         tid: request.pid(),
         request: number & !RESENT,
         is_resend: number & RESENT != 0,

@@ -85,7 +85,7 @@ impl Answers {
                 changed_at: version.changed_at,
                 fresh_for: Duration::ZERO,
             }),
-            Lookup::Missing(_) => Resolved::Missing,
+            Lookup::Missing => Resolved::Missing,
             Lookup::Failed(error) => Resolved::Failed(error.duplicate()),
             Lookup::Unknown => return None,
         })
@@ -171,7 +171,7 @@ impl Tree {
                 changed_at: version.changed_at,
                 fresh_for,
             }),
-            (Lookup::Missing(_), _) => Resolved::Missing,
+            (Lookup::Missing, _) => Resolved::Missing,
             (Lookup::Failed(error), _) => Resolved::Failed(error),
             (Lookup::Stale(_) | Lookup::Unknown, Freshness::Fresh) => {
                 Resolved::Blocked(WaitOn::Secret(name.clone()))

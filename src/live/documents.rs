@@ -174,7 +174,7 @@ impl Tree {
                     secrets.fresh_for = Duration::ZERO;
                     secrets.document.insert(name.clone(), version.value());
                 }
-                Lookup::Missing(_) => {}
+                Lookup::Missing => {}
                 Lookup::Failed(error) => tracing::warn!("left out of the bundle: {error}"),
                 Lookup::Unknown => return Err(WaitOn::Secret(name.clone())),
             }

@@ -212,7 +212,6 @@ impl Tree {
     fn own_caller(&self) -> Caller {
         Caller {
             uid: self.owner.uid,
-            gid: self.owner.gid,
             tid: 0,
             request: 0,
             is_resend: false,

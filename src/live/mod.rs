@@ -55,8 +55,6 @@ const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
 pub struct Caller {
     /// User.
     pub uid: u32,
-    /// Group.
-    pub gid: u32,
     /// Thread; 0 if it is in a pid namespace that the daemon cannot see.
     pub tid: u32,
     /// The request's number.
@@ -382,11 +380,6 @@ impl Tree {
         self.add_event(&serde_json::json!({
             "at": restart.at, "event": "server_restarted", "reason": restart.reason,
         }));
-    }
-
-    /// The providers' configurations, where it shows them.
-    pub fn configs(&self) -> Option<&Arc<ProviderConfigs>> {
-        self.configs.as_ref()
     }
 
     /// The chain behind the tree.

@@ -52,7 +52,7 @@ impl Tree {
                 Some("expires_in") => "0".into(),
                 _ => rfc3339(version.fetched_at()),
             }),
-            Lookup::Missing(_) | Lookup::Unknown => Err(OpError::Errno(libc::ENODATA)),
+            Lookup::Missing | Lookup::Unknown => Err(OpError::Errno(libc::ENODATA)),
             Lookup::Failed(error) => Err(OpError::Error(error)),
         }
     }

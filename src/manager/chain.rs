@@ -19,7 +19,7 @@ impl Answered {
     fn lookup(&self) -> Lookup {
         match self {
             Answered::Found(kept) => Lookup::Fresh(kept.version.clone(), kept.left()),
-            Answered::Missing { .. } => Lookup::Missing(Duration::ZERO),
+            Answered::Missing { .. } => Lookup::Missing,
             Answered::Failed(error) => Lookup::Failed(error.duplicate()),
         }
     }
@@ -109,12 +109,6 @@ impl SecretsManager {
         lookup
     }
 
-    /// Counts a read of a key that was answered elsewhere (by the kernel, or by an open file).
-    pub fn note_hot_read(&self, name: &SecretName, provider: &str) {
-        self.desk.count(name);
-        self.note_provider_read(name, provider);
-    }
-
     fn note_provider_read(&self, name: &SecretName, provider: &str) {
         if let Some(link) = self.links.iter().find(|link| &*link.name == provider) {
             link.provider.note_read(name);
@@ -173,22 +167,6 @@ impl SecretsManager {
             .iter()
             .for_each(|link| link.provider.look(patience));
         self.publish();
-    }
-
-    /// Looks at the store in the background: calls `done` when a snapshot is in place that has the store's state of now
-    /// or of later, or when the store's disk has not answered within `timeout.total`.
-    pub fn wait_for_store(&self, done: Done) {
-        let me = self.me.clone();
-        let done = Self::when_all(Box::new(move || {
-            if let Some(manager) = me.upgrade() {
-                manager.publish();
-            }
-            done();
-        }));
-        for link in self.links.iter() {
-            let done = done.clone();
-            link.provider.look_then(Box::new(move || drop(done)));
-        }
     }
 
     /// The answer at hand, or what the providers hold; `None` if one must be asked.

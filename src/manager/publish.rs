@@ -131,7 +131,6 @@ impl SecretsManager {
                 sources.push(Source {
                     name: link.name.clone(),
                     view,
-                    is_store: link.provider.store().is_some(),
                 });
             }
             let is_visible = any || !keys.is_empty();

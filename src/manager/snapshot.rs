@@ -26,8 +26,6 @@ pub struct Snapshot {
 pub(super) struct Source {
     pub(super) name: Arc<str>,
     pub(super) view: Arc<dyn View>,
-    /// Whether it is what is written to.
-    pub(super) is_store: bool,
 }
 
 /// A value as a snapshot has it.
@@ -67,8 +65,8 @@ pub enum Lookup {
     Fresh(Version, Duration),
     /// The value as it was last held. A provider must be asked before it may be read.
     Stale(Version),
-    /// No provider has the key, which is good for this long unless the generation changes.
-    Missing(Duration),
+    /// No provider has the key.
+    Missing,
     /// It could not be found out.
     Failed(Error),
     /// A provider must be asked.
@@ -122,7 +120,7 @@ impl Snapshot {
     pub fn find(&self, name: &SecretName) -> Lookup {
         let now = Instant::now();
         let mut failure: Option<Error> = None;
-        let (mut missing_for, mut passed_for) = (self.ttl.missing, Duration::MAX);
+        let mut passed_for = Duration::MAX;
         let (mut ask_if_missing, mut ask) = (false, false);
         for source in &self.sources {
             match source.view.find(name, now) {
@@ -151,13 +149,10 @@ impl Snapshot {
                     };
                 }
                 Viewed::Absent {
-                    missing_for: missing,
+                    is_answer,
                     passed_for: passed,
                 } => {
-                    match missing {
-                        Some(missing) => missing_for = missing_for.min(missing),
-                        None => ask_if_missing = true,
-                    }
+                    ask_if_missing |= !is_answer;
                     match passed {
                         Some(passed) => passed_for = passed_for.min(passed),
                         None => ask = true,
@@ -180,23 +175,8 @@ impl Snapshot {
         match failure {
             _ if ask || ask_if_missing => Lookup::Unknown,
             Some(error) => Lookup::Failed(error),
-            None => Lookup::Missing(missing_for),
+            None => Lookup::Missing,
         }
-    }
-
-    /// What can be said of the value that the store has of a key, whatever other providers have.
-    pub fn find_in_store(&self, name: &SecretName) -> Lookup {
-        let Some(source) = self.sources.iter().find(|source| source.is_store) else {
-            return Lookup::Missing(Duration::MAX);
-        };
-        let only = Self::new(self.generation, vec![source.clone()], self.ttl.clone());
-        only.find(name)
-    }
-
-    /// Whether the store has the key; decrypts nothing.
-    pub fn is_in_store(&self, name: &SecretName) -> bool {
-        let mut stores = self.sources.iter().filter(|source| source.is_store);
-        stores.any(|store| store.view.has(name))
     }
 
     /// Whether any provider has the key as last held; decrypts nothing.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Held, News, Provided, Provider, ProviderReport, Refreshed, Standing, View, Viewed, WELL_KNOWN,
-    rfc3339,
+    Held, News, Provided, Provider, ProviderReport, Standing, View, Viewed, WELL_KNOWN, rfc3339,
 };
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
@@ -132,11 +131,7 @@ impl Provider for EnvironmentProvider {
     }
 
     fn take_news(&self) -> News {
-        News {
-            view: Some(self.0.clone()),
-            changes: Refreshed::Nothing,
-            own: Vec::new(),
-        }
+        News::none(self.0.clone())
     }
 
     fn report(&self) -> ProviderReport {

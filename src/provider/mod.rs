@@ -237,11 +237,6 @@ pub trait Provider: Send + Sync {
     /// and no longer than for an answer.
     fn look(&self, _patience: Duration) {}
 
-    /// The same in the background: calls `done` after a look that began later than this call, or when it takes too long.
-    fn look_then(&self, done: Done) {
-        done();
-    }
-
     /// From now on, whoever writes to what is watched here returns only when [`on_change`](Self::on_change)'s callback
     /// has been called for it.
     fn join_watchers(&self) {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Held, News, Provided, Provider, ProviderReport, Refreshed, Standing, View, Viewed};
+use super::{Held, News, Provided, Provider, ProviderReport, Standing, View, Viewed};
 use crate::error::Result;
 use crate::secret::SecretName;
 
@@ -41,11 +41,7 @@ impl Provider for NotConfigured {
     }
 
     fn take_news(&self) -> News {
-        News {
-            view: Some(self.0.clone()),
-            changes: Refreshed::Nothing,
-            own: Vec::new(),
-        }
+        News::none(self.0.clone())
     }
 
     fn report(&self) -> ProviderReport {

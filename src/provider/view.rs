@@ -19,8 +19,8 @@ pub enum Viewed {
     },
     /// The provider has no such key.
     Absent {
-        /// For how long that answers "no such key"; `None`: the provider must be asked first.
-        missing_for: Option<Duration>,
+        /// Whether that answers "no such key"; else the provider must be asked first.
+        is_answer: bool,
         /// For how long a provider further down the chain may be believed; `None`: this one must be asked first.
         passed_for: Option<Duration>,
     },
@@ -33,7 +33,7 @@ pub enum Viewed {
 impl Viewed {
     /// The key's absence, for as long as nothing changes.
     pub const ABSENT: Self = Viewed::Absent {
-        missing_for: Some(Duration::MAX),
+        is_answer: true,
         passed_for: Some(Duration::MAX),
     };
 }
@@ -64,4 +64,15 @@ pub struct News {
     pub changes: Refreshed,
     /// What we changed ourselves.
     pub own: Vec<NameChange>,
+}
+
+impl News {
+    /// Of a provider that holds the same for as long as it lives.
+    pub(super) fn none(view: Arc<dyn View>) -> Self {
+        Self {
+            view: Some(view),
+            changes: Refreshed::Nothing,
+            own: Vec::new(),
+        }
+    }
 }

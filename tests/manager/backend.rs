@@ -100,7 +100,7 @@ fn text(lookup: Lookup) -> String {
     match lookup {
         Lookup::Fresh(version, _) => format!("fresh {}", version.value().as_str()),
         Lookup::Stale(version) => format!("stale {}", version.value().as_str()),
-        Lookup::Missing(_) => "missing".to_owned(),
+        Lookup::Missing => "missing".to_owned(),
         Lookup::Failed(_) => "failed".to_owned(),
         Lookup::Unknown => "unknown".to_owned(),
     }

@@ -135,9 +135,7 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
             home.write(file, rewrite);
             // Where the machine stalled, it was gone for longer than a moment.
             let in_time = begun.elapsed() < Duration::from_millis(40);
-            let (done, waited) = mpsc::channel();
-            manager.wait_for_store(Box::new(move || done.send(()).unwrap()));
-            waited.recv_timeout(PATIENCE).unwrap();
+            manager.refresh();
             let lost = std::mem::take(&mut *lost.lock().unwrap());
             assert!(lost == 0 || !in_time, "{file}");
             assert_eq!(found(&manager, "B").as_deref(), Some("b"));
@@ -146,14 +144,12 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
 }
 
 #[test]
-fn who_waits_for_the_store_sees_its_state_of_then() {
+fn a_refresh_sees_the_store_s_state_of_then() {
     let home = Home::make();
     let manager = home.manager();
     for round in 0..50 {
         home.write("secrets.json", &format!(r#"{{"A": "{round}"}}"#));
-        let (done, waited) = mpsc::channel();
-        manager.wait_for_store(Box::new(move || done.send(()).unwrap()));
-        waited.recv_timeout(PATIENCE).unwrap();
+        manager.refresh();
         assert_eq!(found(&manager, "A"), Some(round.to_string()));
     }
 }

@@ -176,7 +176,6 @@ impl World {
         };
         let caller = Caller {
             uid: 0,
-            gid: 0,
             tid,
             request: id,
             is_resend: false,

@@ -184,7 +184,7 @@ impl View for MemoryView {
             return match (self.is_fresh, self.has_answered) {
                 (true, _) => Viewed::ABSENT,
                 (false, true) => Viewed::Absent {
-                    missing_for: None,
+                    is_answer: false,
                     passed_for: None,
                 },
                 (false, false) => Viewed::Unknown,

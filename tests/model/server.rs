@@ -421,7 +421,6 @@ impl Server {
     pub fn secrets_dir(&self) -> u64 {
         let caller = Caller {
             uid: 0,
-            gid: 0,
             tid: 0,
             request: 0,
             is_resend: false,

@@ -45,7 +45,7 @@ impl View for BackendView {
                 provided,
             },
             Held::Absent { .. } => Viewed::Absent {
-                missing_for: good_for(missing),
+                is_answer: good_for(missing).is_some(),
                 passed_for: good_for(ttl.max(missing)),
             },
             // After a failure that is worth another try.

@@ -455,23 +455,6 @@ impl Provider for FileProvider {
         self.0.watch.look(&self.0, patience);
     }
 
-    fn look_then(&self, done: Done) {
-        let once = Arc::new(Mutex::new(Some(done)));
-        let call = |once: &Mutex<Option<Done>>| {
-            let done = once.lock().unwrap_or_else(|e| e.into_inner()).take();
-            if let Some(done) = done {
-                done();
-            }
-        };
-        let late = once.clone();
-        let timer = after(self.patience(), move || call(&late));
-        let looked = move || {
-            drop(timer);
-            call(&once);
-        };
-        self.0.watch.look_then(&self.0, Box::new(looked));
-    }
-
     fn join_watchers(&self) {
         self.0.is_peer.store(true, Ordering::Relaxed);
         self.look(SHORTEST_PATIENCE);
@@ -500,6 +483,25 @@ impl Provider for FileProvider {
 }
 
 impl FileProvider {
+    /// Looks at the store in the background: calls `done` after a look that began later than this call, or when it takes too
+    /// long.
+    fn look_then(&self, done: Done) {
+        let once = Arc::new(Mutex::new(Some(done)));
+        let call = |once: &Mutex<Option<Done>>| {
+            let done = once.lock().unwrap_or_else(|e| e.into_inner()).take();
+            if let Some(done) = done {
+                done();
+            }
+        };
+        let late = once.clone();
+        let timer = after(self.patience(), move || call(&late));
+        let looked = move || {
+            drop(timer);
+            call(&once);
+        };
+        self.0.watch.look_then(&self.0, Box::new(looked));
+    }
+
     fn no_answer(&self) -> Error {
         Error::Unavailable {
             provider: "file".to_owned(),

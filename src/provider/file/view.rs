@@ -31,7 +31,7 @@ impl View for FileView {
             Ok(Some(found)) => found,
             Ok(None) => {
                 return Viewed::Absent {
-                    missing_for: valid_for,
+                    is_answer: true,
                     passed_for: valid_for,
                 };
             }

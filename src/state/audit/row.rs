@@ -15,8 +15,6 @@ pub enum Act {
     SecretDeleted(SecretName),
     /// A secret was given another name.
     SecretRenamed(SecretName, SecretName),
-    /// The credential key was changed, and all values encrypted anew.
-    KeyRotated,
     /// A provider's configuration was saved.
     ProviderConfigured(String, ChangedKeys),
     /// A provider's configuration was deleted.
@@ -32,8 +30,6 @@ pub enum ReadOf {
     Secret(SecretName),
     /// All secrets at once, through a document (its path in the mount).
     All(&'static str),
-    /// The secrets that somebody may read, through a document (its path in the mount, and their patterns).
-    Some(&'static str, String),
     /// A secret, by a command or a program without a mount (what it is called).
     Without(SecretName, &'static str),
 }
@@ -97,12 +93,6 @@ impl Act {
                 format!("Secret {from} renamed to {to}"),
                 json!({"key": to, "from": from}),
             ),
-            Act::KeyRotated => words(
-                "config.changed",
-                Some(("credential", "key")),
-                "Credential key rotated".into(),
-                json!({}),
-            ),
             Act::ProviderConfigured(name, changed) => {
                 let mut details = json!({"provider": name, "keys": changed.set});
                 if !changed.removed.is_empty() {
@@ -149,12 +139,6 @@ impl ReadOf {
                 Some(("credential", "*")),
                 "All secrets read".into(),
                 json!({"key": "*", "file": file}),
-            ),
-            ReadOf::Some(file, patterns) => words(
-                "credential.used",
-                Some(("credential", patterns.as_str())),
-                format!("Secrets {patterns} read"),
-                json!({"key": patterns, "file": file}),
             ),
             ReadOf::Without(key, how) => words(
                 "credential.used",
