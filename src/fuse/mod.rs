@@ -507,10 +507,10 @@ impl Filesystem for Fs {
         let Some(_at) = self.0.begin(request) else {
             return reply.error(Errno::EIO);
         };
-        if handle.0 != 0 {
-            self.0.release(handle.0);
+        match handle.0 {
+            0 => reply.ok(),
+            handle => self.0.release(caller(request), handle, reply),
         }
-        reply.ok();
     }
 
     fn getlk(

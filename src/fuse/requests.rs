@@ -209,11 +209,19 @@ impl Inner {
     }
 
     /// The last descriptor of a file is gone. Queued behind the closes before it.
-    pub(super) fn release(self: &Arc<Self>, handle: u64) {
+    /// It is answered when that is in the journal: otherwise the kernel sends it again to the next server.
+    pub(super) fn release(self: &Arc<Self>, caller: Caller, handle: u64, reply: ReplyEmpty) {
         let inner = self.clone();
         let settles = self.tree.begin_release(handle);
+        if let Some(vitals) = &self.vitals {
+            vitals.take(caller.request);
+        }
         self.workers.closer.run(move || {
             let commits = inner.tree.release(handle);
+            reply.ok();
+            if let Some(vitals) = &inner.vitals {
+                vitals.answered(caller.request);
+            }
             inner.commit_released(commits, settles);
         });
     }

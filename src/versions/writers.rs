@@ -649,6 +649,11 @@ impl State {
                 && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
         });
         if is_left && !is_scratch {
+            // The next server goes on with it if this one ends before it is done.
+            if let Some(buffer) = self.buffer_mut(ino) {
+                buffer.is_closed = true;
+                self.record_buffer(ino);
+            }
             self.begin_commit(ino);
             return Some(ino);
         }
