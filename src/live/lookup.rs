@@ -194,6 +194,9 @@ impl Tree {
             return Err(OpError::Errno(libc::ESTALE));
         };
         let place = promised.place;
+        if !has_waited && self.is_settling(&place) {
+            return Err(OpError::Blocked(WaitOn::Write(place)));
+        }
         let file = self
             .layout
             .file_at(&place)
