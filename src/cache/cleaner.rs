@@ -1,72 +1,113 @@
-//! The thread that removes a cache's expired entries at an interval, and ends with it. Knows only how to ask for that.
+//! The one thread that removes the expired entries of all caches, each at an interval of its own. Knows only how to ask
+//! a cache for that.
 
-use std::sync::{Arc, Condvar, Mutex, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-/// What a cleaner does its rounds on.
+/// What the thread does its rounds on.
 pub(super) trait Clean: Send + Sync + 'static {
     fn clean(&self);
 }
 
-/// Ends its thread when it is dropped.
-pub(super) struct Cleaner(Arc<Signal>);
+/// Ends the rounds of a cache when it is dropped.
+pub(super) struct Cleaner(Arc<Rounds>);
 
-struct Signal {
-    ended: Mutex<bool>,
-    changed: Condvar,
+/// The rounds of one cache.
+struct Rounds {
+    /// Held only while it is cleaned, so that the rounds keep no cache alive.
+    target: Weak<dyn Clean>,
+    interval: Duration,
+}
+
+struct Due {
+    at: Instant,
+    rounds: Weak<Rounds>,
+}
+
+#[derive(Default)]
+struct Schedule {
+    due: Vec<Due>,
+    has_thread: bool,
+}
+
+static SCHEDULE: Mutex<Schedule> = Mutex::new(Schedule {
+    due: Vec::new(),
+    has_thread: false,
+});
+static CHANGED: Condvar = Condvar::new();
+
+fn schedule() -> MutexGuard<'static, Schedule> {
+    SCHEDULE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cleaner {
-    /// A thread that holds `target` only while it cleans, so that it keeps no cache alive.
+    /// Begins the rounds of a cache, and the thread if this is the first one.
     pub(super) fn start<T: Clean>(target: Weak<T>, interval: Duration) -> Self {
-        let signal = Arc::new(Signal {
-            ended: Mutex::new(false),
-            changed: Condvar::new(),
-        });
         // An interval of nothing would be a busy loop.
         let interval = interval.max(Duration::from_millis(1));
-        let thread = std::thread::Builder::new().name("cache-cleaner".into());
-        let spawned = thread.spawn({
-            let signal = signal.clone();
-            move || {
-                while !signal.ended_within(interval) {
-                    match target.upgrade() {
-                        Some(target) => target.clean(),
-                        None => break,
-                    }
+        let rounds = Arc::new(Rounds { target, interval });
+        let mut schedule = schedule();
+        schedule.due.push(Due {
+            at: Instant::now() + interval,
+            rounds: Arc::downgrade(&rounds),
+        });
+        if !schedule.has_thread {
+            let thread = std::thread::Builder::new().name("cache-cleaner".into());
+            match thread.spawn(clean_all) {
+                Ok(_) => schedule.has_thread = true,
+                // Expired entries are never served; they only stay in memory longer.
+                Err(error) => {
+                    tracing::warn!("no thread to remove expired cache entries: {error}");
                 }
             }
-        });
-        if let Err(error) = spawned {
-            // Expired entries are never served; they only stay in memory longer.
-            tracing::warn!("no thread to remove expired cache entries: {error}");
         }
-        Self(signal)
+        drop(schedule);
+        CHANGED.notify_all();
+        Self(rounds)
     }
 }
 
 #[cfg(test)]
 impl Cleaner {
-    /// Lives as long as the thread (and this handle) does.
+    /// Lives as long as the rounds do.
     pub(super) fn watch(&self) -> Weak<impl Sized + use<>> {
         Arc::downgrade(&self.0)
     }
 }
 
-impl Signal {
-    fn ended_within(&self, interval: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(|e| e.into_inner());
-        let waited = self
-            .changed
-            .wait_timeout_while(ended, interval, |ended| !*ended)
-            .unwrap_or_else(|e| e.into_inner());
-        *waited.0
+fn clean_all() {
+    loop {
+        for target in wait_for_due() {
+            target.clean();
+        }
     }
 }
 
-impl Drop for Cleaner {
-    fn drop(&mut self) {
-        *self.0.ended.lock().unwrap_or_else(|e| e.into_inner()) = true;
-        self.0.changed.notify_all();
+/// The caches whose time has come; waits until there is one.
+fn wait_for_due() -> Vec<Arc<dyn Clean>> {
+    let mut schedule = schedule();
+    loop {
+        schedule.due.retain(|due| due.rounds.strong_count() > 0);
+        let now = Instant::now();
+        let mut targets = Vec::new();
+        for due in schedule.due.iter_mut().filter(|due| due.at <= now) {
+            if let Some(rounds) = due.rounds.upgrade() {
+                due.at = now + rounds.interval;
+                targets.extend(rounds.target.upgrade());
+            }
+        }
+        if !targets.is_empty() {
+            return targets;
+        }
+        let next = schedule.due.iter().map(|due| due.at).min();
+        schedule = match next {
+            Some(at) => {
+                let wait = CHANGED.wait_timeout(schedule, at.saturating_duration_since(now));
+                wait.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => CHANGED
+                .wait(schedule)
+                .unwrap_or_else(PoisonError::into_inner),
+        };
     }
 }
