@@ -10,7 +10,10 @@ pub(super) trait Clean: Send + Sync + 'static {
 }
 
 /// Ends the rounds of a cache when it is dropped.
-pub(super) struct Cleaner(Arc<Rounds>);
+pub(super) struct Cleaner {
+    /// The schedule knows them only as long as this does.
+    _rounds: Arc<Rounds>,
+}
 
 /// The rounds of one cache.
 struct Rounds {
@@ -63,7 +66,7 @@ impl Cleaner {
         }
         drop(schedule);
         CHANGED.notify_all();
-        Self(rounds)
+        Self { _rounds: rounds }
     }
 }
 
@@ -71,7 +74,7 @@ impl Cleaner {
 impl Cleaner {
     /// Lives as long as the rounds do.
     pub(super) fn watch(&self) -> Weak<impl Sized + use<>> {
-        Arc::downgrade(&self.0)
+        Arc::downgrade(&self._rounds)
     }
 }
 
