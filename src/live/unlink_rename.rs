@@ -240,8 +240,7 @@ impl Tree {
         }
         let source = self.source(&self.state(), caller, from)?;
         match source {
-            Source::Scratch(own) if target == File::Scratch => {
-                let _ = own;
+            Source::Scratch(_) if target == File::Scratch => {
                 self.state().rename(from, to);
             }
             Source::Scratch(own) => self.store_scratch(caller, from, to, &target, own)?,

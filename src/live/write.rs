@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::audit::actor;
 use super::close::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File, is_sed_name};
@@ -489,8 +488,7 @@ impl Tree {
             Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
         };
         data.set_len(len);
-        let mut writer = self.writer(caller);
-        writer.actor = actor(caller);
+        let writer = self.writer(caller);
         Ok(Commits::one(Commit::of_truncation(place, data, writer)))
     }
 }

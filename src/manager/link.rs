@@ -162,7 +162,7 @@ impl Link {
     }
 }
 
-/// The provider failed, for what is told of this name.
+/// The error for a key whose provider failed.
 pub(super) fn provider_failed(provider: &str, name: &str, error: &Error) -> Error {
     Error::ProviderFailed {
         name: name.to_owned(),

@@ -79,7 +79,7 @@ pub fn ending(tid: u32) -> Ending {
 }
 
 /// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be looked at counts:
-/// whoever asks goes on when the kernel releases the file. Takes some 12 us for each descriptor.
+/// the caller waits for the kernel to release the file instead. Takes some 12 us for each descriptor.
 pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
     let unseen = |kind| !matches!(kind, ErrorKind::NotFound) || is_there(tid);
     let open = match fs::read_dir(format!("/proc/{tid}/fdinfo")) {
