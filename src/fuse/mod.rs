@@ -485,6 +485,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let Some(_at) = self.0.begin(request) else {
+            self.0.tree.refuse_close(handle.0);
             return reply.error(Errno::EIO);
         };
         if handle.0 == 0 {

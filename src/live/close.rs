@@ -134,6 +134,15 @@ impl Tree {
         Commits(closed.into_iter().map(Commit::of_buffer).collect())
     }
 
+    /// The kernel is told that this close has failed: what was written so far is not tried again.
+    pub fn refuse_close(&self, handle: u64) {
+        let mut state = self.state();
+        if let Some(ino) = state.written_by(handle) {
+            let changes = state.buffer(ino).map_or(0, |buffer| buffer.changes);
+            state.committed(ino, changes);
+        }
+    }
+
     /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
     /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
     pub fn begin_release(&self, handle: u64) -> Option<Place> {

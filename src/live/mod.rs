@@ -227,7 +227,7 @@ pub struct Tree {
     // `notes` may be taken inside it. Listeners of the manager must not take it.
     state: Mutex<State>,
     journal: Journal,
-    /// The journal is to be begun anew at the next change of the state.
+    /// The journal may have to be begun anew at the next change of the state.
     checkpoint_is_due: AtomicBool,
     notes: Mutex<Notes>,
     documents: Documents,
@@ -493,9 +493,9 @@ impl DerefMut for StateGuard<'_> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         let records = self.state.take_records();
-        let is_due = self.tree.journal.append(&records)
+        let may_be_due = self.tree.journal.append(&records)
             | self.tree.checkpoint_is_due.swap(false, Ordering::Relaxed);
-        if is_due {
+        if may_be_due && self.tree.journal.is_due(|| self.state.size()) {
             self.tree.checkpoint(&self.state);
         }
     }

@@ -46,8 +46,7 @@ impl Journal {
         Some(log.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// Appends the records of one operation, all or none. Returns whether [`checkpoint`](Self::checkpoint) is due: the
-    /// journal has grown long, or the append failed.
+    /// Appends the records of one operation, all or none. Returns whether to ask if a checkpoint [is due](Self::is_due).
     #[must_use]
     pub fn append(&self, records: &[Record]) -> bool {
         let Some(mut log) = self.log().filter(|_| !records.is_empty()) else {
@@ -60,6 +59,13 @@ impl Journal {
                 true
             }
         }
+    }
+
+    /// Whether [`checkpoint`](Self::checkpoint) is due: an append failed, or the journal has grown long for what would be
+    /// left of it; `needed` says about how many bytes.
+    pub fn is_due(&self, needed: impl FnOnce() -> u64) -> bool {
+        self.log()
+            .is_some_and(|mut log| log.is_to_be_renewed(needed))
     }
 
     /// Begins the journal anew with the records of the whole state. The caller must hold the state's lock from collecting

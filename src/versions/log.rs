@@ -19,8 +19,8 @@ use crate::secret::SealingKey;
 /// Where the records begin.
 const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
-/// The log is written anew when it is this many bytes past twice its initial length.
-const SLACK: u64 = 1024 * 1024;
+/// The log is written anew when it is this many bytes past twice what a new one would take.
+const SLACK: u64 = 256 * 1024;
 
 /// The writing end.
 pub struct Log {
@@ -70,9 +70,18 @@ impl Log {
         })
     }
 
-    /// Whether the log has grown so long that it should be written anew.
+    /// Whether to ask if it [is to be renewed](Self::is_to_be_renewed).
     pub fn is_long(&self) -> bool {
-        self.end >= self.renew_at
+        self.is_spoilt || self.end >= self.renew_at
+    }
+
+    /// Whether the log is to be written anew: the last append failed, or much of it is not needed any more. `needed` says
+    /// how many bytes a new one would take, about; it is asked ever more rarely as the log grows.
+    pub fn is_to_be_renewed(&mut self, needed: impl FnOnce() -> u64) -> bool {
+        if self.is_long() && !self.is_spoilt {
+            self.renew_at = 2 * needed() + SLACK;
+        }
+        self.is_long()
     }
 
     /// Begins a new log of what `write` appends, which counts once that is done.
@@ -224,7 +233,7 @@ mod tests {
     fn what_was_noted_is_read_by_the_next_and_no_word_of_it_lies_open() {
         let files = files();
         let (mut log, found) = open(&files);
-        assert!(found.is_empty() && log.is_long());
+        assert!(found.is_empty() && log.is_to_be_renewed(|| 0));
         renew(&mut log, &["first".into()]);
         log.append(&mut b"hunter2".to_vec()).unwrap();
         drop(log);
@@ -266,11 +275,34 @@ mod tests {
         });
         assert!(broken.is_err());
         assert_eq!(open(&files).1, ["old"]);
-        let mut records = 0;
-        while !log.is_long() {
-            log.append(&mut vec![b'x'; 10_000]).unwrap();
-            records += 1;
-        }
-        assert!(records > 50);
+    }
+
+    #[test]
+    fn a_log_is_long_when_it_is_past_twice_what_is_needed() {
+        let files = files();
+        let (mut log, _) = open(&files);
+        renew(&mut log, &["old".into()]);
+        let mut asked = 0;
+        let mut appended = 0;
+        let mut append_until_long = |needed_of: fn(u64) -> u64| {
+            let begun = appended;
+            loop {
+                log.append(&mut vec![b'x'; 10_000]).unwrap();
+                appended += 10_000;
+                let needed = || {
+                    asked += 1;
+                    needed_of(appended)
+                };
+                if log.is_to_be_renewed(needed) || appended > begun + 10_000_000 {
+                    return appended;
+                }
+            }
+        };
+        // Nothing of it is needed any more.
+        let len = append_until_long(|_| 0);
+        assert!((SLACK - 10_000..SLACK + 10_000).contains(&len), "{len}");
+        // All of it is needed.
+        assert!(append_until_long(|appended| appended) > 10_000_000);
+        assert!(asked < 10, "{asked}");
     }
 }

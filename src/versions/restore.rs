@@ -58,7 +58,7 @@ impl State {
             Record::Entry(entry) => self.apply_entry(entry),
             Record::EntryGone(number) => {
                 self.unname(number);
-                self.entries.remove(&number);
+                self.remove_entry(number);
             }
             Record::Version {
                 ino,
@@ -152,7 +152,7 @@ impl State {
                 None => drop(self.names.insert(place, number)),
             }
         }
-        self.entries.insert(number, entry);
+        self.put_entry(number, entry);
     }
 
     fn apply_buffer(&mut self, record: BufferRecord) {
@@ -250,22 +250,17 @@ fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
         return;
     };
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
-    let mut holds = |bytes: &SecretBuffer| {
+    let holds = |bytes: &SecretBuffer, records: &mut Vec<Record>| {
         records.push(Record::SetLen { ino, len: 0 });
         let bytes = SecretBuffer::new(bytes.as_bytes());
         records.push(Record::Write { ino, at: 0, bytes });
     };
     if let Some(synced) = &buffer.synced {
-        holds(synced);
+        holds(synced, records);
         records.push(Record::Synced(ino));
     }
-    let mut holds = |bytes: &SecretBuffer| {
-        records.push(Record::SetLen { ino, len: 0 });
-        let bytes = SecretBuffer::new(bytes.as_bytes());
-        records.push(Record::Write { ino, at: 0, bytes });
-    };
     match &buffer.data {
-        Ok(data) => holds(data),
+        Ok(data) => holds(data, records),
         Err(Missing::Failed(errno)) => records.push(Record::Spoilt(ino, *errno)),
         Err(Missing::Unknown) => {}
     }

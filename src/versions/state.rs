@@ -1,6 +1,6 @@
 //! Entries, versions, promises and retries. What writers do is in `writers`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -128,6 +128,8 @@ pub struct State {
     pub(super) names: HashMap<Place, u64>,
     pub(super) pending: HashMap<Place, Vec<u64>>,
     pub(super) nodes: HashMap<u64, Node>,
+    /// The scratch files among the entries.
+    scratch: BTreeSet<u64>,
     lookups: HashMap<u64, Lookups>,
     promises: LruCache<u64, Promised>,
     pub(super) handles: HashMap<u64, Handle>,
@@ -147,6 +149,7 @@ impl State {
             names: HashMap::new(),
             pending: HashMap::new(),
             nodes: HashMap::new(),
+            scratch: BTreeSet::new(),
             lookups: HashMap::new(),
             promises: LruCache::new(MAX_PROMISES),
             handles: HashMap::new(),
@@ -155,6 +158,17 @@ impl State {
             next: numbers_from.max(FIRST_FILE),
             records: Vec::new(),
         }
+    }
+
+    /// About how many bytes the [checkpoint](Self::checkpoint) takes.
+    pub fn size(&self) -> u64 {
+        const RECORD: usize = 64;
+        let of_node = |node: &Node| match node {
+            Node::Version(version) => RECORD + version.value.len(),
+            Node::Write(node) => 3 * RECORD + node.bytes_held(),
+        };
+        let few = self.entries.len() + self.promises.len() + self.handles.len();
+        (few * RECORD + self.nodes.values().map(of_node).sum::<usize>()) as u64
     }
 
     /// The records of all changes since the last call.
@@ -203,7 +217,7 @@ impl State {
 
     /// How many bytes scratch files hold together.
     pub fn scratch_bytes(&self) -> usize {
-        let scratch = self.entries.values().filter(|entry| entry.is_scratch);
+        let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
         let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
         nodes.map(WriteInode::len).sum()
     }
@@ -225,7 +239,7 @@ impl State {
     /// A file that has no name yet.
     pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
         let number = self.free_number(place);
-        self.entries.insert(
+        self.put_entry(
             number,
             Entry {
                 place: None,
@@ -255,6 +269,23 @@ impl State {
         entry
     }
 
+    pub(super) fn put_entry(&mut self, number: u64, entry: Entry) {
+        self.list_scratch(number, entry.is_scratch);
+        self.entries.insert(number, entry);
+    }
+
+    pub(super) fn remove_entry(&mut self, number: u64) {
+        self.list_scratch(number, false);
+        self.entries.remove(&number);
+    }
+
+    fn list_scratch(&mut self, number: u64, is_scratch: bool) {
+        match is_scratch {
+            true => self.scratch.insert(number),
+            false => self.scratch.remove(&number),
+        };
+    }
+
     pub(super) fn record_entry(&mut self, number: u64) {
         let entry = self.entries.get(&number);
         let entry = entry.map(|entry| EntryRecord::of(number, entry));
@@ -264,6 +295,8 @@ impl State {
     pub(super) fn change_entry(&mut self, number: u64, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.get_mut(&number) {
             change(entry);
+            let is_scratch = entry.is_scratch;
+            self.list_scratch(number, is_scratch);
             self.record_entry(number);
         }
     }
@@ -503,7 +536,7 @@ impl State {
         {
             self.names.remove(&place.clone());
         }
-        self.entries.remove(&number);
+        self.remove_entry(number);
         self.record(Record::EntryGone(number));
     }
 

@@ -76,6 +76,16 @@ impl WriteInode {
         self.writers > 0 || self.commits > 0
     }
 
+    /// How many bytes it keeps.
+    pub(super) fn bytes_held(&self) -> usize {
+        let base = self.base.as_ref().map_or(0, SecretValue::len);
+        let buffer = self.buffer.as_ref().map_or(0, |buffer| {
+            let data = buffer.data.as_ref().map_or(0, SecretBuffer::len);
+            data + buffer.synced.as_ref().map_or(0, SecretBuffer::len)
+        });
+        base + buffer
+    }
+
     /// Its length in bytes; 0 where that is not known.
     pub fn len(&self) -> usize {
         match &self.buffer {

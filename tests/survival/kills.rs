@@ -246,7 +246,16 @@ fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
         };
         waits_for_the_mount(pid.trim().parse().unwrap())
     });
-    kill_server(&live);
+    let before = live.json("status")["server_pid"].as_u64().unwrap() as u32;
+    signal("KILL", before);
+    wait_until("another one is there", || {
+        // This question may itself be on its way to the server that ends.
+        let Ok(status) = fs::read(live.path("status")) else {
+            return false;
+        };
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        is_another_one(status["server_pid"].as_u64().unwrap() as u32, before)
+    });
     wait_until("it is told", || reader.try_wait().unwrap().is_some());
     let output = reader.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

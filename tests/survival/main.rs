@@ -34,9 +34,12 @@ fn kill_part(live: &Live, part: &str) {
     let before = pid(&live.json("status"));
     signal("KILL", before);
     wait_until("another one is there", || {
-        let now = pid(&live.json("status"));
-        now != before && Path::new(&format!("/proc/{now}")).exists()
+        is_another_one(pid(&live.json("status")), before)
     });
+}
+
+fn is_another_one(now: u32, before: u32) -> bool {
+    now != before && Path::new(&format!("/proc/{now}")).exists()
 }
 
 /// A shell that works in the mount by itself.
