@@ -6,6 +6,9 @@ use super::SecretValue;
 use super::locked::LockedBytes;
 use crate::error::{Error, Result};
 
+/// A buffer of this many bytes grows by as many, a smaller one doubles.
+const STEP: usize = 256 * 1024;
+
 /// Bytes that can be written at any offset, as a file can.
 pub struct SecretBuffer {
     // Its whole length is the room; the bytes from `len` on are zero.
@@ -64,9 +67,11 @@ impl SecretBuffer {
 
     fn reserve(&mut self, len: usize) {
         if len > self.room.as_slice().len() {
-            let mut larger = LockedBytes::zeroed(len.next_power_of_two());
-            larger.as_mut_slice()[..self.len].copy_from_slice(self.as_bytes());
-            self.room = larger;
+            let room = match len <= STEP {
+                true => len.next_power_of_two(),
+                false => len.next_multiple_of(STEP),
+            };
+            self.room.grow(room);
         }
     }
 }
