@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::handover::{Brief, Channel, First, Held};
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
-use crate::process::has_ended;
+use crate::process;
 
 /// Signals that a process gets for what it does itself.
 const FAULTS: [i32; 7] = [
@@ -31,8 +31,8 @@ pub(super) struct Server {
     pub(super) pid: Pid,
     /// Readable when it has ended with all its threads.
     pub(super) end: OwnedFd,
-    /// Readable when it is ending: one of its threads has ended. The kernel can hold another one, which tells of a change,
-    /// for as long as a reader who waits for the next server has the lock of a folder.
+    /// Readable when it is ending: one of its threads has ended. The kernel can hold another one for as long as a store
+    /// hangs that it was reading or writing.
     pub(super) beginning_of_the_end: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) is_ready: bool,
@@ -45,10 +45,21 @@ pub(super) struct Server {
 
 /// What came of waiting for a process.
 enum Waited {
-    Ended(WaitStatus),
-    NoChild,
-    /// The kernel still holds a thread of it.
-    Held,
+    /// With this exit code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    Unknown(&'static str),
+}
+
+impl Waited {
+    /// Of a status as wait(2) gives it.
+    fn of(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited(status >> 8 & 0xff),
+            signal => Self::Killed(signal),
+        }
+    }
 }
 
 /// How a server ended.
@@ -139,7 +150,7 @@ impl Server {
 
     /// How it ended, once it has.
     pub(super) fn how_it_ended(&mut self) -> End {
-        let status = self.wait();
+        let waited = self.wait();
         let by_itself = |reason| End {
             reason,
             by_itself: true,
@@ -147,31 +158,20 @@ impl Server {
         if let Some(reason) = self.reason.take() {
             return by_itself(reason);
         }
-        let status = match status {
-            Waited::Ended(status) => status,
-            Waited::NoChild => {
-                return End {
-                    reason: "it ended, and its parent had ended before".into(),
-                    by_itself: false,
-                };
-            }
-            Waited::Held => {
-                return End {
-                    reason: "it ended, but for a thread that waits for another server".into(),
-                    by_itself: false,
-                };
-            }
-        };
-        match (status.terminating_signal(), status.exit_status()) {
-            (Some(libc::SIGKILL), _) if killed_for_memory() > self.killed_before => {
+        match waited {
+            Waited::Killed(libc::SIGKILL) if killed_for_memory() > self.killed_before => {
                 by_itself("SIGKILL (there was no memory left)".into())
             }
-            (Some(signal), _) => End {
+            Waited::Killed(signal) => End {
                 reason: signal_hook::low_level::signal_name(signal)
                     .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned),
                 by_itself: FAULTS.contains(&signal),
             },
-            (None, code) => by_itself(format!("exit code {}", code.unwrap_or_default())),
+            Waited::Exited(code) => by_itself(format!("exit code {code}")),
+            Waited::Unknown(why) => End {
+                reason: why.into(),
+                by_itself: false,
+            },
         }
     }
 
@@ -179,18 +179,24 @@ impl Server {
         let until = Instant::now() + ENDS_WITHIN;
         loop {
             match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
-                Ok(Some((_, status))) => return Waited::Ended(status),
+                Ok(Some((_, status))) => return Waited::of(status.as_raw()),
                 Ok(None) if Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(None) => {
+                    // The kernel holds a thread of it, or the machine is busy. How its first thread ended may be known.
+                    let status = process::wait_status(self.number());
                     self.wait_elsewhere();
-                    return Waited::Held;
+                    return status.map_or(Waited::Unknown("it is ending"), Waited::of);
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return Waited::NoChild,
+                Err(_) => return Waited::Unknown("it ended, and its parent had ended before"),
             }
         }
+    }
+
+    fn number(&self) -> u32 {
+        self.pid.as_raw_nonzero().get() as u32
     }
 
     /// So that it does not stay a zombie.
@@ -217,10 +223,9 @@ impl Server {
         }
     }
 
-    /// Whether its first thread has ended. Another may be held by the kernel: the one that tells of a change waits there
-    /// for the lock of a folder, which a reader may hold who waits for the next server.
+    /// Whether its first thread has ended. The kernel may still hold another one, which reads or writes a store that hangs.
     pub(super) fn is_over(&self) -> bool {
-        has_ended(self.pid.as_raw_nonzero().get() as u32)
+        process::has_ended(self.number())
     }
 }
 

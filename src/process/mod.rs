@@ -189,6 +189,13 @@ pub fn has_ended(pid: u32) -> bool {
     }
 }
 
+/// How a process's first thread has ended, as wait(2) would tell its parent. `None`: it has not, or that is not shown.
+pub fn wait_status(tid: u32) -> Option<i32> {
+    let has_ended = Status::of(tid)?.state() == Some(b'Z');
+    let stat = Stat::of(tid).filter(|_| has_ended)?;
+    i32::try_from(stat.exit_code & 0xffff).ok()
+}
+
 /// When the process began, in clock ticks since boot, which tells it from a later one of the same number. Only for a
 /// process that is known not to be in execve(2): one of its threads is in another call, or it is this program.
 pub fn started_at(pid: u32) -> Option<u64> {

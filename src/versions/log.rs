@@ -278,6 +278,36 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failed_append_nothing_is_written_under_the_old_salt() {
+        let files = files();
+        let (mut log, _) = open(&files);
+        renew(&mut log, &["first".into()]);
+        let salt = |file: &File| {
+            let mut salt = [0; SALT];
+            file.read_exact_at(&mut salt, 8).unwrap();
+            salt
+        };
+        let before = salt(&log.files[0]);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let active = std::mem::replace(&mut log.files[0], full);
+        log.append(&mut b"lost".to_vec()).unwrap_err();
+        // There is room again; but part of the record may have been written, under the next nonce.
+        let len = active.metadata().unwrap().len();
+        log.files[0] = active;
+        log.append(&mut b"second".to_vec()).unwrap_err();
+        assert_eq!(log.files[0].metadata().unwrap().len(), len);
+        assert!(log.is_to_be_renewed(|| u64::MAX / 4));
+        // Nor after a renewal that failed.
+        log.renew(|_| Err(io::Error::other("no room"))).unwrap_err();
+        log.append(&mut b"second".to_vec()).unwrap_err();
+        assert_eq!(log.files[0].metadata().unwrap().len(), len);
+        renew(&mut log, &["first".into(), "second".into()]);
+        assert_ne!(salt(&log.files[0]), before);
+        log.append(&mut b"third".to_vec()).unwrap();
+        assert_eq!(open(&files).1, ["first", "second", "third"]);
+    }
+
+    #[test]
     fn a_log_is_long_when_it_is_past_twice_what_is_needed() {
         let files = files();
         let (mut log, _) = open(&files);

@@ -1,4 +1,5 @@
-//! What is held of the backends outlives the process that fetched it: two managers stand for two servers of one mount.
+//! What is held of the backends outlives the process that fetched it: most tests have two managers for
+//! two servers of one mount.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -11,7 +12,11 @@ use simpletuner_live::provider::vault::{VaultAuth, VaultBackend, VaultOptions, V
 use simpletuner_live::secret::{SecretName, SecretValue};
 use simpletuner_live::settings::Ttl;
 
+use crate::World;
+use crate::servers::proxy::Fault;
 use crate::servers::vault::{AppRole, ROLE_ID, SECRET_ID, VaultServer};
+use crate::support::home::signal;
+use crate::support::wait_until;
 
 const V2: &str = "secret/data/simpletuner";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -180,4 +185,23 @@ fn what_is_of_another_source_or_role_is_not_taken_up() {
         manager.restore_backends(damaged);
         assert_eq!(ask(&manager).unwrap(), "v");
     }
+}
+
+#[test]
+fn servers_killed_in_an_outage_lose_no_backends_value() {
+    let world = World::new();
+    let live = world.mount("");
+    let both = ["secrets/IN_AWS", "secrets/IN_VAULT"];
+    assert_eq!(both.map(|path| live.read(path)), ["a", "v"]);
+    world.aws.set(Fault::Refuse);
+    world
+        .vault
+        .set(Fault::Status(503, "{\"errors\": [\"Vault is sealed\"]}"));
+    for end in ["KILL", "ABRT"] {
+        let server = live.server_pid();
+        signal(end, server);
+        wait_until("another one answers", || live.server_pid() != server);
+        assert_eq!(both.map(|path| live.read(path)), ["a", "v"]);
+    }
+    assert!(live.sh("ls secrets").contains("IN_VAULT"));
 }

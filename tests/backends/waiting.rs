@@ -64,6 +64,43 @@ fn a_thousand_reads_in_flight_outlive_twenty_servers() {
 }
 
 #[test]
+fn an_exclusive_create_waits_until_it_is_known_whether_the_name_is_there() {
+    let world = World::new();
+    let live = world.mount("");
+    world.aws.set(Fault::Hold);
+    let create = |live: &Live, name| {
+        let program = format!("open('secrets/{name}', 'x').write('mine')");
+        let creator = spawn(live, &format!("exec python3 -c \"{program}\""));
+        wait_until("it waits", || waits_for_the_mount(creator.id()));
+        creator
+    };
+    let creator = create(&live, "NEW");
+    world.aws.set(Fault::None);
+    let made = ended(creator);
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(live.read("secrets/NEW"), "mine");
+
+    let live = world.mount("");
+    world.aws.set(Fault::Hold);
+    let creator = create(&live, "IN_AWS");
+    world.aws.set(Fault::None);
+    let said = String::from_utf8(ended(creator).stderr).unwrap();
+    assert!(said.contains("FileExistsError"), "{said}");
+    assert_eq!(live.read("secrets/IN_AWS"), "a");
+}
+
+#[test]
+fn an_exclusive_create_of_what_no_provider_is_known_to_have_succeeds_in_an_outage() {
+    let world = World::new();
+    world.aws.set(Fault::Refuse);
+    world.vault.set(Fault::Refuse);
+    let live = world.mount("timeout: {total: 1}\n");
+    done(&live, "set -C; echo mine > secrets/NEW");
+    assert_eq!(live.read("secrets/NEW"), "mine");
+    assert!(refused(&live, "set -C; echo other > secrets/IN_FILE").contains("cannot overwrite"));
+}
+
+#[test]
 fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
     let world = World::new();
     let live = world.mount("");
