@@ -66,17 +66,18 @@ impl Tree {
             return Ok(Opened::direct(handle));
         }
         // A thread is sent round once only: the kernel would give a second ESTALE to the program.
-        let has_waited = match state.last_place(ino).cloned() {
+        let place = state.last_place(ino).cloned();
+        let has_waited = match &place {
             Some(place) => {
                 let came_round = state.came_round(caller.tid, ino);
                 state.arrived_at(caller.tid, ino);
-                let is_settling = !came_round && self.is_settling(&place);
+                let is_settling = !came_round && self.is_settling(place);
                 if is_settling && !has_waited && !to_write(flags) {
-                    return Err(OpError::Blocked(WaitOn::Write(place)));
+                    return Err(OpError::Blocked(WaitOn::Write(place.clone())));
                 }
                 if has_waited && !came_round && matches!(state.node(ino), Some(Node::Version(_))) {
                     // The write that it waited for may have made another version.
-                    state.send_round_of(caller.tid, ino, &place, to_write(flags));
+                    state.send_round_of(caller.tid, ino, place, to_write(flags));
                     return Err(ESTALE);
                 }
                 has_waited || came_round
@@ -86,7 +87,7 @@ impl Tree {
         match state.node(ino) {
             Some(Node::Version(version)) => {
                 let value = version.value.clone();
-                let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
+                let place = place.ok_or(ESTALE)?;
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
                     return Err(self.send_writer_round(&mut state, caller, ino, &place, &file));

@@ -106,7 +106,18 @@ pub(super) fn set_up(log_file: Option<PathBuf>) -> Result<()> {
         None => crate::logging::init_foreground(),
     }
     crate::secret::protect_process();
+    keep_heap_small();
     Ok(())
+}
+
+/// Has the threads share one heap, which gives back what it does not need: each with a heap of its own, they would keep
+/// megabytes of what a burst of writes has freed (mallopt(3); another C library than glibc does as it likes).
+fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, 64 * 1024)] {
+        // SAFETY: it changes what malloc keeps, and nothing that is allocated.
+        unsafe { libc::mallopt(parameter, value) };
+    }
 }
 
 /// What a signal asks for: a byte can be read for each.
