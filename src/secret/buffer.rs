@@ -7,7 +7,7 @@ use super::locked::LockedBytes;
 use crate::error::{Error, Result};
 
 /// A buffer of this many bytes grows by as many, a smaller one doubles.
-const STEP: usize = 256 * 1024;
+const STEP: usize = 64 * 1024;
 
 /// Bytes that can be written at any offset, as a file can.
 pub struct SecretBuffer {
