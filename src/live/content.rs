@@ -1,17 +1,13 @@
 //! What each kind of file holds, and what a finished write of it does. Knows no inode.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
-
-use serde_json::json;
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
 use super::layout::File;
 use super::{Tree, WaitOn, lock};
-use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Lookup;
@@ -109,32 +105,9 @@ impl Tree {
             },
             File::PriceTable => self.since_begun(&hardware::table_to_json(&self.hardware.table())),
             File::Config(name) => self.config(name),
-            File::Provider(name) => match self.manager.snapshot().report(name) {
-                Some(report) => json_text(&report),
-                None => Resolved::Missing,
-            },
-            File::Stats(None) => {
-                let mut stats = self.manager.caches().stats();
-                stats.extend(function_caches().stats());
-                json_text(&stats)
-            }
-            File::Stats(Some(cache)) => match self.manager.caches().get(cache) {
-                Some(cache) => json_text(&cache.stats()),
-                None => Resolved::Missing,
-            },
-            File::Clear(_) => generated(""),
-            File::Invalidate(_) => {
-                let count = self.invalidated.load(Ordering::Relaxed);
-                generated(&format!("{count}\n"))
-            }
-            File::Status => json_text(&self.status()),
+            File::Control(control, of) => (control.read)(self, of.as_deref()),
             // A scratch file's bytes are in its inode.
             File::Scratch => Resolved::Missing,
-            File::Events => {
-                let notes = lock(&self.notes);
-                let lines = String::from_utf8_lossy(notes.events.all());
-                generated(&lines)
-            }
         }
     }
 
@@ -196,62 +169,38 @@ impl Tree {
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
     pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
-        self.carry_out(file, bytes, writer)?;
-        if !matches!(file, File::Secret(_) | File::Bundle(_)) {
-            // Clearing a cache resets prices, too.
-            self.note_prices();
-        }
+        self.apply_write(file, bytes, writer)?;
         self.changed();
         Ok(())
     }
 
-    fn carry_out(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
+    fn apply_write(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         match file {
             File::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), bytes)?;
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
-            File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
-            File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
+            File::Price(id) => {
+                self.hardware.set(id, hardware::parse_price(bytes)?)?;
+                self.note_prices();
+                Ok(())
+            }
+            File::PriceTable => {
+                self.hardware.replace(hardware::parse_table(bytes)?)?;
+                self.note_prices();
+                Ok(())
+            }
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_by(&writer.actor, name, bytes)?;
                 self.hardware.forget_configured();
+                self.note_prices();
                 Ok(())
             }
-            File::Clear(cache) => {
-                match cache {
-                    None => {
-                        self.manager.caches().clear();
-                        function_caches().clear();
-                        self.manager.clear_cache();
-                    }
-                    Some(name) => {
-                        self.cache(name)?.clear();
-                        self.notify_invalidated(name, None);
-                    }
-                }
-                Ok(())
-            }
-            File::Invalidate(cache) => {
-                let prefix = parse_prefix(bytes)?;
-                let count = match cache {
-                    None => self.manager.invalidate_prefix(prefix),
-                    Some(name) => {
-                        self.notify_invalidated(name, Some(prefix));
-                        self.cache(name)?.invalidate_prefix(prefix)
-                    }
-                };
-                self.invalidated.store(count as u64, Ordering::Relaxed);
-                Ok(())
-            }
-            File::Provider(_) | File::Stats(_) | File::Events | File::Status | File::Scratch => {
-                Err(Error::io(
-                    "this file is read-only",
-                    std::io::Error::from_raw_os_error(libc::EACCES),
-                ))
-            }
+            File::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
+            // Scratch is never committed.
+            File::Scratch => Ok(()),
         }
     }
 
@@ -288,78 +237,5 @@ impl Tree {
         self.manager.apply(changes)?;
         self.record_changes(actor, changes);
         Ok(())
-    }
-
-    fn cache(&self, name: &str) -> Result<Arc<dyn NamedCache>> {
-        self.manager
-            .caches()
-            .get(name)
-            .ok_or_else(|| Error::NotFound { name: name.into() })
-    }
-
-    /// The event for one cache. The manager emits the one for all caches.
-    fn notify_invalidated(&self, cache: &str, prefix: Option<&str>) {
-        self.add_event(&json!({
-            "at": crate::provider::rfc3339(SystemTime::now()),
-            "event": "invalidated",
-            "key": prefix,
-            "cache": cache,
-        }));
-    }
-}
-
-/// Content that is generated at each look.
-fn generated(text: &str) -> Resolved {
-    Resolved::lasting(SecretValue::new(text), SystemTime::now())
-}
-
-fn json_text(value: &impl serde::Serialize) -> Resolved {
-    match serde_json::to_string_pretty(value) {
-        Ok(mut text) => {
-            text.push('\n');
-            generated(&text)
-        }
-        Err(error) => Resolved::Failed(Error::Malformed {
-            what: "report".into(),
-            reason: error.to_string(),
-        }),
-    }
-}
-
-/// The prefix that was written to an `invalidate` file: one line of printable text.
-///
-/// # Errors
-/// [`Error::Malformed`] where it is empty, of several lines, or no text.
-pub fn parse_prefix(bytes: &[u8]) -> Result<&str> {
-    let malformed = |reason: &str| Error::Malformed {
-        what: "invalidate".into(),
-        reason: reason.into(),
-    };
-    let prefix = std::str::from_utf8(bytes)
-        .map_err(|_| malformed("the prefix is not UTF-8 text"))?
-        .trim_end_matches('\n');
-    if prefix.is_empty() {
-        return Err(malformed(
-            "the prefix is empty; write to `clear` to drop everything",
-        ));
-    }
-    if prefix.len() > 1024 || prefix.chars().any(char::is_control) {
-        return Err(malformed(
-            "the prefix must be one line of at most 1024 bytes",
-        ));
-    }
-    Ok(prefix)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_one_line_of_text() {
-        assert_eq!(parse_prefix(b"secret:HF\n").unwrap(), "secret:HF");
-        for bad in [&b""[..], b"\n", b"a\nb\n", b"\xff", b"a\0", &[b'x'; 2000]] {
-            assert_eq!(parse_prefix(bad).unwrap_err().errno(), libc::EINVAL);
-        }
     }
 }

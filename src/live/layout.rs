@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
+use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, Shows};
 use super::lock;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
@@ -47,17 +48,12 @@ pub(super) enum File {
     /// An editor's scratch file, in memory only.
     Scratch,
     Bundle(BundleFormat),
-    Provider(String),
     Price(String),
     PriceTable,
-    /// Of one cache, or of all.
-    Stats(Option<String>),
-    Clear(Option<String>),
-    Invalidate(Option<String>),
-    Events,
-    Status,
     /// A provider's configuration.
     Config(String),
+    /// A control file or report, and the cache or provider whose it is.
+    Control(&'static Control, Option<String>),
 }
 
 impl File {
@@ -68,12 +64,10 @@ impl File {
             | File::Scratch
             | File::Price(_)
             | File::PriceTable
-            | File::Config(_)
-            | File::Invalidate(_) => 0o600,
+            | File::Config(_) => 0o600,
             File::Bundle(BundleFormat::Env) => 0o400,
             File::Bundle(_) => 0o600,
-            File::Provider(_) | File::Stats(_) | File::Events | File::Status => 0o400,
-            File::Clear(_) => 0o200,
+            File::Control(control, _) => control.mode,
         }
     }
 
@@ -155,6 +149,7 @@ struct Folder {
 pub(super) struct Generated {
     pub(super) place: Place,
     pub(super) file: File,
+    pub(super) shows: Shows,
     /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
 }
@@ -193,15 +188,14 @@ impl Layout {
         folder("hardware", Dir::Hardware);
         folder("config", Dir::Config);
         let cache = folder("cache", Dir::Cache);
-        layout.add_file(ROOT, "events", File::Events);
-        layout.add_file(ROOT, "status", File::Status);
-        layout.add_controls(cache, None);
+        layout.add_controls(ROOT, &IN_ROOT, None);
+        layout.add_controls(cache, &IN_CACHES, None);
         for name in caches {
             let dir = layout.add_folder(cache, name, Dir::CacheOf(name.clone()), begun);
-            layout.add_controls(dir, Some(name.clone()));
+            layout.add_controls(dir, &IN_CACHES, Some(name));
         }
         for name in providers {
-            layout.add_file(of_providers, name, File::Provider(name.clone()));
+            layout.add_control(of_providers, name, &PROVIDER, Some(name));
         }
         layout
     }
@@ -223,19 +217,23 @@ impl Layout {
         number
     }
 
-    fn add_controls(&mut self, dir: u64, cache: Option<String>) {
-        self.add_file(dir, "stats", File::Stats(cache.clone()));
-        self.add_file(dir, "clear", File::Clear(cache.clone()));
-        self.add_file(dir, "invalidate", File::Invalidate(cache));
+    fn add_controls(&mut self, dir: u64, controls: &'static [Control], of: Option<&str>) {
+        for control in controls {
+            self.add_control(dir, control.name, control, of);
+        }
     }
 
-    fn add_file(&mut self, dir: u64, name: &str, file: File) {
+    fn add_control(&mut self, dir: u64, name: &str, control: &'static Control, of: Option<&str>) {
         let number = FIRST_GENERATED + self.generated.len() as u64;
         let place = Place::new(dir, name);
         self.by_place.insert(place.clone(), number);
-        let seen = Mutex::new(None);
-        self.generated
-            .insert(number, Generated { place, file, seen });
+        let generated = Generated {
+            place,
+            file: File::Control(control, of.map(Into::into)),
+            shows: control.shows,
+            seen: Mutex::new(None),
+        };
+        self.generated.insert(number, generated);
     }
 
     /// A folder.

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::content::{Content, Freshness, Resolved};
+use super::files::Shows;
 use super::layout::{Dir, File, FileType, Generated};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
@@ -259,9 +260,8 @@ impl Tree {
             Resolved::Content(content) => content.value,
             _ => SecretValue::new(""),
         };
-        let since = match generated.file {
-            // To read it may change it: `tar` would say that it changes all the while.
-            File::Stats(_) => self.begun(),
+        let since = match generated.shows {
+            Shows::OpenedSinceBegin => self.begun(),
             _ => generated.held_since(value.fingerprint()),
         };
         self.file_attr(number, generated.file.mode(), value.len(), since)

@@ -11,6 +11,7 @@ mod close;
 mod content;
 mod documents;
 mod events;
+mod files;
 mod layout;
 mod listing;
 mod lookup;
@@ -29,7 +30,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use close::{Commit, Commits};
-pub use content::parse_prefix;
+pub use files::parse_prefix;
 pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;

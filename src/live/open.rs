@@ -1,6 +1,7 @@
 //! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
 
-use super::content::Resolved;
+use super::content::{Freshness, Resolved};
+use super::files::Shows;
 use super::layout::{File, Generated};
 use super::lookup::waited;
 use super::{Caller, OpError, Tree, WaitOn};
@@ -207,14 +208,16 @@ impl Tree {
         generated: &Generated,
         flags: i32,
     ) -> Result<Opened, OpError> {
-        let Generated { place, file, .. } = generated;
+        let Generated {
+            place, file, shows, ..
+        } = generated;
         if to_write(flags) {
             return Err(self.send_writer_round(&mut self.state(), caller, ino, place, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
         }
-        if *file == File::Events {
+        if *shows == Shows::Now {
             return Ok(Opened::direct(0));
         }
         let mut state = self.state();
@@ -223,7 +226,7 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        match self.resolve(file, super::content::Freshness::Fresh) {
+        match self.resolve(file, Freshness::Fresh) {
             Resolved::Content(content) => Ok(Opened::direct(
                 state.open_snapshot(content.value, caller.request),
             )),
@@ -290,13 +293,11 @@ impl Tree {
         has_waited: bool,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, OpError> {
-        if self
-            .layout
-            .generated(ino)
-            .is_some_and(|generated| generated.file == File::Events)
+        if let Some(generated) = self.layout.generated(ino)
+            && generated.shows == Shows::Now
+            && let Resolved::Content(content) = self.resolve(&generated.file, Freshness::Fresh)
         {
-            let notes = super::lock(&self.notes);
-            return Ok(take(part(notes.events.all(), offset, size)));
+            return Ok(take(part(content.value.as_bytes(), offset, size)));
         }
         let mut state = self.state();
         if let Some(Handle::Snapshot { value, .. }) = state.handle(handle) {

@@ -1,0 +1,236 @@
+//! The control files and reports: one row for each, with its name, its mode, and what reading and writing it do. To add
+//! one, add a row; nothing else names them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use super::content::Resolved;
+use super::{Tree, lock};
+use crate::cache::{NamedCache, function_caches};
+use crate::error::{Error, Result};
+use crate::secret::SecretValue;
+
+/// A file that is always there and whose content is generated at each look. `of` is the cache or the provider whose file
+/// it is; `None` in `cache/` itself and in the root.
+pub(super) struct Control {
+    /// Its name; empty where the file has the name of its cache or provider.
+    pub(super) name: &'static str,
+    /// The permission bits that are shown.
+    pub(super) mode: u16,
+    pub(super) shows: Shows,
+    /// What it holds now.
+    pub(super) read: fn(&Tree, of: Option<&str>) -> Resolved,
+    /// What a finished write does.
+    pub(super) write: fn(&Tree, of: Option<&str>, bytes: &[u8]) -> Result<()>,
+}
+
+/// Which moment's content an open file shows, and which time `stat` shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shows {
+    /// What it held at the open. The time is that of the content.
+    Opened,
+    /// The same, with the time at which the server began: reading may change the content, and `tar` would say that the
+    /// file changes all the while.
+    OpenedSinceBegin,
+    /// What it holds at each read, so `tail -f` follows it.
+    Now,
+}
+
+impl PartialEq for Control {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Control {}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Control({:?})", self.name)
+    }
+}
+
+/// In the root.
+pub(super) static IN_ROOT: [Control; 2] = [
+    Control {
+        name: "events",
+        mode: 0o400,
+        shows: Shows::Now,
+        read: |tree, _| {
+            let notes = lock(&tree.notes);
+            generated(&String::from_utf8_lossy(notes.events.all()))
+        },
+        write: read_only,
+    },
+    Control {
+        name: "status",
+        mode: 0o400,
+        shows: Shows::Opened,
+        read: |tree, _| json_text(&tree.status()),
+        write: read_only,
+    },
+];
+
+/// In `cache/` and in each cache's folder there.
+pub(super) static IN_CACHES: [Control; 3] = [
+    Control {
+        name: "stats",
+        mode: 0o400,
+        shows: Shows::OpenedSinceBegin,
+        read: stats,
+        write: read_only,
+    },
+    Control {
+        name: "clear",
+        mode: 0o200,
+        shows: Shows::Opened,
+        read: |_, _| generated(""),
+        write: |tree, of, _| clear(tree, of),
+    },
+    Control {
+        name: "invalidate",
+        mode: 0o600,
+        shows: Shows::Opened,
+        read: |tree, _| {
+            let count = tree.invalidated.load(Ordering::Relaxed);
+            generated(&format!("{count}\n"))
+        },
+        write: invalidate,
+    },
+];
+
+/// In `providers/`.
+pub(super) static PROVIDER: Control = Control {
+    name: "",
+    mode: 0o400,
+    shows: Shows::Opened,
+    read: |tree, of| match of.and_then(|name| tree.manager.snapshot().report(name)) {
+        Some(report) => json_text(&report),
+        None => Resolved::Missing,
+    },
+    write: read_only,
+};
+
+fn read_only(_: &Tree, _: Option<&str>, _: &[u8]) -> Result<()> {
+    let refused = std::io::Error::from_raw_os_error(libc::EACCES);
+    Err(Error::io("this file is read-only", refused))
+}
+
+fn stats(tree: &Tree, of: Option<&str>) -> Resolved {
+    match of {
+        None => {
+            let mut stats = tree.manager.caches().stats();
+            stats.extend(function_caches().stats());
+            json_text(&stats)
+        }
+        Some(name) => match tree.manager.caches().get(name) {
+            Some(cache) => json_text(&cache.stats()),
+            None => Resolved::Missing,
+        },
+    }
+}
+
+fn clear(tree: &Tree, of: Option<&str>) -> Result<()> {
+    match of {
+        None => {
+            tree.manager.caches().clear();
+            function_caches().clear();
+            tree.manager.clear_cache();
+        }
+        Some(name) => {
+            cache(tree, name)?.clear();
+            notify_invalidated(tree, name, None);
+        }
+    }
+    // The prices may be among what was cleared.
+    tree.note_prices();
+    Ok(())
+}
+
+fn invalidate(tree: &Tree, of: Option<&str>, bytes: &[u8]) -> Result<()> {
+    let prefix = parse_prefix(bytes)?;
+    let count = match of {
+        None => tree.manager.invalidate_prefix(prefix),
+        Some(name) => {
+            notify_invalidated(tree, name, Some(prefix));
+            cache(tree, name)?.invalidate_prefix(prefix)
+        }
+    };
+    tree.invalidated.store(count as u64, Ordering::Relaxed);
+    tree.note_prices();
+    Ok(())
+}
+
+fn cache(tree: &Tree, name: &str) -> Result<Arc<dyn NamedCache>> {
+    let cache = tree.manager.caches().get(name);
+    cache.ok_or_else(|| Error::NotFound { name: name.into() })
+}
+
+/// The event for one cache. The manager emits the one for all caches.
+fn notify_invalidated(tree: &Tree, cache: &str, prefix: Option<&str>) {
+    tree.add_event(&json!({
+        "at": crate::provider::rfc3339(SystemTime::now()),
+        "event": "invalidated",
+        "key": prefix,
+        "cache": cache,
+    }));
+}
+
+/// Content that is generated at each look.
+fn generated(text: &str) -> Resolved {
+    Resolved::lasting(SecretValue::new(text), SystemTime::now())
+}
+
+fn json_text(value: &impl serde::Serialize) -> Resolved {
+    match serde_json::to_string_pretty(value) {
+        Ok(mut text) => {
+            text.push('\n');
+            generated(&text)
+        }
+        Err(error) => Resolved::Failed(Error::Malformed {
+            what: "report".into(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// The prefix that was written to an `invalidate` file: one line of printable text.
+///
+/// # Errors
+/// [`Error::Malformed`] where it is empty, of several lines, or no text.
+pub fn parse_prefix(bytes: &[u8]) -> Result<&str> {
+    let malformed = |reason: &str| Error::Malformed {
+        what: "invalidate".into(),
+        reason: reason.into(),
+    };
+    let prefix = std::str::from_utf8(bytes)
+        .map_err(|_| malformed("the prefix is not UTF-8 text"))?
+        .trim_end_matches('\n');
+    if prefix.is_empty() {
+        return Err(malformed(
+            "the prefix is empty; write to `clear` to drop everything",
+        ));
+    }
+    if prefix.len() > 1024 || prefix.chars().any(char::is_control) {
+        return Err(malformed(
+            "the prefix must be one line of at most 1024 bytes",
+        ));
+    }
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_one_line_of_text() {
+        assert_eq!(parse_prefix(b"secret:HF\n").unwrap(), "secret:HF");
+        for bad in [&b""[..], b"\n", b"a\nb\n", b"\xff", b"a\0", &[b'x'; 2000]] {
+            assert_eq!(parse_prefix(bad).unwrap_err().errno(), libc::EINVAL);
+        }
+    }
+}
