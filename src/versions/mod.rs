@@ -16,21 +16,29 @@
 //! Every change also makes a [`Record`]. The journal appends the records of an operation before the operation is
 //! answered, so that the next server can continue.
 
+mod closing;
+mod entry;
 mod epoch;
+mod inode;
 mod journal;
 mod log;
+mod lookups;
+mod names;
 mod record;
 mod restore;
+mod retries;
 mod state;
 mod writers;
 
+pub use entry::Entry;
 pub use epoch::KernelNames;
+pub use inode::{Buffer, Handle, Missing, Node, Opener, Version, WriteInode};
 pub use journal::Journal;
 pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
-pub use state::{Entry, Missing, Node, Promised, Retry, State, Version};
-pub use writers::{Buffer, Handle, Opener, WriteInode};
+pub use retries::Retry;
+pub use state::{Promised, State};
 
 use serde::{Deserialize, Serialize};
 

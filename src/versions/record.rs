@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Place;
-use super::state::Entry;
-use super::writers::{Buffer, Handle, Opener};
+use super::entry::Entry;
+use super::inode::{Buffer, Handle, Opener};
 use crate::process::Process;
 use crate::secret::{SecretBuffer, SecretValue};
 

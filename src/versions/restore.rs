@@ -1,8 +1,8 @@
 //! Turns a state into records, and records into a state.
 
+use super::inode::{Buffer, Handle, Missing, Node, Version, WriteInode};
 use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
-use super::state::{Missing, Node, State, Version};
-use super::writers::{Buffer, Handle, WriteInode};
+use super::state::State;
 use crate::secret::SecretBuffer;
 
 /// What the servers before this one have left.

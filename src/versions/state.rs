@@ -1,91 +1,22 @@
-//! Entries, versions, promises and retries. What writers do is in `writers`.
+//! All files and inodes of a mount, and the records of their changes. `State` is one type, because each operation changes
+//! several of its maps at once; its other rooms are `names`, `writers`, `closing` and `restore`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use lru::LruCache;
 
+use super::entry::Entry;
+use super::inode::{Handle, Node, Version};
+use super::lookups::Lookups;
 use super::record::{EntryRecord, Record};
-use super::writers::{Handle, WriteInode};
+use super::retries::{self, Retries, Retry};
 use super::{FIRST_FILE, Place};
-use crate::process::Process;
 use crate::secret::SecretValue;
 
 /// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
 const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// How long a thread that was sent round may take to come back.
-const RETRY_LIFETIME: Duration = Duration::from_secs(60);
-/// The same for callers of another pid namespace, who share the number 0.
-const UNSEEN_RETRY_LIFETIME: Duration = Duration::from_secs(1);
-/// The most inodes of an earlier server that are kept although the kernel may have forgotten them.
-const MAX_DOUBTFUL: usize = 4096;
-
-/// A file as users see it.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Its name; `None`: it was removed or replaced, and only those who have it open still see it.
-    pub place: Option<Place>,
-    /// Its last name.
-    pub last: Place,
-    /// Its name before the last rename, as a thread may just have looked that up.
-    pub(super) earlier: Option<Place>,
-    /// Nobody found anything under its name, which it had only because a backend could not be asked at once. Who opens
-    /// it to write makes it.
-    pub(super) has_vanished: bool,
-    /// The version that its name leads to.
-    pub current: Option<u64>,
-    /// The inode that a pending or scratch file's name leads to.
-    pub own: Option<u64>,
-    /// The process that is making it: it has no first value yet, and nobody else sees it.
-    pub pending: Option<Process>,
-    /// It lies in memory only.
-    pub is_scratch: bool,
-    /// The modification time that was set for the content with this fingerprint.
-    pub mtime: Option<(u64, SystemTime)>,
-    /// How many inodes belong to it.
-    pub(super) nodes: u32,
-}
-
-impl Entry {
-    pub(super) fn go_to(&mut self, place: &Place) {
-        if self.last != *place {
-            self.earlier = Some(std::mem::replace(&mut self.last, place.clone()));
-        }
-    }
-}
-
-/// An inode whose bytes never change.
-#[derive(Clone, Debug)]
-pub struct Version {
-    /// The file it belongs to.
-    pub entry: u64,
-    /// The bytes.
-    pub value: SecretValue,
-    /// The modification time: when the bytes became the file's content, or what a program set.
-    pub mtime: SystemTime,
-    /// The change time: when the bytes became the file's content, or a program set the modification time.
-    pub changed_at: SystemTime,
-}
-
-/// An inode.
-#[derive(Debug)]
-pub enum Node {
-    /// Readers'.
-    Version(Version),
-    /// A writer's.
-    Write(WriteInode),
-}
-
-/// Why the present content of a writer's file is not at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// A provider must be asked for it.
-    Unknown,
-    /// It cannot be had, for this errno.
-    Failed(i32),
-}
-
 /// What a promise stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promised {
@@ -93,32 +24,6 @@ pub struct Promised {
     pub place: Place,
     /// The number of its file.
     pub number: u64,
-}
-
-/// What a thread was sent round for.
-#[derive(Clone, Copy, Debug)]
-pub struct Retry {
-    /// To write; else to read.
-    pub to_write: bool,
-    at: Instant,
-}
-
-impl Retry {
-    fn is_over(&self, tid: u32) -> bool {
-        let lifetime = match tid {
-            0 => UNSEEN_RETRY_LIFETIME,
-            _ => RETRY_LIFETIME,
-        };
-        self.at.elapsed() >= lifetime
-    }
-}
-
-/// How many lookups of an inode were answered and not forgotten.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lookups {
-    count: u64,
-    /// An earlier server may have answered lookups of it, too.
-    is_restored: bool,
 }
 
 /// All files and inodes of a mount.
@@ -129,13 +34,11 @@ pub struct State {
     pub(super) pending: HashMap<Place, Vec<u64>>,
     pub(super) nodes: HashMap<u64, Node>,
     /// The scratch files among the entries.
-    scratch: BTreeSet<u64>,
-    lookups: HashMap<u64, Lookups>,
-    promises: LruCache<u64, Promised>,
+    pub(super) scratch: BTreeSet<u64>,
+    lookups: Lookups,
+    pub(super) promises: LruCache<u64, Promised>,
     pub(super) handles: HashMap<u64, Handle>,
-    retries: HashMap<(u32, Place), Retry>,
-    /// Inodes of an earlier server that the kernel has forgotten once, perhaps for good; the oldest first.
-    doubtful: VecDeque<u64>,
+    retries: Retries,
     next: u64,
     /// The records of changes since [`take_records`](Self::take_records) was last called.
     records: Vec<Record>,
@@ -150,11 +53,10 @@ impl State {
             pending: HashMap::new(),
             nodes: HashMap::new(),
             scratch: BTreeSet::new(),
-            lookups: HashMap::new(),
+            lookups: Lookups::default(),
             promises: LruCache::new(MAX_PROMISES),
             handles: HashMap::new(),
-            retries: HashMap::new(),
-            doubtful: VecDeque::new(),
+            retries: Retries::default(),
             next: numbers_from.max(FIRST_FILE),
             records: Vec::new(),
         }
@@ -201,74 +103,6 @@ impl State {
         self.entries.get(&number)
     }
 
-    /// The file that everybody finds under a name, if an inode of it is known.
-    pub fn named(&self, place: &Place) -> Option<u64> {
-        self.names.get(place).copied()
-    }
-
-    /// The scratch file of a name.
-    pub fn scratch(&self, place: &Place) -> Option<u64> {
-        self.named(place).filter(|entry| {
-            self.entries
-                .get(entry)
-                .is_some_and(|entry| entry.is_scratch)
-        })
-    }
-
-    /// How many bytes scratch files hold together.
-    pub fn scratch_bytes(&self) -> usize {
-        let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
-        let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
-        nodes.map(WriteInode::len).sum()
-    }
-
-    /// The number that `stat` and a listing show for a name.
-    pub fn number_of(&self, place: &Place) -> u64 {
-        self.named(place).unwrap_or_else(|| self.free_number(place))
-    }
-
-    /// A file that was renamed keeps the number of its old name.
-    fn free_number(&self, place: &Place) -> u64 {
-        let mut number = place.number();
-        while self.entries.contains_key(&number) {
-            number += 1;
-        }
-        number
-    }
-
-    /// A file that has no name yet.
-    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
-        let number = self.free_number(place);
-        self.put_entry(
-            number,
-            Entry {
-                place: None,
-                last: place.clone(),
-                earlier: None,
-                has_vanished: false,
-                current: None,
-                own: None,
-                pending: None,
-                is_scratch: false,
-                mtime: None,
-                nodes: 0,
-            },
-        );
-        self.record_entry(number);
-        number
-    }
-
-    /// The file that everybody finds under a name; where none is known yet, one is made.
-    pub fn entry_at(&mut self, place: &Place) -> u64 {
-        if let Some(entry) = self.named(place) {
-            return entry;
-        }
-        let entry = self.new_entry(place);
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| entry.place = Some(place.clone()));
-        entry
-    }
-
     pub(super) fn put_entry(&mut self, number: u64, entry: Entry) {
         self.list_scratch(number, entry.is_scratch);
         self.entries.insert(number, entry);
@@ -299,29 +133,6 @@ impl State {
             self.list_scratch(number, is_scratch);
             self.record_entry(number);
         }
-    }
-
-    /// Takes a name that everybody sees from its file.
-    pub fn unlink(&mut self, place: &Place) {
-        self.promises.pop(&place.number());
-        let Some(entry) = self.names.remove(place) else {
-            return;
-        };
-        self.change_entry(entry, |entry| entry.place = None);
-        self.drop_unused(entry);
-    }
-
-    /// Moves a file that everybody sees, over whatever has the new name.
-    pub fn rename(&mut self, from: &Place, to: &Place) {
-        self.unlink(to);
-        let Some(entry) = self.names.remove(from) else {
-            return;
-        };
-        self.names.insert(to.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
-            entry.go_to(to);
-        });
     }
 
     /// Sets the modification time of the content with this fingerprint, and of its version.
@@ -427,7 +238,7 @@ impl State {
     /// Counts a lookup of an inode that is answered.
     pub fn count_lookup(&mut self, ino: u64) {
         if self.nodes.contains_key(&ino) {
-            self.lookups.entry(ino).or_default().count += 1;
+            self.lookups.add(ino);
         }
     }
 
@@ -440,46 +251,18 @@ impl State {
             }
             return;
         }
-        let Some(lookups) = self.lookups.get_mut(&ino) else {
-            return;
-        };
-        if count <= lookups.count {
-            // A lookup that the kernel rejected, or all of them.
-            lookups.count -= count;
-        } else if count > 1 || !lookups.is_restored {
-            // An eviction: the kernel forgets the lookups that an earlier server answered, too.
-            *lookups = Lookups::default();
-        } else {
-            // The kernel rejected an earlier server's answer, or has forgotten the only one.
-            self.doubt(ino);
-            return;
-        }
-        self.drop_if_unused(ino);
-    }
-
-    fn doubt(&mut self, ino: u64) {
-        self.doubtful.push_back(ino);
-        if self.doubtful.len() > MAX_DOUBTFUL
-            && let Some(oldest) = self.doubtful.pop_front()
-            && let Some(lookups) = self.lookups.get_mut(&oldest)
-        {
-            lookups.is_restored = false;
-            self.drop_if_unused(oldest);
+        if let Some(ino) = self.lookups.forget(ino, count) {
+            self.drop_if_unused(ino);
         }
     }
 
     pub(super) fn restored(&mut self, ino: u64) {
-        self.lookups.entry(ino).or_default().is_restored = true;
-    }
-
-    fn is_known_to_kernel(&self, ino: u64) -> bool {
-        let lookups = self.lookups.get(&ino);
-        lookups.is_some_and(|lookups| lookups.count > 0 || lookups.is_restored)
+        self.lookups.restored(ino);
     }
 
     /// An inode goes when the kernel has forgotten it and no name leads to it.
     pub(super) fn drop_if_unused(&mut self, ino: u64) {
-        if self.is_known_to_kernel(ino) {
+        if self.lookups.is_known(ino) {
             return;
         }
         let Some(number) = self.entry_of(ino) else {
@@ -497,7 +280,7 @@ impl State {
             return;
         }
         self.nodes.remove(&ino);
-        self.lookups.remove(&ino);
+        self.lookups.remove(ino);
         self.record(Record::NodeGone(ino));
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.nodes = entry.nodes.saturating_sub(1);
@@ -545,14 +328,11 @@ impl State {
     /// Sends a thread round that came for an inode which is not known any more: its next lookup, of whatever name,
     /// finds what it came for.
     pub fn send_anywhere(&mut self, tid: u32, to_write: bool) {
-        self.send_round(tid, &Place::new(0, ""), to_write);
+        self.send_round(tid, &retries::anywhere(), to_write);
     }
 
     /// Sends a thread round: the kernel gets ESTALE, and the thread's next lookup of the name finds what it came for.
     pub fn send_round(&mut self, tid: u32, place: &Place, to_write: bool) {
-        if self.retries.len() >= 1000 {
-            self.retries.retain(|(tid, _), retry| !retry.is_over(*tid));
-        }
         self.record(Record::Retry(tid, place.clone(), to_write));
         self.put_retry(tid, place.clone(), to_write);
     }
@@ -582,7 +362,6 @@ impl State {
         for place in self.places(ino) {
             self.arrived(tid, &place);
         }
-        self.arrived(tid, &Place::new(0, ""));
     }
 
     fn places(&self, ino: u64) -> Vec<Place> {
@@ -594,36 +373,28 @@ impl State {
     }
 
     pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {
-        let at = Instant::now();
-        self.retries.insert((tid, place), Retry { to_write, at });
+        self.retries.put(tid, place, to_write);
     }
 
     /// What a thread was sent round for.
     pub fn retry(&self, tid: u32, place: &Place) -> Option<Retry> {
-        if self.retries.is_empty() {
-            return None;
-        }
-        let retry = |place| self.retries.get(&(tid, place));
-        let retry = retry(place.clone()).or_else(|| retry(Place::new(0, "")))?;
-        (!retry.is_over(tid)).then_some(*retry)
+        self.retries.find(tid, place)
     }
 
-    /// The thread has opened what it was sent round for. Callers who share the number 0 share their retries, which
-    /// expire.
+    /// The thread has opened what it was sent round for.
     pub fn arrived(&mut self, tid: u32, place: &Place) {
-        if tid == 0 || self.retries.is_empty() {
+        if self.retries.is_empty() {
             return;
         }
-        for place in [place.clone(), Place::new(0, "")] {
-            if self.retries.remove(&(tid, place.clone())).is_some() {
+        for place in [place.clone(), retries::anywhere()] {
+            if self.retries.remove(tid, &place) {
                 self.record(Record::Arrived(tid, place));
             }
         }
     }
 
     pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {
-        let retries = self.retries.iter();
-        retries.map(|((tid, place), retry)| (*tid, place, retry.to_write))
+        self.retries.iter()
     }
 
     pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &Place)> {

@@ -1,134 +1,11 @@
-//! Writers: their inodes and buffers, the handles through which they write, files that have no first value yet, and
-//! which buffers a close commits.
+//! Writing: buffers, and the handles through which they are written.
 
 use std::time::SystemTime;
 
-use super::Place;
+use super::inode::{Buffer, Handle, Missing, Node, Opener, WriteInode};
 use super::record::{BufferRecord, HandleRecord, Record};
-use super::state::{Missing, Node, State};
-use crate::process::Process;
+use super::state::State;
 use crate::secret::{SecretBuffer, SecretValue};
-
-/// Who opened a file to write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opener {
-    /// The process.
-    pub process: Process,
-    /// Its user.
-    pub uid: u32,
-    /// Its program, for the audit trail.
-    pub program: Option<String>,
-}
-
-/// What a writer has written.
-#[derive(Debug)]
-pub struct Buffer {
-    /// The bytes.
-    pub data: Result<SecretBuffer, Missing>,
-    /// The number of changes made to it.
-    pub changes: u64,
-    /// The number of changes that have been committed.
-    pub committed: u64,
-    /// Who opened it.
-    pub opener: Opener,
-    /// The opener has closed a descriptor since it wrote last. Where it has not, another of its threads may just be
-    /// opening the file.
-    pub is_flushed: bool,
-    /// The opener has closed its last descriptor.
-    pub is_closed: bool,
-    /// A signal killed the opener before it closed its last descriptor.
-    pub is_killed: bool,
-    /// What it held when it was last fsynced, if that was after the last commit.
-    pub synced: Option<SecretBuffer>,
-    /// The modification time that was set.
-    pub mtime: Option<SystemTime>,
-}
-
-impl Buffer {
-    /// Whether it has changes that are not committed.
-    pub fn is_touched(&self) -> bool {
-        self.changes != self.committed
-    }
-}
-
-/// A writer's inode, or a scratch file's.
-#[derive(Debug)]
-pub struct WriteInode {
-    /// The file it belongs to.
-    pub entry: u64,
-    /// What the file held when the inode was made.
-    pub base: Result<SecretValue, Missing>,
-    /// `None`: nobody has opened it to write yet.
-    pub buffer: Option<Buffer>,
-    /// How many handles write to it.
-    pub writers: u32,
-    /// How many commits of it are under way.
-    pub commits: u32,
-    /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
-    pub is_read: bool,
-    /// When its bytes last changed.
-    pub changed_at: SystemTime,
-}
-
-impl WriteInode {
-    /// Whether a handle or a commit needs it.
-    pub(super) fn is_held(&self) -> bool {
-        self.writers > 0 || self.commits > 0
-    }
-
-    /// How many bytes it keeps.
-    pub(super) fn bytes_held(&self) -> usize {
-        let base = self.base.as_ref().map_or(0, SecretValue::len);
-        let buffer = self.buffer.as_ref().map_or(0, |buffer| {
-            let data = buffer.data.as_ref().map_or(0, SecretBuffer::len);
-            data + buffer.synced.as_ref().map_or(0, SecretBuffer::len)
-        });
-        base + buffer
-    }
-
-    /// Its length in bytes; 0 where that is not known.
-    pub fn len(&self) -> usize {
-        match &self.buffer {
-            Some(buffer) => buffer.data.as_ref().map_or(0, SecretBuffer::len),
-            None => self.base.as_ref().map_or(0, SecretValue::len),
-        }
-    }
-
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether its opener has written to it and not closed it.
-    pub fn is_unclosed(&self) -> bool {
-        self.writers > 0
-            && self
-                .buffer
-                .as_ref()
-                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_touched())
-    }
-}
-
-/// An open file with a handle number. Readers of versions have none, because the inode is enough.
-#[derive(Debug)]
-pub enum Handle {
-    /// It writes to this inode.
-    Write {
-        /// The inode.
-        ino: u64,
-        /// The request that opened it.
-        request: u64,
-        /// The last write request and how many bytes it wrote, as the kernel may send it again.
-        last_write: Option<(u64, u32)>,
-    },
-    /// It reads what a generated file held when it was opened.
-    Snapshot {
-        /// The request that opened it.
-        request: u64,
-        /// The bytes.
-        value: SecretValue,
-    },
-}
 
 impl State {
     /// A writer's inode.
@@ -151,7 +28,7 @@ impl State {
         self.write_inode(ino)?.buffer.as_ref()
     }
 
-    fn buffer_mut(&mut self, ino: u64) -> Option<&mut Buffer> {
+    pub(super) fn buffer_mut(&mut self, ino: u64) -> Option<&mut Buffer> {
         self.write_inode_mut(ino)?.buffer.as_mut()
     }
 
@@ -185,33 +62,6 @@ impl State {
         self.add_node(ino, entry, Node::Write(node));
     }
 
-    /// Creates a file that only its maker sees until it has a first value.
-    pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
-        let entry = self.new_entry(place);
-        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
-        self.pend(entry, place, ino, maker.process);
-        self.start_buffer(ino, maker);
-        // An empty file that is created and closed is a value, too.
-        self.touch(ino);
-        ino
-    }
-
-    /// Creates a scratch file that holds these bytes.
-    pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
-        self.unlink(place);
-        let entry = self.new_entry(place);
-        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
-        self.start_buffer(ino, maker);
-        self.write_bytes(ino, 0, bytes);
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.is_scratch = true;
-            entry.own = Some(ino);
-        });
-        ino
-    }
-
     /// An inode without a buffer is opened to read what its file held.
     pub fn read_base(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
@@ -219,139 +69,9 @@ impl State {
         }
     }
 
-    // Files without a first value.
-
-    /// Makes a file pending: from now on only this process sees it.
-    pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
-        self.leave_name(entry);
-        self.pending.entry(place.clone()).or_default().push(entry);
-        let old = self.entries.get(&entry).and_then(|entry| entry.current);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
-            entry.own = Some(own);
-            entry.pending = Some(process);
-            entry.is_scratch = false;
-            entry.current = None;
-        });
-        if let Some(old) = old {
-            self.drop_if_unused(old);
-        }
-    }
-
-    /// Whether a file of this name is pending.
-    pub fn is_pending(&self, place: &Place) -> bool {
-        self.pending.contains_key(place)
-    }
-
-    /// The file of this name that the process is making.
-    pub fn pending_of(
-        &self,
-        place: &Place,
-        process: impl FnOnce() -> Option<Process>,
-    ) -> Option<u64> {
-        let pending = self.pending.get(place)?;
-        let process = process()?;
-        let is_its = |entry: &&u64| {
-            self.entries
-                .get(entry)
-                .is_some_and(|entry| entry.pending == Some(process))
-        };
-        pending.iter().find(is_its).copied()
-    }
-
-    fn unlist_pending(&mut self, entry: u64) {
-        let Some(place) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.clone())
-        else {
-            return;
-        };
-        if let Some(pending) = self.pending.get_mut(&place) {
-            pending.retain(|pending| *pending != entry);
-            if pending.is_empty() {
-                self.pending.remove(&place);
-            }
-        }
-    }
-
-    /// Gives up a pending file: it never appears.
-    pub fn abandon(&mut self, entry: u64) {
-        self.unlist_pending(entry);
-        self.change_entry(entry, |entry| {
-            entry.pending = None;
-            entry.place = None;
-        });
-        self.drop_unused(entry);
-    }
-
-    /// Renames a pending file; it stays pending.
-    pub fn move_pending(&mut self, entry: u64, to: &Place) {
-        self.unlist_pending(entry);
-        self.pending.entry(to.clone()).or_default().push(entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
-            entry.go_to(to);
-        });
-    }
-
-    /// Takes the file out from under the name that everybody sees it by, if it has one.
-    fn leave_name(&mut self, entry: u64) {
-        if let Some(from) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.as_ref())
-            && self.names.get(from) == Some(&entry)
-        {
-            self.names.remove(from);
-        }
-    }
-
-    /// Shows the file to everybody, in the place of the one that had the name.
-    pub fn publish(&mut self, entry: u64, place: &Place) {
-        if self.named(place) == Some(entry)
-            && self
-                .entries
-                .get(&entry)
-                .is_some_and(|entry| entry.pending.is_none() && !entry.is_scratch)
-        {
-            return;
-        }
-        self.unlist_pending(entry);
-        self.leave_name(entry);
-        let is_renamed = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.earlier.is_some() || entry.is_scratch);
-        match is_renamed {
-            true => self.unlink(place),
-            // Two made the name at the same time: writers of the other one's file go on writing it.
-            false => self.vanish(place),
-        }
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
-            entry.own = None;
-            entry.pending = None;
-            entry.is_scratch = false;
-        });
-    }
-
-    /// Makes a file a scratch file of this name, which keeps its buffer.
-    pub fn become_scratch(&mut self, entry: u64, place: &Place) {
-        let own = self.entries.get(&entry).and_then(|entry| entry.own);
-        self.publish(entry, place);
-        self.change_entry(entry, |entry| {
-            entry.own = own;
-            entry.is_scratch = true;
-        });
-    }
-
     // Buffers.
 
-    fn start_buffer(&mut self, ino: u64, opener: &Opener) {
+    pub(super) fn start_buffer(&mut self, ino: u64, opener: &Opener) {
         let Some(node) = self.write_inode_mut(ino) else {
             return;
         };
@@ -455,7 +175,7 @@ impl State {
         }
     }
 
-    fn touch(&mut self, ino: u64) {
+    pub(super) fn touch(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.changes += 1;
             self.record_buffer(ino);
@@ -502,7 +222,7 @@ impl State {
         }
     }
 
-    fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
+    pub(super) fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
         if let Some(node) = self.write_inode_mut(ino)
             && let Some(buffer) = &mut node.buffer
             && let Ok(data) = &mut buffer.data
@@ -571,224 +291,5 @@ impl State {
             buffer.mtime = Some(mtime);
             self.record_buffer(ino);
         }
-    }
-
-    // Closing.
-
-    /// The opener was killed: its buffer is never committed.
-    pub fn kill(&mut self, ino: u64) {
-        if let Some(buffer) = self.buffer_mut(ino) {
-            buffer.is_killed = true;
-            self.record_buffer(ino);
-        }
-    }
-
-    /// The opener has closed a descriptor of this inode.
-    pub fn flushed(&mut self, ino: u64) {
-        if let Some(buffer) = self.buffer_mut(ino) {
-            buffer.is_flushed = true;
-        }
-    }
-
-    /// The opener has closed its last descriptor of the file of this inode: all that it has written to the file and
-    /// closed is to be committed, in the order of opening.
-    pub fn close(&mut self, ino: u64) -> Vec<u64> {
-        self.flushed(ino);
-        let Some((entry, process)) = self
-            .write_inode(ino)
-            .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
-        else {
-            return Vec::new();
-        };
-        let is_its = |node: &WriteInode| {
-            node.entry == entry
-                && node.writers > 0
-                && node
-                    .buffer
-                    .as_ref()
-                    .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
-        };
-        let mut closed: Vec<u64> = self
-            .handles
-            .values()
-            .filter_map(|handle| match handle {
-                Handle::Write { ino, .. } => Some(*ino),
-                Handle::Snapshot { .. } => None,
-            })
-            .filter(|ino| self.write_inode(*ino).is_some_and(is_its))
-            .collect();
-        closed.sort_unstable();
-        closed.dedup();
-        for ino in &closed {
-            if let Some(buffer) = self.buffer_mut(*ino) {
-                buffer.is_closed = true;
-                self.record_buffer(*ino);
-            }
-        }
-        let is_touched = |ino: &u64| {
-            self.buffer(*ino)
-                .is_some_and(|b| b.is_touched() && !b.is_killed)
-        };
-        closed.retain(is_touched);
-        closed.iter().for_each(|ino| self.begin_commit(*ino));
-        closed
-    }
-
-    /// Drops a handle. If it was the last writer of an inode that has something to commit, begins that commit and returns
-    /// the inode.
-    pub fn release(&mut self, handle: u64, is_alive: impl FnOnce(Process) -> bool) -> Option<u64> {
-        let released = self.handles.remove(&handle)?;
-        self.record(Record::HandleGone(handle));
-        let Handle::Write { ino, .. } = released else {
-            return None;
-        };
-        let node = self.write_inode_mut(ino)?;
-        node.writers = node.writers.saturating_sub(1);
-        if node.writers > 0 {
-            return None;
-        }
-        let entry = node.entry;
-        let is_scratch = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.is_scratch);
-        // An opener that is gone and never closed was killed while its close was on the way.
-        let is_left = self.buffer(ino).is_some_and(|buffer| {
-            buffer.is_touched()
-                && !buffer.is_killed
-                && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
-        });
-        if is_left && !is_scratch {
-            // The next server goes on with it if this one ends before it is done.
-            if let Some(buffer) = self.buffer_mut(ino) {
-                buffer.is_closed = true;
-                self.record_buffer(ino);
-            }
-            self.begin_commit(ino);
-            return Some(ino);
-        }
-        self.retire(ino);
-        None
-    }
-
-    /// Gives up an inode that nobody writes to and that has nothing to commit.
-    fn retire(&mut self, ino: u64) {
-        let Some(node) = self.write_inode(ino) else {
-            return;
-        };
-        if node.is_held() {
-            return;
-        }
-        let entry = node.entry;
-        let is_pending = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.pending.is_some() && entry.own == Some(ino));
-        if is_pending {
-            // A name that never got a value is gone with its last writer.
-            self.abandon(entry);
-        }
-        let is_own = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
-        if !is_own && let Some(node) = self.write_inode_mut(ino) {
-            // The kernel may remember the inode for long, but no name leads to it any more.
-            node.buffer = None;
-            node.base = Err(Missing::Failed(libc::ESTALE));
-        }
-        self.drop_if_unused(ino);
-    }
-
-    /// Begins a commit of the inode, which lasts until [`end_commit`](Self::end_commit).
-    pub fn begin_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits += 1;
-        }
-    }
-
-    /// The first `changes` changes of a buffer need no further commit: they were committed, or their commit failed and
-    /// `close` returned the error.
-    pub fn committed(&mut self, ino: u64, changes: u64) {
-        if let Some(buffer) = self.buffer_mut(ino) {
-            buffer.committed = buffer.committed.max(changes);
-            if buffer.changes == changes {
-                buffer.synced = None;
-            }
-            self.record_buffer(ino);
-        }
-    }
-
-    /// Ends a commit that [`close`](Self::close) or [`release`](Self::release) began.
-    pub fn end_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits = node.commits.saturating_sub(1);
-        }
-        if self.write_inode(ino).is_some_and(|node| node.writers == 0) {
-            self.retire(ino);
-        }
-    }
-
-    /// The inode of this file that the process has written to and not closed; the newest if there are several.
-    pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
-        let inodes = self.nodes.iter().filter(|(_, node)| match node {
-            Node::Write(node) => {
-                node.entry == entry
-                    && node.is_unclosed()
-                    && node
-                        .buffer
-                        .as_ref()
-                        .is_some_and(|buffer| buffer.opener.process == process)
-            }
-            Node::Version(_) => false,
-        });
-        inodes.map(|(ino, _)| *ino).max()
-    }
-
-    /// Takes a name away from everybody. A file that somebody is writing becomes pending: the close makes it.
-    pub fn vanish(&mut self, place: &Place) {
-        let Some(entry) = self.named(place) else {
-            return;
-        };
-        let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
-            Node::Write(node) if node.entry == entry && node.is_held() => {
-                let buffer = node.buffer.as_ref()?;
-                let is_wanted = !buffer.is_killed && (!buffer.is_closed || buffer.is_touched());
-                is_wanted.then_some((*ino, buffer.opener.process))
-            }
-            _ => None,
-        });
-        match writers.max_by_key(|(ino, _)| *ino) {
-            Some((own, process)) => self.pend(entry, place, own, process),
-            None => {
-                if let Some(entry) = self.entries.get_mut(&entry) {
-                    entry.has_vanished = true;
-                }
-                self.unlink(place);
-            }
-        }
-    }
-
-    /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
-    /// the order of opening.
-    pub(super) fn resume_commits(&mut self) -> Vec<u64> {
-        let is_left = |node: &Node| match node {
-            Node::Write(node) => {
-                node.writers == 0
-                    && !self
-                        .entries
-                        .get(&node.entry)
-                        .is_some_and(|entry| entry.is_scratch)
-                    && node.buffer.as_ref().is_some_and(|buffer| {
-                        buffer.is_touched() && buffer.is_closed && !buffer.is_killed
-                    })
-            }
-            Node::Version(_) => false,
-        };
-        let nodes = self.nodes.iter().filter(|(_, node)| is_left(node));
-        let mut left: Vec<u64> = nodes.map(|(ino, _)| *ino).collect();
-        left.sort_unstable();
-        left.iter().for_each(|ino| self.begin_commit(*ino));
-        left
     }
 }

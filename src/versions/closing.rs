@@ -1,0 +1,185 @@
+//! Which buffers a close commits, and what becomes of a writer's inode when nobody has it open any more.
+
+use super::inode::{Handle, Missing, Node, WriteInode};
+use super::record::Record;
+use super::state::State;
+use crate::process::Process;
+
+impl State {
+    /// The opener was killed: its buffer is never committed.
+    pub fn kill(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.is_killed = true;
+            self.record_buffer(ino);
+        }
+    }
+
+    /// The opener has closed a descriptor of this inode.
+    pub fn flushed(&mut self, ino: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.is_flushed = true;
+        }
+    }
+
+    /// The opener has closed its last descriptor of the file of this inode: all that it has written to the file and
+    /// closed is to be committed, in the order of opening.
+    pub fn close(&mut self, ino: u64) -> Vec<u64> {
+        self.flushed(ino);
+        let Some((entry, process)) = self
+            .write_inode(ino)
+            .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
+        else {
+            return Vec::new();
+        };
+        let is_its = |node: &WriteInode| {
+            node.entry == entry
+                && node.writers > 0
+                && node
+                    .buffer
+                    .as_ref()
+                    .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
+        };
+        let mut closed: Vec<u64> = self
+            .handles
+            .values()
+            .filter_map(|handle| match handle {
+                Handle::Write { ino, .. } => Some(*ino),
+                Handle::Snapshot { .. } => None,
+            })
+            .filter(|ino| self.write_inode(*ino).is_some_and(is_its))
+            .collect();
+        closed.sort_unstable();
+        closed.dedup();
+        for ino in &closed {
+            if let Some(buffer) = self.buffer_mut(*ino) {
+                buffer.is_closed = true;
+                self.record_buffer(*ino);
+            }
+        }
+        let is_touched = |ino: &u64| {
+            self.buffer(*ino)
+                .is_some_and(|b| b.is_touched() && !b.is_killed)
+        };
+        closed.retain(is_touched);
+        closed.iter().for_each(|ino| self.begin_commit(*ino));
+        closed
+    }
+
+    /// Drops a handle. If it was the last writer of an inode that has something to commit, begins that commit and returns
+    /// the inode.
+    pub fn release(&mut self, handle: u64, is_alive: impl FnOnce(Process) -> bool) -> Option<u64> {
+        let released = self.handles.remove(&handle)?;
+        self.record(Record::HandleGone(handle));
+        let Handle::Write { ino, .. } = released else {
+            return None;
+        };
+        let node = self.write_inode_mut(ino)?;
+        node.writers = node.writers.saturating_sub(1);
+        if node.writers > 0 {
+            return None;
+        }
+        let entry = node.entry;
+        let is_scratch = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.is_scratch);
+        // An opener that is gone and never closed was killed while its close was on the way.
+        let is_left = self.buffer(ino).is_some_and(|buffer| {
+            buffer.is_touched()
+                && !buffer.is_killed
+                && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
+        });
+        if is_left && !is_scratch {
+            // The next server goes on with it if this one ends before it is done.
+            if let Some(buffer) = self.buffer_mut(ino) {
+                buffer.is_closed = true;
+                self.record_buffer(ino);
+            }
+            self.begin_commit(ino);
+            return Some(ino);
+        }
+        self.retire(ino);
+        None
+    }
+
+    /// Gives up an inode that nobody writes to and that has nothing to commit.
+    fn retire(&mut self, ino: u64) {
+        let Some(node) = self.write_inode(ino) else {
+            return;
+        };
+        if node.is_held() {
+            return;
+        }
+        let entry = node.entry;
+        let is_pending = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.pending.is_some() && entry.own == Some(ino));
+        if is_pending {
+            // A name that never got a value is gone with its last writer.
+            self.abandon(entry);
+        }
+        let is_own = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
+        if !is_own && let Some(node) = self.write_inode_mut(ino) {
+            // The kernel may remember the inode for long, but no name leads to it any more.
+            node.buffer = None;
+            node.base = Err(Missing::Failed(libc::ESTALE));
+        }
+        self.drop_if_unused(ino);
+    }
+
+    /// Begins a commit of the inode, which lasts until [`end_commit`](Self::end_commit).
+    pub fn begin_commit(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.commits += 1;
+        }
+    }
+
+    /// The first `changes` changes of a buffer need no further commit: they were committed, or their commit failed and
+    /// `close` returned the error.
+    pub fn committed(&mut self, ino: u64, changes: u64) {
+        if let Some(buffer) = self.buffer_mut(ino) {
+            buffer.committed = buffer.committed.max(changes);
+            if buffer.changes == changes {
+                buffer.synced = None;
+            }
+            self.record_buffer(ino);
+        }
+    }
+
+    /// Ends a commit that [`close`](Self::close) or [`release`](Self::release) began.
+    pub fn end_commit(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino) {
+            node.commits = node.commits.saturating_sub(1);
+        }
+        if self.write_inode(ino).is_some_and(|node| node.writers == 0) {
+            self.retire(ino);
+        }
+    }
+
+    /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
+    /// the order of opening.
+    pub(super) fn resume_commits(&mut self) -> Vec<u64> {
+        let is_left = |node: &Node| match node {
+            Node::Write(node) => {
+                node.writers == 0
+                    && !self
+                        .entries
+                        .get(&node.entry)
+                        .is_some_and(|entry| entry.is_scratch)
+                    && node.buffer.as_ref().is_some_and(|buffer| {
+                        buffer.is_touched() && buffer.is_closed && !buffer.is_killed
+                    })
+            }
+            Node::Version(_) => false,
+        };
+        let nodes = self.nodes.iter().filter(|(_, node)| is_left(node));
+        let mut left: Vec<u64> = nodes.map(|(ino, _)| *ino).collect();
+        left.sort_unstable();
+        left.iter().for_each(|ino| self.begin_commit(*ino));
+        left
+    }
+}

@@ -1,0 +1,40 @@
+//! A file as users see it, whatever inodes hold its contents.
+
+use std::time::SystemTime;
+
+use super::Place;
+use crate::process::Process;
+
+/// A file as users see it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name; `None`: it was removed or replaced, and only those who have it open still see it.
+    pub place: Option<Place>,
+    /// Its last name.
+    pub last: Place,
+    /// Its name before the last rename, as a thread may just have looked that up.
+    pub(super) earlier: Option<Place>,
+    /// Nobody found anything under its name, which it had only because a backend could not be asked at once. Who opens
+    /// it to write makes it.
+    pub(super) has_vanished: bool,
+    /// The version that its name leads to.
+    pub current: Option<u64>,
+    /// The inode that a pending or scratch file's name leads to.
+    pub own: Option<u64>,
+    /// The process that is making it: it has no first value yet, and nobody else sees it.
+    pub pending: Option<Process>,
+    /// It lies in memory only.
+    pub is_scratch: bool,
+    /// The modification time that was set for the content with this fingerprint.
+    pub mtime: Option<(u64, SystemTime)>,
+    /// How many inodes belong to it.
+    pub(super) nodes: u32,
+}
+
+impl Entry {
+    pub(super) fn go_to(&mut self, place: &Place) {
+        if self.last != *place {
+            self.earlier = Some(std::mem::replace(&mut self.last, place.clone()));
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Which file a name leads to: names that everybody sees, and pending ones that only the maker of a file sees.
+
+use super::Place;
+use super::entry::Entry;
+use super::inode::{Node, Opener, WriteInode};
+use super::state::State;
+use crate::process::Process;
+use crate::secret::SecretValue;
+
+impl State {
+    /// The file that everybody finds under a name, if an inode of it is known.
+    pub fn named(&self, place: &Place) -> Option<u64> {
+        self.names.get(place).copied()
+    }
+
+    /// The scratch file of a name.
+    pub fn scratch(&self, place: &Place) -> Option<u64> {
+        self.named(place).filter(|entry| {
+            self.entries
+                .get(entry)
+                .is_some_and(|entry| entry.is_scratch)
+        })
+    }
+
+    /// How many bytes scratch files hold together.
+    pub fn scratch_bytes(&self) -> usize {
+        let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
+        let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
+        nodes.map(WriteInode::len).sum()
+    }
+
+    /// The number that `stat` and a listing show for a name.
+    pub fn number_of(&self, place: &Place) -> u64 {
+        self.named(place).unwrap_or_else(|| self.free_number(place))
+    }
+
+    /// A file that was renamed keeps the number of its old name.
+    pub(super) fn free_number(&self, place: &Place) -> u64 {
+        let mut number = place.number();
+        while self.entries.contains_key(&number) {
+            number += 1;
+        }
+        number
+    }
+
+    /// A file that has no name yet.
+    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
+        let number = self.free_number(place);
+        self.put_entry(
+            number,
+            Entry {
+                place: None,
+                last: place.clone(),
+                earlier: None,
+                has_vanished: false,
+                current: None,
+                own: None,
+                pending: None,
+                is_scratch: false,
+                mtime: None,
+                nodes: 0,
+            },
+        );
+        self.record_entry(number);
+        number
+    }
+
+    /// The file that everybody finds under a name; where none is known yet, one is made.
+    pub fn entry_at(&mut self, place: &Place) -> u64 {
+        if let Some(entry) = self.named(place) {
+            return entry;
+        }
+        let entry = self.new_entry(place);
+        self.names.insert(place.clone(), entry);
+        self.change_entry(entry, |entry| entry.place = Some(place.clone()));
+        entry
+    }
+
+    /// Takes a name that everybody sees from its file.
+    pub fn unlink(&mut self, place: &Place) {
+        self.promises.pop(&place.number());
+        let Some(entry) = self.names.remove(place) else {
+            return;
+        };
+        self.change_entry(entry, |entry| entry.place = None);
+        self.drop_unused(entry);
+    }
+
+    /// Moves a file that everybody sees, over whatever has the new name.
+    pub fn rename(&mut self, from: &Place, to: &Place) {
+        self.unlink(to);
+        let Some(entry) = self.names.remove(from) else {
+            return;
+        };
+        self.names.insert(to.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(to.clone());
+            entry.go_to(to);
+        });
+    }
+
+    /// Creates a file that only its maker sees until it has a first value.
+    pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
+        let entry = self.new_entry(place);
+        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
+        self.pend(entry, place, ino, maker.process);
+        self.start_buffer(ino, maker);
+        // An empty file that is created and closed is a value, too.
+        self.touch(ino);
+        ino
+    }
+
+    /// Creates a scratch file that holds these bytes.
+    pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
+        self.unlink(place);
+        let entry = self.new_entry(place);
+        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
+        self.start_buffer(ino, maker);
+        self.write_bytes(ino, 0, bytes);
+        self.names.insert(place.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
+            entry.is_scratch = true;
+            entry.own = Some(ino);
+        });
+        ino
+    }
+
+    /// Makes a file pending: from now on only this process sees it.
+    pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
+        self.leave_name(entry);
+        self.pending.entry(place.clone()).or_default().push(entry);
+        let old = self.entries.get(&entry).and_then(|entry| entry.current);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
+            entry.go_to(place);
+            entry.own = Some(own);
+            entry.pending = Some(process);
+            entry.is_scratch = false;
+            entry.current = None;
+        });
+        if let Some(old) = old {
+            self.drop_if_unused(old);
+        }
+    }
+
+    /// Whether a file of this name is pending.
+    pub fn is_pending(&self, place: &Place) -> bool {
+        self.pending.contains_key(place)
+    }
+
+    /// The file of this name that the process is making.
+    pub fn pending_of(
+        &self,
+        place: &Place,
+        process: impl FnOnce() -> Option<Process>,
+    ) -> Option<u64> {
+        let pending = self.pending.get(place)?;
+        let process = process()?;
+        let is_its = |entry: &&u64| {
+            self.entries
+                .get(entry)
+                .is_some_and(|entry| entry.pending == Some(process))
+        };
+        pending.iter().find(is_its).copied()
+    }
+
+    fn unlist_pending(&mut self, entry: u64) {
+        let Some(place) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.clone())
+        else {
+            return;
+        };
+        if let Some(pending) = self.pending.get_mut(&place) {
+            pending.retain(|pending| *pending != entry);
+            if pending.is_empty() {
+                self.pending.remove(&place);
+            }
+        }
+    }
+
+    /// Gives up a pending file: it never appears.
+    pub fn abandon(&mut self, entry: u64) {
+        self.unlist_pending(entry);
+        self.change_entry(entry, |entry| {
+            entry.pending = None;
+            entry.place = None;
+        });
+        self.drop_unused(entry);
+    }
+
+    /// Renames a pending file; it stays pending.
+    pub fn move_pending(&mut self, entry: u64, to: &Place) {
+        self.unlist_pending(entry);
+        self.pending.entry(to.clone()).or_default().push(entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(to.clone());
+            entry.go_to(to);
+        });
+    }
+
+    /// Takes the file out from under the name that everybody sees it by, if it has one.
+    fn leave_name(&mut self, entry: u64) {
+        if let Some(from) = self
+            .entries
+            .get(&entry)
+            .and_then(|entry| entry.place.as_ref())
+            && self.names.get(from) == Some(&entry)
+        {
+            self.names.remove(from);
+        }
+    }
+
+    /// Shows the file to everybody, in the place of the one that had the name.
+    pub fn publish(&mut self, entry: u64, place: &Place) {
+        if self.named(place) == Some(entry)
+            && self
+                .entries
+                .get(&entry)
+                .is_some_and(|entry| entry.pending.is_none() && !entry.is_scratch)
+        {
+            return;
+        }
+        self.unlist_pending(entry);
+        self.leave_name(entry);
+        let is_renamed = self
+            .entries
+            .get(&entry)
+            .is_some_and(|entry| entry.earlier.is_some() || entry.is_scratch);
+        match is_renamed {
+            true => self.unlink(place),
+            // Two made the name at the same time: writers of the other one's file go on writing it.
+            false => self.vanish(place),
+        }
+        self.names.insert(place.clone(), entry);
+        self.change_entry(entry, |entry| {
+            entry.place = Some(place.clone());
+            entry.go_to(place);
+            entry.own = None;
+            entry.pending = None;
+            entry.is_scratch = false;
+        });
+    }
+
+    /// Makes a file a scratch file of this name, which keeps its buffer.
+    pub fn become_scratch(&mut self, entry: u64, place: &Place) {
+        let own = self.entries.get(&entry).and_then(|entry| entry.own);
+        self.publish(entry, place);
+        self.change_entry(entry, |entry| {
+            entry.own = own;
+            entry.is_scratch = true;
+        });
+    }
+
+    /// The inode of this file that the process has written to and not closed; the newest if there are several.
+    pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
+        let inodes = self.nodes.iter().filter(|(_, node)| match node {
+            Node::Write(node) => {
+                node.entry == entry
+                    && node.is_unclosed()
+                    && node
+                        .buffer
+                        .as_ref()
+                        .is_some_and(|buffer| buffer.opener.process == process)
+            }
+            Node::Version(_) => false,
+        });
+        inodes.map(|(ino, _)| *ino).max()
+    }
+
+    /// Takes a name away from everybody. A file that somebody is writing becomes pending: the close makes it.
+    pub fn vanish(&mut self, place: &Place) {
+        let Some(entry) = self.named(place) else {
+            return;
+        };
+        let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
+            Node::Write(node) if node.entry == entry && node.is_held() => {
+                let buffer = node.buffer.as_ref()?;
+                let is_wanted = !buffer.is_killed && (!buffer.is_closed || buffer.is_touched());
+                is_wanted.then_some((*ino, buffer.opener.process))
+            }
+            _ => None,
+        });
+        match writers.max_by_key(|(ino, _)| *ino) {
+            Some((own, process)) => self.pend(entry, place, own, process),
+            None => {
+                if let Some(entry) = self.entries.get_mut(&entry) {
+                    entry.has_vanished = true;
+                }
+                self.unlink(place);
+            }
+        }
+    }
+}
