@@ -8,7 +8,9 @@
 mod audit;
 pub mod bundle;
 mod close;
+mod commit;
 mod content;
+mod create;
 mod documents;
 mod events;
 mod files;
@@ -17,6 +19,8 @@ mod listing;
 mod lookup;
 mod notes;
 mod open;
+mod set_attr;
+mod status;
 mod unlink_rename;
 mod write;
 mod xattr;
@@ -27,14 +31,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
-pub use close::{Commit, Commits};
+pub use commit::{Commit, Commits};
 pub use files::parse_prefix;
 pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
-pub use write::{Change as AttrChange, Changed as AttrChanged};
+pub use set_attr::{Change as AttrChange, Changed as AttrChanged};
+pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
 
 use crate::error::Error;
 use crate::hardware::Hardware;
@@ -160,56 +163,6 @@ pub struct Found {
     pub attr: Attr,
     /// How long the kernel may take the name for this inode without asking.
     pub valid: Duration,
-}
-
-/// What the rooms above say of the mount, for the file `status`.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct MountInfo {
-    /// Where it is mounted.
-    pub mount_point: String,
-    /// Whether root may look, too.
-    pub allow_root: bool,
-    /// What the kernel speaks.
-    pub kernel: KernelInfo,
-    /// The keeper, if there is one.
-    pub keeper_pid: Option<u32>,
-    /// The last servers that ended.
-    pub restarts: Vec<Restart>,
-    /// The program that `upgrade` changes to.
-    pub program: Option<String>,
-    /// The last upgrade that was tried.
-    pub upgrade: Option<Upgrade>,
-}
-
-/// A server that ended and was replaced.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Restart {
-    /// When, as RFC 3339 has it.
-    pub at: String,
-    /// Why: a signal's name, or a word.
-    pub reason: String,
-}
-
-/// An upgrade that was tried.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Upgrade {
-    /// How many have been tried.
-    pub number: u64,
-    /// When, as RFC 3339 has it.
-    pub at: String,
-    /// Why the old program stayed; `None`: the upgrade succeeded.
-    pub error: Option<String>,
-}
-
-/// The kernel's FUSE protocol.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct KernelInfo {
-    /// Version, as `7.44`.
-    pub fuse: String,
-    /// Whether it can send again what a dead server had taken.
-    pub resend: bool,
-    /// Whether it holds names, and asks for them again after a change.
-    pub epoch: bool,
 }
 
 /// The tree. See the module for how it works.
@@ -338,7 +291,7 @@ impl Tree {
             }
         });
         tree.checkpoint(&lock(&tree.state));
-        let commits = Commits::unfinished(restored.unfinished);
+        let commits = Commits::of_buffers(restored.unfinished);
         (tree, commits)
     }
 
@@ -364,23 +317,6 @@ impl Tree {
     /// The names that the kernel holds.
     pub fn kernel_names(&self) -> &KernelNames {
         &self.names
-    }
-
-    /// Changes what `status` says of the mount.
-    pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
-        change(&mut lock(&self.mount));
-    }
-
-    /// What `status` says of the mount.
-    pub fn mount_info(&self) -> MountInfo {
-        lock(&self.mount).clone()
-    }
-
-    /// Adds to the events that this server came after another.
-    pub fn notify_restart(&self, restart: &Restart) {
-        self.add_event(&serde_json::json!({
-            "at": restart.at, "event": "server_restarted", "reason": restart.reason,
-        }));
     }
 
     /// The chain behind the tree.
@@ -453,22 +389,6 @@ impl Tree {
             state: lock(&self.state),
             tree: self,
         }
-    }
-
-    fn status(&self) -> impl Serialize + use<> {
-        let mount = self.mount_info();
-        serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "keeper_pid": mount.keeper_pid,
-            "server_pid": std::process::id(),
-            "started_at": crate::provider::rfc3339(lock(&self.notes).begun),
-            "restarts": mount.restarts,
-            "program": mount.program,
-            "upgrade": mount.upgrade,
-            "mount_point": mount.mount_point,
-            "allow_root": mount.allow_root,
-            "kernel": mount.kernel,
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Removing and renaming. Both write the secrets file, so they run on a thread that may wait for the disk.
 
 use super::audit::actor;
-use super::close::{Commit, Commits};
+use super::commit::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree};

@@ -1,0 +1,369 @@
+//! Commits: what a close, a rename or a truncation wrote is stored, whole or not at all.
+
+use super::audit::Writer;
+use super::layout::{Dir, File};
+use super::{OpError, Tree, WorkQueue};
+use crate::error::{Error, Result};
+use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
+use crate::versions::{Missing, Node, Place};
+
+/// A write that is to be committed.
+#[derive(Debug)]
+pub struct Commit(What);
+
+#[derive(Debug)]
+enum What {
+    /// What an inode's buffer holds.
+    Buffer(u64),
+    /// What an inode's buffer held when it was fsynced last.
+    Synced(u64),
+    /// What a name holds after truncate(2).
+    Truncation {
+        place: Place,
+        data: SecretBuffer,
+        writer: Writer,
+    },
+}
+
+impl Commit {
+    pub(super) fn of_truncation(place: Place, data: SecretBuffer, writer: Writer) -> Self {
+        Self(What::Truncation {
+            place,
+            data,
+            writer,
+        })
+    }
+
+    pub(super) fn of_buffer(ino: u64) -> Self {
+        Self(What::Buffer(ino))
+    }
+
+    pub(super) fn of_synced(ino: u64) -> Self {
+        Self(What::Synced(ino))
+    }
+}
+
+/// What one operation commits, in order.
+#[derive(Debug, Default)]
+pub struct Commits(Vec<Commit>);
+
+impl Commits {
+    pub(super) fn one(commit: Commit) -> Self {
+        Self(vec![commit])
+    }
+
+    /// What the buffers of these inodes hold, in this order.
+    pub(super) fn of_buffers(inodes: impl IntoIterator<Item = u64>) -> Self {
+        Self(inodes.into_iter().map(Commit::of_buffer).collect())
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of the first inode, which tells these commits from others.
+    pub fn number(&self) -> u64 {
+        match self.0.first() {
+            Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
+            _ => 0,
+        }
+    }
+}
+
+/// What a commit writes, and where.
+struct Ready {
+    place: Place,
+    file: File,
+    value: SecretValue,
+    writer: Writer,
+}
+
+/// A commit that is under way.
+enum Begun {
+    /// Nothing is to be written.
+    Nothing,
+    Failed(OpError),
+    Write(Ready),
+}
+
+impl Tree {
+    /// Gives these commits up: they are not tried again.
+    pub fn give_up(&self, commits: &Commits) {
+        for commit in &commits.0 {
+            let changes = match &commit.0 {
+                What::Buffer(ino) => self.state().buffer(*ino).map_or(0, |buffer| buffer.changes),
+                _ => 0,
+            };
+            self.end(commit, changes, None, &mut Ok(()), Ok(()));
+        }
+    }
+
+    /// Which queue a commit is for.
+    pub fn queue_of(&self, commits: &Commits) -> WorkQueue {
+        let state = self.state();
+        let is_config = |commit: &Commit| match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => {
+                matches!(self.file_of(&state, *ino), Ok(File::Config(_)))
+            }
+            What::Truncation { place, .. } => {
+                matches!(self.layout.file_at(place), Some(File::Config(_)))
+            }
+        };
+        match commits.0.iter().any(is_config) {
+            true => WorkQueue::Database,
+            false => WorkQueue::Store,
+        }
+    }
+
+    /// Which queue a change of these names in a folder is for.
+    pub fn queue_of_names(&self, dir: u64, names: &[&str]) -> WorkQueue {
+        let is_config = |name: &&str| {
+            matches!(
+                self.layout.file_at(&Place::new(dir, name)),
+                Some(File::Config(_))
+            )
+        };
+        match names.iter().any(is_config) {
+            true => WorkQueue::Database,
+            false => WorkQueue::Store,
+        }
+    }
+
+    /// Commits these writes. Consecutive writes of secrets go into one rewrite of the store, and each gets its own result.
+    /// It waits for the disk and for other writers of the secrets file.
+    ///
+    /// # Errors
+    /// Those of the contract's table; then nothing of that write has changed.
+    pub fn commit(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
+        let mut results: Vec<_> = all.iter().map(|_| Ok(())).collect();
+        let mut batch: Vec<(usize, &Commit, Begin)> = Vec::new();
+        for (index, commits) in all.iter().enumerate() {
+            for commit in &commits.0 {
+                let (begun, changes) = self.begin(commit);
+                match begun {
+                    Begun::Nothing => self.end(commit, changes, None, &mut results[index], Ok(())),
+                    Begun::Failed(error) => {
+                        self.end(commit, changes, None, &mut results[index], Err(error));
+                    }
+                    Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
+                }
+                let is_secret = matches!(
+                    batch.last(),
+                    Some((
+                        _,
+                        _,
+                        Begin {
+                            ready: Ready {
+                                file: File::Secret(_),
+                                ..
+                            },
+                            ..
+                        }
+                    ))
+                );
+                if !is_secret {
+                    self.write_batch(&mut batch, &mut results);
+                }
+            }
+        }
+        self.write_batch(&mut batch, &mut results);
+        results
+    }
+
+    fn write_batch(
+        &self,
+        batch: &mut Vec<(usize, &Commit, Begin)>,
+        results: &mut [std::result::Result<(), OpError>],
+    ) {
+        let batch = std::mem::take(batch);
+        let all_secrets = batch
+            .iter()
+            .all(|(_, _, begin)| matches!(begin.ready.file, File::Secret(_)));
+        let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
+            true => self.store_together(&batch),
+            false => {
+                let one = batch.iter().map(|(_, _, begin)| {
+                    let Ready {
+                        file,
+                        value,
+                        writer,
+                        ..
+                    } = &begin.ready;
+                    self.store(file, value.as_bytes(), writer)
+                });
+                one.collect()
+            }
+        };
+        for ((index, commit, begin), written) in batch.into_iter().zip(written) {
+            let name = begin.ready.place.name.clone();
+            let written = written.map_err(|error| OpError::Error(error.at(&name)));
+            self.end(
+                commit,
+                begin.changes,
+                Some(&begin.ready),
+                &mut results[index],
+                written,
+            );
+        }
+        self.changed();
+    }
+
+    fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
+        let change = |begin: &Begin| match &begin.ready.file {
+            File::Secret(name) => vec![Change::Set(
+                SecretName::clone(name),
+                begin.ready.value.clone(),
+            )],
+            _ => Vec::new(),
+        };
+        let changes: Vec<Vec<Change>> = batch.iter().map(|(_, _, begin)| change(begin)).collect();
+        let sets: Vec<&[Change]> = changes.iter().map(Vec::as_slice).collect();
+        let results = match self.manager.apply_each(&sets) {
+            Ok(results) => results,
+            Err(error) => sets.iter().map(|_| Err(error.duplicate())).collect(),
+        };
+        for (((_, _, begin), changes), result) in batch.iter().zip(&changes).zip(&results) {
+            if result.is_ok() {
+                self.record_changes(&begin.ready.writer.actor, changes);
+            }
+        }
+        results.into_iter().map(|result| result.map(drop)).collect()
+    }
+
+    /// What a commit has to write, and the number of changes that the buffer had by then.
+    fn begin(&self, commit: &Commit) -> (Begun, u64) {
+        let state = self.state();
+        let ino = match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => *ino,
+            What::Truncation {
+                place,
+                data,
+                writer,
+            } => {
+                let begun = match (self.layout.file_at(place), data.to_value(&place.name)) {
+                    (Some(file), Ok(value)) => Begun::Write(Ready {
+                        place: place.clone(),
+                        file,
+                        value,
+                        writer: writer.clone(),
+                    }),
+                    (None, _) => Begun::Nothing,
+                    (_, Err(error)) => Begun::Failed(OpError::Error(error)),
+                };
+                return (begun, 0);
+            }
+        };
+        let Some(Node::Write(node)) = state.node(ino) else {
+            return (Begun::Nothing, 0);
+        };
+        let Some(buffer) = node.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
+            return (
+                Begun::Nothing,
+                node.buffer.as_ref().map_or(0, |buffer| buffer.changes),
+            );
+        };
+        let (data, changes) = match &commit.0 {
+            // What was written after the fsync is committed later.
+            What::Synced(_) => (
+                buffer.synced.as_ref().ok_or(Missing::Unknown),
+                buffer.committed,
+            ),
+            _ => (
+                buffer.data.as_ref().map_err(|missing| *missing),
+                buffer.changes,
+            ),
+        };
+        let Some(entry) = state.entry(node.entry) else {
+            return (Begun::Nothing, changes);
+        };
+        // The file was removed or replaced meanwhile, so what was written goes with it.
+        let Some(place) = entry.place.clone().filter(|_| !entry.is_scratch) else {
+            return (Begun::Nothing, changes);
+        };
+        let Some(file) = self.layout.file_at(&place) else {
+            return (Begun::Nothing, changes);
+        };
+        let value = match data {
+            Ok(data) => data.to_value(&place.name),
+            Err(Missing::Failed(libc::EFBIG)) => Err(Error::TooLarge {
+                what: place.name.clone(),
+                limit: file.limit(),
+            }),
+            Err(Missing::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
+                name: place.name.clone(),
+            }),
+            Err(Missing::Failed(errno)) => return (Begun::Failed(OpError::Errno(errno)), changes),
+            Err(Missing::Unknown) => return (Begun::Nothing, changes),
+        };
+        let begun = match value {
+            Ok(value) => Begun::Write(Ready {
+                place,
+                file,
+                value,
+                writer: Writer::of_opener(&buffer.opener),
+            }),
+            Err(error) => Begun::Failed(OpError::Error(error)),
+        };
+        (begun, changes)
+    }
+
+    /// Ends a commit. One that failed is given up, because close(2) returns its error.
+    fn end(
+        &self,
+        commit: &Commit,
+        changes: u64,
+        ready: Option<&Ready>,
+        result: &mut std::result::Result<(), OpError>,
+        written: std::result::Result<(), OpError>,
+    ) {
+        let mut state = self.state();
+        match &commit.0 {
+            What::Buffer(ino) | What::Synced(ino) => {
+                let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
+                if let (Ok(()), Some(ready), Some(entry)) = (&written, ready, state.entry_of(*ino))
+                {
+                    let is_there = state
+                        .entry(entry)
+                        .is_some_and(|entry| entry.place.as_ref() == Some(&ready.place));
+                    let is_whole = matches!(commit.0, What::Buffer(_));
+                    if is_there && is_whole {
+                        let is_new = state.named(&ready.place) != Some(entry);
+                        if is_new
+                            && let Some(dir @ (Dir::Hardware | Dir::Config)) =
+                                self.layout.dir(ready.place.dir)
+                        {
+                            self.layout.touch(dir);
+                        }
+                        state.publish(entry, &ready.place);
+                        if let Some(mtime) = mtime {
+                            state.set_mtime(entry, ready.value.fingerprint(), mtime);
+                        }
+                    }
+                }
+                if let What::Buffer(_) = commit.0 {
+                    state.committed(*ino, changes);
+                    if written.is_err()
+                        && let Some(entry) = state.entry_of(*ino)
+                    {
+                        let is_over = state.buffer(*ino).is_some_and(|buffer| buffer.is_closed);
+                        if is_over && state.entry(entry).is_some_and(|e| e.pending.is_some()) {
+                            // A name that did not get its first value is gone for its maker, too.
+                            state.abandon(entry);
+                        }
+                    }
+                }
+                state.end_commit(*ino);
+            }
+            What::Truncation { .. } => {}
+        }
+        if result.is_ok() {
+            *result = written;
+        }
+    }
+}
+
+struct Begin {
+    ready: Ready,
+    changes: u64,
+}

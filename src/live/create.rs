@@ -1,0 +1,158 @@
+//! Making files. A new file is its maker's alone until it has its first value.
+
+use std::time::Duration;
+
+use super::content::{Freshness, Resolved};
+use super::layout::{Dir, File, is_sed_name};
+use super::open::Opened;
+use super::{Caller, Found, OpError, Tree};
+use crate::error::Error;
+use crate::secret::{SecretName, SecretValue};
+use crate::state::check_provider_name;
+use crate::versions::{Handle, Missing, Place, State};
+
+/// Why no file of this name can be made in `config/`.
+pub(super) fn not_a_config(name: &str) -> OpError {
+    let problem = match name.strip_suffix(".json") {
+        Some(provider) => check_provider_name(provider).err(),
+        None => Some(Error::Malformed {
+            what: format!("{name:?} in config/"),
+            reason: "the name must be a provider's, and end in .json".into(),
+        }),
+    };
+    problem.map_or(OpError::Errno(libc::EINVAL), OpError::Error)
+}
+
+impl Tree {
+    /// The file that a new file of this name would be.
+    fn file_to_create(&self, place: &Place, exclusive: bool) -> Result<File, OpError> {
+        let dir = self
+            .layout
+            .dir(place.dir)
+            .ok_or(OpError::Errno(libc::ENOTDIR))?;
+        match self.layout.file_at(place) {
+            _ if dir.has_scratch() && exclusive && is_sed_name(&place.name) => Ok(File::Scratch),
+            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
+                Ok(file)
+            }
+            // Such a file always exists, so creating it means opening it.
+            Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
+            None => Err(match dir {
+                Dir::Secrets => SecretName::new(&place.name)
+                    .err()
+                    .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
+                Dir::Hardware => OpError::Errno(libc::EINVAL),
+                Dir::Config => not_a_config(&place.name),
+                _ => OpError::Errno(libc::EPERM),
+            }),
+            Some(_) => Err(OpError::Errno(libc::EPERM)),
+        }
+    }
+
+    /// Creates a file and opens it to write. Its maker sees it at once, everybody else when it has its first value; a
+    /// scratch file is seen by all who know its name.
+    ///
+    /// # Errors
+    /// EINVAL for a name that no secret or price can have, EPERM where nothing can be created, EEXIST where the name is
+    /// there or being made and the flags say O_EXCL.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &str,
+        flags: i32,
+    ) -> Result<(Found, Opened), OpError> {
+        self.admit(caller, name)?;
+        let mut state = self.state();
+        if caller.is_resend
+            && let Some((handle, Handle::Write { ino, .. })) = state.opened_by(caller.request)
+        {
+            let ino = *ino;
+            return Ok((
+                self.found(&mut state, ino, Duration::ZERO),
+                Opened::direct(handle),
+            ));
+        }
+        let place = Place::new(parent, name);
+        // Who was sent round for it has come back.
+        state.arrived(caller.tid, &place);
+        let ino = self.make(&mut state, caller, &place, flags)?;
+        let opener = self.opener(caller)?;
+        let handle = state.open_writer(ino, &opener, caller.request);
+        if flags & libc::O_TRUNC != 0 {
+            // The kernel takes the file for a new one, and will not ask. Emptied, it does not matter what it held.
+            let _ = state.set_len(ino, 0);
+        }
+        Ok((
+            self.found(&mut state, ino, Duration::ZERO),
+            Opened::direct(handle),
+        ))
+    }
+
+    /// Creates a file without opening it (mknod(2)).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create) with O_EXCL.
+    pub fn make_node(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+        self.admit(caller, name)?;
+        let mut state = self.state();
+        let place = Place::new(parent, name);
+        if caller.is_resend
+            && let Some(ino) = self.made_by(&state, caller, &place)
+        {
+            return Ok(self.found(&mut state, ino, Duration::ZERO));
+        }
+        let ino = self.make(&mut state, caller, &place, libc::O_EXCL)?;
+        Ok(self.found(&mut state, ino, Duration::ZERO))
+    }
+
+    fn make(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        place: &Place,
+        flags: i32,
+    ) -> Result<u64, OpError> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let file = self.file_to_create(place, exclusive)?;
+        let opener = self.opener(caller)?;
+        let mine = self.made_by(state, caller, place);
+        if let Some(entry) = state.scratch(place) {
+            return match state.entry(entry).and_then(|entry| entry.own) {
+                Some(own) if !exclusive => Ok(own),
+                _ => Err(OpError::Errno(libc::EEXIST)),
+            };
+        }
+        if file == File::Scratch {
+            if mine.is_some() && exclusive {
+                return Err(OpError::Errno(libc::EEXIST));
+            }
+            return Ok(state.create_scratch(place, &opener, b""));
+        }
+        let base = match self.resolve(&file, Freshness::LastKnown) {
+            Resolved::Content(content) => Some(Ok(content.value)),
+            // A provider that fails may have it; whether it has, the file may have one, too.
+            Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,
+            Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
+            // Nobody knows of it yet: it is being made.
+            Resolved::Missing | Resolved::Blocked(_) => None,
+        };
+        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(place)) {
+            return Err(OpError::Errno(libc::EEXIST));
+        }
+        if let Some(own) = mine {
+            return Ok(own);
+        }
+        Ok(match base {
+            Some(base) => {
+                let base = match flags & libc::O_TRUNC {
+                    0 => base,
+                    _ => Ok(SecretValue::new("")),
+                };
+                let entry = state.entry_at(place);
+                state.new_write_inode(entry, base)
+            }
+            None => state.create(place, &opener),
+        })
+    }
+}

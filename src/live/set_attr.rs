@@ -1,0 +1,228 @@
+//! setattr: truncate(2) and ftruncate(2), utimensat(2), chmod(2) and chown(2).
+
+use std::time::SystemTime;
+
+use super::commit::{Commit, Commits};
+use super::content::{Freshness, Resolved};
+use super::layout::File;
+use super::lookup::waited;
+use super::write::{MAX_SCRATCH, no_room};
+use super::{Attr, Caller, OpError, Tree};
+use crate::secret::SecretBuffer;
+use crate::versions::{Missing, Node, State};
+
+/// What setattr is to change; `None`: leave it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// User.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Modification time.
+    pub mtime: Option<SystemTime>,
+}
+
+/// What became of a setattr.
+#[derive(Debug)]
+pub enum Changed {
+    /// It is done.
+    Done(Attr),
+    /// A truncation by name is a whole write: it is done when this is committed, and these attributes are its answer.
+    Commit(Commits, Attr),
+}
+
+impl Tree {
+    /// Changes the length or the modification time. A mode or an owner may only be set to the present one; for a file that
+    /// its maker is still writing any is accepted, and the present one stays.
+    ///
+    /// # Errors
+    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to cut cannot be had.
+    pub fn set_attr(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        handle: Option<u64>,
+        change: Change,
+        has_waited: bool,
+    ) -> Result<Changed, OpError> {
+        self.admit(caller, "setattr")?;
+        let present = self.attr(caller, ino, has_waited);
+        let mut state = self.state();
+        if !self.is_being_written(&state, ino) {
+            let mode = match (&present, self.layout.dir(ino)) {
+                (Ok(attr), _) => attr.mode,
+                (_, Some(dir)) => dir.mode(),
+                _ => 0o600,
+            };
+            let differs = change.mode.is_some_and(|to| to & 0o7777 != u32::from(mode))
+                || change.uid.is_some_and(|uid| uid != self.owner.uid)
+                || change.gid.is_some_and(|gid| gid != self.owner.gid);
+            if differs {
+                return Err(OpError::Errno(libc::EPERM));
+            }
+        }
+        if let Some(size) = change.size
+            && let Some(commit) =
+                self.set_size(&mut state, caller, ino, handle, size, has_waited)?
+        {
+            let attr = match state.node(ino) {
+                Some(_) => self.node_attr(&state, ino),
+                None => self.file_attr(ino, 0o600, 0, self.begun()),
+            };
+            return Ok(Changed::Commit(commit, attr));
+        }
+        if let Some(mtime) = change.mtime {
+            self.set_mtime(&mut state, ino, mtime);
+        }
+        drop(state);
+        Ok(Changed::Done(self.attr(caller, ino, has_waited)?))
+    }
+
+    /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
+    fn is_being_written(&self, state: &State, ino: u64) -> bool {
+        let Some(node) = state.write_inode(ino) else {
+            return false;
+        };
+        let entry = state.entry(node.entry);
+        node.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
+    }
+
+    fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
+        let fingerprint = match state.node(ino) {
+            Some(Node::Version(version)) => version.value.fingerprint(),
+            Some(Node::Write(node)) => {
+                let is_scratch = state
+                    .entry(node.entry)
+                    .is_some_and(|entry| entry.is_scratch);
+                match &node.buffer {
+                    Some(buffer) if is_scratch || buffer.is_touched() => {
+                        return state.set_buffer_mtime(ino, mtime);
+                    }
+                    // There is no uncommitted write, so the time of the present content is set (`touch`).
+                    buffer => {
+                        let data = buffer.as_ref().and_then(|buffer| buffer.data.as_ref().ok());
+                        let value = match data {
+                            Some(data) => data.to_value("").ok(),
+                            None => node.base.as_ref().ok().cloned(),
+                        };
+                        let Some(value) = value else { return };
+                        value.fingerprint()
+                    }
+                }
+            }
+            None => {
+                let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+                    return;
+                };
+                let file = self.layout.file_at(&place);
+                if let Some(Resolved::Content(content)) =
+                    file.map(|file| self.resolve(&file, Freshness::LastKnown))
+                {
+                    let entry = state.entry_at(&place);
+                    state.set_mtime(entry, content.value.fingerprint(), mtime);
+                    self.changed();
+                }
+                return;
+            }
+        };
+        if let Some(entry) = state.entry_of(ino) {
+            state.set_mtime(entry, fingerprint, mtime);
+            // The kernel may keep the old time for another inode of the same file.
+            self.changed();
+        }
+    }
+
+    /// Sets a length. A truncation by name without an open writer is a write of its own, and is committed at once.
+    fn set_size(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        ino: u64,
+        handle: Option<u64>,
+        size: u64,
+        has_waited: bool,
+    ) -> Result<Option<Commits>, OpError> {
+        if self.layout.dir(ino).is_some() {
+            return Err(OpError::Errno(libc::EISDIR));
+        }
+        // A caller that the daemon cannot see may not write.
+        self.opener(caller)?;
+        // ftruncate(2) has a handle. O_TRUNC comes after OPEN, and without one.
+        let by_handle = handle.and_then(|handle| state.written_by(handle));
+        let own = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
+        let Some(own) = own else {
+            return self
+                .truncate(state, caller, ino, size, has_waited)
+                .map(Some);
+        };
+        let file = self.file_of(state, own)?;
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|len| *len <= file.limit());
+        let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
+        if len > 0 {
+            self.supply_base(state, own, has_waited)?;
+        }
+        if file == File::Scratch {
+            let present = state.write_inode(own).map_or(0, |node| node.len());
+            if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
+                return Err(no_room(state, own));
+            }
+        }
+        match state.set_len(own, len) {
+            Ok(()) => Ok(None),
+            Err(Missing::Failed(errno)) => Err(OpError::Errno(errno)),
+            Err(Missing::Unknown) => Err(OpError::Errno(libc::EIO)),
+        }
+    }
+
+    /// truncate(2) by name: a write that is committed at once.
+    fn truncate(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        ino: u64,
+        size: u64,
+        has_waited: bool,
+    ) -> Result<Commits, OpError> {
+        let stale = || OpError::Errno(libc::ESTALE);
+        let (place, file) = match self.layout.generated(ino) {
+            Some(generated) => (generated.place.clone(), generated.file.clone()),
+            None => {
+                let place = match state.last_place(ino) {
+                    Some(place) => place.clone(),
+                    None => state.promised(ino).ok_or_else(stale)?.place.clone(),
+                };
+                let file = self.layout.file_at(&place).ok_or_else(stale)?;
+                (place, file)
+            }
+        };
+        if !file.is_writable() {
+            return Err(OpError::Errno(libc::EACCES));
+        }
+        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
+        if entry.is_some_and(|entry| entry.place.is_none()) {
+            // Nobody would see it.
+            return Ok(Commits::default());
+        }
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|len| *len <= file.limit());
+        let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
+        let mut data = match self.resolve(&file, waited(has_waited)) {
+            Resolved::Content(content) => SecretBuffer::new(content.value.as_bytes()),
+            Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
+            // Of what cannot be read nothing is left.
+            Resolved::Failed(_) if len == 0 => SecretBuffer::new(b""),
+            Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
+            Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
+        };
+        data.set_len(len);
+        let writer = self.writer(caller);
+        Ok(Commits::one(Commit::of_truncation(place, data, writer)))
+    }
+}
