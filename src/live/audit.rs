@@ -98,8 +98,8 @@ impl Tree {
         }
     }
 
-    /// Lets nobody do or read anything more that would be recorded, and waits until all before it is, or the time is
-    /// over: whoever asks waits for the next server.
+    /// Blocks everything that would be recorded from now on, and waits until the trail has all rows so far, or the time is
+    /// over. Blocked callers wait for the next server.
     pub fn freeze_audit(&self, patience: Duration) {
         if let Some(audit) = &self.audit {
             audit.freeze();

@@ -51,7 +51,7 @@ impl Tree {
         Commits::of_buffers(closed)
     }
 
-    /// The kernel is told that this close has failed: what was written so far is not tried again.
+    /// close(2) returns an error before anything was committed, so what was written so far is not tried again.
     pub fn refuse_close(&self, handle: u64) {
         let mut state = self.state();
         if let Some(ino) = state.written_by(handle) {

@@ -113,7 +113,7 @@ impl Tree {
 
     /// Content that has no time of its own.
     fn since_begun(&self, text: &str) -> Resolved {
-        Resolved::lasting(SecretValue::new(text), lock(&self.notes).begun)
+        Resolved::lasting(SecretValue::new(text), lock(&self.journaled).begun)
     }
 
     fn config(&self, name: &str) -> Resolved {
@@ -123,7 +123,7 @@ impl Tree {
         match configs.known(name) {
             Known::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
-                changed_at: config.updated_at().unwrap_or(lock(&self.notes).begun),
+                changed_at: config.updated_at().unwrap_or(lock(&self.journaled).begun),
                 // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),
@@ -183,19 +183,19 @@ impl Tree {
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
             File::Price(id) => {
                 self.hardware.set(id, hardware::parse_price(bytes)?)?;
-                self.note_prices();
+                self.journal_prices();
                 Ok(())
             }
             File::PriceTable => {
                 self.hardware.replace(hardware::parse_table(bytes)?)?;
-                self.note_prices();
+                self.journal_prices();
                 Ok(())
             }
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_by(&writer.actor, name, bytes)?;
                 self.hardware.forget_configured();
-                self.note_prices();
+                self.journal_prices();
                 Ok(())
             }
             File::Control(control, of) => (control.write)(self, of.as_deref(), bytes),

@@ -134,7 +134,7 @@ impl Tree {
             // A provider that fails may have it; whether it has, the file may have one, too.
             Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,
             Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
-            // Nobody knows of it yet: it is being made.
+            // No provider is known to have it, so this caller makes it.
             Resolved::Missing | Resolved::Blocked(_) => None,
         };
         if exclusive && (base.is_some() || mine.is_some() || state.is_pending(place)) {

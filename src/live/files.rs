@@ -60,8 +60,8 @@ pub(super) static IN_ROOT: [Control; 2] = [
         mode: 0o400,
         shows: Shows::Now,
         read: |tree, _| {
-            let notes = lock(&tree.notes);
-            generated(&String::from_utf8_lossy(notes.events.all()))
+            let journaled = lock(&tree.journaled);
+            generated(&String::from_utf8_lossy(journaled.events.all()))
         },
         write: read_only,
     },
@@ -146,7 +146,7 @@ fn clear(tree: &Tree, of: Option<&str>) -> Result<()> {
         }
     }
     // The prices may be among what was cleared.
-    tree.note_prices();
+    tree.journal_prices();
     Ok(())
 }
 
@@ -160,7 +160,7 @@ fn invalidate(tree: &Tree, of: Option<&str>, bytes: &[u8]) -> Result<()> {
         }
     };
     tree.invalidated.store(count as u64, Ordering::Relaxed);
-    tree.note_prices();
+    tree.journal_prices();
     Ok(())
 }
 

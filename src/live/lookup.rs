@@ -234,7 +234,7 @@ impl Tree {
     }
 
     pub(super) fn begun(&self) -> SystemTime {
-        super::lock(&self.notes).begun
+        super::lock(&self.journaled).begun
     }
 
     fn folder_attr(&self, ino: u64) -> Attr {

@@ -14,10 +14,10 @@ mod create;
 mod documents;
 mod events;
 mod files;
+mod journaled;
 mod layout;
 mod listing;
 mod lookup;
-mod notes;
 mod open;
 mod set_attr;
 mod status;
@@ -48,8 +48,8 @@ use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
 use crate::versions::{self, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
+use journaled::Journaled;
 use layout::Layout;
-use notes::Notes;
 
 /// This variable makes the mount behave as on a kernel without epochs, for tests.
 const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
@@ -178,12 +178,12 @@ pub struct Tree {
     sees_callers: bool,
     names: KernelNames,
     // The outermost lock: taken for each request, and by the threads that close and commit. The manager's locks and
-    // `notes` may be taken inside it. Listeners of the manager must not take it.
+    // `journaled` may be taken inside it. Listeners of the manager must not take it.
     state: Mutex<State>,
     journal: Journal,
     /// The journal may have to be begun anew at the next change of the state.
     checkpoint_is_due: AtomicBool,
-    notes: Mutex<Notes>,
+    journaled: Mutex<Journaled>,
     documents: Documents,
     /// What providers have just answered.
     answers: content::Answers,
@@ -240,7 +240,7 @@ impl Tree {
             audit,
             processes,
         } = parts;
-        let (notes, left) = Notes::restore(&restored.others);
+        let (journaled, left) = Journaled::restore(&restored.others);
         if let Some(prices) = &left.prices
             && let Err(error) = hardware.restore(prices)
         {
@@ -251,7 +251,7 @@ impl Tree {
         }
         let providers: Vec<String> = manager.provider_names();
         let tree = Arc::new(Self {
-            layout: Layout::new(&manager.caches().names(), &providers, notes.begun),
+            layout: Layout::new(&manager.caches().names(), &providers, journaled.begun),
             manager: manager.clone(),
             hardware,
             configs,
@@ -263,7 +263,7 @@ impl Tree {
             state: Mutex::new(restored.state),
             journal,
             checkpoint_is_due: AtomicBool::new(false),
-            notes: Mutex::new(notes),
+            journaled: Mutex::new(journaled),
             documents: Documents::default(),
             answers: content::Answers::default(),
             settling: Mutex::default(),
@@ -287,7 +287,7 @@ impl Tree {
         let listener = Arc::downgrade(&tree);
         manager.on_backends_changed(move || {
             if let Some(tree) = listener.upgrade() {
-                tree.note_backends();
+                tree.journal_backends();
             }
         });
         tree.checkpoint(&lock(&tree.state));

@@ -94,7 +94,7 @@ impl Tree {
                     return Err(self.send_writer_round(&mut state, caller, ino, &place, &file));
                 }
                 drop(state);
-                self.note_read(caller, &file, &value);
+                self.record_reader(caller, &file, &value);
                 Ok(Opened::VERSION)
             }
             Some(Node::Write(_)) => {
@@ -163,7 +163,7 @@ impl Tree {
             _ => return Err(ESTALE),
         };
         state.read_base(ino);
-        self.note_read(caller, &file, &value);
+        self.record_reader(caller, &file, &value);
         Ok(Opened::VERSION)
     }
 
@@ -236,8 +236,8 @@ impl Tree {
         }
     }
 
-    /// Records the read, and what the reader has seen of the bundle.
-    fn note_read(&self, caller: &Caller, file: &File, value: &SecretValue) {
+    /// Records the read, and for a bundle, what the reader has seen of it.
+    fn record_reader(&self, caller: &Caller, file: &File, value: &SecretValue) {
         self.record_read(caller, file);
         if let File::Secret(name) = file {
             // Counts the read, and has the key refreshed before it expires.

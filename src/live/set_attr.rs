@@ -206,7 +206,7 @@ impl Tree {
         }
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
         if entry.is_some_and(|entry| entry.place.is_none()) {
-            // Nobody would see it.
+            // No file would show it.
             return Ok(Commits::default());
         }
         let len = usize::try_from(size)

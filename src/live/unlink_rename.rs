@@ -72,7 +72,7 @@ impl Tree {
             self.layout.touch(dir);
         }
         if matches!(file, File::Price(_) | File::PriceTable) {
-            self.note_prices();
+            self.journal_prices();
         }
         self.changed();
         Ok(())

@@ -88,7 +88,7 @@ impl Tree {
             .ok()
             .and_then(|start| start.checked_add(bytes.len()));
         let Some(end) = end.filter(|end| *end <= file.limit()) else {
-            state.spoil(ino, libc::EFBIG);
+            state.taint(ino, libc::EFBIG);
             return Err(OpError::Errno(libc::EFBIG));
         };
         if file == File::Scratch {
@@ -96,7 +96,7 @@ impl Tree {
                 return Err(no_room(&state, ino));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
-            state.spoil(ino, libc::EILSEQ);
+            state.taint(ino, libc::EILSEQ);
             let name = state.last_place(ino).map(|place| place.name.clone());
             return Err(OpError::Error(Error::NotUtf8 {
                 name: name.unwrap_or_default(),

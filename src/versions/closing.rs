@@ -1,4 +1,4 @@
-//! Which buffers a close commits, and what becomes of a writer's inode when nobody has it open any more.
+//! Which buffers a close commits, and what becomes of a writer's inode after its last handle is gone.
 
 use super::inode::{Handle, Missing, Node, WriteInode};
 use super::record::Record;

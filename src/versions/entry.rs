@@ -14,8 +14,8 @@ pub struct Entry {
     pub last: Place,
     /// Its name before the last rename, as a thread may just have looked that up.
     pub(super) earlier: Option<Place>,
-    /// Nobody found anything under its name, which it had only because a backend could not be asked at once. Who opens
-    /// it to write makes it.
+    /// A lookup found no value under its name. The entry exists because a backend could not be asked at once. Opening it to
+    /// write makes the file.
     pub(super) has_vanished: bool,
     /// The version that its name leads to.
     pub current: Option<u64>,

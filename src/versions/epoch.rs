@@ -72,7 +72,9 @@ impl KernelNames {
             {
                 // The kernel could serve stale names from now on, so it gets no more names to keep.
                 self.has_epoch.store(false, Ordering::Relaxed);
-                tracing::error!("the kernel cannot be told of changes: {error}");
+                tracing::error!(
+                    "the kernel takes no epochs any more, so it may keep no names from now on: {error}"
+                );
             }
         }
     }

@@ -4,7 +4,7 @@
 //! A file begins with its generation (8 bytes, little endian; 0: being written) and a salt of 32 bytes. Records follow:
 //! length (4 bytes, little endian) and that many bytes, sealed by AES-256-GCM under a key derived from the salt, with
 //! the record's number as the nonce. The file of the higher generation counts. A record that was cut off by the end of
-//! its writer is not there: what it noted was not answered yet.
+//! its writer is not there: the operation it belongs to was not answered yet.
 
 use std::fs::File;
 use std::io;
@@ -33,7 +33,7 @@ pub struct Log {
     end: u64,
     renew_at: u64,
     /// The last record may be half written, so nothing may be appended behind it.
-    is_spoilt: bool,
+    is_tainted: bool,
 }
 
 impl Log {
@@ -66,19 +66,19 @@ impl Log {
             end: HEADER,
             renew_at: 0,
             // There is no salt of its own yet.
-            is_spoilt: true,
+            is_tainted: true,
         })
     }
 
     /// Whether to ask if it [is to be renewed](Self::is_to_be_renewed).
     pub fn is_long(&self) -> bool {
-        self.is_spoilt || self.end >= self.renew_at
+        self.is_tainted || self.end >= self.renew_at
     }
 
     /// Whether the log is to be written anew: the last append failed, or much of it is not needed any more. `needed` says
     /// how many bytes a new one would take, about; it is asked ever more rarely as the log grows.
     pub fn is_to_be_renewed(&mut self, needed: impl FnOnce() -> u64) -> bool {
-        if self.is_long() && !self.is_spoilt {
+        if self.is_long() && !self.is_tainted {
             self.renew_at = 2 * needed() + SLACK;
         }
         self.is_long()
@@ -109,7 +109,7 @@ impl Log {
         self.files.swap(0, 1);
         (self.key, self.records, self.end) = (key, records, end);
         self.renew_at = 2 * end + SLACK;
-        self.is_spoilt = false;
+        self.is_tainted = false;
         // Its memory is given back.
         self.files[1].set_len(0)
     }
@@ -120,13 +120,13 @@ impl Log {
     /// Where it cannot be written. Then nothing more is appended before the log is begun anew, under another salt: a
     /// nonce is never used twice.
     pub fn append(&mut self, record: &mut Vec<u8>) -> io::Result<()> {
-        if self.is_spoilt {
+        if self.is_tainted {
             return Err(io::Error::other("the last record was not written whole"));
         }
-        self.is_spoilt = true;
+        self.is_tainted = true;
         self.end += append(&self.files[0], &self.key, self.records, self.end, record)?;
         self.records += 1;
-        self.is_spoilt = false;
+        self.is_tainted = false;
         Ok(())
     }
 }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_read_by_the_next_and_no_word_of_it_lies_open() {
+    fn the_next_server_reads_the_records_and_the_files_hold_no_word_of_them() {
         let files = files();
         let (mut log, found) = open(&files);
         assert!(found.is_empty() && log.is_to_be_renewed(|| 0));

@@ -270,7 +270,8 @@ impl State {
         inodes.map(|(ino, _)| *ino).max()
     }
 
-    /// Takes a name away from everybody. A file that somebody is writing becomes pending: the close makes it.
+    /// Removes a name that leads to no value any more. If a process is writing the file, the file becomes pending, and the close
+    /// makes it.
     pub fn vanish(&mut self, place: &Place) {
         let Some(entry) = self.named(place) else {
             return;

@@ -66,7 +66,7 @@ pub enum Record {
         len: u64,
     },
     /// Nothing of this inode's buffer may take effect; its close fails with this errno.
-    Spoilt(u64, i32),
+    Tainted(u64, i32),
     /// A buffer was fsynced.
     Synced(u64),
     /// An open file.

@@ -91,7 +91,7 @@ impl State {
             Record::Buffer(buffer) => self.apply_buffer(buffer),
             Record::Write { ino, at, bytes } => self.apply_write(ino, at as usize, &bytes),
             Record::SetLen { ino, len } => drop(self.set_len(ino, len as usize)),
-            Record::Spoilt(ino, errno) => self.spoil(ino, errno),
+            Record::Tainted(ino, errno) => self.taint(ino, errno),
             Record::Synced(ino) => self.sync(ino),
             Record::Handle(number, handle) => {
                 self.next_after(number);
@@ -261,7 +261,7 @@ fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
     }
     match &buffer.data {
         Ok(data) => holds(data, records),
-        Err(Missing::Failed(errno)) => records.push(Record::Spoilt(ino, *errno)),
+        Err(Missing::Failed(errno)) => records.push(Record::Tainted(ino, *errno)),
         Err(Missing::Unknown) => {}
     }
     // What the bytes count as is as it was.

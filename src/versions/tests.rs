@@ -104,7 +104,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     let own = state.new_write_inode(entry, Err(Missing::Unknown));
     let handle = state.open_writer(own, &opener(9), 30);
     state.supply_base(own, Ok(value("base")));
-    state.spoil(own, libc::EFBIG);
+    state.taint(own, libc::EFBIG);
     state.set_len(own, 0).unwrap();
     state.kill(own);
     state.set_buffer_mtime(
@@ -202,7 +202,7 @@ fn samples() -> Vec<Record> {
             bytes: bytes(),
         },
         Record::SetLen { ino: 3, len: 5 },
-        Record::Spoilt(3, libc::EFBIG),
+        Record::Tainted(3, libc::EFBIG),
         Record::Synced(3),
         Record::HandleGone(8),
         Record::Wrote {

@@ -266,11 +266,11 @@ impl State {
     }
 
     /// Marks a buffer as failed: nothing of it may be committed unless it is truncated to nothing.
-    pub fn spoil(&mut self, ino: u64, errno: i32) {
+    pub fn taint(&mut self, ino: u64, errno: i32) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.data = Err(Missing::Failed(errno));
             buffer.changes += 1;
-            self.record(Record::Spoilt(ino, errno));
+            self.record(Record::Tainted(ino, errno));
         }
     }
 

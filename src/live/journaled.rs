@@ -1,5 +1,5 @@
-//! What this room leaves for the next server, besides the state of `versions`: events, prices that were set, what each
-//! process last saw of the bundle, what the backends hold.
+//! What the journal keeps for the next server besides the state of `versions`: events, prices that were set, what each
+//! process last saw of the bundle, and what the backends hold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::process::Process;
 use crate::secret::SecretBuffer;
 use crate::versions::{Record, State, Timestamp};
 
-/// A record of this room. As those below: a variant or a field is only ever added behind the last one.
+/// A record of this room. As with those of `versions`: a variant or a field is only ever added behind the last one.
 #[derive(Serialize, Deserialize)]
-enum Note {
+enum Entry {
     /// When the first server began.
     Begun(Timestamp),
     /// Bytes that were added to the events; `true`: they replace all others.
@@ -32,7 +32,7 @@ enum Note {
     Backends(Zeroizing<Vec<u8>>),
 }
 
-impl Note {
+impl Entry {
     fn record(&self) -> Record {
         let len = postcard::serialize_with_flavor(self, Size::default()).unwrap_or(0);
         let bytes = postcard::to_extend(self, Vec::with_capacity(len)).unwrap_or_default();
@@ -40,8 +40,8 @@ impl Note {
     }
 }
 
-/// What is left for the next server. One lock is held while it changes and while the change is appended.
-pub(super) struct Notes {
+/// What the next server continues with. One lock is held while it changes and while the change is appended.
+pub(super) struct Journaled {
     pub(super) begun: SystemTime,
     pub(super) events: EventLog,
     prices: Option<String>,
@@ -49,16 +49,16 @@ pub(super) struct Notes {
     backends: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What other rooms go on from.
+/// What other rooms continue with.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct Restored {
     pub(super) prices: Option<String>,
     pub(super) backends: Option<Zeroizing<Vec<u8>>>,
 }
 
-impl Notes {
-    pub(super) fn restore(records: &[SecretBuffer]) -> (Self, Left) {
-        let mut notes = Self {
+impl Journaled {
+    pub(super) fn restore(records: &[SecretBuffer]) -> (Self, Restored) {
+        let mut journaled = Self {
             begun: SystemTime::now(),
             events: EventLog::default(),
             prices: None,
@@ -67,48 +67,50 @@ impl Notes {
         };
         for record in records {
             match postcard::from_bytes(record.as_bytes()) {
-                Ok(Note::Begun(at)) => notes.begun = at.into(),
-                Ok(Note::Events(anew, bytes)) => notes.events.take_in(anew, &bytes),
-                Ok(Note::Prices(prices)) => notes.prices = prices,
-                Ok(Note::Base(pid, started, base)) => {
-                    notes.bases.put(Process { pid, started }, Arc::new(base));
+                Ok(Entry::Begun(at)) => journaled.begun = at.into(),
+                Ok(Entry::Events(anew, bytes)) => journaled.events.take_in(anew, &bytes),
+                Ok(Entry::Prices(prices)) => journaled.prices = prices,
+                Ok(Entry::Base(pid, started, base)) => {
+                    journaled
+                        .bases
+                        .put(Process { pid, started }, Arc::new(base));
                 }
-                Ok(Note::Backends(bytes)) => notes.backends = Some(bytes),
+                Ok(Entry::Backends(bytes)) => journaled.backends = Some(bytes),
                 Err(error) => {
                     tracing::error!("a record of the server before cannot be read: {error}");
                 }
             }
         }
-        let left = Left {
-            prices: notes.prices.clone(),
-            backends: notes.backends.clone(),
+        let restored = Restored {
+            prices: journaled.prices.clone(),
+            backends: journaled.backends.clone(),
         };
-        (notes, left)
+        (journaled, restored)
     }
 
     fn records(&self) -> Vec<Record> {
-        let mut notes = vec![
-            Note::Begun(self.begun.into()),
-            Note::Events(true, self.events.all().to_vec()),
-            Note::Prices(self.prices.clone()),
+        let mut entries = vec![
+            Entry::Begun(self.begun.into()),
+            Entry::Events(true, self.events.all().to_vec()),
+            Entry::Prices(self.prices.clone()),
         ];
-        notes.extend(
+        entries.extend(
             self.backends
                 .as_ref()
-                .map(|bytes| Note::Backends(bytes.clone())),
+                .map(|bytes| Entry::Backends(bytes.clone())),
         );
-        notes.extend(
+        entries.extend(
             self.bases
                 .in_order()
-                .map(|(process, base)| Note::Base(process.pid, process.started, base.clone())),
+                .map(|(process, base)| Entry::Base(process.pid, process.started, base.clone())),
         );
-        notes.iter().map(Note::record).collect()
+        entries.iter().map(Entry::record).collect()
     }
 }
 
 impl Tree {
-    fn append(&self, note: &Note) {
-        if self.journal.is_kept() && self.journal.append(&[note.record()]) {
+    fn append(&self, entry: &Entry) {
+        if self.journal.is_kept() && self.journal.append(&[entry.record()]) {
             // Not here: the caller may hold the state's lock, which a checkpoint needs.
             self.checkpoint_is_due.store(true, Ordering::Relaxed);
         }
@@ -119,9 +121,9 @@ impl Tree {
         if !self.journal.is_kept() {
             return;
         }
-        let notes = lock(&self.notes);
+        let journaled = lock(&self.journaled);
         let mut records = state.checkpoint();
-        records.extend(notes.records());
+        records.extend(journaled.records());
         self.journal.checkpoint(&records);
     }
 
@@ -131,39 +133,39 @@ impl Tree {
             return;
         };
         line.push(b'\n');
-        let mut notes = lock(&self.notes);
-        let anew = notes.events.push(&line);
-        self.append(&Note::Events(anew, line));
+        let mut journaled = lock(&self.journaled);
+        let anew = journaled.events.push(&line);
+        self.append(&Entry::Events(anew, line));
     }
 
-    /// Notes the prices, which may have been set or reset.
-    pub(super) fn note_prices(&self) {
-        let mut notes = lock(&self.notes);
-        notes.prices = self.hardware.to_note();
-        self.append(&Note::Prices(notes.prices.clone()));
+    /// Journaled the prices, which may have been set or reset.
+    pub(super) fn journal_prices(&self) {
+        let mut journaled = lock(&self.journaled);
+        journaled.prices = self.hardware.to_note();
+        self.append(&Entry::Prices(journaled.prices.clone()));
     }
 
-    /// Notes what the backends hold, which has changed.
-    pub(super) fn note_backends(&self) {
+    /// Journaled what the backends hold, which has changed.
+    pub(super) fn journal_backends(&self) {
         if !self.journal.is_kept() {
             return;
         }
-        let mut notes = lock(&self.notes);
+        let mut journaled = lock(&self.journaled);
         let backends = self.manager.save_backends();
-        self.append(&Note::Backends(backends.clone()));
-        notes.backends = Some(backends);
+        self.append(&Entry::Backends(backends.clone()));
+        journaled.backends = Some(backends);
     }
 
-    /// Notes what a process has last seen of the bundle.
+    /// Journaled what a process has last seen of the bundle.
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
-        let mut notes = lock(&self.notes);
-        if notes.bases.put(process, base.clone()) {
-            self.append(&Note::Base(process.pid, process.started, (*base).clone()));
+        let mut journaled = lock(&self.journaled);
+        if journaled.bases.put(process, base.clone()) {
+            self.append(&Entry::Base(process.pid, process.started, (*base).clone()));
         }
     }
 
     pub(super) fn base_of(&self, process: Process) -> Option<Arc<Base>> {
-        lock(&self.notes).bases.get(process)
+        lock(&self.journaled).bases.get(process)
     }
 }
 
