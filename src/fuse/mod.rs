@@ -4,6 +4,7 @@
 //! provider has answered.
 
 mod errors;
+mod read_buffer;
 mod reply;
 mod requests;
 mod threads;
@@ -29,6 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::live::{AttrChange, AttrChanged, Commits, Found, KernelInfo, OpError, Tree};
 use errors::Failures;
+pub use read_buffer::Allocator;
 use reply::Device;
 use requests::{Inner, answer, caller, file_type, open_flags, utf8};
 use threads::Workers;

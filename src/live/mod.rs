@@ -78,6 +78,14 @@ pub enum OpError {
     Blocked(WaitOn),
 }
 
+impl OpError {
+    /// EIO for a state that should not be, which is worth a log line.
+    fn unexpected(what: &str) -> Self {
+        let eio = std::io::Error::from_raw_os_error(libc::EIO);
+        OpError::Error(Error::io(what, eio))
+    }
+}
+
 impl From<Error> for OpError {
     fn from(error: Error) -> Self {
         OpError::Error(error)

@@ -319,13 +319,12 @@ impl Tree {
                 match bytes {
                     Ok(bytes) => Ok(take(part(bytes, offset, size))),
                     Err(Missing::Failed(errno)) => Err(OpError::Errno(*errno)),
-                    Err(Missing::Unknown) => Err(OpError::Errno(libc::EIO)),
+                    Err(Missing::Unknown) => Err(OpError::unexpected("a read of unknown bytes")),
                 }
             }
-            None if self.layout.generated(ino).is_some() => {
-                // Its handle was lost with a journal that could not be written.
-                Err(OpError::Errno(libc::EIO))
-            }
+            None if self.layout.generated(ino).is_some() => Err(OpError::unexpected(
+                "a handle that was lost with a journal that could not be written",
+            )),
             None => Err(OpError::Errno(libc::EBADF)),
         }
     }

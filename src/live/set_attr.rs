@@ -176,7 +176,7 @@ impl Tree {
         match state.set_len(own, len) {
             Ok(()) => Ok(None),
             Err(Missing::Failed(errno)) => Err(OpError::Errno(errno)),
-            Err(Missing::Unknown) => Err(OpError::Errno(libc::EIO)),
+            Err(Missing::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),
         }
     }
 

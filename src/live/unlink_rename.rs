@@ -287,7 +287,7 @@ impl Tree {
             let data = buffer
                 .data
                 .as_ref()
-                .map_err(|_| OpError::Errno(libc::EIO))?;
+                .map_err(|_| OpError::unexpected("a rename of unknown bytes"))?;
             if data.len() > target.limit() {
                 return Err(OpError::Error(crate::error::Error::TooLarge {
                     what: to.name.clone(),

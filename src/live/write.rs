@@ -81,7 +81,7 @@ impl Tree {
         let len = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
             Some(Ok(data)) => data.len(),
             Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(*errno)),
-            _ => return Err(OpError::Errno(libc::EIO)),
+            _ => return Err(OpError::unexpected("a write to a buffer without bytes")),
         };
         let start = if appends { len as u64 } else { offset };
         let end = usize::try_from(start)

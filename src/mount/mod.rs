@@ -23,6 +23,7 @@ mod unmount;
 mod upgrade;
 mod usage;
 
+pub use crate::fuse::Allocator;
 pub use handover::FORMAT;
 pub use keeper::{adopt, mount_foreground};
 pub use own::{MountedTree, mount_tree};

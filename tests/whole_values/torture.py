@@ -198,6 +198,12 @@ KINDS = [(READERS, 0.0005)] * 3 + [
     ([lets_a_child_write, truncates_and_appends, removes_before_its_close], .01), ([looks_after_its_close], .002)]
 
 
+def line_of(e):
+    at = e.__traceback__
+    while at.tb_next: at = at.tb_next
+    return at.tb_lineno
+
+
 def worker(kinds, pause, out):
     random.seed(os.getpid())
     counts, bad, turn = {}, [], 0
@@ -206,7 +212,7 @@ def worker(kinds, pause, out):
         kind = kinds[turn] if turn < len(kinds) else random.choice(kinds); turn += 1
         counts[kind.__name__] = counts.get(kind.__name__, 0) + 1; p = random.choice(SHARED)
         try: kind(p)
-        except (Bad, OSError, ValueError, KeyError, subprocess.CalledProcessError) as e: bad.append(f'{kind.__name__} {p[-3:]}: {type(e).__name__} {e}'[:200])
+        except (Bad, OSError, ValueError, KeyError, subprocess.CalledProcessError) as e: bad.append(f'{kind.__name__} {p[-3:]}, line {line_of(e)}: {type(e).__name__} {e}'[:200])
         time.sleep(random.random() * pause)
     os.write(out, (json.dumps([counts, len(bad), bad[:5]]) + '\n').encode())
 
