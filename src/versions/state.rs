@@ -18,6 +18,9 @@ const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
 const RETRY_LIFETIME: Duration = Duration::from_secs(60);
 /// The same for callers of another pid namespace, who share the number 0.
 const UNSEEN_RETRY_LIFETIME: Duration = Duration::from_secs(1);
+/// How long a thread that came back and found nothing may take to look once more. It must be short: what the thread is
+/// shown meanwhile may be old, and a later lookup of its is not told apart.
+const MISSED_RETRY_LIFETIME: Duration = Duration::from_secs(1);
 /// The most inodes of an earlier server that are kept although the kernel may have forgotten them.
 const MAX_DOUBTFUL: usize = 4096;
 
@@ -101,15 +104,18 @@ pub struct Retry {
     /// To write; else to read.
     pub to_write: bool,
     at: Instant,
+    /// When it came round and found nothing. The kernel may look once more.
+    missed: Option<Instant>,
 }
 
 impl Retry {
     fn is_over(&self, tid: u32) -> bool {
-        let lifetime = match tid {
-            0 => UNSEEN_RETRY_LIFETIME,
-            _ => RETRY_LIFETIME,
+        let (since, lifetime) = match (self.missed, tid) {
+            (Some(missed), _) => (missed, MISSED_RETRY_LIFETIME),
+            (None, 0) => (self.at, UNSEEN_RETRY_LIFETIME),
+            (None, _) => (self.at, RETRY_LIFETIME),
         };
-        self.at.elapsed() >= lifetime
+        since.elapsed() >= lifetime
     }
 }
 
@@ -227,10 +233,15 @@ impl State {
         self.named(place).unwrap_or_else(|| self.free_number(place))
     }
 
-    /// A file that was renamed keeps the number of its old name.
+    /// A file that was renamed keeps the number of its old name, and the kernel may know the number as the promise of the
+    /// new one.
     fn free_number(&self, place: &Place) -> u64 {
+        let is_promised = |number: &u64| {
+            let promised = self.promises.peek(number);
+            promised.is_some_and(|promised| promised.place != *place)
+        };
         let mut number = place.number();
-        while self.entries.contains_key(&number) {
+        while self.entries.contains_key(&number) || is_promised(&number) {
             number += 1;
         }
         number
@@ -303,7 +314,10 @@ impl State {
 
     /// Takes a name that everybody sees from its file.
     pub fn unlink(&mut self, place: &Place) {
-        self.promises.pop(&place.number());
+        let promised = self.promises.peek(&place.number());
+        if promised.is_some_and(|promised| promised.place == *place) {
+            self.promises.pop(&place.number());
+        }
         let Some(entry) = self.names.remove(place) else {
             return;
         };
@@ -574,17 +588,6 @@ impl State {
                 .any(|place| self.retry(tid, place).is_some())
     }
 
-    /// The thread has opened this inode, for which it was sent round.
-    pub fn arrived_at(&mut self, tid: u32, ino: u64) {
-        if self.retries.is_empty() {
-            return;
-        }
-        for place in self.places(ino) {
-            self.arrived(tid, &place);
-        }
-        self.arrived(tid, &Place::new(0, ""));
-    }
-
     fn places(&self, ino: u64) -> Vec<Place> {
         let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
         let places = entry.map_or([None, None], |entry| {
@@ -595,7 +598,27 @@ impl State {
 
     pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {
         let at = Instant::now();
-        self.retries.insert((tid, place), Retry { to_write, at });
+        let retry = Retry {
+            to_write,
+            at,
+            missed: None,
+        };
+        self.retries.insert((tid, place), retry);
+    }
+
+    /// The thread has come back and found nothing: once or twice, as the kernel first looks whether the name still leads
+    /// where it did.
+    pub fn missed(&mut self, tid: u32, place: &Place) {
+        let Some(retry) = self.retry(tid, place).filter(|_| tid != 0) else {
+            return;
+        };
+        self.arrived(tid);
+        if retry.missed.is_none() {
+            self.send_round(tid, place, retry.to_write);
+            if let Some(retry) = self.retries.get_mut(&(tid, place.clone())) {
+                retry.missed = Some(Instant::now());
+            }
+        }
     }
 
     /// What a thread was sent round for.
@@ -603,22 +626,28 @@ impl State {
         if self.retries.is_empty() {
             return None;
         }
-        let retry = |place| self.retries.get(&(tid, place));
-        let retry = retry(place.clone()).or_else(|| retry(Place::new(0, "")))?;
+        let places = [place.clone(), Place::new(0, "")].into_iter();
+        let retries = places.filter_map(|place| self.retries.get(&(tid, place)));
+        let retry = retries.max_by_key(|retry| retry.at)?;
         (!retry.is_over(tid)).then_some(*retry)
     }
 
-    /// The thread has opened what it was sent round for. Callers who share the number 0 share their retries, which
-    /// expire.
-    pub fn arrived(&mut self, tid: u32, place: &Place) {
+    /// The thread has opened something, so it is not on its way any more. Callers who share the number 0 share their
+    /// retries, which expire.
+    pub fn arrived(&mut self, tid: u32) {
         if tid == 0 || self.retries.is_empty() {
             return;
         }
-        for place in [place.clone(), Place::new(0, "")] {
-            if self.retries.remove(&(tid, place.clone())).is_some() {
-                self.record(Record::Arrived(tid, place));
-            }
+        let its = self.retries.keys().filter(|(of, _)| *of == tid);
+        let its: Vec<Place> = its.map(|(_, place)| place.clone()).collect();
+        for place in its {
+            self.drop_retry(tid, &place);
+            self.record(Record::Arrived(tid, place));
         }
+    }
+
+    pub(super) fn drop_retry(&mut self, tid: u32, place: &Place) {
+        self.retries.remove(&(tid, place.clone()));
     }
 
     pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {

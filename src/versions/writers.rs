@@ -49,6 +49,11 @@ impl Buffer {
     pub fn is_touched(&self) -> bool {
         self.changes != self.committed
     }
+
+    /// Whether a provider must be asked for what it began with.
+    fn is_unknown(&self) -> bool {
+        matches!(self.data, Err(Missing::Unknown))
+    }
 }
 
 /// A writer's inode, or a scratch file's.
@@ -66,6 +71,8 @@ pub struct WriteInode {
     pub commits: u32,
     /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
     pub is_read: bool,
+    /// Its buffer was opened to read, and stays for those readers when nobody writes to it any more.
+    pub is_viewed: bool,
     /// When its bytes last changed.
     pub changed_at: SystemTime,
 }
@@ -180,6 +187,7 @@ impl State {
             writers: 0,
             commits: 0,
             is_read: false,
+            is_viewed: false,
             changed_at: SystemTime::now(),
         };
         self.add_node(ino, entry, Node::Write(node));
@@ -219,6 +227,16 @@ impl State {
         }
     }
 
+    /// An inode with a buffer is opened to read.
+    pub fn view(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino)
+            && !node.is_viewed
+        {
+            node.is_viewed = true;
+            self.record(Record::Viewed(ino));
+        }
+    }
+
     // Files without a first value.
 
     /// Makes a file pending: from now on only this process sees it.
@@ -231,6 +249,7 @@ impl State {
             entry.go_to(place);
             entry.own = Some(own);
             entry.pending = Some(process);
+            entry.has_vanished = false;
             entry.is_scratch = false;
             entry.current = None;
         });
@@ -402,6 +421,9 @@ impl State {
         if let Some(entry) = vanished
             && let Some(place) = self.last_place(ino).cloned()
         {
+            if self.buffer(ino).is_some_and(Buffer::is_unknown) {
+                self.supply_base(ino, Ok(SecretValue::new("")));
+            }
             self.pend(entry, &place, ino, opener.process);
         }
         let handle = Handle::Write {
@@ -694,8 +716,13 @@ impl State {
             .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
         if !is_own && let Some(node) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
-            node.buffer = None;
-            node.base = Err(Missing::Failed(libc::ESTALE));
+            match node.is_viewed {
+                true => node.is_read = true,
+                false => {
+                    node.buffer = None;
+                    node.base = Err(Missing::Failed(libc::ESTALE));
+                }
+            }
         }
         self.drop_if_unused(ino);
     }
@@ -753,18 +780,27 @@ impl State {
         let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
             Node::Write(node) if node.entry == entry && node.is_held() => {
                 let buffer = node.buffer.as_ref()?;
-                let is_wanted = !buffer.is_killed && (!buffer.is_closed || buffer.is_touched());
-                is_wanted.then_some((*ino, buffer.opener.process))
+                // If its opener made it by opening it, who inherited it may still write to it.
+                let is_new = node.base.as_ref().map_or(true, SecretValue::is_empty);
+                let is_open = !buffer.is_closed || (is_new && buffer.changes == 0);
+                let is_wanted = !buffer.is_killed && (is_open || buffer.is_touched());
+                is_wanted.then_some((*ino, buffer.opener.process, buffer.is_unknown()))
             }
             _ => None,
         });
-        match writers.max_by_key(|(ino, _)| *ino) {
-            Some((own, process)) => self.pend(entry, place, own, process),
+        let writers: Vec<(u64, Process, bool)> = writers.collect();
+        for (ino, _, _) in writers.iter().filter(|(_, _, is_unknown)| *is_unknown) {
+            // Wherever it is renamed to, it began with nothing.
+            self.supply_base(*ino, Ok(SecretValue::new("")));
+        }
+        match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
+            Some((own, process, _)) => self.pend(entry, place, own, process),
             None => {
-                if let Some(entry) = self.entries.get_mut(&entry) {
-                    entry.has_vanished = true;
-                }
                 self.unlink(place);
+                if let Some(known) = self.entries.get_mut(&entry) {
+                    known.has_vanished = true;
+                    self.record(Record::Vanished(entry));
+                }
             }
         }
     }
