@@ -75,7 +75,7 @@ impl Tree {
         }
         let place = Place::new(parent, name);
         // Who was sent round for it has come back.
-        state.arrived(caller.tid, &place);
+        state.arrived(caller.tid);
         let ino = self.make(&mut state, caller, &place, flags)?;
         let opener = self.opener(caller)?;
         let handle = state.open_writer(ino, &opener, caller.request);

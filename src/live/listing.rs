@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, FileType};
@@ -27,12 +28,23 @@ pub struct Listed {
 /// Open folders whose last page of names the kernel may not have processed yet, and whether something has changed since
 /// that page was made. The kernel stamps the names with the epoch at which it processes them, so after such a change it
 /// needs another epoch.
-#[derive(Default)]
 pub(super) struct Outstanding {
     next: u64,
     by_handle: HashMap<u64, bool>,
     /// The secrets' names in the order in which they are listed, as long as a folder is open.
     secrets: Option<(Arc<Snapshot>, Names)>,
+}
+
+impl Outstanding {
+    /// None of the handles is one that an earlier server gave: those count nanoseconds since 1970, too.
+    pub(super) fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            next: since.map_or(0, |since| since.as_nanos() as u64),
+            by_handle: HashMap::new(),
+            secrets: None,
+        }
+    }
 }
 
 /// Names in the order in which they are listed, each with its offset.
@@ -52,7 +64,9 @@ impl Tree {
         }
         let mut listings = lock(&self.listings);
         listings.next += 1;
-        Ok(listings.next)
+        let handle = listings.next;
+        listings.by_handle.insert(handle, false);
+        Ok(handle)
     }
 
     /// The names in a folder that are not always there, each with its offset, in that order.
@@ -228,7 +242,8 @@ impl Tree {
             }
             has_changed
         };
-        if has_changed == Some(true) {
+        // What has changed under the pages of an earlier server is not known.
+        if has_changed != Some(false) {
             self.names.next_epoch();
         }
     }
@@ -236,7 +251,7 @@ impl Tree {
     /// A page of names goes to the kernel, which has processed all pages before it.
     fn listing_is_out(&self, handle: u64) {
         let has_changed = lock(&self.listings).by_handle.insert(handle, false);
-        if has_changed == Some(true) {
+        if has_changed != Some(false) {
             self.names.next_epoch();
         }
     }

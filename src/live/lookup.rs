@@ -145,13 +145,22 @@ impl Tree {
         caller: &Caller,
         place: &Place,
     ) -> Result<Found, OpError> {
-        match self.made_by(state, caller, place) {
+        match self.left_to(state, caller, place) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                state.vanish(place);
+                state.missed(caller.tid, place);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }
+    }
+
+    /// The inode that the caller's process finds under a name that nobody else sees. Who has it open to write is making it
+    /// from now on.
+    fn left_to(&self, state: &mut State, caller: &Caller, place: &Place) -> Option<u64> {
+        self.made_by(state, caller, place).or_else(|| {
+            state.vanish(place);
+            self.made_by(state, caller, place)
+        })
     }
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
@@ -209,7 +218,7 @@ impl Tree {
                 content.value.len(),
                 self.mtime_of(&state, &place, &content),
             )),
-            Resolved::Missing => match self.made_by(&state, caller, &place) {
+            Resolved::Missing => match self.left_to(&mut state, caller, &place) {
                 Some(own) => Ok(self.node_attr(&state, own)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },

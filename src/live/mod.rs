@@ -276,7 +276,7 @@ impl Tree {
             answers: content::Answers::default(),
             settling: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
-            listings: Mutex::default(),
+            listings: Mutex::new(listing::Outstanding::new()),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
         });

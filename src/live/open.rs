@@ -71,7 +71,7 @@ impl Tree {
         let has_waited = match &place {
             Some(place) => {
                 let came_round = state.came_round(caller.tid, ino);
-                state.arrived_at(caller.tid, ino);
+                state.arrived(caller.tid);
                 let is_settling = !came_round && self.is_settling(place);
                 if is_settling && !has_waited && !to_write(flags) {
                     return Err(OpError::Blocked(WaitOn::Write(place.clone())));
@@ -154,6 +154,7 @@ impl Tree {
         }
         if has_buffer {
             // The writer, or a reader of a scratch file, sees what was written so far.
+            state.view(ino);
             return Ok(Opened::direct(0));
         }
         self.supply_base(state, ino, has_waited)?;

@@ -125,8 +125,13 @@ impl State {
             .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
         if !is_own && let Some(node) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
-            node.buffer = None;
-            node.base = Err(Missing::Failed(libc::ESTALE));
+            match node.is_viewed {
+                true => node.is_read = true,
+                false => {
+                    node.buffer = None;
+                    node.base = Err(Missing::Failed(libc::ESTALE));
+                }
+            }
         }
         self.drop_if_unused(ino);
     }

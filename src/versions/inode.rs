@@ -76,6 +76,11 @@ impl Buffer {
     pub fn is_touched(&self) -> bool {
         self.changes != self.committed
     }
+
+    /// Whether a provider must be asked for what it began with.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self.data, Err(Missing::Unknown))
+    }
 }
 
 /// A writer's inode, or a scratch file's.
@@ -93,6 +98,8 @@ pub struct WriteInode {
     pub commits: u32,
     /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
     pub is_read: bool,
+    /// Its buffer was opened to read, and stays for those readers after the last writer is gone.
+    pub is_viewed: bool,
     /// When its bytes last changed.
     pub changed_at: SystemTime,
 }

@@ -3,6 +3,7 @@
 use super::Place;
 use super::entry::Entry;
 use super::inode::{Node, Opener, WriteInode};
+use super::record::Record;
 use super::state::State;
 use crate::process::Process;
 use crate::secret::SecretValue;
@@ -34,10 +35,15 @@ impl State {
         self.named(place).unwrap_or_else(|| self.free_number(place))
     }
 
-    /// A file that was renamed keeps the number of its old name.
+    /// A file that was renamed keeps the number of its old name, and the kernel may know a number as the promise of another
+    /// name.
     pub(super) fn free_number(&self, place: &Place) -> u64 {
+        let is_promised = |number: &u64| {
+            let promised = self.promises.peek(number);
+            promised.is_some_and(|promised| promised.place != *place)
+        };
         let mut number = place.number();
-        while self.entries.contains_key(&number) {
+        while self.entries.contains_key(&number) || is_promised(&number) {
             number += 1;
         }
         number
@@ -78,7 +84,10 @@ impl State {
 
     /// Takes a name that everybody sees from its file.
     pub fn unlink(&mut self, place: &Place) {
-        self.promises.pop(&place.number());
+        let promised = self.promises.peek(&place.number());
+        if promised.is_some_and(|promised| promised.place == *place) {
+            self.promises.pop(&place.number());
+        }
         let Some(entry) = self.names.remove(place) else {
             return;
         };
@@ -136,6 +145,7 @@ impl State {
             entry.go_to(place);
             entry.own = Some(own);
             entry.pending = Some(process);
+            entry.has_vanished = false;
             entry.is_scratch = false;
             entry.current = None;
         });
@@ -279,18 +289,27 @@ impl State {
         let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
             Node::Write(node) if node.entry == entry && node.is_held() => {
                 let buffer = node.buffer.as_ref()?;
-                let is_wanted = !buffer.is_killed && (!buffer.is_closed || buffer.is_touched());
-                is_wanted.then_some((*ino, buffer.opener.process))
+                // If the open made the file, a child that inherited the descriptor may still write to it.
+                let is_new = node.base.as_ref().map_or(true, SecretValue::is_empty);
+                let is_open = !buffer.is_closed || (is_new && buffer.changes == 0);
+                let is_wanted = !buffer.is_killed && (is_open || buffer.is_touched());
+                is_wanted.then_some((*ino, buffer.opener.process, buffer.is_unknown()))
             }
             _ => None,
         });
-        match writers.max_by_key(|(ino, _)| *ino) {
-            Some((own, process)) => self.pend(entry, place, own, process),
+        let writers: Vec<(u64, Process, bool)> = writers.collect();
+        for (ino, _, _) in writers.iter().filter(|(_, _, is_unknown)| *is_unknown) {
+            // Wherever it is renamed to, it began with nothing.
+            self.supply_base(*ino, Ok(SecretValue::new("")));
+        }
+        match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
+            Some((own, process, _)) => self.pend(entry, place, own, process),
             None => {
-                if let Some(entry) = self.entries.get_mut(&entry) {
-                    entry.has_vanished = true;
-                }
                 self.unlink(place);
+                if let Some(known) = self.entries.get_mut(&entry) {
+                    known.has_vanished = true;
+                    self.record(Record::Vanished(entry));
+                }
             }
         }
     }

@@ -90,6 +90,10 @@ pub enum Record {
     Arrived(u32, Place),
     /// A record of the room above.
     Other(#[serde(with = "bytes")] SecretBuffer),
+    /// Nobody found anything under the name of this file.
+    Vanished(u64),
+    /// An inode with a buffer was opened to read.
+    Viewed(u64),
 }
 
 /// An [`Entry`].

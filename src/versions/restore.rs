@@ -115,8 +115,14 @@ impl State {
             }
             Record::Promise(ino, place) => self.put_promise(ino, place),
             Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
-            Record::Arrived(tid, place) => self.arrived(tid, &place),
+            Record::Arrived(tid, place) => self.drop_retry(tid, &place),
             Record::Other(_) => {}
+            Record::Vanished(number) => {
+                if let Some(entry) = self.entries.get_mut(&number) {
+                    entry.has_vanished = true;
+                }
+            }
+            Record::Viewed(ino) => self.view(ino),
         }
         // These changes are in the journal already.
         drop(self.take_records());
@@ -204,6 +210,8 @@ impl State {
         let entries = self.entries.iter();
         records
             .extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
+        let vanished = self.entries.iter().filter(|(_, entry)| entry.has_vanished);
+        records.extend(vanished.map(|(number, _)| Record::Vanished(*number)));
         for (ino, node) in &self.nodes {
             match node {
                 Node::Version(version) => records.push(Record::Version {
@@ -250,6 +258,9 @@ fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
         return;
     };
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
+    if node.is_viewed {
+        records.push(Record::Viewed(ino));
+    }
     let holds = |bytes: &SecretBuffer, records: &mut Vec<Record>| {
         records.push(Record::SetLen { ino, len: 0 });
         let bytes = SecretBuffer::new(bytes.as_bytes());

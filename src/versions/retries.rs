@@ -9,6 +9,9 @@ use super::Place;
 const LIFETIME: Duration = Duration::from_secs(60);
 /// The same for callers of another pid namespace, who share the number 0.
 const UNSEEN_LIFETIME: Duration = Duration::from_secs(1);
+/// How long a thread that came back and found nothing may take for one more lookup. It is short, because the thread's
+/// next lookup of the name may be for something else, and could be shown an old value.
+const MISSED_LIFETIME: Duration = Duration::from_secs(1);
 /// With more retries than this, expired ones are dropped.
 const MANY: usize = 1000;
 
@@ -18,15 +21,18 @@ pub struct Retry {
     /// To write; else to read.
     pub to_write: bool,
     at: Instant,
+    /// When the thread came back and found nothing. The kernel may look the name up once more.
+    pub(super) missed: Option<Instant>,
 }
 
 impl Retry {
     fn is_over(&self, tid: u32) -> bool {
-        let lifetime = match tid {
-            0 => UNSEEN_LIFETIME,
-            _ => LIFETIME,
+        let (since, lifetime) = match (self.missed, tid) {
+            (Some(missed), _) => (missed, MISSED_LIFETIME),
+            (None, 0) => (self.at, UNSEEN_LIFETIME),
+            (None, _) => (self.at, LIFETIME),
         };
-        self.at.elapsed() >= lifetime
+        since.elapsed() >= lifetime
     }
 }
 
@@ -48,23 +54,45 @@ impl Retries {
         if self.0.len() >= MANY {
             self.0.retain(|(tid, _), retry| !retry.is_over(*tid));
         }
-        let at = Instant::now();
-        self.0.insert((tid, place), Retry { to_write, at });
+        let retry = Retry {
+            to_write,
+            at: Instant::now(),
+            missed: None,
+        };
+        self.0.insert((tid, place), retry);
     }
 
-    /// What a thread was sent round for, under this name or any.
+    /// What a thread was sent round for last, under this name or any.
     pub(super) fn find(&self, tid: u32, place: &Place) -> Option<Retry> {
         if self.0.is_empty() {
             return None;
         }
-        let retry = |place| self.0.get(&(tid, place));
-        let retry = retry(place.clone()).or_else(|| retry(anywhere()))?;
+        let places = [place.clone(), anywhere()].into_iter();
+        let retries = places.filter_map(|place| self.0.get(&(tid, place)));
+        let retry = retries.max_by_key(|retry| retry.at)?;
         (!retry.is_over(tid)).then_some(*retry)
     }
 
-    /// Ends a retry; whether there was one. Callers who share the number 0 share their retries, which expire.
-    pub(super) fn remove(&mut self, tid: u32, place: &Place) -> bool {
-        tid != 0 && !self.0.is_empty() && self.0.remove(&(tid, place.clone())).is_some()
+    /// The thread's lookup of the name found nothing.
+    pub(super) fn set_missed(&mut self, tid: u32, place: &Place) {
+        if let Some(retry) = self.0.get_mut(&(tid, place.clone())) {
+            retry.missed = Some(Instant::now());
+        }
+    }
+
+    /// Ends a retry.
+    pub(super) fn remove(&mut self, tid: u32, place: &Place) {
+        self.0.remove(&(tid, place.clone()));
+    }
+
+    /// Ends all retries of a thread, and returns their names. Callers who share the number 0 share their retries, which
+    /// expire.
+    pub(super) fn take_all(&mut self, tid: u32) -> Vec<Place> {
+        if tid == 0 || self.0.is_empty() {
+            return Vec::new();
+        }
+        let its = self.0.extract_if(|(of, _), _| *of == tid);
+        its.map(|((_, place), _)| place).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Place, bool)> {

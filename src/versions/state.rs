@@ -354,16 +354,6 @@ impl State {
                 .any(|place| self.retry(tid, place).is_some())
     }
 
-    /// The thread has opened this inode, for which it was sent round.
-    pub fn arrived_at(&mut self, tid: u32, ino: u64) {
-        if self.retries.is_empty() {
-            return;
-        }
-        for place in self.places(ino) {
-            self.arrived(tid, &place);
-        }
-    }
-
     fn places(&self, ino: u64) -> Vec<Place> {
         let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
         let places = entry.map_or([None, None], |entry| {
@@ -381,16 +371,28 @@ impl State {
         self.retries.find(tid, place)
     }
 
-    /// The thread has opened what it was sent round for.
-    pub fn arrived(&mut self, tid: u32, place: &Place) {
-        if self.retries.is_empty() {
+    /// The thread has come back and found nothing: once or twice, as the kernel first looks whether the name still leads
+    /// where it did.
+    pub fn missed(&mut self, tid: u32, place: &Place) {
+        let Some(retry) = self.retry(tid, place).filter(|_| tid != 0) else {
             return;
+        };
+        self.arrived(tid);
+        if retry.missed.is_none() {
+            self.send_round(tid, place, retry.to_write);
+            self.retries.set_missed(tid, place);
         }
-        for place in [place.clone(), retries::anywhere()] {
-            if self.retries.remove(tid, &place) {
-                self.record(Record::Arrived(tid, place));
-            }
+    }
+
+    /// The thread has opened something, so it is not on its way any more.
+    pub fn arrived(&mut self, tid: u32) {
+        for place in self.retries.take_all(tid) {
+            self.record(Record::Arrived(tid, place));
         }
+    }
+
+    pub(super) fn drop_retry(&mut self, tid: u32, place: &Place) {
+        self.retries.remove(tid, place);
     }
 
     pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {

@@ -98,7 +98,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.send_round(5, &place("A"), true);
     let promise = state.promise(&place("D"));
     check(&mut state, "a retry and a promise");
-    state.arrived(5, &place("A"));
+    state.arrived(5);
     state.forget(promise, 1);
     let entry = state.entry_at(&place("A"));
     let own = state.new_write_inode(entry, Err(Missing::Unknown));
@@ -120,6 +120,63 @@ fn records_and_checkpoints_lead_to_the_same_state() {
         state.node(a).is_none(),
         "a version that the kernel has forgotten and no name leads to"
     );
+}
+
+#[test]
+fn a_name_that_nobody_has_and_who_makes_it_are_known_to_the_next_server() {
+    let place = Place::new(2, "A");
+    let mut state = State::new(0);
+    let entry = state.entry_at(&place);
+    let own = state.new_write_inode(entry, Err(Missing::Unknown));
+    state.count_lookup(own);
+    state.vanish(&place);
+    let restored_from = |records| {
+        let mut next = restored(records).state;
+        let handle = next.open_writer(own, &opener(7), 10);
+        assert!(next.is_pending(&place));
+        next.view(own);
+        next.write(handle, 11, 0, b"new");
+        next.kill(own);
+        next.release(handle, |_| false);
+        assert_eq!(
+            next.buffer(own).unwrap().data.as_ref().unwrap().as_bytes(),
+            b"new"
+        );
+        let next = restored(next.checkpoint()).state;
+        assert!(next.write_inode(own).unwrap().is_viewed);
+    };
+    restored_from(state.checkpoint());
+    restored_from(state.take_records());
+}
+
+#[test]
+fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
+    let (a, b) = (Place::new(2, "A"), Place::new(2, "B"));
+    let mut state = State::new(0);
+    let version = state.version(&a, &SecretValue::new("one"), SystemTime::now());
+    state.count_lookup(version);
+    state.rename(&a, &b);
+    let promise = state.promise(&b);
+    assert_eq!(promise, a.number());
+    state.forget(version, 1);
+    // Nothing else is known of that file any more.
+    assert_ne!(state.promise(&a), promise);
+    state.unlink(&a);
+    assert_eq!(state.promised(promise).unwrap().place, b);
+}
+
+#[test]
+fn a_thread_finds_what_it_came_for_last() {
+    let place = Place::new(2, "A");
+    let mut state = State::new(0);
+    state.send_round(5, &place, false);
+    state.missed(5, &place);
+    assert!(!state.retry(5, &place).unwrap().to_write);
+    state.send_anywhere(5, true);
+    assert!(state.retry(5, &place).unwrap().to_write);
+    state.missed(5, &place);
+    state.missed(5, &place);
+    assert!(state.retry(5, &place).is_none());
 }
 
 #[test]
@@ -220,6 +277,7 @@ fn samples() -> Vec<Record> {
     assert!(state.handle(handle).is_some() && state.handle(snapshot).is_some());
     let opened = state.take_records().into_iter();
     samples.extend(opened.filter(|record| matches!(record, Record::Handle(..))));
+    samples.extend([Record::Vanished(65_537), Record::Viewed(65_538)]);
     samples
 }
 

@@ -57,6 +57,7 @@ impl State {
             writers: 0,
             commits: 0,
             is_read: false,
+            is_viewed: false,
             changed_at: SystemTime::now(),
         };
         self.add_node(ino, entry, Node::Write(node));
@@ -66,6 +67,16 @@ impl State {
     pub fn read_base(&mut self, ino: u64) {
         if let Some(node) = self.write_inode_mut(ino) {
             node.is_read = true;
+        }
+    }
+
+    /// An inode with a buffer is opened to read.
+    pub fn view(&mut self, ino: u64) {
+        if let Some(node) = self.write_inode_mut(ino)
+            && !node.is_viewed
+        {
+            node.is_viewed = true;
+            self.record(Record::Viewed(ino));
         }
     }
 
@@ -122,6 +133,9 @@ impl State {
         if let Some(entry) = vanished
             && let Some(place) = self.last_place(ino).cloned()
         {
+            if self.buffer(ino).is_some_and(Buffer::is_unknown) {
+                self.supply_base(ino, Ok(SecretValue::new("")));
+            }
             self.pend(entry, &place, ino, opener.process);
         }
         let handle = Handle::Write {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use simpletuner_live::live::{AttrChange, Opened};
 use simpletuner_live::process::Ending;
 
-use crate::kernel::{Pin, World, turn};
+use crate::kernel::{Pin, Told, World, turn};
 use crate::processes::File;
 use crate::reference::{Doing, Reference};
 use crate::server::{Answer, Request};
@@ -180,10 +180,10 @@ impl World {
             file.clone()
         };
         if file.refs == 0 {
-            if file.handle != 0 {
-                self.serve(|server| server.release(file.handle));
-            }
             self.reference(|reference| reference.released(number));
+            if file.handle != 0 {
+                self.release(number, file.handle);
+            }
             self.unpin(file.node);
         }
     }
@@ -333,10 +333,20 @@ impl World {
         handle: Option<u64>,
         change: AttrChange,
     ) -> Result<(), i32> {
-        match self
-            .request(pid, Request::Setattr(node, handle, change))
-            .await?
-        {
+        self.setattr_telling(pid, node, handle, change, Box::new(|_| {}))
+            .await
+    }
+
+    async fn setattr_telling(
+        &self,
+        pid: u32,
+        node: u64,
+        handle: Option<u64>,
+        change: AttrChange,
+        told: Told,
+    ) -> Result<(), i32> {
+        let request = Request::Setattr(node, handle, change);
+        match self.request_telling(pid, request, told).await? {
             Answer::Attr(attr) => self.learn_attr(node, &attr),
             Answer::Done => {}
             _ => unreachable!(),
@@ -346,30 +356,26 @@ impl World {
 
     pub async fn write(&self, pid: u32, number: u64, at: u64, bytes: &[u8]) {
         let file = self.file(number);
-        let write = Request::Write(file.handle, at, bytes.to_vec(), file.appends);
-        match self.request(pid, write).await {
-            Ok(_) => self.reference(|reference| {
-                reference.wrote(number, |text| {
-                    let at = if file.appends {
-                        text.len()
-                    } else {
-                        at as usize
-                    };
-                    let len = text.len().max(at + bytes.len());
-                    text.resize(len, 0);
-                    text[at..at + bytes.len()].copy_from_slice(bytes);
-                });
-            }),
-            Err(errno) => {
-                self.reference(|reference| reference.wrong(format!("write: errno {errno}")));
-            }
+        let (bytes, appends) = (bytes.to_vec(), file.appends);
+        let write = Request::Write(file.handle, at, bytes.clone(), appends);
+        let told = move |reference: &mut Reference| {
+            reference.wrote(number, |text| {
+                let at = if appends { text.len() } else { at as usize };
+                let len = text.len().max(at + bytes.len());
+                text.resize(len, 0);
+                text[at..at + bytes.len()].copy_from_slice(&bytes);
+            });
+        };
+        if let Err(errno) = self.request_telling(pid, write, Box::new(told)).await {
+            self.reference(|reference| reference.wrong(format!("write: errno {errno}")));
         }
     }
 
     pub async fn fsync(&self, pid: u32, number: u64) {
         let file = self.file(number);
-        let _ = self.request(pid, Request::Fsync(file.handle)).await;
-        self.reference(|reference| reference.synced(number));
+        let told = move |reference: &mut Reference| reference.synced(number);
+        let fsync = Request::Fsync(file.handle);
+        let _ = self.request_telling(pid, fsync, Box::new(told)).await;
     }
 
     /// ftruncate(2).
@@ -379,16 +385,13 @@ impl World {
             size: Some(len),
             ..AttrChange::default()
         };
-        match self
-            .setattr(pid, file.node, Some(file.handle), change)
-            .await
-        {
-            Ok(()) => self.reference(|reference| {
-                reference.wrote(number, |text| text.resize(len as usize, 0));
-            }),
-            Err(errno) => {
-                self.reference(|reference| reference.wrong(format!("ftruncate: errno {errno}")));
-            }
+        let told = move |reference: &mut Reference| {
+            reference.wrote(number, |text| text.resize(len as usize, 0));
+        };
+        let resized =
+            self.setattr_telling(pid, file.node, Some(file.handle), change, Box::new(told));
+        if let Err(errno) = resized.await {
+            self.reference(|reference| reference.wrong(format!("ftruncate: errno {errno}")));
         }
     }
 

@@ -62,7 +62,13 @@ pub struct World {
     broken: Broken,
     /// Requests and answers, for who reads of a failure.
     pub trace: RefCell<Vec<String>>,
+    /// What the reference is told when a request was carried out.
+    told: RefCell<HashMap<u64, Told>>,
+    /// Open files that are gone, with their handles: the tree may not have done all for them yet.
+    releasing: RefCell<Vec<(u64, u64)>>,
 }
+
+pub type Told = Box<dyn FnOnce(&mut Reference)>;
 
 /// Lets others come between.
 pub async fn turn() {
@@ -96,6 +102,8 @@ impl World {
             reference: RefCell::default(),
             broken,
             trace: RefCell::default(),
+            told: RefCell::default(),
+            releasing: RefCell::default(),
         });
         world.look_around(true, false);
         world
@@ -119,7 +127,11 @@ impl World {
 
     /// Somebody else changes the store or the backend.
     pub fn edit(&self, is_store: bool, name: &str, value: Option<&str>) {
-        self.kernel.borrow_mut().disturbances += u32::from(!is_store);
+        if !is_store {
+            self.kernel.borrow_mut().disturbances += 1;
+            let value = value.map(|value| value.as_bytes().to_vec());
+            self.reference.borrow_mut().backend_has(name, value);
+        }
         self.serve_as(true, false, |server| server.edit(is_store, name, value));
     }
 
@@ -135,6 +147,18 @@ impl World {
             self.note(format!("store: {mutation:?}"));
             reference.mutated(mutation);
         }
+        for id in server.take_done() {
+            if let Some(told) = self.told.borrow_mut().remove(&id) {
+                told(&mut reference);
+            }
+        }
+        self.releasing.borrow_mut().retain(|(file, handle)| {
+            let is_releasing = server.is_releasing(*handle);
+            if !is_releasing {
+                reference.retired(*file);
+            }
+            is_releasing
+        });
         for name in NAMES {
             reference.holds(name, server.truth(name), by_others);
         }
@@ -142,7 +166,7 @@ impl World {
 
     pub fn replace_server(&self) {
         self.kernel.borrow_mut().disturbances += 1;
-        self.reference.borrow_mut().server_is_gone();
+        self.reference.borrow_mut().server_is_replaced();
         let server = self.server.take();
         self.server.replace(server.map(Server::replaced));
         self.look_around(false, false);
@@ -157,6 +181,12 @@ impl World {
         self.broken == Broken::ListingsAreBelieved
     }
 
+    /// The last descriptor of an open file is gone.
+    pub fn release(&self, file: u64, handle: u64) {
+        self.releasing.borrow_mut().push((file, handle));
+        self.serve(|server| server.release(handle));
+    }
+
     pub fn release_dir(&self, handle: u64) {
         self.serve_as(false, self.is_deaf_to_listings(), |server| {
             server.release_dir(handle);
@@ -168,6 +198,12 @@ impl World {
     }
 
     pub async fn request(&self, tid: u32, request: Request) -> Reply {
+        self.request_telling(tid, request, Box::new(|_| {})).await
+    }
+
+    /// A request of which the reference is told in the moment in which it is carried out: of two at the same time the
+    /// first may be answered last.
+    pub async fn request_telling(&self, tid: u32, request: Request, told: Told) -> Reply {
         let id = {
             let mut kernel = self.kernel.borrow_mut();
             // As Linux counts them.
@@ -180,6 +216,7 @@ impl World {
             request: id,
             is_resend: false,
         };
+        self.told.borrow_mut().insert(id, told);
         self.note(format!("{tid}: {request:?}"));
         let is_listing = matches!(request, Request::ReadDirPlus(..));
         let is_deaf = is_listing && self.is_deaf_to_listings();

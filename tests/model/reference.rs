@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::provider::Mutation;
 
 type Text = Vec<u8>;
+/// What was held from when on.
+type History = Vec<(u64, Option<Text>)>;
 
 /// A file apart from its name.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,8 @@ struct Writer {
     synced: Option<Vec<Text>>,
     phase: Phase,
     is_released: bool,
+    /// When the tree had done all for its release.
+    retired_at: Option<u64>,
     is_killed: bool,
     /// Its file was taken away from outside: whether it still takes effect is the tree's affair.
     is_doubtful: bool,
@@ -58,6 +62,8 @@ struct Under {
     since: u64,
     set: bool,
     deleted: bool,
+    /// Its request may have been sent to a second server.
+    is_resent: bool,
 }
 
 /// An open file that is read.
@@ -70,7 +76,9 @@ struct Reader {
 #[derive(Default)]
 pub struct Reference {
     clock: u64,
-    history: BTreeMap<String, Vec<(u64, Option<Text>)>>,
+    history: BTreeMap<String, History>,
+    /// The same of the backend alone.
+    behind: BTreeMap<String, History>,
     files: Vec<Known>,
     public: HashMap<String, usize>,
     writers: BTreeMap<u64, Writer>,
@@ -78,6 +86,9 @@ pub struct Reference {
     under: BTreeMap<u32, Under>,
     /// When a name was taken from its file last.
     taken: HashMap<String, u64>,
+    /// Since when a process may see what a name held, for it opened the name in vain. What it waited for stays good for its
+    /// thread for a second, as the kernel may look once more; and no time passes here.
+    vain: HashMap<(u32, String), u64>,
     /// The first thing that was wrong.
     pub violation: Option<String>,
 }
@@ -123,9 +134,30 @@ impl Reference {
         }
     }
 
+    /// What a backend has for a name from now on, if the store has nothing.
+    pub fn backend_has(&mut self, name: &str, value: Option<Text>) {
+        self.clock += 1;
+        let history = self.behind.entry(name.into()).or_default();
+        history.push((self.clock, value));
+    }
+
     /// All that a name held since then.
     pub fn held_since(&self, name: &str, since: u64) -> Vec<Option<Text>> {
-        let Some(history) = self.history.get(name) else {
+        Self::all_since(self.history.get(name), since)
+    }
+
+    /// All that a process may be shown under a name since then.
+    fn shown_since(&self, pid: u32, name: &str, since: u64) -> Vec<Option<Text>> {
+        let mut shown = self.held_since(name, since);
+        if let Some(vain) = self.vain.get(&(pid, name.to_owned())) {
+            shown.extend(self.held_since(name, *vain));
+            shown.extend(Self::all_since(self.behind.get(name), *vain));
+        }
+        shown
+    }
+
+    fn all_since(history: Option<&History>, since: u64) -> Vec<Option<Text>> {
+        let Some(history) = history else {
             return vec![None];
         };
         let first = history.iter().rposition(|(at, _)| *at <= since);
@@ -142,6 +174,15 @@ impl Reference {
         self.writers.values().any(|writer| {
             writer.opener == pid
                 && !writer.is_released
+                && self.files[writer.file].place.as_deref() == Some(name)
+        })
+    }
+
+    /// Whether the process may find a file that it made under this name: until the tree has done all for its release.
+    fn may_see_its_own(&self, pid: u32, name: &str, since: u64) -> bool {
+        self.writers.values().any(|writer| {
+            writer.opener == pid
+                && writer.retired_at.is_none_or(|at| at > since)
                 && self.files[writer.file].place.as_deref() == Some(name)
         })
     }
@@ -171,8 +212,11 @@ impl Reference {
     // Readers.
 
     pub fn opened_to_read(&mut self, file: u64, pid: u32, name: &str, since: u64) {
-        let texts: Vec<Text> = self.held_since(name, since).into_iter().flatten().collect();
-        let is_making = self.has_open(pid, name) || self.doubtful_of(pid).next().is_some();
+        let shown = self.shown_since(pid, name, since);
+        self.vain.remove(&(pid, name.into()));
+        let texts: Vec<Text> = shown.into_iter().flatten().collect();
+        let is_making =
+            self.may_see_its_own(pid, name, since) || self.doubtful_of(pid).next().is_some();
         if texts.is_empty() && !is_making {
             return self.wrong(format!("{name} was opened, and was not there"));
         }
@@ -181,6 +225,9 @@ impl Reference {
     }
 
     pub fn no_such_file(&mut self, what: &str, pid: u32, name: &str, since: u64) {
+        if what == "open" {
+            self.vain.insert((pid, name.into()), since);
+        }
         let own = self.own_writer(pid, name);
         if own.is_some_and(|own| !self.writers[&own].is_doubtful) {
             return self.wrong(format!("{what} {name}: ENOENT for its maker"));
@@ -204,9 +251,9 @@ impl Reference {
     }
 
     pub fn stat_said(&mut self, pid: u32, name: &str, size: u64, since: u64) {
-        let held = self.held_since(name, since);
+        let held = self.shown_since(pid, name, since);
         let mut sizes = held.iter().flatten().map(Vec::len);
-        if !sizes.any(|len| len as u64 == size) && !self.has_open(pid, name) {
+        if !sizes.any(|len| len as u64 == size) && !self.may_see_its_own(pid, name, since) {
             let held: Vec<_> = held.iter().map(|v| v.as_ref().map(|v| v.len())).collect();
             self.wrong(format!("stat {name} said {size} bytes of {held:?}"));
         }
@@ -238,6 +285,8 @@ impl Reference {
         since: u64,
     ) {
         let held = self.held_since(name, since);
+        let shown = self.shown_since(opener, name, since);
+        self.vain.remove(&(opener, name.into()));
         let is_new = creates && held.iter().all(Option::is_none);
         let known = match is_new && !is_scratch(name) {
             true => {
@@ -253,7 +302,7 @@ impl Reference {
             || held.len() > 1 && held.contains(&None);
         let texts = match truncates || is_new {
             true => vec![Vec::new()],
-            false => held.into_iter().map(Option::unwrap_or_default).collect(),
+            false => shown.into_iter().map(Option::unwrap_or_default).collect(),
         };
         let writer = Writer {
             opener,
@@ -265,6 +314,7 @@ impl Reference {
             synced: None,
             phase: Phase::Open,
             is_released: false,
+            retired_at: None,
             is_killed: false,
             is_doubtful: was_taken,
         };
@@ -382,10 +432,17 @@ impl Reference {
         }
     }
 
-    /// A known limit: a release that was answered, and not looked at yet, is lost with its server.
-    pub fn server_is_gone(&mut self) {
-        for writer in self.writers.values_mut() {
-            writer.is_doubtful |= writer.is_released && writer.is_touched;
+    /// The tree has done all for an open file that is gone.
+    pub fn retired(&mut self, file: u64) {
+        self.clock += 1;
+        if let Some(writer) = self.writers.get_mut(&file) {
+            writer.retired_at = Some(self.clock);
+        }
+    }
+
+    pub fn server_is_replaced(&mut self) {
+        for under in self.under.values_mut() {
+            under.is_resent = true;
         }
     }
 
@@ -427,6 +484,7 @@ impl Reference {
             since: self.clock,
             set: false,
             deleted: false,
+            is_resent: false,
         };
         self.disturbed_by(tid, &under.doing);
         self.under.insert(tid, under);
@@ -437,6 +495,12 @@ impl Reference {
         let writers = self.writers.values();
         writers
             .filter(move |writer| writer.is_doubtful && writer.opener == pid && !writer.is_released)
+    }
+
+    /// Whether the process closes a file just now that may be any of those it writes.
+    fn closes_doubtful(&self, pid: u32) -> bool {
+        let mut doubtful = self.doubtful_of(pid);
+        doubtful.any(|writer| writer.phase == Phase::Closing)
     }
 
     fn disturbed_by(&mut self, pid: u32, doing: &Doing) {
@@ -466,7 +530,9 @@ impl Reference {
         let of_other_calls = self.set_is_anothers(name, text);
         let due = self.writers.iter().filter(|(_, writer)| {
             let place = self.files[writer.file].place.as_deref();
-            let is_over = writer.phase == Phase::Closing || writer.is_released;
+            let is_over = writer.phase == Phase::Closing
+                || writer.is_released
+                || self.closes_doubtful(writer.opener);
             let is_sure = place == Some(name) && !writer.is_doubtful;
             (is_sure || !of_other_calls)
                 && (place == Some(name) || writer.is_doubtful)
@@ -581,7 +647,9 @@ impl Reference {
                     self.files[file].place = None;
                     self.public.retain(|_, known| *known != file);
                 }
-                if !under.deleted && own.is_none() && is_clear {
+                // A second server cannot tell whether the first one has removed what it does not find.
+                let is_done = under.deleted || (under.is_resent && name == "R");
+                if !is_done && own.is_none() && is_clear {
                     self.wrong(format!("{under:?}: nothing was removed"));
                 }
                 if under.deleted {

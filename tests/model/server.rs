@@ -102,6 +102,8 @@ pub struct Server {
     /// Requests that the kernel waits for.
     in_flight: BTreeMap<u64, (Caller, Request)>,
     replies: HashMap<u64, Reply>,
+    /// Requests that were carried out, in that order.
+    done: Vec<u64>,
 }
 
 fn errno(error: OpError) -> i32 {
@@ -154,6 +156,7 @@ impl Server {
             woken: Arc::default(),
             in_flight: BTreeMap::new(),
             replies: HashMap::new(),
+            done: Vec::new(),
         };
         server.commit_released(commits, None);
         server
@@ -165,6 +168,7 @@ impl Server {
             keeper,
             in_flight,
             replies,
+            closing,
             ..
         } = self;
         if keeper.broken == Broken::JournalIsLost {
@@ -179,7 +183,21 @@ impl Server {
             caller.is_resend = true;
             next.send(id, caller, request);
         }
+        // A release is answered when it is done, so the kernel sends those that were not once more.
+        for closing in closing {
+            if let Closing::Release(handle, _) = closing {
+                next.release(handle);
+            }
+        }
         next
+    }
+
+    /// Whether the tree may not have done all yet for a handle that was released.
+    pub fn is_releasing(&self, handle: u64) -> bool {
+        let is_its =
+            |closing: &Closing| matches!(closing, Closing::Release(of, _) if *of == handle);
+        let is_behind = |storing: &Storing| matches!(storing, Storing::Commit(None, ..));
+        self.closing.iter().any(is_its) || self.storing.iter().any(is_behind)
     }
 
     /// How many epochs the tree has sent since this was last asked.
@@ -189,6 +207,10 @@ impl Server {
         let _ = self.device.read_to_end(&mut messages);
         assert_eq!(messages.len() % 16, 0);
         messages.len() as u64 / 16
+    }
+
+    pub fn take_done(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.done)
     }
 
     pub fn reply(&mut self, id: u64) -> Option<Reply> {
@@ -203,6 +225,9 @@ impl Server {
 
     fn answer(&mut self, id: u64, reply: Reply) {
         if self.in_flight.remove(&id).is_some() {
+            if reply.is_ok() {
+                self.done.push(id);
+            }
             self.replies.insert(id, reply);
         }
     }
