@@ -315,3 +315,36 @@ fn an_ordinary_users_mount_outlives_its_processes_too() {
         kill -KILL $(jq .server_pid $live/status) && cat $live/secrets/A && \"$PROGRAM\" umount && ls $live";
     assert_eq!(as_user(script).done(), "v\nv\n");
 }
+
+// A killed server has the kernel answer EIO for a request that it was just reading into a page that was not there.
+#[test]
+fn a_server_has_the_pages_that_requests_are_read_into_from_the_start() {
+    let _alone = alone();
+    let live = Live::start();
+    kill_server(&live);
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", live.server_pid())).unwrap();
+    let kib = |line: &str, name: &str| -> Option<u64> {
+        line.strip_prefix(name)?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
+    };
+    // Locking the first pages has made them a mapping of their own, just before the rest.
+    let (mut size, mut before, mut resident) = (0, 0, Vec::new());
+    for line in smaps.lines() {
+        if let Some(found) = kib(line, "Size:") {
+            size = found;
+        } else if let Some(found) = kib(line, "Rss:") {
+            if (16_000..17_000).contains(&size) {
+                resident.push(before + found);
+            }
+            before = found;
+        }
+    }
+    // The largest write, and what is before its bytes.
+    assert!(
+        matches!(resident[..], [resident] if resident >= 132),
+        "{resident:?}"
+    );
+}
