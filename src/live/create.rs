@@ -50,7 +50,7 @@ impl Tree {
     }
 
     /// Creates a file and opens it to write. Its maker sees it at once, everybody else when it has its first value; a
-    /// scratch file is seen by all who know its name.
+    /// scratch file can be opened by everyone who knows its name.
     ///
     /// # Errors
     /// EINVAL for a name that no secret or price can have, EPERM where nothing can be created, EEXIST where the name is
@@ -74,8 +74,8 @@ impl Tree {
             ));
         }
         let place = Place::new(parent, name);
-        // Who was sent round for it has come back.
-        state.arrived(caller.tid);
+        // This may be the retry that the caller was asked for.
+        state.end_retries(caller.tid);
         let ino = self.make(&mut state, caller, &place, flags)?;
         let opener = self.opener(caller)?;
         let handle = state.open_writer(ino, &opener, caller.request);

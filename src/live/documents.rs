@@ -63,7 +63,7 @@ impl Tree {
         self.render(format, &snapshot, freshness)
     }
 
-    /// Renders a large document, for those who wait for it.
+    /// Renders a large document on a thread of its own, and wakes the requests that wait for it.
     pub(super) fn render_in_background(
         self: &Arc<Self>,
         format: BundleFormat,

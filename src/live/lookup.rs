@@ -19,7 +19,7 @@ impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
-    /// ENOENT and EACCES. Blocked only for a thread that was sent round, where what it came for is not at hand,
+    /// ENOENT and EACCES. Blocked only for a retry whose content is not at hand,
     /// and for one that creates the file exclusively while a backend that may have it has not answered.
     pub fn lookup(
         &self,
@@ -87,7 +87,7 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Found, OpError> {
         let retry = state.retry(caller.tid, place);
-        // One who was sent round to read has waited, too.
+        // A caller that retries to read has waited already.
         let freshness = waited(has_waited || retry.is_some());
         let resolved = match retry {
             None if self.is_settling(place) => Resolved::Blocked(WaitOn::Write(place.clone())),
@@ -114,7 +114,7 @@ impl Tree {
                 Ok(self.found(state, ino, valid))
             }
             Resolved::Missing => self.look_up_missing(state, caller, place),
-            // It has been sent round already, and must find more than a promise. This is rare: a server has just begun.
+            // The kernel retries only once, so a promise would not do. This is rare: a server has just begun.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             // The kernel would say that the file exists, by the promise alone.
             Resolved::Blocked(on) if self.processes.creates_exclusively(caller.tid) => {
@@ -138,7 +138,7 @@ impl Tree {
         }
     }
 
-    /// A name that nobody else sees may be one that the caller's process is making.
+    /// A name without a value may be one that the caller's process is making.
     fn look_up_missing(
         &self,
         state: &mut State,
@@ -148,14 +148,14 @@ impl Tree {
         match self.left_to(state, caller, place) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                state.missed(caller.tid, place);
+                state.retry_missed(caller.tid, place);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }
     }
 
-    /// The inode that the caller's process finds under a name that nobody else sees. Who has it open to write is making it
-    /// from now on.
+    /// The inode that the caller's process finds under a name that no other process sees. If a process has the name open to
+    /// write, it is making the file from now on.
     fn left_to(&self, state: &mut State, caller: &Caller, place: &Place) -> Option<u64> {
         self.made_by(state, caller, place).or_else(|| {
             state.vanish(place);

@@ -54,7 +54,7 @@ use layout::Layout;
 /// This variable makes the mount behave as on a kernel without epochs, for tests.
 const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
 
-/// Who asks.
+/// The process that asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// User.
@@ -368,7 +368,7 @@ impl Tree {
         Err(self.refuse(caller, what))
     }
 
-    /// Who opens a file to write.
+    /// The caller, as the opener of a file to write.
     ///
     /// # Errors
     /// EPERM if the daemon cannot see the caller, because it could not know when the caller closes the file.

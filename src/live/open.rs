@@ -66,22 +66,22 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        // A thread is sent round once only: the kernel would give a second ESTALE to the program.
+        // A thread is asked to retry only once: the kernel would pass a second ESTALE on to the program.
         let place = state.last_place(ino).cloned();
         let has_waited = match &place {
             Some(place) => {
-                let came_round = state.came_round(caller.tid, ino);
-                state.arrived(caller.tid);
-                let is_settling = !came_round && self.is_settling(place);
+                let is_retrying = state.is_retrying(caller.tid, ino);
+                state.end_retries(caller.tid);
+                let is_settling = !is_retrying && self.is_settling(place);
                 if is_settling && !has_waited && !to_write(flags) {
                     return Err(OpError::Blocked(WaitOn::Write(place.clone())));
                 }
-                if has_waited && !came_round && matches!(state.node(ino), Some(Node::Version(_))) {
+                if has_waited && !is_retrying && matches!(state.node(ino), Some(Node::Version(_))) {
                     // The write that it waited for may have made another version.
-                    state.send_round_of(caller.tid, ino, place, to_write(flags));
+                    state.ask_to_retry_file(caller.tid, ino, place, to_write(flags));
                     return Err(ESTALE);
                 }
-                has_waited || came_round
+                has_waited || is_retrying
             }
             None => has_waited,
         };
@@ -91,7 +91,7 @@ impl Tree {
                 let place = place.ok_or(ESTALE)?;
                 let file = self.layout.file_at(&place).ok_or(ESTALE)?;
                 if to_write(flags) {
-                    return Err(self.send_writer_round(&mut state, caller, ino, &place, &file));
+                    return Err(self.ask_writer_to_retry(&mut state, caller, ino, &place, &file));
                 }
                 drop(state);
                 self.record_reader(caller, &file, &value);
@@ -106,7 +106,7 @@ impl Tree {
 
     /// Sends a writer round, so that its second lookup makes an inode of its own. Writing through an inode that others
     /// read would change the size under them.
-    fn send_writer_round(
+    fn ask_writer_to_retry(
         &self,
         state: &mut State,
         caller: &Caller,
@@ -120,7 +120,7 @@ impl Tree {
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.send_round_of(caller.tid, ino, place, true);
+        state.ask_to_retry_file(caller.tid, ino, place, true);
         ESTALE
     }
 
@@ -143,7 +143,7 @@ impl Tree {
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.send_writer_round(state, caller, ino, &place, &file));
+                return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
@@ -178,12 +178,12 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Opened, OpError> {
         let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
-            state.send_anywhere(caller.tid, to_write(flags));
+            state.ask_to_retry_anywhere(caller.tid, to_write(flags));
             return Err(ESTALE);
         };
         let file = self.layout.file_at(&place).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.send_writer_round(state, caller, ino, &place, &file));
+            return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
         }
         if !has_waited && self.is_settling(&place) {
             return Err(OpError::Blocked(WaitOn::Write(place)));
@@ -194,7 +194,7 @@ impl Tree {
                 if let Resolved::Content(content) = resolved {
                     state.version(&place, &content.value, content.changed_at);
                 }
-                state.send_round(caller.tid, &place, false);
+                state.ask_to_retry(caller.tid, &place, false);
                 Err(ESTALE)
             }
             Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
@@ -213,7 +213,7 @@ impl Tree {
             place, file, shows, ..
         } = generated;
         if to_write(flags) {
-            return Err(self.send_writer_round(&mut self.state(), caller, ino, place, file));
+            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, place, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));

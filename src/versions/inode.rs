@@ -36,7 +36,7 @@ pub enum Missing {
     Failed(i32),
 }
 
-/// Who opened a file to write.
+/// The process that opened a file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opener {
     /// The process.
@@ -56,7 +56,7 @@ pub struct Buffer {
     pub changes: u64,
     /// The number of changes that have been committed.
     pub committed: u64,
-    /// Who opened it.
+    /// The process that opened it.
     pub opener: Opener,
     /// The opener has closed a descriptor since it wrote last. Where it has not, another of its threads may just be
     /// opening the file.

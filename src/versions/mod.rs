@@ -10,8 +10,8 @@
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
 //! - A pending entry has no first value yet: only the process that makes it sees it.
-//! - A [`Retry`] remembers that a thread was sent round (it got ESTALE for a name), and whether it came to read or to
-//!   write.
+//! - A [`Retry`] remembers that a thread got ESTALE for a name, so that it looks the name up again, and whether it wants to
+//!   read or to write.
 //!
 //! Every change also makes a [`Record`]. The journal appends the records of an operation before the operation is
 //! answered, so that the next server can continue.

@@ -84,9 +84,9 @@ pub enum Record {
     },
     /// A promise for a name.
     Promise(u64, Place),
-    /// A thread was sent round for a name; `true`: it came to write.
+    /// A thread was asked to retry a name; `true`: to write.
     Retry(u32, Place, bool),
-    /// That thread has opened what it was sent round for.
+    /// That retry is over.
     Arrived(u32, Place),
     /// A record of the room above.
     Other(#[serde(with = "bytes")] SecretBuffer),

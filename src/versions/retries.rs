@@ -15,7 +15,7 @@ const MISSED_LIFETIME: Duration = Duration::from_secs(1);
 /// With more retries than this, expired ones are dropped.
 const MANY: usize = 1000;
 
-/// What a thread was sent round for.
+/// What a thread retries for.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     /// To write; else to read.
@@ -62,7 +62,7 @@ impl Retries {
         self.0.insert((tid, place), retry);
     }
 
-    /// What a thread was sent round for last, under this name or any.
+    /// The newest retry of a thread, for this name or for any.
     pub(super) fn find(&self, tid: u32, place: &Place) -> Option<Retry> {
         if self.0.is_empty() {
             return None;

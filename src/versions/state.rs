@@ -325,28 +325,29 @@ impl State {
 
     // Retries.
 
-    /// Sends a thread round that came for an inode which is not known any more: its next lookup, of whatever name,
-    /// finds what it came for.
-    pub fn send_anywhere(&mut self, tid: u32, to_write: bool) {
-        self.send_round(tid, &retries::anywhere(), to_write);
+    /// Expects a retry by a thread that opened an inode which is not known any more, so that its name is not known either:
+    /// the thread's next lookup counts as the retry, whatever its name.
+    pub fn ask_to_retry_anywhere(&mut self, tid: u32, to_write: bool) {
+        self.ask_to_retry(tid, &retries::anywhere(), to_write);
     }
 
-    /// Sends a thread round: the kernel gets ESTALE, and the thread's next lookup of the name finds what it came for.
-    pub fn send_round(&mut self, tid: u32, place: &Place, to_write: bool) {
+    /// Expects a retry: the caller answers ESTALE, and the thread's next lookup of the name finds what it wanted to open.
+    pub fn ask_to_retry(&mut self, tid: u32, place: &Place, to_write: bool) {
         self.record(Record::Retry(tid, place.clone(), to_write));
         self.put_retry(tid, place.clone(), to_write);
     }
 
-    /// The same for an inode. If its file was renamed since the thread looked it up, the thread looks up the old name again.
-    pub fn send_round_of(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
-        self.send_round(tid, place, to_write);
+    /// Expects a retry for an inode's file. If the file was renamed since the thread looked it up, the thread looks up the
+    /// old name again.
+    pub fn ask_to_retry_file(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
+        self.ask_to_retry(tid, place, to_write);
         for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
-            self.send_round(tid, earlier, to_write);
+            self.ask_to_retry(tid, earlier, to_write);
         }
     }
 
-    /// Whether the thread was sent round for this inode's file.
-    pub fn came_round(&self, tid: u32, ino: u64) -> bool {
+    /// Whether the thread was asked to retry this inode's file.
+    pub fn is_retrying(&self, tid: u32, ino: u64) -> bool {
         !self.retries.is_empty()
             && self
                 .places(ino)
@@ -366,26 +367,26 @@ impl State {
         self.retries.put(tid, place, to_write);
     }
 
-    /// What a thread was sent round for.
+    /// The pending retry of a thread for a name.
     pub fn retry(&self, tid: u32, place: &Place) -> Option<Retry> {
         self.retries.find(tid, place)
     }
 
-    /// The thread has come back and found nothing: once or twice, as the kernel first looks whether the name still leads
-    /// where it did.
-    pub fn missed(&mut self, tid: u32, place: &Place) {
+    /// A retry found no file. The kernel may look the name up twice, because it first checks whether the name still leads to
+    /// the same inode, so the retry ends with the second miss.
+    pub fn retry_missed(&mut self, tid: u32, place: &Place) {
         let Some(retry) = self.retry(tid, place).filter(|_| tid != 0) else {
             return;
         };
-        self.arrived(tid);
+        self.end_retries(tid);
         if retry.missed.is_none() {
-            self.send_round(tid, place, retry.to_write);
+            self.ask_to_retry(tid, place, retry.to_write);
             self.retries.set_missed(tid, place);
         }
     }
 
-    /// The thread has opened something, so it is not on its way any more.
-    pub fn arrived(&mut self, tid: u32) {
+    /// The thread has opened a file, so all its retries are over.
+    pub fn end_retries(&mut self, tid: u32) {
         for place in self.retries.take_all(tid) {
             self.record(Record::Arrived(tid, place));
         }

@@ -95,10 +95,10 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.release(handle, |_| true);
     check(&mut state, "gone");
     assert!(state.node(scratch).is_none());
-    state.send_round(5, &place("A"), true);
+    state.ask_to_retry(5, &place("A"), true);
     let promise = state.promise(&place("D"));
     check(&mut state, "a retry and a promise");
-    state.arrived(5);
+    state.end_retries(5);
     state.forget(promise, 1);
     let entry = state.entry_at(&place("A"));
     let own = state.new_write_inode(entry, Err(Missing::Unknown));
@@ -169,13 +169,13 @@ fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
 fn a_thread_finds_what_it_came_for_last() {
     let place = Place::new(2, "A");
     let mut state = State::new(0);
-    state.send_round(5, &place, false);
-    state.missed(5, &place);
+    state.ask_to_retry(5, &place, false);
+    state.retry_missed(5, &place);
     assert!(!state.retry(5, &place).unwrap().to_write);
-    state.send_anywhere(5, true);
+    state.ask_to_retry_anywhere(5, true);
     assert!(state.retry(5, &place).unwrap().to_write);
-    state.missed(5, &place);
-    state.missed(5, &place);
+    state.retry_missed(5, &place);
+    state.retry_missed(5, &place);
     assert!(state.retry(5, &place).is_none());
 }
 
