@@ -11,9 +11,11 @@
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, who asks
 //!   a provider, writes
 //! - [`hardware`]: prices: defaults, configured, set
-//! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
+//! - [`simpletuner_db`]: the providers' configuration in SimpleTuner's own database
+//! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes
@@ -27,6 +29,7 @@
 #![warn(missing_docs)]
 
 pub mod adopt;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod credential;
@@ -42,6 +45,7 @@ pub mod process;
 pub mod provider;
 pub mod secret;
 pub mod settings;
-pub mod state;
+pub mod simpletuner_db;
+mod sqlite;
 pub mod users;
 pub mod versions;

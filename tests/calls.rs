@@ -19,7 +19,7 @@ use simpletuner_live::provider::vault::{VaultAuth, VaultBackend, VaultOptions, V
 use simpletuner_live::provider::{EnvironmentProvider, FileProvider, Provider};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use simpletuner_live::settings::{Flags, Settings};
-use simpletuner_live::state::{self, ProviderConfigs};
+use simpletuner_live::simpletuner_db::{self, ProviderConfigs};
 use simpletuner_live::users;
 
 const TABLE: &str = include_str!("../src/calls.md");
@@ -157,13 +157,13 @@ fn rows() -> Vec<Row> {
             assert_eq!(function(1), 2);
             assert_eq!(function::cache().clear(), 1);
         }
-        "state::provider_config_cache()" => {
+        "simpletuner_db::provider_config_cache()" => {
             ProviderConfigs::global().unwrap().save("seen", json!({"a": 1}).as_object().unwrap()).unwrap();
             ProviderConfigs::global().unwrap().get("seen").unwrap();
-            assert!(state::provider_config_cache().get("provider:seen:config").is_some());
+            assert!(simpletuner_db::provider_config_cache().get("provider:seen:config").is_some());
         }
-        "state::invalidate_provider_cache(provider)" => {
-            assert_eq!(state::invalidate_provider_cache(Some("seen")), 1);
+        "simpletuner_db::invalidate_provider_cache(provider)" => {
+            assert_eq!(simpletuner_db::invalidate_provider_cache(Some("seen")), 1);
         }
         "users::user_permission_cache()" => {
             users::user_name(0);

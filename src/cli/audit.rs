@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::{Context, Outcome, output};
-use crate::state::audit::{AuditOptions, Reader, Row, Verified};
+use crate::audit::{AuditOptions, Reader, Row, Verified};
 
 /// How often `tail -f` looks for new rows.
 const LOOK_EVERY: Timespec = Timespec {

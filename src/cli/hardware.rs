@@ -13,7 +13,7 @@ use super::{Context, Outcome, output};
 use crate::error::Error;
 use crate::hardware::{self, Hardware, Price, PriceTable};
 use crate::settings::Settings;
-use crate::state::ProviderConfigs;
+use crate::simpletuner_db::ProviderConfigs;
 
 /// Show what hardware costs, set it, or estimate a run
 ///

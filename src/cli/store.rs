@@ -15,7 +15,7 @@ use crate::manager::SecretsManager;
 use crate::mount::{self, MountState};
 use crate::secret::SecretName;
 use crate::settings::Settings;
-use crate::state::audit::{Act, Actor, AuditTrail, ReadOf};
+use crate::audit::{Act, Actor, AuditTrail, ReadOf};
 
 /// One line of `ls`.
 pub(super) struct Listed {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
 use crate::error::{Error, Result};
-use crate::state::{Known, ProviderConfigs};
+use crate::simpletuner_db::{Known, ProviderConfigs};
 
 /// The provider whose configuration has the prices.
 const PROVIDER: &str = "replicate";

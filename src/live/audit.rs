@@ -7,7 +7,7 @@ use super::layout::File;
 use super::{Caller, OpError, Tree};
 use crate::process::Process;
 use crate::secret::Change;
-use crate::state::audit::{Act, Actor, ReadOf};
+use crate::audit::{Act, Actor, ReadOf};
 use crate::versions::Opener;
 
 /// A writer: the process whose bundle base a merge uses, and the actor that the trail names.

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
-use crate::state::audit::Actor;
-use crate::state::{Known, ProviderConfigs};
+use crate::audit::Actor;
+use crate::simpletuner_db::{Known, ProviderConfigs};
 
 /// How fresh a content must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

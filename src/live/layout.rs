@@ -8,7 +8,7 @@ use super::bundle::BundleFormat;
 use super::lock;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
-use crate::state::{MAX_CONFIG, check_provider_name};
+use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
 use crate::versions::Place;
 
 /// The inode number of the root folder.

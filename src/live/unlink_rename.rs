@@ -7,7 +7,7 @@ use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree};
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::state::audit::Act;
+use crate::audit::Act;
 use crate::versions::{Place, State};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 use crate::secret::{SecretBuffer, SecretName, SecretValue};
-use crate::state::check_provider_name;
+use crate::simpletuner_db::check_provider_name;
 use crate::versions::{Handle, Missing, Node, Place, State};
 
 /// The most bytes that all scratch files may hold together.

@@ -20,8 +20,8 @@ use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
-use crate::state::ProviderConfigs;
-use crate::state::audit::AuditTrail;
+use crate::simpletuner_db::ProviderConfigs;
+use crate::audit::AuditTrail;
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {

@@ -1,7 +1,7 @@
 //! The audit trail, as the mount and the commands write it and SimpleTuner checks it.
 
 use super::*;
-use simpletuner_live::state::audit::{Act, Actor, AuditOptions, AuditTrail};
+use simpletuner_live::audit::{Act, Actor, AuditOptions, AuditTrail};
 
 const READS: &str = "live-audit.db";
 
@@ -644,7 +644,7 @@ fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
     live.sh("for i in {1..5}; do echo $i > secrets/A; cat secrets/A; done");
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
     wait_until("the log tells", || {
-        log().matches("it is no SQLite database").count() >= 2
+        log().matches("it is not an SQLite database").count() >= 2
     });
     assert_eq!(
         log()

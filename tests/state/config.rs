@@ -1,7 +1,7 @@
 //! `config/` in the mount.
 
 use super::*;
-use simpletuner_live::state::ProviderConfigs;
+use simpletuner_live::simpletuner_db::ProviderConfigs;
 
 /// What SimpleTuner finds of a provider.
 fn as_simpletuner_sees(live: &Live, provider: &str) -> Value {
@@ -339,7 +339,7 @@ fn a_damaged_database_is_eio_with_the_reason_and_stays_as_it_is() {
     );
     assert_eq!(fs::read_to_string(&jobs).unwrap(), garbage);
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(log.contains("it is no SQLite database"), "{log}");
+    assert!(log.contains("it is not an SQLite database"), "{log}");
     fs::write(&jobs, "").unwrap();
     live.sh("echo '{\"a\": 1}' > config/replicate.json");
     assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));

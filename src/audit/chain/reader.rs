@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::as_stored;
 use crate::error::Result;
-use crate::state::database::{FileId, PATIENCE, connect, explain, identify, is_no_table};
+use crate::sqlite::{FileId, BUSY_TIMEOUT, connect, explain, identify, is_no_table};
 
 /// A row as it is shown.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ impl Reader {
                 // Another one has taken its place.
                 after = 0;
             }
-            self.open = Some((there, connect(&self.path, PATIENCE).map_err(failed)?));
+            self.open = Some((there, connect(&self.path, BUSY_TIMEOUT).map_err(failed)?));
         }
         let Some((_, connection)) = &self.open else {
             return Ok(Vec::new());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{PATIENCE, name_within};
+use super::user_names::{PATIENCE, name_within};
 use crate::process;
 
 /// A user, and the process by which he did it.

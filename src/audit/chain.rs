@@ -5,7 +5,7 @@
 //! was removed, and is signed as all others are: so the chain still has a beginning that can be checked.
 
 mod reader;
-mod walk;
+mod verifier;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -18,14 +18,14 @@ use serde_json::json;
 use super::actor::{Actor, user_of};
 use super::row::{Entry, of_trail};
 use crate::error::{Error, Result};
-use crate::state::database::{
-    PATIENCE, connect, connect_or_create, explain, identify, is_no_table,
+use crate::sqlite::{
+    BUSY_TIMEOUT, connect, connect_or_create, explain, identify, is_no_table,
 };
-use crate::state::time::timestamp;
-use walk::{GENESIS, PRUNED, Signed, Walk};
+use crate::sqlite::timestamp;
+use verifier::{GENESIS, PRUNED, Signed, Walk};
 
 pub use reader::{Reader, Row};
-pub use walk::{Broken, Verified};
+pub use verifier::{Broken, Verified};
 
 const TABLE: &str = "CREATE TABLE audit_log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -95,7 +95,7 @@ impl Chain {
 
     /// Adds rows: all, or none.
     pub(super) fn append(&self, key: &hmac::Key, entries: &[Entry]) -> Result<()> {
-        let mut connection = self.connect(PATIENCE)?;
+        let mut connection = self.connect(BUSY_TIMEOUT)?;
         let append = |connection: &mut Connection| -> rusqlite::Result<()> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -131,7 +131,7 @@ impl Chain {
             return Ok(nothing);
         }
         let failed = |e| explain(&self.path, &e);
-        let connection = connect(&self.path, PATIENCE).map_err(failed)?;
+        let connection = connect(&self.path, BUSY_TIMEOUT).map_err(failed)?;
         // One look at all of it: rows may be added meanwhile.
         let walked = connection
             .unchecked_transaction()
@@ -200,7 +200,7 @@ impl Chain {
             return Ok(0);
         }
         let failed = |e| explain(&self.path, &e);
-        let mut connection = self.connect(PATIENCE)?;
+        let mut connection = self.connect(BUSY_TIMEOUT)?;
         prune(&mut connection, key, before).map_err(failed)
     }
 

@@ -2,8 +2,8 @@ use serde_json::{Map, Value};
 
 use super::write::CREATE;
 use super::*;
-use crate::state::MAX_CONFIG;
-use crate::state::audit::Actor;
+use crate::simpletuner_db::MAX_CONFIG;
+use crate::audit::Actor;
 use serde_json::json;
 
 /// A scratch state folder, and SimpleTuner's way of using the database in it.

@@ -1,9 +1,9 @@
-//! SimpleTuner's own databases: the configuration of its providers, and the audit trail. Both programs use them at the same time. Knows no
-//! mount, and no table that is not named here.
+//! The configuration of SimpleTuner's providers, in SimpleTuner's own database. Both programs use it at the same time.
+//! Knows no mount.
 //!
 //! ```no_run
 //! use serde_json::json;
-//! use simpletuner_live::state::ProviderConfigs;
+//! use simpletuner_live::simpletuner_db::ProviderConfigs;
 //! # fn main() -> simpletuner_live::error::Result<()> {
 //! let configs = ProviderConfigs::open()?;
 //! configs.update("replicate", |config| {
@@ -15,14 +15,12 @@
 //! # }
 //! ```
 
-pub mod audit;
 mod config;
-mod database;
 mod json;
-mod provider_config;
-mod time;
+mod provider_configs;
 
+pub use crate::audit::ChangedKeys;
 pub use config::{MAX_CONFIG, ProviderConfig, check_provider_name};
-pub use provider_config::{
-    ChangedKeys, Known, ProviderConfigs, invalidate_provider_cache, provider_config_cache,
+pub use provider_configs::{
+    Known, ProviderConfigs, invalidate_provider_cache, provider_config_cache,
 };

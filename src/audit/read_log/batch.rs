@@ -5,11 +5,11 @@ use std::time::{Instant, SystemTime};
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::state::audit::actor::Actor;
-use crate::state::audit::chain::Appender;
-use crate::state::audit::names::Names;
-use crate::state::audit::row::{Entry, ReadOf};
-use crate::state::time::timestamp;
+use crate::audit::actor::Actor;
+use crate::audit::chain::Appender;
+use crate::audit::user_names::Names;
+use crate::audit::row::{Entry, ReadOf};
+use crate::sqlite::timestamp;
 
 /// Rows beside the chain. Their owner is the process that will put them into it.
 pub(super) const PENDING: &str = "CREATE TABLE IF NOT EXISTS pending (

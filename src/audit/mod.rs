@@ -10,10 +10,10 @@
 mod actor;
 mod chain;
 mod key;
-mod names;
-mod rare;
-mod reads;
+mod change_log;
+mod read_log;
 mod row;
+mod user_names;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,13 +23,12 @@ use std::time::{Duration, Instant};
 pub use actor::Actor;
 pub use chain::{Broken, Chain, Reader, Row, Verified};
 pub use key::{KEY_VARIABLE, SigningKey};
-pub use row::{Act, ReadOf};
+pub use row::{Act, ChangedKeys, ReadOf};
 
-use super::provider_config::ChangedKeys;
 use crate::secret::SecretValue;
 use crate::settings::Settings;
-use rare::Rare;
-use reads::Reads;
+use change_log::Rare;
+use read_log::Reads;
 
 /// How many rows are looked at before a program appends its first one; `audit verify` looks at all.
 const CHECKED: u32 = 10_000;

@@ -1,11 +1,11 @@
-//! Times as SimpleTuner's databases have them. Knows nothing of what they are of.
+//! The text form of times in SimpleTuner's databases.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::provider::rfc3339;
 
 /// A time in UTC, with microseconds and `+00:00` (Python's `datetime.now(timezone.utc).isoformat()`).
-pub(super) fn timestamp(time: SystemTime) -> String {
+pub(crate) fn timestamp(time: SystemTime) -> String {
     let micros = time
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.subsec_micros());

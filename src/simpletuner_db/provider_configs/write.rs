@@ -9,28 +9,19 @@ use serde_json::{Map, Value};
 
 use super::ProviderConfigs;
 use crate::error::{Error, Result};
-use crate::state::audit::{Act, Actor};
-use crate::state::config::{check_provider_name, to_stored, wipe};
-use crate::state::database::{
-    PATIENCE, connect, connect_or_create, explain, failed, identify, is_no_table,
+use crate::audit::{Act, Actor, ChangedKeys};
+use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
+use crate::sqlite::{
+    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table,
 };
-use crate::state::json::parse_object;
-use crate::state::time::timestamp;
+use crate::simpletuner_db::json::parse_object;
+use crate::sqlite::timestamp;
 
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
     provider TEXT PRIMARY KEY,
     config TEXT NOT NULL DEFAULT '{}',
     updated_at TEXT NOT NULL
 )";
-
-/// The keys that a save changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChangedKeys {
-    /// Keys that are new, or have another value.
-    pub set: Vec<String>,
-    /// Keys that are gone.
-    pub removed: Vec<String>,
-}
 
 impl ProviderConfigs {
     /// Saves the whole object of a provider, and gives the keys that this changed. The first save makes the database, its
@@ -179,7 +170,7 @@ impl ProviderConfigs {
 
     fn flush(&self) {
         if let Some(audit) = &self.audit {
-            audit.flush(PATIENCE);
+            audit.flush(BUSY_TIMEOUT);
         }
     }
 
@@ -191,7 +182,7 @@ impl ProviderConfigs {
         if identify(&self.path)?.is_none() {
             return Ok(false);
         }
-        let connected = connect(&self.path, PATIENCE);
+        let connected = connect(&self.path, BUSY_TIMEOUT);
         let mut connection = connected.map_err(|e| explain(&self.path, &e))?;
         let count = in_transaction(
             &mut connection,
@@ -206,7 +197,7 @@ impl ProviderConfigs {
     }
 
     fn write<T>(&self, name: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = connect_or_create(&self.path, PATIENCE)?;
+        let mut connection = connect_or_create(&self.path, BUSY_TIMEOUT)?;
         let done = in_transaction(
             &mut connection,
             |transaction| {

@@ -13,15 +13,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::audit::{AuditOptions, AuditTrail};
+use crate::audit::{AuditOptions, AuditTrail};
 use super::config::ProviderConfig;
-use super::database::{FileId, PATIENCE, connect, explain, failed, identify, is_busy, is_no_table};
+use crate::sqlite::{FileId, BUSY_TIMEOUT, connect, explain, failed, identify, is_busy, is_no_table};
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
 use crate::error::{Error, Result};
 use crate::provider::Done;
 use crate::settings::{Flags, Settings};
-
-pub use write::ChangedKeys;
 
 /// How often a reader that has to wait asks again.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -234,7 +232,7 @@ impl ProviderConfigs {
         let nobody_looks = waiting.is_empty();
         waiting.push(Waiter {
             name: name.to_owned(),
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + BUSY_TIMEOUT,
             done,
         });
         if nobody_looks {
@@ -293,7 +291,7 @@ impl ProviderConfigs {
 
     /// Asks again until there is an answer, or the time is over.
     fn wait_for<T>(&self, ask: impl Fn() -> Option<Result<T>>) -> Result<T> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + BUSY_TIMEOUT;
         loop {
             match ask() {
                 Some(answer) => return answer,
@@ -389,7 +387,7 @@ impl ProviderConfigs {
     fn locked(&self) -> Error {
         let reason = format!(
             "another program has locked it for over {} s",
-            PATIENCE.as_secs()
+            BUSY_TIMEOUT.as_secs()
         );
         failed(&self.path, libc::EBUSY, &reason)
     }

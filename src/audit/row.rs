@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::ChangedKeys;
 use super::actor::Actor;
 use crate::secret::SecretName;
 
@@ -21,6 +20,15 @@ pub enum Act {
     ProviderDeleted(String),
     /// A provider's configuration was given another name.
     ProviderRenamed(String, String),
+}
+
+/// The keys that a save changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangedKeys {
+    /// Keys that are new, or have another value.
+    pub set: Vec<String>,
+    /// Keys that are gone.
+    pub removed: Vec<String>,
 }
 
 /// What was read.

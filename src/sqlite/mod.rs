@@ -1,8 +1,10 @@
-//! A SQLite file that another program uses at the same time: opened only if it is there or is to be made, waited for
-//! within bounds, and its errors in the words of this crate. Knows no table.
+//! Opens SQLite files that SimpleTuner uses at the same time, bounds the wait for its locks, and turns SQLite's errors
+//! into this crate's. Knows no table.
 //!
-//! Nothing else in this process may open such a file while a connection is: the locks of POSIX belong to the process,
-//! and closing any descriptor of the file ends them all.
+//! Nothing else in this process may open such a file while a connection is open: POSIX locks belong to the process, and
+//! closing any descriptor of the file drops them all.
+
+mod timestamp;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -17,31 +19,33 @@ use rustix::fs::Access;
 use crate::error::{Error, Result};
 use crate::settings::files::{Stamp, not_a_file};
 
-/// How long a writer waits for others, as SimpleTuner's own does.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use timestamp::timestamp;
 
-/// Of a connection, in KiB: the tables that are used here are small.
-const PAGE_CACHE: i64 = 256;
+/// How long a writer waits for other programs' locks; SimpleTuner waits as long.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What tells one file at a path from another that took its place.
+/// A connection's page cache in KiB; the tables are small.
+const PAGE_CACHE_KIB: i64 = 256;
+
+/// Identifies the file at a path, so that a file that replaced it is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
-    place: (u64, u64),
-    /// Of one that can only be read, and tells of no change by itself.
+pub(crate) struct FileId {
+    dev_and_ino: (u64, u64),
+    /// Only for an immutable database, in which SQLite itself notices no change.
     stamp: Option<Stamp>,
 }
 
-/// The file at a path, if there is one.
+/// The identity of the file at a path; `None` if there is no file.
 ///
 /// # Errors
-/// [`Error::Database`] for what is no regular file, or cannot be looked at.
-pub(super) fn identify(path: &Path) -> Result<Option<FileId>> {
+/// [`Error::Database`] if it is not a regular file, or `stat` fails.
+pub(crate) fn identify(path: &Path) -> Result<Option<FileId>> {
     match rustix::fs::stat(path) {
         Ok(stat) => match not_a_file(&stat) {
             #[allow(clippy::unnecessary_cast)] // the fields differ in width between architectures
             None => Ok(Some(FileId {
-                place: (stat.st_dev as u64, stat.st_ino as u64),
-                stamp: is_sealed(path).then(|| Stamp::of(&stat)),
+                dev_and_ino: (stat.st_dev as u64, stat.st_ino as u64),
+                stamp: is_immutable(path).then(|| Stamp::of(&stat)),
             })),
             Some(what) => Err(failed(path, libc::EIO, what)),
         },
@@ -50,9 +54,9 @@ pub(super) fn identify(path: &Path) -> Result<Option<FileId>> {
     }
 }
 
-/// Whether a database lies where nothing can be written, and nobody is at work on it: SQLite then needs to be told that
-/// it may read it without the files beside it that it would make.
-fn is_sealed(path: &Path) -> bool {
+/// Whether the folder is not writable and no program has the database open in write-ahead mode. SQLite can then read it
+/// only as `immutable`, because it cannot create the `-wal` and `-shm` files.
+fn is_immutable(path: &Path) -> bool {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
@@ -60,8 +64,8 @@ fn is_sealed(path: &Path) -> bool {
         && rustix::fs::stat(Path::new(&log)).is_err()
 }
 
-/// The name of a file for SQLite, with what is to be said of it.
-fn sealed_uri(path: &Path) -> String {
+/// The SQLite URI that opens a file as immutable.
+fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -74,39 +78,38 @@ fn sealed_uri(path: &Path) -> String {
     uri
 }
 
-/// A connection to a file that is there. It waits for other programs' locks for as long as `patience`.
-pub(super) fn connect(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
-    let connection = match is_sealed(path) {
+/// Connects to an existing file. Each statement waits up to `busy_timeout` for other programs' locks.
+pub(crate) fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let connection = match is_immutable(path) {
         true => {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
             let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            Connection::open_with_flags(sealed_uri(path), flags)?
+            Connection::open_with_flags(immutable_uri(path), flags)?
         }
         false => {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            // SQLite itself makes it a connection for reading where the file allows no more.
+            // SQLite falls back to a read-only connection if the file is not writable.
             Connection::open_with_flags(path, flags)?
         }
     };
-    connection.busy_timeout(patience)?;
-    connection.pragma_update(None, "cache_size", -PAGE_CACHE)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
 }
 
-/// The same for a file that is made where there is none, and its folder (0700) with it: 0600, with a write-ahead log,
-/// as SimpleTuner makes its own.
+/// Like [`connect`], but creates a missing file (0600, with a write-ahead log, as SimpleTuner does) and its folder (0700).
 ///
 /// # Errors
 /// [`Error::Database`].
-pub(super) fn connect_or_create(path: &Path, patience: Duration) -> Result<Connection> {
-    let connect = || connect(path, patience).map_err(|e| explain(path, &e));
+pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<Connection> {
+    let connect = || connect(path, busy_timeout).map_err(|e| explain(path, &e));
     if identify(path)?.is_some() {
         return connect();
     }
-    make(path).map_err(|e| {
+    create(path).map_err(|e| {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
-        failed(path, errno, &format!("it cannot be made: {e}"))
+        failed(path, errno, &format!("it cannot be created: {e}"))
     })?;
     let connection = connect()?;
     let wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
@@ -114,40 +117,40 @@ pub(super) fn connect_or_create(path: &Path, patience: Duration) -> Result<Conne
     Ok(connection)
 }
 
-fn make(path: &Path) -> io::Result<()> {
+fn create(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)?;
     }
-    let made = OpenOptions::new()
+    let created = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path);
-    match made {
+    match created {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map(drop),
+        created => created.map(drop),
     }
 }
 
-/// Whether a failure is another program's lock.
-pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+/// Whether the error means that another program holds a lock.
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
     )
 }
 
-/// Whether a failure is that a table is not there (yet).
-pub(super) fn is_no_table(error: &rusqlite::Error) -> bool {
+/// Whether the error means that a table does not exist (yet).
+pub(crate) fn is_no_table(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { msg, .. } if msg.starts_with("no such table"))
         || matches!(error, rusqlite::Error::SqliteFailure(_, Some(msg)) if msg.starts_with("no such table"))
 }
 
-/// A failure of SQLite's, with the errno that it is in the mount.
-pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
+/// Turns SQLite's error into this crate's, with the errno that the mount returns.
+pub(crate) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
     let access = |mode| match rustix::fs::access(path, mode) {
         Err(errno) => errno.raw_os_error(),
         Ok(()) => libc::EACCES,
@@ -157,7 +160,7 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
             libc::EBUSY,
             format!(
                 "another program has locked it for over {} s",
-                PATIENCE.as_secs()
+                BUSY_TIMEOUT.as_secs()
             ),
         ),
         Some(ErrorCode::ReadOnly) => (access(Access::WRITE_OK), "it cannot be written".into()),
@@ -165,19 +168,19 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
             (access(Access::READ_OK), "it cannot be opened".into())
         }
         Some(ErrorCode::DiskFull) => (libc::ENOSPC, "the disk is full".into()),
-        Some(ErrorCode::NotADatabase) => (libc::EIO, "it is no SQLite database".into()),
+        Some(ErrorCode::NotADatabase) => (libc::EIO, "it is not an SQLite database".into()),
         Some(ErrorCode::DatabaseCorrupt) => (
             libc::EIO,
-            "it is damaged; put a backup in its place, or have `sqlite3 FILE .recover` save what it can".into(),
+            "it is damaged; restore a backup, or save what is readable with `sqlite3 FILE .recover`".into(),
         ),
-        // Its own words bear the statement, and names of tables and columns, but nothing that is stored.
+        // SQLite's message may contain the statement, and names of tables and columns, but no stored value.
         _ => (libc::EIO, error.to_string()),
     };
     failed(path, errno, &reason)
 }
 
-/// A failure for a reason of our own.
-pub(super) fn failed(path: &Path, errno: i32, reason: &str) -> Error {
+/// A database error with a reason of this crate.
+pub(crate) fn failed(path: &Path, errno: i32, reason: &str) -> Error {
     Error::Database {
         path: path.to_owned(),
         reason: reason.to_owned(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::state::audit::row::Act;
+use crate::audit::row::Act;
 
 fn key() -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, b"audit-key-for-tests")
@@ -33,7 +33,7 @@ fn ids(chain: &Chain) -> Vec<i64> {
 
 #[test]
 fn the_vectors_are_a_chain() {
-    let vectors = include_str!("../../../../tests/vectors/audit.json");
+    let vectors = include_str!("../../../tests/vectors/audit.json");
     let vectors: Vec<serde_json::Value> = serde_json::from_str(vectors).unwrap();
     let mut walk = Walk::default();
     for (id, vector) in vectors.iter().enumerate() {

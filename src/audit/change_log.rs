@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use super::actor::Actor;
 use super::chain::Chain;
 use super::key::SigningKey;
-use super::names::Names;
+use super::user_names::Names;
 use super::row::{Act, Entry, refusal};
 use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
-use crate::state::time::timestamp;
+use crate::sqlite::timestamp;
 
 /// So often the same refusal makes a row.
 const REFUSALS: Duration = Duration::from_secs(60);

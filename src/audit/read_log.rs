@@ -5,7 +5,7 @@
 //! second is over. Until then the row stands in a table beside the chain (`pending`), so that a server which is killed
 //! leaves it to the next one.
 
-mod transfer;
+mod batch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -18,13 +18,13 @@ use serde_json::json;
 use super::actor::{Actor, process_of};
 use super::chain::{Appender, Chain, prune};
 use super::key::SigningKey;
-use super::names::Names;
+use super::user_names::Names;
 use super::row::{ReadOf, of_trail};
 use super::{AuditOptions, Gate, check_once};
 use crate::error::Result;
-use crate::state::database::explain;
-use crate::state::time::timestamp;
-use transfer::{PENDING, Together, Transfer, owner};
+use crate::sqlite::explain;
+use crate::sqlite::timestamp;
+use batch::{PENDING, Together, Transfer, owner};
 
 /// Reads of the same by the same process within this time are one row.
 const TOGETHER: Duration = Duration::from_secs(1);
