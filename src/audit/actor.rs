@@ -1,23 +1,23 @@
-//! Who did something: a user and a process.
+//! The user and process of an event.
 
 use serde::{Deserialize, Serialize};
 
-use super::user_names::{PATIENCE, name_within};
+use super::user_names::{NAME_TIMEOUT, name_within};
 use crate::process;
 
-/// A user, and the process by which he did it.
+/// A user and their process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Actor {
     /// The user's number.
     pub uid: u32,
-    /// The process's number; 0: it is in a pid namespace out of sight.
+    /// The process's number; 0 if it is in a pid namespace that this process cannot see.
     pub pid: u32,
-    /// What the process is called, where it can be told.
+    /// The program's name, if `/proc` shows it.
     pub program: Option<String>,
 }
 
 impl Actor {
-    /// A user's process, by one of its threads. To be called while the thread is there.
+    /// The process of a user's thread. The thread must still exist.
     pub fn of_thread(uid: u32, tid: u32) -> Self {
         let (pid, program) = process_of(tid);
         Self { uid, pid, program }
@@ -29,16 +29,16 @@ impl Actor {
     }
 }
 
-/// The process of a thread, and what it is called.
+/// A thread's process: its number and the program's name.
 pub(super) fn process_of(tid: u32) -> (u32, Option<String>) {
     let pid = process::process_of(tid).unwrap_or(tid);
-    // A thread may have a name of its own.
+    // Not the thread's name, which a program may set for each thread.
     (pid, process::name_of(pid))
 }
 
-/// The user's name, or number where he has none, or it is not told in time.
+/// The user's name, or their number if it cannot be found in time.
 pub(super) fn user_of(uid: u32) -> String {
-    name_within(uid, PATIENCE)
+    name_within(uid, NAME_TIMEOUT)
 }
 
 #[cfg(test)]
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_is_its_process_whatever_the_thread_is_called() {
+    fn a_thread_with_a_name_of_its_own_is_recorded_under_its_programs_name() {
         let tid = std::thread::Builder::new()
             .name("another".into())
             .spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32))

@@ -1,5 +1,5 @@
-//! What the rows of the trail are signed with: a variable of the environment, else a key file, else a key file made on the
-//! first row. The formats are SimpleTuner's.
+//! The HMAC key of the trails: an environment variable, else a key file, which the first row creates. The formats are
+//! SimpleTuner's.
 
 use std::fs::DirBuilder;
 use std::io::{self, Write};
@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 use crate::secret::SecretValue;
 use crate::settings::files::{ReadError, read_file};
 
-/// The environment variable that holds the key itself and goes before the key file.
+/// The environment variable that holds the key itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
 
-/// No key is longer; a larger file is something else.
+/// A larger file cannot be a key.
 const MAX_KEY: usize = 64 * 1024;
 
-/// The signing key's source.
+/// Where the signing key comes from.
 #[derive(Clone)]
 pub struct SigningKey {
     variable: Option<SecretValue>,
@@ -27,15 +27,15 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A source: the variable's text, if there is one, else the file.
+    /// A source: the variable's text if there is one, else the file.
     pub fn new(variable: Option<SecretValue>, file: PathBuf) -> Self {
         Self { variable, file }
     }
 
-    /// The key. Never makes one.
+    /// The key. Never creates one.
     ///
     /// # Errors
-    /// [`Error::KeyUnusable`]: there is no key file, or it is empty or cannot be read.
+    /// [`Error::KeyUnusable`] if the key file is missing, empty or unreadable.
     pub fn key(&self) -> Result<hmac::Key> {
         match self.find()? {
             Some(key) => Ok(key),
@@ -45,19 +45,19 @@ impl SigningKey {
         }
     }
 
-    /// The key. Where there is none it is made: 32 random bytes, 0600.
+    /// The key. Creates a missing key file: 32 random bytes, 0600.
     ///
     /// # Errors
-    /// As for [`key`](Self::key); [`Error::Io`] where it cannot be made.
+    /// As for [`key`](Self::key); [`Error::Io`] if the file cannot be created.
     pub fn key_or_create(&self) -> Result<hmac::Key> {
         if let Some(key) = self.find()? {
             return Ok(key);
         }
-        make(&self.file).map_err(|error| {
+        create(&self.file).map_err(|error| {
             let file = self.file.display();
-            Error::io(format!("cannot make the audit trail's key {file}"), error)
+            Error::io(format!("cannot create the audit trail's key {file}"), error)
         })?;
-        // Whoever was first, the key is what the file holds.
+        // Another process may have been first; the key is the one in the file.
         self.key()
     }
 
@@ -75,15 +75,15 @@ impl SigningKey {
         };
         if content.bytes.is_empty() {
             return Err(self.unusable(
-                "it is empty; remove it, if no trail was signed with it, and a new one is made",
+                "it is empty; restore it from a backup, or remove it if no trail was signed with it yet",
             ));
         }
-        // It is read again and again.
-        static TOLD: AtomicBool = AtomicBool::new(false);
-        if content.is_open_to_others() && !TOLD.swap(true, Ordering::Relaxed) {
+        // Once, because the key is read for every batch of rows.
+        static WARNED: AtomicBool = AtomicBool::new(false);
+        if content.is_open_to_others() && !WARNED.swap(true, Ordering::Relaxed) {
             let file = self.file.display();
             tracing::warn!(
-                "the audit trail's key {file} can be read by others, who could forge the trail; mend it with: chmod 600 {file}"
+                "the audit trail's key {file} can be read by others, who could forge the trail; fix it with: chmod 600 {file}"
             );
         }
         Ok(Some(key(&content.bytes)))
@@ -97,8 +97,8 @@ impl SigningKey {
     }
 }
 
-/// A key that is whole as soon as it is there.
-fn make(path: &Path) -> io::Result<()> {
+/// Creates the key file atomically, unless another process was first.
+fn create(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new()
         .recursive(true)
@@ -106,7 +106,7 @@ fn make(path: &Path) -> io::Result<()> {
         .create(folder)?;
     let mut key = zeroize::Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key).map_err(|_| io::Error::other("no random numbers"))?;
-    // Under a name of its own, whoever else makes one at the same time; temporary files of this kind are made 0600.
+    // `tempfile` creates it 0600, under a unique name.
     let mut file = tempfile::Builder::new()
         .prefix(".audit.key.")
         .tempfile_in(folder)?;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_once_for_the_owner_alone_and_only_for_a_row() {
+    fn the_first_row_creates_a_private_key_and_verifying_creates_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/audit.key");
         let source = SigningKey::new(None, path.clone());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_make_the_key_at_once_have_the_same_one() {
+    fn processes_that_create_the_key_at_the_same_time_get_the_same_key() {
         for _ in 0..50 {
             let dir = tempfile::tempdir().unwrap();
             let source = SigningKey::new(None, dir.path().join("audit.key"));

@@ -1,17 +1,22 @@
-//! The audit trail: who set, deleted, configured or was refused what goes into SimpleTuner's own chain
-//! (`STATE/audit.db`), who read which secret into one of ours (`STATE/live-audit.db`). Never a value. Knows no mount.
+//! The two audit trails: `STATE/audit.db`, SimpleTuner's own hash chain, records what was changed and which access was
+//! denied; `STATE/live-audit.db` records which secret was read. Neither ever holds a value. Knows no mount.
 //!
-//! - [`chain`](Chain): a database whose rows are signed one upon the other
-//! - [`SigningKey`]: what they are signed with
-//! - `rare`, `reads`: the two threads that write, so that nobody who does something waits for it
-//! - `actor`: who did it, as `/proc` tells
-//! - `names`: what users are called, without waiting for a user database that hangs
+//! - `event`: what is recorded; `row`: the columns that it becomes
+//! - [`Chain`]: a database whose rows form a hash chain: append, verify, prune
+//! - [`SigningKey`]: the HMAC key of both chains
+//! - `batch_writer`: the thread that both trails are built on, so that no caller waits for a database
+//! - `change_log`, `read_log`: the two trails
+//! - [`Actor`]: the user and process of an event, as `/proc` shows them
+//! - `user_names`: the names of users, without waiting for a user database that hangs
 
 mod actor;
+mod batch_writer;
 mod chain;
-mod key;
 mod change_log;
+mod event;
+mod key;
 mod read_log;
+mod refusals;
 mod row;
 mod user_names;
 
@@ -21,28 +26,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use actor::Actor;
-pub use chain::{Broken, Chain, Reader, Row, Verified};
+pub use chain::{Broken, Chain, ChainReader, Row, Verified};
+pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub use key::{KEY_VARIABLE, SigningKey};
-pub use row::{Act, ChangedKeys, ReadOf};
 
 use crate::secret::SecretValue;
 use crate::settings::Settings;
-use change_log::Rare;
-use read_log::Reads;
+use change_log::ChangeLog;
+use read_log::ReadLog;
 
-/// How many rows are looked at before a program appends its first one; `audit verify` looks at all.
-const CHECKED: u32 = 10_000;
-/// For how long those are held who would record something when the process is about to be replaced.
-const FROZEN: Duration = Duration::from_secs(5);
-/// For how long the end of a program waits for the last rows.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long dropping the trail waits for the last rows.
+const DROP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where the trail lies, and how much of it is wanted.
+/// Where the trails are, and what they record.
 #[derive(Clone)]
 pub struct AuditOptions {
     /// SimpleTuner's state folder.
     pub state_dir: PathBuf,
-    /// The signing key, where the environment gives it.
+    /// The signing key, if the environment sets it.
     pub key: Option<SecretValue>,
     /// Whether reads are recorded.
     pub reads: bool,
@@ -51,7 +52,7 @@ pub struct AuditOptions {
 }
 
 impl AuditOptions {
-    /// Those of the settings.
+    /// The options that the settings ask for.
     pub fn from_settings(settings: &Settings) -> Self {
         Self {
             state_dir: settings.state_dir.clone(),
@@ -61,121 +62,81 @@ impl AuditOptions {
         }
     }
 
-    /// Where the signing key comes from.
+    /// The source of the signing key.
     pub fn signing_key(&self) -> SigningKey {
         SigningKey::new(self.key.clone(), self.state_dir.join("audit.key"))
     }
 
-    /// SimpleTuner's own chain, of what is rare.
-    pub fn chain(&self) -> Chain {
-        Chain::at(self.state_dir.join("audit.db"))
+    /// SimpleTuner's chain, which records changes and denied access.
+    pub fn change_chain(&self) -> Chain {
+        Chain::shared(self.state_dir.join("audit.db"))
     }
 
-    /// Ours, of reads.
-    pub fn reads_chain(&self) -> Chain {
-        Chain::of_reads(self.state_dir.join("live-audit.db"))
+    /// This program's chain, which records reads.
+    pub fn read_chain(&self) -> Chain {
+        Chain::own(self.state_dir.join("live-audit.db"))
     }
 }
 
-/// What is to be recorded goes in here, and comes back at once. The databases are opened when there is something to
-/// write. Dropping it waits until all is written, 15 s at most.
+/// Both trails. Recording returns at once; background threads write the rows and open the databases at the first one.
+/// Dropping it waits up to 15 s until everything is written.
 pub struct AuditTrail {
-    rare: Rare,
-    reads: Option<Reads>,
+    changes: ChangeLog,
+    reads: Option<ReadLog>,
 }
 
 impl AuditTrail {
-    /// A trail that lies there.
+    /// The trails of these options.
     pub fn new(options: &AuditOptions) -> Self {
         Self {
-            rare: Rare::new(options),
-            reads: options.reads.then(|| Reads::new(options)),
+            changes: ChangeLog::new(options),
+            reads: options.reads.then(|| ReadLog::new(options)),
         }
     }
 
-    /// The trail of these settings.
+    /// The trails of these settings.
     pub fn from_settings(settings: &Settings) -> Arc<Self> {
         Arc::new(Self::new(&AuditOptions::from_settings(settings)))
     }
 
-    /// Records what somebody did.
-    pub fn record(&self, actor: Actor, act: Act) {
-        self.rare.record(actor, act);
+    /// Records a change.
+    pub fn record(&self, actor: Actor, event: AuditEvent) {
+        self.changes.record(actor, event);
     }
 
-    /// Records that access was refused: one row a minute for the same user and thing, with a count.
+    /// Records that a user was denied access: at most one row a minute for the same user and file, with a count.
     pub fn record_refusal(&self, uid: u32, tid: u32, what: &str) {
-        self.rare.record_refusal(uid, tid, what);
+        self.changes.record_refusal(uid, tid, what);
     }
 
-    /// Records that a thread of a user read something, if reads are wanted. A microsecond, but for the first time in a
-    /// while, which looks at `/proc`.
-    pub fn record_read(&self, uid: u32, tid: u32, what: ReadOf) {
+    /// Records a read by a user's thread, if reads are recorded. Takes a microsecond; the first read of a thread in a batch
+    /// also looks at `/proc`.
+    pub fn record_read(&self, uid: u32, tid: u32, target: ReadTarget) {
         if let Some(reads) = &self.reads {
-            reads.record(uid, tid, what);
+            reads.record(uid, tid, target);
         }
     }
 
-    /// Has whoever records something from now on wait, for some seconds: as long as this process has left.
+    /// Blocks new records for up to 5 s, until this process is replaced.
     pub fn freeze(&self) {
-        self.rare.freeze();
+        self.changes.freeze();
         if let Some(reads) = &self.reads {
             reads.freeze();
         }
     }
 
-    /// Waits until all that was recorded is written, or the time is over: whether it was.
-    pub fn flush(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    /// Waits until everything recorded so far is written; `false` if that failed or `timeout` passed.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
         let reads = self.reads.as_ref().is_none_or(|reads| reads.flush(until));
-        self.rare.flush(until) && reads
-    }
-}
-
-/// Says in the log if a chain is out of joint, on a thread of its own. Whoever appends goes on all the same.
-fn check_once(chain: &Chain, key: ring::hmac::Key) {
-    let chain = chain.clone();
-    let check = move || match chain.verify_last(&key, CHECKED) {
-        Ok(Verified {
-            broken: Some(Broken { id, reason }),
-            ..
-        }) => tracing::warn!(
-            "the audit trail {} is broken at row {id}: {reason}; it goes on all the same",
-            chain.path().display()
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!("the audit trail cannot be checked: {error}"),
-    };
-    let thread = std::thread::Builder::new()
-        .name("audit-check".into())
-        .stack_size(256 * 1024);
-    if let Err(error) = thread.spawn(check) {
-        tracing::warn!("the audit trail cannot be checked: {error}");
-    }
-}
-
-/// A gate that is closed for a while.
-#[derive(Default)]
-struct Gate {
-    opens: Option<Instant>,
-}
-
-impl Gate {
-    fn close(&mut self) {
-        self.opens = Some(Instant::now() + FROZEN);
-    }
-
-    /// How long it is closed yet.
-    fn closed_for(&self) -> Option<Duration> {
-        let left = self.opens?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+        self.changes.flush(until) && reads
     }
 }
 
 impl Drop for AuditTrail {
     fn drop(&mut self) {
-        self.flush(PATIENCE);
-        self.rare.end();
+        self.flush(DROP_TIMEOUT);
+        self.changes.end();
         if let Some(reads) = &self.reads {
             reads.end();
         }

@@ -1,5 +1,5 @@
-//! What users are called, of a user database that may hang: each is asked about on a thread of its own, and whoever
-//! writes rows waits for the answer only so long.
+//! The names of users, from a user database that may hang (a network directory): a thread of its own asks for each, and
+//! the writer of a row waits only [`NAME_TIMEOUT`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex};
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use crate::users;
 
-/// How long rows wait for names, all together.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-/// The most users that are asked about at once.
-const MOST: usize = 16;
+/// How long a batch of rows waits for all its names together.
+pub(super) const NAME_TIMEOUT: Duration = Duration::from_millis(100);
+/// The most lookups at once.
+const MAX_LOOKUPS: usize = 16;
 
-/// Who is being asked about, and since when.
-static ASKED: Mutex<BTreeMap<u32, Instant>> = Mutex::new(BTreeMap::new());
-static ANSWERED: Condvar = Condvar::new();
+/// The users that are being looked up, and since when.
+static LOOKUPS: Mutex<BTreeMap<u32, Instant>> = Mutex::new(BTreeMap::new());
+static LOOKED_UP: Condvar = Condvar::new();
 
-/// The user's name, or number where he has none, or the database has not told it in time. Once it has failed to, nobody
-/// waits any more, until it answers.
-pub(super) fn name_within(uid: u32, patience: Duration) -> String {
+/// The user's name, or their number if they have none or the database does not answer in time. After a lookup has run
+/// into the timeout, nobody waits for it again.
+pub(super) fn name_within(uid: u32, timeout: Duration) -> String {
     let now = Instant::now();
-    let mut asked = ASKED.lock().unwrap_or_else(|e| e.into_inner());
+    let mut lookups = LOOKUPS.lock().unwrap_or_else(|e| e.into_inner());
     loop {
         if let Some(name) = users::known_user_name(uid) {
             return name.map_or_else(
@@ -28,40 +28,44 @@ pub(super) fn name_within(uid: u32, patience: Duration) -> String {
                 |name| name.replace(char::is_control, "?"),
             );
         }
-        let since = match asked.get(&uid) {
+        let since = match lookups.get(&uid) {
             Some(since) => *since,
-            None if asked.len() < MOST && ask(uid) => *asked.entry(uid).or_insert(now),
+            None if lookups.len() < MAX_LOOKUPS && look_up(uid) => {
+                *lookups.entry(uid).or_insert(now)
+            }
             None => return uid.to_string(),
         };
-        let until = (since + patience).min(now + patience);
+        let until = (since + timeout).min(now + timeout);
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return uid.to_string();
         }
-        let waited = ANSWERED.wait_timeout(asked, left);
-        asked = waited.unwrap_or_else(|e| e.into_inner()).0;
+        let waited = LOOKED_UP.wait_timeout(lookups, left);
+        lookups = waited.unwrap_or_else(|e| e.into_inner()).0;
     }
 }
 
-/// Whether the question is under way. The stack is that of any thread: nobody knows what a database's library needs.
-fn ask(uid: u32) -> bool {
-    let ask = move || {
+/// Whether the lookup has started. Its thread has the default stack size, because NSS modules may need that much.
+fn look_up(uid: u32) -> bool {
+    let look_up = move || {
         users::user_name(uid);
-        ASKED.lock().unwrap_or_else(|e| e.into_inner()).remove(&uid);
-        ANSWERED.notify_all();
+        let mut lookups = LOOKUPS.lock().unwrap_or_else(|e| e.into_inner());
+        lookups.remove(&uid);
+        drop(lookups);
+        LOOKED_UP.notify_all();
     };
     let thread = std::thread::Builder::new().name("audit-names".into());
-    thread.spawn(ask).is_ok()
+    thread.spawn(look_up).is_ok()
 }
 
-/// The names for some rows.
+/// The names for a batch of rows.
 #[derive(Default)]
-pub(super) struct Names(HashMap<u32, String>);
+pub(super) struct UserNames(HashMap<u32, String>);
 
-impl Names {
-    /// Those of these users, as far as they are told in time.
-    pub(super) fn of(uids: impl IntoIterator<Item = u32>) -> Self {
-        let until = Instant::now() + PATIENCE;
+impl UserNames {
+    /// Waits up to [`NAME_TIMEOUT`] in all.
+    pub(super) fn look_up(uids: impl IntoIterator<Item = u32>) -> Self {
+        let until = Instant::now() + NAME_TIMEOUT;
         let mut names = HashMap::new();
         for uid in uids {
             names.entry(uid).or_insert_with(|| {
@@ -71,7 +75,7 @@ impl Names {
         Self(names)
     }
 
-    /// A user's: of one who is not among them as it is known, without waiting.
+    /// The user's name; one that was not looked up is given only if it is known already.
     pub(super) fn get(&self, uid: u32) -> String {
         let name = self.0.get(&uid).cloned();
         name.unwrap_or_else(|| name_within(uid, Duration::ZERO))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::{Context, Outcome, output};
-use crate::audit::{AuditOptions, Reader, Row, Verified};
+use crate::audit::{AuditOptions, ChainReader, Row, Verified};
 
 /// How often `tail -f` looks for new rows.
 const LOOK_EVERY: Timespec = Timespec {
@@ -94,7 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         } => tail(&trail, lines, follow, json),
         Action::Prune { keep_days } => {
             let keep = Duration::from_secs(24 * 3600) * keep_days;
-            let chain = trail.reads_chain();
+            let chain = trail.read_chain();
             let removed = match SystemTime::now().checked_sub(keep) {
                 Some(before) if chain.path().exists() => {
                     chain.prune(&trail.signing_key().key()?, before)?
@@ -108,7 +108,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 
 fn verify(trail: &AuditOptions, json: bool) -> Outcome {
     let mut found = Vec::new();
-    for chain in [trail.chain(), trail.reads_chain()] {
+    for chain in [trail.change_chain(), trail.read_chain()] {
         let verified = match chain.path().exists() {
             true => Some(chain.verify(&trail.signing_key().key()?)?),
             false => None,
@@ -174,18 +174,18 @@ fn in_words(verified: &Option<Verified>) -> String {
 /// A chain that is shown, and what it is called.
 struct Shown {
     name: &'static str,
-    reader: Reader,
+    reader: ChainReader,
 }
 
 fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
     let mut shown = [
         Shown {
             name: "audit.db",
-            reader: trail.chain().reader(),
+            reader: trail.change_chain().reader(),
         },
         Shown {
             name: "live-audit.db",
-            reader: trail.reads_chain().reader(),
+            reader: trail.read_chain().reader(),
         },
     ];
     let rows = by_time(&mut shown, |reader| reader.last(lines))?;
@@ -210,13 +210,13 @@ fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
         {
             return Err(Failure::OutputClosed);
         }
-        print(&by_time(shown, |reader| reader.since(1000))?, json)?;
+        print(&by_time(shown, |reader| reader.new_rows(1000))?, json)?;
     }
 }
 
 fn by_time(
     shown: &mut [Shown],
-    mut read: impl FnMut(&mut Reader) -> crate::error::Result<Vec<Row>>,
+    mut read: impl FnMut(&mut ChainReader) -> crate::error::Result<Vec<Row>>,
 ) -> Outcome<Vec<(&'static str, Row)>> {
     let mut all = Vec::new();
     for Shown { name, reader } in shown {

@@ -10,12 +10,12 @@ use super::failure::{Failure, warn};
 use super::live::Live;
 use super::reason;
 use super::{Context, Outcome};
+use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
 use crate::manager::SecretsManager;
 use crate::mount::{self, MountState};
 use crate::secret::SecretName;
 use crate::settings::Settings;
-use crate::audit::{Act, Actor, AuditTrail, ReadOf};
 
 /// One line of `ls`.
 pub(super) struct Listed {
@@ -44,7 +44,7 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    fn record(&self, act: Act) {
+    fn record(&self, act: AuditEvent) {
         self.audit.record(Actor::this_process(), act);
     }
 }
@@ -74,7 +74,7 @@ impl Store {
             Store::Mounted(live) => live.get(name),
             Store::Direct(Direct { manager, audit }) => {
                 let value = manager.get(name.as_str())?;
-                let what = ReadOf::Without(name.clone(), "simpletuner-live");
+                let what = ReadTarget::WithoutMount(name.clone(), "simpletuner-live");
                 let uid = rustix::process::geteuid().as_raw();
                 audit.record_read(uid, std::process::id(), what);
                 Ok(Zeroizing::new(value.as_bytes().to_vec()))
@@ -99,7 +99,7 @@ impl Store {
                 })?;
                 // It warns by itself.
                 direct.manager.set(name.as_str(), text)?;
-                direct.record(Act::SecretSet(name.clone()));
+                direct.record(AuditEvent::SecretSet(name.clone()));
             }
         }
         Ok(())
@@ -110,7 +110,7 @@ impl Store {
             Store::Mounted(live) => live.remove(name),
             Store::Direct(direct) => {
                 direct.manager.delete(name.as_str())?;
-                direct.record(Act::SecretDeleted(name.clone()));
+                direct.record(AuditEvent::SecretDeleted(name.clone()));
                 Ok(())
             }
         }

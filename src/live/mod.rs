@@ -35,13 +35,13 @@ pub use listing::Listed;
 pub use open::Opened;
 pub use write::{Change as AttrChange, Changed as AttrChanged};
 
+use crate::audit::AuditTrail;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
-use crate::audit::AuditTrail;
 use crate::versions::{self, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
 use layout::Layout;
@@ -400,7 +400,7 @@ impl Tree {
             }
             WaitOn::Listing => self.manager.ask_all(Box::new(move |_| done())),
             WaitOn::Config(name) => match &self.configs {
-                Some(configs) => configs.fetch(name, done),
+                Some(configs) => configs.when_readable(name, done),
                 None => done(),
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),

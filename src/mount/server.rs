@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
 use super::process::{Signals, set_up};
 use super::unmount::detach;
+use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
@@ -21,7 +22,6 @@ use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
-use crate::audit::AuditTrail;
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {

@@ -1,4 +1,4 @@
-//! One provider's configuration: a JSON object that may hold a webhook's secret, so it is wiped when dropped and never
+//! One provider's configuration: a JSON object. It may hold a webhook's secret, so it is wiped when dropped and never
 //! printed. Knows no database.
 
 use std::fmt;
@@ -8,18 +8,18 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use super::json::{Layout, lay_out, parse_object};
+use super::json::{Layout, parse_object, reformat};
 use crate::error::{Error, Result};
 use crate::provider::parse_rfc3339;
 use crate::secret::{SecretName, SecretValue};
 
-/// The largest configuration, in bytes of JSON as it is stored.
+/// The size limit of a configuration, in bytes of stored JSON.
 pub const MAX_CONFIG: usize = 1024 * 1024;
 
-/// With `.json` behind it, a provider's name is the name of a file.
+/// The longest name: with `.json` it is a file's name, which has at most 255 bytes.
 const MAX_NAME: usize = 250;
 
-/// A provider's configuration as it was read; one that is not there is an empty object. Clones share it.
+/// A provider's configuration as it was read; an empty object if the provider has none. Clones share the memory.
 #[derive(Clone, Default)]
 pub struct ProviderConfig(Option<Arc<Stored>>);
 
@@ -30,10 +30,10 @@ struct Stored {
 }
 
 impl ProviderConfig {
-    /// The configuration that a row holds. The reason of a failure bears nothing of it.
+    /// The configuration in a row. The error never contains any of it.
     pub(super) fn from_row(text: &[u8], updated_at: &str) -> Result<Self, String> {
         let object = parse_object(text)?;
-        let text = SecretValue::from_bytes("config", text).map_err(|_| "it is not UTF-8 text")?;
+        let text = SecretValue::from_bytes("config", text).map_err(|_| "not UTF-8 text")?;
         Ok(Self(Some(Arc::new(Stored {
             text,
             object,
@@ -41,18 +41,18 @@ impl ProviderConfig {
         }))))
     }
 
-    /// Whether there is such a row.
+    /// Whether the provider has a configuration.
     pub fn exists(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The object; numbers in it are as exact as a 64-bit float, those of [`to_json`](Self::to_json) as they are stored.
+    /// The object. Its numbers have the precision of a 64-bit float; [`to_json`](Self::to_json) has them as stored.
     pub fn object(&self) -> &Map<String, Value> {
         static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
         self.0.as_ref().map_or(&EMPTY, |stored| &stored.object)
     }
 
-    /// When it was saved, if the row says so.
+    /// When it was saved, if the row has a valid time.
     pub fn updated_at(&self) -> Option<SystemTime> {
         self.0.as_ref()?.updated_at
     }
@@ -60,7 +60,7 @@ impl ProviderConfig {
     /// The stored text, indented by two spaces.
     pub fn to_json(&self) -> SecretValue {
         match &self.0 {
-            Some(stored) => lay_out(stored.text.as_str(), Layout::Indented),
+            Some(stored) => reformat(stored.text.as_str(), Layout::Indented),
             None => SecretValue::new("{}\n"),
         }
     }
@@ -78,7 +78,7 @@ impl Drop for Stored {
     }
 }
 
-/// Overwrites all texts in a value.
+/// Zeroes all strings in a value.
 pub(super) fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
@@ -88,10 +88,10 @@ pub(super) fn wipe(value: &mut Value) {
     }
 }
 
-/// A text that is to be stored: as one line, if it is an object of at most [`MAX_CONFIG`] bytes.
+/// A configuration's text in the form to store, one line, and the object.
 ///
 /// # Errors
-/// [`Error::Malformed`] and [`Error::TooLarge`].
+/// [`Error::Malformed`] if it is not an object, [`Error::TooLarge`] above [`MAX_CONFIG`].
 pub(super) fn to_stored(name: &str, text: &[u8]) -> Result<(SecretValue, Map<String, Value>)> {
     let what = || format!("the configuration of {name}");
     let malformed = |reason: String| Error::Malformed {
@@ -106,7 +106,7 @@ pub(super) fn to_stored(name: &str, text: &[u8]) -> Result<(SecretValue, Map<Str
     }
     let object = parse_object(text).map_err(malformed)?;
     let text = std::str::from_utf8(text).map_err(|_| malformed("it is not UTF-8".into()))?;
-    let stored = lay_out(text, Layout::OneLine);
+    let stored = reformat(text, Layout::OneLine);
     if stored.len() > MAX_CONFIG {
         return Err(Error::TooLarge {
             what: what(),
@@ -116,7 +116,7 @@ pub(super) fn to_stored(name: &str, text: &[u8]) -> Result<(SecretValue, Map<Str
     Ok((stored, object))
 }
 
-/// Whether a provider may have this name here: a letter, a digit or `_`, and up to 249 more of those, `.` and `-`.
+/// Accepts a provider's name: a letter, a digit or `_`, and up to 249 more of those, `.` and `-`.
 ///
 /// # Errors
 /// [`Error::Malformed`] says which rule it breaks.
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_it_is_printed_and_the_stored_text_is_kept_to_the_token() {
+    fn a_configuration_is_never_printed_and_its_stored_tokens_are_kept() {
         let text = r#"{"webhook_secret": "hunter2", "cost_limit_amount": 10.10}"#;
         let config = ProviderConfig::from_row(text.as_bytes(), "2026-01-02T03:04:05.678901+00:00");
         let config = config.unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_providers_are_names_of_files() {
+    fn a_providers_name_is_refused_unless_it_can_be_a_files_name() {
         for good in ["replicate", "a.b-c_2", "_", &"x".repeat(250)] {
             check_provider_name(good).unwrap();
         }

@@ -1,5 +1,5 @@
-//! The layout of JSON text: the same tokens with other white space, so that no number or text in it changes. Knows
-//! nothing of what they mean.
+//! Parses JSON objects without quoting them in errors, and changes the white space of JSON text, so that every token stays
+//! as it was written.
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::secret::{SecretBuffer, SecretValue};
 
-/// How JSON is laid out.
+/// The white space between tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
     /// A line for each element, two spaces of indent, and a newline at the end: for people.
@@ -17,10 +17,10 @@ pub(super) enum Layout {
     OneLine,
 }
 
-/// The object that a text holds. The reason of a failure says where, without a word of the text.
+/// Parses an object.
 ///
 /// # Errors
-/// Why it is none: no JSON, not an object, or a name is there twice.
+/// Where and why it is not an object, or which name it has twice; never quotes a value.
 pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     struct Unique(Result<Map<String, Value>, String>);
     impl<'de> Deserialize<'de> for Unique {
@@ -36,7 +36,7 @@ pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
                     let mut twice = None;
                     while let Some((name, value)) = map.next_entry::<String, Value>()? {
                         if object.insert(name.clone(), value).is_some() {
-                            twice = Some(format!("{name:?} is there twice"));
+                            twice = Some(format!("an object with {name:?} twice"));
                         }
                     }
                     Ok(Unique(twice.map_or(Ok(object), Err)))
@@ -46,11 +46,11 @@ pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
         }
     }
     let parsed = serde_json::from_slice::<Unique>(bytes).map_err(|error| {
-        // serde's own words quote the text.
+        // serde's message quotes the text.
         let problem = if error.is_data() {
             "not a JSON object"
         } else {
-            "no valid JSON"
+            "not valid JSON"
         };
         let (line, column) = (error.line(), error.column());
         format!("{problem}, at line {line} column {column}")
@@ -58,22 +58,22 @@ pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     parsed?.0
 }
 
-/// Valid JSON in another layout, in memory that is wiped.
-pub(super) fn lay_out(text: &str, layout: Layout) -> SecretValue {
+/// Valid JSON in another layout, in memory that is zeroed when dropped.
+pub(super) fn reformat(text: &str, layout: Layout) -> SecretValue {
     let mut length = 0;
-    each_part(text, layout, &mut |part| length += part.len());
+    for_each_part(text, layout, &mut |part| length += part.len());
     let mut buffer = SecretBuffer::new(b"");
-    // Made as long as it will be at once: memory that grows leaves copies of what it held.
+    // Allocated at its final length: a buffer that grows may leave unzeroed copies.
     buffer.set_len(length);
     let mut at = 0;
-    each_part(text, layout, &mut |part| {
+    for_each_part(text, layout, &mut |part| {
         buffer.write_at(at, part.as_bytes());
         at += part.len();
     });
     buffer.to_value("").unwrap_or_else(|_| SecretValue::new(""))
 }
 
-fn each_part(text: &str, layout: Layout, emit: &mut impl FnMut(&str)) {
+fn for_each_part(text: &str, layout: Layout, emit: &mut impl FnMut(&str)) {
     let indented = layout == Layout::Indented;
     let mut depth = 0;
     let break_line = |emit: &mut dyn FnMut(&str), depth: usize| {
@@ -142,18 +142,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_layout_changes_and_no_token_does() {
+    fn reformatting_changes_white_space_and_no_token() {
         let text = r#" {"a" : [ 1.10 , -0, 1e400,12345678901234567890123 ],"b\"}:,":{ },"c":[ ], "d":{"e":null,"ä":"\u00e4 , : {"} } "#;
         let one_line = r#"{"a": [1.10, -0, 1e400, 12345678901234567890123], "b\"}:,": {}, "c": [], "d": {"e": null, "ä": "\u00e4 , : {"}}"#;
         let indented = "{\n  \"a\": [\n    1.10,\n    -0,\n    1e400,\n    12345678901234567890123\n  ],\n  \"b\\\"}:,\": {},\n  \"c\": [],\n  \"d\": {\n    \"e\": null,\n    \"ä\": \"\\u00e4 , : {\"\n  }\n}\n";
-        assert_eq!(lay_out(text, Layout::OneLine).as_str(), one_line);
-        assert_eq!(lay_out(text, Layout::Indented).as_str(), indented);
-        assert_eq!(lay_out(indented, Layout::OneLine).as_str(), one_line);
-        assert_eq!(lay_out("{}", Layout::Indented).as_str(), "{}\n");
+        assert_eq!(reformat(text, Layout::OneLine).as_str(), one_line);
+        assert_eq!(reformat(text, Layout::Indented).as_str(), indented);
+        assert_eq!(reformat(indented, Layout::OneLine).as_str(), one_line);
+        assert_eq!(reformat("{}", Layout::Indented).as_str(), "{}\n");
     }
 
     #[test]
-    fn what_is_no_object_is_refused_without_a_word_of_it() {
+    fn a_text_that_is_not_an_object_is_refused_without_quoting_it() {
         for bad in [
             "",
             "hunter2",

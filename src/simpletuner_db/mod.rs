@@ -22,5 +22,5 @@ mod provider_configs;
 pub use crate::audit::ChangedKeys;
 pub use config::{MAX_CONFIG, ProviderConfig, check_provider_name};
 pub use provider_configs::{
-    Known, ProviderConfigs, invalidate_provider_cache, provider_config_cache,
+    ProviderConfigs, TryGet, invalidate_provider_cache, provider_config_cache,
 };

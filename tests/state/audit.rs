@@ -1,7 +1,7 @@
 //! The audit trail, as the mount and the commands write it and SimpleTuner checks it.
 
 use super::*;
-use simpletuner_live::audit::{Act, Actor, AuditOptions, AuditTrail};
+use simpletuner_live::audit::{Actor, AuditEvent, AuditOptions, AuditTrail};
 
 const READS: &str = "live-audit.db";
 
@@ -345,11 +345,11 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
     let key = options.signing_key().key_or_create().unwrap();
     for n in 0..250 {
         let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
-        trail.record(Actor::this_process(), Act::SecretSet(name));
+        trail.record(Actor::this_process(), AuditEvent::SecretSet(name));
         // Each by itself, as a program records now and then.
         assert!(trail.flush(std::time::Duration::from_secs(60)));
         // The other goes on meanwhile.
-        let verified = options.chain().verify(&key).unwrap();
+        let verified = options.change_chain().verify(&key).unwrap();
         assert!(verified.broken.is_none(), "{verified:?}");
     }
     assert!(other.wait().unwrap().success());

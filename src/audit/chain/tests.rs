@@ -1,28 +1,28 @@
 use super::*;
-use crate::audit::row::Act;
+use crate::audit::{Actor, AuditEvent};
 
 fn key() -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, b"audit-key-for-tests")
 }
 
-fn entries(count: usize, at: &str) -> Vec<Entry> {
+fn rows(count: usize, at: &str) -> Vec<UnsignedRow> {
     let actor = Actor {
         uid: 1000,
         pid: 42,
         program: Some("cat".into()),
     };
-    let entry = |number| {
+    let row = |number| {
         let name = crate::secret::SecretName::new(&format!("K{number}")).unwrap();
-        Act::SecretSet(name).entry(&actor, "me", at.to_owned())
+        AuditEvent::SecretSet(name).row(&actor, "me", at.to_owned())
     };
-    (0..count).map(entry).collect()
+    (0..count).map(row).collect()
 }
 
 const THEN: &str = "2026-01-02T03:04:05.678901+00:00";
 
 fn chain() -> (tempfile::TempDir, Chain) {
     let dir = tempfile::tempdir().unwrap();
-    let chain = Chain::of_reads(dir.path().join("live-audit.db"));
+    let chain = Chain::own(dir.path().join("live-audit.db"));
     (dir, chain)
 }
 
@@ -32,10 +32,10 @@ fn ids(chain: &Chain) -> Vec<i64> {
 }
 
 #[test]
-fn the_vectors_are_a_chain() {
+fn the_vectors_that_simpletuner_signed_form_a_chain() {
     let vectors = include_str!("../../../tests/vectors/audit.json");
     let vectors: Vec<serde_json::Value> = serde_json::from_str(vectors).unwrap();
-    let mut walk = Walk::default();
+    let mut verifier = ChainVerifier::default();
     for (id, vector) in vectors.iter().enumerate() {
         let text = |field: &str| vector[field].as_str().unwrap();
         let actor_id = match vector["actor_id"].as_i64() {
@@ -43,7 +43,7 @@ fn the_vectors_are_a_chain() {
             None => "None".into(),
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, text("key").as_bytes());
-        let row = Signed {
+        let row = SignedRow {
             id: id as i64 + 1,
             timestamp: text("timestamp"),
             event_type: text("event_type"),
@@ -54,19 +54,19 @@ fn the_vectors_are_a_chain() {
             entry_hash: text("entry_hash"),
         };
         assert_eq!(row.hash(&key), row.entry_hash);
-        walk.step(&key, &row);
+        verifier.check(&key, &row);
     }
-    let verified = walk.end(None);
+    let verified = verifier.finish(None);
     assert_eq!((verified.rows, verified.broken), (2, None));
 }
 
 #[test]
-fn rows_follow_one_upon_the_other_and_any_change_of_one_shows() {
+fn changing_removing_or_inserting_a_row_is_detected() {
     let (_dir, chain) = chain();
     assert_eq!(chain.verify(&key()).unwrap().rows, 0);
-    assert!(!chain.path().exists(), "a check makes nothing");
-    chain.append(&key(), &entries(3, THEN)).unwrap();
-    chain.append(&key(), &entries(4, THEN)).unwrap();
+    assert!(!chain.path().exists(), "verifying creates nothing");
+    chain.append(&key(), &rows(3, THEN)).unwrap();
+    chain.append(&key(), &rows(4, THEN)).unwrap();
     let whole = chain.verify(&key()).unwrap();
     assert_eq!((whole.rows, &whole.broken), (7, &None));
     assert_eq!(chain.verify_last(&key(), 3).unwrap().rows, 3);
@@ -95,8 +95,8 @@ fn rows_follow_one_upon_the_other_and_any_change_of_one_shows() {
         drop(other);
         let verified = chain.verify(&key()).unwrap();
         assert_eq!(verified.broken.map(|b| b.id), Some(broken), "{change}");
-        // What is broken is appended to all the same.
-        chain.append(&key(), &entries(1, THEN)).unwrap();
+        // A broken chain can still be appended to.
+        chain.append(&key(), &rows(1, THEN)).unwrap();
         for beside in ["live-audit.db-wal", "live-audit.db-shm"] {
             let _ = std::fs::remove_file(chain.path().with_file_name(beside));
         }
@@ -105,13 +105,13 @@ fn rows_follow_one_upon_the_other_and_any_change_of_one_shows() {
 }
 
 #[test]
-fn old_rows_are_removed_and_the_chain_stays_whole_and_still_shows_a_change() {
+fn a_pruned_chain_verifies_and_changes_of_it_are_still_detected() {
     let (_dir, chain) = chain();
     let cutoff = crate::provider::parse_rfc3339("2026-06-01T00:00:00Z").unwrap();
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 0);
-    chain.append(&key(), &entries(5, THEN)).unwrap();
+    chain.append(&key(), &rows(5, THEN)).unwrap();
     let young = "2026-07-02T03:04:05.678901+00:00";
-    chain.append(&key(), &entries(3, young)).unwrap();
+    chain.append(&key(), &rows(3, young)).unwrap();
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 5);
     assert_eq!(ids(&chain), [6, 7, 8, 9]);
     let verified = chain.verify(&key()).unwrap();
@@ -120,8 +120,8 @@ fn old_rows_are_removed_and_the_chain_stays_whole_and_still_shows_a_change() {
         (4, 5, None)
     );
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 0);
-    chain.append(&key(), &entries(2, young)).unwrap();
-    // All that is left, and the row that told of the others.
+    chain.append(&key(), &rows(2, young)).unwrap();
+    // Every row is old, also the one about the first removal.
     let far = crate::provider::parse_rfc3339("2099-06-01T00:00:00Z").unwrap();
     assert_eq!(chain.prune(&key(), far).unwrap(), 6);
     let verified = chain.verify(&key()).unwrap();
@@ -129,9 +129,9 @@ fn old_rows_are_removed_and_the_chain_stays_whole_and_still_shows_a_change() {
         (verified.rows, verified.removed, verified.broken),
         (1, 11, None)
     );
-    chain.append(&key(), &entries(4, young)).unwrap();
+    chain.append(&key(), &rows(4, young)).unwrap();
     assert_eq!(chain.verify(&key()).unwrap().broken, None);
-    // Somebody else who removes from the beginning, or from within, shows.
+    // Rows that were removed without such a row are detected, at the beginning and in the middle.
     let saved = std::fs::read(chain.path()).unwrap();
     for (remove, broken) in [("id < 13", 13), ("id = 14", 15), ("id < 15", 15)] {
         let other = Connection::open(chain.path()).unwrap();
@@ -142,24 +142,24 @@ fn old_rows_are_removed_and_the_chain_stays_whole_and_still_shows_a_change() {
         assert_eq!(verified.broken.map(|b| b.id), Some(broken), "{remove}");
         std::fs::write(chain.path(), &saved).unwrap();
     }
-    let error = Chain::at(chain.path().to_owned()).prune(&key(), far);
+    let error = Chain::shared(chain.path().to_owned()).prune(&key(), far);
     assert!(error.is_err(), "nothing is removed from SimpleTuner's own");
 }
 
 #[test]
-fn a_reader_goes_on_with_what_is_new_and_with_another_file() {
+fn a_reader_continues_with_new_rows_and_with_a_file_that_replaced_the_first() {
     let (dir, chain) = chain();
     let mut reader = chain.reader();
-    assert!(reader.last(10).unwrap().is_empty() && reader.since(10).unwrap().is_empty());
-    chain.append(&key(), &entries(3, THEN)).unwrap();
+    assert!(reader.last(10).unwrap().is_empty() && reader.new_rows(10).unwrap().is_empty());
+    chain.append(&key(), &rows(3, THEN)).unwrap();
     assert_eq!(reader.last(2).unwrap()[0].id, 2);
     assert!(reader.last(0).unwrap().is_empty());
-    assert!(reader.since(10).unwrap().is_empty());
-    chain.append(&key(), &entries(2, THEN)).unwrap();
-    let new = reader.since(10).unwrap();
+    assert!(reader.new_rows(10).unwrap().is_empty());
+    chain.append(&key(), &rows(2, THEN)).unwrap();
+    let new = reader.new_rows(10).unwrap();
     assert_eq!(new.iter().map(|row| row.id).collect::<Vec<_>>(), [4, 5]);
     assert_eq!(new[0].username.as_deref(), Some("unix:me"));
     std::fs::remove_dir_all(dir.path()).unwrap();
-    chain.append(&key(), &entries(1, THEN)).unwrap();
-    assert_eq!(reader.since(10).unwrap()[0].id, 1);
+    chain.append(&key(), &rows(1, THEN)).unwrap();
+    assert_eq!(reader.new_rows(10).unwrap()[0].id, 1);
 }

@@ -1,34 +1,34 @@
-//! What a row is signed with, and a check of one row after the other. Knows no database.
+//! The signature of a row, and the verification of one row after the other. Knows no database.
 
 use ring::hmac;
 
-/// What the first row is signed upon.
+/// Stands for the previous hash in the first row.
 pub(super) const GENESIS: &str = "genesis";
-/// The type of the row that says what was removed.
+/// The event type of the row that says what was removed.
 pub(super) const PRUNED: &str = "audit.pruned";
 
-/// The first row out of the chain.
+/// The first row that does not fit into the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Its number.
+    /// Its id.
     pub id: i64,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// What a check has found.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// How many rows there are.
+    /// How many rows were verified.
     pub rows: u64,
-    /// How many were removed from the beginning, as a row of the chain says.
+    /// How many rows were removed from the beginning, according to a row of the chain.
     pub removed: u64,
-    /// The first row that is out of the chain, if there is one.
+    /// The first row that does not fit into the chain.
     pub broken: Option<Broken>,
 }
 
-/// What is signed of a row, and the signature.
-pub(super) struct Signed<'a> {
+/// The signed columns of a row, and the signature (`entry_hash`).
+pub(super) struct SignedRow<'a> {
     pub(super) id: i64,
     pub(super) timestamp: &'a str,
     pub(super) event_type: &'a str,
@@ -39,7 +39,7 @@ pub(super) struct Signed<'a> {
     pub(super) entry_hash: &'a str,
 }
 
-impl Signed<'_> {
+impl SignedRow<'_> {
     pub(super) fn hash(&self, key: &hmac::Key) -> String {
         let mut context = hmac::Context::with_key(key);
         let parts = [
@@ -61,31 +61,32 @@ impl Signed<'_> {
     }
 }
 
-/// A check under way.
+/// Verifies the rows that it is given in the order of their ids.
 #[derive(Default)]
-pub(super) struct Walk {
-    /// It does not begin at the beginning.
-    takes_the_first: bool,
-    is_ours: bool,
+pub(super) struct ChainVerifier {
+    /// The rows begin in the middle of the chain, so the first one's link is not verified.
+    trusts_first: bool,
+    is_prunable: bool,
     rows: u64,
-    /// The first row's number, and what it is signed upon.
+    /// The first row's id and previous hash.
     first: Option<(i64, String)>,
+    /// The last row's id and hash.
     last: Option<(i64, String)>,
-    /// The hash that was the last one removed, and how many were, by the last row that tells.
+    /// The last removed hash and how many rows were removed, from the newest row about it.
     pruned: Option<(String, u64)>,
     broken: Option<Broken>,
 }
 
-impl Walk {
-    pub(super) fn new(is_ours: bool, takes_the_first: bool) -> Self {
+impl ChainVerifier {
+    pub(super) fn new(is_prunable: bool, trusts_first: bool) -> Self {
         Self {
-            is_ours,
-            takes_the_first,
+            is_prunable,
+            trusts_first,
             ..Self::default()
         }
     }
 
-    pub(super) fn step(&mut self, key: &hmac::Key, row: &Signed<'_>) {
+    pub(super) fn check(&mut self, key: &hmac::Key, row: &SignedRow<'_>) {
         self.rows += 1;
         let is_whole = row.hash(key) == row.entry_hash;
         if is_whole && row.event_type == PRUNED {
@@ -105,12 +106,12 @@ impl Walk {
         self.last = Some((row.id, row.entry_hash.to_owned()));
     }
 
-    fn problem(&self, row: &Signed<'_>, is_whole: bool) -> Option<String> {
+    fn problem(&self, row: &SignedRow<'_>, is_whole: bool) -> Option<String> {
         match &self.last {
             Some((id, hash)) if hash != row.previous_hash => Some(format!(
                 "it does not follow row {id}: a row before it was changed, removed, or added at the same time"
             )),
-            None if !self.takes_the_first && !self.is_ours && row.previous_hash != GENESIS => {
+            None if !self.trusts_first && !self.is_prunable && row.previous_hash != GENESIS => {
                 Some("rows before it are missing".into())
             }
             _ if !is_whole => Some("it was changed, or signed with another key".into()),
@@ -118,9 +119,10 @@ impl Walk {
         }
     }
 
-    pub(super) fn end(self, given_out: Option<i64>) -> Verified {
+    /// `last_given_id` is the highest id that the database ever gave out, which reveals rows removed from the end.
+    pub(super) fn finish(self, last_given_id: Option<i64>) -> Verified {
         let begins = match &self.first {
-            Some((_, previous)) if previous == GENESIS || self.takes_the_first => None,
+            Some((_, previous)) if previous == GENESIS || self.trusts_first => None,
             Some((id, previous)) => match &self.pruned {
                 Some((last_hash, _)) if last_hash == previous => None,
                 _ => Some(Broken {
@@ -132,10 +134,10 @@ impl Walk {
             None => None,
         };
         let last = self.last.as_ref().map_or(0, |(id, _)| *id);
-        let ends = given_out.filter(|given_out| *given_out > last);
-        let ends = ends.map(|given_out| Broken {
+        let ends = last_given_id.filter(|id| *id > last);
+        let ends = ends.map(|last_id| Broken {
             id: last + 1,
-            reason: format!("it is missing, and with it all up to row {given_out}, the last one"),
+            reason: format!("it is missing, and with it all up to row {last_id}, the last one"),
         });
         Verified {
             rows: self.rows,

@@ -1,18 +1,16 @@
-//! Reads on their way into the database: into the chain when their second is over, beside it until then.
+//! One transaction of the read trail: reads whose second is over go into the chain, the others into the table `pending`.
 
-use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::audit::actor::Actor;
+use super::coalesced::{CoalescedReads, PendingRow, WrittenTo};
 use crate::audit::chain::Appender;
-use crate::audit::user_names::Names;
-use crate::audit::row::{Entry, ReadOf};
-use crate::sqlite::timestamp;
+use crate::audit::row::UnsignedRow;
+use crate::audit::user_names::UserNames;
 
-/// Rows beside the chain. Their owner is the process that will put them into it.
-pub(super) const PENDING: &str = "CREATE TABLE IF NOT EXISTS pending (
+/// The owner of a row is the process that will move it into the chain.
+pub(super) const PENDING_TABLE: &str = "CREATE TABLE IF NOT EXISTS pending (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     owner TEXT NOT NULL,
     timestamp TEXT NOT NULL,
@@ -24,85 +22,70 @@ pub(super) const PENDING: &str = "CREATE TABLE IF NOT EXISTS pending (
     details TEXT NOT NULL
 )";
 
-/// Reads that become one row.
-pub(super) struct Together {
-    pub(super) actor: Actor,
-    pub(super) what: ReadOf,
-    pub(super) at: SystemTime,
-    pub(super) since: Instant,
-    pub(super) count: u64,
-    /// The number of its row beside the chain, and the count that stands there.
-    pub(super) pending: Option<(i64, u64)>,
-}
-
-impl Together {
-    pub(super) fn entry(&self, names: &Names, count: u64) -> Entry {
-        let at = timestamp(self.at);
-        let user = names.get(self.actor.uid);
-        self.what.entry(&self.actor, &user, at, count)
-    }
-}
-
-/// One batch on its way into the database.
-pub(super) struct Transfer<'a> {
+pub(super) struct Batch<'a> {
     pub(super) transaction: &'a Transaction<'a>,
+    /// This process.
     pub(super) owner: &'a str,
-    pub(super) is_due: &'a dyn Fn(&Together) -> bool,
-    /// Of whoever's rows are due.
-    pub(super) names: &'a Names,
+    pub(super) now: Instant,
+    /// Whether all reads go into the chain, for a flush.
+    pub(super) all: bool,
+    /// The names of the users whose reads are due.
+    pub(super) names: &'a UserNames,
 }
 
-/// What becomes of rows: their count and number beside the chain, or `None`: they are in it.
-pub(super) type Transferred = Vec<(u64, Option<(u64, i64)>)>;
-
-impl Transfer<'_> {
+impl Batch<'_> {
+    /// Where each read was written that has changed since the last batch.
     pub(super) fn write(
         &self,
         appender: &mut Appender<'_>,
-        all: &BTreeMap<u64, Together>,
-    ) -> rusqlite::Result<Transferred> {
-        let mut transferred = Vec::new();
-        for (number, together) in all {
-            let is_due = (self.is_due)(together);
-            // Somebody else may have put it into the chain as it stood, who took this process for dead.
-            let (count, pending) = match together.pending {
-                Some((_, counted)) if !is_due && counted == together.count => continue,
-                Some((id, counted)) => match self.is_there(id)? {
-                    true => (together.count, Some(id)),
-                    false => (together.count - counted, None),
+        reads: &CoalescedReads,
+    ) -> rusqlite::Result<Vec<(u64, WrittenTo)>> {
+        let mut written = Vec::new();
+        for (number, read) in reads.iter() {
+            let is_due = self.all || read.is_due(self.now);
+            // Another server may have assumed that this process died, and appended the pending row with the count it had.
+            let (count, pending) = match read.pending {
+                Some(row) if !is_due && row.count == read.count => continue,
+                Some(row) => match self.is_pending(row.id)? {
+                    true => (read.count, Some(row.id)),
+                    false => (read.count - row.count, None),
                 },
-                None => (together.count, None),
+                None => (read.count, None),
             };
             if is_due {
                 if let Some(id) = pending {
-                    let delete = "DELETE FROM pending WHERE id = ?1";
-                    self.transaction.execute(delete, [id])?;
+                    self.delete_pending(id)?;
                 }
                 if count > 0 {
-                    appender.append(&together.entry(self.names, count))?;
+                    appender.append(&read.row(self.names, count))?;
                 }
-                transferred.push((*number, None));
+                written.push((number, WrittenTo::Chain));
             } else {
-                let id = self.put(pending, &together.entry(self.names, count))?;
-                transferred.push((*number, Some((count, id))));
+                let id = self.put_pending(pending, &read.row(self.names, count))?;
+                written.push((number, WrittenTo::Pending(PendingRow { id, count })));
             }
         }
-        Ok(transferred)
+        Ok(written)
     }
 
-    fn is_there(&self, id: i64) -> rusqlite::Result<bool> {
-        let there = "SELECT 1 FROM pending WHERE id = ?1 AND owner = ?2";
+    fn is_pending(&self, id: i64) -> rusqlite::Result<bool> {
+        let exists = "SELECT 1 FROM pending WHERE id = ?1 AND owner = ?2";
         let found = self
             .transaction
-            .query_row(there, params![id, self.owner], |_| Ok(()));
+            .query_row(exists, params![id, self.owner], |_| Ok(()));
         Ok(found.optional()?.is_some())
     }
 
-    fn put(&self, id: Option<i64>, entry: &Entry) -> rusqlite::Result<i64> {
+    fn delete_pending(&self, id: i64) -> rusqlite::Result<()> {
+        let delete = "DELETE FROM pending WHERE id = ?1";
+        self.transaction.execute(delete, [id]).map(drop)
+    }
+
+    fn put_pending(&self, id: Option<i64>, row: &UnsignedRow) -> rusqlite::Result<i64> {
         if let Some(id) = id {
             let update = "UPDATE pending SET details = ?2, actor_username = ?3 WHERE id = ?1";
             self.transaction
-                .execute(update, params![id, entry.details, entry.username])?;
+                .execute(update, params![id, row.details, row.username])?;
             return Ok(id);
         }
         self.transaction.execute(
@@ -110,26 +93,26 @@ impl Transfer<'_> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 self.owner,
-                entry.timestamp,
-                entry.event_type,
-                entry.username,
-                entry.target_type,
-                entry.target_id,
-                entry.action,
-                entry.details
+                row.timestamp,
+                row.event_type,
+                row.username,
+                row.target_type,
+                row.target_id,
+                row.action,
+                row.details
             ],
         )?;
         Ok(self.transaction.last_insert_rowid())
     }
 
-    /// Finishes the rows of servers that have ended.
+    /// Moves the pending rows of dead servers into the chain.
     pub(super) fn recover(&self, appender: &mut Appender<'_>) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare(
             "SELECT id, owner, timestamp, event_type, actor_username, target_type, target_id, action, details
              FROM pending ORDER BY id",
         )?;
         let rows = statement.query_map([], |row| {
-            let entry = Entry {
+            let unsigned = UnsignedRow {
                 timestamp: row.get(2)?,
                 event_type: row.get(3)?,
                 username: row.get(4)?,
@@ -138,23 +121,22 @@ impl Transfer<'_> {
                 action: row.get(7)?,
                 details: row.get(8)?,
             };
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, entry))
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, unsigned))
         })?;
         let left: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-        for (id, whose, entry) in left {
-            let pid = whose.split(' ').next().and_then(|pid| pid.parse().ok());
-            if pid.is_some_and(|pid| owner(pid) == whose) {
+        for (id, row_owner, row) in left {
+            let pid = row_owner.split(' ').next().and_then(|pid| pid.parse().ok());
+            if pid.is_some_and(|pid| owner(pid) == row_owner) {
                 continue;
             }
-            let delete = "DELETE FROM pending WHERE id = ?1";
-            self.transaction.execute(delete, [id])?;
-            appender.append(&entry)?;
+            self.delete_pending(id)?;
+            appender.append(&row)?;
         }
         Ok(())
     }
 }
 
-/// A process, told from a later one of the same number by when it began (proc(5)).
+/// A process as the column `owner` has it: pid and start time, because pids are reused (proc(5)).
 pub(super) fn owner(pid: u32) -> String {
     let started = crate::process::started_at(pid).map(|started| started.to_string());
     format!("{pid} {}", started.as_deref().unwrap_or("-"))

@@ -2,8 +2,9 @@ use serde_json::{Map, Value};
 
 use super::write::CREATE;
 use super::*;
-use crate::simpletuner_db::MAX_CONFIG;
 use crate::audit::Actor;
+use crate::simpletuner_db::MAX_CONFIG;
+use rusqlite::Connection;
 use serde_json::json;
 
 /// A scratch state folder, and SimpleTuner's way of using the database in it.
@@ -48,18 +49,18 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 #[test]
-fn without_a_database_all_is_empty_and_reading_makes_nothing() {
+fn without_a_database_every_list_is_empty_and_reading_creates_nothing() {
     let state = State::new();
     let configs = state.configs();
     assert!(!configs.get("replicate").unwrap().exists());
-    assert!(configs.list().unwrap().is_empty() && configs.names().is_empty());
+    assert!(configs.list().unwrap().is_empty() && configs.try_list().is_empty());
     assert!(!configs.delete("replicate").unwrap());
     assert!(!configs.rename("replicate", "other").unwrap());
     assert!(std::fs::read_dir(state.0.path()).unwrap().next().is_none());
 }
 
 #[test]
-fn the_first_save_makes_the_file_the_folder_and_one_table_for_the_owner_alone() {
+fn the_first_save_creates_a_private_folder_and_file_with_one_table() {
     use std::os::unix::fs::PermissionsExt;
     let state = State::new();
     let configs = state.configs();
@@ -90,7 +91,7 @@ fn the_first_save_makes_the_file_the_folder_and_one_table_for_the_owner_alone() 
 }
 
 #[test]
-fn what_another_program_saves_shows_at_once_though_it_is_cached() {
+fn a_save_by_another_program_is_seen_at_once_despite_the_cache() {
     let state = State::new();
     let other = state.simpletuner();
     insert(&other, "replicate", r#"{"a": 1}"#);
@@ -103,14 +104,14 @@ fn what_another_program_saves_shows_at_once_though_it_is_cached() {
     let stats = configs.cache().stats();
     assert_eq!((stats.hits, stats.size), (3, 1));
     insert(&other, "runpod", "{}");
-    assert_eq!(configs.names(), ["replicate", "runpod"]);
+    assert_eq!(configs.try_list(), ["replicate", "runpod"]);
     other.execute("DELETE FROM provider_config", []).unwrap();
     assert!(!configs.get("replicate").unwrap().exists());
     assert!(configs.cache().is_empty());
 }
 
 #[test]
-fn an_invalidation_and_a_save_drop_what_is_cached_of_that_provider() {
+fn an_invalidation_and_a_save_drop_that_provider_from_the_cache() {
     let state = State::new();
     let configs = state.configs();
     for name in ["a", "ab"] {
@@ -129,7 +130,7 @@ fn an_invalidation_and_a_save_drop_what_is_cached_of_that_provider() {
 }
 
 #[test]
-fn columns_of_a_newer_version_keep_what_they_hold() {
+fn columns_of_a_newer_version_keep_their_values() {
     let state = State::new();
     let other = state.simpletuner();
     other
@@ -157,7 +158,7 @@ fn columns_of_a_newer_version_keep_what_they_hold() {
 }
 
 #[test]
-fn what_is_stored_and_no_object_is_an_error_that_only_a_whole_object_replaces() {
+fn a_stored_text_that_is_not_an_object_is_an_error_until_a_whole_object_replaces_it() {
     let state = State::new();
     let other = state.simpletuner();
     for stored in ["hunter2", "[\"hunter2\"]", "", "{\"a\": NaN}"] {
@@ -178,7 +179,7 @@ fn what_is_stored_and_no_object_is_an_error_that_only_a_whole_object_replaces() 
 }
 
 #[test]
-fn what_must_not_be_saved_changes_nothing() {
+fn an_invalid_name_or_configuration_is_refused_and_changes_nothing() {
     let state = State::new();
     let configs = state.configs();
     configs.save("a", &object(json!({"k": 1}))).unwrap();
@@ -194,7 +195,7 @@ fn what_must_not_be_saved_changes_nothing() {
         (".a", "{}".to_owned(), libc::EINVAL),
     ] {
         let error = configs
-            .save_text_by(&Actor::this_process(), name, text.as_bytes())
+            .save_text_as(&Actor::this_process(), name, text.as_bytes())
             .unwrap_err();
         assert_eq!(error.errno(), errno, "{error}");
     }
@@ -203,7 +204,7 @@ fn what_must_not_be_saved_changes_nothing() {
 }
 
 #[test]
-fn a_save_tells_which_keys_it_changed() {
+fn a_save_returns_the_keys_that_it_changed() {
     let state = State::new();
     let configs = state.configs();
     configs
@@ -217,7 +218,7 @@ fn a_save_tells_which_keys_it_changed() {
 }
 
 #[test]
-fn a_database_that_is_damaged_or_no_database_is_an_error_and_is_left_as_it_is() {
+fn a_file_that_is_not_a_database_is_an_error_and_stays_as_it_is() {
     let state = State::new();
     std::fs::create_dir_all(state.path().parent().unwrap()).unwrap();
     let garbage =
@@ -232,7 +233,7 @@ fn a_database_that_is_damaged_or_no_database_is_an_error_and_is_left_as_it_is() 
     ] {
         assert_eq!(error.errno(), libc::EIO, "{error}");
     }
-    assert!(configs.names().is_empty());
+    assert!(configs.try_list().is_empty());
     assert_eq!(std::fs::read_to_string(state.path()).unwrap(), garbage);
     std::fs::remove_file(state.path()).unwrap();
     std::fs::create_dir(state.path()).unwrap();
@@ -240,7 +241,7 @@ fn a_database_that_is_damaged_or_no_database_is_an_error_and_is_left_as_it_is() 
 }
 
 #[test]
-fn a_database_of_0_bytes_is_empty_and_gets_the_table_by_the_first_save() {
+fn an_empty_file_is_an_empty_database_and_the_first_save_creates_the_table() {
     let state = State::new();
     std::fs::create_dir_all(state.path().parent().unwrap()).unwrap();
     std::fs::write(state.path(), "").unwrap();
@@ -252,7 +253,7 @@ fn a_database_of_0_bytes_is_empty_and_gets_the_table_by_the_first_save() {
 }
 
 #[test]
-fn another_file_in_its_place_is_seen() {
+fn a_file_that_replaces_the_database_is_noticed() {
     let state = State::new();
     insert(&state.simpletuner(), "a", r#"{"k": 1}"#);
     let configs = state.configs();
@@ -266,40 +267,37 @@ fn another_file_in_its_place_is_seen() {
 }
 
 #[test]
-fn a_lock_is_never_waited_for_where_nothing_may_wait() {
+fn try_get_never_waits_for_a_lock_and_when_readable_calls_back_after_it() {
     let state = State::new();
     let other = state.simpletuner();
     insert(&other, "a", r#"{"k": 1}"#);
     insert(&other, "b", r#"{"k": 1}"#);
     let configs = state.configs();
-    assert!(matches!(configs.known("a"), Known::Found(_)));
-    // Shuts out readers, too: those of a write-ahead log wait for nobody.
+    assert!(matches!(configs.try_get("a"), TryGet::Found(_)));
+    // Without a write-ahead log a writer locks readers out, too. The journal mode changes only while nobody else is connected.
     other
         .pragma_update(None, "journal_mode", "DELETE")
         .unwrap_err();
-    let configs_of_delete = {
-        drop(configs);
-        other.pragma_update(None, "journal_mode", "DELETE").unwrap();
-        state.configs()
-    };
-    let configs = configs_of_delete;
-    assert!(matches!(configs.known("a"), Known::Found(_)));
+    drop(configs);
+    other.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    let configs = state.configs();
+    assert!(matches!(configs.try_get("a"), TryGet::Found(_)));
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     assert!(
-        matches!(configs.known("a"), Known::Found(_)),
-        "what is cached is served"
+        matches!(configs.try_get("a"), TryGet::Found(_)),
+        "a cached configuration is served"
     );
-    assert!(matches!(configs.known("b"), Known::Pending));
-    assert!(matches!(state.configs().known("a"), Known::Pending));
-    assert_eq!(configs.names(), ["a", "b"]);
+    assert!(matches!(configs.try_get("b"), TryGet::Locked));
+    assert!(matches!(state.configs().try_get("a"), TryGet::Locked));
+    assert_eq!(configs.try_list(), ["a", "b"]);
     let (sender, done) = std::sync::mpsc::channel();
     for name in ["b", "a"] {
         let sender = sender.clone();
-        configs.fetch(name, Box::new(move || sender.send(name).unwrap()));
+        configs.when_readable(name, Box::new(move || sender.send(name).unwrap()));
     }
     assert_eq!(done.recv().unwrap(), "a");
     assert!(done.try_recv().is_err());
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(done.recv().unwrap(), "b");
-    assert!(matches!(configs.known("b"), Known::Found(_)));
+    assert!(matches!(configs.try_get("b"), TryGet::Found(_)));
 }

@@ -1,5 +1,5 @@
-//! Saving: each in a transaction of its own, on a connection of its own, which waits for other programs as long as
-//! SimpleTuner's do.
+//! Changes of the table: each in a transaction of its own, on a connection of its own, which waits for other programs as
+//! long as SimpleTuner does.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -7,15 +7,14 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
-use super::ProviderConfigs;
+use super::{ProviderConfigs, unreadable};
+use crate::audit::{Actor, AuditEvent, ChangedKeys};
 use crate::error::{Error, Result};
-use crate::audit::{Act, Actor, ChangedKeys};
 use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
-use crate::sqlite::{
-    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table,
-};
 use crate::simpletuner_db::json::parse_object;
-use crate::sqlite::timestamp;
+use crate::sqlite::{
+    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table, timestamp,
+};
 
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
     provider TEXT PRIMARY KEY,
@@ -24,29 +23,29 @@ pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
 )";
 
 impl ProviderConfigs {
-    /// Saves the whole object of a provider, and gives the keys that this changed. The first save makes the database, its
-    /// folder and the table. Columns that a newer version has are left alone. The database is written, then the cache
-    /// dropped, then the audit trail written; that it could not be is told in the log only.
+    /// Saves a provider's whole object, and returns the keys that this changed. The first save creates the database, its
+    /// folder and the table. It does not touch columns that a newer SimpleTuner has added. The database is written first,
+    /// then the cache is invalidated, then the audit trail is written, whose failure is only logged.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for a name that is none, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
+    /// [`Error::Malformed`] for an invalid name, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
     pub fn save(&self, name: &str, config: &Map<String, Value>) -> Result<ChangedKeys> {
         let text = serde_json::to_vec(config).map(zeroize::Zeroizing::new);
         let text = text.map_err(|e| Error::Malformed {
             what: format!("the configuration of {name}"),
             reason: e.to_string(),
         })?;
-        let changed = self.save_text_by(&Actor::this_process(), name, &text)?;
+        let changed = self.save_text_as(&Actor::this_process(), name, &text)?;
         self.flush();
         Ok(changed)
     }
 
-    /// The same for the text of an object, whose tokens are stored as they are, in the name of somebody else. The row of
-    /// the audit trail may be written a little later.
+    /// Like [`save`](Self::save), for the JSON text of an object, whose tokens are stored as they are. Records `actor`, and
+    /// does not wait for the audit trail.
     ///
     /// # Errors
     /// As for [`save`](Self::save).
-    pub fn save_text_by(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
+    pub fn save_text_as(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
         check_provider_name(name)?;
         let (text, mut config) = to_stored(name, text)?;
         let changed = self.write(name, |transaction| {
@@ -62,15 +61,15 @@ impl ProviderConfigs {
         config.values_mut().for_each(wipe);
         let changed = changed?;
         self.record(actor, || {
-            Act::ProviderConfigured(name.into(), changed.clone())
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
         });
         Ok(changed)
     }
 
-    /// Changes a provider's object in one transaction, so that what another program saves meanwhile is not lost.
+    /// Changes a provider's object in one transaction, so that no save of another program is lost.
     ///
     /// # Errors
-    /// As for [`save`](Self::save); and [`Error::Database`] where what is stored is no object, which is left as it is.
+    /// As for [`save`](Self::save); and [`Error::Database`] if the stored text is not an object, which stays as it is.
     pub fn update(
         &self,
         name: &str,
@@ -82,7 +81,7 @@ impl ProviderConfigs {
             let mut before = match stored {
                 None => Map::new(),
                 Some(Ok(object)) => object,
-                Some(Err(reason)) => return Err(self.unreadable(name, &reason)),
+                Some(Err(reason)) => return Err(unreadable(&self.path, name, &reason)),
             };
             let mut after = before.clone();
             change(&mut after);
@@ -97,57 +96,57 @@ impl ProviderConfigs {
             Ok(changed)
         })?;
         self.record(&Actor::this_process(), || {
-            Act::ProviderConfigured(name.into(), changed.clone())
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
         });
         self.flush();
         Ok(changed)
     }
 
-    /// Deletes a provider's row; whether there was one.
+    /// Deletes a provider's row. Returns whether there was one.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn delete(&self, name: &str) -> Result<bool> {
-        let was_there = self.delete_by(&Actor::this_process(), name)?;
+        let existed = self.delete_as(&Actor::this_process(), name)?;
         self.flush();
-        Ok(was_there)
+        Ok(existed)
     }
 
-    /// The same in the name of somebody else.
+    /// Like [`delete`](Self::delete), but records `actor`, and does not wait for the audit trail.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn delete_by(&self, actor: &Actor, name: &str) -> Result<bool> {
-        let was_there = self.write_if_there(name, |transaction| {
+    pub fn delete_as(&self, actor: &Actor, name: &str) -> Result<bool> {
+        let existed = self.write_if_exists(name, |transaction| {
             transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [name])
         })?;
-        if was_there {
-            self.record(actor, || Act::ProviderDeleted(name.into()));
+        if existed {
+            self.record(actor, || AuditEvent::ProviderDeleted(name.into()));
         }
-        Ok(was_there)
+        Ok(existed)
     }
 
-    /// Gives a provider's row another name, over one that has it; whether there was such a row.
+    /// Renames a provider's row, and replaces a row that has the new name. Returns whether there was a row to rename.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for a name that is none; [`Error::Database`].
+    /// [`Error::Malformed`] for an invalid name; [`Error::Database`].
     pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
-        let was_there = self.rename_by(&Actor::this_process(), from, to)?;
+        let existed = self.rename_as(&Actor::this_process(), from, to)?;
         self.flush();
-        Ok(was_there)
+        Ok(existed)
     }
 
-    /// The same in the name of somebody else.
+    /// Like [`rename`](Self::rename), but records `actor`, and does not wait for the audit trail.
     ///
     /// # Errors
     /// As for [`rename`](Self::rename).
-    pub fn rename_by(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
+    pub fn rename_as(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
         check_provider_name(to)?;
-        let renamed = self.write_if_there(from, |transaction| {
-            let there = "SELECT EXISTS (SELECT 1 FROM provider_config WHERE provider = ?1)";
-            let there: bool = transaction.query_row(there, [from], |row| row.get(0))?;
-            if !there || from == to {
-                return Ok(usize::from(there));
+        let renamed = self.write_if_exists(from, |transaction| {
+            let exists = "SELECT EXISTS (SELECT 1 FROM provider_config WHERE provider = ?1)";
+            let exists: bool = transaction.query_row(exists, [from], |row| row.get(0))?;
+            if !exists || from == to {
+                return Ok(usize::from(exists));
             }
             transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [to])?;
             transaction.execute(
@@ -157,14 +156,16 @@ impl ProviderConfigs {
         })?;
         self.invalidate(Some(to));
         if renamed && from != to {
-            self.record(actor, || Act::ProviderRenamed(from.into(), to.into()));
+            self.record(actor, || {
+                AuditEvent::ProviderRenamed(from.into(), to.into())
+            });
         }
         Ok(renamed)
     }
 
-    fn record(&self, actor: &Actor, act: impl FnOnce() -> Act) {
+    fn record(&self, actor: &Actor, event: impl FnOnce() -> AuditEvent) {
         if let Some(audit) = &self.audit {
-            audit.record(actor.clone(), act());
+            audit.record(actor.clone(), event());
         }
     }
 
@@ -174,7 +175,7 @@ impl ProviderConfigs {
         }
     }
 
-    fn write_if_there(
+    fn write_if_exists(
         &self,
         name: &str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize>,
@@ -201,8 +202,8 @@ impl ProviderConfigs {
         let done = in_transaction(
             &mut connection,
             |transaction| {
-                let made = transaction.execute_batch(CREATE);
-                made.map_err(|e| explain(&self.path, &e))?;
+                let created = transaction.execute_batch(CREATE);
+                created.map_err(|e| explain(&self.path, &e))?;
                 work(transaction)
             },
             &self.path,
@@ -212,7 +213,7 @@ impl ProviderConfigs {
     }
 }
 
-/// Work that counts whole or not at all; it has the right to write from its beginning.
+/// Runs `work` in a transaction that holds the write lock from its beginning.
 fn in_transaction<T>(
     connection: &mut Connection,
     work: impl FnOnce(&Transaction<'_>) -> Result<T>,
@@ -225,7 +226,7 @@ fn in_transaction<T>(
     Ok(done)
 }
 
-/// The object that is stored of a provider, or why it is none; `None`: there is no row.
+/// A provider's stored object, or why the stored text is not one; `None` if there is no row.
 fn stored_object(
     transaction: &Transaction<'_>,
     name: &str,
@@ -234,13 +235,13 @@ fn stored_object(
     let stored = transaction.query_row(text, [name], |row| {
         Ok(match row.get_ref(0)?.as_bytes() {
             Ok(text) => parse_object(text),
-            Err(_) => Err("no text".to_owned()),
+            Err(_) => Err("not text".to_owned()),
         })
     });
     stored.optional()
 }
 
-/// Sets the two columns that are ours to set; an INSERT OR REPLACE would empty all others.
+/// Sets only the columns that are known here; INSERT OR REPLACE would reset all others.
 fn put(transaction: &Transaction<'_>, name: &str, text: &str) -> rusqlite::Result<()> {
     let row = params![name, text, timestamp(SystemTime::now())];
     let changed = transaction.execute(
