@@ -1,4 +1,4 @@
-//! `audit verify`, `audit tail`, `audit prune`: the trail of who did and read what.
+//! `audit verify`, `audit tail`, `audit prune`: the two audit trails.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -12,16 +12,16 @@ use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, ChainReader, Row, Verified};
 
 /// How often `tail -f` looks for new rows.
-const LOOK_EVERY: Timespec = Timespec {
+const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
 /// Check or show who set, deleted, configured and read what
 ///
-/// The trail is two databases in SimpleTuner's state folder: audit.db, which SimpleTuner writes, too, has what is rare
-/// (secrets set, deleted and renamed, providers configured, access denied); live-audit.db has the reads. Each row is
-/// signed upon the one before it.
+/// The trail is two databases in SimpleTuner's state folder: audit.db, which SimpleTuner writes, too, records changes
+/// (secrets set, deleted and renamed, providers configured) and denied access; live-audit.db records reads. Each is a hash
+/// chain: the signature of a row covers the row before it.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -37,13 +37,13 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Check every row of both; names the first that is out of its chain
+    /// Check every row of both; names the first one that was changed, removed or inserted
     #[command(
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live audit verify && echo whole
 
-Exit codes: 0 whole, 1 broken or not to be checked."
+Exit codes: 0 whole, 1 broken, or it could not be checked."
     )]
     Verify {
         /// Print JSON
@@ -58,13 +58,13 @@ Exit codes: 0 whole, 1 broken or not to be checked."
   simpletuner-live audit tail -f --json | jq ."
     )]
     Tail {
-        /// How many
+        /// How many rows
         #[arg(short = 'n', long, default_value_t = 20, value_name = "ROWS")]
         lines: u32,
-        /// Go on with new ones as they come
+        /// Keep running, and show new rows as they are written
         #[arg(short, long)]
         follow: bool,
-        /// Print a line of JSON for each
+        /// Print a line of JSON for each row
         #[arg(long)]
         json: bool,
     },
@@ -74,10 +74,10 @@ Exit codes: 0 whole, 1 broken or not to be checked."
         after_help = "Examples:
   simpletuner-live audit prune --keep-days 90
 
-`audit_keep_days: 90` in live.yaml has the mount do so once a day. SimpleTuner's own audit.db stays as it is."
+With `audit_keep_days: 90` in live.yaml the mount does this once a day. SimpleTuner's own audit.db is never pruned."
     )]
     Prune {
-        /// Reads of so many days stay
+        /// Keep the reads of this many days
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
         keep_days: u32,
     },
@@ -133,7 +133,7 @@ fn verify(trail: &AuditOptions, json: bool) -> Outcome {
     {
         Some((path, broken)) => Err(Failure::with_hint(
             format!("{path} is broken at row {}", broken.id),
-            "what comes after that row says nothing about what was before it; compare with a backup",
+            "the rows after it prove nothing about those before it; compare with a backup",
         )),
         None => Ok(()),
     }
@@ -171,19 +171,19 @@ fn in_words(verified: &Option<Verified>) -> String {
     words
 }
 
-/// A chain that is shown, and what it is called.
-struct Shown {
+/// A chain that is shown, under its name.
+struct ShownChain {
     name: &'static str,
     reader: ChainReader,
 }
 
 fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
     let mut shown = [
-        Shown {
+        ShownChain {
             name: "audit.db",
             reader: trail.change_chain().reader(),
         },
-        Shown {
+        ShownChain {
             name: "live-audit.db",
             reader: trail.read_chain().reader(),
         },
@@ -192,18 +192,18 @@ fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
     let surplus = rows.len().saturating_sub(lines as usize);
     print(&rows[surplus..], json)?;
     if follow {
-        return follow_up(&mut shown, json);
+        return follow_rows(&mut shown, json);
     }
     Ok(())
 }
 
-/// Shows what is added, until whoever reads it has gone.
-fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
+/// Shows new rows until the reader of standard output exits.
+fn follow_rows(shown: &mut [ShownChain], json: bool) -> Outcome {
     loop {
         let out = io::stdout();
-        // That he has gone, no row would tell.
+        // Without a new row there is no write that would fail.
         let mut ends = [PollFd::new(&out, PollFlags::empty())];
-        let _ = rustix::event::poll(&mut ends, Some(&LOOK_EVERY));
+        let _ = rustix::event::poll(&mut ends, Some(&POLL_INTERVAL));
         if ends[0]
             .revents()
             .intersects(PollFlags::ERR | PollFlags::NVAL)
@@ -215,14 +215,14 @@ fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
 }
 
 fn by_time(
-    shown: &mut [Shown],
+    shown: &mut [ShownChain],
     mut read: impl FnMut(&mut ChainReader) -> crate::error::Result<Vec<Row>>,
 ) -> Outcome<Vec<(&'static str, Row)>> {
     let mut all = Vec::new();
-    for Shown { name, reader } in shown {
+    for ShownChain { name, reader } in shown {
         all.extend(read(reader)?.into_iter().map(|row| (*name, row)));
     }
-    // Both write their times in the same form.
+    // Both chains write their times in the same form, so text order is time order.
     all.sort_by(|(_, a), (_, b)| a.timestamp.cmp(&b.timestamp));
     Ok(all)
 }
@@ -278,6 +278,6 @@ fn row_as_line(row: &Row) -> String {
     if let Some(keys) = keys("removed") {
         line.push_str(&format!(", removed: {keys}"));
     }
-    // Whatever somebody has called something, a line is a line.
+    // Names of programs and users may contain control characters.
     line.replace(char::is_control, "?")
 }

@@ -1,33 +1,72 @@
-//! The running mount as a command sees it: files, and errnos that become words again. Knows no provider.
+//! A running mount, used through its files; turns errnos back into error messages. Knows no provider.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Outcome;
 use super::close::close;
-use super::failure::Failure;
+use super::failure::{Failure, warn};
 use super::reason;
-use super::store::{Detail, Listed};
+use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
+use crate::mount::{self, MountState};
 use crate::secret::{MAX_VALUE, SecretName};
+use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
 
-/// A mount of ours that answers.
-pub(super) struct Live {
+/// A mount of this program that answers.
+pub(super) struct MountClient {
     root: PathBuf,
 }
 
-impl Live {
-    pub(super) fn new(mount_point: &Path) -> Self {
+impl MountClient {
+    fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+        }
+    }
+
+    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
+        let mount_point = &settings.mount_point;
+        match mount::state(mount_point)? {
+            MountState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountState::Ours { alive: false, .. } => warn(&format!(
+                "the mount at {} is dead; `simpletuner-live mount` cleans it up",
+                mount_point.display()
+            )),
+            MountState::OfAnother { uid } => warn(&mount::of_another(mount_point, uid)),
+            MountState::NotMounted | MountState::Foreign { .. } => {}
+        }
+        Ok(None)
+    }
+
+    /// The mount at `mount_point`.
+    ///
+    /// # Errors
+    /// There is none, or it does not answer; the message says what to do.
+    pub(super) fn require(mount_point: &Path) -> Outcome<Self> {
+        let path = mount_point.display();
+        match mount::state(mount_point)? {
+            MountState::Ours { alive: true, .. } => Ok(Self::new(mount_point)),
+            MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
+                format!("the mount at {path} is dead"),
+                "`simpletuner-live mount` cleans it up and mounts again",
+            )),
+            MountState::NotMounted => Err(Failure::with_hint(
+                format!("nothing is mounted at {path}"),
+                "`simpletuner-live mount` mounts it",
+            )),
+            MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
+            MountState::Foreign { fstype } => Err(Failure::new(format!(
+                "{path} is a {fstype} mount, not one of simpletuner-live"
+            ))),
         }
     }
 
@@ -36,7 +75,7 @@ impl Live {
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
-        // Room for all at once, so that growing leaves no unwiped copy.
+        // Allocated at its full size, because a vector that grows leaves unzeroed copies.
         let mut value = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 1));
         File::open(self.secret(name))
             .and_then(|file| file.take(MAX_VALUE as u64 + 1).read_to_end(&mut value))
@@ -44,7 +83,7 @@ impl Live {
         Ok(value)
     }
 
-    /// Sets the value; gives the provider that overrides it, if one does.
+    /// Sets the value. Returns the provider that overrides it, if there is one.
     pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
         let write = || {
             let mut file = OpenOptions::new()
@@ -53,7 +92,7 @@ impl Live {
                 .truncate(true)
                 .mode(0o600)
                 .open(self.secret(name))?;
-            // A write that fails must not take effect half: dropping the file closes it, and the daemon has the error.
+            // After a failed write the file is closed by dropping it: the server then discards what was written.
             file.write_all(value)?;
             close(file)
         };
@@ -66,7 +105,7 @@ impl Live {
     }
 
     /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<Listed>> {
+    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
         let folder = self.root.join("secrets");
         let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
         let mut listed = Vec::new();
@@ -83,7 +122,7 @@ impl Live {
                 Detail::Names => None,
                 _ => self.provider_of(&name),
             };
-            listed.push(Listed {
+            listed.push(ListedSecret {
                 provider,
                 size: metadata.as_ref().map(|m| m.len()),
                 changed_at: metadata.and_then(|m| m.modified().ok()),
@@ -101,16 +140,16 @@ impl Live {
         Some(text.to_string())
     }
 
-    /// A file of JSON: `status`, `cache/stats`, ...
+    /// Reads a JSON file: `status`, `cache/stats`, ...
     pub(super) fn document(&self, file: &str) -> Outcome<Value> {
         let path = self.root.join(file);
         let bytes =
             fs::read(&path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
         serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(format!("{} is no JSON: {e}", path.display())))
+            .map_err(|e| Failure::new(format!("{} is not JSON: {e}", path.display())))
     }
 
-    /// The report of every provider, in the chain's order.
+    /// The reports of all providers, in the order of the chain.
     pub(super) fn providers(&self) -> Vec<Value> {
         let names = fs::read_dir(self.root.join("providers"))
             .into_iter()
@@ -124,7 +163,7 @@ impl Live {
         reports
     }
 
-    /// Where a file of it is.
+    /// The path of a file in the mount.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
     }
@@ -134,7 +173,7 @@ impl Live {
         self.write(file, input, OpenOptions::new().write(true))
     }
 
-    /// Writes a file, made if it is missing.
+    /// Writes a whole file, and creates it if it is missing.
     pub(super) fn put(&self, file: &str, content: &[u8]) -> Outcome {
         let mut options = OpenOptions::new();
         self.write(
@@ -163,8 +202,7 @@ impl Live {
             .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
     }
 
-    /// The error that the mount's errno stands for (the contract's error table), in the daemon's own words where it says
-    /// them.
+    /// The error behind an errno, with the server's own reason if it gives one; else by the README's table of errors.
     fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
         let name_text = name.to_string();
         match error.raw_os_error() {
@@ -172,7 +210,7 @@ impl Live {
             Some(libc::ENOTCONN) => {
                 return Failure::with_hint(
                     format!("the mount at {} has died", self.root.display()),
-                    "`simpletuner-live mount` cleans it up and mounts anew",
+                    "`simpletuner-live mount` cleans it up and mounts again",
                 );
             }
             _ => {}
@@ -220,23 +258,18 @@ impl Live {
     }
 }
 
-/// A time as the contract writes it: RFC 3339, UTC, whole seconds.
-pub(super) fn timestamp(time: SystemTime) -> String {
-    crate::provider::rfc3339(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A plain folder that looks like a mount.
-    fn folder() -> (tempfile::TempDir, Live) {
+    fn folder() -> (tempfile::TempDir, MountClient) {
         let folder = tempfile::tempdir().unwrap();
         for name in ["secrets", "providers"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let live = Live::new(folder.path());
-        (folder, live)
+        let client = MountClient::new(folder.path());
+        (folder, client)
     }
 
     fn key(name: &str) -> SecretName {
@@ -244,23 +277,23 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_its_files() {
-        let (folder, live) = folder();
-        live.set(&key("B"), b"two").unwrap();
-        live.set(&key("A"), b"one").unwrap();
+    fn secrets_are_set_read_listed_and_removed_through_files() {
+        let (folder, client) = folder();
+        client.set(&key("B"), b"two").unwrap();
+        client.set(&key("A"), b"one").unwrap();
         fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
-        assert_eq!(live.get(&key("A")).unwrap().as_slice(), b"one");
-        let listed = live.list(Detail::All).unwrap();
+        assert_eq!(client.get(&key("A")).unwrap().as_slice(), b"one");
+        let listed = client.list(Detail::All).unwrap();
         let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
         assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
-        live.remove(&key("A")).unwrap();
+        client.remove(&key("A")).unwrap();
         assert!(matches!(
-            live.get(&key("A")),
+            client.get(&key("A")),
             Err(Failure::Error(Error::NotFound { name })) if name == "A"
         ));
     }
 
-    fn said(failure: Failure) -> String {
+    fn message_of(failure: Failure) -> String {
         match failure {
             Failure::Error(error) => error.to_string(),
             Failure::Message(message, _) => message,
@@ -269,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn an_errno_becomes_the_error_it_stands_for_and_no_provider_is_guessed() {
-        let (folder, live) = folder();
+    fn an_errno_becomes_its_error_and_names_only_providers_that_fail() {
+        let (folder, client) = folder();
         let providers = folder.path().join("providers");
         let report = |name: &str, report: &str| {
             fs::write(providers.join(name), report).unwrap();
@@ -279,7 +312,7 @@ mod tests {
             "environment",
             r#"{"name": "environment", "priority": 1, "available": true, "last_error": null}"#,
         );
-        // Of another operation: it can be asked.
+        // An error of an earlier operation: the provider is available.
         report(
             "file",
             r#"{"name": "file", "priority": 2, "available": true, "last_error": "it was 0 bytes long"}"#,
@@ -313,32 +346,32 @@ mod tests {
             ),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            assert_eq!(said(live.failure(&key("K"), "write", error)), words);
+            assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);
         }
     }
 
     #[test]
-    fn the_daemons_own_reason_goes_before_all_that_an_errno_could_mean() {
-        let (folder, live) = folder();
+    fn the_servers_own_reason_replaces_the_errnos_message() {
+        let (folder, client) = folder();
         let secrets = folder.path().join("secrets");
-        let tell = |name: &str, reason: &str| {
+        let set_reason = |name: &str, reason: &str| {
             let flags = rustix::fs::XattrFlags::empty();
             rustix::fs::setxattr(&secrets, name, reason.as_bytes(), flags)
         };
-        if tell("user.simpletuner.error.K", "vault provider: it is sealed\n")
+        if set_reason("user.simpletuner.error.K", "vault provider: it is sealed\n")
             == Err(rustix::io::Errno::OPNOTSUPP)
         {
             eprintln!("skipped: the scratch folder keeps no extended attributes");
             return;
         }
-        tell(
+        set_reason(
             "user.simpletuner.error.L",
             "L cannot be decrypted: another key",
         )
         .unwrap();
         let failure = |name: &str, errno| {
             let error = io::Error::from_raw_os_error(errno);
-            said(live.failure(&key(name), "read", error))
+            message_of(client.failure(&key(name), "read", error))
         };
         assert_eq!(
             failure("K", libc::EIO),
