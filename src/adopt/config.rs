@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::provider::file::write::replace;
 use crate::settings::Settings;
 use crate::settings::files::{ReadError, read_file};
-use crate::settings::paths::{Leads, follow};
+use crate::settings::paths::{Resolved, follow};
 
 /// Ends the line that is ours.
 const MARK: &str = "# by `simpletuner-live adopt`";
@@ -22,8 +22,8 @@ const MAX_SETTINGS: usize = 1024 * 1024;
 /// [`Error::Settings`] if the file is written in a way that cannot be changed line by line; nothing has changed then.
 pub(super) fn name_store(settings: &Settings, store: Option<&Path>) -> Result<()> {
     let path = match follow(&settings.config_file, Some(&settings.mount_point))? {
-        Leads::To(path) => path,
-        Leads::IntoMount => settings.config_file.clone(),
+        Resolved::Path(path) => path,
+        Resolved::InsideMount => settings.config_file.clone(),
     };
     let (text, mode) = match read_file(&path, MAX_SETTINGS) {
         Ok(content) => {

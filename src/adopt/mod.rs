@@ -14,7 +14,7 @@ use crate::provider::file::write::{Lock, Replacement, beside, sync_folder_of};
 use crate::provider::file::{Document, Sealed, Stored, read_document};
 use crate::settings::Settings;
 use crate::settings::files::Stamp;
-use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Leads, follow};
+use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
 
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,8 +209,8 @@ impl Scene {
                 continue;
             }
             match follow(&path, Some(&settings.mount_point))? {
-                Leads::IntoMount => is_linked = true,
-                Leads::To(target) => {
+                Resolved::InsideMount => is_linked = true,
+                Resolved::Path(target) => {
                     old = Some(Old { path, target });
                     break;
                 }

@@ -1,19 +1,19 @@
-//! The folders that all else is found from: the home, `~/.simpletuner` and the settings file. Reads no file.
+//! The paths from which all others are derived: the home folder, `~/.simpletuner` and the settings file. Reads no file.
 
 use std::path::{Path, PathBuf};
 
 use super::{Flags, paths};
 use crate::error::{Error, Result};
 
-/// The folders that all else is found from.
-pub(super) struct Places {
+/// The paths from which all others are derived.
+pub(super) struct BasePaths {
     pub(super) home: PathBuf,
     pub(super) has_home: bool,
     pub(super) base_dir: PathBuf,
     pub(super) config_file: PathBuf,
 }
 
-impl Places {
+impl BasePaths {
     pub(super) fn find(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let config = match &flags.config {
             Some(path) => Some(absolute(path)?),
@@ -32,7 +32,7 @@ impl Places {
                     has_home: true,
                 })
             }
-            // Without a home the settings' own folder takes the place of `~/.simpletuner`.
+            // Without a home, the folder of the settings file replaces `~/.simpletuner`.
             (None, Some(config_file)) => {
                 let base_dir = config_file.parent().unwrap_or(Path::new("/")).to_owned();
                 Ok(Self {
@@ -57,7 +57,7 @@ impl Places {
         }
     }
 
-    /// A path of the command line, whose shell has expanded what it expands.
+    /// A path of the command line; `~` only if the shell has not expanded it.
     pub(super) fn absolute(&self, path: &Path) -> Result<PathBuf> {
         match path.to_str() {
             Some(text) if text == "~" || text.starts_with("~/") => {
@@ -67,7 +67,7 @@ impl Places {
         }
     }
 
-    /// A path of the settings file: `~` is the home folder, and a relative one begins beside the file.
+    /// A path of the settings file: `~` is the home folder, and other relative paths begin in the file's folder.
     pub(super) fn expand(&self, text: &str, beside: &Path) -> Result<PathBuf> {
         let below_home = match text {
             "~" => Some(""),
