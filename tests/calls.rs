@@ -300,7 +300,7 @@ fn called(here: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says() {
+fn every_call_in_the_table_of_simpletuners_calls_does_what_it_says() {
     let in_table: Vec<&str> = TABLE
         .lines()
         .filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"))
@@ -326,7 +326,7 @@ fn every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says(
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", "--nocapture"])
-        .arg("every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says")
+        .arg("every_call_in_the_table_of_simpletuners_calls_does_what_it_says")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("HOME", home.path())

@@ -78,7 +78,7 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
 }
 
 #[test]
-fn simpletuner_changes_just_what_it_changed_in_the_bundle() {
+fn a_bundle_write_of_simpletuner_changes_only_the_keys_that_it_changed() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         env: vec![("HF_TOKEN", "from-env")],
@@ -92,7 +92,7 @@ fn simpletuner_changes_just_what_it_changed_in_the_bundle() {
 }
 
 #[test]
-fn simpletuner_changes_just_what_it_changed_in_its_own_file_after_adopt() {
+fn after_adopt_a_write_of_simpletuner_changes_only_the_keys_that_it_changed() {
     let _alone = alone();
     let home = support::scratch_home();
     fs::create_dir(home.path().join(".simpletuner")).unwrap();
@@ -131,7 +131,7 @@ fn simpletuner_changes_just_what_it_changed_in_its_own_file_after_adopt() {
 }
 
 #[test]
-fn prices_are_set_and_put_back() {
+fn prices_are_set_and_reset() {
     let _alone = alone();
     let live = Live::start();
     let price = |path: &str| live.json(path)["cost_per_second"].clone();

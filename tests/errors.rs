@@ -75,7 +75,7 @@ fn store(live: &Live) -> String {
 }
 
 #[test]
-fn a_key_that_nobody_has_is_not_there() {
+fn a_key_that_no_provider_has_is_enoent() {
     let _alone = alone();
     let live = Live::start();
     assert_eq!(read_errno(&live, "secrets/NONE"), ENOENT);
@@ -130,7 +130,7 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
 }
 
 #[test]
-fn a_document_that_was_held_serves_while_the_file_is_malformed() {
+fn the_cached_document_is_served_while_the_file_is_malformed() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "held");
@@ -142,7 +142,7 @@ fn a_document_that_was_held_serves_while_the_file_is_malformed() {
 }
 
 #[test]
-fn a_value_that_cannot_be_decrypted_is_rejected_and_the_others_work() {
+fn a_value_that_cannot_be_decrypted_is_ekeyrejected_and_the_others_work() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/BAD", "hidden-value");
@@ -185,7 +185,7 @@ fn json_of_store(live: &Live) -> Value {
 }
 
 #[test]
-fn a_wrong_or_unusable_key_is_rejected_and_never_overwritten() {
+fn a_wrong_or_unusable_key_is_ekeyrejected_and_never_overwritten() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "hidden-value");
@@ -233,7 +233,7 @@ fn copy_of(home: &std::path::Path) -> tempfile::TempDir {
 }
 
 #[test]
-fn names_outside_the_rule_are_refused() {
+fn creating_an_invalid_name_is_einval() {
     let _alone = alone();
     let live = Live::start();
     for name in ["-dash", "a b", "a=b", "é", "a\nb", "a:b"] {
@@ -256,7 +256,7 @@ fn names_outside_the_rule_are_refused() {
 }
 
 #[test]
-fn a_value_that_is_too_large_or_no_text_changes_nothing() {
+fn a_value_that_is_too_large_or_not_utf8_is_refused_and_changes_nothing() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "old");
@@ -439,7 +439,7 @@ impl Drop for Unmount {
 }
 
 #[test]
-fn another_user_is_not_let_in() {
+fn another_user_gets_eacces() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

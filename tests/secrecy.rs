@@ -217,7 +217,7 @@ fn settings(home: &tempfile::TempDir) {
 }
 
 #[test]
-fn no_value_is_shown_where_nobody_asked_for_it() {
+fn no_value_is_shown_except_by_what_is_asked_for_it() {
     let _alone = alone();
     let home = support::scratch_home();
     settings(&home);
@@ -270,7 +270,7 @@ fn look_into_what_is_kept(live: &Live, shown: &mut Shown) {
 }
 
 #[test]
-fn no_value_is_in_the_log_of_the_background_daemon() {
+fn the_background_daemons_log_contains_no_value() {
     let _alone = alone();
     let home = support::scratch_home();
     settings(&home);
@@ -333,7 +333,7 @@ impl Drop for Unmount<'_> {
 }
 
 #[test]
-fn the_daemon_leaves_no_core() {
+fn a_crash_of_the_daemon_leaves_no_core_dump() {
     let _alone = alone();
     let live = Live::start();
     for pid in [live.server_pid(), live.keeper_pid()] {
@@ -348,7 +348,7 @@ fn the_daemon_leaves_no_core() {
 }
 
 #[test]
-fn another_process_of_the_same_user_cannot_look_into_the_daemon() {
+fn another_process_of_the_same_user_cannot_read_the_daemons_memory() {
     let _alone = alone();
     let home = support::scratch_home();
     let unmount = Unmount(home.path());

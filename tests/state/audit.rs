@@ -68,7 +68,7 @@ fn me(home: &Path) -> String {
 }
 
 #[test]
-fn what_is_done_in_the_mount_goes_into_simpletuners_trail_which_it_accepts() {
+fn changes_in_the_mount_are_recorded_in_simpletuners_trail_and_simpletuner_can_verify_it() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo hunter2 > secrets/A; mv secrets/A secrets/B; rm secrets/B; echo hunter2 > secrets/.s; mv secrets/.s secrets/C");
@@ -132,7 +132,7 @@ json.dump(d, open('bundle/secrets.json', 'w'))",
 }
 
 #[test]
-fn reads_by_a_process_within_a_second_are_one_row_and_the_end_of_the_mount_loses_none() {
+fn reads_by_one_process_within_a_second_become_one_row_and_unmounting_loses_none() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; echo w > secrets/B");
@@ -174,7 +174,7 @@ print(os.getpid())",
 }
 
 #[test]
-fn reads_are_recorded_only_if_they_are_wanted() {
+fn reads_are_recorded_only_if_the_setting_is_on() {
     let _alone = alone();
     let home = home_of_simpletuner();
     fs::write(
@@ -193,7 +193,7 @@ fn reads_are_recorded_only_if_they_are_wanted() {
 }
 
 #[test]
-fn a_server_that_is_killed_leaves_what_was_written_to_the_next_one() {
+fn a_killed_servers_pending_rows_are_finished_by_the_next_server() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A");
@@ -231,7 +231,7 @@ int getpwuid_r(uid_t uid, struct passwd *pwd, char *buf, size_t len, struct pass
 "#;
 
 #[test]
-fn a_user_database_that_hangs_keeps_no_row_from_the_disk() {
+fn a_user_database_that_hangs_delays_no_row() {
     let _alone = alone();
     let home = home_of_simpletuner();
     let (source, library) = (home.path().join("d.c"), home.path().join("d.so"));
@@ -330,7 +330,7 @@ print(os.getpid(), n)",
 }
 
 #[test]
-fn of_500_rows_by_two_programs_at_once_one_chain_is_made() {
+fn two_programs_that_write_500_rows_at_once_make_one_chain() {
     let home = home_of_simpletuner();
     let theirs = "a = audit()
 for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'n': n}))";
@@ -365,7 +365,7 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
 }
 
 #[test]
-fn a_trail_that_is_locked_holds_up_nobody_and_gets_its_rows_later() {
+fn a_locked_trail_delays_nobody_and_gets_its_rows_later() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; cat secrets/A");
@@ -399,7 +399,7 @@ for lock in locks: lock.execute('BEGIN IMMEDIATE')";
 }
 
 #[test]
-fn a_mount_that_ends_while_the_trail_is_locked_waits_for_its_last_rows() {
+fn unmounting_waits_for_the_last_rows_of_a_locked_trail() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; echo v > secrets/B; cat secrets/A");
@@ -428,7 +428,7 @@ lock.execute('BEGIN IMMEDIATE')";
 }
 
 #[test]
-fn a_chain_that_is_broken_is_named_by_verify_told_once_in_the_log_and_goes_on() {
+fn a_broken_chain_is_found_by_verify_logged_once_and_still_appended_to() {
     let _alone = alone();
     let home = home_of_simpletuner();
     let tamper = "a = audit()
@@ -528,7 +528,7 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
 }
 
 #[test]
-fn commands_without_a_mount_are_in_the_trail_too() {
+fn commands_without_a_mount_are_recorded_too() {
     let home = Home(support::scratch_home());
     home.run_with("v", &["set", "A"]).done();
     assert_eq!(home.run(&["get", "A"]).done(), "v");
@@ -592,7 +592,7 @@ append(a, 'credential.used', 'Secret YOUNG read')";
 }
 
 #[test]
-fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
+fn a_signing_key_that_others_can_read_causes_a_warning_with_the_command_that_fixes_it() {
     let home = home_of_simpletuner();
     let key = home.path().join(".simpletuner/audit.key");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -611,7 +611,7 @@ fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
 }
 
 #[test]
-fn the_environment_may_give_the_signing_key() {
+fn an_environment_variable_can_set_the_signing_key() {
     let home = Home(support::scratch_home());
     let mut set = home.command(support::home::BINARY);
     set.args(["set", "A", "v"])
@@ -631,7 +631,7 @@ fn the_environment_may_give_the_signing_key() {
 }
 
 #[test]
-fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
+fn a_damaged_trail_delays_nobody_and_stays_as_it_is() {
     let _alone = alone();
     let home = support::scratch_home();
     let folder = home.path().join(".simpletuner");
