@@ -1,4 +1,4 @@
-//! The table of SimpleTuner's calls in the crate's documentation: every row is called, and does what it says.
+//! Makes every call in the documentation's table of SimpleTuner's calls.
 
 mod support;
 
@@ -23,7 +23,7 @@ use simpletuner_live::simpletuner_db::{self, ProviderConfigs};
 use simpletuner_live::users;
 
 const TABLE: &str = include_str!("../src/calls.md");
-/// Set in the process that makes the calls, in a home of its own.
+/// Set in the child process that makes the calls in a scratch home.
 const CHILD: &str = "SIMPLETUNER_LIVE_TEST_CALLS";
 
 fn cache() -> TtlCache<u32> {
@@ -287,7 +287,7 @@ fn rows() -> Vec<Row> {
     }
 }
 
-/// The calls of a row: names before a `(`, and macros.
+/// The calls in a row: names before a `(`, and macros.
 fn called(here: &str) -> Vec<&str> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     here.match_indices(['(', '!'])

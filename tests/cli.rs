@@ -1,4 +1,4 @@
-//! The real binary in a scratch home, without a mount: what a person or a script at the shell meets.
+//! The real binary in a scratch home, without a mount.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -58,7 +58,7 @@ impl Home {
         ran(self.command().args(args), input)
     }
 
-    /// Runs it, and it must be done without a word on standard error.
+    /// Runs it; it must succeed and print nothing on standard error.
     fn quiet(&self, input: &str, args: &[&str]) -> String {
         let ran = self.run_with(input.as_bytes(), args);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
@@ -75,7 +75,7 @@ fn ran(command: &mut Command, input: &[u8]) -> Ran {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // It may end without reading, which is its right.
+    // The command may exit without reading it.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
@@ -175,7 +175,7 @@ fn a_value_on_the_command_line_is_stored_with_a_warning() {
 #[test]
 fn a_value_typed_at_a_terminal_is_not_shown() {
     let home = Home::new();
-    // `script` gives it a terminal.
+    // `script` runs the command at a terminal.
     let mut child = Command::new("script")
         .args(["-qec", &format!("{BINARY} set HF_TOKEN"), "/dev/null"])
         .env_clear()

@@ -11,7 +11,7 @@ use support::{Live, Setup, alone, wait_until};
 const PEM: &str =
     "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n";
 
-/// Runs each script, which is to print just this.
+/// Runs each script and compares its output.
 fn said(live: &Live, cases: &[(&str, &str)]) {
     for (script, wanted) in cases {
         assert_eq!(live.sh(script), *wanted, "{script}");

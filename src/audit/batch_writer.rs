@@ -150,7 +150,7 @@ impl<T: Trail + 'static> BatchWriter<T> {
         self.shared.changed.notify_all();
     }
 
-    /// Stands for a thread that is stuck.
+    /// Acts as if the thread were stuck.
     #[cfg(test)]
     pub(super) fn run_without_thread(&self) {
         self.shared.lock().is_running = true;

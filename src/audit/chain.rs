@@ -133,7 +133,7 @@ impl Chain {
                 broken: Some(Broken { id, reason }),
                 ..
             }) => tracing::warn!(
-                "the audit trail {} is broken at row {id}: {reason}; it goes on all the same",
+                "the audit trail {} is broken at row {id}: {reason}; rows are still appended to it",
                 chain.path.display()
             ),
             Ok(_) => {}

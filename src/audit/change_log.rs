@@ -12,8 +12,8 @@ use super::key::SigningKey;
 use super::refusals::{OTHERS, Refusal, RefusalKey, RefusalLimiter};
 use super::row::UnsignedRow;
 use super::user_names::UserNames;
+use crate::audit::timestamp;
 use crate::error::Result;
-use crate::sqlite::timestamp;
 
 /// The most rows that are kept while the database cannot be written.
 const MAX_ROWS: usize = 10_000;

@@ -18,6 +18,7 @@ mod key;
 mod read_log;
 mod refusals;
 mod row;
+mod timestamp;
 mod user_names;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub use actor::Actor;
 pub use chain::{Broken, Chain, ChainReader, Row, Verified};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub use key::{KEY_VARIABLE, SigningKey};
+pub(crate) use timestamp::timestamp;
 
 use crate::secret::SecretValue;
 use crate::settings::Settings;

@@ -22,8 +22,9 @@ use super::event::ReadTarget;
 use super::key::SigningKey;
 use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
+use crate::audit::timestamp;
 use crate::error::Result;
-use crate::sqlite::{explain, timestamp};
+use crate::sqlite::explain;
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::actor::Actor;
 use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
-use crate::sqlite::timestamp;
+use crate::audit::timestamp;
 
 /// The time in which the same refusal makes one row.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -58,7 +58,7 @@ impl Failure {
 fn hint_for(error: &Error) -> Option<String> {
     match error {
         Error::NotFound { name } => Some(format!(
-            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` makes it"
+            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` creates it"
         )),
         _ => None,
     }

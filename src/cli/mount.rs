@@ -76,13 +76,13 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     let settings = Settings::load(&flags)?;
     let mounted = mount::mount_background(&settings, &arguments)?;
-    let place = mounted.mount_point.display();
+    let path = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
     }
-    output::line(&place.to_string())?;
-    say("try", &format!("echo hf_xxxx > {place}/secrets/HF_TOKEN"));
-    say("try", &format!("cat {place}/secrets/HF_TOKEN"));
+    output::line(&path.to_string())?;
+    say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
+    say("try", &format!("cat {path}/secrets/HF_TOKEN"));
     Ok(())
 }
 

@@ -1,11 +1,11 @@
-//! The audit trail, as the mount and the commands write it and SimpleTuner checks it.
+//! The audit trails, written by the mount and the commands, and verified by SimpleTuner's own algorithm.
 
 use super::*;
 use simpletuner_live::audit::{Actor, AuditEvent, AuditOptions, AuditTrail};
 
 const READS: &str = "live-audit.db";
 
-/// The rows of a trail, as its database has them, with their details parsed.
+/// The rows of a trail, with their details parsed.
 fn rows(home: &Path, file: &str) -> Vec<Value> {
     let program = format!(
         "path = os.path.join(STATE, '{file}')
@@ -31,8 +31,8 @@ fn reads(home: &Path, key: &str) -> Vec<Value> {
     rows
 }
 
-/// Whether there are rows of reads, in the chain or beside it.
-fn on_the_disk(home: &Path) -> bool {
+/// Whether the database has rows of reads, in the chain or pending.
+fn has_rows_of_reads(home: &Path) -> bool {
     let pending = "path = os.path.join(STATE, 'live-audit.db')
 c = sqlite3.connect(path, timeout=30) if os.path.exists(path) else None
 there = c and c.execute(\"SELECT count(*) FROM sqlite_master WHERE name IN ('pending', 'audit_log')\").fetchone()[0] == 2
@@ -51,7 +51,7 @@ fn actions(rows: &[Value]) -> Vec<String> {
     rows.iter().map(action).collect()
 }
 
-/// SimpleTuner's own check of a trail: how many rows there are.
+/// Verifies a trail as SimpleTuner does; returns the number of rows.
 fn checked_by_simpletuner(home: &Path, file: &str) -> String {
     let check = format!("print(verify(audit(os.path.join(STATE, '{file}'))))");
     simpletuner(home, &check).trim().to_owned()
@@ -163,7 +163,7 @@ print(os.getpid())",
     assert_eq!(
         count(&of_a),
         61,
-        "a file that is open for both is read, too"
+        "a file that is opened for reading and writing counts as read"
     );
     let of_b = reads(home.path(), "B");
     assert_eq!((of_b.len(), count(&of_b)), (3, 3));
@@ -199,13 +199,13 @@ fn a_killed_servers_pending_rows_are_finished_by_the_next_server() {
     live.sh("echo v > secrets/A");
     let server = live.server_pid();
     live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
-    // Within the second that makes them one row they stand beside the chain.
-    wait_until("the reads are on the disk", || {
-        on_the_disk(live.home.path())
+    // Until their second is over, the rows are pending.
+    wait_until("the database has the reads", || {
+        has_rows_of_reads(live.home.path())
     });
     signal("KILL", server);
-    wait_until("another server is there", || live.server_pid() != server);
-    wait_until("it finishes the rows", || {
+    wait_until("another server has started", || live.server_pid() != server);
+    wait_until("the new server has finished the rows", || {
         count(&reads(live.home.path(), "A")) == 5
     });
     live.sh("cat secrets/A");
@@ -215,8 +215,8 @@ fn a_killed_servers_pending_rows_are_finished_by_the_next_server() {
     checked_by_simpletuner(home.path(), "audit.db");
 }
 
-/// Stands before the system's user database, which hangs until the file `answer` is there.
-const DATABASE: &str = r#"
+/// A library that makes the user database hang until the file `answer` exists.
+const HANGING_USER_DATABASE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pwd.h>
@@ -236,7 +236,7 @@ fn a_user_database_that_hangs_delays_no_row() {
     let home = home_of_simpletuner();
     let (source, library) = (home.path().join("d.c"), home.path().join("d.so"));
     let answer = home.path().join("answer");
-    fs::write(&source, DATABASE).unwrap();
+    fs::write(&source, HANGING_USER_DATABASE).unwrap();
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-o"])
         .args([&library, &source]);
@@ -254,22 +254,25 @@ fn a_user_database_that_hangs_delays_no_row() {
     live.sh("echo v > secrets/A");
     let server = live.server_pid();
     live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
-    wait_until("the reads are on the disk", || {
-        on_the_disk(live.home.path())
+    wait_until("the database has the reads", || {
+        has_rows_of_reads(live.home.path())
     });
     let uid = format!("unix:{}", rustix::process::geteuid().as_raw());
-    wait_until("what was done is in the chain, by number", || {
-        let rows = rows(live.home.path(), "audit.db");
-        rows.last().unwrap()["actor_username"] == uid
-    });
+    wait_until(
+        "the change is in the chain, under the user's number",
+        || {
+            let rows = rows(live.home.path(), "audit.db");
+            rows.last().unwrap()["actor_username"] == uid
+        },
+    );
     signal("KILL", server);
-    wait_until("another server is there", || live.server_pid() != server);
-    wait_until("it finishes the rows", || {
+    wait_until("another server has started", || live.server_pid() != server);
+    wait_until("the new server has finished the rows", || {
         count(&reads(live.home.path(), "A")) == 5
     });
     assert_eq!(reads(live.home.path(), "A")[0]["actor_username"], uid);
     fs::write(&answer, "").unwrap();
-    wait_until("rows have names again", || {
+    wait_until("rows have the user's name again", || {
         live.sh("echo v > secrets/A");
         let rows = rows(live.home.path(), "audit.db");
         rows.last().unwrap()["actor_username"] == format!("unix:{user}")
@@ -303,7 +306,9 @@ print(os.getpid(), n)",
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until("it reads", || live.home(".simpletuner/begun").exists());
+    wait_until("the reader has begun", || {
+        live.home(".simpletuner/begun").exists()
+    });
     for _ in 0..3 {
         let server = live.server_pid();
         ran(live.cli().arg("upgrade")).done();
@@ -346,9 +351,9 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
     for n in 0..250 {
         let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
         trail.record(Actor::this_process(), AuditEvent::SecretSet(name));
-        // Each by itself, as a program records now and then.
+        // One row per transaction, as if the program recorded now and then.
         assert!(trail.flush(std::time::Duration::from_secs(60)));
-        // The other goes on meanwhile.
+        // The other program appends meanwhile.
         let verified = options.change_chain().verify(&key).unwrap();
         assert!(verified.broken.is_none(), "{verified:?}");
     }
@@ -369,7 +374,7 @@ fn a_locked_trail_delays_nobody_and_gets_its_rows_later() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; cat secrets/A");
-    wait_until("both are there", || {
+    wait_until("the first read is in the chain", || {
         !reads(live.home.path(), "A").is_empty()
     });
     let lock = "locks = [connect(AUDIT), connect(os.path.join(STATE, 'live-audit.db'))]
@@ -403,7 +408,9 @@ fn unmounting_waits_for_the_last_rows_of_a_locked_trail() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; echo v > secrets/B; cat secrets/A");
-    wait_until("it is there", || !reads(live.home.path(), "A").is_empty());
+    wait_until("the first read is in the chain", || {
+        !reads(live.home.path(), "A").is_empty()
+    });
     let lock = "lock = connect(os.path.join(STATE, 'live-audit.db'))
 lock.execute('BEGIN IMMEDIATE')";
     let holding = Holding::start(live.home.path(), lock, "lock.execute('ROLLBACK')");
@@ -411,13 +418,13 @@ lock.execute('BEGIN IMMEDIATE')";
     let (server, log) = (live.server_pid(), live.home("daemon.log"));
     let home = std::thread::scope(|scope| {
         let ending = scope.spawn(|| live.stop());
-        wait_until("it ends", || {
+        wait_until("the server is unmounting", || {
             fs::read_to_string(&log).unwrap().contains("unmounting")
         });
-        // Longer than a single try takes.
+        // Longer than one attempt to write takes.
         let begun = std::time::Instant::now();
         while begun.elapsed() < std::time::Duration::from_millis(2500) {
-            assert!(!support::home::has_ended(server), "it has given up");
+            assert!(!support::home::has_ended(server), "the server has given up");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         holding.let_go();
@@ -453,9 +460,11 @@ a.execute(\"UPDATE audit_log SET details = '{\\\"x\\\": 1}' WHERE id = 3\")";
     let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
     live.sh("echo v > secrets/A");
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("the log tells", || log().contains("is broken at row 3"));
+    wait_until("the log has the broken row", || {
+        log().contains("is broken at row 3")
+    });
     live.sh("for i in {1..5}; do echo $i > secrets/A; done");
-    wait_until("it goes on", || {
+    wait_until("rows are still appended", || {
         let sets = actions(&rows(live.home.path(), "audit.db"));
         sets.iter()
             .filter(|action| *action == "Secret A set")
@@ -474,7 +483,7 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; cat secrets/A; echo '{\"k\": 1}' > config/runpod.json");
-    wait_until("all is written", || {
+    wait_until("every row is written", || {
         !reads(live.home.path(), "A").is_empty() && rows(live.home.path(), "audit.db").len() == 3
     });
     let shown = ran(live.cli().args(["audit", "tail"])).done();
@@ -506,7 +515,7 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
         .spawn()
         .unwrap();
     let mut output = BufReader::new(following.stdout.take().unwrap());
-    // Set until one of them shows: it may not have begun to look when the first is.
+    // Sets secrets until one is shown, because `tail` may start after the first.
     let setting = live
         .command("bash")
         .args([
@@ -519,9 +528,9 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
     output.read_line(&mut line).unwrap();
     let row: Value = serde_json::from_str(&line).unwrap();
     assert!(row["target"].as_str().unwrap().starts_with('T'), "{line}");
-    // Whoever reads it goes, and so does it.
+    // `tail` exits when the reader of its output does.
     drop(output);
-    wait_until("it ends", || following.try_wait().unwrap().is_some());
+    wait_until("tail exits", || following.try_wait().unwrap().is_some());
     assert!(following.wait().unwrap().success());
     setting.kill().unwrap();
     setting.wait().unwrap();
@@ -579,7 +588,7 @@ append(a, 'credential.used', 'Secret YOUNG read')";
     fs::write(rest, "audit_keep_days: 30").unwrap();
     let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
     live.sh("echo v > secrets/A; cat secrets/A");
-    wait_until("they are removed", || {
+    wait_until("the old rows are removed", || {
         let left = actions(&rows(live.home.path(), READS));
         left.first()
             .is_some_and(|first| first == "Secret YOUNG read")
@@ -643,7 +652,7 @@ fn a_damaged_trail_delays_nobody_and_stays_as_it_is() {
     let live = mounted(home);
     live.sh("for i in {1..5}; do echo $i > secrets/A; cat secrets/A; done");
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("the log tells", || {
+    wait_until("the log has the reason", || {
         log().matches("it is not an SQLite database").count() >= 2
     });
     assert_eq!(
@@ -654,7 +663,7 @@ fn a_damaged_trail_delays_nobody_and_stays_as_it_is() {
         "{}",
         log()
     );
-    // Mended while it runs, it gets all that was held.
+    // Once the damaged files are gone, all kept rows are written.
     for file in ["audit.db", READS] {
         fs::remove_file(live.home(".simpletuner").join(file)).unwrap();
     }

@@ -1,9 +1,9 @@
-//! `config/` in the mount.
+//! The folder `config/` of the mount, and SimpleTuner's database behind it.
 
 use super::*;
 use simpletuner_live::simpletuner_db::ProviderConfigs;
 
-/// What SimpleTuner finds of a provider.
+/// A provider's configuration as SimpleTuner loads it.
 fn as_simpletuner_sees(live: &Live, provider: &str) -> Value {
     let program = format!("print(json.dumps(load(jobs(), '{provider}')))");
     serde_json::from_str(&simpletuner(live.home.path(), &program)).unwrap()
@@ -175,7 +175,7 @@ fn the_control_files_of_the_cache_invalidate_configurations() {
 fn a_locked_database_delays_only_its_own_files_and_a_signal_ends_the_wait() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
-    // Readers of a write-ahead log wait for nobody: so this one has none.
+    // Readers of a write-ahead log never wait, so the database is switched to a rollback journal.
     let lock = "c = jobs()
 assert c.execute('PRAGMA journal_mode=DELETE').fetchone()[0] == 'delete'
 c.execute('BEGIN EXCLUSIVE')";
@@ -190,7 +190,7 @@ c.execute('BEGIN EXCLUSIVE')";
     let mut reader = start("exec cat config/replicate.json");
     let mut writer = start("echo '{\"a\": 1}' > config/new.json");
     let mut ended = start("exec cat config/replicate.json");
-    // While these wait, all else goes on.
+    // While these wait, everything else works.
     live.sh("echo v > secrets/A; cat secrets/A; ls config; ls -l hardware; cat cache/stats; echo '{}' > config/.scratch");
     signal("TERM", ended.id());
     assert!(!ended.wait().unwrap().success());
@@ -308,7 +308,7 @@ fn a_database_on_a_read_only_disk_can_be_read_and_a_save_fails_with_the_reason()
         said.contains("Read-only file system") || log.contains("cannot be written"),
         "{said}{log}"
     );
-    // It can be written again, without another mount.
+    // Once the disk is writable, the same mount writes.
     live.sh("echo '{\"a\": 1}' > config/replicate.json");
     assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));
 }

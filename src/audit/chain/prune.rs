@@ -11,7 +11,7 @@ use super::to_text;
 use super::verifier::PRUNED;
 use crate::audit::actor::{Actor, user_of};
 use crate::audit::row::RowFields;
-use crate::sqlite::timestamp;
+use crate::audit::timestamp;
 
 /// See [`Chain::prune`](super::Chain::prune).
 pub(in crate::audit) fn prune(

@@ -7,8 +7,8 @@ use super::{MAX_READS, QueuedRead};
 use crate::audit::actor::Actor;
 use crate::audit::event::ReadTarget;
 use crate::audit::row::UnsignedRow;
+use crate::audit::timestamp;
 use crate::audit::user_names::UserNames;
-use crate::sqlite::timestamp;
 
 /// Reads of the same key by one process within this time are one row.
 const COALESCE_WINDOW: Duration = Duration::from_secs(1);

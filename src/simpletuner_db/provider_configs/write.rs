@@ -8,12 +8,12 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use serde_json::{Map, Value};
 
 use super::{ProviderConfigs, unreadable};
-use crate::audit::{Actor, AuditEvent, ChangedKeys};
+use crate::audit::{Actor, AuditEvent, ChangedKeys, timestamp};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
 use crate::simpletuner_db::json::parse_object;
 use crate::sqlite::{
-    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table, timestamp,
+    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table,
 };
 
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (

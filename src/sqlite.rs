@@ -4,8 +4,6 @@
 //! Nothing else in this process may open such a file while a connection is open: POSIX locks belong to the process, and
 //! closing any descriptor of the file drops them all.
 
-mod timestamp;
-
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -18,8 +16,6 @@ use rustix::fs::Access;
 
 use crate::error::{Error, Result};
 use crate::settings::files::{Stamp, not_a_file};
-
-pub(crate) use timestamp::timestamp;
 
 /// How long a writer waits for other programs' locks; SimpleTuner waits as long.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
