@@ -51,6 +51,13 @@ pub(super) struct Queue {
     lost: u64,
 }
 
+/// What the thread has taken from the queue.
+struct Taken {
+    reads: Vec<(ReadKey, QueuedRead)>,
+    processes: HashMap<u32, (u32, Option<String>)>,
+    lost: u64,
+}
+
 #[derive(PartialEq, Eq, Hash)]
 struct ReadKey {
     uid: u32,
@@ -123,6 +130,15 @@ impl Queue {
         self.since.get_or_insert(now);
         is_first
     }
+
+    fn take(&mut self) -> Taken {
+        self.since = None;
+        Taken {
+            reads: self.reads.drain().collect(),
+            processes: std::mem::take(&mut self.processes),
+            lost: std::mem::take(&mut self.lost),
+        }
+    }
 }
 
 pub(super) struct ReadTrail {
@@ -177,7 +193,9 @@ impl Trail for ReadTrail {
     }
 
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
-        self.take_over(&mut shared.lock().queue);
+        // Merged without the lock, for which readers wait.
+        let taken = shared.lock().queue.take();
+        self.merge(taken);
         if !all && !self.must_recover && self.reads.is_empty() && self.lost == 0 {
             self.connection = None;
             return Ok(());
@@ -192,15 +210,13 @@ impl Trail for ReadTrail {
 }
 
 impl ReadTrail {
-    /// Merges what was queued into the reads of the same second.
-    fn take_over(&mut self, queue: &mut Queue) {
-        let mut queued: Vec<_> = queue.reads.drain().collect();
-        queued.sort_by_key(|(_, read)| read.order);
-        let processes = std::mem::take(&mut queue.processes);
-        queue.since = None;
-        self.lost += std::mem::take(&mut queue.lost);
-        for (ReadKey { uid, tid, target }, read) in queued {
-            let (pid, program) = processes.get(&tid).cloned().unwrap_or((tid, None));
+    /// Adds what was queued to the reads of the same second.
+    fn merge(&mut self, mut taken: Taken) {
+        taken.reads.sort_by_key(|(_, read)| read.order);
+        self.lost += taken.lost;
+        for (ReadKey { uid, tid, target }, read) in taken.reads {
+            let process = taken.processes.get(&tid).cloned();
+            let (pid, program) = process.unwrap_or((tid, None));
             let actor = Actor { uid, pid, program };
             self.lost += self.reads.add(actor, target, &read);
         }
