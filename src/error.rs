@@ -1,5 +1,5 @@
-//! What can go wrong, in words for the person at the terminal, and the errno that the same thing is in the mount.
-//! Knows no provider and no filesystem.
+//! Every error, with a message for the person at the terminal and the errno that the mount returns. Knows no provider and no
+//! filesystem.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every failure this crate reports. No variant ever holds a secret's value.
+/// Every error of this crate. No variant contains a secret's value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,33 +17,33 @@ pub enum Error {
         /// The key that was asked for.
         name: String,
     },
-    /// A provider that could have the key could not be asked, and nothing usable is held of it.
+    /// A provider that may have the key failed, and no usable older value is cached.
     #[error("{provider} provider failed for {name}: {reason}")]
     ProviderFailed {
         /// The key that was asked for.
         name: String,
         /// The provider that failed.
         provider: String,
-        /// What it said.
+        /// Its error.
         reason: String,
     },
-    /// A provider that is far away gave no answer, and nothing usable is held of it.
+    /// A backend did not answer, and no usable older value is cached.
     #[error("{provider} provider: {reason}")]
     Unavailable {
         /// The provider.
         provider: String,
-        /// What went wrong, which setting it is about, and what to do.
+        /// What is wrong, which setting it concerns, and what to do.
         reason: String,
     },
-    /// The stored value is not readable with this key: wrong key, or damaged.
+    /// The stored value cannot be decrypted: wrong key, or damaged.
     #[error("{name} cannot be decrypted: {reason}")]
     CannotDecrypt {
-        /// The key whose value it is.
+        /// The secret's name.
         name: String,
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The master secret itself is not usable; it is never overwritten.
+    /// The credential key itself is unusable; it is never overwritten.
     #[error("the credential key {} is not usable: {reason}", path.display())]
     KeyUnusable {
         /// The key file.
@@ -51,45 +51,45 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The secrets file is not a flat object of texts.
+    /// The secrets file is not a flat object of strings.
     #[error("the secrets file {} is malformed: {reason}", path.display())]
     MalformedStore {
         /// The secrets file.
         path: PathBuf,
-        /// Where and why, without any value.
+        /// Where and why; never quotes a value.
         reason: String,
     },
     /// A name outside `[A-Za-z0-9_][A-Za-z0-9._-]{0,254}`.
-    #[error("{name:?} is no valid secret name: {reason}")]
+    #[error("{name:?} is not a valid secret name: {reason}")]
     InvalidName {
         /// The name as given.
         name: String,
         /// Which rule it breaks.
         reason: &'static str,
     },
-    /// A value over 64 KiB (or a document over its own bound).
+    /// A value above 64 KiB, or a document above its own limit.
     #[error("{what} is too large: at most {limit} bytes")]
     TooLarge {
         /// What was written.
         what: String,
-        /// The bound in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
     /// A value that is not UTF-8.
     #[error("the value of {name} is not UTF-8 text")]
     NotUtf8 {
-        /// The key whose value it is.
+        /// The secret's name.
         name: String,
     },
-    /// A document, price or prefix that is not what its file wants. Nothing has changed.
+    /// A document, price or prefix that its file does not accept. Nothing has changed.
     #[error("{what}: {reason}")]
     Malformed {
         /// Which document.
         what: String,
-        /// Where and why, without any value.
+        /// Where and why; never quotes a value.
         reason: String,
     },
-    /// The key exists only in a provider that is not written to.
+    /// Only a read-only provider has the key.
     #[error("{name} is held by the {provider} provider, which is read-only here; change it there")]
     ReadOnlyProvider {
         /// The key.
@@ -97,31 +97,31 @@ pub enum Error {
         /// The provider that has it.
         provider: String,
     },
-    /// A failure whose own words do not say which key it was met at.
+    /// An error whose own message does not name the key.
     #[error("{name}: {source}")]
     At {
         /// The key, or the document.
         name: String,
-        /// What failed.
+        /// The error.
         source: Box<Error>,
     },
-    /// One of SimpleTuner's databases, or our own, cannot be read or written.
+    /// A database of SimpleTuner or of this program cannot be read or written.
     #[error("the database {}: {reason}", path.display())]
     Database {
         /// The database's file.
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
-        /// What it is in the mount.
+        /// The errno that the mount returns.
         errno: i32,
     },
     /// The settings are wrong.
     #[error("{0}")]
     Settings(String),
-    /// The operating system said no.
+    /// A system call failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done, with the path.
+        /// The operation, with its path.
         context: String,
         /// The system's error.
         source: io::Error,
@@ -129,7 +129,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] that says what was being done.
+    /// An [`Error::Io`] that names the operation.
     pub fn io(context: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Error::Io {
             context: context.into(),
@@ -137,7 +137,7 @@ impl Error {
         }
     }
 
-    /// The same, with the key's name where its own words do not say it.
+    /// The same error, with the key's name if its own message does not have it.
     pub(crate) fn at(self, name: &str) -> Self {
         match self {
             Error::KeyUnusable { .. }
@@ -152,7 +152,7 @@ impl Error {
         }
     }
 
-    /// The errno this is in the mount (the contract's error table).
+    /// The errno that the mount returns for it (see the README's table of errors).
     pub fn errno(&self) -> i32 {
         match self {
             Error::NotFound { .. } => libc::ENOENT,
@@ -171,12 +171,12 @@ impl Error {
         }
     }
 
-    /// Whether the answer is "no such key", which lets a chain go on.
+    /// Whether no provider has the key; the chain then asks the next provider.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::NotFound { .. })
     }
 
-    /// Whether the value is there and cannot be read, so that no other provider's value may stand in for it.
+    /// Whether the value exists and cannot be read, so that no other provider's value may replace it.
     pub(crate) fn ends_chain(&self) -> bool {
         matches!(
             self,
@@ -184,7 +184,7 @@ impl Error {
         )
     }
 
-    /// The same failure once more, for another who waited for the same answer.
+    /// A copy, for another caller that waited for the same answer. `io::Error` is not `Clone`.
     pub(crate) fn duplicate(&self) -> Self {
         match self {
             Error::NotFound { name } => Error::NotFound { name: name.clone() },

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::{CacheRegistry, CacheStats, HARDWARE, NamedCache, TtlCache};
 use crate::error::{Error, Result};
-use crate::state::ProviderConfigs;
+use crate::simpletuner_db::ProviderConfigs;
 
 pub use configured::{configured_in, save_price};
 pub use json::{parse_price, parse_table, table_to_json, to_json};

@@ -2,31 +2,34 @@
 //!
 //! The map, from the top down; an arrow between rooms goes down this list only. `docs/architecture.md` follows a read, a
 //! write and a killed server through the rooms.
-//! - `cli`: one file per command; prints and parses, decides nothing
+//! - `cli`: one file per command: parses, asks, prints
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
 //! - `fuse`: fuser's calls turned into the tree's, errors into errnos; requests that wait
 //! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
 //! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
-//! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
+//! - [`adopt`]: moves the store, so that an unmodified SimpleTuner reads and writes through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, who asks
 //!   a provider, writes
 //! - [`hardware`]: prices: defaults, configured, set
-//! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
+//! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
+//! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
-//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - `sqlite`: connections to databases that SimpleTuner uses at the same time
+//! - [`settings`]: flags, environment, `live.yaml`, defaults, and the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes
 //! - `mountinfo`: the table of mounts
-//! - [`logging`]: where warnings go: standard error, or the daemon's log file
+//! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`users`]: the system's user database
-//! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
-//! - [`error`]: what can go wrong, and its errno
+//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - [`error`]: every error, and its errno
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
 
 pub mod adopt;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod credential;
@@ -42,6 +45,7 @@ pub mod process;
 pub mod provider;
 pub mod secret;
 pub mod settings;
-pub mod state;
+pub mod simpletuner_db;
+mod sqlite;
 pub mod users;
 pub mod versions;

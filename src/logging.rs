@@ -1,5 +1,4 @@
-//! Where warnings go: a command's and a foreground daemon's to standard error, a background daemon's to its log file.
-//! Knows nothing of what is logged.
+//! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +21,8 @@ use crate::error::{Error, Result};
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 
-/// The log file starts anew past this many bytes; one older file is kept, as `NAME.1`.
-const ROTATE_AT: u64 = 1024 * 1024;
+/// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
+const MAX_LOG_SIZE: u64 = 1024 * 1024;
 
 /// For one-shot commands: warnings and errors on standard error, as `warning: ...`.
 pub fn init_command() {
@@ -39,20 +38,20 @@ pub fn init_foreground() {
 /// For the background daemon: information in the file `path` (0600, rotated at 1 MiB).
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be opened or made.
+/// [`Error::Io`] if the file cannot be opened or created.
 pub fn init_daemon(path: &Path) -> Result<()> {
-    let log = LogFile::open(path, ROTATE_AT)?;
+    let log = LogFile::open(path, MAX_LOG_SIZE)?;
     let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
     start(LevelFilter::INFO, true, Mutex::new(log));
-    // It may be somebody else's choice.
+    // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
         let path = path.display();
-        tracing::warn!("the log {path} is open to others; mend it with: chmod 600 {path}");
+        tracing::warn!("other users may open the log {path}; fix it with: chmod 600 {path}");
     }
     Ok(())
 }
 
-/// The first call in a process counts; a later one changes nothing.
+/// Only the first call in a process has an effect.
 fn start<W>(default: LevelFilter, timed: bool, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -65,14 +64,14 @@ where
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level_now)
         .with_writer(writer)
-        // Its complaint goes to standard error by `eprintln!`, which panics where that is closed.
+        // It would report errors by `eprintln!`, which panics if standard error is closed.
         .log_internal_errors(false)
         .event_format(Line { timed })
         .finish()
-        // Only our own words: what the clients of the backends log may hold what they sent.
+        // Only this crate's messages: the backends' clients may log what they sent.
         .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
     if tracing::subscriber::set_global_default(subscriber).is_ok() && level.is_none() {
-        tracing::warn!("{LEVEL_VARIABLE} is none of error, warn, info, debug; it is ignored");
+        tracing::warn!("{LEVEL_VARIABLE} must be error, warn, info or debug; it is ignored");
     }
 }
 
@@ -118,7 +117,7 @@ where
     }
 }
 
-/// A file that is appended to a line at a time, and put aside as `NAME.1` when it is full.
+/// A file that is appended to line by line, and renamed to `NAME.1` when it is full.
 struct LogFile {
     path: PathBuf,
     file: File,
@@ -132,7 +131,7 @@ impl LogFile {
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
-                .map_err(|e| Error::io(format!("cannot make {}", folder.display()), e))?;
+                .map_err(|e| Error::io(format!("cannot create {}", folder.display()), e))?;
         }
         let file = append_to(path)
             .map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
@@ -143,7 +142,7 @@ impl LogFile {
         })
     }
 
-    /// The open file is still the one at the path: another process may have rotated it, or a person removed it.
+    /// Whether the open file is still the one at the path. Another process may have rotated it, or the user removed it.
     fn is_current(&self) -> bool {
         match (fs::metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
@@ -151,7 +150,7 @@ impl LogFile {
         }
     }
 
-    /// On any failure the file that is open stays in use: a line in the wrong file is better than none.
+    /// If anything fails, the open file stays in use: a line in the wrong file is better than none.
     fn rotate_if_full(&mut self, more: usize) {
         if !self.is_current()
             && let Ok(file) = append_to(&self.path)
@@ -179,7 +178,7 @@ fn append_to(path: &Path) -> io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o600)
-        // A FIFO in its place must not hold the daemon up, and a link must not lead it to another file.
+        // A FIFO must not block the daemon, and a link must not redirect it to another file.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
         .open(path)
         .map_err(|error| match error.raw_os_error() {
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_private_and_keeps_one_older_file() {
+    fn the_log_is_private_and_one_older_file_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/live.log");
         let mut log = LogFile::open(&path, 20).unwrap();
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_removed_or_rotated_by_another_is_made_anew() {
+    fn a_log_that_was_removed_or_rotated_by_another_process_is_created_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("live.log");
         let mut log = LogFile::open(&path, 1000).unwrap();
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_there_keeps_its_mode_and_a_link_is_not_followed() {
+    fn an_existing_log_keeps_its_mode_and_a_link_is_not_followed() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("live.log");

@@ -1,10 +1,10 @@
-//! What is set, and where things lie: flags, then the environment, then `~/.simpletuner/live.yaml`, then defaults.
-//! Knows nothing of the rooms that use it.
+//! The settings and the paths: from flags, else the environment, else `~/.simpletuner/live.yaml`, else defaults. Knows none
+//! of the rooms that use them.
 
+mod base_paths;
 mod document;
 pub(crate) mod files;
 pub(crate) mod paths;
-mod places;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
-use document::{read_days, read_document, read_names, read_ttl, refuse_gone};
-use places::Places;
+use base_paths::BasePaths;
+use document::{read_days, read_document, read_names, read_ttl, refuse_removed};
 use yaml::Section;
 
 const KNOWN: [&str; 20] = [
@@ -40,27 +40,27 @@ const KNOWN: [&str; 20] = [
     "audit_keep_days",
 ];
 
-/// What the command line says; it goes before all else.
+/// What the command line sets; it overrides everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// The settings file, instead of `~/.simpletuner/live.yaml`.
     pub config: Option<PathBuf>,
     /// The mount point.
     pub mount_point: Option<PathBuf>,
-    /// Whether root may use the mount, too.
+    /// Whether root may use the mount.
     pub allow_root: Option<bool>,
     /// The secrets file.
     pub file_path: Option<PathBuf>,
 }
 
-/// For how long answers are kept.
+/// For how long values are cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ttl {
-    /// A value, unless its key has a time of its own.
+    /// A value, unless its key has an own time.
     pub default: Duration,
-    /// "No such key".
+    /// The answer that a key does not exist.
     pub missing: Duration,
-    /// Keys with a time of their own.
+    /// Keys with an own time.
     pub keys: BTreeMap<SecretName, Duration>,
 }
 
@@ -74,59 +74,59 @@ impl Default for Ttl {
     }
 }
 
-/// How long is waited for others: a backend, or another writer of the secrets file.
+/// How long to wait for a backend, for another writer of the secrets file, or for the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a connection.
+    /// For a connection to a backend.
     pub connect: Duration,
-    /// For the whole of one question, or for the store's lock.
+    /// For a backend's whole answer, or for the store's lock.
     pub total: Duration,
-    /// For the mount's server to give no sign of life, before it is replaced.
+    /// After this time without a heartbeat, the keeper replaces the server.
     pub server: Duration,
 }
 
-/// Everything that is set.
+/// All settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The user's home folder.
     pub home: PathBuf,
-    /// `~/.simpletuner`, where all that is ours lies.
+    /// `~/.simpletuner`, the folder of all files of this program.
     pub base_dir: PathBuf,
     /// SimpleTuner's own state folder.
     pub state_dir: PathBuf,
-    /// Where the mount is.
+    /// The mount point.
     pub mount_point: PathBuf,
     /// The credential key's file.
     pub key_file: PathBuf,
-    /// The background log.
+    /// The background daemon's log.
     pub log_file: PathBuf,
-    /// The settings file, whether it exists or not.
+    /// The settings file, which need not exist.
     pub config_file: PathBuf,
-    /// The credential key itself, where the environment gives it.
+    /// The credential key itself, if the environment sets it.
     pub credential_key: Option<SecretValue>,
-    /// The secrets file; `None`: the first of the default places.
+    /// The secrets file; `None`: the first default path that exists.
     pub file_path: Option<PathBuf>,
-    /// What the environment's variables begin with.
+    /// The prefix of the environment variables that hold secrets.
     pub env_prefix: String,
     /// Further variables to list.
     pub env_keys: Vec<SecretName>,
     /// The AWS secret.
     pub aws_secret_name: Option<String>,
-    /// The AWS region; `None`: as the SDK finds it.
+    /// The AWS region; `None`: the SDK's default.
     pub aws_region: Option<String>,
     /// Vault's address.
     pub vault_url: Option<String>,
-    /// Vault's namespace; only the environment's `VAULT_NAMESPACE` sets it, as it does for Vault's own command line.
+    /// Vault's namespace; only `VAULT_NAMESPACE` sets it, as for Vault's own command line.
     pub vault_namespace: Option<String>,
-    /// A PEM file of certificates to trust for Vault (`VAULT_CACERT`).
+    /// A PEM file with the certificates to trust for Vault (`VAULT_CACERT`).
     pub vault_ca_file: Option<PathBuf>,
-    /// A folder of such files (`VAULT_CAPATH`).
+    /// A folder with such files (`VAULT_CAPATH`).
     pub vault_ca_folder: Option<PathBuf>,
-    /// The certificate to show to Vault (`VAULT_CLIENT_CERT`).
+    /// The client certificate for Vault (`VAULT_CLIENT_CERT`).
     pub vault_client_cert: Option<PathBuf>,
-    /// Its key (`VAULT_CLIENT_KEY`).
+    /// The key of the client certificate (`VAULT_CLIENT_KEY`).
     pub vault_client_key: Option<PathBuf>,
-    /// Whether any certificate of Vault will do (`VAULT_SKIP_VERIFY`).
+    /// Whether Vault's certificate is not verified (`VAULT_SKIP_VERIFY`).
     pub vault_skip_verify: bool,
     /// Vault's token.
     pub vault_token: Option<SecretValue>,
@@ -142,26 +142,26 @@ pub struct Settings {
     pub vault_mount_point: String,
     /// Whether values are written encrypted.
     pub encrypt: bool,
-    /// For how long answers are kept.
+    /// For how long values are cached.
     pub ttl: Ttl,
-    /// For how long the last document of a provider that fails is served.
+    /// For how long a failing provider's last document is served.
     pub max_stale: Duration,
-    /// How long is waited for others.
+    /// How long to wait for others.
     pub timeout: Timeouts,
-    /// Whether backends are asked before anyone reads.
+    /// Whether the backends are asked at the start, before the first read.
     pub prefetch: bool,
-    /// Whether root may use the mount, too.
+    /// Whether root may use the mount.
     pub allow_root: bool,
-    /// Whether reads are noted.
+    /// Whether reads are recorded.
     pub audit_reads: bool,
-    /// For how many days they are kept; `None`: for ever.
+    /// For how many days recorded reads are kept; `None`: for ever.
     pub audit_keep_days: Option<u32>,
-    /// The audit trail's signing key, where the environment gives it.
+    /// The audit trail's signing key, if the environment sets it.
     pub audit_key: Option<SecretValue>,
 }
 
 impl Settings {
-    /// The settings by the flags, this process's environment, and the settings file.
+    /// Loads the settings from the flags, this process's environment and the settings file.
     ///
     /// # Errors
     /// [`Error::Settings`] says which setting is wrong; [`Error::Io`] if the file cannot be read.
@@ -169,7 +169,7 @@ impl Settings {
         Self::load_from(flags, &|name| std::env::var(name).ok())
     }
 
-    /// As [`load`](Self::load), with another environment. A variable that is empty is as if it was not there.
+    /// Like [`load`](Self::load), with another environment. An empty variable counts as unset.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -177,16 +177,16 @@ impl Settings {
         Self::load_below(flags, env, Path::new("/"))
     }
 
-    /// Where the mount is by the flags and this process's environment, whatever the settings file holds: a mistake there
-    /// must not keep a mount from being looked at or ended.
+    /// The mount point by the flags and this process's environment. Does not read the settings file: a mistake in it must not
+    /// prevent `status` or `umount`.
     ///
     /// # Errors
-    /// [`Error::Settings`]: there is no home, or it is not this user's.
+    /// [`Error::Settings`] if there is no home, or it belongs to another user.
     pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let places = Places::find(flags, &env)?;
-        refuse_anothers_home(&places.home)?;
-        places.mount_point(flags)
+        let base = BasePaths::find(flags, &env)?;
+        refuse_foreign_home(&base.home)?;
+        base.mount_point(flags)
     }
 
     fn load_below(
@@ -195,21 +195,21 @@ impl Settings {
         root: &Path,
     ) -> Result<Self> {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
-        let places = Places::find(flags, &env)?;
-        refuse_anothers_home(&places.home)?;
-        let mount_point = places.mount_point(flags)?;
-        keep_out_of_mount("the settings file", &places.config_file, &mount_point)?;
-        let name = places.config_file.display().to_string();
-        let document = read_document(&places.config_file, flags.config.is_some())?;
-        refuse_gone(&document.root, &name)?;
+        let base = BasePaths::find(flags, &env)?;
+        refuse_foreign_home(&base.home)?;
+        let mount_point = base.mount_point(flags)?;
+        keep_out_of_mount("the settings file", &base.config_file, &mount_point)?;
+        let name = base.config_file.display().to_string();
+        let document = read_document(&base.config_file, flags.config.is_some())?;
+        refuse_removed(&document.root, &name)?;
         let top = Section::top(&document.root, &name, &KNOWN)?;
 
         let text = |setting: &str| top.text(setting).map(|text| text.map(ToOwned::to_owned));
         let path = |setting: &str| -> Result<Option<PathBuf>> {
-            let beside = places.config_file.parent().unwrap_or(Path::new("/"));
+            let beside = base.config_file.parent().unwrap_or(Path::new("/"));
             match top.text(setting)? {
                 Some("") => Err(top.wrong(setting, "must be a path")),
-                Some(text) => places.expand(text, beside).map(Some),
+                Some(text) => base.expand(text, beside).map(Some),
                 None => Ok(None),
             }
         };
@@ -217,24 +217,23 @@ impl Settings {
             let set = top.text(setting)?.filter(|text| !text.is_empty());
             Ok(env(variable).as_deref().or(set).map(SecretValue::new))
         };
-        // Relative to the folder that the program is started in, as in any other program that reads these variables.
+        // Relative to the working folder, as in other programs that read these variables.
         let variable_path = |variable: &str| -> Result<Option<PathBuf>> {
             let text = env(variable);
-            text.map(|text| places.absolute(Path::new(&text)))
-                .transpose()
+            text.map(|text| base.absolute(Path::new(&text))).transpose()
         };
         let vault_url = env("VAULT_ADDR").or(text("vault_url")?);
         let timeout = top.section("timeout", &["connect", "total", "server"])?;
         let seconds = Duration::from_secs;
         let settings = Settings {
             file_path: match &flags.file_path {
-                Some(path) => Some(places.absolute(path)?),
+                Some(path) => Some(base.absolute(path)?),
                 None => path("file_path")?,
             },
             env_prefix: text("env_prefix")?.unwrap_or_default(),
             env_keys: read_names(&top, "env_keys")?,
             aws_secret_name: env("SIMPLETUNER_AWS_SECRET_NAME").or(text("aws_secret_name")?),
-            // The SDK's own variables come after the settings here (formats.md, "Backends").
+            // Unlike for the other settings, the environment comes last: these are the SDK's variables.
             aws_region: text("aws_region")?
                 .or_else(|| env("AWS_REGION"))
                 .or_else(|| env("AWS_DEFAULT_REGION")),
@@ -277,12 +276,12 @@ impl Settings {
             credential_key: env("SIMPLETUNER_CREDENTIAL_KEY")
                 .as_deref()
                 .map(SecretValue::new),
-            state_dir: paths::state_dir(&env, &places.base_dir, root),
-            key_file: places.base_dir.join("credential.key"),
-            log_file: places.base_dir.join("live.log"),
-            config_file: places.config_file.clone(),
-            base_dir: places.base_dir,
-            home: places.home,
+            state_dir: paths::state_dir(&env, &base.base_dir, root),
+            key_file: base.base_dir.join("credential.key"),
+            log_file: base.base_dir.join("live.log"),
+            config_file: base.config_file.clone(),
+            base_dir: base.base_dir,
+            home: base.home,
             mount_point,
         };
         settings.check(&top)?;
@@ -290,7 +289,7 @@ impl Settings {
             && (top.value("vault_token").or(top.value("vault_secret_id"))).is_some()
         {
             tracing::warn!(
-                "{name} holds a credential and can be read by others; mend it with: chmod 600 {name}"
+                "{name} holds a credential and can be read by others; fix it with: chmod 600 {name}"
             );
         }
         Ok(settings)
@@ -312,7 +311,7 @@ impl Settings {
         if self.vault_role_id.is_some() != self.vault_secret_id.is_some() {
             return Err(top.wrong(
                 "vault_role_id",
-                "and vault_secret_id must be given both, or neither",
+                "and vault_secret_id must be set both, or neither",
             ));
         }
         for (what, path) in [
@@ -338,16 +337,16 @@ impl Settings {
             Some(path) => std::slice::from_ref(path),
             None => &defaults[..],
         };
-        // A default place that was adopted leads to the store beside it.
-        let left = |path: &&PathBuf| paths::adopted_store(path, &self.base_dir).is_none();
-        for path in stores.iter().filter(left) {
+        // `adopt` has replaced such a default path with a link into the mount; the provider then uses the store beside it.
+        let is_not_adopted = |path: &&PathBuf| paths::adopted_store(path, &self.base_dir).is_none();
+        for path in stores.iter().filter(is_not_adopted) {
             keep_out_of_mount("the secrets file", path, &self.mount_point)?;
         }
         Ok(())
     }
 }
 
-/// `VAULT_SKIP_VERIFY` in the words that Vault's own command line takes (Go's `strconv.ParseBool`).
+/// Parses `VAULT_SKIP_VERIFY` as Vault's own command line does (Go's `strconv.ParseBool`).
 fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
     match env("VAULT_SKIP_VERIFY").as_deref() {
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -358,8 +357,8 @@ fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
     }
 }
 
-/// Root would leave files in that home which its owner could not use, and follow links there that root must not.
-fn refuse_anothers_home(home: &Path) -> Result<()> {
+/// Refuses root in another user's home: root would create files that the owner cannot use, and follow the owner's links.
+fn refuse_foreign_home(home: &Path) -> Result<()> {
     let uid = rustix::process::geteuid();
     let owner = rustix::fs::stat(home).map_or(uid.as_raw(), |stat| stat.st_uid);
     if !uid.is_root() || owner == 0 {
@@ -368,12 +367,12 @@ fn refuse_anothers_home(home: &Path) -> Result<()> {
     let user = crate::users::user_name(owner).unwrap_or_else(|| owner.to_string());
     let home = home.display();
     Err(Error::Settings(format!(
-        "this is root, and HOME={home} belongs to {user}, who could not use the files that root would make there; \
-         run it as {user}, or with a home of root's own: `sudo -H`, or HOME=/root"
+        "this is root, and HOME={home} belongs to {user}, who could not use the files that root would create there; \
+         run it as {user}, or with root's own home: `sudo -H`, or HOME=/root"
     )))
 }
 
-/// Such a path would wait for the mount, which would wait for it.
+/// Refuses a path into the mount: the server would wait for itself.
 fn keep_out_of_mount(what: &str, path: &Path, mount_point: &Path) -> Result<()> {
     if paths::leads_into(path, mount_point) {
         return Err(Error::Settings(format!(

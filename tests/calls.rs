@@ -1,4 +1,4 @@
-//! The table of SimpleTuner's calls in the crate's documentation: every row is called, and does what it says.
+//! Makes every call in the documentation's table of SimpleTuner's calls.
 
 mod support;
 
@@ -19,11 +19,11 @@ use simpletuner_live::provider::vault::{VaultAuth, VaultBackend, VaultOptions, V
 use simpletuner_live::provider::{EnvironmentProvider, FileProvider, Provider};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use simpletuner_live::settings::{Flags, Settings};
-use simpletuner_live::state::{self, ProviderConfigs};
+use simpletuner_live::simpletuner_db::{self, ProviderConfigs};
 use simpletuner_live::users;
 
 const TABLE: &str = include_str!("../src/calls.md");
-/// Set in the process that makes the calls, in a home of its own.
+/// Set in the child process that makes the calls in a scratch home.
 const CHILD: &str = "SIMPLETUNER_LIVE_TEST_CALLS";
 
 fn cache() -> TtlCache<u32> {
@@ -157,13 +157,13 @@ fn rows() -> Vec<Row> {
             assert_eq!(function(1), 2);
             assert_eq!(function::cache().clear(), 1);
         }
-        "state::provider_config_cache()" => {
+        "simpletuner_db::provider_config_cache()" => {
             ProviderConfigs::global().unwrap().save("seen", json!({"a": 1}).as_object().unwrap()).unwrap();
             ProviderConfigs::global().unwrap().get("seen").unwrap();
-            assert!(state::provider_config_cache().get("provider:seen:config").is_some());
+            assert!(simpletuner_db::provider_config_cache().get("provider:seen:config").is_some());
         }
-        "state::invalidate_provider_cache(provider)" => {
-            assert_eq!(state::invalidate_provider_cache(Some("seen")), 1);
+        "simpletuner_db::invalidate_provider_cache(provider)" => {
+            assert_eq!(simpletuner_db::invalidate_provider_cache(Some("seen")), 1);
         }
         "users::user_permission_cache()" => {
             users::user_name(0);
@@ -287,7 +287,7 @@ fn rows() -> Vec<Row> {
     }
 }
 
-/// The calls of a row: names before a `(`, and macros.
+/// The calls in a row: names before a `(`, and macros.
 fn called(here: &str) -> Vec<&str> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     here.match_indices(['(', '!'])
@@ -300,7 +300,7 @@ fn called(here: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says() {
+fn every_call_in_the_table_of_simpletuners_calls_does_what_it_says() {
     let in_table: Vec<&str> = TABLE
         .lines()
         .filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"))
@@ -326,7 +326,7 @@ fn every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says(
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", "--nocapture"])
-        .arg("every_row_of_the_table_of_simpletuners_calls_is_called_and_does_what_it_says")
+        .arg("every_call_in_the_table_of_simpletuners_calls_does_what_it_says")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("HOME", home.path())

@@ -1,4 +1,4 @@
-//! The real binary in a scratch home, without a mount: what a person or a script at the shell meets.
+//! The real binary in a scratch home, without a mount.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -58,7 +58,7 @@ impl Home {
         ran(self.command().args(args), input)
     }
 
-    /// Runs it, and it must be done without a word on standard error.
+    /// Runs it; it must succeed and print nothing on standard error.
     fn quiet(&self, input: &str, args: &[&str]) -> String {
         let ran = self.run_with(input.as_bytes(), args);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
@@ -75,7 +75,7 @@ fn ran(command: &mut Command, input: &[u8]) -> Ran {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // It may end without reading, which is its right.
+    // The command may exit without reading it.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
@@ -90,7 +90,7 @@ fn ran(command: &mut Command, input: &[u8]) -> Ran {
 }
 
 #[test]
-fn what_is_set_comes_back_to_the_byte() {
+fn get_prints_byte_for_byte_what_was_set() {
     let home = Home::new();
     home.quiet("hf_secret\n", &["set", "HF_TOKEN"]);
     assert_eq!(home.quiet("", &["get", "HF_TOKEN"]), "hf_secret");
@@ -101,7 +101,7 @@ fn what_is_set_comes_back_to_the_byte() {
 }
 
 #[test]
-fn what_is_set_lies_encrypted_and_private() {
+fn set_stores_values_encrypted_in_private_files() {
     let home = Home::new();
     home.quiet("hf_secret\n", &["set", "HF_TOKEN"]);
     let store: Value = serde_json::from_str(&home.text("secrets.json")).unwrap();
@@ -115,7 +115,7 @@ fn what_is_set_lies_encrypted_and_private() {
 }
 
 #[test]
-fn reading_makes_nothing() {
+fn reading_creates_no_file() {
     let home = Home::new();
     assert_eq!(home.run(["get", "HF_TOKEN"]).code, 4);
     assert_eq!(home.quiet("", &["ls"]), "");
@@ -124,7 +124,7 @@ fn reading_makes_nothing() {
 }
 
 #[test]
-fn no_such_secret_is_exit_code_4() {
+fn a_missing_secret_is_exit_code_4() {
     let home = Home::new();
     for command in ["get", "rm"] {
         let ran = home.run([command, "HF_TOKEN"]);
@@ -163,7 +163,7 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
-fn a_value_on_the_command_line_works_and_warns() {
+fn a_value_on_the_command_line_is_stored_with_a_warning() {
     let home = Home::new();
     let ran = home.run(["set", "HF_TOKEN", "hf_typed"]);
     assert_eq!((ran.code, ran.out.as_str()), (0, ""));
@@ -173,9 +173,9 @@ fn a_value_on_the_command_line_works_and_warns() {
 }
 
 #[test]
-fn a_value_typed_at_a_terminal_is_asked_for_and_not_shown() {
+fn a_value_typed_at_a_terminal_is_not_shown() {
     let home = Home::new();
-    // `script` gives it a terminal.
+    // `script` runs the command at a terminal.
     let mut child = Command::new("script")
         .args(["-qec", &format!("{BINARY} set HF_TOKEN"), "/dev/null"])
         .env_clear()
@@ -203,7 +203,7 @@ fn a_value_typed_at_a_terminal_is_asked_for_and_not_shown() {
 }
 
 #[test]
-fn values_that_are_too_large_or_no_text_are_refused() {
+fn values_that_are_too_large_or_not_utf8_are_refused() {
     let home = Home::new();
     let most = "x".repeat(64 * 1024);
     home.quiet(&format!("{most}\n"), &["set", "MOST"]);
@@ -218,7 +218,7 @@ fn values_that_are_too_large_or_no_text_are_refused() {
 }
 
 #[test]
-fn what_is_removed_is_gone() {
+fn a_removed_secret_is_gone() {
     let home = Home::new();
     home.quiet("1", &["set", "ONE"]);
     home.quiet("2", &["set", "TWO"]);
@@ -228,7 +228,7 @@ fn what_is_removed_is_gone() {
 }
 
 #[test]
-fn the_environment_overrides_and_is_not_written_to() {
+fn the_environment_overrides_the_file_and_is_never_written() {
     let home = Home::new();
     let with = |args: &[&str], input: &str| {
         ran(
@@ -250,7 +250,7 @@ fn the_environment_overrides_and_is_not_written_to() {
 }
 
 #[test]
-fn names_are_listed_with_where_they_come_from() {
+fn ls_shows_each_name_with_its_provider() {
     let home = Home::new();
     home.quiet("12345", &["set", "B_KEY"]);
     home.quiet("1", &["set", "A_KEY"]);
@@ -280,7 +280,7 @@ fn names_are_listed_with_where_they_come_from() {
 }
 
 #[test]
-fn encrypt_and_decrypt_speak_simpletuners_form() {
+fn encrypt_and_decrypt_use_simpletuners_format() {
     let home = Home::new();
     let stored = home.quiet("r8_secret\n", &["encrypt"]);
     assert!(stored.starts_with("Z0FBQUFB") && stored.ends_with('\n'));
@@ -299,7 +299,7 @@ fn encrypt_and_decrypt_speak_simpletuners_form() {
 }
 
 #[test]
-fn encrypt_file_encrypts_what_is_plain_and_keeps_the_rest() {
+fn encrypt_file_encrypts_plain_values_and_keeps_the_others() {
     let home = Home::new();
     home.write("live.yaml", "file_path: ~/.simpletuner/own.json\n");
     home.write("own.json", "{\"A\": \"plain\", \"N\": 7, \"B\": \"also\"}");
@@ -318,7 +318,7 @@ fn encrypt_file_encrypts_what_is_plain_and_keeps_the_rest() {
 }
 
 #[test]
-fn adopt_puts_a_link_into_the_mount_and_undo_takes_it_back() {
+fn adopt_creates_a_link_into_the_mount_and_undo_removes_it() {
     let home = Home::new();
     home.write("secrets.json", "{\"HF_TOKEN\": \"plain\"}");
     let adopted = home.run(["adopt"]);
@@ -336,7 +336,7 @@ fn adopt_puts_a_link_into_the_mount_and_undo_takes_it_back() {
 }
 
 #[test]
-fn settings_that_are_wrong_name_the_nearest_right_one() {
+fn the_error_for_an_unknown_setting_suggests_the_nearest_one() {
     let home = Home::new();
     home.write("live.yaml", "file_pth: ~/x.json\n");
     let ran = home.run(["ls"]);
@@ -354,7 +354,7 @@ fn settings_that_are_wrong_name_the_nearest_right_one() {
 }
 
 #[test]
-fn without_a_home_it_says_what_to_set() {
+fn without_a_home_the_error_says_what_to_set() {
     let home = Home::new();
     let ran = ran(home.command().env_remove("HOME").arg("ls"), b"");
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
@@ -362,7 +362,7 @@ fn without_a_home_it_says_what_to_set() {
 }
 
 #[test]
-fn a_malformed_secrets_file_is_a_failure_and_stays_as_it_is() {
+fn a_malformed_secrets_file_is_an_error_and_stays_as_it_is() {
     let home = Home::new();
     home.write("secrets.json", "{\"A\": \"hf_half");
     assert_eq!(home.run(["get", "A"]).code, 1);
@@ -405,7 +405,7 @@ fn completions_know_every_command() {
 }
 
 #[test]
-fn a_closed_pipe_ends_it_quietly_and_a_full_disk_does_not() {
+fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_an_error() {
     let home = Home::new();
     home.quiet("v", &["set", "A"]);
     for args in [
@@ -429,7 +429,7 @@ fn a_closed_pipe_ends_it_quietly_and_a_full_disk_does_not() {
 }
 
 #[test]
-fn help_has_examples_everywhere() {
+fn the_help_of_every_command_has_examples() {
     let home = Home::new();
     let all = home.quiet("", &["--help"]);
     let commands = all

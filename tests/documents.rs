@@ -1,4 +1,4 @@
-//! The documents on the mount: the bundle under SimpleTuner's own way of writing, the prices, and the caches' files.
+//! The documents on the mount: the bundle as SimpleTuner reads and writes it, the prices, and the caches' control files.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 use support::{Live, Setup, alone};
 
-/// Does with a document just what SimpleTuner's file provider does: it reads it once, and writes all of it back.
+/// Acts like SimpleTuner's file provider: reads a document once, and writes all of it back.
 fn simpletuner(live: &Live, path: &str, change: &str) {
     let program = format!(
         "import json, os\np = {:?}\nwith open(p) as f: d = json.load(f)\n{change}\n\
@@ -18,7 +18,7 @@ fn simpletuner(live: &Live, path: &str, change: &str) {
     live.python(&program);
 }
 
-/// The three-way merge, through whatever path SimpleTuner has.
+/// The three-way merge, through the path that SimpleTuner uses.
 fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str) {
     let full = live.path(path);
     live.write("secrets/STAYS", "stays");
@@ -58,7 +58,7 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
         fs::metadata(full).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    // The same process writes again what it wrote: the base is what it wrote last.
+    // The same process writes again: the merge base is what it wrote last.
     simpletuner(
         live,
         path,
@@ -66,7 +66,7 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
     );
     assert!(!live.path("secrets/ADDED").exists());
     assert_eq!(live.read("secrets/CHANGES"), "after");
-    // One that never read it deletes nothing.
+    // A process that has never read it deletes nothing.
     live.python(&format!(
         "import json\nwith open({:?}, 'w') as f: json.dump({{'ONLY': 'o'}}, f)",
         live.path(path).to_str().unwrap()
@@ -78,7 +78,7 @@ fn simpletuner_changes_just_what_it_changed(live: &Live, path: &str, store: &str
 }
 
 #[test]
-fn simpletuner_changes_just_what_it_changed_in_the_bundle() {
+fn a_bundle_write_of_simpletuner_changes_only_the_keys_that_it_changed() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         env: vec![("HF_TOKEN", "from-env")],
@@ -92,7 +92,7 @@ fn simpletuner_changes_just_what_it_changed_in_the_bundle() {
 }
 
 #[test]
-fn simpletuner_changes_just_what_it_changed_in_its_own_file_after_adopt() {
+fn after_adopt_a_write_of_simpletuner_changes_only_the_keys_that_it_changed() {
     let _alone = alone();
     let home = support::scratch_home();
     fs::create_dir(home.path().join(".simpletuner")).unwrap();
@@ -125,13 +125,13 @@ fn simpletuner_changes_just_what_it_changed_in_its_own_file_after_adopt() {
             .to_str(),
         Some("live/bundle/secrets.json")
     );
-    // Beside the mount, where SimpleTuner looks.
+    // At the path beside the mount that SimpleTuner reads.
     simpletuner_changes_just_what_it_changed(&live, "../secrets.json", ".simpletuner/store.json");
     assert_eq!(live.read("secrets/PLAIN"), "p");
 }
 
 #[test]
-fn prices_are_set_and_put_back() {
+fn prices_are_set_and_reset() {
     let _alone = alone();
     let live = Live::start();
     let price = |path: &str| live.json(path)["cost_per_second"].clone();

@@ -1,5 +1,5 @@
-//! Each row of the error table, met by a program on the mount: its errno, that nothing has changed, and the reason in
-//! the daemon's log, with the key's name and never with its value.
+//! Each row of the README's table of errors: a program on the mount gets the errno, nothing has changed, and the daemon's log
+//! has the reason, with the key's name and never with its value.
 
 mod support;
 
@@ -20,7 +20,7 @@ const EFBIG: i32 = 27;
 const EILSEQ: i32 = 84;
 const EKEYREJECTED: i32 = 129;
 
-/// The errno of reading a file of the mount.
+/// The errno when a file of the mount is read.
 fn read_errno(live: &Live, path: &str) -> i32 {
     match fs::read(live.path(path)) {
         Ok(_) => panic!("{path} could be read"),
@@ -28,7 +28,7 @@ fn read_errno(live: &Live, path: &str) -> i32 {
     }
 }
 
-/// The errno of writing a file of the mount and closing it.
+/// The errno when a file of the mount is written and closed.
 fn write_errno(live: &Live, path: &str, content: &[u8]) -> i32 {
     try_write(live, path, content).expect_err(path)
 }
@@ -46,24 +46,24 @@ fn try_write(live: &Live, path: &str, content: &[u8]) -> Result<(), i32> {
     write().map_err(|error: std::io::Error| error.raw_os_error().unwrap())
 }
 
-/// close(2), whose error `File` keeps to itself when it is dropped.
+/// close(2), whose error is lost when a `File` is dropped.
 fn close(file: fs::File) -> std::io::Result<()> {
     use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor was just given up by its owner.
+    // SAFETY: `into_raw_fd` has just given up the ownership.
     match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
 }
 
-/// The log of the daemon so far.
+/// The daemon's log so far.
 fn log(live: &Live) -> String {
     fs::read_to_string(live.home("daemon.log")).unwrap()
 }
 
-/// The log tells of it, without the value.
+/// Waits until the log has these words; it must not have the value.
 fn logged(live: &Live, words: &[&str]) {
-    wait_until("the log tells", || {
+    wait_until("the log has the reason", || {
         log(live)
             .lines()
             .any(|line| words.iter().all(|word| line.contains(word)))
@@ -75,7 +75,7 @@ fn store(live: &Live) -> String {
 }
 
 #[test]
-fn a_key_that_nobody_has_is_not_there() {
+fn a_key_that_no_provider_has_is_enoent() {
     let _alone = alone();
     let live = Live::start();
     assert_eq!(read_errno(&live, "secrets/NONE"), ENOENT);
@@ -100,7 +100,7 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
             EIO,
             "{content:?}"
         );
-        // The others' secrets are in the bundle, which says whose are not.
+        // The bundle has the other providers' secrets, and names the provider that is missing.
         assert_eq!(
             live.json("bundle/secrets.json"),
             json!({"HF_TOKEN": "from-env"})
@@ -112,25 +112,25 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
         assert_eq!(store(&live), content);
         let report = live.json("providers/file");
         assert!(report["last_error"].is_string(), "{report}");
-        // Other links of the chain still serve.
+        // The other providers still serve.
         assert_eq!(live.read("secrets/HF_TOKEN"), "from-env");
         logged(&live, &["failed for K", "secrets.json"]);
         logged(&live, &["K: the secrets file", "malformed"]);
         assert!(!log(&live).contains("hidden-value"));
         assert!(!log(&live).contains("half"), "{}", log(&live));
-        // And it is mended without a restart.
+        // A repaired file is used without a restart.
         fs::write(
             live.home(".simpletuner/secrets.json"),
             "{\"K\": \"mended\"}",
         )
         .unwrap();
-        let mended = || fs::read(live.path("secrets/K")).is_ok_and(|value| value == b"mended");
-        wait_until("it is mended", mended);
+        let repaired = || fs::read(live.path("secrets/K")).is_ok_and(|value| value == b"mended");
+        wait_until("the repaired file is used", repaired);
     }
 }
 
 #[test]
-fn a_document_that_was_held_serves_while_the_file_is_malformed() {
+fn the_cached_document_is_served_while_the_file_is_malformed() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "held");
@@ -142,7 +142,7 @@ fn a_document_that_was_held_serves_while_the_file_is_malformed() {
 }
 
 #[test]
-fn a_value_that_cannot_be_decrypted_is_rejected_and_the_others_work() {
+fn a_value_that_cannot_be_decrypted_is_ekeyrejected_and_the_others_work() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/BAD", "hidden-value");
@@ -167,14 +167,14 @@ fn a_value_that_cannot_be_decrypted_is_rejected_and_the_others_work() {
     assert_eq!(live.sh("ls secrets"), "BAD\nGOOD\n");
     assert_eq!(live.json("bundle/secrets.json"), json!({"GOOD": "plain"}));
     logged(&live, &["BAD cannot be decrypted"]);
-    // A program that rewrites the bundle does not delete what it could not see.
+    // A program that rewrites the bundle does not delete secrets that it could not see.
     live.sh(
         "python3 -c \"import json; p = 'bundle/secrets.json'; d = json.load(open(p)); d['NEW'] = 'n'; \
          f = open(p, 'w'); json.dump(d, f); f.close()\"",
     );
     assert_eq!(live.read("secrets/NEW"), "n");
     assert_eq!(json_of_store(&live)["BAD"], damaged);
-    // It can be replaced.
+    // A new value can replace it.
     live.write("secrets/BAD", "mended");
     assert_eq!(live.read("secrets/BAD"), "mended");
     assert!(!log(&live).contains("hidden-value"));
@@ -185,7 +185,7 @@ fn json_of_store(live: &Live) -> Value {
 }
 
 #[test]
-fn a_wrong_or_unusable_key_is_rejected_and_never_overwritten() {
+fn a_wrong_or_unusable_key_is_ekeyrejected_and_never_overwritten() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "hidden-value");
@@ -216,7 +216,7 @@ fn a_wrong_or_unusable_key_is_rejected_and_never_overwritten() {
             content
         );
         assert!(!log(&live).contains("hidden-value"));
-        // Before the copy is gone.
+        // Before the copy of the home is deleted.
         drop(live);
     }
 }
@@ -233,7 +233,7 @@ fn copy_of(home: &std::path::Path) -> tempfile::TempDir {
 }
 
 #[test]
-fn names_outside_the_rule_are_refused() {
+fn creating_an_invalid_name_is_einval() {
     let _alone = alone();
     let live = Live::start();
     for name in ["-dash", "a b", "a=b", "é", "a\nb", "a:b"] {
@@ -256,7 +256,7 @@ fn names_outside_the_rule_are_refused() {
 }
 
 #[test]
-fn a_value_that_is_too_large_or_no_text_changes_nothing() {
+fn a_value_that_is_too_large_or_not_utf8_is_refused_and_changes_nothing() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "old");
@@ -354,7 +354,7 @@ fn a_key_of_another_provider_cannot_be_removed_or_renamed() {
     let error = fs::rename(&path, live.path("secrets/OTHER")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EPERM));
     logged(&live, &["HF_TOKEN", "environment"]);
-    // The file's entry goes, and the name stays.
+    // The file's entry is removed; the name stays, because another provider has it.
     live.write("secrets/HF_TOKEN", "of-the-file");
     assert!(store(&live).contains("HF_TOKEN"));
     assert_eq!(live.read("secrets/HF_TOKEN"), "hidden-value");
@@ -426,7 +426,7 @@ fn a_full_disk_fails_the_write_and_leaves_the_old_file_whole() {
     drop(unmount);
 }
 
-/// A mount of the test's own, which ends with it.
+/// A mount for this test, unmounted when dropped.
 struct Unmount(std::path::PathBuf);
 
 impl Drop for Unmount {
@@ -439,14 +439,14 @@ impl Drop for Unmount {
 }
 
 #[test]
-fn another_user_is_not_let_in() {
+fn another_user_gets_eacces() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "v");
-    // So that it is the mount that refuses, and not the folder around it.
+    // Lets others pass the home folder, so that only the mount refuses.
     for dir in ["", ".simpletuner"] {
         fs::set_permissions(live.home(dir), PermissionsExt::from_mode(0o755)).unwrap();
     }

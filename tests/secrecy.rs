@@ -1,4 +1,4 @@
-//! A value is where it was asked for, and nowhere else: not in logs, messages, reports, process tables or files.
+//! A value is shown only where it is asked for: never in logs, messages, reports, process tables or files.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use support::{Live, Setup, alone, wait_until};
 
-/// In every value here, and in nothing else.
+/// In every value of these tests, and nowhere else.
 const MARKER: &str = "mArKeR-7f3a";
 
 fn marked(number: u32) -> String {
@@ -22,7 +22,7 @@ fn holds_marker(bytes: &[u8]) -> bool {
         .any(|window| window == MARKER.as_bytes())
 }
 
-/// Where a marker is shown though nobody asked for it.
+/// The places that show a marker although they must not.
 #[derive(Default)]
 struct Shown(Vec<String>);
 
@@ -35,7 +35,7 @@ impl Shown {
     }
 }
 
-/// Every file below, without the mount, which is not crossed.
+/// Every file and folder below `dir`, except the mount.
 fn files_below(dir: &Path, mount: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
@@ -55,7 +55,7 @@ fn files_below(dir: &Path, mount: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs this program with a value on its standard input; looks at what it prints, `get`'s output apart.
+/// Runs a command with a value on standard input, and checks its output, except that of `get` and `decrypt`.
 fn run(live: &Live, shown: &mut Shown, args: &[&str], input: &str) -> Option<i32> {
     use std::io::Write;
     let mut child = live
@@ -67,7 +67,7 @@ fn run(live: &Live, shown: &mut Shown, args: &[&str], input: &str) -> Option<i32
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end without reading.
+    // The command may exit without reading it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     if args[0] != "get" && args[0] != "decrypt" {
@@ -77,7 +77,7 @@ fn run(live: &Live, shown: &mut Shown, args: &[&str], input: &str) -> Option<i32
     output.status.code()
 }
 
-/// All that can happen to a value, and all that can go wrong with one.
+/// Does everything that can be done with a value, and everything that can fail.
 fn live_through_all(live: &Live, shown: &mut Shown) {
     let (one, two) = (marked(1), marked(2));
     let secret = |name: &str| live.path("secrets").join(name);
@@ -104,12 +104,12 @@ fn live_through_all(live: &Live, shown: &mut Shown) {
     ] {
         assert_eq!(run(live, shown, args, ""), Some(0), "{args:?}");
     }
-    // By rotation of another: the file is edited.
+    // Another program edits the secrets file.
     live.sh("jq '.E = \"plain\"' ~/.simpletuner/secrets.json > ~/.simpletuner/.n; chmod 600 ~/.simpletuner/.n; mv ~/.simpletuner/.n ~/.simpletuner/secrets.json");
     let edited = || fs::read(live.path("secrets/E")).is_ok_and(|value| value == b"plain");
-    wait_until("the edit shows", edited);
+    wait_until("the edit is seen", edited);
     fs::remove_file(secret("E")).unwrap();
-    // What fails.
+    // Operations that fail.
     let large = one.repeat(10_000);
     for (path, content) in [
         ("secrets/A", large.as_bytes()),
@@ -217,7 +217,7 @@ fn settings(home: &tempfile::TempDir) {
 }
 
 #[test]
-fn no_value_is_shown_where_nobody_asked_for_it() {
+fn no_value_is_shown_except_by_what_is_asked_for_it() {
     let _alone = alone();
     let home = support::scratch_home();
     settings(&home);
@@ -241,17 +241,17 @@ fn no_value_is_shown_where_nobody_asked_for_it() {
             shown.look_at(file, &fs::read(format!("/proc/{pid}/{file}")).unwrap());
         }
     }
-    look_into_what_is_kept(&live, &mut shown);
+    check_what_the_keeper_holds(&live, &mut shown);
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
     assert!(log.contains("too large"), "the log was looked at: {log}");
     assert!(shown.0.is_empty(), "{:#?}", shown.0);
-    // It is there for who asks.
+    // A reader of the file does get the value.
     live.write("secrets/A", &marked(9));
     assert!(holds_marker(live.read("secrets/A").as_bytes()));
 }
 
-/// What the keeper holds for the next server, while a value is half written and others are open.
-fn look_into_what_is_kept(live: &Live, shown: &mut Shown) {
+/// Checks what the keeper holds for the next server, while a value is half written and others are open.
+fn check_what_the_keeper_holds(live: &Live, shown: &mut Shown) {
     live.write("secrets/KEPT", &marked(8));
     let _reader = fs::File::open(live.path("secrets/KEPT")).unwrap();
     let mut writer = fs::File::create(live.path("secrets/HALF")).unwrap();
@@ -270,7 +270,7 @@ fn look_into_what_is_kept(live: &Live, shown: &mut Shown) {
 }
 
 #[test]
-fn no_value_is_in_the_log_of_the_background_daemon() {
+fn the_background_daemons_log_contains_no_value() {
     let _alone = alone();
     let home = support::scratch_home();
     settings(&home);
@@ -295,13 +295,13 @@ fn no_value_is_in_the_log_of_the_background_daemon() {
         marked(1)
     );
     assert!(fs::write(mount.join("secrets/-bad"), marked(2)).is_err());
-    // Its error is the close's, which `fs::write` does not tell.
+    // The error is the result of `close`, which `fs::write` discards.
     let _ = fs::write(
         mount.join("bundle/secrets.json"),
         format!("[\"{}\"]", marked(3)),
     );
     let log = home.path().join(".simpletuner/live.log");
-    wait_until("the log tells", || {
+    wait_until("the log has the reason", || {
         fs::read_to_string(&log)
             .is_ok_and(|text| text.contains("secrets.json") && text.contains("-bad"))
     });
@@ -319,7 +319,7 @@ fn no_value_is_in_the_log_of_the_background_daemon() {
     drop(unmount);
 }
 
-/// Unmounts when it is dropped, whatever became of the test.
+/// Unmounts when it is dropped, even if the test fails.
 struct Unmount<'a>(&'a Path);
 
 impl Drop for Unmount<'_> {
@@ -333,7 +333,7 @@ impl Drop for Unmount<'_> {
 }
 
 #[test]
-fn the_daemon_leaves_no_core() {
+fn a_crash_of_the_daemon_leaves_no_core_dump() {
     let _alone = alone();
     let live = Live::start();
     for pid in [live.server_pid(), live.keeper_pid()] {
@@ -348,11 +348,11 @@ fn the_daemon_leaves_no_core() {
 }
 
 #[test]
-fn another_process_of_the_same_user_cannot_look_into_the_daemon() {
+fn another_process_of_the_same_user_cannot_read_the_daemons_memory() {
     let _alone = alone();
     let home = support::scratch_home();
     let unmount = Unmount(home.path());
-    // Root may look into everything by this capability, so here root, and the daemon, go without it.
+    // Root could read any process by this capability, so the test drops it for itself and the daemon.
     let prefix = if rustix::process::geteuid().is_root() {
         "setpriv --bounding-set -sys_ptrace"
     } else {

@@ -11,7 +11,7 @@ use support::{Live, Setup, alone, wait_until};
 const PEM: &str =
     "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n";
 
-/// Runs each script, which is to print just this.
+/// Runs each script and compares its output.
 fn said(live: &Live, cases: &[(&str, &str)]) {
     for (script, wanted) in cases {
         assert_eq!(live.sh(script), *wanted, "{script}");
@@ -19,7 +19,7 @@ fn said(live: &Live, cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn shells_write_and_read() {
+fn shells_write_and_read_secrets() {
     let _alone = alone();
     let live = Live::start();
     said(
@@ -89,7 +89,7 @@ fn files_are_copied_in_and_out_and_moved() {
 }
 
 #[test]
-fn files_are_edited_in_place_and_no_scratch_stays() {
+fn files_are_edited_in_place_and_no_scratch_file_stays() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "one two");
@@ -113,7 +113,7 @@ fn files_are_edited_in_place_and_no_scratch_stays() {
 }
 
 #[test]
-fn dd_and_truncate_change_parts() {
+fn dd_and_truncate_change_parts_of_a_value() {
     let _alone = alone();
     let live = Live::start();
     fs::write(live.home("abc"), "abcdefgh").unwrap();
@@ -154,7 +154,7 @@ fn dd_and_truncate_change_parts() {
 }
 
 #[test]
-fn sizes_modes_and_times_are_true() {
+fn stat_shows_true_sizes_modes_and_times() {
     let _alone = alone();
     let live = Live::start();
     live.sh("printf 12345 > secrets/K");
@@ -202,7 +202,7 @@ fn sizes_modes_and_times_are_true() {
 }
 
 #[test]
-fn an_attribute_tells_where_a_value_comes_from() {
+fn an_extended_attribute_shows_a_values_provider() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         env: vec![("HF_TOKEN", "from-env")],
@@ -293,7 +293,7 @@ os.replace("secrets/X", p); print(open(p).read(), os.path.exists("secrets/X"))
 }
 
 #[test]
-fn values_are_kept_to_the_byte() {
+fn values_are_kept_byte_for_byte() {
     let _alone = alone();
     let live = Live::start();
     let largest = "x".repeat(64 * 1024);
@@ -323,7 +323,7 @@ fn values_are_kept_to_the_byte() {
 }
 
 #[test]
-fn walks_over_the_whole_mount_end() {
+fn walking_the_whole_mount_terminates() {
     let _alone = alone();
     let live = Live::start();
     live.sh("printf needle-in-hay > secrets/K");
@@ -369,7 +369,7 @@ fn tail_follows_the_events() {
 }
 
 #[test]
-fn every_file_has_the_mode_and_the_owner_that_the_contract_says() {
+fn every_file_has_the_mode_and_the_owner_that_the_readme_lists() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "v");
@@ -472,7 +472,7 @@ call("sync-folder", lambda: on("secrets", os.O_RDONLY, os.fsync))
 "#;
 
 #[test]
-fn odd_operations_get_an_errno_and_the_mount_goes_on() {
+fn unsupported_operations_get_an_errno_and_the_mount_keeps_working() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "kept");

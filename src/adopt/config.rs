@@ -1,4 +1,4 @@
-//! `file_path` in `live.yaml`, changed as a text so that all the rest stays as the user wrote it. Knows no store.
+//! Changes `file_path` in `live.yaml` line by line, so that the rest stays as the user wrote it. Knows no store.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use crate::error::{Error, Result};
 use crate::provider::file::write::replace;
 use crate::settings::Settings;
 use crate::settings::files::{ReadError, read_file};
-use crate::settings::paths::{Leads, follow};
+use crate::settings::paths::{Resolved, follow};
 
-/// Ends the line that is ours.
+/// Ends the line that `adopt` adds.
 const MARK: &str = "# by `simpletuner-live adopt`";
-/// Begins the line that ours stands for, until `adopt --undo`.
-const ASIDE: &str = "#before adopt# ";
+/// Begins the user's own line while `adopt` replaces it; `adopt --undo` restores it.
+const DISABLED: &str = "#before adopt# ";
 const MAX_SETTINGS: usize = 1024 * 1024;
 
-/// Has the settings file name this store, or (`None`) what it named before `adopt`.
+/// Sets `file_path` to this store, or (`None`) back to what it was before `adopt`.
 ///
 /// # Errors
-/// [`Error::Settings`] if the file is written in a way that cannot be changed line by line; nothing has changed then.
-pub(super) fn name_store(settings: &Settings, store: Option<&Path>) -> Result<()> {
+/// [`Error::Settings`] if the file cannot be changed line by line; nothing has changed then.
+pub(super) fn set_store(settings: &Settings, store: Option<&Path>) -> Result<()> {
     let path = match follow(&settings.config_file, Some(&settings.mount_point))? {
-        Leads::To(path) => path,
-        Leads::IntoMount => settings.config_file.clone(),
+        Resolved::Path(path) => path,
+        Resolved::InsideMount => settings.config_file.clone(),
     };
     let (text, mode) = match read_file(&path, MAX_SETTINGS) {
         Ok(content) => {
@@ -40,12 +40,12 @@ pub(super) fn name_store(settings: &Settings, store: Option<&Path>) -> Result<()
     if new == text {
         return Ok(());
     }
-    let rest_is_the_same = rest_of(&text).is_some_and(|rest| Some(rest) == rest_of(&new));
-    let is_named = match store {
-        Some(_) => new.lines().any(is_ours),
-        None => !new.lines().any(is_ours),
+    let keeps_the_rest = rest_of(&text).is_some_and(|rest| Some(rest) == rest_of(&new));
+    let is_set = match store {
+        Some(_) => new.lines().any(is_own_line),
+        None => !new.lines().any(is_own_line),
     };
-    if !rest_is_the_same || !is_named {
+    if !keeps_the_rest || !is_set {
         return Err(cannot_change(&path));
     }
     replace(&path, new.as_bytes(), mode)
@@ -53,12 +53,12 @@ pub(super) fn name_store(settings: &Settings, store: Option<&Path>) -> Result<()
 
 fn cannot_change(path: &Path) -> Error {
     Error::Settings(format!(
-        "{} cannot be changed line by line; set file_path in it by hand",
+        "{} cannot be changed line by line; set file_path in it yourself",
         path.display()
     ))
 }
 
-/// All settings but `file_path`; `None` if they cannot be read.
+/// All settings except `file_path`; `None` if the file is not YAML.
 fn rest_of(text: &str) -> Option<Value> {
     match serde_yaml::from_str(text).ok()? {
         Value::Mapping(mut map) => {
@@ -78,7 +78,7 @@ fn line_for(settings: &Settings, store: &Path) -> String {
         }
         _ => store.display().to_string(),
     };
-    // A JSON string is a YAML one, too.
+    // A JSON string is also a YAML string.
     let quoted = serde_json::Value::from(path);
     format!("file_path: {quoted}  {MARK}")
 }
@@ -88,33 +88,33 @@ fn is_file_path(line: &str) -> bool {
         .is_some_and(|rest| rest.trim_start().starts_with(':'))
 }
 
-fn is_ours(line: &str) -> bool {
+fn is_own_line(line: &str) -> bool {
     is_file_path(line) && line.trim_end().ends_with(MARK)
 }
 
-fn with_file_path(text: &str, ours: &str) -> String {
+fn with_file_path(text: &str, own_line: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
-    let mut is_there = false;
+    let mut is_replaced = false;
     for line in text.lines() {
         if is_file_path(line) {
-            lines.push(ours.to_owned());
-            if !is_ours(line) {
-                lines.push(format!("{ASIDE}{line}"));
+            lines.push(own_line.to_owned());
+            if !is_own_line(line) {
+                lines.push(format!("{DISABLED}{line}"));
             }
-            is_there = true;
+            is_replaced = true;
         } else {
             lines.push(line.to_owned());
         }
     }
-    if !is_there {
-        lines.push(ours.to_owned());
+    if !is_replaced {
+        lines.push(own_line.to_owned());
     }
     lines.join("\n") + "\n"
 }
 
 fn without_file_path(text: &str) -> String {
-    let back = |line: &str| line.strip_prefix(ASIDE).unwrap_or(line).to_owned();
-    let lines = text.lines().filter(|line| !is_ours(line)).map(back);
+    let restored = |line: &str| line.strip_prefix(DISABLED).unwrap_or(line).to_owned();
+    let lines = text.lines().filter(|line| !is_own_line(line)).map(restored);
     lines.map(|line| line + "\n").collect()
 }
 
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_the_settings_stays_as_it_was_written() {
+    fn all_other_settings_stay_as_they_were_written() {
         let ours = format!("file_path: \"/x/store.json\"  {MARK}");
         for before in [
             "",
@@ -133,7 +133,11 @@ mod tests {
             let after = with_file_path(before, &ours);
             assert!(after.lines().any(|line| line == ours));
             assert_eq!(rest_of(before), rest_of(&after));
-            assert_eq!(with_file_path(&after, &ours), after, "twice is once");
+            assert_eq!(
+                with_file_path(&after, &ours),
+                after,
+                "a second run changes nothing"
+            );
             assert_eq!(without_file_path(&after), before);
         }
     }

@@ -1,8 +1,8 @@
-//! `adopt`: moves the store to `~/.simpletuner/store.json`, encrypts it, and puts a link into the mount where SimpleTuner
-//! looks, so that SimpleTuner, as it is, reads and writes through the mount. Mounts nothing and never touches the mount.
+//! `adopt`: moves the store to `~/.simpletuner/store.json`, encrypts it, and replaces SimpleTuner's file with a link into the
+//! mount, so that an unmodified SimpleTuner reads and writes through the mount. Never accesses the mount itself.
 //!
-//! No step loses a value, and a run that was broken off is finished by the next one: the new store is whole on the disk
-//! before the settings name it, and the settings name it before the old file goes. `undo` goes the same way back.
+//! No step loses a value, and the next run finishes one that was interrupted: the new store is on disk before the settings
+//! name it, and the settings name it before the old file is removed. `undo` takes the same steps backwards.
 
 mod config;
 
@@ -14,20 +14,20 @@ use crate::provider::file::write::{Lock, Replacement, beside, sync_folder_of};
 use crate::provider::file::{Document, Sealed, Stored, read_document};
 use crate::settings::Settings;
 use crate::settings::files::Stamp;
-use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Leads, follow};
+use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
 
-/// What was done.
+/// What a run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Where the store lies now.
+    /// Where the store is now.
     pub store: PathBuf,
-    /// The file that SimpleTuner reads: a link into the mount, or after `undo` the store itself.
+    /// The file that SimpleTuner reads: a link into the mount; after `undo`, the store itself.
     pub simpletuner_reads: PathBuf,
-    /// Whether anything was changed.
+    /// Whether the run changed anything.
     pub changed: bool,
-    /// How many values were encrypted (by `undo`: decrypted).
+    /// How many values it encrypted (`undo`: decrypted).
     pub values: usize,
-    /// What the user should know or do.
+    /// What the user should know or do next.
     pub notes: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Report {
         let done = if self.changed {
             ""
         } else {
-            " (nothing was to be done)"
+            " (nothing had to be done)"
         };
         writeln!(f, "the store is {}{done}", self.store.display())?;
         writeln!(f, "SimpleTuner reads {}", self.simpletuner_reads.display())?;
@@ -44,30 +44,30 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Moves the store aside and puts the link in its place. Doing it twice is doing it once.
+/// Moves the store and puts the link in its place. A second run changes nothing.
 ///
 /// # Errors
-/// [`Error::Settings`] if there are two stores that cannot be made one; else what kept it from a step. No value is lost,
-/// and the next run finishes what this one began.
+/// [`Error::Settings`] if there are two stores that cannot be merged; else the error of a step. No value is lost, and the
+/// next run finishes this one.
 pub fn adopt(settings: &Settings) -> Result<Report> {
-    let scene = Scene::survey(settings)?;
+    let layout = Layout::survey(settings)?;
     let link = settings.base_dir.join(DEFAULT_NAMES[0]);
-    let mut report = scene.report(link.clone());
-    if scene.is_elsewhere && scene.old.is_some() {
+    let mut report = layout.report(link.clone());
+    if layout.is_elsewhere && layout.old.is_some() {
         return Err(Error::Settings(format!(
             "file_path names {}, but SimpleTuner reads {}, and both hold secrets; \
-             move those of one into the other, or take file_path out of {}",
-            scene.store.display(),
-            scene.old_path().display(),
+             move the secrets of one into the other, or remove file_path from {}",
+            layout.store.display(),
+            layout.old_path().display(),
             settings.config_file.display()
         )));
     }
-    let _locks = scene.lock(settings)?;
+    let _locks = layout.lock(settings)?;
     loop {
-        let old = scene.read_old()?;
-        let stored = read_document(&scene.store)?;
+        let old = layout.read_old()?;
+        let stored = read_document(&layout.store)?;
         let is_new = stored.is_none();
-        let (mut document, mut differs) = scene.join(old.as_ref(), stored)?;
+        let (mut document, mut differs) = layout.merge(old.as_ref(), stored)?;
         if settings.encrypt {
             let key = key_of(settings);
             report.values += document.replace_each(|_, stored| match stored {
@@ -80,31 +80,31 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
             differs |= report.values > 0;
         }
         if is_new || differs {
-            write(&scene.store, &document)?;
+            write(&layout.store, &document)?;
             report.changed = true;
         }
-        if !scene.is_elsewhere && !scene.is_named {
-            config::name_store(settings, Some(&scene.store))?;
+        if !layout.is_elsewhere && !layout.is_named {
+            config::set_store(settings, Some(&layout.store))?;
             report.changed = true;
         }
-        // SimpleTuner writes the old file without our lock: what it wrote meanwhile is taken over, too.
-        if scene.stamp_of_old() == old.map(|(_, stamp)| stamp) {
+        // SimpleTuner writes the old file without taking the lock: if it did so meanwhile, merge again.
+        if layout.stamp_of_old() == old.map(|(_, stamp)| stamp) {
             break;
         }
     }
-    if !scene.is_linked {
+    if !layout.is_linked {
         put_link(&link, &link_target(settings))?;
         report.changed = true;
     }
-    scene.remove_old_beside(&link)?;
+    layout.remove_old_beside(&link)?;
     if report.changed {
         report.notes.push(
-            "a mount that runs, and SimpleTuner, must be started again to use the new place"
+            "restart SimpleTuner, and a mount that is running, so that they use the new file"
                 .to_owned(),
         );
-        if let Some(old) = scene.old.as_ref().filter(|old| old.path != old.target) {
+        if let Some(old) = layout.old.as_ref().filter(|old| old.path != old.target) {
             report.notes.push(format!(
-                "{} was a link: the file that it led to, {}, is as it was; remove it when nothing else uses it",
+                "{} was a link: its target {} is unchanged; remove it when nothing else uses it",
                 old.path.display(),
                 old.target.display()
             ));
@@ -113,83 +113,83 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
     Ok(report)
 }
 
-/// Puts everything back: the values, decrypted (SimpleTuner decrypts nothing), into the plain file that SimpleTuner
-/// reads, and `file_path` as it was before.
+/// Restores what was before `adopt`: the values, decrypted (SimpleTuner decrypts nothing), in the plain file that
+/// SimpleTuner reads, and the old `file_path`.
 ///
 /// # Errors
-/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`] before anything is changed; else what kept it from a step.
+/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`] before anything is changed; else the error of a step.
 pub fn undo(settings: &Settings) -> Result<Report> {
-    let scene = Scene::survey(settings)?;
-    let plain = match &scene.old {
+    let layout = Layout::survey(settings)?;
+    let plain = match &layout.old {
         Some(old) => old.path.clone(),
-        None => default_for(&scene.store, &settings.base_dir),
+        None => default_for(&layout.store, &settings.base_dir),
     };
-    let mut report = scene.report(plain.clone());
+    let mut report = layout.report(plain.clone());
     let link = settings.base_dir.join(DEFAULT_NAMES[0]);
-    if scene.is_elsewhere {
-        if scene.is_linked {
+    if layout.is_elsewhere {
+        if layout.is_linked {
             remove(&link)?;
             report.changed = true;
         }
         report.notes.push(format!(
             "the store stays at {}, which file_path names",
-            scene.store.display()
+            layout.store.display()
         ));
         return Ok(report);
     }
-    let _locks = scene.lock(settings)?;
-    let stored = read_document(&scene.store)?;
+    let _locks = layout.lock(settings)?;
+    let stored = read_document(&layout.store)?;
     let has_store = stored.is_some();
-    if scene.is_linked || scene.is_named {
-        let old = scene.read_old()?;
-        let (mut document, _) = scene.join(old.as_ref(), stored)?;
+    if layout.is_linked || layout.is_named {
+        let old = layout.read_old()?;
+        let (mut document, _) = layout.merge(old.as_ref(), stored)?;
         let key = key_of(settings);
         report.values = document.replace_each(|name, stored| match stored {
             Stored::Encrypted(sealed) => {
-                // SimpleTuner reads the text as it stands: the newline of a single line belongs to the file, not to it.
+                // SimpleTuner uses the text as it is, and the newline of a single line is not part of the value.
                 let value = sealed.open(name.as_str(), &key.cipher()?)?;
                 Ok(Some(Stored::Plain(value.without_newline())))
             }
             Stored::Plain(_) => Ok(None),
         })?;
         write(&plain, &document)?;
-        if scene.is_linked && plain != link {
+        if layout.is_linked && plain != link {
             remove(&link)?;
         }
-        config::name_store(settings, None)?;
-    } else if let (Some((stored, _)), Some((old, _))) = (&stored, scene.read_old()?) {
-        // A run that was broken off before its last step: the old file has all that the store has.
+        config::set_store(settings, None)?;
+    } else if let (Some((stored, _)), Some((old, _))) = (&stored, layout.read_old()?) {
+        // An earlier undo was interrupted before its last step: the plain file already has every value of the store.
         if stored.names().any(|name| !old.contains(name)) {
             report
                 .notes
-                .push(format!("{} is left as it is", scene.store.display()));
+                .push(format!("{} is left as it is", layout.store.display()));
             return Ok(report);
         }
     } else {
         return Ok(report);
     }
     if has_store {
-        remove(&scene.store)?;
+        remove(&layout.store)?;
     }
     report.changed = true;
     report.store = plain;
     report.notes.push(format!(
-        "the values are plain text in {} now, as SimpleTuner needs them; a mount that runs must be started again",
+        "the values are plain text in {} now, as SimpleTuner needs them; restart a mount that is running",
         report.store.display()
     ));
     Ok(report)
 }
 
-/// What lies where, before anything is done.
-struct Scene {
-    /// The file that SimpleTuner reads now, unless it leads into the mount already.
+/// Which file is where, before the run changes anything.
+struct Layout {
+    /// The file that SimpleTuner reads now, unless it already leads into the mount.
     old: Option<Old>,
     store: PathBuf,
     /// Whether `secrets.json` leads into the mount.
     is_linked: bool,
     /// Whether the settings name the store.
     is_named: bool,
-    /// Whether the store is a file of the user's own choice, which stays where it is.
+    /// Whether the user chose the store's path; it is then not moved.
     is_elsewhere: bool,
 }
 
@@ -199,7 +199,7 @@ struct Old {
     target: PathBuf,
 }
 
-impl Scene {
+impl Layout {
     fn survey(settings: &Settings) -> Result<Self> {
         let base = &settings.base_dir;
         let mut old = None;
@@ -209,8 +209,8 @@ impl Scene {
                 continue;
             }
             match follow(&path, Some(&settings.mount_point))? {
-                Leads::IntoMount => is_linked = true,
-                Leads::To(target) => {
+                Resolved::InsideMount => is_linked = true,
+                Resolved::Path(target) => {
                     old = Some(Old { path, target });
                     break;
                 }
@@ -232,8 +232,8 @@ impl Scene {
                 found.cloned().unwrap_or_else(beside_old)
             }
         };
-        // Once adopted, only a file that the store came from can be left by a run that was broken off; another default
-        // place that SimpleTuner never came to is none of ours.
+        // Once adopted, only the file that the store came from can be left by an interrupted run; another default file,
+        // which SimpleTuner never reads, is not touched.
         let old = old.filter(|old| !is_linked || old.path == default_for(&store, base));
         Ok(Self {
             old,
@@ -258,7 +258,7 @@ impl Scene {
         self.old.as_ref().map_or(Path::new(""), |old| &old.path)
     }
 
-    /// The locks of both files, always in this order.
+    /// Locks both files, always in this order.
     fn lock(&self, settings: &Settings) -> Result<Vec<Lock>> {
         let default = settings.base_dir.join(DEFAULT_NAMES[0]);
         let old = self.old.as_ref().map_or(&default, |old| &old.target);
@@ -282,8 +282,8 @@ impl Scene {
         Some(Stamp::of(&stat))
     }
 
-    /// The one document of both files, and whether it differs from the store.
-    fn join(
+    /// Merges both files into one document. Also returns whether it differs from the store.
+    fn merge(
         &self,
         old: Option<&(Document, Stamp)>,
         stored: Option<(Document, Stamp)>,
@@ -292,8 +292,8 @@ impl Scene {
             (None, None) => Ok((Document::empty(false), true)),
             (None, Some((stored, _))) => Ok((stored, false)),
             (Some((old, _)), None) => Ok((old.clone(), true)),
-            // The store is in use, and SimpleTuner has a file of its own beside it: an earlier run was broken off, or
-            // someone put a file in the link's place. Of two values the younger file's counts.
+            // The store is in use, and SimpleTuner's own file exists, too: an earlier run was interrupted, or another program
+            // replaced the link with a file. For a key in both, the younger file wins.
             (Some((old, old_stamp)), Some((mut stored, stamp)))
                 if self.is_named || self.is_linked =>
             {
@@ -301,11 +301,11 @@ impl Scene {
                 let differs = stored.take_over(old, is_younger)?;
                 Ok((stored, differs))
             }
-            // Left by a run that was broken off before the settings named it; nobody has written to it since.
+            // An earlier run was interrupted before the settings named the store; nothing has written to it since.
             (Some((old, _)), Some((stored, _))) => {
                 if stored.names().any(|name| !old.contains(name)) {
                     return Err(Error::Settings(format!(
-                        "{} is there already, with keys that {} has not; move it away first",
+                        "{} exists already, with keys that {} does not have; move it away first",
                         self.store.display(),
                         self.old_path().display()
                     )));
@@ -315,7 +315,7 @@ impl Scene {
         }
     }
 
-    /// A `secrets.yaml` is gone over to the store, too, and has no link in its place.
+    /// Removes a `secrets.yaml` that was moved to the store; the link replaces only `secrets.json`.
     fn remove_old_beside(&self, link: &Path) -> Result<()> {
         match &self.old {
             Some(old) if old.path != link => remove(&old.path),
@@ -332,13 +332,13 @@ fn key_of(settings: &Settings) -> KeySource {
     )
 }
 
-/// `store.yaml` came from `secrets.yaml`.
+/// The default path that a store was moved from: `secrets.yaml` for `store.yaml`.
 fn default_for(store: &Path, base: &Path) -> PathBuf {
     base.join("secrets")
         .with_extension(store.extension().unwrap_or_default())
 }
 
-/// Relative where the mount is where it usually is, so that the folder may be moved.
+/// Relative if the mount point is below `~/.simpletuner`, so that the folder can be moved.
 fn link_target(settings: &Settings) -> PathBuf {
     let inside = Path::new("bundle").join(DEFAULT_NAMES[0]);
     match settings.mount_point.strip_prefix(&settings.base_dir) {

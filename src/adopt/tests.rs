@@ -43,7 +43,7 @@ impl Home {
 const OLD: &str = "{\n  \"A\": \"alpha\",\n  \"n\": 1.50,\n  \"B\": \"beta\"\n}\n";
 
 #[test]
-fn adopting_moves_encrypts_and_links_and_undoing_puts_all_back() {
+fn adopt_moves_encrypts_and_links_the_store_and_undo_restores_everything() {
     let home = Home::new(&[("secrets.json", OLD), ("live.yaml", "# mine\nttl: 60\n")]);
     let report = adopt(&home.settings()).unwrap();
     assert!(report.changed);
@@ -76,7 +76,7 @@ fn adopting_moves_encrypts_and_links_and_undoing_puts_all_back() {
 }
 
 #[test]
-fn a_default_place_that_never_counted_is_left_alone() {
+fn a_default_file_that_simpletuner_never_reads_is_left_alone() {
     let yaml = "OLD: stale\n";
     let home = Home::new(&[("secrets.json", OLD), ("secrets.yaml", yaml)]);
     for _ in 0..2 {
@@ -87,7 +87,7 @@ fn a_default_place_that_never_counted_is_left_alone() {
 }
 
 #[test]
-fn adopting_without_a_store_makes_an_empty_one() {
+fn adopt_without_a_store_creates_an_empty_one() {
     let home = Home::new(&[]);
     assert!(adopt(&home.settings()).unwrap().changed);
     home.is_adopted();
@@ -99,7 +99,7 @@ fn adopting_without_a_store_makes_an_empty_one() {
 }
 
 #[test]
-fn a_run_broken_off_at_any_step_is_finished_by_the_next() {
+fn a_run_that_was_interrupted_at_any_step_is_finished_by_the_next_one() {
     // After the store was written.
     let home = Home::new(&[("secrets.json", OLD)]);
     adopt(&home.settings()).unwrap();
@@ -134,14 +134,14 @@ fn a_run_broken_off_at_any_step_is_finished_by_the_next() {
 }
 
 #[test]
-fn an_undo_broken_off_at_any_step_is_finished_by_the_next() {
+fn an_undo_that_was_interrupted_at_any_step_is_finished_by_the_next_one() {
     for steps in 1..=2 {
         let home = Home::new(&[("secrets.json", OLD)]);
         adopt(&home.settings()).unwrap();
         std::fs::remove_file(home.path("secrets.json")).unwrap();
         std::fs::write(home.path("secrets.json"), OLD).unwrap();
         if steps == 2 {
-            config::name_store(&home.settings(), None).unwrap();
+            config::set_store(&home.settings(), None).unwrap();
         }
         assert!(undo(&home.settings()).unwrap().changed, "{steps}");
         assert_eq!(home.read("secrets.json"), OLD);
@@ -151,7 +151,7 @@ fn an_undo_broken_off_at_any_step_is_finished_by_the_next() {
 }
 
 #[test]
-fn a_foreign_store_is_not_written_over() {
+fn a_store_with_other_keys_is_not_overwritten() {
     let home = Home::new(&[("secrets.json", OLD), ("store.json", "{\"OTHER\": \"x\"}")]);
     assert!(matches!(adopt(&home.settings()), Err(Error::Settings(_))));
     assert_eq!(home.read("secrets.json"), OLD);
@@ -210,7 +210,7 @@ fn a_yaml_store_and_a_linked_one_are_adopted_too() {
 }
 
 #[test]
-fn a_mount_that_was_running_on_the_default_place_goes_on_with_the_adopted_store() {
+fn a_mount_that_runs_on_the_default_file_continues_with_the_adopted_store() {
     let home = Home::new(&[("secrets.json", OLD)]);
     let nothing = EnvironmentProvider::new([], "", &[]);
     let running = SecretsManager::from_settings_with(&home.settings(), nothing).unwrap();

@@ -1,4 +1,4 @@
-//! `adopt`: SimpleTuner's own secrets file becomes a link into the mount.
+//! `adopt`: replaces SimpleTuner's own secrets file with a link into the mount.
 
 use super::{Context, Outcome, output};
 use crate::adopt;
@@ -6,7 +6,7 @@ use crate::adopt;
 /// Let an unmodified SimpleTuner read and write its secrets through the mount
 ///
 /// Moves ~/.simpletuner/secrets.json to ~/.simpletuner/store.json, encrypts it, names it in live.yaml, and puts a
-/// symbolic link to the mount's bundle/secrets.json in its place. A second run finishes what was interrupted.
+/// symbolic link to the mount's bundle/secrets.json in its place. A second run finishes one that was interrupted.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,

@@ -1,4 +1,4 @@
-//! `audit verify`, `audit tail`, `audit prune`: the trail of who did and read what.
+//! `audit verify`, `audit tail`, `audit prune`: the two audit trails.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::{Context, Outcome, output};
-use crate::state::audit::{AuditOptions, Reader, Row, Verified};
+use crate::audit::{AuditOptions, ChainReader, Row, Verified};
 
 /// How often `tail -f` looks for new rows.
-const LOOK_EVERY: Timespec = Timespec {
+const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
 /// Check or show who set, deleted, configured and read what
 ///
-/// The trail is two databases in SimpleTuner's state folder: audit.db, which SimpleTuner writes, too, has what is rare
-/// (secrets set, deleted and renamed, providers configured, access denied); live-audit.db has the reads. Each row is
-/// signed upon the one before it.
+/// The trail is two databases in SimpleTuner's state folder: audit.db, which SimpleTuner writes, too, records changes
+/// (secrets set, deleted and renamed, providers configured) and denied access; live-audit.db records reads. Each is a hash
+/// chain: the signature of a row covers the row before it.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -37,13 +37,13 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Check every row of both; names the first that is out of its chain
+    /// Check every row of both; names the first one that was changed, removed or inserted
     #[command(
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live audit verify && echo whole
 
-Exit codes: 0 whole, 1 broken or not to be checked."
+Exit codes: 0 whole, 1 broken, or it could not be checked."
     )]
     Verify {
         /// Print JSON
@@ -58,13 +58,13 @@ Exit codes: 0 whole, 1 broken or not to be checked."
   simpletuner-live audit tail -f --json | jq ."
     )]
     Tail {
-        /// How many
+        /// How many rows
         #[arg(short = 'n', long, default_value_t = 20, value_name = "ROWS")]
         lines: u32,
-        /// Go on with new ones as they come
+        /// Keep running, and show new rows as they are written
         #[arg(short, long)]
         follow: bool,
-        /// Print a line of JSON for each
+        /// Print a line of JSON for each row
         #[arg(long)]
         json: bool,
     },
@@ -74,10 +74,10 @@ Exit codes: 0 whole, 1 broken or not to be checked."
         after_help = "Examples:
   simpletuner-live audit prune --keep-days 90
 
-`audit_keep_days: 90` in live.yaml has the mount do so once a day. SimpleTuner's own audit.db stays as it is."
+With `audit_keep_days: 90` in live.yaml the mount does this once a day. SimpleTuner's own audit.db is never pruned."
     )]
     Prune {
-        /// Reads of so many days stay
+        /// Keep the reads of this many days
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
         keep_days: u32,
     },
@@ -94,7 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         } => tail(&trail, lines, follow, json),
         Action::Prune { keep_days } => {
             let keep = Duration::from_secs(24 * 3600) * keep_days;
-            let chain = trail.reads_chain();
+            let chain = trail.read_chain();
             let removed = match SystemTime::now().checked_sub(keep) {
                 Some(before) if chain.path().exists() => {
                     chain.prune(&trail.signing_key().key()?, before)?
@@ -108,7 +108,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 
 fn verify(trail: &AuditOptions, json: bool) -> Outcome {
     let mut found = Vec::new();
-    for chain in [trail.chain(), trail.reads_chain()] {
+    for chain in [trail.change_chain(), trail.read_chain()] {
         let verified = match chain.path().exists() {
             true => Some(chain.verify(&trail.signing_key().key()?)?),
             false => None,
@@ -133,7 +133,7 @@ fn verify(trail: &AuditOptions, json: bool) -> Outcome {
     {
         Some((path, broken)) => Err(Failure::with_hint(
             format!("{path} is broken at row {}", broken.id),
-            "what comes after that row says nothing about what was before it; compare with a backup",
+            "the rows after it prove nothing about those before it; compare with a backup",
         )),
         None => Ok(()),
     }
@@ -171,58 +171,58 @@ fn in_words(verified: &Option<Verified>) -> String {
     words
 }
 
-/// A chain that is shown, and what it is called.
-struct Shown {
+/// A chain that is shown, under its name.
+struct ShownChain {
     name: &'static str,
-    reader: Reader,
+    reader: ChainReader,
 }
 
 fn tail(trail: &AuditOptions, lines: u32, follow: bool, json: bool) -> Outcome {
     let mut shown = [
-        Shown {
+        ShownChain {
             name: "audit.db",
-            reader: trail.chain().reader(),
+            reader: trail.change_chain().reader(),
         },
-        Shown {
+        ShownChain {
             name: "live-audit.db",
-            reader: trail.reads_chain().reader(),
+            reader: trail.read_chain().reader(),
         },
     ];
     let rows = by_time(&mut shown, |reader| reader.last(lines))?;
     let surplus = rows.len().saturating_sub(lines as usize);
     print(&rows[surplus..], json)?;
     if follow {
-        return follow_up(&mut shown, json);
+        return follow_rows(&mut shown, json);
     }
     Ok(())
 }
 
-/// Shows what is added, until whoever reads it has gone.
-fn follow_up(shown: &mut [Shown], json: bool) -> Outcome {
+/// Shows new rows until the reader of standard output exits.
+fn follow_rows(shown: &mut [ShownChain], json: bool) -> Outcome {
     loop {
         let out = io::stdout();
-        // That he has gone, no row would tell.
+        // Without a new row there is no write that would fail.
         let mut ends = [PollFd::new(&out, PollFlags::empty())];
-        let _ = rustix::event::poll(&mut ends, Some(&LOOK_EVERY));
+        let _ = rustix::event::poll(&mut ends, Some(&POLL_INTERVAL));
         if ends[0]
             .revents()
             .intersects(PollFlags::ERR | PollFlags::NVAL)
         {
             return Err(Failure::OutputClosed);
         }
-        print(&by_time(shown, |reader| reader.since(1000))?, json)?;
+        print(&by_time(shown, |reader| reader.new_rows(1000))?, json)?;
     }
 }
 
 fn by_time(
-    shown: &mut [Shown],
-    mut read: impl FnMut(&mut Reader) -> crate::error::Result<Vec<Row>>,
+    shown: &mut [ShownChain],
+    mut read: impl FnMut(&mut ChainReader) -> crate::error::Result<Vec<Row>>,
 ) -> Outcome<Vec<(&'static str, Row)>> {
     let mut all = Vec::new();
-    for Shown { name, reader } in shown {
+    for ShownChain { name, reader } in shown {
         all.extend(read(reader)?.into_iter().map(|row| (*name, row)));
     }
-    // Both write their times in the same form.
+    // Both chains write their times in the same form, so text order is time order.
     all.sort_by(|(_, a), (_, b)| a.timestamp.cmp(&b.timestamp));
     Ok(all)
 }
@@ -278,6 +278,6 @@ fn row_as_line(row: &Row) -> String {
     if let Some(keys) = keys("removed") {
         line.push_str(&format!(", removed: {keys}"));
     }
-    // Whatever somebody has called something, a line is a line.
+    // Names of programs and users may contain control characters.
     line.replace(char::is_control, "?")
 }

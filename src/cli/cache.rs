@@ -3,10 +3,10 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::store::running_mount;
+use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 
-/// Look into the caches of a running mount, or empty them
+/// Show the caches of a running mount, or empty them
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -41,7 +41,7 @@ enum Action {
   simpletuner-live cache clear"
     )]
     Clear,
-    /// Drop the keys that begin with a prefix, from every cache; prints how many there were
+    /// Drop the keys that begin with a prefix from every cache; prints how many there were
     #[command(
         verbatim_doc_comment,
         after_help = "Examples:
@@ -55,10 +55,10 @@ enum Action {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let live = running_mount(&context.mount_point(None)?)?;
+    let client = MountClient::require(&context.mount_point(None)?)?;
     match args.action {
         Action::Stats { json } => {
-            let stats = live.document("cache/stats")?;
+            let stats = client.document("cache/stats")?;
             if json {
                 return output::json(&stats);
             }
@@ -78,10 +78,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 &rows,
             )
         }
-        Action::Clear => live.control("cache/clear", b"1\n"),
+        Action::Clear => client.control("cache/clear", b"1\n"),
         Action::Invalidate { prefix } => {
-            live.control("cache/invalidate", format!("{prefix}\n").as_bytes())?;
-            output::line(live.text("cache/invalidate")?.trim_end())
+            client.control("cache/invalidate", format!("{prefix}\n").as_bytes())?;
+            output::line(client.text("cache/invalidate")?.trim_end())
         }
     }
 }

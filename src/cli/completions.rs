@@ -1,4 +1,4 @@
-//! `completions`: a shell's completion script.
+//! `completions`: prints a shell's completion script.
 
 use clap::CommandFactory;
 use clap_complete::Shell;

@@ -1,4 +1,4 @@
-//! `decrypt`: the value in a stored form of SimpleTuner's.
+//! `decrypt`: the value of a stored text.
 
 use super::failure::Failure;
 use super::{Context, Outcome, input, output};
@@ -7,7 +7,7 @@ use crate::secret::MAX_VALUE;
 
 /// Decrypt a stored value from standard input, as SimpleTuner's decrypt_credential does
 ///
-/// The value is printed to the byte. Only at a terminal a newline follows a value of a single line.
+/// The value is printed byte for byte. Only at a terminal, a newline follows a value of a single line.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,

@@ -1,4 +1,4 @@
-//! `encrypt`: one value, in the form that SimpleTuner stores.
+//! `encrypt`: the stored text of a value.
 
 use super::{Context, Outcome, input, output};
 use crate::credential::encrypt_credential;
@@ -6,7 +6,7 @@ use crate::error::Error;
 
 /// Encrypt a value from standard input, as SimpleTuner's encrypt_credential does
 ///
-/// The key is SIMPLETUNER_CREDENTIAL_KEY, else ~/.simpletuner/credential.key, which is made on first use. The newline
+/// The key is SIMPLETUNER_CREDENTIAL_KEY, else ~/.simpletuner/credential.key, which is created on first use. The newline
 /// that ends a single line is not part of the value.
 #[derive(clap::Args)]
 #[command(

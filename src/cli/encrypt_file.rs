@@ -1,4 +1,4 @@
-//! `encrypt-file`: all plain values of the secrets file at once.
+//! `encrypt-file`: encrypts all plain values of the secrets file.
 
 use super::failure::say;
 use super::{Context, Outcome};

@@ -1,4 +1,4 @@
-//! Why a command did not do its work: the message, what to type next, the exit code.
+//! Why a command failed: the message, what to type next, the exit code.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,14 +8,14 @@ use crate::error::Error;
 const FAILED: u8 = 1;
 const NO_SUCH_SECRET: u8 = 4;
 
-/// What ends a command before it is done.
+/// Ends a command before it is done.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The library's own error.
     Error(Error),
-    /// What is wrong, and what to type next.
+    /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
-    /// Whoever read standard output has gone (`| head -c1`); nobody is left to be told.
+    /// The reader of standard output has exited (`| head -c1`): ends quietly.
     OutputClosed,
 }
 
@@ -34,7 +34,7 @@ impl Failure {
         Failure::Message(message.into(), Some(hint.into()))
     }
 
-    /// Says it on standard error and gives the exit code.
+    /// Prints it on standard error and returns the exit code.
     pub(super) fn report(&self) -> ExitCode {
         let (message, hint, code) = match self {
             Failure::OutputClosed => return ExitCode::SUCCESS,
@@ -58,13 +58,13 @@ impl Failure {
 fn hint_for(error: &Error) -> Option<String> {
     match error {
         Error::NotFound { name } => Some(format!(
-            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` makes it"
+            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` creates it"
         )),
         _ => None,
     }
 }
 
-/// One line on standard error; a closed one is no reason to fail.
+/// Prints a line on standard error. A closed standard error is not a failure.
 pub(super) fn say(what: &str, message: &str) {
     let _ = writeln!(io::stderr(), "{what}: {message}");
 }

@@ -1,12 +1,12 @@
 //! `get`: a value on standard output.
 
-use super::store::Store;
+use super::target::Target;
 use super::{Context, Outcome, output};
 use crate::secret::SecretName;
 
 /// Print the value of a secret
 ///
-/// The value is printed to the byte. Only at a terminal a newline follows a value of a single line.
+/// The value is printed byte for byte. Only at a terminal, a newline follows a value of a single line.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -22,12 +22,12 @@ pub(super) struct Args {
     /// No newline after the value at a terminal either
     #[arg(short, long)]
     no_newline: bool,
-    /// Go to the providers directly, also if a mount is running
+    /// Ask the providers directly, even if a mount is running
     #[arg(long)]
     no_mount: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let value = Store::open(context, args.no_mount)?.get(&args.name)?;
+    let value = Target::open(context, args.no_mount)?.get(&args.name)?;
     output::value(&value, args.no_newline)
 }

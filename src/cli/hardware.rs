@@ -1,4 +1,4 @@
-//! `hardware`: the prices, as a running mount has them in force, else as they are configured.
+//! `hardware`: the prices of a running mount, or without one the configured prices.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,18 +7,17 @@ use clap::Subcommand;
 use serde_json::{Map, json};
 
 use super::failure::{Failure, say};
-use super::live::Live;
-use super::store::{mount_if_running, running_mount};
+use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::error::Error;
 use crate::hardware::{self, Hardware, Price, PriceTable};
 use crate::settings::Settings;
-use crate::state::ProviderConfigs;
+use crate::simpletuner_db::ProviderConfigs;
 
 /// Show what hardware costs, set it, or estimate a run
 ///
-/// Prices are in US dollars. A price that is set is in force until it is reset or the cache `hardware` is cleared; with
-/// --save it is stored in SimpleTuner's own configuration, too.
+/// Prices are in US dollars. A price that is set is in force until it is reset or the cache `hardware` is cleared; --save
+/// also stores it in SimpleTuner's own configuration.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -96,11 +95,11 @@ enum Action {
     },
 }
 
-/// A number that a price or a time can be.
+/// Parses a price or a time.
 fn amount(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(amount) if amount.is_finite() && amount >= 0.0 => Ok(amount + 0.0),
-        _ => Err("it must be a finite number that is not below 0".into()),
+        _ => Err("it must be a finite number, 0 or more".into()),
     }
 }
 
@@ -129,11 +128,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
 }
 
-/// Those in force.
+/// The prices in force.
 fn prices(settings: &Settings) -> Outcome<PriceTable> {
-    match mount_if_running(settings)? {
-        Some(live) => Ok(hardware::parse_table(
-            live.text("hardware/all.json")?.as_bytes(),
+    match MountClient::find(settings)? {
+        Some(client) => Ok(hardware::parse_table(
+            client.text("hardware/all.json")?.as_bytes(),
         )?),
         None => {
             let configs = Arc::new(ProviderConfigs::from_settings(settings));
@@ -169,30 +168,30 @@ fn list(prices: &PriceTable, json: bool) -> Outcome {
 
 fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
     hardware::check(id, price)?;
-    let live = mount_if_running(settings)?;
-    if !save && live.is_none() {
+    let client = MountClient::find(settings)?;
+    if !save && client.is_none() {
         return Err(Failure::with_hint(
-            "no mount is running that could hold the price",
-            "--save stores it in SimpleTuner's configuration; `simpletuner-live mount` mounts",
+            "no mount is running, so the price cannot be set",
+            "add --save to store it in SimpleTuner's configuration, or start a mount with `simpletuner-live mount`",
         ));
     }
     if save {
         hardware::save_price(&ProviderConfigs::from_settings(settings), id, price)?;
     }
-    if let Some(live) = live {
+    if let Some(client) = client {
         if save {
-            // What it holds of the configuration is older than this.
-            live.control("cache/invalidate", b"provider:replicate:\n")?;
+            // The mount may have cached the configuration from before the save.
+            client.control("cache/invalidate", b"provider:replicate:\n")?;
         }
-        live.put(&file(id), hardware::to_json(price).as_bytes())?;
+        client.put(&file(id), hardware::to_json(price).as_bytes())?;
     }
     Ok(())
 }
 
 fn reset(settings: &Settings, id: Option<&str>) -> Outcome {
-    let live: Live = running_mount(&settings.mount_point)?;
+    let client = MountClient::require(&settings.mount_point)?;
     let id = id.unwrap_or("all");
-    let path = live.path(&file(id));
+    let path = client.path(&file(id));
     fs::remove_file(&path).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT | libc::EPERM) => unknown(id),
         _ => Error::io(format!("cannot reset {}", path.display()), error).into(),
@@ -231,7 +230,7 @@ fn per_hour(price: &Price) -> f64 {
     rounded(price.cost_per_second * 3600.0)
 }
 
-/// To a millionth: what a binary fraction adds to a decimal one is not shown.
+/// Rounded to a millionth, which hides the error of binary fractions.
 fn rounded(amount: f64) -> f64 {
     let rounded = (amount * 1e6).round() / 1e6;
     if rounded.is_finite() { rounded } else { amount }
@@ -242,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_amount_is_a_finite_number_that_is_not_below_nothing() {
+    fn an_amount_is_a_finite_number_of_at_least_zero() {
         assert_eq!(amount("0.000975"), Ok(0.000975));
         assert!(amount("-0").is_ok_and(|zero| zero.is_sign_positive()));
         for bad in ["-1", "NaN", "inf", "1e999", "", "one", "$1"] {
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_costs_what_its_seconds_do() {
+    fn the_price_per_hour_is_3600_times_the_price_per_second_without_rounding_errors() {
         let shown = |cost_per_second| {
             let name = "N".to_owned();
             per_hour(&Price {

@@ -1,4 +1,4 @@
-//! A value from standard input: bounded, wiped afterwards, and not shown while a person types it.
+//! Reads a value from standard input: bounded, zeroed afterwards, and without echo at a terminal.
 
 use std::io::{self, IsTerminal, Read, Write};
 
@@ -10,25 +10,25 @@ use super::failure::Failure;
 use crate::error::Error;
 use crate::secret::{MAX_VALUE, without_newline};
 
-/// All of standard input, at most `limit` bytes; from a terminal one line, not shown. `what` is for the messages.
+/// Reads standard input to its end, at most `limit` bytes; at a terminal one line, without echo. `what` names it in messages.
 ///
 /// # Errors
-/// [`Error::TooLarge`] before more than that has been read; [`Error::Io`].
+/// [`Error::TooLarge`] as soon as there is more; [`Error::Io`].
 pub(super) fn read(what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
     let input = io::stdin();
     if input.is_terminal() {
-        // First, so that nothing typed at the prompt is shown.
-        let hidden = Hidden::start();
+        // Before the prompt, so that nothing that is typed at it is shown.
+        let echo_off = EchoOff::start();
         let _ = write!(io::stderr(), "{what} (not shown): ");
         let read = read_until(&mut unbuffered(), limit, Some(b'\n'));
-        drop(hidden);
+        drop(echo_off);
         let _ = writeln!(io::stderr());
         return finish(read, what, limit);
     }
     finish(read_until(&mut unbuffered(), limit, None), what, limit)
 }
 
-/// A value for a secret of this name, [without the newline](without_newline) that ends a single line.
+/// Reads a value for a secret of this name, [without the newline](without_newline) that ends a single line.
 pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
     let what = format!("value of {name}");
     let too_large = || {
@@ -37,7 +37,7 @@ pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
             limit: MAX_VALUE,
         })
     };
-    // One more than a value may have: for the newline that is dropped.
+    // One more byte than a value may have, for the newline that is dropped.
     let mut bytes = read(&what, MAX_VALUE + 1).map_err(|failure| match failure {
         Failure::Error(Error::TooLarge { .. }) => too_large(),
         other => other,
@@ -79,8 +79,8 @@ fn finish(
     }
 }
 
-/// Reads to the end, or through the byte `end`. `None`: it is longer than `limit`. The room is taken at once, so that
-/// no smaller copy is left behind unwiped.
+/// Reads to the end, or through the byte `end`. `None` if there are more than `limit` bytes. The buffer has its full size
+/// from the beginning, because one that grows leaves unzeroed copies.
 fn read_until(
     input: &mut impl Read,
     limit: usize,
@@ -106,22 +106,22 @@ fn read_until(
     Ok(Some(bytes))
 }
 
-/// The terminal does not echo while this lives.
-struct Hidden(Option<Termios>);
+/// Turns off the terminal's echo until it is dropped.
+struct EchoOff(Option<Termios>);
 
-impl Hidden {
+impl EchoOff {
     fn start() -> Self {
         let Ok(before) = tcgetattr(io::stdin()) else {
-            return Hidden(None);
+            return EchoOff(None);
         };
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
         let done = tcsetattr(io::stdin(), OptionalActions::Flush, &silent);
-        Hidden(done.ok().map(|()| before))
+        EchoOff(done.ok().map(|()| before))
     }
 }
 
-impl Drop for Hidden {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);

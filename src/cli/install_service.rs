@@ -1,4 +1,4 @@
-//! `install-service`: writes the systemd unit that keeps a mount.
+//! `install-service`: writes a systemd unit that mounts at login or at boot.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::mount::{Scope, Service, UNIT};
 
 /// Write a systemd unit that mounts at login or at boot
 ///
-/// The unit is the user's own, or the machine's with --system (as root). It is written, not started: what to say next
-/// is printed.
+/// The unit is the user's own, or the machine's with --system (as root). It is written, not started: the commands to type
+/// next are printed.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// A service of the machine, not of the user
     #[arg(long)]
     system: bool,
-    /// Whom the machine's service runs as
+    /// The user that the machine's service runs as
     #[arg(long, requires = "system", default_value = "root", value_hint = ValueHint::Username)]
     user: String,
     /// Let root in, too
@@ -49,7 +49,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
     if args.user.is_empty() || !args.user.chars().all(is_name) {
-        return Err(Failure::new(format!("{:?} is no user's name", args.user)));
+        return Err(Failure::new(format!("{:?} is not a user name", args.user)));
     }
     let mut upgrade_arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &context.config {
@@ -110,8 +110,8 @@ fn write(path: &Path, unit: &str, force: bool) -> Outcome {
         Ok(present) if present == unit => return Ok(()),
         Ok(_) if !force => {
             return Err(Failure::new(format!(
-                "{} is there already and says something else; --print shows what would be written, --force writes it, and \
-                 what is your own is better kept in a drop-in (systemctl edit)",
+                "{} exists already with other content; --print shows what would be written, and --force writes it; keep changes \
+                 of your own in a drop-in (systemctl edit)",
                 path.display()
             )));
         }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::live::timestamp;
-use super::store::{Detail, Listed, Store};
+use super::secret_list::{Detail, ListedSecret};
+use super::target::Target;
 use super::{Context, Outcome, output};
+use crate::provider::rfc3339;
 
 /// List the secrets of all providers
 #[derive(clap::Args)]
@@ -22,7 +23,7 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Go to the providers directly, also if a mount is running
+    /// Ask the providers directly, even if a mount is running
     #[arg(long)]
     no_mount: bool,
 }
@@ -33,7 +34,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         (false, true) => Detail::Providers,
         (false, false) => Detail::Names,
     };
-    let listed = Store::open(context, args.no_mount)?.list(detail)?;
+    let listed = Target::open(context, args.no_mount)?.list(detail)?;
     if args.json {
         let entries: Vec<Value> = listed.iter().map(|one| entry(one, args.long)).collect();
         return output::json(&entries);
@@ -46,22 +47,22 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     output::write(names.as_bytes())
 }
 
-fn entry(listed: &Listed, long: bool) -> Value {
+fn entry(listed: &ListedSecret, long: bool) -> Value {
     let mut entry = json!({ "name": listed.name.as_str(), "provider": listed.provider });
     if long {
         entry["size"] = json!(listed.size);
-        entry["changed_at"] = json!(listed.changed_at.map(timestamp));
+        entry["changed_at"] = json!(listed.changed_at.map(rfc3339));
     }
     entry
 }
 
-/// What is not known (a value that cannot be read) shows as `?`.
-fn row(listed: &Listed) -> Vec<String> {
+/// `?` stands for what is unknown, because the value cannot be read.
+fn row(listed: &ListedSecret) -> Vec<String> {
     let known = |text: Option<String>| text.unwrap_or_else(|| "?".into());
     vec![
         listed.name.to_string(),
         known(listed.provider.clone()),
         known(listed.size.map(|size| size.to_string())),
-        known(listed.changed_at.map(timestamp)),
+        known(listed.changed_at.map(rfc3339)),
     ]
 }

@@ -1,5 +1,5 @@
-//! The command line: one file per command, each an `Args` to parse and a `run` that prints. Decides nothing that a
-//! program using the library would have to decide again.
+//! The command line: one file per command, with an `Args` to parse and a `run` that prints. Contains no logic that a program
+//! which uses the library would need, too. A new command is a file, its `mod` line and a row of `commands!`.
 
 mod adopt;
 mod audit;
@@ -14,15 +14,16 @@ mod get;
 mod hardware;
 mod input;
 mod install_service;
-mod live;
 mod ls;
 mod mount;
+mod mount_client;
 mod output;
 mod reason;
 mod rm;
+mod secret_list;
 mod set;
 mod status;
-mod store;
+mod target;
 mod umount;
 mod upgrade;
 
@@ -36,7 +37,7 @@ use crate::settings::{Flags, Settings};
 use crate::{logging, secret};
 use failure::Failure;
 
-/// What a command's `run` gives: done, or why not.
+/// What a command's `run` returns.
 type Outcome<T = ()> = std::result::Result<T, Failure>;
 
 /// SimpleTuner's secrets, caches and prices as files.
@@ -65,34 +66,52 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Mount(mount::Args),
-    Umount(umount::Args),
-    Status(status::Args),
-    Upgrade(upgrade::Args),
-    InstallService(install_service::Args),
-    Get(get::Args),
-    Set(set::Args),
-    Rm(rm::Args),
-    Ls(ls::Args),
-    Cache(cache::Args),
-    Hardware(hardware::Args),
-    Encrypt(encrypt::Args),
-    Decrypt(decrypt::Args),
-    EncryptFile(encrypt_file::Args),
-    Adopt(adopt::Args),
-    Audit(audit::Args),
-    Completions(completions::Args),
+/// Defines `Command` with a variant for each command, and runs the one that was chosen.
+macro_rules! commands {
+    ($($variant:ident => $module:ident,)*) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($variant($module::Args),)*
+        }
+
+        impl Command {
+            fn run(self, context: &Context) -> Outcome {
+                match self {
+                    $(Command::$variant(args) => $module::run(args, context),)*
+                }
+            }
+        }
+    };
 }
 
-/// What every command is told besides its own arguments.
+// In the order in which `--help` lists them.
+commands! {
+    Mount => mount,
+    Umount => umount,
+    Status => status,
+    Upgrade => upgrade,
+    InstallService => install_service,
+    Get => get,
+    Set => set,
+    Rm => rm,
+    Ls => ls,
+    Cache => cache,
+    Hardware => hardware,
+    Encrypt => encrypt,
+    Decrypt => decrypt,
+    EncryptFile => encrypt_file,
+    Adopt => adopt,
+    Audit => audit,
+    Completions => completions,
+}
+
+/// The arguments that all commands have in common.
 struct Context {
     config: Option<PathBuf>,
 }
 
 impl Context {
-    /// The flags that all commands have in common, with the mount point where one was given.
+    /// The settings' flags, with the mount point if the command has one.
     fn flags(&self, mount_point: Option<&Path>) -> Result<Flags> {
         Ok(Flags {
             config: self.config.as_deref().map(absolute).transpose()?,
@@ -105,53 +124,34 @@ impl Context {
         Settings::load(&self.flags(None)?)
     }
 
-    /// Where the mount is: the settings file, which may be malformed, is not read.
+    /// Where the mount is. Does not read the settings file, which may be malformed.
     fn mount_point(&self, mount_point: Option<&Path>) -> Result<PathBuf> {
         Settings::mount_point_by(&self.flags(mount_point)?)
     }
 }
 
-/// Paths outlive the folder they were typed in: the daemon leaves it.
+/// The daemon changes its working folder, so it needs absolute paths.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io(format!("{}", path.display()), e))
 }
 
-/// Parses the arguments, runs the command, and says what went wrong.
+/// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     secret::protect_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // A closed pipe behind `--help` is no failure.
+            // Printing fails if the reader of a pipe (`--help | head`) has exited, which is not an error.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // The daemon chooses its own log; the first choice counts.
+    // The daemon sets up its own log, and only the first setup has an effect.
     if !matches!(&cli.command, Command::Mount(args) if args.foreground) {
         logging::init_command();
     }
     let context = Context { config: cli.config };
-    let outcome = match cli.command {
-        Command::Mount(args) => mount::run(args, &context),
-        Command::Umount(args) => umount::run(args, &context),
-        Command::Status(args) => status::run(args, &context),
-        Command::Upgrade(args) => upgrade::run(args, &context),
-        Command::InstallService(args) => install_service::run(args, &context),
-        Command::Get(args) => get::run(args, &context),
-        Command::Set(args) => set::run(args, &context),
-        Command::Rm(args) => rm::run(args, &context),
-        Command::Ls(args) => ls::run(args, &context),
-        Command::Cache(args) => cache::run(args, &context),
-        Command::Hardware(args) => hardware::run(args, &context),
-        Command::Encrypt(args) => encrypt::run(args, &context),
-        Command::Decrypt(args) => decrypt::run(args, &context),
-        Command::EncryptFile(args) => encrypt_file::run(args, &context),
-        Command::Adopt(args) => adopt::run(args, &context),
-        Command::Audit(args) => audit::run(args, &context),
-        Command::Completions(args) => completions::run(args, &context),
-    };
-    match outcome {
+    match cli.command.run(&context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -163,7 +163,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_table_of_commands_is_sound() {
+    fn clap_accepts_the_definition_of_every_command() {
         Cli::command().debug_assert();
     }
 

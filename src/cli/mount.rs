@@ -1,4 +1,4 @@
-//! `mount`: starts the daemon and says what to try.
+//! `mount`: starts the daemon.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use crate::{logging, mount};
 
 /// Mount the secrets as files, in the background
 ///
-/// Returns once the mount answers. The secrets file and its key are made on first use. A dead mount of ours is cleaned
-/// up first; over a living one nothing is done.
+/// Returns once the mount answers. The secrets file and its key are created on first use. A dead mount is cleaned up first;
+/// a running one is left alone.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -23,7 +23,7 @@ use crate::{logging, mount};
   simpletuner-live mount --foreground          # under systemd, or to watch the log"
 )]
 pub(super) struct Args {
-    /// The mount point, made if it is missing [default: ~/.simpletuner/live]
+    /// The mount point, created if it is missing [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
     /// Stay in the foreground; Ctrl-C unmounts
@@ -32,10 +32,10 @@ pub(super) struct Args {
     /// Let root in, too
     #[arg(long)]
     allow_root: bool,
-    /// What this process is for
+    /// The part of the mount that this process is
     #[arg(long, hide = true, requires = "foreground")]
     part: Option<Part>,
-    /// How that is handed over
+    /// The format in which the mount is handed over
     #[arg(long, hide = true, requires = "part",
           value_parser = clap::value_parser!(u32).range(i64::from(mount::FORMAT)..=i64::from(mount::FORMAT)))]
     handover: Option<u32>,
@@ -44,25 +44,25 @@ pub(super) struct Args {
 /// The processes of a mount.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Mounts, and tells whoever started it when the mount answers
+    /// Mounts, and reports to the command that started it when the mount answers
     BackgroundKeeper,
-    /// Answers, for the keeper that started it
+    /// Answers the kernel, for the keeper that started it
     Server,
-    /// Keeps, for the server that started it
+    /// Keeps the mount, for the server that started it
     Keeper,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let flags = Flags {
-        // A flag that is absent leaves the choice to the settings.
+        // Without the flag, the settings decide.
         allow_root: args.allow_root.then_some(true),
         ..context.flags(args.dir.as_deref())?
     };
     let arguments = daemon_arguments(&args, &flags);
     if args.foreground {
         mount::leave_caller()?;
-        // Before the settings are loaded, which may warn. A background daemon's were shown by whoever started it, and
-        // each part takes up its own log.
+        // Before the settings are loaded, which may warn. A background part sets up its own log, and the command that started
+        // it has shown the warnings.
         if args.part.is_none() {
             logging::init_foreground();
         }
@@ -76,17 +76,17 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     let settings = Settings::load(&flags)?;
     let mounted = mount::mount_background(&settings, &arguments)?;
-    let place = mounted.mount_point.display();
+    let path = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
     }
-    output::line(&place.to_string())?;
-    say("try", &format!("echo hf_xxxx > {place}/secrets/HF_TOKEN"));
-    say("try", &format!("cat {place}/secrets/HF_TOKEN"));
+    output::line(&path.to_string())?;
+    say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
+    say("try", &format!("cat {path}/secrets/HF_TOKEN"));
     Ok(())
 }
 
-/// What the daemon is started with, so that it loads the same settings; paths are absolute, for it leaves this folder.
+/// The daemon's arguments, so that it loads the same settings. Paths are absolute, because it changes its working folder.
 fn daemon_arguments(args: &Args, flags: &Flags) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &flags.config {

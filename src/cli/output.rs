@@ -1,4 +1,4 @@
-//! Standard output: bytes without a buffer that would keep a copy of a secret, tables, JSON.
+//! Standard output: unbuffered bytes, because a buffer would keep a copy of a secret; tables; JSON.
 
 use std::io::{self, IsTerminal};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::failure::Failure;
 
-/// Writes all of `bytes`, straight to the descriptor.
+/// Writes all bytes, without a buffer.
 pub(super) fn write(bytes: &[u8]) -> Outcome {
     let out = io::stdout();
     let mut rest = bytes;
@@ -16,7 +16,7 @@ pub(super) fn write(bytes: &[u8]) -> Outcome {
         match rustix::io::write(&out, rest) {
             Ok(written) => rest = &rest[written..],
             Err(Errno::INTR) => {}
-            // Somebody shares the terminal or pipe with us and made it non-blocking.
+            // Another process that shares the terminal or pipe made it non-blocking.
             Err(Errno::AGAIN) => wait_until_writable(&out),
             Err(Errno::PIPE) => return Err(Failure::OutputClosed),
             Err(errno) => {
@@ -39,7 +39,7 @@ pub(super) fn line(text: &str) -> Outcome {
     write(format!("{text}\n").as_bytes())
 }
 
-/// A value to the byte, and a newline behind a single line where a person would otherwise find the prompt there.
+/// Writes a value byte for byte; at a terminal with a newline after a single line, so that the prompt is on its own line.
 pub(super) fn value(bytes: &[u8], no_newline: bool) -> Outcome {
     write(bytes)?;
     if !no_newline && !bytes.contains(&b'\n') && io::stdout().is_terminal() {
@@ -48,7 +48,7 @@ pub(super) fn value(bytes: &[u8], no_newline: bool) -> Outcome {
     Ok(())
 }
 
-/// A document with two spaces of indent.
+/// Writes a document, indented by two spaces.
 pub(super) fn json(document: &impl Serialize) -> Outcome {
     match serde_json::to_string_pretty(document) {
         Ok(text) => line(&text),
@@ -56,7 +56,7 @@ pub(super) fn json(document: &impl Serialize) -> Outcome {
     }
 }
 
-/// Rows under a head, in columns as wide as their widest cell.
+/// Writes rows under a header, in columns as wide as their widest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Outcome {
     let mut text = String::new();
     let head = head.iter().map(ToString::to_string).collect();

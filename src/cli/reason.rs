@@ -1,5 +1,4 @@
-//! Why an operation through the mount failed, in the daemon's own words. An errno says too little, and to guess names the
-//! wrong provider.
+//! Why an operation through the mount failed, as the server reports it. The errno alone does not say which provider failed.
 
 use std::path::Path;
 
@@ -7,13 +6,12 @@ use serde_json::Value;
 
 use crate::secret::SecretName;
 
-/// The folder `secrets` answers this, with the key behind it: why the last operation of the caller's user on the key
-/// failed.
+/// With a key's name appended, an attribute of the folder `secrets`: why this user's last operation on the key failed.
 const ATTRIBUTE: &str = "user.simpletuner.error.";
-/// The largest value an extended attribute can have (XATTR_SIZE_MAX).
+/// The kernel's limit for an extended attribute (XATTR_SIZE_MAX).
 const MAX_REASON: usize = 64 * 1024;
 
-/// Why the last operation of this user on the key failed; `None`: the daemon does not say.
+/// Why this user's last operation on the key failed; `None` if the server does not say.
 pub(super) fn of(mount: &Path, name: &SecretName) -> Option<String> {
     let mut buffer = vec![0; MAX_REASON];
     let attribute = format!("{ATTRIBUTE}{name}");
@@ -23,26 +21,26 @@ pub(super) fn of(mount: &Path, name: &SecretName) -> Option<String> {
     Some(reason).filter(|reason| !reason.is_empty())
 }
 
-/// What the providers that fail say of themselves, each with its name; `None`: none does.
+/// The errors of all providers that fail, with their names; `None` if none fails.
 pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
     let failing = failing(reports);
-    let said = failing.map(|(name, reason)| format!("the {name} provider says: {reason}"));
-    let said: Vec<String> = said.collect();
-    (!said.is_empty()).then(|| said.join("; "))
+    let errors = failing.map(|(name, reason)| format!("the {name} provider says: {reason}"));
+    let errors: Vec<String> = errors.collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
 }
 
-/// The providers whose names may be missing from a list, and why.
+/// The providers whose secrets may be missing from a list, and why.
 pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
-    let unasked = reports.iter().filter_map(|report| {
-        let is_unasked = report["configured"] == true
+    let unanswered = reports.iter().filter_map(|report| {
+        let has_not_answered = report["configured"] == true
             && report["available"] == true
             && report["last_success"].is_null();
-        Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| is_unasked)
+        Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| has_not_answered)
     });
-    failing(reports).chain(unasked).collect()
+    failing(reports).chain(unanswered).collect()
 }
 
-/// The providers that cannot be asked just now, and why.
+/// The providers that are unavailable now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
     let fails = |report: &&Value| report["available"] != true;
     reports.iter().filter(fails).filter_map(|report| {

@@ -1,12 +1,12 @@
-//! `rm`: a secret out of the secrets file.
+//! `rm`: removes a secret from the secrets file.
 
-use super::store::Store;
+use super::target::Target;
 use super::{Context, Outcome};
 use crate::secret::SecretName;
 
 /// Remove a secret from the secrets file
 ///
-/// A secret that only another provider has (an environment variable, say) is not ours to remove.
+/// A secret that only another provider has (an environment variable, say) cannot be removed.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -17,11 +17,11 @@ pub(super) struct Args {
     /// The secret's name
     #[arg(value_name = "KEY")]
     name: SecretName,
-    /// Go to the secrets file directly, also if a mount is running
+    /// Change the secrets file directly, even if a mount is running
     #[arg(long)]
     no_mount: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    Store::open(context, args.no_mount)?.remove(&args.name)
+    Target::open(context, args.no_mount)?.remove(&args.name)
 }

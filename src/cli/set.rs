@@ -1,14 +1,14 @@
-//! `set`: a value from standard input into the secrets file.
+//! `set`: writes a value from standard input to the secrets file.
 
 use super::failure::warn;
-use super::store::Store;
+use super::target::Target;
 use super::{Context, Outcome, input};
 use crate::secret::{SecretName, without_newline};
 
 /// Store a value for a secret, encrypted
 ///
-/// The value is read from standard input (at a terminal it is asked for and not shown). The newline that ends a
-/// single line is dropped; a value of several lines is kept to the byte. At most 64 KiB.
+/// The value is read from standard input (at a terminal you are asked for it, and it is not shown). The newline that ends a
+/// single line is dropped; a value of several lines is kept byte for byte. At most 64 KiB.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -21,17 +21,17 @@ pub(super) struct Args {
     /// The secret's name
     #[arg(value_name = "KEY")]
     name: SecretName,
-    /// The value, or - for standard input. Given here, it stays in the shell's history, and whoever lists processes
-    /// sees it
+    /// The value, or - for standard input. A value given here stays in the shell's history, and shows in the list of
+    /// processes
     value: Option<String>,
-    /// Go to the secrets file directly, also if a mount is running
+    /// Change the secrets file directly, even if a mount is running
     #[arg(long)]
     no_mount: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    // Before the value is asked for: settings that are wrong should not cost the person the typing.
-    let store = Store::open(context, args.no_mount)?;
+    // Before the prompt, so that nobody types a value in vain if the settings are wrong.
+    let target = Target::open(context, args.no_mount)?;
     let value = match args.value.as_deref() {
         None | Some("-") => input::read_value(args.name.as_str())?,
         Some(value) => {
@@ -42,5 +42,5 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             without_newline(value.as_bytes()).to_vec().into()
         }
     };
-    store.set(&args.name, &value)
+    target.set(&args.name, &value)
 }

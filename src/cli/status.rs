@@ -1,14 +1,14 @@
-//! `status`: what a mount says of itself and of its providers.
+//! `status`: the state of a mount and of its providers.
 
 use std::path::PathBuf;
 
 use clap::ValueHint;
 use serde_json::{Value, json};
 
-use super::store::running_mount;
+use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 
-/// Show whether a mount runs, and how its providers are
+/// Show whether a mount runs, and the state of its providers
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -28,8 +28,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let mount_point = context.mount_point(args.dir.as_deref())?;
-    let live = match running_mount(&mount_point) {
-        Ok(live) => live,
+    let client = match MountClient::require(&mount_point) {
+        Ok(client) => client,
         Err(failure) => {
             if args.json {
                 output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
@@ -37,8 +37,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             return Err(failure);
         }
     };
-    let status = live.document("status")?;
-    let providers = live.providers();
+    let status = client.document("status")?;
+    let providers = client.providers();
     if args.json {
         let mut all = json!({ "mounted": true });
         if let (Some(all), Some(status)) = (all.as_object_mut(), status.as_object()) {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_fields_become_lines_of_words() {
+    fn nested_fields_become_lines_with_words_for_names() {
         let status = json!({
             "version": "0.1.0", "allow_root": false,
             "restarts": [{"at": "then", "reason": "SIGKILL"}], "kernel": {"fuse": "7.44"},

@@ -1,4 +1,4 @@
-//! `umount`: ends a mount of ours.
+//! `umount`: ends a mount.
 
 use std::path::PathBuf;
 
@@ -24,17 +24,17 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let mount_point = context.mount_point(args.dir.as_deref())?;
-    let place = mount_point.display();
+    let path = mount_point.display();
     match mount::state(&mount_point)? {
         MountState::Ours { .. } => Ok(mount::unmount(&mount_point)?),
-        // Root may end what anybody has made.
+        // Root may end any user's mount.
         MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => {
             Ok(mount::unmount(&mount_point)?)
         }
         MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(&mount_point, uid))),
-        MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {place}"))),
+        MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {path}"))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
-            "{place} is a mount of another kind ({fstype}), not one of ours; it is left alone"
+            "{path} is a {fstype} mount, not one of simpletuner-live; it is left alone"
         ))),
     }
 }

@@ -11,8 +11,8 @@ use crate::mount;
 
 /// Change a running mount to the program now on disk
 ///
-/// The mount, open files and containers that use it stay; readers wait for some milliseconds at most. The new program
-/// prepares itself first: if it cannot start, the old one goes on, and this says why.
+/// The mount, open files and containers that use it stay; readers wait for some milliseconds at most. The new program is
+/// started first: if it cannot start, the old one keeps running, and the command prints why.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
-    /// Even where the kernel is older than 6.9: what is being answered just then ends with an error
+    /// Upgrade even on a kernel older than 6.9, where requests in flight fail
     #[arg(long)]
     force: bool,
     /// Print JSON

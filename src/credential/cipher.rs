@@ -1,4 +1,4 @@
-//! PBKDF2 and Fernet in SimpleTuner's arrangement. Knows nothing of where the master secret comes from.
+//! PBKDF2 and Fernet, combined as SimpleTuner does. Does not know where the master secret comes from.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,15 +13,15 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
 
-// SimpleTuner's constants: with any other, its server could not read what is written here.
+// SimpleTuner's constants; with others, its server could not decrypt the values.
 const SALT: &[u8] = b"simpletuner-credential-encryption-v1";
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 
-/// How every stored value begins: base64 of `gAAAAA`, with which every Fernet token begins (its version byte and the
+/// Every encrypted value begins with it: base64 of `gAAAAA`, with which every Fernet token begins (its version byte and the
 /// high bytes of its time).
 const PREFIX: &str = "Z0FBQUFB";
 
-/// Whether a stored text is an encrypted value (it begins with `Z0FBQUFB`); any other is plaintext.
+/// Whether a stored text is encrypted (it begins with `Z0FBQUFB`) or plain.
 pub fn is_encrypted(stored: &str) -> bool {
     stored.starts_with(PREFIX)
 }
@@ -35,7 +35,7 @@ impl fmt::Debug for CredentialCipher {
     }
 }
 
-/// The Fernet key (URL-safe base64 with padding) that a master secret gives.
+/// Derives the Fernet key (URL-safe base64 with padding) from a master secret.
 fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     let mut key = Zeroizing::new([0u8; 32]);
     let secret = master_secret.as_bytes();
@@ -50,7 +50,7 @@ fn fernet_key(master_secret: &str) -> Zeroizing<String> {
 }
 
 impl CredentialCipher {
-    /// The cipher of a master secret. Takes 100,000 rounds of PBKDF2: derive once and keep it.
+    /// Derives the key from a master secret. Takes 100,000 rounds of PBKDF2, so keep the result.
     pub fn derive(master_secret: &str) -> Self {
         let Some(fernet) = Fernet::new(&fernet_key(master_secret)) else {
             unreachable!("32 bytes in base64 are a Fernet key");
@@ -58,7 +58,7 @@ impl CredentialCipher {
         Self(fernet)
     }
 
-    /// The value in its stored form, in which [`is_encrypted`] knows it again.
+    /// Encrypts a value to its stored form, which [`is_encrypted`] recognizes.
     pub fn encrypt(&self, value: &SecretValue) -> String {
         // `Fernet::encrypt` panics on a clock before 1970.
         let now = SystemTime::now()
@@ -72,29 +72,29 @@ impl CredentialCipher {
         URL_SAFE.encode(self.0.encrypt_at_time(value.as_bytes(), seconds))
     }
 
-    /// The value that a stored form holds, whatever its age; `name` is for the error.
+    /// Decrypts a stored value of any age; `name` is for the error.
     ///
     /// # Errors
-    /// [`Error::CannotDecrypt`]: another key wrote it, or it is damaged.
+    /// [`Error::CannotDecrypt`]: it was encrypted with another key, or is damaged.
     pub fn decrypt(&self, name: &str, stored: &str) -> Result<SecretValue> {
         let cannot = |reason: &str| Error::CannotDecrypt {
             name: name.into(),
             reason: reason.into(),
         };
-        let damaged = "the stored value is damaged; restore it from a backup, or set it anew";
+        let damaged = "the stored value is damaged; restore it from a backup, or set it again";
         let token = URL_SAFE
             .decode(stored.trim())
             .map_err(|_| cannot(damaged))?;
         let token = std::str::from_utf8(&token).map_err(|_| cannot(damaged))?;
-        // At the end of time no token is from the future. Python's Fernet does not look at the time either when it is
-        // given no limit, so a value that was written by a fast clock must be readable here too.
+        // With the largest time, no token is from the future. Python's Fernet ignores the time without a limit, so a value
+        // that was encrypted under a fast clock must be readable here, too.
         let text = self
             .0
             .decrypt_at_time(token, None, u64::MAX - 60)
             .map(Zeroizing::new)
             .map_err(|_| {
                 cannot(
-                    "it was encrypted with another credential key, or is damaged; put that key back, or set the value anew",
+                    "it was encrypted with another credential key, or is damaged; restore that key, or set the value again",
                 )
             })?;
         SecretValue::from_bytes(name, &text)
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_simpletuner_wrote_is_read_and_the_keys_are_the_same() {
+    fn values_that_simpletuner_encrypted_are_decrypted_and_the_reverse() {
         let vectors: Vec<Vector> =
             serde_json::from_str(include_str!("../../tests/vectors/credential.json")).unwrap();
         assert!(!vectors.is_empty());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_and_damage_are_told_without_the_value() {
+    fn the_error_for_another_key_or_damage_does_not_contain_the_value() {
         let stored = CIPHER.encrypt(&SecretValue::new("hunter2"));
         let other = CredentialCipher::derive("another");
         let error = other.decrypt("HF_TOKEN", &stored).unwrap_err();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_bytes_that_are_no_text_is_refused() {
+    fn a_token_whose_content_is_not_utf8_is_refused() {
         let stored = URL_SAFE.encode(CIPHER.0.encrypt(b"\xff\xfe"));
         assert!(matches!(
             CIPHER.decrypt("K", &stored),
@@ -202,16 +202,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_comes_back(text in any::<String>()) {
+        fn every_text_survives_encryption_and_decryption(text in any::<String>()) {
             let value = SecretValue::new(&text);
             let stored = CIPHER.encrypt(&value);
             prop_assert!(is_encrypted(&stored));
             prop_assert_eq!(CIPHER.decrypt("K", &stored).unwrap(), value);
         }
 
-        // A lost padding character does no harm; a value that nobody encrypted would.
+        // A change may be harmless (a lost padding character), but must never decrypt to another value.
         #[test]
-        fn no_change_gives_another_value(at in any::<proptest::sample::Index>(), to in any::<char>()) {
+        fn a_changed_token_never_decrypts_to_another_value(at in any::<proptest::sample::Index>(), to in any::<char>()) {
             let value = SecretValue::new("some value of a key");
             let mut changed = CIPHER.encrypt(&value);
             let at = at.index(changed.len());

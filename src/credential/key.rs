@@ -1,5 +1,4 @@
-//! Where the master secret comes from: a variable of the environment, else a key file, else a key file made on the first
-//! write. Knows nothing of the values it is for.
+//! The master secret's source: an environment variable, else a key file, which the first write creates. Knows no value.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
@@ -18,25 +17,25 @@ use super::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
 
-/// The environment variable that holds the master secret itself and goes before the key file.
+/// The environment variable that holds the master secret itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
 
-/// No key is longer; a larger file is something else.
+/// A larger file cannot be a key.
 const MAX_KEY: u64 = 64 * 1024;
 
 /// The master secret's source, with the cipher of the key it last gave.
 pub struct KeySource {
     variable: Option<SecretValue>,
     key_file: PathBuf,
-    /// Held while a key is derived, so that those who come meanwhile wait for it instead of deriving it too.
-    held: Mutex<Option<Held>>,
+    /// Locked while a key is derived, so that other threads wait for the result instead of deriving it, too.
+    derived: Mutex<Option<Derived>>,
     warned: AtomicBool,
 }
 
-struct Held {
-    /// Of the key's text, so that a file that was only touched costs no PBKDF2.
+struct Derived {
+    /// Of the key's text, so that a file with a new time and the same text costs no PBKDF2.
     fingerprint: u64,
-    /// How the file looked; `None` for the variable, which never changes.
+    /// The file's state when it was read; `None` for the variable, which never changes.
     file: Option<FileState>,
     cipher: Arc<CredentialCipher>,
 }
@@ -58,49 +57,52 @@ impl KeySource {
         Self {
             variable,
             key_file,
-            held: Mutex::new(None),
+            derived: Mutex::new(None),
             warned: AtomicBool::new(false),
         }
     }
 
-    /// The cipher of the key as it is now. Never makes a key.
+    /// The cipher of the current key. Never creates a key.
     ///
     /// # Errors
-    /// [`Error::KeyUnusable`]: there is no key file, or it is empty, unreadable, a folder or no text.
+    /// [`Error::KeyUnusable`]: the key file is missing, empty, unreadable, a folder, or not text.
     pub fn cipher(&self) -> Result<Arc<CredentialCipher>> {
         self.cipher_if_present()?.ok_or_else(|| {
             let reason = if fs::symlink_metadata(&self.key_file).is_ok() {
                 "it is a symbolic link to a file that does not exist".to_owned()
             } else {
                 format!(
-                    "there is no such file, so nothing that is encrypted can be read; \
-                     put the key back there, or into {KEY_VARIABLE}"
+                    "there is no such file, so encrypted values cannot be read; \
+                     restore the key there, or set {KEY_VARIABLE}"
                 )
             };
             self.unusable(reason)
         })
     }
 
-    /// The cipher of the key as it is now. Where there is no key file it is made first: 32 random bytes, 0600.
+    /// The cipher of the current key. Creates a missing key file: 32 random bytes, 0600.
     ///
     /// # Errors
-    /// [`Error::KeyUnusable`] as for [`cipher`](Self::cipher); a file that is there is never overwritten.
-    /// [`Error::Io`] if the file cannot be made.
+    /// [`Error::KeyUnusable`] as for [`cipher`](Self::cipher); an existing file is never overwritten. [`Error::Io`] if the file
+    /// cannot be created.
     pub fn cipher_or_create(&self) -> Result<Arc<CredentialCipher>> {
         if let Some(cipher) = self.cipher_if_present()? {
             return Ok(cipher);
         }
         create(&self.key_file).map_err(|error| {
             Error::io(
-                format!("cannot make the credential key {}", self.key_file.display()),
+                format!(
+                    "cannot create the credential key {}",
+                    self.key_file.display()
+                ),
                 error,
             )
         })?;
-        // Whoever was first, the key is what the file holds.
+        // Another process may have been first; the key is the one in the file.
         self.cipher()
     }
 
-    /// Where the key comes from, for people: the variable's name or the file's path.
+    /// The variable's name or the file's path, for messages.
     pub fn describe(&self) -> String {
         match self.variable {
             Some(_) => KEY_VARIABLE.into(),
@@ -108,7 +110,7 @@ impl KeySource {
         }
     }
 
-    /// The key file, where the key is not in the variable.
+    /// The key file, unless the variable has the key.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.variable.is_none().then_some(&self.key_file)
     }
@@ -123,34 +125,34 @@ impl KeySource {
     }
 
     fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
-        let mut held = self
-            .held
+        let mut derived = self
+            .derived
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(variable) = &self.variable {
-            let held = held.get_or_insert_with(|| Held {
+            let derived = derived.get_or_insert_with(|| Derived {
                 fingerprint: variable.fingerprint(),
                 file: None,
                 cipher: Arc::new(CredentialCipher::derive(variable.as_str())),
             });
-            return Ok(Some(held.cipher.clone()));
+            return Ok(Some(derived.cipher.clone()));
         }
-        if let Some(held) = &*held
-            && let Some(file) = &held.file
+        if let Some(derived) = &*derived
+            && let Some(file) = &derived.file
             && file.is_current(&self.key_file)
         {
-            return Ok(Some(held.cipher.clone()));
+            return Ok(Some(derived.cipher.clone()));
         }
         let Some((text, file)) = self.read()? else {
-            *held = None;
+            *derived = None;
             return Ok(None);
         };
         let fingerprint = text.fingerprint();
-        let cipher = match held.take() {
-            Some(held) if held.fingerprint == fingerprint => held.cipher,
+        let cipher = match derived.take() {
+            Some(last) if last.fingerprint == fingerprint => last.cipher,
             _ => Arc::new(CredentialCipher::derive(text.as_str())),
         };
-        *held = Some(Held {
+        *derived = Some(Derived {
             fingerprint,
             file: Some(file),
             cipher: cipher.clone(),
@@ -158,10 +160,10 @@ impl KeySource {
         Ok(Some(cipher))
     }
 
-    /// The key file's text, stripped, and how the file looked before it was read; `None` if there is no file.
+    /// The key file's text, stripped, and the file's state before it was read; `None` if there is no file.
     fn read(&self) -> Result<Option<(SecretValue, FileState)>> {
         let unreadable = |error: io::Error| self.unusable(format!("it cannot be read: {error}"));
-        // Without O_NONBLOCK a named pipe in this place would hold up every reader.
+        // Without O_NONBLOCK, opening a named pipe would block.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -173,24 +175,24 @@ impl KeySource {
         };
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
-            return Err(self.unusable("it is no regular file"));
+            return Err(self.unusable("it is not a regular file"));
         }
         if metadata.len() > MAX_KEY {
             return Err(self.unusable("it is too large to be a key"));
         }
         let state = FileState::of(&metadata);
-        // One more than its size, so that reading to the end does not move the key to a larger buffer and leave a copy.
+        // One more byte than the file has, because a vector that grows at the end leaves an unzeroed copy.
         let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 1));
         file.take(MAX_KEY)
             .read_to_end(&mut bytes)
             .map_err(unreadable)?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| self.unusable("it is not UTF-8 text; restore it from a backup"))?;
-        // What Python's str.strip() takes off: white space, and the four separators that Rust does not count as such.
+        // Python's str.strip() also strips four separators that Rust does not count as white space.
         let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
         if text.is_empty() {
             return Err(self.unusable(
-                "it is empty; restore it from a backup, or, if nothing is encrypted yet, remove it and a new one is made",
+                "it is empty; restore it from a backup, or remove it if nothing is encrypted yet",
             ));
         }
         self.warn_if_open_to_others(&metadata);
@@ -201,7 +203,7 @@ impl KeySource {
         if metadata.mode() & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
             let path = self.key_file.display();
             tracing::warn!(
-                "other users may open the credential key {path}; mend it with: chmod 600 {path}"
+                "other users may open the credential key {path}; fix it with: chmod 600 {path}"
             );
         }
     }
@@ -214,7 +216,7 @@ impl KeySource {
     }
 }
 
-/// Makes a key file, whole or not at all, unless another process was first.
+/// Creates the key file atomically, unless another process was first.
 fn create(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -228,7 +230,7 @@ fn create(path: &Path) -> io::Result<()> {
     getrandom::fill(&mut *key).map_err(|error| io::Error::other(error.to_string()))?;
     let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(key.as_slice()));
 
-    // Temporary files of this kind are made 0600.
+    // `tempfile` creates it 0600.
     let mut file = tempfile::Builder::new()
         .prefix(".credential.key.")
         .tempfile_in(folder)?;
@@ -239,15 +241,15 @@ fn create(path: &Path) -> io::Result<()> {
         Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(failed) => return Err(failed.error),
     }
-    // A key that a crash took away again would take everything with it that was encrypted meanwhile. Some filesystems
-    // cannot sync a folder, and say EINVAL.
+    // If a power failure lost the key, every value that was encrypted meanwhile would be lost, too. Some filesystems cannot
+    // sync a folder, and return EINVAL.
     match File::open(folder)?.sync_all() {
         Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
         _ => Ok(()),
     }
 }
 
-/// What tells one state of a file from another.
+/// Identifies a state of the key file.
 struct FileState {
     id: [i64; 7],
     settled: bool,
@@ -259,7 +261,7 @@ impl FileState {
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
         Self {
             id: Self::id(metadata),
-            // Two changes within one tick of the filesystem's clock look alike, so a young file is read again.
+            // Two changes within a tick of the filesystem's clock have the same time, so a young file is read again.
             settled: age.is_ok_and(|age| age > Duration::from_secs(2)),
         }
     }

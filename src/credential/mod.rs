@@ -1,8 +1,8 @@
-//! Credentials as SimpleTuner's own server keeps them at rest: encrypted under a key that is derived from a master
-//! secret. Knows nothing of the files that the encrypted values lie in.
+//! Encrypts values as SimpleTuner's server does, under a key that is derived from a master secret. Does not know the files
+//! that hold the encrypted values.
 //!
-//! Each value is a Fernet token (AES-128-CBC and HMAC-SHA256) in a second layer of base64. The Fernet key comes from the
-//! master secret by PBKDF2, which takes some hundredths of a second: so [`KeySource`] derives it once per key.
+//! Each value is a Fernet token (AES-128-CBC and HMAC-SHA256) in a second layer of base64. PBKDF2 derives the Fernet key
+//! from the master secret in some hundredths of a second, so [`KeySource`] does it once per key.
 
 mod cipher;
 mod key;
@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::secret::SecretValue;
 
 /// Encrypts a text with this user's key (`SIMPLETUNER_CREDENTIAL_KEY`, else `~/.simpletuner/credential.key`, which is
-/// made if it is missing). SimpleTuner's own `decrypt_credential` reads the result.
+/// created if it is missing). SimpleTuner's own `decrypt_credential` reads the result.
 ///
 /// # Errors
-/// [`Error::KeyUnusable`], [`Error::Settings`] without a home folder, [`Error::Io`] if a key cannot be made.
+/// [`Error::KeyUnusable`], [`Error::Settings`] without a home folder, [`Error::Io`] if the key file cannot be created.
 ///
 /// # Examples
 /// ```no_run
@@ -36,7 +36,7 @@ pub fn encrypt_credential(text: &str) -> Result<String> {
     Ok(cipher.encrypt(&SecretValue::new(text)))
 }
 
-/// Decrypts what [`encrypt_credential`] or SimpleTuner's own function of that name returned. Never makes a key.
+/// Decrypts what [`encrypt_credential`] or SimpleTuner's own function of that name returned. Never creates a key.
 ///
 /// # Errors
 /// [`Error::CannotDecrypt`] for a wrong key or a damaged value, [`Error::KeyUnusable`] without a key,
@@ -47,7 +47,7 @@ pub fn decrypt_credential(stored: &str) -> Result<SecretValue> {
         .decrypt("the credential", stored)
 }
 
-/// The source that this process's environment names now, kept from call to call so that its key is derived once.
+/// The source that the environment names now; kept between calls, so that its key is derived once.
 fn default_source() -> Result<Arc<KeySource>> {
     static HELD: Mutex<Option<Arc<KeySource>>> = Mutex::new(None);
     let variable = match std::env::var(KEY_VARIABLE) {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
 use crate::error::{Error, Result};
-use crate::state::{Known, ProviderConfigs};
+use crate::simpletuner_db::{ProviderConfigs, TryGet};
 
 /// The provider whose configuration has the prices.
 const PROVIDER: &str = "replicate";
@@ -19,29 +19,29 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
     let last = Mutex::new(Last::default());
     Box::new(move || {
         let known = match waits {
-            false => configs.known(PROVIDER),
+            false => configs.try_get(PROVIDER),
             true => match configs.get(PROVIDER) {
-                Ok(config) => Known::Found(config),
-                Err(error) => Known::Failed(error),
+                Ok(config) => TryGet::Found(config),
+                Err(error) => TryGet::Failed(error),
             },
         };
         let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
         match known {
-            Known::Found(config) => {
+            TryGet::Found(config) => {
                 let (table, wrong) = read(config.object());
                 last.complain(wrong);
                 last.table = table.clone();
                 Loaded::Table(table)
             }
-            Known::Missing => {
+            TryGet::Missing => {
                 *last = Last::default();
                 Loaded::Table(None)
             }
-            Known::Failed(error) => {
+            TryGet::Failed(error) => {
                 last.complain(vec![format!("the prices of before are in force: {error}")]);
                 Loaded::ForNow(last.table.clone())
             }
-            Known::Pending => Loaded::ForNow(last.table.clone()),
+            TryGet::Locked => Loaded::ForNow(last.table.clone()),
         }
     })
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Hardware, PriceTable};
 use crate::error::Result;
-use crate::state::ProviderConfigs;
+use crate::simpletuner_db::ProviderConfigs;
 
 /// The prices of the default settings, one for the whole process.
 ///

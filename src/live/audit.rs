@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::bundle::BundleFormat;
 use super::layout::File;
 use super::{Caller, OpError, Tree};
+use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::process::Process;
 use crate::secret::Change;
-use crate::state::audit::{Act, Actor, ReadOf};
 use crate::versions::Opener;
 
 /// A writer: the process whose bundle base a merge uses, and the actor that the trail names.
@@ -52,7 +52,7 @@ impl Tree {
         }
     }
 
-    pub(super) fn record(&self, actor: &Actor, act: Act) {
+    pub(super) fn record(&self, actor: &Actor, act: AuditEvent) {
         if let Some(audit) = &self.audit {
             audit.record(actor.clone(), act);
         }
@@ -63,8 +63,8 @@ impl Tree {
             self.record(
                 actor,
                 match change {
-                    Change::Set(name, _) => Act::SecretSet(name.clone()),
-                    Change::Delete(name) => Act::SecretDeleted(name.clone()),
+                    Change::Set(name, _) => AuditEvent::SecretSet(name.clone()),
+                    Change::Delete(name) => AuditEvent::SecretDeleted(name.clone()),
                 },
             );
         }
@@ -76,8 +76,8 @@ impl Tree {
             return;
         };
         let what = match file {
-            File::Secret(name) => ReadOf::Secret(name.clone()),
-            File::Bundle(format) => ReadOf::All(path_of(*format)),
+            File::Secret(name) => ReadTarget::Secret(name.clone()),
+            File::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,
         };
         audit.record_read(caller.uid, caller.tid, what);

@@ -8,12 +8,12 @@ use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
 use super::layout::File;
 use super::{Tree, WaitOn, lock};
+use crate::audit::Actor;
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
-use crate::state::audit::Actor;
-use crate::state::{Known, ProviderConfigs};
+use crate::simpletuner_db::{ProviderConfigs, TryGet};
 
 /// How fresh a content must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,16 +120,16 @@ impl Tree {
         let Some(configs) = &self.configs else {
             return Resolved::Missing;
         };
-        match configs.known(name) {
-            Known::Found(config) => Resolved::Content(Content {
+        match configs.try_get(name) {
+            TryGet::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
                 changed_at: config.updated_at().unwrap_or(lock(&self.journaled).begun),
                 // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),
-            Known::Missing => Resolved::Missing,
-            Known::Failed(error) => Resolved::Failed(error),
-            Known::Pending => Resolved::Blocked(WaitOn::Config(name.into())),
+            TryGet::Missing => Resolved::Missing,
+            TryGet::Failed(error) => Resolved::Failed(error),
+            TryGet::Locked => Resolved::Blocked(WaitOn::Config(name.into())),
         }
     }
 
@@ -193,7 +193,7 @@ impl Tree {
             }
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
-                configs.save_text_by(&writer.actor, name, bytes)?;
+                configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.forget_configured();
                 self.journal_prices();
                 Ok(())

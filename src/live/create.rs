@@ -8,7 +8,7 @@ use super::open::Opened;
 use super::{Caller, Found, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
-use crate::state::check_provider_name;
+use crate::simpletuner_db::check_provider_name;
 use crate::versions::{Handle, Missing, Place, State};
 
 /// Why no file of this name can be made in `config/`.

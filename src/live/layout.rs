@@ -9,7 +9,7 @@ use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, Shows};
 use super::lock;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
-use crate::state::{MAX_CONFIG, check_provider_name};
+use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
 use crate::versions::Place;
 
 /// The inode number of the root folder.

@@ -102,7 +102,7 @@ impl Tree {
                 in_order(ids.map(|id| format!("{id}.json")).collect())
             }
             Dir::Config => {
-                let names = self.configs.iter().flat_map(|configs| configs.names());
+                let names = self.configs.iter().flat_map(|configs| configs.try_list());
                 in_order(names.map(|name| format!("{name}.json")).collect())
             }
             Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Arc::default(),

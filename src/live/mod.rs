@@ -39,13 +39,13 @@ pub use open::Opened;
 pub use set_attr::{Change as AttrChange, Changed as AttrChanged};
 pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
 
+use crate::audit::AuditTrail;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
-use crate::state::ProviderConfigs;
-use crate::state::audit::AuditTrail;
+use crate::simpletuner_db::ProviderConfigs;
 use crate::versions::{self, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
 use journaled::Journaled;
@@ -345,7 +345,7 @@ impl Tree {
             }
             WaitOn::Listing => self.manager.ask_all(Box::new(move |_| done())),
             WaitOn::Config(name) => match &self.configs {
-                Some(configs) => configs.fetch(name, done),
+                Some(configs) => configs.when_readable(name, done),
                 None => done(),
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),

@@ -5,9 +5,9 @@ use super::commit::{Commit, Commits};
 use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File};
 use super::{Caller, OpError, Tree};
+use crate::audit::AuditEvent;
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::state::audit::Act;
 use crate::versions::{Place, State};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
@@ -90,7 +90,7 @@ impl Tree {
             }
             File::PriceTable => self.hardware.reset_all(),
             File::Config(name) => {
-                if !self.configs_or_none()?.delete_by(&actor(caller), name)? {
+                if !self.configs_or_none()?.delete_as(&actor(caller), name)? {
                     return Err(ENOENT);
                 }
                 self.hardware.forget_configured();
@@ -106,7 +106,9 @@ impl Tree {
             File::Secret(name) => {
                 self.record_changes(&actor(caller), &[Change::Delete(name.clone())]);
             }
-            File::Config(name) => self.record(&actor(caller), Act::ProviderDeleted(name.clone())),
+            File::Config(name) => {
+                self.record(&actor(caller), AuditEvent::ProviderDeleted(name.clone()))
+            }
             _ => {}
         }
     }
@@ -370,7 +372,7 @@ impl Tree {
             }
             (File::Config(old), File::Config(new)) => {
                 let configs = self.configs_or_none()?;
-                if !configs.rename_by(&actor(caller), old, new)? {
+                if !configs.rename_as(&actor(caller), old, new)? {
                     return Err(ENOENT);
                 }
                 self.hardware.forget_configured();
@@ -409,8 +411,12 @@ impl Tree {
 
     fn record_rename(&self, caller: &Caller, from: &Place, to: &Place) {
         let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
-            (Some(File::Secret(old)), Some(File::Secret(new))) => Act::SecretRenamed(old, new),
-            (Some(File::Config(old)), Some(File::Config(new))) => Act::ProviderRenamed(old, new),
+            (Some(File::Secret(old)), Some(File::Secret(new))) => {
+                AuditEvent::SecretRenamed(old, new)
+            }
+            (Some(File::Config(old)), Some(File::Config(new))) => {
+                AuditEvent::ProviderRenamed(old, new)
+            }
             _ => return,
         };
         self.record(&actor(caller), act);

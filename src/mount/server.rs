@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
 use super::process::{Signals, set_up};
 use super::unmount::detach;
+use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
 use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
@@ -20,8 +21,7 @@ use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::settings::Settings;
-use crate::state::ProviderConfigs;
-use crate::state::audit::AuditTrail;
+use crate::simpletuner_db::ProviderConfigs;
 
 /// How often the keeper is told that this lives; several times within the least patience it can have.
 const BEAT: Timespec = Timespec {

@@ -1,4 +1,4 @@
-//! A value while it is being written: bytes that grow, in locked memory, zeroed when dropped or moved.
+//! A value while a program writes it: a growing buffer in locked memory, zeroed when dropped or moved.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use super::SecretValue;
 use super::locked::LockedBytes;
 use crate::error::{Error, Result};
 
-/// A buffer of this many bytes grows by as many, a smaller one doubles.
-const STEP: usize = 64 * 1024;
+/// A buffer of this size or more grows by as many bytes; a smaller one doubles.
+const GROWTH_STEP: usize = 64 * 1024;
 
-/// Bytes that can be written at any offset, as a file can.
+/// Bytes that can be written at any offset, as in a file.
 pub struct SecretBuffer {
-    // Its whole length is the room; the bytes from `len` on are zero.
-    room: LockedBytes,
+    /// As long as the capacity; the bytes from `len` on are zero.
+    storage: LockedBytes,
     len: usize,
 }
 
@@ -20,14 +20,14 @@ impl SecretBuffer {
     /// A buffer that begins with a copy of `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
         Self {
-            room: LockedBytes::copy_of(bytes),
+            storage: LockedBytes::copy_of(bytes),
             len: bytes.len(),
         }
     }
 
-    /// What has been written.
+    /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.room.as_slice()[..self.len]
+        &self.storage.as_slice()[..self.len]
     }
 
     /// The length in bytes.
@@ -35,24 +35,24 @@ impl SecretBuffer {
         self.len
     }
 
-    /// Whether nothing is in it.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Writes `bytes` at `offset`; a gap before it is zeros, as in a file.
+    /// Writes `bytes` at `offset`, and fills a gap before it with zeros.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.saturating_add(bytes.len());
         self.reserve(end);
-        self.room.as_mut_slice()[offset..end].copy_from_slice(bytes);
+        self.storage.as_mut_slice()[offset..end].copy_from_slice(bytes);
         self.len = self.len.max(end);
     }
 
-    /// Cuts or fills with zeros to `len` bytes.
+    /// Truncates it or fills it with zeros to `len` bytes.
     pub fn set_len(&mut self, len: usize) {
         self.reserve(len);
         if len < self.len {
-            zeroize::Zeroize::zeroize(&mut self.room.as_mut_slice()[len..self.len]);
+            zeroize::Zeroize::zeroize(&mut self.storage.as_mut_slice()[len..self.len]);
         }
         self.len = len;
     }
@@ -60,18 +60,18 @@ impl SecretBuffer {
     /// The bytes as a value.
     ///
     /// # Errors
-    /// [`Error::NotUtf8`], which bears `name`.
+    /// [`Error::NotUtf8`] with `name`.
     pub fn to_value(&self, name: &str) -> Result<SecretValue, Error> {
         SecretValue::from_bytes(name, self.as_bytes())
     }
 
     fn reserve(&mut self, len: usize) {
-        if len > self.room.as_slice().len() {
-            let room = match len <= STEP {
+        if len > self.storage.as_slice().len() {
+            let capacity = match len <= GROWTH_STEP {
                 true => len.next_power_of_two(),
-                false => len.next_multiple_of(STEP),
+                false => len.next_multiple_of(GROWTH_STEP),
             };
-            self.room.grow(room);
+            self.storage.grow(capacity);
         }
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_grows_shrinks_and_leaves_zeros_in_gaps_as_a_file_does() {
+    fn a_buffer_grows_shrinks_and_fills_gaps_with_zeros_as_a_file_does() {
         let mut buffer = SecretBuffer::new(b"abc");
         buffer.write_at(5, b"z");
         assert_eq!(buffer.as_bytes(), b"abc\0\0z");

@@ -1,4 +1,4 @@
-//! A random key of this program's own, which never leaves locked memory but for what is derived from it.
+//! A random key of this program, which never leaves locked memory.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ impl SealingKey {
     /// Its length in bytes.
     pub const LEN: usize = 32;
 
-    /// A new one.
+    /// A new key.
     ///
     /// # Errors
-    /// [`Error::Io`] where the system has no random numbers.
+    /// [`Error::Io`] if the system has no random numbers.
     pub fn random() -> Result<Self> {
         let mut key = Self::zeroed();
         getrandom::fill(key.as_mut_bytes())
@@ -23,7 +23,7 @@ impl SealingKey {
         Ok(key)
     }
 
-    /// Room for one that is received.
+    /// Zeros, to be overwritten with a key that is received.
     pub fn zeroed() -> Self {
         Self(LockedBytes::zeroed(Self::LEN))
     }
@@ -33,7 +33,7 @@ impl SealingKey {
         self.0.as_slice()
     }
 
-    /// Where one is to be received.
+    /// The buffer to receive a key into.
     pub fn as_mut_bytes(&mut self) -> &mut [u8] {
         self.0.as_mut_slice()
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_the_same_key_and_another_is_not_and_none_is_printed() {
+    fn clones_are_equal_new_keys_differ_and_no_key_is_printed() {
         let key = SealingKey::random().unwrap();
         assert_eq!(key.clone().as_bytes(), key.as_bytes());
         assert_ne!(SealingKey::random().unwrap().as_bytes(), key.as_bytes());

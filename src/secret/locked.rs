@@ -1,8 +1,8 @@
-//! Memory for values: anonymous pages that are locked (where the limit allows), left out of core dumps, and zeroed when
-//! given back. All `unsafe` about it is here, behind [`LockedBytes`].
+//! Memory for values: anonymous pages that are locked (if the limit allows), excluded from core dumps, and zeroed when
+//! freed. All `unsafe` code for it is here, behind [`LockedBytes`].
 //!
-//! Values share pages: blocks of a power of two are cut from chunks, and a freed block waits in its class for the next
-//! value of that size. Chunks are never unmapped, so no page is unlocked while a neighbour still holds a value.
+//! Values share pages: chunks are divided into blocks whose size is a power of two, and a freed block is reused for the next
+//! value of that size. Chunks are never unmapped, so no page is unlocked while another value is in it.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,8 @@ const CHUNK: usize = 128 * 1024;
 const SMALLEST: usize = 64;
 const CLASSES: usize = 12; // 64 bytes to 128 KiB
 
-/// Some page that holds values could not be locked, and that was said.
-static LOCK_FAILED: AtomicBool = AtomicBool::new(false);
+/// Whether the warning about a page that could not be locked was logged.
+static LOCK_FAILURE_LOGGED: AtomicBool = AtomicBool::new(false);
 
 struct Block(NonNull<u8>);
 // SAFETY: a block is plain memory that nobody else refers to while it is in the pool or in one `LockedBytes`.
@@ -29,7 +29,7 @@ struct Pool {
     free: [Vec<Block>; CLASSES],
 }
 
-// A leaf lock: nothing is called while it is held but mmap and mlock.
+// A leaf lock: only mmap and mlock are called while it is held.
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     free: [const { Vec::new() }; CLASSES],
 });
@@ -38,9 +38,9 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// New pages of `size` bytes, locked if that is allowed.
+/// Maps `size` bytes, locked if the limit allows.
 fn map(size: usize) -> NonNull<u8> {
-    // SAFETY: a fresh anonymous mapping, which aliases nothing.
+    // SAFETY: a new anonymous mapping aliases nothing.
     let pages = unsafe {
         mmap_anonymous(
             std::ptr::null_mut(),
@@ -55,21 +55,22 @@ fn map(size: usize) -> NonNull<u8> {
     else {
         std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; CHUNK]>());
     };
-    // SAFETY: the range is the mapping just made.
+    // SAFETY: the range is the new mapping.
     unsafe {
-        if mlock(start.as_ptr().cast(), size).is_err() && !LOCK_FAILED.swap(true, Ordering::Relaxed)
+        if mlock(start.as_ptr().cast(), size).is_err()
+            && !LOCK_FAILURE_LOGGED.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
                 "values may reach the swap: raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) to lock them in memory"
             );
         }
-        // A kernel that does not know this advice leaves the pages in a dump; dumps are off for the process anyway.
+        // May fail on an old kernel; core dumps are off for the whole process anyway.
         let _ = madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump);
     }
     start
 }
 
-/// Where a block of at least `len` bytes comes from: its class, or `None` for one with a mapping of its own.
+/// The size class for `len` bytes; `None` for a block with a mapping of its own.
 fn class_of(len: usize) -> Option<usize> {
     let class = (len.max(SMALLEST).next_power_of_two() / SMALLEST).trailing_zeros() as usize;
     (class < CLASSES).then_some(class)
@@ -80,14 +81,14 @@ pub(super) struct LockedBytes {
     start: NonNull<u8>,
     len: usize,
 }
-// SAFETY: it owns its memory, and gives out shared references only.
+// SAFETY: it owns its memory, and `&self` gives out only shared references.
 unsafe impl Send for LockedBytes {}
 unsafe impl Sync for LockedBytes {}
 
 impl LockedBytes {
     pub(super) fn copy_of(bytes: &[u8]) -> Self {
         let start = take_block(bytes.len());
-        // SAFETY: the block has room for `bytes` and is ours alone.
+        // SAFETY: the block is large enough, and nothing else refers to it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
         Self {
             start,
@@ -104,14 +105,13 @@ impl LockedBytes {
         }
     }
 
-    /// Adds zero bytes behind the present ones, up to `len` in all. Memory that has a mapping of its own is moved, not
-    /// copied.
+    /// Appends zero bytes, up to `len` in all. The kernel moves a mapping of its own without copying it.
     pub(super) fn grow(&mut self, len: usize) {
         if len <= self.len {
             return;
         }
         if class_of(self.len).is_none() {
-            // SAFETY: the mapping is ours alone, and nobody knows its old address after this.
+            // SAFETY: only `self` refers to the mapping, and it does not use the old address afterwards.
             let moved = unsafe {
                 mremap(
                     self.start.as_ptr().cast(),
@@ -120,7 +120,7 @@ impl LockedBytes {
                     MremapFlags::MAYMOVE,
                 )
             };
-            // It fails where the limit of locked memory is reached.
+            // Fails at the limit of locked memory.
             if let Some(start) = moved
                 .ok()
                 .and_then(|start| NonNull::new(start.cast::<u8>()))
@@ -145,7 +145,7 @@ impl LockedBytes {
     }
 }
 
-/// A zeroed block with room for `len` bytes.
+/// A zeroed block of at least `len` bytes.
 fn take_block(len: usize) -> NonNull<u8> {
     let Some(class) = class_of(len) else {
         return map(len);
@@ -165,7 +165,7 @@ fn take_block(len: usize) -> NonNull<u8> {
 
 impl Drop for LockedBytes {
     fn drop(&mut self) {
-        // In words, which is eight times as fast; memory from the pool or from mmap is aligned.
+        // Word by word, which is eight times as fast; memory of the pool and of mmap is aligned.
         // SAFETY: any bytes are a valid u64.
         let (head, words, tail) = unsafe { self.as_mut_slice().align_to_mut::<u64>() };
         head.zeroize();
@@ -173,7 +173,7 @@ impl Drop for LockedBytes {
         tail.zeroize();
         match class_of(self.len) {
             Some(class) => pool().free[class].push(Block(self.start)),
-            // SAFETY: it had this mapping to itself.
+            // SAFETY: nothing else is in this mapping.
             None => unsafe {
                 let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.len);
             },
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growing_keeps_the_bytes_and_adds_zeros() {
+    fn growing_keeps_the_bytes_and_appends_zeros() {
         let mut locked = LockedBytes::copy_of(b"abc");
         let mut expected = b"abc".to_vec();
         for len in [3, 100, 131_072, 131_073, 500_000, 499_999, 20_000_000] {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_hold_what_they_were_given_and_come_back_zeroed() {
+    fn blocks_keep_their_bytes_and_are_zeroed_when_freed() {
         for len in [0, 65_535, 65_536, 131_072, 131_073, 1_000_000] {
             let bytes: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
             let locked = LockedBytes::copy_of(&bytes);

@@ -1,4 +1,4 @@
-//! Names and values of secrets: validated, zeroed when dropped, never printed. Knows nothing of where they are kept.
+//! Names and values of secrets: validated, zeroed when dropped, never printed. Does not know where they are stored.
 
 mod buffer;
 mod key;
@@ -21,10 +21,10 @@ use locked::LockedBytes;
 
 /// The longest value, in bytes.
 pub const MAX_VALUE: usize = 64 * 1024;
-/// The longest name, in bytes (the kernel's own bound on a file name).
+/// The longest name, in bytes (the kernel's limit for a file name).
 pub const MAX_NAME: usize = 255;
 
-/// A secret's name: `[A-Za-z0-9_][A-Za-z0-9._-]{0,254}`, and no editor's scratch name. It is valid because it exists.
+/// A secret's name: `[A-Za-z0-9_][A-Za-z0-9._-]{0,254}`, except editors' scratch names. Every value of this type is valid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretName(Arc<str>);
 
@@ -67,9 +67,8 @@ impl SecretName {
     }
 }
 
-/// Names that editors make for their scratch files: beginning with `.` (also emacs' `.#x`), ending in `~`, vim's `4913`,
-/// emacs' `#x#`.
-/// (`sed -i`'s `sedXXXXXX` is scratch only where it is created exclusively, which a name alone cannot tell.)
+/// Whether editors use such a name for scratch files: it begins with `.` (also emacs' `.#x`), ends in `~`, is vim's `4913` or
+/// emacs' `#x#`. (`sedXXXXXX` of `sed -i` is scratch only if it is created exclusively, which the name does not show.)
 pub fn is_scratch_name(name: &str) -> bool {
     name.starts_with('.')
         || name.ends_with('~')
@@ -115,17 +114,17 @@ impl std::str::FromStr for SecretName {
     }
 }
 
-/// A secret's value: UTF-8 text of any length, in locked memory, zeroed when the last clone is dropped. `Debug` says
-/// its length only; there is no `Display`.
+/// A secret's value: UTF-8 text of any length, in locked memory, zeroed when the last clone is dropped. `Debug` prints only
+/// its length; there is no `Display`.
 #[derive(Clone)]
 pub struct SecretValue {
     bytes: Arc<LockedBytes>,
-    /// How many of the bytes are the value's.
+    /// The value is the first `len` bytes.
     len: usize,
 }
 
-/// The bytes without the newline that ends a single line. It belongs to the file that holds a value, not to the value:
-/// `echo` puts it there. Text of several lines keeps its last newline.
+/// The bytes without the newline that ends a single line. `echo` adds it to the file; it is not part of the value. Text of
+/// several lines keeps its last newline.
 pub fn without_newline(bytes: &[u8]) -> &[u8] {
     match bytes.split_last() {
         Some((b'\n', line)) if !line.contains(&b'\n') => line,
@@ -134,7 +133,7 @@ pub fn without_newline(bytes: &[u8]) -> &[u8] {
 }
 
 impl SecretValue {
-    /// The value as a copy in locked memory. The caller wipes its own (`zeroize`).
+    /// Copies the value to locked memory. The caller zeroes its own copy.
     pub fn new(text: &str) -> Self {
         Self {
             bytes: Arc::new(LockedBytes::copy_of(text.as_bytes())),
@@ -142,7 +141,7 @@ impl SecretValue {
         }
     }
 
-    /// The value [without the newline](without_newline) that ends a single line; shares this one's memory.
+    /// The value [without the newline](without_newline) that ends a single line; shares the memory.
     #[must_use]
     pub fn without_newline(&self) -> Self {
         Self {
@@ -151,10 +150,10 @@ impl SecretValue {
         }
     }
 
-    /// The value from bytes.
+    /// Copies the value from bytes.
     ///
     /// # Errors
-    /// [`Error::NotUtf8`], which bears `name`.
+    /// [`Error::NotUtf8`] with `name`.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Self::new(text)),
@@ -169,7 +168,7 @@ impl SecretValue {
 
     /// The value as text.
     pub fn as_str(&self) -> &str {
-        // Checked when it was made; a value never changes.
+        // Checked by the constructor; a value never changes.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
@@ -178,13 +177,13 @@ impl SecretValue {
         self.len
     }
 
-    /// Whether it is the empty text.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A number that tells this value from others without keeping it: SipHash under a key drawn once for this process, so
-    /// it says nothing about the value to anyone else, and compares only with fingerprints under the same key.
+    /// A hash to compare values without keeping them: SipHash under a random key of this process, so it reveals nothing about
+    /// the value to another process, and compares only with fingerprints under the same key.
     pub fn fingerprint(&self) -> u64 {
         fingerprint(self.as_bytes())
     }
@@ -192,24 +191,24 @@ impl SecretValue {
 
 /// The [fingerprint](SecretValue::fingerprint) of any bytes.
 pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
-    let drawn = || {
+    let random_key = || {
         let mut key = [0; 16];
         match getrandom::fill(&mut key) {
             Ok(()) => key,
-            // As good as it gets without random numbers; it only has to differ from others'.
+            // The fallback if the system has no random numbers: it only has to differ from other processes' keys.
             Err(_) => u128::from(RandomState::new().hash_one(0)).to_le_bytes(),
         }
     };
-    let key = FINGERPRINT_KEY.get_or_init(drawn);
+    let key = FINGERPRINT_KEY.get_or_init(random_key);
     SipHasher13::new_with_key(key).hash(bytes)
 }
 
 static FINGERPRINT_KEY: OnceLock<[u8; 16]> = OnceLock::new();
 
-/// Has fingerprints compare with those of another process that was given the same key. Only at the very beginning: once
-/// a fingerprint was taken, its key stays.
+/// Makes fingerprints comparable with those of another process that has the same key. Must be called before the first
+/// fingerprint is computed.
 pub(crate) fn set_fingerprint_key(key: [u8; 16]) {
-    // A second one comes too late.
+    // Fails if a key is set already; then that one stays.
     let _ = FINGERPRINT_KEY.set(key);
 }
 
@@ -231,12 +230,12 @@ impl From<&str> for SecretValue {
     }
 }
 
-/// One change to the secrets that can be written.
+/// A change to one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The name has this value from now on.
+    /// Sets the value.
     Set(SecretName, SecretValue),
-    /// The name is gone, if it was there.
+    /// Deletes the secret, if it exists.
     Delete(SecretName),
 }
 
@@ -245,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fingerprints_tell_values_apart_and_agree_for_equal_ones() {
+    fn equal_values_have_equal_fingerprints_and_others_differ() {
         let value = |text| SecretValue::new(text).fingerprint();
         assert_eq!(value("hunter2"), value("hunter2"));
         assert_ne!(value("hunter2"), value("hunter3"));
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_valid_because_they_exist() {
+    fn only_valid_names_are_accepted() {
         for good in [
             "HF_TOKEN",
             "a",
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newline_of_a_single_line_is_the_files_and_other_newlines_are_the_values() {
+    fn the_newline_of_a_single_line_is_dropped_and_other_newlines_are_kept() {
         for (file, value) in [
             ("hf_x\n", "hf_x"),
             ("hf_x", "hf_x"),

@@ -1,9 +1,9 @@
-//! What the process as a whole does so that values stay inside it.
+//! Keeps values inside the process.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Turns core dumps off and makes the process not dumpable, so that neither a crash nor another process of the same
-/// user (ptrace, `/proc/PID/mem`) shows a value. What the system refuses is logged and left.
+/// Turns off core dumps and makes the process not dumpable, so that neither a crash nor another process of the same user
+/// (ptrace, `/proc/PID/mem`) reveals a value. A failure is only logged.
 pub fn protect_process() {
     let none = Rlimit {
         current: Some(0),

@@ -1,4 +1,4 @@
-//! Reads `live.yaml`, and those of its settings that are more than one value. Knows no flag and no variable.
+//! Reads `live.yaml`, and the settings that have more than one value. Knows no flag and no variable.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::yaml::Section;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 
-/// The largest settings file, in bytes.
+/// The size limit of the settings file, in bytes.
 const MAX_SETTINGS: usize = 1024 * 1024;
 
 pub(super) struct DocumentFile {
@@ -40,7 +40,7 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
             is_open_to_others: false,
         });
     }
-    // The parser's own message may quote a token.
+    // The parser's message may quote a token.
     let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
         Some(at) => failed(&format!(
             "not YAML at line {} column {}",
@@ -55,8 +55,8 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
     })
 }
 
-/// Settings that there were, and what takes their place.
-const GONE: [(&str, &str); 3] = [
+/// Settings that were removed, and their replacement.
+const REMOVED: [(&str, &str); 3] = [
     (
         "access",
         "is gone: the mount is its owner's alone; for other users and containers, use a view (`views`, not there yet)",
@@ -68,22 +68,24 @@ const GONE: [(&str, &str); 3] = [
     ("read_path", "is gone: there is one way to read"),
 ];
 
-/// Says of a setting that is no more what takes its place.
-pub(super) fn refuse_gone(root: &serde_yaml::Value, file: &str) -> Result<()> {
-    let set = GONE.iter().find(|(setting, _)| root.get(setting).is_some());
+/// Names the replacement of a removed setting.
+pub(super) fn refuse_removed(root: &serde_yaml::Value, file: &str) -> Result<()> {
+    let set = REMOVED
+        .iter()
+        .find(|(setting, _)| root.get(setting).is_some());
     set.map_or(Ok(()), |(setting, why)| {
         Err(Error::Settings(format!("{file}: {setting} {why}")))
     })
 }
 
-/// A hundred years: more is a mistake.
+/// A hundred years; a larger number is a mistake.
 const MAX_DAYS: u32 = 36_500;
 
 pub(super) fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
     let name = |text: &String| {
         SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
     };
-    top.texts(setting, false)?.iter().map(name).collect()
+    top.texts(setting)?.iter().map(name).collect()
 }
 
 pub(super) fn read_ttl(top: &Section<'_>) -> Result<Ttl> {

@@ -1,4 +1,4 @@
-//! Reads files that a user names: only regular ones, bounded, never waiting. Knows nothing of what is in them.
+//! Reads files that a user names: only regular files, at most so many bytes, never blocking. Knows no content.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,10 +9,10 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-/// Timestamps are given out by a clock that ticks; two edits within one tick can look alike (4 to 10 ms).
-const TICKS: Duration = Duration::from_millis(20);
+/// The kernel's timestamps have the resolution of its tick (4 to 10 ms), so two edits within a tick have the same one.
+const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
-/// What tells one state of a file from another.
+/// Identifies a state of a file: it differs after an edit or a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     dev: u64,
@@ -39,16 +39,16 @@ impl Stamp {
         time_of(self.modified)
     }
 
-    /// Whether the file changed so lately that a further change might leave the same stamp.
+    /// Whether the file changed so recently that another change could leave the same stamp.
     pub(crate) fn may_repeat(&self) -> bool {
         let (now, changed) = (SystemTime::now(), time_of(self.changed));
         match now.duration_since(changed) {
-            Ok(age) => age <= TICKS,
-            Err(ahead) => ahead.duration() <= TICKS,
+            Ok(age) => age <= TIMESTAMP_RESOLUTION,
+            Err(ahead) => ahead.duration() <= TIMESTAMP_RESOLUTION,
         }
     }
 
-    /// Whether it changed within the last `span`.
+    /// Whether the file changed within the last `span`.
     pub(crate) fn is_younger_than(&self, span: Duration) -> bool {
         SystemTime::now()
             .duration_since(time_of(self.changed))
@@ -56,7 +56,7 @@ impl Stamp {
     }
 }
 
-/// Files may be of a time before 1970.
+/// Also for times before 1970, which a file may have.
 fn time_of((seconds, nanoseconds): (i64, i64)) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let time = match seconds >= 0 {
@@ -68,7 +68,7 @@ fn time_of((seconds, nanoseconds): (i64, i64)) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// A file's content, and what it was read off.
+/// A file's content, and the state and mode of the file.
 pub(crate) struct Content {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
     pub(crate) stamp: Stamp,
@@ -76,7 +76,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Whether others than its owner may read it.
+    /// Whether the group or others may read it.
     pub(crate) fn is_open_to_others(&self) -> bool {
         self.mode & 0o044 != 0
     }
@@ -85,13 +85,13 @@ impl Content {
 /// Why a file could not be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// It is something else than a regular file.
+    /// It is not a regular file, but this.
     NotAFile(&'static str),
-    /// It has more bytes than allowed.
+    /// It has more bytes than the limit.
     TooLarge,
-    /// The system said no.
+    /// The system call failed.
     Io(std::io::Error),
 }
 
@@ -109,21 +109,20 @@ impl From<Errno> for ReadError {
     }
 }
 
-/// What a thing that is no regular file is called, or `None` for a regular file.
+/// What a file is that is not a regular one; `None` for a regular file.
 pub(crate) fn not_a_file(stat: &Stat) -> Option<&'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => None,
         FileType::Directory => Some("it is a folder"),
         FileType::Fifo => Some("it is a named pipe"),
         FileType::Socket => Some("it is a socket"),
-        _ => Some("it is no regular file"),
+        _ => Some("it is not a regular file"),
     }
 }
 
-/// The whole of a regular file of at most `limit` bytes, read while it did not change; a file that changes all the
-/// time is given as it was last read.
+/// Reads a whole regular file of at most `limit` bytes. Reads again if it changes meanwhile, up to four times.
 pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError> {
-    // Looked at before it is opened, too: opening a device can do things.
+    // Before the open, too, because opening a device can have effects.
     let stat = rustix::fs::stat(path)?;
     if let Some(what) = not_a_file(&stat) {
         return Err(ReadError::NotAFile(what));
@@ -141,7 +140,7 @@ pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError>
         if size > limit {
             return Err(ReadError::TooLarge);
         }
-        // The room is made at once: a vector that grows leaves copies of what it held.
+        // Allocated at its full size, because a vector that grows leaves unzeroed copies.
         let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
         std::io::Seek::rewind(&mut file)?;
         (&mut file).take(size as u64 + 1).read_to_end(&mut bytes)?;
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_are_read_and_nothing_waits() {
+    fn only_regular_files_are_read_and_nothing_blocks() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         assert!(matches!(read_file(&path, 10), Err(ReadError::Missing)));
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_before_1970_is_of_its_own_time() {
+    fn a_modification_time_before_1970_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, "a").unwrap();
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_tells_an_edit_and_a_replacement() {
+    fn a_stamp_differs_after_an_edit_and_after_a_replacement() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, "a").unwrap();

@@ -1,4 +1,4 @@
-//! Paths without touching what they lead to: a path of ours that led into our own mount would wait for itself.
+//! Resolves paths without accessing their target: if it were in this program's mount, the server would wait for itself.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -8,73 +8,72 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::mountinfo;
 
-/// How long a filesystem may take to say what is a link.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// As many links as the kernel follows.
+/// How long a filesystem may take to read links.
+const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The kernel follows as many (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
-/// The default places of the secrets file in `~/.simpletuner`, in order.
+/// The default names of the secrets file in `~/.simpletuner`, in order.
 pub(crate) const DEFAULT_NAMES: [&str; 3] = ["secrets.json", "secrets.yaml", "secrets.yml"];
-/// Where `adopt` puts the store, in the same order.
+/// The names that `adopt` gives the store, in the same order.
 pub(crate) const ADOPTED_NAMES: [&str; 3] = ["store.json", "store.yaml", "store.yml"];
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Leads {
-    /// To this place (which need not exist), links followed.
-    To(PathBuf),
+pub(crate) enum Resolved {
+    /// To this path without links, which need not exist.
+    Path(PathBuf),
     /// Into the mount.
-    IntoMount,
+    InsideMount,
 }
 
-/// Follows an absolute path's links by reading them, and stops before the first step into `mount_point`.
+/// Resolves an absolute path by reading links, and stops before the first step into `mount_point`.
 ///
 /// # Errors
-/// `ELOOP` where the links go round.
-pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Leads> {
+/// `ELOOP` if there are too many links.
+pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Resolved> {
     match mount_point {
-        Some(mount) => walk(path, &[lexical(mount), without_links(mount)]),
-        None => walk(path, &[]),
+        Some(mount) => resolve(path, &[lexical(mount), without_links(mount)]),
+        None => resolve(path, &[]),
     }
 }
 
-/// Whether an absolute path leads into what is, or is to be, mounted at `mount_point`, be it through a bind mount. Links
-/// that go round lead nowhere, and so does a path on a filesystem that does not answer for two seconds: our own mount is
-/// never asked, so it is another one.
+/// Whether an absolute path leads into the (future) mount at `mount_point`, also through a bind mount. `false` for a loop of
+/// links, and for a filesystem that does not answer within two seconds: that is another one, because this mount is never
+/// accessed.
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
     let (sender, receiver) = channel();
     let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
     std::thread::spawn(move || {
         let real = without_links(&mount_point);
-        let mut places = mountinfo::aliases(&real);
-        places.extend([lexical(&mount_point), real]);
-        let leads = matches!(walk(&path, &places), Ok(Leads::IntoMount));
-        let _ = sender.send(leads);
+        let mut mount_points = mountinfo::aliases(&real);
+        mount_points.extend([lexical(&mount_point), real]);
+        let resolved = resolve(&path, &mount_points);
+        let _ = sender.send(matches!(resolved, Ok(Resolved::InsideMount)));
     });
-    receiver.recv_timeout(ANSWERS_WITHIN).unwrap_or(false)
+    receiver.recv_timeout(READ_LINK_TIMEOUT).unwrap_or(false)
 }
 
-/// The place that an absolute path leads to, found by reading links alone: a mount there, which may not answer, is not
-/// asked.
+/// The path that an absolute path leads to, found only by reading links, so that a hung mount at its end does not block.
 pub(crate) fn without_links(path: &Path) -> PathBuf {
-    match walk(path, &[]) {
-        Ok(Leads::To(place)) => place,
+    match resolve(path, &[]) {
+        Ok(Resolved::Path(path)) => path,
         _ => lexical(path),
     }
 }
 
-fn walk(path: &Path, mount_points: &[PathBuf]) -> Result<Leads> {
-    let mut todo: Vec<OsString> = names_reversed(path);
+fn resolve(path: &Path, mount_points: &[PathBuf]) -> Result<Resolved> {
+    let mut rest: Vec<OsString> = names_reversed(path);
     let mut here = PathBuf::from("/");
     let mut links = 0;
-    while let Some(name) = todo.pop() {
+    while let Some(name) = rest.pop() {
         if name == ".." {
             here.pop();
             continue;
         }
         here.push(&name);
         if mount_points.iter().any(|mount| here.starts_with(mount)) {
-            return Ok(Leads::IntoMount);
+            return Ok(Resolved::InsideMount);
         }
         let Ok(target) = std::fs::read_link(&here) else {
             continue;
@@ -88,9 +87,9 @@ fn walk(path: &Path, mount_points: &[PathBuf]) -> Result<Leads> {
         if target.is_absolute() {
             here = PathBuf::from("/");
         }
-        todo.extend(names_reversed(&target));
+        rest.extend(names_reversed(&target));
     }
-    Ok(Leads::To(here))
+    Ok(Resolved::Path(here))
 }
 
 fn names_reversed(path: &Path) -> Vec<OsString> {
@@ -104,7 +103,7 @@ fn names_reversed(path: &Path) -> Vec<OsString> {
         .collect()
 }
 
-/// The path without `.` and `..`, by its text alone.
+/// The path without `.` and `..`, computed from its text alone.
 pub(crate) fn lexical(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for component in path.components() {
@@ -119,7 +118,7 @@ pub(crate) fn lexical(path: &Path) -> PathBuf {
     out
 }
 
-/// Where the store is when a default place, `link`, leads into the mount because it was adopted.
+/// The store that belongs to `link`, a default path that `adopt` has replaced with a link into the mount.
 pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     if !DEFAULT_NAMES.iter().any(|name| base_dir.join(name) == link) {
         return None;
@@ -128,7 +127,7 @@ pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
 }
 
-/// SimpleTuner's state folder (formats.md, "Folders"). `root` is `/`, but for tests.
+/// SimpleTuner's state folder, found as SimpleTuner finds it. `root` is `/` except in tests.
 pub(super) fn state_dir(
     env: &dyn Fn(&str) -> Option<String>,
     base_dir: &Path,
@@ -165,7 +164,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_path_into_the_mount_is_seen_through_text_and_links() {
+    fn a_path_into_the_mount_is_recognized_through_dots_and_links() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let mount = root.join("live");
@@ -187,12 +186,12 @@ mod tests {
         }
         assert_eq!(
             follow(&root.join("sub/up/link"), Some(&mount)).unwrap(),
-            Leads::To(root.join("file"))
+            Resolved::Path(root.join("file"))
         );
     }
 
     #[test]
-    fn a_mount_point_that_is_named_through_a_link_is_recognized() {
+    fn a_mount_point_behind_a_link_is_recognized() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         std::fs::create_dir(root.join("real")).unwrap();
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_go_round_are_an_error() {
+    fn a_loop_of_links_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         symlink("b", dir.path().join("a")).unwrap();
         symlink("a", dir.path().join("b")).unwrap();

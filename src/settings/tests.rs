@@ -33,7 +33,7 @@ fn error_of(yaml: &str) -> String {
 }
 
 #[test]
-fn without_any_setting_the_defaults_hold() {
+fn an_empty_settings_file_gives_the_defaults() {
     for yaml in ["", "# nothing\n", "ttl:\nfile_path:\n"] {
         let home = Home::new(yaml);
         let s = home.load().unwrap();
@@ -102,7 +102,7 @@ audit_reads: false
 }
 
 #[test]
-fn flags_go_before_the_environment_and_that_before_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let home =
         Home::new("vault_path: file\naws_secret_name: file\nfile_path: /f\nallow_root: true");
     let env = [
@@ -126,7 +126,7 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
-fn a_setting_that_is_gone_says_what_takes_its_place() {
+fn a_removed_setting_is_an_error_that_names_its_replacement() {
     for (yaml, setting, says) in [
         (
             "access: [{secrets: [A], users: [u]}]",
@@ -147,7 +147,7 @@ fn a_setting_that_is_gone_says_what_takes_its_place() {
 }
 
 #[test]
-fn an_unknown_name_is_told_with_the_nearest_known_one() {
+fn an_unknown_setting_is_an_error_that_suggests_the_nearest_known_one() {
     for (yaml, wrong, nearest) in [
         ("vault_ulr: x", "vault_ulr", "vault_url"),
         ("Encrypt: true", "Encrypt", "encrypt"),
@@ -165,7 +165,7 @@ fn an_unknown_name_is_told_with_the_nearest_known_one() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
+fn a_wrong_value_is_an_error_that_names_the_setting_and_never_quotes_the_value() {
     for (yaml, setting) in [
         ("encrypt: hunter2", "encrypt must"),
         ("ttl: 0", "ttl must"),
@@ -199,7 +199,7 @@ fn a_wrong_value_is_told_with_its_setting_and_never_quoted() {
 }
 
 #[test]
-fn a_settings_file_that_is_none_is_an_error_and_never_a_hang() {
+fn a_settings_file_that_is_not_a_regular_yaml_file_is_an_error_and_never_blocks() {
     let home = Home::new("");
     for (make, what) in [
         ("folder", "it is a folder"),
@@ -227,7 +227,7 @@ fn a_settings_file_that_is_none_is_an_error_and_never_a_hang() {
 }
 
 #[test]
-fn without_a_home_the_error_says_what_to_do_and_a_named_file_does() {
+fn without_a_home_the_error_says_what_to_set_and_a_named_settings_file_suffices() {
     for home in [None, Some(""), Some("relative")] {
         let env = |name: &str| home.filter(|_| name == "HOME").map(ToOwned::to_owned);
         let error = Settings::load_from(&Flags::default(), &env)
@@ -251,7 +251,7 @@ fn without_a_home_the_error_says_what_to_do_and_a_named_file_does() {
 }
 
 #[test]
-fn a_path_of_ours_that_leads_into_the_mount_is_an_error() {
+fn a_file_of_this_program_that_leads_into_its_mount_is_an_error() {
     let own = |error: &Error| error.to_string().contains("would wait for itself");
     for yaml in [
         "file_path: ~/.simpletuner/live/bundle/secrets.json",
@@ -283,7 +283,7 @@ fn a_path_of_ours_that_leads_into_the_mount_is_an_error() {
 }
 
 #[test]
-fn the_state_folder_is_the_first_that_has_a_cloud() {
+fn the_state_folder_is_the_first_candidate_that_has_a_cloud_folder() {
     let home = Home::new("");
     let state = |env: &[(&str, &str)]| home.load_with(&Flags::default(), env).unwrap().state_dir;
     // No /workspace, no /notebooks: the home folder is the first whose parent exists.
@@ -305,7 +305,7 @@ fn the_state_folder_is_the_first_that_has_a_cloud() {
 }
 
 #[test]
-fn tokens_are_not_printed_with_the_settings() {
+fn printing_the_settings_shows_no_token() {
     let home = Home::new("vault_token: hunter2");
     let s = home
         .load_with(
@@ -319,7 +319,7 @@ fn tokens_are_not_printed_with_the_settings() {
 }
 
 #[test]
-fn vault_takes_what_only_its_own_variables_say() {
+fn vaults_own_variables_set_what_the_settings_file_cannot() {
     let home = Home::new("vault_url: https://v\nvault_token_file: from-settings");
     let s = home.load().unwrap();
     assert_eq!(s.vault_namespace, None);
@@ -342,14 +342,14 @@ fn vault_takes_what_only_its_own_variables_say() {
     assert_eq!(s.vault_client_key, Some(here.join("key.pem")));
     assert!(s.vault_skip_verify);
     assert_eq!(s.vault_token_file, Some("/run/token".into()));
-    // Not in the file.
+    // The settings file cannot set it.
     for name in ["vault_namespace", "vault_cacert", "vault_skip_verify"] {
         assert!(error_of(&format!("{name}: x")).contains(name));
     }
 }
 
 #[test]
-fn vault_skip_verify_is_true_or_false_where_vault_is_set_at_all() {
+fn vault_skip_verify_must_be_true_or_false_if_vault_is_configured() {
     let load = |yaml: &str, word: &str| {
         let home = Home::new(yaml);
         home.load_with(&Flags::default(), &[("VAULT_SKIP_VERIFY", word)])
@@ -373,7 +373,7 @@ fn vault_skip_verify_is_true_or_false_where_vault_is_set_at_all() {
 }
 
 #[test]
-fn what_vault_is_reached_with_does_not_lie_in_our_own_mount() {
+fn certificates_and_tokens_for_vault_must_not_be_in_the_mount() {
     for variable in [
         "VAULT_TOKEN_FILE",
         "VAULT_CACERT",

@@ -1,5 +1,5 @@
-//! A settings document read name by name: an unknown name is told with the nearest known one, a wrong type with the
-//! setting's name. Knows no setting itself, and quotes no value.
+//! Reads a settings document by names. The error for an unknown name suggests the nearest known one, the error for a wrong
+//! type names the setting; neither quotes a value. Knows no setting.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The longest duration that a setting may name: 31 years, far below what a clock overflows at.
 const MAX_SECONDS: f64 = 1e9;
 
-/// One mapping of the document, and where it stands.
+/// A mapping of the document, and its position for messages.
 pub(super) struct Section<'a> {
     map: Option<&'a Mapping>,
     /// `live.yaml` as the user named it.
@@ -20,7 +20,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The top of a document; an empty one has no settings.
+    /// The whole document, which may be empty.
     pub(super) fn top(root: &'a Value, file: &'a str, known: &[&str]) -> Result<Self> {
         Self::of(root, file, String::new(), known)
     }
@@ -46,12 +46,14 @@ impl<'a> Section<'a> {
         for key in self.map.into_iter().flat_map(Mapping::keys) {
             let Some(key) = key.as_str() else {
                 return Err(Error::Settings(format!(
-                    "{}: {}a name is no text",
+                    "{}: {}a name is not text",
                     self.file, self.within
                 )));
             };
             if !known.contains(&key) {
-                let nearest = known.iter().min_by_key(|name| distance(name, key));
+                let nearest = known
+                    .iter()
+                    .min_by_key(|name| strsim::levenshtein(name, key));
                 return Err(Error::Settings(format!(
                     "{}: unknown setting {:?}; did you mean {:?}?",
                     self.file,
@@ -63,12 +65,12 @@ impl<'a> Section<'a> {
         Ok(())
     }
 
-    /// What is wrong with a setting.
+    /// The error for a setting; `must` continues the sentence after its name.
     pub(super) fn wrong(&self, name: &str, must: &str) -> Error {
         Error::Settings(format!("{}: {}{name} {must}", self.file, self.within))
     }
 
-    /// The value as it stands; a name without a value is as if it was not there.
+    /// The value; a name without a value counts as absent.
     pub(super) fn value(&self, name: &str) -> Option<&'a Value> {
         self.map?.get(name).filter(|value| !value.is_null())
     }
@@ -109,8 +111,8 @@ impl<'a> Section<'a> {
         Ok(Some(Duration::from_secs_f64(seconds)))
     }
 
-    /// A list of texts; numbers are taken as texts where `numbers` says so (user ids).
-    pub(super) fn texts(&self, name: &str, numbers: bool) -> Result<Vec<String>> {
+    /// A list of texts.
+    pub(super) fn texts(&self, name: &str) -> Result<Vec<String>> {
         let wrong = || self.wrong(name, "must be a list of texts");
         let items = match self.value(name) {
             None => return Ok(Vec::new()),
@@ -119,13 +121,12 @@ impl<'a> Section<'a> {
         };
         let text = |item: &Value| match item {
             Value::String(text) => Ok(text.clone()),
-            Value::Number(number) if numbers && number.is_u64() => Ok(number.to_string()),
             _ => Err(wrong()),
         };
         items.iter().map(text).collect()
     }
 
-    /// The mapping inside a setting.
+    /// The mapping that a setting holds.
     pub(super) fn section(&self, name: &str, known: &[&str]) -> Result<Section<'a>> {
         let within = format!("{}{name}.", self.within);
         Self::of(
@@ -136,7 +137,7 @@ impl<'a> Section<'a> {
         )
     }
 
-    /// The mapping inside a setting, whose names are the user's own.
+    /// The mapping that a setting holds, if the user chooses its names; and the names.
     pub(super) fn names_of(&self, name: &str) -> Result<(Section<'a>, Vec<&'a str>)> {
         let names: Vec<&str> = match self.value(name) {
             None => Vec::new(),
@@ -144,38 +145,5 @@ impl<'a> Section<'a> {
             Some(_) => return Err(self.wrong(name, "must hold names and values")),
         };
         Ok((self.section(name, &names)?, names))
-    }
-}
-
-/// How many letters differ (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distance_counts_letters() {
-        for (a, b, n) in [
-            ("", "", 0),
-            ("ttl", "tll", 1),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-        ] {
-            assert_eq!(distance(a, b), n);
-        }
     }
 }

@@ -1,11 +1,11 @@
-//! The audit trail, as the mount and the commands write it and SimpleTuner checks it.
+//! The audit trails, written by the mount and the commands, and verified by SimpleTuner's own algorithm.
 
 use super::*;
-use simpletuner_live::state::audit::{Act, Actor, AuditOptions, AuditTrail};
+use simpletuner_live::audit::{Actor, AuditEvent, AuditOptions, AuditTrail};
 
 const READS: &str = "live-audit.db";
 
-/// The rows of a trail, as its database has them, with their details parsed.
+/// The rows of a trail, with their details parsed.
 fn rows(home: &Path, file: &str) -> Vec<Value> {
     let program = format!(
         "path = os.path.join(STATE, '{file}')
@@ -31,8 +31,8 @@ fn reads(home: &Path, key: &str) -> Vec<Value> {
     rows
 }
 
-/// Whether there are rows of reads, in the chain or beside it.
-fn on_the_disk(home: &Path) -> bool {
+/// Whether the database has rows of reads, in the chain or pending.
+fn has_rows_of_reads(home: &Path) -> bool {
     let pending = "path = os.path.join(STATE, 'live-audit.db')
 c = sqlite3.connect(path, timeout=30) if os.path.exists(path) else None
 there = c and c.execute(\"SELECT count(*) FROM sqlite_master WHERE name IN ('pending', 'audit_log')\").fetchone()[0] == 2
@@ -51,7 +51,7 @@ fn actions(rows: &[Value]) -> Vec<String> {
     rows.iter().map(action).collect()
 }
 
-/// SimpleTuner's own check of a trail: how many rows there are.
+/// Verifies a trail as SimpleTuner does; returns the number of rows.
 fn checked_by_simpletuner(home: &Path, file: &str) -> String {
     let check = format!("print(verify(audit(os.path.join(STATE, '{file}'))))");
     simpletuner(home, &check).trim().to_owned()
@@ -68,7 +68,7 @@ fn me(home: &Path) -> String {
 }
 
 #[test]
-fn what_is_done_in_the_mount_goes_into_simpletuners_trail_which_it_accepts() {
+fn changes_in_the_mount_are_recorded_in_simpletuners_trail_and_simpletuner_can_verify_it() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo hunter2 > secrets/A; mv secrets/A secrets/B; rm secrets/B; echo hunter2 > secrets/.s; mv secrets/.s secrets/C");
@@ -132,7 +132,7 @@ json.dump(d, open('bundle/secrets.json', 'w'))",
 }
 
 #[test]
-fn reads_by_a_process_within_a_second_are_one_row_and_the_end_of_the_mount_loses_none() {
+fn reads_by_one_process_within_a_second_become_one_row_and_unmounting_loses_none() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; echo w > secrets/B");
@@ -163,7 +163,7 @@ print(os.getpid())",
     assert_eq!(
         count(&of_a),
         61,
-        "a file that is open for both is read, too"
+        "a file that is opened for reading and writing counts as read"
     );
     let of_b = reads(home.path(), "B");
     assert_eq!((of_b.len(), count(&of_b)), (3, 3));
@@ -174,7 +174,7 @@ print(os.getpid())",
 }
 
 #[test]
-fn reads_are_recorded_only_if_they_are_wanted() {
+fn reads_are_recorded_only_if_the_setting_is_on() {
     let _alone = alone();
     let home = home_of_simpletuner();
     fs::write(
@@ -193,19 +193,19 @@ fn reads_are_recorded_only_if_they_are_wanted() {
 }
 
 #[test]
-fn a_server_that_is_killed_leaves_what_was_written_to_the_next_one() {
+fn a_killed_servers_pending_rows_are_finished_by_the_next_server() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A");
     let server = live.server_pid();
     live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
-    // Within the second that makes them one row they stand beside the chain.
-    wait_until("the reads are on the disk", || {
-        on_the_disk(live.home.path())
+    // Until their second is over, the rows are pending.
+    wait_until("the database has the reads", || {
+        has_rows_of_reads(live.home.path())
     });
     signal("KILL", server);
-    wait_until("another server is there", || live.server_pid() != server);
-    wait_until("it finishes the rows", || {
+    wait_until("another server has started", || live.server_pid() != server);
+    wait_until("the new server has finished the rows", || {
         count(&reads(live.home.path(), "A")) == 5
     });
     live.sh("cat secrets/A");
@@ -215,8 +215,8 @@ fn a_server_that_is_killed_leaves_what_was_written_to_the_next_one() {
     checked_by_simpletuner(home.path(), "audit.db");
 }
 
-/// Stands before the system's user database, which hangs until the file `answer` is there.
-const DATABASE: &str = r#"
+/// A library that makes the user database hang until the file `answer` exists.
+const HANGING_USER_DATABASE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pwd.h>
@@ -231,12 +231,12 @@ int getpwuid_r(uid_t uid, struct passwd *pwd, char *buf, size_t len, struct pass
 "#;
 
 #[test]
-fn a_user_database_that_hangs_keeps_no_row_from_the_disk() {
+fn a_user_database_that_hangs_delays_no_row() {
     let _alone = alone();
     let home = home_of_simpletuner();
     let (source, library) = (home.path().join("d.c"), home.path().join("d.so"));
     let answer = home.path().join("answer");
-    fs::write(&source, DATABASE).unwrap();
+    fs::write(&source, HANGING_USER_DATABASE).unwrap();
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-o"])
         .args([&library, &source]);
@@ -254,22 +254,25 @@ fn a_user_database_that_hangs_keeps_no_row_from_the_disk() {
     live.sh("echo v > secrets/A");
     let server = live.server_pid();
     live.sh("for i in {1..5}; do read -r x < secrets/A || [ $x = v ]; done");
-    wait_until("the reads are on the disk", || {
-        on_the_disk(live.home.path())
+    wait_until("the database has the reads", || {
+        has_rows_of_reads(live.home.path())
     });
     let uid = format!("unix:{}", rustix::process::geteuid().as_raw());
-    wait_until("what was done is in the chain, by number", || {
-        let rows = rows(live.home.path(), "audit.db");
-        rows.last().unwrap()["actor_username"] == uid
-    });
+    wait_until(
+        "the change is in the chain, under the user's number",
+        || {
+            let rows = rows(live.home.path(), "audit.db");
+            rows.last().unwrap()["actor_username"] == uid
+        },
+    );
     signal("KILL", server);
-    wait_until("another server is there", || live.server_pid() != server);
-    wait_until("it finishes the rows", || {
+    wait_until("another server has started", || live.server_pid() != server);
+    wait_until("the new server has finished the rows", || {
         count(&reads(live.home.path(), "A")) == 5
     });
     assert_eq!(reads(live.home.path(), "A")[0]["actor_username"], uid);
     fs::write(&answer, "").unwrap();
-    wait_until("rows have names again", || {
+    wait_until("rows have the user's name again", || {
         live.sh("echo v > secrets/A");
         let rows = rows(live.home.path(), "audit.db");
         rows.last().unwrap()["actor_username"] == format!("unix:{user}")
@@ -303,7 +306,9 @@ print(os.getpid(), n)",
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until("it reads", || live.home(".simpletuner/begun").exists());
+    wait_until("the reader has begun", || {
+        live.home(".simpletuner/begun").exists()
+    });
     for _ in 0..3 {
         let server = live.server_pid();
         ran(live.cli().arg("upgrade")).done();
@@ -330,7 +335,7 @@ print(os.getpid(), n)",
 }
 
 #[test]
-fn of_500_rows_by_two_programs_at_once_one_chain_is_made() {
+fn two_programs_that_write_500_rows_at_once_make_one_chain() {
     let home = home_of_simpletuner();
     let theirs = "a = audit()
 for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'n': n}))";
@@ -345,11 +350,11 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
     let key = options.signing_key().key_or_create().unwrap();
     for n in 0..250 {
         let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
-        trail.record(Actor::this_process(), Act::SecretSet(name));
-        // Each by itself, as a program records now and then.
+        trail.record(Actor::this_process(), AuditEvent::SecretSet(name));
+        // One row per transaction, as if the program recorded now and then.
         assert!(trail.flush(std::time::Duration::from_secs(60)));
-        // The other goes on meanwhile.
-        let verified = options.chain().verify(&key).unwrap();
+        // The other program appends meanwhile.
+        let verified = options.change_chain().verify(&key).unwrap();
         assert!(verified.broken.is_none(), "{verified:?}");
     }
     assert!(other.wait().unwrap().success());
@@ -365,11 +370,11 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
 }
 
 #[test]
-fn a_trail_that_is_locked_holds_up_nobody_and_gets_its_rows_later() {
+fn a_locked_trail_delays_nobody_and_gets_its_rows_later() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; cat secrets/A");
-    wait_until("both are there", || {
+    wait_until("the first read is in the chain", || {
         !reads(live.home.path(), "A").is_empty()
     });
     let lock = "locks = [connect(AUDIT), connect(os.path.join(STATE, 'live-audit.db'))]
@@ -399,11 +404,13 @@ for lock in locks: lock.execute('BEGIN IMMEDIATE')";
 }
 
 #[test]
-fn a_mount_that_ends_while_the_trail_is_locked_waits_for_its_last_rows() {
+fn unmounting_waits_for_the_last_rows_of_a_locked_trail() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; echo v > secrets/B; cat secrets/A");
-    wait_until("it is there", || !reads(live.home.path(), "A").is_empty());
+    wait_until("the first read is in the chain", || {
+        !reads(live.home.path(), "A").is_empty()
+    });
     let lock = "lock = connect(os.path.join(STATE, 'live-audit.db'))
 lock.execute('BEGIN IMMEDIATE')";
     let holding = Holding::start(live.home.path(), lock, "lock.execute('ROLLBACK')");
@@ -411,13 +418,13 @@ lock.execute('BEGIN IMMEDIATE')";
     let (server, log) = (live.server_pid(), live.home("daemon.log"));
     let home = std::thread::scope(|scope| {
         let ending = scope.spawn(|| live.stop());
-        wait_until("it ends", || {
+        wait_until("the server is unmounting", || {
             fs::read_to_string(&log).unwrap().contains("unmounting")
         });
-        // Longer than a single try takes.
+        // Longer than one attempt to write takes.
         let begun = std::time::Instant::now();
         while begun.elapsed() < std::time::Duration::from_millis(2500) {
-            assert!(!support::home::has_ended(server), "it has given up");
+            assert!(!support::home::has_ended(server), "the server has given up");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         holding.let_go();
@@ -428,7 +435,7 @@ lock.execute('BEGIN IMMEDIATE')";
 }
 
 #[test]
-fn a_chain_that_is_broken_is_named_by_verify_told_once_in_the_log_and_goes_on() {
+fn a_broken_chain_is_found_by_verify_logged_once_and_still_appended_to() {
     let _alone = alone();
     let home = home_of_simpletuner();
     let tamper = "a = audit()
@@ -453,9 +460,11 @@ a.execute(\"UPDATE audit_log SET details = '{\\\"x\\\": 1}' WHERE id = 3\")";
     let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
     live.sh("echo v > secrets/A");
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("the log tells", || log().contains("is broken at row 3"));
+    wait_until("the log has the broken row", || {
+        log().contains("is broken at row 3")
+    });
     live.sh("for i in {1..5}; do echo $i > secrets/A; done");
-    wait_until("it goes on", || {
+    wait_until("rows are still appended", || {
         let sets = actions(&rows(live.home.path(), "audit.db"));
         sets.iter()
             .filter(|action| *action == "Secret A set")
@@ -474,7 +483,7 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("echo v > secrets/A; cat secrets/A; echo '{\"k\": 1}' > config/runpod.json");
-    wait_until("all is written", || {
+    wait_until("every row is written", || {
         !reads(live.home.path(), "A").is_empty() && rows(live.home.path(), "audit.db").len() == 3
     });
     let shown = ran(live.cli().args(["audit", "tail"])).done();
@@ -506,7 +515,7 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
         .spawn()
         .unwrap();
     let mut output = BufReader::new(following.stdout.take().unwrap());
-    // Set until one of them shows: it may not have begun to look when the first is.
+    // Sets secrets until one is shown, because `tail` may start after the first.
     let setting = live
         .command("bash")
         .args([
@@ -519,16 +528,16 @@ fn tail_shows_both_trails_by_time_and_follows_them() {
     output.read_line(&mut line).unwrap();
     let row: Value = serde_json::from_str(&line).unwrap();
     assert!(row["target"].as_str().unwrap().starts_with('T'), "{line}");
-    // Whoever reads it goes, and so does it.
+    // `tail` exits when the reader of its output does.
     drop(output);
-    wait_until("it ends", || following.try_wait().unwrap().is_some());
+    wait_until("tail exits", || following.try_wait().unwrap().is_some());
     assert!(following.wait().unwrap().success());
     setting.kill().unwrap();
     setting.wait().unwrap();
 }
 
 #[test]
-fn commands_without_a_mount_are_in_the_trail_too() {
+fn commands_without_a_mount_are_recorded_too() {
     let home = Home(support::scratch_home());
     home.run_with("v", &["set", "A"]).done();
     assert_eq!(home.run(&["get", "A"]).done(), "v");
@@ -579,7 +588,7 @@ append(a, 'credential.used', 'Secret YOUNG read')";
     fs::write(rest, "audit_keep_days: 30").unwrap();
     let live = mounted(std::mem::replace(&mut home.0, support::scratch_home()));
     live.sh("echo v > secrets/A; cat secrets/A");
-    wait_until("they are removed", || {
+    wait_until("the old rows are removed", || {
         let left = actions(&rows(live.home.path(), READS));
         left.first()
             .is_some_and(|first| first == "Secret YOUNG read")
@@ -592,7 +601,7 @@ append(a, 'credential.used', 'Secret YOUNG read')";
 }
 
 #[test]
-fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
+fn a_signing_key_that_others_can_read_causes_a_warning_with_the_command_that_fixes_it() {
     let home = home_of_simpletuner();
     let key = home.path().join(".simpletuner/audit.key");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -611,7 +620,7 @@ fn a_signing_key_that_others_can_read_is_told_of_with_how_to_mend_it() {
 }
 
 #[test]
-fn the_environment_may_give_the_signing_key() {
+fn an_environment_variable_can_set_the_signing_key() {
     let home = Home(support::scratch_home());
     let mut set = home.command(support::home::BINARY);
     set.args(["set", "A", "v"])
@@ -631,7 +640,7 @@ fn the_environment_may_give_the_signing_key() {
 }
 
 #[test]
-fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
+fn a_damaged_trail_delays_nobody_and_stays_as_it_is() {
     let _alone = alone();
     let home = support::scratch_home();
     let folder = home.path().join(".simpletuner");
@@ -643,8 +652,8 @@ fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
     let live = mounted(home);
     live.sh("for i in {1..5}; do echo $i > secrets/A; cat secrets/A; done");
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("the log tells", || {
-        log().matches("it is no SQLite database").count() >= 2
+    wait_until("the log has the reason", || {
+        log().matches("it is not an SQLite database").count() >= 2
     });
     assert_eq!(
         log()
@@ -654,7 +663,7 @@ fn a_damaged_trail_holds_up_nobody_and_is_left_as_it_is() {
         "{}",
         log()
     );
-    // Mended while it runs, it gets all that was held.
+    // Once the damaged files are gone, all kept rows are written.
     for file in ["audit.db", READS] {
         fs::remove_file(live.home(".simpletuner").join(file)).unwrap();
     }

@@ -1,16 +1,16 @@
-//! `config/` in the mount.
+//! The folder `config/` of the mount, and SimpleTuner's database behind it.
 
 use super::*;
-use simpletuner_live::state::ProviderConfigs;
+use simpletuner_live::simpletuner_db::ProviderConfigs;
 
-/// What SimpleTuner finds of a provider.
+/// A provider's configuration as SimpleTuner loads it.
 fn as_simpletuner_sees(live: &Live, provider: &str) -> Value {
     let program = format!("print(json.dumps(load(jobs(), '{provider}')))");
     serde_json::from_str(&simpletuner(live.home.path(), &program)).unwrap()
 }
 
 #[test]
-fn a_configuration_is_read_and_edited_with_the_tools_that_people_have() {
+fn a_configuration_is_read_and_edited_with_common_tools() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     assert_eq!(live.sh("ls config"), "replicate.json\n");
@@ -47,7 +47,7 @@ fn a_configuration_is_read_and_edited_with_the_tools_that_people_have() {
 }
 
 #[test]
-fn without_a_database_the_folder_is_empty_and_the_first_save_makes_just_that_table() {
+fn without_a_database_the_folder_is_empty_and_the_first_save_creates_only_that_table() {
     let _alone = alone();
     let live = Live::start();
     live.sh("ls config | wc -l; ! cat config/replicate.json 2> /dev/null");
@@ -64,7 +64,7 @@ print(c.execute('SELECT * FROM provider_config').fetchall()[0][:2])";
 }
 
 #[test]
-fn what_simpletuner_saves_shows_in_the_next_open_and_an_open_file_keeps_what_it_had() {
+fn a_save_by_simpletuner_is_seen_by_the_next_open_and_an_open_file_keeps_its_content() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     for round in 0..5 {
@@ -87,7 +87,7 @@ fn what_simpletuner_saves_shows_in_the_next_open_and_an_open_file_keeps_what_it_
 }
 
 #[test]
-fn a_write_that_is_no_configuration_changes_nothing() {
+fn a_write_that_is_not_a_configuration_is_refused_and_changes_nothing() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     let before = live.read("config/replicate.json");
@@ -129,7 +129,7 @@ except OSError as e:
 }
 
 #[test]
-fn what_is_stored_and_no_object_is_eio_and_a_whole_object_replaces_it() {
+fn a_stored_text_that_is_not_an_object_is_eio_until_a_whole_object_replaces_it() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     for stored in ["hunter2", "[\"hunter2\"]", ""] {
@@ -154,7 +154,7 @@ fn what_is_stored_and_no_object_is_eio_and_a_whole_object_replaces_it() {
 }
 
 #[test]
-fn the_caches_control_files_act_on_the_configurations() {
+fn the_control_files_of_the_cache_invalidate_configurations() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     live.sh("cat config/*.json > /dev/null");
@@ -172,10 +172,10 @@ fn the_caches_control_files_act_on_the_configurations() {
 }
 
 #[test]
-fn a_locked_database_holds_up_only_those_who_need_it_and_a_signal_ends_their_waiting() {
+fn a_locked_database_delays_only_its_own_files_and_a_signal_ends_the_wait() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
-    // Readers of a write-ahead log wait for nobody: so this one has none.
+    // Readers of a write-ahead log never wait, so the database is switched to a rollback journal.
     let lock = "c = jobs()
 assert c.execute('PRAGMA journal_mode=DELETE').fetchone()[0] == 'delete'
 c.execute('BEGIN EXCLUSIVE')";
@@ -190,7 +190,7 @@ c.execute('BEGIN EXCLUSIVE')";
     let mut reader = start("exec cat config/replicate.json");
     let mut writer = start("echo '{\"a\": 1}' > config/new.json");
     let mut ended = start("exec cat config/replicate.json");
-    // While these wait, all else goes on.
+    // While these wait, everything else works.
     live.sh("echo v > secrets/A; cat secrets/A; ls config; ls -l hardware; cat cache/stats; echo '{}' > config/.scratch");
     signal("TERM", ended.id());
     assert!(!ended.wait().unwrap().success());
@@ -207,7 +207,7 @@ c.execute('BEGIN EXCLUSIVE')";
 }
 
 #[test]
-fn of_500_saves_by_two_programs_at_once_none_is_lost() {
+fn two_programs_that_save_500_configurations_at_once_lose_none() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     let theirs = "c = jobs()
@@ -230,7 +230,7 @@ print(c.execute('SELECT count(*) FROM provider_config').fetchone()[0])";
 }
 
 #[test]
-fn of_500_changes_of_one_configuration_by_two_programs_none_is_lost() {
+fn two_programs_that_change_one_configuration_500_times_lose_no_change() {
     let home = home_of_simpletuner();
     let theirs = "c = jobs()
 for n in range(250):
@@ -253,7 +253,7 @@ for n in range(250):
 }
 
 #[test]
-fn whole_objects_are_read_while_both_programs_write_them() {
+fn readers_get_whole_objects_while_both_programs_write() {
     let _alone = alone();
     let live = mounted(home_of_simpletuner());
     let theirs = "c = jobs()
@@ -281,7 +281,7 @@ for n in range(300): save(c, 'busy', {'fill': chr(97 + n % 26) * (1 + n * 37 % 5
 }
 
 #[test]
-fn a_database_on_a_disk_that_cannot_be_written_is_read_and_a_save_says_so() {
+fn a_database_on_a_read_only_disk_can_be_read_and_a_save_fails_with_the_reason() {
     if !is_root() {
         return;
     }
@@ -308,13 +308,13 @@ fn a_database_on_a_disk_that_cannot_be_written_is_read_and_a_save_says_so() {
         said.contains("Read-only file system") || log.contains("cannot be written"),
         "{said}{log}"
     );
-    // It can be written again, without another mount.
+    // Once the disk is writable, the same mount writes.
     live.sh("echo '{\"a\": 1}' > config/replicate.json");
     assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));
 }
 
 #[test]
-fn a_damaged_database_is_eio_with_the_reason_and_stays_as_it_is() {
+fn a_damaged_database_is_eio_with_the_reason_in_the_log_and_stays_as_it_is() {
     let _alone = alone();
     let home = support::scratch_home();
     let jobs = home.path().join(".simpletuner/cloud/jobs.db");
@@ -339,7 +339,7 @@ fn a_damaged_database_is_eio_with_the_reason_and_stays_as_it_is() {
     );
     assert_eq!(fs::read_to_string(&jobs).unwrap(), garbage);
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(log.contains("it is no SQLite database"), "{log}");
+    assert!(log.contains("it is not an SQLite database"), "{log}");
     fs::write(&jobs, "").unwrap();
     live.sh("echo '{\"a\": 1}' > config/replicate.json");
     assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));

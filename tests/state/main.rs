@@ -1,5 +1,4 @@
-//! SimpleTuner's own databases, which both programs use at the same time: SimpleTuner's part is played by Python's
-//! standard `sqlite3`.
+//! SimpleTuner's databases, which both programs use at the same time. Python's standard `sqlite3` plays SimpleTuner.
 
 mod audit;
 mod config;
@@ -17,7 +16,7 @@ use support::{Live, Setup, alone, wait_until};
 
 const SIMPLETUNER: &str = include_str!("simpletuner.py");
 
-/// SimpleTuner's part, in a home's state folder.
+/// A Python program that acts as SimpleTuner in a home's state folder.
 fn python_in(home: &Path, program: &str) -> Command {
     let mut command = Command::new("python3");
     command
@@ -29,13 +28,13 @@ fn python_in(home: &Path, program: &str) -> Command {
     command
 }
 
-/// What SimpleTuner's part printed; it must have gone well.
+/// Runs such a program, which must succeed; returns its output.
 #[track_caller]
 fn simpletuner(home: &Path, program: &str) -> String {
     ran(&mut python_in(home, program)).done()
 }
 
-/// SimpleTuner's part, which says a line when it is ready and then holds on until it is let go.
+/// Such a program that prints a line when it is ready (with a lock held, say), and then waits for `let_go`.
 struct Holding(Child);
 
 impl Holding {
@@ -61,7 +60,7 @@ impl Holding {
     }
 }
 
-/// A home with a database as SimpleTuner leaves it.
+/// A home with SimpleTuner's databases.
 fn home_of_simpletuner() -> tempfile::TempDir {
     let home = support::scratch_home();
     simpletuner(

@@ -216,5 +216,5 @@ fn a_unit_is_written_once_and_not_over_what_somebody_changed() {
     let said = home
         .run(&["install-service", "--system", "--user", "no one", "--print"])
         .failed();
-    assert!(said.contains("no user's name"), "{said}");
+    assert!(said.contains("not a user name"), "{said}");
 }

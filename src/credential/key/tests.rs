@@ -13,7 +13,7 @@ fn unusable(source: &KeySource) -> String {
 }
 
 #[test]
-fn a_key_is_made_on_the_first_write_and_never_on_a_read() {
+fn the_first_write_creates_a_key_and_a_read_never_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/credential.key");
     let source = at(&path);
@@ -47,7 +47,7 @@ fn a_key_is_made_on_the_first_write_and_never_on_a_read() {
 }
 
 #[test]
-fn the_variable_goes_before_the_file_and_an_empty_one_does_not_count() {
+fn the_variable_overrides_the_file_unless_it_is_empty() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("credential.key");
     fs::write(&path, " from the file\n").unwrap();
@@ -73,7 +73,7 @@ fn the_variable_goes_before_the_file_and_an_empty_one_does_not_count() {
 }
 
 #[test]
-fn a_key_that_is_not_usable_is_told_and_never_overwritten() {
+fn an_unusable_key_is_an_error_and_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("credential.key");
     let large = vec![b'k'; MAX_KEY as usize + 1];
@@ -113,7 +113,7 @@ fn a_key_that_is_not_usable_is_told_and_never_overwritten() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_gives_its_own_errno() {
+fn a_key_that_cannot_be_created_is_an_io_error() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let error = at(&folder.path().join("file/credential.key"))
@@ -121,7 +121,7 @@ fn a_folder_that_cannot_be_written_gives_its_own_errno() {
         .unwrap_err();
     assert!(matches!(error, Error::KeyUnusable { .. }), "{error:?}");
 
-    // /proc refuses new folders to root too.
+    // /proc refuses new folders, even to root.
     let error = at(Path::new("/proc/none-of-ours/credential.key"))
         .cipher_or_create()
         .unwrap_err();
@@ -137,12 +137,12 @@ fn a_key_is_derived_once_until_the_file_holds_another() {
     let first = source.cipher().unwrap();
     assert!(Arc::ptr_eq(&first, &source.cipher().unwrap()));
 
-    // The same text in a new file: read again, not derived again.
+    // A new file with the same text is read, but no key is derived.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "one\n").unwrap();
     assert!(Arc::ptr_eq(&first, &source.cipher().unwrap()));
 
-    // Another text of the same length, at once, in place.
+    // Another text of the same length, written in place at once.
     fs::write(&path, "two\n").unwrap();
     let second = source.cipher().unwrap();
     let stored = CredentialCipher::derive("two").encrypt(&SecretValue::new("v"));
@@ -171,7 +171,7 @@ fn a_settled_file_is_not_read_again() {
 }
 
 #[test]
-fn makers_at_the_same_time_end_with_one_key() {
+fn processes_that_create_the_key_at_the_same_time_get_the_same_key() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("credential.key");
     let value = SecretValue::new("v");
@@ -196,7 +196,7 @@ fn makers_at_the_same_time_end_with_one_key() {
 }
 
 #[test]
-fn nothing_of_the_key_is_printed() {
+fn printing_the_source_shows_nothing_of_the_key() {
     let source = KeySource::new(Some("hunter2".into()), "/nowhere".into());
     assert_eq!(
         format!("{source:?} {:?}", source.cipher().unwrap()),
@@ -205,7 +205,7 @@ fn nothing_of_the_key_is_printed() {
 }
 
 #[test]
-fn a_key_that_others_may_open_is_warned_of() {
+fn a_key_that_others_may_open_causes_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("credential.key");
     fs::write(&path, "one").unwrap();

@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::settings::paths::{DEFAULT_NAMES, Leads, adopted_store, follow};
+use crate::settings::paths::{DEFAULT_NAMES, Resolved, adopted_store, follow};
 
 /// Where a secrets file lies.
 #[derive(Clone, Debug)]
@@ -93,8 +93,8 @@ impl StorePlace {
 
     fn look_via(&self, link: &Path) -> Result<Look<'_>> {
         let target = match follow(link, self.mount_point.as_deref())? {
-            Leads::To(target) => target,
-            Leads::IntoMount => self.adopted(link)?,
+            Resolved::Path(target) => target,
+            Resolved::InsideMount => self.adopted(link)?,
         };
         match rustix::fs::lstat(&target) {
             Ok(stat) => Ok(Look::Via(target, Some(stat))),

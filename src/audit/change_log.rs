@@ -1,0 +1,216 @@
+//! The trail of changes and denied access, in SimpleTuner's chain.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Instant, SystemTime};
+
+use super::AuditOptions;
+use super::actor::Actor;
+use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
+use super::chain::Chain;
+use super::event::AuditEvent;
+use super::key::SigningKey;
+use super::refusals::{OTHERS, Refusal, RefusalKey, RefusalLimiter};
+use super::row::UnsignedRow;
+use super::user_names::UserNames;
+use crate::audit::timestamp;
+use crate::error::Result;
+
+/// The most rows that are kept while the database cannot be written.
+const MAX_ROWS: usize = 10_000;
+/// The longest name of a file that a denied access may have in its row, in characters.
+const MAX_FILE_NAME: usize = 300;
+
+pub(super) struct ChangeLog(BatchWriter<ChangeTrail>);
+
+#[derive(Default)]
+pub(super) struct Queue {
+    events: Vec<(SystemTime, Actor, AuditEvent)>,
+    refusals: HashMap<RefusalKey, Refusal>,
+    /// Rows that the thread has made and not committed yet. They stay here until then, so that a flush sees them.
+    rows: Vec<UnsignedRow>,
+    lost: u64,
+}
+
+impl ChangeLog {
+    pub(super) fn new(options: &AuditOptions) -> Self {
+        Self(BatchWriter::new(options))
+    }
+
+    pub(super) fn record(&self, actor: Actor, event: AuditEvent) {
+        self.0.enqueue(|queue| {
+            let has_room = queue.events.len() + queue.rows.len() < MAX_ROWS;
+            match has_room {
+                true => queue.events.push((SystemTime::now(), actor, event)),
+                false => queue.lost += 1,
+            }
+            has_room
+        });
+    }
+
+    pub(super) fn record_refusal(&self, uid: u32, tid: u32, what: &str) {
+        let what: String = what.chars().take(MAX_FILE_NAME).collect();
+        self.0.enqueue(|queue| {
+            let files = queue.refusals.len();
+            let key = match queue.refusals.contains_key(&(uid, what.clone())) {
+                false if files >= MAX_ROWS => (uid, OTHERS.to_owned()),
+                _ => (uid, what),
+            };
+            let refusal = queue.refusals.entry(key).or_insert_with(|| Refusal {
+                at: SystemTime::now(),
+                actor: Actor::of_thread(uid, tid),
+                count: 0,
+            });
+            refusal.count += 1;
+            true
+        });
+    }
+
+    /// Logs the rows that could not be written, so that they are not lost without a trace.
+    pub(super) fn flush(&self, until: Instant) -> bool {
+        let (flushed, state) = self.0.flush(until);
+        for row in state.queue.unwritten() {
+            tracing::error!(
+                "this could not be written to the audit trail: {} {}: {}",
+                row.timestamp,
+                row.username,
+                row.action
+            );
+        }
+        // A thread that is stuck may have left nothing to see here.
+        flushed != Flush::TimedOut && state.queue.rows.is_empty() && state.queue.events.is_empty()
+    }
+
+    pub(super) fn freeze(&self) {
+        self.0.freeze();
+    }
+
+    pub(super) fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl Queue {
+    /// The rows that are not in the database, with the names of users that are known without asking.
+    fn unwritten(&self) -> Vec<UnsignedRow> {
+        let names = UserNames::default();
+        let events = self
+            .events
+            .iter()
+            .map(|(at, actor, event)| event.row(actor, &names.get(actor.uid), timestamp(*at)));
+        let refusals = self.refusals.iter();
+        let refusals = refusals.map(|((_, what), refusal)| refusal.row(what, &names));
+        let rows = self.rows.iter().cloned();
+        rows.chain(events).chain(refusals).collect()
+    }
+}
+
+pub(super) struct ChangeTrail {
+    chain: Chain,
+    key: SigningKey,
+    refusals: RefusalLimiter,
+    was_checked: bool,
+}
+
+impl Trail for ChangeTrail {
+    type Queue = Queue;
+
+    const NAME: &'static str = "the audit trail";
+    const THREAD: &'static str = "audit";
+
+    fn new(options: &AuditOptions) -> Self {
+        Self {
+            chain: options.change_chain(),
+            key: options.signing_key(),
+            refusals: RefusalLimiter::default(),
+            was_checked: false,
+        }
+    }
+
+    fn due(&self, queue: &Queue) -> Option<Instant> {
+        match queue.events.is_empty() && queue.refusals.is_empty() {
+            true => self.refusals.due(),
+            false => Some(Instant::now()),
+        }
+    }
+
+    fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
+        let uids = self.uids(&shared.lock().queue);
+        // Before the lock: the user database may be slow.
+        let names = UserNames::look_up(uids);
+        let rows = {
+            let mut state = shared.lock();
+            let queue = &mut state.queue;
+            // From one list to the other under the lock, so that a flush sees every row.
+            let events = std::mem::take(&mut queue.events);
+            let refusals = std::mem::take(&mut queue.refusals);
+            let events = events
+                .iter()
+                .map(|(at, actor, event)| event.row(actor, &names.get(actor.uid), timestamp(*at)));
+            queue.rows.extend(events);
+            queue.rows.extend(self.refusals.rows(refusals, &names, all));
+            let lost = std::mem::take(&mut queue.lost);
+            if lost > 0 {
+                tracing::error!(
+                    "{lost} rows of the audit trail are lost: too many wait to be written"
+                );
+            }
+            queue.rows.clone()
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.append(&rows)?;
+        shared.lock().queue.rows.drain(..rows.len());
+        Ok(())
+    }
+}
+
+impl ChangeTrail {
+    fn uids(&self, queue: &Queue) -> BTreeSet<u32> {
+        let events = queue.events.iter().map(|(_, actor, _)| actor.uid);
+        let refusals = queue.refusals.keys().map(|(uid, _)| *uid);
+        events.chain(refusals).chain(self.refusals.uids()).collect()
+    }
+
+    fn append(&mut self, rows: &[UnsignedRow]) -> Result<()> {
+        let key = self.key.key_or_create()?;
+        self.chain.append(&key, rows)?;
+        if !std::mem::replace(&mut self.was_checked, true) {
+            self.chain.check_in_background(key);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_fails_while_the_thread_is_stuck_and_sees_every_unwritten_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = ChangeLog::new(&AuditOptions {
+            state_dir: folder.path().to_owned(),
+            key: None,
+            reads: false,
+            keep_days: None,
+        });
+        log.0.run_without_thread();
+        assert!(!log.flush(Instant::now()));
+        log.record_refusal(1, 0, "A");
+        log.record(
+            Actor::of_thread(1, 0),
+            AuditEvent::ProviderDeleted("gone".to_owned()),
+        );
+        let unwritten = log.0.lock().queue.unwritten();
+        let actions: Vec<_> = unwritten.iter().map(|row| row.action.as_str()).collect();
+        assert_eq!(
+            actions,
+            [
+                "Configuration of provider gone deleted",
+                "Access to A denied"
+            ]
+        );
+        assert!(!log.flush(Instant::now()));
+    }
+}

@@ -1,0 +1,134 @@
+//! What the trails record: names of keys, never values. Knows no database.
+
+use serde_json::{Value, json};
+
+use super::actor::Actor;
+use super::row::{RowFields, UnsignedRow};
+use crate::secret::SecretName;
+
+/// A change, which goes into SimpleTuner's own trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditEvent {
+    /// A secret was set.
+    SecretSet(SecretName),
+    /// A secret was deleted.
+    SecretDeleted(SecretName),
+    /// A secret was renamed: old name, new name.
+    SecretRenamed(SecretName, SecretName),
+    /// A provider's configuration was saved.
+    ProviderConfigured(String, ChangedKeys),
+    /// A provider's configuration was deleted.
+    ProviderDeleted(String),
+    /// A provider's configuration was renamed: old name, new name.
+    ProviderRenamed(String, String),
+}
+
+/// The keys of a provider's configuration that a save changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangedKeys {
+    /// Keys that are new or have another value.
+    pub set: Vec<String>,
+    /// Keys that are gone.
+    pub removed: Vec<String>,
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ReadTarget {
+    /// A secret, through its file.
+    Secret(SecretName),
+    /// All secrets at once, through a document (its path in the mount).
+    AllSecrets(&'static str),
+    /// A secret, by a command or program without a mount (its name).
+    WithoutMount(SecretName, &'static str),
+}
+
+impl AuditEvent {
+    pub(super) fn row(&self, actor: &Actor, user: &str, timestamp: String) -> UnsignedRow {
+        self.fields().row(actor, user, timestamp, None)
+    }
+
+    // The event types and details are SimpleTuner's, which reads these rows.
+    fn fields(&self) -> RowFields {
+        let secret = |key: &SecretName| json!({"key": key});
+        match self {
+            AuditEvent::SecretSet(key) => RowFields::new(
+                "credential.created",
+                Some(("credential", key.as_str())),
+                format!("Secret {key} set"),
+                secret(key),
+            ),
+            AuditEvent::SecretDeleted(key) => RowFields::new(
+                "credential.deleted",
+                Some(("credential", key.as_str())),
+                format!("Secret {key} deleted"),
+                secret(key),
+            ),
+            AuditEvent::SecretRenamed(from, to) => RowFields::new(
+                "credential.created",
+                Some(("credential", to.as_str())),
+                format!("Secret {from} renamed to {to}"),
+                json!({"key": to, "from": from}),
+            ),
+            AuditEvent::ProviderConfigured(name, changed) => {
+                let mut details = json!({"provider": name, "keys": changed.set});
+                if !changed.removed.is_empty() {
+                    details["removed"] = json!(changed.removed);
+                }
+                RowFields::new(
+                    "provider.configured",
+                    Some(("provider", name)),
+                    format!("Provider {name} configured"),
+                    details,
+                )
+            }
+            AuditEvent::ProviderDeleted(name) => RowFields::new(
+                "config.changed",
+                Some(("provider", name)),
+                format!("Configuration of provider {name} deleted"),
+                json!({"provider": name}),
+            ),
+            AuditEvent::ProviderRenamed(from, to) => RowFields::new(
+                "config.changed",
+                Some(("provider", to)),
+                format!("Configuration of provider {from} renamed to {to}"),
+                json!({"provider": to, "from": from}),
+            ),
+        }
+    }
+}
+
+impl ReadTarget {
+    pub(super) fn row(
+        &self,
+        actor: &Actor,
+        user: &str,
+        timestamp: String,
+        count: u64,
+    ) -> UnsignedRow {
+        self.fields().row(actor, user, timestamp, Some(count))
+    }
+
+    fn fields(&self) -> RowFields {
+        match self {
+            ReadTarget::Secret(key) => RowFields::new(
+                "credential.used",
+                Some(("credential", key.as_str())),
+                format!("Secret {key} read"),
+                json!({"key": key, "file": format!("secrets/{key}")}),
+            ),
+            ReadTarget::AllSecrets(file) => RowFields::new(
+                "credential.used",
+                Some(("credential", "*")),
+                "All secrets read".into(),
+                json!({"key": "*", "file": file}),
+            ),
+            ReadTarget::WithoutMount(key, program) => RowFields::new(
+                "credential.used",
+                Some(("credential", key.as_str())),
+                format!("Secret {key} read"),
+                json!({"key": key, "file": Value::Null, "by": program}),
+            ),
+        }
+    }
+}

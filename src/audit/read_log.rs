@@ -1,0 +1,305 @@
+//! The trail of reads, in this program's own chain. A reader adds to a map and goes on.
+//!
+//! Reads of a key by one process within a second become one row with a count, which is known only when the second is
+//! over. Until then the row is kept in a table beside the chain (`pending`), so that the next server can finish it if this
+//! one is killed.
+
+mod batch;
+mod coalesced;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use ring::hmac;
+use rusqlite::{Connection, TransactionBehavior};
+use serde_json::json;
+
+use super::AuditOptions;
+use super::actor::{Actor, process_of};
+use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
+use super::chain::{Appender, Chain, prune};
+use super::event::ReadTarget;
+use super::key::SigningKey;
+use super::row::{RowFields, UnsignedRow};
+use super::user_names::UserNames;
+use crate::audit::timestamp;
+use crate::error::Result;
+use crate::sqlite::explain;
+use batch::{Batch, PENDING_TABLE, owner};
+use coalesced::CoalescedReads;
+
+/// How long reads are collected before they are written.
+const BATCH_DELAY: Duration = Duration::from_millis(50);
+/// How long one attempt to write waits for other programs' locks.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The connection is closed after this time without a read.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const PRUNE_INTERVAL: Duration = DAY;
+/// The most different reads that are collected, and the most rows that are kept while the database cannot be written.
+const MAX_READS: usize = 20_000;
+
+pub(super) struct ReadLog(BatchWriter<ReadTrail>);
+
+#[derive(Default)]
+pub(super) struct Queue {
+    reads: HashMap<ReadKey, QueuedRead>,
+    /// When the first of them was added.
+    since: Option<Instant>,
+    /// The processes of their threads: `/proc` is read once for each.
+    processes: HashMap<u32, (u32, Option<String>)>,
+    lost: u64,
+}
+
+/// What the thread has taken from the queue.
+struct Taken {
+    reads: Vec<(ReadKey, QueuedRead)>,
+    processes: HashMap<u32, (u32, Option<String>)>,
+    lost: u64,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct ReadKey {
+    uid: u32,
+    tid: u32,
+    target: ReadTarget,
+}
+
+struct QueuedRead {
+    /// Its place among the reads of the batch.
+    order: usize,
+    at: SystemTime,
+    since: Instant,
+    count: u64,
+}
+
+impl ReadLog {
+    pub(super) fn new(options: &AuditOptions) -> Self {
+        let log = Self(BatchWriter::new(options));
+        if options.read_chain().path().exists() {
+            // A server that was killed may have left pending rows.
+            log.0.start();
+        }
+        log
+    }
+
+    pub(super) fn record(&self, uid: u32, tid: u32, target: ReadTarget) {
+        let key = ReadKey { uid, tid, target };
+        self.0.enqueue(|queue| queue.add(key));
+    }
+
+    pub(super) fn flush(&self, until: Instant) -> bool {
+        let flushed = self.0.flush(until).0;
+        if flushed == Flush::TimedOut {
+            tracing::error!("gave up writing the last rows of the audit trail of reads");
+        }
+        flushed == Flush::Written
+    }
+
+    pub(super) fn freeze(&self) {
+        self.0.freeze();
+    }
+
+    pub(super) fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl Queue {
+    /// Whether it is the first read of a batch, for which the thread has to be woken.
+    fn add(&mut self, key: ReadKey) -> bool {
+        if let Some(read) = self.reads.get_mut(&key) {
+            read.count += 1;
+            return false;
+        }
+        if self.reads.len() >= MAX_READS {
+            self.lost += 1;
+            return false;
+        }
+        let process = self.processes.entry(key.tid);
+        process.or_insert_with(|| process_of(key.tid));
+        let now = Instant::now();
+        let read = QueuedRead {
+            order: self.reads.len(),
+            at: SystemTime::now(),
+            since: now,
+            count: 1,
+        };
+        self.reads.insert(key, read);
+        let is_first = self.since.is_none();
+        self.since.get_or_insert(now);
+        is_first
+    }
+
+    fn take(&mut self) -> Taken {
+        self.since = None;
+        Taken {
+            reads: self.reads.drain().collect(),
+            processes: std::mem::take(&mut self.processes),
+            lost: std::mem::take(&mut self.lost),
+        }
+    }
+}
+
+pub(super) struct ReadTrail {
+    chain: Chain,
+    signing_key: SigningKey,
+    keep: Option<Duration>,
+    owner: String,
+    connection: Option<(Connection, hmac::Key)>,
+    used_at: Instant,
+    reads: CoalescedReads,
+    lost: u64,
+    /// The rows of servers that were killed are not finished yet.
+    must_recover: bool,
+    was_checked: bool,
+    pruned_at: Option<Instant>,
+}
+
+impl Trail for ReadTrail {
+    type Queue = Queue;
+
+    const NAME: &'static str = "the audit trail of reads";
+    const THREAD: &'static str = "audit-reads";
+
+    fn new(options: &AuditOptions) -> Self {
+        Self {
+            chain: options.read_chain(),
+            signing_key: options.signing_key(),
+            keep: options.keep_days.map(|days| DAY * days),
+            owner: owner(std::process::id()),
+            connection: None,
+            used_at: Instant::now(),
+            reads: CoalescedReads::default(),
+            lost: 0,
+            must_recover: true,
+            was_checked: false,
+            pruned_at: None,
+        }
+    }
+
+    fn due(&self, queue: &Queue) -> Option<Instant> {
+        if self.must_recover {
+            return Some(Instant::now());
+        }
+        let collected = queue.since.map(|since| since + BATCH_DELAY);
+        let due = [self.reads.due(), collected].into_iter().flatten().min();
+        // Without a read, only the idle connection is to be closed.
+        due.or_else(|| {
+            self.connection
+                .as_ref()
+                .map(|_| self.used_at + IDLE_TIMEOUT)
+        })
+    }
+
+    fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
+        // Merged without the lock, for which readers wait.
+        let taken = shared.lock().queue.take();
+        self.merge(taken);
+        if !all && !self.must_recover && self.reads.is_empty() && self.lost == 0 {
+            self.connection = None;
+            return Ok(());
+        }
+        let written = self.write_batch(all);
+        match written {
+            Ok(()) => self.used_at = Instant::now(),
+            Err(_) => self.connection = None,
+        }
+        written
+    }
+}
+
+impl ReadTrail {
+    /// Adds what was queued to the reads of the same second.
+    fn merge(&mut self, mut taken: Taken) {
+        taken.reads.sort_by_key(|(_, read)| read.order);
+        self.lost += taken.lost;
+        for (ReadKey { uid, tid, target }, read) in taken.reads {
+            let process = taken.processes.get(&tid).cloned();
+            let (pid, program) = process.unwrap_or((tid, None));
+            let actor = Actor { uid, pid, program };
+            self.lost += self.reads.add(actor, target, &read);
+        }
+    }
+
+    fn write_batch(&mut self, all: bool) -> Result<()> {
+        let failed = |e| explain(self.chain.path(), &e);
+        let must_recover = self.connection.is_none();
+        if must_recover {
+            let key = self.signing_key.key_or_create()?;
+            let connection = self.chain.connect(BUSY_TIMEOUT)?;
+            connection.execute_batch(PENDING_TABLE).map_err(failed)?;
+            self.connection = Some((connection, key));
+        }
+        let Some((connection, key)) = &mut self.connection else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        // Before the database is locked: the user database may be slow. A pending row does not wait for the name; it has
+        // the user's number until it goes into the chain.
+        let due = self
+            .reads
+            .iter()
+            .filter(|(_, read)| all || read.is_due(now));
+        let names = UserNames::look_up(due.map(|(_, read)| read.actor.uid));
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        let batch = Batch {
+            transaction: &transaction,
+            owner: &self.owner,
+            now,
+            all,
+            names: &names,
+        };
+        let mut appender = Appender::new(&transaction, key).map_err(failed)?;
+        if must_recover {
+            batch.recover(&mut appender).map_err(failed)?;
+        }
+        let written = batch.write(&mut appender, &self.reads).map_err(failed)?;
+        if self.lost > 0 {
+            let row = lost_row(self.lost, &names);
+            appender.append(&row).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)?;
+        self.lost = 0;
+        self.must_recover = false;
+        self.reads.settle(written);
+        self.maintain();
+        Ok(())
+    }
+
+    /// Checks the chain once, and prunes it once a day.
+    fn maintain(&mut self) {
+        let Some((connection, key)) = &mut self.connection else {
+            return;
+        };
+        if !std::mem::replace(&mut self.was_checked, true) {
+            self.chain.check_in_background(key.clone());
+        }
+        if let Some(keep) = self.keep
+            && self
+                .pruned_at
+                .is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL)
+            && let Some(before) = SystemTime::now().checked_sub(keep)
+        {
+            self.pruned_at = Some(Instant::now());
+            if let Err(error) = prune(connection, key, before) {
+                let error = explain(self.chain.path(), &error);
+                tracing::warn!("old rows of the audit trail cannot be removed: {error}");
+            }
+        }
+    }
+}
+
+fn lost_row(lost: u64, names: &UserNames) -> UnsignedRow {
+    let actor = Actor::this_process();
+    let user = names.get(actor.uid);
+    let fields = RowFields::new(
+        "audit.lost",
+        None,
+        format!("{lost} reads were too many to be recorded"),
+        json!({"count": lost}),
+    );
+    fields.row(&actor, &user, timestamp(SystemTime::now()), None)
+}

@@ -1,0 +1,143 @@
+//! One transaction of the read trail: reads whose second is over go into the chain, the others into the table `pending`.
+
+use std::time::Instant;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::coalesced::{CoalescedReads, PendingRow, WrittenTo};
+use crate::audit::chain::Appender;
+use crate::audit::row::UnsignedRow;
+use crate::audit::user_names::UserNames;
+
+/// The owner of a row is the process that will move it into the chain.
+pub(super) const PENDING_TABLE: &str = "CREATE TABLE IF NOT EXISTS pending (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    timestamp TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    actor_username TEXT,
+    target_type TEXT,
+    target_id TEXT,
+    action TEXT NOT NULL,
+    details TEXT NOT NULL
+)";
+
+pub(super) struct Batch<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    /// This process.
+    pub(super) owner: &'a str,
+    pub(super) now: Instant,
+    /// Whether all reads go into the chain, for a flush.
+    pub(super) all: bool,
+    /// The names of the users whose reads are due.
+    pub(super) names: &'a UserNames,
+}
+
+impl Batch<'_> {
+    /// Where each read was written that has changed since the last batch.
+    pub(super) fn write(
+        &self,
+        appender: &mut Appender<'_>,
+        reads: &CoalescedReads,
+    ) -> rusqlite::Result<Vec<(u64, WrittenTo)>> {
+        let mut written = Vec::new();
+        for (number, read) in reads.iter() {
+            let is_due = self.all || read.is_due(self.now);
+            // Another server may have assumed that this process died, and appended the pending row with the count it had.
+            let (count, pending) = match read.pending {
+                Some(row) if !is_due && row.count == read.count => continue,
+                Some(row) => match self.is_pending(row.id)? {
+                    true => (read.count, Some(row.id)),
+                    false => (read.count - row.count, None),
+                },
+                None => (read.count, None),
+            };
+            if is_due {
+                if let Some(id) = pending {
+                    self.delete_pending(id)?;
+                }
+                if count > 0 {
+                    appender.append(&read.row(self.names, count))?;
+                }
+                written.push((number, WrittenTo::Chain));
+            } else {
+                let id = self.put_pending(pending, &read.row(self.names, count))?;
+                written.push((number, WrittenTo::Pending(PendingRow { id, count })));
+            }
+        }
+        Ok(written)
+    }
+
+    fn is_pending(&self, id: i64) -> rusqlite::Result<bool> {
+        let exists = "SELECT 1 FROM pending WHERE id = ?1 AND owner = ?2";
+        let found = self
+            .transaction
+            .query_row(exists, params![id, self.owner], |_| Ok(()));
+        Ok(found.optional()?.is_some())
+    }
+
+    fn delete_pending(&self, id: i64) -> rusqlite::Result<()> {
+        let delete = "DELETE FROM pending WHERE id = ?1";
+        self.transaction.execute(delete, [id]).map(drop)
+    }
+
+    fn put_pending(&self, id: Option<i64>, row: &UnsignedRow) -> rusqlite::Result<i64> {
+        if let Some(id) = id {
+            let update = "UPDATE pending SET details = ?2, actor_username = ?3 WHERE id = ?1";
+            self.transaction
+                .execute(update, params![id, row.details, row.username])?;
+            return Ok(id);
+        }
+        self.transaction.execute(
+            "INSERT INTO pending (owner, timestamp, event_type, actor_username, target_type, target_id, action, details)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                self.owner,
+                row.timestamp,
+                row.event_type,
+                row.username,
+                row.target_type,
+                row.target_id,
+                row.action,
+                row.details
+            ],
+        )?;
+        Ok(self.transaction.last_insert_rowid())
+    }
+
+    /// Moves the pending rows of dead servers into the chain.
+    pub(super) fn recover(&self, appender: &mut Appender<'_>) -> rusqlite::Result<()> {
+        let mut statement = self.transaction.prepare(
+            "SELECT id, owner, timestamp, event_type, actor_username, target_type, target_id, action, details
+             FROM pending ORDER BY id",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let unsigned = UnsignedRow {
+                timestamp: row.get(2)?,
+                event_type: row.get(3)?,
+                username: row.get(4)?,
+                target_type: row.get(5)?,
+                target_id: row.get(6)?,
+                action: row.get(7)?,
+                details: row.get(8)?,
+            };
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, unsigned))
+        })?;
+        let left: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+        for (id, row_owner, row) in left {
+            let pid = row_owner.split(' ').next().and_then(|pid| pid.parse().ok());
+            if pid.is_some_and(|pid| owner(pid) == row_owner) {
+                continue;
+            }
+            self.delete_pending(id)?;
+            appender.append(&row)?;
+        }
+        Ok(())
+    }
+}
+
+/// A process as the column `owner` has it: pid and start time, because pids are reused (proc(5)).
+pub(super) fn owner(pid: u32) -> String {
+    let started = crate::process::started_at(pid).map(|started| started.to_string());
+    format!("{pid} {}", started.as_deref().unwrap_or("-"))
+}

@@ -1,0 +1,390 @@
+//! A running mount, used through its files; turns errnos back into error messages. Knows no provider.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Outcome;
+use super::close::close;
+use super::failure::{Failure, warn};
+use super::reason;
+use super::secret_list::{Detail, ListedSecret};
+use crate::error::Error;
+use crate::mount::{self, MountState};
+use crate::secret::{MAX_VALUE, SecretName};
+use crate::settings::Settings;
+
+const PROVIDER: &str = "user.simpletuner.provider";
+
+/// A mount of this program that answers.
+pub(super) struct MountClient {
+    root: PathBuf,
+}
+
+impl MountClient {
+    fn new(mount_point: &Path) -> Self {
+        Self {
+            root: mount_point.into(),
+        }
+    }
+
+    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
+        let mount_point = &settings.mount_point;
+        match mount::state(mount_point)? {
+            MountState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountState::Ours { alive: false, .. } => warn(&format!(
+                "the mount at {} is dead; `simpletuner-live mount` cleans it up",
+                mount_point.display()
+            )),
+            MountState::OfAnother { uid } => warn(&mount::of_another(mount_point, uid)),
+            MountState::NotMounted | MountState::Foreign { .. } => {}
+        }
+        Ok(None)
+    }
+
+    /// The mount at `mount_point`.
+    ///
+    /// # Errors
+    /// There is none, or it does not answer; the message says what to do.
+    pub(super) fn require(mount_point: &Path) -> Outcome<Self> {
+        let path = mount_point.display();
+        match mount::state(mount_point)? {
+            MountState::Ours { alive: true, .. } => Ok(Self::new(mount_point)),
+            MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
+                format!("the mount at {path} is dead"),
+                "`simpletuner-live mount` cleans it up and mounts again",
+            )),
+            MountState::NotMounted => Err(Failure::with_hint(
+                format!("nothing is mounted at {path}"),
+                "`simpletuner-live mount` mounts it",
+            )),
+            MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
+            MountState::Foreign { fstype } => Err(Failure::new(format!(
+                "{path} is a {fstype} mount, not one of simpletuner-live"
+            ))),
+        }
+    }
+
+    fn secret(&self, name: &SecretName) -> PathBuf {
+        self.root.join("secrets").join(name.as_str())
+    }
+
+    pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
+        // Allocated at its full size, because a vector that grows leaves unzeroed copies.
+        let mut value = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 1));
+        File::open(self.secret(name))
+            .and_then(|file| file.take(MAX_VALUE as u64 + 1).read_to_end(&mut value))
+            .map_err(|error| self.failure(name, "read", error))?;
+        Ok(value)
+    }
+
+    /// Sets the value. Returns the provider that overrides it, if there is one.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(self.secret(name))?;
+            // After a failed write the file is closed by dropping it: the server then discards what was written.
+            file.write_all(value)?;
+            close(file)
+        };
+        write().map_err(|error| self.failure(name, "write", error))?;
+        Ok(self.provider_of(name).filter(|provider| provider != "file"))
+    }
+
+    pub(super) fn remove(&self, name: &SecretName) -> Outcome {
+        fs::remove_file(self.secret(name)).map_err(|error| self.failure(name, "remove", error))
+    }
+
+    /// All names, sorted.
+    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+        let folder = self.root.join("secrets");
+        let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(name) = name.to_str().and_then(|name| SecretName::new(name).ok()) else {
+                continue;
+            };
+            let metadata = match detail {
+                Detail::All => fs::metadata(self.secret(&name)).ok(),
+                _ => None,
+            };
+            let provider = match detail {
+                Detail::Names => None,
+                _ => self.provider_of(&name),
+            };
+            listed.push(ListedSecret {
+                provider,
+                size: metadata.as_ref().map(|m| m.len()),
+                changed_at: metadata.and_then(|m| m.modified().ok()),
+                name,
+            });
+        }
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    fn provider_of(&self, name: &SecretName) -> Option<String> {
+        let mut buffer = [0; 256];
+        let length = rustix::fs::getxattr(self.secret(name), PROVIDER, &mut buffer).ok()?;
+        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+        Some(text.to_string())
+    }
+
+    /// Reads a JSON file: `status`, `cache/stats`, ...
+    pub(super) fn document(&self, file: &str) -> Outcome<Value> {
+        let path = self.root.join(file);
+        let bytes =
+            fs::read(&path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::new(format!("{} is not JSON: {e}", path.display())))
+    }
+
+    /// The reports of all providers, in the order of the chain.
+    pub(super) fn providers(&self) -> Vec<Value> {
+        let names = fs::read_dir(self.root.join("providers"))
+            .into_iter()
+            .flatten();
+        let mut reports: Vec<Value> = names
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|name| self.document(&format!("providers/{name}")).ok())
+            .collect();
+        reports.sort_by_key(|report| report["priority"].as_u64());
+        reports
+    }
+
+    /// The path of a file in the mount.
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+
+    /// Writes a control file.
+    pub(super) fn control(&self, file: &str, input: &[u8]) -> Outcome {
+        self.write(file, input, OpenOptions::new().write(true))
+    }
+
+    /// Writes a whole file, and creates it if it is missing.
+    pub(super) fn put(&self, file: &str, content: &[u8]) -> Outcome {
+        let mut options = OpenOptions::new();
+        self.write(
+            file,
+            content,
+            options.write(true).create(true).truncate(true),
+        )
+    }
+
+    fn write(&self, file: &str, input: &[u8], options: &OpenOptions) -> Outcome {
+        let path = self.root.join(file);
+        let write = || {
+            let mut file = options.open(&path)?;
+            file.write_all(input)?;
+            close(file)
+        };
+        write().map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOENT) => Failure::new(format!("the mount has no {file}")),
+            _ => Error::io(format!("cannot write {}", path.display()), e).into(),
+        })
+    }
+
+    pub(super) fn text(&self, file: &str) -> Outcome<String> {
+        let path = self.root.join(file);
+        fs::read_to_string(&path)
+            .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
+    }
+
+    /// The error behind an errno, with the server's own reason if it gives one; else by the README's table of errors.
+    fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
+        let name_text = name.to_string();
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => return Error::NotFound { name: name_text }.into(),
+            Some(libc::ENOTCONN) => {
+                return Failure::with_hint(
+                    format!("the mount at {} has died", self.root.display()),
+                    "`simpletuner-live mount` cleans it up and mounts again",
+                );
+            }
+            _ => {}
+        }
+        if let Some(reason) = reason::of(&self.root, name) {
+            return Failure::new(match reason.contains(&name_text) {
+                true => reason,
+                false => format!("cannot {verb} {name}: {reason}"),
+            });
+        }
+        match error.raw_os_error() {
+            Some(libc::EKEYREJECTED) => Error::CannotDecrypt {
+                name: name_text,
+                reason:
+                    "the key is wrong, or the stored value is damaged; the daemon's log says more"
+                        .into(),
+            }
+            .into(),
+            Some(libc::EIO) => {
+                let reason = reason::of_providers(&self.providers()).unwrap_or_else(|| {
+                    "the daemon's log says why (~/.simpletuner/live.log)".into()
+                });
+                Failure::new(format!("cannot {verb} {name}: {reason}"))
+            }
+            Some(libc::EPERM) => match self.provider_of(name) {
+                Some(provider) if provider != "file" => Error::ReadOnlyProvider {
+                    name: name_text,
+                    provider,
+                }
+                .into(),
+                _ => Error::io(format!("cannot {verb} {name}"), error).into(),
+            },
+            Some(libc::EFBIG) => Error::TooLarge {
+                what: format!("the value of {name}"),
+                limit: MAX_VALUE,
+            }
+            .into(),
+            Some(libc::EILSEQ) => Error::NotUtf8 { name: name_text }.into(),
+            _ if error.kind() == ErrorKind::PermissionDenied => Failure::new(format!(
+                "you may not {verb} {name}: the mount at {} belongs to another user",
+                self.root.display()
+            )),
+            _ => Error::io(format!("cannot {verb} {name}"), error).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plain folder that looks like a mount.
+    fn folder() -> (tempfile::TempDir, MountClient) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["secrets", "providers"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let client = MountClient::new(folder.path());
+        (folder, client)
+    }
+
+    fn key(name: &str) -> SecretName {
+        SecretName::new(name).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_set_read_listed_and_removed_through_files() {
+        let (folder, client) = folder();
+        client.set(&key("B"), b"two").unwrap();
+        client.set(&key("A"), b"one").unwrap();
+        fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
+        assert_eq!(client.get(&key("A")).unwrap().as_slice(), b"one");
+        let listed = client.list(Detail::All).unwrap();
+        let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
+        assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
+        client.remove(&key("A")).unwrap();
+        assert!(matches!(
+            client.get(&key("A")),
+            Err(Failure::Error(Error::NotFound { name })) if name == "A"
+        ));
+    }
+
+    fn message_of(failure: Failure) -> String {
+        match failure {
+            Failure::Error(error) => error.to_string(),
+            Failure::Message(message, _) => message,
+            Failure::OutputClosed => "nothing".into(),
+        }
+    }
+
+    #[test]
+    fn an_errno_becomes_its_error_and_names_only_providers_that_fail() {
+        let (folder, client) = folder();
+        let providers = folder.path().join("providers");
+        let report = |name: &str, report: &str| {
+            fs::write(providers.join(name), report).unwrap();
+        };
+        report(
+            "environment",
+            r#"{"name": "environment", "priority": 1, "available": true, "last_error": null}"#,
+        );
+        // An error of an earlier operation: the provider is available.
+        report(
+            "file",
+            r#"{"name": "file", "priority": 2, "available": true, "last_error": "it was 0 bytes long"}"#,
+        );
+        report(
+            "vault",
+            r#"{"name": "vault", "priority": 4, "available": false, "last_error": "it is sealed"}"#,
+        );
+        for (errno, words) in [
+            (libc::ENOENT, "no such secret: K"),
+            (
+                libc::EIO,
+                "cannot write K: the vault provider says: it is sealed",
+            ),
+            (
+                libc::EKEYREJECTED,
+                "K cannot be decrypted: the key is wrong, or the stored value is damaged; the daemon's log says more",
+            ),
+            (
+                libc::EFBIG,
+                "the value of K is too large: at most 65536 bytes",
+            ),
+            (libc::EILSEQ, "the value of K is not UTF-8 text"),
+            (
+                libc::EPERM,
+                "cannot write K: Operation not permitted (os error 1)",
+            ),
+            (
+                libc::ENOSPC,
+                "cannot write K: No space left on device (os error 28)",
+            ),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);
+        }
+    }
+
+    #[test]
+    fn the_servers_own_reason_replaces_the_errnos_message() {
+        let (folder, client) = folder();
+        let secrets = folder.path().join("secrets");
+        let set_reason = |name: &str, reason: &str| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&secrets, name, reason.as_bytes(), flags)
+        };
+        if set_reason("user.simpletuner.error.K", "vault provider: it is sealed\n")
+            == Err(rustix::io::Errno::OPNOTSUPP)
+        {
+            eprintln!("skipped: the scratch folder keeps no extended attributes");
+            return;
+        }
+        set_reason(
+            "user.simpletuner.error.L",
+            "L cannot be decrypted: another key",
+        )
+        .unwrap();
+        let failure = |name: &str, errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            message_of(client.failure(&key(name), "read", error))
+        };
+        assert_eq!(
+            failure("K", libc::EIO),
+            "cannot read K: vault provider: it is sealed"
+        );
+        assert_eq!(
+            failure("L", libc::EKEYREJECTED),
+            "L cannot be decrypted: another key"
+        );
+        assert_eq!(failure("L", libc::ENOENT), "no such secret: L");
+        assert_eq!(
+            failure("M", libc::EILSEQ),
+            "the value of M is not UTF-8 text"
+        );
+    }
+}

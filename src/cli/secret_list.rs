@@ -1,0 +1,24 @@
+//! A line of `ls`, whichever target it comes from.
+
+use std::time::SystemTime;
+
+use crate::secret::SecretName;
+
+/// A secret in the list.
+pub(super) struct ListedSecret {
+    pub(super) name: SecretName,
+    pub(super) provider: Option<String>,
+    /// In bytes; only for [`Detail::All`], if the value can be read.
+    pub(super) size: Option<u64>,
+    pub(super) changed_at: Option<SystemTime>,
+}
+
+/// What `ls` shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    Names,
+    /// Names and providers.
+    Providers,
+    /// Also sizes and times, which may wait for a backend.
+    All,
+}

@@ -1,0 +1,310 @@
+//! The table `provider_config` of SimpleTuner's database `cloud/jobs.db` (provider, JSON object, time), behind the cache of
+//! the same name.
+//!
+//! One connection reads, and never waits for another program's lock; a caller that needs an answer asks again. Each write
+//! has a connection of its own, which waits as long as SimpleTuner does.
+
+mod reader;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::config::ProviderConfig;
+use crate::audit::{AuditOptions, AuditTrail};
+use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
+use crate::error::{Error, Result};
+use crate::provider::Done;
+use crate::settings::{Flags, Settings};
+use crate::sqlite::{BUSY_TIMEOUT, failed};
+use reader::{Reader, Refreshed};
+
+/// How often a caller that has to wait for a lock asks again.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A provider's configuration, as far as it is known without waiting.
+#[derive(Debug)]
+pub enum TryGet {
+    /// The configuration.
+    Found(ProviderConfig),
+    /// The provider has none.
+    Missing,
+    /// It cannot be read.
+    Failed(Error),
+    /// Another program has locked the database; [`ProviderConfigs::when_readable`] waits for it.
+    Locked,
+}
+
+/// The configurations of all providers.
+pub struct ProviderConfigs {
+    path: PathBuf,
+    cache: TtlCache<ProviderConfig>,
+    /// Records who changes what.
+    audit: Option<Arc<AuditTrail>>,
+    reader: Mutex<Reader>,
+    waiters: Mutex<Vec<Waiter>>,
+}
+
+/// A caller that waits for the lock.
+struct Waiter {
+    name: String,
+    until: Instant,
+    done: Done,
+}
+
+impl ProviderConfigs {
+    /// The configurations in the default settings' state folder. Does not open the database yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`].
+    pub fn open() -> Result<Self> {
+        Ok(Self::from_settings(&Settings::load(&Flags::default())?))
+    }
+
+    /// The configurations in these settings' state folder (`cloud/jobs.db` in it).
+    pub fn from_settings(settings: &Settings) -> Self {
+        let audit = AuditOptions {
+            reads: false,
+            ..AuditOptions::from_settings(settings)
+        };
+        Self::at(database_of(settings)).with_audit(Arc::new(AuditTrail::new(&audit)))
+    }
+
+    /// The configurations in this database, behind a cache of their own, without an audit trail.
+    pub fn at(path: PathBuf) -> Self {
+        Self::behind(path, TtlCache::new(PROVIDER_CONFIG))
+    }
+
+    fn behind(path: PathBuf, cache: TtlCache<ProviderConfig>) -> Self {
+        Self {
+            reader: Mutex::new(Reader::new(path.clone(), cache.clone())),
+            path,
+            cache,
+            audit: None,
+            waiters: Mutex::default(),
+        }
+    }
+
+    /// Records changes in this trail.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<AuditTrail>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
+        }
+    }
+
+    /// Like [`from_settings`](Self::from_settings), with this trail, and with the cache in the registry as `provider_config`.
+    pub fn in_registry(
+        registry: &CacheRegistry,
+        settings: &Settings,
+        audit: Arc<AuditTrail>,
+    ) -> Self {
+        let configs = Self::at(database_of(settings)).with_audit(audit);
+        registry.register("provider_config", Arc::new(configs.cache.clone()));
+        configs
+    }
+
+    /// The configurations of the default settings, shared by the whole process, behind [`provider_config_cache`].
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); the next call tries again.
+    pub fn global() -> Result<Arc<Self>> {
+        static GLOBAL: Mutex<Option<Arc<ProviderConfigs>>> = Mutex::new(None);
+        let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(configs) = &*global {
+            return Ok(configs.clone());
+        }
+        let Self { path, audit, .. } = Self::open()?;
+        let configs = Self {
+            audit,
+            ..Self::behind(path, provider_config_cache().clone())
+        };
+        Ok(global.insert(Arc::new(configs)).clone())
+    }
+
+    /// The database file, which need not exist.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The cache of what was read; its keys are `provider:{name}:config`.
+    pub fn cache(&self) -> &TtlCache<ProviderConfig> {
+        &self.cache
+    }
+
+    /// Drops a provider (`None`: all) from the cache. Returns how many entries there were.
+    pub fn invalidate(&self, provider: Option<&str>) -> usize {
+        let _reader = self.reader();
+        match provider {
+            Some(name) => self.cache.invalidate_prefix(&cache_prefix(name)),
+            None => self.cache.clear(),
+        }
+    }
+
+    /// A provider's configuration; an empty object if it has none. Waits up to 30 s for a lock.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if the database cannot be read, or the stored text is not a JSON object.
+    pub fn get(&self, name: &str) -> Result<ProviderConfig> {
+        self.poll(|| match self.try_get(name) {
+            TryGet::Found(config) => Some(Ok(config)),
+            TryGet::Missing => Some(Ok(ProviderConfig::default())),
+            TryGet::Failed(error) => Some(Err(error)),
+            TryGet::Locked => None,
+        })
+    }
+
+    /// The names of all providers that have a configuration, sorted. Waits up to 30 s for a lock.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn list(&self) -> Result<Vec<String>> {
+        self.poll(|| {
+            let mut reader = self.reader();
+            match reader.refresh() {
+                Ok(Refreshed::Locked) => None,
+                Ok(_) => Some(Ok(reader.names())),
+                Err(error) => Some(Err(error)),
+            }
+        })
+    }
+
+    /// Like [`list`](Self::list), but never waits; the last known names while the database cannot be read.
+    pub fn try_list(&self) -> Vec<String> {
+        let mut reader = self.reader();
+        if let Err(error) = reader.refresh() {
+            tracing::warn!("{error}");
+        }
+        reader.names()
+    }
+
+    /// Like [`get`](Self::get), but never waits. Takes a few microseconds if the configuration is cached.
+    pub fn try_get(&self, name: &str) -> TryGet {
+        self.reader().try_get(name)
+    }
+
+    /// Calls `done` once [`try_get`](Self::try_get) returns something else than [`TryGet::Locked`]. After 30 s it returns
+    /// that the database stayed locked. One thread waits for all callers.
+    pub fn when_readable(self: &Arc<Self>, name: &str, done: Done) {
+        let mut waiters = self.waiters();
+        let is_first = waiters.is_empty();
+        waiters.push(Waiter {
+            name: name.to_owned(),
+            until: Instant::now() + BUSY_TIMEOUT,
+            done,
+        });
+        if is_first {
+            let configs = self.clone();
+            let thread = std::thread::Builder::new().name("database".into());
+            let spawned = thread
+                .stack_size(256 * 1024)
+                .spawn(move || configs.poll_for_waiters());
+            if let Err(error) = spawned {
+                tracing::warn!("a locked database cannot be waited for: {error}");
+                self.reader().set_locked(Instant::now());
+                let all: Vec<Waiter> = waiters.drain(..).collect();
+                drop(waiters);
+                all.into_iter().for_each(|waiter| (waiter.done)());
+            }
+        }
+    }
+
+    fn poll_for_waiters(&self) {
+        loop {
+            let names: Vec<(String, Instant)> = self
+                .waiters()
+                .iter()
+                .map(|waiter| (waiter.name.clone(), waiter.until))
+                .collect();
+            let now = Instant::now();
+            let answered: Vec<String> = names
+                .into_iter()
+                .filter(|(name, until)| {
+                    let is_late = *until <= now;
+                    if is_late {
+                        self.reader().set_locked(now);
+                    }
+                    is_late || !matches!(self.try_get(name), TryGet::Locked)
+                })
+                .map(|(name, _)| name)
+                .collect();
+            let (done, is_last) = {
+                let mut waiters = self.waiters();
+                let done: Vec<Waiter> = waiters
+                    .extract_if(.., |waiter| answered.contains(&waiter.name))
+                    .collect();
+                (done, waiters.is_empty())
+            };
+            done.into_iter().for_each(|waiter| (waiter.done)());
+            if is_last {
+                return;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Vec<Waiter>> {
+        self.waiters.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Asks again until there is an answer or the time is over.
+    fn poll<T>(&self, ask: impl Fn() -> Option<Result<T>>) -> Result<T> {
+        let until = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            match ask() {
+                Some(answer) => return answer,
+                None if Instant::now() >= until => return Err(locked(&self.path)),
+                None => std::thread::sleep(POLL_INTERVAL),
+            }
+        }
+    }
+}
+
+fn locked(path: &Path) -> Error {
+    let reason = format!(
+        "another program has locked it for over {} s",
+        BUSY_TIMEOUT.as_secs()
+    );
+    failed(path, libc::EBUSY, &reason)
+}
+
+fn unreadable(path: &Path, name: &str, reason: &str) -> Error {
+    let reason =
+        format!("the configuration of {name} in it is {reason}; saving a whole object replaces it");
+    failed(path, libc::EIO, &reason)
+}
+
+fn database_of(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("cloud/jobs.db")
+}
+
+fn cache_key(name: &str) -> String {
+    format!("provider:{name}:config")
+}
+
+fn cache_prefix(name: &str) -> String {
+    format!("provider:{name}:")
+}
+
+/// The cache of [`ProviderConfigs::global`]: keys `provider:{name}:config`, 300 s, 100 entries.
+pub fn provider_config_cache() -> &'static TtlCache<ProviderConfig> {
+    static CACHE: OnceLock<TtlCache<ProviderConfig>> = OnceLock::new();
+    CACHE.get_or_init(|| TtlCache::new(PROVIDER_CONFIG))
+}
+
+/// Drops a provider (`None`: all) from [`provider_config_cache`]. Returns how many entries there were.
+pub fn invalidate_provider_cache(provider: Option<&str>) -> usize {
+    match provider {
+        Some(name) => provider_config_cache().invalidate_prefix(&cache_prefix(name)),
+        None => provider_config_cache().clear(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

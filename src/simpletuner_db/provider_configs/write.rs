@@ -1,0 +1,269 @@
+//! Changes of the table: each in a transaction of its own, on a connection of its own, which waits for other programs as
+//! long as SimpleTuner does.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use serde_json::{Map, Value};
+
+use super::{ProviderConfigs, unreadable};
+use crate::audit::{Actor, AuditEvent, ChangedKeys, timestamp};
+use crate::error::{Error, Result};
+use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
+use crate::simpletuner_db::json::parse_object;
+use crate::sqlite::{
+    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table,
+};
+
+pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
+    provider TEXT PRIMARY KEY,
+    config TEXT NOT NULL DEFAULT '{}',
+    updated_at TEXT NOT NULL
+)";
+
+impl ProviderConfigs {
+    /// Saves a provider's whole object, and returns the keys that this changed. The first save creates the database, its
+    /// folder and the table. It does not touch columns that a newer SimpleTuner has added. The database is written first,
+    /// then the cache is invalidated, then the audit trail is written, whose failure is only logged.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for an invalid name, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
+    pub fn save(&self, name: &str, config: &Map<String, Value>) -> Result<ChangedKeys> {
+        let text = serde_json::to_vec(config).map(zeroize::Zeroizing::new);
+        let text = text.map_err(|e| Error::Malformed {
+            what: format!("the configuration of {name}"),
+            reason: e.to_string(),
+        })?;
+        let changed = self.save_text_as(&Actor::this_process(), name, &text)?;
+        self.flush();
+        Ok(changed)
+    }
+
+    /// Like [`save`](Self::save), for the JSON text of an object, whose tokens are stored as they are. Records `actor`, and
+    /// does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// As for [`save`](Self::save).
+    pub fn save_text_as(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
+        check_provider_name(name)?;
+        let (text, mut config) = to_stored(name, text)?;
+        let changed = self.write(name, |transaction| {
+            let mut before = stored_object(transaction, name)
+                .map_err(|e| explain(&self.path, &e))?
+                .and_then(Result::ok)
+                .unwrap_or_default();
+            put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
+            let changed = compare(&before, &config);
+            before.values_mut().for_each(wipe);
+            Ok(changed)
+        });
+        config.values_mut().for_each(wipe);
+        let changed = changed?;
+        self.record(actor, || {
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
+        });
+        Ok(changed)
+    }
+
+    /// Changes a provider's object in one transaction, so that no save of another program is lost.
+    ///
+    /// # Errors
+    /// As for [`save`](Self::save); and [`Error::Database`] if the stored text is not an object, which stays as it is.
+    pub fn update(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<ChangedKeys> {
+        check_provider_name(name)?;
+        let changed = self.write(name, |transaction| {
+            let stored = stored_object(transaction, name).map_err(|e| explain(&self.path, &e))?;
+            let mut before = match stored {
+                None => Map::new(),
+                Some(Ok(object)) => object,
+                Some(Err(reason)) => return Err(unreadable(&self.path, name, &reason)),
+            };
+            let mut after = before.clone();
+            change(&mut after);
+            let changed = compare(&before, &after);
+            before.values_mut().for_each(wipe);
+            let text = serde_json::to_vec(&after).map(zeroize::Zeroizing::new);
+            after.values_mut().for_each(wipe);
+            let text = text.map_err(|e| failed(&self.path, libc::EIO, &e.to_string()))?;
+            let (text, mut object) = to_stored(name, &text)?;
+            object.values_mut().for_each(wipe);
+            put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
+            Ok(changed)
+        })?;
+        self.record(&Actor::this_process(), || {
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
+        });
+        self.flush();
+        Ok(changed)
+    }
+
+    /// Deletes a provider's row. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn delete(&self, name: &str) -> Result<bool> {
+        let existed = self.delete_as(&Actor::this_process(), name)?;
+        self.flush();
+        Ok(existed)
+    }
+
+    /// Like [`delete`](Self::delete), but records `actor`, and does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn delete_as(&self, actor: &Actor, name: &str) -> Result<bool> {
+        let existed = self.write_if_exists(name, |transaction| {
+            transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [name])
+        })?;
+        if existed {
+            self.record(actor, || AuditEvent::ProviderDeleted(name.into()));
+        }
+        Ok(existed)
+    }
+
+    /// Renames a provider's row, and replaces a row that has the new name. Returns whether there was a row to rename.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for an invalid name; [`Error::Database`].
+    pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
+        let existed = self.rename_as(&Actor::this_process(), from, to)?;
+        self.flush();
+        Ok(existed)
+    }
+
+    /// Like [`rename`](Self::rename), but records `actor`, and does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// As for [`rename`](Self::rename).
+    pub fn rename_as(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
+        check_provider_name(to)?;
+        let renamed = self.write_if_exists(from, |transaction| {
+            let exists = "SELECT EXISTS (SELECT 1 FROM provider_config WHERE provider = ?1)";
+            let exists: bool = transaction.query_row(exists, [from], |row| row.get(0))?;
+            if !exists || from == to {
+                return Ok(usize::from(exists));
+            }
+            transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [to])?;
+            transaction.execute(
+                "UPDATE provider_config SET provider = ?1, updated_at = ?3 WHERE provider = ?2",
+                params![to, from, timestamp(SystemTime::now())],
+            )
+        })?;
+        self.invalidate(Some(to));
+        if renamed && from != to {
+            self.record(actor, || {
+                AuditEvent::ProviderRenamed(from.into(), to.into())
+            });
+        }
+        Ok(renamed)
+    }
+
+    fn record(&self, actor: &Actor, event: impl FnOnce() -> AuditEvent) {
+        if let Some(audit) = &self.audit {
+            audit.record(actor.clone(), event());
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(audit) = &self.audit {
+            audit.flush(BUSY_TIMEOUT);
+        }
+    }
+
+    fn write_if_exists(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize>,
+    ) -> Result<bool> {
+        if identify(&self.path)?.is_none() {
+            return Ok(false);
+        }
+        let connected = connect(&self.path, BUSY_TIMEOUT);
+        let mut connection = connected.map_err(|e| explain(&self.path, &e))?;
+        let count = in_transaction(
+            &mut connection,
+            |transaction| match work(transaction) {
+                Err(error) if is_no_table(&error) => Ok(0),
+                count => count.map_err(|e| explain(&self.path, &e)),
+            },
+            &self.path,
+        )?;
+        self.invalidate(Some(name));
+        Ok(count > 0)
+    }
+
+    fn write<T>(&self, name: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = connect_or_create(&self.path, BUSY_TIMEOUT)?;
+        let done = in_transaction(
+            &mut connection,
+            |transaction| {
+                let created = transaction.execute_batch(CREATE);
+                created.map_err(|e| explain(&self.path, &e))?;
+                work(transaction)
+            },
+            &self.path,
+        )?;
+        self.invalidate(Some(name));
+        Ok(done)
+    }
+}
+
+/// Runs `work` in a transaction that holds the write lock from its beginning.
+fn in_transaction<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    path: &Path,
+) -> Result<T> {
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let transaction = begun.map_err(|e| explain(path, &e))?;
+    let done = work(&transaction)?;
+    transaction.commit().map_err(|e| explain(path, &e))?;
+    Ok(done)
+}
+
+/// A provider's stored object, or why the stored text is not one; `None` if there is no row.
+fn stored_object(
+    transaction: &Transaction<'_>,
+    name: &str,
+) -> rusqlite::Result<Option<Result<Map<String, Value>, String>>> {
+    let text = "SELECT config FROM provider_config WHERE provider = ?1";
+    let stored = transaction.query_row(text, [name], |row| {
+        Ok(match row.get_ref(0)?.as_bytes() {
+            Ok(text) => parse_object(text),
+            Err(_) => Err("not text".to_owned()),
+        })
+    });
+    stored.optional()
+}
+
+/// Sets only the columns that are known here; INSERT OR REPLACE would reset all others.
+fn put(transaction: &Transaction<'_>, name: &str, text: &str) -> rusqlite::Result<()> {
+    let row = params![name, text, timestamp(SystemTime::now())];
+    let changed = transaction.execute(
+        "UPDATE provider_config SET config = ?2, updated_at = ?3 WHERE provider = ?1",
+        row,
+    )?;
+    if changed == 0 {
+        transaction.execute(
+            "INSERT INTO provider_config (provider, config, updated_at) VALUES (?1, ?2, ?3)",
+            row,
+        )?;
+    }
+    Ok(())
+}
+
+fn compare(before: &Map<String, Value>, after: &Map<String, Value>) -> ChangedKeys {
+    let set = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(value));
+    let removed = before.keys().filter(|key| !after.contains_key(*key));
+    ChangedKeys {
+        set: set.map(|(key, _)| key.clone()).collect(),
+        removed: removed.cloned().collect(),
+    }
+}

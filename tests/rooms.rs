@@ -1,0 +1,89 @@
+//! The map of the rooms in `src/lib.rs` is complete, and no room uses one above it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms in the order of the map.
+fn map() -> Vec<String> {
+    let lib = fs::read_to_string(src().join("lib.rs")).unwrap();
+    let rows = lib.lines().filter_map(|line| line.strip_prefix("//! - "));
+    let name = |row: &str| {
+        let name = row.trim_start_matches(['[', '`']);
+        let end = name.find('`').unwrap();
+        name[..end].to_owned()
+    };
+    rows.map(name).collect()
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The files of a room, without its tests.
+fn files_of(path: PathBuf) -> Vec<PathBuf> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap().flatten();
+        return entries.flat_map(|entry| files_of(entry.path())).collect();
+    }
+    let is_code = path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs");
+    is_code.then_some(path).into_iter().collect()
+}
+
+/// The rooms that a file's code names by `crate::`; tests may use any.
+fn used_by(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let word = |text: &str| -> String {
+        let is_word = |c: &char| c.is_ascii_lowercase() || *c == '_';
+        text.chars().take_while(is_word).collect()
+    };
+    let mut used = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(list) => {
+                let list = list.split('}').next().unwrap();
+                used.extend(list.split(',').map(|item| word(item.trim())));
+            }
+            None => used.push(word(after)),
+        }
+    }
+    used
+}
+
+#[test]
+fn no_room_uses_one_above_it() {
+    let map = map();
+    let mut arrows_up = Vec::new();
+    for (at, room) in map.iter().enumerate() {
+        let mut files = files_of(src().join(format!("{room}.rs")));
+        files.retain(|file| file.exists());
+        if src().join(room).is_dir() {
+            files.extend(files_of(src().join(room)));
+        }
+        assert!(
+            !files.is_empty(),
+            "src/lib.rs names {room}, which does not exist"
+        );
+        for file in files {
+            for used in used_by(&file) {
+                if map[..at].contains(&used) {
+                    arrows_up.push(format!("{} uses {used}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(arrows_up.is_empty(), "{arrows_up:#?}");
+}
+
+#[test]
+fn every_room_is_on_the_map() {
+    let map = map();
+    for entry in fs::read_dir(src()).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_room = path.is_dir() || path.extension().is_some_and(|e| e == "rs");
+        if is_room && !["lib", "main"].contains(&&*name) {
+            assert!(map.contains(&name), "src/lib.rs does not name {name}");
+        }
+    }
+}
