@@ -13,14 +13,12 @@
 //! - [`hardware`]: prices: defaults, configured, set
 //! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
-//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
-//! - [`secret`]: names and values of secrets
-//! - [`process`]: what `/proc` says of processes
-//! - `mountinfo`: the table of mounts
-//! - [`logging`]: where warnings go: standard error, or the daemon's log file
-//! - [`users`]: the system's user database
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and where things lie
+//! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
+//! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - [`secret`]: names and values of secrets
+//! - [`logging`]: where warnings go: standard error, or the daemon's log file
 //! - [`error`]: what can go wrong, and its errno
 //!
 #![doc = include_str!("calls.md")]
@@ -37,11 +35,11 @@ pub mod live;
 pub mod logging;
 pub mod manager;
 pub mod mount;
-mod mountinfo;
 pub mod process;
 pub mod provider;
 pub mod secret;
 pub mod settings;
 pub mod state;
-pub mod users;
 pub mod versions;
+
+pub use process::users;

@@ -7,7 +7,6 @@ mod errors;
 mod reply;
 mod requests;
 mod threads;
-pub(crate) mod vitals;
 mod waiting;
 
 use std::ffi::OsStr;
@@ -28,11 +27,11 @@ use fuser::{
 use zeroize::Zeroizing;
 
 use crate::live::{AttrChange, AttrChanged, Commits, Found, KernelInfo, OpError, Tree};
+use crate::process::heartbeat::HeartbeatPage;
 use errors::Failures;
 use reply::Device;
 use requests::{Inner, answer, caller, file_type, open_flags, utf8};
 use threads::Workers;
-use vitals::Vitals;
 use waiting::Waiting;
 
 /// The largest single write the kernel sends. Values are 64 KiB; fuser has a buffer for 16 MiB, of which only what is
@@ -49,15 +48,15 @@ const MAX_BACKGROUND: u16 = 1024;
 pub struct Fs(Arc<Inner>);
 
 impl Fs {
-    /// The filesystem over a tree. With `vitals`, it writes there which request each thread is working on.
+    /// The filesystem over a tree. With `heartbeat`, it writes there which request each thread is working on.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub(crate) fn new(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+    pub(crate) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
         Ok(Self(Arc::new(Inner {
-            waiting: Arc::new(Waiting::new(vitals.clone())),
-            workers: Workers::start(tree.clone(), vitals.clone())?,
-            vitals,
+            waiting: Arc::new(Waiting::new(heartbeat.clone())),
+            workers: Workers::start(tree.clone(), heartbeat.clone())?,
+            heartbeat,
             failures: Failures::default(),
             device: Device::default(),
             tree,

@@ -12,9 +12,9 @@ use fuser::{
 use super::errors::Failures;
 use super::reply::Device;
 use super::threads::{Job, Workers};
-use super::vitals::{At, Vitals, Word};
 use super::waiting::{EndsBy, Resume, Waiting};
 use crate::live::{self, Attr, Caller, Commits, OpError, Opened, Tree, WaitOn, WorkQueue};
+use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
 use crate::versions::Place;
 
 /// The tree, and who waits for it.
@@ -22,7 +22,7 @@ pub(super) struct Inner {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
     /// Where the threads write which request they work on, for the next server; `None`: there will be none.
-    pub(super) vitals: Option<Vitals>,
+    pub(super) heartbeat: Option<HeartbeatPage>,
     pub(super) workers: Workers,
     pub(super) failures: Failures,
     pub(super) device: Device,
@@ -87,26 +87,26 @@ pub(super) fn file_type(kind: live::FileType) -> FileType {
     }
 }
 
-/// Marks a commit without a request in the vitals: an inode's number with this bit, which no request's number has.
+/// Marks a commit without a request in the heartbeat: an inode's number with this bit, which no request's number has.
 const CLOSED: u64 = 1 << 62;
 
 impl Inner {
     /// Begins a request. `None`: two servers died over it, and it is refused.
-    pub(super) fn begin(&self, request: &Request) -> Option<Option<At>> {
-        let Some(vitals) = &self.vitals else {
+    pub(super) fn begin(&self, request: &Request) -> Option<Option<WorkingOn>> {
+        let Some(heartbeat) = &self.heartbeat else {
             return Some(None);
         };
         let asking = caller(request);
-        if asking.is_resend && vitals.is_deadly(asking.request) {
+        if asking.is_resend && heartbeat.is_poisonous(asking.request) {
             tracing::error!("a request ended two servers, and is refused: {request:?}");
             return None;
         }
-        vitals.set(Word::Last, asking.request);
-        Some(Some(vitals.at(Word::Reading, asking.request)))
+        heartbeat.set(Slot::LastRequest, asking.request);
+        Some(Some(heartbeat.working_on(Slot::Reading, asking.request)))
     }
 
-    fn working(&self, word: Word, request: u64) -> Option<At> {
-        Some(self.vitals.as_ref()?.at(word, request))
+    fn working(&self, word: Slot, request: u64) -> Option<WorkingOn> {
+        Some(self.heartbeat.as_ref()?.working_on(word, request))
     }
 
     /// The errno of an error for the kernel.
@@ -199,7 +199,7 @@ impl Inner {
         let id = self.waiting.park(&caller, None, EndsBy::Kill, answer);
         let inner = self.clone();
         self.workers.closer.run(move || {
-            let _at = inner.working(Word::Closing, caller.request);
+            let _at = inner.working(Slot::Closing, caller.request);
             let commits = inner.tree.close(&caller, handle);
             match commits.is_empty() {
                 true => inner.waiting.complete(id, Ok(())),
@@ -213,14 +213,14 @@ impl Inner {
     pub(super) fn release(self: &Arc<Self>, caller: Caller, handle: u64, reply: ReplyEmpty) {
         let inner = self.clone();
         let settles = self.tree.begin_release(handle);
-        if let Some(vitals) = &self.vitals {
-            vitals.take(caller.request);
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.mark_unanswered(caller.request);
         }
         self.workers.closer.run(move || {
             let commits = inner.tree.release(handle);
             reply.ok();
-            if let Some(vitals) = &inner.vitals {
-                vitals.answered(caller.request);
+            if let Some(heartbeat) = &inner.heartbeat {
+                heartbeat.mark_answered(caller.request);
             }
             inner.commit_released(commits, settles);
         });
@@ -229,8 +229,8 @@ impl Inner {
     /// Commits writes that no close waits for; readers of the name may wait for them.
     pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
         let number = commits.number() | CLOSED;
-        let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
-        if self.vitals.as_ref().is_some_and(is_deadly) {
+        let is_poisonous = |heartbeat: &HeartbeatPage| heartbeat.is_poisonous(number);
+        if self.heartbeat.as_ref().is_some_and(is_poisonous) {
             tracing::error!("a write ended two servers, and is given up");
             self.tree.give_up(&commits);
             return self.settled(settles);
@@ -299,9 +299,9 @@ impl Inner {
     }
 }
 
-fn word_of(queue: WorkQueue) -> Word {
+fn word_of(queue: WorkQueue) -> Slot {
     match queue {
-        WorkQueue::Store => Word::Committing,
-        WorkQueue::Database => Word::Saving,
+        WorkQueue::Store => Slot::Committing,
+        WorkQueue::Database => Slot::Saving,
     }
 }

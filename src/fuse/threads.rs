@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Builder;
 
-use super::vitals::{Vitals, Word};
 use crate::live::{Commits, OpError, Tree, WorkQueue};
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 
 /// Little is on these stacks; the default of 2 MiB would be mapped for nothing.
 const STACK: usize = 512 * 1024;
@@ -30,12 +30,17 @@ pub(super) enum Job {
 pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
-    fn start(name: &str, word: Word, tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+    fn start(
+        name: &str,
+        word: Slot,
+        tree: Arc<Tree>,
+        heartbeat: Option<HeartbeatPage>,
+    ) -> io::Result<Self> {
         let (sender, receiver) = channel();
         Builder::new()
             .name(name.into())
             .stack_size(STACK)
-            .spawn(move || work(&tree, &receiver, vitals.as_ref(), word))?;
+            .spawn(move || work(&tree, &receiver, heartbeat.as_ref(), word))?;
         Ok(Self(sender))
     }
 
@@ -60,7 +65,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) {
+fn work(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, word: Slot) {
     let _abort = AbortOnPanic;
     while let Ok(job) = jobs.recv() {
         let mut next = Some(job);
@@ -68,7 +73,7 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) 
             match job {
                 Job::Work(work) => work(),
                 Job::Commit(number, commits, done) => {
-                    let _at = vitals.map(|vitals| vitals.at(word, number));
+                    let _at = heartbeat.map(|heartbeat| heartbeat.working_on(word, number));
                     let (mut all, mut dones) = (vec![commits], vec![done]);
                     while all.len() < MAX_TOGETHER {
                         match jobs.try_recv() {
@@ -96,7 +101,7 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) 
 /// One worker for each resource that is waited for.
 pub(super) struct Workers {
     tree: Arc<Tree>,
-    vitals: Option<Vitals>,
+    heartbeat: Option<HeartbeatPage>,
     /// Looks at `/proc`.
     pub(super) closer: Worker,
     store: Worker,
@@ -105,21 +110,21 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn start(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
-        let start = |name, word| Worker::start(name, word, tree.clone(), vitals.clone());
+    pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
+        let start = |name, word| Worker::start(name, word, tree.clone(), heartbeat.clone());
         Ok(Self {
-            closer: start("close", Word::Closing)?,
-            store: start("commit", Word::Committing)?,
+            closer: start("close", Slot::Closing)?,
+            store: start("commit", Slot::Committing)?,
             database: OnceLock::new(),
             tree,
-            vitals,
+            heartbeat,
         })
     }
 
     pub(super) fn of(&self, queue: WorkQueue) -> &Worker {
         let database = || {
-            let (tree, vitals) = (self.tree.clone(), self.vitals.clone());
-            Worker::start("save", Word::Saving, tree, vitals).ok()
+            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat.clone());
+            Worker::start("save", Slot::Saving, tree, heartbeat).ok()
         };
         match queue {
             WorkQueue::Store => &self.store,

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use fuser::Errno;
 
-use super::vitals::Vitals;
 use crate::live::{Caller, WaitOn};
+use crate::process::heartbeat::HeartbeatPage;
 use crate::process::{has_fatal_signal_pending, is_being_killed};
 
 /// How often pending signals are looked for.
@@ -52,26 +52,26 @@ pub(super) struct Waiting {
     // A request was parked, or the mount has ended.
     arrived: Condvar,
     /// Where it is noted which requests are taken and not answered.
-    vitals: Option<Vitals>,
+    heartbeat: Option<HeartbeatPage>,
 }
 
 impl Waiting {
-    pub(super) fn new(vitals: Option<Vitals>) -> Self {
+    pub(super) fn new(heartbeat: Option<HeartbeatPage>) -> Self {
         Self {
             waiters: Mutex::default(),
             arrived: Condvar::new(),
-            vitals,
+            heartbeat,
         }
     }
 
     /// Lets a request go on, which may have it wait once more.
     fn resume(&self, waiter: Waiter, result: Result<(), Errno>) {
         (waiter.resume)(result);
-        if let Some(vitals) = &self.vitals {
+        if let Some(heartbeat) = &self.heartbeat {
             let waiters = self.waiters();
             let mut all = waiters.by_id.values();
             if !all.any(|other| other.request == waiter.request) {
-                vitals.answered(waiter.request);
+                heartbeat.mark_answered(waiter.request);
             }
         }
     }
@@ -92,8 +92,8 @@ impl Waiting {
     ) -> u64 {
         let (tid, request) = (caller.tid, caller.request);
         let mut waiters = self.waiters();
-        if let Some(vitals) = &self.vitals {
-            vitals.take(request);
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.mark_unanswered(request);
         }
         waiters.next += 1;
         let id = waiters.next;

@@ -38,7 +38,7 @@ const LONGEST: usize = 64 * 1024;
 pub(super) struct Held {
     /// `/dev/fuse`: the mount lives as long as somebody holds it.
     pub(super) device: OwnedFd,
-    pub(super) vitals: OwnedFd,
+    pub(super) heartbeat: OwnedFd,
     pub(super) ledger: [OwnedFd; 2],
     /// The program that was mounted with.
     pub(super) program: OwnedFd,
@@ -52,7 +52,7 @@ impl Held {
         let copy = |held: &OwnedFd| held.try_clone().map_err(|e| Error::io("descriptors", e));
         Ok(Self {
             device: copy(&self.device)?,
-            vitals: copy(&self.vitals)?,
+            heartbeat: copy(&self.heartbeat)?,
             ledger: [copy(&self.ledger[0])?, copy(&self.ledger[1])?],
             program,
             key: self.key.clone(),
@@ -245,7 +245,7 @@ impl Channel {
     ) -> Result<()> {
         let [a, b] = &held.ledger;
         let key = held.key.as_bytes();
-        let held = [&held.device, &held.vitals, a, b, &held.program];
+        let held = [&held.device, &held.heartbeat, a, b, &held.program];
         let mut descriptors: Vec<BorrowedFd> = held.map(AsFd::as_fd).into();
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
@@ -287,7 +287,7 @@ impl Channel {
         let mut next = || descriptors.next().ok_or_else(incomplete);
         let held = Held {
             device: next()?,
-            vitals: next()?,
+            heartbeat: next()?,
             ledger: [next()?, next()?],
             program: next()?,
             key,
@@ -366,7 +366,7 @@ mod tests {
         let file = || OwnedFd::from(File::open("/dev/null").unwrap());
         Held {
             device: file(),
-            vitals: file(),
+            heartbeat: file(),
             ledger: [file(), file()],
             program: file(),
             key: SealingKey::random().unwrap(),

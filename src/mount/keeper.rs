@@ -18,8 +18,8 @@ use super::supervised::{End, Server, timespec};
 use super::unmount::detach;
 use super::{device, service};
 use crate::error::{Error, Result};
-use crate::fuse::vitals::Vitals;
 use crate::live::Restart;
+use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
 use crate::settings::Settings;
 use begin::begin;
@@ -84,16 +84,16 @@ pub fn adopt() -> Result<()> {
     set_up(brief.log())?;
     let signals = Signals::new()?;
     brief.keeper = std::process::id();
-    let vitals = Vitals::of(&held.vitals)?;
+    let heartbeat = HeartbeatPage::map(&held.heartbeat)?;
     let dir = brief.path();
     tracing::info!("keeping {} from now on", dir.display());
-    let server = match Server::adopted(brief.server, channel, &vitals) {
+    let server = match Server::adopted(brief.server, channel, &heartbeat) {
         Some(server) => server,
         // Gone already, and whoever was told how is gone, too.
         None => begin_to_serve(&brief, &held)?,
     };
     service::ready(&dir);
-    Keeper::new(brief, held, vitals, server, signals).run()
+    Keeper::new(brief, held, heartbeat, server, signals).run()
 }
 
 /// A server that begins as soon as it can.
@@ -109,7 +109,7 @@ fn begin_to_serve(brief: &Brief, held: &Held) -> Result<Server> {
 struct Keeper {
     brief: Brief,
     held: Held,
-    vitals: Vitals,
+    heartbeat: HeartbeatPage,
     server: Server,
     signals: Signals,
     /// How many servers in a row ended before they answered.
@@ -132,11 +132,17 @@ enum Woken {
 }
 
 impl Keeper {
-    fn new(brief: Brief, held: Held, vitals: Vitals, server: Server, signals: Signals) -> Self {
+    fn new(
+        brief: Brief,
+        held: Held,
+        heartbeat: HeartbeatPage,
+        server: Server,
+        signals: Signals,
+    ) -> Self {
         Self {
             brief,
             held,
-            vitals,
+            heartbeat,
             server,
             signals,
             failures: 0,
@@ -188,7 +194,7 @@ impl Keeper {
 
     /// Whether somebody hangs.
     fn feel(&mut self) {
-        if let Some(why) = self.server.pulse.feel(&self.vitals, self.brief.patience) {
+        if let Some(why) = self.server.pulse.feel(&self.heartbeat, self.brief.patience) {
             self.server.kill(why);
         }
         if let Some(upgrading) = &mut self.upgrade {
@@ -197,7 +203,7 @@ impl Keeper {
     }
 
     fn server_is_ready(&mut self) {
-        self.server.serves(&self.vitals);
+        self.server.serves(&self.heartbeat);
         self.failures = 0;
         self.failing_since = None;
         if let Some(Upgrading::Beginning { .. }) = self.upgrade {
@@ -313,7 +319,7 @@ impl Keeper {
             self.remember(end.reason);
             // One that had not begun was at no request: what is noted is still its predecessor's.
             if end.by_itself && self.server.is_ready {
-                self.vitals.blame();
+                self.heartbeat.record_crash();
             }
             if matches!(self.upgrade, Some(Upgrading::Beginning { .. }))
                 && let Some(Upgrading::Beginning { former }) = self.upgrade.take()

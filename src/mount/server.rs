@@ -14,11 +14,11 @@ use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, T
 use super::process::{Signals, set_up};
 use super::unmount::detach;
 use crate::error::{Error, Result};
-use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::settings::Settings;
 use crate::state::ProviderConfigs;
 use crate::state::audit::AuditTrail;
@@ -49,7 +49,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
     });
     let Begun {
         session,
-        vitals,
+        heartbeat,
         drain,
         tree,
         unfinished,
@@ -71,7 +71,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
         signals: Signals::new()?.end,
         brief,
         held,
-        vitals,
+        heartbeat,
         drain: drain.clone(),
         tree,
     };
@@ -109,7 +109,7 @@ fn prepare(
 
 struct Begun {
     session: Session<Fs>,
-    vitals: Vitals,
+    heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
     unfinished: Commits,
@@ -122,9 +122,9 @@ fn begin(
     held: &Held,
     manager: Arc<SecretsManager>,
 ) -> Result<Begun> {
-    let vitals = Vitals::of(&held.vitals)?;
-    let taken = vitals.drain_taken();
-    vitals.beat();
+    let heartbeat = HeartbeatPage::map(&held.heartbeat)?;
+    let taken = heartbeat.drain_unanswered();
+    heartbeat.beat();
     let audit = AuditTrail::from_settings(settings);
     let configs = ProviderConfigs::in_registry(manager.caches(), settings, audit.clone());
     let configs = Arc::new(configs);
@@ -164,9 +164,9 @@ fn begin(
         info.upgrade.clone_from(&brief.upgrade);
     });
     let threads = |e| Error::io("threads", e);
-    let fs = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
+    let fs = Fs::new(tree.clone(), Some(heartbeat.clone())).map_err(threads)?;
     let drain = fs.drain();
-    let session = take_over(fs, brief, held, &vitals)?;
+    let session = take_over(fs, brief, held, &heartbeat)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
@@ -178,12 +178,12 @@ fn begin(
     if let Some(restart) = brief.restarts.last() {
         tree.notify_restart(restart);
     }
-    let last = vitals.get(Word::Last);
+    let last = heartbeat.get(Slot::LastRequest);
     call_in(&held.device, &taken, last, tree.mount_info().kernel.resend)
         .map_err(|e| Error::io("what the server before this one had taken", e))?;
     Ok(Begun {
         session,
-        vitals,
+        heartbeat,
         drain,
         tree,
         unfinished,
@@ -195,7 +195,7 @@ const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
 /// A session on the device whose first request was answered long ago: it answers the same request once more, which is
 /// on a socket of our own, and is then given the device under the socket's number.
-fn take_over(fs: Fs, brief: &Brief, held: &Held, vitals: &Vitals) -> Result<Session<Fs>> {
+fn take_over(fs: Fs, brief: &Brief, held: &Held, heartbeat: &HeartbeatPage) -> Result<Session<Fs>> {
     let failed = |e: io::Error| Error::io("the device", e);
     let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
     rustix::io::write(&ours, &brief.init).map_err(|e| failed(e.into()))?;
@@ -206,9 +206,9 @@ fn take_over(fs: Fs, brief: &Brief, held: &Held, vitals: &Vitals) -> Result<Sess
     let session = Session::from_fd(fs, theirs, SessionACL::All, config).map_err(failed)?;
     let mut answer = [0; 1024];
     let len = rustix::io::read(&ours, &mut answer).map_err(|e| failed(e.into()))?;
-    if vitals.get(Word::Initialized) == 0 {
+    if heartbeat.get(Slot::Initialized) == 0 {
         rustix::io::write(&held.device, &answer[..len]).map_err(|e| failed(e.into()))?;
-        vitals.set(Word::Initialized, 1);
+        heartbeat.set(Slot::Initialized, 1);
     }
     replace(&session, &held.device).map_err(failed)?;
     Ok(session)
@@ -281,7 +281,7 @@ struct Company {
     signals: OwnedFd,
     brief: Brief,
     held: Held,
-    vitals: Vitals,
+    heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
 }
@@ -294,7 +294,7 @@ impl Company {
             .stack_size(256 * 1024);
         let spawned = thread.spawn(move || {
             let number = rustix::thread::gettid().as_raw_nonzero().get();
-            self.vitals.set(Word::Thread, number as u64);
+            self.heartbeat.set(Slot::Thread, number as u64);
             // If nobody hears it, that shows next.
             let _ = self.channel.send(&ToKeeper::Ready);
             loop {
@@ -306,7 +306,7 @@ impl Company {
 
     /// Shows that this lives, and hears what the keeper and signals say, for as long as a beat lasts.
     fn look(&mut self) {
-        self.vitals.beat();
+        self.heartbeat.beat();
         let mut ends = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.channel, PollFlags::IN),

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::mountinfo::{self, Mount};
+use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::without_links;
 
 /// The source that our mounts bear. Their type is `fuse`, or `fuse.simpletuner-live` where `fusermount3` mounted.

@@ -9,8 +9,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::handover::{Brief, Channel, First, Held};
 use crate::error::{Error, Result};
-use crate::fuse::vitals::{Vitals, Word};
 use crate::process;
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 
 /// Signals that a process gets for what it does itself.
 const FAULTS: [i32; 7] = [
@@ -80,8 +80,12 @@ pub(super) struct Pulse {
 
 impl Pulse {
     /// Feels it once a beat, and says why the server counts as hung, if it does; `patience` is in beats.
-    pub(super) fn feel(&mut self, vitals: &Vitals, patience: u64) -> Option<&'static str> {
-        let (pulse, request) = (vitals.get(Word::Pulse), vitals.get(Word::Reading));
+    pub(super) fn feel(
+        &mut self,
+        heartbeat: &HeartbeatPage,
+        patience: u64,
+    ) -> Option<&'static str> {
+        let (pulse, request) = (heartbeat.get(Slot::Beats), heartbeat.get(Slot::Reading));
         self.silent = if pulse == self.last {
             self.silent + 1
         } else {
@@ -112,19 +116,19 @@ impl Server {
     }
 
     /// One that serves already; `None` where it has ended and somebody else was told how.
-    pub(super) fn adopted(pid: u32, channel: Channel, vitals: &Vitals) -> Option<Self> {
+    pub(super) fn adopted(pid: u32, channel: Channel, heartbeat: &HeartbeatPage) -> Option<Self> {
         let pid = Pid::from_raw(pid as i32)?;
         let mut server = Self::watched(pid, channel).ok()?;
-        server.serves(vitals);
+        server.serves(heartbeat);
         Some(server)
     }
 
     /// It answers from now on.
-    pub(super) fn serves(&mut self, vitals: &Vitals) {
+    pub(super) fn serves(&mut self, heartbeat: &HeartbeatPage) {
         /// Of one thread, not of the process (`PIDFD_THREAD`, pidfd_open(2)): since Linux 6.9, as resending is.
         const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
         self.is_ready = true;
-        let thread = i32::try_from(vitals.get(Word::Thread)).ok();
+        let thread = i32::try_from(heartbeat.get(Slot::Thread)).ok();
         self.beginning_of_the_end = thread
             .and_then(Pid::from_raw)
             .and_then(|thread| rustix::process::pidfd_open(thread, THREAD).ok());

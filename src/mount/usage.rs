@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::mountinfo::{self, Mount};
 use crate::process;
+use crate::process::mountinfo::{self, Mount};
 
 /// How long the look may take: what has been seen by then is said.
 const LOOKS_FOR: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::mountinfo;
+use crate::process::mountinfo;
 
 /// How long a filesystem may take to say what is a link.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);

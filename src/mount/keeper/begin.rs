@@ -9,12 +9,12 @@ use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
 
 use super::{Keeper, begin_to_serve};
 use crate::error::{Error, Result};
-use crate::fuse::vitals::{Vitals, Word};
 use crate::mount::handover::{Brief, Held, Text};
 use crate::mount::process::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
 
@@ -37,13 +37,13 @@ pub(super) fn begin(
     }
     // Before the mount, so that one that comes meanwhile is not lost.
     let signals = Signals::new()?;
-    let (vitals, vitals_file) = Vitals::new()?;
+    let (heartbeat, vitals_file) = HeartbeatPage::new()?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
     let (device, init, numbers_from) = match revived {
         Some(revived) => {
             tracing::info!("going on with the mount at {}", mount_point.display());
-            vitals.set(Word::Initialized, 1);
+            heartbeat.set(Slot::Initialized, 1);
             // Above all that the kernel can remember of the processes that have ended.
             let mut from = [0; 8];
             random(&mut from[2..6])?;
@@ -58,7 +58,7 @@ pub(super) fn begin(
     };
     let held = Held {
         device,
-        vitals: vitals_file,
+        heartbeat: vitals_file,
         ledger: [memory()?, memory()?],
         program: program(Path::new("/proc/self/exe"))?,
         key: SealingKey::random()?,
@@ -79,7 +79,7 @@ pub(super) fn begin(
         patience: beats(settings.timeout.server),
     };
     let begun = begin_to_serve(&brief, &held).and_then(|server| {
-        let mut keeper = Keeper::new(brief, held, vitals, server, signals);
+        let mut keeper = Keeper::new(brief, held, heartbeat, server, signals);
         keeper.wait_until_ready()?;
         Ok(keeper)
     });
