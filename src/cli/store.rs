@@ -168,7 +168,7 @@ pub(super) fn mount_if_running(settings: &Settings) -> Outcome<Option<Live>> {
             settings.mount_point.display()
         )),
         MountState::OfAnother { uid } => {
-            warn(&mount::of_another(&settings.mount_point, uid));
+            warn(&mount::belongs_to_another(&settings.mount_point, uid));
         }
         MountState::NotMounted | MountState::Foreign { .. } => {}
     }
@@ -191,7 +191,9 @@ pub(super) fn running_mount(mount_point: &Path) -> Outcome<Live> {
             format!("nothing is mounted at {place}"),
             "`simpletuner-live mount` mounts it",
         )),
-        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
+        MountState::OfAnother { uid } => {
+            Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
+        }
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{place} is a mount of another kind ({fstype}), not one of ours"
         ))),
