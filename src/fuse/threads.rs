@@ -1,5 +1,5 @@
-//! The threads beside the one that reads requests: one asks `/proc` who closes a file, one may wait for the disk, one may
-//! wait for other users of a database.
+//! The worker threads beside the one that reads requests: `close` asks `/proc` which process closes a file, `commit` may
+//! wait for the disk, `save` for other programs that use a database.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,38 +9,38 @@ use std::thread::Builder;
 use crate::live::{Commits, OpError, Tree, WorkQueue};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 
-/// Little is on these stacks; the default of 2 MiB would be mapped for nothing.
-const STACK: usize = 512 * 1024;
+/// These threads use little of their stacks.
+const STACK_SIZE: usize = 512 * 1024;
 /// The most writes that are committed together.
-const MAX_TOGETHER: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// Called with the result of a commit.
 pub(super) type Committed = Box<dyn FnOnce(Result<(), OpError>) + Send>;
 
-/// Something to be done that may wait.
+/// Work that may wait.
 pub(super) enum Job {
-    /// The request's number and its writes, to be committed together with those of neighbouring jobs.
+    /// The request's number and its writes. Neighbouring jobs are committed together.
     Commit(u64, Commits, Committed),
     /// Anything else.
     Work(Box<dyn FnOnce() + Send>),
 }
 
-/// A thread that does its jobs in order: a write of one must not overtake the removal of another.
+/// A thread that does its jobs in order, so that a write cannot overtake a removal.
 #[derive(Clone)]
 pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
     fn start(
         name: &str,
-        word: Slot,
+        slot: Slot,
         tree: Arc<Tree>,
         heartbeat: Option<HeartbeatPage>,
     ) -> io::Result<Self> {
         let (sender, receiver) = channel();
         Builder::new()
             .name(name.into())
-            .stack_size(STACK)
-            .spawn(move || work(&tree, &receiver, heartbeat.as_ref(), word))?;
+            .stack_size(STACK_SIZE)
+            .spawn(move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot))?;
         Ok(Self(sender))
     }
 
@@ -49,12 +49,12 @@ impl Worker {
     }
 
     pub(super) fn queue(&self, job: Job) {
-        // It ends with the last sender, so there is always a receiver; a request dropped here is answered EIO.
+        // The thread ends only with the last sender, so a receiver exists. fuser answers a dropped request with EIO.
         let _ = self.0.send(job);
     }
 }
 
-/// A worker that panics aborts the process, so that the next server continues its work: nobody here would answer it.
+/// Aborts the process if a worker panics: no other thread would do its jobs, but the next server continues them.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -65,7 +65,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-fn work(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, word: Slot) {
+fn run_jobs(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, slot: Slot) {
     let _abort = AbortOnPanic;
     while let Ok(job) = jobs.recv() {
         let mut next = Some(job);
@@ -73,9 +73,9 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, wo
             match job {
                 Job::Work(work) => work(),
                 Job::Commit(number, commits, done) => {
-                    let _at = heartbeat.map(|heartbeat| heartbeat.working_on(word, number));
+                    let _working = heartbeat.map(|page| page.working_on(slot, number));
                     let (mut all, mut dones) = (vec![commits], vec![done]);
-                    while all.len() < MAX_TOGETHER {
+                    while all.len() < MAX_BATCH {
                         match jobs.try_recv() {
                             Ok(Job::Commit(_, commits, done)) => {
                                 all.push(commits);
@@ -98,20 +98,20 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, wo
     }
 }
 
-/// One worker for each resource that is waited for.
+/// One worker per blocking resource.
 pub(super) struct Workers {
     tree: Arc<Tree>,
     heartbeat: Option<HeartbeatPage>,
-    /// Looks at `/proc`.
+    /// Reads `/proc`.
     pub(super) closer: Worker,
     store: Worker,
-    /// Started when it is needed first.
+    /// Started at first use. `None`: the thread could not be started.
     database: OnceLock<Option<Worker>>,
 }
 
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        let start = |name, word| Worker::start(name, word, tree.clone(), heartbeat.clone());
+        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat.clone());
         Ok(Self {
             closer: start("close", Slot::Closing)?,
             store: start("commit", Slot::Committing)?,
@@ -128,7 +128,7 @@ impl Workers {
         };
         match queue {
             WorkQueue::Store => &self.store,
-            // Without a thread of its own it waits in line.
+            // Without its own thread, the work queues behind the store's.
             WorkQueue::Database => self
                 .database
                 .get_or_init(database)
@@ -137,7 +137,7 @@ impl Workers {
         }
     }
 
-    /// All running workers, in the order in which they give work to each other.
+    /// All running workers, in the order in which they queue work on each other.
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
         [&self.closer, &self.store].into_iter().chain(database)
