@@ -25,7 +25,6 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-
 use libc::{EINVAL, ENODATA, ENOENT};
 
 use crate::live::{AttrChange, Tree};

@@ -66,7 +66,7 @@ impl ExitStatus {
 /// How a server ended.
 pub(super) struct Exit {
     pub(super) reason: String,
-    /// The server may have ended because of the request that it worked on: nobody outside has ended it.
+    /// A request may be the cause: the server failed by itself, hung, or was killed for lack of memory.
     pub(super) is_crash: bool,
 }
 
