@@ -15,7 +15,7 @@ use super::convert::{self, caller, utf8};
 use super::errors::Failures;
 use super::reply::{Device, Refuse, xattr_reply};
 use super::threads::{Job, Workers};
-use super::waiting::{EndsBy, Resume, Waiting};
+use super::waiting::{InterruptedBy, Resume, Waiting};
 use crate::live::{
     Attr, AttrChange, AttrChanged, Caller, Commits, Found, OpError, Tree, WaitOn, WorkQueue,
 };
@@ -186,8 +186,9 @@ impl Inner {
 
     /// Parks a request, and has the tree settle what it waits for.
     fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
-        let ends_by = EndsBy::AnyThatEnds;
-        self.waiting.park(caller, Some(on.clone()), ends_by, resume);
+        let interrupted_by = InterruptedBy::EndingSignals;
+        self.waiting
+            .park(caller, Some(on.clone()), interrupted_by, resume);
         let wake = {
             let (waiting, on) = (self.waiting.clone(), on.clone());
             Box::new(move || waiting.wake(&on))
@@ -205,7 +206,9 @@ impl Inner {
         work: impl FnOnce(&Tree) -> Result<(), OpError> + Send + 'static,
     ) {
         let done = resume_with(reply, ReplyEmpty::ok);
-        let id = self.waiting.park(caller, None, EndsBy::Kill, done);
+        let id = self
+            .waiting
+            .park(caller, None, InterruptedBy::KillSignals, done);
         let (inner, request) = (self.clone(), caller.request);
         self.workers.of(queue).run(move || {
             let _working = inner.working_on(slot_of(queue), request);
@@ -222,7 +225,9 @@ impl Inner {
         commits: Commits,
         resume: Resume,
     ) {
-        let id = self.waiting.park(caller, None, EndsBy::Kill, resume);
+        let id = self
+            .waiting
+            .park(caller, None, InterruptedBy::KillSignals, resume);
         self.queue_commit(id, caller.request, operation, commits);
     }
 
@@ -250,7 +255,9 @@ impl Inner {
             return reply.ok();
         }
         let done = resume_with(reply, ReplyEmpty::ok);
-        let id = self.waiting.park(&caller, None, EndsBy::Kill, done);
+        let id = self
+            .waiting
+            .park(&caller, None, InterruptedBy::KillSignals, done);
         let inner = self.clone();
         self.workers.closer.run(move || {
             let _working = inner.working_on(Slot::Closing, caller.request);

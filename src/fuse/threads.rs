@@ -15,12 +15,12 @@ const STACK_SIZE: usize = 512 * 1024;
 const MAX_BATCH: usize = 256;
 
 /// Called with the result of a commit.
-pub(super) type Committed = Box<dyn FnOnce(Result<(), OpError>) + Send>;
+pub(super) type OnCommitted = Box<dyn FnOnce(Result<(), OpError>) + Send>;
 
 /// Work that may wait.
 pub(super) enum Job {
     /// The request's number and its writes. Neighbouring jobs are committed together.
-    Commit(u64, Commits, Committed),
+    Commit(u64, Commits, OnCommitted),
     /// Anything else.
     Work(Box<dyn FnOnce() + Send>),
 }

@@ -22,16 +22,16 @@ pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
 /// Which signals end a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum EndsBy {
+pub(super) enum InterruptedBy {
     /// Those that should end a wait, even if the program catches them.
-    AnyThatEnds,
+    EndingSignals,
     /// Only those that kill. The operation takes place in any case, and a program that got EINTR would not know that.
-    Kill,
+    KillSignals,
 }
 
 struct Waiter {
     tid: u32,
-    ends_by: EndsBy,
+    interrupted_by: InterruptedBy,
     request: u64,
     on: Option<WaitOn>,
     resume: Resume,
@@ -87,7 +87,7 @@ impl Waiting {
         self: &Arc<Self>,
         caller: &Caller,
         on: Option<WaitOn>,
-        ends_by: EndsBy,
+        interrupted_by: InterruptedBy,
         resume: Resume,
     ) -> u64 {
         let (tid, request) = (caller.tid, caller.request);
@@ -101,7 +101,7 @@ impl Waiting {
             id,
             Waiter {
                 tid,
-                ends_by,
+                interrupted_by,
                 request,
                 on,
                 resume,
@@ -163,17 +163,17 @@ impl Waiting {
 
     /// Answers EINTR to each request whose caller has a pending signal that ends its wait.
     fn interrupt_signalled(&self) {
-        let threads: Vec<(u64, u32, EndsBy)> = self
+        let threads: Vec<(u64, u32, InterruptedBy)> = self
             .waiters()
             .by_id
             .iter()
-            .map(|(&id, waiter)| (id, waiter.tid, waiter.ends_by))
+            .map(|(&id, waiter)| (id, waiter.tid, waiter.interrupted_by))
             .collect();
-        for (id, tid, ends_by) in threads {
+        for (id, tid, interrupted_by) in threads {
             // 0: the caller is in a pid namespace that is not visible here, and waits until the backend's timeout.
-            let ends = match ends_by {
-                EndsBy::AnyThatEnds => has_fatal_signal_pending,
-                EndsBy::Kill => is_being_killed,
+            let ends = match interrupted_by {
+                InterruptedBy::EndingSignals => has_fatal_signal_pending,
+                InterruptedBy::KillSignals => is_being_killed,
             };
             if tid != 0 && ends(tid) {
                 self.complete(id, Err(Errno::EINTR));
