@@ -18,10 +18,8 @@
 //! - [`settings`]: flags, environment, `live.yaml`, defaults, and the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
-//! - [`process`]: what `/proc` says of processes
-//! - `mountinfo`: the table of mounts
+//! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
-//! - [`users`]: the system's user database
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`error`]: every error, and its errno
 //!
@@ -40,12 +38,12 @@ pub mod live;
 pub mod logging;
 pub mod manager;
 pub mod mount;
-mod mountinfo;
 pub mod process;
 pub mod provider;
 pub mod secret;
 pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;
-pub mod users;
 pub mod versions;
+
+pub use process::users;

@@ -1,4 +1,4 @@
-//! The life of a mount, by the real program: it begins, answers, ends, dies, and meets other mounts.
+//! The life of a mount, with the real program: mounting, unmounting, dead mounts, and several mounts of one store.
 
 mod support;
 
@@ -47,7 +47,7 @@ fn mounting_twice_says_so_and_changes_nothing() {
 }
 
 #[test]
-fn umount_ends_the_daemon_and_a_second_one_says_that_nothing_is_there() {
+fn umount_ends_the_daemon_and_a_second_umount_says_that_nothing_is_mounted() {
     let home = Home::new();
     home.run(&["mount"]).done();
     let server = home.server(&home.live(""));
@@ -60,7 +60,7 @@ fn umount_ends_the_daemon_and_a_second_one_says_that_nothing_is_there() {
 }
 
 #[test]
-fn each_signal_that_asks_it_to_end_unmounts() {
+fn sigterm_sigint_and_sighup_unmount() {
     for name in ["TERM", "INT", "HUP"] {
         let home = Home::new();
         let daemon = home.foreground();
@@ -85,7 +85,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_mount_and_by_umount() {
         home.kill(&home.live(""));
         assert!(is_mounted(&home.live("")));
         let error = fs::read(home.live("status")).unwrap_err();
-        // ECONNABORTED where it was asked a moment before the kernel knew.
+        // ECONNABORTED if the request was sent just before the kernel noticed the end.
         let error = error.raw_os_error();
         assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)));
     };
@@ -94,7 +94,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_mount_and_by_umount() {
     assert_eq!(mounts_below(home.0.path()).len(), 1);
     assert_eq!(home.sh("cat ~/.simpletuner/live/secrets/K"), "kept\n");
     kill();
-    // A command that needs no mount works beside a dead one, and says what to do about it.
+    // A command that needs no mount works beside a dead one, and says how to clean it up.
     let get = home.run(&["get", "K"]);
     assert!(get.err.contains("simpletuner-live mount"), "{}", get.err);
     assert_eq!(get.done(), "kept");
@@ -103,7 +103,7 @@ fn a_dead_mount_is_cleaned_up_by_the_next_mount_and_by_umount() {
 }
 
 #[test]
-fn unmounting_while_a_file_is_open_takes_the_mount_away_and_leaves_the_file() {
+fn umount_while_a_file_is_open_detaches_the_mount_and_the_file_stays_readable() {
     let home = Home::new();
     home.run(&["mount"]).done();
     home.sh("echo open > ~/.simpletuner/live/secrets/K");
@@ -119,7 +119,7 @@ fn unmounting_while_a_file_is_open_takes_the_mount_away_and_leaves_the_file() {
 }
 
 #[test]
-fn a_signal_while_a_file_is_open_ends_the_daemon_all_the_same() {
+fn a_signal_ends_the_daemon_even_while_a_file_is_open() {
     let home = Home::new();
     let daemon = home.foreground();
     home.sh("echo open > ~/.simpletuner/live/secrets/K");
@@ -131,7 +131,7 @@ fn a_signal_while_a_file_is_open_ends_the_daemon_all_the_same() {
 }
 
 #[test]
-fn what_was_closed_before_the_signal_is_on_disk() {
+fn every_write_closed_before_the_signal_is_on_disk() {
     let _alone = alone();
     let home = Home::new();
     for round in 1..=5 {
@@ -151,7 +151,7 @@ fn what_was_closed_before_the_signal_is_on_disk() {
 }
 
 #[test]
-fn a_folder_that_holds_something_is_not_mounted_over() {
+fn mount_refuses_a_folder_that_is_not_empty() {
     let home = Home::new();
     home.write("full/file", "mine");
     let said = home.run(&["mount", "full"]).failed();
@@ -162,7 +162,7 @@ fn a_folder_that_holds_something_is_not_mounted_over() {
 }
 
 #[test]
-fn a_mount_of_another_kind_is_left_alone() {
+fn mount_and_umount_leave_other_filesystems_alone() {
     if !is_root() {
         return;
     }
@@ -177,7 +177,7 @@ fn a_mount_of_another_kind_is_left_alone() {
     home.sh("umount other");
 }
 
-/// Two mounts of one store, `a` and `b`, as they are with the epoch and as they are without it.
+/// Two mounts of one store, `a` and `b`: once with the epoch, and once without it.
 fn two_mounts() -> [Home; 2] {
     [false, true].map(|has_no_epoch| {
         let home = Home::new();
@@ -193,7 +193,7 @@ fn two_mounts() -> [Home; 2] {
     })
 }
 
-/// What is written through one mount shows in the other, by open, by `stat` and by `ls`.
+/// A write through one mount shows in the other: to open, to `stat` and to `ls`.
 const AGREE: &str = r#"agree() {
     for i in $(seq $1); do
         echo a$i > a/secrets/SHARED; [ "$(<b/secrets/SHARED)" = a$i ] || return 1
@@ -230,7 +230,7 @@ fn agree_and_lose_nothing(home: &Home) {
 }
 
 #[test]
-fn what_the_command_line_writes_past_two_mounts_shows_in_both() {
+fn a_write_past_two_mounts_by_the_command_line_shows_in_both() {
     let _alone = alone();
     for home in two_mounts() {
         for round in 0..10 {
@@ -250,7 +250,7 @@ fn what_the_command_line_writes_past_two_mounts_shows_in_both() {
 }
 
 #[test]
-fn a_mount_that_hangs_delays_the_writes_of_another_once_and_one_that_ended_never() {
+fn a_hung_mount_delays_another_mounts_writes_once_and_a_dead_one_never() {
     let _alone = alone();
     for home in two_mounts() {
         home.sh(&format!("{AGREE}; agree 1"));
@@ -258,14 +258,14 @@ fn a_mount_that_hangs_delays_the_writes_of_another_once_and_one_that_ended_never
             serde_json::from_slice(&fs::read(home.path("b/status")).unwrap()).unwrap();
         let pids = ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32);
         pids.iter().for_each(|pid| signal("STOP", *pid));
-        // Ten that each wait for a second take longer.
+        // Ten writes that each wait for a second would take longer.
         let write = "for i in {1..10}; do echo $i > a/secrets/K; done";
         let began = Instant::now();
         home.sh(write);
         let took = began.elapsed();
         assert!(took < Duration::from_secs(8), "{took:?}");
         pids.iter().for_each(|pid| signal("CONT", *pid));
-        wait_until("it has caught up", || {
+        wait_until("the continued mount has caught up", || {
             fs::read_to_string(home.path("b/secrets/K")).is_ok_and(|value| value == "10\n")
         });
         home.sh(&format!("{AGREE}; agree 5"));
@@ -278,7 +278,7 @@ fn a_mount_that_hangs_delays_the_writes_of_another_once_and_one_that_ended_never
 }
 
 #[test]
-fn two_mounts_agree_when_the_file_where_they_meet_was_damaged_or_removed() {
+fn two_mounts_agree_after_their_peers_file_was_damaged_or_removed() {
     let _alone = alone();
     for home in two_mounts() {
         home.sh(&format!("{AGREE}; agree 1"));
@@ -288,18 +288,18 @@ fn two_mounts_agree_when_the_file_where_they_meet_was_damaged_or_removed() {
             home.sh(&format!("{AGREE}; agree 5"));
         }
         fs::remove_file(&peers).unwrap();
-        wait_until("it is made anew", || peers.exists());
-        // A mount that has seen a write has joined before it looked.
+        wait_until("the peers file is made again", || peers.exists());
+        // A mount that shows the write has joined the new peers file before.
         home.sh("echo > a/secrets/K");
         wait_until("b shows it", || home.path("b/secrets/K").exists());
         home.sh("rm b/secrets/K");
-        wait_until("a shows that", || !home.path("a/secrets/K").exists());
+        wait_until("a shows the removal", || !home.path("a/secrets/K").exists());
         home.sh(&format!("{AGREE}; agree 5"));
     }
 }
 
 #[test]
-fn ls_says_which_providers_its_list_may_be_without() {
+fn ls_warns_which_providers_names_may_be_missing() {
     let home = Home::new();
     home.write(
         ".simpletuner/live.yaml",
@@ -314,7 +314,11 @@ fn ls_says_which_providers_its_list_may_be_without() {
             "{}",
             ran.err
         );
-        assert!(!ran.err.contains("vault"), "it is not set: {}", ran.err);
+        assert!(
+            !ran.err.contains("vault"),
+            "vault is not configured: {}",
+            ran.err
+        );
         assert!(!ran.err.contains("environment"), "{}", ran.err);
         assert!(ran.done().contains('K'));
     }
@@ -342,13 +346,13 @@ fn the_command_line_and_the_mount_agree_at_once() {
 }
 
 #[test]
-fn an_edit_by_another_program_shows_and_is_an_event() {
+fn an_edit_by_another_program_shows_and_makes_an_event() {
     let _alone = alone();
     let home = Home::new();
     home.write(".simpletuner/secrets.json", r#"{"K": "old", "GOES": "1"}"#);
     home.run(&["mount"]).done();
     assert_eq!(fs::read_to_string(home.live("secrets/K")).unwrap(), "old");
-    // In place and by a rename over it, as programs do.
+    // Programs write the file in place, or rename another file over it.
     home.write(
         ".simpletuner/secrets.json",
         r#"{"K": "edited", "NEW": "2"}"#,
@@ -370,13 +374,13 @@ fn an_edit_by_another_program_shows_and_is_an_event() {
     for (event, key) in [("set", "K"), ("set", "NEW"), ("deleted", "GOES")] {
         assert!(seen(event, key), "{event} {key}");
     }
-    // Nobody opens anything for this one: the watcher tells.
+    // No process opens a file for this one: the watching thread notices it.
     home.write(".simpletuner/secrets.json", r#"{"K": "v", "WATCHED": "3"}"#);
     wait_until("the edit is an event", || seen("set", "WATCHED"));
 }
 
 #[test]
-fn what_cannot_be_mounted_says_why_and_mounts_nothing() {
+fn a_mount_that_fails_says_why_and_leaves_no_mount() {
     let home = Home::new();
     let no_home = ran(home.command(BINARY).arg("mount").env_remove("HOME")).failed();
     assert!(no_home.contains("HOME"), "{no_home}");
@@ -393,7 +397,7 @@ fn what_cannot_be_mounted_says_why_and_mounts_nothing() {
 }
 
 #[test]
-fn a_writer_that_is_still_open_at_the_end_changes_nothing() {
+fn a_writer_still_open_when_the_daemon_ends_changes_nothing() {
     let _alone = alone();
     let home = Home::new();
     let daemon = home.foreground();

@@ -257,16 +257,17 @@ fn check_what_the_keeper_holds(live: &Live, shown: &mut Shown) {
     let mut writer = fs::File::create(live.path("secrets/HALF")).unwrap();
     std::io::Write::write_all(&mut writer, marked(8).as_bytes()).unwrap();
     let open = fs::read_dir(format!("/proc/{}/fd", live.keeper_pid())).unwrap();
-    let mut ledgers = 0;
+    let mut journals = 0;
     for path in open.map(|entry| entry.unwrap().path()) {
         let name = fs::read_link(&path).unwrap_or_default();
         if name.to_string_lossy().contains("memfd:") {
             let kept = fs::read(&path).unwrap();
-            ledgers += usize::from(name.to_string_lossy().contains("ledger") && kept.len() > 1000);
+            journals +=
+                usize::from(name.to_string_lossy().contains("journal") && kept.len() > 1000);
             shown.look_at("what is kept", &kept);
         }
     }
-    assert!(ledgers > 0, "something is kept");
+    assert!(journals > 0, "no journal was found");
 }
 
 #[test]

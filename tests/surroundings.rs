@@ -1,4 +1,4 @@
-//! A mount among what else is on the machine: who started it, other mounts, other users, limits.
+//! A mount and its surroundings: the process that started it, other mounts, other users, limits.
 
 mod support;
 
@@ -23,18 +23,18 @@ fn pids(home: &Home) -> [u32; 2] {
     ["keeper_pid", "server_pid"].map(|part| status[part].as_u64().unwrap() as u32)
 }
 
-/// Another keeper and another server, once each has been killed.
+/// Kills keeper and server, and returns the processes that replace them.
 fn replaced(home: &Home) -> [u32; 2] {
     let before = pids(home);
     for (part, pid) in before.into_iter().enumerate() {
         signal("KILL", pid);
-        wait_until("another one is there", || pids(home)[part] != pid);
+        wait_until("another process is there", || pids(home)[part] != pid);
     }
     pids(home)
 }
 
 #[test]
-fn the_daemon_keeps_nothing_that_whoever_started_it_had_open() {
+fn the_daemon_keeps_no_descriptor_of_its_caller() {
     let home = Home::new();
     home.write("lock", "");
     home.sh("mkfifo pipe");
@@ -44,7 +44,7 @@ fn the_daemon_keeps_nothing_that_whoever_started_it_had_open() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    // A lock, a pipe, and a file of another mount that is being written, each inherited by number.
+    // The daemon inherits a lock, a pipe, and a file of another mount that is open for writing.
     home.run(&["mount", "other"]).done();
     home.sh(&format!(
         "exec 7>lock 8>pipe 9>other/secrets/X; flock -n 7; '{BINARY}' mount 2> /dev/null; printf value >&9"
@@ -53,7 +53,7 @@ fn the_daemon_keeps_nothing_that_whoever_started_it_had_open() {
         reader.try_wait().unwrap().is_some()
     });
     home.sh("flock -n lock true");
-    wait_until("what was written has taken effect", || {
+    wait_until("the write has taken effect", || {
         fs::read(home.path("other/secrets/X")).is_ok_and(|value| value == b"value")
     });
     for pid in pids(&home).into_iter().chain(replaced(&home)) {
@@ -69,10 +69,10 @@ fn the_daemon_keeps_nothing_that_whoever_started_it_had_open() {
 }
 
 #[test]
-fn neither_process_works_in_the_folder_it_was_started_in() {
+fn neither_process_keeps_the_folder_that_it_was_started_in() {
     let home = Home::new();
     fs::create_dir(home.path("usb")).unwrap();
-    // A variable may be relative to that folder, for as long as the mount lives.
+    // A variable may contain a path relative to that folder, which must stay valid.
     home.write("usb/token", "t");
     home.sh(&format!(
         "cd usb && VAULT_ADDR=http://127.0.0.1:1 VAULT_TOKEN_FILE=token '{BINARY}' mount 2> /dev/null"
@@ -84,9 +84,12 @@ fn neither_process_works_in_the_folder_it_was_started_in() {
         if let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) {
             let token = format!("VAULT_TOKEN_FILE={}", home.path("usb/token").display());
             let mut variables = environment.split(|byte| *byte == 0);
-            // The keeper's own is as it was started with, and the servers' is what it has made of it.
-            let is_told = variables.any(|variable| variable == token.as_bytes());
-            assert!(is_told || pid == pids(&home)[0] || !is_server(pid), "{pid}");
+            // `environ` of the first keeper shows the variable as the caller set it; its servers got the absolute path.
+            let is_absolute = variables.any(|variable| variable == token.as_bytes());
+            assert!(
+                is_absolute || pid == pids(&home)[0] || !is_server(pid),
+                "{pid}"
+            );
         }
     }
 }
@@ -98,7 +101,7 @@ fn is_server(pid: u32) -> bool {
     })
 }
 
-/// What `umount` says on standard error.
+/// Unmounts, and returns the standard error.
 #[track_caller]
 fn umount(home: &Home) -> String {
     let ran = home.run(&["umount"]);
@@ -108,7 +111,7 @@ fn umount(home: &Home) -> String {
 }
 
 #[test]
-fn umount_names_who_has_files_open_and_who_works_there() {
+fn umount_names_the_processes_that_have_files_or_folders_of_the_mount_open() {
     let home = Home::new();
     home.run(&["mount"]).done();
     home.sh("printf v > ~/.simpletuner/live/secrets/K");
@@ -149,7 +152,7 @@ fn umount_names_who_has_files_open_and_who_works_there() {
 }
 
 #[test]
-fn umount_says_where_else_the_mount_is_seen() {
+fn umount_names_the_other_places_where_the_mount_is_visible() {
     if !is_root() {
         return;
     }
@@ -165,7 +168,7 @@ fn umount_says_where_else_the_mount_is_seen() {
 
     home.run(&["mount"]).done();
     let server = pids(&home)[1];
-    // A container, or a service with mounts of its own.
+    // Like a container, or a service with a mount namespace of its own.
     let mut other = home.command("unshare");
     other.args([
         "--mount",
@@ -199,7 +202,7 @@ fn umount_says_where_else_the_mount_is_seen() {
 }
 
 #[test]
-fn a_mount_on_a_name_that_is_not_utf8_is_nobodys_concern() {
+fn a_mount_point_whose_name_is_not_utf8_disturbs_no_command() {
     if !is_root() {
         return;
     }
@@ -217,7 +220,7 @@ fn a_mount_on_a_name_that_is_not_utf8_is_nobodys_concern() {
     home.run(&["status"]).done();
     home.run(&["umount"]).done();
     assert!(!home.live("status").exists());
-    // Our own may lie on such a name, too.
+    // Our own mount point may have such a name, too.
     let ours = odd.join("live");
     let run = |command: &str| ran(home.command(BINARY).arg(command).arg(&ours));
     let mounted = run("mount");
@@ -230,7 +233,7 @@ fn a_mount_on_a_name_that_is_not_utf8_is_nobodys_concern() {
 }
 
 #[test]
-fn a_mount_point_that_is_a_link_is_the_folder_it_leads_to() {
+fn a_symbolic_link_as_mount_point_means_the_folder_that_it_leads_to() {
     let home = Home::new();
     fs::create_dir_all(home.path(".simpletuner")).unwrap();
     fs::create_dir(home.path("elsewhere")).unwrap();
@@ -253,7 +256,7 @@ fn a_mount_point_that_is_a_link_is_the_folder_it_leads_to() {
 }
 
 #[test]
-fn another_users_mount_is_never_taken_for_ones_own() {
+fn another_users_mount_is_never_mistaken_for_ones_own() {
     if !is_root() {
         return;
     }
@@ -280,7 +283,7 @@ fn another_users_mount_is_never_taken_for_ones_own() {
             "{command}: {said}"
         );
     }
-    // Root as well, to whom it does not answer; but root may end it.
+    // The mount refuses root as well, but root may unmount it.
     let said = home.run(&["mount", &place]).failed();
     assert!(said.contains("belongs to another user (nobody)"), "{said}");
     run("nobody", &["status", &place]).done();
@@ -308,9 +311,9 @@ fn a_store_that_lies_in_the_mount_by_another_name_is_a_settings_error() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_fails_a_write_and_ends_nothing() {
+fn a_file_size_limit_fails_a_write_and_ends_no_process() {
     let home = Home::new();
-    // A limit that may be raised is, for the memory of the two processes counts as a file.
+    // The daemon raises a soft limit, because the memory that its processes share counts as a file.
     home.sh(&format!("ulimit -S -f 64; '{BINARY}' mount 2> /dev/null"));
     let before = pids(&home);
     for pid in before {
@@ -322,7 +325,7 @@ fn a_limit_on_the_size_of_files_fails_a_write_and_ends_nothing() {
         assert!(!size.contains("65536"), "{size}");
         home.sh(&format!("prlimit --pid {pid} --fsize=65536:65536"));
     }
-    // Each is small, and the store would be over the limit.
+    // Each value is small, but together they put the store over the limit.
     let mut failed = 0;
     for n in 0..8 {
         let value = format!("{n}").repeat(15_000);
@@ -336,7 +339,7 @@ fn a_limit_on_the_size_of_files_fails_a_write_and_ends_nothing() {
 }
 
 #[test]
-fn root_is_refused_in_somebody_elses_home_and_leaves_nothing_there() {
+fn root_is_refused_in_another_users_home_and_leaves_no_file_there() {
     if !is_root() {
         return;
     }
@@ -366,7 +369,7 @@ fn root_is_refused_in_somebody_elses_home_and_leaves_nothing_there() {
 }
 
 #[test]
-fn a_malformed_settings_file_keeps_no_mount_from_being_looked_at_and_ended() {
+fn status_and_umount_work_with_a_malformed_settings_file() {
     let home = Home::new();
     home.run(&["mount"]).done();
     home.write(".simpletuner/live.yaml", "aws_secret: x\n");
@@ -378,9 +381,9 @@ fn a_malformed_settings_file_keeps_no_mount_from_being_looked_at_and_ended() {
     assert!(!is_mounted(&home.live("")));
 }
 
-/// The store lies on a filesystem that does not answer: that of another mount, stopped.
+/// The store is on a filesystem that does not answer: another mount, whose processes are stopped.
 #[test]
-fn a_mount_that_gave_up_neither_comes_up_later_nor_is_left_dead() {
+fn a_mount_command_that_gave_up_leaves_no_mount_now_or_later() {
     let (far, home) = (Home::new(), Home::new());
     far.run(&["mount"]).done();
     far.run_with("far", &["set", "FAR"]).done();
@@ -392,7 +395,7 @@ fn a_mount_that_gave_up_neither_comes_up_later_nor_is_left_dead() {
     }
     let mounted = home.run(&["mount"]);
     let is_there = is_mounted(&home.live(""));
-    // It answers, or it has said that it does not.
+    // Either the mount answers, or the command reported that it does not.
     assert_eq!(mounted.code == 0, is_there, "{}", mounted.err);
     let parts = || {
         let all = fs::read_dir("/proc").unwrap().flatten();
@@ -413,7 +416,7 @@ fn a_mount_that_gave_up_neither_comes_up_later_nor_is_left_dead() {
         signal("CONT", pid);
     }
     if !is_there {
-        wait_until("its processes have ended", || parts() == 0);
+        wait_until("the daemon's processes have ended", || parts() == 0);
         assert!(!is_mounted(&home.live("")));
         home.run(&["mount"]).done();
     }

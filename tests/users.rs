@@ -1,4 +1,4 @@
-//! Who may look into a mount, and how an ordinary user mounts. It needs root, to become others.
+//! Which users have access to a mount, and how an ordinary user mounts. The tests need root, to act as other users.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::home::{
     BINARY, Home, Ran, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
 };
 
-/// A home of the user `nobody`, with a copy of the program that he can reach.
+/// A home of the user `nobody`, with a copy of the program that they can reach.
 struct Nobody {
     home: Home,
     mounted: Cell<bool>,
@@ -29,7 +29,7 @@ impl Nobody {
         );
         let home = Home::new();
         fs::set_permissions(home.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        // By another process: a child that a test forks meanwhile must not hold it open for writing.
+        // Another process makes the copy: a child that a test forks meanwhile would hold it open for writing (ETXTBSY).
         home.sh(&format!(
             "install -m 755 '{BINARY}' program && install -d -m 755 -o nobody -g nogroup home"
         ));
@@ -75,7 +75,7 @@ impl Drop for Nobody {
 }
 
 #[test]
-fn an_ordinary_user_mounts_for_himself_alone() {
+fn an_ordinary_users_mount_is_for_that_user_alone() {
     if !is_root() {
         return;
     }
@@ -127,12 +127,12 @@ fn a_dead_mount_of_an_ordinary_user_is_cleaned_up() {
 }
 
 #[test]
-fn with_allow_root_root_may_look_and_others_still_may_not() {
+fn with_allow_root_root_has_access_and_other_users_have_none() {
     if !is_root() {
         return;
     }
     let nobody = Nobody::new();
-    // In mounts of its own, where the machine's configuration allows it.
+    // In a mount namespace whose /etc/fuse.conf allows it.
     let script = r#"
         echo user_allow_other > fuse.conf; touch /etc/fuse.conf; mount --bind fuse.conf /etc/fuse.conf
         as() { HOME=$PWD/home setpriv --reuid $1 --regid nogroup --clear-groups "${@:2}"; }
@@ -153,7 +153,7 @@ fn with_allow_root_root_may_look_and_others_still_may_not() {
 }
 
 #[test]
-fn an_ordinary_user_who_may_not_let_root_in_is_told_which_line_allows_it() {
+fn allow_root_without_permission_names_the_missing_line_of_fuse_conf() {
     if !is_root() {
         return;
     }
@@ -171,12 +171,12 @@ fn an_ordinary_user_who_may_not_let_root_in_is_told_which_line_allows_it() {
 }
 
 #[test]
-fn an_ordinary_user_without_fusermount3_is_told_the_package() {
+fn without_fusermount3_the_error_names_the_package_to_install() {
     if !is_root() {
         return;
     }
     let nobody = Nobody::new();
-    // As where the package is not installed: the name and the usual places would find it on this machine.
+    // This machine has fusermount3, so the variable names a missing one.
     let missing = nobody.home.path("fusermount3");
     let mut mount = nobody.command("nobody", &nobody.home.path("program"));
     let said = ran(mount.arg("mount").env("FUSERMOUNT_PATH", missing)).failed();
@@ -193,7 +193,7 @@ fn an_ordinary_user_with_a_bare_path_mounts_and_unmounts() {
     let setpriv = nobody.home.sh("command -v setpriv");
     for command in ["mount", "umount"] {
         let bare = nobody.command("nobody", &nobody.home.path("program"));
-        // `setpriv` itself is found by its path.
+        // With a bare PATH, `setpriv` itself needs its full path.
         let mut direct = Command::new(setpriv.trim());
         direct
             .args(bare.get_args())

@@ -71,7 +71,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             None => mount::mount_foreground(&settings()?, &arguments, false),
             Some(Part::BackgroundKeeper) => mount::mount_foreground(&settings()?, &arguments, true),
             Some(Part::Server) => mount::serve(settings()),
-            Some(Part::Keeper) => mount::adopt(),
+            Some(Part::Keeper) => mount::take_over(),
         }?);
     }
     let settings = Settings::load(&flags)?;

@@ -41,7 +41,7 @@ impl MountClient {
                 "the mount at {} is dead; `simpletuner-live mount` cleans it up",
                 mount_point.display()
             )),
-            MountState::OfAnother { uid } => warn(&mount::of_another(mount_point, uid)),
+            MountState::OfAnother { uid } => warn(&mount::belongs_to_another(mount_point, uid)),
             MountState::NotMounted | MountState::Foreign { .. } => {}
         }
         Ok(None)
@@ -63,7 +63,9 @@ impl MountClient {
                 format!("nothing is mounted at {path}"),
                 "`simpletuner-live mount` mounts it",
             )),
-            MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(mount_point, uid))),
+            MountState::OfAnother { uid } => {
+                Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
+            }
             MountState::Foreign { fstype } => Err(Failure::new(format!(
                 "{path} is a {fstype} mount, not one of simpletuner-live"
             ))),

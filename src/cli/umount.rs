@@ -31,7 +31,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => {
             Ok(mount::unmount(&mount_point)?)
         }
-        MountState::OfAnother { uid } => Err(Failure::new(mount::of_another(&mount_point, uid))),
+        MountState::OfAnother { uid } => {
+            Err(Failure::new(mount::belongs_to_another(&mount_point, uid)))
+        }
         MountState::NotMounted => Err(Failure::new(format!("nothing is mounted at {path}"))),
         MountState::Foreign { fstype } => Err(Failure::new(format!(
             "{path} is a {fstype} mount, not one of simpletuner-live; it is left alone"

@@ -1,4 +1,4 @@
-//! The one exit for errors: the errno goes to the kernel, the reason into the log.
+//! Turns the tree's errors into errnos for the kernel, and logs their reasons.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,9 +8,9 @@ use fuser::Errno;
 
 use crate::live::OpError;
 
-/// The errnos that may reach the kernel. Others mean something to the FUSE protocol (ENOSYS switches a call off for the
-/// whole mount), and become EIO.
-const LET_OUT: &[i32] = &[
+/// The errnos that may reach the kernel. Others become EIO, because some have a meaning in the FUSE protocol: ENOSYS switches
+/// an operation off for the whole mount.
+const ALLOWED: &[i32] = &[
     libc::EPERM,
     libc::ENOENT,
     libc::EINTR,
@@ -38,92 +38,99 @@ const LET_OUT: &[i32] = &[
     libc::EDQUOT,
     libc::ETIMEDOUT,
     libc::EKEYREJECTED,
-    // The kernel looks the name up once more.
+    // Makes the kernel look the name up again.
     libc::ESTALE,
 ];
-/// A failure that repeats is logged once in this time, with its count.
-const REPEAT: Duration = Duration::from_secs(60);
+/// A failure that repeats is logged once per interval, with its count.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// The most different failures that are counted separately.
 const MAX_KINDS: usize = 256;
-/// The most reasons that are kept for callers that ask why.
-const MAX_LAST: usize = 128;
+/// The most reasons that are kept for the attribute `user.simpletuner.error.KEY`.
+const MAX_REASONS: usize = 128;
 
-struct Said {
+struct Logged {
     at: Instant,
-    again: u64,
+    /// How often it happened since.
+    repeats: u64,
 }
 
-/// What was logged lately.
+/// The recent failures.
 #[derive(Default)]
 pub(super) struct Failures {
-    said: Mutex<HashMap<String, Said>>,
+    logged: Mutex<HashMap<String, Logged>>,
     /// Why the last operations failed, the newest last.
-    last: Mutex<VecDeque<String>>,
+    reasons: Mutex<VecDeque<String>>,
 }
 
 impl Failures {
-    /// The errno for the kernel; the reason goes into the log.
+    /// The errno for the kernel; logs the reason.
     pub(super) fn errno(&self, operation: &str, error: OpError) -> Errno {
         let (errno, reason, is_expected) = match error {
             OpError::Errno(errno) => (errno, None, true),
             OpError::Error(error) => (error.errno(), Some(error.to_string()), error.is_not_found()),
-            // Only operations that can be parked are blocked.
+            // Unreachable by design: operations that can block are parked instead.
             OpError::Blocked(on) => (libc::EIO, Some(format!("blocked on {on:?}")), false),
         };
         if let Some(reason) = &reason {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.len() >= MAX_LAST {
-                last.pop_front();
+            let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+            if reasons.len() >= MAX_REASONS {
+                reasons.pop_front();
             }
-            last.push_back(reason.clone());
+            reasons.push_back(reason.clone());
         }
-        let let_out = match LET_OUT.contains(&errno) {
+        let allowed = match ALLOWED.contains(&errno) {
             true => errno,
             false => libc::EIO,
         };
         match reason {
             Some(reason) if is_expected => tracing::debug!("{operation}: {reason}"),
-            Some(reason) => self.log(operation, let_out, &reason),
-            None if let_out != errno => self.log(operation, let_out, &format!("errno {errno}")),
+            Some(reason) => self.log(operation, allowed, &reason),
+            None if allowed != errno => self.log(operation, allowed, &format!("errno {errno}")),
             None => {}
         }
-        Errno::from_i32(let_out)
+        Errno::from_i32(allowed)
     }
 
-    /// Why the last operation failed whose reason names this key.
+    /// The reason of the last failure that names this key.
     pub(super) fn last_of(&self, key: &str) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let names = |reason: &&String| {
             let mut words = reason.split(|c| !is_of_name(c));
             words.any(|word| word == key || word.trim_end_matches('.') == key)
         };
-        last.iter().rev().find(names).cloned()
+        reasons.iter().rev().find(names).cloned()
     }
 
     fn log(&self, operation: &str, errno: i32, reason: &str) {
         let line = format!("{operation}: {reason} ({})", name_of(errno));
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some(before) = said.get_mut(&line) {
-            before.again += 1;
-            if now.duration_since(before.at) < REPEAT {
+        if let Some(before) = logged.get_mut(&line) {
+            before.repeats += 1;
+            if now.duration_since(before.at) < REPEAT_INTERVAL {
                 return;
             }
-            let again = std::mem::take(&mut before.again);
+            let repeats = std::mem::take(&mut before.repeats);
             before.at = now;
-            drop(said);
-            tracing::warn!("{line}, {again} times more");
+            drop(logged);
+            tracing::warn!("{line}, {repeats} more times");
             return;
         }
-        if said.len() >= MAX_KINDS {
-            said.retain(|_, said| now.duration_since(said.at) < REPEAT);
-            if said.len() >= MAX_KINDS {
-                said.clear();
+        if logged.len() >= MAX_KINDS {
+            logged.retain(|_, entry| now.duration_since(entry.at) < REPEAT_INTERVAL);
+            if logged.len() >= MAX_KINDS {
+                logged.clear();
             }
         }
-        said.insert(line.clone(), Said { at: now, again: 0 });
-        drop(said);
+        logged.insert(
+            line.clone(),
+            Logged {
+                at: now,
+                repeats: 0,
+            },
+        );
+        drop(logged);
         tracing::warn!("{line}");
     }
 }
@@ -143,7 +150,7 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn what_means_something_to_the_protocol_stays_here() {
+    fn an_errno_with_a_meaning_in_the_protocol_becomes_eio() {
         let failures = Failures::default();
         let errno = |errno| failures.errno("close", OpError::Errno(errno)).code();
         assert_eq!(errno(libc::ENOSYS), libc::EIO);
@@ -155,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_why_an_operation_on_a_key_failed_gets_the_last_reason() {
+    fn the_last_reason_why_an_operation_on_a_key_failed_is_kept() {
         let failures = Failures::default();
         let reason = |name: &str, provider: &str| {
             let error = Error::ProviderFailed {
@@ -177,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_is_counted() {
+    fn a_failure_that_repeats_is_logged_once_and_counted() {
         let failures = Failures::default();
         for _ in 0..1000 {
             failures.log("open", libc::EIO, "it hangs");
         }
-        let said = failures.said.lock().unwrap();
-        assert_eq!(said.len(), 1);
-        assert_eq!(said.values().next().unwrap().again, 999);
+        let logged = failures.logged.lock().unwrap();
+        assert_eq!(logged.len(), 1);
+        assert_eq!(logged.values().next().unwrap().repeats, 999);
     }
 }

@@ -8,7 +8,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use super::MAX_WRITE;
+use super::init::MAX_WRITE;
 
 /// Only fuser's buffer is as large as this: the largest write that it knows of, and a header.
 const OF_FUSER: usize = 16 * 1024 * 1024;

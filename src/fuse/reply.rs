@@ -1,25 +1,57 @@
-//! The answer that fuser cannot give: a lookup's, with an `st_ino` that differs from the inode's number.
+//! What fuser's replies lack: one trait for their errors, a lookup whose `st_ino` differs from the inode's number, and
+//! extended attributes with their length.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::ReplyEntry;
+use fuser::{
+    Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
+};
 
 use crate::live::{FileType, Found, Owner};
 
-/// The device, to write answers to by hand.
+/// A reply that can be an error.
+pub(super) trait Refuse: Send + 'static {
+    /// Answers with an errno.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyOpen,
+    ReplyWrite,
+    ReplyXattr
+);
+
+/// The session's device, for answers that go past fuser.
 #[derive(Default)]
 pub(super) struct Device(OnceLock<OwnedFd>);
 
 impl Device {
     pub(super) fn set(&self, device: OwnedFd) {
-        // There is only one.
+        // A filesystem has one session, so this is never set twice.
         let _ = self.0.set(device);
     }
 
-    /// Answers a lookup. After fuser's own answer `stat` would show the inode's number instead of the file's, unless the
-    /// kernel asked for attributes each time. Returns the reply if there is no device yet.
+    /// Answers a lookup. With fuser's own answer, `stat` would show the inode's number instead of the file's until the
+    /// kernel asks for the attributes. Returns the reply if the device is not set yet.
     pub(super) fn entry(
         &self,
         unique: u64,
@@ -33,7 +65,7 @@ impl Device {
         let answer = entry_out(unique, found, owner);
         // ENOENT: the caller was killed.
         let _ = rustix::io::write(device.as_fd(), &answer);
-        // It would answer once more. It holds nothing but a share of the session's device.
+        // Dropping the reply would answer a second time. It owns only a reference to the session's device.
         std::mem::forget(reply);
         Ok(())
     }
@@ -99,13 +131,22 @@ impl Out {
     }
 }
 
+/// Answers getxattr(2) and listxattr(2), where size 0 asks for the length.
+pub(super) fn xattr_reply(bytes: &[u8], size: u32, reply: ReplyXattr) {
+    match size as usize {
+        0 => reply.size(bytes.len() as u32),
+        available if bytes.len() <= available => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::live::Attr;
 
     #[test]
-    fn an_answer_has_the_kernels_layout() {
+    fn a_lookups_answer_has_the_kernels_layout() {
         let found = Found {
             node: 7,
             attr: Attr {

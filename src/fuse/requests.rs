@@ -1,144 +1,194 @@
-//! What all requests share: the caller, the kernel's form of an answer, and answering later.
+//! What the operations share: how a request begins, and how it is answered at once or later.
 
 use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
+    Errno, FileAttr, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite,
+    ReplyXattr, Request,
 };
+use zeroize::Zeroizing;
 
+use super::convert::{self, caller, utf8};
 use super::errors::Failures;
-use super::reply::Device;
+use super::reply::{Device, Refuse, xattr_reply};
 use super::threads::{Job, Workers};
-use super::vitals::{At, Vitals, Word};
-use super::waiting::{EndsBy, Resume, Waiting};
-use crate::live::{self, Attr, Caller, Commits, OpError, Opened, Tree, WaitOn, WorkQueue};
+use super::waiting::{InterruptedBy, Resume, Waiting};
+use crate::live::{
+    Attr, AttrChange, AttrChanged, Caller, Commits, Found, OpError, Tree, WaitOn, WorkQueue,
+};
+use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
 use crate::versions::Place;
 
-/// The tree, and who waits for it.
+/// The tree, the requests that wait for it, and the threads that work on it.
 pub(super) struct Inner {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
-    /// Where the threads write which request they work on, for the next server; `None`: there will be none.
-    pub(super) vitals: Option<Vitals>,
+    /// Where the threads write which request they work on, for the next server; `None`: there is no next server.
+    heartbeat: Option<HeartbeatPage>,
     pub(super) workers: Workers,
-    pub(super) failures: Failures,
+    failures: Failures,
     pub(super) device: Device,
 }
 
-/// An answer that can be a refusal.
-pub(super) trait Refuse: Send + 'static {
-    /// Answers with an errno.
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-refuse!(
-    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr
-);
-
-/// Answers a request when it can go on, or refuses it.
-pub(super) fn answer<R: Refuse>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
+/// A `Resume` that goes on with the reply, or answers with the error.
+fn resume_with<R: Refuse>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
     Box::new(move |result| match result {
         Ok(()) => resume(reply),
         Err(errno) => reply.refuse(errno),
     })
 }
 
-/// Set in the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND, include/uapi/linux/fuse.h).
-const RESENT: u64 = 1 << 63;
-
-pub(super) fn caller(request: &Request) -> Caller {
-    let number = request.unique().0;
-    Caller {
-        uid: request.uid(),
-        tid: request.pid(),
-        request: number & !RESENT,
-        is_resend: number & RESENT != 0,
-    }
-}
-
-pub(super) fn utf8(name: &OsStr) -> Result<&str, Errno> {
-    name.to_str().ok_or(Errno::EINVAL)
-}
-
-pub(super) fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keeps_pages {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO
-    }
-}
-
-pub(super) fn file_type(kind: live::FileType) -> FileType {
-    match kind {
-        live::FileType::Dir => FileType::Directory,
-        live::FileType::File => FileType::RegularFile,
-    }
-}
-
-/// Marks a commit without a request in the vitals: an inode's number with this bit, which no request's number has.
-const CLOSED: u64 = 1 << 62;
+/// An extended attribute of any folder: this prefix and a key's name give why the last operation on that key failed.
+const ERROR_OF: &str = "user.simpletuner.error.";
+/// On the heartbeat page, a commit without a request has the inode's number with this bit, which no request's number has.
+const WITHOUT_REQUEST: u64 = 1 << 62;
 
 impl Inner {
-    /// Begins a request. `None`: two servers died over it, and it is refused.
-    pub(super) fn begin(&self, request: &Request) -> Option<Option<At>> {
-        let Some(vitals) = &self.vitals else {
-            return Some(None);
-        };
-        let asking = caller(request);
-        if asking.is_resend && vitals.is_deadly(asking.request) {
-            tracing::error!("a request ended two servers, and is refused: {request:?}");
-            return None;
+    pub(super) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
+        Ok(Self {
+            waiting: Arc::new(Waiting::new(heartbeat.clone())),
+            workers: Workers::start(tree.clone(), heartbeat.clone())?,
+            heartbeat,
+            failures: Failures::default(),
+            device: Device::default(),
+            tree,
+        })
+    }
+
+    /// Whether two servers crashed on this request.
+    pub(super) fn is_poisonous(&self, request: &Request) -> bool {
+        let caller = caller(request);
+        let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(caller.request);
+        caller.is_resend && self.heartbeat.as_ref().is_some_and(is_poisonous)
+    }
+
+    /// Begins a request: `operation` gets it with its caller, while the heartbeat page shows that the reading thread works
+    /// on it. A poisonous request fails with EIO instead.
+    pub(super) fn begin<R: Refuse>(
+        self: &Arc<Self>,
+        request: &Request,
+        reply: R,
+        operation: impl FnOnce(&Arc<Self>, Caller, R),
+    ) {
+        if self.is_poisonous(request) {
+            tracing::error!("two servers crashed on a request, so it fails: {request:?}");
+            return reply.refuse(Errno::EIO);
         }
-        vitals.set(Word::Last, asking.request);
-        Some(Some(vitals.at(Word::Reading, asking.request)))
+        let caller = caller(request);
+        if let Some(page) = &self.heartbeat {
+            page.set(Slot::LastRequest, caller.request);
+        }
+        let _working = self.working_on(Slot::Reading, caller.request);
+        operation(self, caller, reply);
     }
 
-    fn working(&self, word: Word, request: u64) -> Option<At> {
-        Some(self.vitals.as_ref()?.at(word, request))
+    /// As [`Inner::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
+    pub(super) fn begin_named<R: Refuse>(
+        self: &Arc<Self>,
+        request: &Request,
+        name: &OsStr,
+        errno: i32,
+        reply: R,
+        operation: impl FnOnce(&Arc<Self>, Caller, String, R),
+    ) {
+        self.begin(request, reply, |inner, caller, reply| match utf8(name) {
+            Some(name) => operation(inner, caller, name, reply),
+            None => reply.refuse(Errno::from_i32(errno)),
+        });
     }
 
-    /// The errno of an error for the kernel.
+    fn working_on(&self, slot: Slot, request: u64) -> Option<WorkingOn> {
+        Some(self.heartbeat.as_ref()?.working_on(slot, request))
+    }
+
+    /// Begins a request, asks the tree, and answers. While the tree is blocked, the request is parked, and the tree is then
+    /// asked again. `ask` also gets whether the request has waited.
+    pub(super) fn ask<R: Refuse, T>(
+        self: &Arc<Self>,
+        request: &Request,
+        operation: &'static str,
+        reply: R,
+        ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
+        give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
+    ) {
+        self.begin(request, reply, |inner, caller, reply| {
+            inner.ask_for(caller, operation, reply, ask, give);
+        });
+    }
+
+    /// As [`Inner::ask`], for a request that has begun.
+    pub(super) fn ask_for<R: Refuse, T>(
+        self: &Arc<Self>,
+        caller: Caller,
+        operation: &'static str,
+        reply: R,
+        ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
+        give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
+    ) {
+        self.ask_again(caller, operation, false, reply, ask, give);
+    }
+
+    fn ask_again<R: Refuse, T>(
+        self: &Arc<Self>,
+        caller: Caller,
+        operation: &'static str,
+        has_waited: bool,
+        reply: R,
+        ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
+        give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
+    ) {
+        match ask(&self.tree, &caller, has_waited) {
+            Ok(given) => give(self, reply, given),
+            Err(OpError::Blocked(on)) => {
+                let inner = self.clone();
+                let again = move |reply| inner.ask_again(caller, operation, true, reply, ask, give);
+                self.park(&caller, on, resume_with(reply, again));
+            }
+            Err(error) => reply.refuse(self.errno(operation, error)),
+        }
+    }
+
+    /// Answers with the result of an operation that never waits.
+    pub(super) fn answer<R: Refuse, T>(
+        &self,
+        operation: &str,
+        result: Result<T, OpError>,
+        reply: R,
+        give: impl FnOnce(R, T),
+    ) {
+        match result {
+            Ok(given) => give(reply, given),
+            Err(error) => reply.refuse(self.errno(operation, error)),
+        }
+    }
+
+    /// Answers a lookup.
+    pub(super) fn entry(&self, caller: &Caller, found: &Found, reply: ReplyEntry) {
+        let (number, owner) = (convert::unique(caller), self.tree.owner());
+        if let Err(reply) = self.device.entry(number, found, owner, reply) {
+            let attr = self.file_attr(found.node, &found.attr);
+            reply.entry_with_ttls(&Duration::ZERO, &found.valid, &attr, Generation(0));
+        }
+    }
+
+    /// The errno for the kernel; logs the reason.
     pub(super) fn errno(&self, operation: &str, error: OpError) -> Errno {
         self.failures.errno(operation, error)
     }
 
-    /// Attributes in fuser's form, with `node` as the number.
+    /// Attributes in fuser's form, with `node` as the inode number.
     pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
-        let owner = self.tree.owner();
-        FileAttr {
-            ino: INodeNo(node),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: attr.mtime,
-            mtime: attr.mtime,
-            ctime: attr.ctime,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: file_type(attr.kind),
-            perm: attr.mode,
-            nlink: attr.nlink,
-            uid: owner.uid,
-            gid: owner.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        convert::file_attr(self.tree.owner(), node, attr)
     }
 
-    /// Parks a request until what it waits for is settled.
-    fn park(&self, caller: &Caller, on: WaitOn, ends_by: EndsBy, resume: Resume) {
-        self.waiting.park(caller, Some(on.clone()), ends_by, resume);
+    /// Parks a request, and has the tree settle what it waits for.
+    fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
+        let interrupted_by = InterruptedBy::EndingSignals;
+        self.waiting
+            .park(caller, Some(on.clone()), interrupted_by, resume);
         let wake = {
             let (waiting, on) = (self.waiting.clone(), on.clone());
             Box::new(move || waiting.wake(&on))
@@ -146,33 +196,38 @@ impl Inner {
         self.tree.settle(&on, wake);
     }
 
-    /// Runs work that may wait on the worker of its queue, and answers when it is done.
+    /// Runs an operation that may wait on the worker of its queue, and then answers.
     pub(super) fn work(
         self: &Arc<Self>,
         caller: &Caller,
         operation: &'static str,
         queue: WorkQueue,
-        answer: Resume,
+        reply: ReplyEmpty,
         work: impl FnOnce(&Tree) -> Result<(), OpError> + Send + 'static,
     ) {
-        let id = self.waiting.park(caller, None, EndsBy::Kill, answer);
+        let done = resume_with(reply, ReplyEmpty::ok);
+        let id = self
+            .waiting
+            .park(caller, None, InterruptedBy::KillSignals, done);
         let (inner, request) = (self.clone(), caller.request);
         self.workers.of(queue).run(move || {
-            let _at = inner.working(word_of(queue), request);
+            let _working = inner.working_on(slot_of(queue), request);
             let result = work(&inner.tree).map_err(|error| inner.errno(operation, error));
             inner.waiting.complete(id, result);
         });
     }
 
-    /// Commits, and answers when it is done.
-    pub(super) fn commit(
+    /// Commits, and then resumes the request.
+    fn commit(
         self: &Arc<Self>,
         caller: &Caller,
         operation: &'static str,
         commits: Commits,
-        answer: Resume,
+        resume: Resume,
     ) {
-        let id = self.waiting.park(caller, None, EndsBy::Kill, answer);
+        let id = self
+            .waiting
+            .park(caller, None, InterruptedBy::KillSignals, resume);
         self.queue_commit(id, caller.request, operation, commits);
     }
 
@@ -194,12 +249,18 @@ impl Inner {
             .queue(Job::Commit(request, commits, done));
     }
 
-    /// A descriptor was closed: the closer thread asks `/proc` who closed it.
-    pub(super) fn close(self: &Arc<Self>, caller: Caller, handle: u64, answer: Resume) {
-        let id = self.waiting.park(&caller, None, EndsBy::Kill, answer);
+    /// A process closed a descriptor. The thread `close` asks `/proc` which process, and commits if it is the opener's last.
+    pub(super) fn close(self: &Arc<Self>, caller: Caller, handle: u64, reply: ReplyEmpty) {
+        if handle == 0 {
+            return reply.ok();
+        }
+        let done = resume_with(reply, ReplyEmpty::ok);
+        let id = self
+            .waiting
+            .park(&caller, None, InterruptedBy::KillSignals, done);
         let inner = self.clone();
         self.workers.closer.run(move || {
-            let _at = inner.working(Word::Closing, caller.request);
+            let _working = inner.working_on(Slot::Closing, caller.request);
             let commits = inner.tree.close(&caller, handle);
             match commits.is_empty() {
                 true => inner.waiting.complete(id, Ok(())),
@@ -208,41 +269,44 @@ impl Inner {
         });
     }
 
-    /// The last descriptor of a file is gone. Queued behind the closes before it.
-    /// It is answered when that is in the journal: otherwise the kernel sends it again to the next server.
+    /// The last descriptor of a file is gone. The release is queued behind the closes before it, and answered once it is in
+    /// the journal: until then, the kernel would resend it to the next server.
     pub(super) fn release(self: &Arc<Self>, caller: Caller, handle: u64, reply: ReplyEmpty) {
+        if handle == 0 {
+            return reply.ok();
+        }
         let inner = self.clone();
         let settles = self.tree.begin_release(handle);
-        if let Some(vitals) = &self.vitals {
-            vitals.take(caller.request);
+        if let Some(page) = &self.heartbeat {
+            page.mark_unanswered(caller.request);
         }
         self.workers.closer.run(move || {
             let commits = inner.tree.release(handle);
             reply.ok();
-            if let Some(vitals) = &inner.vitals {
-                vitals.answered(caller.request);
+            if let Some(page) = &inner.heartbeat {
+                page.mark_answered(caller.request);
             }
             inner.commit_released(commits, settles);
         });
     }
 
-    /// Commits writes that no close waits for; readers of the name may wait for them.
+    /// Commits writes that no close waits for. Readers of the name may wait for `settles`.
     pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
-        let number = commits.number() | CLOSED;
-        let is_deadly = |vitals: &Vitals| vitals.is_deadly(number);
-        if self.vitals.as_ref().is_some_and(is_deadly) {
-            tracing::error!("a write ended two servers, and is given up");
+        let number = commits.number() | WITHOUT_REQUEST;
+        let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
+        if self.heartbeat.as_ref().is_some_and(is_poisonous) {
+            tracing::error!("two servers crashed on a write, so it is given up");
             self.tree.give_up(&commits);
             return self.settled(settles);
         }
         let inner = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
-                inner.errno("a write whose file had no close left to report it", error);
+                inner.errno("a write that no close can report", error);
             }
             inner.settled(settles);
         });
-        // Queued even if there is nothing to commit, to come after the commits of the closes before it.
+        // Queued even if nothing is to be committed, so that readers are released only after the earlier closes' commits.
         let queue = self.tree.queue_of(&commits);
         self.workers
             .of(queue)
@@ -256,52 +320,129 @@ impl Inner {
         }
     }
 
-    pub(super) fn open(
-        self: Arc<Self>,
+    /// Reads a file. Bytes in memory go to the kernel without a copy; those that a request had to wait for are copied.
+    pub(super) fn read(
+        self: &Arc<Self>,
         caller: Caller,
         ino: u64,
-        flags: i32,
-        has_waited: bool,
-        reply: ReplyOpen,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        reply: ReplyData,
     ) {
-        match self.tree.open(&caller, ino, flags, has_waited) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
-            Err(OpError::Blocked(on)) => {
-                let inner = self.clone();
-                let resume = answer(reply, move |reply| {
-                    inner.open(caller, ino, flags, true, reply)
-                });
-                self.park(&caller, on, EndsBy::AnyThatEnds, resume);
+        let mut reply = Some(reply);
+        let result = self.tree.read(ino, handle, offset, size, false, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
             }
-            Err(error) => reply.error(self.errno("open", error)),
+        });
+        let (Err(error), Some(reply)) = (result, reply) else {
+            return;
+        };
+        match error {
+            OpError::Blocked(_) => self.ask_for(
+                caller,
+                "read",
+                reply,
+                move |tree, _, has_waited| {
+                    let copy = |bytes: &[u8]| Zeroizing::new(bytes.to_vec());
+                    tree.read(ino, handle, offset, size, has_waited, copy)
+                },
+                |_, reply, bytes| reply.data(&bytes),
+            ),
+            error => reply.error(self.errno("read", error)),
         }
     }
 
-    /// Asks the tree and answers, or parks the request and asks again later. `ask` gets whether it has waited.
-    pub(super) fn reply<R: Refuse, T>(
-        self: Arc<Self>,
+    /// Writes into a buffer. Only a request that has to wait copies its data.
+    pub(super) fn write(
+        self: &Arc<Self>,
         caller: Caller,
-        operation: &'static str,
-        has_waited: bool,
-        reply: R,
-        ask: impl Fn(&Tree, bool) -> Result<T, OpError> + Send + 'static,
-        give: impl FnOnce(R, T) + Send + 'static,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        appends: bool,
+        reply: ReplyWrite,
     ) {
-        match ask(&self.tree, has_waited) {
-            Ok(given) => give(reply, given),
-            Err(OpError::Blocked(on)) => {
-                let inner = self.clone();
-                let again = move |reply| inner.reply(caller, operation, true, reply, ask, give);
-                self.park(&caller, on, EndsBy::AnyThatEnds, answer(reply, again));
+        match (self.tree).write(&caller, handle, offset, data, appends, false) {
+            Ok(count) => reply.written(count),
+            Err(OpError::Blocked(_)) => {
+                let data = Zeroizing::new(data.to_vec());
+                self.ask_for(
+                    caller,
+                    "write",
+                    reply,
+                    move |tree, caller, has_waited| {
+                        tree.write(caller, handle, offset, &data, appends, has_waited)
+                    },
+                    |_, reply, count| reply.written(count),
+                );
             }
-            Err(error) => reply.refuse(self.errno(operation, error)),
+            Err(error) => reply.error(self.errno("write", error)),
         }
+    }
+
+    /// Changes attributes. A truncation by name is committed before the answer.
+    pub(super) fn set_attr(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: u64,
+        handle: Option<u64>,
+        change: AttrChange,
+        reply: ReplyAttr,
+    ) {
+        let operation = match change.size {
+            Some(_) => "truncate",
+            None => "setattr",
+        };
+        let give = |inner: &Self, reply: ReplyAttr, attr: &Attr| {
+            reply.attr(&Duration::ZERO, &inner.file_attr(attr.ino, attr));
+        };
+        self.ask_for(
+            caller,
+            operation,
+            reply,
+            move |tree, caller, has_waited| tree.set_attr(caller, ino, handle, change, has_waited),
+            move |inner, reply, changed| match changed {
+                AttrChanged::Done(attr) => give(inner, reply, &attr),
+                AttrChanged::Commit(commits, attr) => {
+                    let done = inner.clone();
+                    let done = resume_with(reply, move |reply| give(&done, reply, &attr));
+                    inner.commit(&caller, operation, commits, done);
+                }
+            },
+        );
+    }
+
+    /// Reads an extended attribute.
+    pub(super) fn xattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: u64,
+        name: String,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        if let Some(key) = name.strip_prefix(ERROR_OF) {
+            let may_read = self.tree.access(&caller, ino, libc::R_OK).is_ok();
+            return match self.failures.last_of(key).filter(|_| may_read) {
+                Some(reason) => xattr_reply(reason.as_bytes(), size, reply),
+                None => reply.error(Errno::NO_XATTR),
+            };
+        }
+        self.ask_for(
+            caller,
+            "getxattr",
+            reply,
+            move |tree, caller, _| tree.xattr(caller, ino, &name),
+            move |_, reply, value| xattr_reply(value.as_bytes(), size, reply),
+        );
     }
 }
 
-fn word_of(queue: WorkQueue) -> Word {
+fn slot_of(queue: WorkQueue) -> Slot {
     match queue {
-        WorkQueue::Store => Word::Committing,
-        WorkQueue::Database => Word::Saving,
+        WorkQueue::Store => Slot::Committing,
+        WorkQueue::Database => Slot::Saving,
     }
 }

@@ -1,41 +1,46 @@
-//! The threads beside the one that reads requests: one asks `/proc` who closes a file, one may wait for the disk, one may
-//! wait for other users of a database.
+//! The worker threads beside the one that reads requests: `close` asks `/proc` which process closes a file, `commit` may
+//! wait for the disk, `save` for other programs that use a database.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Builder;
 
-use super::vitals::{Vitals, Word};
 use crate::live::{Commits, OpError, Tree, WorkQueue};
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 
-/// Little is on these stacks; the default of 2 MiB would be mapped for nothing.
-const STACK: usize = 512 * 1024;
+/// These threads use little of their stacks.
+const STACK_SIZE: usize = 512 * 1024;
 /// The most writes that are committed together.
-const MAX_TOGETHER: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// Called with the result of a commit.
-pub(super) type Committed = Box<dyn FnOnce(Result<(), OpError>) + Send>;
+pub(super) type OnCommitted = Box<dyn FnOnce(Result<(), OpError>) + Send>;
 
-/// Something to be done that may wait.
+/// Work that may wait.
 pub(super) enum Job {
-    /// The request's number and its writes, to be committed together with those of neighbouring jobs.
-    Commit(u64, Commits, Committed),
+    /// The request's number and its writes. Neighbouring jobs are committed together.
+    Commit(u64, Commits, OnCommitted),
     /// Anything else.
     Work(Box<dyn FnOnce() + Send>),
 }
 
-/// A thread that does its jobs in order: a write of one must not overtake the removal of another.
+/// A thread that does its jobs in order, so that a write cannot overtake a removal.
 #[derive(Clone)]
 pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
-    fn start(name: &str, word: Word, tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
+    fn start(
+        name: &str,
+        slot: Slot,
+        tree: Arc<Tree>,
+        heartbeat: Option<HeartbeatPage>,
+    ) -> io::Result<Self> {
         let (sender, receiver) = channel();
         Builder::new()
             .name(name.into())
-            .stack_size(STACK)
-            .spawn(move || work(&tree, &receiver, vitals.as_ref(), word))?;
+            .stack_size(STACK_SIZE)
+            .spawn(move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot))?;
         Ok(Self(sender))
     }
 
@@ -44,12 +49,12 @@ impl Worker {
     }
 
     pub(super) fn queue(&self, job: Job) {
-        // It ends with the last sender, so there is always a receiver; a request dropped here is answered EIO.
+        // The thread ends only with the last sender, so a receiver exists. fuser answers a dropped request with EIO.
         let _ = self.0.send(job);
     }
 }
 
-/// A worker that panics aborts the process, so that the next server continues its work: nobody here would answer it.
+/// Aborts the process if a worker panics: no other thread would do its jobs, but the next server continues them.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -60,7 +65,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) {
+fn run_jobs(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>, slot: Slot) {
     let _abort = AbortOnPanic;
     while let Ok(job) = jobs.recv() {
         let mut next = Some(job);
@@ -68,9 +73,9 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) 
             match job {
                 Job::Work(work) => work(),
                 Job::Commit(number, commits, done) => {
-                    let _at = vitals.map(|vitals| vitals.at(word, number));
+                    let _working = heartbeat.map(|page| page.working_on(slot, number));
                     let (mut all, mut dones) = (vec![commits], vec![done]);
-                    while all.len() < MAX_TOGETHER {
+                    while all.len() < MAX_BATCH {
                         match jobs.try_recv() {
                             Ok(Job::Commit(_, commits, done)) => {
                                 all.push(commits);
@@ -93,37 +98,37 @@ fn work(tree: &Tree, jobs: &Receiver<Job>, vitals: Option<&Vitals>, word: Word) 
     }
 }
 
-/// One worker for each resource that is waited for.
+/// One worker per blocking resource.
 pub(super) struct Workers {
     tree: Arc<Tree>,
-    vitals: Option<Vitals>,
-    /// Looks at `/proc`.
+    heartbeat: Option<HeartbeatPage>,
+    /// Reads `/proc`.
     pub(super) closer: Worker,
     store: Worker,
-    /// Started when it is needed first.
+    /// Started at first use. `None`: the thread could not be started.
     database: OnceLock<Option<Worker>>,
 }
 
 impl Workers {
-    pub(super) fn start(tree: Arc<Tree>, vitals: Option<Vitals>) -> io::Result<Self> {
-        let start = |name, word| Worker::start(name, word, tree.clone(), vitals.clone());
+    pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
+        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat.clone());
         Ok(Self {
-            closer: start("close", Word::Closing)?,
-            store: start("commit", Word::Committing)?,
+            closer: start("close", Slot::Closing)?,
+            store: start("commit", Slot::Committing)?,
             database: OnceLock::new(),
             tree,
-            vitals,
+            heartbeat,
         })
     }
 
     pub(super) fn of(&self, queue: WorkQueue) -> &Worker {
         let database = || {
-            let (tree, vitals) = (self.tree.clone(), self.vitals.clone());
-            Worker::start("save", Word::Saving, tree, vitals).ok()
+            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat.clone());
+            Worker::start("save", Slot::Saving, tree, heartbeat).ok()
         };
         match queue {
             WorkQueue::Store => &self.store,
-            // Without a thread of its own it waits in line.
+            // Without its own thread, the work queues behind the store's.
             WorkQueue::Database => self
                 .database
                 .get_or_init(database)
@@ -132,7 +137,7 @@ impl Workers {
         }
     }
 
-    /// All running workers, in the order in which they give work to each other.
+    /// All running workers, in the order in which they queue work on each other.
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
         [&self.closer, &self.store].into_iter().chain(database)

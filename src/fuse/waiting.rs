@@ -1,8 +1,8 @@
-//! Requests that are not answered yet: parked until what they wait for is settled, or until another thread is done.
+//! Parks requests until what they wait for is settled, or until another thread has finished them.
 //!
-//! Their callers would sit in an uninterruptible sleep, because fuser answers FUSE_INTERRUPT with ENOSYS, after which the
-//! kernel never asks again. So one thread, however many wait, looks at their pending signals and answers EINTR to those
-//! that a signal should end.
+//! Without this room a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
+//! kernel never sends it again. So one thread watches the pending signals of all parked callers, and answers EINTR to a
+//! caller whose signal should end its wait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -10,28 +10,28 @@ use std::time::Duration;
 
 use fuser::Errno;
 
-use super::vitals::Vitals;
 use crate::live::{Caller, WaitOn};
+use crate::process::heartbeat::HeartbeatPage;
 use crate::process::{has_fatal_signal_pending, is_being_killed};
 
-/// How often pending signals are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// How often the thread reads the pending signals.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Answers the request: `Ok` when it can go on, or is done; else the errno.
+/// Resumes a request: with `Ok` it goes on or is answered, with an errno it fails.
 pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
 /// Which signals end a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum EndsBy {
-    /// Those that end a waiting program, even if it catches them.
-    AnyThatEnds,
-    /// Those that kill. The operation is done in any case, and a program that got EINTR would not know.
-    Kill,
+pub(super) enum InterruptedBy {
+    /// Those that should end a wait, even if the program catches them.
+    EndingSignals,
+    /// Only those that kill. The operation takes place in any case, and a program that got EINTR would not know that.
+    KillSignals,
 }
 
 struct Waiter {
     tid: u32,
-    ends_by: EndsBy,
+    interrupted_by: InterruptedBy,
     request: u64,
     on: Option<WaitOn>,
     resume: Resume,
@@ -41,37 +41,37 @@ struct Waiter {
 struct Waiters {
     next: u64,
     by_id: HashMap<u64, Waiter>,
-    looked_after: bool,
-    /// The mount has ended, and with it the thread that looks after them.
+    watcher_running: bool,
+    /// The mount has ended, and the watching thread ends.
     ended: bool,
 }
 
-/// The requests that wait. Shared with the threads that end their waiting.
+/// The parked requests.
 pub(super) struct Waiting {
     waiters: Mutex<Waiters>,
-    // A request was parked, or the mount has ended.
-    arrived: Condvar,
-    /// Where it is noted which requests are taken and not answered.
-    vitals: Option<Vitals>,
+    // Notified when a request is parked, and when the mount ends.
+    changed: Condvar,
+    /// Where parked requests are marked as unanswered.
+    heartbeat: Option<HeartbeatPage>,
 }
 
 impl Waiting {
-    pub(super) fn new(vitals: Option<Vitals>) -> Self {
+    pub(super) fn new(heartbeat: Option<HeartbeatPage>) -> Self {
         Self {
             waiters: Mutex::default(),
-            arrived: Condvar::new(),
-            vitals,
+            changed: Condvar::new(),
+            heartbeat,
         }
     }
 
-    /// Lets a request go on, which may have it wait once more.
+    /// Resumes a request, which may be parked again by that.
     fn resume(&self, waiter: Waiter, result: Result<(), Errno>) {
         (waiter.resume)(result);
-        if let Some(vitals) = &self.vitals {
+        if let Some(page) = &self.heartbeat {
             let waiters = self.waiters();
             let mut all = waiters.by_id.values();
             if !all.any(|other| other.request == waiter.request) {
-                vitals.answered(waiter.request);
+                page.mark_answered(waiter.request);
             }
         }
     }
@@ -82,18 +82,18 @@ impl Waiting {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Parks a request of this thread until `on` is settled; `None`: until [`Waiting::complete`].
+    /// Parks a request until `on` is settled; `None`: until [`Waiting::complete`]. Returns its id.
     pub(super) fn park(
         self: &Arc<Self>,
         caller: &Caller,
         on: Option<WaitOn>,
-        ends_by: EndsBy,
+        interrupted_by: InterruptedBy,
         resume: Resume,
     ) -> u64 {
         let (tid, request) = (caller.tid, caller.request);
         let mut waiters = self.waiters();
-        if let Some(vitals) = &self.vitals {
-            vitals.take(request);
+        if let Some(page) = &self.heartbeat {
+            page.mark_unanswered(request);
         }
         waiters.next += 1;
         let id = waiters.next;
@@ -101,37 +101,39 @@ impl Waiting {
             id,
             Waiter {
                 tid,
-                ends_by,
+                interrupted_by,
                 request,
                 on,
                 resume,
             },
         );
-        if !waiters.looked_after {
-            waiters.looked_after = true;
+        if !waiters.watcher_running {
+            waiters.watcher_running = true;
             let waiting = self.clone();
-            let looker = std::thread::Builder::new()
+            let watcher = std::thread::Builder::new()
                 .name("waiting".into())
                 .stack_size(128 * 1024);
-            if let Err(error) = looker.spawn(move || look_after(&waiting)) {
-                waiters.looked_after = false;
-                tracing::warn!("waiting callers cannot be interrupted: {error}");
+            if let Err(error) = watcher.spawn(move || watch_signals(&waiting)) {
+                waiters.watcher_running = false;
+                tracing::warn!(
+                    "waiting callers cannot be interrupted, because no thread could be started: {error}"
+                );
             }
         }
-        self.arrived.notify_one();
+        self.changed.notify_one();
         id
     }
 
-    /// Ends the waiting of one; nothing happens if it was interrupted already.
+    /// Resumes one request; nothing happens if it was interrupted already.
     pub(super) fn complete(&self, id: u64, result: Result<(), Errno>) {
-        // Not in the condition itself: the lock must be free when the answer is given.
+        // In a statement of its own: the lock must be free before the request is resumed.
         let waiter = self.waiters().by_id.remove(&id);
         if let Some(waiter) = waiter {
             self.resume(waiter, result);
         }
     }
 
-    /// Resumes all requests that wait for this.
+    /// Resumes all requests that wait for `on`.
     pub(super) fn wake(&self, on: &WaitOn) {
         let woken: Vec<Waiter> = {
             let mut waiters = self.waiters();
@@ -146,31 +148,32 @@ impl Waiting {
         }
     }
 
-    /// The mount ends: nobody waits any longer.
+    /// The mount ends: all parked requests fail with ENOTCONN.
     pub(super) fn end_all(&self) {
         let all: Vec<Waiter> = {
             let mut waiters = self.waiters();
             waiters.ended = true;
             waiters.by_id.drain().map(|(_, waiter)| waiter).collect()
         };
-        self.arrived.notify_one();
+        self.changed.notify_one();
         for waiter in all {
             self.resume(waiter, Err(Errno::ENOTCONN));
         }
     }
 
-    fn interrupt_ending(&self) {
-        let threads: Vec<(u64, u32, EndsBy)> = self
+    /// Answers EINTR to each request whose caller has a pending signal that ends its wait.
+    fn interrupt_signalled(&self) {
+        let threads: Vec<(u64, u32, InterruptedBy)> = self
             .waiters()
             .by_id
             .iter()
-            .map(|(&id, waiter)| (id, waiter.tid, waiter.ends_by))
+            .map(|(&id, waiter)| (id, waiter.tid, waiter.interrupted_by))
             .collect();
-        for (id, tid, ends_by) in threads {
-            // 0: in a pid namespace out of sight; it waits as long as the backend's own timeout.
-            let ends = match ends_by {
-                EndsBy::AnyThatEnds => has_fatal_signal_pending,
-                EndsBy::Kill => is_being_killed,
+        for (id, tid, interrupted_by) in threads {
+            // 0: the caller is in a pid namespace that is not visible here, and waits until the backend's timeout.
+            let ends = match interrupted_by {
+                InterruptedBy::EndingSignals => has_fatal_signal_pending,
+                InterruptedBy::KillSignals => is_being_killed,
             };
             if tid != 0 && ends(tid) {
                 self.complete(id, Err(Errno::EINTR));
@@ -179,7 +182,7 @@ impl Waiting {
     }
 }
 
-fn look_after(waiting: &Waiting) {
+fn watch_signals(waiting: &Waiting) {
     loop {
         let mut waiters = waiting.waiters();
         while waiters.by_id.is_empty() {
@@ -187,13 +190,13 @@ fn look_after(waiting: &Waiting) {
                 return;
             }
             waiters = waiting
-                .arrived
+                .changed
                 .wait(waiters)
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         drop(waiters);
-        // Most waits are over before anybody could have sent a signal.
-        std::thread::sleep(LOOK_EVERY);
-        waiting.interrupt_ending();
+        // First wait: most requests are resumed before a signal could arrive.
+        std::thread::sleep(POLL_INTERVAL);
+        waiting.interrupt_signalled();
     }
 }

@@ -106,6 +106,15 @@ impl Tree {
         Ok(bytes.len() as u32)
     }
 
+    /// write(2) fails before the bytes are in the buffer. Its writer may not look, and close the file: nothing of the
+    /// buffer is committed unless it is truncated to nothing.
+    pub fn refuse_write(&self, handle: u64) {
+        let mut state = self.state();
+        if let Some(ino) = state.written_by(handle) {
+            state.taint(ino, libc::EIO);
+        }
+    }
+
     /// The file that an inode belongs to.
     pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<File, OpError> {
         let stale = OpError::Errno(libc::ESTALE);

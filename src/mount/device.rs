@@ -1,5 +1,5 @@
-//! `/dev/fuse`: opened and mounted, by mount(2) as root and through `fusermount3` as anyone else, and the first words
-//! that the kernel says there.
+//! `/dev/fuse`: opens and mounts it (mount(2) for root, `fusermount3` for other users), and reads the kernel's first
+//! request.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -8,23 +8,25 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::poll::poll;
 use super::state::SOURCE;
 use crate::error::{Error, Result};
 
 const DEVICE: &str = "/dev/fuse";
-/// Where `fusermount3` is looked for, so that it is found whatever PATH is.
+/// Where to look for `fusermount3`, also if PATH does not contain its folder.
 const FUSERMOUNT: [&str; 3] = ["fusermount3", "/bin/fusermount3", "/sbin/fusermount3"];
 
-/// The programs that may mount and unmount for an ordinary user: what the variable `FUSERMOUNT_PATH` names, as for
-/// other FUSE filesystems, else `fusermount3`.
+/// The programs to try that mount and unmount for an ordinary user: the variable `FUSERMOUNT_PATH`, as for other FUSE
+/// filesystems, else `fusermount3`.
 pub(super) fn fusermount() -> Vec<OsString> {
     match std::env::var_os("FUSERMOUNT_PATH") {
         Some(path) => vec![path],
@@ -32,10 +34,10 @@ pub(super) fn fusermount() -> Vec<OsString> {
     }
 }
 
-/// Mounts a filesystem that whoever holds the descriptor answers for.
+/// Mounts a filesystem, and returns the descriptor through which a process answers its requests.
 ///
 /// # Errors
-/// What to do about it.
+/// Why it failed, and what to do about it.
 pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
     if !Path::new(DEVICE).exists() {
         return Err(Error::Settings(
@@ -75,8 +77,8 @@ fn mount_as_root(mount_point: &Path) -> Result<OwnedFd> {
 fn mount_by_fusermount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
     let options = format!(
         "fsname={SOURCE},subtype={SOURCE},nosuid,nodev,noexec,noatime{}",
-        // The kernel knows its own user and everybody: the server refuses all others but root.
-        // Names that the kernel holds tell a stranger nothing: it checks the modes by itself.
+        // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
+        // answers from its cache without asking the server, so it must check the modes by itself.
         if allow_root {
             ",allow_other,default_permissions"
         } else {
@@ -95,7 +97,7 @@ fn mount_by_fusermount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> 
         let run = Command::new(program)
             .args(["-o", &options, "--"])
             .arg(mount_point)
-            // It sends the descriptor there: to its standard input.
+            // fusermount3 sends the device through this descriptor, its standard input.
             .env("_FUSE_COMMFD", "0")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -110,7 +112,10 @@ fn mount_by_fusermount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> 
         let output = child.wait_with_output().map_err(failed)?;
         return match received {
             Some(device) if output.status.success() => Ok(device),
-            _ => Err(Error::Settings(why_not(mount_point, &output.stderr))),
+            _ => Err(Error::Settings(explain_failure(
+                mount_point,
+                &output.stderr,
+            ))),
         };
     }
     Err(Error::Settings(
@@ -118,19 +123,19 @@ fn mount_by_fusermount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> 
     ))
 }
 
-fn why_not(mount_point: &Path, said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    if said.contains("user_allow_other") {
+fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
+    let stderr = String::from_utf8_lossy(stderr);
+    if stderr.contains("user_allow_other") {
         return "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)".into();
     }
     format!(
         "{} cannot be mounted: {}",
         mount_point.display(),
-        said.trim()
+        stderr.trim()
     )
 }
 
-/// `None` where the other side ended without sending one.
+/// `None` if fusermount3 ended without sending one.
 fn receive_descriptor(socket: &OwnedFd) -> Option<OwnedFd> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -148,34 +153,30 @@ fn receive_descriptor(socket: &OwnedFd) -> Option<OwnedFd> {
     })
 }
 
-/// Whether the mount is still there, or files of it are open.
+/// Whether the kernel still has the filesystem: it is mounted, or files in it are open.
 pub(super) fn is_connected(device: &OwnedFd) -> bool {
-    let mut ends = [PollFd::new(device, PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match rustix::event::poll(&mut ends, Some(&now)) {
-        Ok(_) => !ends[0].revents().contains(PollFlags::ERR),
+    let mut fds = [PollFd::new(device, PollFlags::IN)];
+    match poll(&mut fds, Duration::ZERO) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::ERR),
         Err(_) => true,
     }
 }
 
-/// The kernel's first request (INIT), which each server answers anew.
+/// Reads the kernel's first request (INIT), which each server gets again.
 ///
 /// # Errors
-/// Where the mount has ended already.
+/// The mount has ended already.
 pub(super) fn read_init(device: &OwnedFd) -> Result<Vec<u8>> {
     let failed = |e| Error::io("the kernel's first request", e);
     let mut file = File::from(device.try_clone().map_err(failed)?);
-    // The kernel reads no less than this at once (FUSE_MIN_READ_BUFFER).
+    // The kernel refuses a read with less than FUSE_MIN_READ_BUFFER, and with less than its largest write.
     let mut buffer = vec![0; 128 * 1024 + 4096];
     let len = file.read(&mut buffer).map_err(failed)?;
     buffer.truncate(len);
     Ok(buffer)
 }
 
-/// Whether the kernel that said this can send again what was taken and not answered (`FUSE_HAS_RESEND`).
+/// Whether the kernel that sent this INIT can resend requests that were read and not answered (`FUSE_HAS_RESEND`).
 pub(super) fn can_resend(init: &[u8]) -> bool {
     // `fuse_in_header` (40 bytes), then `fuse_init_in`: major, minor, max_readahead, flags, flags2 (four bytes each).
     const FLAGS2: std::ops::Range<usize> = 56..60;

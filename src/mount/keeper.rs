@@ -1,5 +1,5 @@
-//! The keeper: mounts, holds what must outlive a server, and sees to it that there is one. It fetches no secret, and has
-//! little in it that could fail.
+//! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
+//! so that little in it can fail.
 
 mod begin;
 mod upgrading;
@@ -10,36 +10,42 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::handover::{Brief, Channel, First, Held, ToKeeper, ToServer};
-use super::process::{Signals, leave_terminal, set_up};
+use super::channel::Channel;
+use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
+use super::poll::poll;
+use super::server_process::{Exit, ServerProcess};
+use super::setup::{Signals, leave_terminal, set_up};
 use super::start::READY;
 use super::state::is_mounted;
-use super::supervised::{End, Server, timespec};
 use super::unmount::detach;
 use super::{device, service};
 use crate::error::{Error, Result};
-use crate::fuse::vitals::Vitals;
 use crate::live::Restart;
+use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
 use crate::settings::Settings;
 use begin::begin;
 use upgrading::Upgrading;
 
-/// How often the pulse is felt.
-const BEAT: Duration = Duration::from_secs(1);
-/// So many servers in a row may fail to begin before the next one is waited with.
-const TRIES: u32 = 5;
-/// The longest pause between two of them.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After so long without a server nobody is made to wait for one any more.
-const GIVES_UP_AFTER: Duration = Duration::from_secs(60);
-/// How many restarts are remembered.
-const REMEMBERED: usize = 20;
-/// How long a server may take to finish its writes, once the mount is gone.
-const ENDS_WITHIN: Duration = Duration::from_secs(16);
+/// How often the keeper checks the server's heartbeat.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// After this many servers in a row that failed to begin, the keeper pauses before the next one.
+const MAX_QUICK_RESTARTS: u32 = 5;
+/// The first pause between two servers; it doubles with each further failure.
+const RESTART_DELAY: Duration = Duration::from_millis(200);
+/// The longest pause between two servers.
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
+/// After this long without a server the keeper unmounts, so that no process waits for ever.
+const NO_SERVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many restarts `status` lists.
+const MAX_RESTARTS_LISTED: usize = 20;
+/// How long a server may take to finish its writes after the unmount.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
+/// How long a process may take to end after it has closed its channel.
+const CHANNEL_CLOSED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Mounts, and keeps a server there until the mount ends or SIGTERM, SIGINT or SIGHUP comes. With `in_background` it
-/// leaves the terminal, logs to its file, and tells on standard output when the mount answers or why it does not.
+/// Mounts, and keeps a server running until the mount ends or SIGTERM, SIGINT or SIGHUP arrives. With `in_background` it
+/// leaves the terminal, logs to its file, and writes to standard output that the mount answers, or why it does not.
 ///
 /// # Errors
 /// Why it cannot be mounted.
@@ -49,319 +55,333 @@ pub fn mount_foreground(
     in_background: bool,
 ) -> Result<()> {
     let begun = begin(settings, arguments, in_background);
-    let told = match &begun {
+    let report = match &begun {
         _ if !in_background => None,
         Ok(_) => Some(READY.to_owned()),
         Err(error) => Some(error.to_string()),
     };
-    if let Some(told) = told {
+    if let Some(report) = report {
         let mut out = std::io::stdout();
-        out.write_all(told.as_bytes())
+        out.write_all(report.as_bytes())
             .and_then(|()| out.flush())
-            .map_err(|e| Error::io("whoever started this is gone", e))?;
+            .map_err(|e| Error::io("the command that started the daemon is gone", e))?;
         leave_terminal()?;
     }
     let Some(keeper) = begun? else {
         return Ok(());
     };
-    let brief = &keeper.brief;
-    service::ready(&brief.path());
-    // One that was revived is kept already.
-    if device::can_resend(&brief.init) && brief.numbers_from == 0 {
-        service::keep(&brief.path(), &keeper.held.device, &brief.init);
+    let state = &keeper.state;
+    service::notify_ready(&state.mount_point());
+    // The service manager has a restored mount already.
+    if device::can_resend(&state.init) && state.numbers_from == 0 {
+        service::store_mount(&state.mount_point(), &keeper.shared.device, &state.init);
     }
     keeper.run()
 }
 
-/// Keeps the mount of a server whose keeper has ended.
+/// Takes over the mount of a server whose keeper has ended.
 ///
 /// # Errors
-/// Where the server has ended as well.
-pub fn adopt() -> Result<()> {
-    let (First::Keep(mut brief), held, channel) = Channel::inherited()?.receive_held()? else {
-        return Err(Error::Settings("this is started by its server only".into()));
+/// The server has ended as well, and no other one can be started.
+pub fn take_over() -> Result<()> {
+    let (Hello::Keep(mut state), shared, channel) = Channel::inherited()?.receive_hello()? else {
+        return Err(Error::Settings(
+            "only a server starts this part of a mount".into(),
+        ));
     };
-    set_up(brief.log())?;
+    set_up(state.log_file())?;
     let signals = Signals::new()?;
-    brief.keeper = std::process::id();
-    let vitals = Vitals::of(&held.vitals)?;
-    let dir = brief.path();
+    state.keeper = std::process::id();
+    let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
+    let dir = state.mount_point();
     tracing::info!("keeping {} from now on", dir.display());
-    let server = match Server::adopted(brief.server, channel, &vitals) {
+    let server = match ServerProcess::attach(state.server, channel, &heartbeat) {
         Some(server) => server,
-        // Gone already, and whoever was told how is gone, too.
-        None => begin_to_serve(&brief, &held)?,
+        None => start_serving(&state, &shared)?,
     };
-    service::ready(&dir);
-    Keeper::new(brief, held, vitals, server, signals).run()
+    service::notify_ready(&dir);
+    Keeper::new(state, shared, heartbeat, server, signals).run()
 }
 
-/// A server that begins as soon as it can.
-fn begin_to_serve(brief: &Brief, held: &Held) -> Result<Server> {
-    let server = Server::start(brief, held)?;
-    // It may have ended already, which shows by its end.
+/// Starts a server that begins to serve as soon as it has prepared.
+fn start_serving(state: &HandoverState, shared: &SharedFds) -> Result<ServerProcess> {
+    let server = ServerProcess::start(state, shared)?;
+    // This fails if the process has ended already; `exit_fd` then shows it.
     let _ = server
         .channel
-        .send(&ToServer::Begin(brief.restarts.clone()));
+        .send(&ToServer::Begin(state.restarts.clone()));
     Ok(server)
 }
 
 struct Keeper {
-    brief: Brief,
-    held: Held,
-    vitals: Vitals,
-    server: Server,
+    state: HandoverState,
+    shared: SharedFds,
+    heartbeat: HeartbeatPage,
+    server: ServerProcess,
     signals: Signals,
-    /// How many servers in a row ended before they answered.
+    /// How many servers in a row ended before they were ready.
     failures: u32,
     failing_since: Option<Instant>,
-    /// The server has passed that on while something else was asked of it.
-    asked_to_end: bool,
+    /// The server passed on a request to unmount while the keeper waited for another message.
+    unmount_requested: bool,
     upgrade: Option<Upgrading>,
 }
 
-/// What woke the keeper.
-enum Woken {
-    Beat,
-    AskedToEnd,
-    AskedToUpgrade,
-    Said(ToKeeper),
-    Ended,
-    NextSaid(ToKeeper),
+/// Why the keeper woke up. `Next...`: about the server that an upgrade prepares.
+enum Wakeup {
+    CheckDue,
+    UnmountSignal,
+    UpgradeSignal,
+    Message(ToKeeper),
+    ServerEnded,
+    NextMessage(ToKeeper),
     NextEnded,
 }
 
 impl Keeper {
-    fn new(brief: Brief, held: Held, vitals: Vitals, server: Server, signals: Signals) -> Self {
+    fn new(
+        state: HandoverState,
+        shared: SharedFds,
+        heartbeat: HeartbeatPage,
+        server: ServerProcess,
+        signals: Signals,
+    ) -> Self {
         Self {
-            brief,
-            held,
-            vitals,
+            state,
+            shared,
+            heartbeat,
             server,
             signals,
             failures: 0,
             failing_since: None,
             upgrade: None,
-            asked_to_end: false,
+            unmount_requested: false,
         }
     }
 
-    /// Serves until the mount ends.
+    /// Runs until the mount ends.
     fn run(mut self) -> Result<()> {
         loop {
-            if self.asked_to_end {
+            if self.unmount_requested {
                 return self.unmount();
             }
-            match self.wait(BEAT) {
-                Woken::Beat => self.feel(),
-                Woken::AskedToEnd | Woken::Said(ToKeeper::Unmount) => return self.unmount(),
-                Woken::AskedToUpgrade => self.begin_upgrade(),
-                Woken::Said(ToKeeper::Ready) => self.server_is_ready(),
-                Woken::Said(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Woken::Said(ToKeeper::Prepared | ToKeeper::GaveWay) => {}
-                Woken::Ended => {
-                    let end = self.server.how_it_ended();
-                    if !device::is_connected(&self.held.device) {
-                        let dir = self.brief.path();
-                        service::stopping();
+            match self.wait(CHECK_INTERVAL) {
+                Wakeup::CheckDue => self.check(),
+                Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {
+                    return self.unmount();
+                }
+                Wakeup::UpgradeSignal => self.begin_upgrade(),
+                Wakeup::Message(ToKeeper::Ready) => self.server_is_ready(),
+                Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
+                Wakeup::Message(ToKeeper::Prepared | ToKeeper::Quiesced) => {}
+                Wakeup::ServerEnded => {
+                    let exit = self.server.reap();
+                    if !device::is_connected(&self.shared.device) {
+                        let dir = self.state.mount_point();
+                        service::notify_stopping();
                         tracing::info!("{} is unmounted", dir.display());
                         return Ok(());
                     }
-                    self.replace(end)?;
+                    self.replace_server(exit)?;
                 }
-                Woken::NextSaid(ToKeeper::Prepared) => self.take_over(),
-                Woken::NextSaid(ToKeeper::Failed(why)) => {
+                Wakeup::NextMessage(ToKeeper::Prepared) => self.switch_servers(),
+                Wakeup::NextMessage(ToKeeper::Failed(why)) => {
                     if let Some(Upgrading::Preparing { next, .. }) = &mut self.upgrade {
                         next.reason = Some(why);
                     }
                 }
-                Woken::NextSaid(ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::GaveWay) => {}
-                Woken::NextEnded => {
+                Wakeup::NextMessage(ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::Quiesced) => {}
+                Wakeup::NextEnded => {
                     if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
-                        let end = next.how_it_ended();
-                        self.upgraded(Some(end.reason));
+                        let exit = next.reap();
+                        self.finish_upgrade(Some(exit.reason));
                     }
                 }
             }
         }
     }
 
-    /// Whether somebody hangs.
-    fn feel(&mut self) {
-        if let Some(why) = self.server.pulse.feel(&self.vitals, self.brief.patience) {
+    /// Kills a server that hangs.
+    fn check(&mut self) {
+        let timeout = self.state.server_timeout;
+        if let Some(why) = self.server.heartbeat.check(&self.heartbeat, timeout) {
             self.server.kill(why);
         }
         if let Some(upgrading) = &mut self.upgrade {
-            upgrading.feel();
+            upgrading.check();
         }
     }
 
     fn server_is_ready(&mut self) {
-        self.server.serves(&self.vitals);
+        self.server.mark_ready(&self.heartbeat);
         self.failures = 0;
         self.failing_since = None;
         if let Some(Upgrading::Beginning { .. }) = self.upgrade {
             self.upgrade = None;
-            self.upgraded(None);
-            self.become_new();
+            self.finish_upgrade(None);
+            self.exec_new_program();
         }
     }
 
-    /// The first server has to answer, or to say why it does not.
+    /// Waits until the mount's first server answers; an error if it fails, because then nothing is mounted.
     fn wait_until_ready(&mut self) -> Result<()> {
         loop {
-            match self.wait(BEAT) {
-                Woken::Said(ToKeeper::Ready) => {
+            match self.wait(CHECK_INTERVAL) {
+                Wakeup::Message(ToKeeper::Ready) => {
                     self.server_is_ready();
                     return Ok(());
                 }
-                Woken::Said(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Woken::AskedToEnd | Woken::Said(ToKeeper::Unmount) => {
-                    self.server.kill("it was asked to end");
-                    return Err(Error::Settings("it was asked to end".into()));
+                Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
+                Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {
+                    let why = "the daemon was asked to end before it was ready";
+                    self.server.kill(why);
+                    return Err(Error::Settings(why.into()));
                 }
-                Woken::Ended => return Err(Error::Settings(self.server.how_it_ended().reason)),
+                Wakeup::ServerEnded => return Err(Error::Settings(self.server.reap().reason)),
                 _ => {}
             }
         }
     }
 
-    /// What happens next, or that nothing does for so long.
-    fn wait(&mut self, time: Duration) -> Woken {
-        let until = Instant::now() + time;
+    /// Waits for the next event, for at most `timeout`.
+    fn wait(&mut self, timeout: Duration) -> Wakeup {
+        let until = Instant::now() + timeout;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let next = match &self.upgrade {
                 Some(Upgrading::Preparing { next, .. }) => Some(next),
                 _ => None,
             };
-            // Where there is no telling of a thread, the process is told of twice.
-            let ending = self.server.beginning_of_the_end.as_ref();
-            let mut ends = vec![
+            // Without a descriptor of its thread, the server's own is polled twice.
+            let thread_exit_fd = self.server.thread_exit_fd.as_ref();
+            let mut fds = vec![
                 PollFd::new(&self.signals.end, PollFlags::IN),
                 PollFd::new(&self.signals.upgrade, PollFlags::IN),
                 PollFd::new(&self.server.channel, PollFlags::IN),
-                PollFd::new(&self.server.end, PollFlags::IN),
-                PollFd::new(ending.unwrap_or(&self.server.end), PollFlags::IN),
+                PollFd::new(&self.server.exit_fd, PollFlags::IN),
+                PollFd::new(
+                    thread_exit_fd.unwrap_or(&self.server.exit_fd),
+                    PollFlags::IN,
+                ),
             ];
             if let Some(next) = next {
-                ends.push(PollFd::new(&next.channel, PollFlags::IN));
-                ends.push(PollFd::new(&next.end, PollFlags::IN));
+                fds.push(PollFd::new(&next.channel, PollFlags::IN));
+                fds.push(PollFd::new(&next.exit_fd, PollFlags::IN));
             }
-            if rustix::event::poll(&mut ends, Some(&timespec(left))).is_err() {
+            if poll(&mut fds, left).is_err() {
                 continue;
             }
-            let is_there =
-                |place: usize| ends.get(place).is_some_and(|end| !end.revents().is_empty());
-            if is_there(0) {
-                return Woken::AskedToEnd;
+            let is_ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+            if is_ready(0) {
+                return Wakeup::UnmountSignal;
             }
-            if is_there(1) {
+            if is_ready(1) {
                 let _ = rustix::io::read(&self.signals.upgrade, &mut [0; 16]);
-                return Woken::AskedToUpgrade;
+                return Wakeup::UpgradeSignal;
             }
-            if is_there(2)
-                && let Ok(Some(said)) = self.server.channel.receive()
+            if is_ready(2)
+                && let Ok(Some(message)) = self.server.channel.receive()
             {
-                return Woken::Said(said);
+                return Wakeup::Message(message);
             }
-            if is_there(3) || is_there(4) {
-                return Woken::Ended;
+            if is_ready(3) || is_ready(4) {
+                return Wakeup::ServerEnded;
             }
-            if is_there(5)
+            if is_ready(5)
                 && let Some(next) = next
-                && let Ok(Some(said)) = next.channel.receive()
+                && let Ok(Some(message)) = next.channel.receive()
             {
-                return Woken::NextSaid(said);
+                return Wakeup::NextMessage(message);
             }
-            if is_there(6) {
-                return Woken::NextEnded;
+            if is_ready(6) {
+                return Wakeup::NextEnded;
             }
-            if is_there(2) || is_there(5) {
-                // One has closed its end of the channel, and ends itself in a moment.
-                let ending = if is_there(2) {
+            if is_ready(2) || is_ready(5) {
+                // A process has closed its end of the channel, and is about to end.
+                let ending = if is_ready(2) {
                     Some(&self.server)
                 } else {
                     next
                 };
-                ending.map(|ending| ending.has_ended(Duration::from_millis(100)));
+                ending.map(|ending| ending.wait_for_exit(CHANNEL_CLOSED_TIMEOUT));
             }
             if Instant::now() >= until {
-                return match self.server.is_over() {
-                    true => Woken::Ended,
-                    false => Woken::Beat,
+                return match self.server.first_thread_has_ended() {
+                    true => Wakeup::ServerEnded,
+                    false => Wakeup::CheckDue,
                 };
             }
         }
     }
 
-    fn remember(&mut self, reason: String) {
-        let dir = self.brief.path();
+    /// Logs that the server ended, and records it for `status`.
+    fn record_restart(&mut self, reason: String) {
+        let dir = self.state.mount_point();
         tracing::warn!("the server of {} ended: {reason}", dir.display());
-        let restarts = &mut self.brief.restarts;
+        let restarts = &mut self.state.restarts;
         restarts.push(Restart {
             at: rfc3339(SystemTime::now()),
             reason,
         });
-        let superfluous = restarts.len().saturating_sub(REMEMBERED);
-        restarts.drain(..superfluous);
+        let too_many = restarts.len().saturating_sub(MAX_RESTARTS_LISTED);
+        restarts.drain(..too_many);
     }
 
-    /// Another server in the place of one that ended.
-    fn replace(&mut self, mut end: End) -> Result<()> {
+    /// Starts another server after one ended.
+    fn replace_server(&mut self, mut exit: Exit) -> Result<()> {
         loop {
-            self.remember(end.reason);
-            // One that had not begun was at no request: what is noted is still its predecessor's.
-            if end.by_itself && self.server.is_ready {
-                self.vitals.blame();
+            self.record_restart(exit.reason);
+            // A server that never became ready handled no request; the slots still hold its predecessor's.
+            if exit.is_crash && self.server.is_ready {
+                self.heartbeat.record_crash();
             }
             if matches!(self.upgrade, Some(Upgrading::Beginning { .. }))
                 && let Some(Upgrading::Beginning { former }) = self.upgrade.take()
             {
-                self.held.program = former;
-                self.upgraded(Some("it ended before it answered".into()));
+                self.shared.program = former;
+                self.finish_upgrade(Some("the new server ended before it was ready".into()));
             }
             if self.server.is_ready {
                 self.failures = 0;
             } else {
                 self.failures += 1;
                 let since = *self.failing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > GIVES_UP_AFTER {
+                if since.elapsed() > NO_SERVER_TIMEOUT {
                     let why = "no server could be started for a minute";
-                    tracing::error!("{why}: unmounting {}", self.brief.path().display());
-                    service::stopping();
-                    detach(&self.brief.path())?;
+                    tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
+                    service::notify_stopping();
+                    detach(&self.state.mount_point())?;
                     return Err(Error::Settings(why.into()));
                 }
-                self.pause();
+                self.delay_restart();
             }
-            match begin_to_serve(&self.brief, &self.held) {
+            match start_serving(&self.state, &self.shared) {
                 Ok(server) => {
                     self.server = server;
                     return Ok(());
                 }
                 Err(error) => {
                     self.server.is_ready = false;
-                    end = End {
+                    exit = Exit {
                         reason: error.to_string(),
-                        by_itself: false,
+                        is_crash: false,
                     };
                 }
             }
         }
     }
 
-    fn pause(&self) {
-        if let Some(more) = self.failures.checked_sub(TRIES) {
-            let pause = Duration::from_millis(200) * 2u32.saturating_pow(more.min(6));
-            std::thread::sleep(pause.min(LONGEST_PAUSE));
+    fn delay_restart(&self) {
+        if let Some(more) = self.failures.checked_sub(MAX_QUICK_RESTARTS) {
+            let delay = RESTART_DELAY * 2u32.saturating_pow(more.min(6));
+            std::thread::sleep(delay.min(MAX_RESTART_DELAY));
         }
     }
 
     fn unmount(mut self) -> Result<()> {
-        let dir = self.brief.path();
+        let dir = self.state.mount_point();
         tracing::info!("unmounting {}", dir.display());
-        service::stopping();
+        service::notify_stopping();
         let in_use = match detach(&dir) {
             Ok(in_use) => in_use,
             Err(_) if !is_mounted(&dir) => false,
@@ -371,17 +391,17 @@ impl Keeper {
             }
         };
         if in_use {
-            // Open files would keep it alive; what is being written is finished, and that is all.
-            let _ = self.server.channel.send(&ToServer::Finish);
+            // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
+            let _ = self.server.channel.send(&ToServer::Shutdown);
         }
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
             next.kill("the mount ends");
-            let _ = next.how_it_ended();
+            let _ = next.reap();
         }
-        if !self.server.has_ended(ENDS_WITHIN) {
+        if !self.server.wait_for_exit(SHUTDOWN_TIMEOUT) {
             self.server.kill("it did not end");
         }
-        let _ = self.server.how_it_ended();
+        let _ = self.server.reap();
         tracing::info!("{} is unmounted", dir.display());
         Ok(())
     }

@@ -1,23 +1,27 @@
-//! The mount itself: what lies at a mount point, the two processes that keep it, and its end. Knows no secret.
+//! The mount itself: its state, the two processes that keep it alive, and its end. Knows no secret.
 //!
-//! - `keeper`: mounts, holds what must outlive a server, starts another one when it ends; `supervised`: that process;
-//!   `process`: what both begin with
-//! - `server`: answers the kernel, starts another keeper when that ends
-//! - `service`: the service manager that may keep the mount; `unit`: how it is told to
-//! - `handover`: what the two tell each other; `device`: `/dev/fuse`
-//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: who still uses one
-//! - `own`: a mount within one process, for tests and for programs of one's own
+//! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
+//!   server's process as the keeper sees it
+//! - `server`: answers the kernel, starts another keeper when one ends
+//! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
+//!   them; `poll`: poll(2) with a `Duration`
+//! - `device`: `/dev/fuse`
+//! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
+//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: which processes still use it
+//! - `in_process`: a mount within one process, for tests and for other Rust programs
 
+mod channel;
 mod device;
 mod handover;
+mod in_process;
 mod keeper;
-mod own;
-mod process;
+mod poll;
 mod server;
+mod server_process;
 mod service;
+mod setup;
 mod start;
 mod state;
-mod supervised;
 mod unit;
 mod unmount;
 mod upgrade;
@@ -25,10 +29,10 @@ mod usage;
 
 pub use crate::fuse::Allocator;
 pub use handover::FORMAT;
-pub use keeper::{adopt, mount_foreground};
-pub use own::{MountedTree, mount_tree};
-pub use process::leave_caller;
+pub use in_process::{MountedTree, mount_tree};
+pub use keeper::{mount_foreground, take_over};
 pub use server::serve;
+pub use setup::leave_caller;
 pub use start::{Mounted, mount_background};
 pub use state::{MountState, state};
 pub use unit::{Scope, Service, UNIT};
@@ -41,8 +45,8 @@ use fuser::SessionACL;
 
 use crate::error::{Error, Result};
 
-/// What to say of a mount that another user has made.
-pub(crate) fn of_another(mount_point: &Path, uid: u32) -> String {
+/// The message about a mount that belongs to another user.
+pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
     let user = crate::users::user_name(uid).unwrap_or_else(|| uid.to_string());
     format!(
         "the mount at {} belongs to another user ({user}); choose another folder",
@@ -50,7 +54,7 @@ pub(crate) fn of_another(mount_point: &Path, uid: u32) -> String {
     )
 }
 
-/// Who is answered. Without `allow_root` the kernel already refuses all but the mounting user.
+/// Which users fuser serves. Without `allow_root` the kernel itself refuses every user but the one who mounted.
 fn acl(allow_root: bool) -> SessionACL {
     match allow_root {
         true => SessionACL::RootAndOwner,
@@ -58,7 +62,7 @@ fn acl(allow_root: bool) -> SessionACL {
     }
 }
 
-/// An empty folder of the user's own.
+/// Makes the mount point if it is missing, for its owner only. It must be empty.
 fn prepare(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let context = |e| Error::io(dir.display().to_string(), e);

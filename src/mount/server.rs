@@ -8,91 +8,96 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 
-use super::handover::{Brief, Channel, First, GIVES_WAY_WITHIN, Held, ToKeeper, ToServer, pair};
-use super::process::{Signals, set_up};
+use super::channel::{Channel, pair};
+use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
+use super::poll::is_ready;
+use super::setup::{Signals, set_up};
 use super::unmount::detach;
 use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
-use crate::fuse::vitals::{Vitals, Word};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 
-/// How often the keeper is told that this lives; several times within the least patience it can have.
-const BEAT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 250_000_000,
-};
+/// How often the server beats: several times within the shortest `timeout.server`, one second.
+const BEAT_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the server waits before it tries again to start a keeper.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// This variable makes the server act as on a kernel that cannot resend requests.
+const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
-/// Serves the mount of the keeper that started this, until it ends. Settings that could not be loaded are a reason that
-/// the keeper is told.
+/// Serves the mount of the keeper that started this process, until the mount ends. `settings` may be the error of loading
+/// them: the server then reports that to the keeper.
 ///
 /// # Errors
-/// Why it cannot be served; the keeper is told, too.
+/// Why the server cannot serve. The keeper gets the same reason.
 pub fn serve(settings: Result<Settings>) -> Result<()> {
-    let (First::Serve(mut brief), held, channel) = Channel::inherited()?.receive_held()? else {
-        return Err(Error::Settings("this is started by its keeper only".into()));
+    let (Hello::Serve(mut state), shared, channel) = Channel::inherited()?.receive_hello()? else {
+        return Err(Error::Settings(
+            "only a keeper starts this part of a mount".into(),
+        ));
     };
-    brief.server = std::process::id();
-    set_up(brief.log())?;
-    let begun = settings.and_then(|settings| {
-        let Some((manager, restarts)) = prepare(&settings, &brief, &channel)? else {
+    state.server = std::process::id();
+    set_up(state.log_file())?;
+    let assembled = settings.and_then(|settings| {
+        let Some((manager, restarts)) = prepare(&settings, &state, &channel)? else {
             return Ok(None);
         };
-        brief.restarts = restarts;
-        begin(&settings, &brief, &held, manager).map(Some)
+        state.restarts = restarts;
+        assemble(&settings, &state, &shared, manager).map(Some)
     });
-    let Begun {
+    let Assembled {
         session,
-        vitals,
+        heartbeat,
         drain,
         tree,
         unfinished,
-    } = match begun {
-        Ok(Some(begun)) => begun,
+    } = match assembled {
+        Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
         Err(error) => {
-            // It may have ended, too, and then there is nobody to tell.
+            // The keeper may have ended as well.
             let _ = channel.send(&ToKeeper::Failed(error.to_string()));
             return Err(error);
         }
     };
     drain.resume(unfinished);
-    let mount_point = brief.path();
+    let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
-    let company = Company {
+    let keeper_link = KeeperLink {
         channel,
         keeper: None,
         signals: Signals::new()?.end,
-        brief,
-        held,
-        vitals,
+        state,
+        shared,
+        heartbeat,
         drain: drain.clone(),
         tree,
     };
-    company.accompany()?;
+    keeper_link.start_thread()?;
     let result = session.run();
     drain.finish();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
 }
 
-/// All that can be done while another server still answers; comes back with the servers that ended, when it is time to
-/// begin. `None`: there is nobody to begin for.
+/// Does what is possible while another server still answers, and waits until the keeper says to begin. Returns the
+/// restarts so far, too. `None`: the mount has ended meanwhile.
 fn prepare(
     settings: &Settings,
-    brief: &Brief,
+    state: &HandoverState,
     channel: &Channel,
 ) -> Result<Option<(Arc<SecretsManager>, Vec<Restart>)>> {
-    crate::secret::set_fingerprint_key(brief.fingerprints);
+    crate::secret::set_fingerprint_key(state.fingerprints);
     let manager = SecretsManager::from_settings(settings)?;
     let warm = warm_up(manager.clone());
-    // Where readers are waiting already, they wait less if that goes on beside.
-    if !channel.has_news()
+    // With `Begin` here already, readers wait: the server then begins before the key is derived.
+    if !channel.is_readable()
         && let Some(warm) = warm
     {
         let _ = warm.join();
@@ -101,30 +106,30 @@ fn prepare(
     loop {
         match channel.receive()? {
             Some(ToServer::Begin(restarts)) => return Ok(Some((manager, restarts))),
-            Some(ToServer::Upgraded(_) | ToServer::GiveWay) => {}
-            Some(ToServer::Finish) | None => return Ok(None),
+            Some(ToServer::Upgraded(_) | ToServer::Quiesce) => {}
+            Some(ToServer::Shutdown) | None => return Ok(None),
         }
     }
 }
 
-struct Begun {
+struct Assembled {
     session: Session<Fs>,
-    vitals: Vitals,
+    heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
     unfinished: Commits,
 }
 
-/// All that can fail before it answers.
-fn begin(
+/// Builds everything that can fail before the server answers.
+fn assemble(
     settings: &Settings,
-    brief: &Brief,
-    held: &Held,
+    state: &HandoverState,
+    shared: &SharedFds,
     manager: Arc<SecretsManager>,
-) -> Result<Begun> {
-    let vitals = Vitals::of(&held.vitals)?;
-    let taken = vitals.drain_taken();
-    vitals.beat();
+) -> Result<Assembled> {
+    let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
+    let unanswered = heartbeat.drain_unanswered();
+    heartbeat.beat();
     let audit = AuditTrail::from_settings(settings);
     let configs = ProviderConfigs::in_registry(manager.caches(), settings, audit.clone());
     let configs = Arc::new(configs);
@@ -137,11 +142,11 @@ fn begin(
         gid: rustix::process::getegid().as_raw(),
         allows_root: settings.allow_root,
     };
-    let file = |held: &OwnedFd| match held.try_clone() {
+    let file = |fd: &OwnedFd| match fd.try_clone() {
         Ok(file) => Ok(std::fs::File::from(file)),
-        Err(error) => Err(Error::io("what the server before this one noted", error)),
+        Err(error) => Err(Error::io("the journal", error)),
     };
-    let files = [file(&held.ledger[0])?, file(&held.ledger[1])?];
+    let journal = [file(&shared.journal[0])?, file(&shared.journal[1])?];
     let (tree, unfinished) = Tree::restore(
         Parts {
             manager: manager.clone(),
@@ -151,93 +156,103 @@ fn begin(
             processes: Arc::new(crate::process::Proc),
         },
         owner,
-        files,
-        held.key.clone(),
-        brief.numbers_from,
+        journal,
+        shared.key.clone(),
+        state.numbers_from,
     )?;
     tree.set_mount_info(|info| {
-        info.mount_point = brief.path().display().to_string();
+        info.mount_point = state.mount_point().display().to_string();
         info.allow_root = settings.allow_root;
-        info.keeper_pid = Some(brief.keeper);
-        info.restarts.clone_from(&brief.restarts);
-        info.program = Some(brief.program.to_os().to_string_lossy().into_owned());
-        info.upgrade.clone_from(&brief.upgrade);
+        info.keeper_pid = Some(state.keeper);
+        info.restarts.clone_from(&state.restarts);
+        info.program = Some(state.program.to_os().to_string_lossy().into_owned());
+        info.upgrade.clone_from(&state.upgrade);
     });
     let threads = |e| Error::io("threads", e);
-    let fs = Fs::new(tree.clone(), Some(vitals.clone())).map_err(threads)?;
+    let fs = Fs::new(tree.clone(), Some(heartbeat.clone())).map_err(threads)?;
     let drain = fs.drain();
-    let session = take_over(fs, brief, held, &vitals)?;
+    let session = attach_session(fs, state, shared, &heartbeat)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
-    drain.set_device(held.device.as_fd()).map_err(threads)?;
+    drain.set_device(shared.device.as_fd()).map_err(threads)?;
     if settings.prefetch {
-        // Nobody waits for it: a backend that hangs is no reason not to mount.
+        // In the background: a backend that hangs must not delay the mount.
         manager.ask_all(Box::new(|_| {}));
     }
-    if let Some(restart) = brief.restarts.last() {
+    if let Some(restart) = state.restarts.last() {
         tree.notify_restart(restart);
     }
-    let last = vitals.get(Word::Last);
-    call_in(&held.device, &taken, last, tree.mount_info().kernel.resend)
-        .map_err(|e| Error::io("what the server before this one had taken", e))?;
-    Ok(Begun {
+    let last = heartbeat.get(Slot::LastRequest);
+    let can_resend = tree.mount_info().kernel.resend;
+    request_resend(&shared.device, &unanswered, last, can_resend)
+        .map_err(|e| Error::io("the requests of the server before this one", e))?;
+    Ok(Assembled {
         session,
-        vitals,
+        heartbeat,
         drain,
         tree,
         unfinished,
     })
 }
 
-/// Set where a kernel that cannot resend is to be tried.
-const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
-
-/// A session on the device whose first request was answered long ago: it answers the same request once more, which is
-/// on a socket of our own, and is then given the device under the socket's number.
-fn take_over(fs: Fs, brief: &Brief, held: &Held, vitals: &Vitals) -> Result<Session<Fs>> {
+/// Makes a fuser session on a device whose INIT an earlier server may have answered. The session first reads INIT from a
+/// socket, and its answer goes to the kernel only if it is the first one. The device then replaces the socket under the
+/// same descriptor number.
+fn attach_session(
+    fs: Fs,
+    state: &HandoverState,
+    shared: &SharedFds,
+    heartbeat: &HeartbeatPage,
+) -> Result<Session<Fs>> {
     let failed = |e: io::Error| Error::io("the device", e);
     let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
-    rustix::io::write(&ours, &brief.init).map_err(|e| failed(e.into()))?;
-    // The kernel lets nobody in but the owner, and root where it may, and the tree asks once more. One who has a file
-    // open and has become another user since is let close it.
+    rustix::io::write(&ours, &state.init).map_err(|e| failed(e.into()))?;
+    // No check by fuser: the kernel admits only the owner, and root with `allow_root`, and the tree checks again. fuser
+    // would also refuse the close of a process that has changed its user since the open.
     let mut config = Config::default();
     config.acl = SessionACL::All;
     let session = Session::from_fd(fs, theirs, SessionACL::All, config).map_err(failed)?;
     let mut answer = [0; 1024];
     let len = rustix::io::read(&ours, &mut answer).map_err(|e| failed(e.into()))?;
-    if vitals.get(Word::Initialized) == 0 {
-        rustix::io::write(&held.device, &answer[..len]).map_err(|e| failed(e.into()))?;
-        vitals.set(Word::Initialized, 1);
+    if heartbeat.get(Slot::Initialized) == 0 {
+        rustix::io::write(&shared.device, &answer[..len]).map_err(|e| failed(e.into()))?;
+        heartbeat.set(Slot::Initialized, 1);
     }
-    replace(&session, &held.device).map_err(failed)?;
+    replace_fd(&session, &shared.device).map_err(failed)?;
     Ok(session)
 }
 
-/// Puts the device under the number that the session reads and writes.
-fn replace(session: &Session<Fs>, device: &OwnedFd) -> io::Result<()> {
+/// Puts the device under the descriptor number that the session reads and writes.
+fn replace_fd(session: &Session<Fs>, device: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: both numbers are open files of this process; the session keeps its own, which is another file now.
-    let put = unsafe {
+    // SAFETY: both are open descriptors of this process. The session still owns its number, which now names the device.
+    let result = unsafe {
         libc::dup3(
             device.as_raw_fd(),
             session.as_fd().as_raw_fd(),
             libc::O_CLOEXEC,
         )
     };
-    if put < 0 {
+    if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Has the kernel send again what a server that ended had taken, or ends it with an error where it cannot.
-fn call_in(device: &OwnedFd, taken: &[u64], last: u64, resends: bool) -> io::Result<()> {
+/// Asks the kernel to resend the requests that earlier servers read and did not answer. A kernel that cannot resend gets
+/// EIO for them.
+fn request_resend(
+    device: &OwnedFd,
+    unanswered: &[u64],
+    last: u64,
+    can_resend: bool,
+) -> io::Result<()> {
     /// The kernel numbers requests in steps (FUSE_REQ_ID_STEP, fs/fuse/fuse_i.h).
     const STEP: usize = 2;
-    /// So many that a server had not begun with can have come after the last one.
-    const UNKNOWN: u64 = 1024;
-    /// A message of nothing but a header (`fuse_out_header`): length, error, number.
+    /// How many numbers after the last recorded one get EIO as well.
+    const MAX_UNRECORDED: u64 = 1024;
+    /// A message that is only a header (`fuse_out_header`): length, error, request number.
     fn header(error: i32, unique: u64) -> [u8; 16] {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&16u32.to_le_bytes());
@@ -245,22 +260,22 @@ fn call_in(device: &OwnedFd, taken: &[u64], last: u64, resends: bool) -> io::Res
         header[8..].copy_from_slice(&unique.to_le_bytes());
         header
     }
-    if resends {
-        // FUSE_NOTIFY_RESEND
-        rustix::io::write(device, &header(7, 0))?;
+    const FUSE_NOTIFY_RESEND: i32 = 7;
+    if can_resend {
+        rustix::io::write(device, &header(FUSE_NOTIFY_RESEND, 0))?;
         return Ok(());
     }
-    // One more may have been taken by a server that ended before it could say so. Those behind it have not been: the
-    // kernel knows no such number, and they come to this server.
-    let unknown = (last..last + UNKNOWN * STEP as u64).step_by(STEP);
-    for request in taken.iter().copied().chain(unknown.skip(1)) {
-        // ENOENT: it was answered, or its caller is gone.
+    // A server may have read one more request and died before it recorded it. A number that the kernel has not used yet
+    // has no effect, and its request later arrives here.
+    let unrecorded = (last..last + MAX_UNRECORDED * STEP as u64).step_by(STEP);
+    for request in unanswered.iter().copied().chain(unrecorded.skip(1)) {
+        // ENOENT: the request was answered, or its caller is gone.
         let _ = rustix::io::write(device, &header(-libc::EIO, request));
     }
     Ok(())
 }
 
-/// The key takes a moment to derive: before the first reader comes, not while it waits.
+/// Derives the store's key in the background, which takes a moment, so that the first reader does not wait for it.
 fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
     let warm = move || {
         let names = manager.names();
@@ -273,63 +288,63 @@ fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
     thread.spawn(warm).ok()
 }
 
-/// The keeper, as the server has it: told of signals and of life, replaced when it ends.
-struct Company {
+/// The server's link to its keeper: heartbeat, messages and signals, and another keeper when this one ends.
+struct KeeperLink {
     channel: Channel,
-    /// The one that this has started, whose end is to be asked for.
+    /// The keeper, if this server started it and must reap it.
     keeper: Option<Child>,
     signals: OwnedFd,
-    brief: Brief,
-    held: Held,
-    vitals: Vitals,
+    state: HandoverState,
+    shared: SharedFds,
+    heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
 }
 
-impl Company {
-    /// Tells the keeper that it answers, and goes on with it on a thread of its own.
-    fn accompany(mut self) -> Result<()> {
+impl KeeperLink {
+    /// Starts the thread, which first reports that the server answers.
+    fn start_thread(mut self) -> Result<()> {
         let thread = std::thread::Builder::new()
-            .name("company".into())
+            .name("keeper-link".into())
             .stack_size(256 * 1024);
         let spawned = thread.spawn(move || {
-            let number = rustix::thread::gettid().as_raw_nonzero().get();
-            self.vitals.set(Word::Thread, number as u64);
-            // If nobody hears it, that shows next.
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            self.heartbeat.set(Slot::Thread, tid as u64);
+            // A keeper that has ended shows in the first `poll_once`.
             let _ = self.channel.send(&ToKeeper::Ready);
             loop {
-                self.look();
+                self.poll_once();
             }
         });
         spawned.map(drop).map_err(|e| Error::io("threads", e))
     }
 
-    /// Shows that this lives, and hears what the keeper and signals say, for as long as a beat lasts.
-    fn look(&mut self) {
-        self.vitals.beat();
-        let mut ends = [
+    /// Beats, and handles the next signal or message that arrives before the next beat.
+    fn poll_once(&mut self) {
+        self.heartbeat.beat();
+        let mut fds = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.channel, PollFlags::IN),
         ];
-        if !matches!(rustix::event::poll(&mut ends, Some(&BEAT)), Ok(1..)) {
+        if !is_ready(&mut fds, BEAT_INTERVAL) {
             return;
         }
-        let [signal, said] = ends.map(|end| !end.revents().is_empty());
+        let [signal, message] = fds.map(|fd| !fd.revents().is_empty());
         if signal {
             let _ = rustix::io::read(&self.signals, &mut [0; 16]);
             self.unmount();
         }
-        if said {
+        if message {
             match self.channel.receive() {
-                Ok(Some(ToServer::Finish)) => self.finish(),
+                Ok(Some(ToServer::Shutdown)) => self.shut_down(),
                 Ok(Some(ToServer::Upgraded(upgrade))) => {
-                    self.brief.upgrade = Some(upgrade.clone());
+                    self.state.upgrade = Some(upgrade.clone());
                     self.tree
                         .set_mount_info(|info| info.upgrade = Some(upgrade));
                 }
-                Ok(Some(ToServer::GiveWay)) => {
-                    self.tree.freeze_audit(GIVES_WAY_WITHIN);
-                    let _ = self.channel.send(&ToKeeper::GaveWay);
+                Ok(Some(ToServer::Quiesce)) => {
+                    self.tree.freeze_audit(QUIESCE_TIMEOUT);
+                    let _ = self.channel.send(&ToKeeper::Quiesced);
                 }
                 Ok(Some(ToServer::Begin(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),
@@ -337,40 +352,39 @@ impl Company {
         }
     }
 
-    /// Passes on that this is to end.
+    /// Passes a request to unmount on to the keeper. Without a keeper, the server unmounts by itself.
     fn unmount(&self) {
         if self.channel.send(&ToKeeper::Unmount).is_ok() {
             return;
         }
-        // There is none just now.
-        if matches!(detach(&self.brief.path()), Ok(true)) {
-            self.finish();
+        if matches!(detach(&self.state.mount_point()), Ok(true)) {
+            self.shut_down();
         }
     }
 
-    fn finish(&self) -> ! {
+    fn shut_down(&self) -> ! {
         self.drain.finish();
         std::process::exit(0);
     }
 
-    /// Another keeper in the place of one that has ended.
+    /// Starts another keeper after one ended.
     fn replace_keeper(&mut self) {
         if let Some(mut ended) = self.keeper.take() {
             let _ = ended.wait();
         }
         tracing::warn!("the keeper has ended; starting another");
-        let started = Channel::start(&self.held, &self.brief, "keeper");
+        let started = Channel::start(&self.shared, &self.state, "keeper");
         let (child, channel) = match started {
             Ok(started) => started,
             Err(error) => {
-                tracing::error!("{error}; trying again in a moment");
-                std::thread::sleep(Duration::from_secs(1));
+                tracing::error!("{error}; trying again in a second");
+                std::thread::sleep(RETRY_DELAY);
                 return;
             }
         };
-        self.brief.keeper = child.id();
-        // If it has ended meanwhile, that shows next.
-        let _ = channel.send_held(&First::Keep(self.brief.clone()), &self.held, None);
+        self.state.keeper = child.id();
+        // A keeper that has ended meanwhile shows in the next `poll_once`.
+        let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
         self.tree
             .set_mount_info(|info| info.keeper_pid = Some(child.id()));
         self.keeper = Some(child);

@@ -1,5 +1,5 @@
-//! Starting the daemon in the background: this program once more, which tells by its standard output when it serves,
-//! or why it does not.
+//! Starts the daemon in the background: another process of this program, which writes to its standard output that it
+//! serves, or why it does not.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -15,33 +15,34 @@ use super::unmount::detach;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
-/// What the daemon says when it serves; anything else is the reason why it does not.
+/// What the daemon writes once it serves. Anything else is the reason why it does not.
 pub(super) const READY: &str = "ready\n";
-/// How long it may take: a network home can be slow, a daemon that says nothing for so long hangs.
-const STARTS_WITHIN: Duration = Duration::from_secs(30);
-/// How long it may take to give up what it has begun.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the daemon may take to serve. A network home can be slow, but after this long the daemon counts as hung.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the daemon may take to end after SIGTERM.
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the daemon after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A mount that answers.
 #[derive(Clone, Debug)]
 pub struct Mounted {
-    /// Where it is.
+    /// The mount point.
     pub mount_point: PathBuf,
-    /// It had been there before.
+    /// The mount was there before.
     pub already: bool,
 }
 
-/// Ends a daemon that takes too long, and what it may have mounted: nobody is to meet a mount later that was reported as
-/// failed.
+/// Ends a daemon that takes too long, and its mount, so that a mount which was reported as failed does not appear later.
 fn give_up(child: &mut Child, mount_point: &Path) {
-    // It unmounts by itself and ends its server, unless it hangs.
+    // The keeper unmounts and ends its server, unless it hangs.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
-    if !ends_within(child, ENDS_WITHIN) {
+    if !ends_within(child, TERM_TIMEOUT) {
         let _ = child.kill();
-        // The kernel may hold it at a filesystem that does not answer, for as long as that takes.
-        ends_within(child, Duration::from_secs(1));
+        // A filesystem that does not answer can hold the process for longer.
+        ends_within(child, KILL_TIMEOUT);
     }
-    // Without the mount its server ends, too.
+    // Without the mount, its server ends as well.
     let mount_point = resolve(mount_point);
     let is_ours = matches!(state(&mount_point), Ok(MountState::Ours { .. }));
     if is_ours && let Err(error) = detach(&mount_point) {
@@ -49,10 +50,10 @@ fn give_up(child: &mut Child, mount_point: &Path) {
     }
 }
 
-fn ends_within(child: &mut Child, time: Duration) -> bool {
+fn ends_within(child: &mut Child, timeout: Duration) -> bool {
     let begun = Instant::now();
     while matches!(child.try_wait(), Ok(None)) {
-        if begun.elapsed() > time {
+        if begun.elapsed() > timeout {
             return false;
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -60,10 +61,10 @@ fn ends_within(child: &mut Child, time: Duration) -> bool {
     true
 }
 
-/// Mounts in the background, with the flags `arguments` for the daemon; returns when the mount answers.
+/// Mounts in the background, with the flags `arguments` for the daemon. Returns once the mount answers.
 ///
 /// # Errors
-/// What the daemon said before it gave up; [`Error::Io`] where it cannot be started, or does not answer in 30 seconds.
+/// The daemon's reason; [`Error::Io`] if the daemon cannot be started, or does not answer within 30 seconds.
 pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<Mounted> {
     let mount_point = settings.mount_point.clone();
     if let MountState::Ours { alive: true, .. } = state(&mount_point)? {
@@ -85,25 +86,25 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
     };
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let mut said = String::new();
-        let _ = output.read_to_string(&mut said);
-        drop(sender.send(said));
+        let mut report = String::new();
+        let _ = output.read_to_string(&mut report);
+        drop(sender.send(report));
     });
-    let said = receiver.recv_timeout(STARTS_WITHIN).map_err(|_| {
+    let report = receiver.recv_timeout(START_TIMEOUT).map_err(|_| {
         give_up(&mut child, &mount_point);
         Error::io(
-            "the daemon was started and says nothing",
+            "the daemon was started and did not answer",
             rustix::io::Errno::TIMEDOUT,
         )
     })?;
-    if said != READY {
+    if report != READY {
         let _ = child.wait();
-        let said = said.trim();
+        let report = report.trim();
         let log = settings.log_file.display();
-        let reason = if said.is_empty() {
-            format!("the daemon ended; its log is {log}")
+        let reason = if report.is_empty() {
+            format!("the daemon ended; see its log, {log}")
         } else {
-            said.to_owned()
+            report.to_owned()
         };
         return Err(Error::Settings(reason));
     }

@@ -1,4 +1,4 @@
-//! What lies at a mount point, and whether it answers.
+//! What is mounted at a mount point, and whether it answers.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,42 +7,42 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::mountinfo::{self, Mount};
+use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::without_links;
 
-/// The source that our mounts bear. Their type is `fuse`, or `fuse.simpletuner-live` where `fusermount3` mounted.
+/// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
 pub(super) const SOURCE: &str = "simpletuner-live";
-/// How long a living mount may take to answer.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a mount may take to answer.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What lies at a mount point.
+/// What is mounted at a mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountState {
-    /// No mount.
+    /// Nothing.
     NotMounted,
     /// A mount of this user's.
     Ours {
         /// Whether its daemon answers.
         alive: bool,
-        /// The processes that keep it, where they may be known.
+        /// Its server and keeper, if the daemon answers.
         pids: Vec<u32>,
     },
-    /// A mount of this program that another user has made.
+    /// A mount of this program that belongs to another user.
     OfAnother {
-        /// Who.
+        /// That user.
         uid: u32,
     },
-    /// Something else.
+    /// A mount of another program.
     Foreign {
         /// Its filesystem type.
         fstype: String,
     },
 }
 
-/// What lies at `dir`, which need not exist. A mount of ours is asked for its `status`, for at most 5 seconds.
+/// What is mounted at `dir`, which need not exist. Reads the `status` of a mount of ours, for at most 5 seconds.
 ///
 /// # Errors
-/// [`Error::Io`] where the table of mounts cannot be read.
+/// [`Error::Io`] if the table of mounts cannot be read.
 pub fn state(dir: &Path) -> Result<MountState> {
     let dir = resolve(dir);
     let Some(mount) = mounted(&dir)? else {
@@ -56,14 +56,14 @@ pub fn state(dir: &Path) -> Result<MountState> {
     let me = rustix::process::geteuid().as_raw();
     match mount.user {
         Some(uid) if uid != me => Ok(MountState::OfAnother { uid }),
-        _ => Ok(ask(&dir, me)),
+        _ => Ok(read_status(&dir, me)),
     }
 }
 
-/// The topmost mount at a resolved place.
+/// The topmost mount at a resolved path.
 ///
 /// # Errors
-/// [`Error::Io`] where the table of mounts cannot be read.
+/// [`Error::Io`] if the table of mounts cannot be read.
 pub(super) fn mounted(dir: &Path) -> Result<Option<Mount>> {
     let mounts = mountinfo::own().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
     Ok(mountinfo::at(&mounts, dir).cloned())
@@ -74,14 +74,14 @@ pub(super) fn is_mounted(dir: &Path) -> bool {
     matches!(mounted(&resolve(dir)), Ok(Some(_)))
 }
 
-/// The path without links. Where it is a mount it is not touched: it may not answer.
+/// The path without symbolic links. Mounts on the way are not asked, because they may not answer.
 pub(super) fn resolve(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     without_links(&dir)
 }
 
-/// Reads the file `status`, in a thread of its own, because a daemon that hangs would hold this one for ever.
-fn ask(dir: &Path, me: u32) -> MountState {
+/// Reads the file `status` on another thread, because a daemon that hangs would block this one for ever.
+fn read_status(dir: &Path, me: u32) -> MountState {
     let (sender, receiver) = channel();
     let root = dir.to_owned();
     std::thread::spawn(move || {
@@ -89,7 +89,7 @@ fn ask(dir: &Path, me: u32) -> MountState {
             .and_then(|metadata| Ok((metadata.uid(), fs::read(root.join("status"))?)));
         drop(sender.send(answer));
     });
-    match receiver.recv_timeout(ANSWERS_WITHIN) {
+    match receiver.recv_timeout(STATUS_TIMEOUT) {
         Ok(Ok((uid, _))) if uid != me => MountState::OfAnother { uid },
         Ok(Ok((_, bytes))) => {
             let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_not_there_is_not_mounted() {
+    fn a_missing_folder_is_not_mounted() {
         assert_eq!(
             state(Path::new("/no/such/folder")).unwrap(),
             MountState::NotMounted

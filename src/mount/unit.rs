@@ -1,4 +1,5 @@
-//! The systemd unit that keeps a mount: systemd.service(5), and systemd.exec(5) for what a mount can bear.
+//! The systemd unit that keeps a mount (systemd.service(5), systemd.exec(5)). It uses only hardening options that work
+//! with FUSE: none that creates a mount namespace, none that implies `NoNewPrivileges=` where `fusermount3` mounts.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -9,22 +10,22 @@ use crate::error::{Error, Result};
 /// The unit's name.
 pub const UNIT: &str = "simpletuner-live.service";
 
-/// Whose service it is.
+/// Which service manager runs the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// This user's, run by the user's own service manager.
+    /// The user's own service manager.
     User,
-    /// The machine's, run for this user.
+    /// The machine's service manager, which runs the service for a user.
     System {
-        /// Whom it runs as.
+        /// The user that the service runs as.
         user: String,
     },
 }
 
-/// What the service starts.
+/// The service that keeps a mount.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Whose it is.
+    /// Which service manager runs it.
     pub scope: Scope,
     /// The program.
     pub program: PathBuf,
@@ -34,14 +35,14 @@ pub struct Service {
     pub upgrade_arguments: Vec<std::ffi::OsString>,
 }
 
-/// The words of a command line, quoted as systemd reads them.
-fn words<'a>(words: impl Iterator<Item = &'a OsStr>) -> Result<String> {
+/// A command line for a unit, its words quoted as systemd reads them.
+fn command_line<'a>(words: impl Iterator<Item = &'a OsStr>) -> Result<String> {
     let mut line = String::new();
     for word in words {
         let Some(word) = word.to_str().filter(|word| !word.contains(['\n', '\0'])) else {
             let word = word.to_string_lossy();
             return Err(Error::Settings(format!(
-                "{word:?} cannot stand in a systemd unit"
+                "a systemd unit cannot contain the path {word:?}"
             )));
         };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:@+,~".contains(c);
@@ -69,20 +70,20 @@ impl Service {
     /// The text of the unit.
     ///
     /// # Errors
-    /// [`Error::Settings`] where a path cannot be written there.
+    /// [`Error::Settings`] if a unit cannot contain a path.
     pub fn unit(&self) -> Result<String> {
         let command = |verb: &[&'static str], arguments: &[std::ffi::OsString]| {
             let program = std::iter::once(self.program.as_os_str());
             let verb = verb.iter().map(OsStr::new);
             let arguments = arguments.iter().map(|argument| argument.as_os_str());
             let all: Vec<&OsStr> = program.chain(verb).chain(arguments).collect();
-            words(all.into_iter())
+            command_line(all.into_iter())
         };
         let start = command(&["mount", "--foreground"], &self.arguments)?;
         let upgrade = command(&["upgrade"], &self.upgrade_arguments)?;
         let mut unit = format!(
             "# Made by `simpletuner-live install-service`.\n\
-             # A mount that others are to see bears nothing that gives the service a mount namespace of its own\n\
+             # No option here may give the service a mount namespace, which would hide the mount from all others\n\
              # (ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateDevices=, ReadWritePaths=, ...).\n\
              [Unit]\n\
              Description=SimpleTuner's secrets as files\n\
@@ -91,18 +92,18 @@ impl Service {
              \n\
              [Service]\n\
              Type=notify\n\
-             # Whichever of its two processes is left speaks for the service, and may change places with the other.\n\
+             # Keeper and server replace each other, so either may be the main process.\n\
              NotifyAccess=all\n\
              ExitType=cgroup\n\
              ExecStart={start}\n\
-             # `systemctl reload` changes to the program now on disk; the mount and all that is open in it stay.\n\
+             # `systemctl reload` upgrades to the program now on disk; the mount and its open files stay.\n\
              ExecReload={upgrade}\n\
-             # One of the two may be killed, and the service lives on; a mount that was ended is not made anew.\n\
+             # The service survives a killed process; after an unmount it is not started again.\n\
              SuccessExitStatus=SIGKILL SIGABRT SIGSEGV SIGBUS SIGILL SIGFPE\n\
              Restart=always\n\
              RestartPreventExitStatus=0\n\
              RestartSec=100ms\n\
-             # The mount itself is kept here, and outlives the end of both processes.\n\
+             # systemd stores the mount's device here, so that the mount survives even if both processes end.\n\
              FileDescriptorStoreMax=4\n\
              TimeoutStopSec=30\n\
              UMask=0077\n\
@@ -110,7 +111,7 @@ impl Service {
         );
         match &self.scope {
             Scope::User => unit.push_str(
-                "# NoNewPrivileges=, and what implies it for a user, would take fusermount3 its right to mount.\n",
+                "# With NoNewPrivileges=, or an option that implies it, fusermount3 could not mount.\n",
             ),
             Scope::System { user } => {
                 writeln!(unit, "User={user}").map_err(|e| Error::Settings(e.to_string()))?;
@@ -127,7 +128,7 @@ impl Service {
                      SystemCallArchitectures=native\n"
                 } else {
                     "OOMScoreAdjust=-500\n\
-                     # NoNewPrivileges=, and what implies it here, would take fusermount3 its right to mount.\n"
+                     # With NoNewPrivileges=, or an option that implies it, fusermount3 could not mount.\n"
                 });
             }
         }
@@ -138,7 +139,7 @@ impl Service {
         Ok(unit)
     }
 
-    /// Where it is to lie: below `home` for a user's own.
+    /// The unit's path: below `home` or `config_home` for a user's own service.
     pub fn path(&self, home: &Path, config_home: Option<&Path>) -> PathBuf {
         let folder = match self.scope {
             Scope::User => config_home
@@ -166,9 +167,9 @@ mod tests {
             "",
         ];
         assert_eq!(
-            words(all.into_iter().map(OsStr::new)).unwrap(),
+            command_line(all.into_iter().map(OsStr::new)).unwrap(),
             r#"/usr/bin/x "a b" "100%%" "$$HOME" "say \"hi\"" "back\\slash" """#
         );
-        assert!(words([OsStr::new("two\nlines")].into_iter()).is_err());
+        assert!(command_line([OsStr::new("two\nlines")].into_iter()).is_err());
     }
 }

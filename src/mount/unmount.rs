@@ -1,4 +1,4 @@
-//! The end of a mount: by umount(2) as root, through `fusermount3` as anyone else.
+//! Unmounts: by umount(2) for root, through `fusermount3` for other users.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -14,16 +14,16 @@ use super::{device, usage};
 use crate::error::{Error, Result};
 use crate::process::has_ended;
 
-/// How long the daemon may take to finish what it was writing.
-const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// After so long it is said that it is waited for.
-const SAYS_SO_AFTER: Duration = Duration::from_secs(2);
+/// How long the daemon may take to finish its writes.
+const DAEMON_EXIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// After this long, a warning says what the command waits for.
+const WARN_AFTER: Duration = Duration::from_secs(2);
 
-/// Unmounts what is at `dir`, and waits until its processes have ended. A mount that is in use is taken out of the tree at
-/// once, and ends when the last file in it is closed; who uses it is said as warnings.
+/// Unmounts what is mounted at `dir`, and waits until its processes have ended. A mount in use is detached from the tree at
+/// once, and ends when the last file in it is closed; warnings name the processes that use it.
 ///
 /// # Errors
-/// [`Error::Io`] where the system refuses it.
+/// [`Error::Io`] if nothing is mounted there, or the system refuses to unmount it.
 pub fn unmount(dir: &Path) -> Result<()> {
     let dir = resolve(dir);
     let pids = match state(&dir)? {
@@ -34,46 +34,43 @@ pub fn unmount(dir: &Path) -> Result<()> {
     let mount = mounted(&dir)?.ok_or_else(|| not_mounted(&dir))?;
     let place = dir.display();
     if !detach_if_unused(&dir)? {
-        // Asked while it is there to be seen.
-        let uses = usage::all_of(&mount);
+        // Before the detach: afterwards `/proc` no longer shows the mount.
+        let uses = usage::uses_of(&mount);
         detach_at_once(&dir)?;
         tracing::warn!(
-            "{place} was in use: it is gone from the tree, and ends when the last file in it is closed"
+            "{place} was in use: it is detached now, and ends when the last file in it is closed"
         );
-        usage::say(&uses);
+        usage::warn_of(&uses);
         return Ok(());
     }
-    let elsewhere = usage::mounts_of(&mount);
+    let elsewhere = usage::other_mounts_of(&mount);
     if !elsewhere.is_empty() {
         tracing::warn!(
-            "{place} is unmounted here, but still used elsewhere, and its daemon serves it there until that ends"
+            "{place} is unmounted here, but still mounted elsewhere; its daemon goes on until it is unmounted there, too"
         );
-        usage::say(&elsewhere);
+        usage::warn_of(&elsewhere);
         return Ok(());
     }
-    wait_for(&pids);
+    wait_for_exit(&pids);
     Ok(())
 }
 
-/// Waits until the daemon has written what was closed.
-fn wait_for(pids: &[u32]) {
+/// Waits until the daemon has ended, which it does once every closed write is on disk.
+fn wait_for_exit(pids: &[u32]) {
     let begun = Instant::now();
-    let mut said = false;
-    let left = || {
-        let left = pids.iter().find(|pid| !has_ended(**pid));
-        left.copied()
-    };
-    while let Some(pid) = left() {
-        if begun.elapsed() > DAEMON_ENDS_WITHIN {
+    let mut has_warned = false;
+    let running = || pids.iter().find(|pid| !has_ended(**pid)).copied();
+    while let Some(pid) = running() {
+        if begun.elapsed() > DAEMON_EXIT_TIMEOUT {
             tracing::warn!(
-                "process {pid} goes on: something that cannot be seen from here still uses the mount, or the secrets file \
-                 cannot be written"
+                "process {pid} still runs: a process that `/proc` does not show here uses the mount, or the secrets file \
+                 cannot be written; see the daemon's log"
             );
             return;
         }
-        if begun.elapsed() > SAYS_SO_AFTER && !said {
-            said = true;
-            tracing::warn!("waiting for the daemon, process {pid}, to finish what it is writing");
+        if begun.elapsed() > WARN_AFTER && !has_warned {
+            has_warned = true;
+            tracing::warn!("waiting for the daemon, process {pid}, to finish its writes");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -86,7 +83,7 @@ fn not_mounted(dir: &Path) -> Error {
     )
 }
 
-/// Takes the mount out of the tree; says whether it was still in use.
+/// Detaches the mount from the tree; returns whether it was in use.
 pub(super) fn detach(dir: &Path) -> Result<bool> {
     if detach_if_unused(dir)? {
         return Ok(false);
@@ -94,7 +91,7 @@ pub(super) fn detach(dir: &Path) -> Result<bool> {
     detach_at_once(dir).map(|()| true)
 }
 
-/// Takes the mount out of the tree unless it is in use; says whether it did.
+/// Detaches the mount unless it is in use; returns whether it did.
 fn detach_if_unused(dir: &Path) -> Result<bool> {
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(true),
@@ -105,7 +102,7 @@ fn detach_if_unused(dir: &Path) -> Result<bool> {
     }
 }
 
-/// Takes the mount out of the tree, whoever uses it.
+/// Detaches the mount even if it is in use.
 fn detach_at_once(dir: &Path) -> Result<()> {
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
@@ -114,9 +111,9 @@ fn detach_at_once(dir: &Path) -> Result<()> {
             if output.status.success() {
                 return Ok(());
             }
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Err(Error::io(
-                format!("{} cannot be unmounted: {said}", dir.display()),
+                format!("{} cannot be unmounted: {stderr}", dir.display()),
                 Errno::PERM,
             ))
         }
@@ -128,7 +125,7 @@ fn refused(dir: &Path, error: Errno) -> Error {
     Error::io(format!("{} cannot be unmounted", dir.display()), error)
 }
 
-/// What came of `fusermount3`, by which an ordinary user unmounts.
+/// Runs `fusermount3`, through which an ordinary user unmounts.
 fn fusermount(flag: &str, dir: &Path) -> Result<Output> {
     let run = |program: OsString| {
         Command::new(program)
@@ -146,7 +143,7 @@ fn fusermount(flag: &str, dir: &Path) -> Result<Output> {
         .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
         .map_err(|e| {
             Error::io(
-                "`fusermount3`, by which an ordinary user unmounts, cannot be run (Debian: apt install fuse3)",
+                "`fusermount3`, which an ordinary user needs to unmount, cannot be run (Debian: apt install fuse3)",
                 e,
             )
         })

@@ -1,5 +1,6 @@
-//! Who still uses a mount that is to end: open files, working folders, bind mounts, other mount namespaces. Only for a
-//! command: to follow the links in `/proc` can wait for a process that waits for the mount.
+//! Finds what still uses a mount that is about to end: open files, working folders, bind mounts, other mount namespaces.
+//! Only for commands, never for keeper or server: following a link in `/proc` can wait for a process that waits for the
+//! mount.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,26 +11,26 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::mountinfo::{self, Mount};
 use crate::process;
+use crate::process::mountinfo::{self, Mount};
 
-/// How long the look may take: what has been seen by then is said.
-const LOOKS_FOR: Duration = Duration::from_secs(3);
-/// So many are named.
+/// How long the search may take. What it has found by then is reported.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many uses the warnings name.
 const MAX_NAMED: usize = 10;
 
-/// One who uses the mount.
+/// One use of the mount.
 #[derive(Debug)]
 pub(super) enum Use {
-    /// The filesystem is mounted at another place, too.
+    /// The filesystem has another mount point.
     Bind(PathBuf),
-    /// It is mounted in another mount namespace.
+    /// The filesystem is mounted in another mount namespace.
     Namespace {
         point: PathBuf,
         pid: u32,
         program: String,
     },
-    /// A process has something of it open, or works in it.
+    /// A process has a file of it open, or works in a folder of it.
     Process {
         pid: u32,
         program: String,
@@ -65,18 +66,18 @@ impl fmt::Display for Use {
     }
 }
 
-/// Where else the filesystem is mounted, as far as this user may see.
-pub(super) fn mounts_of(mount: &Mount) -> Vec<Use> {
-    look(mount, false)
+/// The filesystem's other mounts, as far as this user may see them.
+pub(super) fn other_mounts_of(mount: &Mount) -> Vec<Use> {
+    search(mount, false)
 }
 
-/// Everybody who uses the filesystem, as far as this user may see.
-pub(super) fn all_of(mount: &Mount) -> Vec<Use> {
-    look(mount, true)
+/// All uses of the filesystem, as far as this user may see them.
+pub(super) fn uses_of(mount: &Mount) -> Vec<Use> {
+    search(mount, true)
 }
 
-/// Says who they are.
-pub(super) fn say(uses: &[Use]) {
+/// Logs the uses as warnings.
+pub(super) fn warn_of(uses: &[Use]) {
     for used in uses.iter().take(MAX_NAMED) {
         tracing::warn!("{used}");
     }
@@ -85,76 +86,76 @@ pub(super) fn say(uses: &[Use]) {
     }
 }
 
-fn look(mount: &Mount, processes_too: bool) -> Vec<Use> {
+fn search(mount: &Mount, with_processes: bool) -> Vec<Use> {
     let (sender, receiver) = channel();
-    let mut look = Look {
+    let mut search = Search {
         mount: mount.clone(),
-        seen: sender,
-        known: BTreeSet::from([mount.id]),
+        found: sender,
+        known_mounts: BTreeSet::from([mount.id]),
     };
-    std::thread::spawn(move || look.at_all(processes_too));
-    let until = Instant::now() + LOOKS_FOR;
-    let mut seen = Vec::new();
+    std::thread::spawn(move || search.run(with_processes));
+    let until = Instant::now() + SEARCH_TIMEOUT;
+    let mut uses = Vec::new();
     while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        seen.push(used);
+        uses.push(used);
     }
-    seen
+    uses
 }
 
-struct Look {
+struct Search {
     mount: Mount,
-    seen: Sender<Use>,
-    /// The numbers of all its mounts that have been seen, in any mount namespace.
-    known: BTreeSet<u64>,
+    found: Sender<Use>,
+    /// The ids of the filesystem's mounts found so far, in any mount namespace.
+    known_mounts: BTreeSet<u64>,
 }
 
-impl Look {
-    fn at_all(&mut self, processes_too: bool) {
+impl Search {
+    fn run(&mut self, with_processes: bool) {
         let me = std::process::id();
         for bind in self.new_mounts(mountinfo::own()) {
-            self.tell(Use::Bind(bind.point));
+            self.report(Use::Bind(bind.point));
         }
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
         let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         for pid in all.filter(|pid| *pid != me) {
             if let Some(first) = self.new_mounts(mountinfo::of(pid)).into_iter().next() {
-                self.tell(Use::Namespace {
+                self.report(Use::Namespace {
                     point: first.point,
                     pid,
                     program: program_of(pid),
                 });
             }
-            if processes_too {
-                self.at_process(pid);
+            if with_processes {
+                self.search_process(pid);
             }
         }
     }
 
-    fn tell(&self, used: Use) {
-        let _ = self.seen.send(used);
+    fn report(&self, used: Use) {
+        let _ = self.found.send(used);
     }
 
-    /// The mounts of the filesystem that nobody before had in his table. (The link to a process's mount namespace would
-    /// tell it, too; but following it waits for a process in execve(2).)
+    /// The filesystem's mounts in this table that no earlier table had. (The link to a process's mount namespace would
+    /// identify it as well, but following it waits for a process in execve(2).)
     fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
         let mut mounts = table.unwrap_or_default();
         mounts.retain(|mount| {
-            mount.filesystem == self.mount.filesystem && self.known.insert(mount.id)
+            mount.filesystem == self.mount.filesystem && self.known_mounts.insert(mount.id)
         });
         mounts
     }
 
-    fn at_process(&self, pid: u32) {
-        let tell = |what, link: PathBuf| {
-            let path = match waits_for_a_mount(pid) {
+    fn search_process(&self, pid: u32) {
+        let report = |what, link: PathBuf| {
+            let path = match may_be_in_execve(pid) {
                 true => None,
                 false => fs::read_link(link).ok(),
             };
-            self.tell(Use::Process {
+            self.report(Use::Process {
                 pid,
                 program: program_of(pid),
                 what,
-                path: path.unwrap_or_else(|| "(something of it)".into()),
+                path: path.unwrap_or_else(|| "(a file of it)".into()),
             });
         };
         for (what, link) in [
@@ -162,23 +163,23 @@ impl Look {
             ("its root folder in", "root"),
         ] {
             let link = PathBuf::from(format!("/proc/{pid}/{link}"));
-            if self.leads_there(&link) {
-                tell(what, link);
+            if self.leads_into_mount(&link) {
+                report(what, link);
             }
         }
         let open = fs::read_dir(format!("/proc/{pid}/fdinfo"));
         for entry in open.into_iter().flatten().flatten() {
             let info = fs::read(entry.path()).ok();
             let mount = info.and_then(|info| process::mount_of(&info));
-            if mount.is_some_and(|id| self.known.contains(&id)) {
+            if mount.is_some_and(|id| self.known_mounts.contains(&id)) {
                 let number = entry.file_name();
-                tell("open", Path::new(&format!("/proc/{pid}/fd")).join(number));
+                report("open", Path::new(&format!("/proc/{pid}/fd")).join(number));
             }
         }
     }
 
-    /// Whether a link of `/proc` leads into the filesystem. The kernel knows that without asking there.
-    fn leads_there(&self, link: &Path) -> bool {
+    /// Whether a link of `/proc` leads into the filesystem. The kernel answers that without asking the filesystem.
+    fn leads_into_mount(&self, link: &Path) -> bool {
         let flags = AtFlags::STATX_DONT_SYNC;
         let stat = rustix::fs::statx(rustix::fs::CWD, link, flags, StatxFlags::TYPE);
         stat.is_ok_and(|stat| {
@@ -187,8 +188,9 @@ impl Look {
     }
 }
 
-/// Whether it may be in execve(2), where it closes what it has of a mount: nobody can follow its links until that answers.
-fn waits_for_a_mount(pid: u32) -> bool {
+/// Whether the process waits for a FUSE filesystem, perhaps in execve(2), where the kernel closes its files: following
+/// its links would wait until that filesystem answers.
+fn may_be_in_execve(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.starts_with(b"request_wait"))
 }
 

@@ -1,8 +1,8 @@
-//! The fields of the files in `/proc/PID`, out of bytes.
+//! Parses the files in `/proc/PID`, as bytes.
 
 use std::fs;
 
-/// `/proc/PID/status`, which waits for nobody.
+/// `/proc/PID/status`. Reading it never waits for another process.
 pub(super) struct Status(Vec<u8>);
 
 impl Status {
@@ -33,7 +33,7 @@ impl Status {
     }
 }
 
-/// The fields of `/proc/PID/stat` that matter here.
+/// The fields of `/proc/PID/stat` that this program uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) flags: u64,
@@ -46,12 +46,12 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{tid}/stat")).ok()?)
     }
 
-    /// The second field is the name in brackets, which may hold anything, brackets and spaces too: the last `)` ends it.
+    /// The second field is the name in brackets. It may contain brackets and spaces itself, so the last `)` ends it.
     pub(super) fn parse(stat: &[u8]) -> Option<Self> {
         let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
         let fields = stat[after_name..].split(u8::is_ascii_whitespace);
         let fields: Vec<&[u8]> = fields.filter(|field| !field.is_empty()).collect();
-        // Fields are numbered from 1 (proc(5)), and these begin with the third.
+        // proc(5) numbers the fields from 1, and these begin with the third.
         let field = |which: usize| number(fields.get(which - 3)?);
         Some(Self {
             flags: field(9)?,
@@ -61,7 +61,7 @@ impl Stat {
     }
 }
 
-/// What stands behind a name at the beginning of a line, without the blanks around it.
+/// The rest of the line that begins with `name`, trimmed.
 pub(super) fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut lines = text.split(|&byte| byte == b'\n');
     lines
@@ -69,16 +69,15 @@ pub(super) fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
-/// A decimal number.
 pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     text(bytes)?.parse().ok()
 }
 
-/// Whether a descriptor (`/proc/PID/fdinfo/N`) is one that can write one of these inodes.
+/// Whether a descriptor (`/proc/PID/fdinfo/N`) can write one of these inodes.
 pub(super) fn can_write(info: &[u8], inodes: [u64; 2]) -> bool {
     let flags = field(info, b"flags:").and_then(text);
     let flags = flags.and_then(|flags| i32::from_str_radix(flags, 8).ok());
-    // What cannot be read counts, as a descriptor that cannot be looked at does.
+    // Unreadable flags count as writable, like a descriptor that cannot be inspected.
     let writes = flags
         .is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0);
     writes

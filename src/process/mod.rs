@@ -1,26 +1,32 @@
-//! What `/proc` says of processes (proc(5)). A request names the thread that it came from, so most numbers here may be a
-//! thread's or a process's.
+//! Ground-level facts about processes: what `/proc` says of them (proc(5)), the table of mounts, the user database, and
+//! the heartbeat page. A request carries the id of the thread that sent it, so most functions take a thread's or a
+//! process's id.
 //!
 //! Everything in `/proc` is bytes: a process may give itself any name, and the kernel cuts it at 15 bytes, perhaps inside
-//! a character. Nothing here waits for a process in execve(2), which may be waiting for the mount itself (it closes its
-//! close-on-exec files there). So nothing follows `/proc/PID/fd/N`, and `/proc/PID/stat` is read only of a thread that
-//! has no memory any more; [`started_at`] says what its caller must know.
+//! a character.
+//!
+//! Nothing here may wait for a process in execve(2): there the kernel closes its close-on-exec files, which can wait for
+//! the mount itself. So nothing follows `/proc/PID/fd/N`, and `/proc/PID/stat` is read only of a thread that has given
+//! up its memory; [`started_at`] states what its caller must know.
 
 mod fields;
+pub(crate) mod heartbeat;
+pub(crate) mod mountinfo;
+pub mod users;
 
 use std::fs;
 use std::io::ErrorKind;
 
 use fields::{Stat, Status, field, number};
 
-/// The caught signals that end a wait: INT, TERM, HUP, QUIT, ALRM. Any other caught one (SIGCHLD, say) must not
-/// interrupt: `$(<file)` of bash would break.
-const ENDING: u64 = bit(libc::SIGINT)
+/// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
+/// (SIGCHLD, say) must not interrupt: bash's `$(<file)` would break.
+const ENDS_A_WAIT: u64 = bit(libc::SIGINT)
     | bit(libc::SIGTERM)
     | bit(libc::SIGHUP)
     | bit(libc::SIGQUIT)
     | bit(libc::SIGALRM);
-/// Signals that do nothing, or stop and continue, when their action is the default one.
+/// The signals whose default action does not end a process: it ignores, stops or continues it.
 const HARMLESS: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGURG)
     | bit(libc::SIGWINCH)
@@ -29,71 +35,71 @@ const HARMLESS: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGTSTP)
     | bit(libc::SIGTTIN)
     | bit(libc::SIGTTOU);
-/// Set in a task's flags while it ends (`PF_EXITING`, include/linux/sched.h).
+/// Set in a task's flags while it exits (include/linux/sched.h).
 const PF_EXITING: u64 = 0x4;
 
 const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Whether a thread is at its end, and how it came to it.
+/// Whether a thread is exiting, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It is not: it has its memory, and what it closes it closes by itself or in execve(2).
+    /// It is not exiting: it still has its memory. A file that it closes, it closes by close(2) or in execve(2).
     No,
-    /// A signal ends it.
+    /// A signal kills it.
     Killed,
-    /// It ends by itself, by exit(2) or with its process.
+    /// It exits on its own, by exit(2) or with its process.
     Exited,
-    /// There is no such thread: the kernel closed its files after it had let go of it.
+    /// There is no such thread: the kernel closed its files after it had removed the thread.
     Gone,
-    /// It is there, and `/proc` does not show it (`hidepid`, no `/proc`).
+    /// The thread exists, but `/proc` does not show it (`hidepid`, no `/proc`).
     Hidden,
 }
 
-/// The process (thread group) of a thread. `None`: it is out of sight, or has ended.
+/// The process (thread group) of a thread. `None`: `/proc` does not show the thread, or it has ended.
 pub fn process_of(tid: u32) -> Option<u32> {
     Status::of(tid)?.number(b"Tgid:")
 }
 
-/// Whether the thread is at its end. Of the two marks that the kernel leaves, the exit code is the one to be trusted:
-/// `PF_SIGNALED` is also on the other threads of a program that called exit(3).
+/// Whether the thread is exiting, and why. Only the exit code says whether a signal killed it: the kernel also sets
+/// `PF_SIGNALED` on the other threads of a program that called exit(3).
 pub fn ending(tid: u32) -> Ending {
-    let unseen = || match is_there(tid) {
+    let when_unseen = || match exists(tid) {
         true => Ending::Hidden,
         false => Ending::Gone,
     };
     let Some(status) = Status::of(tid) else {
-        return unseen();
+        return when_unseen();
     };
-    // It gives up its memory before its files.
+    // An exiting thread gives up its memory before its files.
     if status.has_memory() {
         return Ending::No;
     }
     match Stat::of(tid) {
-        None => unseen(),
+        None => when_unseen(),
         Some(stat) if stat.flags & PF_EXITING == 0 => Ending::No,
         Some(stat) if stat.exit_code & 0x7f != 0 => Ending::Killed,
         Some(_) => Ending::Exited,
     }
 }
 
-/// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be looked at counts:
-/// the caller waits for the kernel to release the file instead. Takes some 12 us for each descriptor.
+/// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be inspected counts
+/// as one: the caller then waits for the kernel to release the file. Each descriptor takes about 12 us.
 pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
-    let unseen = |kind| !matches!(kind, ErrorKind::NotFound) || is_there(tid);
+    let when_unseen = |kind| !matches!(kind, ErrorKind::NotFound) || exists(tid);
     let open = match fs::read_dir(format!("/proc/{tid}/fdinfo")) {
         Ok(open) => open,
-        Err(error) => return unseen(error.kind()),
+        Err(error) => return when_unseen(error.kind()),
     };
     for entry in open {
         let Ok(entry) = entry else {
-            return is_there(tid);
+            return exists(tid);
         };
         match fs::read(entry.path()) {
             Ok(info) if fields::can_write(&info, inodes) => return true,
             Ok(_) => {}
-            // Closed meanwhile; or the thread has ended.
+            // The descriptor was closed meanwhile, or the thread has ended.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => {}
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(_) => return true,
@@ -102,8 +108,8 @@ pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
     false
 }
 
-/// Whether the thread is in an open(2) that creates a file and fails where there is one (O_CREAT and O_EXCL): so its
-/// system call says, where it may be looked at.
+/// Whether the thread is in an open(2) with O_CREAT and O_EXCL. `/proc/TID/syscall` shows that; where it may not be read,
+/// the answer is no.
 pub fn creates_exclusively(tid: u32) -> bool {
     let Ok(call) = fs::read(format!("/proc/{tid}/syscall")) else {
         return false;
@@ -128,32 +134,33 @@ pub fn creates_exclusively(tid: u32) -> bool {
         .is_some_and(|flags| flags & wanted == wanted)
 }
 
-/// Whether a signal is pending that ends what the thread is doing: one that kills, or one of those that programs catch
-/// to end a wait.
+/// Whether a pending signal should end the thread's wait: one that kills it, or one of those that programs catch to end
+/// a wait. Also true of a thread that has ended.
 pub fn has_fatal_signal_pending(tid: u32) -> bool {
-    pending(tid)
-        .is_none_or(|signals| signals.caught & ENDING != 0 || signals.uncaught & !HARMLESS != 0)
+    pending(tid).is_none_or(|signals| {
+        signals.caught & ENDS_A_WAIT != 0 || signals.uncaught & !HARMLESS != 0
+    })
 }
 
-/// Whether a signal is pending that kills the thread.
+/// Whether a pending signal kills the thread. Also true of a thread that has ended.
 pub fn is_being_killed(tid: u32) -> bool {
     pending(tid).is_none_or(|signals| signals.uncaught & !HARMLESS != 0)
 }
 
-/// Signals that are on their way to a thread.
+/// A thread's pending signals that it neither blocks nor ignores.
 struct Signals {
     caught: u64,
     uncaught: u64,
 }
 
-/// `None`: there is no such thread any more.
+/// `None`: the thread has ended. A thread that `/proc` hides has no pending signal.
 fn pending(tid: u32) -> Option<Signals> {
     let nothing = Signals {
         caught: 0,
         uncaught: 0,
     };
     let Some(status) = Status::of(tid) else {
-        return is_there(tid).then_some(nothing);
+        return exists(tid).then_some(nothing);
     };
     let mask = |name: &[u8]| status.mask(name).unwrap_or(0);
     let pending = (mask(b"SigPnd:") | mask(b"ShdPnd:")) & !mask(b"SigIgn:");
@@ -165,7 +172,7 @@ fn pending(tid: u32) -> Option<Signals> {
     })
 }
 
-/// Whether the process runs: one of its threads has its memory. A leader may have ended before its other threads.
+/// Whether the process is running: one of its threads has its memory. The first thread may have ended before the others.
 pub fn is_alive(pid: u32) -> bool {
     match Status::of(pid) {
         Some(status) if status.has_memory() => true,
@@ -176,44 +183,46 @@ pub fn is_alive(pid: u32) -> bool {
                     .is_some_and(|status| status.has_memory())
             })
         }),
-        None => is_there(pid),
+        None => exists(pid),
     }
 }
 
-/// Whether the process's first thread has ended, though nobody may have asked for its exit code yet: the first process
-/// of a container often never does. Threads that the kernel holds may still be there.
+/// Whether the process's first thread has ended. The process may still be a zombie, because a container's first process
+/// often never reaps; and the kernel may still be holding other threads.
 pub fn has_ended(pid: u32) -> bool {
     match Status::of(pid) {
         Some(status) => matches!(status.state(), Some(b'Z' | b'X')),
-        None => !is_there(pid),
+        None => !exists(pid),
     }
 }
 
-/// How a process's first thread has ended, as wait(2) would tell its parent. `None`: it has not, or that is not shown.
+/// How a process's first thread ended, as the status that wait(2) gives. `None`: it has not ended, or `/proc` does not
+/// show it.
 pub fn wait_status(tid: u32) -> Option<i32> {
     let has_ended = Status::of(tid)?.state() == Some(b'Z');
     let stat = Stat::of(tid).filter(|_| has_ended)?;
     i32::try_from(stat.exit_code & 0xffff).ok()
 }
 
-/// When the process began, in clock ticks since boot, which tells it from a later one of the same number. Only for a
-/// process that is known not to be in execve(2): one of its threads is in another call, or it is this program.
+/// When the process started, in clock ticks since boot, which distinguishes it from a later process with the same id.
+/// The caller must know that the process is not in execve(2): one of its threads is in another call, or it is this
+/// program.
 pub fn started_at(pid: u32) -> Option<u64> {
     Some(Stat::of(pid)?.started)
 }
 
-/// A process, told from a later one with the same number by when it began.
+/// A process. Its start time distinguishes it from a later process with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// Its number (the thread group's).
+    /// Its id (of the thread group).
     pub pid: u32,
-    /// When it began, in clock ticks since boot.
+    /// When it started, in clock ticks since boot.
     pub started: u64,
 }
 
 impl Process {
-    /// The process of a thread that is in a call other than execve(2) and close(2), which may be a part of it. `None`:
-    /// it is out of sight.
+    /// The process of a thread that is in a call other than execve(2) and close(2); a close may be part of an execve.
+    /// `None`: `/proc` does not show the thread.
     pub fn of_thread(tid: u32) -> Option<Self> {
         let pid = process_of(tid)?;
         let started = started_at(pid)?;
@@ -221,7 +230,7 @@ impl Process {
     }
 }
 
-/// What a tree asks of the processes that call it.
+/// What a tree asks about the processes that call it.
 pub trait Processes: Send + Sync {
     /// As [`Process::of_thread`].
     fn of_thread(&self, tid: u32) -> Option<Process>;
@@ -275,37 +284,37 @@ impl Processes for Proc {
     }
 }
 
-/// What the process or thread is called, fit to be shown: up to 15 bytes of whatever it likes.
+/// The name that the process or thread has given itself, up to 15 bytes, with control characters replaced.
 pub fn name_of(tid: u32) -> Option<String> {
     let status = Status::of(tid)?;
     let name = String::from_utf8_lossy(status.field(b"Name:")?).into_owned();
     Some(name.replace(char::is_control, "?"))
 }
 
-/// The number of the mount that a descriptor is of, from its `/proc/PID/fdinfo/N`.
+/// The id of the mount that a descriptor belongs to, from its `/proc/PID/fdinfo/N`.
 pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
 }
 
-/// The user that the process acts for (its effective one).
+/// The process's effective user.
 pub fn user_of(pid: u32) -> Option<u32> {
     let status = Status::of(pid)?;
     let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);
     number(ids.nth(1)?)
 }
 
-/// Whether the threads that requests name are those of `/proc`: it is there, and of the pid namespace that this process
-/// runs in. In any other its numbers are other processes'.
+/// Whether the thread ids in requests mean the same threads in `/proc`: it is mounted, and belongs to the pid namespace
+/// that this process runs in. The ids of another namespace would name other processes.
 pub fn sees_callers() -> bool {
     let Ok(status) = fs::read("/proc/self/status") else {
         return false;
     };
-    // The numbers of this process in the namespace of `/proc` and in each one below, down to its own.
+    // This process's ids in the namespace of `/proc` and in each namespace below, down to its own.
     field(&status, b"NSpid:").and_then(number) == Some(std::process::id())
 }
 
-/// Whether there is such a thread or process, be it that `/proc` does not show it.
-fn is_there(tid: u32) -> bool {
+/// Whether such a thread or process exists, even if `/proc` does not show it.
+fn exists(tid: u32) -> bool {
     let Some(pid) = i32::try_from(tid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)

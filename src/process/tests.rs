@@ -16,7 +16,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A Python program that has said `ready` and waits at its standard input.
+/// Starts a Python program and waits until it has printed `ready`.
 fn python(program: &str) -> Child {
     let mut child = Command::new("python3")
         .args(["-c", program])
@@ -31,14 +31,14 @@ fn python(program: &str) -> Child {
     child
 }
 
-/// What `ending` says of a process that has ended and that nobody has asked how.
+/// What `ending` returns for a process that has ended and was not reaped.
 fn ending_of_zombie(child: &Child) -> Ending {
     wait_until("the child ends", || has_ended(child.id()));
     ending(child.id())
 }
 
 #[test]
-fn how_a_process_ends_is_told_from_its_exit_code() {
+fn the_exit_code_shows_whether_a_process_exits_or_is_killed() {
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     assert_eq!(ending(child.id()), Ending::No);
     assert!(is_alive(child.id()) && !has_ended(child.id()));
@@ -56,9 +56,9 @@ fn how_a_process_ends_is_told_from_its_exit_code() {
 }
 
 #[test]
-fn a_name_that_is_cut_inside_a_character_or_looks_like_fields_is_only_a_name() {
-    // 15 bytes are left of a name: the last one is the first half of a character. The other one looks like the rest of
-    // a process that runs.
+fn a_process_name_cut_inside_a_character_or_looking_like_fields_confuses_nothing() {
+    // The kernel keeps 15 bytes of a name, so the first two end with half a character. The others look like the rest of
+    // a running process's `stat`.
     for name in [
         "ein_langer_Name_äöü",
         "12345678901234ä",
@@ -82,7 +82,7 @@ fn a_name_that_is_cut_inside_a_character_or_looks_like_fields_is_only_a_name() {
 }
 
 #[test]
-fn the_fields_of_stat_are_found_behind_a_name_of_any_bytes() {
+fn the_fields_of_stat_are_found_after_a_name_of_any_bytes() {
     let rest = " S 1 5 5 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 1 1 9\n";
     for name in [&b"a) R 1 ("[..], b"\xc3", b")", b"", b"a\nb"] {
         let stat = [b"5 (", name, b")", rest.as_bytes()].concat();
@@ -123,7 +123,7 @@ fn a_writable_descriptor_is_seen_and_a_readable_one_is_not() {
 }
 
 #[test]
-fn a_path_descriptor_writes_nothing() {
+fn a_path_descriptor_does_not_count_as_writable() {
     let info = |flags: &str| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t30\nino:\t77\n");
     let can_write = |flags: &str| fields::can_write(info(flags).as_bytes(), [77, 0]);
     assert!(can_write("0100001") && can_write("02100002"));
@@ -132,7 +132,7 @@ fn a_path_descriptor_writes_nothing() {
 }
 
 #[test]
-fn a_process_whose_first_thread_has_ended_lives_on_in_the_others() {
+fn a_process_whose_first_thread_has_ended_is_alive_while_others_run() {
     let mut child = python(
         "import ctypes, sys, threading\n\
          threading.Thread(target=sys.stdin.read).start()\n\
@@ -142,15 +142,15 @@ fn a_process_whose_first_thread_has_ended_lives_on_in_the_others() {
     let pid = child.id();
     wait_until("the first thread has ended", || has_ended(pid));
     assert!(is_alive(pid));
-    // Python may abort on the way: what is left to be seen is that it ends.
+    // Python may abort by itself here, so the test only asserts that it ends.
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!is_alive(pid));
 }
 
 #[test]
-fn the_threads_of_a_program_that_exits_are_not_killed() {
-    // `PF_SIGNALED` is on all of them but the one that called exit.
+fn a_program_that_exits_with_other_threads_running_does_not_count_as_killed() {
+    // The kernel sets `PF_SIGNALED` on all threads but the one that called exit.
     let mut child = python(
         "import os, sys, threading\n\
          threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()\n\
@@ -163,13 +163,13 @@ fn the_threads_of_a_program_that_exits_are_not_killed() {
 }
 
 #[test]
-fn a_signal_that_kills_is_told_from_one_that_does_not() {
+fn a_pending_signal_that_kills_counts_as_fatal_and_a_harmless_one_does_not() {
     assert!(!has_fatal_signal_pending(std::process::id()));
     assert!(
         has_fatal_signal_pending(u32::MAX),
-        "who is gone waits for nothing"
+        "a thread that has ended waits for nothing"
     );
-    // Stopped: what is sent to it stays pending.
+    // A signal to a stopped process stays pending.
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let signal = |name: &str| {
         let pid = child.id().to_string();
@@ -194,7 +194,7 @@ fn a_signal_that_kills_is_told_from_one_that_does_not() {
 }
 
 #[test]
-fn a_thread_is_its_process() {
+fn the_process_of_a_thread_is_found() {
     let tid =
         std::thread::spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32));
     assert_eq!(tid.join().unwrap(), Some(std::process::id()));
@@ -202,8 +202,8 @@ fn a_thread_is_its_process() {
     assert_eq!(process_of(u32::MAX), None);
 }
 
-/// Runs this test's own binary again, for the test of this name alone, with other mounts of its own.
-fn again_with(test: &str, script: &str) {
+/// Runs this one test in a new mount namespace that `script` prepares.
+fn rerun_in_namespace(test: &str, script: &str) {
     let me = std::env::current_exe().unwrap();
     let script = format!("{script}\nexec \"$0\" --exact \"process::tests::{test}\" --nocapture");
     let mut command = Command::new("unshare");
@@ -229,13 +229,13 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn without_proc_nothing_is_seen_and_nobody_counts_as_gone() {
+fn without_proc_every_process_counts_as_hidden_and_none_as_gone() {
     if !is_inside() {
         if is_root() {
             assert!(sees_callers());
             let script = "mount -t tmpfs none /proc";
-            again_with(
-                "without_proc_nothing_is_seen_and_nobody_counts_as_gone",
+            rerun_in_namespace(
+                "without_proc_every_process_counts_as_hidden_and_none_as_gone",
                 script,
             );
         }
@@ -252,31 +252,31 @@ fn without_proc_nothing_is_seen_and_nobody_counts_as_gone() {
 }
 
 #[test]
-fn the_numbers_of_another_pid_namespace_are_not_the_callers() {
+fn the_proc_of_another_pid_namespace_does_not_show_the_callers() {
     if !is_root() {
         return;
     }
     if !is_inside() {
-        let me = "the_numbers_of_another_pid_namespace_are_not_the_callers";
-        // With the `/proc` of the namespace outside.
+        let me = "the_proc_of_another_pid_namespace_does_not_show_the_callers";
+        // The new pid namespace keeps the outer namespace's `/proc`.
         let script = format!("exec unshare --pid --fork \"$0\" --exact process::tests::{me}");
-        return again_with(me, &script);
+        return rerun_in_namespace(me, &script);
     }
     assert!(!sees_callers());
 }
 
 #[test]
-fn with_hidepid_the_processes_of_ones_own_user_are_seen_and_others_are_hidden() {
+fn with_hidepid_a_user_sees_their_own_processes_and_others_are_hidden() {
     if !is_inside() {
         if is_root() {
-            // A copy that the other user may run, wherever the build lies.
+            // The other user may be unable to reach the build folder, so they run a copy.
             let script = "mount -t proc -o hidepid=2 proc /proc\n\
                 copy=$(mktemp /tmp/simpletuner-live.XXXXXX); trap 'rm -f $copy' EXIT\n\
                 cp \"$0\" $copy; chmod 755 $copy\n\
                 setpriv --reuid 4242 --regid 4242 --clear-groups $copy --exact \
-                process::tests::with_hidepid_the_processes_of_ones_own_user_are_seen_and_others_are_hidden --nocapture\n\
+                process::tests::with_hidepid_a_user_sees_their_own_processes_and_others_are_hidden --nocapture\n\
                 exit";
-            again_with("none", script);
+            rerun_in_namespace("none", script);
         }
         return;
     }
@@ -287,7 +287,7 @@ fn with_hidepid_the_processes_of_ones_own_user_are_seen_and_others_are_hidden() 
     child.kill().unwrap();
     assert_eq!(ending_of_zombie(&child), Ending::Killed);
     child.wait().unwrap();
-    // The first process belongs to somebody else.
+    // Process 1 belongs to another user.
     assert_eq!(process_of(1), None);
     assert_eq!(ending(1), Ending::Hidden);
     assert!(is_alive(1) && !has_ended(1));
@@ -295,7 +295,7 @@ fn with_hidepid_the_processes_of_ones_own_user_are_seen_and_others_are_hidden() 
 }
 
 #[test]
-fn one_that_has_begun_another_program_is_still_the_same_process() {
+fn a_process_keeps_its_start_time_when_it_executes_another_program() {
     let mut command = Command::new("bash");
     command.args(["-c", "read; exec cat"]).process_group(0);
     let mut child = command

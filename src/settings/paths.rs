@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::mountinfo;
+use crate::process::mountinfo;
 
 /// How long a filesystem may take to read links.
 const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,9 +1,9 @@
-//! Servers that hang, that cannot start, and requests that end each server that takes them.
+//! Servers that hang or cannot start, and requests on which every server crashes.
 
 use super::*;
 
 #[test]
-fn a_server_that_is_stopped_is_replaced() {
+fn a_stopped_server_is_replaced_after_its_timeout() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         files: vec![(".simpletuner/live.yaml", "timeout: {server: 1}\n")],
@@ -17,8 +17,9 @@ fn a_server_that_is_stopped_is_replaced() {
     let restarts = live.json("status")["restarts"].clone();
     assert_eq!(restarts[0]["reason"], "it gave no sign of life");
 }
+
 #[test]
-fn a_server_that_shows_no_sign_of_life_is_replaced_and_its_requests_are_answered_by_another() {
+fn the_next_server_answers_the_requests_of_a_stopped_one() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         files: vec![(".simpletuner/live.yaml", "timeout: {server: 1}\n")],
@@ -30,28 +31,30 @@ fn a_server_that_shows_no_sign_of_life_is_replaced_and_its_requests_are_answered
     let reader = spawn_outside(&live, script);
     signal("STOP", stopped);
     let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("it is replaced", || log().contains("no sign of life"));
+    wait_until("the server is replaced", || {
+        log().contains("no sign of life")
+    });
     assert_eq!(live.read("secrets/K"), "here");
     assert_ne!(live.server_pid(), stopped);
     fs::write(live.home("stop"), "").unwrap();
     assert_eq!(done(reader).replace("here", ""), "");
 }
 
-/// The commit waits for the lock of the secrets file, where the server is ended as if it had failed there.
+/// The commit waits for the lock of the secrets file; there SIGABRT ends the server as a crash would.
 #[test]
-fn a_write_that_ends_two_servers_fails_and_the_rest_lives_on() {
+fn a_write_on_which_two_servers_crash_fails_and_everything_else_keeps_working() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "old");
     let lock = File::open(live.home(".simpletuner/secrets.json.lock")).unwrap();
     lock.lock().unwrap();
-    // Shells do not look at what close says; dd does.
+    // Shells ignore the result of close; dd reports it.
     let mut writer = spawn(&live, "printf new | dd of=secrets/A status=none");
-    // A server that has the lock's file open for another reason is not at the request yet, and dies for nothing.
+    // A server may have the lock's file open before it works on the request; such a crash does not count.
     for _ in 0..20 {
         let server = live.server_pid();
         wait_until(
-            "the server waits for the lock, or the writer is told",
+            "the server waits for the lock, or the writer has failed",
             || {
                 let open = fs::read_dir(format!("/proc/{server}/fd")).unwrap();
                 let mut open = open
@@ -65,16 +68,16 @@ fn a_write_that_ends_two_servers_fails_and_the_rest_lives_on() {
             break;
         }
         signal("ABRT", server);
-        wait_until("another one answers", || live.server_pid() != server);
+        wait_until("another server answers", || live.server_pid() != server);
     }
-    wait_until("the writer is told", || {
+    wait_until("the writer has failed", || {
         writer.try_wait().unwrap().is_some()
     });
     let output = writer.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("Input/output error"), "{said}");
     lock.unlock().unwrap();
-    // It is not tried once more behind the writer's back: this would be written after it.
+    // The failed write is not retried later: a retry would be committed before this write.
     live.write("secrets/B", "other");
     assert_eq!(live.read("secrets/A"), "old");
     live.write("secrets/A", "newer");
@@ -88,7 +91,7 @@ fn a_write_that_ends_two_servers_fails_and_the_rest_lives_on() {
 const MALFORMED: &str = "file_path: [\n";
 
 #[test]
-fn servers_that_cannot_start_are_tried_until_one_can() {
+fn the_keeper_starts_servers_until_one_succeeds() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
@@ -96,7 +99,7 @@ fn servers_that_cannot_start_are_tried_until_one_can() {
     let server = live.server_pid();
     signal("KILL", server);
     let reader = spawn_outside(&live, "cat $LIVE/secrets/A");
-    wait_until("some have failed", || {
+    wait_until("several servers have failed", || {
         let log = fs::read_to_string(live.home("daemon.log")).unwrap();
         log.matches("live.yaml").count() > 6
     });
@@ -111,19 +114,19 @@ fn servers_that_cannot_start_are_tried_until_one_can() {
 }
 
 #[test]
-fn after_a_minute_without_a_server_readers_are_let_go() {
+fn after_a_minute_without_a_server_readers_fail_and_the_mount_ends() {
     let live = Live::start();
     fs::write(live.home(".simpletuner/live.yaml"), MALFORMED).unwrap();
     signal("KILL", live.server_pid());
     let mut reader = spawn_outside(&live, "cat $LIVE/secrets/A");
     let begun = Instant::now();
     while reader.try_wait().unwrap().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "it hangs");
+        assert!(begun.elapsed() < Duration::from_secs(120), "cat hangs");
         std::thread::sleep(Duration::from_millis(50));
     }
     let output = reader.wait_with_output().unwrap();
     assert!(!output.status.success());
-    wait_until("it is unmounted", || !is_mounted(&live.path("")));
+    wait_until("the mount is unmounted", || !is_mounted(&live.path("")));
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
     assert!(
         log.contains("no server could be started for a minute"),
@@ -132,7 +135,7 @@ fn after_a_minute_without_a_server_readers_are_let_go() {
 }
 
 #[test]
-fn a_mount_in_use_is_out_of_the_tree_at_once_and_ends_with_its_last_file() {
+fn umount_detaches_a_mount_in_use_which_ends_with_its_last_open_file() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
@@ -143,7 +146,7 @@ fn a_mount_in_use_is_out_of_the_tree_at_once_and_ends_with_its_last_file() {
     let said = String::from_utf8_lossy(&umount.stderr).into_owned();
     assert!(said.contains("was in use"), "{said}");
     assert!(!is_mounted(&live.path("")));
-    // Even now it is replaced when it is killed.
+    // The keeper replaces a killed server even now.
     signal("KILL", pids[1]);
     let mut text = String::new();
     open.read_to_string(&mut text).unwrap();

@@ -1,9 +1,9 @@
-//! Either process is killed: readers, listings, open files, several mounts, an ordinary user's.
+//! Keeper or server is killed beside readers, listings, open files, other mounts, and in an ordinary user's mount.
 
 use super::*;
 
 #[test]
-fn open_files_numbers_prices_and_events_outlive_a_server() {
+fn open_files_inode_numbers_prices_and_events_survive_a_killed_server() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "before");
@@ -22,7 +22,7 @@ fn open_files_numbers_prices_and_events_outlive_a_server() {
     let mut read = String::new();
     reader.read_to_string(&mut read).unwrap();
     assert_eq!(read, "before");
-    // It is there for its maker only.
+    // A new name exists only for its creator until the close.
     assert!(live.path("secrets/B").exists());
     live.sh("! test -e secrets/B");
     writer.write_all(b"whole").unwrap();
@@ -43,12 +43,12 @@ fn open_files_numbers_prices_and_events_outlive_a_server() {
 }
 
 #[test]
-fn a_bundle_that_was_read_before_is_merged_after() {
+fn a_bundle_read_before_a_server_is_killed_is_merged_when_written_after() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/OLD", "o");
     let live_dir = live.path("");
-    // One process that reads, waits for a word, and writes back without what it has read.
+    // One process reads the bundle, waits for a line, and writes the bundle back with a key of its own.
     let mut program = live
         .command("python3")
         .args([
@@ -84,7 +84,7 @@ fn a_bundle_that_was_read_before_is_merged_after() {
 }
 
 #[test]
-fn readers_do_not_notice_that_servers_are_killed() {
+fn readers_do_not_notice_killed_servers() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
@@ -105,7 +105,7 @@ fn readers_do_not_notice_that_servers_are_killed() {
         for _ in 0..20 {
             let before = reads.load(Ordering::Relaxed);
             kill_server(&live);
-            wait_until("they read on", || {
+            wait_until("the readers go on", || {
                 reads.load(Ordering::Relaxed) > before + 20
             });
         }
@@ -118,7 +118,7 @@ fn readers_do_not_notice_that_servers_are_killed() {
 }
 
 #[test]
-fn keeper_and_server_are_killed_in_turn_and_the_mount_stays() {
+fn the_mount_survives_a_hundred_kills_of_keeper_and_server_in_turn() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
@@ -133,9 +133,9 @@ fn keeper_and_server_are_killed_in_turn_and_the_mount_stays() {
     open.read_to_string(&mut text).unwrap();
     assert_eq!(text, "value");
     drop(open);
-    // The last keeper unmounts as the first would have.
+    // The last keeper unmounts like the first.
     signal("TERM", live.keeper_pid());
-    wait_until("it is unmounted", || !is_mounted(&live.path("")));
+    wait_until("the mount is unmounted", || !is_mounted(&live.path("")));
 }
 
 fn with_ten_thousand() -> Live {
@@ -153,9 +153,9 @@ fn with_ten_thousand() -> Live {
     })
 }
 
-/// The kernel is told of changes while readers hold the folder and wait for the next server.
+/// Servers send notifications while readers hold the folder's lock and wait for the next server.
 #[test]
-fn ls_beside_changes_and_kills_shows_every_name_once() {
+fn ls_shows_every_name_once_while_values_change_and_servers_are_killed() {
     let _alone = alone();
     let live = with_ten_thousand();
     let list = "until [ -e $HOME/stop ]; do ls -f secrets | grep -c ^K; done | sort -u";
@@ -173,7 +173,7 @@ fn ls_beside_changes_and_kills_shows_every_name_once() {
 }
 
 #[test]
-fn tail_follows_the_events_beyond_a_server() {
+fn tail_keeps_following_the_events_after_a_server_is_killed() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/BEFORE", "v");
@@ -187,21 +187,21 @@ fn tail_follows_the_events_beyond_a_server() {
     for (turn, name) in ["ONE", "TWO"].iter().enumerate() {
         kill_server(&live);
         live.write(&format!("secrets/{name}"), "v");
-        wait_until("it is told", || {
-            let told = fs::read_to_string(&followed).unwrap();
-            told.contains(&format!("\"{name}\""))
-                && told.matches("server_restarted").count() == turn + 1
+        wait_until("tail shows the event", || {
+            let shown = fs::read_to_string(&followed).unwrap();
+            shown.contains(&format!("\"{name}\""))
+                && shown.matches("server_restarted").count() == turn + 1
         });
     }
-    let told = fs::read_to_string(&followed).unwrap();
-    assert_eq!(told, live.read("events"));
-    assert_eq!(told.matches("BEFORE").count(), 1);
+    let shown = fs::read_to_string(&followed).unwrap();
+    assert_eq!(shown, live.read("events"));
+    assert_eq!(shown.matches("BEFORE").count(), 1);
     tail.kill().unwrap();
     tail.wait().unwrap();
 }
 
 #[test]
-fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
+fn a_listing_over_killed_servers_has_no_missing_or_doubled_name() {
     let _alone = alone();
     let live = with_ten_thousand();
     let mut names = fs::read_dir(live.path("secrets")).unwrap();
@@ -223,20 +223,20 @@ fn a_listing_goes_on_without_a_missing_or_a_doubled_name() {
 }
 
 #[test]
-fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
+fn without_resend_requests_in_flight_fail_and_the_mount_stays() {
     let _alone = alone();
     let live = Live::start_with(Setup {
         env: vec![("SIMPLETUNER_LIVE_NO_RESEND", "1")],
         files: vec![(
             ".simpletuner/live.yaml",
-            // Nobody listens there and nobody refuses: whoever asks waits.
+            // No host answers or refuses at this address (RFC 5737), so a request to it waits.
             "vault_url: http://192.0.2.1:8200\nvault_token: t\ntimeout: {connect: 60, total: 60}\n",
         )],
         ..Setup::default()
     });
     live.write("secrets/A", "value");
     let mut reader = spawn(&live, "cat secrets/FAR");
-    wait_until("it waits", || {
+    wait_until("the reader waits", || {
         let children = format!("/proc/{0}/task/{0}/children", reader.id());
         let cat = fs::read_to_string(children).unwrap_or_default();
         let pid = if cat.is_empty() {
@@ -248,15 +248,15 @@ fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
     });
     let before = live.json("status")["server_pid"].as_u64().unwrap() as u32;
     signal("KILL", before);
-    wait_until("another one is there", || {
-        // This question may itself be on its way to the server that ends.
+    wait_until("another server answers", || {
+        // This read may itself be in flight when the server ends.
         let Ok(status) = fs::read(live.path("status")) else {
             return false;
         };
         let status: Value = serde_json::from_slice(&status).unwrap();
         is_another_one(status["server_pid"].as_u64().unwrap() as u32, before)
     });
-    wait_until("it is told", || reader.try_wait().unwrap().is_some());
+    wait_until("the reader ends", || reader.try_wait().unwrap().is_some());
     let output = reader.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -267,7 +267,7 @@ fn without_resend_what_was_in_flight_ends_with_an_error_and_the_mount_stays() {
 }
 
 #[test]
-fn two_mounts_are_kept_apart() {
+fn two_mounts_do_not_mix_when_their_processes_are_killed() {
     let _alone = alone();
     let (one, other) = (Live::start(), Live::start());
     one.write("secrets/A", "one");
@@ -282,7 +282,7 @@ fn two_mounts_are_kept_apart() {
 }
 
 #[test]
-fn an_ordinary_users_mount_outlives_its_processes_too() {
+fn an_ordinary_users_mount_survives_killed_processes_too() {
     let _alone = alone();
     if !is_root() {
         return;

@@ -1,4 +1,4 @@
-//! The mount outlives its processes: whichever of them is killed, hangs or is changed, nobody who uses it notices.
+//! The mount survives its processes: programs that use it do not notice when one is killed, hangs or is upgraded.
 
 mod faults;
 mod kills;
@@ -20,7 +20,7 @@ use serde_json::Value;
 use support::home::{Home, is_mounted, is_root, signal};
 use support::{Live, Setup, alone, wait_until, waits_for_the_mount};
 
-/// Kills the server, and comes back when another one answers.
+/// Kills the server, and returns once another one answers.
 fn kill_server(live: &Live) {
     kill_part(live, "server_pid");
 }
@@ -33,7 +33,7 @@ fn kill_part(live: &Live, part: &str) {
     let pid = |status: &Value| status[part].as_u64().unwrap() as u32;
     let before = pid(&live.json("status"));
     signal("KILL", before);
-    wait_until("another one is there", || {
+    wait_until("another process is there", || {
         is_another_one(pid(&live.json("status")), before)
     });
 }
@@ -42,12 +42,12 @@ fn is_another_one(now: u32, before: u32) -> bool {
     now != before && Path::new(&format!("/proc/{now}")).exists()
 }
 
-/// A shell that works in the mount by itself.
+/// A shell whose working folder is the mount.
 fn spawn(live: &Live, script: &str) -> Child {
     begin(live.command("bash"), script)
 }
 
-/// A shell that is told where the mount is: it can be started while nobody answers there.
+/// A shell outside the mount, which finds the mount's path in LIVE. It can be started while no server answers.
 fn spawn_outside(live: &Live, script: &str) -> Child {
     let mut command = live.command("bash");
     command
@@ -65,7 +65,7 @@ fn begin(mut shell: Command, script: &str) -> Child {
         .unwrap()
 }
 
-/// What it printed; it must have gone well, and not hang.
+/// Waits for the program, which must succeed without a message, and returns what it printed.
 #[track_caller]
 fn done(mut child: Child) -> String {
     wait_until("the program ends", || child.try_wait().unwrap().is_some());

@@ -1,12 +1,12 @@
-//! Under a service manager, which keeps the mount.
+//! Under a service manager, which stores the mount.
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdin, ChildStdout};
 
 use super::*;
 
-/// A service manager by the book (sd_notify(3), sd_listen_fds(3)): told `start`, it starts the program with what it keeps;
-/// of each message it prints what it knows then.
+/// A service manager as sd_notify(3) and sd_listen_fds(3) describe it. For each line of input it starts the program with
+/// the stored descriptors; after each message it prints the program's state.
 const MANAGER: &str = r#"
 import fcntl, json, os, select, socket, sys
 path = os.environ['HOME'] + '/notify'
@@ -75,11 +75,14 @@ impl Manager {
         writeln!(self.orders, "start").unwrap();
     }
 
-    /// What it knows once that is so.
+    /// Waits for a state with this property, and returns it.
     fn until(&mut self, is_so: impl Fn(&Value) -> bool) -> Value {
         loop {
             let mut line = String::new();
-            assert!(self.says.read_line(&mut line).unwrap() > 0, "it ended");
+            assert!(
+                self.says.read_line(&mut line).unwrap() > 0,
+                "the manager ended"
+            );
             let known = serde_json::from_str(&line).unwrap();
             if is_so(&known) {
                 return known;
@@ -96,7 +99,7 @@ impl Drop for Manager {
 }
 
 #[test]
-fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
+fn with_a_service_manager_the_mount_survives_when_both_processes_are_killed_at_once() {
     let _alone = alone();
     let home = Home::new();
     let mut manager = Manager::of(&home);
@@ -116,7 +119,8 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
     let mut old_writer = File::create(home.live("secrets/A")).unwrap();
 
     for _ in 0..3 {
-        // Begun before: while nobody answers, no process that has files of the mount open can start another one.
+        // Started before the kill: without a server, a process that has files of the mount open to write cannot start
+        // another process.
         let mut reader = home.command("bash");
         let mut reader = reader
             .args(["-c", "read; exec cat \"$0\""])
@@ -128,14 +132,14 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
             .unwrap();
         home.kill(&home.live(""));
         reader.stdin.take().unwrap().write_all(b"\n").unwrap();
-        wait_until("it waits", || waits_for_the_mount(reader.id()));
+        wait_until("the reader waits", || waits_for_the_mount(reader.id()));
         manager.start();
         assert_eq!(done(reader), "value");
         assert_eq!((mount().dev(), mount().ino()), (device, folder));
         let known = manager.until(|known| known["READY"] == "1");
         assert_eq!(known["store"].as_array().unwrap().len(), 2);
     }
-    // What was open has been forgotten, and is not taken for something else.
+    // The new server does not know the old handles, and does not confuse them with new ones.
     let mut text = String::new();
     assert!((&old_reader).read_to_string(&mut text).is_err() || text == "value");
     assert!(old_writer.write_all(b"lost").is_err());
@@ -144,7 +148,7 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
     assert_eq!(fs::read_to_string(home.live("secrets/A")).unwrap(), "value");
     assert_eq!(fs::read_to_string(home.live("secrets/B")).unwrap(), "other");
 
-    // Whichever process is left speaks for the service.
+    // The new keeper becomes the main process.
     let keeper = status()["keeper_pid"].as_u64().unwrap();
     signal("KILL", keeper as u32);
     let known = manager.until(|known| known["MAINPID"].as_str() != Some(&keeper.to_string()));
@@ -152,11 +156,11 @@ fn with_a_service_manager_the_mount_outlives_both_processes_at_once() {
     signal("TERM", main);
     let known = manager.until(|known| known["store"].as_array().unwrap().is_empty());
     assert_eq!(known["STOPPING"], "1");
-    wait_until("it is unmounted", || !is_mounted(&home.live("")));
+    wait_until("the mount is unmounted", || !is_mounted(&home.live("")));
 }
 
 #[test]
-fn the_unit_is_sound_for_a_user_and_for_the_machine() {
+fn systemd_accepts_the_unit_for_a_user_and_for_the_machine() {
     let home = Home::new();
     let verify = |scope: &str, args: &[&str]| {
         let mut print = vec!["install-service", "--print"];
@@ -171,7 +175,7 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
             .unwrap();
         let said = String::from_utf8_lossy(&verified.stderr).into_owned();
         assert!(verified.status.success(), "{unit}\n{said}");
-        // Warnings do not fail it; those of other units are not ours.
+        // `verify` succeeds despite warnings. Those about other units do not matter.
         assert!(!said.contains("simpletuner-live.service"), "{unit}\n{said}");
         unit
     };
@@ -183,7 +187,7 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
         &["--system", "--user", "daemon", "--allow-root"],
     );
     assert!(other.contains("\nUser=daemon\n"), "{other}");
-    // What would hide the mount from all others.
+    // Options that would hide the mount from all other processes.
     for option in [
         "Protect",
         "Private",
@@ -200,7 +204,7 @@ fn the_unit_is_sound_for_a_user_and_for_the_machine() {
 }
 
 #[test]
-fn a_unit_is_written_once_and_not_over_what_somebody_changed() {
+fn install_service_does_not_overwrite_a_changed_unit_without_force() {
     let home = Home::new();
     let path = home.run(&["install-service"]).done();
     assert!(

@@ -1,8 +1,8 @@
-//! A running mount goes on with another program.
+//! Upgrades of a running mount to another program.
 
 use super::*;
 
-/// A home with a program of its own that a mount runs.
+/// A home with its own copy of the program, which a mount runs.
 struct Installed(Home);
 
 impl Installed {
@@ -20,7 +20,7 @@ impl Installed {
         support::home::ran(self.0.command(program.to_str().unwrap()).args(args))
     }
 
-    /// As package managers do it: another file under the same name.
+    /// Replaces the program like a package manager: by a new file under the same name.
     fn replace(&self, by: &[u8]) {
         let new = self.0.path("bin/new");
         fs::write(&new, by).unwrap();
@@ -53,7 +53,7 @@ impl Drop for Installed {
 }
 
 #[test]
-fn an_upgrade_changes_both_processes_and_reaches_nobody() {
+fn an_upgrade_replaces_both_processes_and_no_user_of_the_mount_notices() {
     let _alone = alone();
     let home = Installed::new();
     let secret = home.0.live("secrets/A");
@@ -79,11 +79,11 @@ fn an_upgrade_changes_both_processes_and_reaches_nobody() {
             let before = home.program_of("server_pid");
             home.replace(&binary);
             assert_ne!(home.installed(), before);
-            // A crash is no upgrade.
+            // After a crash, the next server runs the old program.
             if turn == 2 {
                 let server = home.status()["server_pid"].as_u64().unwrap();
                 signal("KILL", server as u32);
-                wait_until("another one answers", || {
+                wait_until("another server answers", || {
                     home.status()["server_pid"] != server
                 });
                 assert_eq!(home.program_of("server_pid"), before);
@@ -109,17 +109,17 @@ fn an_upgrade_changes_both_processes_and_reaches_nobody() {
         "half whole"
     );
     assert_eq!(fs::metadata(&secret).unwrap().ino(), number);
-    // The new ones outlive each other, too.
+    // The new processes replace each other, too.
     for part in ["keeper_pid", "server_pid", "keeper_pid"] {
         let pid = home.status()[part].as_u64().unwrap();
         signal("KILL", pid as u32);
-        wait_until("another one is there", || home.status()[part] != pid);
+        wait_until("another process is there", || home.status()[part] != pid);
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "value");
 }
 
 #[test]
-fn a_program_that_does_not_start_leaves_the_old_one() {
+fn an_upgrade_to_a_program_that_does_not_start_keeps_the_old_one() {
     let _alone = alone();
     let home = Installed::new();
     fs::write(home.0.live("secrets/A"), "value").unwrap();
@@ -138,7 +138,7 @@ fn a_program_that_does_not_start_leaves_the_old_one() {
             "value"
         );
     };
-    // One that knows another way of handing over refuses its arguments like this.
+    // A program with another handover format refuses its arguments like this.
     home.replace(b"#!/bin/sh\nexit 2\n");
     upgrade("exit code 2");
     home.replace(b"no program at all");
@@ -147,22 +147,22 @@ fn a_program_that_does_not_start_leaves_the_old_one() {
     upgrade("No such file");
     home.0.sh("mkfifo bin/simpletuner-live");
     upgrade("Permission denied");
-    // A good one, with settings that are not.
+    // A good program, with malformed settings.
     home.replace(&fs::read(support::home::BINARY).unwrap());
     home.0.write(".simpletuner/live.yaml", "file_path: [\n");
-    upgrade_with_settings_that_are_malformed(&home);
+    upgrade_with_malformed_settings(&home);
     assert_eq!(pids(&home.status()), before);
     fs::remove_file(home.0.path(".simpletuner/live.yaml")).unwrap();
     home.run(&["upgrade"]).done();
     assert_ne!(pids(&home.status()), before);
 }
 
-fn upgrade_with_settings_that_are_malformed(home: &Installed) {
-    // The command itself reads them, too; the keeper can be asked without it.
+fn upgrade_with_malformed_settings(home: &Installed) {
+    // The command `upgrade` would fail on these settings by itself, so the test signals the keeper.
     let keeper = home.status()["keeper_pid"].as_u64().unwrap();
     let number = home.status()["upgrade"]["number"].as_u64().unwrap();
     signal("USR1", keeper as u32);
-    wait_until("it was tried", || {
+    wait_until("the upgrade was tried", || {
         home.status()["upgrade"]["number"] == number + 1
     });
     let error = home.status()["upgrade"]["error"].clone();
@@ -170,7 +170,7 @@ fn upgrade_with_settings_that_are_malformed(home: &Installed) {
 }
 
 #[test]
-fn where_the_kernel_cannot_send_again_an_upgrade_is_refused_unless_forced() {
+fn without_resend_an_upgrade_is_refused_unless_forced() {
     let _alone = alone();
     let home = Home::new();
     let mut mount = home.command(support::home::BINARY);

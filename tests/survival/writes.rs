@@ -1,8 +1,8 @@
-//! What was acknowledged is there, whoever is killed.
+//! Acknowledged writes survive kills of keeper and server.
 
 use super::*;
 
-/// Numbers that are different each time, and told when a test fails.
+/// Random numbers. The seed is printed, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -27,7 +27,7 @@ impl Dice {
 }
 
 #[test]
-fn two_hundred_writers_lose_nothing_that_was_acknowledged() {
+fn two_hundred_writers_lose_no_acknowledged_write_under_kills() {
     let _alone = alone();
     let live = Live::start();
     let mut dice = Dice::new();
@@ -37,7 +37,7 @@ fn two_hundred_writers_lose_nothing_that_was_acknowledged() {
         let write = |n: usize| {
             let mut i = 0;
             while !ended.load(Ordering::Relaxed) {
-                // A shell that looks at no error of close, and lives for one write.
+                // A shell ignores the result of close, and exits after one write.
                 i += 1;
                 let script = format!("echo {n}-{i} > secrets/K{n}");
                 assert_eq!(done(spawn(&live, &script)), "");
@@ -72,18 +72,18 @@ fn two_hundred_writers_lose_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn what_shells_were_told_is_written_is_there_whoever_is_killed() {
+fn shells_lose_no_acknowledged_write_when_keeper_and_server_are_killed() {
     let _alone = alone();
     let live = Live::start();
-    // Each key is one shell's, which writes it again and again, and notes what it wrote last.
-    let notes = tempfile::tempdir_in("/dev/shm").unwrap();
+    // Each shell writes its own key again and again, and records the last value that it wrote.
+    let records = tempfile::tempdir_in("/dev/shm").unwrap();
     let shells: Vec<Child> = (0..20)
         .map(|n| {
-            let noted = notes.path().join(n.to_string());
+            let recorded = records.path().join(n.to_string());
             let script = format!(
                 "for i in {{1..60}}; do echo {n}-$i > secrets/K{n} && echo $i > {}; \
                  [ \"$(<secrets/K{n})\" = {n}-$i ] || echo \"$i: $(<secrets/K{n})\" >&2; done",
-                noted.display()
+                recorded.display()
             );
             spawn(&live, &script)
         })
@@ -102,14 +102,14 @@ fn what_shells_were_told_is_written_is_there_whoever_is_killed() {
         assert_eq!(done(shell), "");
     }
     for n in 0..20 {
-        let noted = fs::read_to_string(notes.path().join(n.to_string())).unwrap();
-        assert_eq!(noted, "60\n");
+        let recorded = fs::read_to_string(records.path().join(n.to_string())).unwrap();
+        assert_eq!(recorded, "60\n");
         assert_eq!(live.read(&format!("secrets/K{n}")), format!("{n}-60\n"));
     }
 }
 
 #[test]
-fn moves_and_removals_under_kills_are_done_once() {
+fn moves_and_removals_happen_once_while_servers_are_killed() {
     let _alone = alone();
     let live = Live::start();
     let shell = spawn(

@@ -1,4 +1,4 @@
-//! How a keeper begins: it mounts, or takes over a mount that was kept, and has a server begin.
+//! How a keeper begins: it mounts, or restores a mount that the service manager kept, and starts the first server.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
 
-use super::{Keeper, begin_to_serve};
+use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
-use crate::fuse::vitals::{Vitals, Word};
-use crate::mount::handover::{Brief, Held, Text};
-use crate::mount::process::{Signals, set_up};
+use crate::mount::handover::{HandoverState, OsBytes, SharedFds};
+use crate::mount::setup::{Signals, set_up};
 use crate::mount::state::{MountState, is_mounted, resolve, state};
 use crate::mount::unmount::detach;
 use crate::mount::{device, prepare, service};
+use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
 
-/// All until the mount answers. `None`: it is mounted already.
+/// Mounts and waits until the first server answers. `None`: a mount that answers is there already.
 pub(super) fn begin(
     settings: &Settings,
     arguments: &[OsString],
@@ -27,27 +27,28 @@ pub(super) fn begin(
     let log_file = in_background.then(|| settings.log_file.clone());
     set_up(log_file.clone())?;
     let mount_point = resolve(&settings.mount_point);
-    let revived = service::revived().filter(|revived| {
-        revived.mount_point == mount_point
+    let restored = service::restored().filter(|restored| {
+        restored.mount_point == mount_point
             && is_mounted(&mount_point)
-            && device::is_connected(&revived.device)
+            && device::is_connected(&restored.device)
     });
-    if revived.is_none() && !clear(&mount_point)? {
+    if restored.is_none() && !clear(&mount_point)? {
         return Ok(None);
     }
-    // Before the mount, so that one that comes meanwhile is not lost.
+    // Set up before the mount, so that no signal is lost meanwhile.
     let signals = Signals::new()?;
-    let (vitals, vitals_file) = Vitals::new()?;
+    let (heartbeat, heartbeat_file) = HeartbeatPage::new()?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
-    let (device, init, numbers_from) = match revived {
-        Some(revived) => {
+    let (device, init, numbers_from) = match restored {
+        Some(restored) => {
             tracing::info!("going on with the mount at {}", mount_point.display());
-            vitals.set(Word::Initialized, 1);
-            // Above all that the kernel can remember of the processes that have ended.
+            heartbeat.set(Slot::Initialized, 1);
+            // The kernel may remember inode numbers and handles of the processes that ended. A random start keeps the
+            // new ones apart from them.
             let mut from = [0; 8];
             random(&mut from[2..6])?;
-            (revived.device, revived.init, u64::from_le_bytes(from))
+            (restored.device, restored.init, u64::from_le_bytes(from))
         }
         None => {
             prepare(&mount_point)?;
@@ -56,19 +57,19 @@ pub(super) fn begin(
             (device, init, 0)
         }
     };
-    let held = Held {
+    let shared = SharedFds {
         device,
-        vitals: vitals_file,
-        ledger: [memory()?, memory()?],
-        program: program(Path::new("/proc/self/exe"))?,
+        heartbeat: heartbeat_file,
+        journal: [journal_file()?, journal_file()?],
+        program: open_program(Path::new("/proc/self/exe"))?,
         key: SealingKey::random()?,
     };
-    let own = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
-    let brief = Brief {
-        mount_point: Text::from(&mount_point),
-        program: Text::from(own),
-        arguments: arguments.iter().map(Text::from).collect(),
-        log_file: log_file.map(Text::from),
+    let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
+    let state = HandoverState {
+        mount_point: OsBytes::from(&mount_point),
+        program: OsBytes::from(program),
+        arguments: arguments.iter().map(OsBytes::from).collect(),
+        log_file: log_file.map(OsBytes::from),
         fingerprints,
         init,
         numbers_from,
@@ -76,10 +77,10 @@ pub(super) fn begin(
         server: 0,
         restarts: Vec::new(),
         upgrade: None,
-        patience: beats(settings.timeout.server),
+        server_timeout: whole_seconds(settings.timeout.server),
     };
-    let begun = begin_to_serve(&brief, &held).and_then(|server| {
-        let mut keeper = Keeper::new(brief, held, vitals, server, signals);
+    let begun = start_serving(&state, &shared).and_then(|server| {
+        let mut keeper = Keeper::new(state, shared, heartbeat, server, signals);
         keeper.wait_until_ready()?;
         Ok(keeper)
     });
@@ -89,9 +90,9 @@ pub(super) fn begin(
     begun.map(Some)
 }
 
-/// How many beats of a second a server may be silent for: at least one, for it cannot beat oftener.
-fn beats(patience: Duration) -> u64 {
-    (patience.as_secs() + u64::from(patience.subsec_nanos() > 0)).max(1)
+/// The timeout in seconds, rounded up and at least one: the keeper checks the heartbeat once a second.
+fn whole_seconds(timeout: Duration) -> u64 {
+    (timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)).max(1)
 }
 
 fn random(bytes: &mut [u8]) -> Result<()> {
@@ -99,7 +100,7 @@ fn random(bytes: &mut [u8]) -> Result<()> {
         .map_err(|e| Error::io("random numbers", std::io::Error::other(e.to_string())))
 }
 
-/// Whether the mount point is free; a dead mount of ours is cleaned up.
+/// Returns whether the mount point is free; unmounts a dead mount of ours.
 fn clear(mount_point: &Path) -> Result<bool> {
     match state(mount_point)? {
         MountState::NotMounted => {}
@@ -112,7 +113,10 @@ fn clear(mount_point: &Path) -> Result<bool> {
             detach(mount_point)?;
         }
         MountState::OfAnother { uid } => {
-            return Err(Error::Settings(super::super::of_another(mount_point, uid)));
+            return Err(Error::Settings(crate::mount::belongs_to_another(
+                mount_point,
+                uid,
+            )));
         }
         MountState::Foreign { fstype } => {
             let dir = mount_point.display();
@@ -124,14 +128,14 @@ fn clear(mount_point: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn memory() -> Result<OwnedFd> {
-    rustix::fs::memfd_create("simpletuner-live ledger", MemfdFlags::CLOEXEC)
-        .map_err(|e| Error::io("memory to share", e))
+fn journal_file() -> Result<OwnedFd> {
+    rustix::fs::memfd_create("simpletuner-live journal", MemfdFlags::CLOEXEC)
+        .map_err(|e| Error::io("memory for the journal", e))
 }
 
-pub(super) fn program(path: &Path) -> Result<OwnedFd> {
+pub(super) fn open_program(path: &Path) -> Result<OwnedFd> {
     let failed = |e| Error::io(path.display().to_string(), e);
-    // A named pipe in its place would hold the keeper up, which nobody replaces then.
+    // Without O_NONBLOCK a named pipe at this path would block the keeper, and no process replaces a blocked keeper.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let program = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
     let mode = rustix::fs::fstat(&program).map_err(failed)?.st_mode;
@@ -146,8 +150,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patience_of_less_than_a_beat_is_one_beat() {
-        let beats = |seconds| beats(Duration::from_secs_f64(seconds));
-        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(beats), [1, 1, 1, 2, 10]);
+    fn a_server_timeout_is_rounded_up_to_whole_seconds() {
+        let whole = |seconds| whole_seconds(Duration::from_secs_f64(seconds));
+        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(whole), [1, 1, 1, 2, 10]);
     }
 }

@@ -1,5 +1,5 @@
-//! How a running mount changes to another program: the new server prepares itself while the old one serves, takes its
-//! place, and then the keeper follows. Until then the old one can go on.
+//! How a running mount changes to another program: the new server prepares while the old one serves, the keeper then
+//! replaces the old server, and at last itself. Until the new server is ready, the keeper can go back to the old program.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -7,33 +7,35 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::begin::program;
-use super::{ENDS_WITHIN, Keeper};
+use super::begin::open_program;
+use super::{Keeper, SHUTDOWN_TIMEOUT};
 use crate::live::Upgrade;
-use crate::mount::handover::{Channel, First, GIVES_WAY_WITHIN, ToKeeper, ToServer};
-use crate::mount::supervised::{Server, timespec};
+use crate::mount::channel::Channel;
+use crate::mount::handover::{Hello, QUIESCE_TIMEOUT, ToKeeper, ToServer};
+use crate::mount::poll::is_ready;
+use crate::mount::server_process::ServerProcess;
 use crate::provider::rfc3339;
 
-/// How long the server of a new program may take to get ready.
-const PREPARES_WITHIN: Duration = Duration::from_secs(30);
+/// How long the new program's server may take to prepare.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How far an upgrade is.
+/// The progress of an upgrade.
 pub(super) enum Upgrading {
-    /// The new program prepares itself, while the old one serves.
+    /// The new program's server prepares, while the old one serves.
     Preparing {
-        next: Server,
+        next: ServerProcess,
         program: OwnedFd,
         since: Instant,
     },
-    /// It is about to answer; if it does not, there is still the old one.
+    /// The new program's server begins to serve. If it fails, the keeper starts the former program again.
     Beginning { former: OwnedFd },
 }
 
 impl Upgrading {
-    /// Gives up on a program that does not get ready.
-    pub(super) fn feel(&mut self) {
+    /// Kills a new server that takes too long to prepare.
+    pub(super) fn check(&mut self) {
         if let Self::Preparing { next, since, .. } = self
-            && since.elapsed() > PREPARES_WITHIN
+            && since.elapsed() > PREPARE_TIMEOUT
         {
             next.kill("it did not get ready");
         }
@@ -41,16 +43,16 @@ impl Upgrading {
 }
 
 impl Keeper {
-    /// Starts the program that now lies where this one lay; it prepares itself while the old one serves on.
+    /// Starts the server of the program that is now at the mounted program's path.
     pub(super) fn begin_upgrade(&mut self) {
         if self.upgrade.is_some() {
             return;
         }
-        let path = PathBuf::from(self.brief.program.to_os());
+        let path = PathBuf::from(self.state.program.to_os());
         tracing::info!("upgrading to {}", path.display());
-        let started = program(&path).and_then(|program| {
-            let held = self.held.with_program(program)?;
-            Ok((Server::start(&self.brief, &held)?, held.program))
+        let started = open_program(&path).and_then(|program| {
+            let shared = self.shared.with_program(program)?;
+            Ok((ServerProcess::start(&self.state, &shared)?, shared.program))
         });
         match started {
             Ok((next, program)) => {
@@ -61,76 +63,75 @@ impl Keeper {
                     since,
                 });
             }
-            Err(error) => self.upgraded(Some(error.to_string())),
+            Err(error) => self.finish_upgrade(Some(error.to_string())),
         }
     }
 
-    /// What the old one has only in memory, it writes down.
-    pub(super) fn have_it_give_way(&mut self) {
-        if self.server.channel.send(&ToServer::GiveWay).is_err() {
+    /// Has the old server write down what it has only in memory.
+    fn quiesce_server(&mut self) {
+        if self.server.channel.send(&ToServer::Quiesce).is_err() {
             return;
         }
-        let until = Instant::now() + GIVES_WAY_WITHIN;
+        let until = Instant::now() + QUIESCE_TIMEOUT;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let mut ends = [
+            let mut fds = [
                 PollFd::new(&self.server.channel, PollFlags::IN),
-                PollFd::new(&self.server.end, PollFlags::IN),
+                PollFd::new(&self.server.exit_fd, PollFlags::IN),
             ];
-            if !matches!(
-                rustix::event::poll(&mut ends, Some(&timespec(left))),
-                Ok(1..)
-            ) {
+            if !is_ready(&mut fds, left) {
                 return;
             }
             match self.server.channel.receive() {
-                Ok(Some(ToKeeper::GaveWay)) | Ok(None) | Err(_) => return,
-                Ok(Some(ToKeeper::Unmount)) => self.asked_to_end = true,
+                Ok(Some(ToKeeper::Quiesced)) | Ok(None) | Err(_) => return,
+                Ok(Some(ToKeeper::Unmount)) => self.unmount_requested = true,
                 Ok(Some(_)) => {}
             }
         }
     }
 
-    /// The new program's server in the place of the old one's. What that is at is sent again by the kernel.
-    pub(super) fn take_over(&mut self) {
+    /// Replaces the old server by the new program's. The kernel then resends the requests that the old one worked on.
+    pub(super) fn switch_servers(&mut self) {
         let Some(Upgrading::Preparing { next, program, .. }) = self.upgrade.take() else {
             return;
         };
-        self.have_it_give_way();
+        self.quiesce_server();
         self.server.kill("upgrade");
-        self.server.has_ended(ENDS_WITHIN);
-        self.remember("upgrade".into());
+        self.server.wait_for_exit(SHUTDOWN_TIMEOUT);
+        self.record_restart("upgrade".into());
         let _ = next
             .channel
-            .send(&ToServer::Begin(self.brief.restarts.clone()));
-        let former = std::mem::replace(&mut self.held.program, program);
+            .send(&ToServer::Begin(self.state.restarts.clone()));
+        let former = std::mem::replace(&mut self.shared.program, program);
         self.upgrade = Some(Upgrading::Beginning { former });
         let mut old = std::mem::replace(&mut self.server, next);
-        let _ = old.how_it_ended();
+        let _ = old.reap();
     }
 
-    /// Tells what became of an upgrade.
-    pub(super) fn upgraded(&mut self, error: Option<String>) {
+    /// Records the outcome of an upgrade, logs it, and sends it to the server.
+    pub(super) fn finish_upgrade(&mut self, error: Option<String>) {
         match &error {
             None => tracing::info!("upgraded"),
-            Some(error) => tracing::error!("the program stays the one that it is: {error}"),
+            Some(error) => {
+                tracing::error!("the upgrade failed, the old program serves on: {error}")
+            }
         }
-        let number = self.brief.upgrade.as_ref().map_or(0, |last| last.number) + 1;
+        let number = self.state.upgrade.as_ref().map_or(0, |last| last.number) + 1;
         let upgrade = Upgrade {
             number,
             at: rfc3339(SystemTime::now()),
             error,
         };
-        self.brief.upgrade = Some(upgrade.clone());
+        self.state.upgrade = Some(upgrade.clone());
         let _ = self.server.channel.send(&ToServer::Upgraded(upgrade));
     }
 
-    /// This process goes on as the new program.
-    pub(super) fn become_new(&mut self) {
-        self.brief.server = self.server.pid.as_raw_nonzero().get() as u32;
-        let first = First::Keep(self.brief.clone());
+    /// Replaces this keeper by the new program's, in the same process.
+    pub(super) fn exec_new_program(&mut self) {
+        self.state.server = self.server.raw_pid();
+        let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
-        let error = Channel::become_part(&self.held, &self.brief, "keeper", &first, channel);
-        tracing::error!("the keeper stays the one that it is: {error}");
+        let error = Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
+        tracing::error!("the keeper goes on with the old program: {error}");
     }
 }

@@ -1,4 +1,5 @@
-//! A tree that is mounted by the process which built it, for a chain of one's own. Knows no settings and no signals.
+//! Mounts a tree in the process that built it, for programs with providers of their own. Knows no settings and no
+//! signals.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,15 @@ use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
 use crate::live::Tree;
 
-/// A mounted tree; it is unmounted when this is dropped, after what was closed is written.
+/// A mounted tree. Dropping it unmounts, and waits until every closed write is on disk.
 pub struct MountedTree {
     session: Option<BackgroundSession>,
     mount_point: PathBuf,
     drain: Drain,
 }
 
-/// Mounts a tree at an empty folder, which is made if it is missing, and serves it on a thread of its own. With
-/// `allow_root` root may use it, too. A thread of this process that used the mount could wait for itself: leave that to
-/// other processes.
+/// Mounts a tree at an empty folder, which is made if it is missing, and serves it on another thread. With `allow_root`,
+/// root may use the mount, too. Only other processes should use it: a thread of this process could wait for itself.
 ///
 /// # Errors
 /// Why it cannot be mounted.
@@ -46,7 +46,7 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Resu
 }
 
 impl MountedTree {
-    /// Where it is.
+    /// The mount point.
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
     }
@@ -55,7 +55,7 @@ impl MountedTree {
 impl Drop for MountedTree {
     fn drop(&mut self) {
         let ends = match detach(&self.mount_point) {
-            // With open files it ends when they are closed, and nobody can say when that is.
+            // With open files, the session ends only when the last one is closed: do not wait for that.
             Ok(in_use) => !in_use,
             Err(error) => {
                 tracing::warn!("{error}");

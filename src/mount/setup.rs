@@ -1,4 +1,4 @@
-//! What both parts of a mount begin with: their log, their signals, and nothing of them to be seen by others.
+//! Process setup, for keeper and server alike: logging, signal pipes, not dumpable, nothing inherited.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::error::{Error, Result};
 
-/// What both parts are called in `/proc`: of the program's name, what the kernel keeps.
+/// The name of both processes in `/proc`: the program's name, cut at the kernel's 15 bytes.
 pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
 
-/// Variables that lead to files. Each may be relative to the folder that the daemon was started in, which it leaves.
+/// Variables that contain paths. A path may be relative to the folder that the daemon was started in, which it leaves.
 const PATH_VARIABLES: [&str; 13] = [
     "VAULT_TOKEN_FILE",
     "VAULT_CACERT",
@@ -29,12 +29,12 @@ const PATH_VARIABLES: [&str; 13] = [
     "SSL_CERT_FILE",
 ];
 
-/// Leaves what a daemon has no business with and would hold for as long as it lives: the descriptors that whoever
-/// started it had open (locks, pipes, files being written), and the folder it was started in. It outlives limits that
-/// would end it. To be called before this process opens anything, or starts a thread.
+/// Detaches a daemon from its caller: it closes the caller's descriptors (locks, pipes, files being written), which it
+/// would otherwise hold for as long as it lives, and changes to `/`. It also raises the file size limit, and ignores the
+/// signal about it. Call this before the process opens anything or starts a thread.
 ///
 /// # Errors
-/// The folder `/` cannot be entered.
+/// The process cannot change to `/`.
 pub fn leave_caller() -> Result<()> {
     close_inherited();
     for name in PATH_VARIABLES {
@@ -45,61 +45,61 @@ pub fn leave_caller() -> Result<()> {
         if let Some(path) = path.filter(is_relative)
             && let Ok(path) = std::path::absolute(path)
         {
-            // SAFETY: this process has one thread yet.
+            // SAFETY: this process has only one thread so far.
             unsafe { std::env::set_var(name, path) };
         }
     }
     std::env::set_current_dir("/").map_err(|e| Error::io("/", e))?;
-    // The memory that the two processes share counts as a file, too.
+    // The limit also applies to the memory that keeper and server share.
     let size = getrlimit(Resource::Fsize);
     let raised = Rlimit {
         current: size.maximum,
         ..size
     };
     let _ = setrlimit(Resource::Fsize, raised);
-    // What is over the limit then makes a write fail, as it should.
-    // SAFETY: a signal that is ignored runs nothing.
+    // A write past the limit then fails with EFBIG instead of killing the process.
+    // SAFETY: an ignored signal runs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     Ok(())
 }
 
-/// Closes all descriptors but the three standard ones, and those that a service manager kept for this process
+/// Closes all descriptors except the three standard ones, and those that a service manager passed to this process
 /// (sd_listen_fds(3)).
 fn close_inherited() {
     const FIRST: u32 = 3;
     let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    let kept = match number("LISTEN_PID") == Some(std::process::id()) {
+    let passed = match number("LISTEN_PID") == Some(std::process::id()) {
         true => number("LISTEN_FDS").unwrap_or(0),
         false => 0,
     };
-    let first = FIRST.saturating_add(kept);
-    // SAFETY: nothing of this process has a descriptor yet.
+    let first = FIRST.saturating_add(passed);
+    // SAFETY: no object of this process owns a descriptor yet.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     if closed == 0 {
         return;
     }
-    // Linux before 5.9, or a sandbox.
+    // close_range(2) is missing before Linux 5.9, and in some sandboxes.
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     let open = open
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for descriptor in open.collect::<Vec<u32>>() {
         if descriptor >= first {
-            // SAFETY: as above; the one that listed them is closed already, which is no harm.
+            // SAFETY: as above. The descriptor of the listing itself is closed already, so closing it again only fails.
             unsafe { libc::close(descriptor as i32) };
         }
     }
 }
 
-/// What both parts begin with; without a log file they stay at the terminal.
+/// Sets up either process. Without a log file it stays at the terminal.
 pub(super) fn set_up(log_file: Option<PathBuf>) -> Result<()> {
-    // It was started by the number of a descriptor, which is no name to be found by.
+    // The program was started through `/proc/self/fd/N`, so the kernel named the process `N`.
     if let Ok(name) = std::ffi::CString::new(PROCESS_NAME) {
         let _ = rustix::thread::set_name(&name);
     }
     match log_file {
         Some(log_file) => {
-            // It fails only for a leader of a group, which has left its terminal already.
+            // This fails only for a group leader, which has left its terminal already.
             let _ = rustix::process::setsid();
             crate::logging::init_daemon(&log_file)?;
         }
@@ -110,17 +110,17 @@ pub(super) fn set_up(log_file: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Has the threads share one heap, which gives back what it does not need: each with a heap of its own, they would keep
-/// megabytes of what a burst of writes has freed (mallopt(3); another C library than glibc does as it likes).
+/// Makes all threads share one heap, and glibc return freed memory to the kernel (mallopt(3)). With a heap for each
+/// thread, the process would keep megabytes after a burst of writes.
 fn keep_heap_small() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, 64 * 1024)] {
-        // SAFETY: it changes what malloc keeps, and nothing that is allocated.
+        // SAFETY: these settings change what malloc keeps, not what is allocated.
         unsafe { libc::mallopt(parameter, value) };
     }
 }
 
-/// What a signal asks for: a byte can be read for each.
+/// Signals as pipes: for each signal, one byte can be read.
 pub(super) struct Signals {
     /// SIGTERM, SIGINT, SIGHUP.
     pub(super) end: OwnedFd,
@@ -150,7 +150,7 @@ fn pipe_of(signals: &[i32]) -> Result<OwnedFd> {
     Ok(read)
 }
 
-/// From here on nobody reads what this prints.
+/// Closes the standard streams: from here on no process reads them.
 pub(super) fn leave_terminal() -> Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())
         .map_err(|e| Error::io("/dev/null", e))?;

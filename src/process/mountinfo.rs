@@ -1,4 +1,4 @@
-//! The table of mounts, `/proc/PID/mountinfo` (proc(5)). Paths in it are bytes: anybody may mount on a name that is not
+//! The table of mounts, `/proc/PID/mountinfo` (proc(5)). Its paths are bytes, because a mount point's name need not be
 //! UTF-8.
 
 use std::ffi::OsString;
@@ -9,36 +9,36 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// Its number, unique on the machine.
+    /// The mount's id, unique on the machine.
     pub(crate) id: u64,
-    /// The filesystem, `MAJOR:MINOR`: the same for all mounts of it.
+    /// The filesystem as `MAJOR:MINOR`; all mounts of one filesystem have the same.
     pub(crate) filesystem: String,
-    /// Where.
+    /// The mount point.
     pub(crate) point: PathBuf,
     /// `fuse`, `ext4`, ...
     pub(crate) fstype: String,
-    /// What was mounted.
+    /// The device or name that was mounted.
     pub(crate) source: OsString,
-    /// Of FUSE: the user whose it is.
+    /// FUSE only: the user that mounted it.
     pub(crate) user: Option<u32>,
 }
 
-/// The mounts that this process sees, the topmost of a place last.
+/// The mounts that this process sees. Where several lie on one mount point, the topmost comes last.
 pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
     fs::read("/proc/self/mountinfo").map(|table| parse(&table))
 }
 
-/// Those that another process sees.
+/// The mounts that another process sees.
 pub(crate) fn of(pid: u32) -> std::io::Result<Vec<Mount>> {
     fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table))
 }
 
-/// The topmost mount at just this place.
+/// The topmost mount whose mount point is exactly `dir`.
 pub(crate) fn at<'a>(mounts: &'a [Mount], dir: &Path) -> Option<&'a Mount> {
     mounts.iter().rfind(|mount| mount.point == dir)
 }
 
-/// Where else the filesystem that is mounted at `dir` is seen: bind mounts of it or of something in it.
+/// All mount points of the filesystem that is mounted at `dir`: `dir` itself, and bind mounts of it or of a part of it.
 pub(crate) fn aliases(dir: &Path) -> Vec<PathBuf> {
     let Ok(mounts) = own() else {
         return Vec::new();
@@ -65,7 +65,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let id = text(fields.next()?).parse().ok()?;
     let (_parent, filesystem) = (fields.next()?, fields.next()?);
     let (_root, point) = (fields.next()?, fields.next()?);
-    // Any number of fields, and then this.
+    // Any number of optional fields ends with a dash.
     fields.find(|field| *field == b"-")?;
     let (fstype, source) = (fields.next()?, fields.next()?);
     let options = fields.next().unwrap_or_default();
@@ -85,7 +85,7 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).into_owned()
 }
 
-/// Spaces, tabs, newlines and backslashes are written as `\040` and so on.
+/// Undoes the kernel's escapes for space, tab, newline and backslash: `\040` and so on.
 fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_topmost_mount_at_a_path_is_found_whatever_others_have_mounted() {
+    fn the_topmost_mount_at_a_path_is_found_among_mounts_with_odd_names() {
         let table = b"22 1 0:20 / / rw - ext4 /dev/vda rw\n\
             30 22 0:40 / /home/a\\040b/live rw,nosuid - tmpfs tmpfs rw\n\
             31 22 0:41 / /home/a\\040b/live rw,nosuid shared:5 - fuse simpletuner-live rw,user_id=1001,group_id=7\n\

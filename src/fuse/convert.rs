@@ -1,0 +1,78 @@
+//! Converts fuser's types into the tree's, and back.
+
+use std::ffi::OsStr;
+use std::time::SystemTime;
+
+use fuser::{FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
+
+use crate::live::{self, Attr, Caller, Opened, Owner};
+
+/// Set in the number of a request that the kernel resends (FUSE_UNIQUE_RESEND, include/uapi/linux/fuse.h).
+const RESENT: u64 = 1 << 63;
+
+/// The caller of a request.
+pub(super) fn caller(request: &Request) -> Caller {
+    let unique = request.unique().0;
+    Caller {
+        uid: request.uid(),
+        tid: request.pid(),
+        request: unique & !RESENT,
+        is_resend: unique & RESENT != 0,
+    }
+}
+
+/// The number under which the kernel expects the answer.
+pub(super) fn unique(caller: &Caller) -> u64 {
+    match caller.is_resend {
+        true => caller.request | RESENT,
+        false => caller.request,
+    }
+}
+
+/// `None`: the name is not UTF-8.
+pub(super) fn utf8(name: &OsStr) -> Option<String> {
+    name.to_str().map(String::from)
+}
+
+pub(super) fn system_time(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+pub(super) fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keeps_pages {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO
+    }
+}
+
+pub(super) fn file_type(kind: live::FileType) -> FileType {
+    match kind {
+        live::FileType::Dir => FileType::Directory,
+        live::FileType::File => FileType::RegularFile,
+    }
+}
+
+/// Attributes with `node` as the inode number.
+pub(super) fn file_attr(owner: Owner, node: u64, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(node),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: attr.mtime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.nlink,
+        uid: owner.uid,
+        gid: owner.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}

@@ -1,0 +1,241 @@
+//! The server's process as the keeper sees it: how it is started, whether it hangs, and how it ended.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use super::channel::Channel;
+use super::handover::{HandoverState, Hello, SharedFds};
+use super::poll::is_ready;
+use crate::error::{Error, Result};
+use crate::process;
+use crate::process::heartbeat::{HeartbeatPage, Slot};
+
+/// Signals that the kernel sends a process for a fault of its own.
+const FAULTS: [i32; 7] = [
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// How long a process's other threads may take to exit after the first.
+const THREADS_EXIT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// The server's process.
+pub(super) struct ServerProcess {
+    pid: Pid,
+    /// Readable once the process has ended with all its threads.
+    pub(super) exit_fd: OwnedFd,
+    /// Readable once any server thread has exited. The process may not be reapable yet: its notify thread can be blocked
+    /// on a directory lock held by a reader that is itself waiting for the next server. `None` before Linux 6.9, and until
+    /// the server is ready.
+    pub(super) thread_exit_fd: Option<OwnedFd>,
+    pub(super) channel: Channel,
+    pub(super) is_ready: bool,
+    pub(super) heartbeat: Heartbeat,
+    /// The reason that the server gave, or for which the keeper killed it.
+    pub(super) reason: Option<String>,
+    oom_kills_at_start: Option<u64>,
+}
+
+/// The result of wait(2).
+enum ExitStatus {
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    Unknown(&'static str),
+}
+
+impl ExitStatus {
+    /// From a status as wait(2) gives it.
+    fn from_raw(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited(status >> 8 & 0xff),
+            signal => Self::Killed(signal),
+        }
+    }
+}
+
+/// How a server ended.
+pub(super) struct Exit {
+    pub(super) reason: String,
+    /// A request may be the cause: the server failed by itself, hung, or was killed for lack of memory.
+    pub(super) is_crash: bool,
+}
+
+/// The last heartbeat, and for how many checks it and the request have stayed the same.
+#[derive(Default)]
+pub(super) struct Heartbeat {
+    last_beat: u64,
+    checks_without_beat: u64,
+    last_request: u64,
+    checks_at_request: u64,
+}
+
+impl Heartbeat {
+    /// Checks it, once a second; returns why the server counts as hung, if it does. `timeout` is in checks.
+    pub(super) fn check(&mut self, page: &HeartbeatPage, timeout: u64) -> Option<&'static str> {
+        let (beat, request) = (page.get(Slot::Beats), page.get(Slot::Reading));
+        self.checks_without_beat = if beat == self.last_beat {
+            self.checks_without_beat + 1
+        } else {
+            0
+        };
+        self.checks_at_request = match request {
+            0 => 0,
+            request if request == self.last_request => self.checks_at_request + 1,
+            _ => 0,
+        };
+        (self.last_beat, self.last_request) = (beat, request);
+        match () {
+            () if self.checks_without_beat > timeout => Some("it gave no sign of life"),
+            () if self.checks_at_request > timeout => Some("it was at one request for too long"),
+            () => None,
+        }
+    }
+}
+
+impl ServerProcess {
+    /// Starts a server. It prepares, and then waits for `ToServer::Begin`.
+    pub(super) fn start(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
+        let (child, channel) = Channel::start(shared, state, "server")?;
+        let pid = Pid::from_child(&child);
+        // This fails if the process has ended already; `exit_fd` then shows it.
+        let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
+        Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+    }
+
+    /// Attaches to a server that is serving already. `None`: it has ended, and another process got its exit status.
+    pub(super) fn attach(pid: u32, channel: Channel, page: &HeartbeatPage) -> Option<Self> {
+        let pid = Pid::from_raw(pid as i32)?;
+        let mut server = Self::watch(pid, channel).ok()?;
+        server.mark_ready(page);
+        Some(server)
+    }
+
+    /// Records that the server answers requests from now on.
+    pub(super) fn mark_ready(&mut self, page: &HeartbeatPage) {
+        /// A pidfd of one thread, not of the process (pidfd_open(2)): since Linux 6.9, like resending.
+        const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
+        self.is_ready = true;
+        let thread = i32::try_from(page.get(Slot::Thread)).ok();
+        self.thread_exit_fd = thread
+            .and_then(Pid::from_raw)
+            .and_then(|thread| rustix::process::pidfd_open(thread, PIDFD_THREAD).ok());
+    }
+
+    fn watch(pid: Pid, channel: Channel) -> std::result::Result<Self, Errno> {
+        Ok(Self {
+            pid,
+            exit_fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            thread_exit_fd: None,
+            channel,
+            is_ready: false,
+            heartbeat: Heartbeat::default(),
+            reason: None,
+            oom_kills_at_start: oom_kills(),
+        })
+    }
+
+    pub(super) fn kill(&mut self, why: &str) {
+        self.reason = Some(why.to_owned());
+        let _ = rustix::process::pidfd_send_signal(&self.exit_fd, Signal::KILL);
+    }
+
+    /// Reaps a server that has ended, and returns how it ended.
+    pub(super) fn reap(&mut self) -> Exit {
+        let status = self.wait();
+        let crash = |reason| Exit {
+            reason,
+            is_crash: true,
+        };
+        if let Some(reason) = self.reason.take() {
+            return crash(reason);
+        }
+        match status {
+            ExitStatus::Killed(libc::SIGKILL) if oom_kills() > self.oom_kills_at_start => {
+                crash("SIGKILL (the kernel ran out of memory)".into())
+            }
+            ExitStatus::Killed(signal) => Exit {
+                reason: signal_hook::low_level::signal_name(signal)
+                    .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned),
+                is_crash: FAULTS.contains(&signal),
+            },
+            ExitStatus::Exited(code) => crash(format!("exit code {code}")),
+            ExitStatus::Unknown(why) => Exit {
+                reason: why.into(),
+                is_crash: false,
+            },
+        }
+    }
+
+    fn wait(&self) -> ExitStatus {
+        let until = Instant::now() + THREADS_EXIT_TIMEOUT;
+        loop {
+            match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return ExitStatus::from_raw(status.as_raw()),
+                Ok(None) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) => {
+                    // The kernel still holds a thread, or the machine is busy. `/proc` may show how the first thread
+                    // ended.
+                    let status = process::wait_status(self.raw_pid());
+                    self.reap_in_background();
+                    let unknown = ExitStatus::Unknown("it is ending");
+                    return status.map_or(unknown, ExitStatus::from_raw);
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => {
+                    return ExitStatus::Unknown("it ended, and its parent had ended before");
+                }
+            }
+        }
+    }
+
+    pub(super) fn raw_pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get() as u32
+    }
+
+    /// Keeps the process from staying a zombie.
+    fn reap_in_background(&self) {
+        let pid = self.pid;
+        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        // Without a thread, the zombie stays for as long as the keeper lives.
+        let _ = thread.spawn(move || rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+    }
+
+    /// Waits until the process has ended, apart from threads that the kernel holds; returns whether it has.
+    pub(super) fn wait_for_exit(&self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(&self.exit_fd, PollFlags::IN)];
+            if is_ready(&mut fds, left.min(THREADS_EXIT_TIMEOUT)) || self.first_thread_has_ended() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether the first thread has ended. The kernel may still hold another one, which reads or writes a store that hangs.
+    pub(super) fn first_thread_has_ended(&self) -> bool {
+        process::has_ended(self.raw_pid())
+    }
+}
+
+/// How many processes the kernel has killed for lack of memory (`oom_kill` in `/proc/vmstat`).
+fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
