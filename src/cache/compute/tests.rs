@@ -14,7 +14,7 @@ fn cache() -> TtlCache<u32> {
 
 /// How many callers the key's flight has: those who compute and those who wait.
 fn members(cache: &TtlCache<u32>, key: &str) -> usize {
-    cache.0.lock().flights.members(key)
+    cache.0.lock().flights.participants(key)
 }
 
 /// Until `count` callers are in the key's flight, past the look-up; which of them computes is open.
@@ -155,7 +155,7 @@ async fn a_cancelled_computation_is_taken_over_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiters_that_are_cancelled_hold_up_nobody() {
+async fn cancelled_waiters_delay_no_other() {
     let cache = cache();
     for round in 0..50 {
         let key = format!("key {round}");
@@ -255,7 +255,7 @@ async fn threads_and_tasks_share_a_computation() {
 }
 
 #[test]
-fn what_was_computed_while_its_key_changed_is_not_cached() {
+fn a_value_computed_while_its_key_changed_is_not_cached() {
     type Change = fn(&TtlCache<u32>);
     let changes: [(Change, Option<u32>); 5] = [
         (|cache| assert!(!cache.delete("user:1")), None),
@@ -283,7 +283,7 @@ fn what_was_computed_while_its_key_changed_is_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_after_an_invalidation_does_not_get_what_was_computed_before() {
+async fn a_caller_after_an_invalidation_does_not_get_an_earlier_value() {
     let cache = cache();
     let (finish, finished) = oneshot::channel::<u32>();
     let old = tokio::spawn({
@@ -331,7 +331,7 @@ async fn a_caller_with_another_type_of_error_computes_for_itself() {
 }
 
 #[test]
-fn a_cache_that_keeps_nothing_still_computes_once_for_those_who_wait() {
+fn a_cache_without_entries_still_computes_once_for_all_waiters() {
     let cache = TtlCache::new(CacheOptions {
         default_ttl: Duration::ZERO,
         max_size: 0,
