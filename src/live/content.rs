@@ -217,7 +217,7 @@ impl Tree {
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_by(&writer.actor, name, bytes)?;
-                self.hardware.forget_configured();
+                self.hardware.invalidate_configured();
                 Ok(())
             }
             File::Clear(cache) => {

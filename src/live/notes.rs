@@ -139,7 +139,7 @@ impl Tree {
     /// Notes the prices, which may have been set or reset.
     pub(super) fn note_prices(&self) {
         let mut notes = lock(&self.notes);
-        notes.prices = self.hardware.to_note();
+        notes.prices = self.hardware.save();
         self.append(&Note::Prices(notes.prices.clone()));
     }
 
