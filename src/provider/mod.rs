@@ -2,7 +2,7 @@
 
 pub mod aws;
 pub mod backend;
-mod clock;
+mod timestamp;
 pub mod environment;
 pub mod file;
 mod not_configured;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
-pub use clock::{parse_rfc3339, rfc3339};
+pub use timestamp::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;
