@@ -402,9 +402,9 @@ fn a_token_file_is_read_anew_at_each_fetch() {
     for (bytes, told) in [
         (&b""[..], "holds no token"),
         (b" \n", "holds no token"),
-        (b"hunter2 hunter2", "is no token"),
-        (b"hunter2\nhunter2", "is no token"),
-        ("hunter2ä".as_bytes(), "is no token"),
+        (b"hunter2 hunter2", "does not hold a token"),
+        (b"hunter2\nhunter2", "does not hold a token"),
+        ("hunter2ä".as_bytes(), "does not hold a token"),
         (b"hunter2\xff", "is not text"),
         (&[b'x'; 9000], "is over 8 KiB"),
     ] {
@@ -790,7 +790,7 @@ fn variables_settings_and_the_file_of_a_log_in_lead_to_vault() {
     assert!(said.contains("log in again"), "{said}");
     assert_eq!(get(&[ca, ("VAULT_TOKEN_FILE", "token")]).done(), "v");
     let said = get(&[ca, ("VAULT_TOKEN", "hvs.hunter2-wrong")]).failed();
-    assert!(said.contains("set a good one in VAULT_TOKEN"), "{said}");
+    assert!(said.contains("set a valid one in VAULT_TOKEN"), "{said}");
     let said = get(&[("VAULT_CACERT", "nowhere.pem")]).failed();
     assert!(said.contains("VAULT_CACERT"), "{said}");
     let said = get(&[ca, ("VAULT_ADDR", "vault.example.com:8200")]);

@@ -1,5 +1,5 @@
-//! Whom a client trusts and as whom it shows itself: the system's certificates and those that the options name. Knows
-//! no address.
+//! The certificates that a client trusts (the system's and those in the options), and its own certificate. Knows no
+//! address.
 
 use std::path::{Path, PathBuf};
 
@@ -13,25 +13,25 @@ use super::VaultTls;
 use crate::provider::backend::FetchError;
 use crate::settings::files::{ReadError, read_file};
 
-/// The largest PEM file, in bytes; a system's whole bundle has some 250 KiB.
+/// The largest PEM file, in bytes; a system's bundle has about 250 KiB.
 const MAX_PEM: usize = 4 * 1024 * 1024;
 
-/// The builder with all that the options say. Files are read now.
+/// Applies the options to the builder. Reads the files now.
 ///
 /// # Errors
-/// Which file cannot be read or holds no certificate, and the variable that names it.
+/// Names the file that cannot be read or holds no certificate, and its variable.
 pub(super) fn apply(
     mut builder: ClientBuilder,
     options: &VaultTls,
 ) -> Result<ClientBuilder, FetchError> {
     if options.skip_verify {
         tracing::warn!(
-            "VAULT_SKIP_VERIFY is set: whoever answers at Vault's address is believed to be Vault, and gets the token"
+            "VAULT_SKIP_VERIFY is set: any server at Vault's address is accepted as Vault, and gets the token"
         );
         builder = builder.tls_danger_accept_invalid_certs(true);
     }
     let trusted = match (&options.ca_file, &options.ca_folder) {
-        // In this order, as Vault's own command line has it.
+        // The order of Vault's own command line.
         (Some(file), _) => certificates("VAULT_CACERT", file)?,
         (None, Some(folder)) => certificates_in(folder)?,
         (None, None) => Vec::new(),
@@ -66,7 +66,7 @@ fn certificates(variable: &str, path: &Path) -> Result<Vec<Certificate>, FetchEr
     }
 }
 
-/// The certificates of all files right in the folder; there must be one.
+/// The certificates of all files directly in the folder; at least one file is required.
 fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
     let variable = "VAULT_CAPATH";
     let unreadable =
@@ -92,7 +92,7 @@ fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
 fn identity(cert: &Path, key: &Path) -> Result<Identity, FetchError> {
     let mut pem = read("VAULT_CLIENT_KEY", key)?;
     let cert_pem = read("VAULT_CLIENT_CERT", cert)?;
-    // The room is made at once: a vector that grows leaves copies of the key.
+    // Allocated at full size: a vector that grows leaves copies of the key behind.
     let mut both = Zeroizing::new(Vec::with_capacity(pem.len() + 1 + cert_pem.len()));
     both.append(&mut pem);
     both.push(b'\n');
