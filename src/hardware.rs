@@ -1,5 +1,5 @@
-//! Prices of hardware by id: the defaults, the configured prices that replace them, and overrides. Does not know the files that
-//! set them.
+//! Prices of hardware by id: the defaults, the configured prices that replace them, and overrides. Does not know the
+//! files that set them.
 
 mod configured;
 mod json;
@@ -72,8 +72,8 @@ pub enum Loaded {
     Stale(Option<PriceTable>),
 }
 
-/// The current prices. All state is in the cache: configured prices for the cache's time to live, overrides for ever. So
-/// clearing or invalidating the cache restores the configured prices.
+/// The current prices. All state is in the cache: configured prices for the cache's time to live, overrides for ever.
+/// So clearing or invalidating the cache restores the configured prices.
 pub struct Hardware {
     cache: TtlCache<Arc<PriceTable>>,
     configured: Configured,
@@ -82,7 +82,8 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// Prices in this cache. `configured` loads them when the cache does not have them; if it has none, the defaults apply.
+    /// Prices in this cache. `configured` loads them when the cache does not have them; if it has none, the defaults
+    /// apply.
     pub fn new(cache: TtlCache<Arc<PriceTable>>, configured: Configured) -> Self {
         Self {
             cache,

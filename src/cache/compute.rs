@@ -13,13 +13,14 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     /// The live value of a key. If there is none, computes it and caches it for the default time to live. Concurrent
     /// callers, threads and tasks alike ([`get_or_set_async`](Self::get_or_set_async)), wait and get the same value.
     ///
-    /// - If the computation fails, all waiters with the same error type get a clone of the error, and one with another error
-    ///   type computes for itself: a thousand callers of a dead backend call it once. Later callers compute again.
+    /// - If the computation fails, all waiters with the same error type get a clone of the error, and one with another
+    ///   error type computes for itself: a thousand callers of a dead backend call it once. Later callers compute
+    ///   again.
     /// - If it panics, the longest waiting caller computes next.
-    /// - If the key is set, deleted or invalidated meanwhile, the waiters get the value, but it is not cached; later callers
-    ///   compute again.
-    /// - `compute` must not ask for its own key: it would wait for itself. A task should use the asynchronous form, because
-    ///   this one blocks its thread.
+    /// - If the key is set, deleted or invalidated meanwhile, the waiters get the value, but it is not cached; later
+    ///   callers compute again.
+    /// - `compute` must not ask for its own key: it would wait for itself. A task should use the asynchronous form,
+    ///   because this one blocks its thread.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -46,8 +47,8 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         block_on(self.get_or_compute(key, Some(ttl), compute))
     }
 
-    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. If the future is dropped while it computes, the longest
-    /// waiting caller computes next.
+    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. If the future is dropped while it computes, the
+    /// longest waiting caller computes next.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -117,8 +118,8 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         }
     }
 
-    /// The live value, or participation in the key's flight; under one lock, so that a flight that completes in between is
-    /// not missed.
+    /// The live value, or participation in the key's flight; under one lock, so that a flight that completes in between
+    /// is not missed.
     fn look_up_or_join<'a>(&'a self, key: &'a str) -> Result<V, Participant<'a, V>> {
         let _expired;
         let mut state = self.0.lock();

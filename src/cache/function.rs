@@ -50,8 +50,8 @@ pub fn make<V: Clone + Send + Sync + 'static>(
     cache
 }
 
-/// The key of a call: prefix, function name and arguments, joined by `:`. A `:` in any argument but the last is escaped, so
-/// that two calls never share a key.
+/// The key of a call: prefix, function name and arguments, joined by `:`. A `:` in any argument but the last is
+/// escaped, so that two calls never share a key.
 #[doc(hidden)]
 pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     let mut key = format!("{prefix}:{function}");
@@ -68,8 +68,8 @@ pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     key
 }
 
-/// Whether a function returned the error of a [`Result`]. The compiler prefers the trait for results where it applies. The
-/// macro cannot decide that: it sees only the tokens of the type, and these may be an alias such as `io::Result`.
+/// Whether a function returned the error of a [`Result`]. The compiler prefers the trait for results where it applies.
+/// The macro cannot decide that: it sees only the tokens of the type, and these may be an alias such as `io::Result`.
 #[doc(hidden)]
 pub struct Given<'a, T>(pub &'a T);
 
@@ -123,12 +123,12 @@ impl<T> OfAnything for &Given<'_, T> {
 /// assert!(get_user::cache().is_empty());
 /// ```
 ///
-/// - `ttl`: whole seconds, or a [`Duration`]. `max_size = N` after `key_prefix` sets the largest number of results (default:
-///   1,000).
-/// - The key is `prefix:function:argument:argument`, each argument as `Display` shows it; a `:` or `\` in any but the last
-///   has a `\` before it.
-/// - `NAME::cache()` is the function's [`TtlCache`]: `clear`, `invalidate_prefix`, `stats`. [`function_caches`] has all of
-///   them.
+/// - `ttl`: whole seconds, or a [`Duration`]. `max_size = N` after `key_prefix` sets the largest number of results
+///   (default: 1,000).
+/// - The key is `prefix:function:argument:argument`, each argument as `Display` shows it; a `:` or `\` in any but the
+///   last has a `\` before it.
+/// - `NAME::cache()` is the function's [`TtlCache`]: `clear`, `invalidate_prefix`, `stats`. [`function_caches`] has all
+///   of them.
 /// - Concurrent callers with the same key wait for one computation ([`TtlCache::get_or_set`]); an asynchronous
 ///   function works with any runtime. A function must not call itself with the same arguments.
 /// - The result must be `Clone + Send + Sync + 'static`. An `Err` is not cached; a `None` is.

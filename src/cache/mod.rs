@@ -1,5 +1,5 @@
-//! Caches with a time to live for each entry, and a registry of caches by name. Knows nothing of secrets, prices or files:
-//! the users of a cache choose its keys and values.
+//! Caches with a time to live for each entry, and a registry of caches by name. Knows nothing of secrets, prices or
+//! files: the users of a cache choose its keys and values.
 //!
 //! ```
 //! use simpletuner_live::cache::{CacheOptions, TtlCache};
@@ -41,8 +41,8 @@ pub struct CacheOptions {
     pub default_ttl: Duration,
     /// The largest number of entries; 0: none.
     pub max_size: usize,
-    /// How often the cleaner thread removes expired entries. Without it they are removed when they are looked up, or when
-    /// the cache is full.
+    /// How often the cleaner thread removes expired entries. Without it they are removed when they are looked up, or
+    /// when the cache is full.
     pub cleanup_interval: Option<Duration>,
 }
 

@@ -1,5 +1,5 @@
-//! The named caches: their options, and the registry through which all of them are listed, cleared and invalidated. Does not
-//! know their contents.
+//! The named caches: their options, and the registry through which all of them are listed, cleared and invalidated.
+//! Does not know their contents.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};

@@ -1,5 +1,5 @@
-//! Single flight: one computation for all callers of a key. One caller leads and computes, the others wait; if the leader
-//! panics or is cancelled, the next one leads. Knows no cache.
+//! Single flight: one computation for all callers of a key. One caller leads and computes, the others wait; if the
+//! leader panics or is cancelled, the next one leads. Knows no cache.
 //!
 //! Not built on tokio's locks, because threads and tasks wait here side by side, under any runtime or none.
 

@@ -1,5 +1,5 @@
-//! The cache itself: each entry has a time to live, and a full cache evicts the least recently used entry. Does not know how
-//! a missing value is computed.
+//! The cache itself: each entry has a time to live, and a full cache evicts the least recently used entry. Does not
+//! know how a missing value is computed.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -14,9 +14,9 @@ use super::{CacheOptions, CacheStats};
 
 /// A thread-safe cache from texts to `V`. Clones share the same cache.
 ///
-/// A look-up clones the value while the cache is locked, so a large `V` belongs into an `Arc`. Values are dropped outside the
-/// lock. A change of a key (`set`, `delete`, `clear`, `invalidate_prefix`) wins over a running computation of it: see
-/// [`get_or_set`](Self::get_or_set).
+/// A look-up clones the value while the cache is locked, so a large `V` belongs into an `Arc`. Values are dropped
+/// outside the lock. A change of a key (`set`, `delete`, `clear`, `invalidate_prefix`) wins over a running computation
+/// of it: see [`get_or_set`](Self::get_or_set).
 pub struct TtlCache<V>(pub(super) Arc<Shared<V>>);
 
 pub(super) struct Shared<V> {
@@ -199,8 +199,8 @@ impl<V> Shared<V> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sets a key, for the default time to live unless another is given. Returns the removed values, to be dropped outside
-    /// the lock.
+    /// Sets a key, for the default time to live unless another is given. Returns the removed values, to be dropped
+    /// outside the lock.
     #[must_use]
     pub(super) fn insert_computed(
         &self,

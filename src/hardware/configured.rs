@@ -1,5 +1,5 @@
-//! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid entries are
-//! ignored with a warning, and stay there when a price is saved.
+//! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid
+//! entries are ignored with a warning, and stay there when a price is saved.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,8 +13,8 @@ use crate::state::{Known, ProviderConfigs};
 const PROVIDER: &str = "replicate";
 const FIELD: &str = "hardware_info";
 
-/// Loads the prices from these configurations. With `waits`, it waits if another program has locked the database. Otherwise,
-/// and if the database cannot be read, it returns the last prices as stale.
+/// Loads the prices from these configurations. With `waits`, it waits if another program has locked the database.
+/// Otherwise, and if the database cannot be read, it returns the last prices as stale.
 pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
     let last = Mutex::new(Last::default());
     Box::new(move || {
@@ -100,12 +100,12 @@ fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
     Ok(price)
 }
 
-/// Stores a price in the configuration. If it has no prices yet, stores the defaults as well, because they would no longer
-/// apply.
+/// Stores a price in the configuration. If it has no prices yet, stores the defaults as well, because they would no
+/// longer apply.
 ///
 /// # Errors
-/// [`Error::Malformed`] for an invalid id or price, or if `hardware_info` is not an object; [`Error::Database`]. Nothing
-/// changes then.
+/// [`Error::Malformed`] for an invalid id or price, or if `hardware_info` is not an object; [`Error::Database`].
+/// Nothing changes then.
 pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<()> {
     check(id, price)?;
     let is_invalid = |config: &Map<String, Value>| {
