@@ -8,11 +8,11 @@
 //! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
 //! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, who asks
-//!   a provider, writes
-//! - [`hardware`]: prices: defaults, configured, set
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
+//!   through the chain, writes
+//! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`state`]: SimpleTuner's own databases: the providers' configuration, the audit trail
-//! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
+//! - [`provider`]: the providers of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets

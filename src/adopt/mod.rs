@@ -298,7 +298,7 @@ impl Scene {
                 if self.is_named || self.is_linked =>
             {
                 let is_younger = old_stamp.modified() > stamp.modified();
-                let differs = stored.take_over(old, is_younger)?;
+                let differs = stored.merge(old, is_younger)?;
                 Ok((stored, differs))
             }
             // Left by a run that was broken off before the settings named it; nobody has written to it since.

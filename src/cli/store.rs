@@ -143,7 +143,7 @@ impl Store {
                 let snapshot = manager.snapshot();
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
-                        Detail::All => snapshot.find(&name).last_held(),
+                        Detail::All => snapshot.find(&name).last_known(),
                         _ => None,
                     };
                     Listed {

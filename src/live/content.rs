@@ -179,7 +179,7 @@ impl Tree {
             // Callers that waited get what the provider has just answered, even if it may not be cached.
             (held, Freshness::LastKnown) => match self.answers.get(name) {
                 Some(answered) => answered,
-                None => match held.last_held() {
+                None => match held.last_known() {
                     Some(version) => Resolved::Content(Content {
                         value: version.raw,
                         changed_at: version.changed_at,

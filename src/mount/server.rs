@@ -173,7 +173,7 @@ fn begin(
     drain.set_device(held.device.as_fd()).map_err(threads)?;
     if settings.prefetch {
         // Nobody waits for it: a backend that hangs is no reason not to mount.
-        manager.ask_all(Box::new(|_| {}));
+        manager.refresh_async(Box::new(|_| {}));
     }
     if let Some(restart) = brief.restarts.last() {
         tree.notify_restart(restart);

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// `2026-01-02T03:04:05Z`: the time in whole seconds, rounded down. Times before 1970 are written as 1970, those after 9999
-/// as the end of 9999, which is the last year that RFC 3339 can write.
+/// `2026-01-02T03:04:05Z`: the time in whole seconds, rounded down. Times before 1970 are written as 1970, those after
+/// 9999 as the end of 9999, which is the last year that RFC 3339 can write.
 pub fn rfc3339(time: SystemTime) -> String {
     const LAST: i64 = 253_402_300_799;
     let seconds = time.duration_since(UNIX_EPOCH);
@@ -17,8 +17,8 @@ pub fn rfc3339(time: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-/// The time of an RFC 3339 text: `2018-03-22T02:24:06.945319214Z`, or with an offset (`+01:00`). `None` for any other text
-/// and for times before 1970. A leap second counts as the end of the second before it.
+/// The time of an RFC 3339 text: `2018-03-22T02:24:06.945319214Z`, or with an offset (`+01:00`). `None` for any other
+/// text and for times before 1970. A leap second counts as the end of the second before it.
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     let nanoseconds = u128::try_from(time.unix_timestamp_nanos()).ok()?;

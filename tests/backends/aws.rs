@@ -1,4 +1,4 @@
-//! AWS Secrets Manager by the command line: what a secret may hold, who may read it, and what is said when it fails.
+//! AWS Secrets Manager through the command line: the content of a secret, permissions, and error messages.
 //! The SDK takes its settings from the process's environment, so each case is a process of its own.
 
 use std::process::Command;
@@ -31,7 +31,7 @@ fn run(home: &Home, moto: &Moto, args: &[&str]) -> Ran {
     ran(command(home, moto, &moto.url()).args(args))
 }
 
-/// What `get` says that fails.
+/// The error message of a `get` that fails.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let said = ran(command.args(["get", "KEY"])).failed();
@@ -164,7 +164,7 @@ fn a_denial_names_the_permission() {
     denied.env("AWS_SECRET_ACCESS_KEY", &key);
     let said = refused(&mut denied);
     assert!(
-        said.contains("allow secretsmanager:GetSecretValue"),
+        said.contains("allow the caller secretsmanager:GetSecretValue"),
         "{said}"
     );
 }
@@ -235,7 +235,7 @@ fn a_network_that_fails_is_told_as_what_it_is() {
         (Fault::Refuse, "AWS cannot be reached"),
         (Fault::Status(500, ""), "AWS answers 500"),
         (Fault::TooMany(3), "AWS answers 429"),
-        (Fault::Cut, "the answer cannot be read"),
+        (Fault::Cut, "the response cannot be read"),
         (Fault::Hang, "within 5 s (setting timeout.total)"),
     ] {
         proxy.set(fault);
@@ -253,7 +253,7 @@ fn an_error_of_aws_tells_what_to_do() {
     for (body, told) in [
         (
             r#"{"__type": "AccessDeniedException", "Message": "User: arn:aws:iam::1:user/u is not authorized"}"#,
-            "allow secretsmanager:GetSecretValue on it to who calls (AccessDeniedException: User:",
+            "allow the caller secretsmanager:GetSecretValue on it (AccessDeniedException: User:",
         ),
         (
             r#"{"__type": "ExpiredTokenException", "message": "The security token included in the request is expired"}"#,
@@ -265,7 +265,7 @@ fn an_error_of_aws_tells_what_to_do() {
         ),
         (
             r#"{"__type": "DecryptionFailure", "Message": "no"}"#,
-            "allow kms:Decrypt on its key",
+            "allow the caller kms:Decrypt on its key",
         ),
         (
             r#"{"__type": "ThrottlingException", "message": "Rate exceeded"}"#,

@@ -145,7 +145,7 @@ fn a_key_that_might_be_there_is_never_said_to_be_missing() {
     let world = World::new();
     world.aws.set(Fault::Status(500, ""));
     let live = world.mount("timeout: {total: 1}\n");
-    // What is behind a provider that failed is served, and not kept.
+    // A value behind a provider that failed is served, but not cached.
     assert_eq!(done(&live, "cat secrets/IN_BOTH"), "v");
     let expires = "getfattr --only-values -n user.simpletuner.expires_in secrets/IN_BOTH";
     assert_eq!(done(&live, expires), "0");
@@ -181,7 +181,7 @@ fn a_document_older_than_max_stale_is_not_served() {
     let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 1}\n");
     assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
     world.aws.set(Fault::Refuse);
-    wait_until("AWS is passed over", || {
+    wait_until("AWS is skipped", || {
         done(&live, "cat secrets/IN_BOTH") == "v"
     });
     let said = refused(&live, "cat secrets/IN_AWS");

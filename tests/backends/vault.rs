@@ -1,4 +1,4 @@
-//! Vault by the library: which calls are made, what is made of each answer, and what is said when it fails.
+//! Vault through the library: the calls, the handling of each response, and the error messages.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -159,7 +159,7 @@ fn mount_point_and_path_may_have_several_segments_and_any_character() {
     }
 }
 
-/// The table of what two answers together mean.
+/// What the responses of both versions together mean.
 #[test]
 fn the_right_to_read_one_path_does_and_what_may_not_be_seen_is_not_there() {
     let server = VaultServer::start();
@@ -185,7 +185,7 @@ fn the_right_to_read_one_path_does_and_what_may_not_be_seen_is_not_there() {
             assert!(said.contains("vault_path (simpletuner)"), "{said}");
         }
     }
-    // A policy for version 1 of a path that is of version 2: what to do is said.
+    // The policy is for version 1, but the engine has version 2: the error says what to do.
     let said = missing(&with("v2", &[V1]));
     assert!(
         said.contains("let it read secret/data/simpletuner"),
@@ -418,7 +418,7 @@ fn a_token_file_is_read_anew_at_each_fetch() {
         );
     }
     assert_eq!(server.take_log(), []);
-    // What `vault login` leaves, which may not be there yet.
+    // The file of `vault login`, which may not exist yet.
     let vault = backend(options(
         server.url(),
         VaultAuth::LoginFile(dir.path().join("none")),
@@ -456,7 +456,7 @@ fn approle(ttl: Duration, max_ttl: Duration, is_renewable: bool) -> AppRole {
     }
 }
 
-/// A server that lets in by AppRole, and a backend that goes by its clock.
+/// A server with AppRole log-in, and a backend that uses the server's clock.
 fn by_log_in(approle: AppRole) -> (VaultServer, VaultBackend) {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("v"));
@@ -502,7 +502,7 @@ fn a_log_in_is_renewed_before_it_ends_and_replaced_when_it_cannot_be() {
     assert_eq!(calls(&server, &vault), [RENEW, "read"]);
     minutes(19);
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
-    // It ended while nobody asked.
+    // It expired between two fetches.
     minutes(600);
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
 }
@@ -750,7 +750,7 @@ fn a_certificate_is_checked_and_a_wrong_one_tells_which_and_what_to_do() {
         "{}",
         error.reason
     );
-    // What was mended is seen by the next fetch.
+    // The next fetch uses the fixed files.
     let vault = trusting(Some(ca), false);
     failed(&vault);
     proxy.speak_tls(authority.server(&["localhost"]));

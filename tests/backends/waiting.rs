@@ -1,4 +1,4 @@
-//! Who waits for a backend, who does not, and how waiting ends.
+//! Which operations wait for a backend, and how waiting ends.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -114,7 +114,7 @@ fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
         &live,
         "echo new > secrets/NEW; [ \"$(<secrets/NEW)\" = new ]",
     );
-    // `mv` asks first what is at the new name, which waits for who might have it; the call itself does not.
+    // `mv` first looks the new name up, which waits for the backends; the system call itself does not wait.
     done(
         &live,
         "python3 -c 'import os; os.rename(\"secrets/NEW\", \"secrets/NEWER\")'",
@@ -235,7 +235,7 @@ fn unmounting_does_not_wait_for_a_backend() {
     let live = world.mount("");
     world.aws.set(Fault::Hang);
     let reader = readers(&live, 3, "IN_AWS");
-    // What waits is let go with an error by the end of the daemon.
+    // Readers still waiting when the daemon ends get an error.
     drop(live.stop());
     assert_eq!(ended(reader).stdout, b"");
 }

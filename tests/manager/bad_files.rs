@@ -10,10 +10,10 @@ use crate::{Home, listen, name, value};
 
 const GOOD: &str = r#"{"A": "alpha"}"#;
 
-/// What is wrong with a file, and how it is made so.
+/// A defect of a file, and how to make it.
 type Spoiling = (&'static str, fn(&Path));
 
-/// Ways in which the file cannot be read, each over whatever lies there.
+/// Ways to make the file unreadable.
 const SPOILED: [Spoiling; 10] = [
     ("empty", |path| std::fs::write(path, "").unwrap()),
     ("blank", |path| std::fs::write(path, " \n\n").unwrap()),

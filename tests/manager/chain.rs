@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use simpletuner_live::error::Error;
 use simpletuner_live::manager::SecretsManager;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 use simpletuner_live::provider::{FileProvider, Provider};
 
 use crate::provider::{Has, Remote};
@@ -27,7 +27,7 @@ const OWN_CREDENTIALS: [&str; 9] = [
 pub fn file_of(home: &Home) -> FileProvider {
     let settings = home.settings();
     FileProvider::new(FileOptions {
-        place: StorePlace::at(home.path("secrets.json")),
+        location: StoreLocation::at(home.path("secrets.json")),
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: true,
         max_stale: settings.max_stale,
@@ -133,7 +133,7 @@ fn own_credentials_in_the_environment_are_never_served_nor_listed() {
         assert!(prefixed.get(&name(rest)).unwrap().is_none(), "{own}");
         assert!(plain.names().is_empty() && prefixed.names().is_empty());
         assert!(manager.names().is_empty());
-        // What a user keeps in the file under such a name is his own.
+        // A key of that name in the file is the user's own, and is served.
         manager.set(own, "his").unwrap();
         assert_eq!(value(&manager, own), "his");
     }

@@ -1,4 +1,4 @@
-//! What a Rust program meets: a chain of its own, single providers, one for the whole process, conveniences.
+//! The library as a Rust program uses it: a custom chain, single providers, the global manager, convenience methods.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,11 @@ fn answers_are_kept_until_the_cache_is_cleared_and_no_such_key_too() {
     remote.now_has(Has::Value("two"));
     for asked in 3..=4 {
         assert_eq!(value(&manager, "NEVER"), "two");
-        assert_eq!(remote.calls(), asked, "a key with no time to live is kept");
+        assert_eq!(
+            remote.calls(),
+            asked,
+            "a key with no time to live is cached"
+        );
     }
     assert_eq!(manager.invalidate_prefix("secret:"), 1);
     assert_eq!(value(&manager, "K"), "two");

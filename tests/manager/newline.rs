@@ -50,7 +50,7 @@ fn setting_a_value_stores_no_newline_after_a_single_line() {
     assert_eq!(raw(&manager, "PEM"), PEM);
 }
 
-/// SimpleTuner reads what is not encrypted as it stands.
+/// SimpleTuner reads plain values as they are stored.
 #[test]
 fn without_encryption_the_newline_is_dropped_at_the_write() {
     let home = Home::make();

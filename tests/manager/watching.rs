@@ -1,5 +1,5 @@
-//! The thread that reads the store: edits are noticed, halves of documents are not, and a disk that hangs holds up only
-//! who needs it.
+//! The thread that reads the store: it notices edits, ignores half-written documents, and a disk that hangs delays only
+//! the readers that need it.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::manager::{Lookup, SecretsManager};
 use simpletuner_live::provider::FileProvider;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 
 use crate::{Home, environment, name};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn found(manager: &SecretsManager, key: &str) -> Option<String> {
     let version = manager.snapshot().find(&name(key)).fresh()?;
@@ -23,7 +23,7 @@ fn found(manager: &SecretsManager, key: &str) -> Option<String> {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
+    let patience = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < patience, "waited for: {what}");
         std::thread::sleep(Duration::from_millis(1));
@@ -35,7 +35,7 @@ fn an_edit_by_another_program_shows_without_anybody_asking() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "0"}"#);
     let manager = home.manager();
-    let mut fastest = PATIENCE;
+    let mut fastest = TEST_TIMEOUT;
     for round in 1..=20 {
         let edited = Instant::now();
         home.write("secrets.json", &format!(r#"{{"A": "{round}"}}"#));
@@ -78,7 +78,7 @@ fn an_edit_behind_a_link_and_the_links_own_change_show() {
     });
 }
 
-/// SimpleTuner truncates the store and writes it anew, in place.
+/// SimpleTuner truncates the store and writes it again, in place.
 #[test]
 fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
     let home = Home::make();
@@ -88,7 +88,7 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
     let ear = seen.clone();
     manager.on_change(Box::new(move |change| {
         let value = |key| {
-            let version = change.snapshot.find(&name(key)).last_held();
+            let version = change.snapshot.find(&name(key)).last_known();
             version.map(|version| version.value().as_str().to_owned())
         };
         ear.lock().unwrap().push((value("A"), value("B")));
@@ -122,7 +122,7 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
         let lost = Arc::new(Mutex::new(0));
         let ear = lost.clone();
         manager.on_change(Box::new(move |change| {
-            let is_there = change.snapshot.find(&name("B")).last_held().is_some();
+            let is_there = change.snapshot.find(&name("B")).last_known().is_some();
             *ear.lock().unwrap() += usize::from(!is_there);
         }));
         for _ in 0..20 {
@@ -281,7 +281,7 @@ impl fuser::Filesystem for Far {
 
 fn over(store: &Path) -> Arc<SecretsManager> {
     let file = FileProvider::new(FileOptions {
-        place: StorePlace::at(store),
+        location: StoreLocation::at(store),
         key: KeySource::new(None, store.with_file_name("credential.key")),
         encrypt: false,
         max_stale: Duration::from_secs(3600),
@@ -311,25 +311,25 @@ fn a_store_that_hangs_holds_up_only_who_needs_it() {
     let closed = Closed(&gate);
     gate.set(true);
     wait_until("the store is known to hang", || {
-        // What is held is served all the time.
+        // The last document is served throughout.
         assert_eq!(found(&warm, "A").as_deref(), Some("far away"));
         !warm.snapshot().report("file").unwrap().available
     });
     let report = warm.snapshot().report("file").unwrap();
-    assert!(report.stale && report.last_error.unwrap().contains("does not answer"));
+    assert!(report.stale && report.last_error.unwrap().contains("does not respond"));
     // The library's own reads end, too.
     assert_eq!(warm.get("A").unwrap().as_str(), "far away");
 
-    // A cold start beside it: the others are served, who needs the store waits, and gets an error.
+    // A new manager meanwhile: it serves the other providers; a reader that needs the store waits, and gets an error.
     let cold = over(&store);
     assert_eq!(found(&cold, "HERE").as_deref(), Some("here"));
     assert!(cold.get("A").is_err_and(|error| error.errno() == libc::EIO));
     let (answer, answered) = mpsc::channel();
-    cold.ask(
+    cold.find_async(
         &name("A"),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
-    let lookup = answered.recv_timeout(PATIENCE).unwrap();
+    let lookup = answered.recv_timeout(TEST_TIMEOUT).unwrap();
     assert!(matches!(lookup, Lookup::Failed(_)), "{lookup:?}");
 
     drop(closed);

@@ -22,19 +22,19 @@ pub(super) struct Address {
 impl Address {
     pub(super) fn parse(text: &str) -> Result<Self> {
         // The error does not quote the text: it may contain a password.
-        let wrong = |why: &str| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}"));
+        let invalid = |why: &str| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}"));
         let url = Url::parse(text.trim())
-            .map_err(|error| wrong(&format!("is not the address of a server: {error}")))?;
+            .map_err(|error| invalid(&format!("is not the address of a server: {error}")))?;
         if !matches!(url.scheme(), "https" | "http") {
-            return Err(wrong("must begin with https:// or http://"));
+            return Err(invalid("must begin with https:// or http://"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
+            return Err(invalid(
                 "must not contain a user or a password; the token goes into vault_token",
             ));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("must end before any '?' or '#'"));
+            return Err(invalid("must end before any '?' or '#'"));
         }
         Ok(Self {
             origin: url.origin().ascii_serialization(),
@@ -79,20 +79,20 @@ impl fmt::Display for SecretPath {
 
 fn checked(setting: &str, text: &str) -> Result<String> {
     let trimmed = text.trim_matches('/');
-    let wrong = |why: &str| Err(Error::Settings(format!("{setting} {why}")));
+    let invalid = |why: &str| Err(Error::Settings(format!("{setting} {why}")));
     if trimmed.trim().is_empty() {
-        return wrong("is empty; set a path in Vault, such as team/kv");
+        return invalid("is empty; set a path in Vault, such as team/kv");
     }
     if trimmed.len() > MAX_PATH {
-        return wrong("is over 1024 bytes long");
+        return invalid("is over 1024 bytes long");
     }
     if trimmed.chars().any(char::is_control) {
-        return wrong("contains a control character");
+        return invalid("contains a control character");
     }
     // A URL drops such segments, so that the request would read another path.
     let is_odd = |segment: &str| matches!(segment, "" | "." | "..");
     if trimmed.split('/').any(is_odd) {
-        return wrong("must not have an empty segment, '.' or '..' in it");
+        return invalid("must not have an empty segment, '.' or '..' in it");
     }
     Ok(trimmed.to_owned())
 }

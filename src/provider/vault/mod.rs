@@ -223,7 +223,7 @@ impl Backend for VaultBackend {
         self.tokens.restore(saved);
     }
 
-    fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
-        self.tokens.on_save(changed);
+    fn on_unsaved(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        self.tokens.on_unsaved(changed);
     }
 }

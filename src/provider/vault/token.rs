@@ -91,12 +91,12 @@ impl Tokens {
         }
         {
             let _login = self.login_lock.lock().await;
-            let mut held = self.lease();
-            if held
+            let mut current = self.lease();
+            if current
                 .as_ref()
-                .is_some_and(|held| held.token == refused.value)
+                .is_some_and(|current| current.token == refused.value)
             {
-                *held = None;
+                *current = None;
             }
         }
         self.log_in_or_renew(client).await.map(Some)
@@ -106,9 +106,9 @@ impl Tokens {
     /// serves until it expires.
     async fn log_in_or_renew(&self, client: &Client) -> Result<Token, FetchError> {
         let _login = self.login_lock.lock().await;
-        let held = self.lease().clone();
+        let current = self.lease().clone();
         let now = (self.clock)();
-        if let Some(lease) = &held {
+        if let Some(lease) = &current {
             if !lease.should_renew(now) {
                 return Ok(Token::of(lease, false));
             }
@@ -125,7 +125,7 @@ impl Tokens {
         };
         match login::log_in(client, role_id, secret_id, now).await {
             Ok(lease) => Ok(self.store_lease(lease, true)),
-            Err(failure) => match &held {
+            Err(failure) => match &current {
                 Some(lease) if !lease.has_expired(now) => {
                     tracing::warn!(
                         "{}; the token of the last log-in is used until it expires",
@@ -168,34 +168,38 @@ impl Tokens {
         }
     }
 
-    pub(super) fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
+    pub(super) fn on_unsaved(&self, changed: Box<dyn Fn() + Send + Sync>) {
         drop(self.changed.set(changed));
     }
 
     /// Reads a token file; each time, because the Vault Agent replaces it.
     fn read(&self, what: &str, path: &Path) -> Result<SecretValue, FetchError> {
-        let told = path.display();
-        let wrong = |why: &str| FetchError::lasting(format!("{what}, {told}, {why}"));
+        let shown = path.display();
+        let invalid = |why: &str| FetchError::lasting(format!("{what}, {shown}, {why}"));
         let content = match read_file(path, MAX_TOKEN) {
             Ok(content) => content,
             Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
                 return Err(FetchError::lasting(format!(
                     "there is no token for Vault; set VAULT_TOKEN, vault_token_file, or vault_role_id and \
-                     vault_secret_id, or log in (`vault login` leaves {told})"
+                     vault_secret_id, or log in (`vault login` leaves {shown})"
                 )));
             }
-            Err(ReadError::Missing) => return Err(wrong("does not exist")),
-            Err(ReadError::NotAFile(why)) => return Err(wrong(&format!("cannot be used: {why}"))),
-            Err(ReadError::TooLarge) => return Err(wrong("is over 8 KiB, too large for a token")),
-            Err(ReadError::Io(error)) => return Err(wrong(&format!("cannot be read: {error}"))),
+            Err(ReadError::Missing) => return Err(invalid("does not exist")),
+            Err(ReadError::NotAFile(why)) => {
+                return Err(invalid(&format!("cannot be used: {why}")));
+            }
+            Err(ReadError::TooLarge) => {
+                return Err(invalid("is over 8 KiB, too large for a token"));
+            }
+            Err(ReadError::Io(error)) => return Err(invalid(&format!("cannot be read: {error}"))),
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{told} holds a Vault token and can be read by others; mend it with: chmod 600 {told}"
+                "{shown} holds a Vault token and can be read by others; mend it with: chmod 600 {shown}"
             );
         }
-        let text = std::str::from_utf8(&content.bytes).map_err(|_| wrong("is not text"))?;
-        checked(text, &format!("{what}, {told},"))
+        let text = std::str::from_utf8(&content.bytes).map_err(|_| invalid("is not text"))?;
+        checked(text, &format!("{what}, {shown},"))
     }
 
     /// What the user can do when Vault refuses the token.

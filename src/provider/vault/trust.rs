@@ -46,22 +46,22 @@ pub(super) fn apply(
 }
 
 fn certificates(variable: &str, path: &Path) -> Result<Vec<Certificate>, FetchError> {
-    let wrong = |why: &str| wrong(variable, path, why);
+    let invalid = |why: &str| invalid(variable, path, why);
     let pem = read(variable, path)?;
     let mut trusted = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| wrong("is damaged PEM"))?;
-        let unusable = |_| wrong("holds a certificate that cannot be read");
+        let certificate = certificate.map_err(|_| invalid("is damaged PEM"))?;
+        let unusable = |_| invalid("holds a certificate that cannot be read");
         RootCertStore::empty()
             .add(certificate.clone())
             .map_err(unusable)?;
         trusted.push(
             Certificate::from_der(&certificate)
-                .map_err(|_| wrong("holds a certificate that cannot be read"))?,
+                .map_err(|_| invalid("holds a certificate that cannot be read"))?,
         );
     }
     match trusted.is_empty() {
-        true => Err(wrong("holds no PEM certificate")),
+        true => Err(invalid("holds no PEM certificate")),
         false => Ok(trusted),
     }
 }
@@ -70,7 +70,7 @@ fn certificates(variable: &str, path: &Path) -> Result<Vec<Certificate>, FetchEr
 fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
     let variable = "VAULT_CAPATH";
     let unreadable =
-        |error: std::io::Error| wrong(variable, folder, &format!("cannot be read: {error}"));
+        |error: std::io::Error| invalid(variable, folder, &format!("cannot be read: {error}"));
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -84,7 +84,7 @@ fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
         trusted.extend(certificates(variable, &file)?);
     }
     match trusted.is_empty() {
-        true => Err(wrong(variable, folder, "has no file in it")),
+        true => Err(invalid(variable, folder, "has no file in it")),
         false => Ok(trusted),
     }
 }
@@ -102,7 +102,7 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, FetchError> {
             "and VAULT_CLIENT_KEY, {}, do not hold a certificate and its key as PEM",
             key.display()
         );
-        wrong("VAULT_CLIENT_CERT", cert, &why)
+        invalid("VAULT_CLIENT_CERT", cert, &why)
     })
 }
 
@@ -114,9 +114,9 @@ fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, FetchError> {
         Err(ReadError::TooLarge) => "is over 4 MiB".to_owned(),
         Err(ReadError::Io(error)) => format!("cannot be read: {error}"),
     };
-    Err(wrong(variable, path, &why))
+    Err(invalid(variable, path, &why))
 }
 
-fn wrong(variable: &str, path: &Path, why: &str) -> FetchError {
+fn invalid(variable: &str, path: &Path, why: &str) -> FetchError {
     FetchError::lasting(format!("{variable}, {}, {why}", path.display()))
 }
