@@ -107,7 +107,7 @@ fn configured_prices_are_loaded_again_when_their_cache_is_cleared_or_invalidated
 }
 
 #[test]
-fn a_written_price_is_held_until_the_cache_is_cleared_whatever_server_answers() {
+fn a_written_price_stays_until_the_cache_is_cleared_even_across_servers() {
     let priced = Priced::new();
     priced.configure(&table(0.5));
     priced.mount();
@@ -141,7 +141,7 @@ fn a_written_price_is_held_until_the_cache_is_cleared_whatever_server_answers() 
 }
 
 #[test]
-fn a_price_that_is_none_is_einval_and_changes_nothing() {
+fn an_invalid_price_is_einval_and_changes_nothing() {
     let priced = Priced::new();
     priced.mount();
     let before = priced.listed();
@@ -165,7 +165,7 @@ fn a_price_that_is_none_is_einval_and_changes_nothing() {
 }
 
 #[test]
-fn a_stored_entry_that_is_no_price_is_left_out_with_one_warning_and_not_lost() {
+fn an_invalid_stored_price_is_ignored_with_one_warning_and_not_lost() {
     let priced = Priced::new();
     let config = json!({"cost_limit_amount": 5, "hardware_info": {
         "gpu": {"name": "G", "cost_per_second": 0.5, "memory_gb": 48},

@@ -271,7 +271,7 @@ fn a_waiting_reader_dies_from_a_signal_before_the_provider_answers() {
 }
 
 #[test]
-fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
+fn hundreds_of_waiting_readers_need_no_threads_and_all_die_from_a_signal() {
     let _alone = alone();
     let mut mount = Mount::new();
     let first = mount.reader("SLOW");
@@ -302,7 +302,7 @@ fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
 }
 
 #[test]
-fn whoever_waits_holds_nobody_up() {
+fn a_waiting_reader_delays_no_other() {
     let _alone = alone();
     let mut mount = Mount::new();
     let reader = mount.reader("SLOW");
@@ -347,7 +347,7 @@ fn a_new_secret_is_written_while_the_provider_is_silent() {
 }
 
 #[test]
-fn the_end_of_a_child_does_not_break_the_shells_read() {
+fn the_exit_of_a_child_does_not_interrupt_the_shells_read() {
     let _alone = alone();
     let mut mount = Mount::new();
     // A handler for the end of its children, which `$(<...)` has in the process that reads.
@@ -378,7 +378,7 @@ fn the_end_of_a_child_does_not_break_the_shells_read() {
 }
 
 #[test]
-fn a_thousand_cold_readers_cost_one_question_and_all_get_the_value() {
+fn a_thousand_cold_readers_cost_one_request_and_all_get_the_value() {
     let _alone = alone();
     let mount = Mount::new();
     let bash = mount.bash("for i in {1..1000}; do cat secrets/SLOW & done; wait");
@@ -422,7 +422,7 @@ fn said_after(says: Says) -> Vec<String> {
 }
 
 #[test]
-fn a_key_that_nobody_has_is_not_there_after_the_wait() {
+fn a_key_that_no_provider_has_is_missing_after_the_wait() {
     let _alone = alone();
     for said in said_after(Says::Nothing) {
         assert!(said.contains("No such file or directory"), "{said}");

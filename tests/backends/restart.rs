@@ -87,7 +87,7 @@ fn ask(manager: &SecretsManager) -> Result<String, String> {
 }
 
 #[test]
-fn a_document_is_served_by_the_next_process_and_a_log_in_is_not_made_again() {
+fn the_next_process_reuses_the_document_and_the_log_in() {
     let server = vault();
     let first = manager(&server.url(), HOUR, HOUR, ROLE_ID);
     let unsaved = Arc::new(AtomicUsize::new(0));
@@ -126,7 +126,7 @@ fn a_document_is_served_by_the_next_process_and_a_log_in_is_not_made_again() {
 }
 
 #[test]
-fn a_restart_in_an_outage_serves_what_was_held_for_as_long_as_it_may_be() {
+fn a_server_restarted_in_an_outage_serves_the_last_document_until_max_stale() {
     let server = vault();
     let url = server.url();
     let first = manager(&url, Duration::ZERO, HOUR, ROLE_ID);
@@ -150,7 +150,7 @@ fn a_restart_in_an_outage_serves_what_was_held_for_as_long_as_it_may_be() {
 }
 
 #[test]
-fn what_is_of_another_source_or_role_is_not_taken_up() {
+fn a_record_of_another_source_or_role_is_not_restored() {
     let (server, other) = (vault(), vault());
     let first = manager(&server.url(), HOUR, HOUR, ROLE_ID);
     assert_eq!(ask(&first).unwrap(), "v");
@@ -188,7 +188,7 @@ fn what_is_of_another_source_or_role_is_not_taken_up() {
 }
 
 #[test]
-fn servers_killed_in_an_outage_lose_no_backends_value() {
+fn servers_killed_in_an_outage_lose_no_value_of_a_backend() {
     let world = World::new();
     let live = world.mount("");
     let both = ["secrets/IN_AWS", "secrets/IN_VAULT"];

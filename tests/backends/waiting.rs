@@ -46,7 +46,7 @@ fn a_thousand_cold_readers_cost_one_call() {
 }
 
 #[test]
-fn a_thousand_reads_in_flight_outlive_twenty_servers() {
+fn a_thousand_reads_in_flight_survive_twenty_killed_servers() {
     let world = World::new();
     let live = world.mount("");
     world.aws.set(Fault::Hold);
@@ -90,7 +90,7 @@ fn an_exclusive_create_waits_until_it_is_known_whether_the_name_is_there() {
 }
 
 #[test]
-fn an_exclusive_create_of_what_no_provider_is_known_to_have_succeeds_in_an_outage() {
+fn an_exclusive_create_succeeds_in_an_outage_if_no_provider_is_known_to_have_the_name() {
     let world = World::new();
     world.aws.set(Fault::Refuse);
     world.vault.set(Fault::Refuse);
@@ -101,7 +101,7 @@ fn an_exclusive_create_of_what_no_provider_is_known_to_have_succeeds_in_an_outag
 }
 
 #[test]
-fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
+fn readers_that_wait_for_a_backend_on_a_cold_start_delay_no_other() {
     let world = World::new();
     let live = world.mount("");
     world.aws.set(Fault::Hold);
@@ -149,7 +149,7 @@ fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
 }
 
 #[test]
-fn a_backend_that_is_slow_holds_up_nobody_who_reads_what_is_held() {
+fn a_slow_backend_does_not_delay_reads_of_cached_values() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_AWS secrets/IN_VAULT"), "av");
@@ -210,7 +210,7 @@ print([-one.wait() for one in ended])'",
 }
 
 #[test]
-fn a_call_that_hangs_ends_by_its_timeout_with_an_error() {
+fn a_call_that_hangs_times_out_with_an_error() {
     let world = World::new();
     let live = world.mount("timeout: {total: 1}\n");
     world.aws.set(Fault::Hang);

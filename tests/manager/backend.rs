@@ -111,7 +111,7 @@ fn found(manager: &SecretsManager, key: &str) -> String {
 }
 
 #[test]
-fn a_thousand_who_ask_cost_one_call_and_are_answered_after_those_who_listen() {
+fn a_thousand_readers_cost_one_call_and_are_answered_after_the_listeners() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     assert_eq!(found(&manager, "A"), "unknown");
@@ -155,7 +155,7 @@ fn a_thousand_who_ask_cost_one_call_and_are_answered_after_those_who_listen() {
 }
 
 #[test]
-fn what_is_not_fresh_is_stale_and_who_asks_gets_what_may_be_served() {
+fn an_expired_value_is_stale_and_a_read_gets_what_may_be_served() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     // Nothing stays fresh.
     let no_time = ttl(Duration::ZERO, Duration::ZERO);
@@ -199,7 +199,7 @@ fn an_earlier_backend_is_not_asked_again_for_a_key_that_a_later_one_has() {
 }
 
 #[test]
-fn an_invalidation_makes_what_is_held_stale_and_is_one_generation() {
+fn an_invalidation_makes_cached_values_stale_and_is_one_generation() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     ask(&manager, "A");
@@ -217,7 +217,7 @@ fn an_invalidation_makes_what_is_held_stale_and_is_one_generation() {
 }
 
 #[test]
-fn who_asks_for_all_gets_the_snapshot_with_all_answers() {
+fn a_refresh_of_all_providers_gives_a_snapshot_with_all_answers() {
     let (aws, vault) = (Far::new("aws", r#"{"A": "a"}"#), Far::new("vault", "{}"));
     vault.now_has(None);
     let manager = over(&[&aws, &vault], &Ttl::default(), Duration::from_secs(3600));

@@ -27,7 +27,7 @@ fn listen(home: &Home) -> Inotify {
 }
 
 #[test]
-fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
+fn fifty_concurrent_writers_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("FIRST", "0").unwrap();
@@ -69,7 +69,7 @@ fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
 }
 
 #[test]
-fn batches_that_are_given_together_are_one_rewrite() {
+fn batches_written_together_are_one_rewrite() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("OLD", "old").unwrap();
@@ -98,7 +98,7 @@ fn batches_that_are_given_together_are_one_rewrite() {
 }
 
 #[test]
-fn a_disk_that_fails_fails_all_and_changes_nothing() {
+fn a_disk_error_fails_all_batches_and_changes_nothing() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("A", "a").unwrap();
@@ -138,7 +138,7 @@ fn a_write_keeps_what_another_program_wrote_just_before() {
 /// 10,000 secrets one after the other: for measuring, `cargo test --release --test manager -- --ignored ten_thousand`.
 #[test]
 #[ignore = "takes long"]
-fn ten_thousand_writes_one_after_the_other() {
+fn ten_thousand_writes_in_a_row_lose_nothing() {
     let home = Home::make();
     let manager = home.manager();
     let begun = std::time::Instant::now();

@@ -31,7 +31,7 @@ impl Told {
 }
 
 #[test]
-fn a_write_returns_when_all_managers_of_the_store_have_been_told() {
+fn a_write_returns_once_all_managers_of_the_store_have_seen_it() {
     let home = Home::make();
     // An encrypted value is in a snapshot only after a reader has asked for it.
     home.write("live.yaml", "encrypt: false\n");
@@ -51,7 +51,7 @@ fn a_write_returns_when_all_managers_of_the_store_have_been_told() {
 }
 
 #[test]
-fn writers_in_several_processes_have_been_told_of_each_others_writes() {
+fn writers_in_several_processes_have_seen_each_others_writes() {
     let home = Home::make();
     home.write("live.yaml", "encrypt: false\n");
     let manager = home.manager();

@@ -28,7 +28,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_thousand_threads_cost_a_slow_provider_one_question() {
+fn a_thousand_threads_cost_a_slow_provider_one_request() {
     let remote = Remote::new(Has::Value("slow"));
     let manager = over(&remote);
     let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
@@ -55,7 +55,7 @@ fn a_thousand_threads_cost_a_slow_provider_one_question() {
 }
 
 #[test]
-fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the_answer() {
+fn a_thousand_background_reads_cost_one_request_and_all_get_its_answer() {
     for has in [Has::Value("slow"), Has::Nothing, Has::Failure] {
         let remote = Remote::new(has);
         let manager = over(&remote);
@@ -78,7 +78,7 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
 }
 
 #[test]
-fn questions_about_different_keys_do_not_wait_for_each_other() {
+fn fetches_of_different_keys_do_not_wait_for_each_other() {
     let remote = Remote::new(Has::Value("v"));
     let manager = over(&remote);
     let gate = remote.close();
@@ -119,7 +119,7 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
 }
 
 #[test]
-fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
+fn an_answer_computed_before_an_invalidation_is_not_cached_after_it() {
     let cached = ("old".to_owned(), 1);
     let asked_again = ("new".to_owned(), 2);
     assert_eq!(asked_during(|_| {}), cached);
@@ -152,7 +152,7 @@ fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
 }
 
 #[test]
-fn whoever_asks_after_an_invalidation_does_not_join_the_question_from_before() {
+fn a_reader_after_an_invalidation_does_not_join_an_earlier_fetch() {
     let remote = Remote::new(Has::Value("old"));
     let manager = over(&remote);
     std::thread::scope(|scope| {

@@ -41,7 +41,7 @@ fn changes(manager: &SecretsManager) -> Arc<Mutex<Vec<ChangeSet>>> {
 }
 
 #[test]
-fn a_snapshot_keeps_what_it_has_and_the_next_one_has_the_change() {
+fn a_snapshot_never_changes_and_the_next_one_has_the_change() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "old", "B": "b"}"#);
     let manager = home.manager_with(&[("HF_TOKEN", "environment")]);
@@ -95,7 +95,7 @@ fn a_snapshot_keeps_what_it_has_and_the_next_one_has_the_change() {
 }
 
 #[test]
-fn nothing_new_is_no_new_generation_and_tells_nobody() {
+fn without_a_change_there_is_no_new_generation_and_no_notification() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "a"}"#);
     let manager = home.manager();
@@ -115,7 +115,7 @@ fn nothing_new_is_no_new_generation_and_tells_nobody() {
 
 /// Writers, and readers that wait for a provider, are answered after all listeners have run.
 #[test]
-fn those_who_listen_are_told_before_anybody_is_answered() {
+fn listeners_are_notified_before_any_reader_is_answered() {
     let home = Home::make();
     let manager = home.manager();
     let heard = Arc::new(Mutex::new(manager.snapshot()));
@@ -145,7 +145,7 @@ fn those_who_listen_are_told_before_anybody_is_answered() {
 }
 
 #[test]
-fn a_provider_that_is_asked_key_by_key_is_known_once_it_has_answered() {
+fn a_key_of_a_provider_without_documents_is_known_once_it_was_read() {
     let remote = Remote::new(Has::Value("far"));
     let manager = SecretsManager::builder()
         .with_provider(remote.clone())
@@ -211,7 +211,7 @@ fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
 }
 
 #[test]
-fn an_encrypted_value_is_known_once_its_key_is_and_stays_so_when_others_change() {
+fn an_encrypted_value_stays_readable_once_the_key_is_known() {
     let home = Home::make();
     home.manager().set("A", "sealed").unwrap();
     let manager = home.manager();

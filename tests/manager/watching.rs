@@ -31,7 +31,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn an_edit_by_another_program_shows_without_anybody_asking() {
+fn an_edit_by_another_program_shows_without_a_read() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "0"}"#);
     let manager = home.manager();
@@ -54,7 +54,7 @@ fn an_edit_by_another_program_shows_without_anybody_asking() {
 }
 
 #[test]
-fn an_edit_behind_a_link_and_the_links_own_change_show() {
+fn an_edit_behind_a_link_and_a_change_of_the_link_show() {
     let home = Home::make();
     std::fs::create_dir(home.path("one")).unwrap();
     std::fs::create_dir(home.path("two")).unwrap();
@@ -80,7 +80,7 @@ fn an_edit_behind_a_link_and_the_links_own_change_show() {
 
 /// SimpleTuner truncates the store and writes it again, in place.
 #[test]
-fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
+fn a_store_that_is_rewritten_in_place_is_never_seen_half_written() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "0", "B": "0"}"#);
     let manager = home.manager();
@@ -111,7 +111,7 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
 
 /// `mv` from another filesystem removes its target first, and a beginning of YAML is YAML.
 #[test]
-fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
+fn a_store_that_is_missing_or_truncated_for_a_moment_loses_no_key() {
     for (file, rewrite) in [
         ("secrets.json", r#"{"A": "a", "B": "b"}"#),
         ("secrets.yaml", "A: a\nB: b\n"),
@@ -144,7 +144,7 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
 }
 
 #[test]
-fn a_refresh_sees_the_store_s_state_of_then() {
+fn a_refresh_sees_every_edit_made_before_it() {
     let home = Home::make();
     let manager = home.manager();
     for round in 0..50 {
@@ -155,7 +155,7 @@ fn a_refresh_sees_the_store_s_state_of_then() {
 }
 
 #[test]
-fn a_key_that_changes_or_goes_shows_without_anybody_asking() {
+fn a_new_or_removed_credential_key_takes_effect_without_a_read() {
     let home = Home::make();
     home.manager().set("A", "sealed").unwrap();
     let manager = home.manager();
@@ -294,7 +294,7 @@ fn over(store: &Path) -> Arc<SecretsManager> {
 }
 
 #[test]
-fn a_store_that_hangs_holds_up_only_who_needs_it() {
+fn a_store_that_hangs_delays_only_the_readers_that_need_it() {
     let home = Home::make();
     let mount_point = home.path("far");
     std::fs::create_dir(&mount_point).unwrap();
