@@ -1,5 +1,5 @@
-//! Prices of hardware, by its id: the defaults, what is configured instead of them, and what was set over that. Does not
-//! know the files that set them.
+//! Prices of hardware by id: the defaults, the configured prices that replace them, and overrides. Does not know the
+//! files that set them.
 
 mod configured;
 mod json;
@@ -20,10 +20,10 @@ pub use configured::{configured_in, save_price};
 pub use json::{parse_price, parse_table, table_to_json, to_json};
 pub use shared::{clear_hardware_info_cache, global, hardware_info, set_hardware_info};
 
-/// What one kind of hardware costs.
+/// The price of one kind of hardware.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Price {
-    /// What people call it.
+    /// The name of the hardware, for people.
     pub name: String,
     /// In US dollars; finite and not below 0.
     pub cost_per_second: f64,
@@ -32,7 +32,7 @@ pub struct Price {
 /// Prices by id.
 pub type PriceTable = BTreeMap<String, Price>;
 
-/// The prices that SimpleTuner has where none are configured.
+/// SimpleTuner's prices if none are configured.
 pub fn default_prices() -> PriceTable {
     let price = |id: &str, name: &str, cost_per_second| {
         let name = name.into();
@@ -49,41 +49,41 @@ pub fn default_prices() -> PriceTable {
 }
 
 const CONFIGURED: &str = "hardware:configured";
-/// Prices that were set one by one, over the configured ones.
-const SET: &str = "hardware:set";
-/// A table that was set instead of the configured one.
-const WHOLE: &str = "hardware:whole";
+/// Single prices that override configured ones.
+const PRICE_OVERRIDES: &str = "hardware:set";
+/// A table that overrides the configured one.
+const TABLE_OVERRIDE: &str = "hardware:whole";
 
-/// With `.json` behind it, an id is the name of a file.
+/// An id with `.json` is a file name.
 const MAX_ID: usize = 250;
 
-/// For how long an answer is held that was given for want of a better one.
-const FOR_NOW: Duration = Duration::from_secs(1);
+/// How long a stale answer is cached.
+const STALE_TTL: Duration = Duration::from_secs(1);
 
-/// Where the configured prices are asked for.
+/// Loads the configured prices.
 pub type Configured = Box<dyn Fn() -> Loaded + Send + Sync>;
 
-/// What was said of the configured prices; no table, or an empty one, is none.
+/// The configured prices. `None` or an empty table: none are configured.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Loaded {
-    /// This is configured.
+    /// They are current.
     Table(Option<PriceTable>),
-    /// It cannot be told just now; this was, when it could be told last.
-    ForNow(Option<PriceTable>),
+    /// They cannot be loaded now; these are the last ones.
+    Stale(Option<PriceTable>),
 }
 
-/// The prices in force. All it holds is in its cache: the configured ones for the cache's time to live, those that were
-/// set for ever; so whoever clears or invalidates the cache puts the prices back to what is configured.
+/// The current prices. All state is in the cache: configured prices for the cache's time to live, overrides for ever.
+/// So clearing or invalidating the cache restores the configured prices.
 pub struct Hardware {
     cache: TtlCache<Arc<PriceTable>>,
     configured: Configured,
-    /// Held from reading the table to setting the next one, so that of two changes at the same time none is lost.
+    /// Held from reading an override to replacing it, so that concurrent changes are not lost.
     changing: Mutex<()>,
 }
 
 impl Hardware {
-    /// Prices over a cache of their own. `configured` is asked when the cache does not hold its answer; without a table,
-    /// or with an empty one, the defaults are in force.
+    /// Prices in this cache. `configured` loads them when the cache does not have them; if it has none, the defaults
+    /// apply.
     pub fn new(cache: TtlCache<Arc<PriceTable>>, configured: Configured) -> Self {
         Self {
             cache,
@@ -92,25 +92,25 @@ impl Hardware {
         }
     }
 
-    /// Prices over a cache of their own that is added to the registry as `hardware`.
+    /// Prices in a new cache, registered as `hardware`.
     pub fn in_registry(registry: &CacheRegistry, configured: Configured) -> Self {
         let cache = TtlCache::new(HARDWARE);
         registry.register("hardware", Arc::new(HardwareCache(cache.clone())));
         Self::new(cache, configured)
     }
 
-    /// Prices over a cache of their own and these configurations; whoever asks waits for another program's lock on them.
-    pub fn over(configs: Arc<ProviderConfigs>) -> Self {
+    /// Prices in a new cache, from these configurations. Readers wait if another program has locked the database.
+    pub fn with_configs(configs: Arc<ProviderConfigs>) -> Self {
         Self::new(TtlCache::new(HARDWARE), configured_in(configs, true))
     }
 
-    /// All prices in force.
+    /// All current prices.
     pub fn table(&self) -> Arc<PriceTable> {
-        if let Some(whole) = self.held(WHOLE) {
-            return whole;
+        if let Some(table) = self.cached(TABLE_OVERRIDE) {
+            return table;
         }
         let configured = self.configured();
-        let Some(set) = self.held(SET) else {
+        let Some(set) = self.cached(PRICE_OVERRIDES) else {
             return configured;
         };
         let mut table = PriceTable::clone(&configured);
@@ -118,20 +118,20 @@ impl Hardware {
         Arc::new(table)
     }
 
-    fn held(&self, key: &str) -> Option<Arc<PriceTable>> {
-        // Asked first, lest a table that was never set count as a miss at each look-up.
+    fn cached(&self, key: &str) -> Option<Arc<PriceTable>> {
+        // GetDone first, lest a table that was never set count as a miss at each look-up.
         self.cache.ttl_left(key).and_then(|_| self.cache.get(key))
     }
 
-    /// The price in force of one id.
+    /// The current price of an id.
     pub fn get(&self, id: &str) -> Option<Price> {
         self.table().get(id).cloned()
     }
 
-    /// Sets one price.
+    /// Overrides one price.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for an id or a price that is none; nothing has changed then.
+    /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn set(&self, id: &str, price: Price) -> Result<()> {
         check(id, &price)?;
         let changing = self.lock();
@@ -139,23 +139,23 @@ impl Hardware {
         Ok(())
     }
 
-    /// Sets the whole table; an id that is not in it has no price any more.
+    /// Overrides the whole table; ids that are not in it have no price.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for an id or a price that is none; nothing has changed then.
+    /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn replace(&self, table: PriceTable) -> Result<()> {
         table.iter().try_for_each(|(id, price)| check(id, price))?;
         let _changing = self.lock();
-        self.hold(WHOLE, table);
-        self.cache.delete(SET);
+        self.store_override(TABLE_OVERRIDE, table);
+        self.cache.delete(PRICE_OVERRIDES);
         Ok(())
     }
 
-    /// Puts one price back to what is configured, so that an id which is not configured goes away; whether there was
-    /// such an id, in force or configured.
+    /// Restores the configured price of an id; an id that is not configured has none then. Returns whether the id had a
+    /// current or a configured price.
     ///
     /// # Errors
-    /// None today; what is configured is kept elsewhere.
+    /// None today.
     pub fn reset(&self, id: &str) -> Result<bool> {
         let changing = self.lock();
         let configured = self.configured().get(id).cloned();
@@ -169,38 +169,41 @@ impl Hardware {
         Ok(was)
     }
 
-    /// Puts all prices back to what is configured.
+    /// Restores all configured prices.
     pub fn reset_all(&self) {
         let _changing = self.lock();
-        self.cache.delete(SET);
-        self.cache.delete(WHOLE);
+        self.cache.delete(PRICE_OVERRIDES);
+        self.cache.delete(TABLE_OVERRIDE);
     }
 
-    /// What was set, as a text that [`restore`](Self::restore) takes; `None`: nothing was.
-    pub(crate) fn to_note(&self) -> Option<String> {
-        let noted = |key: &str| Some((key.to_owned(), json!(*self.held(key)?)));
-        let set: Map<String, Value> = [WHOLE, SET].into_iter().filter_map(noted).collect();
+    /// The overrides, for [`restore`](Self::restore); `None` if there are none.
+    pub(crate) fn save(&self) -> Option<String> {
+        let saved = |key: &str| Some((key.to_owned(), json!(*self.cached(key)?)));
+        let set: Map<String, Value> = [TABLE_OVERRIDE, PRICE_OVERRIDES]
+            .into_iter()
+            .filter_map(saved)
+            .collect();
         (!set.is_empty()).then(|| json!(set).to_string())
     }
 
-    /// Sets what was set when the text was made.
-    pub(crate) fn restore(&self, note: &str) -> serde_json::Result<()> {
-        let mut set: BTreeMap<String, PriceTable> = serde_json::from_str(note)?;
+    /// Restores saved overrides.
+    pub(crate) fn restore(&self, saved: &str) -> serde_json::Result<()> {
+        let mut set: BTreeMap<String, PriceTable> = serde_json::from_str(saved)?;
         let _changing = self.lock();
-        for key in [WHOLE, SET] {
+        for key in [TABLE_OVERRIDE, PRICE_OVERRIDES] {
             if let Some(table) = set.remove(key) {
-                self.hold(key, table);
+                self.store_override(key, table);
             }
         }
         Ok(())
     }
 
-    /// Has the configured prices asked for anew.
-    pub fn forget_configured(&self) {
+    /// Removes the configured prices from the cache.
+    pub fn invalidate_configured(&self) {
         self.cache.delete(CONFIGURED);
     }
 
-    /// The cache that all of it is in, keys `hardware:...`.
+    /// The cache, keys `hardware:...`.
     pub fn cache(&self) -> &TtlCache<Arc<PriceTable>> {
         &self.cache
     }
@@ -209,28 +212,28 @@ impl Hardware {
         self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Changes what is set: the whole table, where one is, else single prices.
+    /// Changes the override of the table if there is one, else those of single prices.
     fn change(&self, _changing: MutexGuard<'_, ()>, change: impl FnOnce(&mut PriceTable)) {
-        let (key, held) = match self.held(WHOLE) {
-            Some(whole) => (WHOLE, Some(whole)),
-            None => (SET, self.held(SET)),
+        let (key, cached) = match self.cached(TABLE_OVERRIDE) {
+            Some(table) => (TABLE_OVERRIDE, Some(table)),
+            None => (PRICE_OVERRIDES, self.cached(PRICE_OVERRIDES)),
         };
-        let mut table = held.as_deref().cloned().unwrap_or_default();
+        let mut table = cached.as_deref().cloned().unwrap_or_default();
         change(&mut table);
-        self.hold(key, table);
+        self.store_override(key, table);
     }
 
-    /// What says the same as the configuration is not held, so that it follows when that changes.
-    fn hold(&self, key: &str, mut table: PriceTable) {
+    /// Stores an override. One that equals the configured prices is dropped, so that it follows when those change.
+    fn store_override(&self, key: &str, mut table: PriceTable) {
         let configured = self.configured();
-        let follows = match key {
-            WHOLE => table == *configured,
+        let is_redundant = match key {
+            TABLE_OVERRIDE => table == *configured,
             _ => {
                 table.retain(|id, price| configured.get(id) != Some(price));
                 table.is_empty()
             }
         };
-        if follows {
+        if is_redundant {
             self.cache.delete(key);
         } else {
             self.cache.set_with_ttl(key, Arc::new(table), Duration::MAX);
@@ -238,26 +241,27 @@ impl Hardware {
     }
 
     fn configured(&self) -> Arc<PriceTable> {
-        let in_force = |table: Option<PriceTable>| {
+        let or_default = |table: Option<PriceTable>| {
             let table = table.filter(|table| !table.is_empty());
             Arc::new(table.unwrap_or_else(default_prices))
         };
-        // What is given for now is no result that is kept as long as one.
+        // A stale answer is an error here, so that it is not cached for the full time to live.
         let compute = || match (self.configured)() {
-            Loaded::Table(table) => Ok(in_force(table)),
-            Loaded::ForNow(table) => Err(in_force(table)),
+            Loaded::Table(table) => Ok(or_default(table)),
+            Loaded::Stale(table) => Err(or_default(table)),
         };
         match self.cache.get_or_set(CONFIGURED, compute) {
             Ok(table) => table,
             Err(table) => {
-                self.cache.set_with_ttl(CONFIGURED, table.clone(), FOR_NOW);
+                self.cache
+                    .set_with_ttl(CONFIGURED, table.clone(), STALE_TTL);
                 table
             }
         }
     }
 }
 
-/// The cache as others reach it: what drops the configuration that the prices are in drops them, too.
+/// The cache in the registry: invalidating the configuration of the prices also removes the prices.
 struct HardwareCache(TtlCache<Arc<PriceTable>>);
 
 impl NamedCache for HardwareCache {
@@ -283,7 +287,7 @@ fn malformed(what: &str, reason: impl Into<String>) -> Error {
     }
 }
 
-/// Whether this is a price that such an id can have.
+/// Checks an id and its price.
 ///
 /// # Errors
 /// [`Error::Malformed`] says which rule is broken.
@@ -293,7 +297,7 @@ pub fn check(id: &str, price: &Price) -> Result<()> {
     if !begins_well || !id.bytes().all(allowed) || id.len() > MAX_ID {
         return Err(malformed(
             "a hardware id",
-            "it must begin with a letter, a digit or '_', hold only those, '.' and '-', and have at most 250 characters",
+            "it must begin with a letter, a digit or '_', contain only those, '.' and '-', and have at most 250 characters",
         ));
     }
     if id == "all" {
@@ -306,7 +310,7 @@ pub fn check(id: &str, price: &Price) -> Result<()> {
     if !(price.cost_per_second.is_finite() && price.cost_per_second >= 0.0) {
         return Err(malformed(
             &what,
-            "`cost_per_second` must be a finite number that is not below 0",
+            "`cost_per_second` must be a finite number, at least 0",
         ));
     }
     Ok(())

@@ -7,10 +7,10 @@
 //! - `fuse`: fuser's calls turned into the tree's, errors into errnos; requests that wait
 //! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
 //! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
-//! - [`adopt`]: moves the store, so that an unmodified SimpleTuner reads and writes through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, who asks
-//!   a provider, writes
-//! - [`hardware`]: prices: defaults, configured, set
+//! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
+//!   through the chain, writes
+//! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change

@@ -14,7 +14,7 @@ use simpletuner_live::hardware::{self, Price, PriceTable};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::provider::aws::{AwsBackend, AwsOptions};
 use simpletuner_live::provider::backend::Backend;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 use simpletuner_live::provider::vault::{VaultAuth, VaultBackend, VaultOptions, VaultTls};
 use simpletuner_live::provider::{EnvironmentProvider, FileProvider, Provider};
 use simpletuner_live::secret::{SecretName, SecretValue};
@@ -50,7 +50,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 fn file_options() -> FileOptions {
     let folder = simpletuner_folder();
     FileOptions {
-        place: StorePlace::at(folder.join("other.json")),
+        location: StoreLocation::at(folder.join("other.json")),
         key: KeySource::new(None, folder.join("credential.key")),
         encrypt: true,
         max_stale: Duration::from_secs(3600),

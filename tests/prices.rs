@@ -51,7 +51,7 @@ impl Priced {
         self.0.run(&["mount"]).done();
     }
 
-    /// The price per second that a file of the mount says.
+    /// The price per second in a file of the mount.
     fn price(&self, id: &str) -> Value {
         let text = fs::read_to_string(self.0.live(&format!("hardware/{id}.json"))).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["cost_per_second"].clone()
@@ -95,7 +95,7 @@ fn configured_prices_are_loaded_again_when_their_cache_is_cleared_or_invalidated
         assert_eq!(priced.price("gpu"), cost, "{reload}");
         cost += 0.5;
     }
-    // What is saved through the mount itself is in force at once.
+    // A configuration saved through the mount takes effect at once.
     let config = priced.0.live("config/replicate.json");
     fs::write(&config, table(9.0).to_string()).unwrap();
     assert_eq!(priced.price("gpu"), 9.0);
@@ -107,7 +107,7 @@ fn configured_prices_are_loaded_again_when_their_cache_is_cleared_or_invalidated
 }
 
 #[test]
-fn a_written_price_is_held_until_the_cache_is_cleared_whatever_server_answers() {
+fn a_written_price_stays_until_the_cache_is_cleared_even_across_servers() {
     let priced = Priced::new();
     priced.configure(&table(0.5));
     priced.mount();
@@ -141,7 +141,7 @@ fn a_written_price_is_held_until_the_cache_is_cleared_whatever_server_answers() 
 }
 
 #[test]
-fn a_price_that_is_none_is_einval_and_changes_nothing() {
+fn an_invalid_price_is_einval_and_changes_nothing() {
     let priced = Priced::new();
     priced.mount();
     let before = priced.listed();
@@ -155,7 +155,7 @@ fn a_price_that_is_none_is_einval_and_changes_nothing() {
     ] {
         priced.0.write("one", bad);
         priced.0.write("all", &format!("{{\"gpu\": {bad}}}"));
-        // A shell's own redirection does not say how its close went.
+        // A shell's redirection does not report the result of its close.
         let said = priced.0.sh(
             "! cp one .simpletuner/live/hardware/gpu-l40s.json 2>&1; ! cp all .simpletuner/live/hardware/all.json 2>&1",
         );
@@ -165,7 +165,7 @@ fn a_price_that_is_none_is_einval_and_changes_nothing() {
 }
 
 #[test]
-fn a_stored_entry_that_is_no_price_is_left_out_with_one_warning_and_not_lost() {
+fn an_invalid_stored_price_is_ignored_with_one_warning_and_not_lost() {
     let priced = Priced::new();
     let config = json!({"cost_limit_amount": 5, "hardware_info": {
         "gpu": {"name": "G", "cost_per_second": 0.5, "memory_gb": 48},

@@ -1,5 +1,6 @@
-//! Who waits for a provider dies at once from a signal, and holds nobody up. The mount is in this very process, over a
-//! provider that answers when it is told to; so only child processes look at it, never a thread of the test.
+//! A reader that waits for a provider dies at once from a signal, and delays no other. The mount is in this very
+//! process, over a provider that answers when the test says so; so only child processes use the mount, never a thread
+//! of the test.
 
 mod support;
 
@@ -17,13 +18,13 @@ use simpletuner_live::hardware::{Hardware, Loaded};
 use simpletuner_live::live::{Owner, Parts, Tree};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::mount::{MountedTree, mount_tree};
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use support::home::is_mounted;
 use support::{alone, scratch_home, wait_until, waits_for_the_mount};
 
-/// What the provider says when it may speak.
+/// The provider's answer, once it may answer.
 #[derive(Clone, Copy)]
 enum Says {
     Value(&'static str),
@@ -33,7 +34,7 @@ enum Says {
 
 #[derive(Default)]
 struct Asked {
-    /// How often each key was asked for.
+    /// The number of requests for each key.
     times: HashMap<String, usize>,
     says: Option<Says>,
 }
@@ -97,7 +98,7 @@ impl Provider for Slow {
 struct Mount {
     slow: Arc<Slow>,
     children: Vec<Child>,
-    // Before the folder it lies in.
+    // Dropped before its folder.
     mounted: Option<MountedTree>,
     home: tempfile::TempDir,
 }
@@ -108,7 +109,7 @@ impl Mount {
         let store = home.path().join("store.json");
         fs::write(&store, r#"{"FILE": "from the file", "OLD": "to be moved"}"#).unwrap();
         let file = FileProvider::new(FileOptions {
-            place: StorePlace::at(store),
+            location: StoreLocation::at(store),
             key: KeySource::new(
                 Some("a key of the test".into()),
                 home.path().join("credential.key"),
@@ -186,7 +187,7 @@ impl Mount {
         self.children.swap_remove(place.unwrap())
     }
 
-    /// What a script that must not wait for the provider prints.
+    /// The output of a script that must not wait for the provider.
     #[track_caller]
     fn sh(&self, script: &str) -> String {
         let output = ended(self.bash(script), script);
@@ -201,7 +202,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Whoever still waits is let go, so that a test that fails does not hang.
+        // Releases the waiting readers, so that a failed test does not hang.
         self.slow.answer(Says::Nothing);
         for mut child in self.children.drain(..) {
             let _ = child.wait();
@@ -270,7 +271,7 @@ fn a_waiting_reader_dies_from_a_signal_before_the_provider_answers() {
 }
 
 #[test]
-fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
+fn hundreds_of_waiting_readers_need_no_threads_and_all_die_from_a_signal() {
     let _alone = alone();
     let mut mount = Mount::new();
     let first = mount.reader("SLOW");
@@ -301,7 +302,7 @@ fn hundreds_of_readers_wait_without_a_thread_for_each_and_all_die() {
 }
 
 #[test]
-fn whoever_waits_holds_nobody_up() {
+fn a_waiting_reader_delays_no_other() {
     let _alone = alone();
     let mut mount = Mount::new();
     let reader = mount.reader("SLOW");
@@ -336,7 +337,7 @@ fn a_new_secret_is_written_while_the_provider_is_silent() {
     let mut mount = Mount::new();
     let reader = mount.reader("SLOW");
     mount.sh("echo v > secrets/NEW; [ \"$(<secrets/NEW)\" = v ]");
-    // The very key that somebody waits for.
+    // The key that a reader waits for.
     mount.sh("echo mine > secrets/SLOW; [ \"$(<secrets/SLOW)\" = mine ]");
     mount.sh("python3 -c 'import os; os.rename(\"secrets/NEW\", \"secrets/NEWER\")'");
     assert_eq!(mount.sh("ls secrets"), "FILE\nNEWER\nOLD\nSLOW\n");
@@ -346,7 +347,7 @@ fn a_new_secret_is_written_while_the_provider_is_silent() {
 }
 
 #[test]
-fn the_end_of_a_child_does_not_break_the_shells_read() {
+fn the_exit_of_a_child_does_not_interrupt_the_shells_read() {
     let _alone = alone();
     let mut mount = Mount::new();
     // A handler for the end of its children, which `$(<...)` has in the process that reads.
@@ -361,7 +362,7 @@ fn the_end_of_a_child_does_not_break_the_shells_read() {
             .chain([group])
             .any(|pid| waits_for_the_mount(pid) && has_caught_and_pending(pid, libc::SIGCHLD))
     });
-    // A reader who is killed after that has been looked after together with, or after, the shell.
+    // A reader that is killed after that is checked together with the shell, or after it.
     let other = mount.reader("SLOW");
     signal("TERM", &other.to_string());
     let output = ended(mount.take(other), "the other reader dies");
@@ -377,7 +378,7 @@ fn the_end_of_a_child_does_not_break_the_shells_read() {
 }
 
 #[test]
-fn a_thousand_cold_readers_cost_one_question_and_all_get_the_value() {
+fn a_thousand_cold_readers_cost_one_request_and_all_get_the_value() {
     let _alone = alone();
     let mount = Mount::new();
     let bash = mount.bash("for i in {1..1000}; do cat secrets/SLOW & done; wait");
@@ -402,7 +403,7 @@ fn a_thousand_cold_readers_cost_one_question_and_all_get_the_value() {
     assert_eq!(mount.slow.times("SLOW"), 1);
 }
 
-/// What `stat` and `cat` of a key say that waited for the provider's answer.
+/// The output of `stat` and `cat` of a key, after waiting for the provider's answer.
 fn said_after(says: Says) -> Vec<String> {
     let mount = Mount::new();
     let readers = ["stat", "cat"].map(|program| {
@@ -421,7 +422,7 @@ fn said_after(says: Says) -> Vec<String> {
 }
 
 #[test]
-fn a_key_that_nobody_has_is_not_there_after_the_wait() {
+fn a_key_that_no_provider_has_is_missing_after_the_wait() {
     let _alone = alone();
     for said in said_after(Says::Nothing) {
         assert!(said.contains("No such file or directory"), "{said}");

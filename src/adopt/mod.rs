@@ -298,7 +298,7 @@ impl Layout {
                 if self.is_named || self.is_linked =>
             {
                 let is_younger = old_stamp.modified() > stamp.modified();
-                let differs = stored.take_over(old, is_younger)?;
+                let differs = stored.merge(old, is_younger)?;
                 Ok((stored, differs))
             }
             // An earlier run was interrupted before the settings named the store; nothing has written to it since.

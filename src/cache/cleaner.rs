@@ -1,30 +1,29 @@
-//! The one thread that removes the expired entries of all caches, each at an interval of its own. Knows only how to ask
-//! a cache for that.
+//! The thread that removes the expired entries of all caches, each at its own interval. Knows nothing else of a cache.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// What the thread does its rounds on.
+/// A cache that the thread cleans.
 pub(super) trait Clean: Send + Sync + 'static {
     fn clean(&self);
 }
 
-/// Ends the rounds of a cache when it is dropped.
+/// Keeps a cache on the schedule until dropped.
 pub(super) struct Cleaner {
-    /// The schedule knows them only as long as this does.
-    _rounds: Arc<Rounds>,
+    /// The schedule has only a weak reference.
+    _scheduled: Arc<Scheduled>,
 }
 
-/// The rounds of one cache.
-struct Rounds {
-    /// Held only while it is cleaned, so that the rounds keep no cache alive.
+/// One cache on the schedule.
+struct Scheduled {
+    /// Weak, so that the schedule does not keep the cache alive.
     target: Weak<dyn Clean>,
     interval: Duration,
 }
 
 struct Due {
     at: Instant,
-    rounds: Weak<Rounds>,
+    scheduled: Weak<Scheduled>,
 }
 
 #[derive(Default)]
@@ -44,15 +43,15 @@ fn schedule() -> MutexGuard<'static, Schedule> {
 }
 
 impl Cleaner {
-    /// Begins the rounds of a cache, and the thread if this is the first one.
+    /// Adds a cache to the schedule, and starts the thread if this is the first one.
     pub(super) fn start<T: Clean>(target: Weak<T>, interval: Duration) -> Self {
-        // An interval of nothing would be a busy loop.
+        // An interval of zero would be a busy loop.
         let interval = interval.max(Duration::from_millis(1));
-        let rounds = Arc::new(Rounds { target, interval });
+        let scheduled = Arc::new(Scheduled { target, interval });
         let mut schedule = schedule();
         schedule.due.push(Due {
             at: Instant::now() + interval,
-            rounds: Arc::downgrade(&rounds),
+            scheduled: Arc::downgrade(&scheduled),
         });
         if !schedule.has_thread {
             let thread = std::thread::Builder::new().name("cache-cleaner".into());
@@ -60,21 +59,25 @@ impl Cleaner {
                 Ok(_) => schedule.has_thread = true,
                 // Expired entries are never served; they only stay in memory longer.
                 Err(error) => {
-                    tracing::warn!("no thread to remove expired cache entries: {error}");
+                    tracing::warn!(
+                        "cannot start the thread that removes expired cache entries: {error}"
+                    );
                 }
             }
         }
         drop(schedule);
         CHANGED.notify_all();
-        Self { _rounds: rounds }
+        Self {
+            _scheduled: scheduled,
+        }
     }
 }
 
 #[cfg(test)]
 impl Cleaner {
-    /// Lives as long as the rounds do.
+    /// Alive as long as the cache is on the schedule.
     pub(super) fn watch(&self) -> Weak<impl Sized + use<>> {
-        Arc::downgrade(&self._rounds)
+        Arc::downgrade(&self._scheduled)
     }
 }
 
@@ -86,17 +89,17 @@ fn clean_all() {
     }
 }
 
-/// The caches whose time has come; waits until there is one.
+/// Waits until a cache is due; returns all that are.
 fn wait_for_due() -> Vec<Arc<dyn Clean>> {
     let mut schedule = schedule();
     loop {
-        schedule.due.retain(|due| due.rounds.strong_count() > 0);
+        schedule.due.retain(|due| due.scheduled.strong_count() > 0);
         let now = Instant::now();
         let mut targets = Vec::new();
         for due in schedule.due.iter_mut().filter(|due| due.at <= now) {
-            if let Some(rounds) = due.rounds.upgrade() {
-                due.at = now + rounds.interval;
-                targets.extend(rounds.target.upgrade());
+            if let Some(scheduled) = due.scheduled.upgrade() {
+                due.at = now + scheduled.interval;
+                targets.extend(scheduled.target.upgrade());
             }
         }
         if !targets.is_empty() {

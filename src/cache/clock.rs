@@ -1,4 +1,4 @@
-//! The clock that entries expire by; tests turn it by hand.
+//! The clock for expiry; tests replace it by one that they set.
 
 use std::time::Instant;
 

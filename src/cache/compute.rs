@@ -1,4 +1,4 @@
-//! `get_or_set` and its sisters: a missing value is computed once, whoever and however many ask for it.
+//! `get_or_set` and its variants: a missing value is computed once for all concurrent callers.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,19 +7,20 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use super::TtlCache;
-use super::flight::{Flight, Outcome};
+use super::singleflight::{Flight, Outcome};
 
 impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
-    /// The live value of a key, else the one that `compute` gives, which is set for the default time to live. Threads
-    /// (and tasks, see [`get_or_set_async`](Self::get_or_set_async)) that ask meanwhile wait and get the same value.
+    /// The live value of a key. If there is none, computes it and caches it for the default time to live. Concurrent
+    /// callers, threads and tasks alike ([`get_or_set_async`](Self::get_or_set_async)), wait and get the same value.
     ///
-    /// - A computation that fails gives a clone of its error to all who waited for it (of the same error type; another
-    ///   computes for itself): a thousand callers of a dead backend call it once. Who asks after that computes anew.
-    /// - After one that panics, of those who wait the one who came first computes next.
-    /// - A value that was computed while its key was set, deleted or invalidated goes to those who waited for it and is
-    ///   not cached; who asks after that gets a new computation.
-    /// - `compute` must not ask for its own key: it would wait for itself. And a task should use the asynchronous form,
-    ///   because this one holds up its thread.
+    /// - If the computation fails, all waiters with the same error type get a clone of the error, and one with another
+    ///   error type computes for itself: a thousand callers of a dead backend call it once. Later callers compute
+    ///   again.
+    /// - If it panics, the longest waiting caller computes next.
+    /// - If the key is set, deleted or invalidated meanwhile, the waiters get the value, but it is not cached; later
+    ///   callers compute again.
+    /// - `compute` must not ask for its own key: it would wait for itself. A task should use the asynchronous form,
+    ///   because this one blocks its thread.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -32,7 +33,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         block_on(self.get_or_compute(key, None, compute))
     }
 
-    /// [`get_or_set`](Self::get_or_set) with a time to live of its own for a value that is computed.
+    /// [`get_or_set`](Self::get_or_set) with a time to live for a computed value.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -46,8 +47,8 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         block_on(self.get_or_compute(key, Some(ttl), compute))
     }
 
-    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. When the future is dropped while it computes, the one
-    /// who waits longest computes next.
+    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. If the future is dropped while it computes, the
+    /// longest waiting caller computes next.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -60,7 +61,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         self.get_or_compute(key, None, compute).await
     }
 
-    /// [`get_or_set_async`](Self::get_or_set_async) with a time to live of its own for a value that is computed.
+    /// [`get_or_set_async`](Self::get_or_set_async) with a time to live for a computed value.
     ///
     /// # Errors
     /// The error of `compute`, or of the computation that this caller waited for.
@@ -90,12 +91,12 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         Fut: Future<Output = Result<V, E>>,
     {
         loop {
-            let member = match self.look_up_or_join(key) {
+            let participant = match self.look_up_or_join(key) {
                 Ok(value) => return Ok(value),
-                Err(member) => member,
+                Err(participant) => participant,
             };
-            let turn = match member.flight.turn().await {
-                Ok(turn) => turn,
+            let leader = match participant.flight.lead().await {
+                Ok(leader) => leader,
                 Err(Outcome::Value(value)) => return Ok(value),
                 Err(Outcome::Failure(failure)) => match failure.downcast_ref::<E>() {
                     Some(error) => return Err(error.clone()),
@@ -104,22 +105,22 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
             };
             return match compute().await {
                 Ok(value) => {
-                    member.land(&value, ttl);
-                    turn.end(Outcome::Value(value.clone()));
+                    participant.complete(&value, ttl);
+                    leader.finish(Outcome::Value(value.clone()));
                     Ok(value)
                 }
                 Err(error) => {
-                    member.detach();
-                    turn.end(Outcome::Failure(Arc::new(error.clone())));
+                    participant.detach();
+                    leader.finish(Outcome::Failure(Arc::new(error.clone())));
                     Err(error)
                 }
             };
         }
     }
 
-    /// The live value, or membership in the key's flight: in one step, so that a flight that lands in between is not
-    /// missed.
-    fn look_up_or_join<'a>(&'a self, key: &'a str) -> Result<V, Member<'a, V>> {
+    /// The live value, or participation in the key's flight; under one lock, so that a flight that completes in between
+    /// is not missed.
+    fn look_up_or_join<'a>(&'a self, key: &'a str) -> Result<V, Participant<'a, V>> {
         let _expired;
         let mut state = self.0.lock();
         match state.look_up(key, self.0.clock()) {
@@ -128,7 +129,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         }
         let flight = state.flights.join(key);
         drop(state);
-        Err(Member {
+        Err(Participant {
             cache: self,
             key,
             flight,
@@ -136,16 +137,16 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     }
 }
 
-/// A caller in a flight; leaves it when dropped.
-struct Member<'a, V: Clone + Send + Sync + 'static> {
+/// A caller in a flight. Dropping it leaves the flight.
+struct Participant<'a, V: Clone + Send + Sync + 'static> {
     cache: &'a TtlCache<V>,
     key: &'a str,
     flight: Arc<Flight<V>>,
 }
 
-impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
-    /// Caches the value, unless something has happened to the key since.
-    fn land(&self, value: &V, ttl: Option<Duration>) {
+impl<V: Clone + Send + Sync + 'static> Participant<'_, V> {
+    /// Caches the value, unless the key was changed since the flight began.
+    fn complete(&self, value: &V, ttl: Option<Duration>) {
         let value = value.clone();
         let shared = &self.cache.0;
         let _removed = {
@@ -158,7 +159,7 @@ impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
         };
     }
 
-    /// Who asks from now on does not join this flight.
+    /// Lets no new caller join this flight.
     fn detach(&self) {
         let mut state = self.cache.0.lock();
         if state.flights.is_current(self.key, &self.flight) {
@@ -167,14 +168,14 @@ impl<V: Clone + Send + Sync + 'static> Member<'_, V> {
     }
 }
 
-impl<V: Clone + Send + Sync + 'static> Drop for Member<'_, V> {
+impl<V: Clone + Send + Sync + 'static> Drop for Participant<'_, V> {
     fn drop(&mut self) {
         let mut state = self.cache.0.lock();
         state.flights.leave(self.key, &self.flight);
     }
 }
 
-/// Runs a future on this thread.
+/// Runs a future on this thread, without a runtime.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {

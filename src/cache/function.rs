@@ -1,4 +1,4 @@
-//! Function results in a cache: [`cached!`](crate::cached), and what it expands to. Knows nothing of what is computed.
+//! Cached function results: [`cached!`](crate::cached), and what it expands to. Knows nothing of the functions.
 
 use std::fmt::{Display, Write};
 use std::sync::{Arc, OnceLock};
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::{CacheOptions, CacheRegistry, TtlCache};
 
-/// How many results a function's cache holds, where its `max_size` is not given.
+/// The default of `max_size`.
 const MAX_SIZE: usize = 1000;
 
-/// The caches of all [`cached!`](crate::cached) functions that were called so far, as `prefix:name`.
+/// The caches of all [`cached!`](crate::cached) functions that have been called, as `prefix:name`.
 pub fn function_caches() -> &'static CacheRegistry {
     static REGISTRY: OnceLock<CacheRegistry> = OnceLock::new();
     REGISTRY.get_or_init(CacheRegistry::default)
 }
 
-/// What a `ttl` can be given as: a [`Duration`], or whole seconds.
+/// The types of `ttl`: a [`Duration`], or whole seconds.
 pub trait IntoTtl {
     /// The same as a duration.
     fn into_ttl(self) -> Duration;
@@ -33,7 +33,7 @@ impl IntoTtl for u64 {
     }
 }
 
-/// A function's cache, made at its first call.
+/// A function's cache, created at its first call.
 #[doc(hidden)]
 pub fn make<V: Clone + Send + Sync + 'static>(
     prefix: &str,
@@ -50,15 +50,15 @@ pub fn make<V: Clone + Send + Sync + 'static>(
     cache
 }
 
-/// The key of a call: prefix, function name and arguments, joined by `:` (formats.md, "Caches and prices"). A `:` in an
-/// argument that another follows is escaped, because two calls must not share a key.
+/// The key of a call: prefix, function name and arguments, joined by `:`. A `:` in any argument but the last is
+/// escaped, so that two calls never share a key.
 #[doc(hidden)]
 pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     let mut key = format!("{prefix}:{function}");
     for (place, argument) in arguments.iter().enumerate() {
         key.push(':');
         let start = key.len();
-        // A `String` takes all that is written to it.
+        // Writing to a `String` cannot fail.
         let _ = write!(key, "{argument}");
         if place + 1 < arguments.len() && key[start..].contains([':', '\\']) {
             let escaped = key[start..].replace('\\', "\\\\").replace(':', "\\:");
@@ -68,8 +68,8 @@ pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     key
 }
 
-/// Whether what a function gave is the error of a [`Result`]. Of two traits the compiler takes the one for results where
-/// it fits: the macro knows the type's tokens only, and an alias such as `io::Result` shows nothing in them.
+/// Whether a function returned the error of a [`Result`]. The compiler prefers the trait for results where it applies.
+/// The macro cannot decide that: it sees only the tokens of the type, and these may be an alias such as `io::Result`.
 #[doc(hidden)]
 pub struct Given<'a, T>(pub &'a T);
 
@@ -95,14 +95,14 @@ impl<T> OfAnything for &Given<'_, T> {
     }
 }
 
-/// Gives a function, plain or `async`, a cache for its results: SimpleTuner's `@cached(ttl, key_prefix)`.
+/// Caches the results of a function, plain or `async`, as SimpleTuner's `@cached(ttl, key_prefix)` does.
 ///
 /// ```
 /// use simpletuner_live::cached;
 ///
 /// cached! {
 ///     ttl = 60, key_prefix = "mymodule";
-///     /// What is known of a user; slow to find out.
+///     /// A user's name; slow to look up.
 ///     pub fn get_user(id: u32) -> Result<String, String> {
 ///         match id {
 ///             0 => Err("nobody has the number 0".to_owned()),
@@ -115,7 +115,7 @@ impl<T> OfAnything for &Given<'_, T> {
 /// let held = get_user::cache().get("mymodule:get_user:123");
 /// assert_eq!(held, Some(Ok("user 123".to_owned())));
 ///
-/// // An error goes to all who wait for it, and is not kept.
+/// // An error goes to all waiting callers, and is not cached.
 /// assert!(get_user(0).is_err());
 /// assert_eq!(get_user::cache().len(), 1);
 ///
@@ -123,16 +123,16 @@ impl<T> OfAnything for &Given<'_, T> {
 /// assert!(get_user::cache().is_empty());
 /// ```
 ///
-/// - `ttl`: whole seconds, or a [`Duration`]. `max_size = N` behind `key_prefix` sets how many results are held (1,000
-///   unless it is set).
-/// - The key is `prefix:function:argument:argument`, each argument as `Display` shows it; a `:` or `\` in any but the last
-///   has a `\` before it.
-/// - `NAME::cache()` is the [`TtlCache`] behind the function, which holds whole results: `clear`, `invalidate_prefix`,
-///   `stats`. All such caches together are [`function_caches`].
-/// - Callers that ask for the same key at once wait for one computation ([`TtlCache::get_or_set`]); an asynchronous
+/// - `ttl`: whole seconds, or a [`Duration`]. `max_size = N` after `key_prefix` sets the largest number of results
+///   (default: 1,000).
+/// - The key is `prefix:function:argument:argument`, each argument as `Display` shows it; a `:` or `\` in any but the
+///   last has a `\` before it.
+/// - `NAME::cache()` is the function's [`TtlCache`]: `clear`, `invalidate_prefix`, `stats`. [`function_caches`] has all
+///   of them.
+/// - Concurrent callers with the same key wait for one computation ([`TtlCache::get_or_set`]); an asynchronous
 ///   function works with any runtime. A function must not call itself with the same arguments.
-/// - What it returns must be `Clone + Send + Sync + 'static`. An `Err` is not cached; a `None` is.
-/// - It is for functions without `self` and without type parameters.
+/// - The result must be `Clone + Send + Sync + 'static`. An `Err` is not cached; a `None` is.
+/// - The function has no `self` and no type parameters.
 ///
 /// ```
 /// # use simpletuner_live::cached;
@@ -194,13 +194,13 @@ macro_rules! cached {
             }
         }
     };
-    // A type beside the function, because a module could not name types that are local to a function's body.
+    // A type, because a module could not name types that are local to a function's body.
     (@cache $vis:vis $name:ident, $returned:ty, $ttl:expr, $prefix:expr, [$($max_size:expr)?]) => {
         #[doc = concat!("The cache behind the function `", stringify!($name), "`.")]
         #[allow(non_camel_case_types)]
         $vis enum $name {}
         impl $name {
-            /// The results that are held.
+            /// The cached results.
             #[allow(dead_code)]
             pub fn cache() -> &'static $crate::cache::TtlCache<$returned> {
                 static CACHE: ::std::sync::LazyLock<$crate::cache::TtlCache<$returned>> =

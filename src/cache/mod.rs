@@ -1,5 +1,5 @@
-//! Caches with a time to live for each entry, and the registry that reaches them by name. Knows nothing of secrets, prices
-//! or files: what is cached, and under which key, is its users' business.
+//! Caches with a time to live for each entry, and a registry of caches by name. Knows nothing of secrets, prices or
+//! files: the users of a cache choose its keys and values.
 //!
 //! ```
 //! use simpletuner_live::cache::{CacheOptions, TtlCache};
@@ -21,9 +21,9 @@
 mod cleaner;
 mod clock;
 mod compute;
-mod flight;
 pub mod function;
 mod named;
+mod singleflight;
 mod ttl;
 
 pub use function::function_caches;
@@ -34,35 +34,35 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What a cache is made with.
+/// The options of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// How long an entry lives when its own time is not given; [`Duration::MAX`] is for ever, zero is not at all.
+    /// How long an entry lives unless its own time is given. [`Duration::MAX`]: for ever; zero: not at all.
     pub default_ttl: Duration,
-    /// How many entries it holds at most; 0 holds none.
+    /// The largest number of entries; 0: none.
     pub max_size: usize,
-    /// How often a thread of the cache removes expired entries. Without one they go when they are asked for, or when
-    /// their place is needed.
+    /// How often the cleaner thread removes expired entries. Without it they are removed when they are looked up, or
+    /// when the cache is full.
     pub cleanup_interval: Option<Duration>,
 }
 
-/// A cache's figures; the counters run from its making and no `clear` resets them.
+/// The statistics of a cache. The counters start with the cache; `clear` does not reset them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheStats {
-    /// Entries held, expired ones too.
+    /// Entries, expired ones included.
     pub size: usize,
-    /// Entries held at most.
+    /// The largest number of entries.
     pub max_size: usize,
-    /// Entries held that have expired and are not served any more.
+    /// Expired entries that are not removed yet.
     pub expired_count: usize,
     /// The default time to live, in seconds.
     pub default_ttl: f64,
     /// Look-ups that found a live entry.
     pub hits: u64,
-    /// Look-ups that found none, or an expired one.
+    /// Look-ups that found no entry or an expired one.
     pub misses: u64,
-    /// Live entries that gave way because the cache was full.
+    /// Live entries evicted because the cache was full.
     pub evictions: u64,
-    /// Hits per look-up, 0 to 1; 0 before the first.
+    /// Hits per look-up, 0 to 1; 0 before the first look-up.
     pub hit_rate: f64,
 }

@@ -1,5 +1,5 @@
-//! The named caches: their numbers, and the registry by which all of them are listed, emptied and invalidated. Knows
-//! nothing of what they hold.
+//! The named caches: their options, and the registry through which all of them are listed, cleared and invalidated.
+//! Does not know their contents.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -15,22 +15,22 @@ const fn named(seconds: u64, max_size: usize) -> CacheOptions {
     }
 }
 
-/// The numbers of the cache `provider_config`, keys `provider:{name}:config`: 300 s, 100 entries.
+/// The options of the cache `provider_config`, keys `provider:{name}:config`: 300 s, 100 entries.
 pub const PROVIDER_CONFIG: CacheOptions = named(300, 100);
-/// The numbers of the cache `user_permission`, keys `user:{id}:...`: 60 s, 500 entries.
+/// The options of the cache `user_permission`, keys `user:{id}:...`: 60 s, 500 entries.
 pub const USER_PERMISSION: CacheOptions = named(60, 500);
-/// The numbers of the cache `secrets`, keys `secret:{key}`: 300 s, 1,000 entries.
+/// The options of the cache `secrets`, keys `secret:{key}`: 300 s, 1,000 entries.
 pub const SECRETS: CacheOptions = named(300, 1000);
-/// The numbers of the cache `hardware`, keys `hardware:...`: 300 s, 100 entries.
+/// The options of the cache `hardware`, keys `hardware:...`: 300 s, 100 entries.
 pub const HARDWARE: CacheOptions = named(300, 100);
 
-/// What can be done to a cache without knowing what it holds.
+/// The operations on a cache that do not depend on its values.
 pub trait NamedCache: Send + Sync {
-    /// The figures.
+    /// The statistics.
     fn stats(&self) -> CacheStats;
-    /// Removes all entries; how many there were.
+    /// Removes all entries; returns how many there were.
     fn clear(&self) -> usize;
-    /// Removes all entries whose keys begin with `prefix`; how many there were.
+    /// Removes all entries whose keys begin with `prefix`; returns how many there were.
     fn invalidate_prefix(&self, prefix: &str) -> usize;
 }
 
@@ -46,14 +46,14 @@ impl<V: Clone + Send + Sync + 'static> NamedCache for TtlCache<V> {
     }
 }
 
-/// Caches by name, in the order of their registration; clones are handles on the same registry.
+/// Caches by name, in the order of registration. Clones share the same registry.
 #[derive(Clone, Default)]
 pub struct CacheRegistry(Arc<RwLock<Vec<Named>>>);
 
 type Named = (String, Arc<dyn NamedCache>);
 
 impl CacheRegistry {
-    /// Adds a cache; one that had the name gives it up, and its place.
+    /// Adds a cache, or replaces the one of this name.
     pub fn register(&self, name: impl Into<String>, cache: Arc<dyn NamedCache>) {
         let name = name.into();
         let mut caches = self.0.write().unwrap_or_else(|e| e.into_inner());
@@ -74,7 +74,7 @@ impl CacheRegistry {
         all.find(|(held, _)| held == name).map(|(_, cache)| cache)
     }
 
-    /// The figures of all caches, by name.
+    /// The statistics of all caches, by name.
     pub fn stats(&self) -> BTreeMap<String, CacheStats> {
         self.all()
             .into_iter()
@@ -82,12 +82,12 @@ impl CacheRegistry {
             .collect()
     }
 
-    /// Empties all caches; how many entries there were.
+    /// Clears all caches; returns how many entries there were.
     pub fn clear(&self) -> usize {
         self.all().iter().map(|(_, cache)| cache.clear()).sum()
     }
 
-    /// Removes the entries of all caches whose keys begin with `prefix`; how many there were.
+    /// Removes the entries of all caches whose keys begin with `prefix`; returns how many there were.
     pub fn invalidate_prefix(&self, prefix: &str) -> usize {
         self.all()
             .iter()
@@ -95,7 +95,7 @@ impl CacheRegistry {
             .sum()
     }
 
-    // Copied out, so that no cache is worked on while the registry is locked.
+    // A copy, so that the registry is not locked while its caches are used.
     fn all(&self) -> Vec<Named> {
         self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_registered_again_keeps_its_place() {
+    fn a_name_that_is_registered_again_keeps_its_position() {
         let registry = CacheRegistry::default();
         for name in ["one", "two", "one"] {
             registry.register(name, Arc::new(TtlCache::<()>::new(USER_PERMISSION)));

@@ -1,5 +1,5 @@
-//! The cache itself: a time to live for each entry, the least recently used entry out first. Knows nothing of how a
-//! missing value is computed.
+//! The cache itself: each entry has a time to live, and a full cache evicts the least recently used entry. Does not
+//! know how a missing value is computed.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -9,14 +9,14 @@ use lru::LruCache;
 
 use super::cleaner::{Clean, Cleaner};
 use super::clock::Clock;
-use super::flight::Flights;
+use super::singleflight::Flights;
 use super::{CacheOptions, CacheStats};
 
-/// A thread-safe cache from texts to `V`; clones are handles on the same cache.
+/// A thread-safe cache from texts to `V`. Clones share the same cache.
 ///
-/// A look-up clones the value while the cache is locked, so a large `V` belongs into an `Arc`. Values are dropped outside
-/// the lock. Whatever changes a key (`set`, `delete`, `clear`, `invalidate_prefix`) also goes before a computation of it
-/// that is under way: see [`get_or_set`](Self::get_or_set).
+/// A look-up clones the value while the cache is locked, so a large `V` belongs into an `Arc`. Values are dropped
+/// outside the lock. A change of a key (`set`, `delete`, `clear`, `invalidate_prefix`) wins over a running computation
+/// of it: see [`get_or_set`](Self::get_or_set).
 pub struct TtlCache<V>(pub(super) Arc<Shared<V>>);
 
 pub(super) struct Shared<V> {
@@ -28,10 +28,10 @@ pub(super) struct Shared<V> {
 }
 
 pub(super) struct State<V> {
-    // Unbounded, because at capacity the expired entries go before the least recently used one.
+    // Unbounded, because a full cache evicts its expired entries before the least recently used one.
     entries: LruCache<Box<str>, Entry<V>>,
-    /// No entry expires before this, so that a full cache is searched for expired ones only when it may hold some.
-    soonest: Option<Instant>,
+    /// No entry expires before this, so that a full cache is searched for expired entries only if there may be some.
+    next_expiry: Option<Instant>,
     pub(super) flights: Flights<V>,
     hits: u64,
     misses: u64,
@@ -40,7 +40,7 @@ pub(super) struct State<V> {
 
 pub(super) struct Entry<V> {
     value: V,
-    /// `None` is never.
+    /// `None`: never.
     expires: Option<Instant>,
 }
 
@@ -66,8 +66,7 @@ impl<V> fmt::Debug for TtlCache<V> {
 }
 
 impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
-    /// An empty cache. With a cleanup interval it starts a thread, which ends with the last handle (and which a fork
-    /// would not take along).
+    /// An empty cache. A cleanup interval needs the shared cleaner thread, which a forked process does not inherit.
     pub fn new(options: CacheOptions) -> Self {
         Self::with_clock(options, Clock::System)
     }
@@ -78,7 +77,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
             clock,
             state: Mutex::new(State {
                 entries: LruCache::unbounded(),
-                soonest: None,
+                next_expiry: None,
                 flights: Flights::default(),
                 hits: 0,
                 misses: 0,
@@ -94,14 +93,13 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         Self(shared)
     }
 
-    /// The live value of a key, which thereby becomes the most recently used. An expired entry is removed.
+    /// The live value of a key, which becomes the most recently used. Removes an expired entry.
     pub fn get(&self, key: &str) -> Option<V> {
         let looked_up = self.0.lock().look_up(key, &self.0.clock);
         looked_up.ok()
     }
 
-    /// How long the live value of a key still has; [`Duration::MAX`] is for ever. No look-up: it counts as none and
-    /// refreshes nothing.
+    /// How long the value of a key still lives; [`Duration::MAX`]: for ever. Does not count as a look-up or as a use.
     pub fn ttl_left(&self, key: &str) -> Option<Duration> {
         let state = self.0.lock();
         let entry = state.entries.peek(key)?;
@@ -117,7 +115,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         self.set_with_ttl(key, value, self.0.options.default_ttl);
     }
 
-    /// Sets a key for a time to live of its own; [`Duration::MAX`] is for ever.
+    /// Sets a key for this time to live; [`Duration::MAX`]: for ever.
     pub fn set_with_ttl(&self, key: &str, value: V, ttl: Duration) {
         let _removed = {
             let mut state = self.0.lock();
@@ -126,7 +124,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         };
     }
 
-    /// Removes a key; whether there was an entry (one that has expired and was not yet removed counts).
+    /// Removes a key; returns whether there was an entry, even an expired one.
     pub fn delete(&self, key: &str) -> bool {
         let removed = {
             let mut state = self.0.lock();
@@ -136,18 +134,18 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         removed.is_some()
     }
 
-    /// Removes all entries; how many there were.
+    /// Removes all entries; returns how many there were.
     pub fn clear(&self) -> usize {
         let removed = {
             let mut state = self.0.lock();
             state.flights.detach_prefix("");
-            state.soonest = None;
+            state.next_expiry = None;
             std::mem::replace(&mut state.entries, LruCache::unbounded())
         };
         removed.len()
     }
 
-    /// Removes all entries whose keys begin with `prefix`; how many there were.
+    /// Removes all entries whose keys begin with `prefix`; returns how many there were.
     pub fn invalidate_prefix(&self, prefix: &str) -> usize {
         let removed = {
             let mut state = self.0.lock();
@@ -157,7 +155,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         removed.len()
     }
 
-    /// The figures.
+    /// The statistics.
     pub fn stats(&self) -> CacheStats {
         let now = self.0.clock.now();
         let state = self.0.lock();
@@ -181,12 +179,12 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         }
     }
 
-    /// How many entries it holds, expired ones too.
+    /// The number of entries, expired ones included.
     pub fn len(&self) -> usize {
         self.0.lock().entries.len()
     }
 
-    /// Whether it holds no entry.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -201,7 +199,7 @@ impl<V> Shared<V> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sets a key, for the default time to live unless another is given; gives what was removed for it, to be dropped
+    /// Sets a key, for the default time to live unless another is given. Returns the removed values, to be dropped
     /// outside the lock.
     #[must_use]
     pub(super) fn insert_computed(
@@ -217,7 +215,7 @@ impl<V> Shared<V> {
     #[must_use]
     fn insert(&self, state: &mut State<V>, key: &str, value: V, ttl: Duration) -> Vec<V> {
         if ttl.is_zero() || self.options.max_size == 0 {
-            // It would not live, so nothing else has to give way to it.
+            // It would expire at once, so nothing is evicted for it.
             let replaced = state.entries.pop(key).map(|entry| entry.value);
             return replaced.into_iter().chain([value]).collect();
         }
@@ -243,16 +241,16 @@ impl<V> Shared<V> {
             removed.push(entry.value);
         }
         state.entries.put(key.into(), Entry { value, expires });
-        // Last, because searching for expired entries sets this anew from those that stay.
+        // Last, because removing the expired entries recomputes `next_expiry`.
         state.note_expiry(expires);
         removed
     }
 }
 
 impl<V: Clone> State<V> {
-    /// The live value of a key, else the expired entry that was removed, to be dropped outside the lock.
+    /// The live value of a key, or else the removed expired entry, to be dropped outside the lock.
     pub(super) fn look_up(&mut self, key: &str, clock: &Clock) -> Result<V, Option<Entry<V>>> {
-        // One hash of the key for a hit, and no look at the clock for what never expires.
+        // A hit hashes the key once, and reads the clock only if the entry can expire.
         let Some(entry) = self.entries.get(key) else {
             self.misses += 1;
             return Err(None);
@@ -268,16 +266,16 @@ impl<V: Clone> State<V> {
 
 impl<V> State<V> {
     fn note_expiry(&mut self, expires: Option<Instant>) {
-        self.soonest = self.soonest.into_iter().chain(expires).min();
+        self.next_expiry = self.next_expiry.into_iter().chain(expires).min();
     }
 
-    /// The entries that have expired, taken out.
+    /// Removes and returns the expired entries.
     fn take_expired(&mut self, now: Instant) -> Vec<V> {
-        if self.soonest.is_none_or(|soonest| soonest > now) {
+        if self.next_expiry.is_none_or(|next_expiry| next_expiry > now) {
             return Vec::new();
         }
         let removed = self.take_where(|_, entry| entry.is_expired(|| now));
-        self.soonest = self.entries.iter().filter_map(|(_, e)| e.expires).min();
+        self.next_expiry = self.entries.iter().filter_map(|(_, e)| e.expires).min();
         removed
     }
 

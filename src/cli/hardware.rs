@@ -136,7 +136,7 @@ fn prices(settings: &Settings) -> Outcome<PriceTable> {
         )?),
         None => {
             let configs = Arc::new(ProviderConfigs::from_settings(settings));
-            Ok(PriceTable::clone(&Hardware::over(configs).table()))
+            Ok(PriceTable::clone(&Hardware::with_configs(configs).table()))
         }
     }
 }

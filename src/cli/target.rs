@@ -120,7 +120,7 @@ impl Target {
                 let snapshot = manager.snapshot();
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
-                        Detail::All => snapshot.find(&name).last_held(),
+                        Detail::All => snapshot.find(&name).last_known(),
                         _ => None,
                     };
                     ListedSecret {

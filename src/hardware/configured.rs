@@ -1,5 +1,5 @@
-//! The prices that SimpleTuner's database has: `hardware_info` in the configuration of the provider `replicate`. What is
-//! wrong in it is left out with a warning, and left alone when a price is saved.
+//! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid
+//! entries are ignored with a warning, and stay there when a price is saved.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +9,12 @@ use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 
-/// The provider whose configuration has the prices.
+/// The provider whose configuration contains the prices.
 const PROVIDER: &str = "replicate";
 const FIELD: &str = "hardware_info";
 
-/// Asks these configurations. `waits`: for another program's lock, as long as the library does; else, and where they
-/// cannot be read, the prices are the last that were, for now.
+/// Loads the prices from these configurations. With `waits`, it waits if another program has locked the database.
+/// Otherwise, and if the database cannot be read, it returns the last prices as stale.
 pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
     let last = Mutex::new(Last::default());
     Box::new(move || {
@@ -29,7 +29,7 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
         match known {
             TryGet::Found(config) => {
                 let (table, wrong) = read(config.object());
-                last.complain(wrong);
+                last.warn_once(wrong);
                 last.table = table.clone();
                 Loaded::Table(table)
             }
@@ -38,10 +38,10 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
                 Loaded::Table(None)
             }
             TryGet::Failed(error) => {
-                last.complain(vec![format!("the prices of before are in force: {error}")]);
-                Loaded::ForNow(last.table.clone())
+                last.warn_once(vec![format!("the last known prices are used: {error}")]);
+                Loaded::Stale(last.table.clone())
             }
-            TryGet::Locked => Loaded::ForNow(last.table.clone()),
+            TryGet::Locked => Loaded::Stale(last.table.clone()),
         }
     })
 }
@@ -49,22 +49,22 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
 #[derive(Default)]
 struct Last {
     table: Option<PriceTable>,
-    complaints: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Last {
-    /// Warns of what is wrong, but not of the same again.
-    fn complain(&mut self, complaints: Vec<String>) {
-        for complaint in &complaints {
-            if !self.complaints.contains(complaint) {
-                tracing::warn!("{complaint}");
+    /// Logs warnings, but not those of the last time again.
+    fn warn_once(&mut self, warnings: Vec<String>) {
+        for warning in &warnings {
+            if !self.warnings.contains(warning) {
+                tracing::warn!("{warning}");
             }
         }
-        self.complaints = complaints;
+        self.warnings = warnings;
     }
 }
 
-/// The prices in a configuration, if it has any, and what in them is none.
+/// The prices in a configuration, if there are any, and warnings about invalid entries.
 fn read(config: &Map<String, Value>) -> (Option<PriceTable>, Vec<String>) {
     let (mut table, mut wrong) = (PriceTable::new(), Vec::new());
     match config.get(FIELD) {
@@ -81,49 +81,49 @@ fn read(config: &Map<String, Value>) -> (Option<PriceTable>, Vec<String>) {
             }
         }
         Some(_) => wrong.push(format!(
-            "{FIELD} of {PROVIDER} is no object; the default prices are in force"
+            "{FIELD} of {PROVIDER} is not an object; the default prices are used"
         )),
     }
     ((!table.is_empty()).then_some(table), wrong)
 }
 
-/// SimpleTuner may have more fields in an entry; the two that make a price must be right.
+/// An entry may have more fields, of SimpleTuner's; only these two must be valid.
 fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
-    let name = entry["name"].as_str().ok_or("`name` must be a text")?;
+    let name = entry["name"].as_str().ok_or("`name` must be a string")?;
     let cost = entry["cost_per_second"].as_f64();
     let price = Price {
         name: name.to_owned(),
-        // Makes -0.0 the 0 that it is.
+        // Turns -0.0 into 0.0.
         cost_per_second: cost.ok_or("`cost_per_second` must be a number")? + 0.0,
     };
     check(id, &price).map_err(|error| error.to_string())?;
     Ok(price)
 }
 
-/// Stores a price in the configuration, beside those that are there; where none are, beside the defaults, which would
-/// not be in force any more otherwise.
+/// Stores a price in the configuration. If it has no prices yet, stores the defaults as well, because they would no
+/// longer apply.
 ///
 /// # Errors
-/// [`Error::Malformed`] for an id or a price that is none, or where `hardware_info` is there and no object;
-/// [`Error::Database`]. Nothing has changed then.
+/// [`Error::Malformed`] for an invalid id or price, or if `hardware_info` is not an object; [`Error::Database`].
+/// Nothing changes then.
 pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<()> {
     check(id, price)?;
-    let is_odd = |config: &Map<String, Value>| {
+    let is_invalid = |config: &Map<String, Value>| {
         config
             .get(FIELD)
             .is_some_and(|info| !info.is_object() && !info.is_null())
     };
-    let odd = || Error::Malformed {
+    let invalid = || Error::Malformed {
         what: format!("{FIELD} of {PROVIDER}"),
-        reason: "it is no object; mend it in config/replicate.json first".into(),
+        reason: "it is not an object; fix it in config/replicate.json first".into(),
     };
-    if is_odd(configs.get(PROVIDER)?.object()) {
-        return Err(odd());
+    if is_invalid(configs.get(PROVIDER)?.object()) {
+        return Err(invalid());
     }
-    let mut became_odd = false;
+    let mut became_invalid = false;
     configs.update(PROVIDER, |config| {
-        became_odd = is_odd(config);
-        if became_odd {
+        became_invalid = is_invalid(config);
+        if became_invalid {
             return;
         }
         let info = config.entry(FIELD).or_insert(Value::Null);
@@ -137,8 +137,8 @@ pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<
         entry["name"] = json!(price.name);
         entry["cost_per_second"] = json!(price.cost_per_second);
     })?;
-    if became_odd {
-        return Err(odd());
+    if became_invalid {
+        return Err(invalid());
     }
     Ok(())
 }
@@ -160,12 +160,12 @@ mod tests {
     fn table(configs: &Arc<ProviderConfigs>) -> Option<PriceTable> {
         match configured_in(configs.clone(), false)() {
             Loaded::Table(table) => table,
-            Loaded::ForNow(_) => panic!("it is not known"),
+            Loaded::Stale(_) => panic!("it is stale"),
         }
     }
 
     #[test]
-    fn the_prices_are_hardware_info_of_replicate_if_it_is_an_object_that_is_not_empty() {
+    fn the_prices_are_hardware_info_of_replicate_unless_it_is_empty_or_not_an_object() {
         let (_folder, configs) = configs();
         assert_eq!(table(&configs), None);
         for without in [
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_price_is_left_out_and_the_others_stay() {
+    fn an_invalid_entry_is_left_out_and_the_others_stay() {
         let good = json!({"name": "G", "cost_per_second": 1.5});
         let config = json!({"hardware_info": {
             "good": good,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_price_lies_beside_what_is_there_and_beside_the_defaults_where_nothing_is() {
+    fn a_saved_price_is_added_to_the_configured_ones_or_to_the_defaults() {
         let (_folder, configs) = configs();
         let price = |cost_per_second| Price {
             name: "N".into(),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_cannot_be_read_leaves_the_prices_of_before_in_force() {
+    fn a_database_that_cannot_be_read_leaves_the_last_prices() {
         let (folder, configs) = configs();
         save_price(
             &configs,
@@ -258,10 +258,10 @@ mod tests {
         }
         std::fs::write(&database, "this is no database, whatever it is called").unwrap();
         configs.invalidate(None);
-        assert!(matches!(configured(), Loaded::ForNow(Some(table)) if table.len() == 3));
+        assert!(matches!(configured(), Loaded::Stale(Some(table)) if table.len() == 3));
         assert!(matches!(
             configured_in(configs, true)(),
-            Loaded::ForNow(None)
+            Loaded::Stale(None)
         ));
     }
 }

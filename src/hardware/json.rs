@@ -1,4 +1,4 @@
-//! Prices as JSON, read strictly and written as SimpleTuner writes them. Pure functions.
+//! Prices as JSON: parsed strictly, written as SimpleTuner writes them.
 
 use std::fmt::{self, Write};
 use std::marker::PhantomData;
@@ -10,37 +10,37 @@ use serde_json::Value;
 use super::{Price, PriceTable, check, malformed};
 use crate::error::{Error, Result};
 
-/// serde's own words quote what was written, and a secret that was written to the wrong file is one still.
-fn no_object(what: &str, error: &serde_json::Error) -> Error {
+/// serde's own message quotes the text, which may be a secret written to the wrong file.
+fn parse_error(what: &str, error: &serde_json::Error) -> Error {
     let problem = if error.is_data() {
-        "not the object that is wanted"
+        "not the expected object"
     } else {
-        "no valid JSON"
+        "not valid JSON"
     };
     let (line, column) = (error.line(), error.column());
     malformed(what, format!("{problem} at line {line} column {column}"))
 }
 
-/// The price that a JSON object `{"name": "L40S (48GB)", "cost_per_second": 0.000975}` holds.
+/// Parses a price: `{"name": "L40S (48GB)", "cost_per_second": 0.000975}`.
 ///
 /// # Errors
 /// [`Error::Malformed`] says where and why.
 pub fn parse_price(bytes: &[u8]) -> Result<Price> {
     let what = "the price";
-    let fields = serde_json::from_slice(bytes).map_err(|e| no_object(what, &e))?;
+    let fields = serde_json::from_slice(bytes).map_err(|e| parse_error(what, &e))?;
     let price = price_of(fields, what)?;
     check("price", &price)?;
     Ok(price)
 }
 
-/// The prices that a JSON object of price objects by id holds.
+/// Parses a table: an object of prices by id.
 ///
 /// # Errors
 /// [`Error::Malformed`] says where and why.
 pub fn parse_table(bytes: &[u8]) -> Result<PriceTable> {
     let what = "the price table";
     let Pairs(entries) =
-        serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes).map_err(|e| no_object(what, &e))?;
+        serde_json::from_slice::<Pairs<Pairs<Value>>>(bytes).map_err(|e| parse_error(what, &e))?;
     let mut table = PriceTable::new();
     for (id, fields) in entries {
         let price = price_of(fields, &format!("the price of {id:?}"))?;
@@ -61,7 +61,7 @@ fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
             ("cost_per_second", Value::Number(number)) => {
                 cost_per_second.replace(number.as_f64()).is_some()
             }
-            ("name", _) => return Err(malformed(what, "`name` must be a text")),
+            ("name", _) => return Err(malformed(what, "`name` must be a string")),
             ("cost_per_second", _) => {
                 return Err(malformed(what, "`cost_per_second` must be a number"));
             }
@@ -77,7 +77,7 @@ fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
     match (name, cost_per_second.flatten()) {
         (Some(name), Some(cost_per_second)) => Ok(Price {
             name,
-            // Makes -0.0 the 0 that it is.
+            // Turns -0.0 into 0.0.
             cost_per_second: cost_per_second + 0.0,
         }),
         (None, _) => Err(malformed(what, "`name` is missing")),
@@ -109,7 +109,7 @@ fn object(price: &Price) -> String {
     format!(r#"{{"name": {name}, "cost_per_second": {cost_per_second}}}"#)
 }
 
-/// A JSON object as it is written: serde's own maps forget that a key was there twice, and its structs take lists too.
+/// A JSON object with its duplicate keys: serde's maps lose them, and its structs accept lists too.
 struct Pairs<V>(Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {

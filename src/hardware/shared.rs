@@ -1,4 +1,4 @@
-//! The prices that are one for the whole process, by the default settings: SimpleTuner's own three functions.
+//! The prices of the whole process, with the default settings: the same three functions as in SimpleTuner.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use super::{Hardware, PriceTable};
 use crate::error::Result;
 use crate::simpletuner_db::ProviderConfigs;
 
-/// The prices of the default settings, one for the whole process.
+/// The prices with the default settings, one instance for the whole process.
 ///
 /// # Errors
 /// [`Error::Settings`](crate::error::Error::Settings); the next call tries again.
@@ -16,13 +16,13 @@ pub fn global() -> Result<Arc<Hardware>> {
     match &*global {
         Some(hardware) => Ok(hardware.clone()),
         None => {
-            let hardware = Hardware::over(ProviderConfigs::global()?);
+            let hardware = Hardware::with_configs(ProviderConfigs::global()?);
             Ok(global.insert(Arc::new(hardware)).clone())
         }
     }
 }
 
-/// All prices in force.
+/// All current prices.
 ///
 /// # Errors
 /// As for [`global`].
@@ -30,15 +30,15 @@ pub fn hardware_info() -> Result<Arc<PriceTable>> {
     Ok(global()?.table())
 }
 
-/// Sets the whole table, until [`clear_hardware_info_cache`].
+/// Overrides the whole table, until [`clear_hardware_info_cache`].
 ///
 /// # Errors
-/// As for [`global`], and [`Error::Malformed`](crate::error::Error::Malformed) for an id or a price that is none.
+/// As for [`global`], and [`Error::Malformed`](crate::error::Error::Malformed) for an invalid id or price.
 pub fn set_hardware_info(table: PriceTable) -> Result<()> {
     global()?.replace(table)
 }
 
-/// Has the next look at the prices load what is configured.
+/// Clears the cache: the next look-up loads the configured prices.
 ///
 /// # Errors
 /// As for [`global`].

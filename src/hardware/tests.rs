@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 type Cache = TtlCache<Arc<PriceTable>>;
 
-fn over(configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static) -> (Cache, Hardware) {
+fn hardware_over(
+    configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static,
+) -> (Cache, Hardware) {
     let cache = Cache::new(HARDWARE);
     let configured = move || Loaded::Table(configured());
     (cache.clone(), Hardware::new(cache, Box::new(configured)))
@@ -20,10 +22,10 @@ fn price(cost_per_second: f64) -> Price {
 }
 
 #[test]
-fn without_a_configured_table_the_defaults_are_in_force() {
+fn without_a_configured_table_the_defaults_apply() {
     let empty: [fn() -> Option<PriceTable>; 2] = [|| None, || Some(PriceTable::new())];
     for configured in empty {
-        let (_, hardware) = over(configured);
+        let (_, hardware) = hardware_over(configured);
         assert_eq!(*hardware.table(), default_prices());
         assert_eq!(hardware.get("gpu-l40s").unwrap().cost_per_second, 0.000975);
         assert_eq!(hardware.get("gpu-h200"), None);
@@ -31,9 +33,9 @@ fn without_a_configured_table_the_defaults_are_in_force() {
 }
 
 #[test]
-fn what_is_configured_is_asked_once_while_the_cache_holds_it() {
+fn configured_prices_are_loaded_once_while_they_are_cached() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let (cache, hardware) = over({
+    let (cache, hardware) = hardware_over({
         let asked = asked.clone();
         move || {
             let nth = asked.fetch_add(1, Ordering::Relaxed) as f64;
@@ -51,17 +53,17 @@ fn what_is_configured_is_asked_once_while_the_cache_holds_it() {
 }
 
 #[test]
-fn a_price_that_was_set_is_held_for_ever_until_the_cache_is_cleared_or_invalidated() {
+fn an_override_stays_until_the_cache_is_cleared_or_invalidated() {
     let reset: [fn(&Cache) -> usize; 3] = [
         |cache| cache.clear(),
         |cache| cache.invalidate_prefix("hardware:"),
         |cache| cache.invalidate_prefix("hardware:set"),
     ];
     for reset in reset {
-        let (cache, hardware) = over(|| None);
+        let (cache, hardware) = hardware_over(|| None);
         hardware.set("gpu-l40s", price(0.5)).unwrap();
         hardware.set("gpu-h200", price(2.0)).unwrap();
-        assert_eq!(cache.ttl_left(SET), Some(Duration::MAX));
+        assert_eq!(cache.ttl_left(PRICE_OVERRIDES), Some(Duration::MAX));
         assert_eq!(hardware.table().len(), 3);
         assert_eq!(hardware.get("gpu-l40s"), Some(price(0.5)));
         assert!(reset(&cache) > 0);
@@ -70,24 +72,24 @@ fn a_price_that_was_set_is_held_for_ever_until_the_cache_is_cleared_or_invalidat
 }
 
 #[test]
-fn a_reset_price_is_the_configured_one_and_a_set_table_that_says_the_same_is_dropped() {
-    let (cache, hardware) = over(|| None);
+fn a_reset_restores_the_configured_price_and_drops_a_redundant_override() {
+    let (cache, hardware) = hardware_over(|| None);
     hardware.set("gpu-l40s", price(0.5)).unwrap();
     hardware.set("gpu-h200", price(2.0)).unwrap();
     assert!(hardware.reset("gpu-h200").unwrap());
     assert_eq!(hardware.get("gpu-h200"), None);
-    assert!(cache.ttl_left(SET).is_some());
+    assert!(cache.ttl_left(PRICE_OVERRIDES).is_some());
     assert!(hardware.reset("gpu-l40s").unwrap());
     assert_eq!(*hardware.table(), default_prices());
-    assert_eq!(cache.ttl_left(SET), None);
+    assert_eq!(cache.ttl_left(PRICE_OVERRIDES), None);
     assert!(!hardware.reset("gpu-h200").unwrap());
-    assert_eq!(cache.ttl_left(SET), None);
+    assert_eq!(cache.ttl_left(PRICE_OVERRIDES), None);
 }
 
 #[test]
-fn prices_that_were_not_set_follow_the_configuration() {
+fn prices_without_an_override_follow_the_configuration() {
     let per_second = Arc::new(AtomicUsize::new(1));
-    let (_, hardware) = over({
+    let (_, hardware) = hardware_over({
         let per_second = per_second.clone();
         move || {
             let cost = per_second.load(Ordering::Relaxed) as f64;
@@ -100,7 +102,7 @@ fn prices_that_were_not_set_follow_the_configuration() {
     hardware.set("gpu", price(0.5)).unwrap();
     hardware.set("mine", price(0.25)).unwrap();
     per_second.store(2, Ordering::Relaxed);
-    hardware.forget_configured();
+    hardware.invalidate_configured();
     let cost = |id: &str| hardware.get(id).map(|price| price.cost_per_second);
     assert_eq!(
         (cost("gpu"), cost("mine"), cost("other")),
@@ -111,7 +113,7 @@ fn prices_that_were_not_set_follow_the_configuration() {
         .unwrap();
     hardware.set("gpu", price(4.0)).unwrap();
     per_second.store(5, Ordering::Relaxed);
-    hardware.forget_configured();
+    hardware.invalidate_configured();
     assert_eq!(
         (cost("only"), cost("gpu"), cost("other"), cost("mine")),
         (Some(3.0), Some(4.0), None, None)
@@ -119,27 +121,27 @@ fn prices_that_were_not_set_follow_the_configuration() {
 }
 
 #[test]
-fn what_was_set_is_the_same_after_a_note_of_it() {
-    let (_, none) = over(|| None);
-    assert_eq!(none.to_note(), None);
+fn overrides_survive_saving_and_restoring() {
+    let (_, none) = hardware_over(|| None);
+    assert_eq!(none.save(), None);
     let changes: [fn(&Hardware); 3] = [
         |hardware| hardware.set("gpu-l40s", price(0.5)).unwrap(),
         |hardware| hardware.replace(PriceTable::new()).unwrap(),
         |hardware| hardware.set("gpu", price(2.0)).unwrap(),
     ];
-    let (_, before) = over(|| None);
+    let (_, before) = hardware_over(|| None);
     for change in changes {
         change(&before);
-        let (_, after) = over(|| None);
-        after.restore(&before.to_note().unwrap()).unwrap();
+        let (_, after) = hardware_over(|| None);
+        after.restore(&before.save().unwrap()).unwrap();
         assert_eq!(after.table(), before.table());
-        assert_eq!(after.to_note(), before.to_note());
+        assert_eq!(after.save(), before.save());
     }
 }
 
 #[test]
-fn a_replaced_table_is_the_whole_table_and_a_reset_brings_back_what_it_left_out() {
-    let (_, hardware) = over(|| None);
+fn an_overridden_table_is_complete_and_a_reset_restores_what_it_left_out() {
+    let (_, hardware) = hardware_over(|| None);
     hardware.replace(PriceTable::new()).unwrap();
     assert!(hardware.table().is_empty());
     assert!(hardware.reset("gpu-l40s").unwrap());
@@ -149,8 +151,8 @@ fn a_replaced_table_is_the_whole_table_and_a_reset_brings_back_what_it_left_out(
 }
 
 #[test]
-fn what_is_no_price_changes_nothing() {
-    let (cache, hardware) = over(|| None);
+fn an_invalid_price_changes_nothing() {
+    let (cache, hardware) = hardware_over(|| None);
     for cost in [-1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let error = hardware.set("gpu", price(cost)).unwrap_err();
         assert_eq!(error.errno(), libc::EINVAL);
@@ -166,12 +168,12 @@ fn what_is_no_price_changes_nothing() {
         cost_per_second: 1.0,
     };
     assert!(hardware.set("gpu", nameless).is_err());
-    assert_eq!(cache.ttl_left(SET), None);
+    assert_eq!(cache.ttl_left(PRICE_OVERRIDES), None);
 }
 
 #[test]
-fn no_change_is_lost_when_many_come_at_once() {
-    let (_, hardware) = over(|| None);
+fn concurrent_changes_are_not_lost() {
+    let (_, hardware) = hardware_over(|| None);
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let hardware = &hardware;
@@ -203,7 +205,7 @@ fn prices_are_written_as_simpletuner_writes_them() {
 }
 
 #[test]
-fn only_an_object_of_a_name_and_a_cost_is_a_price() {
+fn a_price_is_an_object_with_a_name_and_a_cost() {
     let good = parse_price(b" {\"cost_per_second\": 2, \"name\": \"x\"}\n").unwrap();
     assert_eq!((good.cost_per_second, &*good.name), (2.0, "x"));
     let zero = parse_price(br#"{"name": "x", "cost_per_second": -0.0}"#).unwrap();

@@ -152,7 +152,7 @@ impl Tree {
             // Callers that waited get what the provider has just answered, even if it may not be cached.
             (held, Freshness::LastKnown) => match self.answers.get(name) {
                 Some(answered) => answered,
-                None => match held.last_held() {
+                None => match held.last_known() {
                     Some(version) => Resolved::Content(Content {
                         value: version.raw,
                         changed_at: version.changed_at,
@@ -194,7 +194,7 @@ impl Tree {
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_as(&writer.actor, name, bytes)?;
-                self.hardware.forget_configured();
+                self.hardware.invalidate_configured();
                 self.journal_prices();
                 Ok(())
             }

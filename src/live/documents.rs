@@ -9,7 +9,7 @@ use super::content::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn, lock};
 use crate::error::Result;
 use crate::manager::{Lookup, Snapshot};
-use crate::provider::Standing;
+use crate::provider::ListingState;
 use crate::secret::SecretValue;
 
 /// A document with more names than this is rendered on a thread of its own.
@@ -141,8 +141,8 @@ impl Tree {
         snapshot: &Snapshot,
         freshness: Freshness,
     ) -> std::result::Result<Secrets, WaitOn> {
-        match snapshot.standing() {
-            Standing::Outdated | Standing::Unknown if freshness == Freshness::Fresh => {
+        match snapshot.listing_state() {
+            ListingState::Outdated | ListingState::Unknown if freshness == Freshness::Fresh => {
                 return Err(WaitOn::Listing);
             }
             _ => {}

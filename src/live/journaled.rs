@@ -138,14 +138,14 @@ impl Tree {
         self.append(&Entry::Events(anew, line));
     }
 
-    /// Journaled the prices, which may have been set or reset.
+    /// Journals the prices, which may have been set or reset.
     pub(super) fn journal_prices(&self) {
         let mut journaled = lock(&self.journaled);
-        journaled.prices = self.hardware.to_note();
+        journaled.prices = self.hardware.save();
         self.append(&Entry::Prices(journaled.prices.clone()));
     }
 
-    /// Journaled what the backends hold, which has changed.
+    /// Journals what the backends hold, which has changed.
     pub(super) fn journal_backends(&self) {
         if !self.journal.is_kept() {
             return;
@@ -156,7 +156,7 @@ impl Tree {
         journaled.backends = Some(backends);
     }
 
-    /// Journaled what a process has last seen of the bundle.
+    /// Journals what a process has last seen of the bundle.
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
         let mut journaled = lock(&self.journaled);
         if journaled.bases.put(process, base.clone()) {

@@ -60,7 +60,7 @@ impl Tree {
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         if *dir == Dir::Secrets {
             // The listing does not wait for it; the next listing shows what came.
-            self.manager.ask_all(Box::new(|_| {}));
+            self.manager.refresh_async(Box::new(|_| {}));
         }
         let mut listings = lock(&self.listings);
         listings.next += 1;

@@ -341,9 +341,9 @@ impl Tree {
                     tree.answers.put(asked, answer);
                     done();
                 };
-                self.manager.ask(name, Box::new(answered));
+                self.manager.find_async(name, Box::new(answered));
             }
-            WaitOn::Listing => self.manager.ask_all(Box::new(move |_| done())),
+            WaitOn::Listing => self.manager.refresh_async(Box::new(move |_| done())),
             WaitOn::Config(name) => match &self.configs {
                 Some(configs) => configs.when_readable(name, done),
                 None => done(),

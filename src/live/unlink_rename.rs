@@ -93,7 +93,7 @@ impl Tree {
                 if !self.configs_or_none()?.delete_as(&actor(caller), name)? {
                     return Err(ENOENT);
                 }
-                self.hardware.forget_configured();
+                self.hardware.invalidate_configured();
             }
             File::Scratch => return Err(ENOENT),
             _ => return Err(OpError::Errno(libc::EPERM)),
@@ -375,7 +375,7 @@ impl Tree {
                 if !configs.rename_as(&actor(caller), old, new)? {
                     return Err(ENOENT);
                 }
-                self.hardware.forget_configured();
+                self.hardware.invalidate_configured();
             }
             (File::Secret(old), File::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.

@@ -1,50 +1,54 @@
-//! Reading: the first provider that has a key wins, and one that fails is passed over but not forgotten.
+//! Reads through the chain: the first provider that has a key wins. A provider that fails is skipped, but its failure
+//! is the answer if no later provider has the key.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use super::desk::{Answered, Flight, Kept, Told};
-use super::{Event, Found, Link, Lookup, SecretsManager, Snapshot, Version, provider_failed};
+use super::secret_cache::{CachedVersion, ChainResult, Waiter, Waiters};
+use super::{ChainEntry, Event, Found, Lookup, SecretsManager, Snapshot, Version, provider_failed};
 use crate::error::{Error, Result};
-use crate::provider::{AsOf, Done, Held, Standing};
+use crate::provider::{AsOf, Cached, Done, ListingState};
 use crate::secret::SecretName;
 
-/// What is called with a key's answer.
-pub type AnswerDone = Box<dyn FnOnce(Lookup) + Send>;
-/// What is called with the snapshot that holds all answers.
+/// The callback of [`SecretsManager::find_async`].
+pub type LookupDone = Box<dyn FnOnce(Lookup) + Send>;
+/// The callback of [`SecretsManager::refresh_async`].
 pub type SnapshotDone = Box<dyn FnOnce(Arc<Snapshot>) + Send>;
 
-impl Answered {
+impl ChainResult {
     fn lookup(&self) -> Lookup {
         match self {
-            Answered::Found(kept) => Lookup::Fresh(kept.version.clone(), kept.left()),
-            Answered::Missing { .. } => Lookup::Missing,
-            Answered::Failed(error) => Lookup::Failed(error.duplicate()),
+            ChainResult::Found(cached) => {
+                Lookup::Fresh(cached.version.clone(), cached.expires_in())
+            }
+            ChainResult::Missing { .. } => Lookup::Missing,
+            ChainResult::Failed(error) => Lookup::Failed(error.duplicate()),
         }
     }
 }
 
-/// A walk along the chain: how far it came, and what it met.
-struct Walk {
-    place: usize,
+/// How far a read through the chain has come.
+struct ChainCursor {
+    /// The index of the next provider.
+    index: usize,
     failure: Option<Error>,
-    /// As of when it is known that no provider so far has the key.
+    /// When it was known that none of the providers before `index` has the key.
     as_of: AsOf,
 }
 
-/// Where a walk ended.
-enum Walked {
-    /// `true`: the answer may be cached.
-    At(Answered, bool),
+/// Where a read through the chain stopped.
+enum Step {
+    /// At its end. `true`: the answer may be cached.
+    End(ChainResult, bool),
     /// At a provider that must be asked.
-    Pending,
+    MustAsk,
 }
 
-impl Walk {
+impl ChainCursor {
     fn new() -> Self {
         Self {
-            place: 0,
+            index: 0,
             failure: None,
             as_of: AsOf::now(),
         }
@@ -52,200 +56,209 @@ impl Walk {
 }
 
 impl SecretsManager {
-    /// A key's value, with where and when it was found. May wait for a provider, bounded by the provider's timeouts.
+    /// A key's value, with where and when it was found. May wait for a provider, within the provider's timeouts.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no provider has it; [`Error::ProviderFailed`] if one that could have it could not be asked
-    /// and none after it has it; [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] at once.
+    /// [`Error::NotFound`] if no provider has the key; [`Error::ProviderFailed`] if one failed that may have it, and no
+    /// later one has it; [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] at once.
     pub fn find(&self, name: &SecretName) -> Result<Found> {
         self.refresh();
-        if let Some(answered) = self.at_hand(name) {
-            return answered.into_result(name);
+        if let Some(result) = self.peek_fresh(name) {
+            return result.into_result(name);
         }
-        let (tell, told) = mpsc::channel();
-        let told_by = move |answered: &Answered| drop(tell.send(answered.clone()));
-        self.question(name, Box::new(told_by));
-        let answered = told.recv().unwrap_or_else(|_| Answered::lost(name));
-        self.note_read(name, &answered);
-        answered.into_result(name)
+        let (sender, receiver) = mpsc::channel();
+        let send = move |result: &ChainResult| drop(sender.send(result.clone()));
+        self.fetch(name, Box::new(send));
+        let result = receiver.recv().unwrap_or_else(|_| ChainResult::lost(name));
+        self.record_read(name, &result);
+        result.into_result(name)
     }
 
-    /// Asks for a key in the background; N who ask at once cost one question, bounded by the providers' timeouts. `done`
-    /// is called with the answer, from any thread and with no lock held, when all who listen to changes have been told:
-    /// [`Lookup::Fresh`] with what may be served now, [`Lookup::Missing`] or [`Lookup::Failed`].
-    pub fn ask(&self, name: &SecretName, done: AnswerDone) {
-        self.question(name, Box::new(move |answered| done(answered.lookup())));
+    /// Reads a key in the background, within the providers' timeouts. Concurrent readers share one fetch. `done` gets
+    /// [`Lookup::Fresh`] with a value that may be served now, [`Lookup::Missing`] or [`Lookup::Failed`]. It runs on any
+    /// thread, without a lock held, after all change listeners.
+    pub fn find_async(&self, name: &SecretName, done: LookupDone) {
+        self.fetch(name, Box::new(move |result| done(result.lookup())));
     }
 
-    /// Asks in the background for all that is listed. `done` is called as for [`ask`](Self::ask), with the snapshot that
-    /// holds what every provider has answered, or held before where it failed.
-    pub fn ask_all(&self, done: SnapshotDone) {
-        let me = self.me.clone();
-        let last = Self::when_all(Box::new(move || {
-            if let Some(manager) = me.upgrade() {
+    /// Refreshes all providers in the background. `done` runs as for [`find_async`](Self::find_async); it gets the
+    /// snapshot with each provider's new document, or its last one if it failed.
+    pub fn refresh_async(&self, done: SnapshotDone) {
+        let manager = self.weak_self.clone();
+        let publish: Done = Box::new(move || {
+            if let Some(manager) = manager.upgrade() {
                 manager.publish();
                 done(manager.snapshot());
             }
-        }));
-        for link in self.links.iter() {
+        });
+        let last = Arc::new(CallOnDrop(Mutex::new(Some(publish))));
+        for entry in self.chain.iter() {
             let last = last.clone();
-            link.provider.bring_up_to_date(Box::new(move || drop(last)));
+            entry.provider.refresh_async(Box::new(move || drop(last)));
         }
     }
 
-    /// What the present snapshot can say of a key, counted by the `secrets` cache as a hit or a miss, and noted as read
-    /// by the provider, which then renews it before it ends.
+    /// Looks a key up in the current snapshot. The `secrets` cache counts it as a hit or a miss. The provider learns
+    /// that the key was read, and then refreshes it before it expires.
     pub fn look_up(&self, name: &SecretName) -> Lookup {
-        let epoch = self.desk.epoch();
+        let invalidations = self.cache.invalidations();
         let lookup = self.snapshot().find(name);
-        let is_hit = self.desk.count(name);
+        let is_hit = self.cache.record_lookup(name);
         if let Lookup::Fresh(version, valid_for) = &lookup {
             if !is_hit && !valid_for.is_zero() {
-                let kept = Kept::new(version.clone());
-                self.desk.keep(name, Answered::Found(kept), epoch);
+                let cached = CachedVersion::new(version.clone());
+                self.cache
+                    .insert(name, ChainResult::Found(cached), invalidations);
             }
-            self.note_provider_read(name, &version.provider);
+            self.record_provider_read(name, &version.provider);
         }
         lookup
     }
 
-    fn note_provider_read(&self, name: &SecretName, provider: &str) {
-        if let Some(link) = self.links.iter().find(|link| &*link.name == provider) {
-            link.provider.note_read(name);
+    fn record_provider_read(&self, name: &SecretName, provider: &str) {
+        if let Some(entry) = self.chain.iter().find(|entry| &*entry.name == provider) {
+            entry.provider.record_read(name);
         }
     }
 
-    fn question(&self, name: &SecretName, told: Told) {
-        if let Some(flight) = self.desk.join(name, told)
-            && let Some(question) = Question::new(self, name, flight)
+    fn fetch(&self, name: &SecretName, waiter: Waiter) {
+        if let Some(waiters) = self.cache.join(name, waiter)
+            && let Some(fetch) = InFlightFetch::new(self, name, waiters)
         {
-            question.go_on(None);
+            fetch.resume(None);
         }
     }
 
-    /// Calls `done` when the last holder of it lets go.
-    fn when_all(done: Done) -> Arc<WhenAll> {
-        Arc::new(WhenAll(Mutex::new(Some(done))))
-    }
-
-    /// All keys to list, when every provider has answered or failed: waits, bounded by the providers' timeouts.
+    /// All keys to list, once every provider has answered or failed. Waits, within the providers' timeouts.
     ///
     /// # Errors
-    /// Beside the names that are known, [`Error::ProviderFailed`] if a provider could say nothing.
+    /// Besides the known names, [`Error::ProviderFailed`] if a provider's names are not known.
     pub fn list(&self) -> (Vec<(SecretName, Arc<str>)>, Result<()>) {
         let (done, ended) = mpsc::channel();
-        self.ask_all(Box::new(move |_| done.send(()).unwrap_or_default()));
-        // An error says that nobody will tell any more.
+        self.refresh_async(Box::new(move |_| done.send(()).unwrap_or_default()));
+        // An error means that the callback was dropped.
         let _ = ended.recv();
-        let whole = match self.standing() {
-            Standing::Failed(error) => Err(error),
-            Standing::Whole | Standing::Outdated | Standing::Unknown => Ok(()),
+        let complete = match self.listing_state() {
+            ListingState::Failed(error) => Err(error),
+            ListingState::Complete | ListingState::Outdated | ListingState::Unknown => Ok(()),
         };
-        (self.names(), whole)
+        (self.names(), complete)
     }
 
-    /// All keys to list, each with the provider that it would be read from; in order, and without waiting.
+    /// All known keys, sorted, each with the provider that it would be read from. Does not wait for a backend.
     pub fn names(&self) -> Vec<(SecretName, Arc<str>)> {
         self.refresh();
         self.snapshot().names().to_vec()
     }
 
-    /// Whether [`names`](Self::names) lists all there is: not where a provider can say nothing of any key, or should be
-    /// asked first ([`ask_all`](Self::ask_all)).
-    pub fn standing(&self) -> Standing {
-        self.snapshot().standing()
+    /// Whether [`names`](Self::names) is complete, or should be refreshed first
+    /// ([`refresh_async`](Self::refresh_async)).
+    pub fn listing_state(&self) -> ListingState {
+        self.snapshot().listing_state()
     }
 
-    /// Takes in what changed without us: edits of the file, by one look at it. Waits for a disk, bounded by
-    /// `timeout.total`; what hangs then is served as it was held.
+    /// Checks for changes by other programs, such as edits of the secrets file. Waits for a disk, at most
+    /// `timeout.total`; if the disk hangs, the last document is served.
     pub fn refresh(&self) {
         self.refresh_within(Duration::MAX);
     }
 
-    pub(super) fn refresh_within(&self, patience: Duration) {
-        self.links
+    pub(super) fn refresh_within(&self, timeout: Duration) {
+        self.chain
             .iter()
-            .for_each(|link| link.provider.look(patience));
+            .for_each(|entry| entry.provider.check_for_changes(timeout));
         self.publish();
     }
 
-    /// The answer at hand, or what the providers hold; `None` if one must be asked.
-    fn at_hand(&self, name: &SecretName) -> Option<Answered> {
-        let answered = self.desk.cached(name).or_else(|| {
-            let epoch = self.desk.epoch();
-            match self.walk(name, &mut Walk::new(), None) {
-                Walked::At(answered, true) => Some(self.desk.keep(name, answered, epoch)),
-                Walked::At(answered, false) => Some(answered),
-                Walked::Pending => None,
+    /// The answer from the cache, or else from what the providers have cached; `None` if a provider must be asked.
+    fn peek_fresh(&self, name: &SecretName) -> Option<ChainResult> {
+        let result = self.cache.get(name).or_else(|| {
+            let invalidations = self.cache.invalidations();
+            match self.advance(name, &mut ChainCursor::new(), None) {
+                Step::End(result, true) => Some(self.cache.insert(name, result, invalidations)),
+                Step::End(result, false) => Some(result),
+                Step::MustAsk => None,
             }
         })?;
-        self.note_read(name, &answered);
-        Some(answered)
+        self.record_read(name, &result);
+        Some(result)
     }
 
-    /// The provider is to know which of its keys are read, though most readers are served by the cache.
-    fn note_read(&self, name: &SecretName, answered: &Answered) {
-        if let Answered::Found(kept) = answered {
-            self.note_provider_read(name, &kept.version.provider);
+    /// Reports a read to the provider of the key, because the cache serves most reads.
+    fn record_read(&self, name: &SecretName, result: &ChainResult) {
+        if let ChainResult::Found(cached) = result {
+            self.record_provider_read(name, &cached.version.provider);
         }
     }
 
-    /// Goes on with a walk: to its end, or to a provider that must be asked. `answer` is what the one that it stopped at
-    /// has said since.
-    fn walk(&self, name: &SecretName, walk: &mut Walk, mut answer: Option<Held>) -> Walked {
-        while let Some(link) = self.links.get(walk.place) {
-            match answer.take().unwrap_or_else(|| link.provider.held(name)) {
-                Held::Value(provided) => {
-                    self.tell_if_up(link);
-                    let kept = Kept::new(Version {
+    /// Continues a read: to the end of the chain, or to a provider that must be asked. `answer` is that of the provider
+    /// where the read stopped before.
+    fn advance(
+        &self,
+        name: &SecretName,
+        cursor: &mut ChainCursor,
+        mut answer: Option<Cached>,
+    ) -> Step {
+        while let Some(entry) = self.chain.get(cursor.index) {
+            match answer.take().unwrap_or_else(|| entry.provider.cached(name)) {
+                Cached::Value(provided) => {
+                    self.report_recovery(entry);
+                    let cached = CachedVersion::new(Version {
                         raw: provided.value,
-                        provider: link.name.clone(),
+                        provider: entry.name.clone(),
                         changed_at: provided.changed_at,
                         as_of: provided.as_of,
                     });
-                    return Walked::At(Answered::Found(kept), walk.failure.is_none());
+                    return Step::End(ChainResult::Found(cached), cursor.failure.is_none());
                 }
-                Held::Absent { as_of } => {
-                    self.tell_if_up(link);
-                    walk.as_of = walk.as_of.and(as_of);
+                Cached::Absent { as_of } => {
+                    self.report_recovery(entry);
+                    cursor.as_of = cursor.as_of.and(as_of);
                 }
-                Held::Unknown => return Walked::Pending,
-                Held::Failed(error) if error.ends_chain() => {
-                    return Walked::At(Answered::Failed(error.into()), false);
+                Cached::Unknown => return Step::MustAsk,
+                Cached::Failed(error) if error.ends_chain() => {
+                    return Step::End(ChainResult::Failed(error.into()), false);
                 }
-                Held::Failed(error) => {
-                    self.tell_down(link, &error);
-                    walk.failure
-                        .get_or_insert_with(|| provider_failed(&link.name, name.as_str(), &error));
+                Cached::Failed(error) => {
+                    self.report_failure(entry, &error);
+                    cursor
+                        .failure
+                        .get_or_insert_with(|| provider_failed(&entry.name, name.as_str(), &error));
                 }
             }
-            walk.place += 1;
+            cursor.index += 1;
         }
-        match walk.failure.take() {
-            Some(error) => Walked::At(Answered::Failed(error.into()), false),
-            None => Walked::At(Answered::Missing { as_of: walk.as_of }, true),
-        }
-    }
-
-    fn tell_down(&self, link: &Link, error: &Error) {
-        if !link.is_down.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the {} provider is passed over: {error}", link.name);
-            self.tell(&[Event::new("provider_down", None, Some(&link.name))]);
+        match cursor.failure.take() {
+            Some(error) => Step::End(ChainResult::Failed(error.into()), false),
+            None => Step::End(
+                ChainResult::Missing {
+                    as_of: cursor.as_of,
+                },
+                true,
+            ),
         }
     }
 
-    fn tell_if_up(&self, link: &Link) {
-        if link.is_down.load(Ordering::Relaxed)
-            && let Some(event) = link.check_health()
+    fn report_failure(&self, entry: &ChainEntry, error: &Error) {
+        if !entry.is_down.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the {} provider is skipped: {error}", entry.name);
+            self.emit(&[Event::new("provider_down", None, Some(&entry.name))]);
+        }
+    }
+
+    fn report_recovery(&self, entry: &ChainEntry) {
+        if entry.is_down.load(Ordering::Relaxed)
+            && let Some(event) = entry.check_health()
         {
-            self.tell(&[event]);
+            self.emit(&[event]);
         }
     }
 }
 
-struct WhenAll(Mutex<Option<Done>>);
+/// Calls the callback when the last clone of its `Arc` is dropped.
+struct CallOnDrop(Mutex<Option<Done>>);
 
-impl Drop for WhenAll {
+impl Drop for CallOnDrop {
     fn drop(&mut self) {
         if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
             done();
@@ -253,71 +266,72 @@ impl Drop for WhenAll {
     }
 }
 
-/// A question that is under way for all who joined its flight. It lands the flight whatever happens, so that nobody
-/// waits for an answer that was lost.
-struct Question {
+/// A running fetch. Dropping it answers its waiters, so that a lost fetch leaves none of them waiting.
+struct InFlightFetch {
     manager: Arc<SecretsManager>,
     name: SecretName,
-    flight: Arc<Flight>,
-    walk: Walk,
-    answered: Option<(Answered, bool)>,
+    waiters: Arc<Waiters>,
+    cursor: ChainCursor,
+    result: Option<(ChainResult, bool)>,
 }
 
-impl Question {
-    /// `None` where the manager is being dropped: nobody is left to wait.
-    fn new(manager: &SecretsManager, name: &SecretName, flight: Arc<Flight>) -> Option<Self> {
-        // It may have been answered between the look that found nothing and the question's begin.
-        let cached = manager.desk.cached(name);
+impl InFlightFetch {
+    /// `None` if the manager is being dropped.
+    fn new(manager: &SecretsManager, name: &SecretName, waiters: Arc<Waiters>) -> Option<Self> {
+        // Another fetch may have ended between the caller's look-up and this fetch.
+        let cached = manager.cache.get(name);
         Some(Self {
-            manager: manager.me.upgrade()?,
+            manager: manager.weak_self.upgrade()?,
             name: name.clone(),
-            flight,
-            walk: Walk::new(),
-            answered: cached.map(|answered| (answered, false)),
+            waiters,
+            cursor: ChainCursor::new(),
+            result: cached.map(|result| (result, false)),
         })
     }
 
-    /// Walks on to the end, or to a provider that goes on when it has answered. One that can only be asked by waiting
-    /// has a thread of its own for it.
-    fn go_on(mut self, answer: Option<Held>) {
-        if self.answered.is_some() {
+    /// Continues to the end of the chain, or to a provider whose callback resumes this. A provider that can only be
+    /// asked by waiting gets a thread for it.
+    fn resume(mut self, answer: Option<Cached>) {
+        if self.result.is_some() {
             return;
         }
-        let (name, links) = (self.name.clone(), self.manager.links.clone());
+        let (name, chain) = (self.name.clone(), self.manager.chain.clone());
         let max_stale = self.manager.max_stale;
-        let walk = &mut self.walk;
-        if let Walked::At(answered, cacheable) = self.manager.walk(&name, walk, answer) {
-            self.answered = Some((answered, cacheable));
+        let cursor = &mut self.cursor;
+        if let Step::End(result, is_cacheable) = self.manager.advance(&name, cursor, answer) {
+            self.result = Some((result, is_cacheable));
             return;
         }
-        let place = walk.place;
-        let Some(link) = links.get(place) else { return };
-        let go_on = move |held| self.go_on(Some(held));
-        let Err(go_on) = link.provider.ask(&name, Box::new(go_on)) else {
+        let index = cursor.index;
+        let Some(entry) = chain.get(index) else {
+            return;
+        };
+        let resume = move |answer| self.resume(Some(answer));
+        let Err(resume) = entry.provider.get_async(&name, Box::new(resume)) else {
             return;
         };
         let ask = move || {
-            if let Some(link) = links.get(place) {
-                go_on(link.ask(&name, max_stale));
+            if let Some(entry) = chain.get(index) {
+                resume(entry.get(&name, max_stale));
             }
         };
-        // Where there is no thread, what was to be done is dropped, and with it the question.
+        // If the thread cannot be started, the closure is dropped, and the fetch with it.
         let thread = std::thread::Builder::new().name("fetch".to_owned());
         if let Err(error) = thread.spawn(ask) {
-            tracing::warn!("no thread could be started that asks for a secret: {error}");
+            tracing::warn!("cannot start a thread that fetches a secret: {error}");
         }
     }
 }
 
-impl Drop for Question {
+impl Drop for InFlightFetch {
     fn drop(&mut self) {
-        let (answered, cacheable) = self
-            .answered
+        let (result, is_cacheable) = self
+            .result
             .take()
-            .unwrap_or_else(|| (Answered::lost(&self.name), false));
-        // Those who listen are told before those who wait.
+            .unwrap_or_else(|| (ChainResult::lost(&self.name), false));
+        // Change listeners run before the waiters.
         self.manager.publish();
-        let desk = &self.manager.desk;
-        desk.land(&self.name, &self.flight, answered, cacheable);
+        let cache = &self.manager.cache;
+        cache.complete(&self.name, &self.waiters, result, is_cacheable);
     }
 }

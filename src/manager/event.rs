@@ -1,4 +1,4 @@
-//! What happens to secrets, for those who listen. Bears names, never values.
+//! Events about secrets. They contain names, never values.
 
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::provider::rfc3339;
 
-/// One change, as a line of `events` has it.
+/// One event, as in a line of the file `events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// When it was noticed: RFC 3339 in UTC.
@@ -17,13 +17,13 @@ pub struct Event {
     /// The key, or the prefix that was invalidated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The provider that has it, or that it is about.
+    /// The provider of the key, or the one that failed or recovered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
 }
 
 impl Event {
-    /// An event of now.
+    /// An event that happens now.
     pub fn new(event: &'static str, key: Option<&str>, provider: Option<&str>) -> Self {
         Self {
             at: rfc3339(SystemTime::now()),
@@ -34,10 +34,10 @@ impl Event {
     }
 }
 
-/// What is called for each event.
+/// Called for each event.
 pub type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// Those who listen. They are called with no lock held, so that one may ask the manager, or listen anew.
+/// The event listeners. They run without a lock held, so they may use the manager, even to add listeners.
 #[derive(Default)]
 pub(super) struct Listeners(RwLock<Vec<Arc<Listener>>>);
 
@@ -47,7 +47,7 @@ impl Listeners {
         all.push(Arc::new(listener));
     }
 
-    pub(super) fn tell(&self, events: &[Event]) {
+    pub(super) fn emit(&self, events: &[Event]) {
         if events.is_empty() {
             return;
         }

@@ -1,12 +1,12 @@
-//! The chain of providers behind one cache: the first provider that has a key wins, N readers cost one question, and
-//! writes go to the one that can be written to. Knows no mount.
+//! The chain of providers behind one cache: the first provider that has a key wins, concurrent readers share one fetch,
+//! and writes go to the provider that has a store. Knows no mount.
 
-mod build;
+mod builder;
 mod chain;
-mod desk;
+mod chain_entry;
 mod event;
-mod link;
 mod publish;
+mod secret_cache;
 mod snapshot;
 mod writes;
 
@@ -19,13 +19,13 @@ use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 use crate::users::user_permission_cache;
-use desk::Desk;
+use chain_entry::{ChainEntry, provider_failed};
 use event::Listeners;
-use link::{Link, provider_failed};
 use publish::ChangeListeners;
+use secret_cache::SecretCache;
 
-pub use build::Builder;
-pub use chain::{AnswerDone, SnapshotDone};
+pub use builder::Builder;
+pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, Changed};
 pub use snapshot::{Lookup, Snapshot, Version};
@@ -43,10 +43,10 @@ pub use writes::{Outcome, SetOutcome};
 /// # }
 /// ```
 pub struct SecretsManager {
-    /// For what goes on in the background.
-    me: Weak<SecretsManager>,
-    links: Arc<[Link]>,
-    desk: Arc<Desk>,
+    /// For callbacks and threads in the background.
+    weak_self: Weak<SecretsManager>,
+    chain: Arc<[ChainEntry]>,
+    cache: Arc<SecretCache>,
     caches: CacheRegistry,
     listeners: Listeners,
     changes: ChangeListeners,
@@ -54,35 +54,35 @@ pub struct SecretsManager {
     ttl: Arc<Ttl>,
     /// A leaf lock, held for the clone of the `Arc` or its replacement.
     current: Mutex<Arc<Snapshot>>,
-    /// Held from taking a provider's news until what changed is out of the cache and told: else a second reader, to whom
-    /// the provider has nothing new to tell, could still meet the old value.
-    refreshing: Mutex<()>,
+    /// Held from taking the providers' updates until the old values have left the cache and the listeners have run. A
+    /// second reader finds no update, and could otherwise still get the old value.
+    publish_lock: Mutex<()>,
 }
 
-/// The cache of secrets, with what lies behind it: what is dropped here is asked for anew.
-struct SecretsCache {
+/// The cache `secrets` in the registry: invalidating it also expires what the providers have cached.
+struct SecretCacheHandle {
     manager: Weak<SecretsManager>,
-    desk: Arc<Desk>,
-    links: Arc<[Link]>,
+    cache: Arc<SecretCache>,
+    chain: Arc<[ChainEntry]>,
 }
 
-impl SecretsCache {
-    fn tell(&self) {
+impl SecretCacheHandle {
+    fn notify(&self) {
         if let Some(manager) = self.manager.upgrade() {
             manager.publish_invalidated();
         }
     }
 }
 
-impl NamedCache for SecretsCache {
+impl NamedCache for SecretCacheHandle {
     fn stats(&self) -> CacheStats {
-        self.desk.stats()
+        self.cache.stats()
     }
 
     fn clear(&self) -> usize {
-        self.links.iter().for_each(|link| link.forget(""));
-        let dropped = self.desk.clear();
-        self.tell();
+        self.chain.iter().for_each(|entry| entry.expire(""));
+        let dropped = self.cache.clear();
+        self.notify();
         dropped
     }
 
@@ -92,17 +92,17 @@ impl NamedCache for SecretsCache {
             None if "secret:".starts_with(prefix) => "",
             None => return 0,
         };
-        self.links.iter().for_each(|link| link.forget(names));
-        let dropped = self.desk.invalidate_prefix(prefix);
-        self.tell();
+        self.chain.iter().for_each(|entry| entry.expire(names));
+        let dropped = self.cache.invalidate_prefix(prefix);
+        self.notify();
         dropped
     }
 }
 
-/// A value with where and when it was found.
+/// A value, with where and when it was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The value as it is stored, be it with a newline at its end.
+    /// The value as it is stored, perhaps with a newline at its end.
     pub value: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
@@ -110,71 +110,73 @@ pub struct Found {
     pub changed_at: SystemTime,
     /// When the provider was asked.
     pub fetched_at: SystemTime,
-    /// For how long it stays in the cache; zero if it is not there.
+    /// How long it stays in the cache; zero if it is not cached.
     pub expires_in: Duration,
 }
 
 impl SecretsManager {
-    /// A key's value, without the newline that ends a single line. A key that is no valid [`SecretName`] (`a/b`) can be in a backend's document; it is not cached.
+    /// A key's value, without the newline that ends a single line. A key need not be a valid [`SecretName`]: a
+    /// backend's document may have `a/b`. The values of such keys are not cached.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why it could not be found out.
+    /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why a provider failed.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
         match SecretName::new(key) {
             Ok(name) => Ok(self.find(&name)?.value.without_newline()),
-            Err(invalid) => self.get_odd_key(key)?.ok_or(invalid),
+            Err(invalid) => self.get_invalid_name(key)?.ok_or(invalid),
         }
     }
 
-    fn get_odd_key(&self, key: &str) -> Result<Option<SecretValue>> {
+    fn get_invalid_name(&self, key: &str) -> Result<Option<SecretValue>> {
         let mut failure = None;
-        for link in self.links.iter() {
-            match link.provider.get_by_key(key) {
+        for entry in self.chain.iter() {
+            match entry.provider.get_by_key(key) {
                 Ok(None) | Err(Error::InvalidName { .. }) => {}
                 Ok(Some(value)) => return Ok(Some(value.without_newline())),
                 Err(error) => {
-                    failure = failure.or_else(|| Some(provider_failed(&link.name, key, &error)))
+                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)))
                 }
             }
         }
         failure.map_or(Ok(None), Err)
     }
 
-    /// A key's value, or `default` where no provider has the key.
+    /// A key's value, or `default` if no provider has the key.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), but never [`Error::NotFound`]: a provider that could not be asked is no default.
+    /// As for [`get`](Self::get), but never [`Error::NotFound`]. If a provider fails, the result is an error, not
+    /// `default`.
     pub fn get_or(&self, key: &str, default: &str) -> Result<SecretValue> {
         Ok(self
-            .get_if_there(key)?
+            .get_optional(key)?
             .unwrap_or_else(|| SecretValue::new(default)))
     }
 
-    /// `HF_TOKEN`, if some provider has it.
+    /// `HF_TOKEN`, if a provider has it.
     ///
     /// # Errors
     /// As for [`get_or`](Self::get_or).
     pub fn hf_token(&self) -> Result<Option<SecretValue>> {
-        self.get_if_there("HF_TOKEN")
+        self.get_optional("HF_TOKEN")
     }
 
-    /// `REPLICATE_API_TOKEN`, if some provider has it.
+    /// `REPLICATE_API_TOKEN`, if a provider has it.
     ///
     /// # Errors
     /// As for [`get_or`](Self::get_or).
     pub fn replicate_api_token(&self) -> Result<Option<SecretValue>> {
-        self.get_if_there("REPLICATE_API_TOKEN")
+        self.get_optional("REPLICATE_API_TOKEN")
     }
 
-    /// `CLOUD_WEBHOOK_SECRET`, if some provider has it.
+    /// `CLOUD_WEBHOOK_SECRET`, if a provider has it.
     ///
     /// # Errors
     /// As for [`get_or`](Self::get_or).
     pub fn cloud_webhook_secret(&self) -> Result<Option<SecretValue>> {
-        self.get_if_there("CLOUD_WEBHOOK_SECRET")
+        self.get_optional("CLOUD_WEBHOOK_SECRET")
     }
 
-    fn get_if_there(&self, key: &str) -> Result<Option<SecretValue>> {
+    fn get_optional(&self, key: &str) -> Result<Option<SecretValue>> {
         match self.get(key) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -184,13 +186,13 @@ impl SecretsManager {
 
     /// The names of the providers, in the order of the chain.
     pub fn provider_names(&self) -> Vec<String> {
-        self.links
+        self.chain
             .iter()
-            .map(|link| link.name.to_string())
+            .map(|entry| entry.name.to_string())
             .collect()
     }
 
-    /// The names of the providers that answer, in the order of the chain.
+    /// The names of the providers that do not fail, in the order of the chain.
     pub fn available_providers(&self) -> Vec<String> {
         let reports = self.reports().into_iter();
         reports
@@ -216,19 +218,19 @@ impl SecretsManager {
         if let Some(secrets) = self.caches.get("secrets") {
             secrets.clear();
         }
-        self.tell(&[Event::new("invalidated", None, None)]);
+        self.emit(&[Event::new("invalidated", None, None)]);
     }
 
-    /// Drops the entries of all named caches whose keys begin with `prefix` (`secret:{key}`, `provider:{name}:config`,
-    /// `user:{id}:...`), and those of the cached functions; how many there were.
+    /// Removes the entries whose keys begin with `prefix` (`secret:{key}`, `provider:{name}:config`, `user:{id}:...`)
+    /// from all named caches and from those of cached functions; returns how many there were.
     pub fn invalidate_prefix(&self, prefix: &str) -> usize {
         let functions = function_caches().invalidate_prefix(prefix);
         let dropped = self.caches.invalidate_prefix(prefix) + functions;
-        self.tell(&[Event::new("invalidated", Some(prefix), None)]);
+        self.emit(&[Event::new("invalidated", Some(prefix), None)]);
         dropped
     }
 
-    /// The named caches. Emptying them here tells nobody.
+    /// The named caches. Clearing them here emits no event.
     pub fn caches(&self) -> &CacheRegistry {
         &self.caches
     }
@@ -238,23 +240,23 @@ impl SecretsManager {
         user_permission_cache()
     }
 
-    /// Drops what is held of a provider's configuration; how many entries there were.
+    /// Removes a provider's configuration from the caches; returns how many entries there were.
     pub fn invalidate_provider_cache(&self, provider: &str) -> usize {
         self.invalidate_prefix(&format!("provider:{provider}:"))
     }
 
-    /// Drops what is held of a user; how many entries there were.
+    /// Removes a user from the caches; returns how many entries there were.
     pub fn invalidate_user_cache(&self, uid: u32) -> usize {
         self.invalidate_prefix(&format!("user:{uid}:"))
     }
 
-    /// Calls `listener` for every event from now on, on the thread that notices it and with no lock held.
+    /// Calls `listener` for every event from now on, on the thread that notices it, without a lock held.
     pub fn on_event(&self, listener: Listener) {
         self.listeners.add(listener);
     }
 
-    fn tell(&self, events: &[Event]) {
-        self.listeners.tell(events);
+    fn emit(&self, events: &[Event]) {
+        self.listeners.emit(events);
     }
 
     fn current(&self) -> MutexGuard<'_, Arc<Snapshot>> {

@@ -1,4 +1,4 @@
-//! From what the providers hold to a new snapshot: everybody who listens is told of it before anybody is answered.
+//! Publishes a new snapshot when a provider has an update. The change listeners run before any waiter gets an answer.
 
 use std::sync::{Arc, RwLock};
 
@@ -7,17 +7,17 @@ use zeroize::Zeroizing;
 use super::snapshot::{Snapshot, Source};
 use super::{Event, SecretsManager};
 use crate::cache::NamedCache;
-use crate::provider::{ChangeKind, Refreshed, Standing, to_bytes};
+use crate::provider::{ChangeKind, Changes, ListingState, to_bytes};
 use crate::secret::SecretName;
 
-/// What became another than it was in the snapshot before.
+/// The difference between a new snapshot and the one before it.
 #[derive(Clone, Debug)]
 pub struct ChangeSet {
-    /// The snapshot that is in place now.
+    /// The new snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// The keys that changed, as far as that is known.
+    /// The keys known to have changed.
     pub keys: Vec<Changed>,
-    /// Whether any other key may read differently, too: something was invalidated, or a provider failed or came back.
+    /// Whether any other key may have changed too: something was invalidated, or a provider failed or recovered.
     pub any: bool,
 }
 
@@ -28,108 +28,109 @@ pub struct Changed {
     pub name: SecretName,
     /// How it changed.
     pub kind: ChangeKind,
-    /// Where it changed.
+    /// The provider where it changed.
     pub provider: Arc<str>,
     /// Whether it was written through this manager.
     pub own: bool,
 }
 
-/// What is called for each change of the snapshot.
+/// Called for each change of the snapshot.
 pub type ChangeListener = Box<dyn Fn(&ChangeSet) + Send + Sync>;
 
-/// Those who listen to changes.
+/// The change listeners.
 #[derive(Default)]
 pub(super) struct ChangeListeners(RwLock<Vec<ChangeListener>>);
 
 impl ChangeListeners {
-    fn tell(&self, changes: &ChangeSet) {
+    fn notify(&self, changes: &ChangeSet) {
         let all = self.0.read().unwrap_or_else(|e| e.into_inner());
         all.iter().for_each(|listener| listener(changes));
     }
 }
 
 impl SecretsManager {
-    /// What all providers held last. Costs the clone of an `Arc`; never waits.
+    /// The current snapshot. Costs the clone of an `Arc`; never waits.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current().clone()
     }
 
-    /// Calls `listener` for each change from now on: when the new snapshot is in place, and before anybody learns of the
-    /// change otherwise: before a writer's call returns, and before those who wait for a backend are answered. Changes
-    /// come one after the other, on the thread that notices them. A listener must be quick, and may take snapshots, but
-    /// not ask, write or invalidate. Who writes the same store in another way, be it in another process, returns when
-    /// the listener has been called for that, or after a second.
+    /// Calls `listener` for each change from now on. It runs once the new snapshot is in place, and before the change
+    /// shows in any other way: before a write returns, and before a reader that waits for a backend gets its answer.
+    /// Calls come one after the other, on the thread that notices the change. A listener must be quick. It may take
+    /// snapshots, but not read, write or invalidate. A writer of the same store in another manager or process returns
+    /// once the listener has run for its write, or after a second.
     pub fn on_change(&self, listener: ChangeListener) {
         let add = |listener| {
             let mut all = self.changes.0.write().unwrap_or_else(|e| e.into_inner());
             all.push(listener);
         };
         add(listener);
-        let links = self.links.iter();
-        links.for_each(|link| link.provider.join_watchers());
+        let chain = self.chain.iter();
+        chain.for_each(|entry| entry.provider.join_watchers());
     }
 
-    /// Puts a new snapshot in place if a provider has something new. When it returns, all that was new when it was
-    /// called has been told to all who listen. Touches no disk.
+    /// Publishes a new snapshot if a provider has an update. When it returns, the listeners have run for every update
+    /// that was there when it was called. Touches no disk.
     pub(super) fn publish(&self) {
         self.publish_with(false);
     }
 
-    /// The same after something was invalidated.
+    /// The same, after an invalidation.
     pub(super) fn publish_invalidated(&self) {
         self.publish_with(true);
     }
 
     fn publish_with(&self, invalidated: bool) {
         let (old, events) = {
-            // Held until everybody was told: else who finds nothing new could answer before that.
-            let _turn = self.refreshing.lock().unwrap_or_else(|e| e.into_inner());
+            // Held until the listeners have run: a second caller finds no update, and would answer its waiters too
+            // early.
+            let _turn = self.publish_lock.lock().unwrap_or_else(|e| e.into_inner());
             let before = self.snapshot();
-            let mut sources = Vec::with_capacity(self.links.len());
+            let mut sources = Vec::with_capacity(self.chain.len());
             let mut events = Vec::new();
             let mut keys = Vec::new();
-            let (mut differs, mut any) = (before.sources().len() != self.links.len(), invalidated);
-            let (mut outdated, mut all_outdated) = (Vec::new(), false);
-            for (place, link) in self.links.iter().enumerate() {
-                let (view, changes, own) = link.take_news();
+            let (mut differs, mut any) = (before.sources().len() != self.chain.len(), invalidated);
+            let (mut stale, mut all_stale) = (Vec::new(), false);
+            for (index, entry) in self.chain.iter().enumerate() {
+                let (view, changes, own_writes) = entry.take_update();
                 let changed = |kind: ChangeKind, name: &SecretName, own| Changed {
                     name: name.clone(),
                     kind,
-                    provider: link.name.clone(),
+                    provider: entry.name.clone(),
                     own,
                 };
-                for change in own {
+                for change in own_writes {
                     keys.push(changed(change.kind, &change.name, true));
-                    outdated.push(change.name);
+                    stale.push(change.name);
                 }
                 match changes {
-                    Refreshed::Nothing => {}
-                    Refreshed::Names(names) => {
+                    Changes::None => {}
+                    Changes::Keys(names) => {
                         any |= names.is_empty();
                         for change in names {
                             keys.push(changed(change.kind, &change.name, false));
                             let key = Some(change.name.as_str());
-                            events.push(Event::new(change.kind.event(), key, Some(&link.name)));
-                            outdated.push(change.name);
+                            events.push(Event::new(change.kind.event(), key, Some(&entry.name)));
+                            stale.push(change.name);
                         }
-                        events.extend(link.check_health());
+                        events.extend(entry.check_health());
                     }
-                    Refreshed::All => {
-                        (any, all_outdated) = (true, true);
-                        events.push(Event::new("invalidated", None, Some(&link.name)));
-                        events.extend(link.check_health());
+                    Changes::All => {
+                        (any, all_stale) = (true, true);
+                        events.push(Event::new("invalidated", None, Some(&entry.name)));
+                        events.extend(entry.check_health());
                     }
                 }
-                if let Some(source) = before.sources().get(place)
+                if let Some(source) = before.sources().get(index)
                     && !std::ptr::addr_eq(Arc::as_ptr(&source.view), Arc::as_ptr(&view))
                 {
                     differs = true;
-                    // The first answer of a provider shows names that were not there.
+                    // A provider's first answer brings new names.
                     let now = std::time::Instant::now();
-                    any |= matches!(source.view.standing(now), Standing::Unknown);
+                    any |= matches!(source.view.listing_state(now), ListingState::Unknown);
                 }
                 sources.push(Source {
-                    name: link.name.clone(),
+                    name: entry.name.clone(),
                     view,
                 });
             }
@@ -137,41 +138,41 @@ impl SecretsManager {
             if !is_visible && !differs {
                 return;
             }
-            for (source, link) in sources.iter_mut().zip(self.links.iter()) {
-                if let Some(view) = link.outdate(&outdated) {
+            for (source, entry) in sources.iter_mut().zip(self.chain.iter()) {
+                if let Some(view) = entry.mark_stale(&stale) {
                     source.view = view;
                 }
             }
             let generation = before.generation() + u64::from(is_visible);
             let snapshot = Arc::new(Snapshot::new(generation, sources, self.ttl.clone()));
             let old = std::mem::replace(&mut *self.current(), snapshot.clone());
-            // After the new snapshot is in place: what is cached from now on comes from it.
-            if all_outdated {
-                self.desk.clear();
+            // After the replacement, so that anything cached from now on comes from the new snapshot.
+            if all_stale {
+                self.cache.clear();
             }
-            outdated.iter().for_each(|name| self.desk.drop_name(name));
+            stale.iter().for_each(|name| self.cache.invalidate(name));
             if is_visible {
                 let changes = ChangeSet {
                     snapshot,
                     keys,
                     any,
                 };
-                self.changes.tell(&changes);
+                self.changes.notify(&changes);
             }
             ((old, before), events)
         };
-        // Outside the lock: it may be the last holder of all that was held.
+        // Outside the lock, because this may free whole documents.
         drop(old);
-        self.tell(&events);
+        self.emit(&events);
     }
 }
 
 impl SecretsManager {
-    /// What of the backends must outlive this process: their documents with their times, and Vault's lease. Holds values.
+    /// The backends' state for the next process: their documents with their times, and Vault's lease. Contains values.
     pub fn save_backends(&self) -> Zeroizing<Vec<u8>> {
-        let saved = self.links.iter();
+        let saved = self.chain.iter();
         let saved: Vec<(&str, Zeroizing<Vec<u8>>)> = saved
-            .filter_map(|link| Some((&*link.name, link.provider.save()?)))
+            .filter_map(|entry| Some((&*entry.name, entry.provider.save()?)))
             .collect();
         let saved: Vec<(&str, &[u8])> = saved
             .iter()
@@ -180,25 +181,26 @@ impl SecretsManager {
         to_bytes(&saved)
     }
 
-    /// Takes up what [`save_backends`](Self::save_backends) gave in another process: before anything is asked for. What
-    /// was saved of another source, or cannot be read, is passed over.
+    /// Restores the state that [`save_backends`](Self::save_backends) returned in another process. To be called before
+    /// the first read. Ignores the state of another source, and one that cannot be parsed.
     pub fn restore_backends(&self, saved: &[u8]) {
         let saved: Vec<(&str, &[u8])> = postcard::from_bytes(saved).unwrap_or_default();
         for (name, saved) in saved {
-            if let Some(link) = self.links.iter().find(|link| &*link.name == name) {
-                link.provider.restore(saved);
+            if let Some(entry) = self.chain.iter().find(|entry| &*entry.name == name) {
+                entry.provider.restore(saved);
             }
         }
         self.publish();
     }
 
-    /// Calls `unsaved` when [`save_backends`](Self::save_backends) would give something new: a log-in succeeded, or a
-    /// call has ended, before those who wait for it are answered. From any thread; only the first call counts.
+    /// Registers a callback for when [`save_backends`](Self::save_backends) would return something new: after a log-in,
+    /// and after a call to a backend, before its waiters get their answers. It runs on any thread. Only the first one
+    /// is registered.
     pub fn on_backends_changed(&self, unsaved: impl Fn() + Send + Sync + 'static) {
         let unsaved = Arc::new(unsaved);
-        for link in self.links.iter() {
+        for entry in self.chain.iter() {
             let unsaved = unsaved.clone();
-            link.provider.on_save(Box::new(move || unsaved()));
+            entry.provider.on_unsaved(Box::new(move || unsaved()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! All providers' documents of one moment. A snapshot never changes, never waits, and touches neither disk nor network.
+//! All providers' documents at one moment. A snapshot never changes, never waits, and touches neither disk nor network.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,17 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::provider_failed;
 use crate::error::Error;
-use crate::provider::{AsOf, ProviderReport, Standing, View, Viewed};
+use crate::provider::{AsOf, ListingState, ProviderReport, View, ViewLookup};
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 
-/// What all providers held at one moment, with the number of its generation: two snapshots of one generation show the
-/// same values.
+/// All providers' views at one moment. Two snapshots of the same generation have the same values.
 pub struct Snapshot {
     generation: u64,
     sources: Vec<Source>,
     ttl: Arc<Ttl>,
-    /// Joined when it is first asked for.
+    /// Merged at the first use.
     names: OnceLock<Vec<(SecretName, Arc<str>)>>,
 }
 
@@ -28,10 +27,10 @@ pub(super) struct Source {
     pub(super) view: Arc<dyn View>,
 }
 
-/// A value as a snapshot has it.
+/// A value in a snapshot.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// What a file of this name holds: the text as it is stored, be it with a newline at its end.
+    /// The content of the file: the text as it is stored, perhaps with a newline at its end.
     pub raw: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
@@ -52,29 +51,29 @@ impl Version {
         self.raw.without_newline()
     }
 
-    /// The length in bytes of what a file of this name holds.
+    /// The size of the file, in bytes.
     pub fn size(&self) -> usize {
         self.raw.len()
     }
 }
 
-/// What a snapshot can say of a key.
+/// What a snapshot has for a key.
 #[derive(Debug)]
 pub enum Lookup {
-    /// The value, which may be served for this long (zero: just now) unless the generation changes.
+    /// The value, and how long it may be served unless the generation changes (zero: only now).
     Fresh(Version, Duration),
-    /// The value as it was last held. A provider must be asked before it may be read.
+    /// The last value. A provider must be asked before a reader gets one.
     Stale(Version),
     /// No provider has the key.
     Missing,
-    /// It could not be found out.
+    /// A provider failed that may have the key.
     Failed(Error),
     /// A provider must be asked.
     Unknown,
 }
 
 impl Lookup {
-    /// The value that may be served.
+    /// The value, if it may be served.
     pub fn fresh(self) -> Option<Version> {
         match self {
             Lookup::Fresh(version, _) => Some(version),
@@ -82,8 +81,8 @@ impl Lookup {
         }
     }
 
-    /// The value, however old.
-    pub fn last_held(self) -> Option<Version> {
+    /// The value, however old it is.
+    pub fn last_known(self) -> Option<Version> {
         match self {
             Lookup::Fresh(version, _) | Lookup::Stale(version) => Some(version),
             _ => None,
@@ -107,7 +106,7 @@ impl Snapshot {
         }
     }
 
-    /// The number of changes before this snapshot.
+    /// The number of visible changes before this snapshot.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -116,15 +115,15 @@ impl Snapshot {
         &self.sources
     }
 
-    /// What can be said of a key: the first provider that has it wins, and one that fails is passed over.
+    /// Looks a key up: the first provider that has it wins, and one that fails is skipped.
     pub fn find(&self, name: &SecretName) -> Lookup {
         let now = Instant::now();
         let mut failure: Option<Error> = None;
-        let mut passed_for = Duration::MAX;
-        let (mut ask_if_missing, mut ask) = (false, false);
+        let mut skip_for = Duration::MAX;
+        let (mut must_ask_if_missing, mut must_ask) = (false, false);
         for source in &self.sources {
             match source.view.find(name, now) {
-                Viewed::Value {
+                ViewLookup::Value {
                     provided,
                     valid_for,
                 } => {
@@ -137,35 +136,35 @@ impl Snapshot {
                         as_of: provided.as_of,
                     };
                     return match valid_for {
-                        Some(valid_for) if !ask => {
-                            // What is found behind a provider that failed is good for this once.
+                        Some(valid_for) if !must_ask => {
+                            // A value found after a failed provider is served only once.
                             let valid_for = match failure {
                                 Some(_) => Duration::ZERO,
-                                None => valid_for.min(passed_for).min(ttl.saturating_sub(age)),
+                                None => valid_for.min(skip_for).min(ttl.saturating_sub(age)),
                             };
                             Lookup::Fresh(version, valid_for)
                         }
                         _ => Lookup::Stale(version),
                     };
                 }
-                Viewed::Absent {
-                    is_answer,
-                    passed_for: passed,
+                ViewLookup::Absent {
+                    is_fresh,
+                    skip_for: skip,
                 } => {
-                    ask_if_missing |= !is_answer;
-                    match passed {
-                        Some(passed) => passed_for = passed_for.min(passed),
-                        None => ask = true,
+                    must_ask_if_missing |= !is_fresh;
+                    match skip {
+                        Some(skip) => skip_for = skip_for.min(skip),
+                        None => must_ask = true,
                     }
                 }
-                Viewed::Unknown => return Lookup::Unknown,
-                Viewed::Failed(error) if error.ends_chain() => {
-                    return match ask {
+                ViewLookup::Unknown => return Lookup::Unknown,
+                ViewLookup::Failed(error) if error.ends_chain() => {
+                    return match must_ask {
                         true => Lookup::Unknown,
                         false => Lookup::Failed(error),
                     };
                 }
-                Viewed::Failed(error) => {
+                ViewLookup::Failed(error) => {
                     failure.get_or_insert_with(|| {
                         provider_failed(&source.name, name.as_str(), &error)
                     });
@@ -173,26 +172,26 @@ impl Snapshot {
             }
         }
         match failure {
-            _ if ask || ask_if_missing => Lookup::Unknown,
+            _ if must_ask || must_ask_if_missing => Lookup::Unknown,
             Some(error) => Lookup::Failed(error),
             None => Lookup::Missing,
         }
     }
 
-    /// Whether any provider has the key as last held; decrypts nothing.
+    /// Whether a provider has the key cached; decrypts nothing.
     pub fn has(&self, name: &SecretName) -> bool {
         self.sources.iter().any(|source| source.view.has(name))
     }
 
-    /// All keys to list, each with the provider that it would be read from; in order.
+    /// All keys to list, sorted, each with the provider that it would be read from.
     pub fn names(&self) -> &[(SecretName, Arc<str>)] {
         self.names.get_or_init(|| {
             let mut listed = BTreeMap::new();
-            for (place, source) in self.sources.iter().enumerate() {
+            for (index, source) in self.sources.iter().enumerate() {
                 for name in source.view.names() {
-                    // An earlier provider may have a key that it does not list by itself.
+                    // An earlier provider may have a key that it does not list.
                     listed.entry(name).or_insert_with_key(|name| {
-                        let mut earlier = self.sources[..place].iter();
+                        let mut earlier = self.sources[..index].iter();
                         let having = earlier.find(|source| source.view.has(name));
                         having.unwrap_or(source).name.clone()
                     });
@@ -202,35 +201,37 @@ impl Snapshot {
         })
     }
 
-    /// Whether [`names`](Self::names) lists all there is: not where a provider can say nothing of any key, or should be
-    /// asked first.
-    pub fn standing(&self) -> Standing {
+    /// Whether [`names`](Self::names) is complete: no provider failed or must be asked first.
+    pub fn listing_state(&self) -> ListingState {
         let now = Instant::now();
-        let mut whole = Standing::Whole;
+        let mut state = ListingState::Complete;
         for source in &self.sources {
-            match source.view.standing(now) {
-                Standing::Whole => {}
-                Standing::Failed(error) => {
-                    return Standing::Failed(provider_failed(&source.name, "a listing", &error));
+            match source.view.listing_state(now) {
+                ListingState::Complete => {}
+                ListingState::Failed(error) => {
+                    return ListingState::Failed(provider_failed(
+                        &source.name,
+                        "a listing",
+                        &error,
+                    ));
                 }
-                Standing::Unknown => whole = Standing::Unknown,
-                Standing::Outdated if matches!(whole, Standing::Whole) => {
-                    whole = Standing::Outdated;
+                ListingState::Unknown => state = ListingState::Unknown,
+                ListingState::Outdated if matches!(state, ListingState::Complete) => {
+                    state = ListingState::Outdated;
                 }
-                Standing::Outdated => {}
+                ListingState::Outdated => {}
             }
         }
-        whole
+        state
     }
 
-    /// The providers whose keys are not in this snapshot because they failed or have never answered, each with the
-    /// reason where it failed.
+    /// The providers whose keys are missing here because they failed or have not answered yet, each with its failure.
     pub fn missing_sources(&self) -> Vec<(Arc<str>, Option<Error>)> {
         let now = Instant::now();
-        let missing = |source: &Source| match source.view.standing(now) {
-            Standing::Failed(error) => Some((source.name.clone(), Some(error))),
-            Standing::Unknown => Some((source.name.clone(), None)),
-            Standing::Whole | Standing::Outdated => None,
+        let missing = |source: &Source| match source.view.listing_state(now) {
+            ListingState::Failed(error) => Some((source.name.clone(), Some(error))),
+            ListingState::Unknown => Some((source.name.clone(), None)),
+            ListingState::Complete | ListingState::Outdated => None,
         };
         self.sources.iter().filter_map(missing).collect()
     }
@@ -239,8 +240,8 @@ impl Snapshot {
     pub fn reports(&self) -> Vec<ProviderReport> {
         let now = Instant::now();
         let reports = self.sources.iter().enumerate();
-        let report = |(place, source): (usize, &Source)| ProviderReport {
-            priority: place + 1,
+        let report = |(index, source): (usize, &Source)| ProviderReport {
+            priority: index + 1,
             ..source.view.report(now)
         };
         reports.map(report).collect()
@@ -249,10 +250,10 @@ impl Snapshot {
     /// The state of one provider.
     pub fn report(&self, provider: &str) -> Option<ProviderReport> {
         let mut sources = self.sources.iter();
-        let place = sources.position(|source| &*source.name == provider)?;
+        let index = sources.position(|source| &*source.name == provider)?;
         Some(ProviderReport {
-            priority: place + 1,
-            ..self.sources.get(place)?.view.report(Instant::now())
+            priority: index + 1,
+            ..self.sources.get(index)?.view.report(Instant::now())
         })
     }
 }

@@ -1,35 +1,36 @@
-//! Writing: to the first provider that can be written to, in one atomic write, and out of the cache before it returns.
+//! Writes go to the first provider that has a store, in one atomic write. The old value has left the cache when the
+//! write returns.
 
 use std::path::PathBuf;
 
-use super::{Event, Link, SecretsManager};
+use super::{ChainEntry, Event, SecretsManager};
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, SecretStore};
 use crate::secret::{Change, SecretName, SecretValue};
 
-/// What a write did to one key.
+/// The outcome of a write for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The key.
     pub name: SecretName,
     /// Whether it was set or deleted.
     pub kind: ChangeKind,
-    /// The provider before the file that has the key, too: reads still give its value.
+    /// An earlier provider that has the key too, so that reads still get that value.
     pub shadowed_by: Option<String>,
 }
 
-/// What setting a key did.
+/// The outcome of setting a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetOutcome {
-    /// The provider before the file that has the key, too: reads still give its value.
+    /// An earlier provider that has the key too, so that reads still get that value.
     pub shadowed_by: Option<String>,
 }
 
 impl SecretsManager {
-    /// Sets a key in the file, without the newline that ends a single line.
+    /// Sets a key in the store, without the newline that ends a single line.
     ///
     /// # Errors
-    /// [`Error::InvalidName`], [`Error::TooLarge`], or what kept the file from being written.
+    /// [`Error::InvalidName`], [`Error::TooLarge`], or why the write failed.
     pub fn set(&self, key: &str, value: &str) -> Result<SetOutcome> {
         let change = Change::Set(
             SecretName::new(key)?,
@@ -41,19 +42,17 @@ impl SecretsManager {
         })
     }
 
-    /// Deletes a key from the file.
+    /// Deletes a key from the store.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::ReadOnlyProvider`] if only another provider has it; else what kept the file from
-    /// being written.
+    /// [`Error::NotFound`]; [`Error::ReadOnlyProvider`] if only another provider has it; else why the write failed.
     pub fn delete(&self, key: &str) -> Result<()> {
         self.apply(&[Change::Delete(SecretName::new(key)?)])?;
         Ok(())
     }
 
-    /// Makes all changes in one atomic write of the file, or none. Values are stored as they are, with what newlines they
-    /// have, unless nothing is encrypted: then SimpleTuner reads the stored text as it stands, and the newline that ends a
-    /// single line is dropped.
+    /// Applies all changes in one atomic write, or none. Values are stored as they are, newlines included. Without
+    /// encryption the newline that ends a single line is dropped, because SimpleTuner reads the stored text itself.
     ///
     /// # Errors
     /// As for [`set`](Self::set) and [`delete`](Self::delete).
@@ -62,13 +61,13 @@ impl SecretsManager {
         results.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// Makes each batch of changes, or none of it, all in one write of the file where that is possible; what came of
-    /// each. So do, without this, threads that write at the same time.
+    /// Applies each batch atomically, all in one write of the store if possible; returns the result of each. Threads
+    /// that write at the same time share a write too.
     ///
     /// # Errors
-    /// As for [`apply`](Self::apply), for each batch; for all where no provider can be written to.
+    /// As for [`apply`](Self::apply), for each batch. [`Error::Settings`] for all of them if no provider has a store.
     pub fn apply_each(&self, batches: &[&[Change]]) -> Result<Vec<Result<Vec<Outcome>>>> {
-        let (place, link, store) = self.store()?;
+        let (index, entry, store) = self.store()?;
         let written = store.apply_each(batches);
         let mut all = Vec::new();
         let results = batches.iter().zip(written).map(|(changes, written)| {
@@ -78,40 +77,40 @@ impl SecretsManager {
                     Change::Set(name, _) => (name, ChangeKind::Set),
                     Change::Delete(name) => (name, ChangeKind::Deleted),
                 };
-                self.outcome(place, name, kind)
+                self.outcome(index, name, kind)
             };
             let outcomes: Vec<Outcome> = changes.iter().map(outcome).collect();
             all.extend_from_slice(&outcomes);
             Ok(outcomes)
         });
         let results = results.collect();
-        self.after_write(link, &all);
+        self.after_write(entry, &all);
         Ok(results)
     }
 
-    /// Gives `from`'s value the name `to`, in one atomic write of the file.
+    /// Gives `from`'s value the name `to`, in one atomic write.
     ///
     /// # Errors
     /// As for [`delete`](Self::delete) of `from`.
     pub fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()> {
-        let (place, link, store) = self.store()?;
+        let (index, entry, store) = self.store()?;
         store
             .rename(from, to)
             .map_err(|error| self.explain(error))?;
         if from != to {
             let outcomes = [
-                self.outcome(place, from, ChangeKind::Deleted),
-                self.outcome(place, to, ChangeKind::Set),
+                self.outcome(index, from, ChangeKind::Deleted),
+                self.outcome(index, to, ChangeKind::Set),
             ];
-            self.after_write(link, &outcomes);
+            self.after_write(entry, &outcomes);
         }
         Ok(())
     }
 
-    /// Encrypts every value that lies in the file in plain text; how many these were.
+    /// Encrypts all plain values in the store; returns how many.
     ///
     /// # Errors
-    /// What kept the file from being written.
+    /// Why the write failed.
     pub fn encrypt_all(&self) -> Result<usize> {
         let store = self.store()?.2;
         let encrypted = store.encrypt_all();
@@ -120,16 +119,16 @@ impl SecretsManager {
         encrypted
     }
 
-    /// Whether the file that is written to has this key.
+    /// Whether the store has this key.
     pub fn is_in_store(&self, name: &SecretName) -> bool {
         self.store()
-            .is_ok_and(|(_, link, _)| link.provider.has(name))
+            .is_ok_and(|(_, entry, _)| entry.provider.has(name))
     }
 
-    /// The value that the file has of a key, whatever another provider has; never waits for a backend.
+    /// The store's value of a key, whatever other providers have; never waits for a backend.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or why the file's value cannot be read.
+    /// [`Error::NotFound`], or why the store's value cannot be read.
     pub fn value_in_store(&self, name: &SecretName) -> Result<SecretValue> {
         let provided = self.store()?.1.provider.get(name)?;
         let provided = provided.ok_or_else(|| Error::NotFound {
@@ -138,34 +137,34 @@ impl SecretsManager {
         Ok(provided.map_err(|error| self.explain(error))?.value)
     }
 
-    /// Where the file that is written to lies, if there is one.
+    /// The path of the store, if there is one.
     pub fn store_path(&self) -> Option<PathBuf> {
         Some(self.store().ok()?.2.path())
     }
 
-    fn store(&self) -> Result<(usize, &Link, &dyn SecretStore)> {
-        let mut stores = self.links.iter().enumerate().filter_map(|(place, link)| {
-            let store = link.provider.store()?;
-            Some((place, link, store))
+    fn store(&self) -> Result<(usize, &ChainEntry, &dyn SecretStore)> {
+        let mut stores = self.chain.iter().enumerate().filter_map(|(index, entry)| {
+            let store = entry.provider.store()?;
+            Some((index, entry, store))
         });
         stores.next().ok_or_else(|| {
             Error::Settings("no provider of this chain can be written to".to_owned())
         })
     }
 
-    fn outcome(&self, store_place: usize, name: &SecretName, kind: ChangeKind) -> Outcome {
-        let mut before = self.links[..store_place].iter();
-        let shadowing = before.find(|link| link.provider.has(name));
+    fn outcome(&self, store_index: usize, name: &SecretName, kind: ChangeKind) -> Outcome {
+        let mut before = self.chain[..store_index].iter();
+        let shadowing = before.find(|entry| entry.provider.has(name));
         Outcome {
             name: name.clone(),
             kind,
-            shadowed_by: shadowing.map(|link| link.name.to_string()),
+            shadowed_by: shadowing.map(|entry| entry.name.to_string()),
         }
     }
 
-    fn after_write(&self, link: &Link, outcomes: &[Outcome]) {
+    fn after_write(&self, entry: &ChainEntry, outcomes: &[Outcome]) {
         self.publish();
-        if let Some(store) = link.provider.store() {
+        if let Some(store) = entry.provider.store() {
             store.wait_for_watchers();
         }
         let mut events = Vec::new();
@@ -176,19 +175,19 @@ impl SecretsManager {
         } in outcomes
         {
             let key = Some(name.as_str());
-            events.push(Event::new(kind.event(), key, Some(&link.name)));
+            events.push(Event::new(kind.event(), key, Some(&entry.name)));
             if let (ChangeKind::Set, Some(provider)) = (kind, shadowed_by) {
                 tracing::warn!(
                     "{name} is written to the {}, but the {provider} has it too, and reads still give that value",
-                    link.name
+                    entry.name
                 );
                 events.push(Event::new("shadowed", key, Some(provider)));
             }
         }
-        self.tell(&events);
+        self.emit(&events);
     }
 
-    /// A key that the store has not may be another provider's.
+    /// If the store does not have the key but another provider has, the error says so.
     fn explain(&self, error: Error) -> Error {
         let Error::NotFound { name } = &error else {
             return error;
@@ -196,10 +195,10 @@ impl SecretsManager {
         let Ok(secret) = SecretName::new(name) else {
             return error;
         };
-        match self.links.iter().find(|link| link.provider.has(&secret)) {
-            Some(link) => Error::ReadOnlyProvider {
+        match self.chain.iter().find(|entry| entry.provider.has(&secret)) {
+            Some(entry) => Error::ReadOnlyProvider {
                 name: name.clone(),
-                provider: link.name.to_string(),
+                provider: entry.name.to_string(),
             },
             None => error,
         }

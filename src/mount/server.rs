@@ -178,7 +178,7 @@ fn assemble(
     drain.set_device(shared.device.as_fd()).map_err(threads)?;
     if settings.prefetch {
         // In the background: a backend that hangs must not delay the mount.
-        manager.ask_all(Box::new(|_| {}));
+        manager.refresh_async(Box::new(|_| {}));
     }
     if let Some(restart) = state.restarts.last() {
         tree.notify_restart(restart);

@@ -1,5 +1,5 @@
-//! AWS Secrets Manager: one `GetSecretValue` for the whole document, by the SDK with its own chain of credentials,
-//! region and endpoints. Knows nothing of what is kept of the answer.
+//! AWS Secrets Manager: one `GetSecretValue` for the whole document, through the SDK, which finds credentials, region
+//! and endpoint. Does not cache.
 
 use std::error::Error as StdError;
 use std::fmt::Debug;
@@ -21,19 +21,19 @@ use zeroize::Zeroizing;
 use super::backend::{Backend, BackendDocument, FetchError, Fetched, Fetching, Retry};
 use crate::settings::Settings;
 
-/// Which secret, and where.
+/// Which secret to read, and where.
 #[derive(Clone, Debug)]
 pub struct AwsOptions {
     /// The secret's name or ARN.
     pub secret_name: String,
-    /// The region; `None`: as the SDK finds it (`AWS_REGION`, the profile, the instance).
+    /// The region; `None`: the SDK finds it (`AWS_REGION`, the profile, the instance).
     pub region: Option<String>,
-    /// How long a connection may take to be made.
+    /// How long connecting may take.
     pub connect_timeout: Duration,
 }
 
 impl AwsOptions {
-    /// What is set; `None` where no secret is named.
+    /// The options from the settings; `None` if `aws_secret_name` is not set.
     pub fn from_settings(settings: &Settings) -> Option<Self> {
         Some(Self {
             secret_name: settings.aws_secret_name.clone()?,
@@ -45,17 +45,17 @@ impl AwsOptions {
 
 /// One secret in AWS Secrets Manager, whose text (`SecretString`, or `SecretBinary`) is a flat JSON object.
 ///
-/// It needs the right `secretsmanager:GetSecretValue` on that secret and, where the secret has a key of its own,
-/// `kms:Decrypt` on it.
+/// It needs the permission `secretsmanager:GetSecretValue` on that secret and, if the secret has its own KMS key,
+/// `kms:Decrypt` on that key.
 pub struct AwsBackend {
     options: AwsOptions,
-    /// Made at the first call: finding credentials and reading certificates takes time. Made anew after a call that got
-    /// no answer, since what it was made of may have been mended.
+    /// Built at the first call, because finding credentials and reading certificates takes time. Built again after a
+    /// call without an answer, because the user may have fixed what it was built from.
     client: Mutex<Option<Client>>,
 }
 
 impl AwsBackend {
-    /// The backend; nothing is called or read yet.
+    /// The backend. Reads and calls nothing yet.
     pub fn new(options: AwsOptions) -> Self {
         Self {
             options,
@@ -67,7 +67,7 @@ impl AwsBackend {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Rustls(CryptoMode::Ring))
             .build_https();
-        // Tried again by who asks, who also bounds the whole.
+        // The caller retries, and bounds the time of all retries.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .retry_config(RetryConfig::disabled())
@@ -93,7 +93,7 @@ impl AwsBackend {
         if client.config().region().is_none() {
             self.client.lock().await.take();
             return Err(FetchError::lasting(
-                "no AWS region is known: set aws_region (or AWS_REGION, or a region in the AWS profile)",
+                "no AWS region is set: set aws_region (or AWS_REGION, or a region in the AWS profile)",
             ));
         }
         let request = client.get_secret_value();
@@ -106,7 +106,7 @@ impl AwsBackend {
             }
             Err(error) => {
                 self.client.lock().await.take();
-                Err(self.no_answer(&error))
+                Err(self.no_response(&error))
             }
         }
     }
@@ -132,7 +132,7 @@ impl AwsBackend {
         })
     }
 
-    /// What an answer that is an error means.
+    /// What an error response means.
     fn refused(
         &self,
         error: &GetSecretValueError,
@@ -148,7 +148,7 @@ impl AwsBackend {
         match code {
             "ResourceNotFoundException" => {
                 return Ok(Fetched::Missing(format!(
-                    "{secret} does not exist; create it, or mend its name or aws_region ({said})"
+                    "{secret} does not exist; create it, or correct its name or aws_region ({said})"
                 )));
             }
             "InvalidRequestException" if said.contains("delet") => {
@@ -158,12 +158,12 @@ impl AwsBackend {
             }
             "AccessDeniedException" => {
                 return Err(FetchError::lasting(format!(
-                    "{secret}: access is denied; allow secretsmanager:GetSecretValue on it to who calls ({said})"
+                    "{secret}: access is denied; allow the caller secretsmanager:GetSecretValue on it ({said})"
                 )));
             }
             "DecryptionFailure" => {
                 return Err(FetchError::lasting(format!(
-                    "{secret} cannot be decrypted; allow kms:Decrypt on its key to who calls ({said})"
+                    "{secret} cannot be decrypted; allow the caller kms:Decrypt on its key ({said})"
                 )));
             }
             "ExpiredTokenException"
@@ -176,11 +176,11 @@ impl AwsBackend {
                     "AWS does not accept the credentials; renew them, or set AWS_PROFILE or AWS_ACCESS_KEY_ID ({said})"
                 )));
             }
-            // Something before AWS may say so in its own way.
+            // A proxy in front of AWS may use its own error code.
             _ if status == 403 => {
                 return Err(FetchError::lasting(format!(
                     "{secret}: access is denied (403); check the credentials, and allow \
-                     secretsmanager:GetSecretValue on it to who calls ({said})"
+                     the caller secretsmanager:GetSecretValue on it ({said})"
                 )));
             }
             _ => {}
@@ -199,25 +199,25 @@ impl AwsBackend {
         })
     }
 
-    /// Why there was no answer at all, or only a part of one.
-    fn no_answer<R: Debug + 'static>(
+    /// Why there was no response, or only a part of one.
+    fn no_response<R: Debug + 'static>(
         &self,
         error: &SdkError<GetSecretValueError, R>,
     ) -> FetchError {
-        let chain = words_of(error);
+        let chain = error_chain(error);
         let secret = self.secret();
         if chain.contains("certificate") {
             return FetchError::lasting(format!(
-                "{secret}: the server's certificate is not accepted ({chain}); if it is right, add its authority to the \
-                 system's certificates, or name them in SSL_CERT_FILE"
+                "{secret}: the server's certificate is not accepted ({chain}); if it is the right one, add its authority to the \
+                 system's certificates, or set SSL_CERT_FILE"
             ));
         }
         match error {
             SdkError::ResponseError(_) => {
-                FetchError::passing(format!("{secret}: the answer cannot be read ({chain})"))
+                FetchError::passing(format!("{secret}: the response cannot be read ({chain})"))
             }
             SdkError::TimeoutError(_) => {
-                FetchError::passing(format!("{secret}: AWS does not answer ({chain})"))
+                FetchError::passing(format!("{secret}: AWS does not respond ({chain})"))
             }
             SdkError::DispatchFailure(failure) if failure.is_timeout() || failure.is_io() => {
                 FetchError::passing(format!(
@@ -240,8 +240,8 @@ impl AwsBackend {
     }
 }
 
-/// What an error and its causes say, each once. Only `Display` is asked: `Debug` may show an answer's body.
-fn words_of(error: &dyn StdError) -> String {
+/// The messages of an error and its causes, each once. Uses only `Display`: `Debug` may show the body of a response.
+fn error_chain(error: &dyn StdError) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {

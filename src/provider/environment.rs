@@ -1,4 +1,4 @@
-//! Secrets from the environment as it was when the process started. Knows nothing of this process's later changes to it.
+//! Secrets from the environment, as it was when the provider was created. Ignores later changes.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Held, News, Provided, Provider, ProviderReport, Standing, View, Viewed, WELL_KNOWN, rfc3339,
+    Cached, ListingState, Provided, Provider, ProviderReport, ProviderUpdate, View, ViewLookup,
+    WELL_KNOWN, rfc3339,
 };
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
 
-/// What the daemon itself is let in with. Never served, under whatever name it is asked for.
+/// The daemon's own credentials. Never served under any name.
 const OWN_CREDENTIALS: [&str; 9] = [
     "SIMPLETUNER_CREDENTIAL_KEY",
     "SIMPLETUNER_AUDIT_KEY",
@@ -24,7 +25,8 @@ const OWN_CREDENTIALS: [&str; 9] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 ];
 
-/// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or `PREFIX_REPLICATE_API_TOKEN`.
+/// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or
+/// `PREFIX_REPLICATE_API_TOKEN`.
 pub struct EnvironmentProvider(Arc<Environment>);
 
 struct Environment {
@@ -36,7 +38,7 @@ struct Environment {
 }
 
 impl EnvironmentProvider {
-    /// The provider over these variables. `prefix` is without its underscore; `env_keys` are further keys to list.
+    /// The provider over these variables. `prefix` has no trailing underscore; `env_keys` are more keys to list.
     pub fn new(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         prefix: &str,
@@ -65,7 +67,7 @@ impl EnvironmentProvider {
         Self(Arc::new(provider))
     }
 
-    /// The provider over this process's variables, as they are now.
+    /// The provider over this process's variables.
     pub fn from_process(prefix: &str, env_keys: &[SecretName]) -> Self {
         Self::new(std::env::vars_os(), prefix, env_keys)
     }
@@ -80,21 +82,21 @@ impl Environment {
             .filter(|name| self.has(name))
             .collect();
         if !self.prefix.is_empty() {
-            let bearing = self.variables.keys().filter_map(|variable| {
+            let prefixed = self.variables.keys().filter_map(|variable| {
                 let name = variable.strip_prefix(&self.prefix)?.strip_prefix('_')?;
-                // A variable that its own name does not lead to (`PREFIX_lower`) could be listed, but not read.
+                // A variable such as `PREFIX_lower` could be listed but not read: its key stands for `PREFIX_LOWER`.
                 SecretName::new(name)
                     .ok()
                     .filter(|name| self.variable_of(name) == *variable)
             });
-            listed.extend(bearing);
+            listed.extend(prefixed);
         }
         listed.sort();
         listed.dedup();
         listed
     }
 
-    /// The variable that a key is kept in.
+    /// The variable of a key.
     fn variable_of(&self, name: &SecretName) -> String {
         let mut variable = String::with_capacity(self.prefix.len() + 1 + name.as_str().len());
         if !self.prefix.is_empty() {
@@ -118,8 +120,8 @@ impl Provider for EnvironmentProvider {
         Ok(self.0.get(name))
     }
 
-    fn held(&self, name: &SecretName) -> Held {
-        Held::of(self.get(name))
+    fn cached(&self, name: &SecretName) -> Cached {
+        Cached::from_result(self.get(name))
     }
 
     fn names(&self) -> Vec<SecretName> {
@@ -130,8 +132,8 @@ impl Provider for EnvironmentProvider {
         self.0.has(name)
     }
 
-    fn take_news(&self) -> News {
-        News::none(self.0.clone())
+    fn take_update(&self) -> ProviderUpdate {
+        ProviderUpdate::unchanged(self.0.clone())
     }
 
     fn report(&self) -> ProviderReport {
@@ -147,13 +149,13 @@ impl Environment {
 }
 
 impl View for Environment {
-    fn find(&self, name: &SecretName, _now: Instant) -> Viewed {
+    fn find(&self, name: &SecretName, _now: Instant) -> ViewLookup {
         match self.get(name) {
-            Some(provided) => Viewed::Value {
+            Some(provided) => ViewLookup::Value {
                 provided,
                 valid_for: Some(Duration::MAX),
             },
-            None => Viewed::ABSENT,
+            None => ViewLookup::ABSENT,
         }
     }
 
@@ -165,8 +167,8 @@ impl View for Environment {
         self.variables.contains_key(&self.variable_of(name))
     }
 
-    fn standing(&self, _now: Instant) -> Standing {
-        Standing::Whole
+    fn listing_state(&self, _now: Instant) -> ListingState {
+        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_prefix_only_variables_that_bear_it_are_found_and_all_are_listed() {
+    fn with_a_prefix_only_prefixed_variables_are_found_and_all_are_listed() {
         let p = provider(
             &[
                 ("SIMPLETUNER_HF_TOKEN", "hf"),
@@ -248,7 +250,11 @@ mod tests {
         );
         assert_eq!(p.names(), [name("HF_TOKEN"), name("WANDB_API_KEY")]);
         assert!(p.has(&name("PATH")), "found when asked for by name");
-        assert_eq!(value(&p, "HF_TOKEN").as_deref(), Some(""), "empty is had");
+        assert_eq!(
+            value(&p, "HF_TOKEN").as_deref(),
+            Some(""),
+            "an empty value counts"
+        );
     }
 
     #[test]
@@ -267,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_are_no_text_are_passed_over() {
+    fn variables_that_are_not_utf8_are_skipped() {
         let p = EnvironmentProvider::new(
             [
                 (OsString::from("BAD"), OsString::from_vec(vec![0xff])),

@@ -1,11 +1,12 @@
-//! The links of the chain: one trait, and the local providers behind it. Knows neither the chain's order nor its cache.
+//! The providers of secrets: the trait that the chain uses, and its implementations. Knows neither the order of the
+//! chain nor its cache.
 
 pub mod aws;
 pub mod backend;
-mod clock;
 pub mod environment;
 pub mod file;
 mod not_configured;
+mod timestamp;
 pub mod vault;
 mod view;
 
@@ -19,28 +20,28 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
-pub use clock::{parse_rfc3339, rfc3339};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;
-pub use view::{News, View, Viewed};
+pub use timestamp::{parse_rfc3339, rfc3339};
+pub use view::{ProviderUpdate, View, ViewLookup};
 
-/// Keys that SimpleTuner itself asks for; listed wherever the environment has them.
+/// Keys that SimpleTuner itself reads; listed whenever the environment has them.
 pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
 
-/// A value as a provider gave it.
+/// A value from a provider.
 #[derive(Clone, Debug)]
 pub struct Provided {
     /// The value.
     pub value: SecretValue,
     /// When it last changed, as far as the provider can tell.
     pub changed_at: SystemTime,
-    /// As of when it is known to be this.
+    /// When the provider was known to have this value.
     pub as_of: AsOf,
 }
 
 impl Provided {
-    /// A value as it is now.
+    /// A value that is current now.
     pub fn now(value: SecretValue, changed_at: SystemTime) -> Self {
         Self {
             value,
@@ -50,17 +51,17 @@ impl Provided {
     }
 }
 
-/// When something was found out, and whether it may be kept.
+/// When an answer was current, and whether it may be cached.
 #[derive(Clone, Copy, Debug)]
 pub struct AsOf {
-    /// Its time to live counts from here.
+    /// The start of its time to live.
     pub at: Instant,
-    /// It is out of date, and served only because nothing newer can be had: to be asked for anew by whoever comes next.
+    /// It is outdated, and served only because nothing newer is available. The next reader asks the provider again.
     pub is_stale: bool,
 }
 
 impl AsOf {
-    /// It is found out now.
+    /// Current now.
     pub fn now() -> Self {
         Self {
             at: Instant::now(),
@@ -68,7 +69,7 @@ impl AsOf {
         }
     }
 
-    /// What follows from two things is as old as the older one.
+    /// For an answer that follows from two others: as old as the older one.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -78,64 +79,64 @@ impl AsOf {
     }
 }
 
-/// What a provider can say about a key without waiting.
+/// What a provider has cached for a key.
 #[derive(Debug)]
-pub enum Held {
-    /// It has the key.
+pub enum Cached {
+    /// The provider has the key.
     Value(Provided),
-    /// It has no such key.
+    /// The provider does not have the key.
     Absent {
-        /// As of when that is known.
+        /// When that was known.
         as_of: AsOf,
     },
-    /// It failed, and holds nothing usable.
+    /// The provider failed, and has no older answer that may be served.
     Failed(Error),
-    /// It must be asked, which may wait.
+    /// The provider must be asked, which may wait.
     Unknown,
 }
 
-impl Held {
-    /// What a question was answered with.
-    pub fn of(answer: Result<Option<Provided>>) -> Self {
+impl Cached {
+    /// The result of [`Provider::get`].
+    pub fn from_result(answer: Result<Option<Provided>>) -> Self {
         match answer {
-            Ok(Some(provided)) => Held::Value(provided),
-            Ok(None) => Held::Absent { as_of: AsOf::now() },
-            Err(error) => Held::Failed(error),
+            Ok(Some(provided)) => Cached::Value(provided),
+            Ok(None) => Cached::Absent { as_of: AsOf::now() },
+            Err(error) => Cached::Failed(error),
         }
     }
 }
 
-/// What a provider can say of all its keys together without waiting.
+/// Whether a provider's list of names is complete.
 #[derive(Debug)]
-pub enum Standing {
-    /// The names it lists are all there are.
-    Whole,
-    /// They were, when it was last asked; it should be asked anew.
+pub enum ListingState {
+    /// It lists all its names.
+    Complete,
+    /// It lists the names of its last answer, which has expired.
     Outdated,
-    /// It failed, and holds nothing usable.
+    /// It failed, and has no older list that may be served.
     Failed(Error),
-    /// It has never answered, and must be asked.
+    /// It has not answered yet.
     Unknown,
 }
 
-/// What is called with the answer to a question that was asked in the background.
-pub type Asked = Box<dyn FnOnce(Held) + Send>;
-/// What is called when something in the background is done.
+/// The callback of [`Provider::get_async`].
+pub type GetDone = Box<dyn FnOnce(Cached) + Send>;
+/// A callback for the end of a background operation.
 pub type Done = Box<dyn FnOnce() + Send>;
 
 /// How a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It appeared, or was given another value.
+    /// It is new, or has another value.
     Set,
-    /// A backend gives another value than before.
+    /// A backend returned another value than before.
     Rotated,
-    /// It is gone.
+    /// It no longer exists.
     Deleted,
 }
 
 impl ChangeKind {
-    /// The event it is told as.
+    /// The name of the event.
     pub fn event(self) -> &'static str {
         match self {
             ChangeKind::Set => "set",
@@ -145,146 +146,147 @@ impl ChangeKind {
     }
 }
 
-/// One key that changed without us.
+/// A key that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameChange {
+pub struct KeyChange {
     /// The key.
     pub name: SecretName,
     /// How it changed.
     pub kind: ChangeKind,
 }
 
-/// What a refresh found.
+/// What other programs changed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refreshed {
-    /// All is as it was.
-    Nothing,
-    /// These keys changed. An empty list says that the provider's own state did (it failed, or came back).
-    Names(Vec<NameChange>),
-    /// Any key may have changed.
+pub enum Changes {
+    /// Nothing.
+    None,
+    /// These keys. An empty list: no key, but the provider failed or recovered.
+    Keys(Vec<KeyChange>),
+    /// Perhaps any key.
     All,
 }
 
-/// One link of the chain.
+/// A source of secrets.
 pub trait Provider: Send + Sync {
-    /// Its name in reports: `environment`, `file`, or one's own.
+    /// Its name in reports: `environment`, `file`, or any other.
     fn name(&self) -> &str;
 
-    /// The value, or `None` where there is no such key. May wait, bounded by the provider's own timeouts.
+    /// The value, or `None` if there is no such key. May wait, within the provider's own timeouts.
     ///
     /// # Errors
-    /// Whatever kept it from an answer. [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] end the chain.
+    /// Why the provider cannot answer. After [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] the chain asks no
+    /// further provider.
     fn get(&self, name: &SecretName) -> Result<Option<Provided>>;
 
-    /// The value as far as it is held here; never waits. Local providers always answer.
-    fn held(&self, _name: &SecretName) -> Held {
-        Held::Unknown
+    /// The cached answer; never waits. A provider that is read without waiting always answers from here.
+    fn cached(&self, _name: &SecretName) -> Cached {
+        Cached::Unknown
     }
 
-    /// Asks in the background, and calls `done` with the answer: soon, bounded by the provider's own timeouts, from any
-    /// thread. Many who ask at once cost one question. A provider that can only be asked by [`get`](Self::get) hands
-    /// `done` back.
+    /// Asks in the background, and calls `done` with the answer, on any thread and within the provider's own timeouts.
+    /// Concurrent callers share one request. A provider that only has [`get`](Self::get) returns `done` unused.
     ///
     /// # Errors
     /// `done` itself.
-    fn ask(&self, _name: &SecretName, done: Asked) -> Result<(), Asked> {
+    fn get_async(&self, _name: &SecretName, done: GetDone) -> Result<(), GetDone> {
         Err(done)
     }
 
-    /// The value under any key, be it no valid [`SecretName`] (`a/b`). May wait.
+    /// The value of a key that need not be a valid [`SecretName`] (`a/b`). May wait.
     ///
     /// # Errors
-    /// As for [`get`](Self::get); [`Error::InvalidName`] where the provider has no such keys.
+    /// As for [`get`](Self::get); [`Error::InvalidName`] if the provider has no such keys.
     fn get_by_key(&self, key: &str) -> Result<Option<SecretValue>> {
         let provided = self.get(&SecretName::new(key)?)?;
         Ok(provided.map(|provided| provided.value))
     }
 
-    /// What can be said of all keys together; never waits.
-    fn standing(&self) -> Standing {
-        Standing::Whole
+    /// Whether [`names`](Self::names) is complete; never waits.
+    fn listing_state(&self) -> ListingState {
+        ListingState::Complete
     }
 
-    /// Sees to it in the background that what is held is fresh, and then calls `done`, be it that it failed.
-    fn bring_up_to_date(&self, done: Done) {
+    /// Refreshes the cached document in the background, then calls `done`, even if it failed.
+    fn refresh_async(&self, done: Done) {
         done();
     }
 
-    /// What is held is to be asked for anew at the next read.
+    /// Invalidates everything cached: the next read asks again.
     fn expire(&self) {}
 
-    /// A reader was just given this key's value out of a cache in front.
-    fn note_read(&self, _name: &SecretName) {}
+    /// A cache in front of the provider served this key to a reader.
+    fn record_read(&self, _name: &SecretName) {}
 
-    /// Calls `changed` whenever [`refresh`](Self::refresh) has something new to tell, from any thread and with no lock
-    /// held. Only the first call counts.
+    /// Registers a callback for when [`take_update`](Self::take_update) would return something new. It runs on any
+    /// thread, without a lock held. Only the first one is registered.
     fn on_change(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 
-    /// The keys to list, as last held; never waits.
+    /// The cached names, to be listed; never waits.
     fn names(&self) -> Vec<SecretName>;
 
-    /// Whether it has the key, as last held; never waits and decrypts nothing.
+    /// Whether the key is among the cached ones; never waits, and decrypts nothing.
     fn has(&self, name: &SecretName) -> bool {
         self.names().contains(name)
     }
 
-    /// Looks, cheaply (one `statx`), whether something changed without us, and takes it in.
-    fn refresh(&self) -> Refreshed {
-        Refreshed::Nothing
+    /// Checks whether another program changed something (for the file: one `statx`), and returns what.
+    fn poll_changes(&self) -> Changes {
+        Changes::None
     }
 
-    /// Looks whether something changed without us, for [`take_news`](Self::take_news) to tell; waits at most `patience`,
-    /// and no longer than for an answer.
-    fn look(&self, _patience: Duration) {}
+    /// Checks whether another program changed something, for [`take_update`](Self::take_update) to return. Waits at
+    /// most `timeout`.
+    fn check_for_changes(&self, _timeout: Duration) {}
 
-    /// From now on, whoever writes to what is watched here returns only when [`on_change`](Self::on_change)'s callback
-    /// has been called for it.
+    /// From now on, a writer in any process returns only after the callback of [`on_change`](Self::on_change) has run
+    /// here for its write, or after a second.
     fn join_watchers(&self) {}
 
-    /// What it holds, and what changed since this was last called; never waits, touches no disk.
-    fn take_news(&self) -> News {
-        News {
+    /// The current view, and what changed since the last call; never waits, touches no disk.
+    fn take_update(&self) -> ProviderUpdate {
+        ProviderUpdate {
             view: None,
-            changes: self.refresh(),
-            own: Vec::new(),
+            changes: self.poll_changes(),
+            own_writes: Vec::new(),
         }
     }
 
-    /// Whether it serves its last document by itself when it fails (the rule of `max_stale`). For one that does not,
-    /// the chain keeps the last value of each key.
+    /// Whether it serves its last document itself while it fails (the rule of `max_stale`). If not, the chain keeps the
+    /// last value of each key.
     fn keeps_documents(&self) -> bool {
         false
     }
 
-    /// What of the provider must outlive this process; holds values.
+    /// The state that the next process needs; contains values.
     fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
         None
     }
 
-    /// Takes up what [`save`](Self::save) gave in another process; nothing where that was of another source.
+    /// Restores the state that [`save`](Self::save) returned in another process; ignores that of another source.
     fn restore(&self, _saved: &[u8]) {}
 
-    /// Calls `changed` when [`save`](Self::save) would give something new, from any thread. Only the first call counts.
-    fn on_save(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
+    /// Registers a callback for when [`save`](Self::save) would return something new. It runs on any thread. Only the
+    /// first one is registered.
+    fn on_unsaved(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 
-    /// Its state, for people.
+    /// The state, for people.
     fn report(&self) -> ProviderReport;
 
-    /// The store behind it, where it can be written to.
+    /// The store behind it, if it can be written to.
     fn store(&self) -> Option<&dyn SecretStore> {
         None
     }
 }
 
-/// What can be written to.
+/// A provider that can be written to.
 pub trait SecretStore: Send + Sync {
-    /// Makes all changes in one atomic write, or none.
+    /// Applies all changes in one atomic write, or none.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the deletion of a key that it has not; else what kept it from writing.
+    /// [`Error::NotFound`] if a deleted key does not exist; else why the write failed.
     fn apply(&self, changes: &[Change]) -> Result<()>;
 
-    /// Makes each of these batches of changes, or none of it, together where that is possible; what came of each.
+    /// Applies each batch atomically, in one write if possible; returns the result of each.
     fn apply_each(&self, batches: &[&[Change]]) -> Vec<Result<()>> {
         batches.iter().map(|changes| self.apply(changes)).collect()
     }
@@ -292,19 +294,19 @@ pub trait SecretStore: Send + Sync {
     /// Gives `from`'s value the name `to`, in one atomic write.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where it has no `from`; else what kept it from writing.
+    /// [`Error::NotFound`] if `from` does not exist; else why the write failed.
     fn rename(&self, from: &SecretName, to: &SecretName) -> Result<()>;
 
-    /// Encrypts every value that lies in plain text, in one atomic write; how many these were.
+    /// Encrypts all plain values in one atomic write; returns how many.
     ///
     /// # Errors
-    /// What kept it from writing.
+    /// Why the write failed.
     fn encrypt_all(&self) -> Result<usize>;
 
-    /// Waits until all others that watch the store have taken in what was written to it: one second at most.
+    /// Waits until all other watchers of the store have seen the last write: one second at most.
     fn wait_for_watchers(&self) {}
 
-    /// Where it lies.
+    /// The path of the store.
     fn path(&self) -> PathBuf;
 }
 
@@ -313,23 +315,23 @@ pub trait SecretStore: Send + Sync {
 pub struct ProviderReport {
     /// The provider's name.
     pub name: String,
-    /// Its place in the chain, from 1; the chain sets it.
+    /// Its position in the chain, from 1; the chain sets it.
     pub priority: usize,
     /// Whether the settings name it.
     pub configured: bool,
     /// Whether it answered when it was last asked.
     pub available: bool,
-    /// Where it takes its values from.
+    /// The source of its values.
     pub source: String,
     /// The keys it lists.
     pub keys: Vec<String>,
-    /// Entries that are no secrets: not a text, or not a valid name.
+    /// How many entries are not secrets: not a text, or without a valid name.
     pub skipped_keys: usize,
     /// When it last answered.
     pub last_success: Option<String>,
-    /// Why it did not answer when it last failed.
+    /// Why it last failed.
     pub last_error: Option<String>,
-    /// When that was.
+    /// When it last failed.
     pub last_error_at: Option<String>,
     /// How long its last answer took, in milliseconds.
     pub latency_ms: Option<f64>,

@@ -1,23 +1,25 @@
-//! The place in the chain of a provider that the settings do not name: it has nothing, and says what to set.
+//! Stands in the chain for a provider that is not configured: it has no keys, and its report says what to set.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Held, News, Provided, Provider, ProviderReport, Standing, View, Viewed};
+use super::{
+    Cached, ListingState, Provided, Provider, ProviderReport, ProviderUpdate, View, ViewLookup,
+};
 use crate::error::Result;
 use crate::secret::SecretName;
 
-/// A provider that is not set.
+/// A provider that is not configured.
 pub struct NotConfigured(Arc<Unset>);
 
 struct Unset {
     name: &'static str,
-    /// What would set it.
+    /// The setting that configures it.
     setting: &'static str,
 }
 
 impl NotConfigured {
-    /// The provider of this name, which this setting would bring to life.
+    /// The provider of this name, which `setting` configures.
     pub fn new(name: &'static str, setting: &'static str) -> Self {
         Self(Arc::new(Unset { name, setting }))
     }
@@ -32,16 +34,16 @@ impl Provider for NotConfigured {
         Ok(None)
     }
 
-    fn held(&self, _name: &SecretName) -> Held {
-        Held::of(Ok(None))
+    fn cached(&self, _name: &SecretName) -> Cached {
+        Cached::from_result(Ok(None))
     }
 
     fn names(&self) -> Vec<SecretName> {
         Vec::new()
     }
 
-    fn take_news(&self) -> News {
-        News::none(self.0.clone())
+    fn take_update(&self) -> ProviderUpdate {
+        ProviderUpdate::unchanged(self.0.clone())
     }
 
     fn report(&self) -> ProviderReport {
@@ -50,8 +52,8 @@ impl Provider for NotConfigured {
 }
 
 impl View for Unset {
-    fn find(&self, _name: &SecretName, _now: Instant) -> Viewed {
-        Viewed::ABSENT
+    fn find(&self, _name: &SecretName, _now: Instant) -> ViewLookup {
+        ViewLookup::ABSENT
     }
 
     fn names(&self) -> Vec<SecretName> {
@@ -62,8 +64,8 @@ impl View for Unset {
         false
     }
 
-    fn standing(&self, _now: Instant) -> Standing {
-        Standing::Whole
+    fn listing_state(&self, _now: Instant) -> ListingState {
+        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

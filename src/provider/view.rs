@@ -1,78 +1,78 @@
-//! What a provider held at one moment. It never changes but for the passing of time, never waits, and touches no disk.
+//! What readers see of a provider at one moment. A view ages but never changes, never waits, and touches no disk.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{NameChange, Provided, ProviderReport, Refreshed, Standing};
+use super::{Changes, KeyChange, ListingState, Provided, ProviderReport};
 use crate::error::Error;
 use crate::secret::SecretName;
 
-/// What a view can say of a key.
+/// What a view has for a key.
 #[derive(Debug)]
-pub enum Viewed {
+pub enum ViewLookup {
     /// The provider has it.
     Value {
         /// The value.
         provided: Provided,
-        /// For how long it may be served; `None`: the provider must be asked first.
+        /// How long it may be served; `None`: the provider must be asked first.
         valid_for: Option<Duration>,
     },
     /// The provider has no such key.
     Absent {
-        /// Whether that answers "no such key"; else the provider must be asked first.
-        is_answer: bool,
-        /// For how long a provider further down the chain may be believed; `None`: this one must be asked first.
-        passed_for: Option<Duration>,
+        /// Whether that is fresh; else the provider must be asked before a reader is told "no such key".
+        is_fresh: bool,
+        /// How long the chain may serve a later provider's value; `None`: this provider must be asked first.
+        skip_for: Option<Duration>,
     },
-    /// The provider failed, and holds nothing that may be served.
+    /// The provider failed, and has no older answer that may be served.
     Failed(Error),
     /// The provider must be asked.
     Unknown,
 }
 
-impl Viewed {
-    /// The key's absence, for as long as nothing changes.
-    pub const ABSENT: Self = Viewed::Absent {
-        is_answer: true,
-        passed_for: Some(Duration::MAX),
+impl ViewLookup {
+    /// The key is absent until the provider changes.
+    pub const ABSENT: Self = ViewLookup::Absent {
+        is_fresh: true,
+        skip_for: Some(Duration::MAX),
     };
 }
 
-/// A provider's state at one moment.
+/// What readers see of a provider at one moment.
 pub trait View: Send + Sync {
-    /// What can be said of a key.
-    fn find(&self, name: &SecretName, now: Instant) -> Viewed;
+    /// Looks a key up.
+    fn find(&self, name: &SecretName, now: Instant) -> ViewLookup;
 
-    /// The keys to list, in order.
+    /// The names to list, sorted.
     fn names(&self) -> Vec<SecretName>;
 
     /// Whether the provider has the key; decrypts nothing.
     fn has(&self, name: &SecretName) -> bool;
 
-    /// What can be said of all keys together.
-    fn standing(&self, now: Instant) -> Standing;
+    /// Whether [`names`](Self::names) is complete.
+    fn listing_state(&self, now: Instant) -> ListingState;
 
     /// The state, for people.
     fn report(&self, now: Instant) -> ProviderReport;
 }
 
-/// What became of a provider since it was last asked for its news; all of one moment.
-pub struct News {
-    /// What it holds now; `None` for a provider that can only be asked key by key.
+/// A provider's view and its changes since the last update, all of one moment.
+pub struct ProviderUpdate {
+    /// The current view; `None` for a provider that can only be asked key by key.
     pub view: Option<Arc<dyn View>>,
-    /// What changed without us.
-    pub changes: Refreshed,
-    /// What we changed ourselves.
-    pub own: Vec<NameChange>,
+    /// What other programs changed.
+    pub changes: Changes,
+    /// What this process wrote.
+    pub own_writes: Vec<KeyChange>,
 }
 
-impl News {
-    /// Of a provider that holds the same for as long as it lives.
-    pub(super) fn none(view: Arc<dyn View>) -> Self {
+impl ProviderUpdate {
+    /// The update of a provider that never changes.
+    pub(super) fn unchanged(view: Arc<dyn View>) -> Self {
         Self {
             view: Some(view),
-            changes: Refreshed::Nothing,
-            own: Vec::new(),
+            changes: Changes::None,
+            own_writes: Vec::new(),
         }
     }
 }

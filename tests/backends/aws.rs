@@ -1,4 +1,4 @@
-//! AWS Secrets Manager by the command line: what a secret may hold, who may read it, and what is said when it fails.
+//! AWS Secrets Manager through the command line: the content of a secret, permissions, and error messages.
 //! The SDK takes its settings from the process's environment, so each case is a process of its own.
 
 use std::process::Command;
@@ -31,7 +31,7 @@ fn run(home: &Home, moto: &Moto, args: &[&str]) -> Ran {
     ran(command(home, moto, &moto.url()).args(args))
 }
 
-/// What `get` says that fails.
+/// The error message of a `get` that fails.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let said = ran(command.args(["get", "KEY"])).failed();
@@ -40,7 +40,7 @@ fn refused(command: &mut Command) -> String {
 }
 
 #[test]
-fn texts_numbers_and_booleans_are_served_and_the_rest_is_counted() {
+fn texts_numbers_and_booleans_are_served_and_other_values_are_counted() {
     let moto = Moto::start();
     let home = home();
     let big = "v".repeat(64 * 1024);
@@ -99,7 +99,7 @@ fn a_binary_secret_holds_the_same_document() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_or_about_to_go_has_no_keys_and_says_so() {
+fn a_missing_or_deleted_secret_has_no_keys_and_says_so() {
     let moto = Moto::start();
     let home = home();
     let missing = |told: &str| {
@@ -118,7 +118,7 @@ fn a_secret_that_is_not_there_or_about_to_go_has_no_keys_and_says_so() {
 }
 
 #[test]
-fn a_secret_that_is_no_flat_object_is_a_failure_that_tells_where() {
+fn a_secret_that_is_not_a_flat_object_is_a_failure_that_says_where() {
     let moto = Moto::start();
     let home = home();
     for (text, told) in [
@@ -133,7 +133,7 @@ fn a_secret_that_is_no_flat_object_is_a_failure_that_tells_where() {
 }
 
 #[test]
-fn no_other_permission_is_needed_than_to_get_the_value() {
+fn only_the_permission_to_get_the_value_is_needed() {
     let moto = Moto::start();
     let home = home();
     moto.put(SECRET, r#"{"KEY": "v"}"#);
@@ -164,7 +164,7 @@ fn a_denial_names_the_permission() {
     denied.env("AWS_SECRET_ACCESS_KEY", &key);
     let said = refused(&mut denied);
     assert!(
-        said.contains("allow secretsmanager:GetSecretValue"),
+        said.contains("allow the caller secretsmanager:GetSecretValue"),
         "{said}"
     );
 }
@@ -208,7 +208,7 @@ fn region_keys_and_role_come_from_a_profile() {
 }
 
 #[test]
-fn what_is_not_set_is_named() {
+fn an_error_names_the_missing_setting() {
     let moto = Moto::start();
     let home = home();
     let without = |names: &[&str]| {
@@ -226,7 +226,7 @@ fn what_is_not_set_is_named() {
 }
 
 #[test]
-fn a_network_that_fails_is_told_as_what_it_is() {
+fn a_failed_network_has_an_error_that_says_why() {
     let moto = Moto::start();
     moto.put(SECRET, r#"{"KEY": "hunter2"}"#);
     let proxy = Proxy::before(&moto.url());
@@ -235,7 +235,7 @@ fn a_network_that_fails_is_told_as_what_it_is() {
         (Fault::Refuse, "AWS cannot be reached"),
         (Fault::Status(500, ""), "AWS answers 500"),
         (Fault::TooMany(3), "AWS answers 429"),
-        (Fault::Cut, "the answer cannot be read"),
+        (Fault::Cut, "the response cannot be read"),
         (Fault::Hang, "within 5 s (setting timeout.total)"),
     ] {
         proxy.set(fault);
@@ -246,14 +246,14 @@ fn a_network_that_fails_is_told_as_what_it_is() {
 
 /// The answers of AWS itself that moto does not give.
 #[test]
-fn an_error_of_aws_tells_what_to_do() {
+fn an_error_of_aws_says_what_to_do() {
     let moto = Moto::start();
     let proxy = Proxy::before(&moto.url());
     let home = home();
     for (body, told) in [
         (
             r#"{"__type": "AccessDeniedException", "Message": "User: arn:aws:iam::1:user/u is not authorized"}"#,
-            "allow secretsmanager:GetSecretValue on it to who calls (AccessDeniedException: User:",
+            "allow the caller secretsmanager:GetSecretValue on it (AccessDeniedException: User:",
         ),
         (
             r#"{"__type": "ExpiredTokenException", "message": "The security token included in the request is expired"}"#,
@@ -265,7 +265,7 @@ fn an_error_of_aws_tells_what_to_do() {
         ),
         (
             r#"{"__type": "DecryptionFailure", "Message": "no"}"#,
-            "allow kms:Decrypt on its key",
+            "allow the caller kms:Decrypt on its key",
         ),
         (
             r#"{"__type": "ThrottlingException", "message": "Rate exceeded"}"#,
@@ -283,7 +283,7 @@ fn an_error_of_aws_tells_what_to_do() {
 }
 
 #[test]
-fn a_certificate_is_checked_by_the_systems_or_those_that_are_named() {
+fn a_certificate_is_checked_against_the_systems_authorities_or_the_configured_ones() {
     let moto = Moto::start();
     moto.put(SECRET, r#"{"KEY": "v"}"#);
     let home = home();

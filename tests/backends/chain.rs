@@ -4,7 +4,7 @@ use super::*;
 use crate::servers::proxy::Fault;
 
 #[test]
-fn the_first_provider_that_has_a_key_wins_and_each_tells_what_it_has() {
+fn the_first_provider_that_has_a_key_wins_and_each_lists_its_keys() {
     let world = World::new();
     let live = world.mount_with("", &[("IN_ALL", "e"), ("HF_TOKEN", "e")]);
     let read = |key: &str| done(&live, &format!("cat secrets/{key}"));
@@ -76,7 +76,7 @@ fn the_first_provider_that_has_a_key_wins_and_each_tells_what_it_has() {
 }
 
 #[test]
-fn writes_go_to_the_file_before_the_backends_and_what_only_they_have_stays() {
+fn writes_go_to_the_file_and_never_remove_what_only_a_backend_has() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_AWS"), "a");
@@ -91,7 +91,7 @@ fn writes_go_to_the_file_before_the_backends_and_what_only_they_have_stays() {
 }
 
 #[test]
-fn an_outage_is_bridged_by_the_last_documents_and_its_end_is_noticed() {
+fn an_outage_is_bridged_by_the_last_documents_until_it_ends() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
@@ -141,11 +141,11 @@ fn an_outage_is_bridged_by_the_last_documents_and_its_end_is_noticed() {
 }
 
 #[test]
-fn a_key_that_might_be_there_is_never_said_to_be_missing() {
+fn a_key_that_may_exist_is_never_reported_missing() {
     let world = World::new();
     world.aws.set(Fault::Status(500, ""));
     let live = world.mount("timeout: {total: 1}\n");
-    // What is behind a provider that failed is served, and not kept.
+    // A value behind a provider that failed is served, but not cached.
     assert_eq!(done(&live, "cat secrets/IN_BOTH"), "v");
     let expires = "getfattr --only-values -n user.simpletuner.expires_in secrets/IN_BOTH";
     assert_eq!(done(&live, expires), "0");
@@ -181,7 +181,7 @@ fn a_document_older_than_max_stale_is_not_served() {
     let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 1}\n");
     assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
     world.aws.set(Fault::Refuse);
-    wait_until("AWS is passed over", || {
+    wait_until("AWS is skipped", || {
         done(&live, "cat secrets/IN_BOTH") == "v"
     });
     let said = refused(&live, "cat secrets/IN_AWS");
@@ -190,7 +190,7 @@ fn a_document_older_than_max_stale_is_not_served() {
 }
 
 #[test]
-fn a_rotation_is_read_within_the_time_to_live_and_told() {
+fn a_rotation_shows_within_the_time_to_live_and_is_an_event() {
     let world = World::new();
     let live = world.mount("ttl: {default: 1, missing: 1}\n");
     assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
@@ -224,7 +224,7 @@ fn a_rotation_is_read_within_the_time_to_live_and_told() {
 }
 
 #[test]
-fn an_invalidation_has_the_next_read_ask_anew() {
+fn the_next_read_after_an_invalidation_asks_again() {
     let world = World::new();
     let live = world.mount("");
     let read = || done(&live, "cat secrets/IN_AWS");
@@ -252,7 +252,7 @@ fn an_invalidation_has_the_next_read_ask_anew() {
 }
 
 #[test]
-fn names_that_nobody_has_cost_one_call_however_many() {
+fn any_number_of_missing_names_costs_one_call() {
     let world = World::new();
     let live = world.mount("");
     let begun = std::time::Instant::now();
@@ -265,7 +265,7 @@ fn names_that_nobody_has_cost_one_call_however_many() {
 }
 
 #[test]
-fn documents_are_fetched_when_mounting_if_it_is_set() {
+fn documents_are_fetched_at_mount_if_prefetch_is_set() {
     let world = World::new();
     let live = world.mount("prefetch: true\n");
     wait_until("both have been asked", || {
@@ -286,7 +286,7 @@ fn documents_are_fetched_when_mounting_if_it_is_set() {
 }
 
 #[test]
-fn a_seal_is_an_outage_and_an_unseal_its_end() {
+fn a_sealed_vault_is_an_outage_until_it_is_unsealed() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_VAULT"), "v");
@@ -304,7 +304,7 @@ fn a_seal_is_an_outage_and_an_unseal_its_end() {
 }
 
 #[test]
-fn no_token_no_key_and_no_value_is_told_anywhere() {
+fn no_token_key_or_value_is_ever_printed() {
     let world = World::new();
     world.put_in_aws(&json!({"IN_AWS": "hunter2-in-aws", "NESTED": {"x": "hunter2-nested"}, "a/b": "hunter2-odd"}));
     world.put_in_vault(&json!({"IN_VAULT": "hunter2-in-vault"}));

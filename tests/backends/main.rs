@@ -98,7 +98,7 @@ fn ended(mut child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// What a script in the mount prints that nobody may keep waiting.
+/// The output of a script in the mount that must not wait.
 #[track_caller]
 fn done(live: &Live, script: &str) -> String {
     let output = ended(spawn(live, script));
@@ -107,7 +107,7 @@ fn done(live: &Live, script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a script in the mount says when it fails.
+/// The error output of a script in the mount that fails.
 #[track_caller]
 fn refused(live: &Live, script: &str) -> String {
     let output = ended(spawn(live, script));

@@ -26,7 +26,7 @@ fn name(text: &str) -> SecretName {
     SecretName::new(text).unwrap()
 }
 
-/// A server that lets in by AppRole, and has the key `K`.
+/// A server with AppRole log-in and the key `K`.
 fn vault() -> VaultServer {
     let server = VaultServer::start();
     server.put_v2(
@@ -75,7 +75,7 @@ fn manager(url: &str, ttl: Duration, max_stale: Duration, role: &str) -> Arc<Sec
 
 fn ask(manager: &SecretsManager) -> Result<String, String> {
     let (answer, answered) = mpsc::channel();
-    manager.ask(
+    manager.find_async(
         &name("K"),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
@@ -87,7 +87,7 @@ fn ask(manager: &SecretsManager) -> Result<String, String> {
 }
 
 #[test]
-fn a_document_is_served_by_the_next_process_and_a_log_in_is_not_made_again() {
+fn the_next_process_reuses_the_document_and_the_log_in() {
     let server = vault();
     let first = manager(&server.url(), HOUR, HOUR, ROLE_ID);
     let unsaved = Arc::new(AtomicUsize::new(0));
@@ -126,7 +126,7 @@ fn a_document_is_served_by_the_next_process_and_a_log_in_is_not_made_again() {
 }
 
 #[test]
-fn a_restart_in_an_outage_serves_what_was_held_for_as_long_as_it_may_be() {
+fn a_server_restarted_in_an_outage_serves_the_last_document_until_max_stale() {
     let server = vault();
     let url = server.url();
     let first = manager(&url, Duration::ZERO, HOUR, ROLE_ID);
@@ -143,14 +143,14 @@ fn a_restart_in_an_outage_serves_what_was_held_for_as_long_as_it_may_be() {
     assert_eq!(ask(&third).unwrap(), "v");
     assert!(!third.snapshot().report("vault").unwrap().available);
 
-    // What is too old is not served, however young it would be by the new process's clock.
+    // A document past `max_stale` is not served, although this process restored it only just now.
     let strict = manager(&url, Duration::ZERO, Duration::from_millis(1), ROLE_ID);
     strict.restore_backends(&saved);
     ask(&strict).unwrap_err();
 }
 
 #[test]
-fn what_is_of_another_source_or_role_is_not_taken_up() {
+fn a_record_of_another_source_or_role_is_not_restored() {
     let (server, other) = (vault(), vault());
     let first = manager(&server.url(), HOUR, HOUR, ROLE_ID);
     assert_eq!(ask(&first).unwrap(), "v");
@@ -179,7 +179,7 @@ fn what_is_of_another_source_or_role_is_not_taken_up() {
         "the lease of another role is none"
     );
 
-    // Damage is passed over.
+    // A damaged record is ignored.
     for damaged in [&b""[..], b"\x01", &saved[..saved.len() / 2]] {
         let manager = manager(&server.url(), HOUR, HOUR, ROLE_ID);
         manager.restore_backends(damaged);
@@ -188,7 +188,7 @@ fn what_is_of_another_source_or_role_is_not_taken_up() {
 }
 
 #[test]
-fn servers_killed_in_an_outage_lose_no_backends_value() {
+fn servers_killed_in_an_outage_lose_no_value_of_a_backend() {
     let world = World::new();
     let live = world.mount("");
     let both = ["secrets/IN_AWS", "secrets/IN_VAULT"];

@@ -1,4 +1,4 @@
-//! Vault by the library: which calls are made, what is made of each answer, and what is said when it fails.
+//! Vault through the library: the calls, the handling of each response, and the error messages.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -108,7 +108,7 @@ fn key(value: &str) -> Value {
 }
 
 #[test]
-fn an_engine_of_either_version_is_found_out_and_remembered() {
+fn the_version_of_the_engine_is_detected_and_remembered() {
     let server = VaultServer::start();
     let vault = reader(&server, &[V2, V1]);
     server.put_v2("", "secret", "simpletuner", &key("2"));
@@ -159,9 +159,9 @@ fn mount_point_and_path_may_have_several_segments_and_any_character() {
     }
 }
 
-/// The table of what two answers together mean.
+/// What the responses of both versions together mean.
 #[test]
-fn the_right_to_read_one_path_does_and_what_may_not_be_seen_is_not_there() {
+fn the_right_to_read_one_path_suffices_and_a_hidden_path_is_missing() {
     let server = VaultServer::start();
     let with = |engine: &str, may_read: &[&str]| {
         server.unmount("secret");
@@ -185,7 +185,7 @@ fn the_right_to_read_one_path_does_and_what_may_not_be_seen_is_not_there() {
             assert!(said.contains("vault_path (simpletuner)"), "{said}");
         }
     }
-    // A policy for version 1 of a path that is of version 2: what to do is said.
+    // The policy is for version 1, but the engine has version 2: the error says what to do.
     let said = missing(&with("v2", &[V1]));
     assert!(
         said.contains("let it read secret/data/simpletuner"),
@@ -227,7 +227,7 @@ fn a_deleted_or_destroyed_version_is_no_such_key() {
 }
 
 #[test]
-fn other_failures_are_no_reason_to_try_the_other_version() {
+fn other_failures_do_not_try_the_other_version() {
     let server = VaultServer::start();
     server.put_v1("", "secret", "simpletuner", &key("hunter2"));
     let proxy = Proxy::before(&server.url());
@@ -287,7 +287,7 @@ fn other_failures_are_no_reason_to_try_the_other_version() {
 }
 
 #[test]
-fn a_connection_that_fails_is_told_as_what_it_is() {
+fn a_failed_connection_has_an_error_that_says_why() {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("hunter2"));
     let proxy = Proxy::before(&server.url());
@@ -350,7 +350,7 @@ fn a_token_does_not_follow_a_redirect() {
 }
 
 #[test]
-fn a_namespace_goes_with_every_request() {
+fn every_request_has_the_namespace() {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("of the root"));
     server.put_v2("team/a", "secret", "simpletuner", &key("of team a"));
@@ -372,7 +372,7 @@ fn a_namespace_goes_with_every_request() {
 }
 
 #[test]
-fn a_token_file_is_read_anew_at_each_fetch() {
+fn a_token_file_is_read_at_each_fetch() {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("v"));
     let dir = tempfile::tempdir().unwrap();
@@ -402,9 +402,9 @@ fn a_token_file_is_read_anew_at_each_fetch() {
     for (bytes, told) in [
         (&b""[..], "holds no token"),
         (b" \n", "holds no token"),
-        (b"hunter2 hunter2", "is no token"),
-        (b"hunter2\nhunter2", "is no token"),
-        ("hunter2ä".as_bytes(), "is no token"),
+        (b"hunter2 hunter2", "does not hold a token"),
+        (b"hunter2\nhunter2", "does not hold a token"),
+        ("hunter2ä".as_bytes(), "does not hold a token"),
         (b"hunter2\xff", "is not text"),
         (&[b'x'; 9000], "is over 8 KiB"),
     ] {
@@ -418,7 +418,7 @@ fn a_token_file_is_read_anew_at_each_fetch() {
         );
     }
     assert_eq!(server.take_log(), []);
-    // What `vault login` leaves, which may not be there yet.
+    // The file of `vault login`, which may not exist yet.
     let vault = backend(options(
         server.url(),
         VaultAuth::LoginFile(dir.path().join("none")),
@@ -428,7 +428,7 @@ fn a_token_file_is_read_anew_at_each_fetch() {
 }
 
 #[test]
-fn a_token_that_no_header_can_hold_is_refused_in_words() {
+fn a_token_that_is_not_a_valid_header_is_refused_with_a_reason() {
     for token in [
         "",
         "  ",
@@ -456,7 +456,7 @@ fn approle(ttl: Duration, max_ttl: Duration, is_renewable: bool) -> AppRole {
     }
 }
 
-/// A server that lets in by AppRole, and a backend that goes by its clock.
+/// A server with AppRole log-in, and a backend that uses the server's clock.
 fn by_log_in(approle: AppRole) -> (VaultServer, VaultBackend) {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("v"));
@@ -484,7 +484,7 @@ fn calls(server: &VaultServer, vault: &VaultBackend) -> Vec<String> {
 }
 
 #[test]
-fn a_log_in_is_renewed_before_it_ends_and_replaced_when_it_cannot_be() {
+fn a_log_in_is_renewed_before_it_expires_and_replaced_if_it_cannot_be() {
     let (server, vault) = by_log_in(approle(HOUR, 3 * HOUR, true));
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
     assert_eq!(calls(&server, &vault), ["read"]);
@@ -502,13 +502,13 @@ fn a_log_in_is_renewed_before_it_ends_and_replaced_when_it_cannot_be() {
     assert_eq!(calls(&server, &vault), [RENEW, "read"]);
     minutes(19);
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
-    // It ended while nobody asked.
+    // It expired between two fetches.
     minutes(600);
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
 }
 
 #[test]
-fn a_token_that_cannot_be_renewed_is_replaced_before_it_ends() {
+fn a_token_that_cannot_be_renewed_is_replaced_before_it_expires() {
     let (server, vault) = by_log_in(approle(HOUR, HOUR, false));
     assert_eq!(calls(&server, &vault), [LOG_IN, "read"]);
     server.wait(HOUR * 2 / 3);
@@ -549,7 +549,7 @@ fn a_token_that_was_revoked_is_replaced_at_once() {
 }
 
 #[test]
-fn a_log_in_that_fails_is_told_and_the_old_token_used_up() {
+fn a_failed_log_in_is_logged_and_the_old_token_is_used_until_it_expires() {
     let (server, vault) = by_log_in(approle(HOUR, HOUR, false));
     assert_eq!(value(&vault), "v");
     server.let_in(None);
@@ -578,7 +578,7 @@ fn a_log_in_that_fails_is_told_and_the_old_token_used_up() {
 }
 
 #[test]
-fn fetches_at_once_log_in_once() {
+fn concurrent_fetches_log_in_once() {
     let (server, vault) = by_log_in(approle(HOUR, HOUR, true));
     runtime().block_on(async {
         let (a, b, c) = tokio::join!(vault.fetch(), vault.fetch(), vault.fetch());
@@ -612,7 +612,7 @@ fn a_sealed_vault_says_so_and_what_to_do() {
 }
 
 #[test]
-fn an_address_without_a_scheme_or_with_a_password_is_refused_unquoted() {
+fn an_address_without_a_scheme_or_with_a_password_is_refused_without_quoting_it() {
     for url in [
         "vault.example.com:8200",
         "hunter2",
@@ -630,7 +630,7 @@ fn an_address_without_a_scheme_or_with_a_password_is_refused_unquoted() {
 }
 
 #[test]
-fn what_a_secret_may_hold() {
+fn numbers_and_booleans_are_served_and_objects_are_not() {
     let server = VaultServer::start();
     let vault = reader(&server, &[V2]);
     let long = "k".repeat(300);
@@ -679,7 +679,7 @@ fn what_a_secret_may_hold() {
 }
 
 #[test]
-fn a_certificate_is_checked_and_a_wrong_one_tells_which_and_what_to_do() {
+fn a_wrong_certificate_is_refused_with_a_reason_and_advice() {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("v"));
     let token = server.token("", &[V2]);
@@ -750,7 +750,7 @@ fn a_certificate_is_checked_and_a_wrong_one_tells_which_and_what_to_do() {
         "{}",
         error.reason
     );
-    // What was mended is seen by the next fetch.
+    // The next fetch uses the fixed files.
     let vault = trusting(Some(ca), false);
     failed(&vault);
     proxy.speak_tls(authority.server(&["localhost"]));
@@ -758,7 +758,7 @@ fn a_certificate_is_checked_and_a_wrong_one_tells_which_and_what_to_do() {
 }
 
 #[test]
-fn variables_settings_and_the_file_of_a_log_in_lead_to_vault() {
+fn vault_is_configured_by_variables_settings_or_the_file_of_a_log_in() {
     let server = VaultServer::start();
     server.put_v2("team", "team/kv", "a/b", &key("v"));
     server.put_v2("", "secret", "simpletuner", &key("by AppRole"));
@@ -790,7 +790,7 @@ fn variables_settings_and_the_file_of_a_log_in_lead_to_vault() {
     assert!(said.contains("log in again"), "{said}");
     assert_eq!(get(&[ca, ("VAULT_TOKEN_FILE", "token")]).done(), "v");
     let said = get(&[ca, ("VAULT_TOKEN", "hvs.hunter2-wrong")]).failed();
-    assert!(said.contains("set a good one in VAULT_TOKEN"), "{said}");
+    assert!(said.contains("set a valid one in VAULT_TOKEN"), "{said}");
     let said = get(&[("VAULT_CACERT", "nowhere.pem")]).failed();
     assert!(said.contains("VAULT_CACERT"), "{said}");
     let said = get(&[ca, ("VAULT_ADDR", "vault.example.com:8200")]);
@@ -813,7 +813,7 @@ fn variables_settings_and_the_file_of_a_log_in_lead_to_vault() {
 }
 
 #[test]
-fn a_key_that_is_no_file_name_is_reached_by_the_library() {
+fn a_key_that_is_not_a_file_name_is_found_by_the_library() {
     let server = VaultServer::start();
     server.put_v2(
         "",

@@ -1,4 +1,4 @@
-//! Who waits for a backend, who does not, and how waiting ends.
+//! Which operations wait for a backend, and how waiting ends.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -46,7 +46,7 @@ fn a_thousand_cold_readers_cost_one_call() {
 }
 
 #[test]
-fn a_thousand_reads_in_flight_outlive_twenty_servers() {
+fn a_thousand_reads_in_flight_survive_twenty_killed_servers() {
     let world = World::new();
     let live = world.mount("");
     world.aws.set(Fault::Hold);
@@ -90,7 +90,7 @@ fn an_exclusive_create_waits_until_it_is_known_whether_the_name_is_there() {
 }
 
 #[test]
-fn an_exclusive_create_of_what_no_provider_is_known_to_have_succeeds_in_an_outage() {
+fn an_exclusive_create_succeeds_in_an_outage_if_no_provider_is_known_to_have_the_name() {
     let world = World::new();
     world.aws.set(Fault::Refuse);
     world.vault.set(Fault::Refuse);
@@ -101,7 +101,7 @@ fn an_exclusive_create_of_what_no_provider_is_known_to_have_succeeds_in_an_outag
 }
 
 #[test]
-fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
+fn readers_that_wait_for_a_backend_on_a_cold_start_delay_no_other() {
     let world = World::new();
     let live = world.mount("");
     world.aws.set(Fault::Hold);
@@ -114,7 +114,7 @@ fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
         &live,
         "echo new > secrets/NEW; [ \"$(<secrets/NEW)\" = new ]",
     );
-    // `mv` asks first what is at the new name, which waits for who might have it; the call itself does not.
+    // `mv` first looks the new name up, which waits for the backends; the system call itself does not wait.
     done(
         &live,
         "python3 -c 'import os; os.rename(\"secrets/NEW\", \"secrets/NEWER\")'",
@@ -149,7 +149,7 @@ fn who_waits_for_a_backend_on_a_cold_start_holds_nobody_up() {
 }
 
 #[test]
-fn a_backend_that_is_slow_holds_up_nobody_who_reads_what_is_held() {
+fn a_slow_backend_does_not_delay_reads_of_cached_values() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_AWS secrets/IN_VAULT"), "av");
@@ -210,7 +210,7 @@ print([-one.wait() for one in ended])'",
 }
 
 #[test]
-fn a_call_that_hangs_ends_by_its_timeout_with_an_error() {
+fn a_call_that_hangs_times_out_with_an_error() {
     let world = World::new();
     let live = world.mount("timeout: {total: 1}\n");
     world.aws.set(Fault::Hang);
@@ -235,7 +235,7 @@ fn unmounting_does_not_wait_for_a_backend() {
     let live = world.mount("");
     world.aws.set(Fault::Hang);
     let reader = readers(&live, 3, "IN_AWS");
-    // What waits is let go with an error by the end of the daemon.
+    // Readers still waiting when the daemon ends get an error.
     drop(live.stop());
     assert_eq!(ended(reader).stdout, b"");
 }

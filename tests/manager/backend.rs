@@ -1,11 +1,11 @@
-//! Backends behind snapshots: one call for all who ask, and nobody answered before those who listen.
+//! Backends behind snapshots: concurrent readers share one call, and listeners run before any reader is answered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use simpletuner_live::manager::{Lookup, SecretsManager};
-use simpletuner_live::provider::Standing;
+use simpletuner_live::provider::ListingState;
 use simpletuner_live::provider::backend::{
     Backend, BackendDocument, BackendOptions, BackendProvider, FetchError, Fetched, Fetching,
 };
@@ -13,7 +13,7 @@ use simpletuner_live::settings::Ttl;
 
 use crate::name;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A backend whose document and health the test sets, and which answers when the test lets it.
 #[derive(Clone)]
@@ -89,11 +89,11 @@ fn over(backends: &[&Far], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager
 
 fn ask(manager: &SecretsManager, key: &str) -> Lookup {
     let (answer, answered) = mpsc::channel();
-    manager.ask(
+    manager.find_async(
         &name(key),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
-    answered.recv_timeout(PATIENCE).unwrap()
+    answered.recv_timeout(TEST_TIMEOUT).unwrap()
 }
 
 fn text(lookup: Lookup) -> String {
@@ -111,11 +111,14 @@ fn found(manager: &SecretsManager, key: &str) -> String {
 }
 
 #[test]
-fn a_thousand_who_ask_cost_one_call_and_are_answered_after_those_who_listen() {
+fn a_thousand_readers_cost_one_call_and_are_answered_after_the_listeners() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     assert_eq!(found(&manager, "A"), "unknown");
-    assert!(matches!(manager.snapshot().standing(), Standing::Unknown));
+    assert!(matches!(
+        manager.snapshot().listing_state(),
+        ListingState::Unknown
+    ));
     let heard = Arc::new(Mutex::new(None));
     let ear = heard.clone();
     manager.on_change(Box::new(move |change| {
@@ -134,22 +137,25 @@ fn a_thousand_who_ask_cost_one_call_and_are_answered_after_those_who_listen() {
             });
             answer.send((text(lookup), told)).unwrap();
         };
-        manager.ask(&name("A"), Box::new(done));
+        manager.find_async(&name("A"), Box::new(done));
     }
     assert!(answered.try_recv().is_err());
     drop(closed);
     for _ in 0..1000 {
-        let (lookup, told) = answered.recv_timeout(PATIENCE).unwrap();
+        let (lookup, told) = answered.recv_timeout(TEST_TIMEOUT).unwrap();
         assert_eq!(lookup, "fresh a");
         assert_eq!(told.as_deref(), Some("fresh a"));
     }
     assert_eq!(far.calls(), 1);
     assert_eq!(found(&manager, "B"), "missing");
-    assert!(matches!(manager.snapshot().standing(), Standing::Whole));
+    assert!(matches!(
+        manager.snapshot().listing_state(),
+        ListingState::Complete
+    ));
 }
 
 #[test]
-fn what_is_not_fresh_is_stale_and_who_asks_gets_what_may_be_served() {
+fn an_expired_value_is_stale_and_a_read_gets_what_may_be_served() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     // Nothing stays fresh.
     let no_time = ttl(Duration::ZERO, Duration::ZERO);
@@ -172,7 +178,7 @@ fn a_backend_that_fails_with_nothing_to_serve_is_a_failure_for_a_moment() {
     assert_eq!(text(ask(&manager, "A")), "failed");
     assert_eq!(manager.snapshot().missing_sources().len(), 1);
     far.now_has(Some(r#"{"A": "back"}"#));
-    let patience = std::time::Instant::now() + PATIENCE;
+    let patience = std::time::Instant::now() + TEST_TIMEOUT;
     while text(ask(&manager, "A")) != "fresh back" {
         assert!(std::time::Instant::now() < patience);
         std::thread::sleep(Duration::from_millis(10));
@@ -193,7 +199,7 @@ fn an_earlier_backend_is_not_asked_again_for_a_key_that_a_later_one_has() {
 }
 
 #[test]
-fn an_invalidation_makes_what_is_held_stale_and_is_one_generation() {
+fn an_invalidation_makes_cached_values_stale_and_is_one_generation() {
     let far = Far::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     ask(&manager, "A");
@@ -211,13 +217,13 @@ fn an_invalidation_makes_what_is_held_stale_and_is_one_generation() {
 }
 
 #[test]
-fn who_asks_for_all_gets_the_snapshot_with_all_answers() {
+fn a_refresh_of_all_providers_gives_a_snapshot_with_all_answers() {
     let (aws, vault) = (Far::new("aws", r#"{"A": "a"}"#), Far::new("vault", "{}"));
     vault.now_has(None);
     let manager = over(&[&aws, &vault], &Ttl::default(), Duration::from_secs(3600));
     let (answer, answered) = mpsc::channel();
-    manager.ask_all(Box::new(move |snapshot| answer.send(snapshot).unwrap()));
-    let snapshot = answered.recv_timeout(PATIENCE).unwrap();
+    manager.refresh_async(Box::new(move |snapshot| answer.send(snapshot).unwrap()));
+    let snapshot = answered.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(text(snapshot.find(&name("A"))), "fresh a");
     let missing = snapshot.missing_sources();
     assert_eq!(missing.len(), 1);

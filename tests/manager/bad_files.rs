@@ -10,10 +10,10 @@ use crate::{Home, listen, name, value};
 
 const GOOD: &str = r#"{"A": "alpha"}"#;
 
-/// What is wrong with a file, and how it is made so.
+/// A defect of a file, and how to make it.
 type Spoiling = (&'static str, fn(&Path));
 
-/// Ways in which the file cannot be read, each over whatever lies there.
+/// Ways to make the file unreadable.
 const SPOILED: [Spoiling; 10] = [
     ("empty", |path| std::fs::write(path, "").unwrap()),
     ("blank", |path| std::fs::write(path, " \n\n").unwrap()),
@@ -70,7 +70,7 @@ fn a_file_that_cannot_be_read_is_a_failure_and_never_no_such_key() {
 }
 
 #[test]
-fn a_file_that_goes_bad_is_served_as_it_was_until_it_is_mended() {
+fn the_last_good_document_is_served_until_a_bad_file_is_fixed() {
     for (how, spoil) in SPOILED {
         let home = Home::make();
         home.write("secrets.json", GOOD);
@@ -152,7 +152,7 @@ fn a_write_to_a_file_that_cannot_be_read_changes_nothing() {
 }
 
 #[test]
-fn entries_that_are_no_texts_are_no_secrets_and_a_write_keeps_them() {
+fn entries_that_are_not_texts_are_not_secrets_and_survive_a_write() {
     let home = Home::make();
     home.write(
         "secrets.json",
@@ -180,7 +180,7 @@ fn entries_that_are_no_texts_are_no_secrets_and_a_write_keeps_them() {
 }
 
 #[test]
-fn a_symbolic_link_is_followed_and_its_target_replaced() {
+fn a_write_through_a_symbolic_link_replaces_its_target() {
     let home = Home::make();
     let target = home.root().join("real.json");
     std::fs::write(&target, GOOD).unwrap();

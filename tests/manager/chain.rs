@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use simpletuner_live::error::Error;
 use simpletuner_live::manager::SecretsManager;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 use simpletuner_live::provider::{FileProvider, Provider};
 
 use crate::provider::{Has, Remote};
@@ -27,7 +27,7 @@ const OWN_CREDENTIALS: [&str; 9] = [
 pub fn file_of(home: &Home) -> FileProvider {
     let settings = home.settings();
     FileProvider::new(FileOptions {
-        place: StorePlace::at(home.path("secrets.json")),
+        location: StoreLocation::at(home.path("secrets.json")),
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: true,
         max_stale: settings.max_stale,
@@ -74,7 +74,7 @@ fn a_key_of_the_environment_hides_the_files_and_a_write_says_so() {
 }
 
 #[test]
-fn a_key_is_looked_for_in_upper_case_with_underscores_and_an_empty_text_counts() {
+fn a_key_is_looked_up_in_upper_case_with_underscores_and_an_empty_value_counts() {
     let home = Home::make();
     home.write(
         "secrets.json",
@@ -94,7 +94,7 @@ fn a_key_is_looked_for_in_upper_case_with_underscores_and_an_empty_text_counts()
 }
 
 #[test]
-fn with_a_prefix_only_variables_that_bear_it_are_found_and_all_of_them_listed() {
+fn with_a_prefix_only_prefixed_variables_are_found_and_all_of_them_are_listed() {
     let home = Home::make();
     home.write("live.yaml", "env_prefix: MINE\n");
     let manager = home.manager_with(&[("HF_TOKEN", "bare"), ("MINE_OTHER", "prefixed")]);
@@ -109,7 +109,7 @@ fn with_a_prefix_only_variables_that_bear_it_are_found_and_all_of_them_listed() 
 }
 
 #[test]
-fn own_credentials_in_the_environment_are_never_served_nor_listed() {
+fn own_credentials_in_the_environment_are_never_served_or_listed() {
     let variables: Vec<(&str, &str)> = OWN_CREDENTIALS.iter().map(|name| (*name, "own")).collect();
     for own in OWN_CREDENTIALS {
         let keys = [name(own)];
@@ -133,14 +133,14 @@ fn own_credentials_in_the_environment_are_never_served_nor_listed() {
         assert!(prefixed.get(&name(rest)).unwrap().is_none(), "{own}");
         assert!(plain.names().is_empty() && prefixed.names().is_empty());
         assert!(manager.names().is_empty());
-        // What a user keeps in the file under such a name is his own.
+        // A key of that name in the file is the user's own, and is served.
         manager.set(own, "his").unwrap();
         assert_eq!(value(&manager, own), "his");
     }
 }
 
 #[test]
-fn a_failed_provider_is_passed_over_but_never_taken_for_no_such_key() {
+fn a_failed_provider_is_skipped_but_never_means_no_such_key() {
     let home = Home::make();
     home.write("secrets.json", r#"{"BEHIND": "file"}"#);
     let remote = Remote::new(Has::Failure);
@@ -211,7 +211,7 @@ fn a_value_that_cannot_be_decrypted_ends_the_chain() {
 }
 
 #[test]
-fn an_edit_by_another_shows_in_the_next_read_and_is_told() {
+fn an_edit_by_another_program_shows_in_the_next_read_and_is_an_event() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "alpha", "B": "beta"}"#);
     let manager = home.manager();

@@ -18,7 +18,7 @@ fn with_an_encrypted_and_a_plain_value() -> Home {
 }
 
 #[test]
-fn a_key_that_is_not_usable_is_told_never_replaced_and_hides_nothing_that_is_plain() {
+fn an_unusable_key_is_an_error_is_never_replaced_and_does_not_hide_plain_values() {
     type Spoiling = (&'static str, fn(&Path));
     let spoiled: [Spoiling; 5] = [
         ("empty", |path| std::fs::write(path, "").unwrap()),
@@ -63,7 +63,7 @@ fn a_key_that_is_not_usable_is_told_never_replaced_and_hides_nothing_that_is_pla
 }
 
 #[test]
-fn a_value_under_another_key_cannot_be_decrypted_until_the_key_is_back() {
+fn a_value_encrypted_with_another_key_cannot_be_decrypted_until_that_key_is_back() {
     let home = with_an_encrypted_and_a_plain_value();
     let key = home.read(KEY);
     let manager = home.manager();

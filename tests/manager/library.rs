@@ -1,4 +1,4 @@
-//! What a Rust program meets: a chain of its own, single providers, one for the whole process, conveniences.
+//! The library as a Rust program uses it: a custom chain, single providers, the global manager, convenience methods.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::provider::{Has, Remote};
 use crate::{Home, another_process, environment, name, value};
 
 #[test]
-fn a_chain_of_ones_own_goes_in_the_order_it_was_given() {
+fn a_custom_chain_asks_its_providers_in_order() {
     let home = Home::make();
     home.write("secrets.json", r#"{"K": "file"}"#);
     let env = || Arc::new(environment(&[("K", "environment")], "", &[]));
@@ -53,7 +53,7 @@ fn a_chain_without_a_store_cannot_be_written_to() {
 }
 
 #[test]
-fn each_provider_works_by_itself() {
+fn each_provider_works_without_a_chain() {
     let env = environment(&[("HF_TOKEN", "hf"), ("OTHER", "x")], "", &[]);
     assert_eq!(
         env.get(&name("hf-token")).unwrap().unwrap().value.as_str(),
@@ -74,7 +74,7 @@ fn each_provider_works_by_itself() {
 }
 
 #[test]
-fn a_default_stands_in_for_no_such_key_and_never_for_a_failure() {
+fn a_default_replaces_a_missing_key_but_never_a_failure() {
     let home = Home::make();
     let manager = home.manager_with(&[("THERE", "value"), ("EMPTY", "")]);
     let or = |key| manager.get_or(key, "default").unwrap().as_str().to_owned();
@@ -95,7 +95,7 @@ fn a_default_stands_in_for_no_such_key_and_never_for_a_failure() {
 }
 
 #[test]
-fn the_well_known_keys_have_methods_of_their_own() {
+fn the_well_known_keys_have_their_own_methods() {
     let all = Home::make().manager_with(&[
         ("HF_TOKEN", "hf"),
         ("REPLICATE_API_TOKEN", "r8"),
@@ -115,7 +115,7 @@ fn the_well_known_keys_have_methods_of_their_own() {
 }
 
 #[test]
-fn answers_are_kept_until_the_cache_is_cleared_and_no_such_key_too() {
+fn answers_are_cached_until_the_cache_is_cleared_even_no_such_key() {
     let remote = Remote::new(Has::Value("one"));
     let manager = SecretsManager::builder()
         .with_provider(remote.clone())
@@ -137,7 +137,11 @@ fn answers_are_kept_until_the_cache_is_cleared_and_no_such_key_too() {
     remote.now_has(Has::Value("two"));
     for asked in 3..=4 {
         assert_eq!(value(&manager, "NEVER"), "two");
-        assert_eq!(remote.calls(), asked, "a key with no time to live is kept");
+        assert_eq!(
+            remote.calls(),
+            asked,
+            "a key with no time to live is cached"
+        );
     }
     assert_eq!(manager.invalidate_prefix("secret:"), 1);
     assert_eq!(value(&manager, "K"), "two");

@@ -3,14 +3,14 @@
 mod backend;
 mod bad_files;
 mod chain;
-mod flight;
+mod group_commit;
 mod keys;
 mod library;
 mod newline;
 mod peers;
 mod provider;
+mod singleflight;
 mod snapshot;
-mod together;
 mod watching;
 mod writers;
 

@@ -19,7 +19,7 @@ fn write(manager: &SecretsManager, key: &str, text: &str) {
 }
 
 #[test]
-fn what_is_written_is_kept_to_the_byte_and_given_without_its_newline() {
+fn a_written_value_is_stored_exactly_and_read_without_its_newline() {
     let home = Home::make();
     let manager = home.manager();
     for (key, file, given) in [
@@ -50,7 +50,7 @@ fn setting_a_value_stores_no_newline_after_a_single_line() {
     assert_eq!(raw(&manager, "PEM"), PEM);
 }
 
-/// SimpleTuner reads what is not encrypted as it stands.
+/// SimpleTuner reads plain values as they are stored.
 #[test]
 fn without_encryption_the_newline_is_dropped_at_the_write() {
     let home = Home::make();
@@ -69,7 +69,7 @@ fn without_encryption_the_newline_is_dropped_at_the_write() {
 }
 
 #[test]
-fn a_newline_that_another_program_stored_is_shown_and_not_given() {
+fn a_newline_stored_by_another_program_is_in_the_file_but_not_in_the_value() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "hf_x\n", "odd/key": "odd\n"}"#);
     let manager = home.manager();

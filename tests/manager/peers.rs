@@ -1,4 +1,4 @@
-//! Several managers of one store, in one process and in several: a write returns when all who listen have been told.
+//! Several managers of one store, in one process and in several: a write returns once all their listeners have run.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use simpletuner_live::manager::SecretsManager;
 
 use crate::{Home, another_process, name};
 
-/// What a listener has been told of the key `K`.
+/// The values of the key `K` that a listener has seen.
 #[derive(Clone, Default)]
 struct Told(Arc<(Mutex<Option<String>>, AtomicUsize)>);
 
@@ -31,9 +31,9 @@ impl Told {
 }
 
 #[test]
-fn a_write_returns_when_all_managers_of_the_store_have_been_told() {
+fn a_write_returns_once_all_managers_of_the_store_have_seen_it() {
     let home = Home::make();
-    // What is encrypted is in a snapshot when somebody has asked for it.
+    // An encrypted value is in a snapshot only after a reader has asked for it.
     home.write("live.yaml", "encrypt: false\n");
     let managers = [(); 3].map(|()| home.manager());
     let told = managers.each_ref().map(|manager| Told::by(manager));
@@ -45,13 +45,13 @@ fn a_write_returns_when_all_managers_of_the_store_have_been_told() {
         managers[(round + 1) % 3].delete("K").unwrap();
         assert!(all(None), "round {round}");
     }
-    // One that does not listen is told by nobody, and waits for those who do.
+    // A manager without listeners waits for those with listeners.
     home.manager().set("K", "last").unwrap();
     assert!(all(Some("last")));
 }
 
 #[test]
-fn writers_in_several_processes_have_been_told_of_each_others_writes() {
+fn writers_in_several_processes_have_seen_each_others_writes() {
     let home = Home::make();
     home.write("live.yaml", "encrypt: false\n");
     let manager = home.manager();

@@ -1,4 +1,4 @@
-//! A provider that answers when the test says so, and counts how often it was asked.
+//! A provider that answers when the test says so, and counts its calls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,7 +8,7 @@ use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{Provided, Provider, ProviderReport};
 use simpletuner_live::secret::{SecretName, SecretValue};
 
-/// What it has: a value for every key, no key at all, or a failure.
+/// Its answer: a value for every key, no key, or a failure.
 #[derive(Clone, Copy)]
 pub enum Has {
     Value(&'static str),
@@ -35,11 +35,11 @@ impl Remote {
     pub fn now_has(&self, has: Has) {
         *self.has.lock().unwrap() = has;
     }
-    /// How often it was asked.
+    /// The number of calls.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
-    /// Whoever asks waits until the gate is dropped; the answer is what it had when it was asked.
+    /// Blocks callers until the gate is dropped; the answer is the one at the time of the call.
     #[must_use]
     pub fn close(self: &Arc<Self>) -> Gate {
         *self.is_open.lock().unwrap() = false;

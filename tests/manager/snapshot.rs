@@ -1,4 +1,4 @@
-//! Snapshots: all providers' documents of one moment, told of before anybody is answered.
+//! Snapshots: all providers' documents of one moment; listeners run before any reader is answered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use simpletuner_live::error::Error;
 use simpletuner_live::manager::{ChangeSet, Lookup, SecretsManager};
-use simpletuner_live::provider::Standing;
+use simpletuner_live::provider::ListingState;
 use simpletuner_live::secret::SecretName;
 
 use crate::provider::{Has, Remote};
 use crate::{Home, name};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn fresh(lookup: Lookup) -> String {
     match lookup {
@@ -23,11 +23,11 @@ fn fresh(lookup: Lookup) -> String {
 
 fn ask(manager: &SecretsManager, key: &str) -> Lookup {
     let (answer, answered) = mpsc::channel();
-    manager.ask(
+    manager.find_async(
         &name(key),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
-    answered.recv_timeout(PATIENCE).unwrap()
+    answered.recv_timeout(TEST_TIMEOUT).unwrap()
 }
 
 /// Every change from now on.
@@ -41,7 +41,7 @@ fn changes(manager: &SecretsManager) -> Arc<Mutex<Vec<ChangeSet>>> {
 }
 
 #[test]
-fn a_snapshot_keeps_what_it_has_and_the_next_one_has_the_change() {
+fn a_snapshot_never_changes_and_the_next_one_has_the_change() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "old", "B": "b"}"#);
     let manager = home.manager_with(&[("HF_TOKEN", "environment")]);
@@ -95,7 +95,7 @@ fn a_snapshot_keeps_what_it_has_and_the_next_one_has_the_change() {
 }
 
 #[test]
-fn nothing_new_is_no_new_generation_and_tells_nobody() {
+fn without_a_change_there_is_no_new_generation_and_no_notification() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "a"}"#);
     let manager = home.manager();
@@ -113,9 +113,9 @@ fn nothing_new_is_no_new_generation_and_tells_nobody() {
     assert!(heard.lock().unwrap().is_empty());
 }
 
-/// Writers, and those who wait for a provider, are answered after all who listen have heard of the change.
+/// Writers, and readers that wait for a provider, are answered after all listeners have run.
 #[test]
-fn those_who_listen_are_told_before_anybody_is_answered() {
+fn listeners_are_notified_before_any_reader_is_answered() {
     let home = Home::make();
     let manager = home.manager();
     let heard = Arc::new(Mutex::new(manager.snapshot()));
@@ -145,7 +145,7 @@ fn those_who_listen_are_told_before_anybody_is_answered() {
 }
 
 #[test]
-fn a_provider_that_is_asked_key_by_key_is_known_once_it_has_answered() {
+fn a_key_of_a_provider_without_documents_is_known_once_it_was_read() {
     let remote = Remote::new(Has::Value("far"));
     let manager = SecretsManager::builder()
         .with_provider(remote.clone())
@@ -165,7 +165,11 @@ fn a_provider_that_is_asked_key_by_key_is_known_once_it_has_answered() {
 
     remote.now_has(Has::Value("turned"));
     manager.clear_cache();
-    assert_eq!(heard.load(Ordering::SeqCst), 1, "an invalidation is told");
+    assert_eq!(
+        heard.load(Ordering::SeqCst),
+        1,
+        "an invalidation notifies the listeners"
+    );
     assert!(matches!(
         manager.snapshot().find(&name("K")),
         Lookup::Unknown
@@ -181,7 +185,7 @@ fn a_provider_that_is_asked_key_by_key_is_known_once_it_has_answered() {
     assert!(matches!(ask(&manager, "L"), Lookup::Missing));
 }
 
-/// An answer whose question began before an invalidation is for those who asked, and never fresh after it.
+/// An answer to a request from before an invalidation goes to its readers, and is never fresh afterwards.
 #[test]
 fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
     let remote = Remote::new(Has::Value("old"));
@@ -190,7 +194,7 @@ fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
         .build();
     let gate = remote.close();
     let (answer, answered) = mpsc::channel();
-    manager.ask(
+    manager.find_async(
         &name("K"),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
@@ -199,7 +203,7 @@ fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
     }
     manager.clear_cache();
     drop(gate);
-    assert_eq!(fresh(answered.recv_timeout(PATIENCE).unwrap()), "old");
+    assert_eq!(fresh(answered.recv_timeout(TEST_TIMEOUT).unwrap()), "old");
     assert!(matches!(
         manager.snapshot().find(&name("K")),
         Lookup::Stale(_)
@@ -207,7 +211,7 @@ fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
 }
 
 #[test]
-fn an_encrypted_value_is_known_once_its_key_is_and_stays_so_when_others_change() {
+fn an_encrypted_value_stays_readable_once_the_key_is_known() {
     let home = Home::make();
     home.manager().set("A", "sealed").unwrap();
     let manager = home.manager();
@@ -231,7 +235,7 @@ fn a_file_that_fails_is_a_missing_source_and_its_keys_are_never_absent() {
         snapshot.find(&name("A")),
         Lookup::Failed(Error::ProviderFailed { .. })
     ));
-    assert!(matches!(snapshot.standing(), Standing::Failed(_)));
+    assert!(matches!(snapshot.listing_state(), ListingState::Failed(_)));
     let missing: Vec<String> = snapshot
         .missing_sources()
         .iter()

@@ -1,5 +1,5 @@
-//! The thread that reads the store: edits are noticed, halves of documents are not, and a disk that hangs holds up only
-//! who needs it.
+//! The thread that reads the store: it notices edits, ignores half-written documents, and a disk that hangs delays only
+//! the readers that need it.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::manager::{Lookup, SecretsManager};
 use simpletuner_live::provider::FileProvider;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 
 use crate::{Home, environment, name};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn found(manager: &SecretsManager, key: &str) -> Option<String> {
     let version = manager.snapshot().find(&name(key)).fresh()?;
@@ -23,7 +23,7 @@ fn found(manager: &SecretsManager, key: &str) -> Option<String> {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
+    let patience = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < patience, "waited for: {what}");
         std::thread::sleep(Duration::from_millis(1));
@@ -31,11 +31,11 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn an_edit_by_another_program_shows_without_anybody_asking() {
+fn an_edit_by_another_program_shows_without_a_read() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "0"}"#);
     let manager = home.manager();
-    let mut fastest = PATIENCE;
+    let mut fastest = TEST_TIMEOUT;
     for round in 1..=20 {
         let edited = Instant::now();
         home.write("secrets.json", &format!(r#"{{"A": "{round}"}}"#));
@@ -54,7 +54,7 @@ fn an_edit_by_another_program_shows_without_anybody_asking() {
 }
 
 #[test]
-fn an_edit_behind_a_link_and_the_links_own_change_show() {
+fn an_edit_behind_a_link_and_a_change_of_the_link_show() {
     let home = Home::make();
     std::fs::create_dir(home.path("one")).unwrap();
     std::fs::create_dir(home.path("two")).unwrap();
@@ -78,9 +78,9 @@ fn an_edit_behind_a_link_and_the_links_own_change_show() {
     });
 }
 
-/// SimpleTuner truncates the store and writes it anew, in place.
+/// SimpleTuner truncates the store and writes it again, in place.
 #[test]
-fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
+fn a_store_that_is_rewritten_in_place_is_never_seen_half_written() {
     let home = Home::make();
     home.write("secrets.json", r#"{"A": "0", "B": "0"}"#);
     let manager = home.manager();
@@ -88,7 +88,7 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
     let ear = seen.clone();
     manager.on_change(Box::new(move |change| {
         let value = |key| {
-            let version = change.snapshot.find(&name(key)).last_held();
+            let version = change.snapshot.find(&name(key)).last_known();
             version.map(|version| version.value().as_str().to_owned())
         };
         ear.lock().unwrap().push((value("A"), value("B")));
@@ -111,7 +111,7 @@ fn a_store_that_is_rewritten_in_place_is_never_seen_by_halves() {
 
 /// `mv` from another filesystem removes its target first, and a beginning of YAML is YAML.
 #[test]
-fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
+fn a_store_that_is_missing_or_truncated_for_a_moment_loses_no_key() {
     for (file, rewrite) in [
         ("secrets.json", r#"{"A": "a", "B": "b"}"#),
         ("secrets.yaml", "A: a\nB: b\n"),
@@ -122,7 +122,7 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
         let lost = Arc::new(Mutex::new(0));
         let ear = lost.clone();
         manager.on_change(Box::new(move |change| {
-            let is_there = change.snapshot.find(&name("B")).last_held().is_some();
+            let is_there = change.snapshot.find(&name("B")).last_known().is_some();
             *ear.lock().unwrap() += usize::from(!is_there);
         }));
         for _ in 0..20 {
@@ -144,7 +144,7 @@ fn a_store_that_is_gone_or_shorter_for_a_moment_loses_no_key() {
 }
 
 #[test]
-fn a_refresh_sees_the_store_s_state_of_then() {
+fn a_refresh_sees_every_edit_made_before_it() {
     let home = Home::make();
     let manager = home.manager();
     for round in 0..50 {
@@ -155,7 +155,7 @@ fn a_refresh_sees_the_store_s_state_of_then() {
 }
 
 #[test]
-fn a_key_that_changes_or_goes_shows_without_anybody_asking() {
+fn a_new_or_removed_credential_key_takes_effect_without_a_read() {
     let home = Home::make();
     home.manager().set("A", "sealed").unwrap();
     let manager = home.manager();
@@ -281,7 +281,7 @@ impl fuser::Filesystem for Far {
 
 fn over(store: &Path) -> Arc<SecretsManager> {
     let file = FileProvider::new(FileOptions {
-        place: StorePlace::at(store),
+        location: StoreLocation::at(store),
         key: KeySource::new(None, store.with_file_name("credential.key")),
         encrypt: false,
         max_stale: Duration::from_secs(3600),
@@ -294,7 +294,7 @@ fn over(store: &Path) -> Arc<SecretsManager> {
 }
 
 #[test]
-fn a_store_that_hangs_holds_up_only_who_needs_it() {
+fn a_store_that_hangs_delays_only_the_readers_that_need_it() {
     let home = Home::make();
     let mount_point = home.path("far");
     std::fs::create_dir(&mount_point).unwrap();
@@ -311,25 +311,25 @@ fn a_store_that_hangs_holds_up_only_who_needs_it() {
     let closed = Closed(&gate);
     gate.set(true);
     wait_until("the store is known to hang", || {
-        // What is held is served all the time.
+        // The last document is served throughout.
         assert_eq!(found(&warm, "A").as_deref(), Some("far away"));
         !warm.snapshot().report("file").unwrap().available
     });
     let report = warm.snapshot().report("file").unwrap();
-    assert!(report.stale && report.last_error.unwrap().contains("does not answer"));
+    assert!(report.stale && report.last_error.unwrap().contains("does not respond"));
     // The library's own reads end, too.
     assert_eq!(warm.get("A").unwrap().as_str(), "far away");
 
-    // A cold start beside it: the others are served, who needs the store waits, and gets an error.
+    // A new manager meanwhile: it serves the other providers; a reader that needs the store waits, and gets an error.
     let cold = over(&store);
     assert_eq!(found(&cold, "HERE").as_deref(), Some("here"));
     assert!(cold.get("A").is_err_and(|error| error.errno() == libc::EIO));
     let (answer, answered) = mpsc::channel();
-    cold.ask(
+    cold.find_async(
         &name("A"),
         Box::new(move |lookup| answer.send(lookup).unwrap()),
     );
-    let lookup = answered.recv_timeout(PATIENCE).unwrap();
+    let lookup = answered.recv_timeout(TEST_TIMEOUT).unwrap();
     assert!(matches!(lookup, Lookup::Failed(_)), "{lookup:?}");
 
     drop(closed);

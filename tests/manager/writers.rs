@@ -79,7 +79,7 @@ fn long(letter: &str) -> String {
 }
 
 #[test]
-fn a_killed_writer_leaves_the_old_file_whole() {
+fn a_killed_writer_leaves_the_old_file_unchanged() {
     let home = Home::make();
     home.write("live.yaml", "encrypt: false\n");
     home.write("secrets.json", r#"{"KEPT": "kept", "LONG": ""}"#);
@@ -154,7 +154,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_old_file_whole() {
+fn a_disk_that_fills_up_during_a_write_leaves_the_old_file_unchanged() {
     let home = Home::make();
     let Some(_disk) = SmallDisk::at(&home.path("")) else {
         return;
@@ -180,7 +180,7 @@ fn a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_old_file_whole() {
 }
 
 #[test]
-fn a_write_of_several_keys_is_made_whole_or_not_at_all() {
+fn a_write_of_several_keys_is_atomic() {
     use simpletuner_live::secret::{Change, SecretValue};
     let home = Home::make();
     let manager: Arc<SecretsManager> = home.manager();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{
-    AsOf, Asked, ChangeKind, Done, Held, NameChange, News, Provided, Provider, ProviderReport,
-    Refreshed, SecretStore, Standing, View, Viewed,
+    AsOf, Cached, ChangeKind, Changes, Done, GetDone, KeyChange, ListingState, Provided, Provider,
+    ProviderReport, ProviderUpdate, SecretStore, View, ViewLookup,
 };
 use simpletuner_live::secret::{Change, SecretName, SecretValue};
 
@@ -42,8 +42,8 @@ pub struct Source {
     has_answered: bool,
     is_fresh: bool,
     view: Option<Arc<MemoryView>>,
-    own: Vec<NameChange>,
-    news: Vec<NameChange>,
+    own: Vec<KeyChange>,
+    news: Vec<KeyChange>,
     mutations: Vec<Mutation>,
 }
 
@@ -99,7 +99,7 @@ impl Source {
                 None => ChangeKind::Deleted,
             };
             self.put(&name, value);
-            self.news.push(NameChange { name, kind });
+            self.news.push(KeyChange { name, kind });
             return;
         }
         match value {
@@ -119,7 +119,7 @@ impl Source {
             .collect();
         let kind = ChangeKind::Rotated;
         self.news
-            .extend(names.into_iter().map(|name| NameChange { name, kind }));
+            .extend(names.into_iter().map(|name| KeyChange { name, kind }));
         self.held = self.upstream.clone();
         (self.has_answered, self.is_fresh, self.view) = (true, true, None);
     }
@@ -130,7 +130,7 @@ pub struct Memory {
     name: &'static str,
     source: Shared,
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    asked: Mutex<Vec<(SecretName, Asked)>>,
+    asked: Mutex<Vec<(SecretName, GetDone)>>,
     waiting: Mutex<Vec<Done>>,
 }
 
@@ -162,8 +162,8 @@ impl Memory {
         lock(&self.source).fetched();
         self.notice();
         for (name, done) in asked {
-            let held = self.held(&name);
-            done(held);
+            let cached = self.cached(&name);
+            done(cached);
         }
         waiting.into_iter().for_each(|done| done());
         true
@@ -179,18 +179,18 @@ struct MemoryView {
 }
 
 impl View for MemoryView {
-    fn find(&self, name: &SecretName, _: Instant) -> Viewed {
+    fn find(&self, name: &SecretName, _: Instant) -> ViewLookup {
         let Some(value) = self.document.get(name) else {
             return match (self.is_fresh, self.has_answered) {
-                (true, _) => Viewed::ABSENT,
-                (false, true) => Viewed::Absent {
-                    is_answer: false,
-                    passed_for: None,
+                (true, _) => ViewLookup::ABSENT,
+                (false, true) => ViewLookup::Absent {
+                    is_fresh: false,
+                    skip_for: None,
                 },
-                (false, false) => Viewed::Unknown,
+                (false, false) => ViewLookup::Unknown,
             };
         };
-        Viewed::Value {
+        ViewLookup::Value {
             provided: Provided {
                 value: value.clone(),
                 changed_at: SystemTime::UNIX_EPOCH,
@@ -211,11 +211,11 @@ impl View for MemoryView {
         self.document.contains_key(name)
     }
 
-    fn standing(&self, _: Instant) -> Standing {
+    fn listing_state(&self, _: Instant) -> ListingState {
         match (self.is_fresh, self.has_answered) {
-            (true, _) => Standing::Whole,
-            (false, true) => Standing::Outdated,
-            (false, false) => Standing::Unknown,
+            (true, _) => ListingState::Complete,
+            (false, true) => ListingState::Outdated,
+            (false, false) => ListingState::Unknown,
         }
     }
 
@@ -238,19 +238,19 @@ impl Provider for Memory {
         Ok(value.map(|value| Provided::now(value, SystemTime::UNIX_EPOCH)))
     }
 
-    fn held(&self, name: &SecretName) -> Held {
+    fn cached(&self, name: &SecretName) -> Cached {
         if !lock(&self.source).is_fresh {
-            return Held::Unknown;
+            return Cached::Unknown;
         }
-        Held::of(self.get(name))
+        Cached::from_result(self.get(name))
     }
 
-    fn ask(&self, name: &SecretName, done: Asked) -> std::result::Result<(), Asked> {
+    fn get_async(&self, name: &SecretName, done: GetDone) -> std::result::Result<(), GetDone> {
         lock(&self.asked).push((name.clone(), done));
         Ok(())
     }
 
-    fn bring_up_to_date(&self, done: Done) {
+    fn refresh_async(&self, done: Done) {
         if lock(&self.source).is_fresh {
             return done();
         }
@@ -271,7 +271,7 @@ impl Provider for Memory {
         lock(&self.source).held.keys().cloned().collect()
     }
 
-    fn take_news(&self) -> News {
+    fn take_update(&self) -> ProviderUpdate {
         let mut source = lock(&self.source);
         let source = &mut *source;
         let view = source.view.get_or_insert_with(|| {
@@ -284,13 +284,13 @@ impl Provider for Memory {
             })
         });
         let news = std::mem::take(&mut source.news);
-        News {
+        ProviderUpdate {
             view: Some(view.clone()),
             changes: match news.is_empty() {
-                true => Refreshed::Nothing,
-                false => Refreshed::Names(news),
+                true => Changes::None,
+                false => Changes::Keys(news),
             },
-            own: std::mem::take(&mut source.own),
+            own_writes: std::mem::take(&mut source.own),
         }
     }
 
@@ -333,7 +333,7 @@ impl SecretStore for Memory {
             });
             source.put(name, value);
             let name = name.clone();
-            source.own.push(NameChange { name, kind });
+            source.own.push(KeyChange { name, kind });
         }
         Ok(())
     }

@@ -12,19 +12,19 @@ fn cache() -> TtlCache<u32> {
     })
 }
 
-/// How many callers the key's flight has: those who compute and those who wait.
+/// The number of callers in the key's flight.
 fn members(cache: &TtlCache<u32>, key: &str) -> usize {
-    cache.0.lock().flights.members(key)
+    cache.0.lock().flights.participants(key)
 }
 
-/// Until `count` callers are in the key's flight, past the look-up; which of them computes is open.
+/// Waits until `count` callers are in the key's flight; any of them may lead.
 async fn joined(cache: &TtlCache<u32>, key: &str, count: usize) {
     while members(cache, key) != count {
         tokio::task::yield_now().await;
     }
 }
 
-/// Until the key is being computed: one who has only joined may still be overtaken by one who comes later.
+/// Waits until the key is being computed: a caller that has only joined may still be overtaken.
 async fn computing(cache: &TtlCache<u32>, key: &str) {
     while !cache.0.lock().flights.is_computing(key) {
         tokio::task::yield_now().await;
@@ -113,7 +113,7 @@ async fn a_shared_error_costs_a_thousand_tasks_one_computation() {
     assert!(answers.iter().all(|answer| *answer == Err(1)));
     assert_eq!(runs.all(), 1);
     assert_eq!(members(&cache, "key"), 0);
-    // No error is kept: who comes later computes.
+    // The error is not cached: a later caller computes.
     assert_eq!(cache.get_or_set("key", || Ok::<_, u32>(7)), Ok(7));
 }
 
@@ -155,7 +155,7 @@ async fn a_cancelled_computation_is_taken_over_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiters_that_are_cancelled_hold_up_nobody() {
+async fn cancelled_waiters_delay_no_other() {
     let cache = cache();
     for round in 0..50 {
         let key = format!("key {round}");
@@ -218,7 +218,7 @@ fn threads_compute_once_and_take_over_after_failure_and_panic() {
             }
         });
         let answers = answers.into_inner().unwrap();
-        // An error is everybody's; a panic is its own thread's, and another takes over.
+        // All waiters get an error. A panic hits only its own thread, and another takes over.
         let (failed, computed, cached) = match first {
             "fails" => (64, 1, None),
             "panics" => (1, 2, Some(7)),
@@ -255,7 +255,7 @@ async fn threads_and_tasks_share_a_computation() {
 }
 
 #[test]
-fn what_was_computed_while_its_key_changed_is_not_cached() {
+fn a_value_computed_while_its_key_changed_is_not_cached() {
     type Change = fn(&TtlCache<u32>);
     let changes: [(Change, Option<u32>); 5] = [
         (|cache| assert!(!cache.delete("user:1")), None),
@@ -283,7 +283,7 @@ fn what_was_computed_while_its_key_changed_is_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_after_an_invalidation_does_not_get_what_was_computed_before() {
+async fn a_caller_after_an_invalidation_does_not_get_an_earlier_value() {
     let cache = cache();
     let (finish, finished) = oneshot::channel::<u32>();
     let old = tokio::spawn({
@@ -331,7 +331,7 @@ async fn a_caller_with_another_type_of_error_computes_for_itself() {
 }
 
 #[test]
-fn a_cache_that_keeps_nothing_still_computes_once_for_those_who_wait() {
+fn a_cache_without_entries_still_computes_once_for_all_waiters() {
     let cache = TtlCache::new(CacheOptions {
         default_ttl: Duration::ZERO,
         max_size: 0,

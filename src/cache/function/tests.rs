@@ -52,7 +52,7 @@ fn a_result_is_computed_once_and_the_cache_is_reached_by_the_functions_name() {
 }
 
 #[test]
-fn callers_at_once_cost_one_computation() {
+fn concurrent_callers_cost_one_computation() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     const CALLERS: usize = 16;
     crate::cached! {
@@ -76,7 +76,7 @@ fn callers_at_once_cost_one_computation() {
 }
 
 #[test]
-fn an_error_is_not_kept_whatever_its_result_is_called() {
+fn an_error_is_not_cached_even_behind_a_type_alias() {
     type Outcome<T> = std::result::Result<T, String>;
     static CALLS: AtomicU32 = AtomicU32::new(0);
     crate::cached! {
@@ -101,7 +101,7 @@ fn an_error_is_not_kept_whatever_its_result_is_called() {
 }
 
 #[test]
-fn nothing_found_is_a_result_too() {
+fn a_none_is_cached() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     crate::cached! {
         ttl = Duration::from_secs(5), key_prefix = "tests";
@@ -115,7 +115,7 @@ fn nothing_found_is_a_result_too() {
 }
 
 #[test]
-fn tasks_at_once_cost_one_computation_and_errors_are_not_kept() {
+fn concurrent_tasks_cost_one_computation_and_errors_are_not_cached() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     crate::cached! {
         ttl = 60, key_prefix = "tests";

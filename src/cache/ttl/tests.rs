@@ -61,7 +61,7 @@ fn an_entry_lives_as_long_as_its_ttl_and_no_longer() {
 }
 
 #[test]
-fn a_full_cache_drops_what_expired_before_what_was_used_least_recently() {
+fn a_full_cache_evicts_expired_entries_before_the_least_recently_used() {
     let by_hand = by_hand(3);
     let cache = &by_hand.cache;
     cache.set("old", 1);
@@ -80,7 +80,7 @@ fn a_full_cache_drops_what_expired_before_what_was_used_least_recently() {
 }
 
 #[test]
-fn a_cache_of_no_size_holds_nothing() {
+fn a_cache_of_size_zero_stores_nothing() {
     let cache = plain(0);
     cache.set("a", 1);
     assert_eq!(cache.get("a"), None);
@@ -155,7 +155,7 @@ fn a_value_may_use_its_cache_while_it_is_dropped() {
 }
 
 #[test]
-fn threads_that_do_everything_at_once_find_only_what_was_set() {
+fn concurrent_threads_find_only_values_that_were_set() {
     // Small enough to be full most of the time, whatever the others remove.
     let cache = plain(10);
     let keys: Vec<String> = (0..100).map(|i| format!("{}:{i}", i % 7)).collect();
@@ -284,7 +284,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn it_does_what_the_plain_model_does(max_size in 0..7usize, steps in steps()) {
+    fn the_cache_behaves_like_the_model(max_size in 0..7usize, steps in steps()) {
         let by_hand = by_hand(max_size);
         let cache = &by_hand.cache;
         let mut model = Model { entries: Vec::new(), max_size, now: 0, hits: 0, misses: 0, evictions: 0 };

@@ -1,4 +1,4 @@
-//! The document a backend keeps: one flat JSON object of names and texts. Knows no backend.
+//! A backend's document: one flat JSON object of names and texts. Knows no backend.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,29 +9,29 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::provider::{ChangeKind, NameChange};
+use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
 
 /// The secrets of one document.
 ///
-/// Texts are served as they are, numbers and booleans as their JSON text. Objects, lists, nulls and values over
-/// 64 KiB are left out; a key that stands twice has its last value.
+/// Texts are served as they are, numbers and booleans as their JSON text. Objects, lists, nulls and values over 64 KiB
+/// are left out. The last of duplicate keys counts.
 #[derive(Clone, Debug, Default)]
 pub struct BackendDocument {
     entries: BTreeMap<SecretName, SecretValue>,
-    /// What is under keys that are no valid names of files.
+    /// Values under keys that are not valid secret names.
     unnamed: BTreeMap<String, SecretValue>,
-    /// Keys whose values cannot be served, with the reason.
+    /// Keys whose values cannot be served, and why.
     left_out: BTreeMap<String, &'static str>,
 }
 
 impl BackendDocument {
-    /// The document of this JSON text.
+    /// Parses a document.
     ///
     /// # Errors
-    /// Where and why it is no flat JSON object, without quoting it.
+    /// Where and why the text is not a flat JSON object, without quoting it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|error| what_is_wrong(&error))
+        serde_json::from_slice(json).map_err(|error| describe_error(&error))
     }
 
     /// A key's value.
@@ -39,12 +39,12 @@ impl BackendDocument {
         self.entries.get(name)
     }
 
-    /// The value of any key, be it no valid name of a file.
+    /// The value of a key, which need not be a valid secret name.
     pub fn get_by_key(&self, key: &str) -> Option<&SecretValue> {
         self.entries.get(key).or_else(|| self.unnamed.get(key))
     }
 
-    /// The keys that are valid names, in order.
+    /// The keys that are valid secret names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &SecretName> {
         self.entries.keys()
     }
@@ -54,10 +54,10 @@ impl BackendDocument {
         self.unnamed.len() + self.left_out.len()
     }
 
-    /// Why keys are not among the names; for the log.
-    pub(super) fn what_is_skipped(&self) -> impl Iterator<Item = (&str, &'static str)> {
+    /// The keys that are not among the names, and why; for the log.
+    pub(super) fn skipped_keys(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let unnamed = self.unnamed.keys();
-        let unnamed = unnamed.map(|key| (key.as_str(), "it is no valid name of a secret"));
+        let unnamed = unnamed.map(|key| (key.as_str(), "it is not a valid secret name"));
         let left_out = self.left_out.iter();
         unnamed.chain(left_out.map(|(key, why)| (key.as_str(), *why)))
     }
@@ -88,11 +88,11 @@ impl BackendDocument {
         document
     }
 
-    /// What is to be told when `newer` takes this one's place. Values are compared by their fingerprints.
-    pub(super) fn changes_to(&self, newer: &Self) -> Vec<NameChange> {
+    /// The changes from this document to `newer`. Values are compared by their fingerprints.
+    pub(super) fn changes_to(&self, newer: &Self) -> Vec<KeyChange> {
         let change = |name: &SecretName, kind| {
             let name = name.clone();
-            NameChange { name, kind }
+            KeyChange { name, kind }
         };
         let set = newer.entries.iter().filter_map(|(name, value)| {
             match self.get(name).map(SecretValue::fingerprint) {
@@ -109,7 +109,7 @@ impl BackendDocument {
     }
 
     fn put(&mut self, key: String, json: &str) {
-        // The last one counts, whatever it is.
+        // The last of duplicate keys counts, even if it cannot be served.
         self.unnamed.remove(&key);
         self.left_out.remove(&key);
         let name = SecretName::new(&key).ok();
@@ -131,7 +131,7 @@ fn text_of(json: &str) -> Result<SecretValue, &'static str> {
     let unquoted: Zeroizing<String>;
     let text = match json.as_bytes().first() {
         Some(b'"') => {
-            let text = serde_json::from_str(json).map_err(|_| "its value is no text")?;
+            let text = serde_json::from_str(json).map_err(|_| "its value is not a valid text")?;
             unquoted = Zeroizing::new(text);
             unquoted.as_str()
         }
@@ -145,8 +145,8 @@ fn text_of(json: &str) -> Result<SecretValue, &'static str> {
     Ok(SecretValue::new(text))
 }
 
-/// What is wrong with a JSON text, without quoting it: serde's own words may.
-pub(super) fn what_is_wrong(error: &serde_json::Error) -> String {
+/// What is wrong with a JSON text. Does not quote it, as serde's own message may.
+pub(super) fn describe_error(error: &serde_json::Error) -> String {
     match error.classify() {
         Category::Data => "it is not an object of names and texts".to_owned(),
         Category::Eof => format!("it ends too early, at line {}", error.line()),
@@ -159,7 +159,7 @@ pub(super) fn what_is_wrong(error: &serde_json::Error) -> String {
 }
 
 impl<'de> Deserialize<'de> for BackendDocument {
-    /// From borrowed JSON text only: values are read as they were written, and copied into locked memory alone.
+    /// Works only on borrowed JSON text: values are copied from there directly into locked memory.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_counted_and_an_odd_key_is_reachable() {
+    fn unservable_values_are_counted_and_invalid_names_are_reachable_by_key() {
         let long = "k".repeat(300);
         let big = "v".repeat(MAX_VALUE + 1);
         let json = format!(
@@ -215,7 +215,7 @@ mod tests {
         let document = BackendDocument::parse(json.as_bytes()).unwrap();
         let names: Vec<&str> = document.names().map(SecretName::as_str).collect();
         assert_eq!((names, document.skipped()), (vec!["OK"], 8));
-        assert_eq!(document.what_is_skipped().count(), 8);
+        assert_eq!(document.skipped_keys().count(), 8);
         for (key, text) in [("a/b", "1"), ("..", "2"), ("", "3"), (&long, "4")] {
             assert_eq!(value(&document, key).as_deref(), Some(text));
         }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_counts_whatever_it_is() {
+    fn the_last_of_duplicate_keys_counts() {
         let document =
             BackendDocument::parse(br#"{"A": "1", "A": "2", "B": "1", "B": {}, "C": [], "C": 3}"#)
                 .unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_flat_object_is_told_without_a_word_of_it() {
+    fn a_text_that_is_not_a_flat_object_is_refused_without_quoting_it() {
         for (json, told) in [
             ("hunter2", "it is not JSON at line 1 column 1"),
             ("\"hunter2\"", "it is not an object of names and texts"),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_tell_what_is_new_what_was_rotated_and_what_is_gone() {
+    fn changes_are_new_rotated_and_deleted_keys() {
         let parse = |json: &str| BackendDocument::parse(json.as_bytes()).unwrap();
         let old = parse(r#"{"SAME": "1", "TURNED": "1", "GONE": "1"}"#);
         let new = parse(r#"{"SAME": "1", "TURNED": "2", "NEW": "1"}"#);

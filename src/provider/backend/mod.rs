@@ -1,7 +1,9 @@
-//! Secrets that lie elsewhere, all of a backend in one document: what is held of it, when it is fetched anew, and what
-//! is served while it cannot be. Knows no protocol; each backend's own room does.
+//! Secrets in a remote backend, all in one document: when it is fetched, how long it is cached, and what is served
+//! while the backend fails. Knows no protocol: the modules of the backends do.
 
+mod cached_document;
 mod document;
+mod fetcher;
 mod provider;
 mod runtime;
 mod saved;
@@ -16,74 +18,74 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 pub use document::BackendDocument;
-pub use provider::{BackendOptions, BackendProvider};
+pub use fetcher::BackendOptions;
+pub use provider::BackendProvider;
 pub(super) use runtime::after;
 pub(super) use saved::WallTime;
 pub(crate) use saved::to_bytes;
 
-/// Where a document comes from: one call over the network.
+/// The source of a document: one call over the network.
 pub trait Backend: Send + Sync + 'static {
     /// The provider's name: `aws`, `vault`.
     fn name(&self) -> &'static str;
 
-    /// Where it takes its values from, for people: `simpletuner/production (us-west-2)`.
+    /// The source of its values, for people: `simpletuner/production (us-west-2)`.
     fn source(&self) -> String;
 
-    /// Fetches the whole document, once: who calls bounds the time it takes, and tries again.
+    /// Fetches the whole document, once. The caller bounds the time and retries.
     fn fetch(&self) -> Fetching<'_>;
 
-    /// What of the backend's own must outlive this process (a token that cannot be got again).
+    /// The backend's own state that the next process needs (a token that no second log-in would give).
     fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
         None
     }
 
-    /// Takes up what [`save`](Self::save) gave in another process.
+    /// Restores the state that [`save`](Self::save) returned in another process.
     fn restore(&self, _saved: &[u8]) {}
 
-    /// Calls `changed` when [`save`](Self::save) would give something new. Only the first call counts.
-    fn on_save(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
+    /// Registers a callback for when [`save`](Self::save) would return something new. Only the first one is registered.
+    fn on_unsaved(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 }
 
-/// A fetch under way.
+/// A running fetch.
 pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send + 'a>>;
 
-/// What a backend answered.
+/// A backend's answer.
 #[derive(Debug)]
 pub enum Fetched {
     /// The document.
     Document {
-        /// What is in it.
+        /// Its secrets.
         document: BackendDocument,
         /// When the backend says it last changed.
         changed_at: Option<SystemTime>,
     },
-    /// There is no such document, which is "no such key" for every key. Says what is missing, and what to do.
+    /// The document does not exist, so no key exists. Says what is missing, and what to do.
     Missing(String),
 }
 
-/// Why a backend gave no answer. Holds no value of any secret.
+/// Why a backend gave no answer. Contains no secret value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchError {
-    /// What went wrong, which setting it is about, and what to do.
+    /// What failed, which setting it concerns, and what to do.
     pub reason: String,
-    /// Whether the same call may do better in a moment (a network fault, 5xx, 429), and if the backend says so, how
-    /// long to wait at least.
+    /// Whether the same call may succeed soon (a network fault, 5xx, 429).
     pub retry: Retry,
 }
 
-/// Whether to try again.
+/// Whether to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// It would fail again: something must be mended first.
+    /// It would fail again until the user fixes the cause.
     No,
-    /// It may do better in a moment.
+    /// It may succeed soon.
     Soon,
-    /// Not before this time has passed.
+    /// Not before this time has passed: the backend said so.
     After(Duration),
 }
 
 impl FetchError {
-    /// A failure that lasts until somebody mends it.
+    /// A failure that lasts until the user fixes its cause.
     pub fn lasting(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -91,7 +93,7 @@ impl FetchError {
         }
     }
 
-    /// A failure that may be over in a moment.
+    /// A failure that may pass by itself.
     pub fn passing(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),

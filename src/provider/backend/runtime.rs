@@ -1,4 +1,4 @@
-//! One thread for all that waits for the network, started when it is first needed. Knows no backend.
+//! The thread that waits for the network, for all backends; started at its first use. Knows no backend.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use tokio::task::AbortHandle;
 
 use crate::error::{Error, Result};
 
-/// The runtime that all backends of this process share.
+/// The runtime of all backends in this process.
 ///
 /// # Errors
-/// [`Error::Io`] where its thread cannot be started; the next call tries again.
+/// [`Error::Io`] if its thread cannot be started; the next call tries again.
 pub(super) fn runtime() -> Result<Handle> {
     static RUNTIME: Mutex<Option<Handle>> = Mutex::new(None);
     let mut running = RUNTIME.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(handle) = &*running {
         return Ok(handle.clone());
     }
-    let failed = |error| Error::io("starting the thread that asks backends", error);
+    let failed = |error| Error::io("starting the thread that calls backends", error);
     let runtime = Builder::new_current_thread()
         .enable_all()
-        // For names that must be resolved and files of credentials that must be read.
+        // For resolving host names and reading files of credentials.
         .max_blocking_threads(8)
         .thread_keep_alive(Duration::from_secs(5))
         .build()
@@ -34,7 +34,7 @@ pub(super) fn runtime() -> Result<Handle> {
     Ok(running.insert(handle).clone())
 }
 
-/// What calls something later, unless it is dropped before.
+/// A pending call, cancelled when dropped.
 pub(in crate::provider) struct Timer(Option<AbortHandle>);
 
 impl Drop for Timer {
@@ -45,7 +45,7 @@ impl Drop for Timer {
     }
 }
 
-/// Calls `call` after some time, on the thread that asks backends.
+/// Calls `call` after some time, on the thread that calls backends.
 pub(in crate::provider) fn after(time: Duration, call: impl FnOnce() + Send + 'static) -> Timer {
     let task = runtime().map(|runtime| {
         let wait = async move {

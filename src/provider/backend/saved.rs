@@ -1,15 +1,15 @@
-//! What outlives a process of a backend: its document with its times, and what the backend itself must not lose. The
-//! record has types of its own, and times by the clock on the wall.
+//! A backend's record for the next process: its document with its times, and the backend's own state. The record has
+//! its own types, and wall-clock times.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// The form of the record. One of another form is not read.
-const FORM: u8 = 1;
+/// The version of the record. Records of other versions are ignored.
+const FORMAT_VERSION: u8 = 1;
 
-/// A time by the clock on the wall: whole seconds since 1970, rounded down, be they negative, and nanoseconds.
+/// A wall-clock time: whole seconds since 1970, rounded down, and nanoseconds. The seconds may be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::provider) struct WallTime(i64, u32);
 
@@ -27,7 +27,7 @@ impl From<SystemTime> for WallTime {
 }
 
 impl WallTime {
-    /// The time, as near as the system can say it.
+    /// The time; 1970 if the system cannot represent it.
     pub(in crate::provider) fn time(self) -> SystemTime {
         let whole = Duration::from_secs(self.0.unsigned_abs());
         let time = match self.0 >= 0 {
@@ -39,7 +39,7 @@ impl WallTime {
             .unwrap_or(UNIX_EPOCH)
     }
 
-    /// How long ago it was; `None`: it is still to come, so that a clock was set.
+    /// How long ago it was; `None` if it is in the future, because the clock was set back.
     pub(in crate::provider) fn age(self) -> Option<Duration> {
         SystemTime::now().duration_since(self.time()).ok()
     }
@@ -48,26 +48,26 @@ impl WallTime {
 /// A backend's record.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saved<'a> {
-    pub(super) form: u8,
-    /// Where it was taken from: what was saved of another place is not for this one.
+    pub(super) version: u8,
+    /// The source of the document. A record of another source is ignored.
     pub(super) source: &'a str,
     #[serde(borrow)]
     pub(super) document: Option<SavedDocument<'a>>,
     pub(super) last_success: Option<WallTime>,
     pub(super) last_error: Option<(&'a str, WallTime)>,
-    /// Why it failed last, if it did.
+    /// Why the last attempt failed, if it did.
     pub(super) failure: Option<&'a str>,
-    /// What the backend itself saved.
+    /// The backend's own state.
     pub(super) own: Option<&'a [u8]>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SavedDocument<'a> {
-    /// When the call that gave it began.
+    /// When the call that returned it began.
     pub(super) as_of: WallTime,
-    pub(super) is_void: bool,
+    pub(super) is_invalidated: bool,
     pub(super) changed_at: WallTime,
-    /// Keys and texts, whether they are valid names or not.
+    /// Keys and texts, including keys that are not valid names.
     #[serde(borrow)]
     pub(super) entries: Vec<(&'a str, &'a str)>,
     /// Keys whose values could not be served.
@@ -81,7 +81,7 @@ pub(super) struct SavedDocument<'a> {
 impl<'a> Saved<'a> {
     pub(super) fn new(source: &'a str) -> Self {
         Self {
-            form: FORM,
+            version: FORMAT_VERSION,
             source,
             document: None,
             last_success: None,
@@ -91,16 +91,16 @@ impl<'a> Saved<'a> {
         }
     }
 
-    /// The record of these bytes, if it is one of this source.
+    /// The record in these bytes, if it has this source.
     pub(super) fn read(bytes: &'a [u8], source: &str) -> Option<Self> {
-        let saved: Self = (bytes.first() == Some(&FORM))
+        let saved: Self = (bytes.first() == Some(&FORMAT_VERSION))
             .then(|| postcard::from_bytes(bytes).ok())
             .flatten()?;
         (saved.source == source).then_some(saved)
     }
 }
 
-/// A record as bytes that are wiped, and of which no copy is left.
+/// A record as bytes that are wiped when dropped. Leaves no copy in memory.
 pub(crate) fn to_bytes<T: Serialize>(record: &T) -> Zeroizing<Vec<u8>> {
     let size = postcard::ser_flavors::Size::default();
     let size = postcard::serialize_with_flavor(record, size).unwrap_or(0);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_the_same_afterwards_also_before_1970() {
+    fn wall_times_survive_the_conversion_even_before_1970() {
         for (seconds, nanoseconds) in [
             (0i64, 0u32),
             (1, 1),
@@ -137,13 +137,13 @@ mod tests {
         }
     }
 
-    /// What a server wrote, a newer one must read: these bytes never change but with `FORM`.
+    /// A newer server must read what an older one wrote: these bytes change only together with `FORMAT_VERSION`.
     #[test]
-    fn the_record_is_written_as_it_always_was() {
+    fn the_format_of_the_record_does_not_change() {
         let saved = Saved {
             document: Some(SavedDocument {
                 as_of: WallTime(1, 2),
-                is_void: false,
+                is_invalidated: false,
                 changed_at: WallTime(-1, 0),
                 entries: vec![("A", "a")],
                 left_out: vec!["L"],

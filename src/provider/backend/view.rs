@@ -1,10 +1,10 @@
-//! What is held of a backend at one moment, for readers who cannot wait. Knows nothing of attempts that are under way.
+//! What readers see of a backend at one moment. Knows nothing of the current attempt.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::state::{Rules, State};
-use crate::provider::{Held, ProviderReport, Standing, View, Viewed};
+use crate::provider::{Cached, ListingState, ProviderReport, View, ViewLookup};
 use crate::secret::SecretName;
 
 /// A backend's document with its times and its health.
@@ -25,31 +25,31 @@ impl BackendView {
 }
 
 impl View for BackendView {
-    fn find(&self, name: &SecretName, now: Instant) -> Viewed {
+    fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
         let (state, rules) = (&self.state, &*self.rules);
-        let spared = state.spared_for(now);
-        if spared.is_some() && !state.is_usable(rules, now) {
-            return match state.answer(name, rules, now) {
-                Held::Failed(error) => Viewed::Failed(error),
-                _ => Viewed::Unknown,
+        let backoff = state.backoff_left(now);
+        if backoff.is_some() && !state.is_servable(rules, now) {
+            return match state.settled_answer(name, rules, now) {
+                Cached::Failed(error) => ViewLookup::Failed(error),
+                _ => ViewLookup::Unknown,
             };
         }
-        let good_for = |ttl: Duration| {
+        let fresh_for = |ttl: Duration| {
             let left = state.age(now).map(|age| ttl.saturating_sub(age));
-            left.filter(|left| !left.is_zero()).or(spared)
+            left.filter(|left| !left.is_zero()).or(backoff)
         };
         let (ttl, missing) = (rules.ttl_of(name), rules.ttl.missing);
-        match state.answer(name, rules, now) {
-            Held::Value(provided) => Viewed::Value {
-                valid_for: good_for(ttl),
+        match state.settled_answer(name, rules, now) {
+            Cached::Value(provided) => ViewLookup::Value {
+                valid_for: fresh_for(ttl),
                 provided,
             },
-            Held::Absent { .. } => Viewed::Absent {
-                is_answer: good_for(missing).is_some(),
-                passed_for: good_for(ttl.max(missing)),
+            Cached::Absent { .. } => ViewLookup::Absent {
+                is_fresh: fresh_for(missing).is_some(),
+                skip_for: fresh_for(ttl.max(missing)),
             },
-            // After a failure that is worth another try.
-            Held::Failed(_) | Held::Unknown => Viewed::Unknown,
+            // The last attempt failed, and a retry is due.
+            Cached::Failed(_) | Cached::Unknown => ViewLookup::Unknown,
         }
     }
 
@@ -63,8 +63,8 @@ impl View for BackendView {
         document.is_some_and(|document| document.get(name).is_some())
     }
 
-    fn standing(&self, now: Instant) -> Standing {
-        self.state.standing(&self.rules, now)
+    fn listing_state(&self, now: Instant) -> ListingState {
+        self.state.listing_state(&self.rules, now)
     }
 
     fn report(&self, now: Instant) -> ProviderReport {

@@ -1,4 +1,4 @@
-//! The secrets file as a document that is edited with its order and its unknown entries kept. Knows no path and no key.
+//! The secrets file as a document. Edits keep the order and the unknown entries. Knows no path and no key.
 
 mod parse;
 mod render;
@@ -10,7 +10,7 @@ use serde_yaml::Value as Yaml;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, NameChange};
+use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::SecretName;
 
 pub use parse::parse_document;
@@ -18,13 +18,14 @@ pub(crate) use stored::{Sealed, Stored};
 
 /// The largest secrets file, in bytes.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Format {
     Json,
     Yaml,
 }
 
-/// An entry that is no secret, as it was written.
+/// An entry that is not a secret, as it was written.
 #[derive(Clone)]
 enum Raw {
     Json {
@@ -59,14 +60,14 @@ impl Drop for WipedYaml {
 #[derive(Clone)]
 enum Entry {
     Secret { name: SecretName, stored: Stored },
-    Kept { key: Option<String>, raw: Raw },
+    Other { key: Option<String>, raw: Raw },
 }
 
 impl Entry {
     fn key(&self) -> Option<&str> {
         match self {
             Entry::Secret { name, .. } => Some(name.as_str()),
-            Entry::Kept { key, .. } => key.as_deref(),
+            Entry::Other { key, .. } => key.as_deref(),
         }
     }
 }
@@ -98,19 +99,19 @@ impl Document {
         }
     }
 
-    fn index_anew(&mut self) {
+    fn rebuild_index(&mut self) {
         self.index = self
             .entries
             .iter()
             .enumerate()
-            .filter_map(|(place, entry)| match entry {
-                Entry::Secret { name, .. } => Some((name.clone(), place)),
-                Entry::Kept { .. } => None,
+            .filter_map(|(index, entry)| match entry {
+                Entry::Secret { name, .. } => Some((name.clone(), index)),
+                Entry::Other { .. } => None,
             })
             .collect();
     }
 
-    /// The names of its secrets, in order.
+    /// The names of its secrets, sorted.
     pub fn names(&self) -> impl Iterator<Item = &SecretName> {
         self.index.keys()
     }
@@ -120,7 +121,7 @@ impl Document {
         self.index.contains_key(name)
     }
 
-    /// How many entries are no secrets (not a text, too long, or not a valid name).
+    /// How many entries are not secrets: not a text, too long, or without a valid name.
     pub fn skipped(&self) -> usize {
         self.entries.len() - self.index.len()
     }
@@ -129,7 +130,7 @@ impl Document {
         self.format == Format::Yaml
     }
 
-    /// Whether it has comments, which rendering loses.
+    /// Whether it has comments, which rendering drops.
     pub(crate) fn has_comments(&self) -> bool {
         self.has_comments
     }
@@ -137,43 +138,43 @@ impl Document {
     pub(crate) fn get(&self, name: &SecretName) -> Option<&Stored> {
         match self.entries.get(*self.index.get(name)?)? {
             Entry::Secret { stored, .. } => Some(stored),
-            Entry::Kept { .. } => None,
+            Entry::Other { .. } => None,
         }
     }
 
-    /// Sets a secret where its key stands, or at the end.
+    /// Sets a secret in place, or appends it.
     pub(crate) fn set(&mut self, name: &SecretName, stored: Stored) {
         let entry = Entry::Secret {
             name: name.clone(),
             stored,
         };
-        let place = self.index.get(name).copied().or_else(|| {
+        let index = self.index.get(name).copied().or_else(|| {
             let key = Some(name.as_str());
             self.entries.iter().position(|entry| entry.key() == key)
         });
-        let place = match place {
-            Some(place) => {
-                self.entries[place] = entry;
-                place
+        let index = match index {
+            Some(index) => {
+                self.entries[index] = entry;
+                index
             }
             None => {
                 self.entries.push(entry);
                 self.entries.len() - 1
             }
         };
-        self.index.insert(name.clone(), place);
+        self.index.insert(name.clone(), index);
     }
 
-    /// Takes secrets out; those that it has not are passed over.
+    /// Removes secrets; ignores names that it does not have.
     pub(crate) fn remove(&mut self, names: &[&SecretName]) {
         self.entries.retain(|entry| match entry {
             Entry::Secret { name, .. } => !names.contains(&name),
-            Entry::Kept { .. } => true,
+            Entry::Other { .. } => true,
         });
-        self.index_anew();
+        self.rebuild_index();
     }
 
-    /// Every secret's stored form, replaced by what `change` gives for it; how many were replaced.
+    /// Replaces the stored form of each secret for which `change` returns another; returns how many.
     pub(crate) fn replace_each(
         &mut self,
         mut change: impl FnMut(&SecretName, &Stored) -> Result<Option<Stored>>,
@@ -190,11 +191,11 @@ impl Document {
         Ok(replaced)
     }
 
-    /// Takes over `other`'s entries that are missing here, and with `overwrite` those that differ.
+    /// Adds the entries of `other` that are missing here, and with `overwrite` those that differ.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for an entry that is no secret and that this document's format cannot hold as it is.
-    pub(crate) fn take_over(&mut self, other: &Document, overwrite: bool) -> Result<bool> {
+    /// [`Error::Malformed`] if `other` has an entry that is not a secret, in another format.
+    pub(crate) fn merge(&mut self, other: &Document, overwrite: bool) -> Result<bool> {
         let mut changed = false;
         for entry in &other.entries {
             match entry {
@@ -204,14 +205,14 @@ impl Document {
                         changed = true;
                     }
                 }
-                Entry::Kept { key, .. } => {
+                Entry::Other { key, .. } => {
                     if key.is_some() && self.entries.iter().any(|mine| mine.key() == key.as_deref())
                     {
                         continue;
                     }
                     if self.format != other.format {
                         return Err(malformed(
-                            "it has entries that are no texts; take them out first".to_owned(),
+                            "it has entries that are not texts; remove them first".to_owned(),
                         ));
                     }
                     self.entries.push(entry.clone());
@@ -219,25 +220,25 @@ impl Document {
                 }
             }
         }
-        self.index_anew();
+        self.rebuild_index();
         Ok(changed)
     }
 
-    /// Takes over what was decrypted of `older`'s entries that stand here unchanged.
-    pub(crate) fn take_opened(&mut self, older: &Document) {
+    /// Reuses the decrypted values of `older` for entries that are unchanged.
+    pub(crate) fn reuse_decrypted(&mut self, older: &Document) {
         for entry in &mut self.entries {
             if let Entry::Secret { name, stored } = entry
-                && let Some(held) = older.get(name)
-                && held == stored
+                && let Some(before) = older.get(name)
+                && before == stored
             {
-                *stored = held.clone();
+                *stored = before.clone();
             }
         }
     }
 
-    /// What another program changed between this document and `newer`.
-    pub(crate) fn changes_to(&self, newer: &Document) -> Vec<NameChange> {
-        let change = |name: &SecretName, kind| NameChange {
+    /// The changes from this document to `newer`.
+    pub(crate) fn changes_to(&self, newer: &Document) -> Vec<KeyChange> {
+        let change = |name: &SecretName, kind| KeyChange {
             name: name.clone(),
             kind,
         };

@@ -1,5 +1,5 @@
-//! The members of a JSON object as they were written, so that an edit of one leaves the others to the byte.
-//! Checking is `serde_json`'s; what is here only finds where a checked text's members begin and end.
+//! Splits a JSON object into its members as they were written, so that an edit of one leaves the others byte for byte.
+//! `serde_json` checks the text; this scanner only finds where the members of a checked text begin and end.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 
-/// Whether the text is one JSON object; else why not, without quoting it.
+/// Checks that the text is one JSON object. The error says why not, without quoting the text.
 pub(super) fn check_object(text: &str) -> Result<(), String> {
     struct Object;
     impl<'de> Visitor<'de> for Object {
@@ -36,7 +36,7 @@ pub(super) fn check_object(text: &str) -> Result<(), String> {
         })
 }
 
-/// The members of a checked object: key and value, each as written.
+/// The members of a checked object: key and value as written.
 pub(super) fn members(text: &str) -> Vec<(&str, &str)> {
     let mut scanner = Scanner {
         bytes: text.as_bytes(),
@@ -70,7 +70,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Passes one value, and gives where it began and ended.
+    /// Skips one value; returns where it begins and ends.
     fn value(&mut self) -> (usize, usize) {
         let start = self.at;
         let mut depth = 0usize;
@@ -114,18 +114,18 @@ impl Scanner<'_> {
     }
 }
 
-/// The text that a value as written stands for; `None` if it is no text.
+/// The string that a raw value stands for; `None` if it is not a string.
 pub(super) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
-        // A lone surrogate is no text either.
+        // Fails for a lone surrogate.
         serde_json::from_str(raw).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inner))
     }
 }
 
-/// Writes a text as a JSON string.
+/// Appends a text as a JSON string.
 pub(super) fn quote(text: &str, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = serde_json::to_writer(out, text);

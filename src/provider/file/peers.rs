@@ -1,9 +1,9 @@
-//! Lets a writer of the store wait until every other watcher of it has taken in what was written. Knows nothing of the
-//! store's content.
+//! Lets a writer of the store wait until every other watching process has seen the write. Knows nothing of the store's
+//! content.
 //!
-//! Beside the store lies `NAME.peers`. It counts the writes, and each watcher holds a lock on the byte at the offset of
-//! the count that it has taken in. The locks belong to open file descriptions, so the kernel releases them with their
-//! holder, and they are seen from any pid namespace. Writing the count wakes the watchers, by inotify.
+//! The file `NAME.peers` beside the store counts the writes. Each watcher holds a lock on the byte at the offset of the
+//! count that it has seen. The locks belong to open file descriptions: the kernel releases them when the watcher dies,
+//! and they work across pid namespaces. Writing the count wakes the watchers through inotify.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -15,21 +15,22 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::write::{beside, give_to_owner_of};
 
-/// How long a write waits for the other watchers at most.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long it sleeps before it looks again whether they are done.
-const PAUSE: Duration = Duration::from_micros(50);
+/// The longest time that a write waits for other watchers.
+const WATCHERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a writer sleeps between two looks at the locks.
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
-/// Where the count of writes is, and the count that some watcher did not take in within `PATIENCE`: writers do not wait
-/// for watchers that are behind it.
+/// The offset of the count of writes.
 const GENERATION: u64 = 0;
+/// The offset of the last count that some watcher did not see within `WATCHERS_TIMEOUT`. Writers do not wait for
+/// watchers that are behind it.
 const MISSED: u64 = 16;
-/// A count above this is not one of ours; a lock's offset must fit into 63 bits.
-const HIGHEST: u64 = 1 << 62;
-/// More watchers than this are not looked for.
-const MANY: usize = 1000;
+/// The largest count; a lock's offset must fit into 63 bits.
+const MAX_COUNT: u64 = 1 << 62;
+/// The largest number of watchers that a writer looks for.
+const MAX_WATCHERS: usize = 1000;
 
-/// Filesystems that other machines may use too: there, a lock may belong to a watcher that is not woken by a write here.
+/// Filesystems that other machines may use too. There a lock may belong to a watcher that inotify here does not wake.
 const SHARED_BY_MACHINES: [u64; 7] = [
     0x6969,      // NFS
     0x517b,      // SMB
@@ -40,23 +41,23 @@ const SHARED_BY_MACHINES: [u64; 7] = [
     0x6573_5546, // FUSE
 ];
 
-/// The file `NAME.peers` of one store, as one watcher or writer has it open.
+/// The open file `NAME.peers` of one store.
 pub(super) struct Peers {
     path: PathBuf,
     file: File,
     inode: (u64, u64),
-    /// The count whose byte is locked here. A leaf lock.
-    held: Mutex<Option<u64>>,
+    /// The count whose byte this process has locked. A leaf lock.
+    locked_count: Mutex<Option<u64>>,
 }
 
-/// Where the peers of a store meet.
+/// The path of a store's `NAME.peers`.
 pub(super) fn path_for(store: &Path) -> PathBuf {
     beside(store, "", ".peers")
 }
 
 impl Peers {
-    /// Opens the file beside `store`, and makes it with `create`. `None`: there is none, or it cannot be used, which is
-    /// never a reason to fail.
+    /// Opens the file beside `store`; with `create`, creates it. `None`: there is none, or it cannot be used. Writes
+    /// then do not wait.
     pub(super) fn open(store: &Path, create: bool) -> Option<Self> {
         let path = path_for(store);
         let file = OpenOptions::new()
@@ -78,7 +79,7 @@ impl Peers {
             Some(0),
             folder.map(|folder| folder.uid()),
         ];
-        // Nobody else may hold writers up, or have them write into another file.
+        // Other users must not be able to block writers, or to redirect them to another file.
         let is_ours = metadata.is_file()
             && metadata.nlink() == 1
             && metadata.mode() & 0o077 == 0
@@ -93,80 +94,80 @@ impl Peers {
             inode: (metadata.dev(), metadata.ino()),
             path,
             file,
-            held: Mutex::default(),
+            locked_count: Mutex::default(),
         })
     }
 
-    /// Whether this is what lies beside `store` now.
+    /// Whether this is still the file beside `store`.
     pub(super) fn is_beside(&self, store: &Path) -> bool {
         self.path == path_for(store)
             && std::fs::symlink_metadata(&self.path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == self.inode)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<u64>> {
-        self.held.lock().unwrap_or_else(|e| e.into_inner())
+    fn locked_count(&self) -> MutexGuard<'_, Option<u64>> {
+        self.locked_count.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Joins the watchers, and gives the count of the writes that are in place: all of them show to a look at the store
-    /// that begins now. `None`: the count cannot be read.
+    /// Joins the watchers. Returns the count of finished writes: a check of the store that begins now sees all of them.
+    /// `None`: the count cannot be read.
     pub(super) fn join(&self) -> Option<u64> {
-        let mut held = self.held();
-        if held.is_none() {
+        let mut locked = self.locked_count();
+        if locked.is_none() {
             let count = self.read(GENERATION).unwrap_or(0);
-            *held = self.lock(libc::F_RDLCK, count).then_some(count);
+            *locked = self.lock(libc::F_RDLCK, count).then_some(count);
         }
-        // After the lock: a writer that did not see it had written before.
+        // Read after locking: a writer that did not see the lock had already replaced the store.
         self.read(GENERATION)
     }
 
-    /// The writes up to this count have been taken in, and everybody here has been told.
-    pub(super) fn has_taken_in(&self, count: u64) {
-        let mut held = self.held();
-        if let Some(before) = *held
+    /// This process has seen the writes up to this count, and has notified its listeners.
+    pub(super) fn acknowledge(&self, count: u64) {
+        let mut locked = self.locked_count();
+        if let Some(before) = *locked
             && before < count
             && self.lock(libc::F_RDLCK, count)
         {
             self.lock(libc::F_UNLCK, before);
-            *held = Some(count);
+            *locked = Some(count);
         }
     }
 
-    /// Tells the other watchers of a write that is in place. The caller holds the store's lock.
+    /// Notifies the other watchers of a finished write. The caller holds the store's lock.
     pub(super) fn announce(&self) {
-        let Some(mut highest) = self.others(0, HIGHEST) else {
+        let Some(mut highest) = self.others(0, MAX_COUNT) else {
             return;
         };
-        for _ in 0..MANY {
-            match self.others(highest + 1, HIGHEST) {
+        for _ in 0..MAX_WATCHERS {
+            match self.others(highest + 1, MAX_COUNT) {
                 Some(other) => highest = other,
                 None => break,
             }
         }
-        // A count that was damaged must not be below what a watcher has taken in.
-        let highest = highest.max(self.held().unwrap_or(0));
+        // After damage to the file the count must not fall below one that a watcher has seen.
+        let highest = highest.max(self.locked_count().unwrap_or(0));
         self.write(
             GENERATION,
             self.read(GENERATION).unwrap_or(0).max(highest) + 1,
         );
     }
 
-    /// Waits until all other watchers have taken in what was written. One that did not within a second is not waited for
-    /// until it has caught up.
+    /// Waits until all other watchers have seen the write. A watcher that takes longer than a second delays no further
+    /// write until it has caught up.
     pub(super) fn wait(&self) {
         let count = self.read(GENERATION).unwrap_or(0);
         let missed = self.read(MISSED).unwrap_or(0);
         let began = Instant::now();
         while self.others(missed, count).is_some() {
-            if began.elapsed() >= PATIENCE {
-                tracing::debug!("another process has not taken in a write of the store within 1 s");
+            if began.elapsed() >= WATCHERS_TIMEOUT {
+                tracing::debug!("another process has not seen a write of the store within 1 s");
                 return self.write(MISSED, count);
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// The count that another watcher has taken in, of those from `from` on and below `to`, if there is one.
+    /// A count in `from..to` that another watcher holds, if there is one.
     fn others(&self, from: u64, to: u64) -> Option<u64> {
         if from >= to {
             return None;
@@ -176,9 +177,9 @@ impl Peers {
         if lock.l_type == libc::F_UNLCK as i16 {
             return None;
         }
-        // A watcher that moves on by one holds both bytes as one range for a moment.
+        // A watcher that advances by one holds both bytes for a moment, which the kernel reports as one range.
         let last = lock.l_start.saturating_add((lock.l_len - 1).max(0));
-        Some(u64::try_from(last).unwrap_or(0).clamp(from, HIGHEST))
+        Some(u64::try_from(last).unwrap_or(0).clamp(from, MAX_COUNT))
     }
 
     fn lock(&self, kind: i32, at: u64) -> bool {
@@ -189,13 +190,13 @@ impl Peers {
         matches!(locked, Some(Ok(_)))
     }
 
-    /// A count, with its complement behind it: what is damaged or cut shows.
+    /// Reads a count. Its complement follows it, so that damage shows.
     fn read(&self, at: u64) -> Option<u64> {
         let mut bytes = [0; 16];
         self.file.read_exact_at(&mut bytes, at).ok()?;
         let both = u128::from_le_bytes(bytes);
         let (count, complement) = (both as u64, (both >> 64) as u64);
-        (count == !complement && count < HIGHEST).then_some(count)
+        (count == !complement && count < MAX_COUNT).then_some(count)
     }
 
     fn write(&self, at: u64, count: u64) {
@@ -227,21 +228,24 @@ mod tests {
         (folder, store)
     }
 
-    /// Waits, and says whether it had to give up.
+    /// Waits; `true` if the wait timed out.
     fn gives_up(writer: &Peers) -> bool {
         let began = Instant::now();
         writer.wait();
-        began.elapsed() >= PATIENCE
+        began.elapsed() >= WATCHERS_TIMEOUT
     }
 
     #[test]
-    fn a_writer_waits_for_each_watcher_that_is_behind_and_only_once_for_one_that_hangs() {
+    fn a_writer_waits_for_each_watcher_that_is_behind_but_only_once_for_one_that_hangs() {
         let (_folder, store) = store();
-        assert!(Peers::open(&store, false).is_none(), "nobody has made it");
+        assert!(
+            Peers::open(&store, false).is_none(),
+            "no watcher has created it"
+        );
         let watchers = [(); 3].map(|()| Peers::open(&store, true).unwrap());
         let writer = Peers::open(&store, false).unwrap();
         writer.announce();
-        assert!(writer.read(GENERATION).is_none(), "nobody has joined");
+        assert!(writer.read(GENERATION).is_none(), "no watcher has joined");
         for watcher in &watchers {
             watcher.join();
         }
@@ -251,7 +255,7 @@ mod tests {
                 let count = watcher.join().unwrap();
                 assert_eq!(count, round);
                 assert!(writer.others(0, count).is_some());
-                watcher.has_taken_in(count);
+                watcher.acknowledge(count);
             }
             assert!(writer.others(0, round).is_none());
             writer.wait();
@@ -259,14 +263,14 @@ mod tests {
         let [hangs, works, ends] = watchers;
         writer.announce();
         drop(ends);
-        works.has_taken_in(works.join().unwrap());
+        works.acknowledge(works.join().unwrap());
         assert!(gives_up(&writer));
         writer.announce();
-        works.has_taken_in(works.join().unwrap());
+        works.acknowledge(works.join().unwrap());
         assert!(!gives_up(&writer), "it was waited for again");
-        hangs.has_taken_in(hangs.join().unwrap());
+        hangs.acknowledge(hangs.join().unwrap());
         writer.announce();
-        works.has_taken_in(works.join().unwrap());
+        works.acknowledge(works.join().unwrap());
         assert!(gives_up(&writer), "it had caught up");
     }
 
@@ -276,12 +280,12 @@ mod tests {
         let both = Peers::open(&store, true).unwrap();
         both.join();
         both.announce();
-        assert!(both.read(GENERATION).is_none(), "nobody else is there");
+        assert!(both.read(GENERATION).is_none(), "there is no other watcher");
         assert!(!gives_up(&both));
     }
 
     #[test]
-    fn a_damaged_file_delays_and_misleads_nobody() {
+    fn a_damaged_file_neither_delays_a_writer_nor_hides_a_watcher() {
         let (_folder, store) = store();
         let (watcher, writer) = (
             Peers::open(&store, true).unwrap(),
@@ -295,12 +299,12 @@ mod tests {
         ] {
             writer.announce();
             let count = watcher.join().unwrap();
-            watcher.has_taken_in(count);
+            watcher.acknowledge(count);
             std::fs::write(path_for(&store), damage).unwrap();
             assert_eq!(watcher.join(), None);
             writer.announce();
             assert!(writer.others(0, watcher.join().unwrap()).is_some());
-            watcher.has_taken_in(watcher.join().unwrap());
+            watcher.acknowledge(watcher.join().unwrap());
             assert!(!gives_up(&writer));
         }
     }

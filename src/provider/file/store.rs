@@ -1,22 +1,24 @@
-//! Writing the secrets file: read anew under its lock, edited, replaced whole. Knows no cache and no other provider.
+//! Writes the secrets file: reads it again under its lock, edits the document, replaces the file whole. Knows no cache
+//! and no other provider.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
-use super::queue::{Edit, New};
-use super::state::{ContentPrint, Loaded, Seen, State};
+use super::reader::{ContentHash, LoadedDocument, Observed};
+use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
+use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, NameChange, SecretStore};
+use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::settings::files::Stamp;
 
 impl Shared {
-    /// Makes each of these edits or none of it, all in one atomic write.
+    /// Applies the edits in one atomic write. Each succeeds or fails alone.
     fn edit_all(&self, edits: &[&Edit]) -> Vec<Result<()>> {
         let mut results = Vec::new();
         let written = self.edit(|document| {
@@ -29,7 +31,7 @@ impl Shared {
         });
         match written {
             Ok(()) => results,
-            // One alone may be what makes it too large.
+            // Perhaps only one of them makes the file too large.
             Err(Error::TooLarge { .. }) if edits.len() > 1 => edits
                 .iter()
                 .flat_map(|edit| self.edit_all(&[edit]))
@@ -44,11 +46,11 @@ impl Shared {
         }
     }
 
-    /// Changes the document in one atomic write, unless `edit` gives nothing. What it gives as changes is taken as known
-    /// to the caller.
+    /// Changes the document in one atomic write, unless `edit` returns `None`. The changes that it returns are recorded
+    /// as own writes.
     fn edit(
         &self,
-        edit: impl FnOnce(&mut Document) -> Result<Option<Vec<NameChange>>>,
+        edit: impl FnOnce(&mut Document) -> Result<Option<Vec<KeyChange>>>,
     ) -> Result<()> {
         let (path, _lock) = self.lock()?;
         let found = self.read_under_lock()?;
@@ -64,22 +66,22 @@ impl Shared {
             });
         }
         if found.document.has_comments() && !self.warned.comments.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{} is written anew without its comments", path.display());
+            tracing::warn!("{} is rewritten without its comments", path.display());
         }
         self.warn_if_linked(&path);
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
         self.warn_if_hidden(&path, &found.document, &document);
         {
             let (stamp, mut state) = self.put_in_place(replacement)?;
-            // What others changed since it was read last is told by the next `refresh`; our own changes are not.
-            state.take_in(Seen::Unclear, found);
-            state.source = path.display().to_string();
-            let written = Loaded {
+            // First what other programs changed since the last check, so that it is reported; own changes are not.
+            state.apply_read(Observed::Unsettled, found);
+            state.set_source(path.display().to_string());
+            let written = LoadedDocument {
                 document: Arc::new(document),
-                content: Some(ContentPrint::of(&path, &content)),
+                content: Some(ContentHash::of(&path, &content)),
                 modified: stamp.modified(),
             };
-            state.take_own(Seen::after(&path, stamp), written, &changes);
+            state.apply_own_write(Observed::after_read(&path, stamp), written, &changes);
         }
         if let Some(peers) = self.peers_of(&path, false) {
             peers.announce();
@@ -88,22 +90,22 @@ impl Shared {
         Ok(())
     }
 
-    /// What the file holds: as it is held, where the stamp says so.
-    fn read_under_lock(&self) -> Result<Loaded> {
-        let look = self.options.place.look()?;
+    /// The file's document: the loaded one if the stamp is unchanged, else the file is read.
+    fn read_under_lock(&self) -> Result<LoadedDocument> {
+        let located = self.options.location.locate()?;
         {
             let state = self.state();
-            if state.is_current(&look)
-                && !state.is_failed()
-                && let Some(held) = state.loaded()
+            if state.is_current(&located)
+                && !state.has_failed()
+                && let Some(loaded) = state.loaded()
             {
-                return Ok(held.clone());
+                return Ok(loaded.clone());
             }
         }
         self.read_now().loaded
     }
 
-    /// Has nobody take our own write for another's edit while it is put in place and taken in.
+    /// Replaces the file. `is_writing` keeps a concurrent check from taking this write for another program's edit.
     fn put_in_place(&self, replacement: Replacement) -> Result<(Stamp, MutexGuard<'_, State>)> {
         self.state().is_writing = true;
         let committed = replacement.commit();
@@ -114,7 +116,7 @@ impl Shared {
         Ok((committed?, state))
     }
 
-    /// The lock of the file as it is now: while one waits, the place may have become another (`adopt`).
+    /// Locks the file. `adopt` may move the store while this waits, so the path is checked again.
     fn lock(&self) -> Result<(std::path::PathBuf, Lock)> {
         let mut path = self.path_now()?;
         loop {
@@ -128,14 +130,14 @@ impl Shared {
     }
 
     fn seal(&self, value: &SecretValue) -> Result<Stored> {
-        // What is not encrypted is read by SimpleTuner as it stands.
+        // SimpleTuner reads plain values as they are stored, with the newline.
         let trimmed = value.without_newline();
         let value = if self.options.encrypt {
             value
         } else {
             &trimmed
         };
-        // A plain text that looks encrypted could not be told from an encrypted one when it is read.
+        // A plain value that looks encrypted would be decrypted when it is read.
         if self.options.encrypt || is_encrypted(value.as_str()) {
             self.encrypted(value)
         } else {
@@ -145,11 +147,11 @@ impl Shared {
 
     fn encrypted(&self, value: &SecretValue) -> Result<Stored> {
         let cipher = self.options.key.cipher_or_create()?;
-        self.state().open_with(Ok(cipher.clone()));
+        self.state().set_key(Ok(cipher.clone()));
         Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
     }
 
-    /// A write replaces the file under one of its names only.
+    /// A write replaces only one of a file's hard links.
     fn warn_if_linked(&self, path: &Path) {
         if rustix::fs::lstat(path).is_ok_and(|stat| stat.st_nlink > 1)
             && !self.warned.linked.swap(true, Ordering::Relaxed)
@@ -162,13 +164,13 @@ impl Shared {
         }
     }
 
-    /// SimpleTuner's server reads the default file by itself, and decrypts nothing that it finds there.
+    /// SimpleTuner's server reads the default file itself, and decrypts nothing in it.
     fn warn_if_hidden(&self, path: &Path, before: &Document, after: &Document) {
         let is_hidden = |name: &SecretName| {
             let stored = (before.get(name), after.get(name));
             matches!(stored, (Some(Stored::Plain(_)), Some(Stored::Encrypted(_))))
         };
-        if self.options.place.is_default(path)
+        if self.options.location.is_default(path)
             && before.names().any(is_hidden)
             && !self.warned.hidden.swap(true, Ordering::Relaxed)
         {
@@ -228,23 +230,18 @@ impl SecretStore for FileProvider {
 }
 
 impl Shared {
-    /// Makes one edit of a document, or none of it; adds what changed to `done`.
-    fn apply(
-        &self,
-        document: &mut Document,
-        edit: &Edit,
-        done: &mut Vec<NameChange>,
-    ) -> Result<()> {
+    /// Applies one edit to the document, or fails and changes nothing; appends the changes to `done`.
+    fn apply(&self, document: &mut Document, edit: &Edit, done: &mut Vec<KeyChange>) -> Result<()> {
         let missing = |name: &SecretName| Error::NotFound {
             name: name.to_string(),
         };
-        let change = |name: &SecretName, kind| NameChange {
+        let change = |name: &SecretName, kind| KeyChange {
             name: name.clone(),
             kind,
         };
         match edit {
             Edit::Changes(changes) => {
-                // Looked through before anything is changed: what each name has in the end.
+                // Validated before the document changes: whether each name exists after this edit.
                 let mut is_there: HashMap<&SecretName, bool> = HashMap::new();
                 let mut sealed = Vec::with_capacity(changes.len());
                 for (name, new) in changes {
@@ -256,8 +253,8 @@ impl Shared {
                     sealed.push((
                         name,
                         match new {
-                            Some(New::Sealed(stored)) => Some(stored.clone()),
-                            Some(New::Value(value)) => Some(self.seal(value)?),
+                            Some(NewValue::Sealed(stored)) => Some(stored.clone()),
+                            Some(NewValue::Value(value)) => Some(self.seal(value)?),
                             None => None,
                         },
                     ));
@@ -298,18 +295,20 @@ impl Shared {
         self.queue.write(edits, |group| self.edit_all(group))
     }
 
-    /// What is to be stored for these changes. Encrypted here, by each writer for itself, and not under the file's lock.
+    /// The edit for these changes. Each writer encrypts its own values here, outside the file's lock.
     fn prepare(&self, changes: &[Change]) -> Result<Edit> {
         let stored = changes.iter().map(|change| match change {
             Change::Set(name, value) if value.len() > MAX_VALUE => Err(Error::TooLarge {
                 what: format!("the value of {name}"),
                 limit: MAX_VALUE,
             }),
-            // No key is made for what may not be written in the end.
+            // Creates no key for a write that may still fail.
             Change::Set(name, value) if self.options.encrypt && !self.options.key.exists() => {
-                Ok((name.clone(), Some(New::Value(value.clone()))))
+                Ok((name.clone(), Some(NewValue::Value(value.clone()))))
             }
-            Change::Set(name, value) => Ok((name.clone(), Some(New::Sealed(self.seal(value)?)))),
+            Change::Set(name, value) => {
+                Ok((name.clone(), Some(NewValue::Sealed(self.seal(value)?))))
+            }
             Change::Delete(name) => Ok((name.clone(), None)),
         });
         Ok(Edit::Changes(stored.collect::<Result<_>>()?))

@@ -1,5 +1,7 @@
+use std::time::SystemTime;
+
 use super::*;
-use crate::provider::{ChangeKind, NameChange};
+use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::{Change, MAX_VALUE, SecretValue};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -24,7 +26,7 @@ impl Scratch {
     }
     fn with(&self, change: impl FnOnce(&mut FileOptions)) -> FileProvider {
         let mut options = FileOptions {
-            place: StorePlace::new(None, self.0.path(), &self.path("live")),
+            location: StoreLocation::new(None, self.0.path(), &self.path("live")),
             key: KeySource::new(None, self.path("credential.key")),
             encrypt: true,
             max_stale: Duration::from_secs(3600),
@@ -55,11 +57,11 @@ fn set(provider: &FileProvider, key: &str, value: &str) -> Result<()> {
 }
 
 #[test]
-fn without_a_file_nothing_is_there_and_the_first_write_makes_it_for_its_owner_only() {
+fn without_a_file_there_are_no_keys_and_the_first_write_creates_it_private() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| {
         let folder = scratch.path("new");
-        o.place = StorePlace::new(None, &folder, &folder.join("live"));
+        o.location = StoreLocation::new(None, &folder, &folder.join("live"));
     });
     assert_eq!(get(&provider, "A"), None);
     assert!(!scratch.path("new").exists(), "a read makes nothing");
@@ -79,7 +81,7 @@ fn without_a_file_nothing_is_there_and_the_first_write_makes_it_for_its_owner_on
 }
 
 #[test]
-fn the_default_places_count_in_order_and_each_keeps_its_format() {
+fn the_first_default_path_is_used_and_keeps_its_format() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     scratch.write("secrets.yml", "A: yml\n");
@@ -97,7 +99,7 @@ fn the_default_places_count_in_order_and_each_keeps_its_format() {
 }
 
 #[test]
-fn plain_and_encrypted_values_lie_side_by_side_and_a_write_encrypts_its_own() {
+fn plain_and_encrypted_values_coexist_and_a_write_encrypts_only_its_own() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"alpha\", \"B\": \"beta\"}");
     let provider = scratch.provider();
@@ -121,7 +123,7 @@ fn a_plain_value_that_looks_encrypted_is_read_back_as_it_was_set() {
 }
 
 #[test]
-fn a_value_under_another_key_cannot_be_decrypted_and_the_others_work() {
+fn a_value_encrypted_with_another_key_fails_alone() {
     let scratch = Scratch::new();
     set(&scratch.provider(), "A", "alpha").unwrap();
     let text = scratch
@@ -144,31 +146,31 @@ fn a_value_under_another_key_cannot_be_decrypted_and_the_others_work() {
 }
 
 #[test]
-fn an_edit_by_another_shows_at_once_and_is_told_by_name_once() {
+fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let provider = scratch.provider();
     assert_eq!(
-        provider.refresh(),
-        Refreshed::Nothing,
+        provider.poll_changes(),
+        Changes::None,
         "the first reading is no change"
     );
     // Same length, in place, at once: the timestamps may well be the same.
     scratch.write("secrets.json", "{\"A\": \"3\", \"B\": \"2\"}");
-    let change = |key: &str, kind| NameChange {
+    let change = |key: &str, kind| KeyChange {
         name: name(key),
         kind,
     };
     assert_eq!(
-        provider.refresh(),
-        Refreshed::Names(vec![change("A", ChangeKind::Set)])
+        provider.poll_changes(),
+        Changes::Keys(vec![change("A", ChangeKind::Set)])
     );
-    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    assert_eq!(provider.poll_changes(), Changes::None);
     assert_eq!(get(&provider, "A").as_deref(), Some("3"));
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     assert_eq!(
-        provider.refresh(),
-        Refreshed::Names(vec![
+        provider.poll_changes(),
+        Changes::Keys(vec![
             change("A", ChangeKind::Deleted),
             change("B", ChangeKind::Deleted)
         ])
@@ -176,23 +178,23 @@ fn an_edit_by_another_shows_at_once_and_is_told_by_name_once() {
 }
 
 #[test]
-fn our_own_write_is_not_told_but_what_another_wrote_before_it_is() {
+fn an_own_write_is_not_reported_but_an_earlier_edit_by_another_program_is() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "1").unwrap();
-    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    assert_eq!(provider.poll_changes(), Changes::None);
     scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
     set(&provider, "B", "2").unwrap();
-    let foreign = NameChange {
+    let foreign = KeyChange {
         name: name("FOREIGN"),
         kind: ChangeKind::Set,
     };
-    assert_eq!(provider.refresh(), Refreshed::Names(vec![foreign]));
+    assert_eq!(provider.poll_changes(), Changes::Keys(vec![foreign]));
     assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
 }
 
 #[test]
-fn only_what_changed_has_a_new_time() {
+fn only_changed_keys_have_a_new_time() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let old = SystemTime::now() - Duration::from_secs(1000);
@@ -216,11 +218,11 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         let provider = scratch.provider();
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
         assert!(!provider.report().stale);
-        provider.refresh();
+        provider.poll_changes();
         scratch.write("secrets.json", bad);
         assert_eq!(
-            provider.refresh(),
-            Refreshed::Names(vec![]),
+            provider.poll_changes(),
+            Changes::Keys(vec![]),
             "its state changed, no name did"
         );
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
@@ -251,22 +253,22 @@ fn a_document_that_is_too_old_is_not_served() {
     assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
     scratch.write("secrets.json", "");
     assert!(
-        matches!(provider.held(&name("A")), Held::Value(_)),
+        matches!(provider.cached(&name("A")), Cached::Value(_)),
         "not looked at yet"
     );
     assert_eq!(
-        provider.refresh(),
-        Refreshed::All,
+        provider.poll_changes(),
+        Changes::All,
         "nor may a cache serve it"
     );
     assert!(matches!(
-        provider.held(&name("A")),
-        Held::Failed(Error::MalformedStore { .. })
+        provider.cached(&name("A")),
+        Cached::Failed(Error::MalformedStore { .. })
     ));
 }
 
 #[test]
-fn what_is_no_file_is_an_error_and_never_a_hang() {
+fn a_store_that_is_not_a_file_is_an_error_and_never_a_hang() {
     let scratch = Scratch::new();
     for (make, what) in [("folder", "it is a folder"), ("fifo", "it is a named pipe")] {
         let path = scratch.path(make);
@@ -279,7 +281,7 @@ fn what_is_no_file_is_an_error_and_never_a_hang() {
             )
             .unwrap(),
         }
-        let provider = scratch.with(|o| o.place = StorePlace::at(&path));
+        let provider = scratch.with(|o| o.location = StoreLocation::at(&path));
         for error in [
             provider.get(&name("A")).unwrap_err(),
             set(&provider, "A", "a").unwrap_err(),
@@ -333,7 +335,7 @@ fn a_document_that_would_grow_too_large_is_not_written() {
 }
 
 #[test]
-fn a_link_is_followed_and_its_target_replaced() {
+fn a_write_through_a_link_replaces_its_target() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path("elsewhere")).unwrap();
     scratch.write("elsewhere/real.json", "{\"A\": \"1\"}");
@@ -367,11 +369,11 @@ fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
     assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
-    assert!(!provider.report().available || provider.refresh() != Refreshed::Nothing);
+    assert!(!provider.report().available || provider.poll_changes() != Changes::None);
 }
 
 #[test]
-fn deleting_what_is_not_there_changes_nothing_at_all() {
+fn deleting_a_missing_key_changes_nothing() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\"}");
     let provider = scratch.provider();
@@ -396,7 +398,7 @@ fn deleting_what_is_not_there_changes_nothing_at_all() {
 }
 
 #[test]
-fn a_lock_that_is_held_ends_the_wait_with_its_name() {
+fn a_lock_timeout_names_the_lock_file() {
     let scratch = Scratch::new();
     let held = write::Lock::take(&scratch.path("secrets.json"), Duration::ZERO).unwrap();
     let provider = scratch.with(|o| o.lock_timeout = Duration::from_millis(5));
@@ -427,13 +429,13 @@ fn writers_of_one_file_lose_no_key() {
         "nothing is read before it is asked for"
     );
     let provider = scratch.provider();
-    provider.refresh();
+    provider.poll_changes();
     assert_eq!(provider.names().len(), 400);
     scratch.has_no_leftovers();
 }
 
 #[test]
-fn what_a_killed_writer_left_is_written_over_and_the_old_file_was_whole() {
+fn the_next_writer_replaces_the_temporary_file_of_a_killed_one() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\"}");
     scratch.write(".secrets.json.tmp", "{\"A\": \"ha");
@@ -515,7 +517,7 @@ fn acl(user: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_hard_link_keeps_what_was_there_before_and_it_is_said_once() {
+fn a_hard_link_keeps_the_old_content_with_one_warning() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"1\"}");
     std::fs::hard_link(scratch.path("secrets.json"), scratch.path("other")).unwrap();
@@ -532,7 +534,7 @@ fn a_hard_link_keeps_what_was_there_before_and_it_is_said_once() {
     assert_eq!(get(&provider, "A").as_deref(), Some("4"));
 }
 
-/// What is logged by this thread meanwhile.
+/// What this thread logs during the call.
 fn said_while(work: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Said(Arc<Mutex<Vec<u8>>>);

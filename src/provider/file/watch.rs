@@ -1,5 +1,5 @@
-//! The thread that looks at the secrets file, so that nobody else has to: a filesystem that hangs holds up this thread
-//! alone. Knows when to look and who waits for it, not what is seen.
+//! The thread that checks the secrets file. No other thread touches it to read, so a filesystem that hangs blocks this
+//! thread alone. Knows when to check and who waits, not what a check finds.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -16,42 +16,42 @@ use rustix::fs::inotify;
 
 use crate::provider::Done;
 
-/// How often the file is looked at where no notification comes: the file may lie where there are none.
-const EVERY: Duration = Duration::from_secs(1);
-/// When a file that changed just now is looked at again: its stamp may not tell a further change.
-const AGAIN: Duration = Duration::from_millis(25);
+/// How often the file is checked without a notification: not every filesystem sends any.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// When to check again a file that changed only just now: its stamp may not show the next change.
+const RECHECK_DELAY: Duration = Duration::from_millis(25);
 
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Who waits for the next look, and how the present one is going.
+/// The threads and callbacks that wait for a check, and since when the current check runs.
 pub(super) struct Watch {
     // A leaf lock.
-    looks: Mutex<Looks>,
-    looked: Condvar,
+    checks: Mutex<Checks>,
+    checked: Condvar,
     wake: Option<OwnedFd>,
-    /// When the look under way began, in milliseconds since `BASE`, plus one; 0: none is.
+    /// When the current check began, in milliseconds since `BASE`, plus one; 0: none runs.
     began: AtomicU64,
 }
 
 #[derive(Default)]
-struct Looks {
+struct Checks {
     is_running: bool,
     has_stopped: bool,
-    begun: u64,
-    ended: u64,
-    /// Who waits, and for the end of which look.
+    started: u64,
+    finished: u64,
+    /// Callbacks, each with the number of the check that it waits for.
     waiting: Vec<(u64, Done)>,
 }
 
-/// What the thread does.
-pub(super) trait Looker: Send + Sync + 'static {
-    /// Looks at the file, and takes in and tells what is new.
-    fn look(&self);
+/// What the thread checks.
+pub(super) trait CheckTarget: Send + Sync + 'static {
+    /// Checks the file, and reports what is new.
+    fn check(&self);
 
-    /// The files whose changes are to be noticed.
+    /// The files to watch.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// Whether the last look saw a file that may change without its stamp telling.
+    /// Whether the file changed so recently that its stamp may not show the next change.
     fn is_unsettled(&self) -> bool;
 }
 
@@ -59,25 +59,25 @@ impl Watch {
     pub(super) fn new() -> Arc<Self> {
         LazyLock::force(&BASE);
         Arc::new(Self {
-            looks: Mutex::default(),
-            looked: Condvar::new(),
+            checks: Mutex::default(),
+            checked: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok(),
             began: AtomicU64::new(0),
         })
     }
 
-    fn looks(&self) -> MutexGuard<'_, Looks> {
-        self.looks.lock().unwrap_or_else(|e| e.into_inner())
+    fn checks(&self) -> MutexGuard<'_, Checks> {
+        self.checks.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn wake(&self) {
         if let Some(wake) = &self.wake {
-            // A counter that is full wakes, too.
+            // The write fails only if the counter is full, which wakes the thread as well.
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
         }
     }
 
-    /// For how long the look under way has been going on.
+    /// How long the current check has run.
     pub(super) fn hanging_for(&self, now: Instant) -> Duration {
         match self.began.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -88,115 +88,127 @@ impl Watch {
         }
     }
 
-    /// Calls `done` after a look that begins from now on. Without a thread to look, looks here and now.
-    pub(super) fn look_then<L: Looker>(self: &Arc<Self>, looker: &Arc<L>, done: Done) {
+    /// Calls `done` after a check that begins after this call. If the thread cannot be started, checks on this thread.
+    pub(super) fn check_then<L: CheckTarget>(self: &Arc<Self>, target: &Arc<L>, done: Done) {
         {
-            let mut looks = self.looks();
-            if self.is_running(&mut looks, looker) {
-                let next = looks.begun + 1;
-                looks.waiting.push((next, done));
-                drop(looks);
+            let mut checks = self.checks();
+            if self.ensure_running(&mut checks, target) {
+                let next = checks.started + 1;
+                checks.waiting.push((next, done));
+                drop(checks);
                 return self.wake();
             }
         }
-        looker.look();
+        target.check();
         done();
     }
 
-    /// Waits for a look that begins from now on, at most this long; whether it has ended.
-    pub(super) fn look<L: Looker>(self: &Arc<Self>, looker: &Arc<L>, patience: Duration) -> bool {
-        let mut looks = self.looks();
-        if !self.is_running(&mut looks, looker) {
-            drop(looks);
-            looker.look();
+    /// Waits for a check that begins after this call; `false` if it did not end within `timeout`.
+    pub(super) fn check<L: CheckTarget>(
+        self: &Arc<Self>,
+        target: &Arc<L>,
+        timeout: Duration,
+    ) -> bool {
+        let mut checks = self.checks();
+        if !self.ensure_running(&mut checks, target) {
+            drop(checks);
+            target.check();
             return true;
         }
-        let next = looks.begun + 1;
+        let next = checks.started + 1;
         self.wake();
-        let until = |looks: &mut Looks| looks.ended < next && !looks.has_stopped;
-        let waited = self.looked.wait_timeout_while(looks, patience, until);
+        let until = |checks: &mut Checks| checks.finished < next && !checks.has_stopped;
+        let waited = self.checked.wait_timeout_while(checks, timeout, until);
         !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
     }
 
     /// Starts the thread at the first use.
-    fn is_running<L: Looker>(self: &Arc<Self>, looks: &mut Looks, looker: &Arc<L>) -> bool {
-        if !looks.is_running && self.wake.is_some() {
-            let (watch, looker) = (self.clone(), Arc::downgrade(looker));
+    fn ensure_running<L: CheckTarget>(
+        self: &Arc<Self>,
+        checks: &mut Checks,
+        target: &Arc<L>,
+    ) -> bool {
+        if !checks.is_running && self.wake.is_some() {
+            let (watch, target) = (self.clone(), Arc::downgrade(target));
             let run = move || {
-                let mut ear = Ear::new();
+                let mut notifier = FileNotifier::new();
                 loop {
-                    let Some(looker) = looker.upgrade() else {
+                    let Some(target) = target.upgrade() else {
                         return;
                     };
-                    if !watch.one_look(&*looker, &mut ear) {
+                    if !watch.run_check(&*target, &mut notifier) {
                         return;
                     }
-                    let pause = if looker.is_unsettled() { AGAIN } else { EVERY };
-                    drop(looker);
-                    ear.wait(&watch, pause);
+                    let pause = if target.is_unsettled() {
+                        RECHECK_DELAY
+                    } else {
+                        POLL_INTERVAL
+                    };
+                    drop(target);
+                    notifier.wait(&watch, pause);
                 }
             };
             let thread = std::thread::Builder::new().name("store".to_owned());
             match thread.spawn(run) {
-                Ok(_) => looks.is_running = true,
+                Ok(_) => checks.is_running = true,
                 Err(error) => {
                     tracing::warn!("no thread could be started that watches the store: {error}");
                 }
             }
         }
-        looks.is_running
+        checks.is_running
     }
 
-    /// One look, and the answers to those who waited for it; `false`: it was the last one.
-    fn one_look(&self, looker: &impl Looker, ear: &mut Ear) -> bool {
+    /// Runs one check and releases those who waited for it; `false` if the watch was stopped.
+    fn run_check(&self, target: &impl CheckTarget, notifier: &mut FileNotifier) -> bool {
         let number = {
-            let mut looks = self.looks();
-            if looks.has_stopped {
+            let mut checks = self.checks();
+            if checks.has_stopped {
                 return false;
             }
-            looks.begun += 1;
-            looks.begun
+            checks.started += 1;
+            checks.started
         };
         let began = u64::try_from(BASE.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.began.store(began + 1, Ordering::Relaxed);
-        // First, so that nothing that changes after the look goes unnoticed.
-        ear.listen_to(&looker.files());
-        looker.look();
+        // Before the check, so that a change after it is noticed.
+        notifier.watch_folders_of(&target.files());
+        target.check();
         self.began.store(0, Ordering::Relaxed);
         let served = {
-            let mut looks = self.looks();
-            looks.ended = number;
-            let all = std::mem::take(&mut looks.waiting);
+            let mut checks = self.checks();
+            checks.finished = number;
+            let all = std::mem::take(&mut checks.waiting);
             let (served, rest) = all.into_iter().partition(|(needs, _)| *needs <= number);
-            looks.waiting = rest;
+            checks.waiting = rest;
             served
         };
-        self.looked.notify_all();
+        self.checked.notify_all();
         let served: Vec<(u64, Done)> = served;
         served.into_iter().for_each(|(_, done)| done());
         true
     }
 
-    /// Ends the thread after the look under way.
+    /// Ends the thread after the current check.
     pub(super) fn stop(&self) {
         let waiting = {
-            let mut looks = self.looks();
-            looks.has_stopped = true;
-            std::mem::take(&mut looks.waiting)
+            let mut checks = self.checks();
+            checks.has_stopped = true;
+            std::mem::take(&mut checks.waiting)
         };
-        self.looked.notify_all();
+        self.checked.notify_all();
         self.wake();
         waiting.into_iter().for_each(|(_, done)| done());
     }
 }
 
-/// What hears of changes to files.
-struct Ear {
+/// Waits for changes of files, with inotify if it works.
+struct FileNotifier {
     inotify: Option<OwnedFd>,
     names: HashSet<OsString>,
 }
 
-impl Ear {
+impl FileNotifier {
     fn new() -> Self {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         Self {
@@ -205,8 +217,8 @@ impl Ear {
         }
     }
 
-    /// Listens to the folders of these files. A folder that is listened to already costs nothing more.
-    fn listen_to(&mut self, files: &[PathBuf]) {
+    /// Watches the folders of these files. Watching a folder again costs nothing more.
+    fn watch_folders_of(&mut self, files: &[PathBuf]) {
         let Some(inotify) = &self.inotify else { return };
         use inotify::WatchFlags as W;
         let flags = W::CREATE
@@ -221,12 +233,12 @@ impl Ear {
         for file in files {
             self.names.extend(file.file_name().map(OsStr::to_owned));
             let folder = file.parent().unwrap_or(Path::new("/"));
-            // A folder that cannot be listened to is looked at every second.
+            // A folder that cannot be watched is checked every second.
             let _ = inotify::add_watch(inotify, folder, flags);
         }
     }
 
-    /// Waits until one of the files changes, somebody wants a look, or it is time for one.
+    /// Waits until a file changes, a caller asks for a check, or `pause` has passed.
     fn wait(&self, watch: &Watch, pause: Duration) {
         let until = Instant::now() + pause;
         loop {
@@ -237,35 +249,35 @@ impl Ear {
             };
             let mut fds = Vec::with_capacity(2);
             let wake = watch.wake.as_ref().map(AsFd::as_fd);
-            let ear = self.inotify.as_ref().map(AsFd::as_fd);
-            for fd in [wake, ear].iter().flatten() {
+            let notifier = self.inotify.as_ref().map(AsFd::as_fd);
+            for fd in [wake, notifier].iter().flatten() {
                 fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
             }
             if poll(&mut fds, Some(&timeout)).is_err() && left.is_zero() {
                 return;
             }
             let woken = wake.is_some_and(|wake| rustix::io::read(wake, &mut [0; 8]).is_ok());
-            if self.has_heard() || woken || left.is_zero() {
+            if self.has_event() || woken || left.is_zero() {
                 return;
             }
         }
     }
 
-    /// Whether one of the files changed since this was last asked.
-    fn has_heard(&self) -> bool {
+    /// Whether a file changed since the last call.
+    fn has_event(&self) -> bool {
         let Some(inotify) = &self.inotify else {
             return false;
         };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(inotify, &mut buffer);
-        let mut heard = false;
+        let mut has_event = false;
         while let Ok(event) = events.next() {
-            heard |= match event.file_name() {
+            has_event |= match event.file_name() {
                 Some(name) => self.names.contains(OsStr::from_bytes(name.to_bytes())),
-                // Of the folder itself, or too many to tell.
+                // The folder itself changed, or the queue overflowed.
                 None => true,
             };
         }
-        heard
+        has_event
     }
 }

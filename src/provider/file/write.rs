@@ -1,4 +1,4 @@
-//! Replaces a file whole or not at all, one writer at a time. Knows nothing of what is in it.
+//! Replaces a file atomically, one writer at a time. Knows nothing of its content.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
@@ -13,17 +13,18 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::settings::files::{Stamp, not_a_file};
 
-/// The lock beside a file, held until dropped. The lock file stays: removing it would give two writers two locks.
+/// The lock file beside a file, locked until dropped. The file stays: if it were removed, two writers could lock two
+/// files.
 pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Waits for the lock of `path`, at most `patience`; makes its folder (0700) where there is none.
+    /// Waits for the lock of `path`, at most `timeout`; creates its folder (0700) if there is none.
     ///
     /// # Errors
-    /// [`Error::Io`]: `ETIMEDOUT` names the lock file; else what the system said.
-    pub(crate) fn take(path: &Path, patience: Duration) -> Result<Self> {
+    /// [`Error::Io`], with `ETIMEDOUT` after the timeout.
+    pub(crate) fn take(path: &Path, timeout: Duration) -> Result<Self> {
         let lock = beside(path, "", ".lock");
         make_parent(path)?;
         let started = Instant::now();
@@ -44,18 +45,18 @@ impl Lock {
                 if errno != Errno::WOULDBLOCK && errno != Errno::INTR {
                     return Err(Error::io(format!("locking {}", lock.display()), errno));
                 }
-                if started.elapsed() >= patience {
+                if started.elapsed() >= timeout {
                     let context = format!(
-                        "another writer holds {} for over {} s",
+                        "another writer has held {} for over {} s",
                         lock.display(),
-                        patience.as_secs_f64()
+                        timeout.as_secs_f64()
                     );
                     return Err(Error::io(context, Errno::TIMEDOUT));
                 }
-                // Asked often, because a busy writer leaves only a moment between two of its writes.
+                // Short, because a busy writer releases the lock only for a moment between two writes.
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // Someone may have removed the file meanwhile; then others lock another one.
+            // If the file was removed meanwhile, other writers lock another one.
             let (mine, there) = (rustix::fs::fstat(&file), rustix::fs::stat(&lock));
             if let (Ok(mine), Ok(there)) = (mine, there)
                 && (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
@@ -66,7 +67,7 @@ impl Lock {
     }
 }
 
-/// A new content that waits beside its file. Dropped without [`commit`](Self::commit), it is removed.
+/// New content in a temporary file beside its target. Dropped without [`commit`](Self::commit), it is removed.
 pub(crate) struct Replacement {
     target: PathBuf,
     temporary: PathBuf,
@@ -75,9 +76,9 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Writes the new content beside `target` and onto the disk, with the owner, the mode and the ACL of the file that is
-    /// there; with `mode` where there is none. The caller holds the target's lock, so the temporary
-    /// file may have a fixed name: what a killed writer left is written over by the next.
+    /// Writes the new content to the disk beside `target`, with the owner, mode and ACL of `target`, or with `mode` if
+    /// there is none. The caller holds the target's lock, so the temporary file has a fixed name: the next writer
+    /// replaces what a killed one left.
     ///
     /// # Errors
     /// [`Error::Io`]; nothing is left behind.
@@ -107,7 +108,7 @@ impl Replacement {
         give_to_owner_of(target, &replacement.file)?;
         let there = rustix::fs::lstat(target).ok();
         let there = there.filter(|stat| not_a_file(stat).is_none());
-        // The mask may have taken bits that the old file had.
+        // The umask may have cleared bits that the old file has.
         let mode = there.map_or(mode, |stat| stat.st_mode & 0o777);
         rustix::fs::fchmod(&replacement.file, Mode::from_raw_mode(mode))
             .map_err(|errno| failed(errno.into()))?;
@@ -119,10 +120,10 @@ impl Replacement {
         Ok(replacement)
     }
 
-    /// Puts it in the target's place, and gives the stamp that it has there.
+    /// Renames it onto the target, and returns its stamp there.
     ///
     /// # Errors
-    /// [`Error::Io`]; the old file is whole then.
+    /// [`Error::Io`]; the old file is unchanged then.
     pub(crate) fn commit(mut self) -> Result<Stamp> {
         let failed = |error: std::io::Error| {
             Error::io(format!("replacing {}", self.target.display()), error)
@@ -142,7 +143,7 @@ impl Drop for Replacement {
     }
 }
 
-/// Brings a folder's entries onto the disk. The rename has been done, so a failure is a warning.
+/// Syncs the folder of a file. A failure is only a warning, because the rename is done.
 pub(crate) fn sync_folder_of(path: &Path) {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -154,10 +155,10 @@ pub(crate) fn sync_folder_of(path: &Path) {
     }
 }
 
-/// Replaces a file's content at once: for files that are not secrets files.
+/// Replaces a file without its lock: for files other than the secrets file.
 ///
 /// # Errors
-/// [`Error::Io`]; the old file is whole then.
+/// [`Error::Io`]; the old file is unchanged then.
 pub(crate) fn replace(target: &Path, content: &[u8], mode: u32) -> Result<()> {
     make_parent(target)?;
     Replacement::prepare(target, content, mode)?.commit()?;
@@ -165,7 +166,7 @@ pub(crate) fn replace(target: &Path, content: &[u8], mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the folder that a file is to lie in, 0700.
+/// Creates a file's folder, 0700.
 fn make_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else {
         return Ok(());
@@ -177,12 +178,12 @@ fn make_parent(path: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("making {}", parent.display()), error))
 }
 
-/// When root writes a user's file, it stays the user's (or his folder's, when it is new).
+/// If root writes a file, gives it to the owner of the file at `path`, or else to the owner of the folder.
 pub(super) fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    // Not through a link: `path` has been followed, or it is a link into the mount that is to be replaced.
+    // Does not follow links: `path` was followed already, or it is a link into the mount that gets replaced.
     let owner = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
         Err(_) => match path.parent().map(rustix::fs::stat) {
@@ -206,7 +207,7 @@ pub(super) fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
 /// The extended attribute that holds a file's ACL (acl(5), `linux/posix_acl_xattr.h`).
 const ACL: &str = "system.posix_acl_access";
 
-/// Gives a file the ACL of another one. Where that has none, a default of the folder does not count either.
+/// Copies a file's ACL to another. If the first has none, this also removes a default ACL that the folder gave.
 fn copy_acl(from: &Path, to: impl AsFd) -> rustix::io::Result<()> {
     let mut acl = [0; 4096];
     match rustix::fs::lgetxattr(from, ACL, &mut acl) {

@@ -1,4 +1,4 @@
-//! Where Vault is and what is read there, checked before anything is sent. Makes no call.
+//! Vault's address and the path of the secret, validated before the first request. Makes no call.
 
 use std::fmt;
 
@@ -6,35 +6,35 @@ use reqwest::Url;
 
 use crate::error::{Error, Result};
 
-/// The longest path that is asked for, in bytes.
+/// The longest path, in bytes.
 const MAX_PATH: usize = 1024;
 
-/// Vault's address. `Display` is for people, and holds nothing that is not for all eyes.
+/// Vault's address. `Display` is safe to log: [`parse`](Self::parse) refuses an address with a password.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
     /// Scheme, host and port, without a slash at the end.
     pub(super) origin: String,
-    /// What a proxy wants before `/v1`; empty, or with a slash at its beginning and none at its end.
+    /// The path before `/v1`, for a proxy; empty, or with a leading slash and without a trailing one.
     prefix: String,
     pub(super) is_https: bool,
 }
 
 impl Address {
     pub(super) fn parse(text: &str) -> Result<Self> {
-        // The text itself is not told: it may bear a password.
-        let wrong = |why: &str| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}"));
+        // The error does not quote the text: it may contain a password.
+        let invalid = |why: &str| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}"));
         let url = Url::parse(text.trim())
-            .map_err(|error| wrong(&format!("is no address of a server: {error}")))?;
+            .map_err(|error| invalid(&format!("is not the address of a server: {error}")))?;
         if !matches!(url.scheme(), "https" | "http") {
-            return Err(wrong("must begin with https:// or http://"));
+            return Err(invalid("must begin with https:// or http://"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
-                "must not hold a user or a password; the token goes into vault_token",
+            return Err(invalid(
+                "must not contain a user or a password; the token goes into vault_token",
             ));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("must end before any '?' or '#'"));
+            return Err(invalid("must end before any '?' or '#'"));
         }
         Ok(Self {
             origin: url.origin().ascii_serialization(),
@@ -43,7 +43,7 @@ impl Address {
         })
     }
 
-    /// What stands between the host and an endpoint's own path: `v1`.
+    /// The path between the host and that of an endpoint: `v1`, or `PREFIX/v1`.
     pub(super) fn version(&self) -> String {
         format!("{}/v1", self.prefix).trim_matches('/').to_owned()
     }
@@ -55,14 +55,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where the document lies, by the KV engine's mount point and the path in it; neither with a slash at its ends.
+/// The path of the document: the KV engine's mount point and the path in the engine, both without slashes at the ends.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct SecretPath {
     pub(super) mount_point: String,
     pub(super) path: String,
 }
 
-impl Place {
+impl SecretPath {
     pub(super) fn new(mount_point: &str, path: &str) -> Result<Self> {
         Ok(Self {
             mount_point: checked("vault_mount_point", mount_point)?,
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SecretPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.mount_point, self.path)
     }
@@ -79,20 +79,20 @@ impl fmt::Display for Place {
 
 fn checked(setting: &str, text: &str) -> Result<String> {
     let trimmed = text.trim_matches('/');
-    let wrong = |why: &str| Err(Error::Settings(format!("{setting} {why}")));
+    let invalid = |why: &str| Err(Error::Settings(format!("{setting} {why}")));
     if trimmed.trim().is_empty() {
-        return wrong("is empty; it names a place in Vault, as in team/kv");
+        return invalid("is empty; set a path in Vault, such as team/kv");
     }
     if trimmed.len() > MAX_PATH {
-        return wrong("is over 1024 bytes long");
+        return invalid("is over 1024 bytes long");
     }
     if trimmed.chars().any(char::is_control) {
-        return wrong("holds a control character");
+        return invalid("contains a control character");
     }
-    // An address would lose such segments, and lead elsewhere.
+    // A URL drops such segments, so that the request would read another path.
     let is_odd = |segment: &str| matches!(segment, "" | "." | "..");
     if trimmed.split('/').any(is_odd) {
-        return wrong("must not have an empty segment, '.' or '..' in it");
+        return invalid("must not have an empty segment, '.' or '..' in it");
     }
     Ok(trimmed.to_owned())
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_server_and_perhaps_a_path_before_the_version() {
+    fn an_address_is_a_server_with_an_optional_path_before_the_version() {
         for (text, shown, version) in [
             ("http://127.0.0.1:8200", "http://127.0.0.1:8200", "v1"),
             (
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_without_quoting_it() {
+    fn an_invalid_address_is_refused_without_quoting_it() {
         for text in [
             "vault.example.com:8200",
             "hunter2",
@@ -140,16 +140,16 @@ mod tests {
     }
 
     #[test]
-    fn a_place_has_whole_segments() {
-        let place = Place::new("/team/kv/", "a/b c/ä%2e/").unwrap();
-        assert_eq!(place.to_string(), "team/kv/a/b c/ä%2e");
+    fn a_path_with_empty_or_dot_segments_is_refused() {
+        let path = SecretPath::new("/team/kv/", "a/b c/ä%2e/").unwrap();
+        assert_eq!(path.to_string(), "team/kv/a/b c/ä%2e");
         let long = "x".repeat(MAX_PATH + 1);
         for path in [
             "", "/", " ", "..", "a/../b", "./a", "a//b", "a\nb", "a\0", &long,
         ] {
-            let said = Place::new("secret", path).unwrap_err().to_string();
+            let said = SecretPath::new("secret", path).unwrap_err().to_string();
             assert!(said.starts_with("vault_path "), "{said}");
-            let said = Place::new(path, "p").unwrap_err().to_string();
+            let said = SecretPath::new(path, "p").unwrap_err().to_string();
             assert!(said.starts_with("vault_mount_point "), "{said}");
         }
     }

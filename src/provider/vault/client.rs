@@ -1,47 +1,41 @@
-//! Sends vaultrs' requests and gives Vault's answers: one connection pool, no redirects, bounded bodies. Knows no secret
-//! and no way to log in.
+//! Sends vaultrs' requests and reads Vault's responses: one connection pool, no redirects, bounded bodies. Knows no
+//! secret and no way to log in.
 //!
-//! vaultrs makes the requests (method, path, body, headers). They are sent from here and not by vaultrs itself: it reads
-//! a body whatever its size into memory that is not wiped, drops `Retry-After` and `Location`, and follows redirects,
-//! on which reqwest would pass the token on.
+//! vaultrs builds the requests (method, path, body, headers). This client sends them, because vaultrs itself reads a
+//! body of any size into memory that is not wiped, drops `Retry-After` and `Location`, and follows redirects, along
+//! which reqwest would send the token.
 
 use std::time::Duration;
 
+use reqwest::Request;
 use reqwest::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Request, StatusCode};
 use rustify::endpoint::Endpoint;
 use vaultrs::api::EndpointMiddleware;
 
 use super::VaultOptions;
 use super::address::Address;
 use super::failure;
+use super::response::Response;
 use super::trust;
 use crate::provider::backend::{FetchError, tls};
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretBuffer, SecretValue};
 
-/// The header that bears the token (Vault API documentation, "HTTP API", "Authentication").
+/// The header for the token (Vault API documentation, "HTTP API", "Authentication").
 const TOKEN: &str = "X-Vault-Token";
 
-/// A way to one Vault.
+/// An HTTP client for one Vault.
 pub(super) struct Client {
     http: reqwest::Client,
     address: Address,
-    /// Adds the version to the path, and `X-Vault-Request` and `X-Vault-Namespace`. It has no token: ours is marked as
-    /// sensitive, so that nobody prints it.
+    /// Adds the API version to the path, and the headers `X-Vault-Request` and `X-Vault-Namespace`. Holds no token:
+    /// [`send`](Client::send) adds it, marked as sensitive, so that no log prints it.
     middleware: EndpointMiddleware,
 }
 
-/// What Vault answered: a status that says what there is or what is refused. All else is a [`FetchError`] already.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    /// In locked memory; what the connection's own buffers held of it is not wiped.
-    pub(super) body: SecretBuffer,
-}
-
 impl Client {
-    /// A client that has made no connection yet. Reads the certificates that it is to trust.
+    /// A client without a connection yet. Reads the files of the trusted certificates.
     pub(super) fn new(options: &VaultOptions, address: &Address) -> Result<Self, FetchError> {
         tls::install_crypto();
         let builder = reqwest::Client::builder()
@@ -52,7 +46,7 @@ impl Client {
         let builder = if address.is_https {
             trust::apply(builder, &options.tls)?
         } else {
-            // Else the system's certificates would be read for nothing.
+            // Without this reqwest reads the system's certificates, which plain HTTP does not need.
             builder.tls_certs_only([])
         };
         Ok(Self {
@@ -73,35 +67,35 @@ impl Client {
         &self.address
     }
 
-    /// Sends a request and reads its answer whole.
+    /// Sends a request and reads its response whole.
     ///
     /// # Errors
-    /// Whatever kept Vault from an answer of its own: the network, TLS, a redirect, a limit on requests, a failure (5xx).
+    /// The network, TLS, a redirect, a rate limit, or a failure of the server (5xx).
     pub(super) async fn send(
         &self,
         endpoint: impl Endpoint,
         token: Option<&SecretValue>,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<Response, FetchError> {
         let request = self.request(endpoint, token)?;
-        let failed = |error| failure::no_answer(&self.address, &error);
-        let mut response = self.http.execute(request).await.map_err(failed)?;
-        let status = response.status();
+        let failed = |error| failure::no_response(&self.address, &error);
+        let mut incoming = self.http.execute(request).await.map_err(failed)?;
+        let status = incoming.status();
         if status.is_redirection() {
-            let to = response.headers().get(LOCATION);
+            let to = incoming.headers().get(LOCATION);
             return Err(failure::redirected(&self.address, to));
         }
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
+        let retry_after = incoming.headers().get(RETRY_AFTER).and_then(seconds);
         let mut body = SecretBuffer::new(&[]);
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        while let Some(chunk) = incoming.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_DOCUMENT {
                 return Err(failure::too_large(&self.address));
             }
             body.write_at(body.len(), &chunk);
         }
-        let answer = Answer { status, body };
-        match failure::of_server(&self.address, &answer, retry_after) {
+        let response = Response { status, body };
+        match failure::server_failure(&self.address, &response, retry_after) {
             Some(error) => Err(error),
-            None => Ok(answer),
+            None => Ok(response),
         }
     }
 

@@ -1,5 +1,4 @@
-//! What went wrong on the way to Vault or in it, in words for people: what failed, the setting it is about, what to do.
-//! Quotes nothing that a server said.
+//! Error messages for Vault: what failed, which setting it concerns, what to do. They never quote the server.
 
 use std::error::Error;
 use std::io;
@@ -8,14 +7,13 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use rustls::{AlertDescription, CertificateError};
-use serde::Deserialize;
 
 use super::address::Address;
-use super::client::Answer;
+use super::response::Response;
 use crate::provider::backend::{FetchError, Retry};
 
-/// There was no answer, or not all of it.
-pub(super) fn no_answer(address: &Address, error: &reqwest::Error) -> FetchError {
+/// Vault did not respond, or not completely.
+pub(super) fn no_response(address: &Address, error: &reqwest::Error) -> FetchError {
     let causes = || causes_of(error);
     if let Some(tls) = causes().find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
         return FetchError::lasting(wrong_tls(address, tls));
@@ -33,11 +31,13 @@ pub(super) fn no_answer(address: &Address, error: &reqwest::Error) -> FetchError
     }
     let system = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
     let why = if error.is_timeout() {
-        "it took too long; is vault_url (or VAULT_ADDR) right, and no firewall between?".to_owned()
+        "it took too long; is vault_url (or VAULT_ADDR) right, and is there no firewall in between?"
+            .to_owned()
     } else if causes().any(|cause| cause.to_string().starts_with("dns error")) {
-        "its name is not known; is vault_url (or VAULT_ADDR) right?".to_owned()
+        "its name cannot be resolved; is vault_url (or VAULT_ADDR) right?".to_owned()
     } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        "connection refused; is it running there, and vault_url (or VAULT_ADDR) right?".to_owned()
+        "connection refused; is it running there, and is vault_url (or VAULT_ADDR) right?"
+            .to_owned()
     } else if let Some(error) = system {
         format!("{}; is vault_url (or VAULT_ADDR) right?", error.kind())
     } else {
@@ -46,7 +46,7 @@ pub(super) fn no_answer(address: &Address, error: &reqwest::Error) -> FetchError
     FetchError::passing(format!("cannot connect to Vault at {address}: {why}"))
 }
 
-/// The error and all that caused it. What an [`io::Error`] wraps is not its `source`.
+/// The error and its causes. An [`io::Error`] does not give the error that it wraps as its `source`.
 fn causes_of<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -80,7 +80,7 @@ fn wrong_tls(address: &Address, error: &rustls::Error) -> String {
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::AccessDenied,
         ) => {
-            "it wants a certificate of ours that it accepts; set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
+            "it requires a client certificate that it accepts; set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
         }
         _ => return format!("TLS with Vault at {address} failed: {error}"),
     };
@@ -89,26 +89,24 @@ fn wrong_tls(address: &Address, error: &rustls::Error) -> String {
 
 fn wrong_certificate(error: &CertificateError) -> String {
     match error {
-        // The latter where an authority of the same name is trusted.
+        // rustls gives `BadSignature` if it trusts another authority of the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "nobody who is trusted has issued it; set VAULT_CACERT to the PEM file of its issuer"
-                .to_owned()
+            "its issuer is not trusted; set VAULT_CACERT to the PEM file of its issuer".to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it has expired; renew it, or set this machine's clock right".to_owned()
+            "it has expired; renew it, or correct this machine's clock".to_owned()
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet; set this machine's clock right".to_owned()
+            "it is not valid yet; correct this machine's clock".to_owned()
         }
         CertificateError::NotValidForName => {
-            "it is for another name; set vault_url (or VAULT_ADDR) to a name that it is for"
-                .to_owned()
+            "it is for another name; set vault_url (or VAULT_ADDR) to a name in it".to_owned()
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             // As rustls shows them: `DnsName("vault.example.com")`.
             let names = presented.join(", ");
             format!(
-                "it is for another name; set vault_url (or VAULT_ADDR) to one that it is for: {names}"
+                "it is for another name; set vault_url (or VAULT_ADDR) to one of its names: {names}"
             )
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
@@ -116,12 +114,12 @@ fn wrong_certificate(error: &CertificateError) -> String {
     }
 }
 
-/// The client could not be made at all, whose own files were found to be good.
+/// Building the client failed, although the files of its certificates are good.
 pub(super) fn cannot_build(error: &reqwest::Error) -> FetchError {
     let why = causes_of(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
     FetchError::lasting(match why {
         Some(rustls::Error::General(_)) => {
-            "this machine has no certificates to check Vault's by; install the package ca-certificates, \
+            "this machine has no certificates to verify Vault's; install the package ca-certificates, \
              or set VAULT_CACERT to the PEM file of its issuer"
                 .to_owned()
         }
@@ -130,14 +128,14 @@ pub(super) fn cannot_build(error: &reqwest::Error) -> FetchError {
     })
 }
 
-/// No request could be made of the address and the token, though both were checked.
+/// Building the request failed, although address and token were validated.
 pub(super) fn no_request(address: &Address) -> FetchError {
     FetchError::lasting(format!(
-        "no request to Vault at {address} can be made of vault_url, vault_path and the token"
+        "no request to Vault at {address} can be built from vault_url, vault_path and the token"
     ))
 }
 
-/// The answer sends us elsewhere, where the token does not follow.
+/// Vault redirects elsewhere; the client does not send the token there.
 pub(super) fn redirected(address: &Address, to: Option<&HeaderValue>) -> FetchError {
     let base = Url::parse(&address.origin).ok();
     let to = to
@@ -145,37 +143,37 @@ pub(super) fn redirected(address: &Address, to: Option<&HeaderValue>) -> FetchEr
         .map(|to| to.origin().ascii_serialization());
     let to = to.as_deref().unwrap_or("an address that cannot be read");
     FetchError::lasting(format!(
-        "Vault at {address} redirects to {to}, which is not followed with a token; \
+        "Vault at {address} redirects to {to}; redirects are not followed, because they would take the token along; \
          set vault_url (or VAULT_ADDR) to the active node itself"
     ))
 }
 
-/// More than any document may have.
+/// The response is larger than the largest document.
 pub(super) fn too_large(address: &Address) -> FetchError {
     FetchError::lasting(format!(
-        "the answer of Vault at {address} is too large: over 16 MiB"
+        "the response of Vault at {address} is too large: over 16 MiB"
     ))
 }
 
-/// What an answer's status says of the server itself; `None` where the status is about what was asked (2xx, 4xx).
+/// The failure of the server that a status stands for; `None` if the status is about the request (2xx, 4xx).
 /// (Vault API documentation, "HTTP status codes", and "/sys/health" for 472 and 473.)
-pub(super) fn of_server(
+pub(super) fn server_failure(
     address: &Address,
-    answer: &Answer,
+    response: &Response,
     retry_after: Option<Duration>,
 ) -> Option<FetchError> {
-    let reason = match answer.status.as_u16() {
+    let reason = match response.status.as_u16() {
         412 => format!("Vault at {address} has not caught up with its cluster yet (412)"),
-        429 => format!(
-            "Vault at {address} limits its requests (429); a greater ttl asks it less often"
-        ),
+        429 => format!("Vault at {address} limits its requests (429); a longer ttl sends fewer"),
         472 => format!(
             "Vault at {address} is a disaster recovery secondary (472); set vault_url (or VAULT_ADDR) to the active cluster"
         ),
         473 => format!(
             "Vault at {address} is a standby (473); set vault_url (or VAULT_ADDR) to the active node"
         ),
-        503 if answer.says("is sealed") => format!("Vault at {address} is sealed; unseal it"),
+        503 if response.has_error("is sealed") => {
+            format!("Vault at {address} is sealed; unseal it")
+        }
         503 => format!(
             "Vault at {address} is not available (503): sealed, not initialized, or down for maintenance"
         ),
@@ -186,52 +184,31 @@ pub(super) fn of_server(
     Some(FetchError { reason, retry })
 }
 
-/// A status that the request should not have met.
-pub(super) fn unexpected(address: &Address, answer: &Answer) -> FetchError {
-    if !answer.is_of_vault() {
-        return not_vault(address, answer);
+/// A status that no request of ours should get.
+pub(super) fn unexpected(address: &Address, response: &Response) -> FetchError {
+    if !response.is_from_vault() {
+        return not_vault(address, response);
     }
-    let status = answer.status.as_u16();
+    let status = response.status.as_u16();
     FetchError::lasting(format!(
         "Vault at {address} refused the request ({status}); its audit log says why"
     ))
 }
 
-/// Something else answers at the address.
-pub(super) fn not_vault(address: &Address, answer: &Answer) -> FetchError {
-    let status = answer.status.as_u16();
+/// Another server than Vault is at the address.
+pub(super) fn not_vault(address: &Address, response: &Response) -> FetchError {
+    let status = response.status.as_u16();
     let tls = perhaps_tls(address);
     FetchError::lasting(format!(
-        "what answers at {address} ({status}) does not seem to be Vault: its answer is not JSON as Vault's is; \
+        "what answers at {address} ({status}) does not seem to be Vault: its response is not JSON like Vault's; \
          is vault_url (or VAULT_ADDR) right?{tls}"
     ))
 }
 
-/// What may be wrong where what answers an address without TLS does not speak HTTP.
+/// A hint for an address without TLS whose server does not speak HTTP.
 fn perhaps_tls(address: &Address) -> &'static str {
     match address.is_https {
         true => "",
         false => " (If it speaks TLS, vault_url must begin with https://)",
-    }
-}
-
-/// `{"errors": [...]}`, the body of whatever is refused.
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<String>,
-}
-
-impl Answer {
-    /// Whether one of Vault's own errors has these words.
-    pub(super) fn says(&self, words: &str) -> bool {
-        let body: Result<Errors, _> = serde_json::from_slice(self.body.as_bytes());
-        body.is_ok_and(|body| body.errors.iter().any(|error| error.contains(words)))
-    }
-
-    /// Whether the body is one that Vault could have sent: a JSON object, or nothing.
-    pub(super) fn is_of_vault(&self) -> bool {
-        let body = self.body.as_bytes().trim_ascii();
-        let is_object = || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
-        body.is_empty() || (body.starts_with(b"{") && is_object())
     }
 }

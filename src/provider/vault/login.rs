@@ -1,7 +1,7 @@
-//! The token of a log-in: how it is come by, how long it is good, and how it is kept alive. Knows no secret.
+//! The token of a log-in: logging in, renewing it, and how long it lives. Knows no secret.
 //!
-//! Formats: Vault API documentation, "AppRole auth method", "Login with AppRole", and "Token auth method", "Renew a token
-//! (self)". Both answer `{"auth": {...}}`.
+//! Formats: Vault API documentation, "AppRole auth method", "Login with AppRole", and "Token auth method", "Renew a
+//! token (self)". Both respond with `{"auth": {...}}`.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,74 +10,75 @@ use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::token::requests::RenewTokenSelfRequest;
 use zeroize::Zeroizing;
 
-use super::client::{Answer, Client};
+use super::client::Client;
 use super::failure;
+use super::response::Response;
 use crate::provider::backend::{FetchError, WallTime, to_bytes};
 use crate::secret::SecretValue;
 
 /// Where the auth method is mounted, below `auth/`.
 const MOUNT: &str = "approle";
 
-/// A token that we logged in for.
+/// A token of a log-in, with its time to live.
 #[derive(Clone)]
 pub(super) struct Lease {
     pub(super) token: SecretValue,
-    /// When it was asked for, so that its end is never put too late.
-    since: Instant,
-    /// How long it is good from then on; `None`: for ever.
-    life: Option<Duration>,
+    /// When the client sent the request: Vault counts the time to live from a little later.
+    issued_at: Instant,
+    /// Its time to live from then on; `None`: it never expires.
+    ttl: Option<Duration>,
     is_renewable: bool,
 }
 
-/// A lease as it outlives a process, with the AppRole that it is for.
+/// A lease as saved for another process, with the AppRole that it belongs to.
 #[derive(Serialize, Deserialize)]
 struct SavedLease<'a> {
     role_id: &'a str,
     token: &'a str,
-    since: WallTime,
-    life: Option<Duration>,
+    issued_at: WallTime,
+    ttl: Option<Duration>,
     is_renewable: bool,
 }
 
 impl Lease {
     pub(super) fn save(&self, role_id: &SecretValue, now: Instant) -> Zeroizing<Vec<u8>> {
-        let age = now.saturating_duration_since(self.since);
-        let since = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+        let age = now.saturating_duration_since(self.issued_at);
+        let issued_at = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
         to_bytes(&SavedLease {
             role_id: role_id.as_str(),
             token: self.token.as_str(),
-            since: since.into(),
-            life: self.life,
+            issued_at: issued_at.into(),
+            ttl: self.ttl,
             is_renewable: self.is_renewable,
         })
     }
 
-    /// The lease that was saved, if it is this role's and has not ended.
+    /// The saved lease, if it belongs to this role and has not expired.
     pub(super) fn restore(saved: &[u8], role_id: &SecretValue, now: Instant) -> Option<Self> {
         let saved: SavedLease<'_> = postcard::from_bytes(saved).ok()?;
         let lease = Self {
             token: SecretValue::new(saved.token),
-            // Where a clock was set, nobody knows how old it is; Vault does.
-            since: now.checked_sub(saved.since.age().unwrap_or_default())?,
-            life: saved.life,
+            // If the clock was set back since, the age is unknown; Vault refuses the token if it has expired.
+            issued_at: now.checked_sub(saved.issued_at.age().unwrap_or_default())?,
+            ttl: saved.ttl,
             is_renewable: saved.is_renewable,
         };
-        (saved.role_id == role_id.as_str() && !lease.has_ended(now)).then_some(lease)
+        (saved.role_id == role_id.as_str() && !lease.has_expired(now)).then_some(lease)
     }
 
-    /// Whether a third of its life, or less, is left.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.life
-            .is_some_and(|life| now.saturating_duration_since(self.since) >= life * 2 / 3)
+    /// Whether a third of its time to live, or less, is left.
+    pub(super) fn should_renew(&self, now: Instant) -> bool {
+        self.ttl
+            .is_some_and(|ttl| now.saturating_duration_since(self.issued_at) >= ttl * 2 / 3)
     }
 
-    pub(super) fn has_ended(&self, now: Instant) -> bool {
-        self.life
-            .is_some_and(|life| now.saturating_duration_since(self.since) >= life)
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.ttl
+            .is_some_and(|ttl| now.saturating_duration_since(self.issued_at) >= ttl)
     }
 
     pub(super) fn can_be_renewed(&self, now: Instant) -> bool {
-        self.is_renewable && !self.has_ended(now)
+        self.is_renewable && !self.has_expired(now)
     }
 }
 
@@ -89,25 +90,25 @@ struct Body {
 #[derive(Deserialize)]
 struct Auth {
     client_token: SecretText,
-    /// Seconds; 0 is for ever.
+    /// Seconds; 0: it never expires.
     #[serde(default)]
     lease_duration: u64,
     #[serde(default)]
     renewable: bool,
 }
 
-/// A text that goes into locked memory at once.
+/// A text that deserializes directly into locked memory.
 struct SecretText(SecretValue);
 
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Tokens need no escapes, so this copies nothing.
+        // Tokens have no JSON escapes, so this borrows.
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Ok(Self(SecretValue::new(&text)))
     }
 }
 
-/// Logs in by an AppRole.
+/// Logs in with an AppRole.
 pub(super) async fn log_in(
     client: &Client,
     role_id: &SecretValue,
@@ -121,15 +122,15 @@ pub(super) async fn log_in(
         .secret_id(secret_id.as_str())
         .build();
     let endpoint = endpoint.map_err(|_| failure::no_request(address))?;
-    let answer = client.send(endpoint, None).await?;
+    let response = client.send(endpoint, None).await?;
     let refused = |why: &str| {
         FetchError::lasting(format!(
-            "Vault at {address} refused the log-in by AppRole: {why}"
+            "Vault at {address} refused the AppRole log-in: {why}"
         ))
     };
-    match answer.status.as_u16() {
-        200 => lease_of(&answer, now).ok_or_else(|| failure::not_vault(address, &answer)),
-        _ if !answer.is_of_vault() => Err(failure::not_vault(address, &answer)),
+    match response.status.as_u16() {
+        200 => parse_lease(&response, now).ok_or_else(|| failure::not_vault(address, &response)),
+        _ if !response.is_from_vault() => Err(failure::not_vault(address, &response)),
         400 => Err(refused(
             "check vault_role_id and vault_secret_id (a secret id may have expired or be used up)",
         )),
@@ -137,14 +138,14 @@ pub(super) async fn log_in(
             "there is no AppRole at auth/approle, or it does not let this machine in; \
              check the auth method, VAULT_NAMESPACE and the role's allowed addresses",
         )),
-        _ => Err(failure::unexpected(address, &answer)),
+        _ => Err(failure::unexpected(address, &response)),
     }
 }
 
-/// Renews a token of ours; `None` where Vault does not, so that another log-in is needed.
+/// Renews a token; `None` if Vault refuses, so that another log-in is needed.
 ///
 /// # Errors
-/// Vault did not answer.
+/// Vault did not respond.
 pub(super) async fn renew(
     client: &Client,
     lease: &Lease,
@@ -152,14 +153,14 @@ pub(super) async fn renew(
 ) -> Result<Option<Lease>, FetchError> {
     let endpoint = RenewTokenSelfRequest::builder().build();
     let endpoint = endpoint.map_err(|_| failure::no_request(client.address()))?;
-    let answer = client.send(endpoint, Some(&lease.token)).await?;
-    if answer.status.as_u16() != 200 {
+    let response = client.send(endpoint, Some(&lease.token)).await?;
+    if response.status.as_u16() != 200 {
         return Ok(None);
     }
-    Ok(lease_of(&answer, now).and_then(|renewed| {
-        // A life of nothing, or one that has become shorter: the token's longest life is nearly over.
-        let life = renewed.life?;
-        let is_shorter = lease.life.is_some_and(|before| life < before);
+    Ok(parse_lease(&response, now).and_then(|renewed| {
+        // A shorter time to live than before: the token is near its maximum, so the next time it needs a log-in.
+        let ttl = renewed.ttl?;
+        let is_shorter = lease.ttl.is_some_and(|before| ttl < before);
         Some(Lease {
             is_renewable: renewed.is_renewable && !is_shorter,
             ..renewed
@@ -167,14 +168,14 @@ pub(super) async fn renew(
     }))
 }
 
-fn lease_of(answer: &Answer, now: Instant) -> Option<Lease> {
-    let body: Body = serde_json::from_slice(answer.body.as_bytes()).ok()?;
+fn parse_lease(response: &Response, now: Instant) -> Option<Lease> {
+    let body: Body = serde_json::from_slice(response.body.as_bytes()).ok()?;
     let auth = body.auth?;
     let SecretText(token) = auth.client_token;
     (!token.is_empty()).then_some(Lease {
         token,
-        since: now,
-        life: (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration)),
+        issued_at: now,
+        ttl: (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration)),
         is_renewable: auth.renewable,
     })
 }

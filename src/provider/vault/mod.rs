@@ -1,11 +1,11 @@
-//! HashiCorp Vault as a backend: one secret of a KV engine is the document. Knows no cache, no retries and no bound on
-//! the whole time; who calls does.
+//! HashiCorp Vault as a backend: one secret of a KV engine is the document. The caller caches, retries and bounds the
+//! time of a fetch; this module does none of these.
 //!
-//! - `options`: what can be said about Vault
-//! - `address`: the address, the mount point and the path, checked
-//! - `client`, `trust`, `failure`: one request and its answer, whom to trust, what can go wrong
-//! - `token`, `login`: the token to ask with, and how one is come by
-//! - `kv`: one read by version 2 or version 1 of the KV engine
+//! - `options`: the settings for Vault
+//! - `address`: address, mount point and path, validated
+//! - `client`, `response`, `trust`, `failure`: one request, its response, the trusted certificates, the error messages
+//! - `token`, `login`: the token for a request, and the log-in that gives one
+//! - `kv`: one read through version 2 or version 1 of the KV engine's API
 
 mod address;
 mod client;
@@ -13,6 +13,7 @@ mod failure;
 mod kv;
 mod login;
 mod options;
+mod response;
 mod token;
 mod trust;
 
@@ -25,28 +26,28 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::provider::backend::{Backend, FetchError, Fetched, Fetching, Retry};
 use crate::secret::SecretValue;
-use address::{Address, Place};
+use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
 use token::Tokens;
 
 pub use options::{VaultAuth, VaultOptions, VaultTls};
 
-/// One secret in Vault, by the KV engine's version 2 or else version 1.
+/// One secret in Vault, read through version 2 of the KV engine's API, or else version 1.
 ///
-/// A fetch is one request, but for the first ones (a log-in; whether the engine is of version 2 or 1) and for what keeps
-/// the token of a log-in alive. The token needs no other right than to read the one path.
+/// A fetch is one request. The first ones cost more (a log-in, finding out the engine's version), and so does renewing
+/// the token of a log-in. The token needs only the right to read the one path.
 pub struct VaultBackend {
     options: VaultOptions,
     address: Address,
-    place: Place,
+    path: SecretPath,
     tokens: Tokens,
-    held: Mutex<Held>,
+    connection: Mutex<Connection>,
 }
 
-/// What was found out, and is good until it fails.
+/// What earlier fetches found out. Dropped when a fetch fails for good.
 #[derive(Default)]
-struct Held {
+struct Connection {
     client: Option<Arc<Client>>,
     engine: Option<Engine>,
 }
@@ -60,7 +61,7 @@ impl VaultBackend {
         Self::with_clock(options, Instant::now)
     }
 
-    /// As [`new`](Self::new), where the tokens of log-ins grow old by another clock.
+    /// As [`new`](Self::new), with another clock for the age of tokens.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -69,7 +70,7 @@ impl VaultBackend {
         clock: impl Fn() -> Instant + Send + Sync + 'static,
     ) -> Result<Self> {
         let namespace = options.namespace.as_deref().unwrap_or_default();
-        // vaultrs would panic.
+        // vaultrs panics on a namespace that is no header value.
         if HeaderValue::from_str(namespace).is_err() {
             return Err(Error::Settings(
                 "VAULT_NAMESPACE holds characters that no namespace has".to_owned(),
@@ -77,10 +78,10 @@ impl VaultBackend {
         }
         Ok(Self {
             address: Address::parse(&options.url)?,
-            place: Place::new(&options.mount_point, &options.path)?,
+            path: SecretPath::new(&options.mount_point, &options.path)?,
             tokens: Tokens::new(options.auth.clone(), Arc::new(clock)),
             options,
-            held: Mutex::default(),
+            connection: Mutex::default(),
         })
     }
 
@@ -88,71 +89,71 @@ impl VaultBackend {
         let client = self.client()?;
         let token = self.tokens.current(&client).await?;
         let answer = match self.read(&client, &token.value).await? {
-            // The token may have ended before its time: revoked, or Vault lost it.
-            Answer::Denied => match self.tokens.another(&client, &token).await? {
+            // Vault may have revoked or lost the token before its time.
+            ReadOutcome::Denied => match self.tokens.replace(&client, &token).await? {
                 Some(another) => self.read(&client, &another.value).await?,
-                None => Answer::Denied,
+                None => ReadOutcome::Denied,
             },
             answer => answer,
         };
         match answer {
-            Answer::Fetched(fetched) => Ok(fetched),
-            Answer::Denied => Err(FetchError::lasting(self.denied())),
+            ReadOutcome::Fetched(fetched) => Ok(fetched),
+            ReadOutcome::Denied => Err(FetchError::lasting(self.denied())),
         }
     }
 
-    /// Reads by the version that is known, then by the other; by version 2 first where none is known.
-    async fn read(&self, client: &Client, token: &SecretValue) -> Result<Answer, FetchError> {
-        let first = self.held().engine.unwrap_or(Engine::V2);
+    /// Reads through the known version of the API (version 2 if none is known), then through the other.
+    async fn read(&self, client: &Client, token: &SecretValue) -> Result<ReadOutcome, FetchError> {
+        let first = self.connection().engine.unwrap_or(Engine::V2);
         let mut refusals = Vec::new();
         for engine in [first, first.other()] {
-            match kv::read(client, engine, &self.place, token).await? {
+            match kv::read(client, engine, &self.path, token).await? {
                 Reading::Found {
                     document,
                     changed_at,
                 } => {
-                    self.held().engine = Some(engine);
-                    return Ok(Answer::Fetched(Fetched::Document {
+                    self.connection().engine = Some(engine);
+                    return Ok(ReadOutcome::Fetched(Fetched::Document {
                         document,
                         changed_at,
                     }));
                 }
                 Reading::Gone(how) => {
-                    self.held().engine = Some(engine);
-                    return Ok(Answer::Fetched(Fetched::Missing(how)));
+                    self.connection().engine = Some(engine);
+                    return Ok(ReadOutcome::Fetched(Fetched::Missing(how)));
                 }
                 Reading::NotThere => refusals.push((engine, Refusal::NotThere)),
                 Reading::Denied => refusals.push((engine, Refusal::Denied)),
             }
-            self.held().engine = None;
+            self.connection().engine = None;
         }
         let denied = |version| refusals.contains(&(version, Refusal::Denied));
         Ok(match (denied(Engine::V2), denied(Engine::V1)) {
-            (true, true) => Answer::Denied,
-            (true, false) => Answer::Fetched(Fetched::Missing(format!(
+            (true, true) => ReadOutcome::Denied,
+            (true, false) => ReadOutcome::Fetched(Fetched::Missing(format!(
                 "{}; if the engine is of version 2, the token's policy must let it read {}/data/{}",
                 self.missing(),
-                self.place.mount_point,
-                self.place.path
+                self.path.mount_point,
+                self.path.path
             ))),
-            (false, _) => Answer::Fetched(Fetched::Missing(self.missing())),
+            (false, _) => ReadOutcome::Fetched(Fetched::Missing(self.missing())),
         })
     }
 
-    /// The client, made at the first fetch and after a failure.
+    /// The client; built at the first fetch, and again after a failure.
     fn client(&self) -> Result<Arc<Client>, FetchError> {
-        let mut held = self.held();
-        if let Some(client) = &held.client {
+        let mut connection = self.connection();
+        if let Some(client) = &connection.client {
             return Ok(client.clone());
         }
         let client = Arc::new(Client::new(&self.options, &self.address)?);
-        held.client = Some(client.clone());
+        connection.client = Some(client.clone());
         Ok(client)
     }
 
-    // A leaf lock, never held while anything is awaited.
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held
+    // A leaf lock, never held across an await.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -165,12 +166,12 @@ impl VaultBackend {
         format!(
             "Vault at {}{namespace} has no secret at {}, by version 2 of the KV engine nor by version 1; \
              check vault_mount_point ({}) and vault_path ({})",
-            self.address, self.place, self.place.mount_point, self.place.path
+            self.address, self.path, self.path.mount_point, self.path.path
         )
     }
 
     fn denied(&self) -> String {
-        let Place { mount_point, path } = &self.place;
+        let SecretPath { mount_point, path } = &self.path;
         format!(
             "Vault at {} denied the token (403): it may have expired, or its policy lets it read neither \
              {mount_point}/data/{path} nor {mount_point}/{path}; {}",
@@ -180,8 +181,8 @@ impl VaultBackend {
     }
 }
 
-/// What came of a read by both versions.
-enum Answer {
+/// The outcome of a read through both versions.
+enum ReadOutcome {
     Fetched(Fetched),
     Denied,
 }
@@ -198,7 +199,7 @@ impl Backend for VaultBackend {
     }
 
     fn source(&self) -> String {
-        format!("{} {}", self.address, self.place)
+        format!("{} {}", self.address, self.path)
     }
 
     fn fetch(&self) -> Fetching<'_> {
@@ -207,8 +208,8 @@ impl Backend for VaultBackend {
             if let Err(failure) = &fetched
                 && failure.retry == Retry::No
             {
-                // What must be mended may be a certificate, which the next client reads anew.
-                self.held().client = None;
+                // The cause may be a certificate file; the next client reads it again.
+                self.connection().client = None;
             }
             fetched
         })
@@ -222,7 +223,7 @@ impl Backend for VaultBackend {
         self.tokens.restore(saved);
     }
 
-    fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
-        self.tokens.on_save(changed);
+    fn on_unsaved(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        self.tokens.on_unsaved(changed);
     }
 }

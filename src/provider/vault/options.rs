@@ -1,5 +1,5 @@
-//! What can be said about Vault: where it is, who asks, what is read there, and whom to trust. Makes no call and reads
-//! no file.
+//! The settings for Vault: its address, the log-in, the path to read, and the trusted certificates. Makes no call and
+//! reads no file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,62 +11,62 @@ use crate::settings::Settings;
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
 pub struct VaultOptions {
-    /// Vault's address (`vault_url`, `VAULT_ADDR`): `https://vault.example.com:8200`, where a proxy wants it with a path.
+    /// Vault's address (`vault_url`, `VAULT_ADDR`): `https://vault.example.com:8200`, with a path if a proxy needs one.
     pub url: String,
     /// Where the KV engine is mounted (`vault_mount_point`): `secret`, or `team/kv`.
     pub mount_point: String,
     /// The secret's path in the engine (`vault_path`): `simpletuner`, or `a/b/c`.
     pub path: String,
-    /// The namespace of Vault Enterprise and HCP (`VAULT_NAMESPACE`), for every request.
+    /// The namespace of Vault Enterprise and HCP (`VAULT_NAMESPACE`), sent with every request.
     pub namespace: Option<String>,
-    /// Who asks.
+    /// Where the token comes from.
     pub auth: VaultAuth,
-    /// Whom to trust, and as whom.
+    /// Which certificates to trust and to present.
     pub tls: VaultTls,
-    /// How long a connection may take to come about. The whole of a fetch is bounded by who calls it.
+    /// How long connecting may take. The caller bounds the whole fetch.
     pub connect_timeout: Duration,
 }
 
-/// Where the token comes from that Vault lets us in with.
+/// Where the token comes from.
 #[derive(Clone, Debug)]
 pub enum VaultAuth {
-    /// The token itself (`vault_token`, `VAULT_TOKEN`). It is used as it is and never renewed.
+    /// The token itself (`vault_token`, `VAULT_TOKEN`). Never renewed.
     Token(SecretValue),
-    /// A file that somebody else keeps a token in (`vault_token_file`, `VAULT_TOKEN_FILE`), as the Vault Agent does. It
-    /// is read at each fetch.
+    /// A file in which another program, such as the Vault Agent, keeps a token (`vault_token_file`,
+    /// `VAULT_TOKEN_FILE`). Read at each fetch.
     TokenFile(PathBuf),
-    /// An AppRole (`vault_role_id` and `vault_secret_id`) of the auth method at `auth/approle`. Its token is renewed, or
-    /// replaced by another log-in, before it ends.
+    /// An AppRole (`vault_role_id` and `vault_secret_id`) of the auth method at `auth/approle`. Its token is renewed,
+    /// or replaced by another log-in, before it expires.
     AppRole {
         /// The RoleID.
         role_id: SecretValue,
         /// The SecretID.
         secret_id: SecretValue,
     },
-    /// The file that `vault login` leaves its token in (`~/.vault-token`), read at each fetch.
+    /// The file where `vault login` stores its token (`~/.vault-token`). Read at each fetch.
     LoginFile(PathBuf),
 }
 
-/// How Vault's certificate is checked, and which one is shown to it.
+/// How Vault's certificate is verified, and which client certificate Vault gets.
 #[derive(Clone, Debug, Default)]
 pub struct VaultTls {
     /// A PEM file of certificates to trust besides the system's (`VAULT_CACERT`).
     pub ca_file: Option<PathBuf>,
-    /// A folder of such files (`VAULT_CAPATH`); used where there is no `ca_file`.
+    /// A folder of such files (`VAULT_CAPATH`); used if there is no `ca_file`.
     pub ca_folder: Option<PathBuf>,
-    /// The PEM files of our own certificate and its key (`VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`).
+    /// The PEM files of the client certificate and its key (`VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`).
     pub client: Option<(PathBuf, PathBuf)>,
-    /// Whether any certificate at all will do (`VAULT_SKIP_VERIFY`).
+    /// Whether to accept any certificate (`VAULT_SKIP_VERIFY`).
     pub skip_verify: bool,
 }
 
 impl VaultOptions {
-    /// The options by the settings; `None` where no `vault_url` is set.
+    /// The options from the settings; `None` if `vault_url` is not set.
     ///
-    /// Of several ways to be let in the first of these counts: a token, a token file, an AppRole, `~/.vault-token`.
+    /// If several log-ins are set, the first of these counts: a token, a token file, an AppRole, `~/.vault-token`.
     ///
     /// # Errors
-    /// [`Error::Settings`] where a client certificate is set without its key, or the other way round.
+    /// [`Error::Settings`] if a client certificate is set without its key, or a key without its certificate.
     pub fn from_settings(settings: &Settings) -> Result<Option<Self>> {
         let Some(url) = settings.vault_url.clone() else {
             return Ok(None);
@@ -83,7 +83,7 @@ impl VaultOptions {
         let (cert, key) = (&settings.vault_client_cert, &settings.vault_client_key);
         if cert.is_some() != key.is_some() {
             return Err(Error::Settings(
-                "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY must be set both, or neither".to_owned(),
+                "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY must both be set, or neither".to_owned(),
             ));
         }
         Ok(Some(Self {

@@ -1,4 +1,4 @@
-//! The token for the next request, wherever it comes from. Knows no secret.
+//! The token for the next request: from the settings, a file, or a log-in. Knows no secret.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,24 +19,24 @@ use crate::settings::files::{ReadError, read_file};
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// A clock: what says the present moment.
+/// Gives the current time; tests replace it.
 pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// Where tokens come from.
+/// The source of tokens.
 pub(super) struct Tokens {
     auth: VaultAuth,
     clock: Clock,
-    // Held while a log-in or a renewal is under way, so that fetches at once log in once.
-    turn: Mutex<()>,
+    // Held across a log-in or a renewal, so that concurrent fetches log in once.
+    login_lock: Mutex<()>,
     // A leaf lock.
     lease: std::sync::Mutex<Option<Lease>>,
-    /// There is another lease.
+    /// Called when there is a new lease to save.
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// That others may read the token file was said.
+    /// Whether the warning that others can read the token file was logged.
     warned: AtomicBool,
 }
 
-/// A token, and whether it was got by a log-in of just now.
+/// A token, and whether a log-in gave it just now.
 pub(super) struct Token {
     pub(super) value: SecretValue,
     pub(super) is_new: bool,
@@ -56,20 +56,20 @@ impl Tokens {
         Self {
             auth,
             clock,
-            turn: Mutex::default(),
+            login_lock: Mutex::default(),
             lease: std::sync::Mutex::default(),
             changed: OnceLock::new(),
             warned: AtomicBool::new(false),
         }
     }
 
-    /// The token to ask with: read, logged in for, or renewed, if need be.
+    /// The token to use now: reads the file, logs in or renews if needed.
     pub(super) async fn current(&self, client: &Client) -> Result<Token, FetchError> {
         let value = match &self.auth {
             VaultAuth::Token(token) => checked(token.as_str(), "vault_token (or VAULT_TOKEN)")?,
             VaultAuth::TokenFile(path) => self.read("vault_token_file", path)?,
-            VaultAuth::LoginFile(path) => self.read("the file of vault login", path)?,
-            VaultAuth::AppRole { .. } => return self.of_log_in(client).await,
+            VaultAuth::LoginFile(path) => self.read("the file of `vault login`", path)?,
+            VaultAuth::AppRole { .. } => return self.log_in_or_renew(client).await,
         };
         Ok(Token {
             value,
@@ -77,8 +77,8 @@ impl Tokens {
         })
     }
 
-    /// Another token in the place of one that was refused; `None` where there is no way to come by one.
-    pub(super) async fn another(
+    /// Another token after Vault refused this one; `None` if there is no way to get one.
+    pub(super) async fn replace(
         &self,
         client: &Client,
         refused: &Token,
@@ -90,30 +90,31 @@ impl Tokens {
             return Ok(None);
         }
         {
-            let _turn = self.turn.lock().await;
-            let mut held = self.lease();
-            if held
+            let _login = self.login_lock.lock().await;
+            let mut current = self.lease();
+            if current
                 .as_ref()
-                .is_some_and(|held| held.token == refused.value)
+                .is_some_and(|current| current.token == refused.value)
             {
-                *held = None;
+                *current = None;
             }
         }
-        self.of_log_in(client).await.map(Some)
+        self.log_in_or_renew(client).await.map(Some)
     }
 
-    /// The token of a log-in: as it is, renewed, or of another log-in. While it lives it does where these fail.
-    async fn of_log_in(&self, client: &Client) -> Result<Token, FetchError> {
-        let _turn = self.turn.lock().await;
-        let held = self.lease().clone();
+    /// The token of the last log-in, renewed or replaced by another log-in when it is due. If both fail, the old token
+    /// serves until it expires.
+    async fn log_in_or_renew(&self, client: &Client) -> Result<Token, FetchError> {
+        let _login = self.login_lock.lock().await;
+        let current = self.lease().clone();
         let now = (self.clock)();
-        if let Some(lease) = &held {
-            if !lease.is_due(now) {
+        if let Some(lease) = &current {
+            if !lease.should_renew(now) {
                 return Ok(Token::of(lease, false));
             }
             if lease.can_be_renewed(now) {
                 match login::renew(client, lease, now).await {
-                    Ok(Some(renewed)) => return Ok(self.keep(renewed, false)),
+                    Ok(Some(renewed)) => return Ok(self.store_lease(renewed, false)),
                     Ok(None) => {}
                     Err(_) => return Ok(Token::of(lease, false)),
                 }
@@ -123,11 +124,11 @@ impl Tokens {
             return Err(FetchError::lasting("there is no AppRole to log in by"));
         };
         match login::log_in(client, role_id, secret_id, now).await {
-            Ok(lease) => Ok(self.keep(lease, true)),
-            Err(failure) => match &held {
-                Some(lease) if !lease.has_ended(now) => {
+            Ok(lease) => Ok(self.store_lease(lease, true)),
+            Err(failure) => match &current {
+                Some(lease) if !lease.has_expired(now) => {
                     tracing::warn!(
-                        "{}; the token of the last log-in still does",
+                        "{}; the token of the last log-in is used until it expires",
                         failure.reason
                     );
                     Ok(Token::of(lease, false))
@@ -141,7 +142,7 @@ impl Tokens {
         self.lease.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn keep(&self, lease: Lease, is_new: bool) -> Token {
+    fn store_lease(&self, lease: Lease, is_new: bool) -> Token {
         let token = Token::of(&lease, is_new);
         *self.lease() = Some(lease);
         if let Some(changed) = self.changed.get() {
@@ -150,7 +151,7 @@ impl Tokens {
         token
     }
 
-    /// The lease, for another process: a log-in may be good for one time only.
+    /// The lease, for the next process: a SecretID may allow only one log-in.
     pub(super) fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
         let VaultAuth::AppRole { role_id, .. } = &self.auth else {
             return None;
@@ -167,42 +168,46 @@ impl Tokens {
         }
     }
 
-    pub(super) fn on_save(&self, changed: Box<dyn Fn() + Send + Sync>) {
+    pub(super) fn on_unsaved(&self, changed: Box<dyn Fn() + Send + Sync>) {
         drop(self.changed.set(changed));
     }
 
-    /// A token from a file, which may be another one each time.
+    /// Reads a token file; each time, because the Vault Agent replaces it.
     fn read(&self, what: &str, path: &Path) -> Result<SecretValue, FetchError> {
-        let told = path.display();
-        let wrong = |why: &str| FetchError::lasting(format!("{what}, {told}, {why}"));
+        let shown = path.display();
+        let invalid = |why: &str| FetchError::lasting(format!("{what}, {shown}, {why}"));
         let content = match read_file(path, MAX_TOKEN) {
             Ok(content) => content,
             Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
                 return Err(FetchError::lasting(format!(
                     "there is no token for Vault; set VAULT_TOKEN, vault_token_file, or vault_role_id and \
-                     vault_secret_id, or log in (`vault login` leaves {told})"
+                     vault_secret_id, or log in (`vault login` leaves {shown})"
                 )));
             }
-            Err(ReadError::Missing) => return Err(wrong("does not exist")),
-            Err(ReadError::NotAFile(why)) => return Err(wrong(&format!("cannot be used: {why}"))),
-            Err(ReadError::TooLarge) => return Err(wrong("is over 8 KiB, which no token is")),
-            Err(ReadError::Io(error)) => return Err(wrong(&format!("cannot be read: {error}"))),
+            Err(ReadError::Missing) => return Err(invalid("does not exist")),
+            Err(ReadError::NotAFile(why)) => {
+                return Err(invalid(&format!("cannot be used: {why}")));
+            }
+            Err(ReadError::TooLarge) => {
+                return Err(invalid("is over 8 KiB, too large for a token"));
+            }
+            Err(ReadError::Io(error)) => return Err(invalid(&format!("cannot be read: {error}"))),
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{told} holds a Vault token and can be read by others; mend it with: chmod 600 {told}"
+                "{shown} holds a Vault token and can be read by others; mend it with: chmod 600 {shown}"
             );
         }
-        let text = std::str::from_utf8(&content.bytes).map_err(|_| wrong("is not text"))?;
-        checked(text, &format!("{what}, {told},"))
+        let text = std::str::from_utf8(&content.bytes).map_err(|_| invalid("is not text"))?;
+        checked(text, &format!("{what}, {shown},"))
     }
 
-    /// What to do when the token is refused.
+    /// What the user can do when Vault refuses the token.
     pub(super) fn advice(&self) -> String {
         match &self.auth {
-            VaultAuth::Token(_) => "set a good one in VAULT_TOKEN (or vault_token)".to_owned(),
+            VaultAuth::Token(_) => "set a valid one in VAULT_TOKEN (or vault_token)".to_owned(),
             VaultAuth::TokenFile(path) => {
-                format!("put a good one into vault_token_file, {}", path.display())
+                format!("put a valid one into vault_token_file, {}", path.display())
             }
             VaultAuth::AppRole { .. } => {
                 "check the policies of the AppRole (vault_role_id)".to_owned()
@@ -215,16 +220,16 @@ impl Tokens {
     }
 }
 
-/// A token without the white space around it.
+/// A token, trimmed and validated.
 fn checked(text: &str, what: &str) -> Result<SecretValue, FetchError> {
     let token = text.trim();
     if token.is_empty() {
         return Err(FetchError::lasting(format!("{what} holds no token")));
     }
-    // The bytes are looked at first: a header's own error would not say where the token comes from.
+    // Checked here, because the error of a header value does not say where the token comes from.
     if token.bytes().any(|b| !b.is_ascii_graphic()) || HeaderValue::from_str(token).is_err() {
         return Err(FetchError::lasting(format!(
-            "{what} holds something that is no token: white space or characters that no token has"
+            "{what} does not hold a token: it contains white space or characters that no token has"
         )));
     }
     Ok(SecretValue::new(token))

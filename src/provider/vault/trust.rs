@@ -1,5 +1,5 @@
-//! Whom a client trusts and as whom it shows itself: the system's certificates and those that the options name. Knows
-//! no address.
+//! The certificates that a client trusts (the system's and those in the options), and its own certificate. Knows no
+//! address.
 
 use std::path::{Path, PathBuf};
 
@@ -13,25 +13,25 @@ use super::VaultTls;
 use crate::provider::backend::FetchError;
 use crate::settings::files::{ReadError, read_file};
 
-/// The largest PEM file, in bytes; a system's whole bundle has some 250 KiB.
+/// The largest PEM file, in bytes; a system's bundle has about 250 KiB.
 const MAX_PEM: usize = 4 * 1024 * 1024;
 
-/// The builder with all that the options say. Files are read now.
+/// Applies the options to the builder. Reads the files now.
 ///
 /// # Errors
-/// Which file cannot be read or holds no certificate, and the variable that names it.
+/// Names the file that cannot be read or holds no certificate, and its variable.
 pub(super) fn apply(
     mut builder: ClientBuilder,
     options: &VaultTls,
 ) -> Result<ClientBuilder, FetchError> {
     if options.skip_verify {
         tracing::warn!(
-            "VAULT_SKIP_VERIFY is set: whoever answers at Vault's address is believed to be Vault, and gets the token"
+            "VAULT_SKIP_VERIFY is set: any server at Vault's address is accepted as Vault, and gets the token"
         );
         builder = builder.tls_danger_accept_invalid_certs(true);
     }
     let trusted = match (&options.ca_file, &options.ca_folder) {
-        // In this order, as Vault's own command line has it.
+        // The order of Vault's own command line.
         (Some(file), _) => certificates("VAULT_CACERT", file)?,
         (None, Some(folder)) => certificates_in(folder)?,
         (None, None) => Vec::new(),
@@ -46,31 +46,31 @@ pub(super) fn apply(
 }
 
 fn certificates(variable: &str, path: &Path) -> Result<Vec<Certificate>, FetchError> {
-    let wrong = |why: &str| wrong(variable, path, why);
+    let invalid = |why: &str| invalid(variable, path, why);
     let pem = read(variable, path)?;
     let mut trusted = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| wrong("is damaged PEM"))?;
-        let unusable = |_| wrong("holds a certificate that cannot be read");
+        let certificate = certificate.map_err(|_| invalid("is damaged PEM"))?;
+        let unusable = |_| invalid("holds a certificate that cannot be read");
         RootCertStore::empty()
             .add(certificate.clone())
             .map_err(unusable)?;
         trusted.push(
             Certificate::from_der(&certificate)
-                .map_err(|_| wrong("holds a certificate that cannot be read"))?,
+                .map_err(|_| invalid("holds a certificate that cannot be read"))?,
         );
     }
     match trusted.is_empty() {
-        true => Err(wrong("holds no PEM certificate")),
+        true => Err(invalid("holds no PEM certificate")),
         false => Ok(trusted),
     }
 }
 
-/// The certificates of all files right in the folder; there must be one.
+/// The certificates of all files directly in the folder; at least one file is required.
 fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
     let variable = "VAULT_CAPATH";
     let unreadable =
-        |error: std::io::Error| wrong(variable, folder, &format!("cannot be read: {error}"));
+        |error: std::io::Error| invalid(variable, folder, &format!("cannot be read: {error}"));
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -84,7 +84,7 @@ fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
         trusted.extend(certificates(variable, &file)?);
     }
     match trusted.is_empty() {
-        true => Err(wrong(variable, folder, "has no file in it")),
+        true => Err(invalid(variable, folder, "has no file in it")),
         false => Ok(trusted),
     }
 }
@@ -92,7 +92,7 @@ fn certificates_in(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
 fn identity(cert: &Path, key: &Path) -> Result<Identity, FetchError> {
     let mut pem = read("VAULT_CLIENT_KEY", key)?;
     let cert_pem = read("VAULT_CLIENT_CERT", cert)?;
-    // The room is made at once: a vector that grows leaves copies of the key.
+    // Allocated at full size: a vector that grows leaves copies of the key behind.
     let mut both = Zeroizing::new(Vec::with_capacity(pem.len() + 1 + cert_pem.len()));
     both.append(&mut pem);
     both.push(b'\n');
@@ -102,7 +102,7 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, FetchError> {
             "and VAULT_CLIENT_KEY, {}, do not hold a certificate and its key as PEM",
             key.display()
         );
-        wrong("VAULT_CLIENT_CERT", cert, &why)
+        invalid("VAULT_CLIENT_CERT", cert, &why)
     })
 }
 
@@ -114,9 +114,9 @@ fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, FetchError> {
         Err(ReadError::TooLarge) => "is over 4 MiB".to_owned(),
         Err(ReadError::Io(error)) => format!("cannot be read: {error}"),
     };
-    Err(wrong(variable, path, &why))
+    Err(invalid(variable, path, &why))
 }
 
-fn wrong(variable: &str, path: &Path, why: &str) -> FetchError {
+fn invalid(variable: &str, path: &Path, why: &str) -> FetchError {
     FetchError::lasting(format!("{variable}, {}, {why}", path.display()))
 }

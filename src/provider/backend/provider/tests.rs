@@ -1,12 +1,17 @@
 use std::sync::atomic::AtomicUsize;
 
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use super::*;
-use crate::provider::backend::{BackendDocument, Fetching};
-use crate::provider::{ChangeKind, NameChange};
+use crate::provider::backend::{BackendDocument, FetchError, Fetched, Fetching, Retry};
+use crate::provider::{ChangeKind, KeyChange};
+use crate::settings::Ttl;
 
 const NEVER: Duration = Duration::from_secs(600);
 
-/// A backend that says what a test has it say, when the test lets it.
+/// A backend that answers what and when the test says.
 #[derive(Clone)]
 struct Scripted(Arc<Script>);
 
@@ -84,7 +89,7 @@ impl Scripted {
         self.say(Says::Json(format!(r#"{{"A": "{value}"}}"#)));
     }
 
-    fn let_answer(&self, times: usize) {
+    fn allow_answers(&self, times: usize) {
         self.0.permits.add_permits(times);
     }
 
@@ -114,24 +119,24 @@ fn value(provider: &BackendProvider) -> String {
     provided.value.as_str().to_owned()
 }
 
-/// A question whose answer comes by the receiver.
-fn ask(provider: &BackendProvider) -> mpsc::Receiver<Held> {
+/// Asks; the receiver gets the answer.
+fn ask(provider: &BackendProvider) -> mpsc::Receiver<Cached> {
     let (tell, told) = mpsc::channel();
-    let asked = provider.ask(&a(), Box::new(move |held| drop(tell.send(held))));
+    let asked = provider.get_async(&a(), Box::new(move |held| drop(tell.send(held))));
     assert!(asked.is_ok());
     told
 }
 
 #[test]
-fn a_thousand_who_ask_at_once_cost_one_call() {
+fn a_thousand_concurrent_readers_cost_one_call() {
     let backend = Scripted::new(0);
     let provider = backend.provider(NEVER, NEVER);
     let told: Vec<_> = (0..1000).map(|_| ask(&provider)).collect();
     backend.wait_for_calls(1);
-    backend.let_answer(1000);
+    backend.allow_answers(1000);
     for told in told {
         match told.recv().unwrap() {
-            Held::Value(provided) => assert_eq!(provided.value.as_str(), "1"),
+            Cached::Value(provided) => assert_eq!(provided.value.as_str(), "1"),
             other => panic!("{other:?}"),
         }
     }
@@ -140,26 +145,26 @@ fn a_thousand_who_ask_at_once_cost_one_call() {
 }
 
 #[test]
-fn who_asks_after_an_invalidation_waits_for_a_call_from_after_it() {
+fn a_reader_after_an_invalidation_waits_for_a_later_call() {
     let backend = Scripted::new(0);
     let provider = backend.provider(NEVER, NEVER);
     let before = ask(&provider);
     backend.wait_for_calls(1);
     provider.expire();
     let after = ask(&provider);
-    backend.let_answer(1);
-    assert!(matches!(before.recv().unwrap(), Held::Value(_)));
+    backend.allow_answers(1);
+    assert!(matches!(before.recv().unwrap(), Cached::Value(_)));
     backend.wait_for_calls(2);
     backend.say_value("2");
-    backend.let_answer(1);
+    backend.allow_answers(1);
     match after.recv().unwrap() {
-        Held::Value(provided) => assert_eq!(provided.value.as_str(), "2"),
+        Cached::Value(provided) => assert_eq!(provided.value.as_str(), "2"),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn however_many_read_a_backend_that_fails_is_called_once_a_second_at_most() {
+fn a_failing_backend_is_called_at_most_once_a_second() {
     let backend = Scripted::new(usize::MAX >> 4);
     backend.say(Says::Failure(Retry::No));
     let provider = backend.provider(NEVER, NEVER);
@@ -173,37 +178,37 @@ fn however_many_read_a_backend_that_fails_is_called_once_a_second_at_most() {
     let seconds = begun.elapsed().as_secs_f64();
     assert!(backend.calls() as f64 <= 1.0 + seconds, "{seconds} s");
     assert!(reads > 3);
-    // Its recovery is noticed by the next read for which it is time.
+    // The next read after the pause notices the recovery.
     backend.say_value("back");
     wait_until(|| provider.get(&a()).is_ok());
     assert_eq!(value(&provider), "back");
 }
 
 #[test]
-fn with_nothing_to_serve_a_failed_call_is_tried_again_before_anyone_is_told() {
+fn a_failed_call_is_retried_before_the_answer_if_there_is_nothing_to_serve() {
     let backend = Scripted::new(1);
     backend.say(Says::Failure(Retry::Soon));
     let provider = backend.provider(NEVER, NEVER);
     let told = ask(&provider);
     backend.wait_for_calls(2);
     backend.say_value("1");
-    backend.let_answer(1);
-    assert!(matches!(told.recv().unwrap(), Held::Value(_)));
+    backend.allow_answers(1);
+    assert!(matches!(told.recv().unwrap(), Cached::Value(_)));
     // With something to serve it is not.
     provider.expire();
     backend.say(Says::Failure(Retry::Soon));
-    backend.let_answer(10);
+    backend.allow_answers(10);
     assert_eq!(value(&provider), "1");
     assert_eq!(backend.calls(), 3);
 }
 
 #[test]
-fn who_reads_does_not_wait_for_a_backend_that_failed_and_now_hangs() {
+fn readers_do_not_wait_for_a_backend_that_failed_and_now_hangs() {
     let backend = Scripted::new(1);
     let provider = backend.provider(Duration::ZERO, NEVER);
     assert_eq!(value(&provider), "1");
     backend.say(Says::Failure(Retry::Soon));
-    backend.let_answer(1);
+    backend.allow_answers(1);
     assert_eq!(value(&provider), "1");
     // The next call never answers.
     wait_until(|| {
@@ -215,7 +220,7 @@ fn who_reads_does_not_wait_for_a_backend_that_failed_and_now_hangs() {
 }
 
 #[test]
-fn a_call_that_hangs_is_ended_and_says_by_which_setting() {
+fn a_call_that_hangs_times_out_and_names_the_setting() {
     let backend = Scripted::new(0);
     let provider = backend.provider(NEVER, Duration::from_millis(30));
     let said = provider.get(&a()).unwrap_err().to_string();
@@ -227,7 +232,7 @@ fn a_call_that_hangs_is_ended_and_says_by_which_setting() {
 }
 
 #[test]
-fn a_call_that_panics_is_a_failure_like_another() {
+fn a_call_that_panics_is_a_failure() {
     let backend = Scripted::new(10);
     backend.say(Says::Panic);
     let provider = backend.provider(NEVER, NEVER);
@@ -238,18 +243,18 @@ fn a_call_that_panics_is_a_failure_like_another() {
 }
 
 #[test]
-fn a_key_that_is_read_is_fetched_anew_before_it_ends_and_one_that_is_not_is_not() {
+fn only_keys_that_are_read_are_fetched_again_before_they_expire() {
     let backend = Scripted::new(usize::MAX >> 4);
     let provider = backend.provider(Duration::from_millis(50), NEVER);
     assert_eq!(value(&provider), "1");
-    // Nobody reads: the document ends, and nobody is bothered.
+    // Without readers the document expires without a call.
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(backend.calls(), 1);
-    // Readers of a cache in front, who never ask themselves.
+    // Readers of a cache in front of the provider do not call it themselves.
     backend.say_value("2");
     for calls in 2..5 {
         wait_until(|| {
-            provider.note_read(&a());
+            provider.record_read(&a());
             backend.calls() >= calls
         });
     }
@@ -257,7 +262,7 @@ fn a_key_that_is_read_is_fetched_anew_before_it_ends_and_one_that_is_not_is_not(
 }
 
 #[test]
-fn changes_are_told_and_handed_out_once() {
+fn changes_are_notified_and_returned_once() {
     let backend = Scripted::new(usize::MAX >> 4);
     let provider = backend.provider(Duration::ZERO, NEVER);
     let (tell, told) = mpsc::channel();
@@ -265,20 +270,20 @@ fn changes_are_told_and_handed_out_once() {
         let _ = tell.send(());
     }));
     assert_eq!(value(&provider), "1");
-    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    assert_eq!(provider.poll_changes(), Changes::None);
     backend.say_value("2");
     assert_eq!(value(&provider), "2");
     told.recv().unwrap();
-    let change = NameChange {
+    let change = KeyChange {
         name: a(),
         kind: ChangeKind::Rotated,
     };
-    assert_eq!(provider.refresh(), Refreshed::Names(vec![change]));
-    assert_eq!(provider.refresh(), Refreshed::Nothing);
+    assert_eq!(provider.poll_changes(), Changes::Keys(vec![change]));
+    assert_eq!(provider.poll_changes(), Changes::None);
 }
 
 #[test]
-fn a_key_that_is_no_name_is_found_by_the_library() {
+fn a_key_that_is_not_a_valid_name_is_found_by_key() {
     let backend = Scripted::new(1);
     let provider = backend.provider(NEVER, NEVER);
     let odd = provider.get_by_key("a/b").unwrap().unwrap();

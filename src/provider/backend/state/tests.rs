@@ -1,15 +1,16 @@
 use super::*;
+use crate::provider::{ChangeKind, Provided};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A state whose time is told to it.
+/// A state with a clock that the test sets.
 struct Timed {
     state: State,
     rules: Rules,
     now: Instant,
 }
 
-/// What a reader is given, in words.
+/// What a reader gets.
 #[derive(Debug, PartialEq)]
 enum Given {
     Fresh(String),
@@ -43,13 +44,13 @@ fn failure() -> Result<Fetched, FetchError> {
     Err(FetchError::passing("out of order"))
 }
 
-fn given(held: Held) -> Given {
+fn given(held: Cached) -> Given {
     match held {
-        Held::Value(Provided { value, as_of, .. }) if as_of.is_stale => stale(value.as_str()),
-        Held::Value(Provided { value, .. }) => fresh(value.as_str()),
-        Held::Absent { .. } => Absent,
-        Held::Failed(error) => Failed(error.to_string()),
-        Held::Unknown => Wait,
+        Cached::Value(Provided { value, as_of, .. }) if as_of.is_stale => stale(value.as_str()),
+        Cached::Value(Provided { value, .. }) => fresh(value.as_str()),
+        Cached::Absent { .. } => Absent,
+        Cached::Failed(error) => Failed(error.to_string()),
+        Cached::Unknown => Wait,
     }
 }
 
@@ -82,16 +83,16 @@ impl Timed {
     }
 
     fn held(&self, key: &str) -> Given {
-        given(self.state.held(&name(key), &self.rules, self.now))
+        given(self.state.cached(&name(key), &self.rules, self.now))
     }
 
     fn answer(&self, key: &str) -> Given {
-        given(self.state.answer(&name(key), &self.rules, self.now))
+        given(self.state.settled_answer(&name(key), &self.rules, self.now))
     }
 }
 
 #[test]
-fn values_and_their_lack_are_good_for_their_time() {
+fn values_and_their_absence_are_fresh_for_their_ttl() {
     let mut timed = Timed::new();
     assert_eq!(timed.held("A"), Wait);
     timed.attempt(document(r#"{"A": "1", "SHORT": "2"}"#));
@@ -120,7 +121,7 @@ fn an_older_document_is_served_for_as_long_as_max_stale_and_then_the_failure() {
     timed.after(2 * SECOND).attempt(failure());
     let failed = Failed("test provider: out of order".to_owned());
     assert_eq!(timed.held("A"), failed);
-    // A key that might be there is never said to be missing.
+    // A key that may exist is never absent.
     assert_eq!(timed.held("B"), failed);
     assert_eq!(timed.after(SECOND).held("A"), Wait);
     timed.attempt(document(r#"{"A": "2"}"#));
@@ -128,16 +129,19 @@ fn an_older_document_is_served_for_as_long_as_max_stale_and_then_the_failure() {
 }
 
 #[test]
-fn who_asks_between_attempts_is_answered_at_once() {
+fn a_reader_between_attempts_is_answered_at_once() {
     let mut timed = Timed::new();
     timed.attempt(failure());
     assert!(matches!(timed.held("A"), Failed(_)));
     assert!(matches!(timed.after(SECOND / 2).held("A"), Failed(_)));
     assert_eq!(timed.after(SECOND / 2).held("A"), Wait);
-    // One that failed before is waited for only as long as one in good health would take.
+    // A reader waits for a backend that failed only as long as a healthy one would take.
     timed.state.begin(timed.now);
     assert_eq!(timed.held("A"), Wait);
-    assert!(matches!(timed.after(PATIENCE).held("A"), Failed(_)));
+    assert!(matches!(
+        timed.after(FAILING_BACKEND_TIMEOUT).held("A"),
+        Failed(_)
+    ));
     timed.state.finish(failure(), &timed.rules, timed.now);
     let wait = Retry::After(30 * SECOND);
     let busy = |retry| {
@@ -149,13 +153,13 @@ fn who_asks_between_attempts_is_answered_at_once() {
     timed.after(SECOND).attempt(busy(wait));
     assert!(matches!(timed.after(29 * SECOND).held("A"), Failed(_)));
     assert_eq!(timed.after(SECOND).held("A"), Wait);
-    // A day is not waited for.
+    // A backend cannot ask for a pause of a day.
     timed.attempt(busy(Retry::After(86_400 * SECOND)));
-    assert_eq!(timed.after(LONGEST_BACKOFF).held("A"), Wait);
+    assert_eq!(timed.after(MAX_BACKOFF).held("A"), Wait);
 }
 
 #[test]
-fn what_was_invalidated_is_served_only_when_nothing_newer_can_be_had() {
+fn an_invalidated_document_is_served_only_while_the_backend_fails() {
     let mut timed = Timed::new();
     timed.attempt(document(r#"{"A": "1"}"#));
     timed.now += SECOND;
@@ -163,8 +167,8 @@ fn what_was_invalidated_is_served_only_when_nothing_newer_can_be_had() {
     timed.now += SECOND;
     timed.state.expire(timed.now);
     assert_eq!(timed.held("A"), Wait);
-    // The attempt under way began before.
-    assert!(!timed.state.attempt_counts());
+    // The current attempt began before the invalidation.
+    assert!(!timed.state.attempt_is_current());
     timed
         .state
         .finish(document(r#"{"A": "2"}"#), &timed.rules, timed.now);
@@ -176,14 +180,14 @@ fn what_was_invalidated_is_served_only_when_nothing_newer_can_be_had() {
 }
 
 #[test]
-fn a_document_that_is_missing_is_no_failure_and_its_reason_is_kept() {
+fn a_missing_document_is_not_a_failure_and_its_reason_is_kept() {
     let mut timed = Timed::new();
     timed.attempt(document(r#"{"A": "1"}"#));
-    timed.state.take_untold();
+    timed.state.take_changes();
     timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
     assert_eq!(timed.held("A"), Absent);
     assert!(!timed.state.is_failing());
-    let told = timed.state.take_untold().unwrap();
+    let told = timed.state.take_changes().unwrap();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].kind, ChangeKind::Deleted);
     let (reason, _) = timed.state.last_error.as_ref().unwrap();
@@ -193,11 +197,11 @@ fn a_document_that_is_missing_is_no_failure_and_its_reason_is_kept() {
 }
 
 #[test]
-fn the_first_failure_the_end_of_it_and_every_change_are_told_once() {
+fn a_failure_a_recovery_and_each_change_are_reported_once() {
     let mut timed = Timed::new();
     let told = |timed: &mut Timed, result| {
         timed.attempt(result);
-        let told = timed.state.take_untold();
+        let told = timed.state.take_changes();
         told.map(|changes| {
             let words = changes
                 .iter()
@@ -205,7 +209,7 @@ fn the_first_failure_the_end_of_it_and_every_change_are_told_once() {
             words.collect::<Vec<_>>()
         })
     };
-    // What is there at first has not changed.
+    // The first document is not a change.
     assert_eq!(told(&mut timed, document(r#"{"A": "1", "B": "1"}"#)), None);
     assert_eq!(told(&mut timed, failure()), Some(vec![]));
     assert_eq!(told(&mut timed, failure()), None);
@@ -218,7 +222,7 @@ fn the_first_failure_the_end_of_it_and_every_change_are_told_once() {
 }
 
 #[test]
-fn a_document_that_is_read_is_fetched_before_it_ends_and_ever_more_rarely_while_that_fails() {
+fn a_document_in_use_is_fetched_before_it_expires_and_more_rarely_while_that_fails() {
     let mut timed = Timed::new();
     let ttl = 60 * SECOND;
     assert_eq!(timed.state.refresh_at(ttl), None);
@@ -239,7 +243,7 @@ fn a_document_that_is_read_is_fetched_before_it_ends_and_ever_more_rarely_while_
 }
 
 #[test]
-fn an_answer_is_given_whatever_came_of_the_attempt() {
+fn every_attempt_ends_in_an_answer() {
     let mut timed = Timed::new();
     timed.attempt(document(r#"{"A": "1"}"#));
     assert_eq!(timed.answer("A"), fresh("1"));

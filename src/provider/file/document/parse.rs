@@ -1,4 +1,4 @@
-//! Reads the bytes of a secrets file into a document. Its errors never quote a value.
+//! Parses the bytes of a secrets file. Its errors never quote a value.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use super::{Document, Entry, MAX_DOCUMENT, Raw, Stored, WipedYaml, malformed};
 use crate::error::Result;
 use crate::secret::SecretName;
 
-/// Reads a secrets file: a flat object of names and texts. With `yaml`, YAML is read too (JSON always is).
+/// Parses a secrets file: a flat object of names and texts, in JSON or, with `yaml`, in either format.
 ///
 /// # Errors
 /// [`Error::Malformed`](crate::error::Error::Malformed), which never quotes a value.
@@ -39,10 +39,10 @@ pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
 fn parse_json(text: &str) -> Result<Document> {
     json::check_object(text).map_err(malformed)?;
     let mut document = Document::empty(false);
-    let mut places: HashMap<Cow<'_, str>, usize> = HashMap::new();
+    let mut indices: HashMap<Cow<'_, str>, usize> = HashMap::new();
     for (raw_key, raw_value) in json::members(text) {
         let Some(key) = json::text_of(raw_key) else {
-            return Err(malformed("a key is no text".to_owned()));
+            return Err(malformed("a key is not valid text".to_owned()));
         };
         let text = json::text_of(raw_value);
         let entry = match (SecretName::new(&key), &text) {
@@ -50,7 +50,7 @@ fn parse_json(text: &str) -> Result<Document> {
                 name,
                 stored: Stored::from_text(text),
             },
-            _ => Entry::Kept {
+            _ => Entry::Other {
                 key: Some(key.clone().into_owned()),
                 raw: Raw::Json {
                     key: raw_key.to_owned(),
@@ -61,16 +61,16 @@ fn parse_json(text: &str) -> Result<Document> {
         if let Some(Cow::Owned(mut text)) = text {
             text.zeroize();
         }
-        // Of a key that is there twice the last one counts, as in Python's `json`.
-        match places.get(&key) {
-            Some(&place) => document.entries[place] = entry,
+        // The last of duplicate keys counts, as in Python's `json`.
+        match indices.get(&key) {
+            Some(&index) => document.entries[index] = entry,
             None => {
-                places.insert(key, document.entries.len());
+                indices.insert(key, document.entries.len());
                 document.entries.push(entry);
             }
         }
     }
-    document.index_anew();
+    document.rebuild_index();
     Ok(document)
 }
 
@@ -79,7 +79,7 @@ fn parse_yaml(text: &str) -> Result<Document> {
     document.has_comments = text
         .lines()
         .any(|line| line.trim_start().starts_with('#') || line.contains(" #"));
-    // The parser's own message may quote the value it met.
+    // The parser's own message may quote a value.
     let root: Yaml = serde_yaml::from_str(text).map_err(|error| {
         malformed(match error.location() {
             Some(at) => format!("not YAML at line {} column {}", at.line(), at.column()),
@@ -104,13 +104,13 @@ fn parse_yaml(text: &str) -> Result<Document> {
                 name,
                 stored: Stored::from_text(text),
             },
-            _ => Entry::Kept {
+            _ => Entry::Other {
                 key: key.as_str().map(ToOwned::to_owned),
                 raw: Raw::Yaml { key, value },
             },
         });
     }
-    document.index_anew();
+    document.rebuild_index();
     Ok(document)
 }
 

@@ -1,4 +1,4 @@
-//! Writes a document as bytes, in the format that it was read in. Leaves no copy of a value behind.
+//! Renders a document in the format that it was read in. Leaves no copy of a value in memory.
 
 use serde_yaml::Value as Yaml;
 use zeroize::Zeroizing;
@@ -8,15 +8,14 @@ use super::{Document, Entry, Format, Raw, Stored, WipedYaml, malformed};
 use crate::error::Result;
 
 impl Document {
-    /// The document as bytes, in the format that it was read in.
+    /// The document's bytes, in the format that it was read in.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if YAML cannot hold an entry that it gave.
+    /// [`Error::Malformed`] if an entry cannot be written as YAML again.
     pub(crate) fn render(&self) -> Result<Zeroizing<Vec<u8>>> {
-        // Escapes make a text at most six times as long; room for them keeps the vector from growing, which would
-        // leave copies behind.
-        let room: usize = self.entries.iter().map(Entry::room).sum();
-        let mut out = Zeroizing::new(Vec::with_capacity(room + 16));
+        // Enough for escapes, which make a text at most six times as long: a vector that grows leaves copies behind.
+        let capacity: usize = self.entries.iter().map(Entry::capacity).sum();
+        let mut out = Zeroizing::new(Vec::with_capacity(capacity + 16));
         match self.format {
             Format::Json => self.render_json(&mut out),
             Format::Yaml => self.render_yaml(&mut out)?,
@@ -26,15 +25,15 @@ impl Document {
 
     fn render_json(&self, out: &mut Vec<u8>) {
         out.push(b'{');
-        for (place, entry) in self.entries.iter().enumerate() {
-            out.extend_from_slice(if place == 0 { b"\n  " } else { b",\n  " });
+        for (index, entry) in self.entries.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"\n  " } else { b",\n  " });
             match entry {
                 Entry::Secret { name, stored } => {
                     json::quote(name.as_str(), out);
                     out.extend_from_slice(b": ");
                     json::quote(stored.as_str(), out);
                 }
-                Entry::Kept { raw, .. } => {
+                Entry::Other { raw, .. } => {
                     if let Raw::Json { key, value } = raw {
                         out.extend_from_slice(key.as_bytes());
                         out.extend_from_slice(b": ");
@@ -61,7 +60,7 @@ impl Document {
                     quote_yaml(stored.as_str(), out);
                     out.push(b'\n');
                 }
-                Entry::Kept { raw, .. } => {
+                Entry::Other { raw, .. } => {
                     if let Raw::Yaml { key, value } = raw {
                         let mut pair = serde_yaml::Mapping::new();
                         pair.insert(key.clone(), value.0.clone());
@@ -80,7 +79,7 @@ impl Document {
 }
 
 impl Entry {
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         match self {
             Entry::Secret {
                 name,
@@ -90,7 +89,7 @@ impl Entry {
                 name,
                 stored: Stored::Plain(value),
             } => name.as_str().len() + 6 * value.len() + 16,
-            Entry::Kept { raw, .. } => match raw {
+            Entry::Other { raw, .. } => match raw {
                 Raw::Json { key, value } => key.len() + value.len() + 16,
                 Raw::Yaml { .. } => 256,
             },
@@ -98,7 +97,7 @@ impl Entry {
     }
 }
 
-/// A text as a double-quoted YAML scalar, which every YAML reads as a text, also `yes`, `1e3` and `12:30:45`.
+/// Appends a double-quoted YAML scalar: every YAML parser reads it as a text, even `yes`, `1e3` and `12:30:45`.
 fn quote_yaml(text: &str, out: &mut Vec<u8>) {
     use std::io::Write;
     out.push(b'"');

@@ -1,4 +1,4 @@
-//! A value as it lies in the file, and what it was decrypted to. Knows no document.
+//! A value as it is stored in the file, and its decrypted form. Knows no document.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,10 +6,10 @@ use crate::credential::{CredentialCipher, is_encrypted};
 use crate::error::Result;
 use crate::secret::{MAX_VALUE, SecretValue};
 
-/// What a value of the largest size is at most when encrypted: base64 twice over, and the token's own fields.
+/// The longest encrypted form of a value: base64 twice, and the token's own fields.
 const MAX_STORED: usize = 2 * MAX_VALUE;
 
-/// A value as it lies in the file.
+/// A value as it is stored in the file.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
     Plain(SecretValue),
@@ -42,18 +42,18 @@ impl Stored {
     }
 }
 
-/// An encrypted value. Clones share what it was decrypted to, so that this is done once.
+/// An encrypted value. Clones share the decrypted form, so that it is decrypted once.
 #[derive(Clone)]
 pub(crate) struct Sealed(Arc<Inner>);
 
 struct Inner {
     text: Box<str>,
-    /// A leaf lock: decryption is done under it, some microseconds.
+    /// A leaf lock, held while decrypting: some microseconds.
     opened: Mutex<Option<Opened>>,
 }
 
 struct Opened {
-    /// Another key is another value, or none.
+    /// Another cipher may give another value, or fail.
     with: Arc<CredentialCipher>,
     value: SecretValue,
 }

@@ -70,7 +70,7 @@ fn a_yaml_file_that_holds_json_stays_json() {
 }
 
 #[test]
-fn of_a_json_key_that_is_there_twice_the_last_counts() {
+fn the_last_of_duplicate_json_keys_counts() {
     let document = parse_document(false, br#"{"A": "1", "B": "2", "A": "3"}"#).unwrap();
     assert_eq!(plain(&document, "A").as_deref(), Some("3"));
     assert_eq!(
@@ -80,7 +80,7 @@ fn of_a_json_key_that_is_there_twice_the_last_counts() {
 }
 
 #[test]
-fn an_entry_that_is_no_text_gives_way_to_a_secret_of_its_name() {
+fn a_secret_replaces_an_entry_of_its_name_that_is_not_a_text() {
     let mut document = parse_document(false, br#"{"A": 1, "B": "2"}"#).unwrap();
     assert_eq!(plain(&document, "A"), None);
     set(&mut document, "A", "text");
@@ -91,7 +91,7 @@ fn an_entry_that_is_no_text_gives_way_to_a_secret_of_its_name() {
 }
 
 #[test]
-fn what_is_no_flat_object_is_malformed_and_never_quoted() {
+fn a_file_that_is_not_a_flat_object_is_malformed_and_never_quoted() {
     for yaml in [false, true] {
         for bytes in [
             &b""[..],
@@ -129,7 +129,7 @@ fn a_value_that_is_too_long_is_kept_and_not_served() {
 }
 
 #[test]
-fn changes_between_documents_are_told_by_name() {
+fn changes_between_documents_are_reported_by_name() {
     let old = parse_document(false, br#"{"A": "1", "B": "2", "C": "3"}"#).unwrap();
     let new = parse_document(false, br#"{"C": "3", "B": "x", "D": "4"}"#).unwrap();
     let told: Vec<(String, ChangeKind)> = old
@@ -147,7 +147,7 @@ fn changes_between_documents_are_told_by_name() {
 
 proptest! {
     #[test]
-    fn whatever_text_is_set_is_read_back(yaml: bool, value in any::<String>(), other in any::<String>()) {
+    fn any_text_that_is_set_is_read_back(yaml: bool, value in any::<String>(), other in any::<String>()) {
         let mut document = Document::empty(yaml);
         for (key, text) in [("A", &value), ("yes", &other), ("1e3", &value)] {
             set(&mut document, key, text);

@@ -1,5 +1,5 @@
-//! Where the secrets file lies: a path of one's own, or the first of the default places. Knows nothing of its content,
-//! and never steps into our own mount.
+//! Where the secrets file is: the path in the settings, or the first default path that exists. Knows nothing of its
+//! content. Never follows a link into the mount: the server would wait for itself.
 
 use std::path::{Path, PathBuf};
 
@@ -9,43 +9,43 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::settings::paths::{DEFAULT_NAMES, Resolved, adopted_store, follow};
 
-/// Where a secrets file lies.
+/// The path of a secrets file, or the default paths.
 #[derive(Clone, Debug)]
-pub struct StorePlace {
+pub struct StoreLocation {
     candidates: Vec<PathBuf>,
     default_folder: Option<PathBuf>,
     mount_point: Option<PathBuf>,
 }
 
-/// What lies there now.
-pub(super) enum Look<'a> {
-    /// A thing at one of the places themselves.
+/// What is at a [`StoreLocation`] now.
+pub(super) enum Located<'a> {
+    /// A file at one of the paths.
     Direct(&'a Path, Stat),
-    /// What a link there leads to, if anything.
-    Via(PathBuf, Option<Stat>),
-    /// Nothing; a write would make this file.
-    Nothing(&'a Path),
+    /// The target of a link at one of the paths, and the file there if it exists.
+    Link(PathBuf, Option<Stat>),
+    /// Nothing; a write creates this file.
+    Missing(&'a Path),
 }
 
-impl Look<'_> {
+impl Located<'_> {
     pub(super) fn path(&self) -> &Path {
         match self {
-            Look::Direct(path, _) | Look::Nothing(path) => path,
-            Look::Via(path, _) => path,
+            Located::Direct(path, _) | Located::Missing(path) => path,
+            Located::Link(path, _) => path,
         }
     }
 
     pub(super) fn stat(&self) -> Option<&Stat> {
         match self {
-            Look::Direct(_, stat) => Some(stat),
-            Look::Via(_, stat) => stat.as_ref(),
-            Look::Nothing(_) => None,
+            Located::Direct(_, stat) => Some(stat),
+            Located::Link(_, stat) => stat.as_ref(),
+            Located::Missing(_) => None,
         }
     }
 }
 
-impl StorePlace {
-    /// The place that settings name: `file_path`, or the default places in `default_folder`. Links into `mount_point`
+impl StoreLocation {
+    /// The location from the settings: `file_path`, or the default paths in `default_folder`. Links into `mount_point`
     /// are not followed.
     pub fn new(file_path: Option<PathBuf>, default_folder: &Path, mount_point: &Path) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl StorePlace {
         }
     }
 
-    /// Just this file, with no mount to beware of.
+    /// This file only, without a mount to avoid.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
             candidates: vec![absolute(path.into())],
@@ -67,50 +67,50 @@ impl StorePlace {
         }
     }
 
-    /// The files that say what lies there: the places themselves, and what a link there leads to.
+    /// The files to watch: the paths themselves, and the target of a link there (last).
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = self.candidates.clone();
-        files.extend(self.look().ok().map(|look| look.path().to_owned()));
+        files.extend(self.locate().ok().map(|located| located.path().to_owned()));
         files
     }
 
-    /// One `statx` where the first place has a regular file.
-    pub(super) fn look(&self) -> Result<Look<'_>> {
+    /// Finds the file. Costs one `statx` if the first path is a regular file.
+    pub(super) fn locate(&self) -> Result<Located<'_>> {
         for path in &self.candidates {
             match rustix::fs::lstat(path) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                    return self.look_via(path);
+                    return self.follow_link(path);
                 }
-                Ok(stat) => return Ok(Look::Direct(path, stat)),
+                Ok(stat) => return Ok(Located::Direct(path, stat)),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(Error::io(path.display().to_string(), errno)),
             }
         }
-        // There is always one.
+        // There is always at least one path.
         let first = self.candidates.first().map_or(Path::new("/"), |path| path);
-        Ok(Look::Nothing(first))
+        Ok(Located::Missing(first))
     }
 
-    fn look_via(&self, link: &Path) -> Result<Look<'_>> {
+    fn follow_link(&self, link: &Path) -> Result<Located<'_>> {
         let target = match follow(link, self.mount_point.as_deref())? {
             Resolved::Path(target) => target,
             Resolved::InsideMount => self.adopted(link)?,
         };
         match rustix::fs::lstat(&target) {
-            Ok(stat) => Ok(Look::Via(target, Some(stat))),
-            Err(Errno::NOENT) => Ok(Look::Via(target, None)),
+            Ok(stat) => Ok(Located::Link(target, Some(stat))),
+            Err(Errno::NOENT) => Ok(Located::Link(target, None)),
             Err(errno) => Err(Error::io(target.display().to_string(), errno)),
         }
     }
 
-    /// A default place that leads into the mount was adopted, maybe while this process ran: the store is beside it.
+    /// A default path that leads into the mount was adopted, perhaps while this process ran: the store is beside it.
     fn adopted(&self, link: &Path) -> Result<PathBuf> {
         let store = self
             .default_folder()
             .and_then(|folder| adopted_store(link, folder));
         store.ok_or_else(|| {
             Error::Settings(format!(
-                "{} leads into our own mount, which would wait for itself; name another file_path in live.yaml",
+                "{} leads into this mount, which would wait for itself; set another file_path in live.yaml",
                 link.display()
             ))
         })
@@ -120,14 +120,14 @@ impl StorePlace {
         self.default_folder.as_deref()
     }
 
-    /// Whether it is the file that SimpleTuner's server reads by itself.
+    /// Whether SimpleTuner's server reads this file itself.
     pub(super) fn is_default(&self, path: &Path) -> bool {
         self.default_folder()
             .is_some_and(|folder| DEFAULT_NAMES.iter().any(|name| folder.join(name) == path))
     }
 }
 
-/// A path that stays the same when the process changes its folder.
+/// A path that does not depend on the working folder.
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }

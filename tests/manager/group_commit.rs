@@ -1,4 +1,4 @@
-//! Writers that wait for the same store are written together, each told its own result.
+//! Group commit: concurrent writers of a store share a rewrite, and each gets its own result.
 
 use std::sync::{Arc, Barrier};
 
@@ -27,7 +27,7 @@ fn listen(home: &Home) -> Inotify {
 }
 
 #[test]
-fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
+fn fifty_concurrent_writers_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("FIRST", "0").unwrap();
@@ -49,7 +49,7 @@ fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
             })
             .collect();
         begin.wait();
-        // One leads, and waits for the lock; the others have time to come.
+        // One leads and waits for the lock; meanwhile the others join the queue.
         std::thread::sleep(std::time::Duration::from_millis(300));
         drop(lock);
         for (writer, thread) in writers.into_iter().enumerate() {
@@ -69,7 +69,7 @@ fn fifty_writers_at_once_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
 }
 
 #[test]
-fn batches_that_are_given_together_are_one_rewrite() {
+fn batches_written_together_are_one_rewrite() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("OLD", "old").unwrap();
@@ -98,12 +98,12 @@ fn batches_that_are_given_together_are_one_rewrite() {
 }
 
 #[test]
-fn a_disk_that_fails_fails_all_and_changes_nothing() {
+fn a_disk_error_fails_all_batches_and_changes_nothing() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("A", "a").unwrap();
     let before = home.read("secrets.json");
-    // What a write needs cannot be made.
+    // The temporary file of a write cannot be created.
     std::fs::create_dir_all(home.path(".secrets.json.tmp/full")).unwrap();
     let set = |key: &str| vec![Change::Set(name(key), SecretValue::new("v"))];
     let batches = [set("B"), vec![Change::Delete(name("MISSING"))], set("C")];
@@ -118,7 +118,7 @@ fn a_disk_that_fails_fails_all_and_changes_nothing() {
     assert_eq!(value(&manager, "B"), "b");
 }
 
-/// What another program wrote meanwhile is kept, however shortly before.
+/// An edit by another program survives a write, however soon the write follows.
 #[test]
 fn a_write_keeps_what_another_program_wrote_just_before() {
     let home = Home::make();
@@ -138,7 +138,7 @@ fn a_write_keeps_what_another_program_wrote_just_before() {
 /// 10,000 secrets one after the other: for measuring, `cargo test --release --test manager -- --ignored ten_thousand`.
 #[test]
 #[ignore = "takes long"]
-fn ten_thousand_writes_one_after_the_other() {
+fn ten_thousand_writes_in_a_row_lose_nothing() {
     let home = Home::make();
     let manager = home.manager();
     let begun = std::time::Instant::now();

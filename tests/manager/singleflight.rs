@@ -1,4 +1,4 @@
-//! One question for all who ask at once, and no answer kept that was invalidated while it was computed.
+//! Concurrent readers share one fetch, and an answer that was invalidated during its computation is not cached.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::provider::FileProvider;
-use simpletuner_live::provider::file::{FileOptions, StorePlace};
+use simpletuner_live::provider::file::{FileOptions, StoreLocation};
 
 use crate::provider::{Has, Remote};
 use crate::{Home, name, value};
@@ -28,7 +28,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_thousand_threads_cost_a_slow_provider_one_question() {
+fn a_thousand_threads_cost_a_slow_provider_one_request() {
     let remote = Remote::new(Has::Value("slow"));
     let manager = over(&remote);
     let (begin, served) = (Barrier::new(CALLERS), AtomicUsize::new(0));
@@ -43,8 +43,8 @@ fn a_thousand_threads_cost_a_slow_provider_one_question() {
             let thread = std::thread::Builder::new().stack_size(256 * 1024);
             thread.spawn_scoped(scope, ask).unwrap();
         }
-        // Nobody is served, and everybody has found nothing in the cache.
-        wait_until("all ask", || {
+        // No caller has an answer yet, and each has missed the cache.
+        wait_until("all callers ask", || {
             manager.caches().stats()["secrets"].misses >= CALLERS as u64
         });
         assert_eq!(served.load(Ordering::SeqCst), 0);
@@ -55,7 +55,7 @@ fn a_thousand_threads_cost_a_slow_provider_one_question() {
 }
 
 #[test]
-fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the_answer() {
+fn a_thousand_background_reads_cost_one_request_and_all_get_its_answer() {
     for has in [Has::Value("slow"), Has::Nothing, Has::Failure] {
         let remote = Remote::new(has);
         let manager = over(&remote);
@@ -63,9 +63,12 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
         let (told, all) = mpsc::channel();
         for _ in 0..CALLERS {
             let told = told.clone();
-            manager.ask(&name("K"), Box::new(move |_| told.send(()).unwrap()));
+            manager.find_async(&name("K"), Box::new(move |_| told.send(()).unwrap()));
         }
-        assert!(all.try_recv().is_err(), "told before there is an answer");
+        assert!(
+            all.try_recv().is_err(),
+            "notified before there is an answer"
+        );
         drop(gate);
         for _ in 0..CALLERS {
             all.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -75,25 +78,25 @@ fn a_thousand_questions_in_the_background_cost_one_and_all_are_told_whatever_the
 }
 
 #[test]
-fn questions_about_different_keys_do_not_wait_for_each_other() {
+fn fetches_of_different_keys_do_not_wait_for_each_other() {
     let remote = Remote::new(Has::Value("v"));
     let manager = over(&remote);
     let gate = remote.close();
     for key in ["A", "B", "C"] {
-        manager.ask(&name(key), Box::new(|_| {}));
+        manager.find_async(&name(key), Box::new(|_| {}));
     }
-    wait_until("three questions", || remote.calls() == 3);
+    wait_until("three requests", || remote.calls() == 3);
     drop(gate);
     assert_eq!(value(&manager, "A"), "v");
 }
 
-/// Has one thread ask, invalidates while the provider computes, and looks what is kept.
+/// Reads on one thread, invalidates while the provider computes, then reads again.
 fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
     let home = Home::make();
     let remote = Remote::new(Has::Value("old"));
     let settings = home.settings();
     let file = FileProvider::new(FileOptions {
-        place: StorePlace::at(home.path("secrets.json")),
+        location: StoreLocation::at(home.path("secrets.json")),
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: false,
         max_stale: settings.max_stale,
@@ -116,10 +119,10 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
 }
 
 #[test]
-fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
-    let kept = ("old".to_owned(), 1);
+fn an_answer_computed_before_an_invalidation_is_not_cached_after_it() {
+    let cached = ("old".to_owned(), 1);
     let asked_again = ("new".to_owned(), 2);
-    assert_eq!(asked_during(|_| {}), kept);
+    assert_eq!(asked_during(|_| {}), cached);
     assert_eq!(asked_during(|manager| manager.clear_cache()), asked_again);
     let prefix = |prefix: &'static str| {
         asked_during(move |manager| {
@@ -127,7 +130,7 @@ fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
         })
     };
     assert_eq!(prefix("secret:K"), asked_again);
-    assert_eq!(prefix("user:"), kept);
+    assert_eq!(prefix("user:"), cached);
     assert_eq!(
         asked_during(|manager| {
             manager.caches().clear();
@@ -144,22 +147,22 @@ fn an_answer_that_was_computed_before_an_invalidation_is_not_kept_after_it() {
         asked_during(|manager| {
             manager.set("ANOTHER", "written").unwrap();
         }),
-        kept
+        cached
     );
 }
 
 #[test]
-fn whoever_asks_after_an_invalidation_does_not_join_the_question_from_before() {
+fn a_reader_after_an_invalidation_does_not_join_an_earlier_fetch() {
     let remote = Remote::new(Has::Value("old"));
     let manager = over(&remote);
     std::thread::scope(|scope| {
         let gate = remote.close();
         let before = scope.spawn(|| value(&manager, "K"));
-        wait_until("the first question", || remote.calls() == 1);
+        wait_until("the first request", || remote.calls() == 1);
         remote.now_has(Has::Value("new"));
         manager.clear_cache();
         let after = scope.spawn(|| value(&manager, "K"));
-        wait_until("the second question", || remote.calls() == 2);
+        wait_until("the second request", || remote.calls() == 2);
         drop(gate);
         assert_eq!(before.join().unwrap(), "old");
         assert_eq!(after.join().unwrap(), "new");

@@ -1,28 +1,28 @@
-//! How a manager comes to be: from settings, from providers of one's own, or once for the process.
+//! Constructors: a manager from the settings, from given providers, or one for the whole process.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::desk::Desk;
 use super::event::Listeners;
 use super::publish::ChangeListeners;
-use super::{Link, SecretsCache, SecretsManager, Snapshot};
+use super::secret_cache::SecretCache;
+use super::{ChainEntry, SecretCacheHandle, SecretsManager, Snapshot};
 use crate::cache::CacheRegistry;
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
 use crate::provider::backend::{BackendOptions, BackendProvider};
-use crate::provider::file::{FileOptions, StorePlace};
+use crate::provider::file::{FileOptions, StoreLocation};
 use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
 use crate::users::user_permission_cache;
 
-/// How long the first look at the store may take before a manager begins without it.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How long a new manager waits for the first read of the store.
+const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A chain of one's own.
+/// Builds a manager over a chain of providers.
 pub struct Builder {
     providers: Vec<Arc<dyn Provider>>,
     ttl: Ttl,
@@ -30,14 +30,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Adds a provider after those that are there.
+    /// Appends a provider to the chain.
     #[must_use]
     pub fn with_provider(mut self, provider: Arc<dyn Provider>) -> Self {
         self.providers.push(provider);
         self
     }
 
-    /// For how long values, "no such key", and single keys are kept. Zero: not at all.
+    /// How long values, "no such key" and single keys are cached. Zero: not at all.
     #[must_use]
     pub fn ttl(
         mut self,
@@ -53,59 +53,59 @@ impl Builder {
         self
     }
 
-    /// For how long the last value of a provider that fails is served, if it keeps no documents itself.
+    /// How long the last value of a failing provider is served, if the provider caches no documents itself.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.max_stale = max_stale;
         self
     }
 
-    /// The manager; local providers are read at once.
+    /// The manager. Reads the local providers, for a second at most.
     pub fn build(self) -> Arc<SecretsManager> {
         let ttl = Arc::new(self.ttl);
-        let desk = Arc::new(Desk::new(ttl.clone()));
+        let cache = Arc::new(SecretCache::new(ttl.clone()));
         let providers = self.providers.into_iter();
-        let links: Arc<[Link]> = providers
-            .map(|provider| Link::new(provider, ttl.clone()))
+        let chain: Arc<[ChainEntry]> = providers
+            .map(|provider| ChainEntry::new(provider, ttl.clone()))
             .collect();
         let caches = CacheRegistry::default();
-        let manager = Arc::new_cyclic(|me| {
-            let secrets = SecretsCache {
-                manager: me.clone(),
-                desk: desk.clone(),
-                links: links.clone(),
+        let manager = Arc::new_cyclic(|weak_self| {
+            let secrets = SecretCacheHandle {
+                manager: weak_self.clone(),
+                cache: cache.clone(),
+                chain: chain.clone(),
             };
             caches.register("secrets", Arc::new(secrets));
             caches.register("user_permission", Arc::new(user_permission_cache().clone()));
             SecretsManager {
-                me: me.clone(),
-                links,
-                desk,
+                weak_self: weak_self.clone(),
+                chain,
+                cache,
                 caches,
                 listeners: Listeners::default(),
                 changes: ChangeListeners::default(),
                 max_stale: self.max_stale,
                 current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
                 ttl,
-                refreshing: Mutex::new(()),
+                publish_lock: Mutex::new(()),
             }
         });
-        for link in manager.links.iter() {
-            let me = manager.me.clone();
-            link.provider.on_change(Box::new(move || {
-                if let Some(manager) = me.upgrade() {
+        for entry in manager.chain.iter() {
+            let weak = manager.weak_self.clone();
+            entry.provider.on_change(Box::new(move || {
+                if let Some(manager) = weak.upgrade() {
                     manager.publish();
                 }
             }));
         }
-        // A store that hangs is no reason not to begin.
-        manager.refresh_within(FIRST_LOOK);
+        // A store that hangs must not keep the manager from starting.
+        manager.refresh_within(FIRST_READ_TIMEOUT);
         manager
     }
 }
 
 impl SecretsManager {
-    /// A chain of one's own, without providers at first.
+    /// An empty chain, to be filled with providers.
     pub fn builder() -> Builder {
         Builder {
             providers: Vec::new(),
@@ -114,7 +114,7 @@ impl SecretsManager {
         }
     }
 
-    /// The chain of the default settings.
+    /// The chain in the default settings.
     ///
     /// # Errors
     /// [`Error::Settings`](crate::error::Error::Settings).
@@ -122,18 +122,18 @@ impl SecretsManager {
         Self::from_settings(&Settings::load(&Flags::default())?)
     }
 
-    /// The chain of these settings, over this process's environment.
+    /// The chain in these settings, with this process's environment.
     ///
     /// # Errors
-    /// [`Error::Settings`](crate::error::Error::Settings) where those of a backend are wrong;
-    /// [`Error::Io`](crate::error::Error::Io) where its thread cannot be started. No backend is called yet.
+    /// [`Error::Settings`](crate::error::Error::Settings) if those of a backend are wrong;
+    /// [`Error::Io`](crate::error::Error::Io) if the backends' thread cannot be started. Calls no backend yet.
     pub fn from_settings(settings: &Settings) -> Result<Arc<Self>> {
         let environment =
             EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
         Self::from_settings_with(settings, environment)
     }
 
-    /// The chain of these settings, over another environment.
+    /// The chain in these settings, with another environment.
     ///
     /// # Errors
     /// As for [`from_settings`](Self::from_settings).
@@ -158,7 +158,7 @@ impl SecretsManager {
             .max_stale(settings.max_stale))
     }
 
-    /// The chain of the default settings, one for the whole process.
+    /// The chain in the default settings, one for the whole process.
     ///
     /// # Errors
     /// As for [`open`](Self::open); the next call tries again.
@@ -178,11 +178,11 @@ impl SecretsManager {
     }
 }
 
-/// How settings have the file provider work.
+/// The options of the file provider from the settings.
 pub(crate) fn file_options(settings: &Settings) -> FileOptions {
     let key = settings.credential_key.as_ref();
     FileOptions {
-        place: StorePlace::new(
+        location: StoreLocation::new(
             settings.file_path.clone(),
             &settings.base_dir,
             &settings.mount_point,
@@ -217,7 +217,7 @@ fn vault(settings: &Settings) -> Result<Arc<dyn Provider>> {
     })
 }
 
-/// How settings have a backend's document kept.
+/// The options of a backend provider from the settings.
 fn backend_options(settings: &Settings) -> BackendOptions {
     BackendOptions {
         ttl: settings.ttl.clone(),

@@ -1,4 +1,4 @@
-//! One provider in the chain, with the last value of each key where the provider keeps no document itself.
+//! One provider in the chain. For a provider that caches no documents, it also keeps the last value of each key.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -11,34 +11,34 @@ use lru::LruCache;
 use super::Event;
 use crate::error::Error;
 use crate::provider::{
-    Held, NameChange, Provided, Provider, ProviderReport, Refreshed, Standing, View, Viewed,
+    Cached, Changes, KeyChange, ListingState, Provided, Provider, ProviderReport, View, ViewLookup,
 };
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
-/// How many keys' last values are kept of a provider that keeps none itself.
-const LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+/// How many last values are kept for one provider.
+const MAX_LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
 /// One provider in the chain.
-pub(super) struct Link {
+pub(super) struct ChainEntry {
     pub(super) provider: Arc<dyn Provider>,
     pub(super) name: Arc<str>,
-    /// Whether `provider_down` was told last.
+    /// Whether the last event was `provider_down`.
     pub(super) is_down: AtomicBool,
     ttl: Arc<Ttl>,
     /// A leaf lock.
     last: Mutex<LastValues>,
 }
 
-/// The last value of each key, for a provider that keeps no documents itself.
+/// The last value of each key.
 struct LastValues {
     values: LruCache<SecretName, Provided>,
-    /// Counts invalidations: an answer that was begun before one is out of date.
-    epoch: u64,
+    /// Counts invalidations. An answer whose request began before one is stale.
+    invalidations: u64,
     view: Option<Arc<KeyView>>,
 }
 
-impl Link {
+impl ChainEntry {
     pub(super) fn new(provider: Arc<dyn Provider>, ttl: Arc<Ttl>) -> Self {
         Self {
             name: provider.name().into(),
@@ -46,8 +46,8 @@ impl Link {
             is_down: AtomicBool::new(false),
             ttl,
             last: Mutex::new(LastValues {
-                values: LruCache::new(LAST_VALUES),
-                epoch: 0,
+                values: LruCache::new(MAX_LAST_VALUES),
+                invalidations: 0,
                 view: None,
             }),
         }
@@ -57,26 +57,26 @@ impl Link {
         self.last.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// What is known of the keys that begin with `names` is to be asked for anew.
-    pub(super) fn forget(&self, names: &str) {
+    /// Invalidates the keys that begin with `prefix`.
+    pub(super) fn expire(&self, prefix: &str) {
         self.provider.expire();
         let mut last = self.last();
-        last.epoch += 1;
+        last.invalidations += 1;
         last.view = None;
-        let forgotten = last.values.iter().map(|(name, _)| name.clone());
-        let forgotten: Vec<SecretName> = forgotten
-            .filter(|name| name.as_str().starts_with(names))
+        let names = last.values.iter().map(|(name, _)| name.clone());
+        let expired: Vec<SecretName> = names
+            .filter(|name| name.as_str().starts_with(prefix))
             .collect();
-        for name in forgotten {
+        for name in expired {
             last.values.pop(&name);
         }
     }
 
-    /// What the provider holds, what changed without us, and what we changed.
-    pub(super) fn take_news(&self) -> (Arc<dyn View>, Refreshed, Vec<NameChange>) {
-        let news = self.provider.take_news();
-        let view = news.view.unwrap_or_else(|| self.key_view());
-        (view, news.changes, news.own)
+    /// The provider's view, what other programs changed, and what this process wrote.
+    pub(super) fn take_update(&self) -> (Arc<dyn View>, Changes, Vec<KeyChange>) {
+        let update = self.provider.take_update();
+        let view = update.view.unwrap_or_else(|| self.key_view());
+        (view, update.changes, update.own_writes)
     }
 
     fn key_view(&self) -> Arc<dyn View> {
@@ -95,9 +95,9 @@ impl Link {
         view.clone()
     }
 
-    /// These names changed somewhere in the chain: a provider that was asked for one is asked anew. Gives its view where
-    /// that became another.
-    pub(super) fn outdate(&self, names: &[SecretName]) -> Option<Arc<dyn View>> {
+    /// These names changed in some provider: their last values here become stale. Returns the new view if there were
+    /// any.
+    pub(super) fn mark_stale(&self, names: &[SecretName]) -> Option<Arc<dyn View>> {
         {
             let mut last = self.last();
             let mut is_changed = false;
@@ -115,41 +115,41 @@ impl Link {
         Some(self.key_view())
     }
 
-    /// Asks the provider, which may wait. For one that keeps no documents, a value that is young enough stands in for
-    /// a failure.
-    pub(super) fn ask(&self, name: &SecretName, max_stale: Duration) -> Held {
-        let epoch = self.last().epoch;
-        let answer = Held::of(self.provider.get(name));
+    /// Asks the provider, which may wait. If a provider fails that caches no documents, its last value answers, if that
+    /// is young enough.
+    pub(super) fn get(&self, name: &SecretName, max_stale: Duration) -> Cached {
+        let invalidations = self.last().invalidations;
+        let answer = Cached::from_result(self.provider.get(name));
         if self.provider.keeps_documents() {
             return answer;
         }
         let mut last = self.last();
         match answer {
-            Held::Value(provided) => {
-                let mut kept = provided.clone();
-                kept.as_of.is_stale |= last.epoch != epoch;
+            Cached::Value(provided) => {
+                let mut last_value = provided.clone();
+                last_value.as_of.is_stale |= last.invalidations != invalidations;
                 last.view = None;
-                last.values.put(name.clone(), kept);
-                Held::Value(provided)
+                last.values.put(name.clone(), last_value);
+                Cached::Value(provided)
             }
-            Held::Absent { as_of } => {
+            Cached::Absent { as_of } => {
                 last.view = None;
                 last.values.pop(name);
-                Held::Absent { as_of }
+                Cached::Absent { as_of }
             }
-            Held::Failed(error) if !error.ends_chain() => match last.values.get(name) {
+            Cached::Failed(error) if !error.ends_chain() => match last.values.get(name) {
                 Some(provided) if provided.as_of.at.elapsed() < max_stale => {
                     let mut provided = provided.clone();
                     provided.as_of.is_stale = true;
-                    Held::Value(provided)
+                    Cached::Value(provided)
                 }
-                _ => Held::Failed(error),
+                _ => Cached::Failed(error),
             },
             other => other,
         }
     }
 
-    /// The event, if the provider failed or came back since the last one.
+    /// The event, if the provider has failed or recovered since the last one.
     pub(super) fn check_health(&self) -> Option<Event> {
         let is_down = !self.provider.report().available;
         let was_down = self.is_down.swap(is_down, Ordering::Relaxed);
@@ -174,7 +174,7 @@ pub(super) fn provider_failed(provider: &str, name: &str, error: &Error) -> Erro
     }
 }
 
-/// What was last heard of the keys of a provider that can only be asked key by key.
+/// The last values of a provider that can only be asked key by key.
 struct KeyView {
     provider: Arc<dyn Provider>,
     ttl: Arc<Ttl>,
@@ -182,13 +182,13 @@ struct KeyView {
 }
 
 impl View for KeyView {
-    fn find(&self, name: &SecretName, now: Instant) -> Viewed {
+    fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
         let Some(provided) = self.values.get(name) else {
-            return Viewed::Unknown;
+            return ViewLookup::Unknown;
         };
         let ttl = *self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
         let left = ttl.saturating_sub(now.saturating_duration_since(provided.as_of.at));
-        Viewed::Value {
+        ViewLookup::Value {
             valid_for: (!left.is_zero() && !provided.as_of.is_stale).then_some(left),
             provided: provided.clone(),
         }
@@ -202,8 +202,8 @@ impl View for KeyView {
         self.provider.has(name)
     }
 
-    fn standing(&self, _now: Instant) -> Standing {
-        self.provider.standing()
+    fn listing_state(&self, _now: Instant) -> ListingState {
+        self.provider.listing_state()
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

@@ -1,0 +1,341 @@
+//! Fetches a backend's document: one call for all callers at once, retried within bounds, and repeated in advance for
+//! keys that are read often. Knows no protocol.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::runtime::runtime;
+use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, Rules, State};
+use super::view::BackendView;
+use super::{Backend, FetchError, Fetched, Retry};
+use crate::error::Result;
+use crate::provider::{Changes, Done, GetDone, ListingState, ProviderUpdate};
+use crate::secret::SecretName;
+use crate::settings::Ttl;
+
+/// How often a call is retried if readers would otherwise get an error.
+const MAX_RETRIES: u32 = 2;
+/// The value of `read_ttl` if no key was read since the last fetch.
+const NO_READ: u64 = u64::MAX;
+
+/// How a backend's document is cached.
+#[derive(Clone, Debug)]
+pub struct BackendOptions {
+    /// How long values and "no such key" are fresh.
+    pub ttl: Ttl,
+    /// How long the last document is served while the backend fails.
+    pub max_stale: Duration,
+    /// How long a fetch may take, all its retries together.
+    pub timeout: Duration,
+}
+
+/// Fetches the document of one backend, and keeps what is known of it.
+pub(super) struct Fetcher {
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) rules: Arc<Rules>,
+    runtime: Handle,
+    timeout: Duration,
+    /// A leaf lock: never held across a wait or a callback.
+    inner: Mutex<Inner>,
+    /// Whether there are changes that [`take_changes`](Self::take_changes) has not returned yet.
+    has_changes: AtomicBool,
+    pub(super) changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Called when there is something new to save for the next process.
+    pub(super) unsaved: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// The shortest time to live, in milliseconds, among the keys read since the last fetch began.
+    read_ttl: AtomicU64,
+    /// Notified when `read_ttl` falls or a fetch ends.
+    read: Arc<Notify>,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pub(super) state: State,
+    /// What readers see of the state; `None` if it has changed since.
+    view: Option<Arc<BackendView>>,
+    /// Waiters for the current attempt.
+    waiting: Vec<Waiter>,
+    /// Waiters that asked after an invalidation, while an attempt from before it runs.
+    waiting_for_next: Vec<Waiter>,
+    refreshes_ahead: bool,
+}
+
+impl Inner {
+    /// The state, to be changed.
+    pub(super) fn change(&mut self) -> &mut State {
+        self.view = None;
+        &mut self.state
+    }
+}
+
+pub(super) enum Waiter {
+    /// For a key.
+    Key(SecretName, GetDone),
+    /// For a document, whatever it contains.
+    Document(Done),
+}
+
+impl Fetcher {
+    pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            runtime: runtime()?,
+            rules: Arc::new(Rules {
+                provider: backend.name(),
+                ttl: options.ttl,
+                max_stale: options.max_stale,
+            }),
+            backend: Box::new(backend),
+            timeout: options.timeout,
+            inner: Mutex::default(),
+            has_changes: AtomicBool::new(false),
+            changed: OnceLock::new(),
+            unsaved: OnceLock::new(),
+            read_ttl: AtomicU64::new(NO_READ),
+            read: Arc::default(),
+        }))
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(super) fn notify_unsaved(&self) {
+        if let Some(unsaved) = self.unsaved.get() {
+            unsaved();
+        }
+    }
+
+    /// Lets the task that refreshes ahead notice that the provider was dropped.
+    pub(super) fn wake_refresher(&self) {
+        self.read.notify_one();
+    }
+
+    /// Records that a key was read, so that the document is fetched again before the key expires.
+    pub(super) fn record_read(&self, name: &SecretName) {
+        let ttl = self.rules.ttl_of(name).as_millis();
+        let ttl = u64::try_from(ttl).unwrap_or(NO_READ);
+        let shortest = &self.read_ttl;
+        if ttl < shortest.load(Ordering::Relaxed)
+            && ttl < shortest.fetch_min(ttl, Ordering::Relaxed)
+        {
+            self.read.notify_one();
+        }
+    }
+
+    pub(super) fn take_changes(&self) -> Changes {
+        if !self.has_changes.swap(false, Ordering::Relaxed) {
+            return Changes::None;
+        }
+        let changes = self.inner().state.take_changes();
+        changes.map_or(Changes::None, Changes::Keys)
+    }
+
+    pub(super) fn take_update(&self) -> ProviderUpdate {
+        let mut inner = self.inner();
+        let changes = match self.has_changes.swap(false, Ordering::Relaxed) {
+            true => inner.state.take_changes(),
+            false => None,
+        };
+        let Inner { state, view, .. } = &mut *inner;
+        let new_view = || BackendView::new(state, &self.rules, self.backend.source());
+        ProviderUpdate {
+            view: Some(view.get_or_insert_with(new_view).clone()),
+            changes: changes.map_or(Changes::None, Changes::Keys),
+            own_writes: Vec::new(),
+        }
+    }
+
+    /// Calls `done` when the document is fresh or could not be fetched.
+    pub(super) fn refresh(self: &Arc<Self>, done: Done) {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        match inner.state.listing_state(&self.rules, now) {
+            ListingState::Outdated | ListingState::Unknown => {
+                self.wait(&mut inner, Waiter::Document(done), now);
+            }
+            ListingState::Complete | ListingState::Failed(_) => {
+                drop(inner);
+                done();
+            }
+        }
+    }
+
+    /// Adds a waiter to the attempt that will answer it, and begins that attempt if none runs.
+    pub(super) fn wait(self: &Arc<Self>, inner: &mut Inner, waiter: Waiter, now: Instant) {
+        if !inner.state.has_attempt() {
+            inner.waiting.push(waiter);
+            self.begin(inner, now);
+        } else if inner.state.attempt_is_current() {
+            inner.waiting.push(waiter);
+        } else {
+            inner.waiting_for_next.push(waiter);
+        }
+    }
+
+    fn begin(self: &Arc<Self>, inner: &mut Inner, now: Instant) {
+        inner.state.begin(now);
+        self.read_ttl.store(NO_READ, Ordering::Relaxed);
+        // Readers wait for retries only if there is nothing to serve and the backend has not failed before.
+        let was_failing = inner.state.is_failing();
+        let retries = !was_failing && !inner.state.is_servable(&self.rules, now);
+        let fetcher = self.clone();
+        let fetch = self
+            .runtime
+            .spawn(async move { fetcher.fetch(retries).await });
+        let fetcher = self.clone();
+        self.runtime.spawn(async move {
+            // A fetch that panicked counts as failed.
+            let ended = |_| Err(FetchError::passing("the call ended unexpectedly"));
+            let result = fetch.await.unwrap_or_else(ended);
+            fetcher.finish(result);
+        });
+        if was_failing {
+            let fetcher = self.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(FAILING_BACKEND_TIMEOUT).await;
+                fetcher.release_waiters(now);
+            });
+        }
+    }
+
+    /// One fetch, with retries, all within the timeout.
+    async fn fetch(&self, retries: bool) -> Result<Fetched, FetchError> {
+        let mut last = None;
+        let attempts = async {
+            for attempt in 0.. {
+                let error = match self.backend.fetch().await {
+                    Ok(fetched) => return Ok(fetched),
+                    Err(error) => error,
+                };
+                let pause = match error.retry {
+                    Retry::No => return Err(error),
+                    Retry::Soon => MIN_BACKOFF,
+                    Retry::After(pause) => pause.max(MIN_BACKOFF),
+                };
+                if !retries || attempt == MAX_RETRIES {
+                    return Err(error);
+                }
+                last = Some(error);
+                tokio::time::sleep(pause + jitter()).await;
+            }
+            Err(FetchError::passing("it was tried too often"))
+        };
+        let in_time = tokio::time::timeout(self.timeout, attempts).await;
+        in_time.unwrap_or_else(|_| {
+            Err(last.unwrap_or_else(|| {
+                FetchError::passing(format!(
+                    "{} gave no answer within {} s (setting timeout.total)",
+                    self.backend.source(),
+                    self.timeout.as_secs_f64()
+                ))
+            }))
+        })
+    }
+
+    /// Records the outcome of the attempt, reports the changes, then answers the waiters.
+    fn finish(self: &Arc<Self>, result: Result<Fetched, FetchError>) {
+        let waiting = {
+            let mut inner = self.inner();
+            inner.change().finish(result, &self.rules, Instant::now());
+            self.has_changes.store(true, Ordering::Relaxed);
+            if !inner.refreshes_ahead && inner.state.document().is_some() {
+                inner.refreshes_ahead = true;
+                self.refresh_ahead();
+            }
+            let waiting = std::mem::take(&mut inner.waiting);
+            if !inner.waiting_for_next.is_empty() {
+                inner.waiting = std::mem::take(&mut inner.waiting_for_next);
+                self.begin(&mut inner, Instant::now());
+            }
+            waiting
+        };
+        // Before the answers: a waiter may read other keys as soon as it is answered.
+        if let Some(changed) = self.changed.get() {
+            changed();
+        }
+        self.notify_unsaved();
+        self.answer(waiting);
+        self.read.notify_one();
+    }
+
+    /// The backend failed before and has not answered for a while: answers the waiters with what there is. `began`
+    /// identifies the attempt.
+    fn release_waiters(&self, began: Instant) {
+        let waiting = {
+            let mut inner = self.inner();
+            if !inner.state.is_attempt_of(began) {
+                return;
+            }
+            let mut waiting = std::mem::take(&mut inner.waiting);
+            waiting.append(&mut inner.waiting_for_next);
+            waiting
+        };
+        self.answer(waiting);
+    }
+
+    fn answer(&self, waiting: Vec<Waiter>) {
+        for waiter in waiting {
+            match waiter {
+                Waiter::Key(name, done) => {
+                    let now = Instant::now();
+                    let answer = self.inner().state.settled_answer(&name, &self.rules, now);
+                    done(answer);
+                }
+                Waiter::Document(done) => done(),
+            }
+        }
+    }
+
+    /// Fetches documents again before their recently read keys expire, until the provider is dropped.
+    fn refresh_ahead(self: &Arc<Self>) {
+        let (fetcher, read) = (Arc::downgrade(self), self.read.clone());
+        self.runtime.spawn(async move {
+            while let Some(next) = refresh_if_due(&fetcher) {
+                match next {
+                    NextRefresh::Unknown => read.notified().await,
+                    NextRefresh::At(due) => {
+                        drop(tokio::time::timeout_at(due.into(), read.notified()).await);
+                    }
+                }
+            }
+        });
+    }
+}
+
+enum NextRefresh {
+    At(Instant),
+    /// Not before a key is read or an attempt ends.
+    Unknown,
+}
+
+/// Begins an attempt if it is due; returns when to check again, or `None` if the provider was dropped.
+fn refresh_if_due(fetcher: &Weak<Fetcher>) -> Option<NextRefresh> {
+    let fetcher = fetcher.upgrade()?;
+    let ttl = match fetcher.read_ttl.load(Ordering::Relaxed) {
+        NO_READ => return Some(NextRefresh::Unknown),
+        milliseconds => Duration::from_millis(milliseconds),
+    };
+    let now = Instant::now();
+    let mut inner = fetcher.inner();
+    match inner.state.refresh_at(ttl) {
+        Some(due) if due > now => Some(NextRefresh::At(due)),
+        Some(_) => {
+            fetcher.begin(&mut inner, now);
+            Some(NextRefresh::Unknown)
+        }
+        None => Some(NextRefresh::Unknown),
+    }
+}
+
+/// Up to half a second, so that hosts that failed together do not retry together.
+fn jitter() -> Duration {
+    let mut random = [0; 2];
+    if getrandom::fill(&mut random).is_err() {
+        return Duration::ZERO;
+    }
+    Duration::from_millis(u64::from(u16::from_ne_bytes(random)) % 500)
+}
