@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
 use super::layout::File;
+use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn, lock};
 use crate::audit::Actor;
 use crate::error::{Error, Result};
@@ -14,45 +15,6 @@ use crate::hardware;
 use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
-
-/// How fresh a content must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// A value that may be given to readers.
-    Fresh,
-    /// The last known value, for callers that have waited already, or that look at names and sizes only.
-    LastKnown,
-}
-
-/// A content.
-#[derive(Clone, Debug)]
-pub(super) struct Content {
-    pub(super) value: SecretValue,
-    /// When it last changed.
-    pub(super) changed_at: SystemTime,
-    /// For how long it may be given to readers if nothing changes.
-    pub(super) fresh_for: Duration,
-}
-
-/// What is known of a file's content without waiting.
-pub(super) enum Resolved {
-    Content(Content),
-    Missing,
-    Failed(Error),
-    /// It must be asked for first.
-    Blocked(WaitOn),
-}
-
-impl Resolved {
-    /// Content that does not expire.
-    pub(super) fn lasting(value: SecretValue, changed_at: SystemTime) -> Self {
-        Resolved::Content(Content {
-            value,
-            changed_at,
-            fresh_for: Duration::MAX,
-        })
-    }
-}
 
 /// How long an answer is kept for the callers that waited for it.
 const AT_HAND: Duration = Duration::from_secs(1);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File, is_sed_name};
 use super::open::Opened;
+use super::resolved::{Freshness, Resolved};
 use super::{Caller, Found, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::{self, Base, BundleFormat, Document};
-use super::content::{Content, Freshness, Resolved};
+use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn, lock};
 use crate::error::Result;
 use crate::manager::{Lookup, Snapshot};

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::content::Resolved;
+use super::resolved::Resolved;
 use super::{Tree, lock};
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};

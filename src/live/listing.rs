@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::content::{Freshness, Resolved};
 use super::layout::{Dir, FileType};
+use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, Tree, lock};
 use crate::manager::Snapshot;
 use crate::versions::Place;

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::content::{Content, Freshness, Resolved};
 use super::files::Shows;
 use super::layout::{Dir, File, FileType, Generated};
+use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
 use crate::versions::{Missing, Node, Place, State};

@@ -19,6 +19,7 @@ mod layout;
 mod listing;
 mod lookup;
 mod open;
+mod resolved;
 mod set_attr;
 mod status;
 mod unlink_rename;

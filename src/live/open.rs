@@ -1,9 +1,9 @@
 //! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
 
-use super::content::{Freshness, Resolved};
 use super::files::Shows;
 use super::layout::{File, Generated};
 use super::lookup::waited;
+use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
 use crate::versions::{Handle, Missing, Node, Place, State};

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use super::commit::{Commit, Commits};
-use super::content::{Freshness, Resolved};
 use super::layout::File;
 use super::lookup::waited;
+use super::resolved::{Freshness, Resolved};
 use super::write::{MAX_SCRATCH, no_room};
 use super::{Attr, Caller, OpError, Tree};
 use crate::secret::SecretBuffer;

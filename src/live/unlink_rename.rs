@@ -2,8 +2,8 @@
 
 use super::audit::actor;
 use super::commit::{Commit, Commits};
-use super::content::{Freshness, Resolved};
 use super::layout::{Dir, File};
+use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;

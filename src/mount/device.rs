@@ -182,5 +182,5 @@ pub(super) fn can_resend(init: &[u8]) -> bool {
     const FLAGS2: std::ops::Range<usize> = 56..60;
     const HAS_RESEND: u32 = 1 << 7;
     let flags2 = init.get(FLAGS2).and_then(|bytes| bytes.try_into().ok());
-    flags2.is_some_and(|bytes| u32::from_le_bytes(bytes) & HAS_RESEND != 0)
+    flags2.is_some_and(|bytes| u32::from_ne_bytes(bytes) & HAS_RESEND != 0)
 }

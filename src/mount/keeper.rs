@@ -95,7 +95,7 @@ pub fn take_over() -> Result<()> {
     let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
     let dir = state.mount_point();
     tracing::info!("keeping {} from now on", dir.display());
-    let server = match ServerProcess::attach(state.server, channel, &heartbeat) {
+    let server = match ServerProcess::attach(state.server, channel) {
         Some(server) => server,
         None => start_serving(&state, &shared)?,
     };
@@ -213,7 +213,7 @@ impl Keeper {
     }
 
     fn server_is_ready(&mut self) {
-        self.server.mark_ready(&self.heartbeat);
+        self.server.is_ready = true;
         self.failures = 0;
         self.failing_since = None;
         if let Some(Upgrading::Beginning { .. }) = self.upgrade {
@@ -252,17 +252,11 @@ impl Keeper {
                 Some(Upgrading::Preparing { next, .. }) => Some(next),
                 _ => None,
             };
-            // Without a descriptor of its thread, the server's own is polled twice.
-            let thread_exit_fd = self.server.thread_exit_fd.as_ref();
             let mut fds = vec![
                 PollFd::new(&self.signals.end, PollFlags::IN),
                 PollFd::new(&self.signals.upgrade, PollFlags::IN),
                 PollFd::new(&self.server.channel, PollFlags::IN),
                 PollFd::new(&self.server.exit_fd, PollFlags::IN),
-                PollFd::new(
-                    thread_exit_fd.unwrap_or(&self.server.exit_fd),
-                    PollFlags::IN,
-                ),
             ];
             if let Some(next) = next {
                 fds.push(PollFd::new(&next.channel, PollFlags::IN));
@@ -284,28 +278,29 @@ impl Keeper {
             {
                 return Wakeup::Message(message);
             }
-            if is_ready(3) || is_ready(4) {
+            if is_ready(3) {
                 return Wakeup::ServerEnded;
             }
-            if is_ready(5)
+            if is_ready(4)
                 && let Some(next) = next
                 && let Ok(Some(message)) = next.channel.receive()
             {
                 return Wakeup::NextMessage(message);
             }
-            if is_ready(6) {
+            if is_ready(5) {
                 return Wakeup::NextEnded;
             }
-            if is_ready(2) || is_ready(5) {
+            if is_ready(2) || is_ready(4) {
                 // A process has closed its end of the channel, and is about to end.
-                let ending = if is_ready(2) {
-                    Some(&self.server)
-                } else {
-                    next
+                let ending = match is_ready(2) {
+                    true => Some(&self.server),
+                    false => next,
                 };
-                ending.map(|ending| ending.wait_for_exit(CHANNEL_CLOSED_TIMEOUT));
+                let exit_fds = ending.map(|ending| PollFd::new(&ending.exit_fd, PollFlags::IN));
+                let _ = poll(&mut Vec::from_iter(exit_fds), CHANNEL_CLOSED_TIMEOUT);
             }
             if Instant::now() >= until {
+                // A store that hangs can hold one of its threads in the kernel for as long as it likes.
                 return match self.server.first_thread_has_ended() {
                     true => Wakeup::ServerEnded,
                     false => Wakeup::CheckDue,

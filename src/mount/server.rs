@@ -128,7 +128,6 @@ fn assemble(
     manager: Arc<SecretsManager>,
 ) -> Result<Assembled> {
     let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
-    let unanswered = heartbeat.drain_unanswered();
     heartbeat.beat();
     let audit = AuditTrail::from_settings(settings);
     let configs = ProviderConfigs::in_registry(manager.caches(), settings, audit.clone());
@@ -183,6 +182,8 @@ fn assemble(
     if let Some(restart) = state.restarts.last() {
         tree.notify_restart(restart);
     }
+    // Not earlier: if this server ends before it has the requests sent again, its successor must still know them.
+    let unanswered = heartbeat.drain_unanswered();
     let last = heartbeat.get(Slot::LastRequest);
     let can_resend = tree.mount_info().kernel.resend;
     request_resend(&shared.device, &unanswered, last, can_resend)
@@ -255,9 +256,9 @@ fn request_resend(
     /// A message that is only a header (`fuse_out_header`): length, error, request number.
     fn header(error: i32, unique: u64) -> [u8; 16] {
         let mut header = [0; 16];
-        header[..4].copy_from_slice(&16u32.to_le_bytes());
-        header[4..8].copy_from_slice(&error.to_le_bytes());
-        header[8..].copy_from_slice(&unique.to_le_bytes());
+        header[..4].copy_from_slice(&16u32.to_ne_bytes());
+        header[4..8].copy_from_slice(&error.to_ne_bytes());
+        header[8..].copy_from_slice(&unique.to_ne_bytes());
         header
     }
     const FUSE_NOTIFY_RESEND: i32 = 7;
@@ -308,8 +309,6 @@ impl KeeperLink {
             .name("keeper-link".into())
             .stack_size(256 * 1024);
         let spawned = thread.spawn(move || {
-            let tid = rustix::thread::gettid().as_raw_nonzero().get();
-            self.heartbeat.set(Slot::Thread, tid as u64);
             // A keeper that has ended shows in the first `poll_once`.
             let _ = self.channel.send(&ToKeeper::Ready);
             loop {

@@ -33,10 +33,6 @@ pub(super) struct ServerProcess {
     pid: Pid,
     /// Readable once the process has ended with all its threads.
     pub(super) exit_fd: OwnedFd,
-    /// Readable once any server thread has exited. The process may not be reapable yet: its notify thread can be blocked
-    /// on a directory lock held by a reader that is itself waiting for the next server. `None` before Linux 6.9, and until
-    /// the server is ready.
-    pub(super) thread_exit_fd: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) is_ready: bool,
     pub(super) heartbeat: Heartbeat,
@@ -113,29 +109,17 @@ impl ServerProcess {
     }
 
     /// Attaches to a server that is serving already. `None`: it has ended, and another process got its exit status.
-    pub(super) fn attach(pid: u32, channel: Channel, page: &HeartbeatPage) -> Option<Self> {
+    pub(super) fn attach(pid: u32, channel: Channel) -> Option<Self> {
         let pid = Pid::from_raw(pid as i32)?;
         let mut server = Self::watch(pid, channel).ok()?;
-        server.mark_ready(page);
+        server.is_ready = true;
         Some(server)
-    }
-
-    /// Records that the server answers requests from now on.
-    pub(super) fn mark_ready(&mut self, page: &HeartbeatPage) {
-        /// A pidfd of one thread, not of the process (pidfd_open(2)): since Linux 6.9, like resending.
-        const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
-        self.is_ready = true;
-        let thread = i32::try_from(page.get(Slot::Thread)).ok();
-        self.thread_exit_fd = thread
-            .and_then(Pid::from_raw)
-            .and_then(|thread| rustix::process::pidfd_open(thread, PIDFD_THREAD).ok());
     }
 
     fn watch(pid: Pid, channel: Channel) -> std::result::Result<Self, Errno> {
         Ok(Self {
             pid,
             exit_fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
-            thread_exit_fd: None,
             channel,
             is_ready: false,
             heartbeat: Heartbeat::default(),

@@ -34,8 +34,6 @@ pub(crate) enum Slot {
     Committing = 3,
     /// The request that the thread `save` works on.
     Saving = 4,
-    /// The thread id of a server thread that exits only when the whole server does.
-    Thread = 5,
     /// The last request that a server began to work on.
     LastRequest = 6,
     /// The request that the thread `close` works on.

@@ -64,8 +64,8 @@ impl KernelNames {
         }
         if let Some(device) = self.device.get() {
             let mut message = [0; 16];
-            message[..4].copy_from_slice(&16u32.to_le_bytes());
-            message[4..8].copy_from_slice(&INC_EPOCH.to_le_bytes());
+            message[..4].copy_from_slice(&16u32.to_ne_bytes());
+            message[4..8].copy_from_slice(&INC_EPOCH.to_ne_bytes());
             if let Err(error) = rustix::io::write(device, &message)
                 && error != rustix::io::Errno::NODEV
                 && error != rustix::io::Errno::NOTCONN

@@ -1,0 +1,46 @@
+//! What is known of a file's content without waiting.
+
+use std::time::{Duration, SystemTime};
+
+use super::WaitOn;
+use crate::error::Error;
+use crate::secret::SecretValue;
+
+/// How fresh a content must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// A value that may be given to readers.
+    Fresh,
+    /// The last known value, for callers that have waited already, or that look at names and sizes only.
+    LastKnown,
+}
+
+/// A content.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) value: SecretValue,
+    /// When it last changed.
+    pub(super) changed_at: SystemTime,
+    /// For how long it may be given to readers if nothing changes.
+    pub(super) fresh_for: Duration,
+}
+
+/// What is known of a file's content without waiting.
+pub(super) enum Resolved {
+    Content(Content),
+    Missing,
+    Failed(Error),
+    /// It must be asked for first.
+    Blocked(WaitOn),
+}
+
+impl Resolved {
+    /// Content that does not expire.
+    pub(super) fn lasting(value: SecretValue, changed_at: SystemTime) -> Self {
+        Resolved::Content(Content {
+            value,
+            changed_at,
+            fresh_for: Duration::MAX,
+        })
+    }
+}
