@@ -37,14 +37,15 @@ impl Lookups {
         if count <= known.lookups {
             // A lookup that the kernel rejected, or all of them.
             known.lookups -= count;
-        } else if count > 1 || !known.is_restored {
-            // An eviction: the kernel forgets the lookups that an earlier server answered, too.
-            *known = Count::default();
-        } else {
-            // The kernel rejected an earlier server's answer, or has forgotten the only one.
-            return self.doubt(ino);
+            return Some(ino);
         }
-        Some(ino)
+        // The kernel forgets lookups that an earlier server answered, too. How many of this server's are among them is not
+        // known: an answer may be on its way to the kernel while the kernel forgets all before it.
+        known.lookups = 0;
+        match known.is_restored {
+            true => self.doubt(ino),
+            false => Some(ino),
+        }
     }
 
     fn doubt(&mut self, ino: u64) -> Option<u64> {

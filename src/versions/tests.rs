@@ -305,3 +305,26 @@ fn records_are_read_as_other_versions_of_the_program_wrote_them() {
         assert_eq!(format!("{read:?}"), format!("{sample:?}"));
     }
 }
+
+#[test]
+fn an_inode_that_the_kernel_is_just_looking_up_anew_outlives_the_forget_of_earlier_servers_lookups()
+{
+    let mut state = State::new(0);
+    let place = Place::new(2, "A");
+    let version = state.version(&place, &SecretValue::new("x"), SystemTime::now());
+    (0..6).for_each(|_| state.count_lookup(version));
+    let mut next = restored(state.checkpoint()).state;
+    // One that the kernel forgets with the six before it, and one whose answer is on its way to the kernel.
+    next.count_lookup(version);
+    next.count_lookup(version);
+    next.forget(version, 7);
+    assert!(next.node(version).is_some());
+    // In time, inodes of earlier servers go, or they would add up.
+    for n in 0..5000 {
+        let place = Place::new(2, &format!("F{n}"));
+        let other = next.version(&place, &SecretValue::new("x"), SystemTime::now());
+        next.restored(other);
+        next.forget(other, 1);
+    }
+    assert!(next.node(version).is_none());
+}
