@@ -97,6 +97,7 @@ impl Tree {
     /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run
     /// on the thread that answers.
     pub fn release(&self, handle: u64) -> Commits {
+        self.layout.released(handle);
         let mut state = self.state();
         let released = state.release(handle, |process| self.processes.is_alive(process.pid));
         Commits::of_buffers(released)

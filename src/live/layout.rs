@@ -1,6 +1,6 @@
 //! The layout of the tree: which folders there are, and what a name in one of them stands for. Knows no content.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::SystemTime;
 
@@ -170,6 +170,8 @@ pub(super) struct Layout {
     folders: HashMap<u64, Folder>,
     generated: HashMap<u64, Generated>,
     by_place: HashMap<Place, u64>,
+    /// The handles through which generated files are open: the file's number, and the size of what it held at the open.
+    open: Mutex<BTreeMap<u64, (u64, usize)>>,
 }
 
 impl Layout {
@@ -179,6 +181,7 @@ impl Layout {
             folders: HashMap::new(),
             generated: HashMap::new(),
             by_place: HashMap::new(),
+            open: Mutex::default(),
         };
         layout.add_folder(ROOT, "", Dir::Root, begun);
         let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, begun);
@@ -255,6 +258,23 @@ impl Layout {
     /// A generated file.
     pub(super) fn generated(&self, ino: u64) -> Option<&Generated> {
         self.generated.get(&ino)
+    }
+
+    /// A generated file is open through this handle, and held so many bytes.
+    pub(super) fn opened(&self, ino: u64, handle: u64, size: usize) {
+        lock(&self.open).insert(handle, (ino, size));
+    }
+
+    /// A handle is released, of whatever file.
+    pub(super) fn released(&self, handle: u64) {
+        lock(&self.open).remove(&handle);
+    }
+
+    /// The size that a generated file had at its last open, while it is open.
+    pub(super) fn size_at_open(&self, ino: u64) -> Option<usize> {
+        let open = lock(&self.open);
+        let mut newest_first = open.values().rev();
+        newest_first.find_map(|(of, size)| (*of == ino).then_some(*size))
     }
 
     /// The generated file of a name.

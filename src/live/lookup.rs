@@ -273,7 +273,9 @@ impl Tree {
             Shows::OpenedSinceBegin => self.begun(),
             _ => generated.held_since(value.fingerprint()),
         };
-        self.file_attr(number, generated.file.mode(), value.len(), since)
+        // While it is open, `fstat` is to agree with what the program reads.
+        let size = self.layout.size_at_open(number).unwrap_or(value.len());
+        self.file_attr(number, generated.file.mode(), size, since)
     }
 
     pub(super) fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {

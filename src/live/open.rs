@@ -228,9 +228,12 @@ impl Tree {
             return Ok(Opened::direct(handle));
         }
         match self.resolve(file, Freshness::Fresh) {
-            Resolved::Content(content) => Ok(Opened::direct(
-                state.open_snapshot(content.value, caller.request),
-            )),
+            Resolved::Content(content) => {
+                let size = content.value.len();
+                let handle = state.open_snapshot(content.value, caller.request);
+                self.layout.opened(ino, handle, size);
+                Ok(Opened::direct(handle))
+            }
             Resolved::Missing => Err(OpError::Errno(libc::ENOENT)),
             Resolved::Failed(error) => Err(OpError::Error(error)),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),

@@ -68,6 +68,24 @@ fn tar_finds_no_file_that_changes_while_it_reads() {
 }
 
 #[test]
+fn fstat_of_an_open_control_file_agrees_with_what_is_read_from_it() {
+    let live = Live::start();
+    python(
+        &live,
+        "",
+        r#"
+put('secrets/A', 'a')
+with open('cache/secrets/stats', 'rb') as f:
+    size = os.fstat(f.fileno()).st_size
+    for _ in range(1200): text('secrets/A')
+    same(os.fstat(f.fileno()).st_size, size)
+    same(len(f.read()), size)
+assert len(open('cache/secrets/stats').read()) > size, 'the reads were not counted'
+"#,
+    );
+}
+
+#[test]
 fn the_change_time_is_of_now_whatever_modification_time_is_set() {
     let live = Live::start();
     python(
