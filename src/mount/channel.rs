@@ -195,8 +195,9 @@ impl Channel {
         let received = loop {
             let flags = RecvFlags::CMSG_CLOEXEC;
             match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, flags) {
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Ok(None),
+                // The other process has closed its end and left a message of ours unread. The kernel says so once; what the
+                // other process sent before is still to be received.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 received => break received.map_err(failed)?.bytes,
             }
         };
@@ -223,7 +224,7 @@ mod tests {
 
     use zeroize::Zeroize;
 
-    use super::super::handover::ToServer;
+    use super::super::handover::{ToKeeper, ToServer};
     use super::*;
 
     fn state() -> HandoverState {
@@ -293,6 +294,18 @@ mod tests {
             }
         }
         (locked, open)
+    }
+
+    #[test]
+    fn the_last_message_of_a_process_that_left_ours_unread_is_received() {
+        let (ours, theirs) = pair().unwrap();
+        let (ours, theirs) = (Channel(ours), Channel(theirs));
+        ours.send(&ToServer::Begin(Vec::new())).unwrap();
+        theirs.send(&ToKeeper::Failed("why".into())).unwrap();
+        drop(theirs);
+        let received = ours.receive::<ToKeeper>().unwrap();
+        assert!(matches!(received, Some(ToKeeper::Failed(why)) if why == "why"));
+        assert!(ours.receive::<ToKeeper>().unwrap().is_none());
     }
 
     #[test]
