@@ -6,7 +6,8 @@ use super::SecretValue;
 use super::locked::LockedBytes;
 use crate::error::{Error, Result};
 
-/// A buffer of this size or more grows by as many bytes; a smaller one doubles.
+/// A buffer of this size or more grows in multiples of it, by an eighth: in few steps, because the kernel moves the pages at
+/// each, and in small ones, because other requests wait for the new pages. A smaller buffer doubles.
 const GROWTH_STEP: usize = 64 * 1024;
 
 /// Bytes that can be written at any offset, as in a file.
@@ -69,7 +70,7 @@ impl SecretBuffer {
         if len > self.storage.as_slice().len() {
             let capacity = match len <= GROWTH_STEP {
                 true => len.next_power_of_two(),
-                false => len.next_multiple_of(GROWTH_STEP),
+                false => (len + len / 8).next_multiple_of(GROWTH_STEP),
             };
             self.storage.grow(capacity);
         }
