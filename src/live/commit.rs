@@ -148,21 +148,10 @@ impl Tree {
                     }
                     Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
                 }
-                let is_secret = matches!(
-                    batch.last(),
-                    Some((
-                        _,
-                        _,
-                        Begin {
-                            ready: Ready {
-                                file: File::Secret(_),
-                                ..
-                            },
-                            ..
-                        }
-                    ))
-                );
-                if !is_secret {
+                let is_secret = |(_, _, begin): &(usize, &Commit, Begin)| {
+                    matches!(begin.ready.file, File::Secret(_))
+                };
+                if !batch.last().is_some_and(is_secret) {
                     self.write_batch(&mut batch, &mut results);
                 }
             }

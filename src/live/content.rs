@@ -132,6 +132,10 @@ impl Tree {
     /// Those of the contract's table; nothing has changed then.
     pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
         self.apply_write(file, bytes, writer)?;
+        if !matches!(file, File::Secret(_) | File::Bundle(_)) {
+            // Clearing a cache resets prices, too.
+            self.journal_prices();
+        }
         self.changed();
         Ok(())
     }
@@ -143,21 +147,12 @@ impl Tree {
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
             File::Bundle(format) => self.store_bundle(*format, bytes, writer),
-            File::Price(id) => {
-                self.hardware.set(id, hardware::parse_price(bytes)?)?;
-                self.journal_prices();
-                Ok(())
-            }
-            File::PriceTable => {
-                self.hardware.replace(hardware::parse_table(bytes)?)?;
-                self.journal_prices();
-                Ok(())
-            }
+            File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
+            File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
             File::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.invalidate_configured();
-                self.journal_prices();
                 Ok(())
             }
             File::Control(control, of) => (control.write)(self, of.as_deref(), bytes),

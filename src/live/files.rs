@@ -145,8 +145,6 @@ fn clear(tree: &Tree, of: Option<&str>) -> Result<()> {
             notify_invalidated(tree, name, None);
         }
     }
-    // The prices may be among what was cleared.
-    tree.journal_prices();
     Ok(())
 }
 
@@ -160,7 +158,6 @@ fn invalidate(tree: &Tree, of: Option<&str>, bytes: &[u8]) -> Result<()> {
         }
     };
     tree.invalidated.store(count as u64, Ordering::Relaxed);
-    tree.journal_prices();
     Ok(())
 }
 

@@ -175,7 +175,7 @@ impl State {
         pending.iter().find(is_its).copied()
     }
 
-    fn unlist_pending(&mut self, entry: u64) {
+    pub(super) fn unlist_pending(&mut self, entry: u64) {
         let Some(place) = self
             .entries
             .get(&entry)
@@ -212,7 +212,7 @@ impl State {
     }
 
     /// Takes the file out from under the name that everybody sees it by, if it has one.
-    fn leave_name(&mut self, entry: u64) {
+    pub(super) fn leave_name(&mut self, entry: u64) {
         if let Some(from) = self
             .entries
             .get(&entry)

@@ -129,22 +129,8 @@ impl State {
     }
 
     fn unname(&mut self, number: u64) {
-        let Some(place) = self
-            .entries
-            .get(&number)
-            .and_then(|entry| entry.place.clone())
-        else {
-            return;
-        };
-        if self.names.get(&place) == Some(&number) {
-            self.names.remove(&place);
-        }
-        if let Some(pending) = self.pending.get_mut(&place) {
-            pending.retain(|pending| *pending != number);
-            if pending.is_empty() {
-                self.pending.remove(&place);
-            }
-        }
+        self.leave_name(number);
+        self.unlist_pending(number);
     }
 
     fn apply_entry(&mut self, record: EntryRecord) {
