@@ -102,7 +102,7 @@ fn run_jobs(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>
 pub(super) struct Workers {
     tree: Arc<Tree>,
     heartbeat: Option<HeartbeatPage>,
-    /// Reads `/proc`.
+    /// Reads `/proc`, and frees large buffers.
     pub(super) closer: Worker,
     store: Worker,
     /// Started at first use. `None`: the thread could not be started.
@@ -112,8 +112,13 @@ pub(super) struct Workers {
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
         let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat.clone());
+        let closer = start("close", Slot::Closing)?;
+        let free = closer.clone();
+        tree.free_with(Some(Box::new(move |dropped| {
+            free.run(move || drop(dropped))
+        })));
         Ok(Self {
-            closer: start("close", Slot::Closing)?,
+            closer,
             store: start("commit", Slot::Committing)?,
             database: OnceLock::new(),
             tree,
@@ -141,5 +146,12 @@ impl Workers {
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
         [&self.closer, &self.store].into_iter().chain(database)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        // The threads end with the last sender to them, and the tree has one.
+        self.tree.free_with(None);
     }
 }

@@ -47,7 +47,7 @@ use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
-use crate::versions::{self, Journal, KernelNames, Opener, Place, State};
+use crate::versions::{self, Dropped, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -174,6 +174,9 @@ pub struct Found {
     pub valid: Duration,
 }
 
+/// Frees memory on another thread.
+pub type FreeElsewhere = Box<dyn Fn(Vec<Dropped>) + Send + Sync>;
+
 /// The tree. See the module for how it works.
 pub struct Tree {
     manager: Arc<SecretsManager>,
@@ -190,6 +193,7 @@ pub struct Tree {
     // `journaled` may be taken inside it. Listeners of the manager must not take it.
     state: Mutex<State>,
     journal: Journal,
+    free: Mutex<Option<FreeElsewhere>>,
     /// The journal may have to be begun anew at the next change of the state.
     checkpoint_is_due: AtomicBool,
     journaled: Mutex<Journaled>,
@@ -271,6 +275,7 @@ impl Tree {
             names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some()),
             state: Mutex::new(restored.state),
             journal,
+            free: Mutex::default(),
             checkpoint_is_due: AtomicBool::new(false),
             journaled: Mutex::new(journaled),
             documents: Documents::default(),
@@ -393,6 +398,11 @@ impl Tree {
         })
     }
 
+    /// Has `free` free large buffers. `None`: the thread that drops them does.
+    pub fn free_with(&self, free: Option<FreeElsewhere>) {
+        *lock(&self.free) = free;
+    }
+
     fn state(&self) -> StateGuard<'_> {
         StateGuard {
             state: lock(&self.state),
@@ -423,10 +433,17 @@ impl DerefMut for StateGuard<'_> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         let records = self.state.take_records();
+        let dropped = self.state.take_dropped();
         let may_be_due = self.tree.journal.append(&records)
-            | self.tree.checkpoint_is_due.swap(false, Ordering::Relaxed);
+            | self.tree.checkpoint_is_due.swap(false, Ordering::Relaxed)
+            | !dropped.is_empty();
         if may_be_due && self.tree.journal.is_due(|| self.state.size()) {
             self.tree.checkpoint(&self.state);
+        }
+        if !dropped.is_empty()
+            && let Some(free) = &*lock(&self.tree.free)
+        {
+            free(dropped);
         }
     }
 }

@@ -6,56 +6,42 @@ use super::SecretValue;
 use super::locked::LockedBytes;
 use crate::error::{Error, Result};
 
-/// A buffer of this size or more grows in multiples of it, by an eighth: in few steps, because the kernel moves the pages at
-/// each, and in small ones, because other requests wait for the new pages. A smaller buffer doubles.
-const GROWTH_STEP: usize = 64 * 1024;
-
 /// Bytes that can be written at any offset, as in a file.
-pub struct SecretBuffer {
-    /// As long as the capacity; the bytes from `len` on are zero.
-    storage: LockedBytes,
-    len: usize,
-}
+pub struct SecretBuffer(LockedBytes);
 
 impl SecretBuffer {
     /// A buffer that begins with a copy of `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
-        Self {
-            storage: LockedBytes::copy_of(bytes),
-            len: bytes.len(),
-        }
+        Self(LockedBytes::copy_of(bytes))
     }
 
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.storage.as_slice()[..self.len]
+        self.0.as_slice()
     }
 
     /// The length in bytes.
     pub fn len(&self) -> usize {
-        self.len
+        self.as_bytes().len()
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Writes `bytes` at `offset`, and fills a gap before it with zeros.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.saturating_add(bytes.len());
-        self.reserve(end);
-        self.storage.as_mut_slice()[offset..end].copy_from_slice(bytes);
-        self.len = self.len.max(end);
+        if end > self.len() {
+            self.set_len(end);
+        }
+        self.0.as_mut_slice()[offset..end].copy_from_slice(bytes);
     }
 
     /// Truncates it or fills it with zeros to `len` bytes.
     pub fn set_len(&mut self, len: usize) {
-        self.reserve(len);
-        if len < self.len {
-            zeroize::Zeroize::zeroize(&mut self.storage.as_mut_slice()[len..self.len]);
-        }
-        self.len = len;
+        self.0.resize(len);
     }
 
     /// The bytes as a value.
@@ -65,21 +51,11 @@ impl SecretBuffer {
     pub fn to_value(&self, name: &str) -> Result<SecretValue, Error> {
         SecretValue::from_bytes(name, self.as_bytes())
     }
-
-    fn reserve(&mut self, len: usize) {
-        if len > self.storage.as_slice().len() {
-            let capacity = match len <= GROWTH_STEP {
-                true => len.next_power_of_two(),
-                false => (len + len / 8).next_multiple_of(GROWTH_STEP),
-            };
-            self.storage.grow(capacity);
-        }
-    }
 }
 
 impl fmt::Debug for SecretBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SecretBuffer({} bytes)", self.len)
+        write!(f, "SecretBuffer({} bytes)", self.len())
     }
 }
 

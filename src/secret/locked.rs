@@ -3,13 +3,17 @@
 //!
 //! Values share pages: chunks are divided into blocks whose size is a power of two, and a freed block is reused for the next
 //! value of that size. Chunks are never unmapped, so no page is unlocked while another value is in it.
+//!
+//! A page is locked when it is first touched (MLOCK_ONFAULT). To lock a whole mapping at once takes a millisecond for each
+//! few MiB, and other requests wait meanwhile.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use rustix::mm::{
-    Advice, MapFlags, MremapFlags, ProtFlags, madvise, mlock, mmap_anonymous, mremap,
+    Advice, MapFlags, MlockFlags, MremapFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
+    mremap,
 };
 use zeroize::Zeroize;
 
@@ -38,7 +42,7 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Maps `size` bytes, locked if the limit allows.
+/// Maps `size` bytes, locked when touched if the limit allows.
 fn map(size: usize) -> NonNull<u8> {
     // SAFETY: a new anonymous mapping aliases nothing.
     let pages = unsafe {
@@ -57,7 +61,7 @@ fn map(size: usize) -> NonNull<u8> {
     };
     // SAFETY: the range is the new mapping.
     unsafe {
-        if mlock(start.as_ptr().cast(), size).is_err()
+        if mlock_with(start.as_ptr().cast(), size, MlockFlags::ONFAULT).is_err()
             && !LOCK_FAILURE_LOGGED.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
@@ -80,6 +84,8 @@ fn class_of(len: usize) -> Option<usize> {
 pub(super) struct LockedBytes {
     start: NonNull<u8>,
     len: usize,
+    /// The size of the block. Its bytes from `len` on are zero.
+    capacity: usize,
 }
 // SAFETY: it owns its memory, and `&self` gives out only shared references.
 unsafe impl Send for LockedBytes {}
@@ -87,36 +93,41 @@ unsafe impl Sync for LockedBytes {}
 
 impl LockedBytes {
     pub(super) fn copy_of(bytes: &[u8]) -> Self {
-        let start = take_block(bytes.len());
-        // SAFETY: the block is large enough, and nothing else refers to it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
-        Self {
-            start,
-            len: bytes.len(),
-        }
+        let mut copy = Self::zeroed(bytes.len());
+        copy.as_mut_slice().copy_from_slice(bytes);
+        copy
     }
 
     /// `len` zero bytes.
     pub(super) fn zeroed(len: usize) -> Self {
         // Fresh pages and returned blocks are zero.
+        let (start, capacity) = take_block(len);
         Self {
-            start: take_block(len),
+            start,
             len,
+            capacity,
         }
     }
 
-    /// Appends zero bytes, up to `len` in all. The kernel moves a mapping of its own without copying it.
-    pub(super) fn grow(&mut self, len: usize) {
-        if len <= self.len {
-            return;
+    /// Truncates it, or appends zeros. It grows to a block of at least twice the size; the kernel moves the pages of a large one
+    /// without copying them.
+    pub(super) fn resize(&mut self, len: usize) {
+        if len < self.len {
+            zero(&mut self.as_mut_slice()[len..]);
+        } else if len > self.capacity {
+            self.grow(len.next_power_of_two());
         }
-        if class_of(self.len).is_none() {
+        self.len = len;
+    }
+
+    fn grow(&mut self, capacity: usize) {
+        if class_of(self.capacity).is_none() {
             // SAFETY: only `self` refers to the mapping, and it does not use the old address afterwards.
             let moved = unsafe {
                 mremap(
                     self.start.as_ptr().cast(),
-                    self.len,
-                    len,
+                    self.capacity,
+                    capacity,
                     MremapFlags::MAYMOVE,
                 )
             };
@@ -125,11 +136,11 @@ impl LockedBytes {
                 .ok()
                 .and_then(|start| NonNull::new(start.cast::<u8>()))
             {
-                (self.start, self.len) = (start, len);
+                (self.start, self.capacity) = (start, capacity);
                 return;
             }
         }
-        let mut larger = Self::zeroed(len);
+        let mut larger = Self::zeroed(capacity);
         larger.as_mut_slice()[..self.len].copy_from_slice(self.as_slice());
         *self = larger;
     }
@@ -145,37 +156,42 @@ impl LockedBytes {
     }
 }
 
-/// A zeroed block of at least `len` bytes.
-fn take_block(len: usize) -> NonNull<u8> {
+/// A zeroed block of at least `len` bytes, and its size.
+fn take_block(len: usize) -> (NonNull<u8>, usize) {
     let Some(class) = class_of(len) else {
-        return map(len);
+        let size = len.next_multiple_of(rustix::param::page_size());
+        return (map(size), size);
     };
+    let size = SMALLEST << class;
     let mut pool = pool();
     if pool.free[class].is_empty() {
-        let (size, chunk) = (SMALLEST << class, map(CHUNK));
+        let chunk = map(CHUNK);
         for offset in (0..CHUNK).step_by(size) {
             // SAFETY: within the chunk.
             pool.free[class].push(Block(unsafe { chunk.add(offset) }));
         }
     }
-    pool.free[class]
-        .pop()
-        .map_or_else(|| map(CHUNK), |block| block.0)
+    let block = pool.free[class].pop();
+    (block.map_or_else(|| map(CHUNK), |block| block.0), size)
+}
+
+/// Overwrites the bytes with zeros, word by word, which is eight times as fast.
+fn zero(bytes: &mut [u8]) {
+    // SAFETY: any bytes are a valid u64.
+    let (head, words, tail) = unsafe { bytes.align_to_mut::<u64>() };
+    head.zeroize();
+    words.zeroize();
+    tail.zeroize();
 }
 
 impl Drop for LockedBytes {
     fn drop(&mut self) {
-        // Word by word, which is eight times as fast; memory of the pool and of mmap is aligned.
-        // SAFETY: any bytes are a valid u64.
-        let (head, words, tail) = unsafe { self.as_mut_slice().align_to_mut::<u64>() };
-        head.zeroize();
-        words.zeroize();
-        tail.zeroize();
-        match class_of(self.len) {
+        zero(self.as_mut_slice());
+        match class_of(self.capacity) {
             Some(class) => pool().free[class].push(Block(self.start)),
             // SAFETY: nothing else is in this mapping.
             None => unsafe {
-                let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.len);
+                let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.capacity);
             },
         }
     }
@@ -186,12 +202,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growing_keeps_the_bytes_and_appends_zeros() {
+    fn resizing_keeps_the_bytes_and_appends_zeros() {
         let mut locked = LockedBytes::copy_of(b"abc");
         let mut expected = b"abc".to_vec();
-        for len in [3, 100, 131_072, 131_073, 500_000, 499_999, 20_000_000] {
-            locked.grow(len);
-            expected.resize(expected.len().max(len), 0);
+        for len in [
+            3, 100, 2, 131_072, 131_073, 500_000, 499_999, 20_000_000, 7, 300,
+        ] {
+            locked.resize(len);
+            expected.resize(len, 0);
             assert_eq!(locked.as_slice(), expected);
             locked.as_mut_slice()[len - 1] = b'z';
             expected[len - 1] = b'z';

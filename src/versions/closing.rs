@@ -128,8 +128,10 @@ impl State {
             match node.is_viewed {
                 true => node.is_read = true,
                 false => {
-                    node.buffer = None;
-                    node.base = Err(Missing::Failed(libc::ESTALE));
+                    let bytes = node.bytes_held();
+                    let gone = Err(Missing::Failed(libc::ESTALE));
+                    let dropped = (node.buffer.take(), std::mem::replace(&mut node.base, gone));
+                    self.drop_later(dropped, bytes);
                 }
             }
         }

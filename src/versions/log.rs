@@ -21,6 +21,8 @@ const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
 /// The log is written anew when it is this many bytes past twice what a new one would take.
 const SLACK: u64 = 256 * 1024;
+/// With each append, so many bytes of the old file are given back: to free a long one at once takes milliseconds.
+const PIECE: u64 = 256 * 1024;
 
 /// The writing end.
 pub struct Log {
@@ -32,6 +34,8 @@ pub struct Log {
     records: u64,
     end: u64,
     renew_at: u64,
+    /// The length of the old file.
+    old_end: u64,
     /// The last record may be half written, so nothing may be appended behind it.
     is_tainted: bool,
 }
@@ -57,6 +61,7 @@ impl Log {
             read_records(&files[0], &master, &mut read)?;
         }
         let key = key_of(&master, &[0; SALT])?;
+        let old_end = files[1].metadata()?.len();
         Ok(Self {
             files,
             master,
@@ -65,20 +70,21 @@ impl Log {
             records: 0,
             end: HEADER,
             renew_at: 0,
+            old_end,
             // There is no salt of its own yet.
             is_tainted: true,
         })
     }
 
-    /// Whether to ask if it [is to be renewed](Self::is_to_be_renewed).
+    /// Whether to ask if it [is to be renewed](Self::is_to_be_renewed). To be asked, too, when much is no longer needed.
     pub fn is_long(&self) -> bool {
         self.is_tainted || self.end >= self.renew_at
     }
 
     /// Whether the log is to be written anew: the last append failed, or much of it is not needed any more. `needed` says
-    /// how many bytes a new one would take, about; it is asked ever more rarely as the log grows.
+    /// how many bytes a new one would take, about.
     pub fn is_to_be_renewed(&mut self, needed: impl FnOnce() -> u64) -> bool {
-        if self.is_long() && !self.is_tainted {
+        if !self.is_tainted {
             self.renew_at = 2 * needed() + SLACK;
         }
         self.is_long()
@@ -107,11 +113,11 @@ impl Log {
         self.generation += 1;
         file.write_all_at(&self.generation.to_le_bytes(), 0)?;
         self.files.swap(0, 1);
+        self.old_end = self.files[1].metadata()?.len();
         (self.key, self.records, self.end) = (key, records, end);
         self.renew_at = 2 * end + SLACK;
         self.is_tainted = false;
-        // Its memory is given back.
-        self.files[1].set_len(0)
+        Ok(())
     }
 
     /// Adds a record, whose bytes are overwritten.
@@ -127,6 +133,10 @@ impl Log {
         self.end += append(&self.files[0], &self.key, self.records, self.end, record)?;
         self.records += 1;
         self.is_tainted = false;
+        if self.old_end > 0 {
+            self.old_end = self.old_end.saturating_sub(PIECE);
+            self.files[1].set_len(self.old_end)?;
+        }
         Ok(())
     }
 }
@@ -323,7 +333,8 @@ mod tests {
                     asked += 1;
                     needed_of(appended)
                 };
-                if log.is_to_be_renewed(needed) || appended > begun + 10_000_000 {
+                let is_due = log.is_long() && log.is_to_be_renewed(needed);
+                if is_due || appended > begun + 10_000_000 {
                     return appended;
                 }
             }
@@ -334,5 +345,24 @@ mod tests {
         // All of it is needed.
         assert!(append_until_long(|appended| appended) > 10_000_000);
         assert!(asked < 10, "{asked}");
+        // What was needed is dropped.
+        assert!(!log.is_long() && log.is_to_be_renewed(|| 0));
+    }
+
+    #[test]
+    fn the_old_file_is_given_back_piece_by_piece() {
+        let files = files();
+        let (mut log, _) = open(&files);
+        renew(&mut log, &["x".repeat(3 * PIECE as usize)]);
+        renew(&mut log, &["new".into()]);
+        let len = |log: &Log| log.files[1].metadata().unwrap().len();
+        let before = len(&log);
+        log.append(&mut b"next".to_vec()).unwrap();
+        assert_eq!(len(&log), before - PIECE);
+        for _ in 0..3 {
+            log.append(&mut b"next".to_vec()).unwrap();
+        }
+        assert_eq!(len(&log), 0);
+        assert_eq!(open(&files).1, ["new", "next", "next", "next", "next"]);
     }
 }

@@ -38,7 +38,7 @@ pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use retries::Retry;
-pub use state::{Promised, State};
+pub use state::{Dropped, Promised, State};
 
 use serde::{Deserialize, Serialize};
 

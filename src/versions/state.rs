@@ -42,6 +42,22 @@ pub struct State {
     next: u64,
     /// The records of changes since [`take_records`](Self::take_records) was last called.
     records: Vec<Record>,
+    dropped: Vec<Dropped>,
+}
+
+/// Bytes that were dropped, to be freed.
+pub type Dropped = Box<dyn Send>;
+
+/// Dropping more bytes than this takes long.
+const LARGE: usize = 256 * 1024;
+/// About how many bytes a record takes, without those of a value.
+const RECORD: usize = 64;
+
+fn size_of_node(node: &Node) -> usize {
+    match node {
+        Node::Version(version) => RECORD + version.value.len(),
+        Node::Write(node) => 3 * RECORD + node.bytes_held(),
+    }
 }
 
 impl State {
@@ -59,18 +75,26 @@ impl State {
             retries: Retries::default(),
             next: numbers_from.max(FIRST_FILE),
             records: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 
     /// About how many bytes the [checkpoint](Self::checkpoint) takes.
     pub fn size(&self) -> u64 {
-        const RECORD: usize = 64;
-        let of_node = |node: &Node| match node {
-            Node::Version(version) => RECORD + version.value.len(),
-            Node::Write(node) => 3 * RECORD + node.bytes_held(),
-        };
         let few = self.entries.len() + self.promises.len() + self.handles.len();
-        (few * RECORD + self.nodes.values().map(of_node).sum::<usize>()) as u64
+        (few * RECORD + self.nodes.values().map(size_of_node).sum::<usize>()) as u64
+    }
+
+    /// What was dropped since the last call and takes long to free: zeroing and unmapping some MiB takes milliseconds. The
+    /// caller frees it where nobody waits. Where there is something, a checkpoint may have become much shorter.
+    pub fn take_dropped(&mut self) -> Vec<Dropped> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    pub(super) fn drop_later(&mut self, what: impl Send + 'static, bytes: usize) {
+        if bytes > LARGE {
+            self.dropped.push(Box::new(what));
+        }
     }
 
     /// The records of all changes since the last call.
@@ -279,7 +303,10 @@ impl State {
         if is_held || self.entries.get(&number).is_some_and(is_own) {
             return;
         }
-        self.nodes.remove(&ino);
+        if let Some(node) = self.nodes.remove(&ino) {
+            let bytes = size_of_node(&node);
+            self.drop_later(node, bytes);
+        }
         self.lookups.remove(ino);
         self.record(Record::NodeGone(ino));
         if let Some(entry) = self.entries.get_mut(&number) {
