@@ -189,10 +189,16 @@ impl Drop for LockedBytes {
         zero(self.as_mut_slice());
         match class_of(self.capacity) {
             Some(class) => pool().free[class].push(Block(self.start)),
-            // SAFETY: nothing else is in this mapping.
-            None => unsafe {
-                let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.capacity);
-            },
+            // Piece by piece: the kernel lets no other thread onto this processor meanwhile.
+            None => {
+                for at in (0..self.capacity).step_by(CHUNK) {
+                    let size = CHUNK.min(self.capacity - at);
+                    // SAFETY: nothing else is in this mapping, and each piece of it is unmapped once.
+                    unsafe {
+                        let _ = rustix::mm::munmap(self.start.add(at).as_ptr().cast(), size);
+                    }
+                }
+            }
         }
     }
 }
