@@ -50,9 +50,9 @@ impl Tree {
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; EFBIG past what such a file can hold, and EILSEQ for bytes that no text contains: after either, nothing of
-    /// the buffer is committed unless it is truncated to nothing. ENOSPC; why the present content, which a write would
-    /// change, cannot be had.
+    /// EBADF; why the present content, which a write would change, cannot be had. EFBIG past what such a file can hold,
+    /// ENOSPC past what all scratch files can hold, and EILSEQ for bytes that no text contains: after each of these, nothing
+    /// of the buffer is committed or renamed over a value unless it is truncated to nothing.
     pub fn write(
         &self,
         caller: &Caller,
@@ -93,6 +93,7 @@ impl Tree {
         };
         if file == File::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
+                state.taint(ino, libc::ENOSPC);
                 return Err(no_room(&state, ino));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {

@@ -237,3 +237,39 @@ for path in ('bundle/secrets.json', 'hardware/gpu-l40s.json', 'config/replicate.
 "#,
     );
 }
+
+/// Counts the memory that the server touches for one open, because a walk over the open files touches all of their table.
+#[test]
+fn an_open_does_not_look_at_the_files_that_are_already_open() {
+    if !is_root() {
+        return;
+    }
+    let live = Live::start();
+    python(
+        &live,
+        "",
+        r#"
+import resource
+put('secrets/A', 'value')
+OPEN = 18_000
+resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN + 100, max(OPEN + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+server = json.loads(text('status'))['server_pid']
+def touched():
+    """In KiB, by the accessed bits of the server's pages (proc(5), clear_refs)."""
+    with open(f'/proc/{server}/smaps_rollup') as f: return int(re.search(r'Referenced: +(\d+)', f.read())[1])
+def least(path, flags):
+    found = []
+    for _ in range(15):
+        with open(f'/proc/{server}/clear_refs', 'w') as f: f.write('1')
+        fd = os.open(path, flags)
+        found.append(touched()); os.close(fd)
+    return min(found)
+WAYS = [('secrets/A', os.O_RDONLY), ('secrets/A', os.O_WRONLY), ('cache/secrets/stats', os.O_RDONLY)]
+before = [least(*way) for way in WAYS]
+held = [os.open('cache/secrets/stats', os.O_RDONLY) for _ in range(OPEN)]
+after = [least(*way) for way in WAYS]
+# A handle takes some 50 bytes of the table.
+for way, few, many in zip(WAYS, before, after): assert many < few + OPEN * 30 // 1024, (way, before, after)
+"#,
+    );
+}

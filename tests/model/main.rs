@@ -7,6 +7,7 @@ mod calls;
 mod found;
 mod kernel;
 mod machine;
+mod poisonous;
 mod processes;
 mod provider;
 mod reference;
