@@ -350,3 +350,24 @@ fn no_token_key_or_value_is_ever_printed() {
         assert!(!text.contains(&token), "{text}");
     }
 }
+
+#[test]
+fn a_listing_shows_the_documents_last_held_and_has_them_fetched_anew() {
+    let world = World::new();
+    let live = world.mount("ttl: 1\n");
+    assert_eq!(done(&live, "cat secrets/IN_AWS secrets/IN_VAULT"), "av");
+    let before = done(&live, "ls secrets");
+    // Nobody reads, so only a listing can have AWS asked.
+    world.put_in_aws(&json!({"IN_AWS": "a", "NEW": "n"}));
+    world.aws.set(Fault::Hold);
+    let requests = world.aws.requests();
+    wait_until("a listing has AWS asked", || {
+        assert_eq!(done(&live, "ls secrets"), before);
+        world.aws.requests() > requests
+    });
+    assert_eq!(done(&live, "ls secrets"), before, "while AWS is silent");
+    world.aws.set(Fault::None);
+    wait_until("the new name is listed", || {
+        done(&live, "ls secrets").contains("NEW\n")
+    });
+}

@@ -268,3 +268,20 @@ same((text('K'), text('NEW')), ('new', 'new'), 'closed')
 "#,
     );
 }
+
+#[test]
+fn until_its_close_a_writer_reads_the_present_value_by_name_and_its_own_by_its_descriptor() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+put('K', 'old')
+fd = os.open('K', os.O_RDWR); os.ftruncate(fd, 0); write(fd, 'written')
+same((text('K'), os.stat('K').st_size), ('old', 3), 'by name')
+same((os.pread(fd, 99, 0), os.fstat(fd).st_size), (b'written', 7), 'by its descriptor')
+os.close(fd)
+same(text('K'), 'written', 'closed')
+"#,
+    );
+}

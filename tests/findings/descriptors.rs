@@ -273,3 +273,40 @@ for way, few, many in zip(WAYS, before, after): assert many < few + OPEN * 30 //
 "#,
     );
 }
+
+#[test]
+fn a_shared_mapping_that_outlives_the_close_takes_effect_when_it_ends() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+other = Other()
+put('K', 'abcdefgh')
+fd = libc.open(b'K', os.O_RDWR)
+address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)(('mmap', libc))(None, 8, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+os.close(fd)
+ctypes.memmove(address, b'XY', 2)
+same(other.read('K'), 'abcdefgh', 'while it is mapped')
+same(libc.munmap(ctypes.c_void_p(address), 8), 0)
+until(lambda: other.read('K') == 'XYcdefgh', 'what the mapping wrote is there')
+"#,
+    );
+}
+
+#[test]
+fn fallocate_is_refused_and_posix_fallocate_writes_the_zeros_itself() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+put('K', 'abcd')
+fd = os.open('K', os.O_RDWR)
+for mode in (0, 1): same((libc.fallocate(fd, mode, ctypes.c_long(0), ctypes.c_long(8)), ctypes.get_errno()), (-1, errno.EOPNOTSUPP))
+os.posix_fallocate(fd, 0, 8)
+os.close(fd)
+same(text('K'), 'abcd\0\0\0\0')
+"#,
+    );
+}

@@ -236,3 +236,23 @@ count(True)
 "#,
     );
 }
+
+#[test]
+fn a_lease_does_not_hold_up_a_rename_over_the_name_or_a_change_behind_the_mount() {
+    locks(
+        r#"
+put('K', 'v'); put('L', 'by a rename')
+broken = []
+signal.signal(signal.SIGIO, lambda *_: broken.append(1))
+fd = os.open('K', os.O_RDONLY)
+if outcome(fcntl.fcntl, fd, fcntl.F_SETLEASE, fcntl.F_RDLCK) is None:
+    subprocess.run(['mv', 'L', 'K'], check=True)
+    same(text('K'), 'by a rename')
+    store = os.path.expanduser('~/.simpletuner/secrets.json')
+    with open(store + '.new', 'w') as f: f.write('{"K": "by an edit"}')
+    os.rename(store + '.new', store)
+    until(lambda: text('K') == 'by an edit', 'the edit shows')
+    same((broken, os.pread(fd, 99, 0)), ([], b'v'))
+"#,
+    );
+}

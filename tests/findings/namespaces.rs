@@ -300,3 +300,23 @@ done
     unshare.args(["-m", "bash", "-c", script]);
     assert_eq!(succeeds(&mut bounded(unshare)), "");
 }
+
+#[test]
+fn a_bind_mount_of_one_file_shows_one_version_for_ever_and_cannot_be_written_through() {
+    if !is_root() {
+        return;
+    }
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+printf old > K; touch ~/bound; mount --bind K ~/bound || exit 1
+trap 'umount -l ~/bound' EXIT
+printf new > K; cat K ~/bound; echo
+printf other 2> ~/said > ~/bound && echo written; grep -o 'Stale file handle' ~/said
+cat K ~/bound; echo
+"#,
+    );
+    assert_eq!(said, "newold\nStale file handle\nnewold\n");
+}

@@ -318,3 +318,25 @@ put('N', 'moved'); f = begin(); others('mv N K'); os.close(f); same(other.read('
 "#,
     );
 }
+
+#[test]
+fn a_rename_is_one_write_of_the_store() {
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+printf value > A; printf old > B; cd ~/.simpletuner
+inotifywait -m -q --format '%f' -e moved_to . > ~/out 2> ~/err &
+watch=$!
+probe() { echo > ~/.simpletuner/probe; mv ~/.simpletuner/probe ~/.simpletuner/$1; }
+# It watches when it tells of something.
+until grep -q begin ~/out; do probe begin; sleep 0.01; done
+mv live/secrets/A live/secrets/B; probe end
+until grep -q end ~/out; do sleep 0.01; done
+kill $watch; wait $watch 2> /dev/null
+grep -c 'secrets.json$' ~/out; ls live/secrets; cat live/secrets/B
+"#,
+    );
+    assert_eq!(said, "1\nB\nvalue");
+}
