@@ -154,7 +154,7 @@ mod tests {
     use super::never_utf8;
 
     #[test]
-    fn only_bytes_that_no_text_has_are_refused_wherever_a_write_cuts_it() {
+    fn only_bytes_that_no_text_contains_are_refused_wherever_a_write_cuts_a_character() {
         let text = "a\u{e4}\u{20ac}\u{1f600}z";
         let bytes = text.as_bytes();
         for from in 0..bytes.len() {

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_cut_off_anywhere_is_not_there_and_all_before_it_is() {
+    fn a_record_that_was_cut_off_anywhere_is_dropped_and_all_before_it_are_kept() {
         let files = files();
         let (mut log, _) = open(&files);
         renew(&mut log, &["first".into()]);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_long_when_it_is_past_twice_what_is_needed() {
+    fn a_log_is_long_past_twice_the_size_that_is_needed() {
         let files = files();
         let (mut log, _) = open(&files);
         renew(&mut log, &["old".into()]);

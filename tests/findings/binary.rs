@@ -88,7 +88,7 @@ for value in ('v\n', 'v', '\n', '\n\n', 'a\nb', 'a\nb\n', 'a\n\n', ' v ', '\tv\r
 }
 
 #[test]
-fn what_was_written_is_held_exactly_over_a_server_and_over_a_new_mount() {
+fn a_value_is_kept_exactly_over_a_new_server_and_a_new_mount() {
     let live = Live::start();
     bash(
         &live,

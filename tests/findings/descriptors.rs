@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_mount_keeps_no_lock_pipe_or_folder_of_who_started_it() {
+fn a_mount_keeps_no_lock_pipe_or_folder_of_its_caller() {
     let home = Home::new();
     let script = r#"
 exec 2>&1
@@ -172,7 +172,7 @@ os.fsync(here)
 
 /// These differ in smaller things between filesystems: as in an ordinary folder, or SEMANTICS.md says how they are here.
 #[test]
-fn small_things_are_as_in_an_ordinary_folder_or_documented() {
+fn smaller_calls_work_as_in_an_ordinary_folder_or_are_documented() {
     let live = Live::start();
     let said = python(
         &live,

@@ -55,7 +55,7 @@ same(flaws, [])
 }
 
 #[test]
-fn the_program_lists_thousands_at_a_cost_that_grows_with_their_number() {
+fn ls_lists_thousands_at_a_cost_that_grows_with_their_number() {
     let home = Home::new();
     let script = r#"
 import json, os, resource, subprocess, sys
@@ -82,7 +82,7 @@ for args in (['-l'], ['-l', '--json']):
 }
 
 #[test]
-fn who_watches_the_folder_is_told_of_each_change_by_its_name() {
+fn a_watcher_of_a_folder_gets_each_change_by_its_name() {
     let live = Live::start();
     let said = bash(
         &live,
@@ -103,7 +103,7 @@ grep -E ' (A|B)$' ~/out | grep -oE '^(CLOSE_WRITE|MOVED_FROM|MOVED_TO|DELETE)|[A
 }
 
 #[test]
-fn who_watches_one_file_is_told_or_the_page_says_what_to_watch_instead() {
+fn a_watcher_of_one_file_gets_its_changes_or_the_page_says_what_to_watch() {
     let live = Live::start();
     let said = bash(
         &live,

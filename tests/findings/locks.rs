@@ -85,7 +85,7 @@ never_two('flock', 'NEW', os.O_RDONLY | os.O_CREAT, os.O_RDONLY | os.O_CREAT)
 }
 
 #[test]
-fn a_counter_under_a_lock_loses_no_count_of_those_who_were_given_it() {
+fn a_counter_under_a_granted_lock_loses_no_count() {
     locks(
         r#"
 def count(kind, lock, flags):
@@ -156,7 +156,7 @@ same(text('LK'), 'v')
 }
 
 #[test]
-fn a_lock_that_is_waited_for_dies_with_a_signal_and_comes_with_the_release() {
+fn a_wait_for_a_lock_ends_with_a_signal_or_with_the_release() {
     locks(
         r#"
 put('LK', 'v')
@@ -177,7 +177,7 @@ if takes('flock', fd):
 }
 
 #[test]
-fn a_lease_holds_up_whoever_would_break_it_or_is_refused() {
+fn a_lease_holds_up_a_writer_that_would_break_it_or_is_refused() {
     locks(
         r#"
 put('K', 'v')

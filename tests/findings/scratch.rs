@@ -78,7 +78,7 @@ same((text('K'), text('K~')), ('new', None))
 }
 
 #[test]
-fn hundreds_of_scratch_files_have_room_and_a_bound_in_bytes_is_told() {
+fn hundreds_of_scratch_files_fit_and_their_bound_in_bytes_is_an_error() {
     let live = Live::start();
     python(
         &live,

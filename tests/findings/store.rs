@@ -39,7 +39,7 @@ until(lambda: json.loads(text('bundle/secrets.json'))['AAA'] == f'v{edits}', 'th
 }
 
 #[test]
-fn a_store_that_hangs_holds_up_nobody_who_does_not_need_it_and_ends_neither_server_nor_mount() {
+fn a_store_that_hangs_delays_only_its_own_callers_and_ends_neither_server_nor_mount() {
     let far = Live::start();
     far.write("bundle/secrets.json", r#"{"K": "value", "L": "other"}"#);
     let path = far.path("bundle/secrets.json");
@@ -170,7 +170,7 @@ watcher.ends()
 }
 
 #[test]
-fn writers_that_wait_for_the_store_are_written_together_and_each_is_told_its_own_result() {
+fn writers_that_wait_for_the_store_are_written_together_and_each_gets_its_own_result() {
     let live = Live::start();
     python(
         &live,
@@ -259,7 +259,7 @@ fn the_first_reads_and_writes_of_fresh_homes_make_one_key_for_the_audit_trail() 
 }
 
 #[test]
-fn where_inotify_does_not_work_an_edit_by_another_program_shows_all_the_same() {
+fn without_inotify_an_edit_by_another_program_still_shows() {
     if !is_root() {
         return; // The sandbox sets no_new_privs, and fusermount3 would need them.
     }
