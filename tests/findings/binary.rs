@@ -141,7 +141,6 @@ fn where_values_are_stored_in_plain_the_newline_is_dropped_at_the_write() {
         (&"one".into(), &"x\ny\n".into())
     );
     assert_eq!(live.read("secrets/A"), "one");
-    is_documented("encrypt: false");
 }
 
 #[test]
