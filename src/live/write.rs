@@ -107,8 +107,8 @@ impl Tree {
         Ok(bytes.len() as u32)
     }
 
-    /// write(2) fails before the bytes are in the buffer. Its writer may not look, and close the file: nothing of the
-    /// buffer is committed unless it is truncated to nothing.
+    /// write(2) fails before its bytes are in the buffer. The writer may ignore the error and close the file, so nothing of
+    /// the buffer is committed unless it is truncated to nothing.
     pub fn refuse_write(&self, handle: u64) {
         let mut state = self.state();
         if let Some(ino) = state.written_by(handle) {

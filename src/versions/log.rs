@@ -22,7 +22,7 @@ const SALT: usize = 32;
 /// The log is written anew when it is this many bytes past twice what a new one would take.
 const SLACK: u64 = 256 * 1024;
 
-/// The writing end.
+/// The writing end of the sealed log that holds the journal.
 pub struct Log {
     /// The file of the higher generation comes first.
     files: [File; 2],

@@ -45,7 +45,7 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing yet; numbers are given out from `numbers_from` on.
+    /// An empty state, which gives out numbers from `numbers_from` on.
     pub fn new(numbers_from: u64) -> Self {
         Self {
             entries: HashMap::new(),
