@@ -1,12 +1,45 @@
-//! SimpleTuner's secrets, caches and prices as files.
+//! SimpleTuner's secrets, caches and hardware prices: as files in a FUSE mount, at the command line, and in this library.
 //!
-//! The map, from the top down; an arrow between rooms goes down this list only. `docs/architecture.md` follows a read, a
-//! write and a killed server through the rooms.
-//! - `cli`: one file per command: parses, asks, prints
+//! A secret comes from a chain of providers: the environment, an encrypted file, AWS Secrets Manager, HashiCorp Vault. The
+//! first provider that has the key wins. Values are cached, and written to the encrypted file in the form that SimpleTuner
+//! itself uses.
+//!
+//! ```no_run
+//! use simpletuner_live::manager::SecretsManager;
+//!
+//! # fn main() -> simpletuner_live::error::Result<()> {
+//! let secrets = SecretsManager::open()?; // the user's own settings and files
+//! secrets.set("HF_TOKEN", "hf_0123456789")?;
+//! assert_eq!(secrets.get("HF_TOKEN")?.as_str(), "hf_0123456789");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to begin
+//!
+//! | to | see |
+//! | --- | --- |
+//! | read and write secrets | [`SecretsManager`](manager::SecretsManager) |
+//! | add a source of secrets | [`Provider`](provider::Provider) |
+//! | cache values | [`TtlCache`](cache::TtlCache) |
+//! | cache the results of a function | [`cached!`] |
+//! | look up and set prices | [`hardware`] |
+//! | read and change what SimpleTuner keeps of its providers | [`ProviderConfigs`](simpletuner_db::ProviderConfigs) |
+//! | encrypt and decrypt as SimpleTuner does | [`credential`] |
+//! | mount a tree of files from a program | [`mount_tree`](mount::mount_tree) |
+//!
+//! The folder `examples` has programs to copy. The README explains the mount and the command line, and SEMANTICS.md has the
+//! rules that the mounted files keep.
+//!
+//! # The map of the modules
+//!
+//! From the top down: a module uses only those below it. `docs/architecture.md` follows a read, a write and a killed server
+//! through them.
+//! - `cli`: the command line, one file for each command: parses, asks, prints
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
-//! - `fuse`: fuser's calls turned into the tree's, errors into errnos; requests that wait
-//! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
-//! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
+//! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
+//! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
+//! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
 //!   through the chain, writes

@@ -440,7 +440,7 @@ impl Drop for Unmount {
 
 #[test]
 fn another_user_gets_eacces() {
-    if !rustix::process::geteuid().is_root() {
+    if !support::home::is_root() {
         return;
     }
     let _alone = alone();
@@ -481,4 +481,31 @@ fn an_open_for_reading_and_a_close_without_a_write_change_nothing() {
     file.read_to_string(&mut text).unwrap();
     close(file).unwrap();
     assert_eq!((text.as_str(), store(&live)), ("v", before));
+}
+
+#[test]
+fn an_attribute_of_every_folder_has_the_reason_why_a_key_failed_last() {
+    let _alone = alone();
+    let live = Live::start_with(Setup {
+        files: vec![(".simpletuner/secrets.json", "{\"K\": \"half")],
+        ..Setup::default()
+    });
+    assert_eq!(read_errno(&live, "secrets/K"), EIO);
+    for folder in [
+        ".",
+        "secrets",
+        "bundle",
+        "cache",
+        "cache/secrets",
+        "hardware",
+        "providers",
+    ] {
+        let reason = |key: &str| {
+            let attribute = format!("user.simpletuner.error.{key}");
+            live.try_sh(&format!("getfattr --only-values -n {attribute} {folder}"))
+        };
+        let of_key = String::from_utf8(reason("K").stdout).unwrap();
+        assert!(of_key.contains("malformed"), "{folder}: {of_key}");
+        assert!(!reason("OTHER").status.success(), "{folder}");
+    }
 }

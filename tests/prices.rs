@@ -141,6 +141,19 @@ fn a_written_price_stays_until_the_cache_is_cleared_even_across_servers() {
 }
 
 #[test]
+fn a_written_price_ends_with_the_mount() {
+    let priced = Priced::new();
+    priced.configure(&table(0.5));
+    priced.mount();
+    let price = r#"{"name": "G", "cost_per_second": 7}"#;
+    fs::write(priced.0.live("hardware/gpu.json"), price).unwrap();
+    assert_eq!(priced.price("gpu"), 7.0);
+    priced.0.run(&["umount"]).done();
+    priced.mount();
+    assert_eq!(priced.price("gpu"), 0.5);
+}
+
+#[test]
 fn an_invalid_price_is_einval_and_changes_nothing() {
     let priced = Priced::new();
     priced.mount();

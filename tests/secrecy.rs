@@ -217,7 +217,7 @@ fn settings(home: &tempfile::TempDir) {
 }
 
 #[test]
-fn no_value_is_shown_except_by_what_is_asked_for_it() {
+fn a_value_is_shown_only_where_it_is_asked_for() {
     let _alone = alone();
     let home = support::scratch_home();
     settings(&home);

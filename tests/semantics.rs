@@ -1,81 +1,118 @@
-//! Every test that SEMANTICS.md names is there.
+//! SEMANTICS.md: each of its rules has a number and at least one test, and each test that it names exists.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The names in backticks inside square brackets: `[`file::test`, `file::test`]`.
-fn named(page: &str) -> Vec<(String, String)> {
-    let mut names = Vec::new();
-    for bracket in page
-        .split('[')
-        .skip(1)
-        .filter_map(|rest| rest.split(']').next())
-    {
-        for quoted in bracket.split('`').skip(1).step_by(2) {
-            let (file, test) = quoted.rsplit_once("::").unwrap_or(("", ""));
-            let is_word = |word: &str| {
-                !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            };
-            if file.split("::").all(is_word) && is_word(test) {
-                names.push((file.to_owned(), test.to_owned()));
+/// The code span contents of a line.
+fn quoted(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
+}
+
+/// The numbers and the tests of all table rows of a section: `| 1.2 | `file::test`, `src::file::test` |`.
+fn rows(section: &str) -> Vec<(&str, Vec<&str>)> {
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    let rows = rows.filter_map(|row| Some((row.split_once(" |")?.0, quoted(row))));
+    rows.filter(|(number, _)| !matches!(*number, "rule" | "---"))
+        .collect()
+}
+
+/// What is wrong with a page, of which `exists` says whether a test exists.
+fn flaws(page: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut flaws = Vec::new();
+    for (section, number) in page.split("\n## ").skip(1).zip(1..) {
+        if !section.starts_with(&format!("{number}. ")) {
+            flaws.push(format!("section {number} is {:?}", section.lines().next()));
+        }
+        let rules = section.lines().filter_map(|line| line.strip_prefix("- **"));
+        let rules: Vec<&str> = rules
+            .filter_map(|rule| Some(rule.split_once("** ")?.0))
+            .collect();
+        let numbers: Vec<String> = (1..=rules.len())
+            .map(|at| format!("{number}.{at}"))
+            .collect();
+        if rules != numbers {
+            flaws.push(format!("section {number} has the rules {rules:?}"));
+        }
+        let rows = rows(section);
+        let tested: Vec<&str> = rows.iter().map(|(rule, _)| *rule).collect();
+        if rules.is_empty() || tested != rules {
+            flaws.push(format!(
+                "section {number}: {rules:?} have the rows {tested:?}"
+            ));
+        }
+        for (rule, tests) in rows {
+            if tests.is_empty() {
+                flaws.push(format!("rule {rule} has no test"));
             }
+            let missing = tests.into_iter().filter(|test| !exists(test));
+            flaws.extend(missing.map(|test| format!("{test} of rule {rule} does not exist")));
         }
     }
-    names
+    flaws
 }
 
-fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-#[test]
-fn every_test_that_the_page_names_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let named = named(&fs::read_to_string(root.join("SEMANTICS.md")).unwrap());
-    assert!(named.len() > 20, "the page names its tests in another way");
-    let mut files = Vec::new();
-    for dir in ["tests", "src"] {
-        rust_files(&root.join(dir), &mut files);
-    }
-    let sources: Vec<(String, String)> = files
-        .into_iter()
-        .map(|path| {
-            let place = path.strip_prefix(root).unwrap().with_extension("");
-            let text = fs::read_to_string(&path).unwrap();
-            (place.display().to_string(), text)
-        })
-        .collect();
-    // `file::test` is in tests/file.rs, in a module of tests/file/, or in src/file.
-    let exists = |file: &str, test: &str| {
-        let file = file.replace("::", "/");
-        sources.iter().any(|(place, text)| {
-            let inside = place.split_once('/').unwrap().1;
-            (inside == file || inside.starts_with(&format!("{file}/")))
-                && text.contains(&format!("fn {test}("))
-        })
+/// Whether `file::test` or `folder::file::test` is a test of `tests/`, or `src::file::test` one beside the code.
+fn is_test(path: &str) -> bool {
+    let Some((file, name)) = path.rsplit_once("::") else {
+        return false;
     };
-    let missing: Vec<String> = named
+    let mut file = format!("{}.rs", file.replace("::", "/"));
+    if !file.starts_with("src/") {
+        file.insert_str(0, "tests/");
+    }
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+    let text = text.unwrap_or_default();
+    let mut lines = text.lines().map(str::trim_start);
+    let Some(at) = lines.position(|line| line.starts_with(&format!("fn {name}("))) else {
+        return false;
+    };
+    let before: Vec<&str> = text.lines().take(at).map(str::trim_start).collect();
+    let mut attributes = before
         .iter()
-        .filter(|(file, test)| !exists(file, test))
-        .map(|(file, test)| format!("{file}::{test}"))
-        .collect();
-    assert!(missing.is_empty(), "not there: {missing:#?}");
+        .rev()
+        .take_while(|line| line.starts_with("#["));
+    attributes.any(|line| *line == "#[test]")
+        && !before[at.saturating_sub(2)..].contains(&"#[ignore]")
 }
 
 #[test]
-fn the_notation_of_the_page_is_read() {
-    let page =
-        "a rule [`a::b`,\n  `c::d::e`], `file::name` is an example, [text](link) and [`no test`]";
-    let pairs = [("a", "b"), ("c::d", "e")];
-    assert_eq!(
-        named(page),
-        pairs.map(|(file, test)| (file.to_owned(), test.to_owned()))
+fn every_rule_of_the_page_has_a_test_that_exists() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("SEMANTICS.md");
+    let page = fs::read_to_string(page).unwrap();
+    let flaws = flaws(&page, is_test);
+    assert!(flaws.is_empty(), "{flaws:#?}");
+    assert!(
+        page.matches("\n- **").count() > 150,
+        "the rules have another form"
     );
+}
+
+#[test]
+fn a_rule_without_a_test_and_a_test_that_does_not_exist_are_found() {
+    let page = |rules: &str, rows: &str| {
+        let page = format!(
+            "# Page\n## 1. Names\n\n{rules}\n\n| rule | tests |\n| --- | --- |\n{rows}\n\nText.\n"
+        );
+        flaws(&page, |test| test == "a::b")
+    };
+    let two = "- **1.1** One.\n- **1.2** Two\n  lines.";
+    assert!(page(two, "| 1.1 | `a::b` |\n| 1.2 | `a::b`, `a::b` |").is_empty());
+    for (rules, rows) in [
+        (two, "| 1.1 | `a::b` |"),
+        (two, "| 1.1 | `a::b` |\n| 1.2 | |"),
+        (two, "| 1.1 | `a::b` |\n| 1.2 | `a::b`, `a::c` |"),
+        (two, "| 1.1 | `a::b` |\n| 1.2 | `a::b` |\n| 1.3 | `a::b` |"),
+        (
+            "- **1.1** One.\n- **1.3** Three.",
+            "| 1.1 | `a::b` |\n| 1.3 | `a::b` |",
+        ),
+        ("No rule.", ""),
+    ] {
+        assert_ne!(page(rules, rows), [""; 0], "{rules}\n{rows}");
+    }
+    assert!(is_test(
+        "semantics::a_rule_without_a_test_and_a_test_that_does_not_exist_are_found"
+    ));
+    assert!(!is_test("semantics::is_test"), "not a test");
+    assert!(!is_test("semantics::no_such_test"));
 }

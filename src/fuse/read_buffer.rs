@@ -16,8 +16,8 @@ const OF_FUSER: usize = 16 * 1024 * 1024;
 const LARGEST_REQUEST: usize = MAX_WRITE as usize + 2 * PAGE;
 const PAGE: usize = 4096;
 
-/// The system's allocator, which makes the first pages of fuser's buffer resident, and locks them if that is allowed:
-/// bytes of secrets pass through them. For the server's program; elsewhere it is not needed.
+/// The system's allocator for the server's program. It makes the first pages of fuser's read buffer resident, and locks
+/// them if that is allowed, because bytes of secrets pass through them. Other programs do not need it.
 pub struct Allocator;
 
 // SAFETY: all memory comes from and goes to `System`, under the same layout.

@@ -249,7 +249,7 @@ fn a_price_is_an_object_with_a_name_and_a_cost() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(
+    fn a_price_table_that_is_written_is_read_back(
         prices in prop::collection::btree_map("[A-Za-z0-9_][A-Za-z0-9._-]{0,9}", ("\\PC*[a-z]", 0..1u64 << 50, 0..20i32), 0..8)
     ) {
         let mut table = PriceTable::new();
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+    fn no_bytes_make_the_parser_panic(bytes in any::<Vec<u8>>()) {
         let _ = parse_price(&bytes);
         let _ = parse_table(&bytes);
     }

@@ -16,7 +16,7 @@ use crate::secret::{Change, SecretName, SecretValue};
 /// Secrets by name.
 pub type Document = BTreeMap<SecretName, SecretValue>;
 
-/// The forms that a document has.
+/// The format of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BundleFormat {
     /// What SimpleTuner's file provider reads and writes.
@@ -52,7 +52,7 @@ impl BundleFormat {
 pub struct Base(BTreeMap<SecretName, u64>);
 
 impl Base {
-    /// The base that a document is.
+    /// A document as a base.
     pub fn of(document: &Document) -> Self {
         let entries = document.iter();
         Self(
@@ -63,8 +63,8 @@ impl Base {
     }
 }
 
-/// What a writer changed: the difference from `base`, which it had before, to `written`, as far as `current` does not say
-/// the same already. Names that the base had not are not deleted for being absent, and without a base nothing is.
+/// The changes that a writer made: the difference between `base`, which it had before, and `written`, without what `current`
+/// has already. It deletes only names that the base has; without a base, none.
 pub fn merge(base: Option<&Base>, current: &Document, written: &Document) -> Vec<Change> {
     let changed = |name: &SecretName, value: &SecretValue| {
         base.and_then(|base| base.0.get(name)) != Some(&value.fingerprint())

@@ -166,7 +166,7 @@ impl Tree {
         self.page(ino, offset, |at, listed| !emit(listed, at))
     }
 
-    /// The same with what `stat` shows of each name. What `emit` had room for counts as looked up.
+    /// As [`read_dir`](Self::read_dir), with what `stat` shows of each name. Each name that `emit` had room for counts as looked up.
     ///
     /// # Errors
     /// ENOTDIR.

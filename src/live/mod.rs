@@ -117,7 +117,7 @@ pub enum WorkQueue {
     Database,
 }
 
-/// What a tree shows.
+/// The rooms that a tree shows as files.
 pub struct Parts {
     /// The chain of providers.
     pub manager: Arc<SecretsManager>,
@@ -131,14 +131,14 @@ pub struct Parts {
     pub processes: Arc<dyn Processes>,
 }
 
-/// Whose tree it is.
+/// The user and group that own a tree.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Whether root may look, too.
+    /// Whether root has access, too.
     pub allows_root: bool,
 }
 
@@ -153,11 +153,11 @@ pub struct Attr {
     pub mode: u16,
     /// Bytes.
     pub size: u64,
-    /// When the content became what it is, or what was set.
+    /// When the content last changed, or the time that a program set.
     pub mtime: SystemTime,
     /// When any of this changed.
     pub ctime: SystemTime,
-    /// Names.
+    /// How many names lead to it: 1, or 0 once it was removed.
     pub nlink: u32,
     /// How long the kernel may keep this.
     pub valid: Duration,
@@ -177,7 +177,7 @@ pub struct Found {
 /// Frees memory on another thread.
 pub type FreeElsewhere = Box<dyn Fn(Vec<Dropped>) + Send + Sync>;
 
-/// The tree. See the module for how it works.
+/// The owner's tree of files, which answers the kernel's requests. The module's page says how.
 pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
@@ -338,7 +338,7 @@ impl Tree {
         &self.manager
     }
 
-    /// Has what an operation is blocked on settled, and then calls `done`, from any thread.
+    /// Settles what an operation is blocked on, in the background, and then calls `done` on any thread.
     pub fn settle(self: &Arc<Self>, on: &WaitOn, done: crate::provider::Done) {
         match on {
             WaitOn::Secret(name) => {

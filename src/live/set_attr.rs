@@ -26,7 +26,7 @@ pub struct Change {
     pub mtime: Option<SystemTime>,
 }
 
-/// What became of a setattr.
+/// The outcome of [`Tree::set_attr`].
 #[derive(Debug)]
 pub enum Changed {
     /// It is done.

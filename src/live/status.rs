@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Tree, lock};
 
-/// What the rooms above say of the mount, for the file `status`.
+/// Facts about the mount, which the code that mounts sets and the file `status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct MountInfo {
     /// Where it is mounted.
     pub mount_point: String,
-    /// Whether root may look, too.
+    /// Whether root has access, too.
     pub allow_root: bool,
-    /// What the kernel speaks.
+    /// The kernel's FUSE protocol.
     pub kernel: KernelInfo,
     /// The keeper, if there is one.
     pub keeper_pid: Option<u32>,
@@ -19,7 +19,7 @@ pub struct MountInfo {
     pub restarts: Vec<Restart>,
     /// The program that `upgrade` changes to.
     pub program: Option<String>,
-    /// The last upgrade that was tried.
+    /// The last attempt to upgrade.
     pub upgrade: Option<Upgrade>,
 }
 
@@ -32,7 +32,7 @@ pub struct Restart {
     pub reason: String,
 }
 
-/// An upgrade that was tried.
+/// An attempt to upgrade.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Upgrade {
     /// How many have been tried.
@@ -48,9 +48,9 @@ pub struct Upgrade {
 pub struct KernelInfo {
     /// Version, as `7.44`.
     pub fuse: String,
-    /// Whether it can send again what a dead server had taken.
+    /// Whether it can resend the requests that a dead server had read and not answered.
     pub resend: bool,
-    /// Whether it holds names, and asks for them again after a change.
+    /// Whether it keeps names until it is sent an epoch.
     pub epoch: bool,
 }
 
@@ -65,7 +65,7 @@ impl Tree {
         lock(&self.mount).clone()
     }
 
-    /// Adds to the events that this server came after another.
+    /// Adds the event `server_restarted`: this server replaced another one.
     pub fn notify_restart(&self, restart: &Restart) {
         self.add_event(&serde_json::json!({
             "at": restart.at, "event": "server_restarted", "reason": restart.reason,

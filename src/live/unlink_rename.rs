@@ -8,7 +8,7 @@ use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::versions::{Place, State};
+use crate::versions::{Missing, Place, State};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 
@@ -286,10 +286,10 @@ impl Tree {
         let (value, changes, mtime) = {
             let state = self.state();
             let buffer = state.buffer(own).ok_or(ENOENT)?;
-            let data = buffer
-                .data
-                .as_ref()
-                .map_err(|_| OpError::unexpected("a rename of unknown bytes"))?;
+            let data = buffer.data.as_ref().map_err(|missing| match missing {
+                Missing::Failed(errno) => OpError::Errno(*errno),
+                Missing::Unknown => OpError::unexpected("a rename of unknown bytes"),
+            })?;
             if data.len() > target.limit() {
                 return Err(OpError::Error(crate::error::Error::TooLarge {
                     what: to.name.clone(),

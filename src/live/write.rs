@@ -50,9 +50,9 @@ impl Tree {
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; EFBIG past what such a file can hold, and EILSEQ for bytes that no text contains: after either, nothing of
-    /// the buffer is committed unless it is truncated to nothing. ENOSPC; why the present content, which a write would
-    /// change, cannot be had.
+    /// EBADF; why the present content, which a write would change, cannot be had. EFBIG past what such a file can hold,
+    /// ENOSPC past what all scratch files can hold, and EILSEQ for bytes that no text contains: after each of these, nothing
+    /// of the buffer is committed or renamed over a value unless it is truncated to nothing.
     pub fn write(
         &self,
         caller: &Caller,
@@ -93,6 +93,7 @@ impl Tree {
         };
         if file == File::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
+                state.taint(ino, libc::ENOSPC);
                 return Err(no_room(&state, ino));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
@@ -106,8 +107,8 @@ impl Tree {
         Ok(bytes.len() as u32)
     }
 
-    /// write(2) fails before the bytes are in the buffer. Its writer may not look, and close the file: nothing of the
-    /// buffer is committed unless it is truncated to nothing.
+    /// write(2) fails before its bytes are in the buffer. The writer may ignore the error and close the file, so nothing of
+    /// the buffer is committed unless it is truncated to nothing.
     pub fn refuse_write(&self, handle: u64) {
         let mut state = self.state();
         if let Some(ino) = state.written_by(handle) {
@@ -153,7 +154,7 @@ mod tests {
     use super::never_utf8;
 
     #[test]
-    fn only_bytes_that_no_text_has_are_refused_wherever_a_write_cuts_it() {
+    fn only_bytes_that_no_text_contains_are_refused_wherever_a_write_cuts_a_character() {
         let text = "a\u{e4}\u{20ac}\u{1f600}z";
         let bytes = text.as_bytes();
         for from in 0..bytes.len() {

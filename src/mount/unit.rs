@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The unit's name.
+/// The name of the systemd unit.
 pub const UNIT: &str = "simpletuner-live.service";
 
-/// Which service manager runs the service.
+/// The service manager that runs the service: the user's or the machine's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The user's own service manager.

@@ -21,9 +21,9 @@ pub struct Version {
 /// An inode.
 #[derive(Debug)]
 pub enum Node {
-    /// Readers'.
+    /// An inode that readers share.
     Version(Version),
-    /// A writer's.
+    /// An inode of one writer.
     Write(WriteInode),
 }
 

@@ -15,7 +15,8 @@ const TAG: usize = 16;
 /// So many records make one record of the log at a checkpoint.
 const BATCH: usize = 64;
 
-/// Where records go. The default one drops them: its tree ends with its process.
+/// The journal: the records of all changes, from which the next server goes on. The default one keeps none: its tree ends
+/// with its process.
 #[derive(Default)]
 pub struct Journal(Option<Mutex<Log>>);
 

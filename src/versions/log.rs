@@ -24,7 +24,7 @@ const SLACK: u64 = 256 * 1024;
 /// With each append, so many bytes of the old file are given back: to free a long one at once takes milliseconds.
 const PIECE: u64 = 256 * 1024;
 
-/// The writing end.
+/// The writing end of the sealed log that holds the journal.
 pub struct Log {
     /// The file of the higher generation comes first.
     files: [File; 2],
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_cut_off_anywhere_is_not_there_and_all_before_it_is() {
+    fn a_record_that_was_cut_off_anywhere_is_dropped_and_all_before_it_are_kept() {
         let files = files();
         let (mut log, _) = open(&files);
         renew(&mut log, &["first".into()]);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_long_when_it_is_past_twice_what_is_needed() {
+    fn a_log_is_long_past_twice_the_size_that_is_needed() {
         let files = files();
         let (mut log, _) = open(&files);
         renew(&mut log, &["old".into()]);

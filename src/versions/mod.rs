@@ -1,6 +1,6 @@
-//! What a mount stands on: which inode the kernel was told of holds which bytes, what writers have written and not
-//! closed yet, and which name leads where. Knows folders by number and contents as bytes: nothing of secrets, providers
-//! or FUSE.
+//! The state of a mount that outlives its server: which bytes each inode that the kernel knows holds, what writers have
+//! written and not closed yet, and which name leads where. Knows folders by number and contents as bytes: nothing of
+//! secrets, providers or FUSE.
 //!
 //! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An

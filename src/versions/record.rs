@@ -11,7 +11,7 @@ use super::inode::{Buffer, Handle, Opener};
 use crate::process::Process;
 use crate::secret::{SecretBuffer, SecretValue};
 
-/// One change.
+/// One change of the state, as the journal records it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Record {
     /// Numbers up to this one have been given out.
@@ -88,7 +88,7 @@ pub enum Record {
     Retry(u32, Place, bool),
     /// That retry is over.
     Arrived(u32, Place),
-    /// A record of the room above.
+    /// A record of the tree above: events, prices, bundle bases.
     Other(#[serde(with = "bytes")] SecretBuffer),
     /// Nobody found anything under the name of this file.
     Vanished(u64),

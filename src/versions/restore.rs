@@ -5,18 +5,18 @@ use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::SecretBuffer;
 
-/// What the servers before this one have left.
+/// The state that earlier servers left in the journal.
 pub struct Restored {
     /// The state to go on from.
     pub state: State,
     /// Inodes whose commits an earlier server did not finish, in the order of opening. Their commits count as begun.
     pub unfinished: Vec<u64>,
-    /// The records of the room above, in order.
+    /// The records of the tree above (events, prices, bundle bases), in order.
     pub others: Vec<SecretBuffer>,
 }
 
 impl Restored {
-    /// Nothing yet; numbers are given out from `numbers_from` on.
+    /// An empty state, which gives out numbers from `numbers_from` on.
     pub fn new(numbers_from: u64) -> Self {
         Self {
             state: State::new(numbers_from),

@@ -15,10 +15,10 @@ const MISSED_LIFETIME: Duration = Duration::from_secs(1);
 /// With more retries than this, expired ones are dropped.
 const MANY: usize = 1000;
 
-/// What a thread retries for.
+/// A retry that a thread was asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// To write; else to read.
+    /// The thread opens to write; else to read.
     pub to_write: bool,
     at: Instant,
     /// When the thread came back and found nothing. The kernel may look the name up once more.

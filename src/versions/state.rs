@@ -61,7 +61,7 @@ fn size_of_node(node: &Node) -> usize {
 }
 
 impl State {
-    /// Nothing yet; numbers are given out from `numbers_from` on.
+    /// An empty state, which gives out numbers from `numbers_from` on.
     pub fn new(numbers_from: u64) -> Self {
         Self {
             entries: HashMap::new(),

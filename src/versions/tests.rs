@@ -123,7 +123,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
 }
 
 #[test]
-fn a_name_that_nobody_has_and_who_makes_it_are_known_to_the_next_server() {
+fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
     let place = Place::new(2, "A");
     let mut state = State::new(0);
     let entry = state.entry_at(&place);
@@ -166,7 +166,7 @@ fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
 }
 
 #[test]
-fn a_thread_finds_what_it_came_for_last() {
+fn a_thread_finds_the_name_that_it_asked_for_last() {
     let place = Place::new(2, "A");
     let mut state = State::new(0);
     state.ask_to_retry(5, &place, false);
@@ -180,7 +180,7 @@ fn a_thread_finds_what_it_came_for_last() {
 }
 
 #[test]
-fn what_the_kernel_has_forgotten_leaves_nothing_behind() {
+fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
     let mut state = State::new(0);
     for n in 0..1000 {
         let place = Place::new(2, &format!("F{n}"));

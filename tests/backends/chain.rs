@@ -350,3 +350,27 @@ fn no_token_key_or_value_is_ever_printed() {
         assert!(!text.contains(&token), "{text}");
     }
 }
+
+#[test]
+fn a_listing_shows_the_documents_last_held_and_has_them_fetched_anew() {
+    let world = World::new();
+    // No key is ever read, because keys that are read are also fetched anew before they expire.
+    let live = world.mount("ttl: 1\nprefetch: true\n");
+    wait_until("both have answered", || {
+        let has = |name: &str, key: &str| live.read(&format!("providers/{name}")).contains(key);
+        has("aws", "IN_AWS") && has("vault", "IN_VAULT")
+    });
+    world.put_in_aws(&json!({"IN_AWS": "a", "NEW": "n"}));
+    world.aws.set(Fault::Hold);
+    let requests = world.aws.requests();
+    let before = "IN_ALL\nIN_AWS\nIN_BOTH\nIN_FILE\nIN_VAULT\n";
+    wait_until("a listing has AWS asked", || {
+        assert_eq!(done(&live, "ls secrets"), before);
+        world.aws.requests() > requests
+    });
+    assert_eq!(done(&live, "ls secrets"), before, "while AWS is silent");
+    world.aws.set(Fault::None);
+    wait_until("the new name is listed", || {
+        done(&live, "ls secrets").contains("NEW\n")
+    });
+}

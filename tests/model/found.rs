@@ -25,7 +25,7 @@ fn begun(process: usize, call: Call) -> Step {
 }
 
 #[test]
-fn who_opens_its_own_new_file_to_read_reads_on_when_it_is_written() {
+fn a_maker_that_reads_its_new_file_reads_on_after_writing_it() {
     assert_right(&[
         End(0, false),
         Edit(1, None),
@@ -38,7 +38,7 @@ fn who_opens_its_own_new_file_to_read_reads_on_when_it_is_written() {
 }
 
 #[test]
-fn a_name_that_was_not_there_at_the_open_is_made_by_its_writer_though_a_server_ended() {
+fn a_writer_of_a_missing_name_creates_it_even_over_a_new_server() {
     assert_right(&[
         begun(2, Put(2, 0)),
         whole(0, Cat(1)),
@@ -48,7 +48,7 @@ fn a_name_that_was_not_there_at_the_open_is_made_by_its_writer_though_a_server_e
 }
 
 #[test]
-fn a_child_writes_to_what_its_parent_made_and_closed() {
+fn a_child_writes_to_a_file_that_its_parent_created_and_closed() {
     let others_and_write = [whole(1, Cat(2)), Fork(3), begun(3, Resize(2, 0))];
     let mut steps = vec![
         whole(0, Open(2, Append)),
@@ -84,7 +84,7 @@ fn a_new_file_that_is_renamed_over_another_begins_with_nothing() {
 }
 
 #[test]
-fn an_inode_that_a_listing_gave_is_never_that_of_another_name() {
+fn an_inode_number_from_a_listing_is_never_given_to_another_name() {
     assert_right(&[
         Turn(0, 1),
         whole(0, Rename(1, 0)),

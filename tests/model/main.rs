@@ -7,6 +7,7 @@ mod calls;
 mod found;
 mod kernel;
 mod machine;
+mod poisonous;
 mod processes;
 mod provider;
 mod reference;
@@ -80,13 +81,13 @@ fn assert_right(cases: u32, seed: u64) {
 const CASES: u32 = 50;
 
 #[test]
-fn the_tree_does_what_plain_maps_say() {
+fn the_tree_agrees_with_plain_maps() {
     assert_right(CASES, 11);
 }
 
 /// SIMPLETUNER_LIVE_MODEL_SEED and _CASES choose.
 #[test]
-fn the_tree_does_what_plain_maps_say_for_a_new_seed() {
+fn the_tree_agrees_with_plain_maps_for_a_new_seed() {
     let given = std::env::var("SIMPLETUNER_LIVE_MODEL_SEED").ok();
     let seed = given.and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand_seed);
@@ -111,27 +112,27 @@ fn assert_found(broken: Broken) {
 }
 
 #[test]
-fn it_is_found_when_epochs_are_lost() {
+fn the_model_notices_lost_epochs() {
     assert_found(Broken::EpochsAreLost);
 }
 
 #[test]
-fn it_is_found_when_a_childs_close_counts() {
+fn the_model_notices_that_a_childs_close_counts() {
     assert_found(Broken::ChildClosesCount);
 }
 
 #[test]
-fn it_is_found_when_a_killed_writer_is_taken_for_one_that_ended() {
+fn the_model_notices_that_a_killed_writer_counts_as_ended() {
     assert_found(Broken::KilledCountAsEnded);
 }
 
 #[test]
-fn it_is_found_when_the_journal_is_lost() {
+fn the_model_notices_a_lost_journal() {
     assert_found(Broken::JournalIsLost);
 }
 
 #[test]
-fn it_is_found_when_listings_are_believed() {
+fn the_model_notices_listings_that_are_kept_too_long() {
     // A change at each moment of a listing; one of them is between an answer and the kernel's taking it in.
     let found = |broken| {
         (0..12).any(|turns| {
@@ -151,6 +152,6 @@ fn it_is_found_when_listings_are_believed() {
 }
 
 #[test]
-fn it_is_found_when_there_is_no_second_walk() {
+fn the_model_notices_a_missing_second_walk() {
     assert_found(Broken::NoSecondWalk);
 }

@@ -242,6 +242,10 @@ impl Server {
         self.closing.push_back(Closing::Release(handle, settles));
     }
 
+    pub fn refuse_write(&self, handle: u64) {
+        self.tree.refuse_write(handle);
+    }
+
     pub fn release_dir(&mut self, handle: u64) {
         self.tree.release_dir(handle);
     }

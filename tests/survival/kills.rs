@@ -318,7 +318,7 @@ fn an_ordinary_users_mount_survives_killed_processes_too() {
 
 // A killed server has the kernel answer EIO for a request that it was just reading into a page that was not there.
 #[test]
-fn a_server_has_the_pages_that_requests_are_read_into_from_the_start() {
+fn a_server_starts_with_the_pages_resident_that_it_reads_requests_into() {
     let _alone = alone();
     let live = Live::start();
     kill_server(&live);

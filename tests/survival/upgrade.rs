@@ -182,3 +182,36 @@ fn without_resend_an_upgrade_is_refused_unless_forced() {
     let said = home.run(&["upgrade"]).failed();
     assert!(said.contains("nothing of ours is mounted"), "{said}");
 }
+
+/// A daemon in a pid namespace of its own reports ids of that namespace, which are other processes' here.
+#[test]
+fn an_upgrade_never_signals_a_process_that_is_not_the_keeper() {
+    if !support::home::is_root() {
+        return;
+    }
+    let _alone = alone();
+    let home = Home::new();
+    let mut foreign = Command::new("sleep").arg("600").spawn().unwrap();
+    // The namespace's next process, which is the keeper, gets the foreign process's id.
+    let script = format!(
+        "echo {} > /proc/sys/kernel/ns_last_pid; {} mount --foreground & wait",
+        foreign.id() - 1,
+        support::home::BINARY
+    );
+    let mut unshare = home.command("unshare");
+    unshare.args(["--kill-child", "-p", "-f", "bash", "-c", &script]);
+    let mut unshare = unshare.stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the mount answers", || {
+        fs::read(home.live("status")).is_ok_and(|status| !status.is_empty())
+    });
+    let status: Value = serde_json::from_slice(&fs::read(home.live("status")).unwrap()).unwrap();
+    let said = home.run(&["upgrade"]);
+    let ended = foreign.try_wait().unwrap();
+    for process in [&mut foreign, &mut unshare] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    assert_eq!(status["keeper_pid"], foreign.id());
+    assert_eq!(ended, None, "the foreign process was signalled");
+    assert!(said.failed().contains("the keeper, process"));
+}

@@ -264,7 +264,7 @@ fn a_reader_that_opens_after_a_writers_close_sees_what_was_written() {
 }
 
 #[test]
-fn what_a_shell_wrote_is_there_for_the_next_command() {
+fn the_next_command_of_a_shell_sees_the_value_that_it_wrote() {
     let _alone = alone();
     for mode in MODES {
         let live = mounted(mode);

@@ -53,17 +53,17 @@ fn nothing_is_stale(mode: Mode) {
 }
 
 #[test]
-fn of_two_thousand_looks_after_a_close_none_is_stale_though_the_name_was_looked_at_before() {
+fn two_thousand_reads_after_a_close_are_never_stale_even_of_a_name_known_before() {
     nothing_is_stale(Mode::NamesHold);
 }
 
 #[test]
-fn none_is_stale_where_names_have_no_validity() {
+fn reads_after_a_close_are_never_stale_where_names_have_no_validity() {
     nothing_is_stale(Mode::NoEpoch);
 }
 
 #[test]
-fn what_another_program_changed_in_the_store_shows_though_the_name_was_looked_at_before() {
+fn an_edit_of_the_store_by_another_program_shows_even_under_a_name_known_before() {
     for mode in MODES {
         let live = mounted(mode);
         live.write("secrets/K", "first");

@@ -64,11 +64,11 @@ fn torture(mode: Mode) {
 }
 
 #[test]
-fn nobody_sees_a_part_a_mix_or_an_old_value_among_readers_and_writers_of_every_kind() {
+fn no_reader_sees_a_part_a_mix_or_an_old_value_among_readers_and_writers_of_every_kind() {
     torture(Mode::NamesHold);
 }
 
 #[test]
-fn the_same_holds_where_names_have_no_validity() {
+fn no_reader_sees_a_part_a_mix_or_an_old_value_where_names_have_no_validity() {
     torture(Mode::NoEpoch);
 }

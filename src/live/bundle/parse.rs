@@ -10,10 +10,10 @@ use super::{BundleFormat, Document};
 use crate::error::{Error, Result};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
 
-/// The document that bytes hold. In a YAML document JSON is welcome too: SimpleTuner writes it whatever the suffix.
+/// Parses a document. A YAML document may hold JSON, too: SimpleTuner writes JSON whatever the suffix.
 ///
 /// # Errors
-/// [`Error::Malformed`]: no text, no flat object of texts, a name that is none, a name that is there twice, or
+/// [`Error::Malformed`]: not text, not a flat object of texts, an invalid name, a name that is there twice, or
 /// [`BundleFormat::Env`], which is only for reading. [`Error::TooLarge`]: a value over 64 KiB.
 pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
     let malformed = |reason: String| Error::Malformed {

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{BundleFormat, Document};
 
-/// The document in a form; the bytes are zeroed when dropped.
+/// Renders a document. The bytes are zeroed when dropped.
 pub fn render(format: BundleFormat, document: &Document) -> Zeroizing<Vec<u8>> {
     let write = match format {
         BundleFormat::Json => json,

@@ -74,7 +74,7 @@ fn rendering_never_moves_the_buffer() {
 }
 
 #[test]
-fn json_is_welcome_where_yaml_is_expected() {
+fn json_is_accepted_where_yaml_is_expected() {
     // As Python's json.dumps writes it: surrogate pairs, which no YAML parser takes.
     let json = "{\n\t\"A\": \"\\ud83d\\ude00\",\n\t\"B\": \"x\"\n}";
     let expected = document(&[("A", "😀"), ("B", "x")]);
@@ -91,7 +91,7 @@ fn json_is_welcome_where_yaml_is_expected() {
 }
 
 #[test]
-fn what_is_no_flat_object_of_texts_is_refused_without_quoting_it() {
+fn a_document_that_is_not_a_flat_object_of_texts_is_refused_without_quoting_it() {
     let json = [
         "",
         " ",
@@ -174,7 +174,7 @@ fn a_base_keeps_no_value() {
 }
 
 #[test]
-fn a_rewritten_document_sets_and_deletes_just_what_its_writer_changed() {
+fn a_rewritten_document_sets_and_deletes_only_the_keys_that_its_writer_changed() {
     let read = document(&[("KEPT", "k"), ("CHANGED", "old"), ("GONE", "g")]);
     let written = document(&[("KEPT", "k"), ("CHANGED", "new"), ("ADDED", "a")]);
     assert_eq!(
@@ -203,7 +203,7 @@ fn a_value_of_another_provider_that_was_only_read_is_not_copied() {
 }
 
 #[test]
-fn a_writer_without_a_base_deletes_nothing_and_sets_what_differs() {
+fn a_writer_without_a_base_deletes_nothing_and_sets_the_values_that_differ() {
     let current = document(&[("A", "a"), ("B", "b")]);
     let written = document(&[("A", "a2"), ("C", "c")]);
     assert_eq!(
@@ -215,7 +215,7 @@ fn a_writer_without_a_base_deletes_nothing_and_sets_what_differs() {
 }
 
 #[test]
-fn what_is_already_so_is_no_change() {
+fn a_value_that_is_stored_already_is_no_change() {
     let base = Base::of(&document(&[("A", "old"), ("GONE", "g")]));
     let current = document(&[("A", "new")]);
     let written = document(&[("A", "new")]);
@@ -249,7 +249,7 @@ fn sourced(lines: &[u8], names: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn what_cannot_be_a_variable_is_a_comment_without_its_value() {
+fn a_key_that_cannot_be_a_variable_is_a_comment_without_its_value() {
     let document = document(&[("A", "a\0b"), ("b-c", "hunter2"), ("1D", "hunter2")]);
     let lines = text(BundleFormat::Env, &document);
     assert!(lines.lines().all(|line| line.starts_with("# ")));
@@ -273,7 +273,7 @@ fn documents() -> impl Strategy<Value = Document> {
 
 proptest! {
     #[test]
-    fn what_is_rendered_is_parsed_as_the_same(document in documents()) {
+    fn a_rendered_document_parses_to_the_same_values(document in documents()) {
         for format in [BundleFormat::Json, BundleFormat::Yaml] {
             let rendered = render(format, &document);
             prop_assert_eq!(&parse(format, &rendered).unwrap(), &document);
@@ -285,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(bytes in any::<Vec<u8>>(), text in "[{}\\[\\]:,\"A-C \n&*!?|>-]{0,30}") {
+    fn no_bytes_make_the_parser_panic(bytes in any::<Vec<u8>>(), text in "[{}\\[\\]:,\"A-C \n&*!?|>-]{0,30}") {
         for format in [BundleFormat::Json, BundleFormat::Yaml, BundleFormat::Env] {
             let _ = parse(format, &bytes);
             let _ = parse(format, text.as_bytes());
@@ -293,7 +293,7 @@ proptest! {
     }
 
     #[test]
-    fn a_merge_leaves_what_the_writer_had_in_mind(base in documents(), current in documents(), written in documents()) {
+    fn a_merge_has_exactly_the_changes_that_its_writer_made(base in documents(), current in documents(), written in documents()) {
         let changes = merge(Some(&Base::of(&base)), &current, &written);
         let mut after = current.clone();
         for change in changes {

@@ -39,7 +39,7 @@ until(lambda: json.loads(text('bundle/secrets.json'))['AAA'] == f'v{edits}', 'th
 }
 
 #[test]
-fn a_store_that_hangs_holds_up_nobody_who_does_not_need_it_and_ends_neither_server_nor_mount() {
+fn a_store_that_hangs_delays_only_its_own_callers_and_ends_neither_server_nor_mount() {
     let far = Live::start();
     far.write("bundle/secrets.json", r#"{"K": "value", "L": "other"}"#);
     let path = far.path("bundle/secrets.json");
@@ -108,7 +108,7 @@ fn ends(live: &Live, mut command: Command) -> bool {
 const SANDBOX: &str = r#"
 import ctypes, os, struct, sys
 def op(code, jt, jf, k): return struct.pack('HBBI', code, jt, jf, k)
-number = {'flock': {'x86_64': 73, 'aarch64': 32}, 'fsync': {'x86_64': 74, 'aarch64': 82}}[sys.argv[1]][os.uname().machine]
+number = {'flock': {'x86_64': 73, 'aarch64': 32}, 'fsync': {'x86_64': 74, 'aarch64': 82}, 'inotify_init1': {'x86_64': 294, 'aarch64': 26}}[sys.argv[1]][os.uname().machine]
 program = op(0x20, 0, 0, 0) + op(0x15, 0, 1, number) + op(0x06, 0, 0, 0x00050000 | 38) + op(0x06, 0, 0, 0x7fff0000)
 class Filter(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
 buffer = ctypes.create_string_buffer(program)
@@ -170,7 +170,7 @@ watcher.ends()
 }
 
 #[test]
-fn writers_that_wait_for_the_store_are_written_together_and_each_is_told_its_own_result() {
+fn writers_that_wait_for_the_store_are_written_together_and_each_gets_its_own_result() {
     let live = Live::start();
     python(
         &live,
@@ -256,4 +256,32 @@ fn the_first_reads_and_writes_of_fresh_homes_make_one_key_for_the_audit_trail() 
         let log = std::fs::read_to_string(home.path().join("daemon.log")).unwrap();
         assert!(!log.contains("audit trail's key"), "{log}");
     }
+}
+
+#[test]
+fn without_inotify_an_edit_by_another_program_still_shows() {
+    if !is_root() {
+        return; // The sandbox sets no_new_privs, and fusermount3 would need them.
+    }
+    let home = Home::new();
+    home.write(".simpletuner/secrets.json", r#"{"K": "old"}"#);
+    let mut mount = home.command("python3");
+    mount.args([
+        "-c",
+        SANDBOX,
+        "inotify_init1",
+        support::home::BINARY,
+        "mount",
+    ]);
+    succeeds(&mut bounded(mount));
+    let read = || std::fs::read_to_string(home.live("secrets/K")).unwrap();
+    for value in ["first", "second"] {
+        read();
+        home.write(
+            ".simpletuner/secrets.json",
+            &format!("{{\"K\": \"{value}\"}}"),
+        );
+        wait_until("the edit shows", || read() == value);
+    }
+    home.run(&["umount"]).done();
 }

@@ -41,7 +41,7 @@ same(other.read(name), 'through the name')
 }
 
 #[test]
-fn what_is_removed_before_it_is_closed_never_appears() {
+fn a_new_file_removed_before_its_close_never_appears() {
     let live = Live::start();
     python(
         &live,
@@ -150,7 +150,7 @@ same(stat.S_IMODE(os.stat('REDISCONF').st_mode), 0o600)
 }
 
 #[test]
-fn of_many_who_create_a_name_exclusively_one_wins_and_the_others_are_told_it_exists() {
+fn of_many_exclusive_creators_one_wins_and_the_others_get_eexist() {
     let live = Live::start();
     python(
         &live,
@@ -183,7 +183,7 @@ for i in range(NAMES):
 }
 
 #[test]
-fn what_is_created_exclusively_and_not_yet_closed_is_nobody_elses_to_create() {
+fn a_name_created_exclusively_and_not_yet_closed_cannot_be_created_by_another_process() {
     let live = Live::start();
     python(
         &live,

@@ -101,13 +101,3 @@ fn cli(live: &Live, args: &[&str]) -> Output {
     cli.args(args);
     live.output_of(&mut bounded(cli))
 }
-
-/// Behaviour that differs from an ordinary folder's is in SEMANTICS.md, by this word.
-#[track_caller]
-fn is_documented(word: &str) {
-    let page = include_str!("../../SEMANTICS.md");
-    assert!(
-        page.contains(word),
-        "it differs from an ordinary folder, and SEMANTICS.md does not say so: {word}"
-    );
-}

@@ -88,7 +88,7 @@ for value in ('v\n', 'v', '\n', '\n\n', 'a\nb', 'a\nb\n', 'a\n\n', ' v ', '\tv\r
 }
 
 #[test]
-fn what_was_written_is_held_exactly_over_a_server_and_over_a_new_mount() {
+fn a_value_is_kept_exactly_over_a_new_server_and_a_new_mount() {
     let live = Live::start();
     bash(
         &live,
@@ -141,7 +141,6 @@ fn where_values_are_stored_in_plain_the_newline_is_dropped_at_the_write() {
         (&"one".into(), &"x\ny\n".into())
     );
     assert_eq!(live.read("secrets/A"), "one");
-    is_documented("encrypt: false");
 }
 
 #[test]
@@ -201,5 +200,56 @@ echo "$(< K) $(cat K)"; wc -l < K
     assert_eq!(
         said,
         "read hf_abc\nline hf_abc\n1 hf_abc\nhf_abc hf_abc\n1\n"
+    );
+}
+
+/// The first write and the last one would be a text without the second.
+#[test]
+fn a_value_of_which_a_write_was_refused_is_not_stored_without_that_part() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+other = Other()
+put('K', 'old')
+def with_a_refused_part(name, code, part, at=None):
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    write(fd, 'begin ')
+    refused(code, os.pwrite if at else os.write, fd, part, *([at] if at else []))
+    refused(code, os.write, fd, b'end')
+    return fd
+for code, part, at in ((errno.EILSEQ, b'\xff', None), (errno.EFBIG, b'x', 65536), (errno.EFBIG, b'x' * 65537, None)):
+    for name in ('K', 'NEW'):
+        refused(code, os.close, with_a_refused_part(name, code, part, at))
+        same((other.read('K'), other.read('NEW'), other.list()), ('old', None, ['K']), 'as it was')
+        # A writer that begins anew has a value again.
+        fd = with_a_refused_part(name, code, part, at)
+        os.ftruncate(fd, 0); os.pwrite(fd, b'anew', 0); os.close(fd)
+        same(other.read(name), 'anew')
+        put('K', 'old'); name == 'NEW' and os.unlink('NEW')
+"#,
+    );
+}
+
+#[test]
+fn a_scratch_file_for_which_there_was_no_room_is_never_renamed_over_a_value_without_that_part() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+put('K', 'old')
+for i in range(4): put(f'.full{i}', 'x' * ((16 << 20) - (4 << 10) * (i == 3)))
+fd = os.open('.new', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+write(fd, 'b' * (4 << 10))
+refused(errno.ENOSPC, os.write, fd, b'e')
+outcome(os.close, fd)
+refused(errno.ENOSPC, os.rename, '.new', 'K')
+same(text('K'), 'old')
+for i in range(4): os.unlink(f'.full{i}')
+put('.new', 'new'); os.rename('.new', 'K')
+same(text('K'), 'new', 'there is room again')
+"#,
     );
 }

@@ -25,7 +25,7 @@ moves('removed', lambda: os.unlink('secrets/M'))
 }
 
 #[test]
-fn what_nobody_has_changed_keeps_its_time() {
+fn a_file_that_nobody_changed_keeps_its_time() {
     let live = Live::start();
     python(
         &live,

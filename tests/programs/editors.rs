@@ -112,3 +112,24 @@ same((text('V'), text('V~'), os.listdir('.')), ('Xabc\n', 'abc\n', ['V']))
 "#,
     );
 }
+
+#[test]
+fn vim_writes_configurations_and_prices_in_place_so_that_they_never_lack() {
+    on_a_terminal(
+        r#"
+os.chdir('..')
+put('config/replicate.json', '{"webhook_url": "old"}\n')
+for path, old in (('config/replicate.json', 'old'), ('hardware/gpu-l40s.json', 'L40S')):
+    refused((errno.EPERM, errno.EINVAL), os.open, os.path.dirname(path) + '/4913', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    number, missing, stop = os.stat(path).st_ino, [], threading.Event()
+    def looks():
+        while not stop.is_set():
+            if not os.path.exists(path): missing.append(path)
+    looker = threading.Thread(target=looks); looker.start()
+    code, shown = terminal(['vim', '-N', '-u', 'NONE', '-i', 'NONE', '-c', f'%s/{old}/new/', '-c', 'wq', path])
+    stop.set(); looker.join()
+    same((code, complaints(shown), missing, os.stat(path).st_ino), (0, [], [], number), shown)
+    assert 'new' in text(path), text(path)
+"#,
+    );
+}

@@ -77,7 +77,7 @@ if os.getuid() == 0:
 }
 
 #[test]
-fn a_writer_that_is_stopped_is_in_nobodys_way() {
+fn a_stopped_writer_delays_nobody() {
     writers(
         r#"
 put('K', 'old')
@@ -98,7 +98,7 @@ assert other.read('K') in ('third', 'of the stopped one'), other.read('K')
 }
 
 #[test]
-fn who_shares_its_table_of_descriptors_with_another_process_has_written_when_either_closes() {
+fn a_writer_that_shares_its_descriptor_table_has_written_when_either_process_closes() {
     writers(
         r#"
 put('K', 'old')

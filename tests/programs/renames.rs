@@ -49,7 +49,7 @@ fn in_each_folder(program: &str) {
 }
 
 #[test]
-fn what_was_fsynced_takes_effect_with_the_rename_and_stays_if_the_writer_is_killed() {
+fn fsynced_bytes_take_effect_with_the_rename_and_stay_if_the_writer_is_killed() {
     in_each_folder(
         r#"
 def try_one(name, old, new, malformed):
@@ -70,7 +70,7 @@ def try_one(name, old, new, malformed):
 }
 
 #[test]
-fn what_was_not_fsynced_takes_effect_with_the_close_and_the_old_value_stays_until_then() {
+fn other_bytes_take_effect_with_the_close_and_the_old_value_stays_until_then() {
     in_each_folder(
         r#"
 def try_one(name, old, new, malformed):
@@ -104,7 +104,7 @@ def try_one(name, old, new, malformed):
 }
 
 #[test]
-fn a_reader_that_looks_all_the_while_sees_the_old_value_or_the_new_one_and_never_none() {
+fn a_reader_beside_a_rename_sees_the_old_value_or_the_new_one_and_never_none() {
     let live = Live::start();
     python(
         &live,
@@ -146,7 +146,7 @@ def try_one(name, old, new, malformed):
 }
 
 #[test]
-fn of_a_file_that_was_partly_fsynced_a_killed_writer_leaves_that_part() {
+fn a_killed_writer_leaves_the_fsynced_part_of_a_renamed_file() {
     let live = Live::start();
     python(
         &live,
@@ -170,7 +170,7 @@ same(other.read('K'), 'synced and not', 'the writer closed')
 }
 
 #[test]
-fn what_is_written_after_the_rename_belongs_to_the_file_too() {
+fn bytes_written_after_the_rename_belong_to_the_file_too() {
     let live = Live::start();
     python(
         &live,
@@ -189,7 +189,7 @@ assert other.read('K') in ('old', None), other.read('K')
 }
 
 #[test]
-fn a_name_that_was_new_is_there_for_others_from_its_close_on_or_not_at_all() {
+fn a_new_name_that_is_renamed_shows_to_others_from_its_close_on_or_never() {
     let live = Live::start();
     python(
         &live,
@@ -280,7 +280,7 @@ fn rusts_named_temporary_file_persists_over_a_secret() {
 }
 
 #[test]
-fn a_file_that_another_process_writes_can_not_be_moved_by_mv_before_it_is_closed() {
+fn mv_cannot_move_a_new_file_that_another_process_has_not_closed() {
     let live = Live::start();
     python(
         &live,
@@ -301,7 +301,7 @@ same((text('K'), text('NEW')), ('half and half', None))
 }
 
 #[test]
-fn who_writes_a_file_that_another_process_renames_or_removes_writes_to_that_file() {
+fn a_write_follows_its_file_when_another_process_renames_or_removes_it() {
     let live = Live::start();
     python(
         &live,
@@ -317,4 +317,26 @@ put('K', 'old'); f = begin(); others('rm K; printf again > K'); os.close(f); sam
 put('N', 'moved'); f = begin(); others('mv N K'); os.close(f); same(other.read('K'), 'moved', 'replaced')
 "#,
     );
+}
+
+#[test]
+fn a_rename_is_one_write_of_the_store() {
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+printf value > A; printf old > B; cd ~/.simpletuner
+inotifywait -m -q --format '%f' -e moved_to . > ~/out 2> ~/err &
+watch=$!
+probe() { echo > ~/.simpletuner/probe; mv ~/.simpletuner/probe ~/.simpletuner/$1; }
+# It watches when it tells of something.
+until grep -q begin ~/out; do probe begin; sleep 0.01; done
+mv live/secrets/A live/secrets/B; probe end
+until grep -q end ~/out; do sleep 0.01; done
+kill $watch; wait $watch 2> /dev/null
+grep -c 'secrets.json$' ~/out; ls live/secrets; cat live/secrets/B
+"#,
+    );
+    assert_eq!(said, "1\nB\nvalue");
 }

@@ -26,7 +26,7 @@ ls -A elsewhere
 }
 
 #[test]
-fn umount_says_who_still_has_the_mount_in_another_mount_namespace() {
+fn umount_names_the_process_that_has_the_mount_in_another_mount_namespace() {
     if !is_root() {
         return;
     }
@@ -57,7 +57,7 @@ fn umount_says_who_still_has_the_mount_in_another_mount_namespace() {
 }
 
 #[test]
-fn umount_says_where_a_folder_of_the_mount_is_bound() {
+fn umount_names_the_place_where_a_folder_of_the_mount_is_bound() {
     if !is_root() {
         return;
     }
@@ -155,7 +155,7 @@ cat K; ls -A | paste -sd ' '
 "#;
 
 #[test]
-fn who_is_out_of_the_daemons_sight_reads_and_is_refused_to_write() {
+fn a_process_that_the_daemon_cannot_see_may_read_and_not_write() {
     if !is_root() {
         return;
     }
@@ -173,7 +173,7 @@ fn who_is_out_of_the_daemons_sight_reads_and_is_refused_to_write() {
 }
 
 #[test]
-fn readers_out_of_the_daemons_sight_get_whole_values_while_they_change() {
+fn readers_that_the_daemon_cannot_see_get_whole_values_while_they_change() {
     if !is_root() {
         return;
     }
@@ -252,7 +252,7 @@ rm N
 }
 
 #[test]
-fn without_a_proc_to_look_at_nobody_writes_and_nothing_is_lost() {
+fn without_proc_writes_are_refused_and_nothing_is_lost() {
     if !is_root() {
         return;
     }
@@ -299,4 +299,24 @@ done
     unshare.env("BIN", support::home::BINARY);
     unshare.args(["-m", "bash", "-c", script]);
     assert_eq!(succeeds(&mut bounded(unshare)), "");
+}
+
+#[test]
+fn a_bind_mount_of_one_file_shows_one_version_for_ever_and_cannot_be_written_through() {
+    if !is_root() {
+        return;
+    }
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+printf old > K; touch ~/bound; mount --bind K ~/bound || exit 1
+trap 'umount -l ~/bound' EXIT
+printf new > K; cat K ~/bound; echo
+printf other 2> ~/said > ~/bound && echo written; grep -o 'Stale file handle' ~/said
+cat K ~/bound; echo
+"#,
+    );
+    assert_eq!(said, "newold\nStale file handle\nnewold\n");
 }

@@ -45,7 +45,7 @@ fn ways(program: &str) {
 }
 
 #[test]
-fn whatever_closes_the_openers_last_descriptor_has_the_value_taken() {
+fn any_close_of_the_openers_last_descriptor_commits_the_value() {
     ways(
         r#"
 def closed(v): f = begin(); write(f, v); os.close(f); die()
@@ -65,7 +65,7 @@ for way in (closed, exits, exits_with_threads, replaced, range_closed, at_exec, 
 }
 
 #[test]
-fn a_writer_that_ends_by_a_signal_changes_nothing_whatever_the_signal_and_the_name() {
+fn a_writer_that_any_signal_kills_changes_nothing_whatever_its_name() {
     ways(
         r#"
 def killed_by(number):
@@ -89,7 +89,7 @@ check('odd name, exits', odd_and_exits, True)
 }
 
 #[test]
-fn what_children_inherited_delays_nothing() {
+fn descriptors_that_children_inherited_delay_nothing() {
     ways(
         r#"
 def held_by_a_child(v): f = begin(); write(f, v); sleeper(); os.close(f); die()
@@ -106,7 +106,7 @@ for way in (held_by_a_child, held_by_a_program, written_by_a_child): check(way._
 }
 
 #[test]
-fn a_child_that_inherited_the_descriptor_and_holds_it_for_ever_does_not_keep_the_value_back() {
+fn a_child_that_holds_an_inherited_descriptor_for_ever_does_not_delay_the_value() {
     let live = Live::start();
     python(
         &live,
@@ -162,7 +162,7 @@ same((len(bad), len(silent)), (0, 0), f'{bad[:5]} {silent[:5]}')
 }
 
 #[test]
-fn what_is_written_through_a_passed_descriptor_takes_effect_when_it_is_released() {
+fn bytes_written_through_a_passed_descriptor_take_effect_at_its_release() {
     let live = Live::start();
     python(
         &live,
@@ -185,7 +185,7 @@ until(lambda: text('K') == 'now and later', 'what was written later is there')
 }
 
 #[test]
-fn who_exits_first_leaves_its_child_to_finish_the_value() {
+fn a_child_may_finish_the_value_after_its_parent_has_exited() {
     let live = Live::start();
     bash(
         &live,
@@ -203,7 +203,7 @@ echo "in the end: $(<K)"; exit 1
 }
 
 #[test]
-fn a_reader_that_is_held_open_is_in_no_writers_way() {
+fn an_open_reader_hinders_no_writer() {
     let live = Live::start();
     python(
         &live,
@@ -246,7 +246,7 @@ until(lambda: text('K') == 'second', 'the one that was opened last is there')
 }
 
 #[test]
-fn what_is_fsynced_is_there_for_others_from_the_close_on_and_not_before() {
+fn an_fsynced_value_shows_to_others_from_the_close_on_and_not_before() {
     let live = Live::start();
     python(
         &live,
@@ -265,6 +265,23 @@ same((text('K'), text('NEW')), ('old', None), 'the writer killed')
 child = Child(writer)
 child.ends()
 same((text('K'), text('NEW')), ('new', 'new'), 'closed')
+"#,
+    );
+}
+
+#[test]
+fn until_its_close_a_writer_reads_the_present_value_by_name_and_its_own_by_its_descriptor() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+put('K', 'old')
+fd = os.open('K', os.O_RDWR); os.ftruncate(fd, 0); write(fd, 'written')
+same((text('K'), os.stat('K').st_size), ('old', 3), 'by name')
+same((os.pread(fd, 99, 0), os.fstat(fd).st_size), (b'written', 7), 'by its descriptor')
+os.close(fd)
+same(text('K'), 'written', 'closed')
 "#,
     );
 }

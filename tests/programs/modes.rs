@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_makes_a_file_may_set_its_mode_and_owner_until_it_is_closed() {
+fn the_maker_of_a_file_may_set_its_mode_and_owner_until_its_close() {
     let live = Live::start();
     python(
         &live,
@@ -62,7 +62,7 @@ fn cp_p_stores_the_value_and_ends_well() {
 }
 
 #[test]
-fn what_sets_the_mode_of_a_settled_file_has_stored_the_value_all_the_same() {
+fn a_program_that_fails_to_set_a_settled_files_mode_has_stored_the_value() {
     let live = Live::start();
     python(
         &live,

@@ -31,7 +31,7 @@ same(os.listdir('.'), ['TOK'])
 }
 
 #[test]
-fn tar_with_extended_attributes_puts_back_what_it_took() {
+fn tar_with_extended_attributes_restores_a_folder() {
     let live = Live::start();
     let said = bash(
         &live,
