@@ -4,10 +4,10 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::Builder;
 
 use crate::live::{Commits, OpError, Tree, WorkQueue};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::sync;
 
 /// These threads use little of their stacks.
 const STACK_SIZE: usize = 512 * 1024;
@@ -31,16 +31,14 @@ pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
     fn start(
-        name: &str,
+        name: &'static str,
         slot: Slot,
         tree: Arc<Tree>,
         heartbeat: Option<HeartbeatPage>,
     ) -> io::Result<Self> {
         let (sender, receiver) = channel();
-        Builder::new()
-            .name(name.into())
-            .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot))?;
+        let run = move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot);
+        sync::spawn(name, STACK_SIZE, run)?;
         Ok(Self(sender))
     }
 
@@ -111,7 +109,7 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat.clone());
+        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat);
         Ok(Self {
             closer: start("close", Slot::Closing)?,
             store: start("commit", Slot::Committing)?,
@@ -123,7 +121,7 @@ impl Workers {
 
     pub(super) fn of(&self, queue: WorkQueue) -> &Worker {
         let database = || {
-            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat.clone());
+            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat);
             Worker::start("save", Slot::Saving, tree, heartbeat).ok()
         };
         match queue {

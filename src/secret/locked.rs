@@ -6,12 +6,13 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use rustix::mm::{
     Advice, MapFlags, MremapFlags, ProtFlags, madvise, mlock, mmap_anonymous, mremap,
 };
 use zeroize::Zeroize;
+
+use crate::sync::Mutex;
 
 const CHUNK: usize = 128 * 1024;
 const SMALLEST: usize = 64;
@@ -33,10 +34,6 @@ struct Pool {
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     free: [const { Vec::new() }; CLASSES],
 });
-
-fn pool() -> MutexGuard<'static, Pool> {
-    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// Maps `size` bytes, locked if the limit allows.
 fn map(size: usize) -> NonNull<u8> {
@@ -150,7 +147,7 @@ fn take_block(len: usize) -> NonNull<u8> {
     let Some(class) = class_of(len) else {
         return map(len);
     };
-    let mut pool = pool();
+    let mut pool = POOL.lock();
     if pool.free[class].is_empty() {
         let (size, chunk) = (SMALLEST << class, map(CHUNK));
         for offset in (0..CHUNK).step_by(size) {
@@ -172,7 +169,7 @@ impl Drop for LockedBytes {
         words.zeroize();
         tail.zeroize();
         match class_of(self.len) {
-            Some(class) => pool().free[class].push(Block(self.start)),
+            Some(class) => POOL.lock().free[class].push(Block(self.start)),
             // SAFETY: nothing else is in this mapping.
             None => unsafe {
                 let _ = rustix::mm::munmap(self.start.as_ptr().cast(), self.len);
