@@ -1,5 +1,7 @@
-//! The map of the rooms in `src/lib.rs` is complete, and no room uses one above it.
+//! The map of the rooms in `src/lib.rs` is complete, and no room uses one above it. The tables of dependencies and threads in
+//! `docs/architecture.md` are complete, too.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,4 +88,40 @@ fn every_room_is_on_the_map() {
             assert!(map.contains(&name), "src/lib.rs does not name {name}");
         }
     }
+}
+
+fn text_of(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// A section of `docs/architecture.md`.
+fn section(title: &str) -> String {
+    let text = text_of("docs/architecture.md");
+    let mut sections = text.split("\n## ");
+    let section = sections.find(|section| section.starts_with(title));
+    section.unwrap().to_owned()
+}
+
+/// The words in backticks.
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_direct_dependency_has_a_line_that_says_why() {
+    let manifest = text_of("Cargo.toml");
+    let mut wanted = BTreeSet::new();
+    for section in manifest.split("\n[") {
+        if section.starts_with("dependencies]") || section.starts_with("dev-dependencies]") {
+            let keys = section.lines().filter_map(|line| line.split_once(" = "));
+            wanted.extend(keys.map(|(key, _)| key).filter(|key| !key.starts_with('#')));
+        }
+    }
+    assert!(wanted.contains("rustix") && wanted.contains("proptest"));
+    let section = section("Dependencies");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows: String = rows
+        .map(|row| format!("`{}", row.split('|').next().unwrap()))
+        .collect();
+    assert_eq!(quoted(&rows), wanted);
 }
