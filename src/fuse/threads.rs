@@ -109,10 +109,9 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat);
         Ok(Self {
-            closer: start("close", Slot::Closing)?,
-            store: start("commit", Slot::Committing)?,
+            closer: Worker::start("close", Slot::Closing, tree.clone(), heartbeat)?,
+            store: Worker::start("commit", Slot::Committing, tree.clone(), heartbeat)?,
             database: OnceLock::new(),
             tree,
             heartbeat,

@@ -2,8 +2,8 @@
 //! of its threads works on, and which requests it has not answered yet. The keeper and the next server read it, also
 //! after the server was killed. All `unsafe` about it is here.
 
-use std::io;
 use std::os::fd::OwnedFd;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
@@ -62,28 +62,18 @@ impl HeartbeatPage {
 
     /// Maps the page that another process has made.
     pub(crate) fn map(file: &OwnedFd) -> Result<Self> {
-        let failed = |e: io::Error| Error::io("the heartbeat page", e);
-        let size = rustix::fs::fstat(file)
-            .map_err(|e| failed(e.into()))?
-            .st_size;
-        if size < SIZE as i64 {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        let failed = |e: Errno| Error::io("the heartbeat page", e);
+        if rustix::fs::fstat(file).map_err(failed)?.st_size < SIZE as i64 {
+            return Err(failed(Errno::NODATA));
         }
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the mapping is new, as large as the array, begins at a page boundary, and is never unmapped. Every process
         // that has it uses it only as atomics.
         let page = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                SIZE,
-                access,
-                MapFlags::SHARED,
-                file,
-                0,
-            )
-            .map(|start| &*start.cast::<[AtomicU64; SLOTS]>())
+            mmap(null_mut(), SIZE, access, MapFlags::SHARED, file, 0)
+                .map(|start| &*start.cast::<[AtomicU64; SLOTS]>())
         };
-        Ok(Self(page.map_err(|e| failed(e.into()))?))
+        page.map(Self).map_err(failed)
     }
 
     fn slot(&self, index: usize) -> &AtomicU64 {
