@@ -31,6 +31,10 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         unpoisoned(self.0.lock())
     }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        unpoisoned(self.0.get_mut())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +76,17 @@ impl Condvar {
         timeout: Duration,
     ) -> MutexGuard<'a, T> {
         unpoisoned(self.0.wait_timeout(guard, timeout)).0
+    }
+
+    /// Returns whether the condition has ended in time.
+    pub(crate) fn wait_timeout_while<T>(
+        &self,
+        guard: MutexGuard<'_, T>,
+        timeout: Duration,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> bool {
+        let waited = self.0.wait_timeout_while(guard, timeout, condition);
+        !unpoisoned(waited).1.timed_out()
     }
 }
 

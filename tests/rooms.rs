@@ -27,7 +27,8 @@ fn files_of(path: PathBuf) -> Vec<PathBuf> {
         let entries = fs::read_dir(path).unwrap().flatten();
         return entries.flat_map(|entry| files_of(entry.path())).collect();
     }
-    let is_code = path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let is_code = name.ends_with(".rs") && !name.ends_with("tests.rs");
     is_code.then_some(path).into_iter().collect()
 }
 
@@ -124,4 +125,32 @@ fn every_direct_dependency_has_a_line_that_says_why() {
         .map(|row| format!("`{}", row.split('|').next().unwrap()))
         .collect();
     assert_eq!(quoted(&rows), wanted);
+}
+
+#[test]
+fn every_thread_is_in_the_table_of_threads() {
+    let section = section("Threads of the server");
+    let known = quoted(&section);
+    let mut names = 0;
+    for file in files_of(src()) {
+        if file == src().join("sync.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for call in ["thread::Builder", "thread::spawn"] {
+            assert!(!code.contains(call), "{call} in {}", file.display());
+        }
+        // The last one is for the audit trails.
+        for before in ["sync::spawn(", "Worker::start(", "THREAD: &'static str ="] {
+            let calls = code.split(before).skip(1);
+            for name in calls.filter_map(|call| call.trim_start().strip_prefix('"')) {
+                let name = name.split('"').next().unwrap();
+                assert!(known.contains(name), "{name} in {}", file.display());
+                assert!(name.len() <= 15, "the kernel cuts {name} off");
+                names += 1;
+            }
+        }
+    }
+    assert!(names > 10, "{names}");
 }
