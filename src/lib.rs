@@ -55,6 +55,7 @@
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`error`]: every error, and its errno
+//! - `sync`: locks without poisoning, threads; shuttle's in its tests
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
@@ -77,6 +78,7 @@ pub mod secret;
 pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;
+mod sync;
 pub mod versions;
 
 pub use process::users;

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::row::UnsignedRow;
 use crate::error::{Error, Result};
 use crate::sqlite::{BUSY_TIMEOUT, connect, connect_or_create, explain, identify, is_no_table};
+use crate::sync::{self, SMALL_STACK};
 use verifier::{ChainVerifier, SignedRow};
 
 pub(super) use appender::Appender;
@@ -139,10 +140,7 @@ impl Chain {
             Ok(_) => {}
             Err(error) => tracing::warn!("the audit trail cannot be checked: {error}"),
         };
-        let thread = std::thread::Builder::new()
-            .name("audit-check".into())
-            .stack_size(256 * 1024);
-        if let Err(error) = thread.spawn(check) {
+        if let Err(error) = sync::spawn("audit-check", SMALL_STACK, check) {
             tracing::warn!("the audit trail cannot be checked: {error}");
         }
     }

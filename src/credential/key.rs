@@ -5,8 +5,8 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -16,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
+use crate::sync::Mutex;
 
 /// The environment variable that holds the master secret itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
@@ -125,10 +126,7 @@ impl KeySource {
     }
 
     fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
-        let mut derived = self
-            .derived
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut derived = self.derived.lock();
         if let Some(variable) = &self.variable {
             let derived = derived.get_or_insert_with(|| Derived {
                 fingerprint: variable.fingerprint(),

@@ -1,6 +1,6 @@
 //! Constructors: a manager from the settings, from given providers, or one for the whole process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Listeners;
@@ -17,6 +17,7 @@ use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
+use crate::sync::Mutex;
 use crate::users::user_permission_cache;
 
 /// How long a new manager waits for the first read of the store.
@@ -164,7 +165,7 @@ impl SecretsManager {
     /// As for [`open`](Self::open); the next call tries again.
     pub fn global() -> Result<Arc<Self>> {
         static GLOBAL: Mutex<Option<Arc<SecretsManager>>> = Mutex::new(None);
-        let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+        let mut global = GLOBAL.lock();
         match &*global {
             Some(manager) => Ok(manager.clone()),
             None => {

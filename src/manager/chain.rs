@@ -2,7 +2,7 @@
 //! is the answer if no later provider has the key.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::secret_cache::{CachedVersion, ChainResult, Waiter, Waiters};
@@ -10,6 +10,7 @@ use super::{ChainEntry, Event, Found, Lookup, SecretsManager, Snapshot, Version,
 use crate::error::{Error, Result};
 use crate::provider::{AsOf, Cached, Done, ListingState};
 use crate::secret::SecretName;
+use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// The callback of [`SecretsManager::find_async`].
 pub type LookupDone = Box<dyn FnOnce(Lookup) + Send>;
@@ -260,7 +261,7 @@ struct CallOnDrop(Mutex<Option<Done>>);
 
 impl Drop for CallOnDrop {
     fn drop(&mut self) {
-        if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(done) = self.0.get_mut().take() {
             done();
         }
     }
@@ -316,8 +317,7 @@ impl InFlightFetch {
             }
         };
         // If the thread cannot be started, the closure is dropped, and the fetch with it.
-        let thread = std::thread::Builder::new().name("fetch".to_owned());
-        if let Err(error) = thread.spawn(ask) {
+        if let Err(error) = sync::spawn("fetch", LARGE_STACK, ask) {
             tracing::warn!("cannot start a thread that fetches a secret: {error}");
         }
     }

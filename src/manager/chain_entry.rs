@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -15,6 +15,7 @@ use crate::provider::{
 };
 use crate::secret::SecretName;
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many last values are kept for one provider.
 const MAX_LAST_VALUES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -54,7 +55,7 @@ impl ChainEntry {
     }
 
     fn last(&self) -> MutexGuard<'_, LastValues> {
-        self.last.lock().unwrap_or_else(|e| e.into_inner())
+        self.last.lock()
     }
 
     /// Invalidates the keys that begin with `prefix`.

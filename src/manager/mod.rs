@@ -10,7 +10,7 @@ mod secret_cache;
 mod snapshot;
 mod writes;
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 use crate::users::user_permission_cache;
 use chain_entry::{ChainEntry, provider_failed};
 use event::Listeners;
@@ -260,6 +261,6 @@ impl SecretsManager {
     }
 
     fn current(&self) -> MutexGuard<'_, Arc<Snapshot>> {
-        self.current.lock().unwrap_or_else(|e| e.into_inner())
+        self.current.lock()
     }
 }

@@ -1,6 +1,6 @@
 //! Publishes a new snapshot when a provider has an update. The change listeners run before any waiter gets an answer.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -9,6 +9,7 @@ use super::{Event, SecretsManager};
 use crate::cache::NamedCache;
 use crate::provider::{ChangeKind, Changes, ListingState, to_bytes};
 use crate::secret::SecretName;
+use crate::sync::RwLock;
 
 /// The difference between a new snapshot and the one before it.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub(super) struct ChangeListeners(RwLock<Vec<ChangeListener>>);
 
 impl ChangeListeners {
     fn notify(&self, changes: &ChangeSet) {
-        let all = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let all = self.0.read();
         all.iter().for_each(|listener| listener(changes));
     }
 }
@@ -61,7 +62,7 @@ impl SecretsManager {
     /// once the listener has run for its write, or after a second.
     pub fn on_change(&self, listener: ChangeListener) {
         let add = |listener| {
-            let mut all = self.changes.0.write().unwrap_or_else(|e| e.into_inner());
+            let mut all = self.changes.0.write();
             all.push(listener);
         };
         add(listener);
@@ -84,7 +85,7 @@ impl SecretsManager {
         let (old, events) = {
             // Held until the listeners have run: a second caller finds no update, and would answer its waiters too
             // early.
-            let _turn = self.publish_lock.lock().unwrap_or_else(|e| e.into_inner());
+            let _turn = self.publish_lock.lock();
             let before = self.snapshot();
             let mut sources = Vec::with_capacity(self.chain.len());
             let mut events = Vec::new();

@@ -2,7 +2,7 @@
 //! cached. Asks no provider.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Found, Version};
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::provider::AsOf;
 use crate::secret::SecretName;
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A value, and when it leaves the cache.
 #[derive(Clone)]
@@ -92,10 +93,6 @@ struct Inner {
     fetches: HashMap<SecretName, Arc<Waiters>>,
 }
 
-fn lock(waiters: &Waiters) -> MutexGuard<'_, Vec<Waiter>> {
-    waiters.lock().unwrap_or_else(|e| e.into_inner())
-}
-
 fn key_of(name: &str) -> String {
     let mut key = String::with_capacity(7 + name.len());
     key.push_str("secret:");
@@ -116,7 +113,7 @@ impl SecretCache {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock()
     }
 
     /// The cached answer.
@@ -177,7 +174,7 @@ impl SecretCache {
     pub(super) fn join(&self, name: &SecretName, waiter: Waiter) -> Option<Arc<Waiters>> {
         let mut inner = self.inner();
         if let Some(waiters) = inner.fetches.get(name) {
-            lock(waiters).push(waiter);
+            waiters.lock().push(waiter);
             return None;
         }
         let waiters = Arc::new(Mutex::new(vec![waiter]));
@@ -203,7 +200,7 @@ impl SecretCache {
                     answer = self.insert_locked(name, answer);
                 }
             }
-            std::mem::take(&mut *lock(waiters))
+            std::mem::take(&mut *waiters.lock())
         };
         waiters.into_iter().for_each(|waiter| waiter(&answer));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::process::mountinfo;
+use crate::sync::{self, SMALL_STACK};
 
 /// How long a filesystem may take to read links.
 const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,13 +45,15 @@ pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Resolved
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
     let (sender, receiver) = channel();
     let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
-    std::thread::spawn(move || {
+    let look = move || {
         let real = without_links(&mount_point);
         let mut mount_points = mountinfo::aliases(&real);
         mount_points.extend([lexical(&mount_point), real]);
         let resolved = resolve(&path, &mount_points);
         let _ = sender.send(matches!(resolved, Ok(Resolved::InsideMount)));
-    });
+    };
+    // Without a thread, there is no sender.
+    let _ = sync::spawn("links", SMALL_STACK, look);
     receiver.recv_timeout(READ_LINK_TIMEOUT).unwrap_or(false)
 }
 

@@ -2,7 +2,7 @@
 //! keys that are read often. Knows no protocol.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::provider::{Changes, Done, GetDone, ListingState, ProviderUpdate};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How often a call is retried if readers would otherwise get an error.
 const MAX_RETRIES: u32 = 2;
@@ -100,7 +101,7 @@ impl Fetcher {
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock()
     }
 
     pub(super) fn notify_unsaved(&self) {

@@ -15,7 +15,7 @@ mod write_queue;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use super::backend::after;
@@ -26,6 +26,7 @@ use super::{
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use peers::Peers;
 use reader::{ReadOutcome, StoreReader};
 use state::State;
@@ -115,7 +116,7 @@ impl FileProvider {
     fn check_then(&self, done: Done) {
         let once = Arc::new(Mutex::new(Some(done)));
         let call = |once: &Mutex<Option<Done>>| {
-            let done = once.lock().unwrap_or_else(|e| e.into_inner()).take();
+            let done = once.lock().take();
             if let Some(done) = done {
                 done();
             }
@@ -288,7 +289,7 @@ impl CheckTarget for Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     /// Reads the file unless it is the one that was read last.
@@ -305,7 +306,7 @@ impl Shared {
             let key = needs_key.then(|| self.options.key.cipher());
             let mut state = self.state();
             while state.is_writing {
-                state = self.written.wait(state).unwrap_or_else(|e| e.into_inner());
+                state = self.written.wait(state);
             }
             if state.writes != writes {
                 // The read may predate a write of this provider.
@@ -333,7 +334,7 @@ impl Shared {
     }
 
     fn peers(&self) -> MutexGuard<'_, Option<Arc<Peers>>> {
-        self.peers.lock().unwrap_or_else(|e| e.into_inner())
+        self.peers.lock()
     }
 
     fn is_peer(&self) -> bool {

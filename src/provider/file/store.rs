@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::settings::files::Stamp;
+use crate::sync::MutexGuard;
 
 impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.

@@ -540,7 +540,7 @@ fn said_while(work: impl FnOnce()) -> String {
     struct Said(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Said {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -553,6 +553,6 @@ fn said_while(work: impl FnOnce()) -> String {
         .with_writer(move || writer.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, work);
-    let said = said.0.lock().unwrap().clone();
+    let said = said.0.lock().clone();
     String::from_utf8(said).unwrap()
 }

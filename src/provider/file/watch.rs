@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify;
 
 use crate::provider::Done;
+use crate::sync::{self, Condvar, LARGE_STACK, Mutex, MutexGuard};
 
 /// How often the file is checked without a notification: not every filesystem sends any.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,7 +68,7 @@ impl Watch {
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
-        self.checks.lock().unwrap_or_else(|e| e.into_inner())
+        self.checks.lock()
     }
 
     fn wake(&self) {
@@ -118,8 +119,7 @@ impl Watch {
         let next = checks.started + 1;
         self.wake();
         let until = |checks: &mut Checks| checks.finished < next && !checks.has_stopped;
-        let waited = self.checked.wait_timeout_while(checks, timeout, until);
-        !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
+        self.checked.wait_timeout_while(checks, timeout, until)
     }
 
     /// Starts the thread at the first use.
@@ -148,8 +148,7 @@ impl Watch {
                     notifier.wait(&watch, pause);
                 }
             };
-            let thread = std::thread::Builder::new().name("store".to_owned());
-            match thread.spawn(run) {
+            match sync::spawn("store", LARGE_STACK, run) {
                 Ok(_) => checks.is_running = true,
                 Err(error) => {
                     tracing::warn!("no thread could be started that watches the store: {error}");

@@ -17,7 +17,7 @@ mod response;
 mod token;
 mod trust;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::provider::backend::{Backend, FetchError, Fetched, Fetching, Retry};
 use crate::secret::SecretValue;
+use crate::sync::{Mutex, MutexGuard};
 use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
@@ -153,9 +154,7 @@ impl VaultBackend {
 
     // A leaf lock, never held across an await.
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.connection.lock()
     }
 
     fn missing(&self) -> String {
