@@ -109,7 +109,7 @@ fn a_lazy_umount_detaches_the_mount_and_an_open_file_stays_readable() {
     home.sh("echo open > ~/.simpletuner/live/secrets/K");
     let server = home.server(&home.live(""));
     let mut open = File::open(home.live("secrets/K")).unwrap();
-    home.run(&["umount"]).done();
+    home.run(&["umount", "--lazy"]).done();
     assert!(!is_mounted(&home.live("")));
     let mut text = String::new();
     open.read_to_string(&mut text).unwrap();

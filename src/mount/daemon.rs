@@ -65,8 +65,9 @@ fn arguments_of(pid: u32, mount: &Mount) -> Arguments {
         arguments.any(|argument| argument == wanted)
     };
     match () {
+        () if !has(b"--foreground") => Arguments::NameAnother,
         () if has(mount.point.as_os_str().as_bytes()) => Arguments::NameThisMount,
-        () if has(b"--foreground") && !has(b"--part") => Arguments::NameNone,
+        () if !has(b"--part") => Arguments::NameNone,
         () => Arguments::NameAnother,
     }
 }

@@ -35,7 +35,7 @@ impl MountPoint {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Err(failed(&found.path, Errno::NOTDIR));
         }
-        trust.check_owner(&found, &stat).map_err(refused)?;
+        trust.check_owner(&found.path, &stat).map_err(refused)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = rustix::fs::openat(&found.file, ".", flags, Mode::empty())
             .and_then(Dir::new)

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::daemon::wake;
-use super::state::{MountState, is_own, mounted, resolve, state};
+use super::mount_point::MountPoint;
+use super::state::{MountState, mounted, resolve, state};
 use super::unmount::remove_dead;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -71,15 +72,21 @@ fn ends_within(child: &mut Child, timeout: Duration) -> bool {
 /// The daemon's reason; [`Error::Io`] if the daemon cannot be started, or does not answer within 30 seconds.
 pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<Mounted> {
     let mount_point = settings.mount_point.clone();
-    let already = || {
-        let state = state(&mount_point)?;
-        Ok::<_, Error>(matches!(state, MountState::Ours { alive: true, .. }))
+    let already = match state(&mount_point)? {
+        MountState::NotMounted => {
+            // Here, too: the daemon gets the path without links, and the folders that its links lie in count.
+            MountPoint::open(&mount_point)?;
+            false
+        }
+        MountState::Ours { alive: false, .. } => {
+            let mount = mounted(&resolve(&mount_point))?;
+            mount.is_some_and(|mount| wake(&mount))
+                && matches!(state(&mount_point)?, MountState::Ours { alive: true, .. })
+        }
+        MountState::Ours { alive: true, .. } => true,
+        MountState::OfAnother { .. } | MountState::Foreign { .. } => false,
     };
-    let was_stopped = || {
-        let mount = mounted(&resolve(&mount_point))?;
-        Ok::<_, Error>(mount.is_some_and(|mount| is_own(&mount) && wake(&mount)))
-    };
-    if already()? || was_stopped()? && already()? {
+    if already {
         return Ok(Mounted {
             mount_point,
             already: true,

@@ -54,25 +54,25 @@ impl Trust {
     }
 
     /// That it belongs to a user who is trusted.
-    pub(super) fn check_owner(self, found: &Found, stat: &Stat) -> Result<()> {
+    pub(super) fn check_owner(self, path: &Path, stat: &Stat) -> Result<()> {
         if self.trusts(stat.st_uid) {
             return Ok(());
         }
         Err(Error::Settings(format!(
             "{} belongs to {}; it must belong to {}",
-            found.path.display(),
+            path.display(),
             name_of(stat.st_uid),
             self.names()
         )))
     }
 
-    /// That no one else can exchange what has the name `child` in this folder.
-    fn check_folder(self, folder: &Found, child: &Stat) -> Result<()> {
+    /// That nobody else can exchange what has this name in the folder.
+    fn check_folder(self, folder: &Found, name: &OsStr, named: &Stat) -> Result<()> {
         let stat = stat_of(folder)?;
-        self.check_owner(folder, &stat)?;
-        let is_sticky = stat.st_mode & libc::S_ISVTX != 0;
-        if is_sticky && self.trusts(child.st_uid) {
-            return Ok(());
+        self.check_owner(&folder.path, &stat)?;
+        // There, only the owner of an entry can exchange it.
+        if stat.st_mode & libc::S_ISVTX != 0 {
+            return self.check_owner(&folder.path.join(name), named);
         }
         self.check_not_writable(folder, &stat)
     }
@@ -141,7 +141,7 @@ pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<
         let file = named.map_err(|e| failed(&here.path.join(&name), e))?;
         let stat = fstat(&file).map_err(|e| failed(&here.path.join(&name), e))?;
         if let Some(trust) = trust.filter(|_| !is_parent) {
-            trust.check_folder(&here, &stat)?;
+            trust.check_folder(&here, &name, &stat)?;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             links += 1;
@@ -194,7 +194,7 @@ pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
         let path = found.path.display();
         return Err(Error::Settings(format!("{path} is not a regular file")));
     }
-    trust.check_owner(&found, &stat)?;
+    trust.check_owner(&found.path, &stat)?;
     trust.check_not_writable(&found, &stat)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(of_descriptor(&found.file), flags, Mode::empty())
@@ -235,7 +235,6 @@ mod tests {
             let said = opened().unwrap_err().to_string();
             let mend = format!("chmod go-w {}", root.join(folder).display());
             assert!(said.contains(&mend), "{said}");
-            // In a sticky folder, only the owner of an entry can exchange it.
             set_mode(&root.join(folder), 0o1757);
             opened().unwrap();
             set_mode(&root.join(folder), 0o755);

@@ -30,8 +30,6 @@ const TIMEOUT: Duration = Duration::from_millis(4900);
 const DAEMON_TIMEOUT: Duration = Duration::from_millis(4200);
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the processes of a mount that does not answer may take to end.
-const DEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a daemon may take to end after its connection has ended.
 const ABORTED_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -105,14 +103,16 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Removes a mount that does not answer, with its processes.
+/// Removes a mount that does not answer. Processes that it still has end with the connection.
 ///
 /// # Errors
 /// As for [`detach`].
 pub(super) fn remove_dead(mount: &Mount) -> Result<()> {
     let connection = Connection::of(mount);
     detach(mount)?;
-    end(mount, connection, &[], Instant::now() + DEAD_TIMEOUT);
+    if let Err(error) = connection.and_then(|connection| connection.abort()) {
+        tracing::debug!("the connection of the dead mount cannot be ended: {error}");
+    }
     Ok(())
 }
 
