@@ -18,21 +18,21 @@ pub(super) struct Daemon {
     process: OwnedFd,
 }
 
-/// What a process's arguments say about the mount that it belongs to.
-#[derive(PartialEq, Eq)]
-enum Arguments {
-    NameThisMount,
-    /// `mount --foreground`: the settings name the mount.
-    NameNone,
-    NameAnother,
+/// What a daemon's arguments say about the mount that it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedMount {
+    This,
+    /// `mount --foreground`: the settings name it.
+    Unnamed,
+    Another,
 }
 
 impl Daemon {
-    fn open(pid: u32, mount: &Mount, accepts: impl Fn(Arguments) -> bool) -> Option<Self> {
+    fn open(pid: u32, mount: &Mount, accepts: impl Fn(NamedMount) -> bool) -> Option<Self> {
         let is_daemon = || {
             process::name_of(pid).as_deref() == Some(PROCESS_NAME)
                 && process::user_of(pid) == mount.user
-                && accepts(arguments_of(pid, mount))
+                && named_mount(pid, mount).is_some_and(&accepts)
         };
         // Most processes are another program's.
         if !is_daemon() {
@@ -58,35 +58,32 @@ impl Daemon {
     }
 }
 
-fn arguments_of(pid: u32, mount: &Mount) -> Arguments {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+/// `None`: this program's, but no daemon.
+fn named_mount(pid: u32, mount: &Mount) -> Option<NamedMount> {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let has = |wanted: &[u8]| {
         let mut arguments = arguments.split(|byte| *byte == 0);
         arguments.any(|argument| argument == wanted)
     };
     match () {
-        () if !has(b"--foreground") => Arguments::NameAnother,
-        () if has(mount.point.as_os_str().as_bytes()) => Arguments::NameThisMount,
-        () if !has(b"--part") => Arguments::NameNone,
-        () => Arguments::NameAnother,
+        () if !has(b"--foreground") => None,
+        () if has(mount.point.as_os_str().as_bytes()) => Some(NamedMount::This),
+        () if !has(b"--part") => Some(NamedMount::Unnamed),
+        () => Some(NamedMount::Another),
     }
 }
 
-/// The mount's processes: those that its `status` named, and those whose arguments name the mount.
+/// The mount's processes: those that its `status` named, and those whose arguments name its mount point. (They name
+/// another one if it was moved since.)
 pub(super) fn of(mount: &Mount, named: &[u32]) -> Vec<Daemon> {
-    let accepts = |pid: u32, arguments: Arguments| match arguments {
-        Arguments::NameThisMount => true,
-        Arguments::NameNone => named.contains(&pid),
-        Arguments::NameAnother => false,
-    };
-    all(|pid| Daemon::open(pid, mount, |arguments| accepts(pid, arguments)))
+    let is_of = |pid, by_arguments| by_arguments == NamedMount::This || named.contains(&pid);
+    all(|pid| Daemon::open(pid, mount, |by_arguments| is_of(pid, by_arguments)))
 }
 
 /// The processes that may be this mount's and are stopped.
 pub(super) fn stopped(mount: &Mount) -> Vec<Daemon> {
-    let accepts = |arguments| arguments != Arguments::NameAnother;
     all(|pid| {
-        let daemon = Daemon::open(pid, mount, accepts)?;
+        let daemon = Daemon::open(pid, mount, |named| named != NamedMount::Another)?;
         daemon.is_stopped().then_some(daemon)
     })
 }
