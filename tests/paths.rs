@@ -3,121 +3,20 @@
 
 mod support;
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use support::home::{
-    BINARY, Home, Ran, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
-};
+use support::home::{is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end};
+use support::someone::Someone;
 use support::{wait_until, waits_for_the_mount};
 
 /// The users that a test acts as. The stranger is `nobody`.
 const USERS: [&str; 2] = ["root", "daemon"];
 /// `umount` takes five seconds at most; this machine may be busy.
 const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
-
-/// A home of a user, with a program that this user can run and only root can change.
-struct Someone {
-    home: Home,
-    user: &'static str,
-    mounts: RefCell<Vec<PathBuf>>,
-}
-
-impl Someone {
-    fn new(user: &'static str) -> Self {
-        let home = Home::new();
-        // Another process makes the copy: a child that a test forks meanwhile would hold it open for writing (ETXTBSY).
-        home.sh(&format!(
-            "chmod 755 . && install -m 755 '{BINARY}' program && install -d -m 755 -o {user} home"
-        ));
-        Self {
-            home,
-            user,
-            mounts: RefCell::default(),
-        }
-    }
-
-    fn is_root(&self) -> bool {
-        self.user == "root"
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.home.path("home").join(path)
-    }
-
-    fn command(&self, user: &str, program: &Path) -> Command {
-        let mut command = self.home.command("setpriv");
-        command
-            .args(["--reuid", user, "--regid", "daemon", "--clear-groups"])
-            .arg(program)
-            .current_dir(self.path(""))
-            .env("HOME", self.path(""));
-        command
-    }
-
-    /// This crate's program as this user.
-    fn cli(&self, args: &[&str]) -> Command {
-        let mut command = self.command(self.user, &self.home.path("program"));
-        command.args(args);
-        if args[0] == "mount" {
-            let place = args.get(1).map_or(".simpletuner/live", |place| place);
-            self.mounts.borrow_mut().push(self.path(place));
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        ran(&mut self.cli(args))
-    }
-
-    #[track_caller]
-    fn sh(&self, script: &str) -> String {
-        ran(self
-            .command(self.user, Path::new("bash"))
-            .args(["-c", script]))
-        .done()
-    }
-
-    /// A shell of this user that has run `script`, and lives until its standard input is closed.
-    fn hold(&self, script: &str) -> Child {
-        let mut child = self
-            .command(self.user, Path::new("bash"))
-            .args(["-c", &format!("{script}; echo; exec cat")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0];
-        let out = child.stdout.as_mut().unwrap();
-        out.read_exact(&mut line).unwrap();
-        child
-    }
-
-    /// The keeper and the server of a mount. Root may not read another user's mount.
-    fn pids(&self, place: &str) -> [u32; 2] {
-        let status = self.sh(&format!("cat {place}/status"));
-        let status: Value = serde_json::from_str(&status).unwrap();
-        ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32)
-    }
-
-    fn live(&self) -> &'static str {
-        ".simpletuner/live"
-    }
-}
-
-impl Drop for Someone {
-    fn drop(&mut self) {
-        let places = self.mounts.take();
-        for place in places.iter().filter(|place| is_mounted(place)) {
-            let _ = self.cli(&["umount", place.to_str().unwrap()]).output();
-        }
-    }
-}
 
 fn as_each_user(test: impl Fn(Someone)) {
     if !is_root() {
@@ -212,12 +111,6 @@ fn a_keeper_that_is_told_to_end_leaves_another_mount_at_its_old_path_alone() {
         assert_eq!(someone.sh("cat a/live/secrets/K"), "v");
         someone.run(&["umount", "a/live"]).done();
     });
-}
-
-impl Someone {
-    fn run_set(&self, place: &str) {
-        self.sh(&format!("printf v > {place}/secrets/K"));
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 pub mod home;
 pub mod orphans;
+pub mod someone;
 
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
