@@ -6,7 +6,6 @@ mod chain;
 mod chain_entry;
 mod event;
 mod publish;
-mod secret_cache;
 mod snapshot;
 mod writes;
 
@@ -14,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
@@ -22,7 +21,6 @@ use crate::users::user_permission_cache;
 use chain_entry::{ChainEntry, provider_failed};
 use event::Listeners;
 use publish::ChangeListeners;
-use secret_cache::SecretCache;
 
 pub use builder::Builder;
 pub use chain::{LookupDone, SnapshotDone};
@@ -46,11 +44,11 @@ pub struct SecretsManager {
     /// For callbacks and threads in the background.
     weak_self: Weak<SecretsManager>,
     chain: Arc<[ChainEntry]>,
-    cache: Arc<SecretCache>,
+    /// The keys that were read, for as long as their answers are fresh. The answers are in the snapshot.
+    cache: TtlCache<()>,
     caches: CacheRegistry,
     listeners: Listeners,
     changes: ChangeListeners,
-    max_stale: Duration,
     ttl: Arc<Ttl>,
     /// A leaf lock, held for the clone of the `Arc` or its replacement.
     current: Mutex<Arc<Snapshot>>,
@@ -62,7 +60,7 @@ pub struct SecretsManager {
 /// The cache `secrets` in the registry: invalidating it also expires what the providers have cached.
 struct SecretCacheHandle {
     manager: Weak<SecretsManager>,
-    cache: Arc<SecretCache>,
+    cache: TtlCache<()>,
     chain: Arc<[ChainEntry]>,
 }
 
@@ -80,7 +78,9 @@ impl NamedCache for SecretCacheHandle {
     }
 
     fn clear(&self) -> usize {
-        self.chain.iter().for_each(|entry| entry.expire(""));
+        self.chain
+            .iter()
+            .for_each(|entry| entry.provider.expire(""));
         let dropped = self.cache.clear();
         self.notify();
         dropped
@@ -92,7 +92,9 @@ impl NamedCache for SecretCacheHandle {
             None if "secret:".starts_with(prefix) => "",
             None => return 0,
         };
-        self.chain.iter().for_each(|entry| entry.expire(names));
+        self.chain
+            .iter()
+            .for_each(|entry| entry.provider.expire(names));
         let dropped = self.cache.invalidate_prefix(prefix);
         self.notify();
         dropped
@@ -125,20 +127,6 @@ impl SecretsManager {
             Ok(name) => Ok(self.find(&name)?.value.without_newline()),
             Err(invalid) => self.get_invalid_name(key)?.ok_or(invalid),
         }
-    }
-
-    fn get_invalid_name(&self, key: &str) -> Result<Option<SecretValue>> {
-        let mut failure = None;
-        for entry in self.chain.iter() {
-            match entry.provider.get_by_key(key) {
-                Ok(None) | Err(Error::InvalidName { .. }) => {}
-                Ok(Some(value)) => return Ok(Some(value.without_newline())),
-                Err(error) => {
-                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)))
-                }
-            }
-        }
-        failure.map_or(Ok(None), Err)
     }
 
     /// A key's value, or `default` if no provider has the key.

@@ -4,10 +4,10 @@ use std::sync::{Arc, RwLock};
 
 use zeroize::Zeroizing;
 
+use super::chain::cache_key;
 use super::snapshot::{Snapshot, Source};
 use super::{Event, SecretsManager};
-use crate::cache::NamedCache;
-use crate::provider::{ChangeKind, Changes, ListingState, to_bytes};
+use crate::provider::{ChangeKind, Changes, ListingState, ProviderUpdate, to_bytes};
 use crate::secret::SecretName;
 
 /// The difference between a new snapshot and the one before it.
@@ -92,7 +92,11 @@ impl SecretsManager {
             let (mut differs, mut any) = (before.sources().len() != self.chain.len(), invalidated);
             let (mut stale, mut all_stale) = (Vec::new(), false);
             for (index, entry) in self.chain.iter().enumerate() {
-                let (view, changes, own_writes) = entry.take_update();
+                let ProviderUpdate {
+                    view,
+                    changes,
+                    own_writes,
+                } = entry.provider.take_update();
                 let changed = |kind: ChangeKind, name: &SecretName, own| Changed {
                     name: name.clone(),
                     kind,
@@ -113,12 +117,12 @@ impl SecretsManager {
                             events.push(Event::new(change.kind.event(), key, Some(&entry.name)));
                             stale.push(change.name);
                         }
-                        events.extend(entry.check_health());
+                        events.extend(entry.check_health(&view));
                     }
                     Changes::All => {
                         (any, all_stale) = (true, true);
                         events.push(Event::new("invalidated", None, Some(&entry.name)));
-                        events.extend(entry.check_health());
+                        events.extend(entry.check_health(&view));
                     }
                 }
                 if let Some(source) = before.sources().get(index)
@@ -139,7 +143,7 @@ impl SecretsManager {
                 return;
             }
             for (source, entry) in sources.iter_mut().zip(self.chain.iter()) {
-                if let Some(view) = entry.mark_stale(&stale) {
+                if let Some(view) = entry.provider.expire_names(&stale) {
                     source.view = view;
                 }
             }
@@ -150,7 +154,9 @@ impl SecretsManager {
             if all_stale {
                 self.cache.clear();
             }
-            stale.iter().for_each(|name| self.cache.invalidate(name));
+            for name in &stale {
+                self.cache.delete(&cache_key(name));
+            }
             if is_visible {
                 let changes = ChangeSet {
                     snapshot,

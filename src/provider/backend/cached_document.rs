@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::BackendDocument;
 use super::saved::SavedDocument;
-use crate::provider::{AsOf, Cached, ChangeKind, KeyChange, Provided};
+use crate::provider::{ChangeKind, KeyChange, Provided};
 use crate::secret::SecretName;
 
 #[derive(Clone)]
@@ -54,19 +54,12 @@ impl CachedDocument {
         changes
     }
 
-    pub(super) fn get(&self, name: &SecretName, is_stale: bool) -> Cached {
-        let as_of = AsOf {
-            at: self.as_of,
-            is_stale,
-        };
-        match self.document.get(name) {
-            Some(value) => Cached::Value(Provided {
-                value: value.clone(),
-                changed_at: *self.keys_changed_at.get(name).unwrap_or(&self.changed_at),
-                as_of,
-            }),
-            None => Cached::Absent { as_of },
-        }
+    pub(super) fn get(&self, name: &SecretName) -> Option<Provided> {
+        Some(Provided {
+            value: self.document.get(name)?.clone(),
+            changed_at: *self.keys_changed_at.get(name).unwrap_or(&self.changed_at),
+            as_of: self.as_of,
+        })
     }
 
     pub(super) fn age(&self, now: Instant) -> Duration {

@@ -1,7 +1,7 @@
 //! Fetches a backend's document: one call for all callers at once, retried within bounds, and repeated in advance for
 //! keys that are read often. Knows no protocol.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, Rules, State};
 use super::view::BackendView;
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::error::Result;
-use crate::provider::{Changes, Done, GetDone, ListingState, ProviderUpdate};
+use crate::provider::{Callback, Changes, Done, ListingState, ProviderUpdate};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
@@ -41,11 +41,9 @@ pub(super) struct Fetcher {
     timeout: Duration,
     /// A leaf lock: never held across a wait or a callback.
     inner: Mutex<Inner>,
-    /// Whether there are changes that [`take_changes`](Self::take_changes) has not returned yet.
-    has_changes: AtomicBool,
-    pub(super) changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(super) changed: OnceLock<Callback>,
     /// Called when there is something new to save for the next process.
-    pub(super) unsaved: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(super) unsaved: OnceLock<Callback>,
     /// The shortest time to live, in milliseconds, among the keys read since the last fetch began.
     read_ttl: AtomicU64,
     /// Notified when `read_ttl` falls or a fetch ends.
@@ -58,9 +56,9 @@ pub(super) struct Inner {
     /// What readers see of the state; `None` if it has changed since.
     view: Option<Arc<BackendView>>,
     /// Waiters for the current attempt.
-    waiting: Vec<Waiter>,
+    waiting: Vec<Done>,
     /// Waiters that asked after an invalidation, while an attempt from before it runs.
-    waiting_for_next: Vec<Waiter>,
+    waiting_for_next: Vec<Done>,
     refreshes_ahead: bool,
 }
 
@@ -70,13 +68,6 @@ impl Inner {
         self.view = None;
         &mut self.state
     }
-}
-
-pub(super) enum Waiter {
-    /// For a key.
-    Key(SecretName, GetDone),
-    /// For a document, whatever it contains.
-    Document(Done),
 }
 
 impl Fetcher {
@@ -91,7 +82,6 @@ impl Fetcher {
             backend: Box::new(backend),
             timeout: options.timeout,
             inner: Mutex::default(),
-            has_changes: AtomicBool::new(false),
             changed: OnceLock::new(),
             unsaved: OnceLock::new(),
             read_ttl: AtomicU64::new(NO_READ),
@@ -126,46 +116,47 @@ impl Fetcher {
         }
     }
 
-    pub(super) fn take_changes(&self) -> Changes {
-        if !self.has_changes.swap(false, Ordering::Relaxed) {
-            return Changes::None;
-        }
-        let changes = self.inner().state.take_changes();
-        changes.map_or(Changes::None, Changes::Keys)
+    pub(super) fn view(&self) -> Arc<BackendView> {
+        self.view_of(&mut self.inner())
+    }
+
+    fn view_of(&self, inner: &mut Inner) -> Arc<BackendView> {
+        let Inner { state, view, .. } = inner;
+        let new_view = || BackendView::new(state, &self.rules, self.backend.source());
+        view.get_or_insert_with(new_view).clone()
     }
 
     pub(super) fn take_update(&self) -> ProviderUpdate {
         let mut inner = self.inner();
-        let changes = match self.has_changes.swap(false, Ordering::Relaxed) {
-            true => inner.state.take_changes(),
-            false => None,
-        };
-        let Inner { state, view, .. } = &mut *inner;
-        let new_view = || BackendView::new(state, &self.rules, self.backend.source());
+        let changes = inner.state.take_changes();
         ProviderUpdate {
-            view: Some(view.get_or_insert_with(new_view).clone()),
+            view: self.view_of(&mut inner),
             changes: changes.map_or(Changes::None, Changes::Keys),
             own_writes: Vec::new(),
         }
     }
 
-    /// Calls `done` when the document is fresh or could not be fetched.
-    pub(super) fn refresh(self: &Arc<Self>, done: Done) {
+    /// Calls `done` when the document is fresh enough for the key (`None`: for a listing), or could not be fetched.
+    pub(super) fn ask(self: &Arc<Self>, name: Option<&SecretName>, done: Done) {
         let now = Instant::now();
         let mut inner = self.inner();
-        match inner.state.listing_state(&self.rules, now) {
-            ListingState::Outdated | ListingState::Unknown => {
-                self.wait(&mut inner, Waiter::Document(done), now);
-            }
-            ListingState::Complete | ListingState::Failed(_) => {
-                drop(inner);
-                done();
-            }
+        let must_ask = match name {
+            Some(name) => inner.state.must_ask(name, &self.rules, now),
+            None => matches!(
+                inner.state.listing_state(&self.rules, now),
+                ListingState::Outdated | ListingState::Unknown
+            ),
+        };
+        if must_ask {
+            self.wait(&mut inner, done, now);
+        } else {
+            drop(inner);
+            done();
         }
     }
 
     /// Adds a waiter to the attempt that will answer it, and begins that attempt if none runs.
-    pub(super) fn wait(self: &Arc<Self>, inner: &mut Inner, waiter: Waiter, now: Instant) {
+    fn wait(self: &Arc<Self>, inner: &mut Inner, waiter: Done, now: Instant) {
         if !inner.state.has_attempt() {
             inner.waiting.push(waiter);
             self.begin(inner, now);
@@ -241,7 +232,6 @@ impl Fetcher {
         let waiting = {
             let mut inner = self.inner();
             inner.change().finish(result, &self.rules, Instant::now());
-            self.has_changes.store(true, Ordering::Relaxed);
             if !inner.refreshes_ahead && inner.state.document().is_some() {
                 inner.refreshes_ahead = true;
                 self.refresh_ahead();
@@ -258,7 +248,7 @@ impl Fetcher {
             changed();
         }
         self.notify_unsaved();
-        self.answer(waiting);
+        waiting.into_iter().for_each(|done| done());
         self.read.notify_one();
     }
 
@@ -274,20 +264,7 @@ impl Fetcher {
             waiting.append(&mut inner.waiting_for_next);
             waiting
         };
-        self.answer(waiting);
-    }
-
-    fn answer(&self, waiting: Vec<Waiter>) {
-        for waiter in waiting {
-            match waiter {
-                Waiter::Key(name, done) => {
-                    let now = Instant::now();
-                    let answer = self.inner().state.settled_answer(&name, &self.rules, now);
-                    done(answer);
-                }
-                Waiter::Document(done) => done(),
-            }
-        }
+        waiting.into_iter().for_each(|done| done());
     }
 
     /// Fetches documents again before their recently read keys expire, until the provider is dropped.

@@ -9,7 +9,7 @@ use super::cached_document::CachedDocument;
 use super::saved::{Saved, WallTime, to_bytes};
 use super::{BackendDocument, FetchError, Fetched, Retry};
 use crate::error::Error;
-use crate::provider::{Cached, KeyChange, ListingState, ProviderReport, rfc3339};
+use crate::provider::{KeyChange, ListingState, ProviderReport, ViewLookup, rfc3339};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
@@ -60,22 +60,43 @@ pub(super) struct State {
 }
 
 impl State {
-    /// What a reader gets for a key; `Unknown`: the reader must wait for an attempt.
-    pub(super) fn cached(&self, name: &SecretName, rules: &Rules, now: Instant) -> Cached {
-        if self.is_fresh(name, rules, now) {
-            self.document_answer(name, false)
-        } else if self.must_wait(now) {
-            Cached::Unknown
-        } else {
-            self.settled_answer(name, rules, now)
-        }
+    /// Whether a reader of a key waits for an attempt.
+    pub(super) fn must_ask(&self, name: &SecretName, rules: &Rules, now: Instant) -> bool {
+        let is_absent = |cached: &CachedDocument| cached.document.get(name).is_none();
+        let ttl = match self.cached.as_ref().is_some_and(is_absent) {
+            true => rules.ttl.missing,
+            false => rules.ttl_of(name),
+        };
+        !self.is_younger_than(ttl, now) && self.must_wait(now)
     }
 
-    /// The answer once an attempt has ended: from the document if it may be served, else the failure.
-    pub(super) fn settled_answer(&self, name: &SecretName, rules: &Rules, now: Instant) -> Cached {
-        match &self.failure {
-            Some(failure) if !self.is_servable(rules, now) => Cached::Failed(rules.failed(failure)),
-            failure => self.document_answer(name, failure.is_some()),
+    /// The answer for a key, and for how long: from the document if that may be served, else the failure.
+    pub(super) fn find(&self, name: &SecretName, rules: &Rules, now: Instant) -> ViewLookup {
+        let backoff = self.backoff_left(now);
+        let cached = match (&self.cached, &self.failure) {
+            (_, Some(failure)) if !self.is_servable(rules, now) => {
+                return ViewLookup::Failed {
+                    error: rules.failed(failure),
+                    must_ask: backoff.is_none(),
+                };
+            }
+            (Some(cached), _) => cached,
+            (None, _) => return ViewLookup::Unknown,
+        };
+        let fresh_for = |ttl: Duration| {
+            let left = self.age(now).map(|age| ttl.saturating_sub(age));
+            left.filter(|left| !left.is_zero()).or(backoff)
+        };
+        let (ttl, missing) = (rules.ttl_of(name), rules.ttl.missing);
+        match cached.get(name) {
+            Some(provided) => ViewLookup::Value {
+                provided,
+                valid_for: fresh_for(ttl),
+            },
+            None => ViewLookup::Absent {
+                is_fresh: fresh_for(missing).is_some(),
+                skip_for: fresh_for(ttl.max(missing)),
+            },
         }
     }
 
@@ -95,24 +116,6 @@ impl State {
             }
             _ => ListingState::Complete,
         }
-    }
-
-    fn document_answer(&self, name: &SecretName, is_stale: bool) -> Cached {
-        match &self.cached {
-            Some(cached) => cached.get(name, is_stale),
-            None => Cached::Unknown,
-        }
-    }
-
-    fn is_fresh(&self, name: &SecretName, rules: &Rules, now: Instant) -> bool {
-        let Some(cached) = &self.cached else {
-            return false;
-        };
-        let ttl = match cached.document.get(name) {
-            Some(_) => rules.ttl_of(name),
-            None => rules.ttl.missing,
-        };
-        self.is_younger_than(ttl, now)
     }
 
     fn is_younger_than(&self, limit: Duration, now: Instant) -> bool {
@@ -142,14 +145,14 @@ impl State {
     }
 
     /// How long a backend that failed is not called, so that readers get the cached document; `None`: it may be called.
-    pub(super) fn backoff_left(&self, now: Instant) -> Option<Duration> {
+    fn backoff_left(&self, now: Instant) -> Option<Duration> {
         let failure = self.failure.as_ref()?;
         let left = failure.retry_at.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
 
     /// The age of the document, unless it was invalidated.
-    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+    fn age(&self, now: Instant) -> Option<Duration> {
         let cached = self.cached.as_ref()?;
         let is_invalidated = self
             .invalidated_at

@@ -1,11 +1,12 @@
 //! What readers see of a backend at one moment. Knows nothing of the current attempt.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::state::{Rules, State};
-use crate::provider::{Cached, ListingState, ProviderReport, View, ViewLookup};
-use crate::secret::SecretName;
+use crate::error::Result;
+use crate::provider::{ListingState, ProviderReport, View, ViewLookup};
+use crate::secret::{SecretName, SecretValue};
 
 /// A backend's document with its times and its health.
 pub(super) struct BackendView {
@@ -26,30 +27,16 @@ impl BackendView {
 
 impl View for BackendView {
     fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
-        let (state, rules) = (&self.state, &*self.rules);
-        let backoff = state.backoff_left(now);
-        if backoff.is_some() && !state.is_servable(rules, now) {
-            return match state.settled_answer(name, rules, now) {
-                Cached::Failed(error) => ViewLookup::Failed(error),
-                _ => ViewLookup::Unknown,
-            };
-        }
-        let fresh_for = |ttl: Duration| {
-            let left = state.age(now).map(|age| ttl.saturating_sub(age));
-            left.filter(|left| !left.is_zero()).or(backoff)
-        };
-        let (ttl, missing) = (rules.ttl_of(name), rules.ttl.missing);
-        match state.settled_answer(name, rules, now) {
-            Cached::Value(provided) => ViewLookup::Value {
-                valid_for: fresh_for(ttl),
-                provided,
-            },
-            Cached::Absent { .. } => ViewLookup::Absent {
-                is_fresh: fresh_for(missing).is_some(),
-                skip_for: fresh_for(ttl.max(missing)),
-            },
-            // The last attempt failed, and a retry is due.
-            Cached::Failed(_) | Cached::Unknown => ViewLookup::Unknown,
+        self.state.find(name, &self.rules, now)
+    }
+
+    fn find_by_key(&self, key: &str, now: Instant) -> Result<Option<SecretValue>> {
+        match self.listing_state(now) {
+            ListingState::Failed(error) => Err(error),
+            _ => {
+                let document = self.state.document();
+                Ok(document.and_then(|document| document.get_by_key(key).cloned()))
+            }
         }
     }
 

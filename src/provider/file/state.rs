@@ -46,12 +46,7 @@ impl State {
         }
     }
 
-    /// What readers see now.
-    pub(super) fn current(&self) -> &FileView {
-        &self.current
-    }
-
-    /// The same, shared. It is the same `Arc` until something changes.
+    /// What readers see now. It is the same `Arc` until something changes.
     pub(super) fn view(&mut self) -> Arc<FileView> {
         let current = &self.current;
         let published = &mut self.published;

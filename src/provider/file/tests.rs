@@ -1,7 +1,8 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::provider::{ChangeKind, KeyChange};
+use crate::error::Error;
+use crate::provider::{ChangeKind, Changes, KeyChange, ProviderReport, ViewLookup};
 use crate::secret::{Change, MAX_VALUE, SecretValue};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -50,6 +51,16 @@ impl Scratch {
 fn get(provider: &FileProvider, key: &str) -> Option<String> {
     let provided = provider.get(&name(key)).unwrap()?;
     Some(provided.value.as_str().to_owned())
+}
+
+/// What other programs changed since the last call.
+fn poll_changes(provider: &FileProvider) -> Changes {
+    provider.check_for_changes(Duration::MAX);
+    provider.take_update().changes
+}
+
+fn report(provider: &FileProvider) -> ProviderReport {
+    provider.view().report(Instant::now())
 }
 
 fn set(provider: &FileProvider, key: &str, value: &str) -> Result<()> {
@@ -151,7 +162,7 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let provider = scratch.provider();
     assert_eq!(
-        provider.poll_changes(),
+        poll_changes(&provider),
         Changes::None,
         "the first reading is no change"
     );
@@ -162,14 +173,14 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
         kind,
     };
     assert_eq!(
-        provider.poll_changes(),
+        poll_changes(&provider),
         Changes::Keys(vec![change("A", ChangeKind::Set)])
     );
-    assert_eq!(provider.poll_changes(), Changes::None);
+    assert_eq!(poll_changes(&provider), Changes::None);
     assert_eq!(get(&provider, "A").as_deref(), Some("3"));
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     assert_eq!(
-        provider.poll_changes(),
+        poll_changes(&provider),
         Changes::Keys(vec![
             change("A", ChangeKind::Deleted),
             change("B", ChangeKind::Deleted)
@@ -182,14 +193,14 @@ fn an_own_write_is_not_reported_but_an_earlier_edit_by_another_program_is() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "1").unwrap();
-    assert_eq!(provider.poll_changes(), Changes::None);
+    assert_eq!(poll_changes(&provider), Changes::None);
     scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
     set(&provider, "B", "2").unwrap();
     let foreign = KeyChange {
         name: name("FOREIGN"),
         kind: ChangeKind::Set,
     };
-    assert_eq!(provider.poll_changes(), Changes::Keys(vec![foreign]));
+    assert_eq!(poll_changes(&provider), Changes::Keys(vec![foreign]));
     assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
 }
 
@@ -217,17 +228,17 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         scratch.write("secrets.json", "{\"A\": \"alpha\"}");
         let provider = scratch.provider();
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
-        assert!(!provider.report().stale);
-        provider.poll_changes();
+        assert!(!report(&provider).stale);
+        poll_changes(&provider);
         scratch.write("secrets.json", bad);
         assert_eq!(
-            provider.poll_changes(),
+            poll_changes(&provider),
             Changes::Keys(vec![]),
             "its state changed, no name did"
         );
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
-        let report = provider.report();
-        assert!(report.stale && !report.available && report.last_error.is_some());
+        let seen = report(&provider);
+        assert!(seen.stale && !seen.available && seen.last_error.is_some());
         assert!(matches!(
             set(&provider, "B", "b"),
             Err(Error::MalformedStore { .. })
@@ -241,7 +252,7 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         ));
         scratch.write("secrets.json", "{\"A\": \"mended\"}");
         assert_eq!(get(&provider, "A").as_deref(), Some("mended"));
-        assert!(provider.report().available);
+        assert!(report(&provider).available);
     }
 }
 
@@ -250,20 +261,24 @@ fn a_document_that_is_too_old_is_not_served() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"alpha\"}");
     let provider = scratch.with(|o| o.max_stale = Duration::ZERO);
+    let find = |provider: &FileProvider| provider.view().find(&name("A"), Instant::now());
     assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
     scratch.write("secrets.json", "");
     assert!(
-        matches!(provider.cached(&name("A")), Cached::Value(_)),
+        matches!(find(&provider), ViewLookup::Value { .. }),
         "not looked at yet"
     );
     assert_eq!(
-        provider.poll_changes(),
+        poll_changes(&provider),
         Changes::All,
         "nor may a cache serve it"
     );
     assert!(matches!(
-        provider.cached(&name("A")),
-        Cached::Failed(Error::MalformedStore { .. })
+        find(&provider),
+        ViewLookup::Failed {
+            error: Error::MalformedStore { .. },
+            ..
+        }
     ));
 }
 
@@ -369,7 +384,7 @@ fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
     assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
-    assert!(!provider.report().available || provider.poll_changes() != Changes::None);
+    assert!(!report(&provider).available || poll_changes(&provider) != Changes::None);
 }
 
 #[test]
@@ -424,13 +439,13 @@ fn writers_of_one_file_lose_no_key() {
         }
     });
     assert_eq!(
-        scratch.provider().report().keys.len(),
+        report(&scratch.provider()).keys.len(),
         0,
         "nothing is read before it is asked for"
     );
     let provider = scratch.provider();
-    provider.poll_changes();
-    assert_eq!(provider.names().len(), 400);
+    poll_changes(&provider);
+    assert_eq!(provider.view().names().len(), 400);
     scratch.has_no_leftovers();
 }
 

@@ -10,7 +10,7 @@ use super::reader::LoadedDocument;
 use super::watch::Watch;
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
-use crate::provider::{AsOf, ListingState, Provided, ProviderReport, View, ViewLookup, rfc3339};
+use crate::provider::{ListingState, Provided, ProviderReport, View, ViewLookup, rfc3339};
 use crate::secret::SecretName;
 
 const HANGS: &str = "the filesystem of the secrets file does not respond";
@@ -129,6 +129,14 @@ impl FileView {
     }
 }
 
+/// A failure that lasts until a check finds the file changed.
+fn failed(error: Error) -> ViewLookup {
+    ViewLookup::Failed {
+        error,
+        must_ask: false,
+    }
+}
+
 impl View for FileView {
     fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
         if self.is_unread() && !self.is_hanging() {
@@ -143,30 +151,26 @@ impl View for FileView {
                     skip_for: valid_for,
                 };
             }
-            Err(error) => return ViewLookup::Failed(error),
+            Err(error) => return failed(error),
         };
         let value = match (stored, &self.key) {
             (Stored::Plain(value), _) => value,
             (Stored::Encrypted(_), Key::Unused | Key::Requested) => return ViewLookup::Unknown,
             (Stored::Encrypted(_), Key::Unusable(error)) => {
-                return ViewLookup::Failed(error.duplicate());
+                return failed(error.duplicate());
             }
             (Stored::Encrypted(sealed), Key::Usable(cipher)) => {
                 match sealed.open(name.as_str(), cipher) {
                     Ok(value) => value,
-                    Err(error) => return ViewLookup::Failed(error),
+                    Err(error) => return failed(error),
                 }
             }
-        };
-        let as_of = AsOf {
-            at: now,
-            is_stale: !self.is_healthy(),
         };
         ViewLookup::Value {
             provided: Provided {
                 value,
                 changed_at,
-                as_of,
+                as_of: now,
             },
             valid_for,
         }

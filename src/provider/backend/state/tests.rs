@@ -1,5 +1,5 @@
 use super::*;
-use crate::provider::{ChangeKind, Provided};
+use crate::provider::ChangeKind;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -44,16 +44,6 @@ fn failure() -> Result<Fetched, FetchError> {
     Err(FetchError::passing("out of order"))
 }
 
-fn given(held: Cached) -> Given {
-    match held {
-        Cached::Value(Provided { value, as_of, .. }) if as_of.is_stale => stale(value.as_str()),
-        Cached::Value(Provided { value, .. }) => fresh(value.as_str()),
-        Cached::Absent { .. } => Absent,
-        Cached::Failed(error) => Failed(error.to_string()),
-        Cached::Unknown => Wait,
-    }
-}
-
 impl Timed {
     fn new() -> Self {
         Self {
@@ -83,11 +73,22 @@ impl Timed {
     }
 
     fn held(&self, key: &str) -> Given {
-        given(self.state.cached(&name(key), &self.rules, self.now))
+        match self.state.must_ask(&name(key), &self.rules, self.now) {
+            true => Wait,
+            false => self.answer(key),
+        }
     }
 
     fn answer(&self, key: &str) -> Given {
-        given(self.state.settled_answer(&name(key), &self.rules, self.now))
+        match self.state.find(&name(key), &self.rules, self.now) {
+            ViewLookup::Value { provided, .. } if self.state.is_failing() => {
+                stale(provided.value.as_str())
+            }
+            ViewLookup::Value { provided, .. } => fresh(provided.value.as_str()),
+            ViewLookup::Absent { .. } => Absent,
+            ViewLookup::Failed { error, .. } => Failed(error.to_string()),
+            ViewLookup::Unknown => Wait,
+        }
     }
 }
 
