@@ -48,9 +48,6 @@ pub(super) fn provider_failed(provider: &str, name: &str, error: &Error) -> Erro
     Error::ProviderFailed {
         name: name.to_owned(),
         provider: provider.to_owned(),
-        reason: match error {
-            Error::Unavailable { reason, .. } => reason.clone(),
-            other => other.to_string(),
-        },
+        reason: error.reason(),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod backend;
+mod cached_source;
 pub mod environment;
 pub mod file;
 mod keyed;

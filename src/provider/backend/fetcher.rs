@@ -9,11 +9,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::runtime::runtime;
-use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, Rules, State};
-use super::view::BackendView;
+use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, State};
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::error::Result;
-use crate::provider::{Callback, Changes, Done, ListingState, ProviderUpdate};
+use crate::provider::cached_source::Rules;
+use crate::provider::{Callback, Done};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 
@@ -36,7 +36,7 @@ pub struct BackendOptions {
 /// Fetches the document of one backend, and keeps what is known of it.
 pub(super) struct Fetcher {
     pub(super) backend: Box<dyn Backend>,
-    pub(super) rules: Arc<Rules>,
+    ttl: Ttl,
     runtime: Handle,
     timeout: Duration,
     /// A leaf lock: never held across a wait or a callback.
@@ -50,11 +50,8 @@ pub(super) struct Fetcher {
     read: Arc<Notify>,
 }
 
-#[derive(Default)]
 pub(super) struct Inner {
     pub(super) state: State,
-    /// What readers see of the state; `None` if it has changed since.
-    view: Option<Arc<BackendView>>,
     /// Waiters for the current attempt.
     waiting: Vec<Done>,
     /// Waiters that asked after an invalidation, while an attempt from before it runs.
@@ -62,26 +59,26 @@ pub(super) struct Inner {
     refreshes_ahead: bool,
 }
 
-impl Inner {
-    /// The state, to be changed.
-    pub(super) fn change(&mut self) -> &mut State {
-        self.view = None;
-        &mut self.state
-    }
-}
-
 impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
+        let mut state = State::new(Rules {
+            provider: backend.name(),
+            ttl: Some(options.ttl.clone()),
+            max_stale: options.max_stale,
+            hangs: Box::new(|_| None),
+        });
+        state.source.change().source = backend.source();
         Ok(Arc::new(Self {
             runtime: runtime()?,
-            rules: Arc::new(Rules {
-                provider: backend.name(),
-                ttl: options.ttl,
-                max_stale: options.max_stale,
+            inner: Mutex::new(Inner {
+                state,
+                waiting: Vec::new(),
+                waiting_for_next: Vec::new(),
+                refreshes_ahead: false,
             }),
+            ttl: options.ttl,
             backend: Box::new(backend),
             timeout: options.timeout,
-            inner: Mutex::default(),
             changed: OnceLock::new(),
             unsaved: OnceLock::new(),
             read_ttl: AtomicU64::new(NO_READ),
@@ -106,7 +103,12 @@ impl Fetcher {
 
     /// Records that a key was read, so that the document is fetched again before the key expires.
     pub(super) fn record_read(&self, name: &SecretName) {
-        let ttl = self.rules.ttl_of(name).as_millis();
+        let ttl = self
+            .ttl
+            .keys
+            .get(name)
+            .unwrap_or(&self.ttl.default)
+            .as_millis();
         let ttl = u64::try_from(ttl).unwrap_or(NO_READ);
         let shortest = &self.read_ttl;
         if ttl < shortest.load(Ordering::Relaxed)
@@ -116,38 +118,11 @@ impl Fetcher {
         }
     }
 
-    pub(super) fn view(&self) -> Arc<BackendView> {
-        self.view_of(&mut self.inner())
-    }
-
-    fn view_of(&self, inner: &mut Inner) -> Arc<BackendView> {
-        let Inner { state, view, .. } = inner;
-        let new_view = || BackendView::new(state, &self.rules, self.backend.source());
-        view.get_or_insert_with(new_view).clone()
-    }
-
-    pub(super) fn take_update(&self) -> ProviderUpdate {
-        let mut inner = self.inner();
-        let changes = inner.state.take_changes();
-        ProviderUpdate {
-            view: self.view_of(&mut inner),
-            changes: changes.map_or(Changes::None, Changes::Keys),
-            own_writes: Vec::new(),
-        }
-    }
-
     /// Calls `done` when the document is fresh enough for the key (`None`: for a listing), or could not be fetched.
     pub(super) fn ask(self: &Arc<Self>, name: Option<&SecretName>, done: Done) {
         let now = Instant::now();
         let mut inner = self.inner();
-        let must_ask = match name {
-            Some(name) => inner.state.must_ask(name, &self.rules, now),
-            None => matches!(
-                inner.state.listing_state(&self.rules, now),
-                ListingState::Outdated | ListingState::Unknown
-            ),
-        };
-        if must_ask {
+        if inner.state.must_ask(name, now) {
             self.wait(&mut inner, done, now);
         } else {
             drop(inner);
@@ -171,8 +146,8 @@ impl Fetcher {
         inner.state.begin(now);
         self.read_ttl.store(NO_READ, Ordering::Relaxed);
         // Readers wait for retries only if there is nothing to serve and the backend has not failed before.
-        let was_failing = inner.state.is_failing();
-        let retries = !was_failing && !inner.state.is_servable(&self.rules, now);
+        let was_failing = inner.state.source.is_failing();
+        let retries = !was_failing && !inner.state.source.current().is_servable(now);
         let fetcher = self.clone();
         let fetch = self
             .runtime
@@ -231,8 +206,9 @@ impl Fetcher {
     fn finish(self: &Arc<Self>, result: Result<Fetched, FetchError>) {
         let waiting = {
             let mut inner = self.inner();
-            inner.change().finish(result, &self.rules, Instant::now());
-            if !inner.refreshes_ahead && inner.state.document().is_some() {
+            inner.state.source.change().source = self.backend.source();
+            inner.state.finish(result, Instant::now());
+            if !inner.refreshes_ahead && inner.state.source.current().cached.is_some() {
                 inner.refreshes_ahead = true;
                 self.refresh_ahead();
             }

@@ -37,15 +37,15 @@ impl Drop for BackendProvider {
 
 impl Provider for BackendProvider {
     fn name(&self) -> &str {
-        self.fetcher.rules.provider
+        self.fetcher.backend.name()
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.fetcher.view()
+        self.fetcher.inner().state.source.view()
     }
 
     fn take_update(&self) -> ProviderUpdate {
-        self.fetcher.take_update()
+        self.fetcher.inner().state.source.take_update()
     }
 
     fn ask(&self, name: Option<&SecretName>, done: Done) {
@@ -53,7 +53,7 @@ impl Provider for BackendProvider {
     }
 
     fn expire(&self, _prefix: &str) {
-        self.fetcher.inner().change().expire(Instant::now());
+        self.fetcher.inner().state.expire(Instant::now());
     }
 
     fn record_read(&self, name: &SecretName) {
@@ -67,9 +67,8 @@ impl Provider for BackendProvider {
     fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
         let own = self.fetcher.backend.save();
         let own = own.as_ref().map(|own| own.as_slice());
-        let source = self.fetcher.backend.source();
         let inner = self.fetcher.inner();
-        Some(inner.state.save(&source, own, Instant::now()))
+        Some(inner.state.source.current().save(own, Instant::now()))
     }
 
     fn restore(&self, saved: &[u8]) {
@@ -80,10 +79,10 @@ impl Provider for BackendProvider {
         if let Some(own) = saved.own {
             self.fetcher.backend.restore(own);
         }
-        self.fetcher
-            .inner()
-            .change()
-            .restore(&saved, Instant::now());
+        let mut inner = self.fetcher.inner();
+        if inner.state.is_unused() {
+            inner.state.source.change().restore(&saved, Instant::now());
+        }
     }
 
     fn on_unsaved(&self, changed: Callback) {

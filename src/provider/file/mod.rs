@@ -5,10 +5,10 @@ mod document;
 mod json;
 mod location;
 mod peers;
+mod readable;
 mod reader;
 mod state;
 mod store;
-mod view;
 mod watch;
 pub(crate) mod write;
 mod write_queue;
@@ -137,20 +137,15 @@ impl Provider for FileProvider {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.0.state().view()
+        self.0.state().source.view()
     }
 
     fn take_update(&self) -> ProviderUpdate {
-        let mut state = self.0.state();
-        ProviderUpdate {
-            view: state.view(),
-            changes: state.take_changes(),
-            own_writes: state.take_own_writes(),
-        }
+        self.0.state().source.take_update()
     }
 
     fn ask(&self, name: Option<&SecretName>, done: Done) {
-        let (view, now) = (self.0.state().view(), Instant::now());
+        let (view, now) = (self.view(), Instant::now());
         let must_ask = match name {
             Some(name) => view.find(name, now).must_ask(),
             None => matches!(view.listing_state(now), ListingState::Unknown),
@@ -236,8 +231,8 @@ impl Shared {
                 continue;
             }
             match read {
-                None => state.confirm_unchanged(),
-                Some(read) => apply_read(&mut state, read, started),
+                None => state.source.confirm(),
+                Some(read) => state.apply_read(read, started),
             }
             if let Some(key) = key {
                 state.set_key(key);
@@ -276,25 +271,6 @@ impl Shared {
         let open = peers.take().filter(|peers| peers.is_beside(store));
         *peers = open.or_else(|| Peers::open(store, create).map(Arc::new));
         peers.clone()
-    }
-}
-
-fn apply_read(state: &mut State, read: ReadOutcome, started: Instant) {
-    state.set_source(read.source);
-    match read.loaded {
-        Ok(loaded) => {
-            if state.has_failed() {
-                tracing::info!("the secrets file can be read again");
-            }
-            state.apply_read(read.observed, loaded);
-            state.set_latency(started.elapsed());
-        }
-        Err(error) => {
-            if !state.has_failed() {
-                tracing::warn!("{error}");
-            }
-            state.apply_failure(read.observed, error);
-        }
     }
 }
 

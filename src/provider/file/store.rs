@@ -74,8 +74,8 @@ impl Shared {
         {
             let (stamp, mut state) = self.put_in_place(replacement)?;
             // First what other programs changed since the last check, so that it is reported; own changes are not.
-            state.apply_read(Observed::Unsettled, found);
-            state.set_source(path.display().to_string());
+            state.apply_loaded(found);
+            state.source.change().source = path.display().to_string();
             let written = LoadedDocument {
                 document: Arc::new(document),
                 content: Some(ContentHash::of(&path, &content)),
@@ -96,7 +96,7 @@ impl Shared {
         {
             let state = self.state();
             if state.is_current(&located)
-                && !state.has_failed()
+                && !state.source.is_failing()
                 && let Some(loaded) = state.loaded()
             {
                 return Ok(loaded.clone());

@@ -77,15 +77,10 @@ impl Watch {
         }
     }
 
-    /// How long the current check has run.
-    pub(super) fn hanging_for(&self, now: Instant) -> Duration {
-        match self.began.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            began => {
-                let began = *BASE + Duration::from_millis(began - 1);
-                now.saturating_duration_since(began)
-            }
-        }
+    /// Since when the current check runs.
+    pub(super) fn checking_since(&self) -> Option<Instant> {
+        let began = self.began.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(*BASE + Duration::from_millis(began))
     }
 
     /// Calls `done` after a check that begins after this call. If the thread cannot be started, checks on this thread.

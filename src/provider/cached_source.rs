@@ -1,0 +1,466 @@
+//! The last document of a source: how long it is fresh, what is served while the source fails, and what changed. The
+//! rules are the same for the file and for the backends. Asks no source and never waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{
+    ChangeKind, Changes, KeyChange, ListingState, Provided, ProviderReport, ProviderUpdate, View,
+    ViewLookup, rfc3339,
+};
+use crate::error::{Error, Result};
+use crate::secret::{SecretName, SecretValue};
+use crate::settings::Ttl;
+
+/// A document this young is fresh for a listing, whatever the time to live of its keys.
+const MIN_LISTING_TTL: Duration = Duration::from_secs(1);
+
+/// The secrets of a source at one moment.
+pub(super) trait SourceDocument: Clone + Send + Sync + 'static {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// What a reader gets instead: [`ViewLookup::Failed`] or [`ViewLookup::Unknown`].
+    fn value(&self, name: &SecretName) -> Result<Option<SecretValue>, ViewLookup>;
+
+    /// The value of a key that is not a valid [`SecretName`].
+    fn value_by_key(&self, _key: &str) -> Option<&SecretValue> {
+        None
+    }
+
+    fn has(&self, name: &SecretName) -> bool;
+
+    /// The names to list, sorted.
+    fn names(&self) -> impl Iterator<Item = &SecretName>;
+
+    /// How many entries are not secrets.
+    fn skipped(&self) -> usize;
+
+    fn changes_to(&self, newer: &Self) -> Vec<KeyChange>;
+}
+
+/// The rules for a source's document.
+pub(super) struct Rules {
+    pub(super) provider: &'static str,
+    /// How long answers are fresh; `None`: until the source itself reports a change.
+    pub(super) ttl: Option<Ttl>,
+    /// How long the last document is served while the source fails.
+    pub(super) max_stale: Duration,
+    /// Since when the source has not responded, and how to say that.
+    pub(super) hangs: Box<dyn Fn(Instant) -> Option<(Instant, &'static str)> + Send + Sync>,
+}
+
+impl Rules {
+    pub(super) fn ttl_of(&self, name: &SecretName) -> Duration {
+        let ttl = self.ttl.as_ref();
+        ttl.map_or(Duration::MAX, |ttl| {
+            *ttl.keys.get(name).unwrap_or(&ttl.default)
+        })
+    }
+
+    pub(super) fn unavailable(&self, reason: &str) -> Error {
+        Error::Unavailable {
+            provider: self.provider.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn missing_ttl(&self) -> Duration {
+        self.ttl.as_ref().map_or(Duration::MAX, |ttl| ttl.missing)
+    }
+}
+
+/// Why the last attempt to get the document failed.
+#[derive(Clone)]
+pub(super) struct Failure {
+    pub(super) error: Arc<Error>,
+    /// When a reader may ask again; `None`: the source reports by itself that it has recovered.
+    pub(super) retry_at: Option<Instant>,
+    /// How many attempts in a row failed.
+    pub(super) times: u32,
+}
+
+impl Failure {
+    /// How long the source is not asked, so that readers get the cached document; `None`: it may be asked.
+    fn backoff_left(&self, now: Instant) -> Option<Duration> {
+        let Some(retry_at) = self.retry_at else {
+            return Some(Duration::MAX);
+        };
+        let left = retry_at.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+/// A document, with its times.
+#[derive(Clone)]
+pub(super) struct CachedDocument<D> {
+    pub(super) document: Arc<D>,
+    /// When the source was known to have this document: it may lack later changes there.
+    pub(super) as_of: Instant,
+    /// When the first document changed, as the source says: the time of a key that has not changed since.
+    pub(super) changed_at: SystemTime,
+    /// When single keys changed since the first document.
+    pub(super) keys_changed_at: Arc<HashMap<SecretName, SystemTime>>,
+}
+
+impl<D> CachedDocument<D> {
+    fn record_change_times(&mut self, changes: &[KeyChange], changed_at: SystemTime) {
+        if changes.is_empty() {
+            return;
+        }
+        let times = Arc::make_mut(&mut self.keys_changed_at);
+        for change in changes {
+            match change.kind {
+                ChangeKind::Deleted => times.remove(&change.name),
+                ChangeKind::Set | ChangeKind::Rotated => {
+                    times.insert(change.name.clone(), changed_at)
+                }
+            };
+        }
+    }
+}
+
+/// What readers see of a source.
+#[derive(Clone)]
+pub(super) struct SourceView<D> {
+    pub(super) rules: Arc<Rules>,
+    /// The source, for people.
+    pub(super) source: String,
+    pub(super) cached: Option<CachedDocument<D>>,
+    /// Documents from before this are invalidated: they are served only while the source fails.
+    pub(super) invalidated_at: Option<Instant>,
+    pub(super) failure: Option<Failure>,
+    pub(super) last_success: Option<SystemTime>,
+    pub(super) last_error: Option<(String, SystemTime)>,
+    pub(super) latency: Option<Duration>,
+}
+
+impl<D: SourceDocument> SourceView<D> {
+    pub(super) fn document(&self) -> Option<&D> {
+        self.cached.as_ref().map(|cached| &*cached.document)
+    }
+
+    /// The age of the document, unless it was invalidated.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        let as_of = self.cached.as_ref()?.as_of;
+        let is_invalidated = self.invalidated_at.is_some_and(|at| as_of < at);
+        (!is_invalidated).then(|| now.saturating_duration_since(as_of))
+    }
+
+    /// Why the source has no newer document, and how long the cached one may be served in spite of that; zero: not at
+    /// all.
+    fn failure(&self, now: Instant) -> Option<(Failure, Duration)> {
+        let as_of = self.cached.as_ref().map(|cached| cached.as_of);
+        let (failure, as_of) = match &self.failure {
+            Some(failure) => (failure.clone(), as_of),
+            None => {
+                let (since, reason) = (self.rules.hangs)(now)?;
+                let failure = Failure {
+                    error: Arc::new(self.rules.unavailable(reason)),
+                    retry_at: None,
+                    times: 0,
+                };
+                (failure, as_of.map(|_| since))
+            }
+        };
+        let age = |as_of| now.saturating_duration_since(as_of);
+        let left = as_of.map(|as_of| self.rules.max_stale.saturating_sub(age(as_of)));
+        Some((failure, left.unwrap_or_default()))
+    }
+
+    /// Whether the document may be served while the source fails.
+    pub(super) fn is_servable(&self, now: Instant) -> bool {
+        let cached = self.cached.as_ref();
+        cached.is_some_and(|cached| {
+            now.saturating_duration_since(cached.as_of) < self.rules.max_stale
+        })
+    }
+}
+
+impl<D: SourceDocument> View for SourceView<D> {
+    fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
+        let failure = self.failure(now);
+        let backoff = match &failure {
+            Some((failure, _)) => failure.backoff_left(now),
+            None => None,
+        };
+        let (cached, servable_for) = match (&self.cached, &failure) {
+            (_, Some((failure, Duration::ZERO))) => {
+                return ViewLookup::Failed {
+                    error: failure.error.duplicate(),
+                    must_ask: backoff.is_none(),
+                };
+            }
+            (Some(cached), Some((_, servable_for))) => (cached, *servable_for),
+            (Some(cached), None) => (cached, Duration::MAX),
+            (None, _) => return ViewLookup::Unknown,
+        };
+        let value = match cached.document.value(name) {
+            Ok(value) => value,
+            Err(instead) => return instead,
+        };
+        let fresh_for = |ttl: Duration| {
+            let left = self.age(now).map(|age| ttl.saturating_sub(age));
+            let left = left.filter(|left| !left.is_zero()).or(backoff);
+            left.map(|left| left.min(servable_for))
+        };
+        let (ttl, missing) = (self.rules.ttl_of(name), self.rules.missing_ttl());
+        match value {
+            Some(value) => ViewLookup::Value {
+                provided: Provided {
+                    value,
+                    changed_at: *cached
+                        .keys_changed_at
+                        .get(name)
+                        .unwrap_or(&cached.changed_at),
+                    as_of: match self.rules.ttl {
+                        Some(_) => cached.as_of,
+                        None => now,
+                    },
+                },
+                valid_for: fresh_for(ttl),
+            },
+            None => ViewLookup::Absent {
+                is_fresh: fresh_for(missing).is_some(),
+                skip_for: fresh_for(ttl.max(missing)),
+            },
+        }
+    }
+
+    fn find_by_key(&self, key: &str, now: Instant) -> Result<Option<SecretValue>> {
+        match self.listing_state(now) {
+            ListingState::Failed(error) => Err(error),
+            _ => Ok(self
+                .document()
+                .and_then(|document| document.value_by_key(key).cloned())),
+        }
+    }
+
+    fn names(&self) -> Vec<SecretName> {
+        let document = self.document().into_iter();
+        document.flat_map(D::names).cloned().collect()
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.document().is_some_and(|document| document.has(name))
+    }
+
+    fn listing_state(&self, now: Instant) -> ListingState {
+        let ttl = self.rules.ttl.as_ref();
+        let ttl = ttl.map_or(Duration::MAX, |ttl| ttl.default.max(MIN_LISTING_TTL));
+        let is_young = self.age(now).is_some_and(|age| age < ttl);
+        match self.failure(now) {
+            Some((failure, Duration::ZERO)) if failure.backoff_left(now).is_some() => {
+                ListingState::Failed(failure.error.duplicate())
+            }
+            Some((_, Duration::ZERO)) | None if self.cached.is_none() => ListingState::Unknown,
+            None if is_young => ListingState::Complete,
+            Some((failure, servable_for))
+                if !servable_for.is_zero() && (is_young || failure.backoff_left(now).is_some()) =>
+            {
+                ListingState::Complete
+            }
+            _ => ListingState::Outdated,
+        }
+    }
+
+    fn report(&self, now: Instant) -> ProviderReport {
+        let failure = self.failure(now);
+        let hangs = failure.as_ref().filter(|_| self.failure.is_none());
+        let last_error = self.last_error.as_ref();
+        ProviderReport {
+            name: self.rules.provider.to_owned(),
+            configured: true,
+            available: failure.is_none(),
+            source: self.source.clone(),
+            keys: self.names().iter().map(ToString::to_string).collect(),
+            skipped_keys: self.document().map_or(0, D::skipped),
+            last_success: self.last_success.map(rfc3339),
+            last_error: match hangs {
+                Some((failure, _)) => Some(failure.error.reason()),
+                None => last_error.map(|(text, _)| text.clone()),
+            },
+            last_error_at: last_error.map(|(_, at)| rfc3339(*at)),
+            latency_ms: self.latency.map(|took| took.as_micros() as f64 / 1000.0),
+            stale: failure.is_some_and(|(_, servable_for)| !servable_for.is_zero()),
+            ..ProviderReport::default()
+        }
+    }
+}
+
+/// A source's last document, and what the chain has not been told yet.
+pub(super) struct CachedSource<D> {
+    current: SourceView<D>,
+    /// A copy of `current` that readers share; `None` if `current` has changed since.
+    published: Option<Arc<SourceView<D>>>,
+    /// Changes by others; an empty list: the source failed or recovered.
+    pending_changes: Option<Vec<KeyChange>>,
+    all_changed: bool,
+    own_writes: Vec<KeyChange>,
+}
+
+impl<D: SourceDocument> CachedSource<D> {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            current: SourceView {
+                rules: Arc::new(rules),
+                source: String::new(),
+                cached: None,
+                invalidated_at: None,
+                failure: None,
+                last_success: None,
+                last_error: None,
+                latency: None,
+            },
+            published: None,
+            pending_changes: None,
+            all_changed: false,
+            own_writes: Vec::new(),
+        }
+    }
+
+    /// What readers see now.
+    pub(super) fn current(&self) -> &SourceView<D> {
+        &self.current
+    }
+
+    /// The same, to be changed.
+    pub(super) fn change(&mut self) -> &mut SourceView<D> {
+        self.published = None;
+        &mut self.current
+    }
+
+    /// The same, shared. It is the same `Arc` until something changes.
+    pub(super) fn view(&mut self) -> Arc<SourceView<D>> {
+        let current = &self.current;
+        let published = &mut self.published;
+        published
+            .get_or_insert_with(|| Arc::new(current.clone()))
+            .clone()
+    }
+
+    pub(super) fn take_update(&mut self) -> ProviderUpdate {
+        let pending = self.pending_changes.take();
+        ProviderUpdate {
+            view: self.view(),
+            changes: match std::mem::take(&mut self.all_changed) {
+                true => Changes::All,
+                false => pending.map_or(Changes::None, Changes::Keys),
+            },
+            own_writes: std::mem::take(&mut self.own_writes),
+        }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.current.failure.is_some()
+    }
+
+    /// The source still has the document. Keeps the published view: a new one each time would be a new snapshot.
+    pub(super) fn confirm(&mut self) {
+        if let Some(cached) = self
+            .current
+            .cached
+            .as_mut()
+            .filter(|_| self.current.failure.is_none())
+        {
+            cached.as_of = Instant::now();
+        }
+    }
+
+    /// The source has this document. Records what changed.
+    pub(super) fn apply(&mut self, document: Arc<D>, as_of: Instant, changed_at: SystemTime) {
+        if self.current.failure.is_some() {
+            tracing::info!("the {} provider answers again", self.current.rules.provider);
+            self.pending_changes.get_or_insert_default();
+        }
+        let changes = match self.current.document() {
+            Some(before) => before.changes_to(&document),
+            None => Vec::new(),
+        };
+        if !changes.is_empty() {
+            let pending = self.pending_changes.get_or_insert_default();
+            pending.extend_from_slice(&changes);
+        }
+        self.replace(document, as_of, changed_at, &changes);
+    }
+
+    /// This process wrote this document.
+    pub(super) fn apply_own_write(
+        &mut self,
+        document: Arc<D>,
+        changed_at: SystemTime,
+        changes: &[KeyChange],
+    ) {
+        self.own_writes.extend_from_slice(changes);
+        self.replace(document, Instant::now(), changed_at, changes);
+    }
+
+    fn replace(
+        &mut self,
+        document: Arc<D>,
+        as_of: Instant,
+        changed_at: SystemTime,
+        changes: &[KeyChange],
+    ) {
+        let current = self.change();
+        (current.failure, current.last_success) = (None, Some(SystemTime::now()));
+        match &mut current.cached {
+            Some(cached) => {
+                cached.record_change_times(changes, changed_at);
+                (cached.document, cached.as_of) = (document, as_of);
+            }
+            None => {
+                current.cached = Some(CachedDocument {
+                    document,
+                    as_of,
+                    changed_at,
+                    keys_changed_at: Arc::default(),
+                });
+            }
+        }
+    }
+
+    /// Replaces the document by one with the same keys, whose values may differ if `any_changed`.
+    pub(super) fn replace_same(&mut self, document: Arc<D>, any_changed: bool) {
+        self.all_changed |= any_changed;
+        if let Some(cached) = &mut self.change().cached {
+            cached.document = document;
+        }
+    }
+
+    /// The source gave no document.
+    pub(super) fn fail(&mut self, error: Error, retry_at: Option<Instant>) {
+        let reason = error.reason();
+        let is_new = self.record_error(&reason);
+        let now = Instant::now();
+        let current = self.change();
+        let times = current.failure.as_ref().map_or(0, |failure| failure.times);
+        if is_new || times == 0 {
+            let meanwhile = match current.is_servable(now) {
+                true => "; its last document is served meanwhile",
+                false => "",
+            };
+            tracing::warn!(
+                "the {} provider failed: {reason}{meanwhile}",
+                current.rules.provider
+            );
+        }
+        current.failure = Some(Failure {
+            error: Arc::new(error),
+            retry_at,
+            times: times.saturating_add(1),
+        });
+        if times == 0 {
+            self.pending_changes.get_or_insert_default();
+        }
+    }
+
+    /// Records why there are no secrets; returns whether the reason is new.
+    pub(super) fn record_error(&mut self, reason: &str) -> bool {
+        let last_error = &mut self.change().last_error;
+        let is_new = last_error.as_ref().is_none_or(|(last, _)| last != reason);
+        *last_error = Some((reason.to_owned(), SystemTime::now()));
+        is_new
+    }
+}
