@@ -8,7 +8,7 @@
 //! - [`live`]: the owner's tree: names, opens, writers' buffers, commits, scratch, bundles, events; knows no fuser type
 //! - [`versions`]: inode numbers and what they hold, the epoch, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' views, reads
 //!   through the chain, writes
 //! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database

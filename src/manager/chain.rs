@@ -150,9 +150,8 @@ impl SecretsManager {
     }
 
     pub(super) fn refresh_within(&self, timeout: Duration) {
-        self.chain
-            .iter()
-            .for_each(|entry| entry.provider.check_for_changes(timeout));
+        let stores = self.chain.iter().filter_map(|entry| entry.provider.store());
+        stores.for_each(|store| store.check_for_changes(timeout));
         self.publish();
     }
 

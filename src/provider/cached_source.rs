@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    ChangeKind, Changes, KeyChange, ListingState, Provided, ProviderReport, ProviderUpdate, View,
-    ViewLookup, rfc3339,
+    ChangeKind, KeyChange, ListingState, Provided, ProviderChanges, ProviderReport, ProviderUpdate,
+    View, ViewLookup, rfc3339,
 };
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
@@ -81,15 +81,13 @@ pub(super) struct Failure {
     pub(super) times: u32,
 }
 
-impl Failure {
+/// Whether a source fails, and what that means for readers.
+struct Status {
+    failure: Option<Failure>,
     /// How long the source is not asked, so that readers get the cached document; `None`: it may be asked.
-    fn backoff_left(&self, now: Instant) -> Option<Duration> {
-        let Some(retry_at) = self.retry_at else {
-            return Some(Duration::MAX);
-        };
-        let left = retry_at.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
-    }
+    backoff: Option<Duration>,
+    /// How long the cached document may be served; zero: not at all.
+    servable_for: Duration,
 }
 
 /// A document, with its times.
@@ -148,14 +146,11 @@ impl<D: SourceDocument> SourceView<D> {
         (!is_invalidated).then(|| now.saturating_duration_since(as_of))
     }
 
-    /// Why the source has no newer document, and how long the cached one may be served in spite of that; zero: not at
-    /// all.
-    fn failure(&self, now: Instant) -> Option<(Failure, Duration)> {
+    fn status(&self, now: Instant) -> Status {
         let as_of = self.cached.as_ref().map(|cached| cached.as_of);
-        let (failure, as_of) = match &self.failure {
-            Some(failure) => (failure.clone(), as_of),
-            None => {
-                let (since, reason) = (self.rules.hangs)(now)?;
+        let (failure, as_of) = match (&self.failure, (self.rules.hangs)(now)) {
+            (Some(failure), _) => (failure.clone(), as_of),
+            (None, Some((since, reason))) => {
                 let failure = Failure {
                     error: Arc::new(self.rules.unavailable(reason)),
                     retry_at: None,
@@ -163,38 +158,56 @@ impl<D: SourceDocument> SourceView<D> {
                 };
                 (failure, as_of.map(|_| since))
             }
+            (None, None) => {
+                return Status {
+                    failure: None,
+                    backoff: None,
+                    servable_for: Duration::MAX,
+                };
+            }
         };
-        let age = |as_of| now.saturating_duration_since(as_of);
-        let left = as_of.map(|as_of| self.rules.max_stale.saturating_sub(age(as_of)));
-        Some((failure, left.unwrap_or_default()))
+        let backoff = failure.retry_at.map_or(Duration::MAX, |retry_at| {
+            retry_at.saturating_duration_since(now)
+        });
+        Status {
+            failure: Some(failure),
+            backoff: (!backoff.is_zero()).then_some(backoff),
+            servable_for: self.servable_for(as_of, now),
+        }
+    }
+
+    fn servable_for(&self, as_of: Option<Instant>, now: Instant) -> Duration {
+        let left = |as_of| {
+            let age = now.saturating_duration_since(as_of);
+            self.rules.max_stale.saturating_sub(age)
+        };
+        as_of.map(left).unwrap_or_default()
     }
 
     /// Whether the document may be served while the source fails.
     pub(super) fn is_servable(&self, now: Instant) -> bool {
-        let cached = self.cached.as_ref();
-        cached.is_some_and(|cached| {
-            now.saturating_duration_since(cached.as_of) < self.rules.max_stale
-        })
+        let as_of = self.cached.as_ref().map(|cached| cached.as_of);
+        !self.servable_for(as_of, now).is_zero()
     }
 }
 
 impl<D: SourceDocument> View for SourceView<D> {
     fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
-        let failure = self.failure(now);
-        let backoff = match &failure {
-            Some((failure, _)) => failure.backoff_left(now),
-            None => None,
-        };
-        let (cached, servable_for) = match (&self.cached, &failure) {
-            (_, Some((failure, Duration::ZERO))) => {
-                return ViewLookup::Failed {
-                    error: failure.error.duplicate(),
-                    must_ask: backoff.is_none(),
-                };
-            }
-            (Some(cached), Some((_, servable_for))) => (cached, *servable_for),
-            (Some(cached), None) => (cached, Duration::MAX),
-            (None, _) => return ViewLookup::Unknown,
+        let Status {
+            failure,
+            backoff,
+            servable_for,
+        } = self.status(now);
+        if let Some(failure) = failure
+            && servable_for.is_zero()
+        {
+            return ViewLookup::Failed {
+                error: failure.error.duplicate(),
+                must_ask: backoff.is_none(),
+            };
+        }
+        let Some(cached) = &self.cached else {
+            return ViewLookup::Unknown;
         };
         let value = match cached.document.value(name) {
             Ok(value) => value,
@@ -250,54 +263,48 @@ impl<D: SourceDocument> View for SourceView<D> {
         let ttl = self.rules.ttl.as_ref();
         let ttl = ttl.map_or(Duration::MAX, |ttl| ttl.default.max(MIN_LISTING_TTL));
         let is_young = self.age(now).is_some_and(|age| age < ttl);
-        match self.failure(now) {
-            Some((failure, Duration::ZERO)) if failure.backoff_left(now).is_some() => {
+        let status = self.status(now);
+        let is_servable = !status.servable_for.is_zero();
+        match status.failure {
+            Some(failure) if !is_servable && status.backoff.is_some() => {
                 ListingState::Failed(failure.error.duplicate())
             }
-            Some((_, Duration::ZERO)) | None if self.cached.is_none() => ListingState::Unknown,
-            None if is_young => ListingState::Complete,
-            Some((failure, servable_for))
-                if !servable_for.is_zero() && (is_young || failure.backoff_left(now).is_some()) =>
-            {
-                ListingState::Complete
-            }
+            _ if self.cached.is_none() => ListingState::Unknown,
+            _ if is_servable && (is_young || status.backoff.is_some()) => ListingState::Complete,
             _ => ListingState::Outdated,
         }
     }
 
     fn report(&self, now: Instant) -> ProviderReport {
-        let failure = self.failure(now);
-        let hangs = failure.as_ref().filter(|_| self.failure.is_none());
+        let status = self.status(now);
         let last_error = self.last_error.as_ref();
         ProviderReport {
             name: self.rules.provider.to_owned(),
             configured: true,
-            available: failure.is_none(),
+            available: status.failure.is_none(),
             source: self.source.clone(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             skipped_keys: self.document().map_or(0, D::skipped),
             last_success: self.last_success.map(rfc3339),
-            last_error: match hangs {
-                Some((failure, _)) => Some(failure.error.reason()),
-                None => last_error.map(|(text, _)| text.clone()),
+            last_error: match (&self.failure, &status.failure) {
+                (None, Some(hangs)) => Some(hangs.error.reason()),
+                _ => last_error.map(|(text, _)| text.clone()),
             },
             last_error_at: last_error.map(|(_, at)| rfc3339(*at)),
             latency_ms: self.latency.map(|took| took.as_micros() as f64 / 1000.0),
-            stale: failure.is_some_and(|(_, servable_for)| !servable_for.is_zero()),
+            stale: status.failure.is_some() && !status.servable_for.is_zero(),
             ..ProviderReport::default()
         }
     }
 }
 
-/// A source's last document, and what the chain has not been told yet.
+/// A source's last document, and its changes for the chain.
 pub(super) struct CachedSource<D> {
     current: SourceView<D>,
     /// A copy of `current` that readers share; `None` if `current` has changed since.
     published: Option<Arc<SourceView<D>>>,
-    /// Changes by others; an empty list: the source failed or recovered.
-    pending_changes: Option<Vec<KeyChange>>,
-    all_changed: bool,
-    own_writes: Vec<KeyChange>,
+    /// What the chain has not been told yet.
+    pending: ProviderChanges,
 }
 
 impl<D: SourceDocument> CachedSource<D> {
@@ -314,9 +321,7 @@ impl<D: SourceDocument> CachedSource<D> {
                 latency: None,
             },
             published: None,
-            pending_changes: None,
-            all_changed: false,
-            own_writes: Vec::new(),
+            pending: ProviderChanges::default(),
         }
     }
 
@@ -341,14 +346,9 @@ impl<D: SourceDocument> CachedSource<D> {
     }
 
     pub(super) fn take_update(&mut self) -> ProviderUpdate {
-        let pending = self.pending_changes.take();
         ProviderUpdate {
             view: self.view(),
-            changes: match std::mem::take(&mut self.all_changed) {
-                true => Changes::All,
-                false => pending.map_or(Changes::None, Changes::Keys),
-            },
-            own_writes: std::mem::take(&mut self.own_writes),
+            changes: std::mem::take(&mut self.pending),
         }
     }
 
@@ -372,16 +372,13 @@ impl<D: SourceDocument> CachedSource<D> {
     pub(super) fn apply(&mut self, document: Arc<D>, as_of: Instant, changed_at: SystemTime) {
         if self.current.failure.is_some() {
             tracing::info!("the {} provider answers again", self.current.rules.provider);
-            self.pending_changes.get_or_insert_default();
+            self.pending.health = true;
         }
         let changes = match self.current.document() {
             Some(before) => before.changes_to(&document),
             None => Vec::new(),
         };
-        if !changes.is_empty() {
-            let pending = self.pending_changes.get_or_insert_default();
-            pending.extend_from_slice(&changes);
-        }
+        self.pending.keys.extend_from_slice(&changes);
         self.replace(document, as_of, changed_at, &changes);
     }
 
@@ -392,7 +389,7 @@ impl<D: SourceDocument> CachedSource<D> {
         changed_at: SystemTime,
         changes: &[KeyChange],
     ) {
-        self.own_writes.extend_from_slice(changes);
+        self.pending.own.extend_from_slice(changes);
         self.replace(document, Instant::now(), changed_at, changes);
     }
 
@@ -423,7 +420,7 @@ impl<D: SourceDocument> CachedSource<D> {
 
     /// Replaces the document by one with the same keys, whose values may differ if `any_changed`.
     pub(super) fn replace_same(&mut self, document: Arc<D>, any_changed: bool) {
-        self.all_changed |= any_changed;
+        self.pending.any |= any_changed;
         if let Some(cached) = &mut self.change().cached {
             cached.document = document;
         }
@@ -451,9 +448,7 @@ impl<D: SourceDocument> CachedSource<D> {
             retry_at,
             times: times.saturating_add(1),
         });
-        if times == 0 {
-            self.pending_changes.get_or_insert_default();
-        }
+        self.pending.health |= times == 0;
     }
 
     /// Records why there are no secrets; returns whether the reason is new.

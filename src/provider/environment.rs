@@ -5,9 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{
-    ListingState, Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN, rfc3339,
-};
+use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN, rfc3339};
 use crate::secret::{SecretName, SecretValue};
 
 /// The daemon's own credentials. Never served under any name.
@@ -136,10 +134,6 @@ impl View for Environment {
 
     fn has(&self, name: &SecretName) -> bool {
         self.variables.contains_key(&self.variable_of(name))
-    }
-
-    fn listing_state(&self, _now: Instant) -> ListingState {
-        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::{
-    Callback, Changes, Done, ListingState, Provided, Provider, ProviderReport, ProviderUpdate,
-    View, ViewLookup,
+    Callback, Done, Provided, Provider, ProviderChanges, ProviderReport, ProviderUpdate, View,
+    ViewLookup,
 };
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
@@ -59,8 +59,8 @@ struct State {
     calls: HashMap<SecretName, Waiters>,
     /// Why the last call failed, if it did.
     failure: Option<Arc<Error>>,
-    /// Whether the source failed or recovered since the last update.
-    health_changed: bool,
+    /// What the chain has not been told yet.
+    pending: ProviderChanges,
     view: Option<Arc<KeyedView>>,
 }
 
@@ -92,7 +92,7 @@ impl KeyedProvider {
                 answers: LruCache::new(MAX_ANSWERS),
                 calls: HashMap::new(),
                 failure: None,
-                health_changed: false,
+                pending: ProviderChanges::default(),
                 view: None,
             }),
             changed: OnceLock::new(),
@@ -130,7 +130,7 @@ impl State {
             // A later call has already answered.
             (_, Some(last)) if is_stale && last.as_of >= began => last,
             (Ok(provided), _) => {
-                self.health_changed |= self.failure.take().is_some();
+                self.pending.health |= self.failure.take().is_some();
                 Answer {
                     as_of: provided.as_ref().map_or(began, |provided| provided.as_of),
                     provided,
@@ -140,7 +140,7 @@ impl State {
             }
             (Err(error), last) => {
                 let error = Arc::new(error);
-                self.health_changed |= self.failure.replace(error.clone()).is_none();
+                self.pending.health |= self.failure.replace(error.clone()).is_none();
                 Answer {
                     as_of: last.as_ref().map_or(began, |last| last.as_of),
                     provided: last.and_then(|last| last.provided),
@@ -209,12 +209,8 @@ impl Provider for KeyedProvider {
     fn take_update(&self) -> ProviderUpdate {
         let mut state = self.0.state();
         ProviderUpdate {
-            changes: match std::mem::take(&mut state.health_changed) {
-                true => Changes::Keys(Vec::new()),
-                false => Changes::None,
-            },
+            changes: std::mem::take(&mut state.pending),
             view: self.0.view(&mut state),
-            own_writes: Vec::new(),
         }
     }
 
@@ -328,10 +324,6 @@ impl View for KeyedView {
     fn has(&self, name: &SecretName) -> bool {
         let answer = self.answers.get(name);
         answer.is_some_and(|answer| answer.provided.is_some()) || self.names().contains(name)
-    }
-
-    fn listing_state(&self, _now: Instant) -> ListingState {
-        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

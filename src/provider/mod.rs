@@ -28,7 +28,7 @@ pub use file::FileProvider;
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
 pub use timestamp::{parse_rfc3339, rfc3339};
-pub use view::{ProviderUpdate, View, ViewLookup};
+pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.
 pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
@@ -112,17 +112,6 @@ pub struct KeyChange {
     pub kind: ChangeKind,
 }
 
-/// What other programs changed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Changes {
-    /// Nothing.
-    None,
-    /// These keys. An empty list: no key, but the provider failed or recovered.
-    Keys(Vec<KeyChange>),
-    /// Perhaps any key.
-    All,
-}
-
 /// One provider of the chain. Readers get everything from its view; the methods here keep that view fresh.
 pub trait Provider: Send + Sync {
     /// Its name in reports: `environment`, `file`, or any other.
@@ -135,8 +124,7 @@ pub trait Provider: Send + Sync {
     fn take_update(&self) -> ProviderUpdate {
         ProviderUpdate {
             view: self.view(),
-            changes: Changes::None,
-            own_writes: Vec::new(),
+            changes: ProviderChanges::default(),
         }
     }
 
@@ -162,14 +150,6 @@ pub trait Provider: Send + Sync {
     /// thread, without a lock held. Only the first one is registered.
     fn on_change(&self, _changed: Callback) {}
 
-    /// Checks whether another program changed something, for [`take_update`](Self::take_update) to return. Waits at
-    /// most `timeout`.
-    fn check_for_changes(&self, _timeout: Duration) {}
-
-    /// From now on, a writer in any process returns only after the callback of [`on_change`](Self::on_change) has run
-    /// here for its write, or after a second.
-    fn join_watchers(&self) {}
-
     /// The state that the next process needs; contains values.
     fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
         None
@@ -192,7 +172,9 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Why the provider cannot answer.
     fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        self.check_for_changes(Duration::MAX);
+        if let Some(store) = self.store() {
+            store.check_for_changes(Duration::MAX);
+        }
         wait_for(|done| self.ask(Some(name), done));
         match self.view().find(name, Instant::now()) {
             ViewLookup::Value { provided, .. } => Ok(Some(provided)),
@@ -235,6 +217,14 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// Why the write failed.
     fn encrypt_all(&self) -> Result<usize>;
+
+    /// Checks whether another program changed something, for [`Provider::take_update`] to return. Waits at
+    /// most `timeout`.
+    fn check_for_changes(&self, _timeout: Duration) {}
+
+    /// From now on, a writer in any process returns only after the callback of [`Provider::on_change`] has run
+    /// here for its write, or after a second.
+    fn join_watchers(&self) {}
 
     /// Waits until all other watchers of the store have seen the last write: one second at most.
     fn wait_for_watchers(&self) {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{ListingState, Provider, ProviderReport, View, ViewLookup};
+use super::{Provider, ProviderReport, View, ViewLookup};
 use crate::secret::SecretName;
 
 /// A provider that is not configured.
@@ -43,10 +43,6 @@ impl View for Unset {
 
     fn has(&self, _name: &SecretName) -> bool {
         false
-    }
-
-    fn listing_state(&self, _now: Instant) -> ListingState {
-        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

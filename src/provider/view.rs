@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Changes, KeyChange, ListingState, Provided, ProviderReport};
+use super::{KeyChange, ListingState, Provided, ProviderReport};
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 
@@ -74,7 +74,9 @@ pub trait View: Send + Sync {
     }
 
     /// Whether [`names`](Self::names) is complete.
-    fn listing_state(&self, now: Instant) -> ListingState;
+    fn listing_state(&self, _now: Instant) -> ListingState {
+        ListingState::Complete
+    }
 
     /// The state, for people.
     fn report(&self, now: Instant) -> ProviderReport;
@@ -84,8 +86,19 @@ pub trait View: Send + Sync {
 pub struct ProviderUpdate {
     /// The current view.
     pub view: Arc<dyn View>,
-    /// What other programs changed.
-    pub changes: Changes,
-    /// What this process wrote.
-    pub own_writes: Vec<KeyChange>,
+    /// What changed since the last update.
+    pub changes: ProviderChanges,
+}
+
+/// What changed in a provider.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ProviderChanges {
+    /// The keys that others changed.
+    pub keys: Vec<KeyChange>,
+    /// The keys that this process wrote.
+    pub own: Vec<KeyChange>,
+    /// Whether the provider failed or recovered.
+    pub health: bool,
+    /// Whether any other value may have changed, too.
+    pub any: bool,
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{
-    Callback, ChangeKind, Changes, Done, KeyChange, ListingState, Provided, Provider,
+    Callback, ChangeKind, Done, KeyChange, ListingState, Provided, Provider, ProviderChanges,
     ProviderReport, ProviderUpdate, SecretStore, View, ViewLookup,
 };
 use simpletuner_live::secret::{Change, SecretName, SecretValue};
@@ -259,14 +259,13 @@ impl Provider for Memory {
 
     fn take_update(&self) -> ProviderUpdate {
         let mut source = lock(&self.source);
-        let news = std::mem::take(&mut source.news);
         ProviderUpdate {
             view: source.view(self.name),
-            changes: match news.is_empty() {
-                true => Changes::None,
-                false => Changes::Keys(news),
+            changes: ProviderChanges {
+                keys: std::mem::take(&mut source.news),
+                own: std::mem::take(&mut source.own),
+                ..ProviderChanges::default()
             },
-            own_writes: std::mem::take(&mut source.own),
         }
     }
 

@@ -36,7 +36,7 @@ pub struct BackendOptions {
 /// Fetches the document of one backend, and keeps what is known of it.
 pub(super) struct Fetcher {
     pub(super) backend: Box<dyn Backend>,
-    ttl: Ttl,
+    rules: Arc<Rules>,
     runtime: Handle,
     timeout: Duration,
     /// A leaf lock: never held across a wait or a callback.
@@ -63,11 +63,12 @@ impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
         let mut state = State::new(Rules {
             provider: backend.name(),
-            ttl: Some(options.ttl.clone()),
+            ttl: Some(options.ttl),
             max_stale: options.max_stale,
             hangs: Box::new(|_| None),
         });
         state.source.change().source = backend.source();
+        let rules = state.source.current().rules.clone();
         Ok(Arc::new(Self {
             runtime: runtime()?,
             inner: Mutex::new(Inner {
@@ -76,7 +77,7 @@ impl Fetcher {
                 waiting_for_next: Vec::new(),
                 refreshes_ahead: false,
             }),
-            ttl: options.ttl,
+            rules,
             backend: Box::new(backend),
             timeout: options.timeout,
             changed: OnceLock::new(),
@@ -103,12 +104,7 @@ impl Fetcher {
 
     /// Records that a key was read, so that the document is fetched again before the key expires.
     pub(super) fn record_read(&self, name: &SecretName) {
-        let ttl = self
-            .ttl
-            .keys
-            .get(name)
-            .unwrap_or(&self.ttl.default)
-            .as_millis();
+        let ttl = self.rules.ttl_of(name).as_millis();
         let ttl = u64::try_from(ttl).unwrap_or(NO_READ);
         let shortest = &self.read_ttl;
         if ttl < shortest.load(Ordering::Relaxed)

@@ -163,16 +163,6 @@ impl Provider for FileProvider {
         drop(self.0.changed.set(changed));
     }
 
-    fn check_for_changes(&self, timeout: Duration) {
-        let timeout = timeout.min(self.timeout());
-        self.0.watch.check(&self.0, timeout);
-    }
-
-    fn join_watchers(&self) {
-        self.0.is_peer.store(true, Ordering::Relaxed);
-        self.check_for_changes(MIN_TIMEOUT);
-    }
-
     fn store(&self) -> Option<&dyn SecretStore> {
         Some(self)
     }

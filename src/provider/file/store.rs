@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, mpsc};
+use std::time::Duration;
 
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
-use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored};
+use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
@@ -215,6 +216,19 @@ impl SecretStore for FileProvider {
 
     fn encrypt_all(&self) -> Result<usize> {
         self.0.encrypt_all()
+    }
+
+    fn check_for_changes(&self, timeout: Duration) {
+        let (done, ended) = mpsc::channel();
+        let done = move || done.send(()).unwrap_or_default();
+        self.0.watch.check_then(&self.0, Box::new(done));
+        // An error means that the disk hangs.
+        let _ = ended.recv_timeout(timeout.min(self.timeout()));
+    }
+
+    fn join_watchers(&self) {
+        self.0.is_peer.store(true, Ordering::Relaxed);
+        self.check_for_changes(MIN_TIMEOUT);
     }
 
     fn wait_for_watchers(&self) {

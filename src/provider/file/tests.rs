@@ -2,7 +2,7 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::error::Error;
-use crate::provider::{ChangeKind, Changes, KeyChange, ProviderReport, ViewLookup};
+use crate::provider::{ChangeKind, KeyChange, ProviderChanges, ProviderReport, ViewLookup};
 use crate::secret::{Change, MAX_VALUE, SecretValue};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -54,9 +54,24 @@ fn get(provider: &FileProvider, key: &str) -> Option<String> {
 }
 
 /// What other programs changed since the last call.
-fn poll_changes(provider: &FileProvider) -> Changes {
+fn poll_changes(provider: &FileProvider) -> ProviderChanges {
     provider.check_for_changes(Duration::MAX);
     provider.take_update().changes
+}
+
+/// These keys, changed by others.
+fn keys(keys: Vec<KeyChange>) -> ProviderChanges {
+    ProviderChanges {
+        keys,
+        ..ProviderChanges::default()
+    }
+}
+
+fn failed() -> ProviderChanges {
+    ProviderChanges {
+        health: true,
+        ..ProviderChanges::default()
+    }
 }
 
 fn report(provider: &FileProvider) -> ProviderReport {
@@ -163,7 +178,7 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
     let provider = scratch.provider();
     assert_eq!(
         poll_changes(&provider),
-        Changes::None,
+        ProviderChanges::default(),
         "the first reading is no change"
     );
     // Same length, in place, at once: the timestamps may well be the same.
@@ -174,14 +189,14 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
     };
     assert_eq!(
         poll_changes(&provider),
-        Changes::Keys(vec![change("A", ChangeKind::Set)])
+        keys(vec![change("A", ChangeKind::Set)])
     );
-    assert_eq!(poll_changes(&provider), Changes::None);
+    assert_eq!(poll_changes(&provider), ProviderChanges::default());
     assert_eq!(get(&provider, "A").as_deref(), Some("3"));
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     assert_eq!(
         poll_changes(&provider),
-        Changes::Keys(vec![
+        keys(vec![
             change("A", ChangeKind::Deleted),
             change("B", ChangeKind::Deleted)
         ])
@@ -189,18 +204,23 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
 }
 
 #[test]
-fn an_own_write_is_not_reported_but_an_earlier_edit_by_another_program_is() {
+fn an_own_write_is_told_from_an_earlier_edit_by_another_program() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "1").unwrap();
-    assert_eq!(poll_changes(&provider), Changes::None);
-    scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
-    set(&provider, "B", "2").unwrap();
-    let foreign = KeyChange {
-        name: name("FOREIGN"),
+    let set_key = |key: &str| KeyChange {
+        name: name(key),
         kind: ChangeKind::Set,
     };
-    assert_eq!(poll_changes(&provider), Changes::Keys(vec![foreign]));
+    let changes = poll_changes(&provider);
+    assert_eq!((changes.keys, changes.own), (vec![], vec![set_key("A")]));
+    scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
+    set(&provider, "B", "2").unwrap();
+    let changes = poll_changes(&provider);
+    assert_eq!(
+        (changes.keys, changes.own),
+        (vec![set_key("FOREIGN")], vec![set_key("B")])
+    );
     assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
 }
 
@@ -233,7 +253,7 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         scratch.write("secrets.json", bad);
         assert_eq!(
             poll_changes(&provider),
-            Changes::Keys(vec![]),
+            failed(),
             "its state changed, no name did"
         );
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
@@ -268,11 +288,7 @@ fn a_document_that_is_too_old_is_not_served() {
         matches!(find(&provider), ViewLookup::Value { .. }),
         "not looked at yet"
     );
-    assert_eq!(
-        poll_changes(&provider),
-        Changes::Keys(Vec::new()),
-        "it failed"
-    );
+    assert_eq!(poll_changes(&provider), failed(), "it failed");
     assert!(matches!(
         find(&provider),
         ViewLookup::Failed {
@@ -384,7 +400,7 @@ fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
     assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
-    assert!(!report(&provider).available || poll_changes(&provider) != Changes::None);
+    assert!(!report(&provider).available || poll_changes(&provider) != ProviderChanges::default());
 }
 
 #[test]

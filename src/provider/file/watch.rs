@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -23,11 +23,10 @@ const RECHECK_DELAY: Duration = Duration::from_millis(25);
 
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The threads and callbacks that wait for a check, and since when the current check runs.
+/// The callbacks that wait for a check, and since when the current check runs.
 pub(super) struct Watch {
     // A leaf lock.
     checks: Mutex<Checks>,
-    checked: Condvar,
     wake: Option<OwnedFd>,
     /// When the current check began, in milliseconds since `BASE`, plus one; 0: none runs.
     began: AtomicU64,
@@ -38,7 +37,6 @@ struct Checks {
     is_running: bool,
     has_stopped: bool,
     started: u64,
-    finished: u64,
     /// Callbacks, each with the number of the check that it waits for.
     waiting: Vec<(u64, Done)>,
 }
@@ -60,7 +58,6 @@ impl Watch {
         LazyLock::force(&BASE);
         Arc::new(Self {
             checks: Mutex::default(),
-            checked: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok(),
             began: AtomicU64::new(0),
         })
@@ -96,25 +93,6 @@ impl Watch {
         }
         target.check();
         done();
-    }
-
-    /// Waits for a check that begins after this call; `false` if it did not end within `timeout`.
-    pub(super) fn check<L: CheckTarget>(
-        self: &Arc<Self>,
-        target: &Arc<L>,
-        timeout: Duration,
-    ) -> bool {
-        let mut checks = self.checks();
-        if !self.ensure_running(&mut checks, target) {
-            drop(checks);
-            target.check();
-            return true;
-        }
-        let next = checks.started + 1;
-        self.wake();
-        let until = |checks: &mut Checks| checks.finished < next && !checks.has_stopped;
-        let waited = self.checked.wait_timeout_while(checks, timeout, until);
-        !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
     }
 
     /// Starts the thread at the first use.
@@ -172,13 +150,11 @@ impl Watch {
         self.began.store(0, Ordering::Relaxed);
         let served = {
             let mut checks = self.checks();
-            checks.finished = number;
             let all = std::mem::take(&mut checks.waiting);
             let (served, rest) = all.into_iter().partition(|(needs, _)| *needs <= number);
             checks.waiting = rest;
             served
         };
-        self.checked.notify_all();
         let served: Vec<(u64, Done)> = served;
         served.into_iter().for_each(|(_, done)| done());
         true
@@ -191,7 +167,6 @@ impl Watch {
             checks.has_stopped = true;
             std::mem::take(&mut checks.waiting)
         };
-        self.checked.notify_all();
         self.wake();
         waiting.into_iter().for_each(|(_, done)| done());
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::provider::{ChangeKind, Changes, KeyChange, ViewLookup};
+use crate::provider::{ChangeKind, KeyChange, ProviderChanges, ViewLookup};
 use crate::settings::Ttl;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,10 +45,8 @@ fn failure() -> Result<Fetched, FetchError> {
 }
 
 fn take_changes(timed: &mut Timed) -> Option<Vec<KeyChange>> {
-    match timed.state.source.take_update().changes {
-        Changes::Keys(changes) => Some(changes),
-        Changes::None | Changes::All => None,
-    }
+    let changes = timed.state.source.take_update().changes;
+    (changes != ProviderChanges::default()).then_some(changes.keys)
 }
 
 impl Timed {
