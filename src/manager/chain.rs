@@ -83,7 +83,10 @@ impl SecretsManager {
     pub fn look_up(&self, name: &SecretName) -> Lookup {
         let lookup = self.snapshot().find(name);
         let is_hit = self.cache.get(&cache_key(name)).is_some();
-        self.record_served(name, &lookup, is_hit);
+        // A name that no provider has costs an entry only if a provider was asked for it.
+        if !matches!(lookup, Lookup::Missing) {
+            self.record_served(name, &lookup, is_hit);
+        }
         lookup
     }
 
@@ -160,10 +163,16 @@ impl SecretsManager {
     fn check_health(&self, snapshot: &Snapshot) {
         let now = Instant::now();
         for (entry, source) in self.chain.iter().zip(snapshot.sources()) {
-            let is_failed = matches!(source.view.listing_state(now), ListingState::Failed(_));
-            if is_failed != entry.is_down()
+            let failure = match source.view.listing_state(now) {
+                ListingState::Failed(error) => Some(error),
+                _ => None,
+            };
+            if failure.is_some() != entry.is_down()
                 && let Some(event) = entry.check_health(&source.view)
             {
+                if let Some(error) = failure {
+                    tracing::warn!("the {} provider is skipped: {error}", entry.name);
+                }
                 self.emit(&[event]);
             }
         }

@@ -1,5 +1,4 @@
-//! The chain of providers behind one cache: the first provider that has a key wins, concurrent readers share one fetch,
-//! and writes go to the provider that has a store. Knows no mount.
+//! The chain of providers: the first one that has a key wins, and writes go to the one that has a store. Knows no mount.
 
 mod builder;
 mod chain;
@@ -52,8 +51,8 @@ pub struct SecretsManager {
     ttl: Arc<Ttl>,
     /// A leaf lock, held for the clone of the `Arc` or its replacement.
     current: Mutex<Arc<Snapshot>>,
-    /// Held from taking the providers' updates until the old values have left the cache and the listeners have run. A
-    /// second reader finds no update, and could otherwise still get the old value.
+    /// Held from taking the providers' updates until the listeners have run. A second reader finds no update, and could
+    /// otherwise still get the old value.
     publish_lock: Mutex<()>,
 }
 
@@ -64,26 +63,13 @@ struct SecretCacheHandle {
     chain: Arc<[ChainEntry]>,
 }
 
-impl SecretCacheHandle {
-    fn notify(&self) {
-        if let Some(manager) = self.manager.upgrade() {
-            manager.publish_invalidated();
-        }
-    }
-}
-
 impl NamedCache for SecretCacheHandle {
     fn stats(&self) -> CacheStats {
         self.cache.stats()
     }
 
     fn clear(&self) -> usize {
-        self.chain
-            .iter()
-            .for_each(|entry| entry.provider.expire(""));
-        let dropped = self.cache.clear();
-        self.notify();
-        dropped
+        self.invalidate_prefix("secret:")
     }
 
     fn invalidate_prefix(&self, prefix: &str) -> usize {
@@ -96,7 +82,9 @@ impl NamedCache for SecretCacheHandle {
             .iter()
             .for_each(|entry| entry.provider.expire(names));
         let dropped = self.cache.invalidate_prefix(prefix);
-        self.notify();
+        if let Some(manager) = self.manager.upgrade() {
+            manager.publish_invalidated();
+        }
         dropped
     }
 }

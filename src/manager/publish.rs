@@ -139,7 +139,6 @@ impl SecretsManager {
             let generation = before.generation() + u64::from(is_visible);
             let snapshot = Arc::new(Snapshot::new(generation, sources, self.ttl.clone()));
             let old = std::mem::replace(&mut *self.current(), snapshot.clone());
-            // After the replacement, so that anything cached from now on comes from the new snapshot.
             if all_stale {
                 self.cache.clear();
             }

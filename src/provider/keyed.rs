@@ -166,8 +166,12 @@ impl Call {
         let began = Instant::now();
         let result = self.shared.rules.source.get(&self.name);
         let mut state = self.shared.state();
-        let is_stale = !self.is_current(&state);
+        let (is_stale, was_failing) = (!self.is_current(&state), state.failure.is_some());
         state.apply(&self.name, result, began, is_stale);
+        if let (false, Some(error)) = (was_failing, &state.failure) {
+            let source = self.shared.rules.source.name();
+            tracing::warn!("the {source} provider failed: {error}");
+        }
     }
 
     /// Whether nothing was invalidated since the call began.

@@ -8,6 +8,7 @@ pub mod environment;
 pub mod file;
 mod keyed;
 mod not_configured;
+mod source_view;
 mod timestamp;
 pub mod vault;
 mod view;

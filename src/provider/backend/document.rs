@@ -9,7 +9,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::provider::cached_source::SourceDocument;
+use crate::provider::source_view::SourceDocument;
 use crate::provider::{ChangeKind, KeyChange, ViewLookup};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
 

@@ -12,7 +12,7 @@ use super::runtime::runtime;
 use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, State};
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::error::Result;
-use crate::provider::cached_source::Rules;
+use crate::provider::source_view::Rules;
 use crate::provider::{Callback, Done};
 use crate::secret::SecretName;
 use crate::settings::Ttl;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::BackendDocument;
-use crate::provider::cached_source::{CachedDocument, Failure, SourceView};
+use crate::provider::source_view::{CachedDocument, Failure, SourceView};
 use crate::secret::SecretName;
 
 /// The version of the record. Records of other versions are ignored.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{BackendDocument, FetchError, Fetched, Retry};
-use crate::provider::cached_source::{CachedSource, Rules};
+use crate::provider::cached_source::CachedSource;
+use crate::provider::source_view::Rules;
 use crate::provider::{ListingState, View};
 use crate::secret::SecretName;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::document::{Document, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
-use crate::provider::cached_source::SourceDocument;
+use crate::provider::source_view::SourceDocument;
 use crate::provider::{KeyChange, ViewLookup};
 use crate::secret::{SecretName, SecretValue};
 

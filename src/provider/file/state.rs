@@ -10,7 +10,8 @@ use super::watch::Watch;
 use crate::credential::CredentialCipher;
 use crate::error::Result;
 use crate::provider::KeyChange;
-use crate::provider::cached_source::{CachedSource, Rules};
+use crate::provider::cached_source::CachedSource;
+use crate::provider::source_view::Rules;
 use crate::settings::files::Stamp;
 
 const HANGS: &str = "the filesystem of the secrets file does not respond";
