@@ -109,7 +109,8 @@ impl SecretsManager {
     /// backend's document may have `a/b`. The values of such keys are not cached.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why a provider failed.
+    /// [`Error::NotFound`](crate::error::Error::NotFound) if no provider has it;
+    /// [`Error::InvalidName`](crate::error::Error::InvalidName); else why a provider failed.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
         match SecretName::new(key) {
             Ok(name) => Ok(self.find(&name)?.value.without_newline()),
@@ -120,8 +121,8 @@ impl SecretsManager {
     /// A key's value, or `default` if no provider has the key.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), but never [`Error::NotFound`]. If a provider fails, the result is an error, not
-    /// `default`.
+    /// As for [`get`](Self::get), but never [`Error::NotFound`](crate::error::Error::NotFound). If a provider fails, the
+    /// result is an error, not `default`.
     pub fn get_or(&self, key: &str, default: &str) -> Result<SecretValue> {
         Ok(self
             .get_optional(key)?
