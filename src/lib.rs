@@ -41,7 +41,7 @@
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
 //! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' views, reads
 //!   through the chain, writes
 //! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database

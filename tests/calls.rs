@@ -274,8 +274,8 @@ fn rows() -> Vec<Row> {
             let provider = EnvironmentProvider::new([("K".into(), "v".into())], "", &[]);
             assert_eq!(provider.get(&name("k")).unwrap().unwrap().value.as_str(), "v");
         }
-        "provider.report().available" => {
-            assert!(EnvironmentProvider::new([], "", &[]).report().available);
+        "provider.view().report(now).available" => {
+            assert!(EnvironmentProvider::new([], "", &[]).view().report(std::time::Instant::now()).available);
         }
         "credential::encrypt_credential(text)" => {
             assert!(credential::encrypt_credential("v").unwrap().starts_with("Z0FBQUFB"));

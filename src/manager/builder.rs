@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use super::event::Listeners;
 use super::publish::ChangeListeners;
-use super::secret_cache::SecretCache;
 use super::{ChainEntry, SecretCacheHandle, SecretsManager, Snapshot};
-use crate::cache::CacheRegistry;
+use crate::cache::{CacheOptions, CacheRegistry, SECRETS, TtlCache};
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::aws::{AwsBackend, AwsOptions};
 use crate::provider::backend::{BackendOptions, BackendProvider};
 use crate::provider::file::{FileOptions, StoreLocation};
 use crate::provider::vault::{VaultBackend, VaultOptions};
-use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
+use crate::provider::{
+    EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, NotConfigured, Provider,
+};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
 use crate::sync::Mutex;
@@ -23,9 +24,12 @@ use crate::users::user_permission_cache;
 /// How long a new manager waits for the first read of the store.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Makes a provider, given the time to live of its answers and `max_stale`.
+type MakeProvider = Box<dyn FnOnce(&Ttl, Duration) -> Arc<dyn Provider>>;
+
 /// Builds a manager over a chain of providers.
 pub struct Builder {
-    providers: Vec<Arc<dyn Provider>>,
+    providers: Vec<MakeProvider>,
     ttl: Ttl,
     max_stale: Duration,
 }
@@ -34,7 +38,16 @@ impl Builder {
     /// Appends a provider to the chain.
     #[must_use]
     pub fn with_provider(mut self, provider: Arc<dyn Provider>) -> Self {
-        self.providers.push(provider);
+        self.providers.push(Box::new(|_, _| provider));
+        self
+    }
+
+    /// Appends a source that answers key by key.
+    #[must_use]
+    pub fn with_source(mut self, source: Arc<dyn KeyedSource>) -> Self {
+        self.providers.push(Box::new(|ttl, max_stale| {
+            Arc::new(KeyedProvider::new(source, ttl.clone(), max_stale))
+        }));
         self
     }
 
@@ -54,7 +67,7 @@ impl Builder {
         self
     }
 
-    /// How long the last value of a failing provider is served, if the provider caches no documents itself.
+    /// How long the last value of a failing source is served that answers key by key.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.max_stale = max_stale;
@@ -64,10 +77,13 @@ impl Builder {
     /// The manager. Reads the local providers, for a second at most.
     pub fn build(self) -> Arc<SecretsManager> {
         let ttl = Arc::new(self.ttl);
-        let cache = Arc::new(SecretCache::new(ttl.clone()));
+        let cache = TtlCache::new(CacheOptions {
+            default_ttl: ttl.default,
+            ..SECRETS
+        });
         let providers = self.providers.into_iter();
         let chain: Arc<[ChainEntry]> = providers
-            .map(|provider| ChainEntry::new(provider, ttl.clone()))
+            .map(|make| ChainEntry::new(make(&ttl, self.max_stale)))
             .collect();
         let caches = CacheRegistry::default();
         let manager = Arc::new_cyclic(|weak_self| {
@@ -85,7 +101,6 @@ impl Builder {
                 caches,
                 listeners: Listeners::default(),
                 changes: ChangeListeners::default(),
-                max_stale: self.max_stale,
                 current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
                 ttl,
                 publish_lock: Mutex::new(()),
