@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::error::{Error, Result};
+use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
 use crate::{logging, secret};
 use failure::Failure;
@@ -121,7 +122,7 @@ impl Context {
     }
 
     fn settings(&self) -> Result<Settings> {
-        Settings::load(&self.flags(None)?)
+        Settings::load(&self.flags(None)?, BACKENDS)
     }
 
     /// Where the mount is. Does not read the settings file, which may be malformed.

@@ -7,6 +7,7 @@ use clap::{ValueEnum, ValueHint};
 
 use super::failure::say;
 use super::{Context, Outcome, output};
+use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -66,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         if args.part.is_none() {
             logging::init_foreground();
         }
-        let settings = || Settings::load(&flags);
+        let settings = || Settings::load(&flags, BACKENDS);
         return Ok(match args.part {
             None => mount::mount_foreground(&settings()?, &arguments, false),
             Some(Part::BackgroundKeeper) => mount::mount_foreground(&settings()?, &arguments, true),
@@ -74,7 +75,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
-    let settings = Settings::load(&flags)?;
+    let settings = Settings::load(&flags, BACKENDS)?;
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
     if mounted.already {

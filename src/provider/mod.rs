@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod backend;
+mod backends;
 pub mod environment;
 pub mod file;
 mod not_configured;
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
+pub use backends::{BACKENDS, BackendKind, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;

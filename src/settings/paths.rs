@@ -127,20 +127,26 @@ pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
 }
 
-/// SimpleTuner's state folder, found as SimpleTuner finds it. `root` is `/` except in tests.
-pub(super) fn state_dir(
-    env: &dyn Fn(&str) -> Option<String>,
+/// Refuses a path into the mount: the server would wait for itself. A default path that `adopt` has replaced with a link into
+/// the mount is accepted, because the provider then uses the store beside it.
+pub(super) fn keep_out_of_mount(
+    what: &str,
+    path: &Path,
+    mount_point: &Path,
     base_dir: &Path,
-    root: &Path,
-) -> PathBuf {
-    let named = ["SIMPLETUNER_STATE_DIR", "SIMPLETUNER_CONFIG_DIR"];
-    if let Some(path) = named.iter().find_map(|name| env(name)) {
-        let path = match path.strip_prefix("~/") {
-            Some(rest) => base_dir.parent().unwrap_or(root).join(rest),
-            None => PathBuf::from(path),
-        };
-        return std::path::absolute(&path).unwrap_or(path);
+) -> Result<()> {
+    if adopted_store(path, base_dir).is_none() && leads_into(path, mount_point) {
+        return Err(Error::Settings(format!(
+            "{what}, {}, leads into our own mount {}, which would wait for itself",
+            path.display(),
+            mount_point.display()
+        )));
     }
+    Ok(())
+}
+
+/// SimpleTuner's state folder, found as SimpleTuner finds it if no variable names it. `root` is `/` except in tests.
+pub(super) fn state_dir(base_dir: &Path, root: &Path) -> PathBuf {
     let candidates = [
         root.join("workspace/simpletuner"),
         root.join("notebooks/simpletuner"),
