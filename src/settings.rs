@@ -1,15 +1,16 @@
 //! The settings and the paths: from flags, else the environment, else `~/.simpletuner/live.yaml`, else defaults. Knows none
 //! of the rooms that use them.
 //!
-//! Each setting is a row of a [table](table): one here, or one in the file of a backend.
+//! Each setting is a row of a table (`table.rs`): one here, or one in the file of a backend.
 
 mod base_paths;
 mod document;
 pub(crate) mod files;
 pub(crate) mod paths;
-pub(crate) mod reader;
-pub mod table;
-pub(crate) mod value;
+mod reader;
+mod setting;
+mod table;
+mod value;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -19,11 +20,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 use base_paths::BasePaths;
-use paths::keep_out_of_mount;
-use table::{BackendSettings, Options, Row, Table, setting, settings_table, variables};
 use value::{above_zero, ensure};
 
 pub use reader::{Origin, Reader, SettingInForce};
+pub use setting::{Row, Setting, setting, variables};
+pub(crate) use table::settings_table;
+pub use table::{BackendSettings, Options, as_options};
 pub use value::{Given, SettingValue};
 
 /// A hundred years; a larger number is a mistake.
@@ -91,7 +93,8 @@ settings_table! {
         /// Whether it is recorded who reads which secret
         audit_reads: bool = setting("audit_reads").default(|| true),
         /// For how long recorded reads are kept; unless it is set, for ever
-        audit_keep_days: Option<u32> = setting("audit_keep_days").unit("days")
+        audit_keep_days: Option<u32> = setting("audit_keep_days")
+            .unit("days")
             .check(|days: &Option<u32>| ensure(days.is_none_or(|days| (1..=MAX_DAYS).contains(&days)), "must be a number of days, 1 or more")),
         /// The audit trails' signing key; unless it is set, it is in a file beside the trail
         audit_key: Option<SecretValue> = variables(&["SIMPLETUNER_AUDIT_KEY"]),
@@ -110,7 +113,7 @@ settings_table! {
         /// SimpleTuner's own state folder.
         state_dir: PathBuf = named_state_dir.clone().unwrap_or_else(|| paths::state_dir(&base_dir, reader.root)),
         /// The mount point.
-        mount_point: PathBuf = reader.mount_point.clone(),
+        mount_point: PathBuf = reader.base.mount_point.clone(),
         /// The credential key's file.
         key_file: PathBuf = base_dir.join("credential.key"),
         /// The background daemon's log.
@@ -124,35 +127,53 @@ settings_table! {
     }
 }
 
+impl Default for Ttl {
+    fn default() -> Self {
+        unset(Self::read(&Reader::empty()))
+    }
+}
+
 /// Settings that belong together.
 pub struct Group {
     /// What they are about.
     pub title: &'static str,
-    /// The settings.
-    pub rows: Vec<Row>,
+    /// The setting without which the variables of the others do not count.
+    pub switch: Option<&'static str>,
+    /// The settings as they are if nothing is set.
+    pub settings: Vec<SettingInForce>,
 }
 
-/// The whole table, with the rows of these backends.
+/// The whole table, with the settings of these backends.
 pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<Group> {
-    let mut groups = vec![
+    let reader = Reader::empty();
+    let defaults = unset(Settings::read(&reader));
+    let general = Group {
+        title: "General",
+        switch: None,
+        settings: reader.take_read(),
+    };
+    let backends = backends.iter().map(AsRef::as_ref).map(|backend| {
+        unset((backend.read)(&reader, &defaults));
         Group {
-            title: "General",
-            rows: Settings::rows(),
-        },
-        Group {
-            title: "Time to live",
-            rows: Ttl::rows(),
-        },
-        Group {
-            title: "Timeouts",
-            rows: Timeouts::rows(),
-        },
-    ];
-    groups.extend(backends.iter().map(AsRef::as_ref).map(|backend| Group {
-        title: backend.title,
-        rows: (backend.rows)(),
-    }));
-    groups
+            title: backend.title,
+            switch: Some(backend.switch),
+            settings: reader.take_read(),
+        }
+    });
+    std::iter::once(general).chain(backends).collect()
+}
+
+/// All rows of the table.
+pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<Row> {
+    let settings = groups(backends)
+        .into_iter()
+        .flat_map(|group| group.settings);
+    settings.map(|setting| setting.row).collect()
+}
+
+/// Where nothing is set, nothing is wrong. A test reads all settings so.
+fn unset<T>(read: Result<T>) -> T {
+    read.expect("the defaults are right")
 }
 
 impl Settings {
@@ -186,7 +207,7 @@ impl Settings {
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
-        base.mount_point(flags)
+        Ok(base.mount_point)
     }
 
     /// What a backend is made from; `None` if it is not configured.
@@ -205,35 +226,28 @@ impl Settings {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
-        let mount_point = base.mount_point(flags)?;
+        base.keep_out_of_mount("the settings file", &base.config_file)?;
         let file_path = flags.file_path.as_deref().map(|path| base.absolute(path));
         let flags = Flags {
             file_path: file_path.transpose()?,
             ..flags.clone()
         };
-        let (config, base_dir) = (&base.config_file, &base.base_dir);
-        keep_out_of_mount("the settings file", config, &mount_point, base_dir)?;
-        let reader = Reader::new(&flags, &env, root, base, mount_point)?;
-        let rows: Vec<Row> = groups(backends)
-            .into_iter()
-            .flat_map(|group| group.rows)
-            .collect();
+        let reader = Reader::new(flags, &env, root, base)?;
+        let rows = rows(backends);
         reader.document.check_names(&rows)?;
         let mut settings = Self::read(&reader)?;
         for backend in backends.iter().map(AsRef::as_ref) {
-            reader.count_variables_if_set(&(backend.rows)(), backend.switch);
+            let is_switch = |row: &&Row| row.name == backend.switch;
+            reader.count_variables_if_set(rows.iter().find(is_switch));
             settings
                 .backends
                 .extend((backend.read)(&reader, &settings)?);
         }
-        settings.in_force = reader.in_force();
-        settings.keep_own_files_out_of_mount()?;
-        if reader.document.is_open_to_others
-            && settings
-                .in_force
-                .iter()
-                .any(|setting| setting.is_secret && setting.from == Origin::File)
-        {
+        settings.in_force = reader.take_read();
+        settings.keep_own_files_out_of_mount(&reader.base)?;
+        let in_file =
+            |setting: &SettingInForce| setting.from == Origin::File && setting.row.is_secret();
+        if reader.document.is_open_to_others && settings.in_force.iter().any(in_file) {
             let name = &reader.document.name;
             tracing::warn!(
                 "{name} holds a credential and can be read by others; fix it with: chmod 600 {name}"
@@ -242,7 +256,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn keep_own_files_out_of_mount(&self) -> Result<()> {
+    fn keep_own_files_out_of_mount(&self, base: &BasePaths) -> Result<()> {
         let defaults = paths::DEFAULT_NAMES.map(|name| self.base_dir.join(name));
         let stores = match &self.file_path {
             Some(path) => std::slice::from_ref(path),
@@ -254,10 +268,9 @@ impl Settings {
             ("the log", &self.log_file),
             ("the state folder", &self.state_dir),
         ];
-        for (what, path) in stores.chain(others) {
-            keep_out_of_mount(what, path, &self.mount_point, &self.base_dir)?;
-        }
-        Ok(())
+        stores
+            .chain(others)
+            .try_for_each(|(what, path)| base.keep_out_of_mount(what, path))
     }
 }
 

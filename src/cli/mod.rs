@@ -22,6 +22,7 @@ mod reason;
 mod rm;
 mod secret_list;
 mod set;
+mod settings;
 mod status;
 mod target;
 mod umount;
@@ -103,6 +104,7 @@ commands! {
     EncryptFile => encrypt_file,
     Adopt => adopt,
     Audit => audit,
+    Settings => settings,
     Completions => completions,
 }
 

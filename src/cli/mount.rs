@@ -21,7 +21,9 @@ use crate::{logging, mount};
     after_help = "Examples:
   simpletuner-live mount
   simpletuner-live mount /run/secrets-live --allow-root
-  simpletuner-live mount --foreground          # under systemd, or to watch the log"
+  simpletuner-live mount --foreground          # under systemd, or to watch the log
+
+All else is set in ~/.simpletuner/live.yaml, or by variables: see simpletuner-live settings --help"
 )]
 pub(super) struct Args {
     /// The mount point, created if it is missing [default: ~/.simpletuner/live]

@@ -23,8 +23,7 @@ use super::backend::{
     Backend, BackendDocument, BackendProvider, FetchError, Fetched, Fetching, Retry,
 };
 use crate::error::Result;
-use crate::settings::table::{BackendSettings, Table, as_options, setting, settings_table};
-use crate::settings::{Reader, Settings};
+use crate::settings::{BackendSettings, Reader, Settings, as_options, setting, settings_table};
 
 /// Which secret to read, and where.
 #[derive(Clone, Debug)]
@@ -52,7 +51,6 @@ pub(super) const KIND: BackendKind = BackendKind {
     settings: BackendSettings {
         title: "AWS Secrets Manager",
         switch: "aws_secret_name",
-        rows: AwsSettings::rows,
         read: |reader, settings| Ok(as_options(AwsOptions::read(reader, settings)?)),
     },
     credentials: &[

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::backend::{BackendOptions, BackendProvider};
 use super::{NotConfigured, Provider, aws, vault};
 use crate::error::Result;
-use crate::settings::table::{BackendSettings, Row};
-use crate::settings::{Settings, groups};
+use crate::settings::{BackendSettings, Row, Settings, rows};
 
 /// The backends, in the order of the chain.
 pub const BACKENDS: &[BackendKind] = &[aws::KIND, vault::KIND];
@@ -51,7 +50,7 @@ impl BackendKind {
 }
 
 /// The variables with the program's own credentials: those of all secret settings, and those that the backends' libraries read.
-pub(super) fn own_credentials() -> Vec<&'static str> {
+pub fn own_credentials() -> Vec<&'static str> {
     variables(Row::is_secret, |backend| backend.credentials)
 }
 
@@ -64,7 +63,7 @@ fn variables(
     which: fn(&Row) -> bool,
     of_library: fn(&BackendKind) -> &'static [&'static str],
 ) -> Vec<&'static str> {
-    let rows = groups(BACKENDS).into_iter().flat_map(|group| group.rows);
+    let rows = rows(BACKENDS).into_iter();
     let of_settings = rows.filter(which).flat_map(|row| row.variables);
     let of_libraries = BACKENDS.iter().flat_map(of_library);
     of_settings.chain(of_libraries).copied().collect()

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
-pub use backends::{BACKENDS, BackendKind, path_variables};
+pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use not_configured::NotConfigured;

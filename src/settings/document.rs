@@ -6,13 +6,14 @@ use std::path::Path;
 use serde_yaml::Value;
 
 use super::files::{ReadError, read_file};
-use super::table::Row;
+use super::setting::Row;
 use crate::error::{Error, Result};
 
 /// The size limit of the settings file, in bytes.
 const MAX_SETTINGS: usize = 1024 * 1024;
 
 /// The settings file.
+#[derive(Default)]
 pub(super) struct Document {
     root: Value,
     /// The file as the user named it, for messages.
@@ -101,17 +102,16 @@ impl Document {
 
     /// The value of a setting and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if the group holds just one
     /// value. A name without a value counts as absent.
-    pub(super) fn find(
-        &self,
-        name: &'static str,
-        short: Option<&'static str>,
-    ) -> Option<(&'static str, &Value)> {
-        let alone = short.and_then(|group| Some((group, self.root.get(group)?)));
+    pub(super) fn find(&self, row: &Row) -> Option<(&'static str, &Value)> {
+        let alone = row
+            .short
+            .and_then(|group| Some((group, self.root.get(group)?)));
         let (name, value) = match alone.filter(|(_, value)| !value.is_mapping()) {
             Some(alone) => alone,
             None => (
-                name,
-                name.split('.')
+                row.name,
+                row.name
+                    .split('.')
                     .try_fold(&self.root, |group, name| group.get(name))?,
             ),
         };

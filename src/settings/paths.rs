@@ -127,24 +127,6 @@ pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
 }
 
-/// Refuses a path into the mount: the server would wait for itself. A default path that `adopt` has replaced with a link into
-/// the mount is accepted, because the provider then uses the store beside it.
-pub(super) fn keep_out_of_mount(
-    what: &str,
-    path: &Path,
-    mount_point: &Path,
-    base_dir: &Path,
-) -> Result<()> {
-    if adopted_store(path, base_dir).is_none() && leads_into(path, mount_point) {
-        return Err(Error::Settings(format!(
-            "{what}, {}, leads into our own mount {}, which would wait for itself",
-            path.display(),
-            mount_point.display()
-        )));
-    }
-    Ok(())
-}
-
 /// SimpleTuner's state folder, found as SimpleTuner finds it if no variable names it. `root` is `/` except in tests.
 pub(super) fn state_dir(base_dir: &Path, root: &Path) -> PathBuf {
     let candidates = [

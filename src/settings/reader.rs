@@ -2,114 +2,138 @@
 //! setting.
 
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Flags;
 use super::base_paths::BasePaths;
 use super::document::Document;
-use super::table::{Row, Setting};
+use super::setting::{Row, Setting};
 use super::value::{Given, SettingValue, Source};
 use crate::error::Result;
-use crate::secret::SecretValue;
 
 /// Where settings come from.
 pub struct Reader<'a> {
-    flags: &'a Flags,
+    flags: Flags,
     env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) document: Document,
     pub(super) base: BasePaths,
-    pub(super) mount_point: PathBuf,
     /// `/` except in tests.
     pub(super) root: &'a Path,
     variables_count: Cell<bool>,
-    found: RefCell<Vec<SettingInForce>>,
+    read: RefCell<Vec<SettingInForce>>,
 }
 
 /// A setting, its value, and where the value came from.
 #[derive(Clone, Debug, Serialize)]
 pub struct SettingInForce {
-    /// The setting's name, or else that of its variable.
+    /// Its name, or else that of its variable.
     pub name: &'static str,
     /// The value; a secret only says that it is set.
     pub value: Value,
     /// Where it came from.
     pub from: Origin,
-    /// Whether it is a credential.
-    #[serde(skip)]
-    pub(super) is_secret: bool,
+    /// What else is known of it.
+    #[serde(flatten)]
+    pub row: Row,
 }
 
 /// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The command line.
     Flag,
     /// This environment variable.
-    Variable(String),
+    Variable(&'static str),
     /// The settings file.
     File,
     /// Nothing sets it.
     Default,
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Flag => "flag",
+            Origin::Variable(name) => name,
+            Origin::File => "file",
+            Origin::Default => "default",
+        })
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl<'a> Reader<'a> {
     /// An empty variable counts as unset, so `env` returns none.
     pub(super) fn new(
-        flags: &'a Flags,
+        flags: Flags,
         env: &'a dyn Fn(&str) -> Option<String>,
         root: &'a Path,
         base: BasePaths,
-        mount_point: PathBuf,
     ) -> Result<Self> {
         Ok(Self {
             document: Document::read(&base.config_file, flags.config.is_some())?,
             flags,
             env,
             base,
-            mount_point,
             root,
-            variables_count: Cell::new(true),
-            found: RefCell::default(),
+            ..Self::empty()
         })
+    }
+
+    /// Nothing is set.
+    pub(super) fn empty() -> Self {
+        Self {
+            flags: Flags::default(),
+            env: &|_| None,
+            document: Document::default(),
+            base: BasePaths::default(),
+            root: Path::new("/"),
+            variables_count: Cell::new(true),
+            read: RefCell::default(),
+        }
     }
 
     /// The value of a setting.
     ///
     /// # Errors
     /// [`Error::Settings`](crate::error::Error::Settings) names the setting.
-    pub fn read<T: SettingValue>(&self, setting: &Setting<T>) -> Result<T> {
-        let (value, from) = match (setting.flag)(self.flags) {
+    pub fn read<T: SettingValue>(&self, setting: Setting<T>) -> Result<T> {
+        let (value, from) = match (setting.flag)(&self.flags) {
             Some(value) => (value, Origin::Flag),
-            None => self.find(setting)?,
+            None => self.find(&setting)?,
         };
-        self.found.borrow_mut().push(SettingInForce {
-            name: setting.title(),
+        self.read.borrow_mut().push(SettingInForce {
+            name: setting.row.title(),
             value: value.shown(),
             from,
-            is_secret: T::FORM == SecretValue::FORM,
+            row: setting.row,
         });
         Ok(value)
     }
 
     fn find<T: SettingValue>(&self, setting: &Setting<T>) -> Result<(T, Origin)> {
-        let file = self.document.find(setting.name, setting.short);
-        let variable =
-            match self.variables_count.get() && !(setting.file_comes_first && file.is_some()) {
-                true => self.variable(setting.variables),
-                false => None,
-            };
+        let row = &setting.row;
+        let file = self.document.find(row);
+        let file_decides = row.file_comes_first && file.is_some();
+        let variable = match self.variables_count.get() && !file_decides {
+            true => self.variable(row),
+            false => None,
+        };
         let (name, source, from) = match (&variable, file) {
-            (Some((name, text)), _) => {
-                let from = Origin::Variable((*name).to_owned());
-                (*name, Source::Variable(text), from)
-            }
+            (Some((name, text)), _) => (*name, Source::Variable(text), Origin::Variable(name)),
             (None, Some((name, value))) => {
-                (name, Source::File(&self.document.name, value), Origin::File)
+                let source = Source::File(&self.document.name, value);
+                (name, source, Origin::File)
             }
             (None, None) => return Ok(((setting.default)(), Origin::Default)),
         };
@@ -117,7 +141,6 @@ impl<'a> Reader<'a> {
             name: name.to_owned(),
             source,
             base: &self.base,
-            mount_point: &self.mount_point,
         };
         let value = T::parse(&given)?;
         (setting.check)(&value).map_err(|must| given.wrong(&must))?;
@@ -125,24 +148,19 @@ impl<'a> Reader<'a> {
     }
 
     /// The first of the variables that is set.
-    fn variable(&self, names: &[&'static str]) -> Option<(&'static str, Zeroizing<String>)> {
-        let mut set = names
-            .iter()
-            .filter_map(|name| Some((*name, (self.env)(name)?)));
-        set.next().map(|(name, text)| (name, Zeroizing::new(text)))
+    fn variable(&self, row: &Row) -> Option<(&'static str, Zeroizing<String>)> {
+        let text = |name: &&'static str| Some((*name, Zeroizing::new((self.env)(name)?)));
+        row.variables.iter().find_map(text)
     }
 
-    /// From now on, variables count only if one of these rows is set, the backend's switch.
-    pub(super) fn count_variables_if_set(&self, rows: &[Row], switch: &str) {
-        let is_set = |row: &Row| {
-            self.document.find(row.name, None).is_some() || self.variable(row.variables).is_some()
-        };
-        let switch = rows.iter().find(|row| row.name == switch);
-        self.variables_count.set(switch.is_some_and(is_set));
+    /// From now on, variables count only if this setting is set.
+    pub(super) fn count_variables_if_set(&self, row: Option<&Row>) {
+        let is_set = |row| self.document.find(row).is_some() || self.variable(row).is_some();
+        self.variables_count.set(row.is_some_and(is_set));
     }
 
-    /// What was read so far.
-    pub(super) fn in_force(&self) -> Vec<SettingInForce> {
-        self.found.take()
+    /// What was read since the last call.
+    pub(super) fn take_read(&self) -> Vec<SettingInForce> {
+        self.read.take()
     }
 }

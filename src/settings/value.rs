@@ -8,7 +8,6 @@ use serde_json::json;
 use serde_yaml::Value;
 
 use super::base_paths::BasePaths;
-use super::paths;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 
@@ -44,7 +43,6 @@ pub struct Given<'a> {
     pub(super) name: String,
     pub(super) source: Source<'a>,
     pub(super) base: &'a BasePaths,
-    pub(super) mount_point: &'a Path,
 }
 
 #[derive(Clone, Copy)]
@@ -143,7 +141,7 @@ impl SettingValue for PathBuf {
                 base.expand(text, beside)?
             }
         };
-        paths::keep_out_of_mount(&given.name, &path, given.mount_point, &base.base_dir)?;
+        base.keep_out_of_mount(&given.name, &path)?;
         Ok(path)
     }
 
@@ -172,7 +170,7 @@ impl SettingValue for Duration {
     }
 }
 
-/// For [`Setting::check`](super::table::Setting::check): `must` continues the sentence after the setting's name.
+/// For [`Setting::check`](super::setting::Setting::check): `must` continues the sentence after the setting's name.
 pub(super) fn ensure(is_right: bool, must: &str) -> Result<(), String> {
     is_right.then_some(()).ok_or_else(|| must.to_owned())
 }

@@ -27,11 +27,10 @@ use crate::error::{Error, Result};
 use crate::provider::BackendKind;
 use crate::provider::backend::{Backend, BackendProvider, FetchError, Fetched, Fetching, Retry};
 use crate::secret::SecretValue;
-use crate::settings::table::{BackendSettings, Table, as_options};
+use crate::settings::{BackendSettings, as_options};
 use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
-use options::VaultSettings;
 use token::Tokens;
 
 pub use options::{VaultAuth, VaultOptions, VaultTls};
@@ -41,7 +40,6 @@ pub(super) const KIND: BackendKind = BackendKind {
     settings: BackendSettings {
         title: "HashiCorp Vault",
         switch: "vault_url",
-        rows: VaultSettings::rows,
         read: |reader, settings| Ok(as_options(VaultOptions::read(reader, settings)?)),
     },
     credentials: &[],

@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
-use crate::settings::table::{Table, setting, settings_table, variables};
-use crate::settings::{Reader, Settings};
+use crate::settings::{Reader, Settings, setting, settings_table, variables};
 
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
@@ -64,7 +63,7 @@ pub struct VaultTls {
 
 settings_table! {
     /// The settings for Vault.
-    pub(super) struct VaultSettings {
+    struct VaultSettings {
         /// Vault's address, with a path if a proxy needs one
         url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]).check(is_address),
         /// The secret's path in the KV engine; its fields are the secrets
