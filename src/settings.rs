@@ -111,7 +111,7 @@ settings_table! {
         /// `~/.simpletuner`, the folder of all files of this program.
         base_dir: PathBuf = reader.base.base_dir.clone(),
         /// SimpleTuner's own state folder.
-        state_dir: PathBuf = named_state_dir.clone().unwrap_or_else(|| paths::state_dir(&base_dir, reader.root)),
+        state_dir: PathBuf = named_state_dir.clone().unwrap_or_default(),
         /// The mount point.
         mount_point: PathBuf = reader.base.mount_point.clone(),
         /// The credential key's file.
@@ -171,7 +171,7 @@ pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<Row> {
     settings.map(|setting| setting.row).collect()
 }
 
-/// Where nothing is set, nothing is wrong. A test reads all settings so.
+/// Where nothing is set, nothing is wrong; a test reads all settings so.
 fn unset<T>(read: Result<T>) -> T {
     read.expect("the defaults are right")
 }
@@ -232,10 +232,14 @@ impl Settings {
             file_path: file_path.transpose()?,
             ..flags.clone()
         };
-        let reader = Reader::new(flags, &env, root, base)?;
+        let reader = Reader::new(flags, &env, base)?;
         let rows = rows(backends);
         reader.document.check_names(&rows)?;
         let mut settings = Self::read(&reader)?;
+        // Only now, because a folder on a filesystem that hangs must not hold up those who only want to know the table.
+        if settings.named_state_dir.is_none() {
+            settings.state_dir = paths::state_dir(&settings.base_dir, root);
+        }
         for backend in backends.iter().map(AsRef::as_ref) {
             let is_switch = |row: &&Row| row.name == backend.switch;
             reader.count_variables_if_set(rows.iter().find(is_switch));

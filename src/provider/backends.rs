@@ -3,22 +3,22 @@
 use std::sync::Arc;
 
 use super::backend::{BackendOptions, BackendProvider};
-use super::{NotConfigured, Provider, aws, vault};
+use super::{NotConfigured, Provider};
 use crate::error::Result;
 use crate::settings::{BackendSettings, Row, Settings, rows};
 
 /// The backends, in the order of the chain.
-pub const BACKENDS: &[BackendKind] = &[aws::KIND, vault::KIND];
+pub const BACKENDS: &[BackendKind] = &[super::aws::KIND, super::vault::KIND];
 
-/// What is to be known of a backend; its file defines it.
+/// What the rest of the program needs to know of a backend. The backend's file defines it.
 pub struct BackendKind {
     /// The provider's name: `aws`, `vault`.
     pub name: &'static str,
     /// Its settings.
     pub settings: BackendSettings,
-    /// Variables with credentials that its library reads; they are never served as secrets. Those of its settings are known.
+    /// Variables with credentials that its library reads by itself; like those of its settings, they are never served as secrets.
     pub credentials: &'static [&'static str],
-    /// Variables with paths that its library reads. Those of its settings are known.
+    /// Variables with paths that its library reads by itself; like those of its settings, they stay right when the daemon changes its folder.
     pub paths: &'static [&'static str],
     /// Makes the provider; `None` if the settings do not configure it.
     pub open: fn(&Settings, BackendOptions) -> Result<Option<BackendProvider>>,

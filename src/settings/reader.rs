@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -22,8 +21,6 @@ pub struct Reader<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) document: Document,
     pub(super) base: BasePaths,
-    /// `/` except in tests.
-    pub(super) root: &'a Path,
     variables_count: Cell<bool>,
     read: RefCell<Vec<SettingInForce>>,
 }
@@ -77,7 +74,6 @@ impl<'a> Reader<'a> {
     pub(super) fn new(
         flags: Flags,
         env: &'a dyn Fn(&str) -> Option<String>,
-        root: &'a Path,
         base: BasePaths,
     ) -> Result<Self> {
         Ok(Self {
@@ -85,19 +81,17 @@ impl<'a> Reader<'a> {
             flags,
             env,
             base,
-            root,
             ..Self::empty()
         })
     }
 
-    /// Nothing is set.
+    /// Nothing is set: what is read are the defaults.
     pub(super) fn empty() -> Self {
         Self {
             flags: Flags::default(),
             env: &|_| None,
             document: Document::default(),
             base: BasePaths::default(),
-            root: Path::new("/"),
             variables_count: Cell::new(true),
             read: RefCell::default(),
         }

@@ -365,6 +365,45 @@ fn each_setting_says_where_its_value_comes_from() {
     }
 }
 
+settings_table! {
+    /// One setting of each type that no variable sets yet.
+    struct Others {
+        /// A time
+        time: Duration = setting("time").or_variables(&["A_TIME"]).default(|| seconds(1)),
+        /// A number
+        number: Option<u32> = variables(&["FIRST_NUMBER", "A_NUMBER"]),
+        /// Keys
+        keys: Vec<SecretName> = variables(&["KEYS"]),
+    }
+}
+
+#[test]
+fn a_variable_can_set_a_setting_of_any_simple_type() {
+    let read = |number: &'static str| {
+        let env = move |name: &str| match name {
+            "A_TIME" => Some("2.5".to_owned()),
+            "A_NUMBER" => Some(number.to_owned()),
+            "KEYS" => Some("HF_TOKEN, A.b".to_owned()),
+            _ => None,
+        };
+        let base = base_paths::BasePaths::default();
+        Others::read(&Reader::new(Flags::default(), &env, base).unwrap())
+    };
+    let others = read("7").unwrap();
+    assert_eq!(
+        (others.time, others.number),
+        (Duration::from_millis(2500), Some(7))
+    );
+    assert_eq!(
+        others.keys,
+        ["HF_TOKEN", "A.b"].map(|key| SecretName::new(key).unwrap())
+    );
+    for wrong in ["seven", "1.5", "-1", "1e99"] {
+        let said = read(wrong).unwrap_err().to_string();
+        assert!(said.contains("A_NUMBER must be a whole number"), "{said}");
+    }
+}
+
 #[test]
 fn each_row_has_a_help_and_each_name_and_variable_belongs_to_one_row() {
     let rows = rows(BACKENDS);
