@@ -227,11 +227,11 @@ impl Settings {
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
         base.keep_out_of_mount("the settings file", &base.config_file)?;
-        let file_path = flags.file_path.as_deref().map(|path| base.absolute(path));
-        let flags = Flags {
-            file_path: file_path.transpose()?,
-            ..flags.clone()
-        };
+        let mut flags = flags.clone();
+        if let Some(path) = &mut flags.file_path {
+            *path = base.absolute(path)?;
+            base.keep_out_of_mount("the secrets file", path)?;
+        }
         let reader = Reader::new(flags, &env, base)?;
         let rows = rows(backends);
         reader.document.check_names(&rows)?;
@@ -261,20 +261,22 @@ impl Settings {
     }
 
     fn keep_own_files_out_of_mount(&self, base: &BasePaths) -> Result<()> {
-        let defaults = paths::DEFAULT_NAMES.map(|name| self.base_dir.join(name));
-        let stores = match &self.file_path {
-            Some(path) => std::slice::from_ref(path),
-            None => &defaults[..],
+        // Where `file_path` leads was checked when it was read, which takes seconds if its filesystem hangs.
+        let stores = match self.file_path {
+            Some(_) => &[][..],
+            None => &paths::DEFAULT_NAMES,
         };
-        let stores = stores.iter().map(|path| ("the secrets file", path));
+        let stores = stores
+            .iter()
+            .map(|name| ("the secrets file", self.base_dir.join(name)));
         let others = [
-            ("the credential key", &self.key_file),
-            ("the log", &self.log_file),
-            ("the state folder", &self.state_dir),
+            ("the credential key", self.key_file.clone()),
+            ("the log", self.log_file.clone()),
+            ("the state folder", self.state_dir.clone()),
         ];
         stores
             .chain(others)
-            .try_for_each(|(what, path)| base.keep_out_of_mount(what, path))
+            .try_for_each(|(what, path)| base.keep_out_of_mount(what, &path))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The settings file, `live.yaml`: reads it, and refuses names that no setting has. Knows no setting, flag or variable.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_yaml::Value;
@@ -78,12 +77,12 @@ impl Document {
             }
         };
         let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
-        let known: BTreeSet<&str> = known.filter_map(|name| name.split('.').next()).collect();
+        let known: Vec<&str> = known.filter_map(|name| name.split('.').next()).collect();
         for (name, value) in map {
             let Some(name) = name.as_str() else {
                 return Err(self.wrong(&format!("{within}a name is not text")));
             };
-            if !known.contains(name) {
+            if !known.contains(&name) {
                 let distance = |known: &&&str| strsim::levenshtein(known, name);
                 let nearest = known.iter().min_by_key(distance).copied();
                 return Err(self.wrong(&format!(

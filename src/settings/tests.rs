@@ -154,6 +154,7 @@ fn a_removed_setting_is_an_error_that_names_its_replacement() {
 fn an_unknown_setting_is_an_error_that_suggests_the_nearest_known_one() {
     for (yaml, wrong, nearest) in [
         ("vault_ulr: x", "vault_ulr", "vault_url"),
+        ("aws_secret: x", "aws_secret", "aws_secret_name"),
         ("Encrypt: true", "Encrypt", "encrypt"),
         ("ttl: {defualt: 3}", "ttl.defualt", "ttl.default"),
         ("timeout: {conect: 3}", "timeout.conect", "timeout.connect"),
