@@ -251,3 +251,6 @@ impl Backend for VaultBackend {
         self.tokens.on_unsaved(changed);
     }
 }
+
+#[cfg(test)]
+mod tests;
