@@ -77,17 +77,6 @@ impl Condvar {
     ) -> MutexGuard<'a, T> {
         unpoisoned(self.0.wait_timeout(guard, timeout)).0
     }
-
-    /// Returns whether the condition has ended in time.
-    pub(crate) fn wait_timeout_while<T>(
-        &self,
-        guard: MutexGuard<'_, T>,
-        timeout: Duration,
-        condition: impl FnMut(&mut T) -> bool,
-    ) -> bool {
-        let waited = self.0.wait_timeout_while(guard, timeout, condition);
-        !unpoisoned(waited).1.timed_out()
-    }
 }
 
 pub(crate) fn sleep(time: Duration) {
