@@ -7,12 +7,14 @@ use super::files::{ReadError, read_file};
 use super::yaml::Section;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
+use crate::text::text_of;
+use crate::yaml::{self, Value};
 
 /// The size limit of the settings file, in bytes.
 const MAX_SETTINGS: usize = 1024 * 1024;
 
 pub(super) struct DocumentFile {
-    pub(super) root: serde_yaml::Value,
+    pub(super) root: Value,
     pub(super) is_open_to_others: bool,
 }
 
@@ -22,7 +24,7 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
         Ok(content) => content,
         Err(ReadError::Missing) if !must_exist => {
             return Ok(DocumentFile {
-                root: serde_yaml::Value::Null,
+                root: Value::null(),
                 is_open_to_others: false,
             });
         }
@@ -33,22 +35,14 @@ pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFil
             return Err(Error::io(format!("reading {}", path.display()), error));
         }
     };
-    let text = std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
+    let text = text_of(&content.bytes).map_err(|why| failed(&why))?;
     if text.trim().is_empty() {
         return Ok(DocumentFile {
-            root: serde_yaml::Value::Null,
+            root: Value::null(),
             is_open_to_others: false,
         });
     }
-    // The parser's message may quote a token.
-    let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => failed(&format!(
-            "not YAML at line {} column {}",
-            at.line(),
-            at.column()
-        )),
-        None => failed("not YAML"),
-    })?;
+    let root = yaml::parse(text).map_err(|why| failed(&why))?.root;
     Ok(DocumentFile {
         root,
         is_open_to_others: content.is_open_to_others(),
@@ -69,7 +63,7 @@ const REMOVED: [(&str, &str); 3] = [
 ];
 
 /// Names the replacement of a removed setting.
-pub(super) fn refuse_removed(root: &serde_yaml::Value, file: &str) -> Result<()> {
+pub(super) fn refuse_removed(root: &Value, file: &str) -> Result<()> {
     let set = REMOVED
         .iter()
         .find(|(setting, _)| root.get(setting).is_some());
@@ -112,7 +106,7 @@ pub(super) fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
 
 /// A number of days, 1 or more.
 pub(super) fn read_days(top: &Section<'_>, setting: &str) -> Result<Option<u32>> {
-    let days = |value: &serde_yaml::Value| {
+    let days = |value: &Value| {
         let days = value.as_u64().and_then(|days| u32::try_from(days).ok());
         let days = days.filter(|days| (1..=MAX_DAYS).contains(days));
         days.ok_or_else(|| top.wrong(setting, "must be a number of days, 1 or more"))

@@ -1,11 +1,11 @@
 //! Reads a settings document by names. The error for an unknown name suggests the nearest known one, the error for a wrong
 //! type names the setting; neither quotes a value. Knows no setting.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use serde_yaml::{Mapping, Value};
-
 use crate::error::{Error, Result};
+use crate::yaml::{Mapping, Value, get};
 
 /// The longest duration that a setting may name: 31 years, far below what a clock overflows at.
 const MAX_SECONDS: f64 = 1e9;
@@ -22,20 +22,20 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The whole document, which may be empty.
     pub(super) fn top(root: &'a Value, file: &'a str, known: &[&str]) -> Result<Self> {
-        Self::of(root, file, String::new(), known)
+        Self::of(Some(root), file, String::new(), known)
     }
 
-    fn of(value: &'a Value, file: &'a str, within: String, known: &[&str]) -> Result<Self> {
+    fn of(value: Option<&'a Value>, file: &'a str, within: String, known: &[&str]) -> Result<Self> {
         let map = match value {
-            Value::Mapping(map) => Some(map),
-            Value::Null => None,
-            _ => {
+            Some(Value::Mapping(map)) => Some(map),
+            Some(value) if !value.is_null() => {
                 let what = match within.strip_suffix('.') {
                     Some(name) => format!("{name} must hold names and values"),
                     None => "it must hold names and values".to_owned(),
                 };
                 return Err(Error::Settings(format!("{file}: {what}")));
             }
+            _ => None,
         };
         let section = Self { map, file, within };
         section.check(known)?;
@@ -43,8 +43,9 @@ impl<'a> Section<'a> {
     }
 
     fn check(&self, known: &[&str]) -> Result<()> {
-        for key in self.map.into_iter().flat_map(Mapping::keys) {
-            let Some(key) = key.as_str() else {
+        let mut seen = HashSet::new();
+        for pair in self.map.into_iter().flatten() {
+            let Some(key) = pair.key.as_str() else {
                 return Err(Error::Settings(format!(
                     "{}: {}a name is not text",
                     self.file, self.within
@@ -61,6 +62,9 @@ impl<'a> Section<'a> {
                     format!("{}{}", self.within, nearest.unwrap_or(&"")),
                 )));
             }
+            if !seen.insert(key) {
+                return Err(self.wrong(key, "is there twice"));
+            }
         }
         Ok(())
     }
@@ -72,26 +76,24 @@ impl<'a> Section<'a> {
 
     /// The value; a name without a value counts as absent.
     pub(super) fn value(&self, name: &str) -> Option<&'a Value> {
-        self.map?.get(name).filter(|value| !value.is_null())
+        get(self.map?, name).filter(|value| !value.is_null())
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.wrong(
+        let wrong = || {
+            self.wrong(
                 name,
                 "must be a text (in quotes, if it looks like a number)",
-            )),
-        }
+            )
+        };
+        let text = |value: &'a Value| value.as_str().ok_or_else(wrong);
+        self.value(name).map(text).transpose()
     }
 
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(_) => Err(self.wrong(name, "must be true or false")),
-        }
+        let wrong = || self.wrong(name, "must be true or false");
+        let flag = |value: &Value| value.as_bool().ok_or_else(wrong);
+        self.value(name).map(flag).transpose()
     }
 
     /// A duration in seconds; `positive` ones must not be zero.
@@ -119,29 +121,21 @@ impl<'a> Section<'a> {
             Some(Value::Sequence(items)) => items,
             Some(_) => return Err(wrong()),
         };
-        let text = |item: &Value| match item {
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(wrong()),
-        };
+        let text = |item: &Value| item.as_str().map(str::to_owned).ok_or_else(wrong);
         items.iter().map(text).collect()
     }
 
     /// The mapping that a setting holds.
     pub(super) fn section(&self, name: &str, known: &[&str]) -> Result<Section<'a>> {
         let within = format!("{}{name}.", self.within);
-        Self::of(
-            self.value(name).unwrap_or(&Value::Null),
-            self.file,
-            within,
-            known,
-        )
+        Self::of(self.value(name), self.file, within, known)
     }
 
     /// The mapping that a setting holds, if the user chooses its names; and the names.
     pub(super) fn names_of(&self, name: &str) -> Result<(Section<'a>, Vec<&'a str>)> {
         let names: Vec<&str> = match self.value(name) {
             None => Vec::new(),
-            Some(Value::Mapping(map)) => map.keys().filter_map(Value::as_str).collect(),
+            Some(Value::Mapping(map)) => map.iter().filter_map(|pair| pair.key.as_str()).collect(),
             Some(_) => return Err(self.wrong(name, "must hold names and values")),
         };
         Ok((self.section(name, &names)?, names))

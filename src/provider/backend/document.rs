@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::provider::source_view::SourceDocument;
 use crate::provider::{ChangeKind, KeyChange, ViewLookup};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
+use crate::text;
 
 /// The secrets of one document.
 ///
@@ -32,7 +33,8 @@ impl BackendDocument {
     /// # Errors
     /// Where and why the text is not a flat JSON object, without quoting it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|error| describe_error(&error))
+        let text = text::text_of(json)?;
+        serde_json::from_str(text).map_err(|error| describe_error(&error))
     }
 
     /// A key's value.

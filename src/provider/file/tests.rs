@@ -115,10 +115,7 @@ fn the_first_default_path_is_used_and_keeps_its_format() {
     scratch.write("secrets.yaml", "A: yaml\n");
     assert_eq!(get(&provider, "A").as_deref(), Some("yaml"));
     set(&provider, "B", "beta").unwrap();
-    assert_eq!(
-        scratch.read("secrets.yaml"),
-        "\"A\": \"yaml\"\n\"B\": \"beta\"\n"
-    );
+    assert_eq!(scratch.read("secrets.yaml"), "A: yaml\n\"B\": \"beta\"\n");
     scratch.write("secrets.json", "{\"A\": \"json\"}");
     assert_eq!(get(&provider, "A").as_deref(), Some("json"));
     assert_eq!(get(&provider, "B"), None);
