@@ -53,11 +53,7 @@ fn is_sexagesimal(text: &str) -> bool {
     let mut rest = parts.peekable();
     first.is_some_and(is_digits)
         && rest.peek().is_some()
-        && rest.all(|part| match part.as_bytes() {
-            [b'0'..=b'9'] => true,
-            [b'0'..=b'5', b'0'..=b'9'] => true,
-            _ => false,
-        })
+        && rest.all(|part| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']))
 }
 
 fn is_int(text: &str) -> bool {

@@ -275,6 +275,16 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_skipped_and_utf_16_is_refused_by_name() {
+        let json = "\u{feff}{\"A\": \"a\"}\r\n";
+        let document = BackendDocument::parse(json.as_bytes()).unwrap();
+        assert_eq!(value(&document, "A").as_deref(), Some("a"));
+        let wide: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let said = BackendDocument::parse(&wide).unwrap_err();
+        assert!(said.contains("UTF-16"), "{said}");
+    }
+
+    #[test]
     fn changes_are_new_rotated_and_deleted_keys() {
         let parse = |json: &str| BackendDocument::parse(json.as_bytes()).unwrap();
         let old = parse(r#"{"SAME": "1", "TURNED": "1", "GONE": "1"}"#);

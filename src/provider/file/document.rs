@@ -166,11 +166,12 @@ impl Document {
 
     /// Appends an entry whose key is new, or only that of a merge key's entry.
     fn append(&mut self, mut entry: Entry) {
-        let mut index = self.entries.len();
-        if let Some(layout) = &mut self.layout {
-            index = layout.place(&mut self.entries, &mut entry);
-        }
-        let is_last = index == self.entries.len();
+        let end = self.entries.len();
+        let index = match &mut self.layout {
+            Some(layout) => layout.place(&mut self.entries, &mut entry),
+            None => end,
+        };
+        let is_last = index == end;
         if let (true, Some((name, _))) = (is_last, &entry.secret) {
             self.index.insert(name.clone(), index);
         }

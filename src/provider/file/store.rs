@@ -33,8 +33,8 @@ impl Shared {
         });
         match written {
             Ok(()) => results,
-            // Perhaps only one of them makes the file too large.
-            Err(Error::TooLarge { .. }) if edits.len() > 1 => edits
+            // Perhaps only one of them makes the file too large, or would change another entry.
+            Err(Error::TooLarge { .. } | Error::Malformed { .. }) if edits.len() > 1 => edits
                 .iter()
                 .flat_map(|edit| self.edit_all(&[edit]))
                 .collect(),

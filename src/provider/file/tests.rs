@@ -363,6 +363,24 @@ fn a_document_that_would_grow_too_large_is_not_written() {
 }
 
 #[test]
+fn a_write_that_would_change_another_entry_fails_alone() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.yaml", "A: &a alpha\nB: *a\n");
+    let provider = scratch.with(|o| o.encrypt = false);
+    let change = |key| [Change::Set(name(key), SecretValue::new("new"))];
+    let (anchored, other) = (change("A"), change("C"));
+    let results = provider.apply_each(&[&anchored, &other]);
+    let refused = results[0].as_ref().unwrap_err();
+    assert_eq!(refused.errno(), libc::EINVAL, "{refused}");
+    assert!(results[1].is_ok());
+    assert_eq!(
+        scratch.read("secrets.yaml"),
+        "A: &a alpha\nB: *a\n\"C\": \"new\"\n"
+    );
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
+}
+
+#[test]
 fn a_write_through_a_link_replaces_its_target() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path("elsewhere")).unwrap();

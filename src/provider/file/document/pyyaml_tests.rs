@@ -389,3 +389,27 @@ fn random_files_and_their_edits_are_read_as_pyyaml_reads_them() {
     let (done, refused) = check_edits(&texts, |_| true);
     assert!(done > 1000 && refused < done / 20, "{done} {refused}");
 }
+
+#[test]
+fn any_text_that_is_written_is_the_text_that_pyyaml_reads() {
+    let text = prop_oneof![
+        any::<String>(),
+        "[\\x00-\\x20\"'\\\\:#\u{85}\u{a0}\u{2028}\u{feff}\u{ffff}a-c-]{0,12}"
+    ];
+    let mut runner = TestRunner::deterministic();
+    let mut value = || text.new_tree(&mut runner).unwrap().current();
+    let values: Vec<(String, String)> = (0..500).map(|_| (value(), value())).collect();
+    let written = |(first, second): &(String, String)| {
+        let mut document = Document::empty(true);
+        Edit::Set("A_KEY", first).apply(&mut document);
+        Edit::Set("yes", second).apply(&mut document);
+        String::from_utf8(document.render().unwrap().to_vec()).unwrap()
+    };
+    let files: Vec<String> = values.iter().map(written).collect();
+    for ((values, file), judged) in values.iter().zip(&files).zip(judge(&files)) {
+        let judged = judged.unwrap_or_else(|| panic!("PyYAML refuses {file:?}"));
+        let (first, second) = values.clone();
+        assert_eq!(judged["A_KEY"], Judged::Text(first), "{file:?}");
+        assert_eq!(judged["yes"], Judged::Text(second), "{file:?}");
+    }
+}

@@ -23,10 +23,10 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    /// White space around an encrypted value is not part of it: SimpleTuner reads it so, too.
+    /// White space around and in an encrypted value is not part of it: SimpleTuner's decoder skips it, too.
     pub(super) fn from_text(text: &str) -> Self {
         if looks_encrypted(text) {
-            Stored::Encrypted(Sealed::new(text.trim()))
+            Stored::Encrypted(Sealed::new(&text.split_whitespace().collect::<String>()))
         } else {
             Stored::Plain(SecretValue::new(text))
         }

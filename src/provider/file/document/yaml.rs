@@ -208,7 +208,10 @@ impl Layout {
     /// Adapts an entry to those of the file, and returns where among them it belongs: at the end.
     pub(super) fn place(&mut self, entries: &mut Vec<Entry>, entry: &mut Entry) -> usize {
         // An entry of its own overrides that of a merge key.
-        entries.retain(|old| !(matches!(old.written, Written::Merged(_)) && old.key == entry.key));
+        if entry.key.is_some() {
+            let is_merged = |old: &Entry| matches!(old.written, Written::Merged(_));
+            entries.retain(|old| !is_merged(old) || old.key != entry.key);
+        }
         let end = entries.len();
         let Written::Yaml(new) = &mut entry.written else {
             return end;
@@ -302,7 +305,7 @@ fn value_place(text: &str, place: &Place) -> Range<usize> {
         false => place.key.end,
     };
     let end = text[..place.value.end].trim_end().len().max(least);
-    place.value.start.clamp(least.min(end), end)..end
+    place.value.start.clamp(least, end)..end
 }
 
 /// Where the line `...` begins, or else the text's end.

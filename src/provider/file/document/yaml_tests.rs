@@ -115,6 +115,11 @@ fn odd_forms_of_a_file_keep_their_form() {
             "A",
             "d: &d {A: a}\n\"A\": \"new\"\n<<: *d\n",
         ),
+        (
+            "d: &d {A: a}\n<<: *d\nB: b\n",
+            "A B",
+            "d: &d {A: a}\n<<: *d\nB: \"new\"\n\"A\": \"new\"\n",
+        ),
     ] {
         let keys: Vec<&str> = keys.split(' ').collect();
         assert_eq!(edited(before, &keys), after, "{before:?}");
