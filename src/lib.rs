@@ -48,7 +48,7 @@
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
-//! - [`settings`]: flags, environment, `live.yaml`, defaults, and the paths of all files
+//! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database

@@ -9,12 +9,9 @@ use super::{ChainEntry, SecretCacheHandle, SecretsManager, Snapshot};
 use crate::cache::{CacheOptions, CacheRegistry, SECRETS, TtlCache};
 use crate::credential::KeySource;
 use crate::error::Result;
-use crate::provider::aws::{AwsBackend, AwsOptions};
-use crate::provider::backend::{BackendOptions, BackendProvider};
 use crate::provider::file::{FileOptions, StoreLocation};
-use crate::provider::vault::{VaultBackend, VaultOptions};
 use crate::provider::{
-    EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, NotConfigured, Provider,
+    BACKENDS, EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, Provider,
 };
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
@@ -135,7 +132,7 @@ impl SecretsManager {
     /// # Errors
     /// [`Error::Settings`](crate::error::Error::Settings).
     pub fn open() -> Result<Arc<Self>> {
-        Self::from_settings(&Settings::load(&Flags::default())?)
+        Self::from_settings(&Settings::load(&Flags::default(), BACKENDS)?)
     }
 
     /// The chain in these settings, with this process's environment.
@@ -161,11 +158,13 @@ impl SecretsManager {
     }
 
     fn builder_from(settings: &Settings, environment: EnvironmentProvider) -> Result<Builder> {
-        Ok(Self::builder()
+        let mut builder = Self::builder()
             .with_provider(Arc::new(environment))
-            .with_provider(Arc::new(FileProvider::new(file_options(settings))))
-            .with_provider(aws(settings)?)
-            .with_provider(vault(settings)?)
+            .with_provider(Arc::new(FileProvider::new(file_options(settings))));
+        for backend in BACKENDS {
+            builder = builder.with_provider(backend.provider(settings)?);
+        }
+        Ok(builder
             .ttl(
                 settings.ttl.default,
                 settings.ttl.missing,
@@ -184,7 +183,7 @@ impl SecretsManager {
         match &*global {
             Some(manager) => Ok(manager.clone()),
             None => {
-                let settings = Settings::load(&Flags::default())?;
+                let settings = Settings::load(&Flags::default(), BACKENDS)?;
                 let environment =
                     EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
                 let manager = Self::from_settings_with(&settings, environment)?;
@@ -210,34 +209,5 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
         encrypt: settings.encrypt,
         max_stale: settings.max_stale,
         lock_timeout: settings.timeout.total,
-    }
-}
-
-fn aws(settings: &Settings) -> Result<Arc<dyn Provider>> {
-    Ok(match AwsOptions::from_settings(settings) {
-        Some(options) => {
-            let backend = AwsBackend::new(options);
-            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
-        }
-        None => Arc::new(NotConfigured::new("aws", "aws_secret_name")),
-    })
-}
-
-fn vault(settings: &Settings) -> Result<Arc<dyn Provider>> {
-    Ok(match VaultOptions::from_settings(settings)? {
-        Some(options) => {
-            let backend = VaultBackend::new(options)?;
-            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
-        }
-        None => Arc::new(NotConfigured::new("vault", "vault_url")),
-    })
-}
-
-/// The options of a backend provider from the settings.
-fn backend_options(settings: &Settings) -> BackendOptions {
-    BackendOptions {
-        ttl: settings.ttl.clone(),
-        max_stale: settings.max_stale,
-        timeout: settings.timeout.total,
     }
 }

@@ -137,7 +137,7 @@ impl Snapshot {
                     provided,
                     valid_for,
                 } => {
-                    let ttl = *self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
+                    let ttl = self.ttl.of(name);
                     let age = now.saturating_duration_since(provided.as_of);
                     let version = Version {
                         raw: provided.value,

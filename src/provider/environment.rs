@@ -5,21 +5,9 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::backends::own_credentials;
 use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN, rfc3339};
 use crate::secret::{SecretName, SecretValue};
-
-/// The daemon's own credentials. Never served under any name.
-const OWN_CREDENTIALS: [&str; 9] = [
-    "SIMPLETUNER_CREDENTIAL_KEY",
-    "SIMPLETUNER_AUDIT_KEY",
-    "VAULT_TOKEN",
-    "VAULT_ROLE_ID",
-    "VAULT_SECRET_ID",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-];
 
 /// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or
 /// `PREFIX_REPLICATE_API_TOKEN`.
@@ -47,10 +35,11 @@ impl EnvironmentProvider {
             skipped: 0,
             taken_at: SystemTime::now(),
         };
+        let own = own_credentials();
         for (variable, value) in variables {
             match (variable.to_str(), value.to_str()) {
                 (Some(variable), Some(value)) => {
-                    if !OWN_CREDENTIALS.contains(&variable) {
+                    if !own.contains(&variable) {
                         provider
                             .variables
                             .insert(variable.to_owned(), SecretValue::new(value));
@@ -224,9 +213,10 @@ mod tests {
 
     #[test]
     fn its_own_credentials_are_never_served_or_listed() {
-        let all: Vec<(&str, &str)> = OWN_CREDENTIALS.iter().map(|own| (*own, "x")).collect();
+        let credentials = own_credentials();
+        let all: Vec<(&str, &str)> = credentials.iter().map(|own| (*own, "x")).collect();
         let bare = provider(&all, "", &["VAULT_TOKEN", "aws-session-token"]);
-        for own in OWN_CREDENTIALS {
+        for own in credentials {
             assert_eq!(value(&bare, own), None);
             assert_eq!(value(&bare, &own.to_lowercase().replace('_', "-")), None);
         }

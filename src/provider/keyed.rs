@@ -283,7 +283,7 @@ impl Answer {
             let left = ttl.saturating_sub(age);
             (!left.is_zero() && !self.is_stale).then_some(left)
         };
-        let ttl = *rules.ttl.keys.get(name).unwrap_or(&rules.ttl.default);
+        let ttl = rules.ttl.of(name);
         let is_servable = |error: &Error| age < rules.max_stale && !error.ends_chain();
         match (&self.provided, &self.failure) {
             (Some(provided), failure)

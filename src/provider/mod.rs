@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod backend;
+mod backends;
 mod cached_source;
 pub mod environment;
 pub mod file;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
+pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use keyed::{KeyedProvider, KeyedSource};

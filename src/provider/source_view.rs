@@ -53,9 +53,7 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn ttl_of(&self, name: &SecretName) -> Duration {
         let ttl = self.ttl.as_ref();
-        ttl.map_or(Duration::MAX, |ttl| {
-            *ttl.keys.get(name).unwrap_or(&ttl.default)
-        })
+        ttl.map_or(Duration::MAX, |ttl| ttl.of(name))
     }
 
     pub(super) fn unavailable(&self, reason: &str) -> Error {

@@ -130,20 +130,8 @@ pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
 }
 
-/// SimpleTuner's state folder, found as SimpleTuner finds it. `root` is `/` except in tests.
-pub(super) fn state_dir(
-    env: &dyn Fn(&str) -> Option<String>,
-    base_dir: &Path,
-    root: &Path,
-) -> PathBuf {
-    let named = ["SIMPLETUNER_STATE_DIR", "SIMPLETUNER_CONFIG_DIR"];
-    if let Some(path) = named.iter().find_map(|name| env(name)) {
-        let path = match path.strip_prefix("~/") {
-            Some(rest) => base_dir.parent().unwrap_or(root).join(rest),
-            None => PathBuf::from(path),
-        };
-        return std::path::absolute(&path).unwrap_or(path);
-    }
+/// SimpleTuner's state folder, found as SimpleTuner finds it if no variable names it. `root` is `/` except in tests.
+pub(super) fn state_dir(base_dir: &Path, root: &Path) -> PathBuf {
     let candidates = [
         root.join("workspace/simpletuner"),
         root.join("notebooks/simpletuner"),

@@ -15,7 +15,7 @@ use super::config::ProviderConfig;
 use crate::audit::{AuditOptions, AuditTrail};
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
 use crate::error::{Error, Result};
-use crate::provider::Done;
+use crate::provider::{BACKENDS, Done};
 use crate::settings::{Flags, Settings};
 use crate::sqlite::{BUSY_TIMEOUT, failed};
 use crate::sync::{self, Mutex, SMALL_STACK};
@@ -60,7 +60,10 @@ impl ProviderConfigs {
     /// # Errors
     /// [`Error::Settings`].
     pub fn open() -> Result<Self> {
-        Ok(Self::from_settings(&Settings::load(&Flags::default())?))
+        Ok(Self::from_settings(&Settings::load(
+            &Flags::default(),
+            BACKENDS,
+        )?))
     }
 
     /// The configurations in these settings' state folder (`cloud/jobs.db` in it).

@@ -49,6 +49,12 @@ impl PartialEq for Pair {
     }
 }
 
+impl Default for Value {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
 impl Value {
     pub(crate) fn null() -> Self {
         Value::Scalar(Kind::Null, Zeroizing::default())
@@ -92,13 +98,6 @@ impl Value {
         }
     }
 
-    pub(crate) fn as_u64(&self) -> Option<u64> {
-        match self {
-            Value::Scalar(Kind::Int, text) if self.as_f64().is_some() => text.parse().ok(),
-            _ => None,
-        }
-    }
-
     pub(crate) fn is_null(&self) -> bool {
         matches!(self, Value::Scalar(Kind::Null, _))
     }
@@ -109,10 +108,12 @@ impl Value {
 
     /// The value under a name, in a mapping.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        match self {
-            Value::Mapping(pairs) => get(pairs, name),
-            _ => None,
-        }
+        let Value::Mapping(pairs) = self else {
+            return None;
+        };
+        let mut pairs = pairs.iter().rev();
+        let found = pairs.find(|pair| pair.key.as_str() == Some(name));
+        found.map(|pair| &pair.value)
     }
 
     /// What it is, for messages.
@@ -143,13 +144,6 @@ impl Value {
             Value::Tagged(value) => 1 + value.size(),
         }
     }
-}
-
-/// The value under a name.
-pub(crate) fn get<'a>(mapping: &'a Mapping, name: &str) -> Option<&'a Value> {
-    let mut pairs = mapping.iter().rev();
-    let found = pairs.find(|pair| pair.key.as_str() == Some(name));
-    found.map(|pair| &pair.value)
 }
 
 #[cfg(test)]

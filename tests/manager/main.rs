@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 
 use simpletuner_live::error::Result;
 use simpletuner_live::manager::SecretsManager;
+use simpletuner_live::provider::BACKENDS;
 use simpletuner_live::provider::EnvironmentProvider;
 use simpletuner_live::secret::SecretName;
 use simpletuner_live::settings::{Flags, Settings};
@@ -65,7 +66,7 @@ impl Home {
     pub fn load_settings(&self) -> Result<Settings> {
         let home = self.root().to_str().unwrap().to_owned();
         let env = move |name: &str| (name == "HOME").then(|| home.clone());
-        Settings::load_from(&Flags::default(), &env)
+        Settings::load_from(&Flags::default(), &env, BACKENDS)
     }
     pub fn settings(&self) -> Settings {
         self.load_settings().unwrap()
