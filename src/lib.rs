@@ -54,6 +54,8 @@
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - `yaml`: YAML as PyYAML reads it, with the places of its entries
+//! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted
 //! - [`error`]: every error, and its errno
 //! - `sync`: locks without poisoning, threads; shuttle's in its tests
 //!
@@ -79,6 +81,8 @@ pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;
 mod sync;
+mod text;
 pub mod versions;
+mod yaml;
 
 pub use process::users;

@@ -1,12 +1,13 @@
 //! The settings file, `live.yaml`: reads it, and refuses names that no setting has. Knows no setting, flag or variable.
 
+use std::collections::HashSet;
 use std::path::Path;
-
-use serde_yaml::Value;
 
 use super::files::{ReadError, read_file};
 use super::setting::Row;
 use crate::error::{Error, Result};
+use crate::text::text_of;
+use crate::yaml::{self, Value};
 
 /// The size limit of the settings file, in bytes.
 const MAX_SETTINGS: usize = 1024 * 1024;
@@ -26,7 +27,7 @@ impl Document {
         let name = path.display().to_string();
         let failed = |why: &str| Error::Settings(format!("{name}: {why}"));
         let empty = |is_open_to_others| Self {
-            root: Value::Null,
+            root: Value::null(),
             name: name.clone(),
             is_open_to_others,
         };
@@ -38,19 +39,9 @@ impl Document {
             Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
             Err(ReadError::Io(error)) => return Err(Error::io(format!("reading {name}"), error)),
         };
-        let text =
-            std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
+        let text = text_of(&content.bytes).map_err(|why| failed(&why))?;
         let mut document = empty(content.is_open_to_others());
-        if !text.trim().is_empty() {
-            // The parser's message may quote a token.
-            document.root = serde_yaml::from_str(text).map_err(|error| match error.location() {
-                Some(at) => {
-                    let (line, column) = (at.line(), at.column());
-                    failed(&format!("not YAML at line {line} column {column}"))
-                }
-                None => failed("not YAML"),
-            })?;
-        }
+        document.root = yaml::parse(text).map_err(|why| failed(&why))?.root;
         Ok(document)
     }
 
@@ -67,7 +58,7 @@ impl Document {
     fn check_group(&self, group: &Value, within: &str, rows: &[Row]) -> Result<()> {
         let map = match group {
             Value::Mapping(map) => map,
-            Value::Null => return Ok(()),
+            group if group.is_null() => return Ok(()),
             _ => {
                 let group = within.strip_suffix('.').unwrap_or("it");
                 return match rows.iter().any(|row| row.short == Some(group)) {
@@ -78,8 +69,9 @@ impl Document {
         };
         let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
         let known: Vec<&str> = known.filter_map(|name| name.split('.').next()).collect();
-        for (name, value) in map {
-            let Some(name) = name.as_str() else {
+        let mut seen = HashSet::new();
+        for pair in map {
+            let Some(name) = pair.key.as_str() else {
                 return Err(self.wrong(&format!("{within}a name is not text")));
             };
             if !known.contains(&name) {
@@ -91,9 +83,12 @@ impl Document {
                     format!("{within}{}", nearest.unwrap_or_default()),
                 )));
             }
+            if !seen.insert(name) {
+                return Err(self.wrong(&format!("{within}{name} is there twice")));
+            }
             let below = format!("{within}{name}.");
             if rows.iter().any(|row| row.name.starts_with(&below)) {
-                self.check_group(value, &below, rows)?;
+                self.check_group(&pair.value, &below, rows)?;
             }
         }
         Ok(())

@@ -209,6 +209,28 @@ fn a_wrong_value_is_an_error_that_names_the_setting_and_never_quotes_the_value()
 }
 
 #[test]
+fn a_settings_file_is_read_as_pyyaml_reads_it() {
+    let file = "\u{feff}encrypt: off\r\nttl: 1.5\r\nvault_path: 5e10\r\nallow_root: 'yes'\r\n";
+    assert!(error_of(file).contains("allow_root must be true or false"));
+    let settings = Home::new(&file.replace("'yes'", "yes")).load().unwrap();
+    assert!(!settings.encrypt && settings.allow_root);
+    assert_eq!(settings.ttl.default, Duration::from_millis(1500));
+    for (file, told) in [
+        ("ttl: 1\nttl: 2\n", "ttl is there twice"),
+        ("ttl: 0x10\n", "ttl must be a number of seconds"),
+        ("t\0t\0l\0:\0", "UTF-16"),
+        ("ttl: 1\nencrypt: [hunter2", "not YAML at line 2 column 10"),
+        ("ttl: 1\n---\nttl: 2\n", "it has another document at line 2"),
+    ] {
+        let told_now = error_of(file);
+        assert!(
+            told_now.contains(told) && !told_now.contains("hunter2"),
+            "{told_now}"
+        );
+    }
+}
+
+#[test]
 fn a_settings_file_that_is_not_a_regular_yaml_file_is_an_error_and_never_blocks() {
     let home = Home::new("");
     for (make, what) in [

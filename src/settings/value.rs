@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
-use serde_yaml::Value;
 
 use super::base_paths::BasePaths;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
+use crate::yaml::Value;
 
 /// The longest duration that a setting may name: 31 years, far below what a clock overflows at.
 const MAX_SECONDS: f64 = 1e9;
@@ -62,12 +62,10 @@ impl Given<'_> {
     }
 
     fn text(&self) -> Result<&str> {
+        let wrong = || self.wrong("must be a text (in quotes, if it looks like a number)");
         match self.source {
-            Source::File(_, Value::String(text)) => Ok(text),
+            Source::File(_, value) => value.as_str().ok_or_else(wrong),
             Source::Variable(text) => Ok(text),
-            Source::File(..) => {
-                Err(self.wrong("must be a text (in quotes, if it looks like a number)"))
-            }
         }
     }
 
@@ -83,12 +81,13 @@ impl SettingValue for bool {
     const FORM: &'static str = "true or false";
 
     fn parse(given: &Given<'_>) -> Result<Self> {
+        let wrong = || given.wrong("must be true or false");
         match given.source {
-            Source::File(_, Value::Bool(flag)) => Ok(*flag),
+            Source::File(_, value) => value.as_bool().ok_or_else(wrong),
             // As Vault's own command line does (Go's `strconv.ParseBool`).
             Source::Variable("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
             Source::Variable("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            _ => Err(given.wrong("must be true or false")),
+            Source::Variable(_) => Err(wrong()),
         }
     }
 
@@ -227,20 +226,23 @@ impl SettingValue for BTreeMap<SecretName, Duration> {
             return Err(given.wrong("must hold names and values"));
         };
         let mut durations = Self::new();
-        for (key, value) in map.iter().filter(|(_, value)| !value.is_null()) {
-            let key = key
+        for pair in map.iter().filter(|pair| !pair.value.is_null()) {
+            let key = pair
+                .key
                 .as_str()
                 .ok_or_else(|| given.wrong("holds a name that is not text"))?;
             let name =
                 SecretName::new(key).map_err(|error| given.wrong(&format!("is wrong: {error}")))?;
             let below = Given {
                 name: format!("{}.{key}", given.name),
-                source: Source::File(file, value),
+                source: Source::File(file, &pair.value),
                 ..*given
             };
             let duration = Duration::parse(&below)?;
             above_zero(&duration).map_err(|must| below.wrong(&must))?;
-            durations.insert(name, duration);
+            if durations.insert(name, duration).is_some() {
+                return Err(below.wrong("is there twice"));
+            }
         }
         Ok(durations)
     }

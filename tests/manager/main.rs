@@ -13,6 +13,7 @@ mod singleflight;
 mod snapshot;
 mod watching;
 mod writers;
+mod yaml;
 
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use simpletuner_live::error::Result;
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::provider::BACKENDS;
 use simpletuner_live::provider::EnvironmentProvider;
@@ -61,10 +63,13 @@ impl Home {
         files.sort();
         files
     }
-    pub fn settings(&self) -> Settings {
+    pub fn load_settings(&self) -> Result<Settings> {
         let home = self.root().to_str().unwrap().to_owned();
         let env = move |name: &str| (name == "HOME").then(|| home.clone());
-        Settings::load_from(&Flags::default(), &env, BACKENDS).unwrap()
+        Settings::load_from(&Flags::default(), &env, BACKENDS)
+    }
+    pub fn settings(&self) -> Settings {
+        self.load_settings().unwrap()
     }
     pub fn manager(&self) -> Arc<SecretsManager> {
         self.manager_with(&[])

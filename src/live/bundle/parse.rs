@@ -9,6 +9,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use super::{BundleFormat, Document};
 use crate::error::{Error, Result};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
+use crate::text::text_of;
+use crate::yaml::{self, Kind, Pair, Value};
 
 /// Parses a document. A YAML document may hold JSON, too: SimpleTuner writes JSON whatever the suffix.
 ///
@@ -20,10 +22,11 @@ pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
         what: format.file_name().into(),
         reason,
     };
+    let text = text_of(bytes).map_err(malformed)?;
     let node = match format {
-        BundleFormat::Json => from_json(bytes).map_err(malformed)?,
-        BundleFormat::Yaml => from_json(bytes)
-            .or_else(|_| from_yaml(bytes))
+        BundleFormat::Json => from_json(text).map_err(malformed)?,
+        BundleFormat::Yaml => from_json(text)
+            .or_else(|_| from_yaml(text))
             .map_err(malformed)?,
         BundleFormat::Env => {
             return Err(malformed(
@@ -60,24 +63,33 @@ pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
 
 type Whole = Node<Vec<(String, Node<()>)>>;
 
-fn from_json(bytes: &[u8]) -> Result<Whole, String> {
-    serde_json::from_slice(bytes).map_err(|error| {
+fn from_json(text: &str) -> Result<Whole, String> {
+    serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!("no valid JSON at line {line} column {column}")
     })
 }
 
-fn from_yaml(bytes: &[u8]) -> Result<Whole, String> {
-    serde_yaml::from_slice(bytes).map_err(|error| match error.location() {
-        Some(at) => {
-            let (line, column) = (at.line(), at.column());
-            format!("no valid YAML at line {line} column {column}")
-        }
-        None => "no valid YAML".into(),
-    })
+fn from_yaml(text: &str) -> Result<Whole, String> {
+    let pairs = match yaml::parse(text)?.root {
+        Value::Mapping(pairs) => pairs,
+        Value::Scalar(Kind::Text, text) => return Ok(Node::Text(SecretValue::new(&text))),
+        other => return Ok(Node::Other(other.what())),
+    };
+    let entry = |pair: Pair| {
+        let name = pair.key.as_str().ok_or("a name is not a text")?.to_owned();
+        let value = match pair.value {
+            Value::Scalar(Kind::Text, text) => Node::Text(SecretValue::new(&text)),
+            Value::Mapping(_) => Node::Object(()),
+            other => Node::Other(other.what()),
+        };
+        Ok((name, value))
+    };
+    let entries = pairs.into_iter().map(entry);
+    entries.collect::<Result<_, String>>().map(Node::Object)
 }
 
-/// Any JSON or YAML; of what is not wanted only the kind is kept. `O` is what is kept of an object.
+/// Any JSON, and what YAML has beyond it; of what is not wanted only the kind is kept. `O` is what is kept of an object.
 enum Node<O> {
     Text(SecretValue),
     Object(O),

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{BundleFormat, Document};
+use crate::yaml::{key, quoted};
 
 /// Renders a document. The bytes are zeroed when dropped.
 pub fn render(format: BundleFormat, document: &Document) -> Zeroizing<Vec<u8>> {
@@ -37,13 +38,7 @@ fn json(document: &Document, out: Out<'_>) {
 
 fn yaml(document: &Document, out: Out<'_>) {
     for (name, value) in document {
-        let name = name.as_str();
-        // `yes`, `null` or `1e3` would be no text to a YAML parser; none of those begins with a letter and has a `_`.
-        if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.contains('_') {
-            out(name);
-        } else {
-            quoted(name, out);
-        }
+        key(name.as_str(), out);
         out(": ");
         quoted(value.as_str(), out);
         out("\n");
@@ -51,28 +46,6 @@ fn yaml(document: &Document, out: Out<'_>) {
     if document.is_empty() {
         out("{}\n");
     }
-}
-
-/// A text in double quotes as JSON and YAML both read it. More is escaped than JSON wants: what YAML refuses in the plain
-/// (control characters, U+FEFF, U+FFFE, U+FFFF) or folds into spaces (U+0085, U+2028, U+2029).
-fn quoted(text: &str, out: Out<'_>) {
-    out("\"");
-    escaped(text, out, |c| match c {
-        '"' => Some("\\\"".into()),
-        '\\' => Some("\\\\".into()),
-        '\n' => Some("\\n".into()),
-        '\t' => Some("\\t".into()),
-        '\r' => Some("\\r".into()),
-        '\0'..='\x1f'
-        | '\x7f'..='\u{9f}'
-        | '\u{2028}'
-        | '\u{2029}'
-        | '\u{feff}'
-        | '\u{fffe}'
-        | '\u{ffff}' => Some(format!("\\u{:04x}", u32::from(c))),
-        _ => None,
-    });
-    out("\"");
 }
 
 fn env(document: &Document, out: Out<'_>) {

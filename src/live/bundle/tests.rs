@@ -91,6 +91,23 @@ fn json_is_accepted_where_yaml_is_expected() {
 }
 
 #[test]
+fn a_byte_order_mark_and_crlf_are_read_and_utf_16_is_refused_by_name() {
+    let expected = document(&[("A", "a"), ("B", "b")]);
+    let json = "\u{feff}{\"A\": \"a\",\r\n\"B\": \"b\"}\r\n";
+    let yaml = "\u{feff}A: a\r\nB: b\r\n";
+    for (format, text) in [
+        (BundleFormat::Json, json),
+        (BundleFormat::Yaml, json),
+        (BundleFormat::Yaml, yaml),
+    ] {
+        assert_eq!(parse(format, text.as_bytes()).unwrap(), expected);
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let error = parse(format, &wide).unwrap_err().to_string();
+        assert!(error.contains("UTF-16"), "{error}");
+    }
+}
+
+#[test]
 fn a_document_that_is_not_a_flat_object_of_texts_is_refused_without_quoting_it() {
     let json = [
         "",
@@ -280,8 +297,10 @@ proptest! {
         }
         // Not by way of the JSON that a YAML document may be.
         let plain = render(BundleFormat::Yaml, &document);
-        let yaml: BTreeMap<String, String> = serde_yaml::from_slice(&plain).unwrap();
-        prop_assert!(yaml.iter().map(|(k, v)| (&**k, &**v)).eq(document.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
+        let yaml = crate::yaml::parse(std::str::from_utf8(&plain).unwrap()).unwrap();
+        for (name, value) in &document {
+            prop_assert_eq!(yaml.root.get(name.as_str()).and_then(|value| value.as_str()), Some(value.as_str()));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::provider::source_view::SourceDocument;
 use crate::provider::{ChangeKind, KeyChange, ViewLookup};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
+use crate::text;
 
 /// The secrets of one document: [parsed](Self::parse) from JSON, or collected from names and texts.
 ///
@@ -32,7 +33,8 @@ impl BackendDocument {
     /// # Errors
     /// Where and why the text is not a flat JSON object, without quoting it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|error| describe_error(&error))
+        let text = text::text_of(json)?;
+        serde_json::from_str(text).map_err(|error| describe_error(&error))
     }
 
     /// A key's value.
@@ -288,6 +290,16 @@ mod tests {
             assert!(said.contains(told), "{json}: {said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_utf_16_is_refused_by_name() {
+        let json = "\u{feff}{\"A\": \"a\"}\r\n";
+        let document = BackendDocument::parse(json.as_bytes()).unwrap();
+        assert_eq!(value(&document, "A").as_deref(), Some("a"));
+        let wide: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let said = BackendDocument::parse(&wide).unwrap_err();
+        assert!(said.contains("UTF-16"), "{said}");
     }
 
     #[test]

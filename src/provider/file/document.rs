@@ -3,71 +3,61 @@
 mod parse;
 mod render;
 mod stored;
+mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use serde_yaml::Value as Yaml;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::SecretName;
+use crate::yaml::Value;
 
 pub use parse::parse_document;
-pub(crate) use stored::{Sealed, Stored};
+pub(crate) use stored::{Sealed, Stored, looks_encrypted};
+use yaml::{Layout, Lines};
 
 /// The largest secrets file, in bytes.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Format {
-    Json,
-    Yaml,
-}
-
-/// An entry that is not a secret, as it was written.
+/// How an entry stands in the file.
 #[derive(Clone)]
-enum Raw {
+enum Written {
+    /// A JSON text, which is written anew.
+    JsonText,
+    /// Any other JSON value.
     Json {
         key: String,
         value: Zeroizing<String>,
     },
-    Yaml {
-        key: Yaml,
-        value: WipedYaml,
-    },
-}
-
-/// A YAML value whose texts are wiped when it is dropped.
-#[derive(Clone)]
-struct WipedYaml(Yaml);
-
-impl Drop for WipedYaml {
-    fn drop(&mut self) {
-        fn wipe(value: &mut Yaml) {
-            match value {
-                Yaml::String(text) => text.zeroize(),
-                Yaml::Sequence(items) => items.iter_mut().for_each(wipe),
-                Yaml::Mapping(map) => map.iter_mut().for_each(|(_, value)| wipe(value)),
-                Yaml::Tagged(tagged) => wipe(&mut tagged.value),
-                _ => {}
-            }
-        }
-        wipe(&mut self.0);
-    }
+    /// Lines of YAML.
+    Yaml(Lines),
+    /// An entry of a YAML merge key: it has no lines of its own.
+    Merged(Value),
 }
 
 #[derive(Clone)]
-enum Entry {
-    Secret { name: SecretName, stored: Stored },
-    Other { key: Option<String>, raw: Raw },
+struct Entry {
+    /// `None`: not a text.
+    key: Option<String>,
+    /// `None`: not a secret.
+    secret: Option<(SecretName, Stored)>,
+    written: Written,
 }
 
 impl Entry {
-    fn key(&self) -> Option<&str> {
-        match self {
-            Entry::Secret { name, .. } => Some(name.as_str()),
-            Entry::Other { key, .. } => key.as_deref(),
+    fn lines(&self) -> Option<&Lines> {
+        match &self.written {
+            Written::Yaml(lines) => Some(lines),
+            _ => None,
+        }
+    }
+
+    fn lines_mut(&mut self) -> Option<&mut Lines> {
+        match &mut self.written {
+            Written::Yaml(lines) => Some(lines),
+            _ => None,
         }
     }
 }
@@ -75,10 +65,10 @@ impl Entry {
 /// A secrets file's content.
 #[derive(Clone)]
 pub struct Document {
-    format: Format,
     entries: Vec<Entry>,
     index: BTreeMap<SecretName, usize>,
-    has_comments: bool,
+    /// What a YAML file has besides its entries; `None`: JSON.
+    layout: Option<Layout>,
 }
 
 fn malformed(reason: String) -> Error {
@@ -91,24 +81,27 @@ fn malformed(reason: String) -> Error {
 impl Document {
     /// A document without entries.
     pub(crate) fn empty(yaml: bool) -> Self {
+        Self::new(yaml.then(Layout::default))
+    }
+
+    fn new(layout: Option<Layout>) -> Self {
         Self {
-            format: if yaml { Format::Yaml } else { Format::Json },
             entries: Vec::new(),
             index: BTreeMap::new(),
-            has_comments: false,
+            layout,
         }
     }
 
+    /// The last of duplicate keys counts, as for SimpleTuner.
     fn rebuild_index(&mut self) {
-        self.index = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter_map(|(index, entry)| match entry {
-                Entry::Secret { name, .. } => Some((name.clone(), index)),
-                Entry::Other { .. } => None,
-            })
-            .collect();
+        self.index.clear();
+        for (index, entry) in self.entries.iter().enumerate() {
+            match (&entry.secret, &entry.key) {
+                (Some((name, _)), _) => drop(self.index.insert(name.clone(), index)),
+                (None, Some(key)) => drop(self.index.remove(key.as_str())),
+                (None, None) => {}
+            }
+        }
     }
 
     /// The names of its secrets, sorted.
@@ -121,56 +114,86 @@ impl Document {
         self.index.contains_key(name)
     }
 
-    /// How many entries are not secrets: not a text, too long, or without a valid name.
+    /// How many entries are not secrets: null, a list, an object, too long, or without a valid name.
     pub fn skipped(&self) -> usize {
-        self.entries.len() - self.index.len()
+        let is_other = |entry: &&Entry| entry.secret.is_none();
+        self.entries.iter().filter(is_other).count()
     }
 
     pub(super) fn is_yaml(&self) -> bool {
-        self.format == Format::Yaml
-    }
-
-    /// Whether it has comments, which rendering drops.
-    pub(crate) fn has_comments(&self) -> bool {
-        self.has_comments
+        self.layout.is_some()
     }
 
     pub(crate) fn get(&self, name: &SecretName) -> Option<&Stored> {
-        match self.entries.get(*self.index.get(name)?)? {
-            Entry::Secret { stored, .. } => Some(stored),
-            Entry::Other { .. } => None,
+        let entry = self.entries.get(*self.index.get(name)?)?;
+        entry.secret.as_ref().map(|(_, stored)| stored)
+    }
+
+    /// Sets a secret in place, or appends it. Earlier duplicates of its key go.
+    pub(crate) fn set(&mut self, name: &SecretName, stored: Stored) {
+        let is_own = |entry: &Entry| {
+            entry.key.as_deref() == Some(name.as_str())
+                && !matches!(entry.written, Written::Merged(_))
+        };
+        let known = self.index.get(name).copied();
+        let known = known.filter(|index| is_own(&self.entries[*index]));
+        match known.or_else(|| self.entries.iter().rposition(is_own)) {
+            Some(index) => {
+                let entry = &mut self.entries[index];
+                match &mut entry.written {
+                    Written::Yaml(lines) => lines.set_value(stored.as_str()),
+                    written => *written = Written::JsonText,
+                }
+                entry.secret = Some((name.clone(), stored));
+                self.index.insert(name.clone(), index);
+                if self.layout.as_ref().is_some_and(Layout::has_duplicates) {
+                    self.remove_entries(|at, entry| at < index && is_own(entry));
+                }
+            }
+            None => {
+                let written = match self.layout {
+                    None => Written::JsonText,
+                    Some(_) => Written::Yaml(Lines::new(name.as_str(), stored.as_str())),
+                };
+                self.append(Entry {
+                    key: Some(name.as_str().to_owned()),
+                    secret: Some((name.clone(), stored)),
+                    written,
+                });
+            }
         }
     }
 
-    /// Sets a secret in place, or appends it.
-    pub(crate) fn set(&mut self, name: &SecretName, stored: Stored) {
-        let entry = Entry::Secret {
-            name: name.clone(),
-            stored,
+    /// Appends an entry whose key is new, or only that of a merge key's entry.
+    fn append(&mut self, mut entry: Entry) {
+        let end = self.entries.len();
+        let index = match &mut self.layout {
+            Some(layout) => layout.place(&mut self.entries, &mut entry),
+            None => end,
         };
-        let index = self.index.get(name).copied().or_else(|| {
-            let key = Some(name.as_str());
-            self.entries.iter().position(|entry| entry.key() == key)
-        });
-        let index = match index {
-            Some(index) => {
-                self.entries[index] = entry;
-                index
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() - 1
-            }
-        };
-        self.index.insert(name.clone(), index);
+        let is_last = index == end;
+        if let (true, Some((name, _))) = (is_last, &entry.secret) {
+            self.index.insert(name.clone(), index);
+        }
+        self.entries.insert(index, entry);
+        if !is_last {
+            self.rebuild_index();
+        }
     }
 
     /// Removes secrets; ignores names that it does not have.
     pub(crate) fn remove(&mut self, names: &[&SecretName]) {
-        self.entries.retain(|entry| match entry {
-            Entry::Secret { name, .. } => !names.contains(&name),
-            Entry::Other { .. } => true,
-        });
+        let names: HashSet<&str> = names.iter().map(|name| name.as_str()).collect();
+        self.remove_entries(|_, entry| entry.key.as_deref().is_some_and(|key| names.contains(key)));
+    }
+
+    fn remove_entries(&mut self, is_gone: impl Fn(usize, &Entry) -> bool) {
+        if let Some(layout) = &mut self.layout {
+            layout.close_gaps(&mut self.entries, &is_gone);
+        }
+        let mut at = 0..;
+        self.entries
+            .retain(|entry| at.next().is_some_and(|at| !is_gone(at, entry)));
         self.rebuild_index();
     }
 
@@ -179,16 +202,17 @@ impl Document {
         &mut self,
         mut change: impl FnMut(&SecretName, &Stored) -> Result<Option<Stored>>,
     ) -> Result<usize> {
-        let mut replaced = 0;
-        for entry in &mut self.entries {
-            if let Entry::Secret { name, stored } = entry
-                && let Some(new) = change(name, stored)?
-            {
-                *stored = new;
-                replaced += 1;
+        let mut changed = Vec::new();
+        for name in self.index.keys() {
+            let stored = self.get(name).map(|stored| change(name, stored));
+            if let Some(new) = stored.transpose()?.flatten() {
+                changed.push((name.clone(), new));
             }
         }
-        Ok(replaced)
+        for (name, new) in &changed {
+            self.set(name, new.clone());
+        }
+        Ok(changed.len())
     }
 
     /// Adds the entries of `other` that are missing here, and with `overwrite` those that differ.
@@ -197,37 +221,34 @@ impl Document {
     /// [`Error::Malformed`] if `other` has an entry that is not a secret, in another format.
     pub(crate) fn merge(&mut self, other: &Document, overwrite: bool) -> Result<bool> {
         let mut changed = false;
-        for entry in &other.entries {
-            match entry {
-                Entry::Secret { name, stored } => {
-                    if overwrite && self.get(name) != Some(stored) || !self.contains(name) {
-                        self.set(name, stored.clone());
-                        changed = true;
-                    }
-                }
-                Entry::Other { key, .. } => {
-                    if key.is_some() && self.entries.iter().any(|mine| mine.key() == key.as_deref())
-                    {
-                        continue;
-                    }
-                    if self.format != other.format {
-                        return Err(malformed(
-                            "it has entries that are not texts; remove them first".to_owned(),
-                        ));
-                    }
-                    self.entries.push(entry.clone());
-                    changed = true;
-                }
+        for name in other.names() {
+            if let Some(stored) = other.get(name)
+                && (overwrite && self.get(name) != Some(stored) || !self.contains(name))
+            {
+                self.set(name, stored.clone());
+                changed = true;
             }
         }
-        self.rebuild_index();
+        for entry in other.entries.iter().filter(|entry| entry.secret.is_none()) {
+            let has_key = |mine: &Entry| entry.key.is_some() && mine.key == entry.key;
+            if self.entries.iter().any(has_key) {
+                continue;
+            }
+            if self.is_yaml() != other.is_yaml() {
+                return Err(malformed(
+                    "it has entries that are not texts; remove them first".to_owned(),
+                ));
+            }
+            self.append(entry.clone());
+            changed = true;
+        }
         Ok(changed)
     }
 
     /// Reuses the decrypted values of `older` for entries that are unchanged.
     pub(crate) fn reuse_decrypted(&mut self, older: &Document) {
         for entry in &mut self.entries {
-            if let Entry::Secret { name, stored } = entry
+            if let Some((name, stored)) = &mut entry.secret
                 && let Some(before) = older.get(name)
                 && before == stored
             {
@@ -255,4 +276,8 @@ impl Document {
 }
 
 #[cfg(test)]
+mod pyyaml_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod yaml_tests;

@@ -73,7 +73,6 @@ struct Shared {
 /// Which warnings were logged already.
 #[derive(Default)]
 struct Warned {
-    comments: AtomicBool,
     hidden: AtomicBool,
     linked: AtomicBool,
 }

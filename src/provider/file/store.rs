@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::document::looks_encrypted;
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
-use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
@@ -33,8 +33,8 @@ impl Shared {
         });
         match written {
             Ok(()) => results,
-            // Perhaps only one of them makes the file too large.
-            Err(Error::TooLarge { .. }) if edits.len() > 1 => edits
+            // Perhaps only one of them makes the file too large, or would change another entry.
+            Err(Error::TooLarge { .. } | Error::Malformed { .. }) if edits.len() > 1 => edits
                 .iter()
                 .flat_map(|edit| self.edit_all(&[edit]))
                 .collect(),
@@ -66,9 +66,6 @@ impl Shared {
                 what: format!("the secrets file {}", path.display()),
                 limit: MAX_DOCUMENT,
             });
-        }
-        if found.document.has_comments() && !self.warned.comments.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{} is rewritten without its comments", path.display());
         }
         self.warn_if_linked(&path);
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
@@ -140,7 +137,7 @@ impl Shared {
             &trimmed
         };
         // A plain value that looks encrypted would be decrypted when it is read.
-        if self.options.encrypt || is_encrypted(value.as_str()) {
+        if self.options.encrypt || looks_encrypted(value.as_str()) {
             self.encrypted(value)
         } else {
             Ok(Stored::Plain(value.clone()))

@@ -115,10 +115,7 @@ fn the_first_default_path_is_used_and_keeps_its_format() {
     scratch.write("secrets.yaml", "A: yaml\n");
     assert_eq!(get(&provider, "A").as_deref(), Some("yaml"));
     set(&provider, "B", "beta").unwrap();
-    assert_eq!(
-        scratch.read("secrets.yaml"),
-        "\"A\": \"yaml\"\n\"B\": \"beta\"\n"
-    );
+    assert_eq!(scratch.read("secrets.yaml"), "A: yaml\n\"B\": \"beta\"\n");
     scratch.write("secrets.json", "{\"A\": \"json\"}");
     assert_eq!(get(&provider, "A").as_deref(), Some("json"));
     assert_eq!(get(&provider, "B"), None);
@@ -363,6 +360,24 @@ fn a_document_that_would_grow_too_large_is_not_written() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_write_that_would_change_another_entry_fails_alone() {
+    let scratch = Scratch::new();
+    scratch.write("secrets.yaml", "A: &a alpha\nB: *a\n");
+    let provider = scratch.with(|o| o.encrypt = false);
+    let change = |key| [Change::Set(name(key), SecretValue::new("new"))];
+    let (anchored, other) = (change("A"), change("C"));
+    let results = provider.apply_each(&[&anchored, &other]);
+    let refused = results[0].as_ref().unwrap_err();
+    assert_eq!(refused.errno(), libc::EINVAL, "{refused}");
+    assert!(results[1].is_ok());
+    assert_eq!(
+        scratch.read("secrets.yaml"),
+        "A: &a alpha\nB: *a\n\"C\": \"new\"\n"
+    );
+    assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
 }
 
 #[test]

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde_yaml::Value as Yaml;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::super::json;
-use super::{Document, Entry, MAX_DOCUMENT, Raw, Stored, WipedYaml, malformed};
+use super::yaml::Layout;
+use super::{Document, Entry, MAX_DOCUMENT, Stored, Written, malformed};
 use crate::error::Result;
 use crate::secret::SecretName;
+use crate::text::{encrypted_by, text_of};
+use crate::yaml::{self, Value};
 
 /// Parses a secrets file: a flat object of names and texts, in JSON or, with `yaml`, in either format.
 ///
@@ -21,19 +23,25 @@ pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
             "it is too large: over {MAX_DOCUMENT} bytes"
         )));
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let text = text_of(bytes).map_err(malformed)?;
     if text.trim().is_empty() {
         return Err(malformed("it is empty".to_owned()));
     }
-    let looks_like_json = text.trim_start().starts_with('{');
     if !yaml {
         return parse_json(text);
     }
-    match parse_json(text) {
-        Ok(document) if looks_like_json => Ok(document),
-        _ => parse_yaml(text),
+    let json = match text.trim_start().starts_with('{') {
+        true => parse_json(text).ok(),
+        false => None,
+    };
+    let mut document = match json {
+        Some(document) => return Ok(document),
+        None => parse_yaml(text)?,
+    };
+    if let Some(layout) = &mut document.layout {
+        layout.has_bom = text.len() < bytes.len();
     }
+    Ok(document)
 }
 
 fn parse_json(text: &str) -> Result<Document> {
@@ -45,22 +53,26 @@ fn parse_json(text: &str) -> Result<Document> {
             return Err(malformed("a key is not valid text".to_owned()));
         };
         let text = json::text_of(raw_value);
-        let entry = match (SecretName::new(&key), &text) {
-            (Ok(name), Some(text)) if Stored::fits(text) => Entry::Secret {
-                name,
-                stored: Stored::from_text(text),
-            },
-            _ => Entry::Other {
-                key: Some(key.clone().into_owned()),
-                raw: Raw::Json {
-                    key: raw_key.to_owned(),
-                    value: Zeroizing::new(raw_value.to_owned()),
-                },
+        let secret = match (SecretName::new(&key), &text) {
+            (Ok(name), Some(text)) if Stored::fits(text) => Some((name, Stored::from_text(text))),
+            _ => None,
+        };
+        let written = match secret {
+            Some(_) => Written::JsonText,
+            None => Written::Json {
+                key: raw_key.to_owned(),
+                value: Zeroizing::new(raw_value.to_owned()),
             },
         };
         if let Some(Cow::Owned(mut text)) = text {
             text.zeroize();
         }
+        refuse_sops(&key, raw_value.starts_with('{'))?;
+        let entry = Entry {
+            key: Some(key.clone().into_owned()),
+            secret,
+            written,
+        };
         // The last of duplicate keys counts, as in Python's `json`.
         match indices.get(&key) {
             Some(&index) => document.entries[index] = entry,
@@ -74,47 +86,40 @@ fn parse_json(text: &str) -> Result<Document> {
     Ok(document)
 }
 
-fn parse_yaml(text: &str) -> Result<Document> {
-    let mut document = Document::empty(true);
-    document.has_comments = text
-        .lines()
-        .any(|line| line.trim_start().starts_with('#') || line.contains(" #"));
-    // The parser's own message may quote a value.
-    let root: Yaml = serde_yaml::from_str(text).map_err(|error| {
-        malformed(match error.location() {
-            Some(at) => format!("not YAML at line {} column {}", at.line(), at.column()),
-            None => "not YAML".to_owned(),
-        })
-    })?;
-    let map = match root {
-        Yaml::Mapping(map) => map,
-        Yaml::Null if text.lines().all(is_comment) => return Ok(document),
-        other => {
-            drop(WipedYaml(other));
+pub(super) fn parse_yaml(text: &str) -> Result<Document> {
+    let parsed = yaml::parse(text).map_err(malformed)?;
+    let pairs = match parsed.root {
+        Value::Mapping(pairs) => pairs,
+        // Comments and markers.
+        root if root.is_null() && parsed.place.is_empty() => Vec::new(),
+        _ => {
             return Err(malformed(
                 "it is not an object of names and texts".to_owned(),
             ));
         }
     };
-    for (key, value) in map {
-        let value = WipedYaml(value);
-        let name = key.as_str().and_then(|key| SecretName::new(key).ok());
-        document.entries.push(match (name, value.0.as_str()) {
-            (Some(name), Some(text)) if Stored::fits(text) => Entry::Secret {
-                name,
-                stored: Stored::from_text(text),
-            },
-            _ => Entry::Other {
-                key: key.as_str().map(ToOwned::to_owned),
-                raw: Raw::Yaml { key, value },
-            },
-        });
+    for pair in &pairs {
+        refuse_sops(
+            pair.key.as_str().unwrap_or_default(),
+            pair.value.is_mapping(),
+        )?;
     }
+    let secret = |key: &Value, value: &Value| {
+        let name = SecretName::new(key.as_str()?).ok()?;
+        let text = value.as_written().filter(|text| Stored::fits(text))?;
+        Some((name, Stored::from_text(text)))
+    };
+    let (layout, entries) = Layout::split(text, pairs, (parsed.place, parsed.is_flow), secret);
+    let mut document = Document::new(Some(layout));
+    document.entries = entries;
     document.rebuild_index();
     Ok(document)
 }
 
-fn is_comment(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with('#') || line == "---"
+/// sops keeps the keys to the encrypted values in an object of this name.
+fn refuse_sops(key: &str, is_object: bool) -> Result<()> {
+    match key == "sops" && is_object {
+        true => Err(malformed(encrypted_by("sops"))),
+        false => Ok(()),
+    }
 }

@@ -10,6 +10,11 @@ use crate::sync::Mutex;
 /// The longest encrypted form of a value: base64 twice, and the token's own fields.
 const MAX_STORED: usize = 2 * MAX_VALUE;
 
+/// Whether a text in the file is read as an encrypted value.
+pub(crate) fn looks_encrypted(text: &str) -> bool {
+    is_encrypted(text.trim_start())
+}
+
 /// A value as it is stored in the file.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -18,9 +23,10 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
+    /// White space around and in an encrypted value is not part of it: SimpleTuner's decoder skips it, too.
     pub(super) fn from_text(text: &str) -> Self {
-        if is_encrypted(text) {
-            Stored::Encrypted(Sealed::new(text))
+        if looks_encrypted(text) {
+            Stored::Encrypted(Sealed::new(&text.split_whitespace().collect::<String>()))
         } else {
             Stored::Plain(SecretValue::new(text))
         }
@@ -35,7 +41,7 @@ impl Stored {
 
     pub(super) fn fits(text: &str) -> bool {
         text.len()
-            <= if is_encrypted(text) {
+            <= if looks_encrypted(text) {
                 MAX_STORED
             } else {
                 MAX_VALUE

@@ -45,19 +45,6 @@ fn an_edit_of_json_keeps_order_and_unknown_entries_to_the_byte() {
 }
 
 #[test]
-fn an_edit_of_yaml_keeps_order_and_unknown_entries() {
-    let before = "# mine\nB: beta\nport: 8200\nlist: [1, two]\nA: 'yes'\n3: x\n";
-    let mut document = parse_document(true, before.as_bytes()).unwrap();
-    assert!(document.has_comments());
-    assert_eq!(document.skipped(), 3);
-    set(&mut document, "B", "12:30:45");
-    assert_eq!(
-        rendered(&document),
-        "\"B\": \"12:30:45\"\nport: 8200\nlist:\n- 1\n- two\n\"A\": \"yes\"\n3: x\n"
-    );
-}
-
-#[test]
 fn a_yaml_file_that_holds_json_stays_json() {
     let mut document = parse_document(true, b"{\"A\": \"1\"}").unwrap();
     set(&mut document, "B", "2");
@@ -110,7 +97,6 @@ fn a_file_that_is_not_a_flat_object_is_malformed_and_never_quoted() {
     assert!(reason(false, b"null").contains("not an object"));
     assert!(reason(false, b"A: plain").contains("not JSON"));
     assert!(reason(false, &vec![b' '; MAX_DOCUMENT + 1]).contains("too large"));
-    assert!(reason(true, b"A: 1\nA: 2\n").contains("YAML"));
     assert_eq!(
         parse_document(true, b"# nothing yet\n")
             .unwrap()
@@ -118,6 +104,64 @@ fn a_file_that_is_not_a_flat_object_is_malformed_and_never_quoted() {
             .count(),
         0
     );
+}
+
+#[test]
+fn a_file_that_another_program_has_encrypted_is_refused() {
+    for (yaml, bytes, word) in [
+        (
+            false,
+            &b"{\"A\": \"ENC[x]\", \"sops\": {\"mac\": \"x\"}}"[..],
+            "sops",
+        ),
+        (true, b"A: ENC[x]\nsops:\n  mac: x\n", "sops"),
+        (
+            true,
+            b"{\"A\": \"ENC[x]\", \"sops\": {\"mac\": \"x\"}}",
+            "sops",
+        ),
+        (false, b"\0GITCRYPT\0\x01", "git-crypt"),
+        (true, b"$ANSIBLE_VAULT;1.1;AES256\n6162\n", "ansible-vault"),
+        (false, b"\xff\xfe{\0}\0", "UTF-16"),
+        (true, b"A\0:\0 \x001\0", "UTF-16"),
+    ] {
+        let reason = reason(yaml, bytes);
+        assert!(reason.contains(word), "{reason}");
+    }
+    let text = parse_document(true, b"sops: a text\nA: !vault |\n  $ANSIBLE_VAULT;1.1\n").unwrap();
+    assert_eq!(
+        (plain(&text, "sops").as_deref(), plain(&text, "A")),
+        (Some("a text"), None)
+    );
+}
+
+#[test]
+fn a_byte_order_mark_and_crlf_are_read_the_same_in_json_and_yaml() {
+    for (yaml, text) in [
+        (
+            false,
+            "\u{feff}{\r\n  \"A\": \"a\",\r\n  \"B\": \"b\"\r\n}\r\n",
+        ),
+        (
+            true,
+            "\u{feff}{\r\n  \"A\": \"a\",\r\n  \"B\": \"b\"\r\n}\r\n",
+        ),
+        (true, "\u{feff}A: a\r\nB: |-\r\n  b\r\n"),
+    ] {
+        let document = parse_document(yaml, text.as_bytes()).unwrap();
+        assert_eq!(plain(&document, "A").as_deref(), Some("a"));
+        assert_eq!(plain(&document, "B").as_deref(), Some("b"));
+    }
+}
+
+#[test]
+fn white_space_around_and_in_an_encrypted_value_is_not_part_of_it() {
+    for text in ["Z0FBQUFBx", "\nZ0FBQUFBx", " Z0FBQUFBx\n", "Z0FBQUFB\nx "] {
+        match Stored::from_text(text) {
+            Stored::Encrypted(sealed) => assert_eq!(sealed.as_str(), "Z0FBQUFBx"),
+            Stored::Plain(_) => panic!("{text:?} was taken for a plain value"),
+        }
+    }
 }
 
 #[test]
