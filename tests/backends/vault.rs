@@ -31,6 +31,7 @@ fn options(url: String, auth: VaultAuth) -> VaultOptions {
         namespace: None,
         auth,
         tls: VaultTls::default(),
+        proxy: None,
         connect_timeout: Duration::from_secs(10),
     }
 }
@@ -304,12 +305,12 @@ fn a_failed_connection_has_an_error_that_says_why() {
     }
     let huge = format!(
         r#"{{"data": {{"data": {{"KEY": "{}"}}}}}}"#,
-        "v".repeat(17 << 20)
+        "v".repeat(2 << 20)
     );
     proxy.set(Fault::Status(200, huge.leak()));
     let error = failed(&vault);
     assert!(
-        error.reason.contains("too large: over 16 MiB"),
+        error.reason.contains("too large: over 1 MiB"),
         "{}",
         error.reason
     );

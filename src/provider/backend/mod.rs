@@ -3,7 +3,9 @@
 
 mod document;
 mod fetcher;
+pub(crate) mod http;
 mod provider;
+pub(crate) mod proxy;
 mod runtime;
 mod saved;
 mod state;

@@ -100,32 +100,27 @@ fn wrong_certificate(error: &CertificateError) -> String {
             "it is not valid yet; correct this machine's clock".to_owned()
         }
         CertificateError::NotValidForName => {
-            "it is for another name; set vault_url (or VAULT_ADDR) to a name in it".to_owned()
+            "it is for another name; set vault_url (or VAULT_ADDR), or VAULT_TLS_SERVER_NAME, to a name in it".to_owned()
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             // As rustls shows them: `DnsName("vault.example.com")`.
             let names = presented.join(", ");
             format!(
-                "it is for another name; set vault_url (or VAULT_ADDR) to one of its names: {names}"
+                "it is for another name; set vault_url (or VAULT_ADDR), or VAULT_TLS_SERVER_NAME, \
+                 to one of its names: {names}"
             )
+        }
+        CertificateError::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+            "it is an authority's own, as of a self-signed server; set VAULT_CACERT to its PEM file".to_owned()
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// Building the client failed, although the files of its certificates are good.
-pub(super) fn cannot_build(error: &reqwest::Error) -> FetchError {
-    let why = causes_of(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-    FetchError::lasting(match why {
-        Some(rustls::Error::General(_)) => {
-            "this machine has no certificates to verify Vault's; install the package ca-certificates, \
-             or set VAULT_CACERT to the PEM file of its issuer"
-                .to_owned()
-        }
-        Some(error) => format!("TLS for Vault cannot be set up: {error}"),
-        None => "the client for Vault cannot be set up".to_owned(),
-    })
+/// The client cannot be built, although the files of its certificates are good.
+pub(super) fn no_tls(why: &str) -> FetchError {
+    FetchError::lasting(format!("TLS for Vault cannot be set up: {why}"))
 }
 
 /// Building the request failed, although address and token were validated.
@@ -151,7 +146,7 @@ pub(super) fn redirected(address: &Address, to: Option<&HeaderValue>) -> FetchEr
 /// The response is larger than the largest document.
 pub(super) fn too_large(address: &Address) -> FetchError {
     FetchError::lasting(format!(
-        "the response of Vault at {address} is too large: over 16 MiB"
+        "the response of Vault at {address} is too large: over 1 MiB"
     ))
 }
 

@@ -112,11 +112,16 @@ impl VaultBackend {
 
     async fn fetch_once(&self) -> Result<Fetched, FetchError> {
         let client = self.client()?;
-        let token = self.tokens.current(&client).await?;
-        let answer = match self.read(&client, &token.value).await? {
+        let fetched = self.fetch_by(&client).await;
+        fetched.map_err(|error| client.by_proxy(error))
+    }
+
+    async fn fetch_by(&self, client: &Client) -> Result<Fetched, FetchError> {
+        let token = self.tokens.current(client).await?;
+        let answer = match self.read(client, &token.value).await? {
             // Vault may have revoked or lost the token before its time.
-            ReadOutcome::Denied => match self.tokens.replace(&client, &token).await? {
-                Some(another) => self.read(&client, &another.value).await?,
+            ReadOutcome::Denied => match self.tokens.replace(client, &token).await? {
+                Some(another) => self.read(client, &another.value).await?,
                 None => ReadOutcome::Denied,
             },
             answer => answer,

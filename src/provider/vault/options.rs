@@ -24,6 +24,8 @@ pub struct VaultOptions {
     pub auth: VaultAuth,
     /// Which certificates to trust and to present.
     pub tls: VaultTls,
+    /// The proxy for all requests (`VAULT_PROXY_ADDR`); `None`: those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+    pub proxy: Option<String>,
     /// How long connecting may take. The caller bounds the whole fetch.
     pub connect_timeout: Duration,
 }
@@ -57,6 +59,8 @@ pub struct VaultTls {
     pub ca_folder: Option<PathBuf>,
     /// The PEM files of the client certificate and its key (`VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`).
     pub client: Option<(PathBuf, PathBuf)>,
+    /// The name that the certificate must have, sent in the handshake, instead of the address's (`VAULT_TLS_SERVER_NAME`).
+    pub server_name: Option<String>,
     /// Whether to accept any certificate (`VAULT_SKIP_VERIFY`).
     pub skip_verify: bool,
 }
@@ -88,6 +92,10 @@ settings_table! {
         client_cert: Option<PathBuf> = variables(&["VAULT_CLIENT_CERT"]),
         /// The PEM file of the client certificate's key
         client_key: Option<PathBuf> = variables(&["VAULT_CLIENT_KEY"]),
+        /// The name that the certificate must have, instead of the address's
+        server_name: Option<String> = variables(&["VAULT_TLS_SERVER_NAME"]),
+        /// The proxy for all requests, instead of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`
+        proxy: Option<String> = variables(&["VAULT_PROXY_ADDR", "VAULT_HTTP_PROXY"]),
         /// Whether to accept any certificate: anybody could then pose as Vault, and get the token
         skip_verify: bool = variables(&["VAULT_SKIP_VERIFY"]),
     }
@@ -130,8 +138,10 @@ impl VaultOptions {
                 ca_file: vault.ca_file,
                 ca_folder: vault.ca_folder,
                 client: vault.client_cert.zip(vault.client_key),
+                server_name: vault.server_name,
                 skip_verify: vault.skip_verify,
             },
+            proxy: vault.proxy,
             connect_timeout: settings.timeout.connect,
         }))
     }
