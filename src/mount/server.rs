@@ -50,15 +50,18 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             return Ok(None);
         };
         state.restarts = restarts;
-        assemble(&settings, &state, &shared, manager).map(Some)
+        assemble(&settings, &state, &shared, manager.clone()).map(|parts| Some((parts, manager)))
     });
-    let Assembled {
-        session,
-        heartbeat,
-        drain,
-        tree,
-        unfinished,
-    } = match assembled {
+    let (
+        Assembled {
+            session,
+            heartbeat,
+            drain,
+            tree,
+            unfinished,
+        },
+        manager,
+    ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
         Err(error) => {
@@ -79,10 +82,12 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
         heartbeat,
         drain: drain.clone(),
         tree,
+        manager: manager.clone(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
     drain.finish();
+    manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
 }
 
@@ -299,6 +304,7 @@ struct KeeperLink {
     heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
+    manager: Arc<SecretsManager>,
 }
 
 impl KeeperLink {
@@ -360,6 +366,7 @@ impl KeeperLink {
 
     fn shut_down(&self) -> ! {
         self.drain.finish();
+        self.manager.close();
         std::process::exit(0);
     }
 

@@ -165,6 +165,10 @@ pub trait Provider: Send + Sync {
     /// first one is registered.
     fn on_unsaved(&self, _changed: Callback) {}
 
+    /// Gives back what it holds elsewhere, such as the token of a log-in. Called once, at the end; may wait for some
+    /// seconds.
+    fn close(&self) {}
+
     /// The store behind it, if it can be written to.
     fn store(&self) -> Option<&dyn SecretStore> {
         None

@@ -8,7 +8,7 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 use rustls::{AlertDescription, CertificateError};
 
-use super::address::Address;
+use super::address::{Address, SecretPath};
 use super::response::Response;
 use crate::provider::backend::{FetchError, Retry};
 
@@ -190,12 +190,27 @@ pub(super) fn unexpected(address: &Address, response: &Response) -> FetchError {
     ))
 }
 
+/// The path has the `data/` of version 2's API in it, which is no part of a secret's path.
+pub(super) fn data_in_path(path: &SecretPath, address: &Address) -> FetchError {
+    let SecretPath { mount_point, path } = path;
+    let advice = if let Some(rest) = path.strip_prefix("data/") {
+        format!("set vault_path to {rest}")
+    } else if let Some(rest) = mount_point.strip_suffix("/data") {
+        format!("set vault_mount_point to {rest}")
+    } else {
+        "leave it out of vault_mount_point and vault_path".to_owned()
+    };
+    FetchError::lasting(format!(
+        "{mount_point}/{path} in Vault at {address} is the data/ of the API of version 2, and not a secret's own path; {advice}"
+    ))
+}
+
 /// Another server than Vault is at the address.
 pub(super) fn not_vault(address: &Address, response: &Response) -> FetchError {
     let status = response.status.as_u16();
     let tls = perhaps_tls(address);
     FetchError::lasting(format!(
-        "what answers at {address} ({status}) does not seem to be Vault: its response is not JSON like Vault's; \
+        "what answers at {address} ({status}) does not seem to be Vault, but a gateway or another server: its response is not like Vault's; \
          is vault_url (or VAULT_ADDR) right?{tls}"
     ))
 }

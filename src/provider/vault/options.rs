@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
 use crate::settings::{Reader, Settings, setting, settings_table, variables};
@@ -68,8 +67,8 @@ pub struct VaultTls {
 settings_table! {
     /// The settings for Vault.
     struct VaultSettings {
-        /// Vault's address, with a path if a proxy needs one
-        url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]).check(is_address),
+        /// Vault's address, with a path if a proxy needs one, or `unix://` and the path of a socket
+        url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]),
         /// The secret's path in the KV engine; its fields are the secrets
         path: String = setting("vault_path").or_variables(&["SIMPLETUNER_VAULT_PATH"]).default(|| "simpletuner".to_owned()),
         /// Where the KV engine is mounted
@@ -145,9 +144,4 @@ impl VaultOptions {
             connect_timeout: settings.timeout.connect,
         }))
     }
-}
-
-fn is_address(url: &Option<String>) -> Result<(), String> {
-    url.as_deref()
-        .map_or(Ok(()), |url| Address::parse(url).map(drop))
 }
