@@ -21,6 +21,7 @@ use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::provider::BackendVariables;
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
@@ -167,6 +168,7 @@ fn assemble(
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
         info.allow_root = settings.allow_root;
+        info.variables = BackendVariables::of_this_process();
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod backend;
+mod backend_variables;
 mod backends;
 mod cached_source;
 pub mod environment;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
+pub use backend_variables::BackendVariables;
 pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;

@@ -150,7 +150,7 @@ impl Client {
             .request(&self.address.origin);
         let request = request.ok().and_then(|request| request.try_into().ok());
         let mut request: Request = request.ok_or_else(no_request)?;
-        if let Some(token) = token {
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
             let value = HeaderValue::from_bytes(token.as_bytes());
             let mut value = value.map_err(|_| no_request())?;
             value.set_sensitive(true);

@@ -100,11 +100,13 @@ impl VaultBackend {
                 "VAULT_NAMESPACE holds characters that no namespace has".to_owned(),
             ));
         }
+        let address = Address::parse(&options.url)
+            .map_err(|why| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}")))?;
+        let may_lack_token = address.socket.is_some();
         Ok(Self {
-            address: Address::parse(&options.url)
-                .map_err(|why| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}")))?,
+            address,
             path: SecretPath::new(&options.mount_point, &options.path)?,
-            tokens: Tokens::new(options.auth.clone(), Arc::new(clock)),
+            tokens: Tokens::new(options.auth.clone(), may_lack_token, Arc::new(clock)),
             options,
             connection: Mutex::default(),
         })

@@ -26,6 +26,8 @@ pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// The source of tokens.
 pub(super) struct Tokens {
     auth: VaultAuth,
+    /// Whether requests without a token may be answered: the agent behind a socket adds its own.
+    may_lack_token: bool,
     clock: Clock,
     // Held across a log-in or a renewal, so that concurrent fetches log in once.
     login_lock: Mutex<()>,
@@ -57,9 +59,10 @@ impl Token {
 }
 
 impl Tokens {
-    pub(super) fn new(auth: VaultAuth, clock: Clock) -> Self {
+    pub(super) fn new(auth: VaultAuth, may_lack_token: bool, clock: Clock) -> Self {
         Self {
             auth,
+            may_lack_token,
             clock,
             login_lock: Mutex::default(),
             lease: sync::Mutex::default(),
@@ -130,7 +133,7 @@ impl Tokens {
     /// Why Vault counts as not configured: nothing gives a token, and nothing did before.
     pub(super) fn not_configured(&self) -> Option<String> {
         match &self.auth {
-            VaultAuth::LoginFile(path) if !path.exists() => {
+            VaultAuth::LoginFile(path) if !self.may_lack_token && !path.exists() => {
                 (!self.had_token.load(Ordering::Relaxed)).then(|| self.no_token(path))
             }
             _ => None,
@@ -227,6 +230,9 @@ impl Tokens {
         let content = match read_file(path, MAX_TOKEN) {
             Ok(content) => content,
             Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
+                if self.may_lack_token {
+                    return Ok(SecretValue::new(""));
+                }
                 return Err(FetchError::lasting(self.no_token(path)));
             }
             Err(ReadError::Missing) => return Err(invalid("does not exist")),
