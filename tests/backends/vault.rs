@@ -275,11 +275,7 @@ fn other_failures_do_not_try_the_other_version() {
             Retry::No,
             "does not seem to be Vault",
         ),
-        (
-            Fault::Status(404, "<html>"),
-            Retry::No,
-            "does not seem to be Vault",
-        ),
+        (Fault::Status(404, "<html>"), Retry::No, "a gateway"),
         (Fault::Status(404, ""), Retry::No, "a gateway"),
         (Fault::Status(204, ""), Retry::No, "a gateway"),
         (
@@ -302,7 +298,13 @@ fn other_failures_do_not_try_the_other_version() {
         let error = failed(&vault);
         assert!(error.reason.contains(told), "{}", error.reason);
         assert_eq!(error.retry, retry, "{}", error.reason);
-        assert_eq!(proxy.requests(), before + 1, "{}", error.reason);
+        // Another version may be there behind an answer that is none of Vault's.
+        let tries = match told {
+            "a gateway" => 1..=2,
+            _ => 1..=1,
+        };
+        let tried = proxy.requests() - before;
+        assert!(tries.contains(&tried), "{tried}: {}", error.reason);
     }
     assert_eq!(server.take_log(), []);
     proxy.set(Fault::None);

@@ -215,3 +215,15 @@ fn a_second_mount_with_other_variables_says_that_the_first_ones_are_in_force() {
     );
     assert!(!said.contains("hunter2"), "{said}");
 }
+
+#[test]
+fn an_address_with_a_password_is_not_shown() {
+    let home = Home::new();
+    let mut command = home.command(BINARY);
+    command
+        .env("VAULT_ADDR", "https://me:hunter2@vault")
+        .env("VAULT_PROXY_ADDR", "http://me:hunter2@proxy:3128");
+    let shown = ran(command.args(["settings", "--json"])).done();
+    assert!(shown.contains("(not an address)"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

@@ -12,6 +12,8 @@ pub(crate) struct Proxies {
     http: Option<Proxy>,
     https: Option<Proxy>,
     direct: Vec<Direct>,
+    /// Whether local addresses need a proxy, too.
+    is_for_local: bool,
 }
 
 /// A proxy, and the variable that names it. `Display` shows no password.
@@ -60,6 +62,7 @@ impl Proxies {
                 .filter(|entry| !entry.is_empty())
                 .map(Direct::parse)
                 .collect(),
+            is_for_local: false,
         }
     }
 
@@ -70,6 +73,7 @@ impl Proxies {
             http: proxy.clone(),
             https: proxy,
             direct: Vec::new(),
+            is_for_local: true,
         }
     }
 
@@ -80,7 +84,8 @@ impl Proxies {
             _ => self.http.as_ref(),
         }?;
         let host = Host::of(url)?;
-        let is_direct = host.is_local() || self.direct.iter().any(|direct| direct.has(&host));
+        let is_local = host.is_local() && !self.is_for_local;
+        let is_direct = is_local || self.direct.iter().any(|direct| direct.has(&host));
         (!is_direct).then_some(proxy)
     }
 }
@@ -333,6 +338,12 @@ mod tests {
         }
         let none = proxies(&[("HTTPS_PROXY", "http://h:1"), ("no_proxy", "corp.com")]);
         assert_eq!(found(&none, "https://corp.com"), None);
-        assert!(found(&Proxies::only("http://p:1", "VAULT_PROXY_ADDR"), "http://v").is_some());
+        assert!(
+            found(
+                &Proxies::only("http://p:1", "VAULT_PROXY_ADDR"),
+                "http://[::1]"
+            )
+            .is_some()
+        );
     }
 }

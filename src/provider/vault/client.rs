@@ -49,7 +49,7 @@ impl Client {
             .user_agent(concat!("simpletuner-live/", env!("CARGO_PKG_VERSION")));
         let url = Url::parse(&address.origin).map_err(|_| failure::no_request(address))?;
         let proxies = match &options.proxy {
-            Some(proxy) => Proxies::only(proxy, "VAULT_PROXY_ADDR"),
+            Some(proxy) => Proxies::only(proxy.as_str(), "VAULT_PROXY_ADDR"),
             None => Proxies::from_env(),
         };
         let proxy = proxies.find(&url).filter(|_| address.socket.is_none());

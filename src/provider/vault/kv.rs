@@ -51,6 +51,9 @@ pub(super) enum Reading {
     NotThere,
     /// 404: the engine has the other version.
     OtherVersion,
+    /// An answer that Vault does not give: of a gateway that has lost its route to Vault, or of a server of another kind,
+    /// which may still have the secret in the other version.
+    NotVaults(FetchError),
     /// 403: the token may not read there, whether a secret exists or not.
     Denied,
 }
@@ -83,7 +86,7 @@ pub(super) async fn read(
         // The body distinguishes a deleted version from no secret at all.
         404 if engine == Engine::V2 => parse_v2(&response, path, client)?,
         404 if is_envelope(&response) => return Err(failure::data_in_path(path, client.address())),
-        404 => None,
+        404 | 204 => None,
         200 if engine == Engine::V2 => parse_v2(&response, path, client)?,
         200 => Some(parse_v1(&response, path, client)?),
         _ => return Err(failure::unexpected(client.address(), &response)),
@@ -91,10 +94,13 @@ pub(super) async fn read(
     match (reading, response.not_found_by()) {
         (Some(reading), _) => Ok(reading),
         // An engine of version 1 may have a secret at `data/{path}`.
-        (None, _) if response.status.is_success() => Ok(Reading::OtherVersion),
+        (None, _) if response.status.as_u16() == 200 => Ok(Reading::OtherVersion),
         (None, NotFoundBy::Vault) => Ok(Reading::NotThere),
         (None, NotFoundBy::VaultForAnotherWay) => Ok(Reading::OtherVersion),
-        (None, NotFoundBy::Other) => Err(failure::not_vault(client.address(), &response)),
+        (None, NotFoundBy::Other) => {
+            let why = failure::not_vault(client.address(), &response);
+            Ok(Reading::NotVaults(why))
+        }
     }
 }
 
@@ -147,9 +153,9 @@ fn parse_v2(
 ) -> Result<Option<Reading>, FetchError> {
     let body: Result<Body<'_>, _> = serde_json::from_slice(response.body.as_bytes());
     let Ok(Body { data }) = body else {
-        return match response.is_from_vault() {
-            true => Ok(None),
-            false => Err(failure::not_vault(client.address(), response)),
+        return match response.status.as_u16() == 200 && !response.is_from_vault() {
+            true => Err(failure::not_vault(client.address(), response)),
+            false => Ok(None),
         };
     };
     let versioned = data.and_then(|data| serde_json::from_str::<Versioned<'_>>(data.get()).ok());

@@ -149,6 +149,7 @@ impl VaultBackend {
     async fn read(&self, client: &Client, token: &SecretValue) -> Result<ReadOutcome, FetchError> {
         let first = self.connection().engine.unwrap_or(Engine::V2);
         let mut refusals = Vec::new();
+        let mut not_vaults = None;
         for engine in [first, first.other()] {
             match kv::read(client, engine, &self.path, token).await? {
                 Reading::Found {
@@ -166,10 +167,14 @@ impl VaultBackend {
                     return Ok(ReadOutcome::Fetched(Fetched::Missing(how)));
                 }
                 Reading::NotThere => refusals.push((engine, Refusal::NotThere)),
+                Reading::NotVaults(error) => not_vaults = Some(error),
                 Reading::OtherVersion => refusals.push((engine, Refusal::OtherVersion)),
                 Reading::Denied => refusals.push((engine, Refusal::Denied)),
             }
             self.connection().engine = None;
+        }
+        if let Some(error) = not_vaults {
+            return Err(error);
         }
         // A key that might be there must not read as missing: only a 404 that is about the path itself says so.
         let is_missing = |engine| refusals.contains(&(engine, Refusal::NotThere));

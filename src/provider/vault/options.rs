@@ -1,12 +1,14 @@
 //! The settings for Vault: its address, the log-in, the path to read, and the trusted certificates. Makes no call and
 //! reads no file.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
-use crate::settings::{Reader, Settings, setting, settings_table, variables};
+use crate::settings::{Given, Reader, SettingValue, Settings, setting, settings_table, variables};
 
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
@@ -24,7 +26,7 @@ pub struct VaultOptions {
     /// Which certificates to trust and to present.
     pub tls: VaultTls,
     /// The proxy for all requests (`VAULT_PROXY_ADDR`); `None`: those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
-    pub proxy: Option<String>,
+    pub proxy: Option<SecretValue>,
     /// How long connecting may take. The caller bounds the whole fetch.
     pub connect_timeout: Duration,
 }
@@ -68,7 +70,7 @@ settings_table! {
     /// The settings for Vault.
     struct VaultSettings {
         /// Vault's address, with a path if a proxy needs one, or `unix://` and the path of a socket
-        url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]),
+        url: Option<AddressText> = setting("vault_url").or_variables(&["VAULT_ADDR"]),
         /// The secret's path in the KV engine; its fields are the secrets
         path: String = setting("vault_path").or_variables(&["SIMPLETUNER_VAULT_PATH"]).default(|| "simpletuner".to_owned()),
         /// Where the KV engine is mounted
@@ -94,7 +96,7 @@ settings_table! {
         /// The name that the certificate must have, instead of the address's
         server_name: Option<String> = variables(&["VAULT_TLS_SERVER_NAME"]),
         /// The proxy for all requests, instead of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`
-        proxy: Option<String> = variables(&["VAULT_PROXY_ADDR", "VAULT_HTTP_PROXY"]),
+        proxy: Option<SecretValue> = variables(&["VAULT_PROXY_ADDR", "VAULT_HTTP_PROXY"]),
         /// Whether to accept any certificate: anybody could then pose as Vault, and get the token
         skip_verify: bool = variables(&["VAULT_SKIP_VERIFY"]),
     }
@@ -114,7 +116,7 @@ impl VaultOptions {
         if vault.client_cert.is_some() != vault.client_key.is_some() {
             return Err(both("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"));
         }
-        let Some(url) = vault.url else {
+        let Some(AddressText(url)) = vault.url else {
             return Ok(None);
         };
         let auth = match (
@@ -143,5 +145,31 @@ impl VaultOptions {
             proxy: vault.proxy,
             connect_timeout: settings.timeout.connect,
         }))
+    }
+}
+
+/// The text of an address. One that is wrong fails Vault and no command, so it is not checked here; nor is it shown, because it
+/// may contain a password.
+#[derive(Clone, Default)]
+struct AddressText(String);
+
+impl SettingValue for AddressText {
+    const FORM: &'static str = String::FORM;
+
+    fn parse(given: &Given<'_>) -> Result<Self> {
+        String::parse(given).map(Self)
+    }
+
+    fn shown(&self) -> serde_json::Value {
+        match Address::parse(&self.0) {
+            Ok(address) => address.to_string().into(),
+            Err(_) => "(not an address)".into(),
+        }
+    }
+}
+
+impl fmt::Debug for AddressText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.shown(), f)
     }
 }
