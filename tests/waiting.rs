@@ -140,7 +140,9 @@ impl Mount {
     }
 
     fn spawn(&self, program: &str, args: &[&str]) -> Child {
-        Command::new(program)
+        // A shell starts its background jobs, such as these tests, with these signals ignored.
+        Command::new("env")
+            .args(["--default-signal=INT,QUIT", program])
             .args(args)
             .current_dir(self.home.path())
             .env("LC_ALL", "C")

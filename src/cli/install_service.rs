@@ -10,7 +10,7 @@ use clap::ValueHint;
 use super::failure::{Failure, say};
 use super::{Context, Outcome, absolute, output};
 use crate::error::Error;
-use crate::mount::{Scope, Service, UNIT};
+use crate::mount::{self, Scope, Service, UNIT};
 
 /// Write a systemd unit that mounts at login or at boot
 ///
@@ -51,6 +51,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     if args.user.is_empty() || !args.user.chars().all(is_name) {
         return Err(Failure::new(format!("{:?} is not a user name", args.user)));
     }
+    check(&program, args.system.then_some(args.user.as_str()))?;
     let mut upgrade_arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &context.config {
         upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
@@ -102,6 +103,33 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         );
     }
     Ok(())
+}
+
+/// A service runs the program at its path again and again, so nobody else may be able to put another one there. `user`: of
+/// a service of the machine.
+fn check(program: &Path, user: Option<&str>) -> Outcome {
+    let uid = match user {
+        // A user that this machine does not have yet owns nothing on it.
+        Some(user) => nix::unistd::User::from_name(user)
+            .ok()
+            .flatten()
+            .map_or(0, |user| user.uid.as_raw()),
+        None => rustix::process::geteuid().as_raw(),
+    };
+    mount::open_program(program, uid)
+        .map(drop)
+        .map_err(|error| {
+            Failure::with_hint(
+                format!("a service cannot run this program: {error}"),
+                format!(
+                    "sudo install {} /usr/local/bin/ && {} install-service ...",
+                    program.display(),
+                    Path::new("/usr/local/bin")
+                        .join(program.file_name().unwrap_or_default())
+                        .display()
+                ),
+            )
+        })
 }
 
 fn write(path: &Path, unit: &str, force: bool) -> Outcome {

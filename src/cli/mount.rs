@@ -52,6 +52,8 @@ enum Part {
     BackgroundKeeper,
     /// Answers the kernel, for the keeper that started it
     Server,
+    /// Opens the new program of an upgrade, and becomes its server
+    Successor,
     /// Keeps the mount, for the server that started it
     Keeper,
 }
@@ -62,7 +64,6 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         allow_root: args.allow_root.then_some(true),
         ..context.flags(args.dir.as_deref())?
     };
-    let arguments = daemon_arguments(&args, &flags);
     if args.foreground {
         mount::leave_caller()?;
         // Before the settings are loaded, which may warn. A background part sets up its own log, and the command that started
@@ -71,14 +72,21 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             logging::init_foreground();
         }
         let settings = || Settings::load(&flags, BACKENDS);
+        let keep = |in_background| {
+            let settings = settings()?;
+            let arguments = daemon_arguments(&args, &flags, &settings);
+            mount::mount_foreground(&settings, &arguments, in_background)
+        };
         return Ok(match args.part {
-            None => mount::mount_foreground(&settings()?, &arguments, false),
-            Some(Part::BackgroundKeeper) => mount::mount_foreground(&settings()?, &arguments, true),
+            None => keep(false),
+            Some(Part::BackgroundKeeper) => keep(true),
             Some(Part::Server) => mount::serve(settings()),
+            Some(Part::Successor) => mount::succeed(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
     let settings = Settings::load(&flags, BACKENDS)?;
+    let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
     if mounted.already {
@@ -109,7 +117,8 @@ fn warn_of_changed_variables(mount: &MountClient) {
 }
 
 /// The daemon's arguments, so that it loads the same settings. Paths are absolute, because it changes its working folder.
-fn daemon_arguments(args: &Args, flags: &Flags) -> Vec<OsString> {
+/// The mount point is always among them: commands find the mount's processes by it.
+fn daemon_arguments(args: &Args, flags: &Flags, settings: &Settings) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &flags.config {
         arguments.extend(["--config".into(), config.into()]);
@@ -117,8 +126,6 @@ fn daemon_arguments(args: &Args, flags: &Flags) -> Vec<OsString> {
     if args.allow_root {
         arguments.push("--allow-root".into());
     }
-    if let Some(mount_point) = &flags.mount_point {
-        arguments.push(mount_point.into());
-    }
+    arguments.push(mount::resolve(&settings.mount_point).into());
     arguments
 }

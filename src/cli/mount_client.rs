@@ -25,6 +25,27 @@ pub(super) struct MountClient {
     root: PathBuf,
 }
 
+/// Why a mount does not answer, and what mends it.
+fn silence(mount_point: &Path) -> (String, String) {
+    let path = mount_point.display();
+    let stopped: Vec<String> = mount::stopped(mount_point)
+        .iter()
+        .map(u32::to_string)
+        .collect();
+    match stopped.join(" ") {
+        none if none.is_empty() => (
+            format!("the mount at {path} is dead"),
+            "`simpletuner-live mount` cleans it up and mounts again".into(),
+        ),
+        pids => (
+            format!(
+                "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
+            ),
+            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, lets it go on"),
+        ),
+    }
+}
+
 impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
@@ -37,10 +58,10 @@ impl MountClient {
         let mount_point = &settings.mount_point;
         match mount::state(mount_point)? {
             MountState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
-            MountState::Ours { alive: false, .. } => warn(&format!(
-                "the mount at {} is dead; `simpletuner-live mount` cleans it up",
-                mount_point.display()
-            )),
+            MountState::Ours { alive: false, .. } => {
+                let (what, mend) = silence(mount_point);
+                warn(&format!("{what}; {mend}"));
+            }
             MountState::OfAnother { uid } => warn(&mount::belongs_to_another(mount_point, uid)),
             MountState::NotMounted | MountState::Foreign { .. } => {}
         }
@@ -55,10 +76,10 @@ impl MountClient {
         let path = mount_point.display();
         match mount::state(mount_point)? {
             MountState::Ours { alive: true, .. } => Ok(Self::new(mount_point)),
-            MountState::Ours { alive: false, .. } => Err(Failure::with_hint(
-                format!("the mount at {path} is dead"),
-                "`simpletuner-live mount` cleans it up and mounts again",
-            )),
+            MountState::Ours { alive: false, .. } => {
+                let (what, mend) = silence(mount_point);
+                Err(Failure::with_hint(what, &mend))
+            }
             MountState::NotMounted => Err(Failure::with_hint(
                 format!("nothing is mounted at {path}"),
                 "`simpletuner-live mount` mounts it",

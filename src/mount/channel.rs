@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds};
+use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
@@ -158,6 +158,18 @@ impl Channel {
         Ok(self.receive_with(&mut [])?.map(|(message, _)| message))
     }
 
+    /// The next message, and the descriptors that came with it.
+    pub(super) fn receive_with_descriptors<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        self.receive_with(&mut [])
+    }
+
+    /// Sends the program that this process is about to execute.
+    pub(super) fn send_program(&self, program: &OwnedFd) -> Result<()> {
+        self.send_with(&[], &ToKeeper::Program, &[program.as_fd()])
+    }
+
     /// The first message on the socket that this process was started with, everything shared, and the channel to answer
     /// on.
     pub(super) fn receive_hello(self) -> Result<(Hello, SharedFds, Self)> {
@@ -224,11 +236,12 @@ mod tests {
 
     use zeroize::Zeroize;
 
-    use super::super::handover::{ToKeeper, ToServer};
+    use super::super::handover::ToServer;
     use super::*;
 
     fn state() -> HandoverState {
         HandoverState {
+            mount: crate::process::mountinfo::own().unwrap()[0].id(),
             mount_point: OsBytes::from("/mount"),
             program: OsBytes::from("/program"),
             arguments: Vec::new(),

@@ -17,41 +17,52 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::mount_point::MountPoint;
 use super::poll::poll;
 use super::state::SOURCE;
 use crate::error::{Error, Result};
+use crate::process::mountinfo::Mount;
 
 const DEVICE: &str = "/dev/fuse";
-/// Where to look for `fusermount3`, also if PATH does not contain its folder.
-const FUSERMOUNT: [&str; 3] = ["fusermount3", "/bin/fusermount3", "/sbin/fusermount3"];
+/// Where to look for `fusermount3`. An ordinary user's PATH comes first, and need not contain its folder.
+const FUSERMOUNT: [&str; 4] = [
+    "fusermount3",
+    "/bin/fusermount3",
+    "/sbin/fusermount3",
+    "/usr/bin/fusermount3",
+];
 
 /// The programs to try that mount and unmount for an ordinary user: the variable `FUSERMOUNT_PATH`, as for other FUSE
-/// filesystems, else `fusermount3`.
+/// filesystems, else `fusermount3`. Root runs only what lies in the system's folders.
 pub(super) fn fusermount() -> Vec<OsString> {
+    if rustix::process::geteuid().is_root() {
+        return FUSERMOUNT[1..].iter().map(OsString::from).collect();
+    }
     match std::env::var_os("FUSERMOUNT_PATH") {
         Some(path) => vec![path],
         None => FUSERMOUNT.map(OsString::from).into(),
     }
 }
 
-/// Mounts a filesystem, and returns the descriptor through which a process answers its requests.
+/// Mounts a filesystem, and returns the descriptor through which a process answers its requests, and the mount.
 ///
 /// # Errors
 /// Why it failed, and what to do about it.
-pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
+pub(super) fn mount(mount_point: &MountPoint, allow_root: bool) -> Result<(OwnedFd, Mount)> {
     if !Path::new(DEVICE).exists() {
         return Err(Error::Settings(
             "there is no /dev/fuse: load the kernel module (`modprobe fuse`), or give the container the device (`--device /dev/fuse`)".into(),
         ));
     }
-    match rustix::process::geteuid().is_root() {
+    let device = match rustix::process::geteuid().is_root() {
         true => mount_as_root(mount_point),
-        false => mount_by_fusermount(mount_point, allow_root),
-    }
+        false => mount_by_fusermount(mount_point.path(), allow_root),
+    }?;
+    Ok((device, mount_point.mounted()?))
 }
 
-fn mount_as_root(mount_point: &Path) -> Result<OwnedFd> {
-    let dir = mount_point.display();
+fn mount_as_root(mount_point: &MountPoint) -> Result<OwnedFd> {
+    let dir = mount_point.path().display();
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(DEVICE, e))?;
     // The options of mount(8) for FUSE (Documentation/filesystems/fuse.rst).
@@ -64,7 +75,8 @@ fn mount_as_root(mount_point: &Path) -> Result<OwnedFd> {
     let options =
         CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::from(e)))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
-    let mounted = rustix::mount::mount(SOURCE, mount_point, "fuse", flags, Some(&*options));
+    let target = mount_point.descriptor_path();
+    let mounted = rustix::mount::mount(SOURCE, target, "fuse", flags, Some(&*options));
     mounted.map_err(|error| match error {
         rustix::io::Errno::PERM => Error::Settings(format!(
             "{dir} cannot be mounted: {error}; in a container, it needs the capability SYS_ADMIN"

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::live::{Restart, Upgrade};
+use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
 
 /// The handover format that this program speaks. It changes with `HandoverState`, with `Hello`, and with the records of
 /// the tree's journal. A program that speaks another format refuses to start as a part of this program's mount.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Descriptors that both processes hold, so they survive the death of either.
 pub(super) struct SharedFds {
@@ -29,23 +29,11 @@ pub(super) struct SharedFds {
     pub(super) key: SealingKey,
 }
 
-impl SharedFds {
-    /// The same descriptors, with another program.
-    pub(super) fn with_program(&self, program: OwnedFd) -> Result<Self> {
-        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| Error::io("descriptors", e));
-        Ok(Self {
-            device: copy(&self.device)?,
-            heartbeat: copy(&self.heartbeat)?,
-            journal: [copy(&self.journal[0])?, copy(&self.journal[1])?],
-            program,
-            key: self.key.clone(),
-        })
-    }
-}
-
 /// What the next keeper or server must know.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct HandoverState {
+    pub(super) mount: MountId,
+    /// Its path at the time of the mount, to show.
     pub(super) mount_point: OsBytes,
     /// The program's path at the time of the mount. `upgrade` looks for the new program there.
     pub(super) program: OsBytes,
@@ -73,6 +61,10 @@ pub(super) struct HandoverState {
 impl HandoverState {
     pub(super) fn mount_point(&self) -> PathBuf {
         self.mount_point.to_os().into()
+    }
+
+    pub(super) fn program(&self) -> PathBuf {
+        self.program.to_os().into()
     }
 
     /// Where the log goes; `None`: to standard error.
@@ -122,6 +114,8 @@ pub(super) enum ToServer {
 /// The server's messages.
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToKeeper {
+    /// The process has opened the new program, which comes with this message, and is about to execute it.
+    Program,
     /// The server has done everything that it can do before it begins.
     Prepared,
     /// The server answers requests.

@@ -1,23 +1,28 @@
 //! Mounts a tree in the process that built it, for programs with providers of their own. Knows no settings and no
 //! signals.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, MountOption, Session};
+use fuser::{BackgroundSession, Config, Session};
 
-use super::state::{SOURCE, resolve};
+use super::connection::Connection;
+use super::mount_point::MountPoint;
 use super::unmount::detach;
-use super::{acl, prepare};
+use super::{acl, device};
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
 use crate::live::Tree;
+use crate::process::mountinfo::MountId;
 
 /// A mounted tree. Dropping it unmounts, and waits until every closed write is on disk.
 pub struct MountedTree {
     session: Option<BackgroundSession>,
     mount_point: PathBuf,
+    mount: MountId,
+    connection: io::Result<Connection>,
     drain: Drain,
 }
 
@@ -27,8 +32,10 @@ pub struct MountedTree {
 /// # Errors
 /// Why it cannot be mounted.
 pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Result<MountedTree> {
-    let mount_point = resolve(mount_point);
-    prepare(&mount_point)?;
+    let dir = std::path::absolute(mount_point)
+        .map_err(|e| Error::io(mount_point.display().to_string(), e))?;
+    let place = MountPoint::open(&dir)?;
+    let mount_point = place.path().to_owned();
     tree.set_mount_info(|info| {
         info.mount_point = mount_point.display().to_string();
         info.allow_root = allow_root;
@@ -36,11 +43,19 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Resu
     let threads = |e| Error::io("threads", e);
     let fs = Fs::new(tree, None).map_err(threads)?;
     let drain = fs.drain();
-    let session = mount(fs, &mount_point, allow_root)?;
-    drain.set_device(session.as_fd()).map_err(threads)?;
+    let (device, mount) = device::mount(&place, allow_root)?;
+    let connection = Connection::of(&mount);
+    let start = || {
+        let session = session(fs, device, allow_root)?;
+        drain.set_device(session.as_fd()).map_err(threads)?;
+        session.spawn().map_err(threads)
+    };
+    let session = start().inspect_err(|_| drop(detach(&mount)))?;
     Ok(MountedTree {
-        session: Some(session.spawn().map_err(threads)?),
+        session: Some(session),
         mount_point,
+        mount: mount.id(),
+        connection,
         drain,
     })
 }
@@ -54,15 +69,19 @@ impl MountedTree {
 
 impl Drop for MountedTree {
     fn drop(&mut self) {
-        let ends = match detach(&self.mount_point) {
-            // With open files, the session ends only when the last one is closed: do not wait for that.
-            Ok(in_use) => !in_use,
-            Err(error) => {
-                tracing::warn!("{error}");
-                false
-            }
-        };
-        if let Some(session) = self.session.take().filter(|_| ends)
+        if let Some(mount) = self.mount.find()
+            && let Err(error) = detach(&mount)
+        {
+            tracing::warn!("{error}");
+        }
+        // Before the connection ends, so that closes under way get their answers.
+        self.drain.finish();
+        let ends = self.connection.as_ref().is_ok_and(|it| it.abort().is_ok());
+        // Where it cannot be ended, the session ends when the last open file is closed: do not wait for that.
+        if let Some(session) = self
+            .session
+            .take()
+            .filter(|it| ends || it.guard.is_finished())
             && let Err(error) = session.join()
         {
             tracing::warn!("{}: {error}", self.mount_point.display());
@@ -71,17 +90,9 @@ impl Drop for MountedTree {
     }
 }
 
-fn mount(fs: Fs, mount_point: &Path, allow_root: bool) -> Result<Session<Fs>> {
+fn session(fs: Fs, device: OwnedFd, allow_root: bool) -> Result<Session<Fs>> {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(SOURCE.into()),
-        MountOption::Subtype(SOURCE.into()),
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoExec,
-        MountOption::NoAtime,
-    ];
     config.acl = acl(allow_root);
-    Session::new(fs, mount_point, &config)
-        .map_err(|e| Error::io(format!("{} cannot be mounted", mount_point.display()), e))
+    Session::from_fd(fs, device, acl(allow_root), config)
+        .map_err(|e| Error::io("the kernel's first request", e))
 }

@@ -6,6 +6,7 @@ mod upgrading;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
@@ -16,7 +17,6 @@ use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
 use super::setup::{Signals, leave_terminal, set_up};
 use super::start::READY;
-use super::state::is_mounted;
 use super::unmount::detach;
 use super::{device, service};
 use crate::error::{Error, Result};
@@ -74,7 +74,7 @@ pub fn mount_foreground(
     service::notify_ready(&state.mount_point());
     // The service manager has a restored mount already.
     if device::can_resend(&state.init) && state.numbers_from == 0 {
-        service::store_mount(&state.mount_point(), &keeper.shared.device, &state.init);
+        service::store_mount(&state.mount, &keeper.shared.device, &state.init);
     }
     keeper.run()
 }
@@ -134,7 +134,8 @@ enum Wakeup {
     UpgradeSignal,
     Message(ToKeeper),
     ServerEnded,
-    NextMessage(ToKeeper),
+    /// With what came along.
+    NextMessage(ToKeeper, Vec<OwnedFd>),
     NextEnded,
 }
 
@@ -173,7 +174,7 @@ impl Keeper {
                 Wakeup::UpgradeSignal => self.begin_upgrade(),
                 Wakeup::Message(ToKeeper::Ready) => self.server_is_ready(),
                 Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Wakeup::Message(ToKeeper::Prepared | ToKeeper::Quiesced) => {}
+                Wakeup::Message(ToKeeper::Program | ToKeeper::Prepared | ToKeeper::Quiesced) => {}
                 Wakeup::ServerEnded => {
                     let exit = self.server.reap();
                     if !device::is_connected(&self.shared.device) {
@@ -184,19 +185,8 @@ impl Keeper {
                     }
                     self.replace_server(exit)?;
                 }
-                Wakeup::NextMessage(ToKeeper::Prepared) => self.switch_servers(),
-                Wakeup::NextMessage(ToKeeper::Failed(why)) => {
-                    if let Some(Upgrading::Preparing { next, .. }) = &mut self.upgrade {
-                        next.reason = Some(why);
-                    }
-                }
-                Wakeup::NextMessage(ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::Quiesced) => {}
-                Wakeup::NextEnded => {
-                    if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
-                        let exit = next.reap();
-                        self.finish_upgrade(Some(exit.reason));
-                    }
-                }
+                Wakeup::NextMessage(message, received) => self.next_says(message, received),
+                Wakeup::NextEnded => self.give_up_upgrade(),
             }
         }
     }
@@ -207,9 +197,7 @@ impl Keeper {
         if let Some(why) = self.server.heartbeat.check(&self.heartbeat, timeout) {
             self.server.kill(why);
         }
-        if let Some(upgrading) = &mut self.upgrade {
-            upgrading.check();
-        }
+        self.check_upgrade();
     }
 
     fn server_is_ready(&mut self) {
@@ -283,9 +271,9 @@ impl Keeper {
             }
             if is_ready(4)
                 && let Some(next) = next
-                && let Ok(Some(message)) = next.channel.receive()
+                && let Ok(Some((message, received))) = next.channel.receive_with_descriptors()
             {
-                return Wakeup::NextMessage(message);
+                return Wakeup::NextMessage(message, received);
             }
             if is_ready(5) {
                 return Wakeup::NextEnded;
@@ -345,7 +333,7 @@ impl Keeper {
                     let why = "no server could be started for a minute";
                     tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
                     service::notify_stopping();
-                    detach(&self.state.mount_point())?;
+                    self.detach();
                     return Err(Error::Settings(why.into()));
                 }
                 self.delay_restart();
@@ -373,22 +361,22 @@ impl Keeper {
         }
     }
 
+    /// Takes the mount out of the tree, if it is still there.
+    fn detach(&self) {
+        if let Some(mount) = self.state.mount.find()
+            && let Err(error) = detach(&mount)
+        {
+            tracing::error!("{error}");
+        }
+    }
+
     fn unmount(mut self) -> Result<()> {
         let dir = self.state.mount_point();
         tracing::info!("unmounting {}", dir.display());
         service::notify_stopping();
-        let in_use = match detach(&dir) {
-            Ok(in_use) => in_use,
-            Err(_) if !is_mounted(&dir) => false,
-            Err(error) => {
-                tracing::error!("{error}");
-                true
-            }
-        };
-        if in_use {
-            // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
-            let _ = self.server.channel.send(&ToServer::Shutdown);
-        }
+        self.detach();
+        // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
+        let _ = self.server.channel.send(&ToServer::Shutdown);
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
             next.kill("the mount ends");
             let _ = next.reap();

@@ -5,16 +5,21 @@
 //! - `server`: answers the kernel, starts another keeper when one ends
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
-//! - `device`: `/dev/fuse`
+//! - `device`: `/dev/fuse`; `mount_point`: the folder that is mounted on; `trust`: paths that no stranger can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
-//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `usage`: which processes still use it
+//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `daemon`: its processes; `usage`: which
+//!   processes still use it; `connection`: the kernel's side of it
+//! - `successor`: the process that becomes the new program's server in an upgrade
 //! - `in_process`: a mount within one process, for tests and for other Rust programs
 
 mod channel;
+mod connection;
+mod daemon;
 mod device;
 mod handover;
 mod in_process;
 mod keeper;
+mod mount_point;
 mod poll;
 mod server;
 mod server_process;
@@ -22,6 +27,8 @@ mod service;
 mod setup;
 mod start;
 mod state;
+mod successor;
+mod trust;
 mod unit;
 mod unmount;
 mod upgrade;
@@ -34,16 +41,16 @@ pub use keeper::{mount_foreground, take_over};
 pub use server::serve;
 pub use setup::leave_caller;
 pub use start::{Mounted, mount_background};
-pub use state::{MountState, state};
+pub use state::{MountState, resolve, state, stopped};
+pub use successor::succeed;
+pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT};
-pub use unmount::unmount;
+pub use unmount::{Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;
 
 use fuser::SessionACL;
-
-use crate::error::{Error, Result};
 
 /// The message about a mount that belongs to another user.
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
@@ -60,22 +67,4 @@ fn acl(allow_root: bool) -> SessionACL {
         true => SessionACL::RootAndOwner,
         false => SessionACL::Owner,
     }
-}
-
-/// Makes the mount point if it is missing, for its owner only. It must be empty.
-fn prepare(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let context = |e| Error::io(dir.display().to_string(), e);
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(context)?;
-    if std::fs::read_dir(dir).map_err(context)?.next().is_some() {
-        let dir = dir.display();
-        return Err(Error::Settings(format!(
-            "{dir} is not empty: a mount would hide what is in it; choose another folder"
-        )));
-    }
-    Ok(())
 }

@@ -361,9 +361,12 @@ impl KeeperLink {
         if self.channel.send(&ToKeeper::Unmount).is_ok() {
             return;
         }
-        if matches!(detach(&self.state.mount_point()), Ok(true)) {
-            self.shut_down();
+        if let Some(mount) = self.state.mount.find()
+            && let Err(error) = detach(&mount)
+        {
+            tracing::error!("{error}");
         }
+        self.shut_down();
     }
 
     fn shut_down(&self) -> ! {

@@ -102,7 +102,17 @@ impl Heartbeat {
 impl ServerProcess {
     /// Starts a server. It prepares, and then waits for `ToServer::Begin`.
     pub(super) fn start(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
-        let (child, channel) = Channel::start(shared, state, "server")?;
+        Self::start_part("server", state, shared)
+    }
+
+    /// Starts a process that opens the program which is now at the mounted program's path, sends it, and becomes its
+    /// server.
+    pub(super) fn start_successor(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
+        Self::start_part("successor", state, shared)
+    }
+
+    fn start_part(part: &str, state: &HandoverState, shared: &SharedFds) -> Result<Self> {
+        let (child, channel) = Channel::start(shared, state, part)?;
         let pid = Pid::from_child(&child);
         // This fails if the process has ended already; `exit_fd` then shows it.
         let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);

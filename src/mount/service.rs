@@ -4,13 +4,13 @@
 
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::MemfdFlags;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
-use super::handover::OsBytes;
+use crate::process::mountinfo::MountId;
 
 /// The names of the two stored descriptors.
 const DEVICE: &str = "device";
@@ -20,13 +20,13 @@ const MOUNT: &str = "mount";
 #[derive(Serialize, Deserialize)]
 struct StoredMount {
     format: u32,
-    mount_point: OsBytes,
+    mount: MountId,
     init: Vec<u8>,
 }
 
 /// A mount whose processes have ended, from the service manager's store.
 pub(super) struct RestoredMount {
-    pub(super) mount_point: PathBuf,
+    pub(super) mount: MountId,
     pub(super) device: OwnedFd,
     /// The kernel's first request.
     pub(super) init: Vec<u8>,
@@ -49,13 +49,13 @@ pub(super) fn notify_ready(mount_point: &Path) {
 }
 
 /// Has the service manager store the mount.
-pub(super) fn store_mount(mount_point: &Path, device: &OwnedFd, init: &[u8]) {
+pub(super) fn store_mount(mount: &MountId, device: &OwnedFd, init: &[u8]) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let stored = StoredMount {
         format: super::FORMAT,
-        mount_point: OsBytes::from(mount_point),
+        mount: mount.clone(),
         init: init.to_vec(),
     };
     let store = || -> std::io::Result<()> {
@@ -103,7 +103,7 @@ pub(super) fn restored() -> Option<RestoredMount> {
     file.read_to_end(&mut bytes).ok()?;
     let stored: StoredMount = postcard::from_bytes(&bytes).ok()?;
     (stored.format == super::FORMAT).then_some(RestoredMount {
-        mount_point: stored.mount_point.to_os().into(),
+        mount: stored.mount,
         device: device?,
         init: stored.init,
     })

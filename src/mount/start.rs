@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::state::{MountState, resolve, state};
-use super::unmount::detach;
+use super::daemon::wake;
+use super::mount_point::MountPoint;
+use super::state::{MountState, mounted, resolve, state};
+use super::unmount::remove_dead;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 use crate::sync::{self, SMALL_STACK};
@@ -44,9 +46,11 @@ fn give_up(child: &mut Child, mount_point: &Path) {
         ends_within(child, KILL_TIMEOUT);
     }
     // Without the mount, its server ends as well.
-    let mount_point = resolve(mount_point);
-    let is_ours = matches!(state(&mount_point), Ok(MountState::Ours { .. }));
-    if is_ours && let Err(error) = detach(&mount_point) {
+    let is_ours = matches!(state(mount_point), Ok(MountState::Ours { .. }));
+    if is_ours
+        && let Ok(Some(mount)) = mounted(&resolve(mount_point))
+        && let Err(error) = remove_dead(&mount)
+    {
         tracing::warn!("{error}");
     }
 }
@@ -68,7 +72,21 @@ fn ends_within(child: &mut Child, timeout: Duration) -> bool {
 /// The daemon's reason; [`Error::Io`] if the daemon cannot be started, or does not answer within 30 seconds.
 pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<Mounted> {
     let mount_point = settings.mount_point.clone();
-    if let MountState::Ours { alive: true, .. } = state(&mount_point)? {
+    let already = match state(&mount_point)? {
+        MountState::NotMounted => {
+            // Here, too: the daemon gets the path without links, and the folders that its links lie in count.
+            MountPoint::open(&mount_point)?;
+            false
+        }
+        MountState::Ours { alive: false, .. } => {
+            let mount = mounted(&resolve(&mount_point))?;
+            mount.is_some_and(|mount| wake(&mount))
+                && matches!(state(&mount_point)?, MountState::Ours { alive: true, .. })
+        }
+        MountState::Ours { alive: true, .. } => true,
+        MountState::OfAnother { .. } | MountState::Foreign { .. } => false,
+    };
+    if already {
         return Ok(Mounted {
             mount_point,
             already: true,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::daemon;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::without_links;
@@ -14,7 +15,7 @@ use crate::sync::{self, SMALL_STACK};
 /// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
 pub(super) const SOURCE: &str = "simpletuner-live";
 /// How long a mount may take to answer.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is mounted at a mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +46,16 @@ pub enum MountState {
 /// # Errors
 /// [`Error::Io`] if the table of mounts cannot be read.
 pub fn state(dir: &Path) -> Result<MountState> {
+    state_within(dir, ANSWER_TIMEOUT)
+}
+
+/// [`state`], for which the mount has this long to answer.
+pub(super) fn state_within(dir: &Path, timeout: Duration) -> Result<MountState> {
     let dir = resolve(dir);
     let Some(mount) = mounted(&dir)? else {
         return Ok(MountState::NotMounted);
     };
-    if !mount.fstype.starts_with("fuse") || mount.source != SOURCE {
+    if !is_of_this_program(&mount) {
         return Ok(MountState::Foreign {
             fstype: mount.fstype,
         });
@@ -57,8 +63,28 @@ pub fn state(dir: &Path) -> Result<MountState> {
     let me = rustix::process::geteuid().as_raw();
     match mount.user {
         Some(uid) if uid != me => Ok(MountState::OfAnother { uid }),
-        _ => Ok(read_status(&dir, me)),
+        _ => Ok(read_status(&dir, me, timeout)),
     }
+}
+
+/// The processes of a mount that does not answer which are stopped, by SIGSTOP or by a debugger. [`super::mount_background`]
+/// and [`super::unmount`] let them go on.
+pub fn stopped(dir: &Path) -> Vec<u32> {
+    let Ok(Some(mount)) = mounted(&resolve(dir)) else {
+        return Vec::new();
+    };
+    let stopped = daemon::stopped(&mount).into_iter();
+    stopped.map(|daemon| daemon.pid).collect()
+}
+
+pub(super) fn is_of_this_program(mount: &Mount) -> bool {
+    mount.fstype.starts_with("fuse") && mount.source == SOURCE
+}
+
+/// Whether this user has mounted it with this program.
+pub(super) fn is_own(mount: &Mount) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    is_of_this_program(mount) && mount.user == Some(me)
 }
 
 /// The topmost mount at a resolved path.
@@ -70,19 +96,15 @@ pub(super) fn mounted(dir: &Path) -> Result<Option<Mount>> {
     Ok(mountinfo::at(&mounts, dir).cloned())
 }
 
-/// Whether anything is mounted at `dir`.
-pub(super) fn is_mounted(dir: &Path) -> bool {
-    matches!(mounted(&resolve(dir)), Ok(Some(_)))
-}
-
-/// The path without symbolic links. Mounts on the way are not asked, because they may not answer.
-pub(super) fn resolve(dir: &Path) -> PathBuf {
+/// The path without symbolic links, as the table of mounts has it. Mounts on the way are not asked, because they may not
+/// answer.
+pub fn resolve(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     without_links(&dir)
 }
 
 /// Reads the file `status` on another thread, because a daemon that hangs would block this one for ever.
-fn read_status(dir: &Path, me: u32) -> MountState {
+fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountState {
     let (sender, receiver) = channel();
     let root = dir.to_owned();
     let ask = move || {
@@ -92,7 +114,7 @@ fn read_status(dir: &Path, me: u32) -> MountState {
     };
     // Without a thread, there is no sender, and the daemon counts as one that hangs.
     let _ = sync::spawn("status", SMALL_STACK, ask);
-    match receiver.recv_timeout(STATUS_TIMEOUT) {
+    match receiver.recv_timeout(timeout) {
         Ok(Ok((uid, _))) if uid != me => MountState::OfAnother { uid },
         Ok(Ok((_, bytes))) => {
             let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();

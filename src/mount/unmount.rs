@@ -1,135 +1,188 @@
-//! Unmounts: by umount(2) for root, through `fusermount3` for other users.
+//! Ends a mount: takes it out of the tree (umount(2) for root, `fusermount3` for other users), ends its daemon, and with it
+//! the kernel's connection to it. A mount is what its id says, never what lies at a path.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use rustix::process::Signal;
 
-use super::state::{MountState, is_mounted, mounted, resolve, state};
-use super::{device, usage};
+use super::connection::Connection;
+use super::daemon::{self, wait_for_exit, wake};
+use super::state::{MountState, mounted, resolve, state_within};
+use super::trust::of_descriptor;
+use super::{belongs_to_another, device, usage};
 use crate::error::{Error, Result};
-use crate::process::has_ended;
+use crate::process;
+use crate::process::mountinfo::Mount;
+use crate::sync::{self, LARGE_STACK};
 
-/// How long the daemon may take to finish its writes.
-const DAEMON_EXIT_TIMEOUT: Duration = Duration::from_secs(15);
-/// After this long, a warning says what the command waits for.
-const WARN_AFTER: Duration = Duration::from_secs(2);
+/// The command ends within 5 seconds, whatever hangs.
+const TIMEOUT: Duration = Duration::from_millis(4900);
+/// By then the daemon should have finished its writes and ended.
+const DAEMON_TIMEOUT: Duration = Duration::from_millis(4200);
+/// How long a mount may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a daemon may take to end after its connection has ended.
+const ABORTED_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Unmounts what is mounted at `dir`, and waits until its processes have ended. A mount in use is detached from the tree at
-/// once, and ends when the last file in it is closed; warnings name the processes that use it.
+/// What becomes of those who still use the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// The mount ends: their next operation fails with ENOTCONN.
+    Now,
+    /// They go on, and the mount ends when the last of them has.
+    Lazily,
+}
+
+/// Ends what is mounted at `dir`, within 5 seconds; warnings name the processes that used it. What was closed is written
+/// first, unless that takes longer: the daemon then goes on with that.
 ///
 /// # Errors
-/// [`Error::Io`] if nothing is mounted there, or the system refuses to unmount it.
-pub fn unmount(dir: &Path) -> Result<()> {
+/// [`Error::Settings`] if nothing of this user's is mounted there (root may end any user's mount); [`Error::Io`] if the
+/// system refuses to unmount it, or a filesystem on the way to it does not answer.
+pub fn unmount(dir: &Path, how: Unmount) -> Result<()> {
+    let (sender, receiver) = channel();
+    let place = dir.to_owned();
+    let begun = Instant::now();
+    let run = move || drop(sender.send(unmount_by(&place, how, begun)));
+    sync::spawn("unmount", LARGE_STACK, run).map_err(|e| Error::io("threads", e))?;
+    let ended = receiver.recv_timeout(TIMEOUT);
+    ended.unwrap_or_else(|_| {
+        let context = format!("{}, or a folder on the way to it,", dir.display());
+        Err(Error::io(context, Errno::TIMEDOUT))
+    })
+}
+
+fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     let dir = resolve(dir);
-    let pids = match state(&dir)? {
-        MountState::Ours { pids, .. } => pids,
-        MountState::NotMounted => return Err(not_mounted(&dir)),
-        MountState::OfAnother { .. } | MountState::Foreign { .. } => Vec::new(),
-    };
-    let mount = mounted(&dir)?.ok_or_else(|| not_mounted(&dir))?;
     let place = dir.display();
-    if !detach_if_unused(&dir)? {
-        // Before the detach: afterwards `/proc` no longer shows the mount.
-        let uses = usage::uses_of(&mount);
-        detach_at_once(&dir)?;
-        tracing::warn!(
-            "{place} was in use: it is detached now, and ends when the last file in it is closed"
-        );
-        usage::warn_of(&uses);
-        return Ok(());
+    let refuse = |why: String| Err(Error::Settings(why));
+    let Some(mount) = mounted(&dir)? else {
+        return refuse(format!("nothing is mounted at {place}"));
+    };
+    let mut state = state_within(&dir, ANSWER_TIMEOUT)?;
+    if matches!(state, MountState::Ours { alive: false, .. }) && wake(&mount) {
+        state = state_within(&dir, ANSWER_TIMEOUT)?;
     }
-    let elsewhere = usage::other_mounts_of(&mount);
-    if !elsewhere.is_empty() {
-        tracing::warn!(
-            "{place} is unmounted here, but still mounted elsewhere; its daemon goes on until it is unmounted there, too"
-        );
-        usage::warn_of(&elsewhere);
-        return Ok(());
+    let pids = match state {
+        MountState::Ours { pids, .. } => pids,
+        MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => Vec::new(),
+        MountState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
+        MountState::NotMounted => return refuse(format!("nothing is mounted at {place}")),
+        MountState::Foreign { fstype } => {
+            return refuse(format!(
+                "{place} is a {fstype} mount, not one of simpletuner-live; it is left alone"
+            ));
+        }
+    };
+    // Before the detach: afterwards `/proc` no longer shows the mount.
+    let uses = usage::uses_of(&mount);
+    let connection = Connection::of(&mount);
+    detach(&mount)?;
+    match how {
+        _ if uses.is_empty() => {}
+        Unmount::Now => tracing::warn!(
+            "{place} was in use: what still has a file or a folder of it open gets ENOTCONN from now on"
+        ),
+        Unmount::Lazily => tracing::warn!(
+            "{place} was in use: it is detached now, and ends when the last file in it is closed, and where it is still mounted"
+        ),
     }
-    wait_for_exit(&pids);
+    usage::warn_of(&uses);
+    if how == Unmount::Now {
+        end(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
+    }
     Ok(())
 }
 
-/// Waits until the daemon has ended, which it does once every closed write is on disk.
-fn wait_for_exit(pids: &[u32]) {
-    let begun = Instant::now();
-    let mut has_warned = false;
-    let running = || pids.iter().find(|pid| !has_ended(**pid)).copied();
-    while let Some(pid) = running() {
-        if begun.elapsed() > DAEMON_EXIT_TIMEOUT {
-            tracing::warn!(
-                "process {pid} still runs: a process that `/proc` does not show here uses the mount, or the secrets file \
-                 cannot be written; see the daemon's log"
-            );
-            return;
+/// Removes a mount that does not answer. Processes that it still has end with the connection.
+///
+/// # Errors
+/// As for [`detach`].
+pub(super) fn remove_dead(mount: &Mount) -> Result<()> {
+    let connection = Connection::of(mount);
+    detach(mount)?;
+    if let Err(error) = connection.and_then(|connection| connection.abort()) {
+        tracing::debug!("the connection of the dead mount cannot be ended: {error}");
+    }
+    Ok(())
+}
+
+/// Ends the mount's processes, and with them the connection; if they take too long, first the connection. `named` are
+/// those that the mount's `status` named.
+fn end(mount: &Mount, connection: io::Result<Connection>, named: &[u32], until: Instant) {
+    let daemons = daemon::of(mount, named);
+    for daemon in &daemons {
+        daemon.signal(Signal::TERM);
+        daemon.signal(Signal::CONT);
+    }
+    let left = wait_for_exit(daemons, until);
+    // Even where no process is left to be seen, one may be there.
+    let aborted = connection.and_then(|connection| connection.abort());
+    for daemon in left.iter().filter(|daemon| daemon.is_stopped()) {
+        tracing::warn!("process {} is stopped, and is killed", daemon.pid);
+        daemon.signal(Signal::KILL);
+    }
+    for daemon in wait_for_exit(left, Instant::now() + ABORTED_TIMEOUT) {
+        let pid = daemon.pid;
+        match &aborted {
+            Ok(()) => tracing::warn!(
+                "process {pid} has not finished its writes yet; it ends when it has, see its log"
+            ),
+            Err(error) => tracing::warn!(
+                "process {pid} has not ended yet, and the connection cannot be ended before ({error}): until then, those who \
+                 have files or folders of the mount open can go on; see its log"
+            ),
         }
-        if begun.elapsed() > WARN_AFTER && !has_warned {
-            has_warned = true;
-            tracing::warn!("waiting for the daemon, process {pid}, to finish its writes");
-        }
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-fn not_mounted(dir: &Path) -> Error {
-    Error::io(
-        format!("nothing is mounted at {}", dir.display()),
-        Errno::INVAL,
-    )
-}
-
-/// Detaches the mount from the tree; returns whether it was in use.
-pub(super) fn detach(dir: &Path) -> Result<bool> {
-    if detach_if_unused(dir)? {
-        return Ok(false);
+/// Takes this mount out of the tree, whether it is in use or not.
+///
+/// # Errors
+/// Another filesystem lies on its mount point, or the system refuses.
+pub(super) fn detach(mount: &Mount) -> Result<()> {
+    let dir = &mount.point;
+    let refused = |error: Errno| Error::io(format!("{} cannot be unmounted", dir.display()), error);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(refused)?;
+    let info = std::fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd()));
+    if info.ok().and_then(|info| process::mount_of(&info)) != Some(mount.id) {
+        return Err(Error::Settings(format!(
+            "{} cannot be unmounted: another filesystem is there now",
+            dir.display()
+        )));
     }
-    detach_at_once(dir).map(|()| true)
-}
-
-/// Detaches the mount unless it is in use; returns whether it did.
-fn detach_if_unused(dir: &Path) -> Result<bool> {
-    match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(true),
-        Err(Errno::BUSY) => Ok(false),
-        Err(Errno::PERM) => fusermount("-u", dir).map(|output| output.status.success()),
-        Err(_) if !is_mounted(dir) => Err(not_mounted(dir)),
-        Err(error) => Err(refused(dir, error)),
+    // Through the descriptor, which is this mount's root, whatever has its path now.
+    match rustix::mount::unmount(of_descriptor(&root), UnmountFlags::DETACH) {
+        Err(Errno::PERM) => {}
+        result => return result.map_err(refused),
     }
-}
-
-/// Detaches the mount even if it is in use.
-fn detach_at_once(dir: &Path) -> Result<()> {
-    match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-        Ok(()) => Ok(()),
-        Err(Errno::PERM) => {
-            let output = fusermount("-uz", dir)?;
-            if output.status.success() {
-                return Ok(());
-            }
-            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Error::io(
-                format!("{} cannot be unmounted: {stderr}", dir.display()),
-                Errno::PERM,
-            ))
-        }
-        Err(error) => Err(refused(dir, error)),
+    drop(root);
+    let output = fusermount(dir)?;
+    if output.status.success() {
+        return Ok(());
     }
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::io(
+        format!("{} cannot be unmounted: {stderr}", dir.display()),
+        Errno::PERM,
+    ))
 }
 
-fn refused(dir: &Path, error: Errno) -> Error {
-    Error::io(format!("{} cannot be unmounted", dir.display()), error)
-}
-
-/// Runs `fusermount3`, through which an ordinary user unmounts.
-fn fusermount(flag: &str, dir: &Path) -> Result<Output> {
+/// Runs `fusermount3`, through which an ordinary user unmounts. It unmounts only what this user has mounted.
+fn fusermount(dir: &Path) -> Result<Output> {
     let run = |program: OsString| {
         Command::new(program)
-            .args([flag, "-q", "--"])
+            .args(["-uz", "-q", "--"])
             .arg(dir)
             .stdin(Stdio::null())
             .output()

@@ -16,7 +16,7 @@ use crate::process::mountinfo::{self, Mount};
 use crate::sync::{self, LARGE_STACK};
 
 /// How long the search may take. What it has found by then is reported.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(700);
 /// How many uses the warnings name.
 const MAX_NAMED: usize = 10;
 
@@ -67,14 +67,22 @@ impl fmt::Display for Use {
     }
 }
 
-/// The filesystem's other mounts, as far as this user may see them.
-pub(super) fn other_mounts_of(mount: &Mount) -> Vec<Use> {
-    search(mount, false)
-}
-
 /// All uses of the filesystem, as far as this user may see them.
 pub(super) fn uses_of(mount: &Mount) -> Vec<Use> {
-    search(mount, true)
+    let (sender, receiver) = channel();
+    let mut search = Search {
+        mount: mount.clone(),
+        found: sender,
+        known_mounts: BTreeSet::from([mount.id]),
+    };
+    // Without a thread, nothing is found.
+    let _ = sync::spawn("usage", LARGE_STACK, move || search.run());
+    let until = Instant::now() + SEARCH_TIMEOUT;
+    let mut uses = Vec::new();
+    while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        uses.push(used);
+    }
+    uses
 }
 
 /// Logs the uses as warnings.
@@ -87,23 +95,6 @@ pub(super) fn warn_of(uses: &[Use]) {
     }
 }
 
-fn search(mount: &Mount, with_processes: bool) -> Vec<Use> {
-    let (sender, receiver) = channel();
-    let mut search = Search {
-        mount: mount.clone(),
-        found: sender,
-        known_mounts: BTreeSet::from([mount.id]),
-    };
-    // Without a thread, nothing is found.
-    let _ = sync::spawn("usage", LARGE_STACK, move || search.run(with_processes));
-    let until = Instant::now() + SEARCH_TIMEOUT;
-    let mut uses = Vec::new();
-    while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        uses.push(used);
-    }
-    uses
-}
-
 struct Search {
     mount: Mount,
     found: Sender<Use>,
@@ -112,7 +103,7 @@ struct Search {
 }
 
 impl Search {
-    fn run(&mut self, with_processes: bool) {
+    fn run(&mut self) {
         let me = std::process::id();
         for bind in self.new_mounts(mountinfo::own()) {
             self.report(Use::Bind(bind.point));
@@ -127,9 +118,7 @@ impl Search {
                     program: program_of(pid),
                 });
             }
-            if with_processes {
-                self.search_process(pid);
-            }
+            self.search_process(pid);
         }
     }
 

@@ -196,6 +196,12 @@ pub fn has_ended(pid: u32) -> bool {
     }
 }
 
+/// Whether the process is stopped, by SIGSTOP or by a debugger.
+pub fn is_stopped(pid: u32) -> bool {
+    let state = Status::of(pid).and_then(|status| status.state());
+    matches!(state, Some(b'T' | b't'))
+}
+
 /// How a process's first thread ended, as the status that wait(2) gives. `None`: it has not ended, or `/proc` does not
 /// show it.
 pub fn wait_status(tid: u32) -> Option<i32> {

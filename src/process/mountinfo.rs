@@ -6,6 +6,24 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+/// What a mount is known by, whatever its path becomes and whatever else is mounted there. The kernel uses an id again
+/// after the mount has ended, but for a mount of another filesystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountId {
+    id: u64,
+    filesystem: String,
+}
+
+impl MountId {
+    /// The mount, if this process still sees it.
+    pub(crate) fn find(&self) -> Option<Mount> {
+        let mut mounts = own().ok()?.into_iter();
+        mounts.find(|mount| mount.id() == *self)
+    }
+}
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
@@ -21,6 +39,15 @@ pub(crate) struct Mount {
     pub(crate) source: OsString,
     /// FUSE only: the user that mounted it.
     pub(crate) user: Option<u32>,
+}
+
+impl Mount {
+    pub(crate) fn id(&self) -> MountId {
+        MountId {
+            id: self.id,
+            filesystem: self.filesystem.clone(),
+        }
+    }
 }
 
 /// The mounts that this process sees. Where several lie on one mount point, the topmost comes last.

@@ -135,13 +135,13 @@ fn after_a_minute_without_a_server_readers_fail_and_the_mount_ends() {
 }
 
 #[test]
-fn umount_detaches_a_mount_in_use_which_ends_with_its_last_open_file() {
+fn a_lazy_umount_detaches_a_mount_in_use_which_ends_with_its_last_open_file() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
     let mut open = File::open(live.path("secrets/A")).unwrap();
     let pids = [live.keeper_pid(), live.server_pid()];
-    let umount = live.cli().arg("umount").output().unwrap();
+    let umount = live.cli().args(["umount", "--lazy"]).output().unwrap();
     assert!(umount.status.success());
     let said = String::from_utf8_lossy(&umount.stderr).into_owned();
     assert!(said.contains("was in use"), "{said}");

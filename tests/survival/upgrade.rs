@@ -146,7 +146,7 @@ fn an_upgrade_to_a_program_that_does_not_start_keeps_the_old_one() {
     fs::remove_file(home.0.path("bin/simpletuner-live")).unwrap();
     upgrade("No such file");
     home.0.sh("mkfifo bin/simpletuner-live");
-    upgrade("Permission denied");
+    upgrade("is not a regular file");
     // A good program, with malformed settings.
     home.replace(&fs::read(support::home::BINARY).unwrap());
     home.0.write(".simpletuner/live.yaml", "file_path: [\n");

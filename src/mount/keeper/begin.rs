@@ -5,15 +5,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
+use crate::mount::daemon::wake;
 use crate::mount::handover::{HandoverState, OsBytes, SharedFds};
+use crate::mount::mount_point::MountPoint;
 use crate::mount::setup::{Signals, set_up};
-use crate::mount::state::{MountState, is_mounted, resolve, state};
-use crate::mount::unmount::detach;
-use crate::mount::{device, prepare, service};
+use crate::mount::state::{MountState, mounted, resolve, state};
+use crate::mount::unmount::{detach, remove_dead};
+use crate::mount::{device, service};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
@@ -28,8 +30,8 @@ pub(super) fn begin(
     set_up(log_file.clone())?;
     let mount_point = resolve(&settings.mount_point);
     let restored = service::restored().filter(|restored| {
-        restored.mount_point == mount_point
-            && is_mounted(&mount_point)
+        let mount = restored.mount.find();
+        mount.is_some_and(|mount| mount.point == mount_point)
             && device::is_connected(&restored.device)
     });
     if restored.is_none() && !clear(&mount_point)? {
@@ -40,7 +42,7 @@ pub(super) fn begin(
     let (heartbeat, heartbeat_file) = HeartbeatPage::new()?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
-    let (device, init, numbers_from) = match restored {
+    let (device, mount, init, numbers_from) = match restored {
         Some(restored) => {
             tracing::info!("going on with the mount at {}", mount_point.display());
             heartbeat.set(Slot::Initialized, 1);
@@ -48,24 +50,27 @@ pub(super) fn begin(
             // new ones apart from them.
             let mut from = [0; 8];
             random(&mut from[2..6])?;
-            (restored.device, restored.init, u64::from_le_bytes(from))
+            let from = u64::from_le_bytes(from);
+            (restored.device, restored.mount, restored.init, from)
         }
         None => {
-            prepare(&mount_point)?;
-            let device = device::mount(&mount_point, settings.allow_root)?;
-            let init = device::read_init(&device).inspect_err(|_| drop(detach(&mount_point)))?;
-            (device, init, 0)
+            // Not the resolved path: the folders that its links lie in count, too.
+            let mount_point = MountPoint::open(&settings.mount_point)?;
+            let (device, mount) = device::mount(&mount_point, settings.allow_root)?;
+            let init = device::read_init(&device).inspect_err(|_| drop(detach(&mount)))?;
+            (device, mount.id(), init, 0)
         }
     };
     let shared = SharedFds {
         device,
         heartbeat: heartbeat_file,
         journal: [journal_file()?, journal_file()?],
-        program: open_program(Path::new("/proc/self/exe"))?,
+        program: own_program()?,
         key: SealingKey::random()?,
     };
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let state = HandoverState {
+        mount: mount.clone(),
         mount_point: OsBytes::from(&mount_point),
         program: OsBytes::from(program),
         arguments: arguments.iter().map(OsBytes::from).collect(),
@@ -84,8 +89,10 @@ pub(super) fn begin(
         keeper.wait_until_ready()?;
         Ok(keeper)
     });
-    if begun.is_err() {
-        let _ = detach(&mount_point);
+    if begun.is_err()
+        && let Some(mount) = mount.find()
+    {
+        let _ = detach(&mount);
     }
     begun.map(Some)
 }
@@ -100,7 +107,8 @@ fn random(bytes: &mut [u8]) -> Result<()> {
         .map_err(|e| Error::io("random numbers", std::io::Error::other(e.to_string())))
 }
 
-/// Returns whether the mount point is free; unmounts a dead mount of ours.
+/// Returns whether the mount point is free. A mount of ours that does not answer is unmounted, unless its processes were
+/// only stopped.
 fn clear(mount_point: &Path) -> Result<bool> {
     match state(mount_point)? {
         MountState::NotMounted => {}
@@ -109,8 +117,14 @@ fn clear(mount_point: &Path) -> Result<bool> {
             return Ok(false);
         }
         MountState::Ours { alive: false, .. } => {
+            let Some(mount) = mounted(mount_point)? else {
+                return Ok(true);
+            };
+            if wake(&mount) {
+                return clear(mount_point);
+            }
             tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
-            detach(mount_point)?;
+            remove_dead(&mount)?;
         }
         MountState::OfAnother { uid } => {
             return Err(Error::Settings(crate::mount::belongs_to_another(
@@ -133,16 +147,10 @@ fn journal_file() -> Result<OwnedFd> {
         .map_err(|e| Error::io("memory for the journal", e))
 }
 
-pub(super) fn open_program(path: &Path) -> Result<OwnedFd> {
-    let failed = |e| Error::io(path.display().to_string(), e);
-    // Without O_NONBLOCK a named pipe at this path would block the keeper, and no process replaces a blocked keeper.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let program = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-    let mode = rustix::fs::fstat(&program).map_err(failed)?.st_mode;
-    match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => Ok(program),
-        _ => Err(failed(rustix::io::Errno::ACCESS)),
-    }
+fn own_program() -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/exe", flags, Mode::empty())
+        .map_err(|e| Error::io("this program's own file", e))
 }
 
 #[cfg(test)]

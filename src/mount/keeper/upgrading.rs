@@ -2,12 +2,10 @@
 //! replaces the old server, and at last itself. Until the new server is ready, the keeper can go back to the old program.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::begin::open_program;
 use super::{Keeper, SHUTDOWN_TIMEOUT};
 use crate::live::Upgrade;
 use crate::mount::channel::Channel;
@@ -21,25 +19,15 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The progress of an upgrade.
 pub(super) enum Upgrading {
-    /// The new program's server prepares, while the old one serves.
+    /// A process opens the new program, becomes its server and prepares, while the old server serves.
     Preparing {
         next: ServerProcess,
-        program: OwnedFd,
+        /// Once it is open.
+        program: Option<OwnedFd>,
         since: Instant,
     },
     /// The new program's server begins to serve. If it fails, the keeper starts the former program again.
     Beginning { former: OwnedFd },
-}
-
-impl Upgrading {
-    /// Kills a new server that takes too long to prepare.
-    pub(super) fn check(&mut self) {
-        if let Self::Preparing { next, since, .. } = self
-            && since.elapsed() > PREPARE_TIMEOUT
-        {
-            next.kill("it did not get ready");
-        }
-    }
 }
 
 impl Keeper {
@@ -48,22 +36,48 @@ impl Keeper {
         if self.upgrade.is_some() {
             return;
         }
-        let path = PathBuf::from(self.state.program.to_os());
-        tracing::info!("upgrading to {}", path.display());
-        let started = open_program(&path).and_then(|program| {
-            let shared = self.shared.with_program(program)?;
-            Ok((ServerProcess::start(&self.state, &shared)?, shared.program))
-        });
-        match started {
-            Ok((next, program)) => {
+        tracing::info!("upgrading to {}", self.state.program().display());
+        match ServerProcess::start_successor(&self.state, &self.shared) {
+            Ok(next) => {
                 let since = Instant::now();
                 self.upgrade = Some(Upgrading::Preparing {
                     next,
-                    program,
+                    program: None,
                     since,
                 });
             }
             Err(error) => self.finish_upgrade(Some(error.to_string())),
+        }
+    }
+
+    /// Gives up on a new server that takes too long to prepare. A filesystem that hangs may hold it for longer.
+    pub(super) fn check_upgrade(&mut self) {
+        if let Some(Upgrading::Preparing { next, since, .. }) = &mut self.upgrade
+            && since.elapsed() > PREPARE_TIMEOUT
+        {
+            next.kill("it did not get ready");
+            self.give_up_upgrade();
+        }
+    }
+
+    /// Goes on with the old program after the new one's server has ended.
+    pub(super) fn give_up_upgrade(&mut self) {
+        if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
+            let exit = next.reap();
+            self.finish_upgrade(Some(exit.reason));
+        }
+    }
+
+    /// Handles a message of the new program's server.
+    pub(super) fn next_says(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
+        let Some(Upgrading::Preparing { next, program, .. }) = &mut self.upgrade else {
+            return;
+        };
+        match message {
+            ToKeeper::Program => *program = received.into_iter().next(),
+            ToKeeper::Prepared => self.switch_servers(),
+            ToKeeper::Failed(why) => next.reason = Some(why),
+            ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::Quiesced => {}
         }
     }
 
@@ -91,8 +105,13 @@ impl Keeper {
     }
 
     /// Replaces the old server by the new program's. The kernel then resends the requests that the old one worked on.
-    pub(super) fn switch_servers(&mut self) {
-        let Some(Upgrading::Preparing { next, program, .. }) = self.upgrade.take() else {
+    fn switch_servers(&mut self) {
+        let Some(Upgrading::Preparing {
+            next,
+            program: Some(program),
+            ..
+        }) = self.upgrade.take()
+        else {
             return;
         };
         self.quiesce_server();

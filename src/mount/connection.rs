@@ -1,0 +1,49 @@
+//! The kernel's side of a mount (Documentation/filesystems/fuse.rst, "control filesystem").
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::process::mountinfo::Mount;
+
+/// Where the control filesystem is mounted as a rule.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// A connection, by a descriptor that stays this one's: its number becomes another one's after its end.
+pub(super) struct Connection(File);
+
+impl Connection {
+    /// The connection of a mount that is still there.
+    ///
+    /// # Errors
+    /// No control filesystem is mounted, and this user cannot mount it, or the mount is another user's.
+    pub(super) fn of(mount: &Mount) -> io::Result<Self> {
+        // The device's major number is 0.
+        let number = mount.filesystem.strip_prefix("0:").unwrap_or_default();
+        let number = number.parse::<u32>().map_err(io::Error::other)?;
+        let file = format!("{number}/abort");
+        let usual = Path::new(CONNECTIONS).join(&file);
+        match OpenOptions::new().write(true).open(usual) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.map(Self),
+        }
+        // In many containers it is not mounted. This mount is in no tree.
+        let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&control)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        let root = fsmount(&control, flags, MountAttrFlags::empty())?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(Self(
+            openat(&root, file.as_str(), flags, Mode::empty())?.into(),
+        ))
+    }
+
+    /// Ends it: every request that waits and every later one fails, by whatever descriptor, bind mount or namespace it
+    /// comes. One that has ended already is left alone.
+    pub(super) fn abort(&self) -> io::Result<()> {
+        (&self.0).write_all(b"1")
+    }
+}

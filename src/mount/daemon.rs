@@ -1,0 +1,123 @@
+//! The processes of a mount, as a command finds them: by what the mount's `status` says, and where it does not answer, by
+//! what `/proc` shows.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::setup::PROCESS_NAME;
+use crate::process;
+use crate::process::mountinfo::Mount;
+
+/// A keeper or a server. Its descriptor stays the same process's, even if its id becomes another one's.
+pub(super) struct Daemon {
+    pub(super) pid: u32,
+    process: OwnedFd,
+}
+
+/// Which mount a process names in its arguments.
+#[derive(PartialEq, Eq)]
+enum NamedMount {
+    This,
+    /// `mount --foreground`: the settings name the mount.
+    None,
+    Another,
+}
+
+impl Daemon {
+    fn open(pid: u32, mount: &Mount, accepts: impl Fn(NamedMount) -> bool) -> Option<Self> {
+        let is_daemon = || {
+            process::name_of(pid).as_deref() == Some(PROCESS_NAME)
+                && process::user_of(pid) == mount.user
+                && accepts(mount_named_by(pid, mount))
+        };
+        // Most processes are another program's.
+        if !is_daemon() {
+            return None;
+        }
+        let process = Pid::from_raw(pid as i32)?;
+        let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
+        // Once more, now that the process cannot become another one.
+        is_daemon().then_some(Self { pid, process })
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        // This fails only if the process has ended.
+        let _ = pidfd_send_signal(&self.process, signal);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        process::has_ended(self.pid)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        process::is_stopped(self.pid)
+    }
+}
+
+fn mount_named_by(pid: u32, mount: &Mount) -> NamedMount {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let has = |wanted: &[u8]| {
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        arguments.any(|argument| argument == wanted)
+    };
+    match () {
+        () if !has(b"--foreground") => NamedMount::Another,
+        () if has(mount.point.as_os_str().as_bytes()) => NamedMount::This,
+        () if !has(b"--part") => NamedMount::None,
+        () => NamedMount::Another,
+    }
+}
+
+/// The mount's processes: those that its `status` named, and those whose arguments name the mount.
+pub(super) fn of(mount: &Mount, named: &[u32]) -> Vec<Daemon> {
+    let accepts = |pid: u32, name: NamedMount| match name {
+        NamedMount::This => true,
+        NamedMount::None => named.contains(&pid),
+        NamedMount::Another => false,
+    };
+    all(|pid| Daemon::open(pid, mount, |name| accepts(pid, name)))
+}
+
+/// The processes that may be this mount's and are stopped.
+pub(super) fn stopped(mount: &Mount) -> Vec<Daemon> {
+    let accepts = |named| named != NamedMount::Another;
+    all(|pid| {
+        let daemon = Daemon::open(pid, mount, accepts)?;
+        daemon.is_stopped().then_some(daemon)
+    })
+}
+
+fn all(open: impl Fn(u32) -> Option<Daemon>) -> Vec<Daemon> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(open).collect()
+}
+
+/// Lets the mount's processes go on that were stopped; returns whether there were any.
+pub(super) fn wake(mount: &Mount) -> bool {
+    let stopped = stopped(mount);
+    for daemon in &stopped {
+        tracing::warn!(
+            "process {} of the mount at {} was stopped (by SIGSTOP, or by a debugger); it goes on now",
+            daemon.pid,
+            mount.point.display()
+        );
+        daemon.signal(Signal::CONT);
+    }
+    !stopped.is_empty()
+}
+
+/// Waits until all of them have ended; returns those that have not.
+pub(super) fn wait_for_exit(mut daemons: Vec<Daemon>, until: Instant) -> Vec<Daemon> {
+    loop {
+        daemons.retain(|daemon| !daemon.has_ended());
+        if daemons.is_empty() || Instant::now() >= until {
+            return daemons;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,274 @@
+//! Follows paths that no stranger can change: to a program that is about to run, and to the folder that root is about to
+//! mount on. Each step opens one name below the last descriptor, so what was checked is what is used.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// The kernel follows as many (MAXSYMLINKS).
+const MAX_LINKS: usize = 40;
+/// Names a file without opening it: a named pipe, a device or a filesystem that hangs does not block.
+const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// The user as which a user namespace shows all those that it does not have, the machine's root among them.
+const OVERFLOW_USER: u32 = 65534;
+
+/// A file or folder, and its path without links.
+pub(super) struct Found {
+    /// Only names it (`O_PATH`).
+    pub(super) file: OwnedFd,
+    pub(super) path: PathBuf,
+}
+
+/// A user, who trusts itself and root.
+#[derive(Clone, Copy)]
+pub(super) struct Trust {
+    user: u32,
+    in_user_namespace: bool,
+}
+
+impl Trust {
+    pub(super) fn of(user: u32) -> Self {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let everyone = ["0", "0", "4294967295"];
+        Self {
+            user,
+            in_user_namespace: !map.is_empty() && !map.split_whitespace().eq(everyone),
+        }
+    }
+
+    fn trusts(self, user: u32) -> bool {
+        user == self.user || user == 0 || self.in_user_namespace && user == OVERFLOW_USER
+    }
+
+    fn names(self) -> String {
+        match self.user {
+            0 => "root".into(),
+            user => format!("{} or root", name_of(user)),
+        }
+    }
+
+    /// That it belongs to a user who is trusted.
+    pub(super) fn check_owner(self, path: &Path, stat: &Stat) -> Result<()> {
+        if self.trusts(stat.st_uid) {
+            return Ok(());
+        }
+        Err(Error::Settings(format!(
+            "{} belongs to {}; it must belong to {}",
+            path.display(),
+            name_of(stat.st_uid),
+            self.names()
+        )))
+    }
+
+    /// That nobody else can exchange what has this name in the folder.
+    fn check_folder(self, folder: &Found, name: &OsStr, named: &Stat) -> Result<()> {
+        let stat = stat_of(folder)?;
+        self.check_owner(&folder.path, &stat)?;
+        // There, only the owner of an entry can exchange it.
+        if stat.st_mode & libc::S_ISVTX != 0 {
+            return self.check_owner(&folder.path.join(name), named);
+        }
+        self.check_not_writable(folder, &stat)
+    }
+
+    fn check_not_writable(self, found: &Found, stat: &Stat) -> Result<()> {
+        if !others_may_write(found, stat) {
+            return Ok(());
+        }
+        let path = found.path.display();
+        Err(Error::Settings(format!(
+            "other users may write to {path}, and could exchange what is there; `chmod go-w {path}` mends that"
+        )))
+    }
+}
+
+fn name_of(user: u32) -> String {
+    crate::users::user_name(user).unwrap_or_else(|| format!("user {user}"))
+}
+
+/// Whether its mode lets others than the owner write. The group does not count if it is the owner's own, which then has
+/// the owner's number; with an ACL, the group's bits are those of all whom the ACL names.
+fn others_may_write(found: &Found, stat: &Stat) -> bool {
+    let has_acl = || {
+        let path = of_descriptor(&found.file);
+        rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0]).is_ok()
+    };
+    stat.st_mode & 0o002 != 0
+        || stat.st_mode & 0o020 != 0 && (stat.st_gid != stat.st_uid || has_acl())
+}
+
+/// The path that leads to what a descriptor names, whatever lies at its old path now.
+pub(super) fn of_descriptor(file: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+pub(super) fn stat_of(found: &Found) -> Result<Stat> {
+    fstat(&found.file).map_err(|e| failed(&found.path, e))
+}
+
+pub(super) fn failed(path: &Path, error: Errno) -> Error {
+    Error::io(path.display().to_string(), error)
+}
+
+/// Follows an absolute path. With `trust`, nobody else may be able to change any step of it, links included. With
+/// `create`, missing folders are made, for their owner only.
+///
+/// # Errors
+/// [`Error::Settings`] names the folder that others can change.
+pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<Found> {
+    let root = || {
+        let file = openat(CWD, "/", NAMED, Mode::empty()).map_err(|e| failed(path, e))?;
+        Ok::<_, Error>(Found {
+            file,
+            path: "/".into(),
+        })
+    };
+    let mut here = root()?;
+    let mut rest = names_reversed(path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        let is_parent = name == "..";
+        let named = match openat(&here.file, &name, NAMED, Mode::empty()) {
+            Err(Errno::NOENT) if create => make_folder(&here.file, &name),
+            named => named,
+        };
+        let file = named.map_err(|e| failed(&here.path.join(&name), e))?;
+        let stat = fstat(&file).map_err(|e| failed(&here.path.join(&name), e))?;
+        if let Some(trust) = trust.filter(|_| !is_parent) {
+            trust.check_folder(&here, &name, &stat)?;
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            links += 1;
+            let target = readlinkat(&file, "", Vec::new()).map_err(|e| failed(path, e))?;
+            if links > MAX_LINKS {
+                return Err(failed(path, Errno::LOOP));
+            }
+            let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
+            if target.is_absolute() {
+                here = root()?;
+            }
+            rest.extend(names_reversed(&target));
+            continue;
+        }
+        here.file = file;
+        match is_parent {
+            true => drop(here.path.pop()),
+            false => here.path.push(name),
+        }
+    }
+    Ok(here)
+}
+
+fn make_folder(parent: &OwnedFd, name: &OsStr) -> std::result::Result<OwnedFd, Errno> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => openat(parent, name, NAMED, Mode::empty()),
+        Err(error) => Err(error),
+    }
+}
+
+fn names_reversed(path: &Path) -> Vec<OsString> {
+    let name = |component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
+/// Opens a program that `user` is about to run: a regular file of this user's or root's that nobody else can change or
+/// exchange.
+///
+/// # Errors
+/// What is wrong with it, and how to mend that.
+pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
+    let trust = Trust::of(user);
+    let found = follow(path, Some(trust), false)?;
+    let stat = stat_of(&found)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let path = found.path.display();
+        return Err(Error::Settings(format!("{path} is not a regular file")));
+    }
+    trust.check_owner(&found.path, &stat)?;
+    trust.check_not_writable(&found, &stat)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(of_descriptor(&found.file), flags, Mode::empty())
+        .map_err(|e| failed(&found.path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn me() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_program_is_opened_through_links_unless_others_can_write_to_a_folder_on_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for folder in ["bin", "opt"] {
+            fs::create_dir(root.join(folder)).unwrap();
+            set_mode(&root.join(folder), 0o755);
+        }
+        let program = root.join("opt/program");
+        fs::write(&program, "x").unwrap();
+        set_mode(&program, 0o755);
+        symlink("../opt/program", root.join("bin/link")).unwrap();
+        let opened = || open_program(&root.join("bin/link"), me()).map(drop);
+        opened().unwrap();
+        for folder in ["bin", "opt"] {
+            set_mode(&root.join(folder), 0o757);
+            let said = opened().unwrap_err().to_string();
+            let mend = format!("chmod go-w {}", root.join(folder).display());
+            assert!(said.contains(&mend), "{said}");
+            set_mode(&root.join(folder), 0o1757);
+            opened().unwrap();
+            set_mode(&root.join(folder), 0o755);
+        }
+        set_mode(&program, 0o777);
+        assert!(opened().unwrap_err().to_string().contains("chmod go-w"));
+        fs::remove_file(&program).unwrap();
+        symlink("link", root.join("opt/program")).unwrap();
+        symlink("program", root.join("opt/link")).unwrap();
+        assert_eq!(opened().unwrap_err().errno(), libc::ELOOP);
+    }
+
+    #[test]
+    fn only_a_regular_file_is_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        rustix::fs::mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for path in ["fifo", ""] {
+            let said = open_program(&root.join(path), me())
+                .unwrap_err()
+                .to_string();
+            assert!(said.contains("is not a regular file"), "{said}");
+        }
+    }
+
+    #[test]
+    fn missing_folders_are_made_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let found = follow(&root.join("a/b"), Some(Trust::of(me())), true).unwrap();
+        assert_eq!(found.path, root.join("a/b"));
+        for made in ["a", "a/b"] {
+            let mode = fs::metadata(root.join(made)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+    }
+}

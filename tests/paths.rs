@@ -1,0 +1,485 @@
+//! Paths that somebody else can change, and mounts that are no longer where they were made. Each test acts as root and as
+//! an ordinary user, so they need root.
+
+mod support;
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::home::{
+    BINARY, Home, Ran, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
+};
+use support::{wait_until, waits_for_the_mount};
+
+/// The users that a test acts as. The stranger is `nobody`.
+const USERS: [&str; 2] = ["root", "daemon"];
+/// `umount` takes five seconds at most; this machine may be busy.
+const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
+
+/// A home of a user, with a program that this user can run and only root can change.
+struct Someone {
+    home: Home,
+    user: &'static str,
+    mounts: RefCell<Vec<PathBuf>>,
+}
+
+impl Someone {
+    fn new(user: &'static str) -> Self {
+        let home = Home::new();
+        // Another process makes the copy: a child that a test forks meanwhile would hold it open for writing (ETXTBSY).
+        home.sh(&format!(
+            "chmod 755 . && install -m 755 '{BINARY}' program && install -d -m 755 -o {user} home"
+        ));
+        Self {
+            home,
+            user,
+            mounts: RefCell::default(),
+        }
+    }
+
+    fn is_root(&self) -> bool {
+        self.user == "root"
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.home.path("home").join(path)
+    }
+
+    fn command(&self, user: &str, program: &Path) -> Command {
+        let mut command = self.home.command("setpriv");
+        command
+            .args(["--reuid", user, "--regid", "daemon", "--clear-groups"])
+            .arg(program)
+            .current_dir(self.path(""))
+            .env("HOME", self.path(""));
+        command
+    }
+
+    /// This crate's program as this user.
+    fn cli(&self, args: &[&str]) -> Command {
+        let mut command = self.command(self.user, &self.home.path("program"));
+        command.args(args);
+        if args[0] == "mount" {
+            let place = args.get(1).map_or(".simpletuner/live", |place| place);
+            self.mounts.borrow_mut().push(self.path(place));
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        ran(&mut self.cli(args))
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        ran(self
+            .command(self.user, Path::new("bash"))
+            .args(["-c", script]))
+        .done()
+    }
+
+    /// A shell of this user that has run `script`, and lives until its standard input is closed.
+    fn hold(&self, script: &str) -> Child {
+        let mut child = self
+            .command(self.user, Path::new("bash"))
+            .args(["-c", &format!("{script}; echo; exec cat")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        let out = child.stdout.as_mut().unwrap();
+        out.read_exact(&mut line).unwrap();
+        child
+    }
+
+    /// The keeper and the server of a mount. Root may not read another user's mount.
+    fn pids(&self, place: &str) -> [u32; 2] {
+        let status = self.sh(&format!("cat {place}/status"));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32)
+    }
+
+    fn live(&self) -> &'static str {
+        ".simpletuner/live"
+    }
+}
+
+impl Drop for Someone {
+    fn drop(&mut self) {
+        let places = self.mounts.take();
+        for place in places.iter().filter(|place| is_mounted(place)) {
+            let _ = self.cli(&["umount", place.to_str().unwrap()]).output();
+        }
+    }
+}
+
+fn as_each_user(test: impl Fn(Someone)) {
+    if !is_root() {
+        return;
+    }
+    for user in USERS {
+        test(Someone::new(user));
+    }
+}
+
+#[test]
+fn root_does_not_mount_where_another_user_could_exchange_the_folder() {
+    if !is_root() {
+        return;
+    }
+    let root = Someone::new("root");
+    root.sh("mkdir theirs open sticky real
+        mkdir -m 700 theirs/live open/live; chown nobody theirs; chmod 777 open; chmod 1777 sticky
+        ln -s ../real theirs/link");
+    let refused = |place: &str, why: String| {
+        let said = root.run(&["mount", place]).failed();
+        assert!(said.contains(&why), "{place}: {said}");
+        assert!(said.contains("choose another folder"), "{said}");
+        assert!(mounts_below(root.home.0.path()).is_empty(), "{place}");
+    };
+    let path = |name: &str| root.path(name).display().to_string();
+    refused(
+        "theirs/live",
+        format!("{} belongs to nobody", path("theirs")),
+    );
+    // A link leads on to a folder of ours, but nobody can make it lead elsewhere.
+    refused(
+        "theirs/link",
+        format!("{} belongs to nobody", path("theirs")),
+    );
+    refused("open/live", format!("`chmod go-w {}`", path("open")));
+    root.sh("mkdir sticky/theirs; chown nobody sticky/theirs");
+    refused(
+        "sticky/theirs",
+        format!("{} belongs to nobody", path("sticky/theirs")),
+    );
+    // There only we can exchange what is ours.
+    root.run(&["mount", "sticky/live"]).done();
+    assert!(is_mounted(&root.path("sticky/live")));
+    root.run(&["umount", "sticky/live"]).done();
+}
+
+#[test]
+fn a_folder_of_another_user_is_no_mount_point() {
+    if !is_root() {
+        return;
+    }
+    let someone = Someone::new("daemon");
+    someone.home.sh("install -d -m 777 -o nobody home/theirs");
+    let said = someone.run(&["mount", "theirs"]).failed();
+    assert!(said.contains("belongs to nobody"), "{said}");
+    assert!(mounts_below(someone.home.0.path()).is_empty());
+}
+
+#[test]
+fn a_folder_that_is_exchanged_while_it_is_mounted_on_stays_uncovered() {
+    if !is_root() {
+        return;
+    }
+    // An ordinary user mounts through a program that takes a path: the latest moment at which a parent's owner can
+    // exchange the folder.
+    let someone = Someone::new("daemon");
+    someone.sh("mkdir there precious; echo mine > precious/file
+        echo '#!/bin/sh
+cd ~; [ $1 = -uz ] || { mv there/live there/moved && mv precious there/live; } && exec fusermount3 \"$@\"' > exchange; chmod 755 exchange");
+    let mut mount = someone.cli(&["mount", "there/live"]);
+    let said = ran(mount.env("FUSERMOUNT_PATH", someone.path("exchange"))).failed();
+    assert!(said.contains("was exchanged"), "{said}");
+    assert!(mounts_below(someone.home.0.path()).is_empty());
+    assert_eq!(someone.sh("cat there/live/file"), "mine\n");
+}
+
+#[test]
+fn a_keeper_that_is_told_to_end_leaves_another_mount_at_its_old_path_alone() {
+    as_each_user(|someone| {
+        someone.run(&["mount", "a/live"]).done();
+        let first = someone.pids("a/live");
+        someone.sh("mv a b");
+        someone.run(&["mount", "a/live"]).done();
+        someone.run_set("a/live");
+        for pid in first {
+            signal("TERM", pid);
+        }
+        first.into_iter().for_each(wait_for_the_end);
+        let mounts = mounts_below(someone.home.0.path());
+        assert_eq!(mounts, [someone.path("a/live")], "{}", someone.user);
+        assert_eq!(someone.sh("cat a/live/secrets/K"), "v");
+        someone.run(&["umount", "a/live"]).done();
+    });
+}
+
+impl Someone {
+    fn run_set(&self, place: &str) {
+        self.sh(&format!("printf v > {place}/secrets/K"));
+    }
+}
+
+#[test]
+fn an_old_daemon_whose_file_is_still_open_leaves_its_successors_mount_alone() {
+    as_each_user(|someone| {
+        someone.run(&["mount"]).done();
+        someone.run_set(someone.live());
+        let old = someone.pids(someone.live());
+        let mut open = someone.hold("exec 3< .simpletuner/live/secrets/K");
+        let said = someone.run(&["umount", "--lazy"]);
+        assert!(said.err.contains("was in use"), "{}", said.err);
+        said.done();
+        someone.run(&["mount"]).done();
+        for pid in old {
+            signal("TERM", pid);
+        }
+        old.into_iter().for_each(wait_for_the_end);
+        assert_eq!(someone.sh("cat .simpletuner/live/secrets/K"), "v");
+        assert_eq!(mounts_below(someone.home.0.path()).len(), 1);
+        drop(open.stdin.take());
+        open.wait().unwrap();
+        someone.run(&["umount"]).done();
+    });
+}
+
+#[test]
+fn after_umount_nothing_opens_through_an_old_descriptor_a_bind_or_another_namespace() {
+    as_each_user(|someone| {
+        someone.run(&["mount"]).done();
+        someone.run_set(someone.live());
+        let pids = someone.pids(someone.live());
+        let mut folder = someone.hold("cd .simpletuner/live/secrets; exec 3< K; cat K > /dev/null");
+        let mut namespace = None;
+        let live = someone.path(someone.live()).display().to_string();
+        let mut ways = vec![
+            format!("cat /proc/{}/cwd/K", folder.id()),
+            format!("cat /proc/{}/fd/3", folder.id()),
+            format!("ls /proc/{}/cwd", folder.id()),
+        ];
+        if someone.is_root() {
+            someone.sh("mkdir alias; mount --bind .simpletuner/live/secrets alias");
+            ways.push("cat alias/K".into());
+            let mut other = someone.home.command("unshare");
+            other.args([
+                "-m",
+                "--propagation",
+                "private",
+                "bash",
+                "-c",
+                "echo; exec cat",
+            ]);
+            let mut other = other
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            ways.push(format!("cat /proc/{}/root{live}/secrets/K", other.id()));
+            namespace = Some(other);
+        }
+        for way in &ways {
+            someone.sh(way);
+        }
+        let said = someone.run(&["umount"]);
+        assert!(said.err.contains("was in use"), "{}", said.err);
+        let holder = format!("process {} (", folder.id());
+        assert!(said.err.contains(&holder), "{}", said.err);
+        said.done();
+        assert!(!is_mounted(&someone.path(someone.live())));
+        pids.into_iter().for_each(wait_for_the_end);
+        for way in &ways {
+            let mut bash = someone.command(someone.user, Path::new("bash"));
+            let tried = ran(bash.args(["-c", way]));
+            let expected = "Transport endpoint is not connected";
+            assert!(
+                tried.err.contains(expected),
+                "{way}: {}{}",
+                tried.out,
+                tried.err
+            );
+        }
+        for child in [Some(&mut folder), namespace.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+        if someone.is_root() {
+            someone.sh("umount alias");
+        }
+    });
+}
+
+/// Stops and kills processes of the mount; then `umount` must end it in time, and leave no process.
+fn umount_ends_it(someone: &Someone, what: &str, break_it: impl Fn([u32; 2])) {
+    someone.run(&["mount"]).done();
+    let pids = someone.pids(someone.live());
+    break_it(pids);
+    let begun = Instant::now();
+    let said = someone.run(&["umount"]);
+    let (took, user) = (begun.elapsed(), someone.user);
+    assert_eq!(said.code, 0, "{user}, {what}: {}", said.err);
+    assert!(took < UMOUNT_LIMIT, "{user}, {what}: {took:?}");
+    assert!(!is_mounted(&someone.path(someone.live())), "{user}, {what}");
+    pids.into_iter().for_each(wait_for_the_end);
+}
+
+#[test]
+fn umount_is_over_in_five_seconds_whichever_process_does_not_answer() {
+    as_each_user(|someone| {
+        umount_ends_it(&someone, "both stopped", |pids| {
+            pids.into_iter().for_each(|pid| signal("STOP", pid));
+        });
+        umount_ends_it(&someone, "keeper stopped", |[keeper, _]| {
+            signal("STOP", keeper);
+        });
+        umount_ends_it(
+            &someone,
+            "keeper stopped, server killed",
+            |[keeper, server]| {
+                signal("STOP", keeper);
+                signal("KILL", server);
+            },
+        );
+        umount_ends_it(&someone, "server stopped", |[_, server]| {
+            signal("STOP", server)
+        });
+    });
+}
+
+#[test]
+fn a_mount_whose_keeper_is_stopped_says_so_and_mount_lets_it_go_on() {
+    as_each_user(|someone| {
+        someone.run(&["mount"]).done();
+        someone.run_set(someone.live());
+        let [keeper, server] = someone.pids(someone.live());
+        signal("STOP", keeper);
+        signal("KILL", server);
+        wait_for_the_end(server);
+        let mut reader = someone.command(someone.user, Path::new("cat"));
+        let reader = reader.arg(".simpletuner/live/secrets/K");
+        let reader = reader.stdout(Stdio::piped()).spawn().unwrap();
+        wait_until("the reader waits", || waits_for_the_mount(reader.id()));
+        let said = someone.run(&["status"]).failed();
+        assert!(
+            said.contains(&format!("its process {keeper} is stopped")),
+            "{said}"
+        );
+        assert!(said.contains(&format!("kill -CONT {keeper}")), "{said}");
+        let mounted = someone.run(&["mount"]);
+        assert!(mounted.err.contains("mounted already"), "{}", mounted.err);
+        assert!(
+            mounted.err.contains(&format!("process {keeper} ")),
+            "{}",
+            mounted.err
+        );
+        mounted.done();
+        assert_eq!(reader.wait_with_output().unwrap().stdout, b"v");
+        assert_eq!(someone.pids(someone.live())[0], keeper);
+        someone.run(&["umount"]).done();
+    });
+}
+
+/// A mount that runs a program of this user's own, at `bin/simpletuner-live`, which is a link.
+fn with_own_program(someone: &Someone) {
+    someone.sh("mkdir -m 755 bin opt; install -m 755 ../program opt/program; ln -s ../opt/program bin/simpletuner-live");
+    let program = someone.path("bin/simpletuner-live");
+    let mut mount = someone.command(someone.user, &program);
+    someone
+        .mounts
+        .borrow_mut()
+        .push(someone.path(someone.live()));
+    ran(mount.arg("mount")).done();
+    someone.run_set(someone.live());
+}
+
+#[test]
+fn an_upgrade_runs_no_program_that_another_user_can_change() {
+    as_each_user(|someone| {
+        with_own_program(&someone);
+        let path = |name: &str| someone.path(name).display().to_string();
+        let pids = someone.pids(someone.live());
+        let refused = |why: &str| {
+            let said = someone.run(&["upgrade"]).failed();
+            assert!(said.contains(why), "{}: {said}", someone.user);
+            assert!(said.contains("goes on as it was"), "{said}");
+            assert_eq!(someone.pids(someone.live()), pids);
+        };
+        someone.sh("chmod 757 opt");
+        refused(&format!("`chmod go-w {}`", path("opt")));
+        someone.sh("chmod 755 opt; chmod 777 opt/program");
+        refused(&format!("`chmod go-w {}`", path("opt/program")));
+        someone
+            .home
+            .sh("chmod 755 home/opt/program; chown nobody home/opt/program");
+        refused(&format!("{} belongs to nobody", path("opt/program")));
+        someone.home.sh(&format!(
+            "chown {} home/opt/program; chown nobody home/opt",
+            someone.user
+        ));
+        refused(&format!("{} belongs to nobody", path("opt")));
+        someone.home.sh(&format!("chown {} home/opt", someone.user));
+        someone.run(&["upgrade"]).done();
+        assert_ne!(someone.pids(someone.live())[1], pids[1]);
+        someone.run(&["umount"]).done();
+    });
+}
+
+#[test]
+fn a_service_runs_no_program_that_another_user_can_change() {
+    if !is_root() {
+        return;
+    }
+    let root = Someone::new("root");
+    root.sh(
+        "mkdir bin own; install -m 755 ../program bin/; install -m 755 ../program own/
+        chown nobody bin; chown daemon own own/program",
+    );
+    let install = |program: &str, args: &[&str]| {
+        let mut command = root.command("root", &root.path(program));
+        ran(command.args(["install-service", "--print"]).args(args))
+    };
+    let said = install("bin/program", &["--system"]).failed();
+    let bin = root.path("bin").display().to_string();
+    assert!(said.contains(&format!("{bin} belongs to nobody")), "{said}");
+    assert!(said.contains("/usr/local/bin"), "{said}");
+    install("bin/program", &[]).failed();
+    install("own/program", &["--system"]).failed();
+    // Their own program runs as themselves.
+    install("own/program", &["--system", "--user", "daemon"]).done();
+    install("../program", &["--system"]).done();
+}
+
+#[test]
+fn an_upgrade_to_a_path_that_hangs_does_not_hang_the_mount() {
+    as_each_user(|someone| {
+        with_own_program(&someone);
+        // A filesystem that does not answer: another mount, with both processes stopped.
+        someone.run(&["mount", "hung"]).done();
+        let hung = someone.pids("hung");
+        let [keeper, server] = someone.pids(someone.live());
+        someone.sh("rm opt/program; ln -s ../hung/secrets/K opt/program");
+        hung.into_iter().for_each(|pid| signal("STOP", pid));
+        signal("USR1", keeper);
+        let opens = || {
+            let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+            let children = children.unwrap_or_default();
+            let mut pids = children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok());
+            pids.any(waits_for_the_mount)
+        };
+        wait_until("the program is being opened", opens);
+        signal("KILL", server);
+        wait_for_the_end(server);
+        let begun = Instant::now();
+        assert_eq!(someone.sh("cat .simpletuner/live/secrets/K"), "v");
+        someone.run(&["umount"]).done();
+        assert!(begun.elapsed() < UMOUNT_LIMIT, "{:?}", begun.elapsed());
+        wait_for_the_end(keeper);
+        hung.into_iter().for_each(|pid| signal("CONT", pid));
+        someone.run(&["umount", "hung"]).done();
+    });
+}
