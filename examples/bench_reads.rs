@@ -124,7 +124,9 @@ fn cold(args: &[String]) -> Done {
     let backend = AwsBackend::new(AwsOptions {
         secret_name: secret.clone(),
         region: None,
+        ca_bundle: None,
         connect_timeout: Duration::from_secs(3),
+        total_timeout: Duration::from_secs(10),
     });
     let (mut mounted, mut direct) = (Vec::new(), Vec::new());
     // The first calls make the clients.

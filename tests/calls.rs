@@ -255,7 +255,9 @@ fn rows() -> Vec<Row> {
             let options = AwsOptions {
                 secret_name: "simpletuner".into(),
                 region: Some("us-west-2".into()),
+                ca_bundle: None,
                 connect_timeout: Duration::from_secs(3),
+                total_timeout: Duration::from_secs(10),
             };
             assert_eq!(AwsBackend::new(options).source(), "simpletuner (us-west-2)");
         }
@@ -267,6 +269,7 @@ fn rows() -> Vec<Row> {
                 namespace: None,
                 auth: VaultAuth::Token(SecretValue::new("t")),
                 tls: VaultTls::default(),
+                proxy: None,
                 connect_timeout: Duration::from_secs(3),
             };
             assert_eq!(VaultBackend::new(options).unwrap().name(), "vault");

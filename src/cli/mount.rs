@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
 
-use super::failure::say;
+use super::failure::{say, warn};
+use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
-use crate::provider::BACKENDS;
+use crate::provider::{BACKENDS, BackendVariables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -90,11 +91,29 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let path = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
+        warn_of_changed_variables(&MountClient::require(&mounted.mount_point)?);
     }
     output::line(&path.to_string())?;
     say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
     say("try", &format!("cat {path}/secrets/HF_TOKEN"));
     Ok(())
+}
+
+/// The mount goes on with the variables that it was started with.
+fn warn_of_changed_variables(mount: &MountClient) {
+    let Ok(status) = mount.document("status") else {
+        return;
+    };
+    let in_force: Option<BackendVariables> =
+        serde_json::from_value(status["backend_variables"].clone()).ok();
+    let changed = in_force.map(|in_force| in_force.changed_here());
+    if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
+        warn(&format!(
+            "the mount still has the variables that it was started with, and not these of now: {}; \
+             `simpletuner-live umount` and `mount` take the new ones",
+            changed.join(", ")
+        ));
+    }
 }
 
 /// The daemon's arguments, so that it loads the same settings. Paths are absolute, because it changes its working folder.

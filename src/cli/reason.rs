@@ -42,7 +42,7 @@ pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
 
 /// The providers that are unavailable now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    let fails = |report: &&Value| report["available"] != true;
+    let fails = |report: &&Value| report["available"] != true && report["configured"] != false;
     reports.iter().filter(fails).filter_map(|report| {
         let reason = report["last_error"].as_str()?;
         Some((report["name"].as_str()?, reason))

@@ -28,6 +28,12 @@ pub(super) struct Store {
     audit: Arc<AuditTrail>,
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.manager.close();
+    }
+}
+
 impl Store {
     fn record(&self, event: AuditEvent) {
         self.audit.record(Actor::this_process(), event);

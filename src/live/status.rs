@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Tree;
+use crate::provider::BackendVariables;
 
 /// Facts about the mount, which the code that mounts sets and the file `status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -17,6 +18,8 @@ pub struct MountInfo {
     pub keeper_pid: Option<u32>,
     /// The last servers that ended.
     pub restarts: Vec<Restart>,
+    /// The backends' variables that are in force.
+    pub variables: BackendVariables,
     /// The program that `upgrade` changes to.
     pub program: Option<String>,
     /// The last attempt to upgrade.
@@ -80,6 +83,7 @@ impl Tree {
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.journaled.lock().begun),
             "restarts": mount.restarts,
+            "backend_variables": mount.variables,
             "program": mount.program,
             "upgrade": mount.upgrade,
             "mount_point": mount.mount_point,

@@ -176,6 +176,12 @@ impl SecretsManager {
         to_bytes(&saved)
     }
 
+    /// Gives back what the backends hold at their servers: Vault's token of a log-in is revoked. To be called once, at the
+    /// end, and not if another process goes on with their state. Waits for some seconds at most.
+    pub fn close(&self) {
+        self.chain.iter().for_each(|entry| entry.provider.close());
+    }
+
     /// Restores the state that [`save_backends`](Self::save_backends) returned in another process. To be called before
     /// the first read. Ignores the state of another source, and one that cannot be parsed.
     pub fn restore_backends(&self, saved: &[u8]) {

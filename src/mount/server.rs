@@ -21,6 +21,7 @@ use crate::hardware::{Hardware, configured_in};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::provider::BackendVariables;
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
@@ -50,15 +51,18 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             return Ok(None);
         };
         state.restarts = restarts;
-        assemble(&settings, &state, &shared, manager).map(Some)
+        assemble(&settings, &state, &shared, manager.clone()).map(|parts| Some((parts, manager)))
     });
-    let Assembled {
-        session,
-        heartbeat,
-        drain,
-        tree,
-        unfinished,
-    } = match assembled {
+    let (
+        Assembled {
+            session,
+            heartbeat,
+            drain,
+            tree,
+            unfinished,
+        },
+        manager,
+    ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
         Err(error) => {
@@ -79,10 +83,12 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
         heartbeat,
         drain: drain.clone(),
         tree,
+        manager: manager.clone(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
     drain.finish();
+    manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
 }
 
@@ -162,6 +168,7 @@ fn assemble(
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
         info.allow_root = settings.allow_root;
+        info.variables = BackendVariables::of_this_process();
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
@@ -299,6 +306,7 @@ struct KeeperLink {
     heartbeat: HeartbeatPage,
     drain: Drain,
     tree: Arc<Tree>,
+    manager: Arc<SecretsManager>,
 }
 
 impl KeeperLink {
@@ -363,6 +371,7 @@ impl KeeperLink {
 
     fn shut_down(&self) -> ! {
         self.drain.finish();
+        self.manager.close();
         std::process::exit(0);
     }
 

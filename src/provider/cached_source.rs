@@ -22,6 +22,7 @@ impl<D: SourceDocument> CachedSource<D> {
             current: SourceView {
                 rules: Arc::new(rules),
                 source: String::new(),
+                is_configured: true,
                 cached: None,
                 invalidated_at: None,
                 failure: None,

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod backend;
+mod backend_variables;
 mod backends;
 mod cached_source;
 pub mod environment;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
+pub use backend_variables::BackendVariables;
 pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
@@ -164,6 +166,10 @@ pub trait Provider: Send + Sync {
     /// Registers a callback for when [`save`](Self::save) would return something new. It runs on any thread. Only the
     /// first one is registered.
     fn on_unsaved(&self, _changed: Callback) {}
+
+    /// Gives back what it holds elsewhere, such as the token of a log-in. Called once, at the end; may wait for some
+    /// seconds.
+    fn close(&self) {}
 
     /// The store behind it, if it can be written to.
     fn store(&self) -> Option<&dyn SecretStore> {

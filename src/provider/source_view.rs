@@ -122,6 +122,8 @@ pub(super) struct SourceView<D> {
     pub(super) rules: Arc<Rules>,
     /// The source, for people.
     pub(super) source: String,
+    /// Whether it has what it needs to be asked at all.
+    pub(super) is_configured: bool,
     pub(super) cached: Option<CachedDocument<D>>,
     /// Documents from before this are invalidated: they are served only while the source fails.
     pub(super) invalidated_at: Option<Instant>,
@@ -277,8 +279,8 @@ impl<D: SourceDocument> View for SourceView<D> {
         let last_error = self.last_error.as_ref();
         ProviderReport {
             name: self.rules.provider.to_owned(),
-            configured: true,
-            available: status.failure.is_none(),
+            configured: self.is_configured,
+            available: self.is_configured && status.failure.is_none(),
             source: self.source.clone(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             skipped_keys: self.document().map_or(0, D::skipped),

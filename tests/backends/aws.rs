@@ -236,6 +236,10 @@ fn a_failed_network_has_an_error_that_says_why() {
         (Fault::Status(500, ""), "AWS answers 500"),
         (Fault::TooMany(3), "AWS answers 429"),
         (Fault::Cut, "the response cannot be read"),
+        (
+            Fault::Long(2 << 20),
+            "the response is too large, over 1 MiB",
+        ),
         (Fault::Hang, "within 5 s (setting timeout.total)"),
     ] {
         proxy.set(fault);
@@ -270,6 +274,26 @@ fn an_error_of_aws_says_what_to_do() {
         (
             r#"{"__type": "ThrottlingException", "message": "Rate exceeded"}"#,
             "AWS answers 400 (ThrottlingException: Rate exceeded)",
+        ),
+        (
+            r#"{"__type": "AccessDeniedException", "Message": "Access to KMS is not allowed"}"#,
+            "allow the caller kms:Decrypt on the KMS key",
+        ),
+        (
+            r#"{"__type": "KMSInvalidStateException", "Message": "the key is disabled"}"#,
+            "its KMS key cannot be used; enable the key",
+        ),
+        (
+            r#"{"__type": "InvalidSignatureException", "message": "Signature expired: 20260101T000000Z is now earlier than 20260101T010000Z"}"#,
+            "this machine's clock differs from AWS's",
+        ),
+        (
+            r#"{"__type": "RequestTimeTooSkewed", "message": "The difference is too large."}"#,
+            "this machine's clock differs from AWS's",
+        ),
+        (
+            r#"{"__type": "ValidationException", "message": "a\u001b[31mred\nline\u202e"}"#,
+            r"a\u{1b}[31mred\nline\u{202e}",
         ),
         (
             r#"{"__type": "InvalidRequestException", "Message": "it was marked for deletion."}"#,

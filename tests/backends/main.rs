@@ -1,14 +1,17 @@
 //! AWS Secrets Manager and Vault behind the mount and the command line, against servers of their own kind.
 
 mod aws;
+mod aws_credentials;
 mod chain;
 mod orphans;
+mod proxies;
 mod restart;
 #[path = "../support/servers/mod.rs"]
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 mod vault;
+mod vault_access;
 mod waiting;
 
 use std::process::{Child, Output};

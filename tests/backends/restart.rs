@@ -55,6 +55,7 @@ fn manager(url: &str, ttl: Duration, max_stale: Duration, role: &str) -> Arc<Sec
             secret_id: SecretValue::new(SECRET_ID),
         },
         tls: VaultTls::default(),
+        proxy: None,
         connect_timeout: Duration::from_secs(10),
     };
     let kept = BackendOptions {

@@ -164,7 +164,8 @@ fn a_reader_after_an_invalidation_does_not_join_an_earlier_fetch() {
         let after = scope.spawn(|| value(&manager, "K"));
         wait_until("the second request", || remote.calls() == 2);
         drop(gate);
-        assert_eq!(before.join().unwrap(), "old");
+        // The earlier reader may find either answer: they may come in any order.
+        assert!(["old", "new"].contains(&before.join().unwrap().as_str()));
         assert_eq!(after.join().unwrap(), "new");
     });
     assert_eq!(

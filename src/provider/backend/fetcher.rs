@@ -20,6 +20,8 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// How often a call is retried if readers would otherwise get an error.
 const MAX_RETRIES: u32 = 2;
+/// How long the end of a mount or of a command waits for a backend's server.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The value of `read_ttl` if no key was read since the last fetch.
 const NO_READ: u64 = u64::MAX;
 
@@ -125,6 +127,21 @@ impl Fetcher {
             drop(inner);
             done();
         }
+    }
+
+    /// Closes the backend, then calls `done`.
+    pub(super) fn close(self: Arc<Self>, done: Done) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.backend.close()).await;
+            if closed.is_err() {
+                tracing::debug!(
+                    "the {} provider was not closed in time",
+                    self.backend.name()
+                );
+            }
+            done();
+        });
     }
 
     /// Adds a waiter to the attempt that will answer it, and begins that attempt if none runs.

@@ -3,7 +3,9 @@
 
 mod document;
 mod fetcher;
+pub(crate) mod http;
 mod provider;
+pub(crate) mod proxy;
 mod runtime;
 mod saved;
 mod state;
@@ -42,6 +44,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Restores the state that [`save`](Self::save) returned in another process.
     fn restore(&self, _saved: &[u8]) {}
 
+    /// Gives back what it holds at its server, such as the token of a log-in. Called once, at the end; the caller bounds
+    /// the time.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+
     /// Registers a callback for when [`save`](Self::save) would return something new. Only the first one is registered.
     fn on_unsaved(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
 }
@@ -61,6 +69,8 @@ pub enum Fetched {
     },
     /// The document does not exist, so no key exists. Says what is missing, and what to do.
     Missing(String),
+    /// The backend lacks something without which it counts as not configured, such as any credentials. Says what.
+    NotConfigured(String),
 }
 
 /// Why a backend gave no answer. Contains no secret value.

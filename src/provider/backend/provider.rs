@@ -9,7 +9,7 @@ use super::Backend;
 use super::fetcher::{BackendOptions, Fetcher};
 use super::saved::Saved;
 use crate::error::Result;
-use crate::provider::{Callback, Done, Provider, ProviderUpdate, View};
+use crate::provider::{Callback, Done, Provider, ProviderUpdate, View, wait_for};
 use crate::secret::SecretName;
 
 /// The provider over one backend. The first read makes the first call.
@@ -83,6 +83,10 @@ impl Provider for BackendProvider {
         if inner.state.is_unused() {
             inner.state.source.change().restore(&saved, Instant::now());
         }
+    }
+
+    fn close(&self) {
+        wait_for(|done| self.fetcher.clone().close(done));
     }
 
     fn on_unsaved(&self, changed: Callback) {

@@ -101,18 +101,22 @@ impl State {
     pub(super) fn finish(&mut self, result: Result<Fetched, FetchError>, now: Instant) {
         let as_of = self.attempt.take().unwrap_or(now);
         let provider = self.source.current().rules.provider;
+        let is_configured = !matches!(result, Ok(Fetched::NotConfigured(_)));
+        self.source.change().is_configured = is_configured;
         let (document, changed_at, missing) = match result {
             Ok(Fetched::Document {
                 document,
                 changed_at,
             }) => (document, changed_at, None),
-            Ok(Fetched::Missing(why)) => (BackendDocument::default(), None, Some(why)),
+            Ok(Fetched::Missing(why) | Fetched::NotConfigured(why)) => {
+                (BackendDocument::default(), None, Some(printable(&why)))
+            }
             Err(FetchError { reason, retry }) => {
                 let pause = match retry {
                     Retry::After(pause) => pause.clamp(MIN_BACKOFF, MAX_BACKOFF),
                     Retry::Soon | Retry::No => MIN_BACKOFF,
                 };
-                let error = self.source.current().rules.unavailable(&reason);
+                let error = self.source.current().rules.unavailable(&printable(&reason));
                 return self.source.fail(error, Some(now + pause));
             }
         };
@@ -135,6 +139,24 @@ impl State {
         let changed_at = changed_at.unwrap_or_else(SystemTime::now);
         self.source.apply(Arc::new(document), as_of, changed_at);
     }
+}
+
+/// The text with its control characters escaped: a server's message must not steer a terminal or forge a line of the log.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_control(c) {
+            true => printable.extend(c.escape_default()),
+            false => printable.push(c),
+        }
+    }
+    printable
+}
+
+/// Whether the character is a control character, or changes the direction of the text.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

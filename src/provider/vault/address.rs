@@ -1,33 +1,57 @@
 //! Vault's address and the path of the secret, validated before the first request. Makes no call.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
 use crate::error::{Error, Result};
 
+const NO_SCHEME: &str =
+    "must begin with https:// or http:// (or unix://, with the path of a socket)";
 /// The longest path, in bytes.
 const MAX_PATH: usize = 1024;
 
 /// Vault's address. `Display` is safe to log: [`parse`](Self::parse) refuses an address with a password.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
-    /// Scheme, host and port, without a slash at the end.
+    /// Scheme, host and port, without a slash at the end. Through a socket, any host.
     pub(super) origin: String,
     /// The path before `/v1`, for a proxy; empty, or with a leading slash and without a trailing one.
     prefix: String,
     pub(super) is_https: bool,
+    /// The socket of `unix://`, as of the Vault Agent and the Vault Proxy.
+    pub(super) socket: Option<PathBuf>,
 }
 
 impl Address {
     /// The error continues the sentence after the setting's name. It does not quote the text, which may contain a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let invalid = ToOwned::to_owned;
-        let url = Url::parse(text.trim())
-            .map_err(|error| format!("is not the address of a server: {error}"))?;
-        if !matches!(url.scheme(), "https" | "http") {
-            return Err(invalid("must begin with https:// or http://"));
+        let text = text.trim();
+        if let Some(path) = text.strip_prefix("unix://") {
+            return match Path::new(path).is_absolute() {
+                true => Ok(Self {
+                    origin: "http://localhost".to_owned(),
+                    prefix: String::new(),
+                    is_https: false,
+                    socket: Some(path.into()),
+                }),
+                false => Err(invalid("must have an absolute path after unix://")),
+            };
         }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(invalid("contains white space"));
+        }
+        let url = match Url::parse(text) {
+            // `vault.example.com:8200` is a URL of the scheme `vault.example.com`.
+            Ok(url) if !matches!(url.scheme(), "https" | "http") => {
+                return Err(invalid(NO_SCHEME));
+            }
+            Ok(url) => url,
+            Err(_) if !text.contains("://") => return Err(invalid(NO_SCHEME)),
+            Err(error) => return Err(format!("is not the address of a server: {error}")),
+        };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid(
                 "must not contain a user or a password; the token goes into vault_token",
@@ -40,6 +64,7 @@ impl Address {
             origin: url.origin().ascii_serialization(),
             prefix: url.path().trim_end_matches('/').to_owned(),
             is_https: url.scheme() == "https",
+            socket: None,
         })
     }
 
@@ -51,7 +76,10 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.prefix)
+        match &self.socket {
+            Some(path) => write!(f, "unix://{}", path.display()),
+            None => write!(f, "{}{}", self.origin, self.prefix),
+        }
     }
 }
 
@@ -112,6 +140,8 @@ mod tests {
             ),
             ("https://proxy/a/b/", "https://proxy/a/b", "a/b/v1"),
             ("http://[::1]:8200", "http://[::1]:8200", "v1"),
+            (" HTTPS://V:8200/ \n", "https://v:8200", "v1"),
+            ("unix:///run/v.sock", "unix:///run/v.sock", "v1"),
         ] {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
@@ -126,7 +156,8 @@ mod tests {
             "hunter2",
             "",
             "https://",
-            "unix:///hunter2",
+            "unix://hunter2",
+            "https://hunter2 x",
             "https://user:hunter2@vault",
             "https://hunter2@vault",
             "https://vault?token=hunter2",

@@ -8,7 +8,7 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 use rustls::{AlertDescription, CertificateError};
 
-use super::address::Address;
+use super::address::{Address, SecretPath};
 use super::response::Response;
 use crate::provider::backend::{FetchError, Retry};
 
@@ -100,32 +100,27 @@ fn wrong_certificate(error: &CertificateError) -> String {
             "it is not valid yet; correct this machine's clock".to_owned()
         }
         CertificateError::NotValidForName => {
-            "it is for another name; set vault_url (or VAULT_ADDR) to a name in it".to_owned()
+            "it is for another name; set vault_url (or VAULT_ADDR), or VAULT_TLS_SERVER_NAME, to a name in it".to_owned()
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             // As rustls shows them: `DnsName("vault.example.com")`.
             let names = presented.join(", ");
             format!(
-                "it is for another name; set vault_url (or VAULT_ADDR) to one of its names: {names}"
+                "it is for another name; set vault_url (or VAULT_ADDR), or VAULT_TLS_SERVER_NAME, \
+                 to one of its names: {names}"
             )
+        }
+        CertificateError::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+            "it is an authority's own, as of a self-signed server; set VAULT_CACERT to its PEM file".to_owned()
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// Building the client failed, although the files of its certificates are good.
-pub(super) fn cannot_build(error: &reqwest::Error) -> FetchError {
-    let why = causes_of(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-    FetchError::lasting(match why {
-        Some(rustls::Error::General(_)) => {
-            "this machine has no certificates to verify Vault's; install the package ca-certificates, \
-             or set VAULT_CACERT to the PEM file of its issuer"
-                .to_owned()
-        }
-        Some(error) => format!("TLS for Vault cannot be set up: {error}"),
-        None => "the client for Vault cannot be set up".to_owned(),
-    })
+/// The client cannot be built, although the files of its certificates are good.
+pub(super) fn no_tls(why: &str) -> FetchError {
+    FetchError::lasting(format!("TLS for Vault cannot be set up: {why}"))
 }
 
 /// Building the request failed, although address and token were validated.
@@ -151,7 +146,7 @@ pub(super) fn redirected(address: &Address, to: Option<&HeaderValue>) -> FetchEr
 /// The response is larger than the largest document.
 pub(super) fn too_large(address: &Address) -> FetchError {
     FetchError::lasting(format!(
-        "the response of Vault at {address} is too large: over 16 MiB"
+        "the response of Vault at {address} is too large: over 1 MiB"
     ))
 }
 
@@ -195,12 +190,27 @@ pub(super) fn unexpected(address: &Address, response: &Response) -> FetchError {
     ))
 }
 
+/// The path has the `data/` of version 2's API in it, which is no part of a secret's path.
+pub(super) fn data_in_path(path: &SecretPath, address: &Address) -> FetchError {
+    let SecretPath { mount_point, path } = path;
+    let advice = if let Some(rest) = path.strip_prefix("data/") {
+        format!("set vault_path to {rest}")
+    } else if let Some(rest) = mount_point.strip_suffix("/data") {
+        format!("set vault_mount_point to {rest}")
+    } else {
+        "leave it out of vault_mount_point and vault_path".to_owned()
+    };
+    FetchError::lasting(format!(
+        "{mount_point}/{path} in Vault at {address} is the data/ of the API of version 2, and not a secret's own path; {advice}"
+    ))
+}
+
 /// Another server than Vault is at the address.
 pub(super) fn not_vault(address: &Address, response: &Response) -> FetchError {
     let status = response.status.as_u16();
     let tls = perhaps_tls(address);
     FetchError::lasting(format!(
-        "what answers at {address} ({status}) does not seem to be Vault: its response is not JSON like Vault's; \
+        "what answers at {address} ({status}) does not seem to be Vault, but a gateway or another server: its response is not like Vault's; \
          is vault_url (or VAULT_ADDR) right?{tls}"
     ))
 }

@@ -15,7 +15,7 @@ use vaultrs::api::kv2::requests::ReadSecretRequest;
 use super::address::SecretPath;
 use super::client::Client;
 use super::failure;
-use super::response::Response;
+use super::response::{NotFoundBy, Response};
 use crate::provider::backend::{BackendDocument, FetchError};
 use crate::provider::{parse_rfc3339, rfc3339};
 use crate::secret::SecretValue;
@@ -47,8 +47,13 @@ pub(super) enum Reading {
     },
     /// Its current version was deleted or destroyed; says which.
     Gone(String),
-    /// 404: no secret there, or the engine has the other version.
+    /// 404: no secret there.
     NotThere,
+    /// 404: the engine has the other version.
+    OtherVersion,
+    /// An answer that Vault does not give: of a gateway that has lost its route to Vault, or of a server of another kind,
+    /// which may still have the secret in the other version.
+    NotVaults(FetchError),
     /// 403: the token may not read there, whether a secret exists or not.
     Denied,
 }
@@ -80,16 +85,22 @@ pub(super) async fn read(
         403 if response.is_from_vault() => Some(Reading::Denied),
         // The body distinguishes a deleted version from no secret at all.
         404 if engine == Engine::V2 => parse_v2(&response, path, client)?,
-        404 => None,
-        204 => None,
+        404 if is_envelope(&response) => return Err(failure::data_in_path(path, client.address())),
+        404 | 204 => None,
         200 if engine == Engine::V2 => parse_v2(&response, path, client)?,
         200 => Some(parse_v1(&response, path, client)?),
         _ => return Err(failure::unexpected(client.address(), &response)),
     };
-    match reading {
-        Some(reading) => Ok(reading),
-        None if response.is_from_vault() => Ok(Reading::NotThere),
-        None => Err(failure::not_vault(client.address(), &response)),
+    match (reading, response.not_found_by()) {
+        (Some(reading), _) => Ok(reading),
+        // An engine of version 1 may have a secret at `data/{path}`.
+        (None, _) if response.status.as_u16() == 200 => Ok(Reading::OtherVersion),
+        (None, NotFoundBy::Vault) => Ok(Reading::NotThere),
+        (None, NotFoundBy::VaultForAnotherWay) => Ok(Reading::OtherVersion),
+        (None, NotFoundBy::Other) => {
+            let why = failure::not_vault(client.address(), &response);
+            Ok(Reading::NotVaults(why))
+        }
     }
 }
 
@@ -122,9 +133,19 @@ struct Metadata {
     deletion_time: Option<String>,
     #[serde(default)]
     destroyed: bool,
+    version: Option<u64>,
 }
 
-/// `None` if the response is not of version 2: an engine of version 1 may have a secret at `data/{path}`.
+/// Whether the data is what version 2 wraps a secret in. Asked for as version 1, it is not the secret.
+fn is_envelope(response: &Response) -> bool {
+    let body: Result<Body<'_>, _> = serde_json::from_slice(response.body.as_bytes());
+    let data = body.ok().and_then(|body| body.data);
+    let versioned = data.and_then(|data| serde_json::from_str::<Versioned<'_>>(data.get()).ok());
+    let metadata = versioned.map(|versioned| versioned.metadata);
+    metadata.is_some_and(|metadata| metadata.created_time.is_some() && metadata.version.is_some())
+}
+
+/// `None` if the response is not of version 2.
 fn parse_v2(
     response: &Response,
     path: &SecretPath,
@@ -132,9 +153,9 @@ fn parse_v2(
 ) -> Result<Option<Reading>, FetchError> {
     let body: Result<Body<'_>, _> = serde_json::from_slice(response.body.as_bytes());
     let Ok(Body { data }) = body else {
-        return match response.is_from_vault() {
-            true => Ok(None),
-            false => Err(failure::not_vault(client.address(), response)),
+        return match response.status.as_u16() == 200 && !response.is_from_vault() {
+            true => Err(failure::not_vault(client.address(), response)),
+            false => Ok(None),
         };
     };
     let versioned = data.and_then(|data| serde_json::from_str::<Versioned<'_>>(data.get()).ok());
@@ -167,6 +188,9 @@ fn parse_v1(
     path: &SecretPath,
     client: &Client,
 ) -> Result<Reading, FetchError> {
+    if is_envelope(response) {
+        return Err(failure::data_in_path(path, client.address()));
+    }
     let body: Result<Body<'_>, _> = serde_json::from_slice(response.body.as_bytes());
     match body {
         Ok(Body { data: Some(data) }) => Ok(Reading::Found {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
-use vaultrs::api::token::requests::RenewTokenSelfRequest;
+use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 use zeroize::Zeroizing;
 
 use super::client::Client;
@@ -166,6 +166,13 @@ pub(super) async fn renew(
             ..renewed
         })
     }))
+}
+
+/// Revokes the token, so that it does not live on for its whole time. An error changes nothing: it then expires.
+pub(super) async fn revoke(client: &Client, token: &SecretValue) {
+    if let Ok(endpoint) = RevokeTokenSelfRequest::builder().build() {
+        let _ = client.send(endpoint, Some(token)).await;
+    }
 }
 
 fn parse_lease(response: &Response, now: Instant) -> Option<Lease> {

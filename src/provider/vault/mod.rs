@@ -17,6 +17,7 @@ mod response;
 mod token;
 mod trust;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,7 +33,7 @@ use crate::sync::{Mutex, MutexGuard};
 use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
-use token::Tokens;
+use token::{Token, Tokens};
 
 pub use options::{VaultAuth, VaultOptions, VaultTls};
 
@@ -46,14 +47,13 @@ pub(super) const KIND: BackendKind = BackendKind {
     credentials: &[],
     paths: &[],
     open: |settings, options| {
-        let backend = settings
-            .backend()
-            .cloned()
-            .map(VaultBackend::new)
-            .transpose()?;
-        backend
-            .map(|backend| BackendProvider::new(backend, options))
-            .transpose()
+        let backend = settings.backend().cloned().map(VaultBackend::new);
+        let provider = backend.map(|backend| match backend {
+            Ok(backend) => BackendProvider::new(backend, options),
+            Err(Error::Settings(why)) => BackendProvider::new(Misconfigured(why), options),
+            Err(error) => Err(error),
+        });
+        provider.transpose()
     },
 };
 
@@ -100,27 +100,45 @@ impl VaultBackend {
                 "VAULT_NAMESPACE holds characters that no namespace has".to_owned(),
             ));
         }
+        let address = Address::parse(&options.url)
+            .map_err(|why| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}")))?;
+        let may_lack_token = address.socket.is_some();
         Ok(Self {
-            address: Address::parse(&options.url)
-                .map_err(|why| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}")))?,
+            address,
             path: SecretPath::new(&options.mount_point, &options.path)?,
-            tokens: Tokens::new(options.auth.clone(), Arc::new(clock)),
+            tokens: Tokens::new(options.auth.clone(), may_lack_token, Arc::new(clock)),
             options,
             connection: Mutex::default(),
         })
     }
 
     async fn fetch_once(&self) -> Result<Fetched, FetchError> {
+        if let Some(why) = self.tokens.not_configured() {
+            return Ok(Fetched::NotConfigured(why));
+        }
         let client = self.client()?;
-        let token = self.tokens.current(&client).await?;
-        let answer = match self.read(&client, &token.value).await? {
+        let token = match self.tokens.current(&client).await {
+            Err(error) if !self.tokens.logs_in() => return Err(error),
+            token => token,
+        };
+        let fetched = match token {
+            Ok(token) => self.fetch_by(&client, token).await,
+            Err(error) => Err(error),
+        };
+        fetched.map_err(|error| client.by_proxy(error))
+    }
+
+    async fn fetch_by(&self, client: &Client, token: Token) -> Result<Fetched, FetchError> {
+        let answer = match self.read(client, &token.value).await? {
             // Vault may have revoked or lost the token before its time.
-            ReadOutcome::Denied => match self.tokens.replace(&client, &token).await? {
-                Some(another) => self.read(&client, &another.value).await?,
+            ReadOutcome::Denied => match self.tokens.replace(client, &token).await? {
+                Some(another) => self.read(client, &another.value).await?,
                 None => ReadOutcome::Denied,
             },
             answer => answer,
         };
+        self.tokens
+            .record_denied(matches!(answer, ReadOutcome::Denied));
         match answer {
             ReadOutcome::Fetched(fetched) => Ok(fetched),
             ReadOutcome::Denied => Err(FetchError::lasting(self.denied())),
@@ -131,6 +149,7 @@ impl VaultBackend {
     async fn read(&self, client: &Client, token: &SecretValue) -> Result<ReadOutcome, FetchError> {
         let first = self.connection().engine.unwrap_or(Engine::V2);
         let mut refusals = Vec::new();
+        let mut not_vaults = None;
         for engine in [first, first.other()] {
             match kv::read(client, engine, &self.path, token).await? {
                 Reading::Found {
@@ -148,20 +167,31 @@ impl VaultBackend {
                     return Ok(ReadOutcome::Fetched(Fetched::Missing(how)));
                 }
                 Reading::NotThere => refusals.push((engine, Refusal::NotThere)),
+                Reading::NotVaults(error) => not_vaults = Some(error),
+                Reading::OtherVersion => refusals.push((engine, Refusal::OtherVersion)),
                 Reading::Denied => refusals.push((engine, Refusal::Denied)),
             }
             self.connection().engine = None;
         }
-        let denied = |version| refusals.contains(&(version, Refusal::Denied));
-        Ok(match (denied(Engine::V2), denied(Engine::V1)) {
-            (true, true) => ReadOutcome::Denied,
-            (true, false) => ReadOutcome::Fetched(Fetched::Missing(format!(
-                "{}; if the engine is of version 2, the token's policy must let it read {}/data/{}",
-                self.missing(),
-                self.path.mount_point,
-                self.path.path
-            ))),
-            (false, _) => ReadOutcome::Fetched(Fetched::Missing(self.missing())),
+        if let Some(error) = not_vaults {
+            return Err(error);
+        }
+        // A key that might be there must not read as missing: only a 404 that is about the path itself says so.
+        let is_missing = |engine| refusals.contains(&(engine, Refusal::NotThere));
+        Ok(match is_missing(Engine::V1) || is_missing(Engine::V2) {
+            true => ReadOutcome::Fetched(Fetched::Missing(self.missing())),
+            // A token that Vault knows: it answers another path than the one that it denies.
+            false if refusals.contains(&(Engine::V1, Refusal::OtherVersion)) => {
+                return Err(FetchError::lasting(self.denied_data()));
+            }
+            false
+                if refusals
+                    .iter()
+                    .any(|(_, refusal)| *refusal == Refusal::Denied) =>
+            {
+                ReadOutcome::Denied
+            }
+            false => ReadOutcome::Fetched(Fetched::Missing(self.missing())),
         })
     }
 
@@ -193,6 +223,15 @@ impl VaultBackend {
         )
     }
 
+    fn denied_data(&self) -> String {
+        let SecretPath { mount_point, path } = &self.path;
+        format!(
+            "Vault at {} denied the token (403): the engine at {mount_point} is of version 2, so its policy must let it read \
+             {mount_point}/data/{path}",
+            self.address
+        )
+    }
+
     fn denied(&self) -> String {
         let SecretPath { mount_point, path } = &self.path;
         format!(
@@ -201,6 +240,23 @@ impl VaultBackend {
             self.address,
             self.tokens.advice()
         )
+    }
+}
+
+/// Vault with settings that cannot be right. It fails alone: no command needs Vault to be right.
+struct Misconfigured(String);
+
+impl Backend for Misconfigured {
+    fn name(&self) -> &'static str {
+        "vault"
+    }
+
+    fn source(&self) -> String {
+        "not to be asked".to_owned()
+    }
+
+    fn fetch(&self) -> Fetching<'_> {
+        Box::pin(async { Err(FetchError::lasting(&*self.0)) })
     }
 }
 
@@ -213,6 +269,7 @@ enum ReadOutcome {
 #[derive(PartialEq)]
 enum Refusal {
     NotThere,
+    OtherVersion,
     Denied,
 }
 
@@ -235,6 +292,16 @@ impl Backend for VaultBackend {
                 self.connection().client = None;
             }
             fetched
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if self.tokens.has_lease()
+                && let Ok(client) = self.client()
+            {
+                self.tokens.revoke(&client).await;
+            }
         })
     }
 

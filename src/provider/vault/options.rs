@@ -1,13 +1,14 @@
 //! The settings for Vault: its address, the log-in, the path to read, and the trusted certificates. Makes no call and
 //! reads no file.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
-use crate::settings::{Reader, Settings, setting, settings_table, variables};
+use crate::settings::{Given, Reader, SettingValue, Settings, setting, settings_table, variables};
 
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct VaultOptions {
     pub auth: VaultAuth,
     /// Which certificates to trust and to present.
     pub tls: VaultTls,
+    /// The proxy for all requests (`VAULT_PROXY_ADDR`); `None`: those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+    pub proxy: Option<SecretValue>,
     /// How long connecting may take. The caller bounds the whole fetch.
     pub connect_timeout: Duration,
 }
@@ -57,6 +60,8 @@ pub struct VaultTls {
     pub ca_folder: Option<PathBuf>,
     /// The PEM files of the client certificate and its key (`VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`).
     pub client: Option<(PathBuf, PathBuf)>,
+    /// The name that the certificate must have, sent in the handshake, instead of the address's (`VAULT_TLS_SERVER_NAME`).
+    pub server_name: Option<String>,
     /// Whether to accept any certificate (`VAULT_SKIP_VERIFY`).
     pub skip_verify: bool,
 }
@@ -64,8 +69,8 @@ pub struct VaultTls {
 settings_table! {
     /// The settings for Vault.
     struct VaultSettings {
-        /// Vault's address, with a path if a proxy needs one
-        url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]).check(is_address),
+        /// Vault's address, with a path if a proxy needs one, or `unix://` and the path of a socket
+        url: Option<AddressText> = setting("vault_url").or_variables(&["VAULT_ADDR"]),
         /// The secret's path in the KV engine; its fields are the secrets
         path: String = setting("vault_path").or_variables(&["SIMPLETUNER_VAULT_PATH"]).default(|| "simpletuner".to_owned()),
         /// Where the KV engine is mounted
@@ -88,6 +93,10 @@ settings_table! {
         client_cert: Option<PathBuf> = variables(&["VAULT_CLIENT_CERT"]),
         /// The PEM file of the client certificate's key
         client_key: Option<PathBuf> = variables(&["VAULT_CLIENT_KEY"]),
+        /// The name that the certificate must have, instead of the address's
+        server_name: Option<String> = variables(&["VAULT_TLS_SERVER_NAME"]),
+        /// The proxy for all requests, instead of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`
+        proxy: Option<SecretValue> = variables(&["VAULT_PROXY_ADDR", "VAULT_HTTP_PROXY"]),
         /// Whether to accept any certificate: anybody could then pose as Vault, and get the token
         skip_verify: bool = variables(&["VAULT_SKIP_VERIFY"]),
     }
@@ -107,7 +116,7 @@ impl VaultOptions {
         if vault.client_cert.is_some() != vault.client_key.is_some() {
             return Err(both("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"));
         }
-        let Some(url) = vault.url else {
+        let Some(AddressText(url)) = vault.url else {
             return Ok(None);
         };
         let auth = match (
@@ -130,14 +139,37 @@ impl VaultOptions {
                 ca_file: vault.ca_file,
                 ca_folder: vault.ca_folder,
                 client: vault.client_cert.zip(vault.client_key),
+                server_name: vault.server_name,
                 skip_verify: vault.skip_verify,
             },
+            proxy: vault.proxy,
             connect_timeout: settings.timeout.connect,
         }))
     }
 }
 
-fn is_address(url: &Option<String>) -> Result<(), String> {
-    url.as_deref()
-        .map_or(Ok(()), |url| Address::parse(url).map(drop))
+/// The text of an address. One that is wrong fails Vault and no command, so it is not checked here; nor is it shown, because it
+/// may contain a password.
+#[derive(Clone, Default)]
+struct AddressText(String);
+
+impl SettingValue for AddressText {
+    const FORM: &'static str = String::FORM;
+
+    fn parse(given: &Given<'_>) -> Result<Self> {
+        String::parse(given).map(Self)
+    }
+
+    fn shown(&self) -> serde_json::Value {
+        match Address::parse(&self.0) {
+            Ok(address) => address.to_string().into(),
+            Err(_) => "(not an address)".into(),
+        }
+    }
+}
+
+impl fmt::Debug for AddressText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.shown(), f)
+    }
 }

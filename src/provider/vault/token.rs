@@ -26,6 +26,8 @@ pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// The source of tokens.
 pub(super) struct Tokens {
     auth: VaultAuth,
+    /// Whether requests without a token may be answered: the agent behind a socket adds its own.
+    may_lack_token: bool,
     clock: Clock,
     // Held across a log-in or a renewal, so that concurrent fetches log in once.
     login_lock: Mutex<()>,
@@ -33,6 +35,10 @@ pub(super) struct Tokens {
     lease: sync::Mutex<Option<Lease>>,
     /// Called when there is a new lease to save.
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Whether the token of a new log-in was denied, too: another log-in would not help.
+    denied: AtomicBool,
+    /// Whether a token was there before.
+    had_token: AtomicBool,
     /// Whether the warning that others can read the token file was logged.
     warned: AtomicBool,
 }
@@ -53,13 +59,16 @@ impl Token {
 }
 
 impl Tokens {
-    pub(super) fn new(auth: VaultAuth, clock: Clock) -> Self {
+    pub(super) fn new(auth: VaultAuth, may_lack_token: bool, clock: Clock) -> Self {
         Self {
             auth,
+            may_lack_token,
             clock,
             login_lock: Mutex::default(),
             lease: sync::Mutex::default(),
             changed: OnceLock::new(),
+            denied: AtomicBool::new(false),
+            had_token: AtomicBool::new(false),
             warned: AtomicBool::new(false),
         }
     }
@@ -78,29 +87,65 @@ impl Tokens {
         })
     }
 
-    /// Another token after Vault refused this one; `None` if there is no way to get one.
+    /// Another token after Vault refused this one; `None` if there is no way to get one, or none that would help.
     pub(super) async fn replace(
         &self,
         client: &Client,
         refused: &Token,
     ) -> Result<Option<Token>, FetchError> {
-        let VaultAuth::AppRole { .. } = &self.auth else {
-            return Ok(None);
-        };
-        if refused.is_new {
+        if !self.logs_in() || refused.is_new || self.denied.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        {
-            let _login = self.login_lock.lock().await;
-            let mut current = self.lease();
-            if current
-                .as_ref()
-                .is_some_and(|current| current.token == refused.value)
-            {
-                *current = None;
+        let _login = self.login_lock.lock().await;
+        let current = self.lease().clone();
+        if let Some(current) = current.filter(|current| current.token != refused.value) {
+            return Ok(Some(Token::of(&current, false)));
+        }
+        let another = self.log_in(client, (self.clock)()).await?;
+        // It may be alive, and only have no right to the path.
+        login::revoke(client, &refused.value).await;
+        Ok(Some(another))
+    }
+
+    /// Records whether Vault lets the last token read. After a denial there is no other log-in until this token expires.
+    pub(super) fn record_denied(&self, is_denied: bool) {
+        self.denied.store(is_denied, Ordering::Relaxed);
+    }
+
+    /// Whether tokens come from a log-in at Vault.
+    pub(super) fn logs_in(&self) -> bool {
+        matches!(self.auth, VaultAuth::AppRole { .. })
+    }
+
+    /// Whether it holds the token of a log-in.
+    pub(super) fn has_lease(&self) -> bool {
+        self.lease().is_some()
+    }
+
+    /// Revokes the token of the log-in.
+    pub(super) async fn revoke(&self, client: &Client) {
+        let lease = self.lease().take();
+        if let Some(lease) = lease {
+            login::revoke(client, &lease.token).await;
+        }
+    }
+
+    /// Why Vault counts as not configured: nothing gives a token, and nothing did before.
+    pub(super) fn not_configured(&self) -> Option<String> {
+        match &self.auth {
+            VaultAuth::LoginFile(path) if !self.may_lack_token && !path.exists() => {
+                (!self.had_token.load(Ordering::Relaxed)).then(|| self.no_token(path))
             }
+            _ => None,
         }
-        self.log_in_or_renew(client).await.map(Some)
+    }
+
+    fn no_token(&self, path: &Path) -> String {
+        format!(
+            "there is no token for Vault; set VAULT_TOKEN, vault_token_file, or vault_role_id and vault_secret_id, or log in \
+             (`vault login` leaves {})",
+            path.display()
+        )
     }
 
     /// The token of the last log-in, renewed or replaced by another log-in when it is due. If both fail, the old token
@@ -121,11 +166,8 @@ impl Tokens {
                 }
             }
         }
-        let VaultAuth::AppRole { role_id, secret_id } = &self.auth else {
-            return Err(FetchError::lasting("there is no AppRole to log in by"));
-        };
-        match login::log_in(client, role_id, secret_id, now).await {
-            Ok(lease) => Ok(self.store_lease(lease, true)),
+        match self.log_in(client, now).await {
+            Ok(token) => Ok(token),
             Err(failure) => match &current {
                 Some(lease) if !lease.has_expired(now) => {
                     tracing::warn!(
@@ -137,6 +179,14 @@ impl Tokens {
                 _ => Err(failure),
             },
         }
+    }
+
+    async fn log_in(&self, client: &Client, now: Instant) -> Result<Token, FetchError> {
+        let VaultAuth::AppRole { role_id, secret_id } = &self.auth else {
+            return Err(FetchError::lasting("there is no AppRole to log in by"));
+        };
+        let lease = login::log_in(client, role_id, secret_id, now).await?;
+        Ok(self.store_lease(lease, true))
     }
 
     fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
@@ -180,10 +230,10 @@ impl Tokens {
         let content = match read_file(path, MAX_TOKEN) {
             Ok(content) => content,
             Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
-                return Err(FetchError::lasting(format!(
-                    "there is no token for Vault; set VAULT_TOKEN, vault_token_file, or vault_role_id and \
-                     vault_secret_id, or log in (`vault login` leaves {shown})"
-                )));
+                if self.may_lack_token {
+                    return Ok(SecretValue::new(""));
+                }
+                return Err(FetchError::lasting(self.no_token(path)));
             }
             Err(ReadError::Missing) => return Err(invalid("does not exist")),
             Err(ReadError::NotAFile(why)) => {
@@ -199,6 +249,7 @@ impl Tokens {
                 "{shown} holds a Vault token and can be read by others; mend it with: chmod 600 {shown}"
             );
         }
+        self.had_token.store(true, Ordering::Relaxed);
         let text = std::str::from_utf8(&content.bytes).map_err(|_| invalid("is not text"))?;
         checked(text, &format!("{what}, {shown},"))
     }
@@ -211,7 +262,8 @@ impl Tokens {
                 format!("put a valid one into vault_token_file, {}", path.display())
             }
             VaultAuth::AppRole { .. } => {
-                "check the policies of the AppRole (vault_role_id)".to_owned()
+                "check the policies of the AppRole (vault_role_id); after a change of its list of policies, mount anew"
+                    .to_owned()
             }
             VaultAuth::LoginFile(path) => {
                 let path = path.display();

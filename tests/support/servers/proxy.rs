@@ -39,6 +39,10 @@ pub enum Fault {
     Redirect(String),
     /// Answers 429, to be asked again after so many seconds.
     TooMany(u64),
+    /// Answers with a body of so many bytes.
+    Long(usize),
+    /// Answers with this status and body, unless the credentials of the request have this in them: those are passed on.
+    Unless(&'static str, u16, &'static str),
     /// Passes it on after this time.
     Slow(Duration),
 }
@@ -56,6 +60,9 @@ struct Shared {
     fault: watch::Sender<Fault>,
     tls: Mutex<Option<TlsAcceptor>>,
     requests: AtomicUsize,
+    /// What was asked for: the request line's target, and the name that TLS was asked by.
+    targets: Mutex<Vec<String>>,
+    names: Mutex<Vec<String>>,
 }
 
 impl Proxy {
@@ -74,6 +81,8 @@ impl Proxy {
             fault: watch::Sender::new(Fault::None),
             tls: Mutex::new(None),
             requests: AtomicUsize::new(0),
+            targets: Mutex::default(),
+            names: Mutex::default(),
         });
         runtime.spawn(shared.clone().serve(listener, address));
         Self {
@@ -105,6 +114,16 @@ impl Proxy {
     /// New connections are to speak TLS.
     pub fn speak_tls(&self, acceptor: TlsAcceptor) {
         *self.shared.tls.lock().unwrap() = Some(acceptor);
+    }
+
+    /// What requests asked for, as they wrote it: a proxy's client writes the whole address.
+    pub fn targets(&self) -> Vec<String> {
+        self.shared.targets.lock().unwrap().clone()
+    }
+
+    /// The names that clients sent in their TLS handshakes.
+    pub fn tls_names(&self) -> Vec<String> {
+        self.shared.names.lock().unwrap().clone()
     }
 
     /// How many requests have come.
@@ -154,6 +173,8 @@ impl Shared {
             match tls {
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
+                        let name = stream.get_ref().1.server_name().unwrap_or_default();
+                        self.names.lock().unwrap().push(name.to_owned());
                         let _ = http.serve_connection(TokioIo::new(stream), service).await;
                     }
                 }
@@ -173,6 +194,8 @@ impl Shared {
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, hyper::Error> {
         self.requests.fetch_add(1, Ordering::SeqCst);
+        let target = format!("{} {}", request.method(), request.uri());
+        self.targets.lock().unwrap().push(target);
         let fault = self.fault.borrow().clone();
         let plain = |status: u16| {
             Response::builder()
@@ -194,6 +217,17 @@ impl Shared {
                 .header("retry-after", seconds)
                 .body(whole(""))
                 .unwrap()),
+            Fault::Unless(credentials, status, body) => {
+                let header = request.headers().get("authorization");
+                let header = header.and_then(|header| header.to_str().ok());
+                match header.is_some_and(|header| header.contains(credentials)) {
+                    true => self.pass_on(request, false).await,
+                    false => Ok(plain(status).body(whole(body)).unwrap()),
+                }
+            }
+            Fault::Long(length) => Ok(plain(200)
+                .body(Answer::Whole(Full::new(Bytes::from(vec![b' '; length]))))
+                .unwrap()),
             Fault::Slow(pause) => {
                 tokio::time::sleep(pause).await;
                 self.pass_on(request, false).await
@@ -210,9 +244,10 @@ impl Shared {
     ) -> Result<Response<Answer>, hyper::Error> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let answer = self
             .client
-            .request(head.method, format!("{}{}", self.upstream, head.uri))
+            .request(head.method, format!("{}{}", self.upstream, path))
             .headers(head.headers)
             .body(body)
             .send()

@@ -2,6 +2,7 @@
 //! policies and an end, AppRole, renewal, namespaces, the seal. It notes what it is asked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 
 pub const ROLE_ID: &str = "hunter2-role-id";
@@ -22,7 +23,7 @@ pub const SECRET_ID: &str = "hunter2-secret-id";
 pub struct VaultServer {
     port: u16,
     shared: Arc<Mutex<State>>,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// What it was asked.
@@ -40,6 +41,7 @@ struct State {
     /// What has gone by since the start, as a test has it.
     time: Duration,
     tokens: HashMap<String, Token>,
+    issued: usize,
     /// By namespace and mount point.
     engines: BTreeMap<(String, String), Engine>,
     approle: Option<AppRole>,
@@ -113,12 +115,20 @@ impl VaultServer {
         Self {
             port,
             shared,
-            _runtime: runtime,
+            runtime,
         }
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Serves at this socket, too.
+    pub fn listen_at(&self, socket: &Path) {
+        let _runtime = self.runtime.enter();
+        let listener = UnixListener::bind(socket).unwrap();
+        self.runtime
+            .spawn(serve_socket(listener, self.shared.clone()));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -191,6 +201,27 @@ impl VaultServer {
         self.state().tokens.remove(token);
     }
 
+    /// No token may read anything any more.
+    pub fn deny_all(&self) {
+        let mut state = self.state();
+        let tokens = state.tokens.values_mut();
+        tokens.for_each(|token| token.may_read.clear());
+    }
+
+    /// Every token may read this path.
+    pub fn allow_all(&self, path: &str) {
+        let mut state = self.state();
+        let tokens = state.tokens.values_mut();
+        tokens.for_each(|token| token.may_read.push(path.to_owned()));
+    }
+
+    /// How many tokens there are that can be used.
+    pub fn live_tokens(&self) -> usize {
+        let state = self.state();
+        let lives = |token: &&Token| token.ends.is_none_or(|ends| ends > state.time);
+        state.tokens.values().filter(lives).count()
+    }
+
     /// Lets in by AppRole; `None`: nobody.
     pub fn let_in(&self, approle: impl Into<Option<AppRole>>) {
         self.state().approle = approle.into();
@@ -221,6 +252,17 @@ impl VaultServer {
         log.iter()
             .map(|asked| format!("{} {}", asked.method, asked.path))
             .collect()
+    }
+}
+
+async fn serve_socket(listener: UnixListener, shared: Arc<Mutex<State>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = shared.clone();
+        let service = service_fn(move |request| answer(shared.clone(), request));
+        tokio::spawn(
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service),
+        );
     }
 }
 
@@ -273,7 +315,8 @@ async fn answer(
 
 impl State {
     fn issue(&mut self, token: Token) -> String {
-        let name = format!("hvs.hunter2-token-{}", self.tokens.len() + self.log.len());
+        self.issued += 1;
+        let name = format!("hvs.hunter2-token-{}", self.issued);
         self.tokens.insert(name.clone(), token);
         name
     }
@@ -295,6 +338,10 @@ impl State {
         };
         match (asked.path.as_str(), asked.method.as_str()) {
             ("auth/token/renew-self", _) if writes => self.renew(&name, token),
+            ("auth/token/revoke-self", _) if writes => {
+                self.tokens.remove(&name);
+                (204, Value::Null)
+            }
             (path, "GET") if token.may_read.iter().any(|may| may == path) => {
                 self.read(&asked.namespace, path)
             }
