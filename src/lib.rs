@@ -54,6 +54,7 @@
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
 //!
 #![doc = include_str!("calls.md")]
@@ -65,6 +66,7 @@ pub mod cache;
 pub mod cli;
 pub mod credential;
 pub mod error;
+mod files;
 mod fuse;
 pub mod hardware;
 pub mod live;

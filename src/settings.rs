@@ -3,7 +3,6 @@
 
 mod base_paths;
 mod document;
-pub(crate) mod files;
 pub(crate) mod paths;
 mod yaml;
 

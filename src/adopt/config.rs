@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_yaml::Value;
 
 use crate::error::{Error, Result};
+use crate::files::{ReadError, read_file};
 use crate::provider::file::write::replace;
 use crate::settings::Settings;
-use crate::settings::files::{ReadError, read_file};
 use crate::settings::paths::{Resolved, follow};
 
 /// Ends the line that `adopt` adds.

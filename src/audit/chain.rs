@@ -14,11 +14,13 @@ use std::time::{Duration, SystemTime};
 
 use ring::hmac;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{OptionalExtension, TransactionBehavior};
 
 use super::row::UnsignedRow;
 use crate::error::{Error, Result};
-use crate::sqlite::{BUSY_TIMEOUT, connect, connect_or_create, explain, identify, is_no_table};
+use crate::sqlite::{
+    BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, explain, has_table, identify,
+};
 use verifier::{ChainVerifier, SignedRow};
 
 pub(super) use appender::Appender;
@@ -29,7 +31,8 @@ pub use verifier::{Broken, Verified};
 /// How many of the last rows are verified before this process appends its first one; `audit verify` checks all.
 const MAX_CHECKED: u32 = 10_000;
 
-const TABLE: &str = "CREATE TABLE audit_log (
+const TABLE: &str = "audit_log";
+const CREATE: &str = "CREATE TABLE audit_log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     timestamp TEXT NOT NULL,
     event_type TEXT NOT NULL,
@@ -79,18 +82,15 @@ impl Chain {
     }
 
     /// A connection for writing. Creates a missing database or table.
-    pub(super) fn connect(&self, busy_timeout: Duration) -> Result<Connection> {
+    pub(super) fn connect(&self, busy_timeout: Duration) -> Result<Database> {
         let mut connection = connect_or_create(&self.path, busy_timeout)?;
         let failed = |e| explain(&self.path, &e);
-        let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'audit_log')";
-        let has_table =
-            |connection: &Connection| connection.query_row(exists, [], |row| row.get(0));
-        if !has_table(&connection).map_err(failed)? {
+        if !has_table(&connection, &self.path, TABLE)? {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let transaction = begun.map_err(failed)?;
             // Another program may have created it before the transaction began.
-            if !has_table(&transaction).map_err(failed)? {
-                transaction.execute_batch(TABLE).map_err(failed)?;
+            if !has_table(&transaction, &self.path, TABLE)? {
+                transaction.execute_batch(CREATE).map_err(failed)?;
             }
             transaction.commit().map_err(failed)?;
         }
@@ -100,7 +100,7 @@ impl Chain {
     /// Appends all rows or none.
     pub(super) fn append(&self, key: &hmac::Key, rows: &[UnsignedRow]) -> Result<()> {
         let mut connection = self.connect(BUSY_TIMEOUT)?;
-        let append = |connection: &mut Connection| -> rusqlite::Result<()> {
+        let append = |connection: &mut Database| -> rusqlite::Result<()> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut appender = Appender::new(&transaction, key)?;
@@ -157,20 +157,20 @@ impl Chain {
             return Ok(no_rows);
         }
         let failed = |e| explain(&self.path, &e);
-        let connection = connect(&self.path, BUSY_TIMEOUT).map_err(failed)?;
-        // In one transaction, because other programs may append meanwhile.
-        let verified = connection
-            .unchecked_transaction()
-            .and_then(|transaction| self.check_rows(&transaction, key, last));
-        match verified {
-            Err(error) if is_no_table(&error) => Ok(no_rows),
-            verified => verified.map_err(failed),
+        let connection = connect(&self.path, Mode::Read, BUSY_TIMEOUT)?;
+        if !has_table(&connection, &self.path, TABLE)? {
+            return Ok(no_rows);
         }
+        // In one transaction, because other programs may append meanwhile.
+        let transaction = connection.unchecked_transaction().map_err(failed)?;
+        let verified = self.check_rows(&connection, key, last).map_err(failed);
+        drop(transaction);
+        verified
     }
 
     fn check_rows(
         &self,
-        connection: &Connection,
+        connection: &Database,
         key: &hmac::Key,
         last: Option<u32>,
     ) -> rusqlite::Result<Verified> {
@@ -187,6 +187,7 @@ impl Chain {
         let mut verifier = ChainVerifier::new(self.is_prunable, from > 0);
         let mut rows = statement.query([from])?;
         while let Some(row) = rows.next()? {
+            connection.restart_clock();
             let text = |column| row.get_ref(column).map(to_text);
             verifier.check(
                 key,

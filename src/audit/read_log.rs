@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use ring::hmac;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::AuditOptions;
@@ -24,7 +24,7 @@ use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
-use crate::sqlite::explain;
+use crate::sqlite::{Database, explain, has_table};
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
 
@@ -146,7 +146,7 @@ pub(super) struct ReadTrail {
     signing_key: SigningKey,
     keep: Option<Duration>,
     owner: String,
-    connection: Option<(Connection, hmac::Key)>,
+    connection: Option<(Database, hmac::Key)>,
     used_at: Instant,
     reads: CoalescedReads,
     lost: u64,
@@ -228,7 +228,9 @@ impl ReadTrail {
         if must_recover {
             let key = self.signing_key.key_or_create()?;
             let connection = self.chain.connect(BUSY_TIMEOUT)?;
-            connection.execute_batch(PENDING_TABLE).map_err(failed)?;
+            if !has_table(&connection, self.chain.path(), "pending")? {
+                connection.execute_batch(PENDING_TABLE).map_err(failed)?;
+            }
             self.connection = Some((connection, key));
         }
         let Some((connection, key)) = &mut self.connection else {

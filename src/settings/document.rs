@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::Ttl;
-use super::files::{ReadError, read_file};
 use super::yaml::Section;
 use crate::error::{Error, Result};
+use crate::files::{ReadError, read_file};
 use crate::secret::SecretName;
 
 /// The size limit of the settings file, in bytes.

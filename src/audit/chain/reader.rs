@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use rusqlite::params;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, params};
 
-use super::to_text;
+use super::{TABLE, to_text};
 use crate::error::Result;
-use crate::sqlite::{BUSY_TIMEOUT, FileId, connect, explain, identify, is_no_table};
+use crate::sqlite::{BUSY_TIMEOUT, Database, FileId, Mode, connect, explain, has_table, identify};
 
 /// A row to show.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct Row {
 /// Reads the rows of a chain, and later those that were added.
 pub struct ChainReader {
     path: PathBuf,
-    open: Option<(FileId, Connection)>,
+    open: Option<(FileId, Database)>,
     /// The id of the last row that was returned.
     last_id: i64,
 }
@@ -87,18 +87,20 @@ impl ChainReader {
             self.open = None;
             return Ok(Vec::new());
         };
-        let failed = |e| explain(&self.path, &e);
         let mut after = after;
         if !matches!(&self.open, Some((id, _)) if *id == file) {
             if self.open.is_some() {
                 // Another file has replaced it.
                 after = 0;
             }
-            self.open = Some((file, connect(&self.path, BUSY_TIMEOUT).map_err(failed)?));
+            self.open = Some((file, connect(&self.path, Mode::Read, BUSY_TIMEOUT)?));
         }
         let Some((_, connection)) = &self.open else {
             return Ok(Vec::new());
         };
+        if !has_table(connection, &self.path, TABLE)? {
+            return Ok(Vec::new());
+        }
         let select = || -> rusqlite::Result<Vec<Row>> {
             let mut statement = connection.prepare(sql)?;
             let rows = statement.query_map(params![after, max], |row| {
@@ -119,9 +121,6 @@ impl ChainReader {
             })?;
             rows.collect()
         };
-        match select() {
-            Err(error) if is_no_table(&error) => Ok(Vec::new()),
-            rows => rows.map_err(failed),
-        }
+        select().map_err(|error| explain(&self.path, &error))
     }
 }

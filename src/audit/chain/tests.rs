@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::{Actor, AuditEvent};
+use rusqlite::Connection;
 
 fn key() -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, b"audit-key-for-tests")

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::location::Located;
 use super::reader::{LoadedDocument, Observed};
 use super::view::{FileView, Key};
 use super::watch::Watch;
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
+use crate::files::Stamp;
+use crate::files::place::Place;
 use crate::provider::{ChangeKind, Changes, KeyChange};
-use crate::settings::files::Stamp;
 
 pub(super) struct State {
     current: FileView,
@@ -66,7 +66,7 @@ impl State {
     }
 
     /// Whether the file at this location is the one that was read last.
-    pub(super) fn is_current(&self, located: &Located<'_>) -> bool {
+    pub(super) fn is_current(&self, located: &Place) -> bool {
         match (&self.observed, located.stat()) {
             (Observed::Missing(path), None) => path == located.path(),
             (Observed::File(path, stamp), Some(stat)) => {

@@ -13,9 +13,9 @@ use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
+use crate::files::Stamp;
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
-use crate::settings::files::Stamp;
 
 impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.

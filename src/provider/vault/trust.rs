@@ -10,8 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::VaultTls;
+use crate::files::{ReadError, read_file};
 use crate::provider::backend::FetchError;
-use crate::settings::files::{ReadError, read_file};
 
 /// The largest PEM file, in bytes; a system's bundle has about 250 KiB.
 const MAX_PEM: usize = 4 * 1024 * 1024;
