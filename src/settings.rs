@@ -165,6 +165,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] says which setting is wrong; [`Error::Io`] if the file cannot be read.
     pub fn load(flags: &Flags) -> Result<Self> {
+        refuse_unreadable_home()?;
         Self::load_from(flags, &|name| std::env::var(name).ok())
     }
 
@@ -182,6 +183,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] if there is no home, or it belongs to another user.
     pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        refuse_unreadable_home()?;
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
@@ -353,6 +355,16 @@ fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
         Some(_) => Err(Error::Settings(
             "VAULT_SKIP_VERIFY must be true or false".to_owned(),
         )),
+    }
+}
+
+/// Paths are texts in the settings, in `status` and in messages.
+fn refuse_unreadable_home() -> Result<()> {
+    match std::env::var("HOME") {
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::Settings(
+            "HOME is not UTF-8 text; set HOME to a path that is, a link perhaps".to_owned(),
+        )),
+        _ => Ok(()),
     }
 }
 

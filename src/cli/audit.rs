@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, ChainReader, Row, Verified};
+use crate::process::printable;
 
 /// How often `tail -f` looks for new rows.
 const POLL_INTERVAL: Timespec = Timespec {
@@ -278,6 +279,6 @@ fn row_as_line(row: &Row) -> String {
     if let Some(keys) = keys("removed") {
         line.push_str(&format!(", removed: {keys}"));
     }
-    // Names of programs and users may contain control characters.
-    line.replace(char::is_control, "?")
+    // SimpleTuner's rows may have any text.
+    printable(&line)
 }
