@@ -91,10 +91,10 @@ impl Tree {
         OpError::Errno(libc::EACCES)
     }
 
-    /// Waits until the trail has every row so far, for at most `patience`.
+    /// Waits until the trail has its last rows, for at most `patience`.
     pub fn flush_audit(&self, patience: Duration) {
         if let Some(audit) = &self.audit {
-            audit.flush(patience);
+            audit.finish(patience);
         }
     }
 

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use rusqlite::params;
-use rusqlite::types::ValueRef;
 
-use super::{TABLE, to_text};
+use super::{TABLE, to_optional_text, to_text};
+use crate::audit::row::SignedColumns;
 use crate::error::Result;
 use crate::sqlite::{BUSY_TIMEOUT, Database, FileId, Mode, connect, explain, has_table, identify};
 
@@ -22,6 +22,8 @@ pub struct Row {
     pub username: Option<String>,
     /// The key or provider.
     pub target: Option<String>,
+    /// Whether the signature covers the user and the target: not in the rows that SimpleTuner wrote.
+    pub is_signed: bool,
     /// What happened, as a sentence.
     pub action: String,
     /// More, as a JSON object.
@@ -105,18 +107,23 @@ impl ChainReader {
             let mut statement = connection.prepare(sql)?;
             let rows = statement.query_map(params![after, max], |row| {
                 let text = |column| row.get_ref(column).map(to_text);
-                let optional = |column| match row.get_ref(column)? {
-                    ValueRef::Null => Ok(None),
-                    value => Ok::<_, rusqlite::Error>(Some(to_text(value))),
+                let optional = |column| row.get_ref(column).map(to_optional_text);
+                let details = text(6)?;
+                let signed = SignedColumns::of(&details);
+                let is_signed = signed.is_some();
+                let (username, target) = match signed {
+                    Some(signed) => (Some(signed.username), signed.target.map(|(_, id)| id)),
+                    None => (optional(3)?, optional(4)?),
                 };
                 Ok(Row {
                     id: row.get(0)?,
                     timestamp: text(1)?,
                     event_type: text(2)?,
-                    username: optional(3)?,
-                    target: optional(4)?,
+                    username,
+                    target,
+                    is_signed,
                     action: text(5)?,
-                    details: text(6)?,
+                    details,
                 })
             })?;
             rows.collect()
