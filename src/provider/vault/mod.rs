@@ -17,7 +17,7 @@ mod response;
 mod token;
 mod trust;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Once};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
@@ -43,6 +43,7 @@ pub struct VaultBackend {
     path: SecretPath,
     tokens: Tokens,
     connection: Mutex<Connection>,
+    plain_host_warned: Once,
 }
 
 /// What earlier fetches found out. Dropped when a fetch fails for good.
@@ -82,11 +83,19 @@ impl VaultBackend {
             tokens: Tokens::new(options.auth.clone(), Arc::new(clock)),
             options,
             connection: Mutex::default(),
+            plain_host_warned: Once::new(),
         })
     }
 
     async fn fetch_once(&self) -> Result<Fetched, FetchError> {
         let client = self.client()?;
+        if let Some(host) = &self.address.plain_host {
+            self.plain_host_warned.call_once(|| {
+                tracing::warn!(
+                    "the token for Vault goes to {host} over plain http, where others can read it; use https://"
+                );
+            });
+        }
         let token = self.tokens.current(&client).await?;
         let answer = match self.read(&client, &token.value).await? {
             // Vault may have revoked or lost the token before its time.
@@ -199,7 +208,11 @@ impl Backend for VaultBackend {
     }
 
     fn source(&self) -> String {
-        format!("{} {}", self.address, self.path)
+        let source = format!("{} {}", self.address, self.path);
+        match &self.address.plain_host {
+            Some(host) => format!("{source} (the token goes to {host} over plain http)"),
+            None => source,
+        }
     }
 
     fn fetch(&self) -> Fetching<'_> {
