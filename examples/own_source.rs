@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::manager::SecretsManager;
-use simpletuner_live::provider::{EnvironmentProvider, Provided, Provider, ProviderReport};
+use simpletuner_live::provider::{EnvironmentProvider, KeyedSource, Provided};
 use simpletuner_live::secret::{SecretName, SecretValue};
 
 struct SecretsFolder(PathBuf);
 
-impl Provider for SecretsFolder {
+impl KeyedSource for SecretsFolder {
     fn name(&self) -> &str {
         "folder"
     }
@@ -38,16 +38,6 @@ impl Provider for SecretsFolder {
             .filter_map(|file| SecretName::new(file.file_name().to_str()?).ok())
             .collect()
     }
-
-    fn report(&self) -> ProviderReport {
-        ProviderReport {
-            name: self.name().into(),
-            configured: true,
-            available: self.0.is_dir(),
-            source: self.0.display().to_string(),
-            ..ProviderReport::default()
-        }
-    }
 }
 
 fn main() -> Result<()> {
@@ -58,7 +48,7 @@ fn main() -> Result<()> {
     };
     let secrets = SecretsManager::builder()
         .with_provider(Arc::new(EnvironmentProvider::from_process("", &[])))
-        .with_provider(Arc::new(SecretsFolder(folder.into())))
+        .with_source(Arc::new(SecretsFolder(folder.into())))
         .build();
     println!("{key} has {} bytes", secrets.get(&key)?.len());
     Ok(())

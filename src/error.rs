@@ -187,6 +187,14 @@ impl Error {
         )
     }
 
+    /// Why a provider failed, without the provider's name.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Error::Unavailable { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// A copy, for another caller that waited for the same answer. `io::Error` is not `Clone`.
     pub(crate) fn duplicate(&self) -> Self {
         match self {

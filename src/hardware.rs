@@ -6,7 +6,7 @@ mod json;
 mod shared;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::cache::{CacheRegistry, CacheStats, HARDWARE, NamedCache, TtlCache};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::ProviderConfigs;
+use crate::sync::{Mutex, MutexGuard};
 
 pub use configured::{configured_in, save_price};
 pub use json::{parse_price, parse_table, table_to_json, to_json};
@@ -134,7 +135,7 @@ impl Hardware {
     /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn set(&self, id: &str, price: Price) -> Result<()> {
         check(id, &price)?;
-        let changing = self.lock();
+        let changing = self.changing.lock();
         self.change(changing, |table| drop(table.insert(id.into(), price)));
         Ok(())
     }
@@ -145,7 +146,7 @@ impl Hardware {
     /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn replace(&self, table: PriceTable) -> Result<()> {
         table.iter().try_for_each(|(id, price)| check(id, price))?;
-        let _changing = self.lock();
+        let _changing = self.changing.lock();
         self.store_override(TABLE_OVERRIDE, table);
         self.cache.delete(PRICE_OVERRIDES);
         Ok(())
@@ -157,7 +158,7 @@ impl Hardware {
     /// # Errors
     /// None today.
     pub fn reset(&self, id: &str) -> Result<bool> {
-        let changing = self.lock();
+        let changing = self.changing.lock();
         let configured = self.configured().get(id).cloned();
         let was = configured.is_some() || self.table().contains_key(id);
         if was {
@@ -171,7 +172,7 @@ impl Hardware {
 
     /// Restores all configured prices.
     pub fn reset_all(&self) {
-        let _changing = self.lock();
+        let _changing = self.changing.lock();
         self.cache.delete(PRICE_OVERRIDES);
         self.cache.delete(TABLE_OVERRIDE);
     }
@@ -189,7 +190,7 @@ impl Hardware {
     /// Restores saved overrides.
     pub(crate) fn restore(&self, saved: &str) -> serde_json::Result<()> {
         let mut set: BTreeMap<String, PriceTable> = serde_json::from_str(saved)?;
-        let _changing = self.lock();
+        let _changing = self.changing.lock();
         for key in [TABLE_OVERRIDE, PRICE_OVERRIDES] {
             if let Some(table) = set.remove(key) {
                 self.store_override(key, table);
@@ -206,10 +207,6 @@ impl Hardware {
     /// The cache, keys `hardware:...`.
     pub fn cache(&self) -> &TtlCache<Arc<PriceTable>> {
         &self.cache
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Changes the override of the table if there is one, else those of single prices.

@@ -41,14 +41,14 @@
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
 //! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
-//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' documents, the cache, fetches
+//! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' views, reads
 //!   through the chain, writes
 //! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
-//! - [`settings`]: flags, environment, `live.yaml`, defaults, and the paths of all files
+//! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
 //! - [`secret`]: names and values of secrets
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
@@ -56,6 +56,7 @@
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
+//! - `sync`: locks without poisoning, threads; shuttle's in its tests
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
@@ -79,6 +80,7 @@ pub mod secret;
 pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;
+mod sync;
 pub mod versions;
 
 pub use process::users;

@@ -1,11 +1,17 @@
 //! The settings and the paths: from flags, else the environment, else `~/.simpletuner/live.yaml`, else defaults. Knows none
 //! of the rooms that use them.
+//!
+//! Each setting is a row of a table (`table.rs`): one here, or one in the file of a backend.
 
 mod base_paths;
 mod document;
 pub(crate) mod paths;
-mod yaml;
+mod reader;
+mod setting;
+mod table;
+mod value;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,31 +19,16 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 use base_paths::BasePaths;
-use document::{read_days, read_document, read_names, read_ttl, refuse_removed};
-use yaml::Section;
+use value::{above_zero, ensure};
 
-const KNOWN: [&str; 20] = [
-    "file_path",
-    "env_prefix",
-    "env_keys",
-    "aws_secret_name",
-    "aws_region",
-    "vault_url",
-    "vault_token",
-    "vault_token_file",
-    "vault_role_id",
-    "vault_secret_id",
-    "vault_path",
-    "vault_mount_point",
-    "encrypt",
-    "ttl",
-    "max_stale",
-    "timeout",
-    "prefetch",
-    "allow_root",
-    "audit_reads",
-    "audit_keep_days",
-];
+pub use reader::{Origin, Reader, SettingInForce};
+pub use setting::{Row, Setting, setting, variables};
+pub(crate) use table::settings_table;
+pub use table::{BackendSettings, Options, as_options};
+pub use value::{Given, SettingValue};
+
+/// A hundred years; a larger number is a mistake.
+const MAX_DAYS: u32 = 36_500;
 
 /// What the command line sets; it overrides everything else.
 #[derive(Clone, Debug, Default)]
@@ -52,129 +43,166 @@ pub struct Flags {
     pub file_path: Option<PathBuf>,
 }
 
-/// For how long values are cached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ttl {
-    /// A value, unless its key has an own time.
-    pub default: Duration,
-    /// The answer that a key does not exist.
-    pub missing: Duration,
-    /// Keys with an own time.
-    pub keys: BTreeMap<SecretName, Duration>,
+settings_table! {
+    /// For how long values are cached.
+    #[derive(PartialEq, Eq)]
+    pub struct Ttl {
+        /// For how long a value is cached, unless its key has an own time; `ttl: 60` sets just this
+        default: Duration = setting("ttl.default").default(|| seconds(300)).check(above_zero).or_alone_as("ttl"),
+        /// For how long it is cached that a key does not exist
+        missing: Duration = setting("ttl.missing").default(|| seconds(10)),
+        /// Keys with an own time: `{HF_TOKEN: 60}`
+        keys: BTreeMap<SecretName, Duration> = setting("ttl.keys"),
+    }
+}
+
+settings_table! {
+    /// How long to wait for a backend, for another writer of the secrets file, or for the server.
+    #[derive(PartialEq, Eq)]
+    pub struct Timeouts {
+        /// How long a connection to a backend may take
+        connect: Duration = setting("timeout.connect").default(|| seconds(3)).check(above_zero),
+        /// How long a backend's whole answer may take, and how long a write waits for the lock of the secrets file
+        total: Duration = setting("timeout.total").default(|| seconds(10)).check(above_zero),
+        /// After this time without a heartbeat, the server is replaced
+        server: Duration = setting("timeout.server").default(|| seconds(10)).check(above_zero),
+    }
+}
+
+settings_table! {
+    /// All settings.
+    pub struct Settings {
+        /// The secrets file; unless it is set, the first that exists of `secrets.json`, `secrets.yaml` and `secrets.yml` in `~/.simpletuner`
+        file_path: Option<PathBuf> = setting("file_path").or_flag(|flags| flags.file_path.clone().map(Some)),
+        /// The prefix of the variables that hold secrets: with `SIMPLETUNER`, the key `HF_TOKEN` is the variable `SIMPLETUNER_HF_TOKEN`
+        env_prefix: String = setting("env_prefix")
+            .check(|prefix: &String| ensure(prefix.chars().all(is_word), "must be letters, digits and '_'")),
+        /// Further variables to list as secrets
+        env_keys: Vec<SecretName> = setting("env_keys"),
+        /// Whether values are written encrypted
+        encrypt: bool = setting("encrypt").default(|| true),
+        /// The credential key; unless it is set, it is in `~/.simpletuner/credential.key`
+        credential_key: Option<SecretValue> = variables(&["SIMPLETUNER_CREDENTIAL_KEY"]),
+        /// For how long the last good document stands in for a provider that fails
+        max_stale: Duration = setting("max_stale").default(|| seconds(3600)),
+        /// Whether backends are asked when mounting, so that the first `ls` has their names
+        prefetch: bool = setting("prefetch"),
+        /// Whether root may use the mount, too
+        allow_root: bool = setting("allow_root").or_flag(|flags| flags.allow_root),
+        /// Whether it is recorded who reads which secret
+        audit_reads: bool = setting("audit_reads").default(|| true),
+        /// For how long recorded reads are kept; unless it is set, for ever
+        audit_keep_days: Option<u32> = setting("audit_keep_days")
+            .unit("days")
+            .check(|days: &Option<u32>| ensure(days.is_none_or(|days| (1..=MAX_DAYS).contains(&days)), "must be a number of days, 1 or more")),
+        /// The audit trails' signing key; unless it is set, it is in a file beside the trail
+        audit_key: Option<SecretValue> = variables(&["SIMPLETUNER_AUDIT_KEY"]),
+        /// SimpleTuner's state folder; unless it is set, it is found as SimpleTuner finds it
+        named_state_dir: Option<PathBuf> = variables(&["SIMPLETUNER_STATE_DIR", "SIMPLETUNER_CONFIG_DIR"]),
+    }
+    with reader {
+        /// For how long values are cached.
+        ttl: Ttl = Ttl::read(reader)?,
+        /// How long to wait for others.
+        timeout: Timeouts = Timeouts::read(reader)?,
+        /// The user's home folder.
+        home: PathBuf = reader.base.home.clone(),
+        /// `~/.simpletuner`, the folder of all files of this program.
+        base_dir: PathBuf = reader.base.base_dir.clone(),
+        /// SimpleTuner's own state folder.
+        state_dir: PathBuf = named_state_dir.clone().unwrap_or_default(),
+        /// The mount point.
+        mount_point: PathBuf = reader.base.mount_point.clone(),
+        /// The credential key's file.
+        key_file: PathBuf = base_dir.join("credential.key"),
+        /// The background daemon's log.
+        log_file: PathBuf = base_dir.join("live.log"),
+        /// The settings file, which need not exist.
+        config_file: PathBuf = reader.base.config_file.clone(),
+        /// What the backends that are configured are made from.
+        backends: Vec<Options> = Vec::new(),
+        /// Every setting, its value, and where it came from.
+        in_force: Vec<SettingInForce> = Vec::new(),
+    }
+}
+
+impl Ttl {
+    /// For how long a value of this key is cached.
+    pub fn of(&self, name: &SecretName) -> Duration {
+        *self.keys.get(name).unwrap_or(&self.default)
+    }
 }
 
 impl Default for Ttl {
     fn default() -> Self {
-        Self {
-            default: Duration::from_secs(300),
-            missing: Duration::from_secs(10),
-            keys: BTreeMap::new(),
-        }
+        unset(Self::read(&Reader::empty()))
     }
 }
 
-/// How long to wait for a backend, for another writer of the secrets file, or for the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a connection to a backend.
-    pub connect: Duration,
-    /// For a backend's whole answer, or for the store's lock.
-    pub total: Duration,
-    /// After this time without a heartbeat, the keeper replaces the server.
-    pub server: Duration,
+/// Settings that belong together.
+pub struct Group {
+    /// What they are about.
+    pub title: &'static str,
+    /// The setting without which the variables of the others do not count.
+    pub switch: Option<&'static str>,
+    /// The settings as they are if nothing is set.
+    pub settings: Vec<SettingInForce>,
 }
 
-/// All settings.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The user's home folder.
-    pub home: PathBuf,
-    /// `~/.simpletuner`, the folder of all files of this program.
-    pub base_dir: PathBuf,
-    /// SimpleTuner's own state folder.
-    pub state_dir: PathBuf,
-    /// The mount point.
-    pub mount_point: PathBuf,
-    /// The credential key's file.
-    pub key_file: PathBuf,
-    /// The background daemon's log.
-    pub log_file: PathBuf,
-    /// The settings file, which need not exist.
-    pub config_file: PathBuf,
-    /// The credential key itself, if the environment sets it.
-    pub credential_key: Option<SecretValue>,
-    /// The secrets file; `None`: the first default path that exists.
-    pub file_path: Option<PathBuf>,
-    /// The prefix of the environment variables that hold secrets.
-    pub env_prefix: String,
-    /// Further variables to list.
-    pub env_keys: Vec<SecretName>,
-    /// The AWS secret.
-    pub aws_secret_name: Option<String>,
-    /// The AWS region; `None`: the SDK's default.
-    pub aws_region: Option<String>,
-    /// Vault's address.
-    pub vault_url: Option<String>,
-    /// Vault's namespace; only `VAULT_NAMESPACE` sets it, as for Vault's own command line.
-    pub vault_namespace: Option<String>,
-    /// A PEM file with the certificates to trust for Vault (`VAULT_CACERT`).
-    pub vault_ca_file: Option<PathBuf>,
-    /// A folder with such files (`VAULT_CAPATH`).
-    pub vault_ca_folder: Option<PathBuf>,
-    /// The client certificate for Vault (`VAULT_CLIENT_CERT`).
-    pub vault_client_cert: Option<PathBuf>,
-    /// The key of the client certificate (`VAULT_CLIENT_KEY`).
-    pub vault_client_key: Option<PathBuf>,
-    /// Whether Vault's certificate is not verified (`VAULT_SKIP_VERIFY`).
-    pub vault_skip_verify: bool,
-    /// Vault's token.
-    pub vault_token: Option<SecretValue>,
-    /// A file with Vault's token.
-    pub vault_token_file: Option<PathBuf>,
-    /// The AppRole's id.
-    pub vault_role_id: Option<SecretValue>,
-    /// The AppRole's secret id.
-    pub vault_secret_id: Option<SecretValue>,
-    /// The path in Vault.
-    pub vault_path: String,
-    /// The mount point of Vault's KV engine.
-    pub vault_mount_point: String,
-    /// Whether values are written encrypted.
-    pub encrypt: bool,
-    /// For how long values are cached.
-    pub ttl: Ttl,
-    /// For how long a failing provider's last document is served.
-    pub max_stale: Duration,
-    /// How long to wait for others.
-    pub timeout: Timeouts,
-    /// Whether the backends are asked at the start, before the first read.
-    pub prefetch: bool,
-    /// Whether root may use the mount.
-    pub allow_root: bool,
-    /// Whether reads are recorded.
-    pub audit_reads: bool,
-    /// For how many days recorded reads are kept; `None`: for ever.
-    pub audit_keep_days: Option<u32>,
-    /// The audit trail's signing key, if the environment sets it.
-    pub audit_key: Option<SecretValue>,
+/// The whole table, with the settings of these backends.
+pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<Group> {
+    let reader = Reader::empty();
+    let defaults = unset(Settings::read(&reader));
+    let general = Group {
+        title: "General",
+        switch: None,
+        settings: reader.take_read(),
+    };
+    let backends = backends.iter().map(AsRef::as_ref).map(|backend| {
+        unset((backend.read)(&reader, &defaults));
+        Group {
+            title: backend.title,
+            switch: Some(backend.switch),
+            settings: reader.take_read(),
+        }
+    });
+    std::iter::once(general).chain(backends).collect()
+}
+
+/// All rows of the table.
+pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<Row> {
+    let settings = groups(backends)
+        .into_iter()
+        .flat_map(|group| group.settings);
+    settings.map(|setting| setting.row).collect()
+}
+
+/// Where nothing is set, nothing is wrong; a test reads all settings so.
+fn unset<T>(read: Result<T>) -> T {
+    read.expect("the defaults are right")
 }
 
 impl Settings {
-    /// Loads the settings from the flags, this process's environment and the settings file.
+    /// Loads the settings from the flags, this process's environment and the settings file. `backends` are those that it may
+    /// configure: [`provider::BACKENDS`](../provider/constant.BACKENDS.html).
     ///
     /// # Errors
     /// [`Error::Settings`] says which setting is wrong; [`Error::Io`] if the file cannot be read.
-    pub fn load(flags: &Flags) -> Result<Self> {
+    pub fn load(flags: &Flags, backends: &[impl AsRef<BackendSettings>]) -> Result<Self> {
         refuse_unreadable_home()?;
-        Self::load_from(flags, &|name| std::env::var(name).ok())
+        Self::load_from(flags, &|name| std::env::var(name).ok(), backends)
     }
 
     /// Like [`load`](Self::load), with another environment. An empty variable counts as unset.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
-    pub fn load_from(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        Self::load_below(flags, env, Path::new("/"))
+    pub fn load_from(
+        flags: &Flags,
+        env: &dyn Fn(&str) -> Option<String>,
+        backends: &[impl AsRef<BackendSettings>],
+    ) -> Result<Self> {
+        Self::load_below(flags, env, backends, Path::new("/"))
     }
 
     /// The mount point by the flags and this process's environment. Does not read the settings file: a mistake in it must not
@@ -187,108 +215,52 @@ impl Settings {
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
-        base.mount_point(flags)
+        Ok(base.mount_point)
+    }
+
+    /// What a backend is made from; `None` if it is not configured.
+    pub fn backend<T: Any>(&self) -> Option<&T> {
+        self.backends
+            .iter()
+            .find_map(|options| options.downcast_ref())
     }
 
     fn load_below(
         flags: &Flags,
         env: &dyn Fn(&str) -> Option<String>,
+        backends: &[impl AsRef<BackendSettings>],
         root: &Path,
     ) -> Result<Self> {
         let env = |name: &str| env(name).filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
-        let mount_point = base.mount_point(flags)?;
-        keep_out_of_mount("the settings file", &base.config_file, &mount_point)?;
-        let name = base.config_file.display().to_string();
-        let document = read_document(&base.config_file, flags.config.is_some())?;
-        refuse_removed(&document.root, &name)?;
-        let top = Section::top(&document.root, &name, &KNOWN)?;
-
-        let text = |setting: &str| top.text(setting).map(|text| text.map(ToOwned::to_owned));
-        let path = |setting: &str| -> Result<Option<PathBuf>> {
-            let beside = base.config_file.parent().unwrap_or(Path::new("/"));
-            match top.text(setting)? {
-                Some("") => Err(top.wrong(setting, "must be a path")),
-                Some(text) => base.expand(text, beside).map(Some),
-                None => Ok(None),
-            }
-        };
-        let secret = |setting: &str, variable: &str| -> Result<Option<SecretValue>> {
-            let set = top.text(setting)?.filter(|text| !text.is_empty());
-            Ok(env(variable).as_deref().or(set).map(SecretValue::new))
-        };
-        // Relative to the working folder, as in other programs that read these variables.
-        let variable_path = |variable: &str| -> Result<Option<PathBuf>> {
-            let text = env(variable);
-            text.map(|text| base.absolute(Path::new(&text))).transpose()
-        };
-        let vault_url = env("VAULT_ADDR").or(text("vault_url")?);
-        let timeout = top.section("timeout", &["connect", "total", "server"])?;
-        let seconds = Duration::from_secs;
-        let settings = Settings {
-            file_path: match &flags.file_path {
-                Some(path) => Some(base.absolute(path)?),
-                None => path("file_path")?,
-            },
-            env_prefix: text("env_prefix")?.unwrap_or_default(),
-            env_keys: read_names(&top, "env_keys")?,
-            aws_secret_name: env("SIMPLETUNER_AWS_SECRET_NAME").or(text("aws_secret_name")?),
-            // Unlike for the other settings, the environment comes last: these are the SDK's variables.
-            aws_region: text("aws_region")?
-                .or_else(|| env("AWS_REGION"))
-                .or_else(|| env("AWS_DEFAULT_REGION")),
-            vault_url: vault_url.clone(),
-            vault_token: secret("vault_token", "VAULT_TOKEN")?,
-            vault_token_file: match variable_path("VAULT_TOKEN_FILE")? {
-                Some(path) => Some(path),
-                None => path("vault_token_file")?,
-            },
-            vault_namespace: env("VAULT_NAMESPACE"),
-            vault_ca_file: variable_path("VAULT_CACERT")?,
-            vault_ca_folder: variable_path("VAULT_CAPATH")?,
-            vault_client_cert: variable_path("VAULT_CLIENT_CERT")?,
-            vault_client_key: variable_path("VAULT_CLIENT_KEY")?,
-            vault_skip_verify: vault_url.is_some() && read_skip_verify(&env)?,
-            vault_role_id: secret("vault_role_id", "VAULT_ROLE_ID")?,
-            vault_secret_id: secret("vault_secret_id", "VAULT_SECRET_ID")?,
-            vault_path: env("SIMPLETUNER_VAULT_PATH")
-                .or(text("vault_path")?)
-                .unwrap_or_else(|| "simpletuner".to_owned()),
-            vault_mount_point: text("vault_mount_point")?.unwrap_or_else(|| "secret".to_owned()),
-            encrypt: top.flag("encrypt")?.unwrap_or(true),
-            ttl: read_ttl(&top)?,
-            max_stale: top.seconds("max_stale", false)?.unwrap_or(seconds(3600)),
-            timeout: Timeouts {
-                connect: timeout.seconds("connect", true)?.unwrap_or(seconds(3)),
-                total: timeout.seconds("total", true)?.unwrap_or(seconds(10)),
-                server: timeout.seconds("server", true)?.unwrap_or(seconds(10)),
-            },
-            prefetch: top.flag("prefetch")?.unwrap_or(false),
-            allow_root: match flags.allow_root {
-                Some(flag) => flag,
-                None => top.flag("allow_root")?.unwrap_or(false),
-            },
-            audit_reads: top.flag("audit_reads")?.unwrap_or(true),
-            audit_keep_days: read_days(&top, "audit_keep_days")?,
-            audit_key: env("SIMPLETUNER_AUDIT_KEY")
-                .as_deref()
-                .map(SecretValue::new),
-            credential_key: env("SIMPLETUNER_CREDENTIAL_KEY")
-                .as_deref()
-                .map(SecretValue::new),
-            state_dir: paths::state_dir(&env, &base.base_dir, root),
-            key_file: base.base_dir.join("credential.key"),
-            log_file: base.base_dir.join("live.log"),
-            config_file: base.config_file.clone(),
-            base_dir: base.base_dir,
-            home: base.home,
-            mount_point,
-        };
-        settings.check(&top)?;
-        if document.is_open_to_others
-            && (top.value("vault_token").or(top.value("vault_secret_id"))).is_some()
-        {
+        base.keep_out_of_mount("the settings file", &base.config_file)?;
+        let mut flags = flags.clone();
+        if let Some(path) = &mut flags.file_path {
+            *path = base.absolute(path)?;
+            base.keep_out_of_mount("the secrets file", path)?;
+        }
+        let reader = Reader::new(flags, &env, base)?;
+        let rows = rows(backends);
+        reader.document.check_names(&rows)?;
+        let mut settings = Self::read(&reader)?;
+        // Only now, because a folder on a filesystem that hangs must not hold up those who only want to know the table.
+        if settings.named_state_dir.is_none() {
+            settings.state_dir = paths::state_dir(&settings.base_dir, root);
+        }
+        for backend in backends.iter().map(AsRef::as_ref) {
+            let is_switch = |row: &&Row| row.name == backend.switch;
+            reader.count_variables_if_set(rows.iter().find(is_switch));
+            settings
+                .backends
+                .extend((backend.read)(&reader, &settings)?);
+        }
+        settings.in_force = reader.take_read();
+        settings.keep_own_files_out_of_mount(&reader.base)?;
+        let in_file =
+            |setting: &SettingInForce| setting.from == Origin::File && setting.row.is_secret();
+        if reader.document.is_open_to_others && settings.in_force.iter().any(in_file) {
+            let name = &reader.document.name;
             tracing::warn!(
                 "{name} holds a credential and can be read by others; fix it with: chmod 600 {name}"
             );
@@ -296,66 +268,32 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self, top: &Section<'_>) -> Result<()> {
-        let is_identifier = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !self.env_prefix.chars().all(is_identifier) {
-            return Err(top.wrong("env_prefix", "must be letters, digits and '_'"));
-        }
-        if let Some(url) = &self.vault_url
-            && !(url.starts_with("https://") || url.starts_with("http://"))
-        {
-            return Err(top.wrong(
-                "vault_url",
-                "(or VAULT_ADDR) must begin with https:// or http://",
-            ));
-        }
-        if self.vault_role_id.is_some() != self.vault_secret_id.is_some() {
-            return Err(top.wrong(
-                "vault_role_id",
-                "and vault_secret_id must be set both, or neither",
-            ));
-        }
-        for (what, path) in [
-            ("the credential key", &self.key_file),
-            ("the log", &self.log_file),
-            ("the state folder", &self.state_dir),
-        ] {
-            keep_out_of_mount(what, path, &self.mount_point)?;
-        }
-        for (what, path) in [
-            ("vault_token_file", &self.vault_token_file),
-            ("VAULT_CACERT", &self.vault_ca_file),
-            ("VAULT_CAPATH", &self.vault_ca_folder),
-            ("VAULT_CLIENT_CERT", &self.vault_client_cert),
-            ("VAULT_CLIENT_KEY", &self.vault_client_key),
-        ] {
-            if let Some(path) = path {
-                keep_out_of_mount(what, path, &self.mount_point)?;
-            }
-        }
-        let defaults = paths::DEFAULT_NAMES.map(|name| self.base_dir.join(name));
-        let stores = match &self.file_path {
-            Some(path) => std::slice::from_ref(path),
-            None => &defaults[..],
+    fn keep_own_files_out_of_mount(&self, base: &BasePaths) -> Result<()> {
+        // Where `file_path` leads was checked when it was read, which takes seconds if its filesystem hangs.
+        let stores = match self.file_path {
+            Some(_) => &[][..],
+            None => &paths::DEFAULT_NAMES,
         };
-        // `adopt` has replaced such a default path with a link into the mount; the provider then uses the store beside it.
-        let is_not_adopted = |path: &&PathBuf| paths::adopted_store(path, &self.base_dir).is_none();
-        for path in stores.iter().filter(is_not_adopted) {
-            keep_out_of_mount("the secrets file", path, &self.mount_point)?;
-        }
-        Ok(())
+        let stores = stores
+            .iter()
+            .map(|name| ("the secrets file", self.base_dir.join(name)));
+        let others = [
+            ("the credential key", self.key_file.clone()),
+            ("the log", self.log_file.clone()),
+            ("the state folder", self.state_dir.clone()),
+        ];
+        stores
+            .chain(others)
+            .try_for_each(|(what, path)| base.keep_out_of_mount(what, &path))
     }
 }
 
-/// Parses `VAULT_SKIP_VERIFY` as Vault's own command line does (Go's `strconv.ParseBool`).
-fn read_skip_verify(env: &dyn Fn(&str) -> Option<String>) -> Result<bool> {
-    match env("VAULT_SKIP_VERIFY").as_deref() {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(_) => Err(Error::Settings(
-            "VAULT_SKIP_VERIFY must be true or false".to_owned(),
-        )),
-    }
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
 }
 
 /// Paths are texts in the settings, in `status` and in messages.
@@ -381,18 +319,6 @@ fn refuse_foreign_home(home: &Path) -> Result<()> {
         "this is root, and HOME={home} belongs to {user}, who could not use the files that root would create there; \
          run it as {user}, or with root's own home: `sudo -H`, or HOME=/root"
     )))
-}
-
-/// Refuses a path into the mount: the server would wait for itself.
-fn keep_out_of_mount(what: &str, path: &Path, mount_point: &Path) -> Result<()> {
-    if paths::leads_into(path, mount_point) {
-        return Err(Error::Settings(format!(
-            "{what}, {}, leads into our own mount {}, which would wait for itself",
-            path.display(),
-            mount_point.display()
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

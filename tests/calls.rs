@@ -12,6 +12,7 @@ use simpletuner_live::credential::{self, KeySource};
 use simpletuner_live::error::Error;
 use simpletuner_live::hardware::{self, Price, PriceTable};
 use simpletuner_live::manager::SecretsManager;
+use simpletuner_live::provider::BACKENDS;
 use simpletuner_live::provider::aws::{AwsBackend, AwsOptions};
 use simpletuner_live::provider::backend::Backend;
 use simpletuner_live::provider::file::{FileOptions, StoreLocation};
@@ -205,9 +206,9 @@ fn rows() -> Vec<Row> {
             assert_eq!(manager.get("K").unwrap().as_str(), "v");
         }
         "SecretsManager::from_settings(&settings)" => {
-            let settings = Settings::load(&Flags::default()).unwrap();
+            let settings = Settings::load(&Flags::default(), BACKENDS).unwrap();
             let manager = SecretsManager::from_settings(&settings).unwrap();
-            assert_eq!(manager.reports().len(), 4);
+            assert_eq!(manager.reports().len(), 2 + BACKENDS.len());
         }
         "manager.get(key)" => {
             assert!(matches!(manager().get("NO_SUCH"), Err(Error::NotFound { .. })));
@@ -274,8 +275,8 @@ fn rows() -> Vec<Row> {
             let provider = EnvironmentProvider::new([("K".into(), "v".into())], "", &[]);
             assert_eq!(provider.get(&name("k")).unwrap().unwrap().value.as_str(), "v");
         }
-        "provider.report().available" => {
-            assert!(EnvironmentProvider::new([], "", &[]).report().available);
+        "provider.view().report(now).available" => {
+            assert!(EnvironmentProvider::new([], "", &[]).view().report(std::time::Instant::now()).available);
         }
         "credential::encrypt_credential(text)" => {
             assert!(credential::encrypt_credential("v").unwrap().starts_with("Z0FBQUFB"));

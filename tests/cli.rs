@@ -318,6 +318,42 @@ fn encrypt_file_encrypts_plain_values_and_keeps_the_others() {
 }
 
 #[test]
+fn settings_shows_each_value_and_where_it_comes_from_and_no_credential() {
+    let home = Home::new();
+    let yaml = "ttl: 5\nvault_url: https://v\nvault_role_id: hunter2\nvault_secret_id: hunter3\n";
+    home.write("live.yaml", yaml);
+    let run = |args: &[&str]| {
+        let mut command = home.command();
+        command.env("VAULT_TOKEN", "hunter4").args(args);
+        let ran = ran(&mut command, b"");
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(!ran.out.contains("hunter"), "{}", ran.out);
+        ran.out
+    };
+    let shown = run(&["settings"]);
+    let file = home.path("live.yaml").display().to_string();
+    for words in [
+        ["ttl.default", "5", &file],
+        ["timeout.total", "10", "default"],
+        ["vault_role_id", "(secret)", &file],
+        ["vault_token", "(secret)", "VAULT_TOKEN"],
+        ["VAULT_NAMESPACE", "-", "default"],
+    ] {
+        let has = |line: &str| line.split_whitespace().eq(words);
+        assert!(shown.lines().any(has), "{words:?}: {shown}");
+    }
+    let settings: Value = serde_json::from_str(&run(&["settings", "--json"])).unwrap();
+    let token = |setting: &&Value| setting["name"] == "vault_token";
+    let token = settings.as_array().unwrap().iter().find(token).unwrap();
+    assert_eq!(token["from"], "VAULT_TOKEN");
+    assert_eq!(token["value"], "(secret)");
+    home.write("live.yaml", "tll: 5\n");
+    let wrong = home.run(["settings"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("did you mean \"ttl\""), "{}", wrong.err);
+}
+
+#[test]
 fn adopt_creates_a_link_into_the_mount_and_undo_removes_it() {
     let home = Home::new();
     home.write("secrets.json", "{\"HF_TOKEN\": \"plain\"}");

@@ -19,7 +19,7 @@ use simpletuner_live::live::{Owner, Parts, Tree};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::mount::{MountedTree, mount_tree};
 use simpletuner_live::provider::file::{FileOptions, StoreLocation};
-use simpletuner_live::provider::{FileProvider, Provided, Provider, ProviderReport};
+use simpletuner_live::provider::{FileProvider, KeyedSource, Provided};
 use simpletuner_live::secret::{SecretName, SecretValue};
 use support::home::is_mounted;
 use support::{alone, scratch_home, wait_until, waits_for_the_mount};
@@ -58,7 +58,7 @@ impl Slow {
     }
 }
 
-impl Provider for Slow {
+impl KeyedSource for Slow {
     fn name(&self) -> &str {
         "slow"
     }
@@ -77,19 +77,6 @@ impl Provider for Slow {
             ))),
             Says::Nothing => Ok(None),
             Says::Failure => Err(Error::Settings("it is out of order".into())),
-        }
-    }
-
-    fn names(&self) -> Vec<SecretName> {
-        Vec::new()
-    }
-
-    fn report(&self) -> ProviderReport {
-        ProviderReport {
-            name: "slow".into(),
-            configured: true,
-            available: true,
-            ..ProviderReport::default()
         }
     }
 }
@@ -121,7 +108,7 @@ impl Mount {
         let slow = Arc::new(Slow::default());
         let manager = SecretsManager::builder()
             .with_provider(Arc::new(file))
-            .with_provider(slow.clone())
+            .with_source(slow.clone())
             .build();
         let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
         let owner = Owner {
@@ -153,7 +140,9 @@ impl Mount {
     }
 
     fn spawn(&self, program: &str, args: &[&str]) -> Child {
-        Command::new(program)
+        // A shell starts its background jobs, such as these tests, with these signals ignored.
+        Command::new("env")
+            .args(["--default-signal=INT,QUIT", program])
             .args(args)
             .current_dir(self.home.path())
             .env("LC_ALL", "C")

@@ -1,5 +1,6 @@
 use super::*;
 use crate::manager::SecretsManager;
+use crate::provider::BACKENDS;
 use crate::provider::EnvironmentProvider;
 use crate::settings::Flags;
 use std::os::unix::fs::symlink;
@@ -23,10 +24,8 @@ impl Home {
     }
     fn settings(&self) -> Settings {
         let home = self.0.path().to_str().unwrap().to_owned();
-        Settings::load_from(&Flags::default(), &|name| {
-            (name == "HOME").then(|| home.clone())
-        })
-        .unwrap()
+        let env = |name: &str| (name == "HOME").then(|| home.clone());
+        Settings::load_from(&Flags::default(), &env, BACKENDS).unwrap()
     }
     fn get(&self, key: &str) -> String {
         let nothing = EnvironmentProvider::new([], "", &[]);

@@ -3,11 +3,12 @@
 //! A caller adds to the queue and goes on. While the database cannot be written, the trail keeps its rows and the thread
 //! tries again. A flush waits until everything that was queued before it is written.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::AuditOptions;
 use crate::error::{Error, Result};
+use crate::sync::{self, Condvar, Mutex, MutexGuard, SMALL_STACK};
 
 /// How long [`BatchWriter::freeze`] blocks callers.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,10 +109,8 @@ impl<T: Trail + 'static> BatchWriter<T> {
             return;
         }
         let (shared, options) = (self.shared.clone(), self.options.clone());
-        let thread = std::thread::Builder::new()
-            .name(T::THREAD.into())
-            .stack_size(256 * 1024);
-        match thread.spawn(move || run(&shared, T::new(&options))) {
+        let run = move || run(&shared, T::new(&options));
+        match sync::spawn(T::THREAD, SMALL_STACK, run) {
             Ok(_) => state.is_running = true,
             Err(error) => tracing::error!("{} cannot be written: {error}", T::NAME),
         }
@@ -131,7 +130,7 @@ impl<T: Trail + 'static> BatchWriter<T> {
             if left.is_zero() {
                 return (Flush::TimedOut, state);
             }
-            state = self.shared.wait_for(state, left);
+            state = self.shared.changed.wait_timeout(state, left);
         }
         match state.is_written {
             true => (Flush::Written, state),
@@ -163,7 +162,7 @@ impl<T: Trail + 'static> BatchWriter<T> {
 
 impl<Q> Shared<Q> {
     pub(super) fn lock(&self) -> MutexGuard<'_, State<Q>> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     fn lock_unfrozen(&self) -> MutexGuard<'_, State<Q>> {
@@ -173,18 +172,9 @@ impl<Q> Shared<Q> {
             if left.is_zero() {
                 break;
             }
-            state = self.wait_for(state, left);
+            state = self.changed.wait_timeout(state, left);
         }
         state
-    }
-
-    fn wait_for<'a>(
-        &self,
-        state: MutexGuard<'a, State<Q>>,
-        timeout: Duration,
-    ) -> MutexGuard<'a, State<Q>> {
-        let waited = self.changed.wait_timeout(state, timeout);
-        waited.unwrap_or_else(|e| e.into_inner()).0
     }
 
     /// Waits until something is due or a flush is wanted; `None` once the trail has ended.
@@ -200,11 +190,8 @@ impl<Q> Shared<Q> {
             let left = due(&state.queue).map(|due| due.saturating_duration_since(Instant::now()));
             state = match left {
                 Some(Duration::ZERO) => return Some(Wake::Due),
-                Some(left) => self.wait_for(state, left),
-                None => {
-                    let waited = self.changed.wait(state);
-                    waited.unwrap_or_else(|e| e.into_inner())
-                }
+                Some(left) => self.changed.wait_timeout(state, left),
+                None => self.changed.wait(state),
             };
         }
     }
@@ -213,7 +200,7 @@ impl<Q> Shared<Q> {
         let mut state = self.lock();
         if written.as_ref().is_err_and(is_locked) {
             // The flush may wait longer than one attempt.
-            drop(self.wait_for(state, LOCKED_RETRY_DELAY));
+            drop(self.changed.wait_timeout(state, LOCKED_RETRY_DELAY));
             return;
         }
         state.flush_done = state.flush_done.max(number);
@@ -248,3 +235,6 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
 fn is_locked(error: &Error) -> bool {
     error.errno() == libc::EBUSY
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::sqlite::{
     BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, explain, has_table, identify,
 };
+use crate::sync::{self, SMALL_STACK};
 use verifier::{ChainVerifier, OtherColumns, SignedRow};
 
 pub(super) use appender::Appender;
@@ -254,10 +255,7 @@ impl Chain {
             Ok(_) => {}
             Err(error) => tracing::warn!("the audit trail cannot be checked: {error}"),
         };
-        let thread = std::thread::Builder::new()
-            .name("audit-check".into())
-            .stack_size(256 * 1024);
-        if let Err(error) = thread.spawn(check) {
+        if let Err(error) = sync::spawn("audit-check", SMALL_STACK, check) {
             tracing::warn!("the audit trail cannot be checked: {error}");
         }
     }

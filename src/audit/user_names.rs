@@ -2,10 +2,10 @@
 //! the writer of a row waits only [`NAME_TIMEOUT`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::process::printable;
+use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 use crate::users;
 
 /// How long a batch of rows waits for all its names together.
@@ -21,7 +21,7 @@ static LOOKED_UP: Condvar = Condvar::new();
 /// into the timeout, nobody waits for it again.
 pub(super) fn name_within(uid: u32, timeout: Duration) -> String {
     let now = Instant::now();
-    let mut lookups = LOOKUPS.lock().unwrap_or_else(|e| e.into_inner());
+    let mut lookups = LOOKUPS.lock();
     loop {
         if let Some(name) = users::known_user_name(uid) {
             return name.map_or_else(|| uid.to_string(), |name| printable(&name));
@@ -38,22 +38,20 @@ pub(super) fn name_within(uid: u32, timeout: Duration) -> String {
         if left.is_zero() {
             return uid.to_string();
         }
-        let waited = LOOKED_UP.wait_timeout(lookups, left);
-        lookups = waited.unwrap_or_else(|e| e.into_inner()).0;
+        lookups = LOOKED_UP.wait_timeout(lookups, left);
     }
 }
 
-/// Whether the lookup has started. Its thread has the default stack size, because NSS modules may need that much.
+/// Whether the lookup has started. NSS modules may need a large stack.
 fn look_up(uid: u32) -> bool {
     let look_up = move || {
         users::user_name(uid);
-        let mut lookups = LOOKUPS.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lookups = LOOKUPS.lock();
         lookups.remove(&uid);
         drop(lookups);
         LOOKED_UP.notify_all();
     };
-    let thread = std::thread::Builder::new().name("audit-names".into());
-    thread.spawn(look_up).is_ok()
+    sync::spawn("audit-names", LARGE_STACK, look_up).is_ok()
 }
 
 /// The names for a batch of rows.

@@ -1,7 +1,9 @@
 //! The thread that removes the expired entries of all caches, each at its own interval. Knows nothing else of a cache.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 
 /// A cache that the thread cleans.
 pub(super) trait Clean: Send + Sync + 'static {
@@ -38,24 +40,20 @@ static SCHEDULE: Mutex<Schedule> = Mutex::new(Schedule {
 });
 static CHANGED: Condvar = Condvar::new();
 
-fn schedule() -> MutexGuard<'static, Schedule> {
-    SCHEDULE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Cleaner {
     /// Adds a cache to the schedule, and starts the thread if this is the first one.
     pub(super) fn start<T: Clean>(target: Weak<T>, interval: Duration) -> Self {
         // An interval of zero would be a busy loop.
         let interval = interval.max(Duration::from_millis(1));
         let scheduled = Arc::new(Scheduled { target, interval });
-        let mut schedule = schedule();
+        let mut schedule = SCHEDULE.lock();
         schedule.due.push(Due {
             at: Instant::now() + interval,
             scheduled: Arc::downgrade(&scheduled),
         });
         if !schedule.has_thread {
-            let thread = std::thread::Builder::new().name("cache-cleaner".into());
-            match thread.spawn(clean_all) {
+            // Dropping a value may run any code.
+            match sync::spawn("cache-cleaner", LARGE_STACK, clean_all) {
                 Ok(_) => schedule.has_thread = true,
                 // Expired entries are never served; they only stay in memory longer.
                 Err(error) => {
@@ -91,7 +89,7 @@ fn clean_all() {
 
 /// Waits until a cache is due; returns all that are.
 fn wait_for_due() -> Vec<Arc<dyn Clean>> {
-    let mut schedule = schedule();
+    let mut schedule = SCHEDULE.lock();
     loop {
         schedule.due.retain(|due| due.scheduled.strong_count() > 0);
         let now = Instant::now();
@@ -107,13 +105,8 @@ fn wait_for_due() -> Vec<Arc<dyn Clean>> {
         }
         let next = schedule.due.iter().map(|due| due.at).min();
         schedule = match next {
-            Some(at) => {
-                let wait = CHANGED.wait_timeout(schedule, at.saturating_duration_since(now));
-                wait.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => CHANGED
-                .wait(schedule)
-                .unwrap_or_else(PoisonError::into_inner),
+            Some(at) => CHANGED.wait_timeout(schedule, at.saturating_duration_since(now)),
+            None => CHANGED.wait(schedule),
         };
     }
 }

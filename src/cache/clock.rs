@@ -5,7 +5,7 @@ use std::time::Instant;
 pub(super) enum Clock {
     System,
     #[cfg(test)]
-    Manual(std::sync::Arc<std::sync::Mutex<Instant>>),
+    Manual(std::sync::Arc<crate::sync::Mutex<Instant>>),
 }
 
 impl Clock {
@@ -13,7 +13,7 @@ impl Clock {
         match self {
             Clock::System => Instant::now(),
             #[cfg(test)]
-            Clock::Manual(now) => *now.lock().unwrap(),
+            Clock::Manual(now) => *now.lock(),
         }
     }
 }

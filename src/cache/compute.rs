@@ -3,11 +3,11 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use super::TtlCache;
 use super::singleflight::{Flight, Outcome};
+use crate::sync::{self, Thread};
 
 impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     /// The live value of a key. If there is none, computes it and caches it for the default time to live. Concurrent
@@ -183,16 +183,18 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
             self.0.unpark();
         }
     }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = Waker::from(Arc::new(Unpark(sync::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
+            Poll::Pending => sync::park(),
         }
     }
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
 #[cfg(test)]
 mod tests;

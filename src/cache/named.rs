@@ -2,10 +2,11 @@
 //! Does not know their contents.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CacheOptions, CacheStats, TtlCache};
+use crate::sync::RwLock;
 
 const fn named(seconds: u64, max_size: usize) -> CacheOptions {
     CacheOptions {
@@ -56,7 +57,7 @@ impl CacheRegistry {
     /// Adds a cache, or replaces the one of this name.
     pub fn register(&self, name: impl Into<String>, cache: Arc<dyn NamedCache>) {
         let name = name.into();
-        let mut caches = self.0.write().unwrap_or_else(|e| e.into_inner());
+        let mut caches = self.0.write();
         match caches.iter_mut().find(|(held, _)| *held == name) {
             Some((_, held)) => *held = cache,
             None => caches.push((name, cache)),
@@ -97,7 +98,7 @@ impl CacheRegistry {
 
     // A copy, so that the registry is not locked while its caches are used.
     fn all(&self) -> Vec<Named> {
-        self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.0.read().clone()
     }
 }
 

@@ -6,8 +6,10 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use crate::sync::Mutex;
 
 /// The running flights, by key.
 pub(super) struct Flights<V>(HashMap<Box<str>, (Arc<Flight<V>>, usize)>);
@@ -74,7 +76,7 @@ impl<V> Flights<V> {
     pub(super) fn is_computing(&self, key: &str) -> bool {
         self.0
             .get(key)
-            .is_some_and(|(flight, _)| flight.lock().has_leader)
+            .is_some_and(|(flight, _)| flight.0.lock().has_leader)
     }
 
     #[cfg(test)]
@@ -105,10 +107,6 @@ struct Inner<V> {
 }
 
 impl<V> Flight<V> {
-    fn lock(&self) -> MutexGuard<'_, Inner<V>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
     /// Waits for the outcome, or for this caller's turn to lead.
     pub(super) fn lead(self: &Arc<Self>) -> WaitToLead<V> {
         WaitToLead {
@@ -119,7 +117,7 @@ impl<V> Flight<V> {
 
     /// Wakes the waiters that can continue: all of them if there is an outcome, else the first.
     fn wake(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         if inner.outcome.is_some() {
             let waiting = std::mem::take(&mut inner.waiting);
             drop(inner);
@@ -144,7 +142,7 @@ impl<V: Clone> Future for WaitToLead<V> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut inner = this.flight.lock();
+        let mut inner = this.flight.0.lock();
         if let Some(outcome) = &inner.outcome {
             return Poll::Ready(Err(outcome.clone()));
         }
@@ -165,7 +163,7 @@ impl<V: Clone> Future for WaitToLead<V> {
 impl<V> Drop for WaitToLead<V> {
     fn drop(&mut self) {
         if let Some(position) = self.position
-            && self.flight.lock().waiting.remove(&position).is_none()
+            && self.flight.0.lock().waiting.remove(&position).is_none()
         {
             // It was woken but is cancelled, so the next waiter must be woken instead.
             self.flight.wake();
@@ -178,13 +176,13 @@ pub(super) struct LeaderGuard<V>(Arc<Flight<V>>);
 
 impl<V> LeaderGuard<V> {
     pub(super) fn finish(self, outcome: Outcome<V>) {
-        self.0.lock().outcome = Some(outcome);
+        self.0.0.lock().outcome = Some(outcome);
     }
 }
 
 impl<V> Drop for LeaderGuard<V> {
     fn drop(&mut self) {
-        self.0.lock().has_leader = false;
+        self.0.0.lock().has_leader = false;
         self.0.wake();
     }
 }

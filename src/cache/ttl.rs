@@ -2,7 +2,7 @@
 //! know how a missing value is computed.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -11,6 +11,7 @@ use super::cleaner::{Clean, Cleaner};
 use super::clock::Clock;
 use super::singleflight::Flights;
 use super::{CacheOptions, CacheStats};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A thread-safe cache from texts to `V`. Clones share the same cache.
 ///
@@ -196,7 +197,7 @@ impl<V> Shared<V> {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<V>> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     /// Sets a key, for the default time to live unless another is given. Returns the removed values, to be dropped

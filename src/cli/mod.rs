@@ -22,6 +22,7 @@ mod reason;
 mod rm;
 mod secret_list;
 mod set;
+mod settings;
 mod status;
 mod target;
 mod umount;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::error::{Error, Result};
+use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
 use crate::{logging, secret};
 use failure::Failure;
@@ -102,6 +104,7 @@ commands! {
     EncryptFile => encrypt_file,
     Adopt => adopt,
     Audit => audit,
+    Settings => settings,
     Completions => completions,
 }
 
@@ -121,7 +124,7 @@ impl Context {
     }
 
     fn settings(&self) -> Result<Settings> {
-        Settings::load(&self.flags(None)?)
+        Settings::load(&self.flags(None)?, BACKENDS)
     }
 
     /// Where the mount is. Does not read the settings file, which may be malformed.

@@ -7,6 +7,7 @@ use clap::{ValueEnum, ValueHint};
 
 use super::failure::say;
 use super::{Context, Outcome, output};
+use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -20,7 +21,9 @@ use crate::{logging, mount};
     after_help = "Examples:
   simpletuner-live mount
   simpletuner-live mount /run/secrets-live --allow-root
-  simpletuner-live mount --foreground          # under systemd, or to watch the log"
+  simpletuner-live mount --foreground          # under systemd, or to watch the log
+
+All else is set in ~/.simpletuner/live.yaml, or by variables: see simpletuner-live settings --help"
 )]
 pub(super) struct Args {
     /// The mount point, created if it is missing [default: ~/.simpletuner/live]
@@ -66,7 +69,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         if args.part.is_none() {
             logging::init_foreground();
         }
-        let settings = || Settings::load(&flags);
+        let settings = || Settings::load(&flags, BACKENDS);
         return Ok(match args.part {
             None => mount::mount_foreground(&settings()?, &arguments, false),
             Some(Part::BackgroundKeeper) => mount::mount_foreground(&settings()?, &arguments, true),
@@ -74,7 +77,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
-    let settings = Settings::load(&flags)?;
+    let settings = Settings::load(&flags, BACKENDS)?;
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
     if mounted.already {

@@ -1,13 +1,12 @@
 //! PBKDF2 and Fernet, combined as SimpleTuner does. Does not know where the master secret comes from.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
-use ring::pbkdf2;
+use pbkdf2::{Algorithm, Params, pbkdf2_hmac_with_params};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -15,7 +14,7 @@ use crate::secret::SecretValue;
 
 // SimpleTuner's constants; with others, its server could not decrypt the values.
 const SALT: &[u8] = b"simpletuner-credential-encryption-v1";
-const ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+const ITERATIONS: u32 = 100_000;
 
 /// Every encrypted value begins with it: base64 of `gAAAAA`, with which every Fernet token begins (its version byte and the
 /// high bytes of its time).
@@ -71,15 +70,12 @@ impl fmt::Debug for CredentialCipher {
 
 /// Derives the Fernet key (URL-safe base64 with padding) from a master secret.
 fn fernet_key(master_secret: &str) -> Zeroizing<String> {
+    let Ok(params) = Params::new(ITERATIONS) else {
+        unreachable!("so many iterations are allowed");
+    };
     let mut key = Zeroizing::new([0u8; 32]);
-    let secret = master_secret.as_bytes();
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        ITERATIONS,
-        SALT,
-        secret,
-        &mut *key,
-    );
+    let (secret, hmac_sha256) = (master_secret.as_bytes(), Algorithm::Pbkdf2Sha256);
+    pbkdf2_hmac_with_params(secret, SALT, hmac_sha256, params, &mut *key);
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,6 +15,7 @@ use super::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, Stamp, place, read_file};
 use crate::secret::SecretValue;
+use crate::sync::Mutex;
 
 /// The environment variable that holds the master secret itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
@@ -127,10 +128,7 @@ impl KeySource {
     }
 
     fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
-        let mut derived = self
-            .derived
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut derived = self.derived.lock();
         if let Some(variable) = &self.variable {
             let derived = derived.get_or_insert_with(|| Derived {
                 fingerprint: variable.fingerprint(),

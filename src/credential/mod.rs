@@ -11,10 +11,11 @@ pub use cipher::{CredentialCipher, is_encrypted};
 pub use key::{KEY_VARIABLE, KeySource};
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
+use crate::sync::Mutex;
 
 /// Encrypts a text with this user's key (`SIMPLETUNER_CREDENTIAL_KEY`, else `~/.simpletuner/credential.key`, which is
 /// created if it is missing). SimpleTuner's own `decrypt_credential` reads the result.
@@ -68,7 +69,7 @@ fn default_source() -> Result<Arc<KeySource>> {
         }
     };
     let source = KeySource::new(variable, key_file);
-    let mut held = HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut held = HELD.lock();
     match &*held {
         Some(held) if held.is_same_as(&source) => Ok(held.clone()),
         _ => Ok(held.insert(Arc::new(source)).clone()),

@@ -249,6 +249,9 @@ impl Folder {
 }
 
 fn walk(path: &Path, mount_points: &[PathBuf], follow_last: bool) -> io::Result<Option<Place>> {
+    if path.as_os_str().is_empty() {
+        return Err(Errno::NOENT.into());
+    }
     let path = std::path::absolute(path)?;
     let mut rest = names_reversed(&path);
     let mut folder = Folder::root()?;

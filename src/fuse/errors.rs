@@ -1,12 +1,12 @@
 //! Turns the tree's errors into errnos for the kernel, and logs their reasons.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
 use crate::live::OpError;
+use crate::sync::Mutex;
 
 /// The errnos that may reach the kernel. Others become EIO, because some have a meaning in the FUSE protocol: ENOSYS switches
 /// an operation off for the whole mount.
@@ -72,7 +72,7 @@ impl Failures {
             OpError::Blocked(on) => (libc::EIO, Some(format!("blocked on {on:?}")), false),
         };
         if let Some(reason) = &reason {
-            let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reasons = self.reasons.lock();
             if reasons.len() >= MAX_REASONS {
                 reasons.pop_front();
             }
@@ -93,7 +93,7 @@ impl Failures {
 
     /// The reason of the last failure that names this key.
     pub(super) fn last_of(&self, key: &str) -> Option<String> {
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = self.reasons.lock();
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let names = |reason: &&String| {
             let mut words = reason.split(|c| !is_of_name(c));
@@ -104,7 +104,7 @@ impl Failures {
 
     fn log(&self, operation: &str, errno: i32, reason: &str) {
         let line = format!("{operation}: {reason} ({})", name_of(errno));
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         let now = Instant::now();
         if let Some(before) = logged.get_mut(&line) {
             before.repeats += 1;
@@ -189,7 +189,7 @@ mod tests {
         for _ in 0..1000 {
             failures.log("open", libc::EIO, "it hangs");
         }
-        let logged = failures.logged.lock().unwrap();
+        let logged = failures.logged.lock();
         assert_eq!(logged.len(), 1);
         assert_eq!(logged.values().next().unwrap().repeats, 999);
     }

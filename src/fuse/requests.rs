@@ -49,8 +49,8 @@ const WITHOUT_REQUEST: u64 = 1 << 62;
 impl Inner {
     pub(super) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
         Ok(Self {
-            waiting: Arc::new(Waiting::new(heartbeat.clone())),
-            workers: Workers::start(tree.clone(), heartbeat.clone())?,
+            waiting: Arc::new(Waiting::new(heartbeat)),
+            workers: Workers::start(tree.clone(), heartbeat)?,
             heartbeat,
             failures: Failures::default(),
             device: Device::default(),

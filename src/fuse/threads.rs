@@ -4,10 +4,10 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::Builder;
 
 use crate::live::{Commits, OpError, Tree, WorkQueue};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::sync;
 
 /// These threads use little of their stacks.
 const STACK_SIZE: usize = 512 * 1024;
@@ -31,16 +31,14 @@ pub(super) struct Worker(Sender<Job>);
 
 impl Worker {
     fn start(
-        name: &str,
+        name: &'static str,
         slot: Slot,
         tree: Arc<Tree>,
         heartbeat: Option<HeartbeatPage>,
     ) -> io::Result<Self> {
         let (sender, receiver) = channel();
-        Builder::new()
-            .name(name.into())
-            .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot))?;
+        let run = move || run_jobs(&tree, &receiver, heartbeat.as_ref(), slot);
+        sync::spawn(name, STACK_SIZE, run)?;
         Ok(Self(sender))
     }
 
@@ -111,15 +109,14 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        let start = |name, slot| Worker::start(name, slot, tree.clone(), heartbeat.clone());
-        let closer = start("close", Slot::Closing)?;
+        let closer = Worker::start("close", Slot::Closing, tree.clone(), heartbeat)?;
         let free = closer.clone();
         tree.free_with(Some(Box::new(move |dropped| {
             free.run(move || drop(dropped))
         })));
         Ok(Self {
             closer,
-            store: start("commit", Slot::Committing)?,
+            store: Worker::start("commit", Slot::Committing, tree.clone(), heartbeat)?,
             database: OnceLock::new(),
             tree,
             heartbeat,
@@ -128,7 +125,7 @@ impl Workers {
 
     pub(super) fn of(&self, queue: WorkQueue) -> &Worker {
         let database = || {
-            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat.clone());
+            let (tree, heartbeat) = (self.tree.clone(), self.heartbeat);
             Worker::start("save", Slot::Saving, tree, heartbeat).ok()
         };
         match queue {

@@ -5,7 +5,8 @@
 //! caller whose signal should end its wait.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::Errno;
@@ -13,6 +14,7 @@ use fuser::Errno;
 use crate::live::{Caller, WaitOn};
 use crate::process::heartbeat::HeartbeatPage;
 use crate::process::{has_fatal_signal_pending, is_being_killed};
+use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
 
 /// How often the thread reads the pending signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
@@ -41,6 +43,9 @@ struct Waiter {
 struct Waiters {
     next: u64,
     by_id: HashMap<u64, Waiter>,
+    /// How often each unanswered request is parked or being resumed: a request that is resumed may be parked again, and
+    /// resumed by another thread before the first one is done with it.
+    unanswered: HashMap<u64, usize>,
     watcher_running: bool,
     /// The mount has ended, and the watching thread ends.
     ended: bool,
@@ -67,22 +72,21 @@ impl Waiting {
     /// Resumes a request, which may be parked again by that.
     fn resume(&self, waiter: Waiter, result: Result<(), Errno>) {
         (waiter.resume)(result);
-        if let Some(page) = &self.heartbeat {
-            let waiters = self.waiters();
-            let mut all = waiters.by_id.values();
-            if !all.any(|other| other.request == waiter.request) {
+        let mut waiters = self.waiters.lock();
+        let Entry::Occupied(mut times) = waiters.unanswered.entry(waiter.request) else {
+            return;
+        };
+        *times.get_mut() -= 1;
+        if *times.get() == 0 {
+            times.remove();
+            if let Some(page) = &self.heartbeat {
                 page.mark_answered(waiter.request);
             }
         }
     }
 
-    fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Parks a request until `on` is settled; `None`: until [`Waiting::complete`]. Returns its id.
+    /// Parks a request until `on` is settled; `None`: until [`Waiting::complete`]. Returns its id. After the end of the mount
+    /// it fails at once.
     pub(super) fn park(
         self: &Arc<Self>,
         caller: &Caller,
@@ -91,12 +95,18 @@ impl Waiting {
         resume: Resume,
     ) -> u64 {
         let (tid, request) = (caller.tid, caller.request);
-        let mut waiters = self.waiters();
+        let mut waiters = self.waiters.lock();
+        waiters.next += 1;
+        let id = waiters.next;
+        if waiters.ended {
+            drop(waiters);
+            resume(Err(Errno::ENOTCONN));
+            return id;
+        }
+        *waiters.unanswered.entry(request).or_default() += 1;
         if let Some(page) = &self.heartbeat {
             page.mark_unanswered(request);
         }
-        waiters.next += 1;
-        let id = waiters.next;
         waiters.by_id.insert(
             id,
             Waiter {
@@ -110,10 +120,8 @@ impl Waiting {
         if !waiters.watcher_running {
             waiters.watcher_running = true;
             let waiting = self.clone();
-            let watcher = std::thread::Builder::new()
-                .name("waiting".into())
-                .stack_size(128 * 1024);
-            if let Err(error) = watcher.spawn(move || watch_signals(&waiting)) {
+            let watch = move || watch_signals(&waiting);
+            if let Err(error) = sync::spawn("waiting", SMALL_STACK, watch) {
                 waiters.watcher_running = false;
                 tracing::warn!(
                     "waiting callers cannot be interrupted, because no thread could be started: {error}"
@@ -127,7 +135,7 @@ impl Waiting {
     /// Resumes one request; nothing happens if it was interrupted already.
     pub(super) fn complete(&self, id: u64, result: Result<(), Errno>) {
         // In a statement of its own: the lock must be free before the request is resumed.
-        let waiter = self.waiters().by_id.remove(&id);
+        let waiter = self.waiters.lock().by_id.remove(&id);
         if let Some(waiter) = waiter {
             self.resume(waiter, result);
         }
@@ -136,7 +144,7 @@ impl Waiting {
     /// Resumes all requests that wait for `on`.
     pub(super) fn wake(&self, on: &WaitOn) {
         let woken: Vec<Waiter> = {
-            let mut waiters = self.waiters();
+            let mut waiters = self.waiters.lock();
             waiters
                 .by_id
                 .extract_if(|_, waiter| waiter.on.as_ref() == Some(on))
@@ -151,7 +159,7 @@ impl Waiting {
     /// The mount ends: all parked requests fail with ENOTCONN.
     pub(super) fn end_all(&self) {
         let all: Vec<Waiter> = {
-            let mut waiters = self.waiters();
+            let mut waiters = self.waiters.lock();
             waiters.ended = true;
             waiters.by_id.drain().map(|(_, waiter)| waiter).collect()
         };
@@ -164,7 +172,8 @@ impl Waiting {
     /// Answers EINTR to each request whose caller has a pending signal that ends its wait.
     fn interrupt_signalled(&self) {
         let threads: Vec<(u64, u32, InterruptedBy)> = self
-            .waiters()
+            .waiters
+            .lock()
             .by_id
             .iter()
             .map(|(&id, waiter)| (id, waiter.tid, waiter.interrupted_by))
@@ -184,19 +193,19 @@ impl Waiting {
 
 fn watch_signals(waiting: &Waiting) {
     loop {
-        let mut waiters = waiting.waiters();
+        let mut waiters = waiting.waiters.lock();
         while waiters.by_id.is_empty() {
             if waiters.ended {
                 return;
             }
-            waiters = waiting
-                .changed
-                .wait(waiters)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            waiters = waiting.changed.wait(waiters);
         }
         drop(waiters);
         // First wait: most requests are resumed before a signal could arrive.
-        std::thread::sleep(POLL_INTERVAL);
+        sync::sleep(POLL_INTERVAL);
         waiting.interrupt_signalled();
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;

@@ -1,13 +1,14 @@
 //! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid
 //! entries are ignored with a warning, and stay there when a price is saved.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
+use crate::sync::Mutex;
 
 /// The provider whose configuration contains the prices.
 const PROVIDER: &str = "replicate";
@@ -25,7 +26,7 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
                 Err(error) => TryGet::Failed(error),
             },
         };
-        let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
+        let mut last = last.lock();
         match known {
             TryGet::Found(config) => {
                 let (table, wrong) = read(config.object());

@@ -1,10 +1,11 @@
 //! The prices of the whole process, with the default settings: the same three functions as in SimpleTuner.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::{Hardware, PriceTable};
 use crate::error::Result;
 use crate::simpletuner_db::ProviderConfigs;
+use crate::sync::Mutex;
 
 /// The prices with the default settings, one instance for the whole process.
 ///
@@ -12,7 +13,7 @@ use crate::simpletuner_db::ProviderConfigs;
 /// [`Error::Settings`](crate::error::Error::Settings); the next call tries again.
 pub fn global() -> Result<Arc<Hardware>> {
     static GLOBAL: Mutex<Option<Arc<Hardware>>> = Mutex::new(None);
-    let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+    let mut global = GLOBAL.lock();
     match &*global {
         Some(hardware) => Ok(hardware.clone()),
         None => {

@@ -2,7 +2,7 @@
 //! its last writable descriptor of it.
 
 use super::commit::Commits;
-use super::{Caller, Tree, lock};
+use super::{Caller, Tree};
 use crate::process::Ending;
 use crate::versions::Place;
 
@@ -71,7 +71,7 @@ impl Tree {
             return None;
         }
         let place = entry.place.clone()?;
-        *lock(&self.settling).entry(place.clone()).or_default() += 1;
+        *self.settling.lock().entry(place.clone()).or_default() += 1;
         // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();
         Some(place)
@@ -79,7 +79,7 @@ impl Tree {
 
     /// Ends what [`begin_release`](Self::begin_release) began.
     pub fn settled(&self, place: &Place) {
-        let mut settling = lock(&self.settling);
+        let mut settling = self.settling.lock();
         if let Some(count) = settling.get_mut(place) {
             *count -= 1;
             if *count == 0 {
@@ -90,7 +90,7 @@ impl Tree {
 
     /// Whether a write of the name may still be under way although its writer's close has returned.
     pub(super) fn is_settling(&self, place: &Place) -> bool {
-        let settling = lock(&self.settling);
+        let settling = self.settling.lock();
         !settling.is_empty() && settling.contains_key(place)
     }
 

@@ -1,20 +1,21 @@
 //! What each kind of file holds, and what a finished write of it does. Knows no inode.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
 use super::layout::File;
 use super::resolved::{Content, Freshness, Resolved};
-use super::{Tree, WaitOn, lock};
+use super::{Tree, WaitOn};
 use crate::audit::Actor;
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
+use crate::sync::Mutex;
 
 /// How long an answer is kept for the callers that waited for it.
 const AT_HAND: Duration = Duration::from_secs(1);
@@ -25,14 +26,14 @@ pub(super) struct Answers(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
 
 impl Answers {
     pub(super) fn put(&self, name: SecretName, answer: Lookup) {
-        let mut answers = lock(&self.0);
+        let mut answers = self.0.lock();
         let now = Instant::now();
         answers.retain(|_, (at, _)| now.duration_since(*at) < AT_HAND);
         answers.insert(name, (now, answer));
     }
 
     fn get(&self, name: &SecretName) -> Option<Resolved> {
-        let answers = lock(&self.0);
+        let answers = self.0.lock();
         let (at, answer) = answers.get(name)?;
         if at.elapsed() >= AT_HAND {
             return None;
@@ -51,7 +52,7 @@ impl Answers {
 
     /// Drops all answers, because something has changed since.
     pub(super) fn clear(&self) {
-        lock(&self.0).clear();
+        self.0.lock().clear();
     }
 }
 
@@ -75,7 +76,7 @@ impl Tree {
 
     /// Content that has no time of its own.
     fn since_begun(&self, text: &str) -> Resolved {
-        Resolved::lasting(SecretValue::new(text), lock(&self.journaled).begun)
+        Resolved::lasting(SecretValue::new(text), self.journaled.lock().begun)
     }
 
     fn config(&self, name: &str) -> Resolved {
@@ -85,7 +86,7 @@ impl Tree {
         match configs.try_get(name) {
             TryGet::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
-                changed_at: config.updated_at().unwrap_or(lock(&self.journaled).begun),
+                changed_at: config.updated_at().unwrap_or(self.journaled.lock().begun),
                 // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),

@@ -1,16 +1,17 @@
 //! The secrets as documents. A document is rendered once per snapshot, from that snapshot alone.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::{self, Base, BundleFormat, Document};
 use super::resolved::{Content, Freshness, Resolved};
-use super::{Tree, WaitOn, lock};
+use super::{Tree, WaitOn};
 use crate::error::Result;
 use crate::manager::{Lookup, Snapshot};
 use crate::provider::ListingState;
 use crate::secret::SecretValue;
+use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// A document with more names than this is rendered on a thread of its own.
 const LARGE: usize = 200;
@@ -44,7 +45,7 @@ impl Tree {
     pub(super) fn document(&self, format: BundleFormat, freshness: Freshness) -> Resolved {
         let snapshot = self.manager.snapshot();
         let now = Instant::now();
-        if let Some(rendered) = lock(&self.documents.0).get(&format)
+        if let Some(rendered) = self.documents.0.lock().get(&format)
             && rendered.generation == snapshot.generation()
             && rendered.fresh_until.is_none_or(|until| until > now)
         {
@@ -72,7 +73,7 @@ impl Tree {
         let tree = self.clone();
         let done = Arc::new(Mutex::new(Some(done)));
         let call = |done: &Mutex<Option<crate::provider::Done>>| {
-            if let Some(done) = lock(done).take() {
+            if let Some(done) = done.lock().take() {
                 done();
             }
         };
@@ -84,8 +85,7 @@ impl Tree {
                 _ => call(&on_thread),
             }
         };
-        let thread = std::thread::Builder::new().name("render".into());
-        if let Err(error) = thread.spawn(render) {
+        if let Err(error) = sync::spawn("render", LARGE_STACK, render) {
             tracing::warn!("no thread could be started that renders the bundle: {error}");
             call(&done);
         }
@@ -100,7 +100,7 @@ impl Tree {
         if format == BundleFormat::Env {
             return None;
         }
-        if let Some(rendered) = lock(&self.documents.0).get(&format)
+        if let Some(rendered) = self.documents.0.lock().get(&format)
             && rendered.value == *value
         {
             return Some(rendered.base.clone());
@@ -126,7 +126,7 @@ impl Tree {
             fresh_until: Instant::now().checked_add(secrets.fresh_for),
             base: Arc::new(Base::of(&secrets.document)),
         };
-        lock(&self.documents.0).insert(format, rendered);
+        self.documents.0.lock().insert(format, rendered);
         Resolved::Content(Content {
             value,
             changed_at: secrets.changed_at,

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
+use super::Tree;
 use super::resolved::Resolved;
-use super::{Tree, lock};
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
@@ -60,7 +60,7 @@ pub(super) static IN_ROOT: [Control; 2] = [
         mode: 0o400,
         shows: Shows::Now,
         read: |tree, _| {
-            let journaled = lock(&tree.journaled);
+            let journaled = tree.journaled.lock();
             generated(&String::from_utf8_lossy(journaled.events.all()))
         },
         write: read_only,

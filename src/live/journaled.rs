@@ -10,9 +10,9 @@ use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::Tree;
 use super::bundle::Base;
 use super::events::EventLog;
-use super::{Tree, lock};
 use crate::process::Process;
 use crate::secret::SecretBuffer;
 use crate::versions::{Record, State, Timestamp};
@@ -121,7 +121,7 @@ impl Tree {
         if !self.journal.is_kept() {
             return;
         }
-        let journaled = lock(&self.journaled);
+        let journaled = self.journaled.lock();
         let mut records = state.checkpoint();
         records.extend(journaled.records());
         self.journal.checkpoint(&records);
@@ -133,14 +133,14 @@ impl Tree {
             return;
         };
         line.push(b'\n');
-        let mut journaled = lock(&self.journaled);
+        let mut journaled = self.journaled.lock();
         let anew = journaled.events.push(&line);
         self.append(&Entry::Events(anew, line));
     }
 
     /// Journals the prices, which may have been set or reset.
     pub(super) fn journal_prices(&self) {
-        let mut journaled = lock(&self.journaled);
+        let mut journaled = self.journaled.lock();
         journaled.prices = self.hardware.save();
         self.append(&Entry::Prices(journaled.prices.clone()));
     }
@@ -150,7 +150,7 @@ impl Tree {
         if !self.journal.is_kept() {
             return;
         }
-        let mut journaled = lock(&self.journaled);
+        let mut journaled = self.journaled.lock();
         let backends = self.manager.save_backends();
         self.append(&Entry::Backends(backends.clone()));
         journaled.backends = Some(backends);
@@ -158,14 +158,14 @@ impl Tree {
 
     /// Journals what a process has last seen of the bundle.
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
-        let mut journaled = lock(&self.journaled);
+        let mut journaled = self.journaled.lock();
         if journaled.bases.put(process, base.clone()) {
             self.append(&Entry::Base(process.pid, process.started, (*base).clone()));
         }
     }
 
     pub(super) fn base_of(&self, process: Process) -> Option<Arc<Base>> {
-        lock(&self.journaled).bases.get(process)
+        self.journaled.lock().bases.get(process)
     }
 }
 

@@ -1,15 +1,14 @@
 //! The layout of the tree: which folders there are, and what a name in one of them stands for. Knows no content.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
 use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
 use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, Shows};
-use super::lock;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
+use crate::sync::Mutex;
 use crate::versions::Place;
 
 /// The inode number of the root folder.
@@ -157,7 +156,7 @@ pub(super) struct Generated {
 impl Generated {
     /// Since when it has had the content with this fingerprint.
     pub(super) fn held_since(&self, fingerprint: u64) -> SystemTime {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         match *seen {
             Some((known, since)) if known == fingerprint => since,
             _ => seen.insert((fingerprint, SystemTime::now())).1,
@@ -262,17 +261,17 @@ impl Layout {
 
     /// A generated file is open through this handle, and held so many bytes.
     pub(super) fn opened(&self, ino: u64, handle: u64, size: usize) {
-        lock(&self.open).insert(handle, (ino, size));
+        self.open.lock().insert(handle, (ino, size));
     }
 
     /// A handle is released, of whatever file.
     pub(super) fn released(&self, handle: u64) {
-        lock(&self.open).remove(&handle);
+        self.open.lock().remove(&handle);
     }
 
     /// The size that a generated file had at its last open, while it is open.
     pub(super) fn size_at_open(&self, ino: u64) -> Option<usize> {
-        let open = lock(&self.open);
+        let open = self.open.lock();
         let mut newest_first = open.values().rev();
         newest_first.find_map(|(of, size)| (*of == ino).then_some(*size))
     }
@@ -319,13 +318,13 @@ impl Layout {
     /// When the names in a folder last changed.
     pub(super) fn changed_at(&self, dir: u64) -> SystemTime {
         let folder = self.folders.get(&dir);
-        folder.map_or(SystemTime::UNIX_EPOCH, |folder| *lock(&folder.changed_at))
+        folder.map_or(SystemTime::UNIX_EPOCH, |folder| *folder.changed_at.lock())
     }
 
     /// The names in a folder have changed.
     pub(super) fn touch(&self, dir: &Dir) {
         for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
-            *lock(&folder.changed_at) = SystemTime::now();
+            *folder.changed_at.lock() = SystemTime::now();
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::layout::{Dir, FileType};
 use super::resolved::{Freshness, Resolved};
-use super::{Attr, Caller, Found, OpError, Tree, lock};
+use super::{Attr, Caller, Found, OpError, Tree};
 use crate::manager::Snapshot;
 use crate::versions::Place;
 
@@ -62,7 +62,7 @@ impl Tree {
             // The listing does not wait for it; the next listing shows what came.
             self.manager.refresh_async(Box::new(|_| {}));
         }
-        let mut listings = lock(&self.listings);
+        let mut listings = self.listings.lock();
         listings.next += 1;
         let handle = listings.next;
         listings.by_handle.insert(handle, false);
@@ -80,7 +80,7 @@ impl Tree {
         match dir {
             Dir::Secrets => {
                 let snapshot = self.manager.snapshot();
-                let mut listings = lock(&self.listings);
+                let mut listings = self.listings.lock();
                 if let Some((of, names)) = &listings.secrets
                     && Arc::ptr_eq(of, &snapshot)
                 {
@@ -235,7 +235,7 @@ impl Tree {
     /// Closes a folder.
     pub fn release_dir(&self, handle: u64) {
         let has_changed = {
-            let mut listings = lock(&self.listings);
+            let mut listings = self.listings.lock();
             let has_changed = listings.by_handle.remove(&handle);
             if listings.by_handle.is_empty() {
                 listings.secrets = None;
@@ -250,7 +250,7 @@ impl Tree {
 
     /// A page of names goes to the kernel, which has processed all pages before it.
     fn listing_is_out(&self, handle: u64) {
-        let has_changed = lock(&self.listings).by_handle.insert(handle, false);
+        let has_changed = self.listings.lock().by_handle.insert(handle, false);
         if has_changed != Some(false) {
             self.names.next_epoch();
         }
@@ -258,7 +258,7 @@ impl Tree {
 
     /// Something has changed under pages that the kernel has not processed.
     pub(super) fn listings_outdated(&self) {
-        for has_changed in lock(&self.listings).by_handle.values_mut() {
+        for has_changed in self.listings.lock().by_handle.values_mut() {
             *has_changed = true;
         }
     }

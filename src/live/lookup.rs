@@ -243,7 +243,7 @@ impl Tree {
     }
 
     pub(super) fn begun(&self) -> SystemTime {
-        super::lock(&self.journaled).begun
+        self.journaled.lock().begun
     }
 
     fn folder_attr(&self, ino: u64) -> Attr {

@@ -28,8 +28,8 @@ mod xattr;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use commit::{Commit, Commits};
@@ -47,6 +47,7 @@ use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
+use crate::sync::{Mutex, MutexGuard};
 use crate::versions::{self, Dropped, Journal, KernelNames, Opener, Place, State};
 use documents::Documents;
 use journaled::Journaled;
@@ -211,10 +212,6 @@ pub struct Tree {
     mount: Mutex<MountInfo>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Tree {
     /// A tree over these parts that ends with its process.
     pub fn new(parts: Parts, owner: Owner) -> Arc<Self> {
@@ -304,7 +301,7 @@ impl Tree {
                 tree.journal_backends();
             }
         });
-        tree.checkpoint(&lock(&tree.state));
+        tree.checkpoint(&tree.state.lock());
         let commits = Commits::of_buffers(restored.unfinished);
         (tree, commits)
     }
@@ -319,7 +316,7 @@ impl Tree {
 
     /// The manager has a new snapshot.
     fn secrets_changed(&self, changes: &ChangeSet) {
-        let before = std::mem::replace(&mut *lock(&self.seen), changes.snapshot.clone());
+        let before = std::mem::replace(&mut *self.seen.lock(), changes.snapshot.clone());
         let names_differ =
             |changed: &Changed| before.has(&changed.name) != changes.snapshot.has(&changed.name);
         if changes.any || changes.keys.iter().any(names_differ) {
@@ -400,12 +397,12 @@ impl Tree {
 
     /// Has `free` free large buffers. `None`: the thread that drops them does.
     pub fn free_with(&self, free: Option<FreeElsewhere>) {
-        *lock(&self.free) = free;
+        *self.free.lock() = free;
     }
 
     fn state(&self) -> StateGuard<'_> {
         StateGuard {
-            state: lock(&self.state),
+            state: self.state.lock(),
             tree: self,
         }
     }
@@ -441,7 +438,7 @@ impl Drop for StateGuard<'_> {
             self.tree.checkpoint(&self.state);
         }
         if !dropped.is_empty()
-            && let Some(free) = &*lock(&self.tree.free)
+            && let Some(free) = &*self.tree.free.lock()
         {
             free(dropped);
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Tree, lock};
+use super::Tree;
 
 /// Facts about the mount, which the code that mounts sets and the file `status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -57,12 +57,12 @@ pub struct KernelInfo {
 impl Tree {
     /// Changes what `status` says of the mount.
     pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
-        change(&mut lock(&self.mount));
+        change(&mut self.mount.lock());
     }
 
     /// What `status` says of the mount.
     pub fn mount_info(&self) -> MountInfo {
-        lock(&self.mount).clone()
+        self.mount.lock().clone()
     }
 
     /// Adds the event `server_restarted`: this server replaced another one.
@@ -78,7 +78,7 @@ impl Tree {
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": mount.keeper_pid,
             "server_pid": std::process::id(),
-            "started_at": crate::provider::rfc3339(lock(&self.journaled).begun),
+            "started_at": crate::provider::rfc3339(self.journaled.lock().begun),
             "restarts": mount.restarts,
             "program": mount.program,
             "upgrade": mount.upgrade,

@@ -1,30 +1,32 @@
 //! Constructors: a manager from the settings, from given providers, or one for the whole process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Listeners;
 use super::publish::ChangeListeners;
-use super::secret_cache::SecretCache;
 use super::{ChainEntry, SecretCacheHandle, SecretsManager, Snapshot};
-use crate::cache::CacheRegistry;
+use crate::cache::{CacheOptions, CacheRegistry, SECRETS, TtlCache};
 use crate::credential::KeySource;
 use crate::error::Result;
-use crate::provider::aws::{AwsBackend, AwsOptions};
-use crate::provider::backend::{BackendOptions, BackendProvider};
 use crate::provider::file::{FileOptions, StoreLocation};
-use crate::provider::vault::{VaultBackend, VaultOptions};
-use crate::provider::{EnvironmentProvider, FileProvider, NotConfigured, Provider};
+use crate::provider::{
+    BACKENDS, EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, Provider,
+};
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
+use crate::sync::Mutex;
 use crate::users::user_permission_cache;
 
 /// How long a new manager waits for the first read of the store.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Makes a provider, given the time to live of its answers and `max_stale`.
+type MakeProvider = Box<dyn FnOnce(&Ttl, Duration) -> Arc<dyn Provider>>;
+
 /// Builds a manager over a chain of providers.
 pub struct Builder {
-    providers: Vec<Arc<dyn Provider>>,
+    providers: Vec<MakeProvider>,
     ttl: Ttl,
     max_stale: Duration,
 }
@@ -33,7 +35,16 @@ impl Builder {
     /// Appends a provider to the chain.
     #[must_use]
     pub fn with_provider(mut self, provider: Arc<dyn Provider>) -> Self {
-        self.providers.push(provider);
+        self.providers.push(Box::new(|_, _| provider));
+        self
+    }
+
+    /// Appends a source that answers key by key.
+    #[must_use]
+    pub fn with_source(mut self, source: Arc<dyn KeyedSource>) -> Self {
+        self.providers.push(Box::new(|ttl, max_stale| {
+            Arc::new(KeyedProvider::new(source, ttl.clone(), max_stale))
+        }));
         self
     }
 
@@ -53,7 +64,7 @@ impl Builder {
         self
     }
 
-    /// How long the last value of a failing provider is served, if the provider caches no documents itself.
+    /// How long the last value of a failing source is served that answers key by key.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.max_stale = max_stale;
@@ -63,10 +74,13 @@ impl Builder {
     /// The manager. Reads the local providers, for a second at most.
     pub fn build(self) -> Arc<SecretsManager> {
         let ttl = Arc::new(self.ttl);
-        let cache = Arc::new(SecretCache::new(ttl.clone()));
+        let cache = TtlCache::new(CacheOptions {
+            default_ttl: ttl.default,
+            ..SECRETS
+        });
         let providers = self.providers.into_iter();
         let chain: Arc<[ChainEntry]> = providers
-            .map(|provider| ChainEntry::new(provider, ttl.clone()))
+            .map(|make| ChainEntry::new(make(&ttl, self.max_stale)))
             .collect();
         let caches = CacheRegistry::default();
         let manager = Arc::new_cyclic(|weak_self| {
@@ -84,7 +98,6 @@ impl Builder {
                 caches,
                 listeners: Listeners::default(),
                 changes: ChangeListeners::default(),
-                max_stale: self.max_stale,
                 current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
                 ttl,
                 publish_lock: Mutex::new(()),
@@ -119,7 +132,7 @@ impl SecretsManager {
     /// # Errors
     /// [`Error::Settings`](crate::error::Error::Settings).
     pub fn open() -> Result<Arc<Self>> {
-        Self::from_settings(&Settings::load(&Flags::default())?)
+        Self::from_settings(&Settings::load(&Flags::default(), BACKENDS)?)
     }
 
     /// The chain in these settings, with this process's environment.
@@ -145,11 +158,13 @@ impl SecretsManager {
     }
 
     fn builder_from(settings: &Settings, environment: EnvironmentProvider) -> Result<Builder> {
-        Ok(Self::builder()
+        let mut builder = Self::builder()
             .with_provider(Arc::new(environment))
-            .with_provider(Arc::new(FileProvider::new(file_options(settings))))
-            .with_provider(aws(settings)?)
-            .with_provider(vault(settings)?)
+            .with_provider(Arc::new(FileProvider::new(file_options(settings))));
+        for backend in BACKENDS {
+            builder = builder.with_provider(backend.provider(settings)?);
+        }
+        Ok(builder
             .ttl(
                 settings.ttl.default,
                 settings.ttl.missing,
@@ -164,11 +179,11 @@ impl SecretsManager {
     /// As for [`open`](Self::open); the next call tries again.
     pub fn global() -> Result<Arc<Self>> {
         static GLOBAL: Mutex<Option<Arc<SecretsManager>>> = Mutex::new(None);
-        let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+        let mut global = GLOBAL.lock();
         match &*global {
             Some(manager) => Ok(manager.clone()),
             None => {
-                let settings = Settings::load(&Flags::default())?;
+                let settings = Settings::load(&Flags::default(), BACKENDS)?;
                 let environment =
                     EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
                 let manager = Self::from_settings_with(&settings, environment)?;
@@ -194,34 +209,5 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
         encrypt: settings.encrypt,
         max_stale: settings.max_stale,
         lock_timeout: settings.timeout.total,
-    }
-}
-
-fn aws(settings: &Settings) -> Result<Arc<dyn Provider>> {
-    Ok(match AwsOptions::from_settings(settings) {
-        Some(options) => {
-            let backend = AwsBackend::new(options);
-            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
-        }
-        None => Arc::new(NotConfigured::new("aws", "aws_secret_name")),
-    })
-}
-
-fn vault(settings: &Settings) -> Result<Arc<dyn Provider>> {
-    Ok(match VaultOptions::from_settings(settings)? {
-        Some(options) => {
-            let backend = VaultBackend::new(options)?;
-            Arc::new(BackendProvider::new(backend, backend_options(settings))?)
-        }
-        None => Arc::new(NotConfigured::new("vault", "vault_url")),
-    })
-}
-
-/// The options of a backend provider from the settings.
-fn backend_options(settings: &Settings) -> BackendOptions {
-    BackendOptions {
-        ttl: settings.ttl.clone(),
-        max_stale: settings.max_stale,
-        timeout: settings.timeout.total,
     }
 }

@@ -1,59 +1,19 @@
 //! Reads through the chain: the first provider that has a key wins. A provider that fails is skipped, but its failure
 //! is the answer if no later provider has the key.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use super::secret_cache::{CachedVersion, ChainResult, Waiter, Waiters};
-use super::{ChainEntry, Event, Found, Lookup, SecretsManager, Snapshot, Version, provider_failed};
+use super::{Found, Lookup, SecretsManager, Snapshot, provider_failed};
 use crate::error::{Error, Result};
-use crate::provider::{AsOf, Cached, Done, ListingState};
-use crate::secret::SecretName;
+use crate::provider::{Done, ListingState, wait_for};
+use crate::secret::{SecretName, SecretValue};
+use crate::sync::Mutex;
 
 /// The callback of [`SecretsManager::find_async`].
 pub type LookupDone = Box<dyn FnOnce(Lookup) + Send>;
 /// The callback of [`SecretsManager::refresh_async`].
 pub type SnapshotDone = Box<dyn FnOnce(Arc<Snapshot>) + Send>;
-
-impl ChainResult {
-    fn lookup(&self) -> Lookup {
-        match self {
-            ChainResult::Found(cached) => {
-                Lookup::Fresh(cached.version.clone(), cached.expires_in())
-            }
-            ChainResult::Missing { .. } => Lookup::Missing,
-            ChainResult::Failed(error) => Lookup::Failed(error.duplicate()),
-        }
-    }
-}
-
-/// How far a read through the chain has come.
-struct ChainCursor {
-    /// The index of the next provider.
-    index: usize,
-    failure: Option<Error>,
-    /// When it was known that none of the providers before `index` has the key.
-    as_of: AsOf,
-}
-
-/// Where a read through the chain stopped.
-enum Step {
-    /// At its end. `true`: the answer may be cached.
-    End(ChainResult, bool),
-    /// At a provider that must be asked.
-    MustAsk,
-}
-
-impl ChainCursor {
-    fn new() -> Self {
-        Self {
-            index: 0,
-            failure: None,
-            as_of: AsOf::now(),
-        }
-    }
-}
 
 impl SecretsManager {
     /// A key's value, with where and when it was found. May wait for a provider, within the provider's timeouts.
@@ -63,22 +23,43 @@ impl SecretsManager {
     /// later one has it; [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] at once.
     pub fn find(&self, name: &SecretName) -> Result<Found> {
         self.refresh();
-        if let Some(result) = self.peek_fresh(name) {
-            return result.into_result(name);
+        let lookup = match self.look_up(name) {
+            Lookup::Stale(_) | Lookup::Unknown => {
+                let (sender, receiver) = mpsc::channel();
+                self.find_async(name, Box::new(move |lookup| drop(sender.send(lookup))));
+                receiver.recv().unwrap_or_else(|_| lost(name))
+            }
+            known => known,
+        };
+        match lookup {
+            Lookup::Fresh(version, valid_for) => Ok(Found {
+                expires_in: valid_for,
+                fetched_at: version.fetched_at(),
+                value: version.raw,
+                provider: version.provider,
+                changed_at: version.changed_at,
+            }),
+            Lookup::Failed(error) => Err(error),
+            Lookup::Missing | Lookup::Stale(_) | Lookup::Unknown => Err(Error::NotFound {
+                name: name.to_string(),
+            }),
         }
-        let (sender, receiver) = mpsc::channel();
-        let send = move |result: &ChainResult| drop(sender.send(result.clone()));
-        self.fetch(name, Box::new(send));
-        let result = receiver.recv().unwrap_or_else(|_| ChainResult::lost(name));
-        self.record_read(name, &result);
-        result.into_result(name)
     }
 
-    /// Reads a key in the background, within the providers' timeouts. Concurrent readers share one fetch. `done` gets
-    /// [`Lookup::Fresh`] with a value that may be served now, [`Lookup::Missing`] or [`Lookup::Failed`]. It runs on any
-    /// thread, without a lock held, after all change listeners.
+    /// Reads a key in the background, within the providers' timeouts. Concurrent readers share one call of a provider.
+    /// `done` gets [`Lookup::Fresh`] with a value that may be served now, [`Lookup::Missing`] or [`Lookup::Failed`]. It
+    /// runs on any thread, without a lock held, after all change listeners.
     pub fn find_async(&self, name: &SecretName, done: LookupDone) {
-        self.fetch(name, Box::new(move |result| done(result.lookup())));
+        let Some(manager) = self.weak_self.upgrade() else {
+            return;
+        };
+        let read = PendingRead {
+            manager,
+            name: name.clone(),
+            asked: 0,
+            done: Some(done),
+        };
+        read.advance();
     }
 
     /// Refreshes all providers in the background. `done` runs as for [`find_async`](Self::find_async); it gets the
@@ -94,39 +75,51 @@ impl SecretsManager {
         let last = Arc::new(CallOnDrop(Mutex::new(Some(publish))));
         for entry in self.chain.iter() {
             let last = last.clone();
-            entry.provider.refresh_async(Box::new(move || drop(last)));
+            entry.provider.ask(None, Box::new(move || drop(last)));
         }
     }
 
     /// Looks a key up in the current snapshot. The `secrets` cache counts it as a hit or a miss. The provider learns
     /// that the key was read, and then refreshes it before it expires.
     pub fn look_up(&self, name: &SecretName) -> Lookup {
-        let invalidations = self.cache.invalidations();
         let lookup = self.snapshot().find(name);
-        let is_hit = self.cache.record_lookup(name);
-        if let Lookup::Fresh(version, valid_for) = &lookup {
-            if !is_hit && !valid_for.is_zero() {
-                let cached = CachedVersion::new(version.clone());
-                self.cache
-                    .insert(name, ChainResult::Found(cached), invalidations);
-            }
-            self.record_provider_read(name, &version.provider);
+        let is_hit = self.cache.get(&cache_key(name)).is_some();
+        // A name that no provider has costs an entry only if a provider was asked for it.
+        if !matches!(lookup, Lookup::Missing) {
+            self.record_served(name, &lookup, is_hit);
         }
         lookup
     }
 
-    fn record_provider_read(&self, name: &SecretName, provider: &str) {
-        if let Some(entry) = self.chain.iter().find(|entry| &*entry.name == provider) {
+    fn record_served(&self, name: &SecretName, lookup: &Lookup, is_hit: bool) {
+        let (provider, valid_for) = match lookup {
+            Lookup::Fresh(version, valid_for) => (Some(&version.provider), *valid_for),
+            Lookup::Missing => (None, self.ttl.missing),
+            Lookup::Failed(_) | Lookup::Stale(_) | Lookup::Unknown => return,
+        };
+        if !is_hit && !valid_for.is_zero() {
+            self.cache.set_with_ttl(&cache_key(name), (), valid_for);
+        }
+        let mut chain = self.chain.iter();
+        if let Some(entry) = chain.find(|entry| Some(&entry.name) == provider) {
             entry.provider.record_read(name);
         }
     }
 
-    fn fetch(&self, name: &SecretName, waiter: Waiter) {
-        if let Some(waiters) = self.cache.join(name, waiter)
-            && let Some(fetch) = InFlightFetch::new(self, name, waiters)
-        {
-            fetch.resume(None);
+    /// The value of a key that is not a valid [`SecretName`], which a backend's document may have.
+    pub(super) fn get_invalid_name(&self, key: &str) -> Result<Option<SecretValue>> {
+        let mut failure = None;
+        for entry in self.chain.iter() {
+            wait_for(|done| entry.provider.ask(None, done));
+            match entry.provider.view().find_by_key(key, Instant::now()) {
+                Ok(None) => {}
+                Ok(Some(value)) => return Ok(Some(value.without_newline())),
+                Err(error) => {
+                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)));
+                }
+            }
         }
+        failure.map_or(Ok(None), Err)
     }
 
     /// All keys to list, once every provider has answered or failed. Waits, within the providers' timeouts.
@@ -134,10 +127,7 @@ impl SecretsManager {
     /// # Errors
     /// Besides the known names, [`Error::ProviderFailed`] if a provider's names are not known.
     pub fn list(&self) -> (Vec<(SecretName, Arc<str>)>, Result<()>) {
-        let (done, ended) = mpsc::channel();
-        self.refresh_async(Box::new(move |_| done.send(()).unwrap_or_default()));
-        // An error means that the callback was dropped.
-        let _ = ended.recv();
+        wait_for(|done| self.refresh_async(Box::new(|_| done())));
         let complete = match self.listing_state() {
             ListingState::Failed(error) => Err(error),
             ListingState::Complete | ListingState::Outdated | ListingState::Unknown => Ok(()),
@@ -164,93 +154,28 @@ impl SecretsManager {
     }
 
     pub(super) fn refresh_within(&self, timeout: Duration) {
-        self.chain
-            .iter()
-            .for_each(|entry| entry.provider.check_for_changes(timeout));
+        let stores = self.chain.iter().filter_map(|entry| entry.provider.store());
+        stores.for_each(|store| store.check_for_changes(timeout));
         self.publish();
     }
 
-    /// The answer from the cache, or else from what the providers have cached; `None` if a provider must be asked.
-    fn peek_fresh(&self, name: &SecretName) -> Option<ChainResult> {
-        let result = self.cache.get(name).or_else(|| {
-            let invalidations = self.cache.invalidations();
-            match self.advance(name, &mut ChainCursor::new(), None) {
-                Step::End(result, true) => Some(self.cache.insert(name, result, invalidations)),
-                Step::End(result, false) => Some(result),
-                Step::MustAsk => None,
+    /// Emits an event for each provider that a reader found failed or recovered. (A provider whose disk hangs cannot
+    /// report that itself.)
+    fn check_health(&self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        for (entry, source) in self.chain.iter().zip(snapshot.sources()) {
+            let failure = match source.view.listing_state(now) {
+                ListingState::Failed(error) => Some(error),
+                _ => None,
+            };
+            if failure.is_some() != entry.is_down()
+                && let Some(event) = entry.check_health(&source.view)
+            {
+                if let Some(error) = failure {
+                    tracing::warn!("the {} provider is skipped: {error}", entry.name);
+                }
+                self.emit(&[event]);
             }
-        })?;
-        self.record_read(name, &result);
-        Some(result)
-    }
-
-    /// Reports a read to the provider of the key, because the cache serves most reads.
-    fn record_read(&self, name: &SecretName, result: &ChainResult) {
-        if let ChainResult::Found(cached) = result {
-            self.record_provider_read(name, &cached.version.provider);
-        }
-    }
-
-    /// Continues a read: to the end of the chain, or to a provider that must be asked. `answer` is that of the provider
-    /// where the read stopped before.
-    fn advance(
-        &self,
-        name: &SecretName,
-        cursor: &mut ChainCursor,
-        mut answer: Option<Cached>,
-    ) -> Step {
-        while let Some(entry) = self.chain.get(cursor.index) {
-            match answer.take().unwrap_or_else(|| entry.provider.cached(name)) {
-                Cached::Value(provided) => {
-                    self.report_recovery(entry);
-                    let cached = CachedVersion::new(Version {
-                        raw: provided.value,
-                        provider: entry.name.clone(),
-                        changed_at: provided.changed_at,
-                        as_of: provided.as_of,
-                    });
-                    return Step::End(ChainResult::Found(cached), cursor.failure.is_none());
-                }
-                Cached::Absent { as_of } => {
-                    self.report_recovery(entry);
-                    cursor.as_of = cursor.as_of.and(as_of);
-                }
-                Cached::Unknown => return Step::MustAsk,
-                Cached::Failed(error) if error.ends_chain() => {
-                    return Step::End(ChainResult::Failed(error.into()), false);
-                }
-                Cached::Failed(error) => {
-                    self.report_failure(entry, &error);
-                    cursor
-                        .failure
-                        .get_or_insert_with(|| provider_failed(&entry.name, name.as_str(), &error));
-                }
-            }
-            cursor.index += 1;
-        }
-        match cursor.failure.take() {
-            Some(error) => Step::End(ChainResult::Failed(error.into()), false),
-            None => Step::End(
-                ChainResult::Missing {
-                    as_of: cursor.as_of,
-                },
-                true,
-            ),
-        }
-    }
-
-    fn report_failure(&self, entry: &ChainEntry, error: &Error) {
-        if !entry.is_down.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the {} provider is skipped: {error}", entry.name);
-            self.emit(&[Event::new("provider_down", None, Some(&entry.name))]);
-        }
-    }
-
-    fn report_recovery(&self, entry: &ChainEntry) {
-        if entry.is_down.load(Ordering::Relaxed)
-            && let Some(event) = entry.check_health()
-        {
-            self.emit(&[event]);
         }
     }
 }
@@ -260,78 +185,62 @@ struct CallOnDrop(Mutex<Option<Done>>);
 
 impl Drop for CallOnDrop {
     fn drop(&mut self) {
-        if let Some(done) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(done) = self.0.get_mut().take() {
             done();
         }
     }
 }
 
-/// A running fetch. Dropping it answers its waiters, so that a lost fetch leaves none of them waiting.
-struct InFlightFetch {
+/// A read that waits for providers. Dropping it answers it, so that one whose provider is lost does not wait for ever.
+struct PendingRead {
     manager: Arc<SecretsManager>,
     name: SecretName,
-    waiters: Arc<Waiters>,
-    cursor: ChainCursor,
-    result: Option<(ChainResult, bool)>,
+    /// How many providers it has asked.
+    asked: usize,
+    done: Option<LookupDone>,
 }
 
-impl InFlightFetch {
-    /// `None` if the manager is being dropped.
-    fn new(manager: &SecretsManager, name: &SecretName, waiters: Arc<Waiters>) -> Option<Self> {
-        // Another fetch may have ended between the caller's look-up and this fetch.
-        let cached = manager.cache.get(name);
-        Some(Self {
-            manager: manager.weak_self.upgrade()?,
-            name: name.clone(),
-            waiters,
-            cursor: ChainCursor::new(),
-            result: cached.map(|result| (result, false)),
-        })
-    }
-
-    /// Continues to the end of the chain, or to a provider whose callback resumes this. A provider that can only be
-    /// asked by waiting gets a thread for it.
-    fn resume(mut self, answer: Option<Cached>) {
-        if self.result.is_some() {
-            return;
-        }
-        let (name, chain) = (self.name.clone(), self.manager.chain.clone());
-        let max_stale = self.manager.max_stale;
-        let cursor = &mut self.cursor;
-        if let Step::End(result, is_cacheable) = self.manager.advance(&name, cursor, answer) {
-            self.result = Some((result, is_cacheable));
-            return;
-        }
-        let index = cursor.index;
-        let Some(entry) = chain.get(index) else {
-            return;
-        };
-        let resume = move |answer| self.resume(Some(answer));
-        let Err(resume) = entry.provider.get_async(&name, Box::new(resume)) else {
-            return;
-        };
-        let ask = move || {
-            if let Some(entry) = chain.get(index) {
-                resume(entry.get(&name, max_stale));
-            }
-        };
-        // If the thread cannot be started, the closure is dropped, and the fetch with it.
-        let thread = std::thread::Builder::new().name("fetch".to_owned());
-        if let Err(error) = thread.spawn(ask) {
-            tracing::warn!("cannot start a thread that fetches a secret: {error}");
-        }
-    }
-}
-
-impl Drop for InFlightFetch {
-    fn drop(&mut self) {
-        let (result, is_cacheable) = self
-            .result
-            .take()
-            .unwrap_or_else(|| (ChainResult::lost(&self.name), false));
-        // Change listeners run before the waiters.
+impl PendingRead {
+    /// Reads the snapshot again, and either asks the next provider, which resumes this, or answers.
+    fn advance(mut self) {
+        // Change listeners run before the answer.
         self.manager.publish();
-        let cache = &self.manager.cache;
-        cache.complete(&self.name, &self.waiters, result, is_cacheable);
+        let snapshot = self.manager.snapshot();
+        let (lookup, must_ask) = snapshot.walk(&self.name, self.asked);
+        let chain = self.manager.chain.clone();
+        match must_ask.and_then(|index| Some((index, chain.get(index)?))) {
+            Some((index, entry)) => {
+                let name = self.name.clone();
+                self.asked = index + 1;
+                let resume = Box::new(move || self.advance());
+                entry.provider.ask(Some(&name), resume);
+            }
+            None => {
+                self.manager.check_health(&snapshot);
+                self.manager.record_served(&self.name, &lookup, false);
+                if let Some(done) = self.done.take() {
+                    done(lookup);
+                }
+            }
+        }
     }
+}
+
+impl Drop for PendingRead {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            done(lost(&self.name));
+        }
+    }
+}
+
+/// The answer of a read whose provider never answered.
+fn lost(name: &SecretName) -> Lookup {
+    let error = std::io::Error::other("the provider ended unexpectedly");
+    Lookup::Failed(Error::io(format!("asking for {name}"), error))
+}
+
+/// The key of a secret in the cache `secrets`.
+pub(super) fn cache_key(name: &SecretName) -> String {
+    format!("secret:{name}")
 }

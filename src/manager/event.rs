@@ -1,11 +1,12 @@
 //! Events about secrets. They contain names, never values.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::provider::rfc3339;
+use crate::sync::RwLock;
 
 /// One event, as in a line of the file `events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,7 +44,7 @@ pub(super) struct Listeners(RwLock<Vec<Arc<Listener>>>);
 
 impl Listeners {
     pub(super) fn add(&self, listener: Listener) {
-        let mut all = self.0.write().unwrap_or_else(|e| e.into_inner());
+        let mut all = self.0.write();
         all.push(Arc::new(listener));
     }
 
@@ -51,7 +52,7 @@ impl Listeners {
         if events.is_empty() {
             return;
         }
-        let all = self.0.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let all = self.0.read().clone();
         for event in events {
             all.iter().for_each(|listener| listener(event));
         }

@@ -1,28 +1,26 @@
-//! The chain of providers behind one cache: the first provider that has a key wins, concurrent readers share one fetch,
-//! and writes go to the provider that has a store. Knows no mount.
+//! The chain of providers: the first one that has a key wins, and writes go to the one that has a store. Knows no mount.
 
 mod builder;
 mod chain;
 mod chain_entry;
 mod event;
 mod publish;
-mod secret_cache;
 mod snapshot;
 mod writes;
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 use crate::users::user_permission_cache;
 use chain_entry::{ChainEntry, provider_failed};
 use event::Listeners;
 use publish::ChangeListeners;
-use secret_cache::SecretCache;
 
 pub use builder::Builder;
 pub use chain::{LookupDone, SnapshotDone};
@@ -46,32 +44,24 @@ pub struct SecretsManager {
     /// For callbacks and threads in the background.
     weak_self: Weak<SecretsManager>,
     chain: Arc<[ChainEntry]>,
-    cache: Arc<SecretCache>,
+    /// The keys that were read, for as long as their answers are fresh. The answers are in the snapshot.
+    cache: TtlCache<()>,
     caches: CacheRegistry,
     listeners: Listeners,
     changes: ChangeListeners,
-    max_stale: Duration,
     ttl: Arc<Ttl>,
     /// A leaf lock, held for the clone of the `Arc` or its replacement.
     current: Mutex<Arc<Snapshot>>,
-    /// Held from taking the providers' updates until the old values have left the cache and the listeners have run. A
-    /// second reader finds no update, and could otherwise still get the old value.
+    /// Held from taking the providers' updates until the listeners have run. A second reader finds no update, and could
+    /// otherwise still get the old value.
     publish_lock: Mutex<()>,
 }
 
 /// The cache `secrets` in the registry: invalidating it also expires what the providers have cached.
 struct SecretCacheHandle {
     manager: Weak<SecretsManager>,
-    cache: Arc<SecretCache>,
+    cache: TtlCache<()>,
     chain: Arc<[ChainEntry]>,
-}
-
-impl SecretCacheHandle {
-    fn notify(&self) {
-        if let Some(manager) = self.manager.upgrade() {
-            manager.publish_invalidated();
-        }
-    }
 }
 
 impl NamedCache for SecretCacheHandle {
@@ -80,10 +70,7 @@ impl NamedCache for SecretCacheHandle {
     }
 
     fn clear(&self) -> usize {
-        self.chain.iter().for_each(|entry| entry.expire(""));
-        let dropped = self.cache.clear();
-        self.notify();
-        dropped
+        self.invalidate_prefix("secret:")
     }
 
     fn invalidate_prefix(&self, prefix: &str) -> usize {
@@ -92,9 +79,13 @@ impl NamedCache for SecretCacheHandle {
             None if "secret:".starts_with(prefix) => "",
             None => return 0,
         };
-        self.chain.iter().for_each(|entry| entry.expire(names));
+        self.chain
+            .iter()
+            .for_each(|entry| entry.provider.expire(names));
         let dropped = self.cache.invalidate_prefix(prefix);
-        self.notify();
+        if let Some(manager) = self.manager.upgrade() {
+            manager.publish_invalidated();
+        }
         dropped
     }
 }
@@ -119,7 +110,8 @@ impl SecretsManager {
     /// backend's document may have `a/b`. The values of such keys are not cached.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no provider has it; [`Error::InvalidName`]; else why a provider failed.
+    /// [`Error::NotFound`](crate::error::Error::NotFound) if no provider has it;
+    /// [`Error::InvalidName`](crate::error::Error::InvalidName); else why a provider failed.
     pub fn get(&self, key: &str) -> Result<SecretValue> {
         match SecretName::new(key) {
             Ok(name) => Ok(self.find(&name)?.value.without_newline()),
@@ -127,25 +119,11 @@ impl SecretsManager {
         }
     }
 
-    fn get_invalid_name(&self, key: &str) -> Result<Option<SecretValue>> {
-        let mut failure = None;
-        for entry in self.chain.iter() {
-            match entry.provider.get_by_key(key) {
-                Ok(None) | Err(Error::InvalidName { .. }) => {}
-                Ok(Some(value)) => return Ok(Some(value.without_newline())),
-                Err(error) => {
-                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)))
-                }
-            }
-        }
-        failure.map_or(Ok(None), Err)
-    }
-
     /// A key's value, or `default` if no provider has the key.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), but never [`Error::NotFound`]. If a provider fails, the result is an error, not
-    /// `default`.
+    /// As for [`get`](Self::get), but never [`Error::NotFound`](crate::error::Error::NotFound). If a provider fails, the
+    /// result is an error, not `default`.
     pub fn get_or(&self, key: &str, default: &str) -> Result<SecretValue> {
         Ok(self
             .get_optional(key)?
@@ -260,6 +238,6 @@ impl SecretsManager {
     }
 
     fn current(&self) -> MutexGuard<'_, Arc<Snapshot>> {
-        self.current.lock().unwrap_or_else(|e| e.into_inner())
+        self.current.lock()
     }
 }

@@ -1,14 +1,15 @@
 //! Publishes a new snapshot when a provider has an update. The change listeners run before any waiter gets an answer.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::chain::cache_key;
 use super::snapshot::{Snapshot, Source};
 use super::{Event, SecretsManager};
-use crate::cache::NamedCache;
-use crate::provider::{ChangeKind, Changes, ListingState, to_bytes};
+use crate::provider::{ChangeKind, KeyChange, ListingState, ProviderUpdate, SecretStore, to_bytes};
 use crate::secret::SecretName;
+use crate::sync::RwLock;
 
 /// The difference between a new snapshot and the one before it.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub(super) struct ChangeListeners(RwLock<Vec<ChangeListener>>);
 
 impl ChangeListeners {
     fn notify(&self, changes: &ChangeSet) {
-        let all = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let all = self.0.read();
         all.iter().for_each(|listener| listener(changes));
     }
 }
@@ -61,12 +62,12 @@ impl SecretsManager {
     /// once the listener has run for its write, or after a second.
     pub fn on_change(&self, listener: ChangeListener) {
         let add = |listener| {
-            let mut all = self.changes.0.write().unwrap_or_else(|e| e.into_inner());
+            let mut all = self.changes.0.write();
             all.push(listener);
         };
         add(listener);
-        let chain = self.chain.iter();
-        chain.for_each(|entry| entry.provider.join_watchers());
+        let stores = self.chain.iter().filter_map(|entry| entry.provider.store());
+        stores.for_each(SecretStore::join_watchers);
     }
 
     /// Publishes a new snapshot if a provider has an update. When it returns, the listeners have run for every update
@@ -84,43 +85,35 @@ impl SecretsManager {
         let (old, events) = {
             // Held until the listeners have run: a second caller finds no update, and would answer its waiters too
             // early.
-            let _turn = self.publish_lock.lock().unwrap_or_else(|e| e.into_inner());
+            let _turn = self.publish_lock.lock();
             let before = self.snapshot();
             let mut sources = Vec::with_capacity(self.chain.len());
             let mut events = Vec::new();
             let mut keys = Vec::new();
             let (mut differs, mut any) = (before.sources().len() != self.chain.len(), invalidated);
-            let (mut stale, mut all_stale) = (Vec::new(), false);
+            let mut all_stale = false;
             for (index, entry) in self.chain.iter().enumerate() {
-                let (view, changes, own_writes) = entry.take_update();
-                let changed = |kind: ChangeKind, name: &SecretName, own| Changed {
-                    name: name.clone(),
-                    kind,
+                let ProviderUpdate { view, changes } = entry.provider.take_update();
+                let changed = |change: KeyChange, own| Changed {
+                    name: change.name,
+                    kind: change.kind,
                     provider: entry.name.clone(),
                     own,
                 };
-                for change in own_writes {
-                    keys.push(changed(change.kind, &change.name, true));
-                    stale.push(change.name);
+                keys.extend(changes.own.into_iter().map(|change| changed(change, true)));
+                for change in changes.keys {
+                    let key = Some(change.name.as_str());
+                    events.push(Event::new(change.kind.event(), key, Some(&entry.name)));
+                    keys.push(changed(change, false));
                 }
-                match changes {
-                    Changes::None => {}
-                    Changes::Keys(names) => {
-                        any |= names.is_empty();
-                        for change in names {
-                            keys.push(changed(change.kind, &change.name, false));
-                            let key = Some(change.name.as_str());
-                            events.push(Event::new(change.kind.event(), key, Some(&entry.name)));
-                            stale.push(change.name);
-                        }
-                        events.extend(entry.check_health());
-                    }
-                    Changes::All => {
-                        (any, all_stale) = (true, true);
-                        events.push(Event::new("invalidated", None, Some(&entry.name)));
-                        events.extend(entry.check_health());
-                    }
+                if changes.any {
+                    events.push(Event::new("invalidated", None, Some(&entry.name)));
                 }
+                if changes.any || changes.health {
+                    events.extend(entry.check_health(&view));
+                }
+                any |= changes.any || changes.health;
+                all_stale |= changes.any;
                 if let Some(source) = before.sources().get(index)
                     && !std::ptr::addr_eq(Arc::as_ptr(&source.view), Arc::as_ptr(&view))
                 {
@@ -138,19 +131,21 @@ impl SecretsManager {
             if !is_visible && !differs {
                 return;
             }
+            let stale: Vec<SecretName> = keys.iter().map(|key| key.name.clone()).collect();
             for (source, entry) in sources.iter_mut().zip(self.chain.iter()) {
-                if let Some(view) = entry.mark_stale(&stale) {
+                if let Some(view) = entry.provider.expire_names(&stale) {
                     source.view = view;
                 }
             }
             let generation = before.generation() + u64::from(is_visible);
             let snapshot = Arc::new(Snapshot::new(generation, sources, self.ttl.clone()));
             let old = std::mem::replace(&mut *self.current(), snapshot.clone());
-            // After the replacement, so that anything cached from now on comes from the new snapshot.
             if all_stale {
                 self.cache.clear();
             }
-            stale.iter().for_each(|name| self.cache.invalidate(name));
+            for name in &stale {
+                self.cache.delete(&cache_key(name));
+            }
             if is_visible {
                 let changes = ChangeSet {
                     snapshot,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::provider_failed;
 use crate::error::Error;
-use crate::provider::{AsOf, ListingState, ProviderReport, View, ViewLookup};
+use crate::provider::{ListingState, ProviderReport, View, ViewLookup, no_answer};
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 
@@ -36,14 +36,14 @@ pub struct Version {
     pub provider: Arc<str>,
     /// When the value last changed, as far as the provider can tell.
     pub changed_at: SystemTime,
-    pub(super) as_of: AsOf,
+    as_of: Instant,
 }
 
 impl Version {
     /// When the provider was asked.
     pub fn fetched_at(&self) -> SystemTime {
         let now = SystemTime::now();
-        now.checked_sub(self.as_of.at.elapsed()).unwrap_or(now)
+        now.checked_sub(self.as_of.elapsed()).unwrap_or(now)
     }
 
     /// The secret's value: without the newline that ends a single line.
@@ -117,64 +117,77 @@ impl Snapshot {
 
     /// Looks a key up: the first provider that has it wins, and one that fails is skipped.
     pub fn find(&self, name: &SecretName) -> Lookup {
+        self.walk(name, 0).0
+    }
+
+    /// The same for a reader that has asked the first `asked` providers: their answers count as they are. The second
+    /// value is the index of the first provider that must be asked before the answer can be [`Lookup::Fresh`],
+    /// [`Lookup::Missing`] or [`Lookup::Failed`].
+    pub(super) fn walk(&self, name: &SecretName, asked: usize) -> (Lookup, Option<usize>) {
         let now = Instant::now();
         let mut failure: Option<Error> = None;
         let mut skip_for = Duration::MAX;
-        let (mut must_ask_if_missing, mut must_ask) = (false, false);
-        for source in &self.sources {
-            match source.view.find(name, now) {
+        let (mut must_ask, mut must_ask_if_missing) = (None, None);
+        for (index, source) in self.sources.iter().enumerate() {
+            let is_asked = index < asked;
+            let first = |must_ask: Option<usize>| must_ask.or(Some(index));
+            let settled = |time: Option<Duration>| time.or(is_asked.then_some(Duration::ZERO));
+            let failed = match source.view.find(name, now) {
                 ViewLookup::Value {
                     provided,
                     valid_for,
                 } => {
-                    let ttl = *self.ttl.keys.get(name).unwrap_or(&self.ttl.default);
-                    let age = now.saturating_duration_since(provided.as_of.at);
+                    let ttl = self.ttl.of(name);
+                    let age = now.saturating_duration_since(provided.as_of);
                     let version = Version {
                         raw: provided.value,
                         provider: source.name.clone(),
                         changed_at: provided.changed_at,
                         as_of: provided.as_of,
                     };
-                    return match valid_for {
-                        Some(valid_for) if !must_ask => {
+                    return match settled(valid_for) {
+                        Some(valid_for) if must_ask.is_none() => {
                             // A value found after a failed provider is served only once.
                             let valid_for = match failure {
                                 Some(_) => Duration::ZERO,
                                 None => valid_for.min(skip_for).min(ttl.saturating_sub(age)),
                             };
-                            Lookup::Fresh(version, valid_for)
+                            (Lookup::Fresh(version, valid_for), None)
                         }
-                        _ => Lookup::Stale(version),
+                        _ => (Lookup::Stale(version), first(must_ask)),
                     };
                 }
                 ViewLookup::Absent {
                     is_fresh,
                     skip_for: skip,
                 } => {
-                    must_ask_if_missing |= !is_fresh;
-                    match skip {
-                        Some(skip) => skip_for = skip_for.min(skip),
-                        None => must_ask = true,
+                    if !is_fresh && !is_asked {
+                        must_ask_if_missing = first(must_ask_if_missing);
                     }
+                    match settled(skip) {
+                        Some(skip) => skip_for = skip_for.min(skip),
+                        None => must_ask = first(must_ask),
+                    }
+                    continue;
                 }
-                ViewLookup::Unknown => return Lookup::Unknown,
-                ViewLookup::Failed(error) if error.ends_chain() => {
-                    return match must_ask {
-                        true => Lookup::Unknown,
-                        false => Lookup::Failed(error),
-                    };
+                ViewLookup::Failed { must_ask: true, .. } | ViewLookup::Unknown if !is_asked => {
+                    return (Lookup::Unknown, first(must_ask));
                 }
-                ViewLookup::Failed(error) => {
-                    failure.get_or_insert_with(|| {
-                        provider_failed(&source.name, name.as_str(), &error)
-                    });
-                }
+                ViewLookup::Failed { error, .. } => error,
+                ViewLookup::Unknown => no_answer(&source.name),
+            };
+            if failed.ends_chain() {
+                return match must_ask {
+                    Some(_) => (Lookup::Unknown, must_ask),
+                    None => (Lookup::Failed(failed), None),
+                };
             }
+            failure.get_or_insert_with(|| provider_failed(&source.name, name.as_str(), &failed));
         }
-        match failure {
-            _ if must_ask || must_ask_if_missing => Lookup::Unknown,
-            Some(error) => Lookup::Failed(error),
-            None => Lookup::Missing,
+        match (must_ask.or(must_ask_if_missing), failure) {
+            (Some(index), _) => (Lookup::Unknown, Some(index)),
+            (None, Some(error)) => (Lookup::Failed(error), None),
+            (None, None) => (Lookup::Missing, None),
         }
     }
 

@@ -122,7 +122,7 @@ impl SecretsManager {
     /// Whether the store has this key.
     pub fn is_in_store(&self, name: &SecretName) -> bool {
         self.store()
-            .is_ok_and(|(_, entry, _)| entry.provider.has(name))
+            .is_ok_and(|(_, entry, _)| entry.provider.view().has(name))
     }
 
     /// The store's value of a key, whatever other providers have; never waits for a backend.
@@ -154,7 +154,7 @@ impl SecretsManager {
 
     fn outcome(&self, store_index: usize, name: &SecretName, kind: ChangeKind) -> Outcome {
         let mut before = self.chain[..store_index].iter();
-        let shadowing = before.find(|entry| entry.provider.has(name));
+        let shadowing = before.find(|entry| entry.provider.view().has(name));
         Outcome {
             name: name.clone(),
             kind,
@@ -195,7 +195,11 @@ impl SecretsManager {
         let Ok(secret) = SecretName::new(name) else {
             return error;
         };
-        match self.chain.iter().find(|entry| entry.provider.has(&secret)) {
+        match self
+            .chain
+            .iter()
+            .find(|entry| entry.provider.view().has(&secret))
+        {
             Some(entry) => Error::ReadOnlyProvider {
                 name: name.clone(),
                 provider: entry.name.to_string(),

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
@@ -24,6 +23,7 @@ use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
+use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
 
 /// How often the server beats: several times within the shortest `timeout.server`, one second.
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -168,7 +168,7 @@ fn assemble(
         info.upgrade.clone_from(&state.upgrade);
     });
     let threads = |e| Error::io("threads", e);
-    let fs = Fs::new(tree.clone(), Some(heartbeat.clone())).map_err(threads)?;
+    let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
     let session = attach_session(fs, state, shared, &heartbeat)?;
     if std::env::var_os(NO_RESEND).is_some() {
@@ -285,8 +285,7 @@ fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
             let _ = manager.find(name);
         }
     };
-    let thread = std::thread::Builder::new().name("warm-up".into());
-    thread.spawn(warm).ok()
+    sync::spawn("warm-up", LARGE_STACK, warm).ok()
 }
 
 /// The server's link to its keeper: heartbeat, messages and signals, and another keeper when this one ends.
@@ -305,16 +304,14 @@ struct KeeperLink {
 impl KeeperLink {
     /// Starts the thread, which first reports that the server answers.
     fn start_thread(mut self) -> Result<()> {
-        let thread = std::thread::Builder::new()
-            .name("keeper-link".into())
-            .stack_size(256 * 1024);
-        let spawned = thread.spawn(move || {
+        let run = move || {
             // A keeper that has ended shows in the first `poll_once`.
             let _ = self.channel.send(&ToKeeper::Ready);
             loop {
                 self.poll_once();
             }
-        });
+        };
+        let spawned = sync::spawn("keeper-link", SMALL_STACK, run);
         spawned.map(drop).map_err(|e| Error::io("threads", e))
     }
 

@@ -13,6 +13,7 @@ use super::poll::is_ready;
 use crate::error::{Error, Result};
 use crate::process;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::sync::{self, SMALL_STACK};
 
 /// Signals that the kernel sends a process for a fault of its own.
 const FAULTS: [i32; 7] = [
@@ -191,9 +192,9 @@ impl ServerProcess {
     /// Keeps the process from staying a zombie.
     fn reap_in_background(&self) {
         let pid = self.pid;
-        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        let wait = move || rustix::process::waitpid(Some(pid), WaitOptions::empty());
         // Without a thread, the zombie stays for as long as the keeper lives.
-        let _ = thread.spawn(move || rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+        let _ = sync::spawn("reap", SMALL_STACK, wait);
     }
 
     /// Waits until the process has ended, apart from threads that the kernel holds; returns whether it has.

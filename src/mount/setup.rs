@@ -8,26 +8,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::error::{Error, Result};
+use crate::provider::path_variables;
 
 /// The name of both processes in `/proc`: the program's name, cut at the kernel's 15 bytes.
 pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
-
-/// Variables that contain paths. A path may be relative to the folder that the daemon was started in, which it leaves.
-const PATH_VARIABLES: [&str; 13] = [
-    "VAULT_TOKEN_FILE",
-    "VAULT_CACERT",
-    "VAULT_CAPATH",
-    "VAULT_CLIENT_CERT",
-    "VAULT_CLIENT_KEY",
-    "SIMPLETUNER_STATE_DIR",
-    "SIMPLETUNER_CONFIG_DIR",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_CA_BUNDLE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "SSL_CERT_FILE",
-];
 
 /// Detaches a daemon from its caller: it closes the caller's descriptors (locks, pipes, files being written), which it
 /// would otherwise hold for as long as it lives, and changes to `/`. It also raises the file size limit, and ignores the
@@ -37,7 +21,8 @@ const PATH_VARIABLES: [&str; 13] = [
 /// The process cannot change to `/`.
 pub fn leave_caller() -> Result<()> {
     close_inherited();
-    for name in PATH_VARIABLES {
+    // A path may be relative to the folder that the daemon was started in, which it leaves.
+    for name in path_variables().into_iter().chain(["SSL_CERT_FILE"]) {
         let path = std::env::var_os(name).filter(|path| !path.is_empty());
         let is_relative = |path: &std::ffi::OsString| {
             Path::new(path).is_relative() && !path.as_encoded_bytes().starts_with(b"~")

@@ -14,6 +14,7 @@ use super::state::{MountState, resolve, state};
 use super::unmount::detach;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
+use crate::sync::{self, SMALL_STACK};
 
 /// What the daemon writes once it serves. Anything else is the reason why it does not.
 pub(super) const READY: &str = "ready\n";
@@ -85,11 +86,13 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         return Err(Error::Settings("the daemon has no standard output".into()));
     };
     let (sender, receiver) = channel();
-    std::thread::spawn(move || {
+    let read = move || {
         let mut report = String::new();
         let _ = output.read_to_string(&mut report);
         drop(sender.send(report));
-    });
+    };
+    // Without a thread, there is no sender, and the daemon counts as one that does not answer.
+    let _ = sync::spawn("start-report", SMALL_STACK, read);
     let report = receiver.recv_timeout(START_TIMEOUT).map_err(|_| {
         give_up(&mut child, &mount_point);
         Error::io(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::without_links;
+use crate::sync::{self, SMALL_STACK};
 
 /// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
 pub(super) const SOURCE: &str = "simpletuner-live";
@@ -84,11 +85,13 @@ pub(super) fn resolve(dir: &Path) -> PathBuf {
 fn read_status(dir: &Path, me: u32) -> MountState {
     let (sender, receiver) = channel();
     let root = dir.to_owned();
-    std::thread::spawn(move || {
+    let ask = move || {
         let answer = fs::metadata(&root)
             .and_then(|metadata| Ok((metadata.uid(), fs::read(root.join("status"))?)));
         drop(sender.send(answer));
-    });
+    };
+    // Without a thread, there is no sender, and the daemon counts as one that hangs.
+    let _ = sync::spawn("status", SMALL_STACK, ask);
     match receiver.recv_timeout(STATUS_TIMEOUT) {
         Ok(Ok((uid, _))) if uid != me => MountState::OfAnother { uid },
         Ok(Ok((_, bytes))) => {

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::process;
 use crate::process::mountinfo::{self, Mount};
+use crate::sync::{self, LARGE_STACK};
 
 /// How long the search may take. What it has found by then is reported.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -93,7 +94,8 @@ fn search(mount: &Mount, with_processes: bool) -> Vec<Use> {
         found: sender,
         known_mounts: BTreeSet::from([mount.id]),
     };
-    std::thread::spawn(move || search.run(with_processes));
+    // Without a thread, nothing is found.
+    let _ = sync::spawn("usage", LARGE_STACK, move || search.run(with_processes));
     let until = Instant::now() + SEARCH_TIMEOUT;
     let mut uses = Vec::new();
     while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {

@@ -2,18 +2,19 @@
 //! of its threads works on, and which requests it has not answered yet. The keeper and the next server read it, also
 //! after the server was killed. All `unsafe` about it is here.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::MmapRaw;
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use crate::error::{Error, Result};
 
 /// The size of the page, in slots of eight bytes.
 const SLOTS: usize = 16 * 1024;
+const SIZE: usize = SLOTS * size_of::<AtomicU64>();
 /// The slots with the numbers of unanswered requests; 0: free.
 const UNANSWERED: std::ops::Range<usize> = 1024..9216;
 /// Pairs of slots: a request's number, and how many servers crashed while they worked on it.
@@ -45,36 +46,38 @@ impl Slot {
     const OF_REQUESTS: [Slot; 4] = [Slot::Reading, Slot::Closing, Slot::Committing, Slot::Saving];
 }
 
-/// The page, mapped into this process.
-#[derive(Clone)]
-pub(crate) struct HeartbeatPage(Arc<MmapRaw>);
+/// The page, mapped into this process until it ends: threads may outlive their mount.
+#[derive(Clone, Copy)]
+pub(crate) struct HeartbeatPage(&'static [AtomicU64; SLOTS]);
 
 impl HeartbeatPage {
     /// A new page, and the memfd that holds it.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
-        let failed = |e: rustix::io::Errno| Error::io("the heartbeat page", e);
+        let failed = |e: Errno| Error::io("the heartbeat page", e);
         let file = rustix::fs::memfd_create("simpletuner-live heartbeat", MemfdFlags::CLOEXEC)
             .map_err(failed)?;
-        rustix::fs::ftruncate(&file, (SLOTS * 8) as u64).map_err(failed)?;
+        rustix::fs::ftruncate(&file, SIZE as u64).map_err(failed)?;
         Ok((Self::map(&file)?, file))
     }
 
     /// Maps the page that another process has made.
     pub(crate) fn map(file: &OwnedFd) -> Result<Self> {
-        let failed = |e: std::io::Error| Error::io("the heartbeat page", e);
-        let file = File::from(file.try_clone().map_err(failed)?);
-        let page = MmapRaw::map_raw(&file).map_err(failed)?;
-        if page.len() < SLOTS * 8 {
-            return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+        let failed = |e: Errno| Error::io("the heartbeat page", e);
+        if rustix::fs::fstat(file).map_err(failed)?.st_size < SIZE as i64 {
+            return Err(failed(Errno::NODATA));
         }
-        Ok(Self(Arc::new(page)))
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the mapping is new, as large as the array, begins at a page boundary, and is never unmapped. Every process
+        // that has it uses it only as atomics.
+        let page = unsafe {
+            mmap(null_mut(), SIZE, access, MapFlags::SHARED, file, 0)
+                .map(|start| &*start.cast::<[AtomicU64; SLOTS]>())
+        };
+        page.map(Self).map_err(failed)
     }
 
     fn slot(&self, index: usize) -> &AtomicU64 {
-        assert!(index < SLOTS);
-        // SAFETY: the slot is within the mapping and aligned (a mapping begins at a page boundary), and every process
-        // that has the mapping uses it only as atomics.
-        unsafe { AtomicU64::from_ptr(self.0.as_mut_ptr().cast::<u64>().add(index)) }
+        &self.0[index]
     }
 
     pub(crate) fn get(&self, slot: Slot) -> u64 {
@@ -94,7 +97,7 @@ impl HeartbeatPage {
     /// Records that a thread works on this request, until the returned guard is dropped.
     pub(crate) fn working_on(&self, slot: Slot, request: u64) -> WorkingOn {
         self.set(slot, request);
-        WorkingOn(self.clone(), slot)
+        WorkingOn(*self, slot)
     }
 
     /// Records that the request was read and will be answered later. Where the table is full, nothing is recorded.

@@ -18,8 +18,12 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::backend::{Backend, BackendDocument, FetchError, Fetched, Fetching, Retry};
-use crate::settings::Settings;
+use super::BackendKind;
+use super::backend::{
+    Backend, BackendDocument, BackendProvider, FetchError, Fetched, Fetching, Retry,
+};
+use crate::error::Result;
+use crate::settings::{BackendSettings, Reader, Settings, as_options, setting, settings_table};
 
 /// Which secret to read, and where.
 #[derive(Clone, Debug)]
@@ -32,14 +36,57 @@ pub struct AwsOptions {
     pub connect_timeout: Duration,
 }
 
+settings_table! {
+    /// The settings for AWS.
+    struct AwsSettings {
+        /// The name or ARN of the secret in AWS Secrets Manager, a flat JSON object of keys and values
+        secret_name: Option<String> = setting("aws_secret_name").or_variables(&["SIMPLETUNER_AWS_SECRET_NAME"]),
+        /// The region; unless it is set, the SDK finds it (the profile, the instance)
+        region: Option<String> = setting("aws_region").else_variables(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
+    }
+}
+
+pub(super) const KIND: BackendKind = BackendKind {
+    name: "aws",
+    settings: BackendSettings {
+        title: "AWS Secrets Manager",
+        switch: "aws_secret_name",
+        read: |reader, settings| Ok(as_options(AwsOptions::read(reader, settings)?)),
+    },
+    // What aws-config reads (its `environment/credentials.rs` and `ecs.rs`).
+    credentials: &[
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    ],
+    paths: &[
+        "AWS_CONFIG_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_CA_BUNDLE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ],
+    open: |settings, options| {
+        let backend = settings.backend().cloned().map(AwsBackend::new);
+        backend
+            .map(|backend| BackendProvider::new(backend, options))
+            .transpose()
+    },
+};
+
 impl AwsOptions {
-    /// The options from the settings; `None` if `aws_secret_name` is not set.
-    pub fn from_settings(settings: &Settings) -> Option<Self> {
-        Some(Self {
-            secret_name: settings.aws_secret_name.clone()?,
-            region: settings.aws_region.clone(),
+    fn read(reader: &Reader<'_>, settings: &Settings) -> Result<Option<Self>> {
+        let AwsSettings {
+            secret_name,
+            region,
+        } = AwsSettings::read(reader)?;
+        Ok(secret_name.map(|secret_name| Self {
+            secret_name,
+            region,
             connect_timeout: settings.timeout.connect,
-        })
+        }))
     }
 }
 

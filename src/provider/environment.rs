@@ -5,25 +5,9 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{
-    Cached, ListingState, Provided, Provider, ProviderReport, ProviderUpdate, View, ViewLookup,
-    WELL_KNOWN, rfc3339,
-};
-use crate::error::Result;
+use super::backends::own_credentials;
+use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN, rfc3339};
 use crate::secret::{SecretName, SecretValue};
-
-/// The daemon's own credentials. Never served under any name.
-const OWN_CREDENTIALS: [&str; 9] = [
-    "SIMPLETUNER_CREDENTIAL_KEY",
-    "SIMPLETUNER_AUDIT_KEY",
-    "VAULT_TOKEN",
-    "VAULT_ROLE_ID",
-    "VAULT_SECRET_ID",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-];
 
 /// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or
 /// `PREFIX_REPLICATE_API_TOKEN`.
@@ -51,10 +35,11 @@ impl EnvironmentProvider {
             skipped: 0,
             taken_at: SystemTime::now(),
         };
+        let own = own_credentials();
         for (variable, value) in variables {
             match (variable.to_str(), value.to_str()) {
                 (Some(variable), Some(value)) => {
-                    if !OWN_CREDENTIALS.contains(&variable) {
+                    if !own.contains(&variable) {
                         provider
                             .variables
                             .insert(variable.to_owned(), SecretValue::new(value));
@@ -116,43 +101,16 @@ impl Provider for EnvironmentProvider {
         "environment"
     }
 
-    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        Ok(self.0.get(name))
-    }
-
-    fn cached(&self, name: &SecretName) -> Cached {
-        Cached::from_result(self.get(name))
-    }
-
-    fn names(&self) -> Vec<SecretName> {
-        self.0.names()
-    }
-
-    fn has(&self, name: &SecretName) -> bool {
-        self.0.has(name)
-    }
-
-    fn take_update(&self) -> ProviderUpdate {
-        ProviderUpdate::unchanged(self.0.clone())
-    }
-
-    fn report(&self) -> ProviderReport {
-        self.0.report(Instant::now())
-    }
-}
-
-impl Environment {
-    fn get(&self, name: &SecretName) -> Option<Provided> {
-        let value = self.variables.get(&self.variable_of(name))?;
-        Some(Provided::now(value.clone(), self.taken_at))
+    fn view(&self) -> Arc<dyn View> {
+        self.0.clone()
     }
 }
 
 impl View for Environment {
     fn find(&self, name: &SecretName, _now: Instant) -> ViewLookup {
-        match self.get(name) {
-            Some(provided) => ViewLookup::Value {
-                provided,
+        match self.variables.get(&self.variable_of(name)) {
+            Some(value) => ViewLookup::Value {
+                provided: Provided::now(value.clone(), self.taken_at),
                 valid_for: Some(Duration::MAX),
             },
             None => ViewLookup::ABSENT,
@@ -165,10 +123,6 @@ impl View for Environment {
 
     fn has(&self, name: &SecretName) -> bool {
         self.variables.contains_key(&self.variable_of(name))
-    }
-
-    fn listing_state(&self, _now: Instant) -> ListingState {
-        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {
@@ -238,7 +192,7 @@ mod tests {
             &[],
         );
         assert_eq!(value(&p, "HF_TOKEN").as_deref(), Some("hf"));
-        assert_eq!(p.names(), [name("HF_TOKEN"), name("OTHER")]);
+        assert_eq!(p.0.names(), [name("HF_TOKEN"), name("OTHER")]);
     }
 
     #[test]
@@ -248,8 +202,8 @@ mod tests {
             "",
             &["WANDB_API_KEY", "ABSENT"],
         );
-        assert_eq!(p.names(), [name("HF_TOKEN"), name("WANDB_API_KEY")]);
-        assert!(p.has(&name("PATH")), "found when asked for by name");
+        assert_eq!(p.0.names(), [name("HF_TOKEN"), name("WANDB_API_KEY")]);
+        assert!(p.0.has(&name("PATH")), "found when asked for by name");
         assert_eq!(
             value(&p, "HF_TOKEN").as_deref(),
             Some(""),
@@ -259,17 +213,18 @@ mod tests {
 
     #[test]
     fn its_own_credentials_are_never_served_or_listed() {
-        let all: Vec<(&str, &str)> = OWN_CREDENTIALS.iter().map(|own| (*own, "x")).collect();
+        let credentials = own_credentials();
+        let all: Vec<(&str, &str)> = credentials.iter().map(|own| (*own, "x")).collect();
         let bare = provider(&all, "", &["VAULT_TOKEN", "aws-session-token"]);
-        for own in OWN_CREDENTIALS {
+        for own in credentials {
             assert_eq!(value(&bare, own), None);
             assert_eq!(value(&bare, &own.to_lowercase().replace('_', "-")), None);
         }
-        assert!(bare.names().is_empty());
+        assert!(bare.0.names().is_empty());
         let prefixed = provider(&all, "SIMPLETUNER", &["credential.key"]);
         assert_eq!(value(&prefixed, "credential-key"), None);
         assert_eq!(value(&prefixed, "AUDIT_KEY"), None);
-        assert!(prefixed.names().is_empty());
+        assert!(prefixed.0.names().is_empty());
     }
 
     #[test]
@@ -284,6 +239,6 @@ mod tests {
         );
         assert_eq!(value(&p, "BAD"), None);
         assert_eq!(value(&p, "GOOD").as_deref(), Some("g"));
-        assert_eq!(p.report().skipped_keys, 1);
+        assert_eq!(p.0.report(Instant::now()).skipped_keys, 1);
     }
 }

@@ -3,14 +3,19 @@
 
 pub mod aws;
 pub mod backend;
+mod backends;
+mod cached_source;
 pub mod environment;
 pub mod file;
+mod keyed;
 mod not_configured;
+mod source_view;
 mod timestamp;
 pub mod vault;
 mod view;
 
 use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -20,11 +25,13 @@ use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
+pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
+pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
 pub use timestamp::{parse_rfc3339, rfc3339};
-pub use view::{ProviderUpdate, View, ViewLookup};
+pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.
 pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
@@ -36,8 +43,8 @@ pub struct Provided {
     pub value: SecretValue,
     /// When it last changed, as far as the provider can tell.
     pub changed_at: SystemTime,
-    /// When the provider was known to have this value.
-    pub as_of: AsOf,
+    /// When the provider was known to have this value: the start of its time to live.
+    pub as_of: Instant,
 }
 
 impl Provided {
@@ -46,62 +53,7 @@ impl Provided {
         Self {
             value,
             changed_at,
-            as_of: AsOf::now(),
-        }
-    }
-}
-
-/// When an answer was current, and whether it may be cached.
-#[derive(Clone, Copy, Debug)]
-pub struct AsOf {
-    /// The start of its time to live.
-    pub at: Instant,
-    /// It is outdated, and served only because nothing newer is available. The next reader asks the provider again.
-    pub is_stale: bool,
-}
-
-impl AsOf {
-    /// Current now.
-    pub fn now() -> Self {
-        Self {
-            at: Instant::now(),
-            is_stale: false,
-        }
-    }
-
-    /// For an answer that follows from two others: as old as the older one.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            at: self.at.min(other.at),
-            is_stale: self.is_stale || other.is_stale,
-        }
-    }
-}
-
-/// What a provider has cached for a key.
-#[derive(Debug)]
-pub enum Cached {
-    /// The provider has the key.
-    Value(Provided),
-    /// The provider does not have the key.
-    Absent {
-        /// When that was known.
-        as_of: AsOf,
-    },
-    /// The provider failed, and has no older answer that may be served.
-    Failed(Error),
-    /// The provider must be asked, which may wait.
-    Unknown,
-}
-
-impl Cached {
-    /// The result of [`Provider::get`].
-    pub fn from_result(answer: Result<Option<Provided>>) -> Self {
-        match answer {
-            Ok(Some(provided)) => Cached::Value(provided),
-            Ok(None) => Cached::Absent { as_of: AsOf::now() },
-            Err(error) => Cached::Failed(error),
+            as_of: Instant::now(),
         }
     }
 }
@@ -119,10 +71,18 @@ pub enum ListingState {
     Unknown,
 }
 
-/// The callback of [`Provider::get_async`].
-pub type GetDone = Box<dyn FnOnce(Cached) + Send>;
 /// A callback for the end of a background operation.
 pub type Done = Box<dyn FnOnce() + Send>;
+/// A callback for something that happens again and again.
+pub type Callback = Box<dyn Fn() + Send + Sync>;
+
+/// Starts a background operation, and waits until it calls its [`Done`], or drops it.
+pub(crate) fn wait_for(start: impl FnOnce(Done)) {
+    let (done, ended) = mpsc::channel();
+    start(Box::new(move || done.send(()).unwrap_or_default()));
+    // An error means that the callback was dropped.
+    let _ = ended.recv();
+}
 
 /// How a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,107 +115,43 @@ pub struct KeyChange {
     pub kind: ChangeKind,
 }
 
-/// What other programs changed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Changes {
-    /// Nothing.
-    None,
-    /// These keys. An empty list: no key, but the provider failed or recovered.
-    Keys(Vec<KeyChange>),
-    /// Perhaps any key.
-    All,
-}
-
-/// A source of secrets.
+/// One provider of the chain. Readers get everything from its view; the methods here keep that view fresh.
 pub trait Provider: Send + Sync {
     /// Its name in reports: `environment`, `file`, or any other.
     fn name(&self) -> &str;
 
-    /// The value, or `None` if there is no such key. May wait, within the provider's own timeouts.
-    ///
-    /// # Errors
-    /// Why the provider cannot answer. After [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] the chain asks no
-    /// further provider.
-    fn get(&self, name: &SecretName) -> Result<Option<Provided>>;
-
-    /// The cached answer; never waits. A provider that is read without waiting always answers from here.
-    fn cached(&self, _name: &SecretName) -> Cached {
-        Cached::Unknown
-    }
-
-    /// Asks in the background, and calls `done` with the answer, on any thread and within the provider's own timeouts.
-    /// Concurrent callers share one request. A provider that only has [`get`](Self::get) returns `done` unused.
-    ///
-    /// # Errors
-    /// `done` itself.
-    fn get_async(&self, _name: &SecretName, done: GetDone) -> Result<(), GetDone> {
-        Err(done)
-    }
-
-    /// The value of a key that need not be a valid [`SecretName`] (`a/b`). May wait.
-    ///
-    /// # Errors
-    /// As for [`get`](Self::get); [`Error::InvalidName`] if the provider has no such keys.
-    fn get_by_key(&self, key: &str) -> Result<Option<SecretValue>> {
-        let provided = self.get(&SecretName::new(key)?)?;
-        Ok(provided.map(|provided| provided.value))
-    }
-
-    /// Whether [`names`](Self::names) is complete; never waits.
-    fn listing_state(&self) -> ListingState {
-        ListingState::Complete
-    }
-
-    /// Refreshes the cached document in the background, then calls `done`, even if it failed.
-    fn refresh_async(&self, done: Done) {
-        done();
-    }
-
-    /// Invalidates everything cached: the next read asks again.
-    fn expire(&self) {}
-
-    /// A cache in front of the provider served this key to a reader.
-    fn record_read(&self, _name: &SecretName) {}
-
-    /// Registers a callback for when [`take_update`](Self::take_update) would return something new. It runs on any
-    /// thread, without a lock held. Only the first one is registered.
-    fn on_change(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
-
-    /// The cached names, to be listed; never waits.
-    fn names(&self) -> Vec<SecretName>;
-
-    /// Whether the key is among the cached ones; never waits, and decrypts nothing.
-    fn has(&self, name: &SecretName) -> bool {
-        self.names().contains(name)
-    }
-
-    /// Checks whether another program changed something (for the file: one `statx`), and returns what.
-    fn poll_changes(&self) -> Changes {
-        Changes::None
-    }
-
-    /// Checks whether another program changed something, for [`take_update`](Self::take_update) to return. Waits at
-    /// most `timeout`.
-    fn check_for_changes(&self, _timeout: Duration) {}
-
-    /// From now on, a writer in any process returns only after the callback of [`on_change`](Self::on_change) has run
-    /// here for its write, or after a second.
-    fn join_watchers(&self) {}
+    /// What readers see of it now; never waits, touches no disk. It is the same `Arc` until something changes.
+    fn view(&self) -> Arc<dyn View>;
 
     /// The current view, and what changed since the last call; never waits, touches no disk.
     fn take_update(&self) -> ProviderUpdate {
         ProviderUpdate {
-            view: None,
-            changes: self.poll_changes(),
-            own_writes: Vec::new(),
+            view: self.view(),
+            changes: ProviderChanges::default(),
         }
     }
 
-    /// Whether it serves its last document itself while it fails (the rule of `max_stale`). If not, the chain keeps the
-    /// last value of each key.
-    fn keeps_documents(&self) -> bool {
-        false
+    /// Sees to it that the view has an answer for the key (`None`: for the list of names) that is fresh, or the best
+    /// there is. Then calls `done`, on any thread, within the provider's own timeouts. Concurrent callers share one
+    /// request.
+    fn ask(&self, _name: Option<&SecretName>, done: Done) {
+        done();
     }
+
+    /// Invalidates what is cached for the names that begin with `prefix`, or more: the next read asks again.
+    fn expire(&self, _prefix: &str) {}
+
+    /// These names changed, here or in another provider. Returns the new view if that invalidates an answer here.
+    fn expire_names(&self, _names: &[SecretName]) -> Option<Arc<dyn View>> {
+        None
+    }
+
+    /// A key was served to a reader.
+    fn record_read(&self, _name: &SecretName) {}
+
+    /// Registers a callback for when [`take_update`](Self::take_update) would return something new. It runs on any
+    /// thread, without a lock held. Only the first one is registered.
+    fn on_change(&self, _changed: Callback) {}
 
     /// The state that the next process needs; contains values.
     fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
@@ -267,14 +163,36 @@ pub trait Provider: Send + Sync {
 
     /// Registers a callback for when [`save`](Self::save) would return something new. It runs on any thread. Only the
     /// first one is registered.
-    fn on_unsaved(&self, _changed: Box<dyn Fn() + Send + Sync>) {}
-
-    /// The state, for people.
-    fn report(&self) -> ProviderReport;
+    fn on_unsaved(&self, _changed: Callback) {}
 
     /// The store behind it, if it can be written to.
     fn store(&self) -> Option<&dyn SecretStore> {
         None
+    }
+
+    /// The value, or `None` if there is no such key. May wait, within the provider's own timeouts.
+    ///
+    /// # Errors
+    /// Why the provider cannot answer.
+    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
+        if let Some(store) = self.store() {
+            store.check_for_changes(Duration::MAX);
+        }
+        wait_for(|done| self.ask(Some(name), done));
+        match self.view().find(name, Instant::now()) {
+            ViewLookup::Value { provided, .. } => Ok(Some(provided)),
+            ViewLookup::Absent { .. } => Ok(None),
+            ViewLookup::Failed { error, .. } => Err(error),
+            ViewLookup::Unknown => Err(no_answer(self.name())),
+        }
+    }
+}
+
+/// The error for a provider that was asked and has no answer.
+pub(crate) fn no_answer(provider: &str) -> Error {
+    Error::Unavailable {
+        provider: provider.to_owned(),
+        reason: "it gave no answer in time".to_owned(),
     }
 }
 
@@ -302,6 +220,14 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// Why the write failed.
     fn encrypt_all(&self) -> Result<usize>;
+
+    /// Checks whether another program changed something, for [`Provider::take_update`] to return. Waits at
+    /// most `timeout`.
+    fn check_for_changes(&self, _timeout: Duration) {}
+
+    /// From now on, a writer in any process returns only after the callback of [`Provider::on_change`] has run
+    /// here for its write, or after a second.
+    fn join_watchers(&self) {}
 
     /// Waits until all other watchers of the store have seen the last write: one second at most.
     fn wait_for_watchers(&self) {}

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{
-    Cached, ListingState, Provided, Provider, ProviderReport, ProviderUpdate, View, ViewLookup,
-};
-use crate::error::Result;
+use super::{Provider, ProviderReport, View, ViewLookup};
 use crate::secret::SecretName;
 
 /// A provider that is not configured.
@@ -30,24 +27,8 @@ impl Provider for NotConfigured {
         self.0.name
     }
 
-    fn get(&self, _name: &SecretName) -> Result<Option<Provided>> {
-        Ok(None)
-    }
-
-    fn cached(&self, _name: &SecretName) -> Cached {
-        Cached::from_result(Ok(None))
-    }
-
-    fn names(&self) -> Vec<SecretName> {
-        Vec::new()
-    }
-
-    fn take_update(&self) -> ProviderUpdate {
-        ProviderUpdate::unchanged(self.0.clone())
-    }
-
-    fn report(&self) -> ProviderReport {
-        self.0.report(Instant::now())
+    fn view(&self) -> Arc<dyn View> {
+        self.0.clone()
     }
 }
 
@@ -62,10 +43,6 @@ impl View for Unset {
 
     fn has(&self, _name: &SecretName) -> bool {
         false
-    }
-
-    fn listing_state(&self, _now: Instant) -> ListingState {
-        ListingState::Complete
     }
 
     fn report(&self, _now: Instant) -> ProviderReport {

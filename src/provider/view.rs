@@ -3,29 +3,35 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Changes, KeyChange, ListingState, Provided, ProviderReport};
-use crate::error::Error;
-use crate::secret::SecretName;
+use super::{KeyChange, ListingState, Provided, ProviderReport};
+use crate::error::{Error, Result};
+use crate::secret::{SecretName, SecretValue};
 
-/// What a view has for a key.
+/// What a view has for a key. Where a time is `None`, the provider must be asked first; a reader that has asked it gets
+/// the answer as it is.
 #[derive(Debug)]
 pub enum ViewLookup {
     /// The provider has it.
     Value {
         /// The value.
         provided: Provided,
-        /// How long it may be served; `None`: the provider must be asked first.
+        /// How long it may be served.
         valid_for: Option<Duration>,
     },
     /// The provider has no such key.
     Absent {
-        /// Whether that is fresh; else the provider must be asked before a reader is told "no such key".
+        /// Whether a reader may be told "no such key"; else the provider must be asked first.
         is_fresh: bool,
-        /// How long the chain may serve a later provider's value; `None`: this provider must be asked first.
+        /// How long the chain may serve a later provider's value.
         skip_for: Option<Duration>,
     },
     /// The provider failed, and has no older answer that may be served.
-    Failed(Error),
+    Failed {
+        /// Why.
+        error: Error,
+        /// Whether it must be asked again first.
+        must_ask: bool,
+    },
     /// The provider must be asked.
     Unknown,
 }
@@ -36,6 +42,16 @@ impl ViewLookup {
         is_fresh: true,
         skip_for: Some(Duration::MAX),
     };
+
+    /// Whether the provider must be asked before a reader gets this answer.
+    pub(super) fn must_ask(&self) -> bool {
+        match self {
+            ViewLookup::Value { valid_for, .. } => valid_for.is_none(),
+            ViewLookup::Absent { is_fresh, .. } => !is_fresh,
+            ViewLookup::Failed { must_ask, .. } => *must_ask,
+            ViewLookup::Unknown => true,
+        }
+    }
 }
 
 /// What readers see of a provider at one moment.
@@ -49,8 +65,18 @@ pub trait View: Send + Sync {
     /// Whether the provider has the key; decrypts nothing.
     fn has(&self, name: &SecretName) -> bool;
 
+    /// The value of a key that is not a valid [`SecretName`] (`a/b`).
+    ///
+    /// # Errors
+    /// Why the provider cannot answer.
+    fn find_by_key(&self, _key: &str, _now: Instant) -> Result<Option<SecretValue>> {
+        Ok(None)
+    }
+
     /// Whether [`names`](Self::names) is complete.
-    fn listing_state(&self, now: Instant) -> ListingState;
+    fn listing_state(&self, _now: Instant) -> ListingState {
+        ListingState::Complete
+    }
 
     /// The state, for people.
     fn report(&self, now: Instant) -> ProviderReport;
@@ -58,21 +84,21 @@ pub trait View: Send + Sync {
 
 /// A provider's view and its changes since the last update, all of one moment.
 pub struct ProviderUpdate {
-    /// The current view; `None` for a provider that can only be asked key by key.
-    pub view: Option<Arc<dyn View>>,
-    /// What other programs changed.
-    pub changes: Changes,
-    /// What this process wrote.
-    pub own_writes: Vec<KeyChange>,
+    /// The current view.
+    pub view: Arc<dyn View>,
+    /// What changed since the last update.
+    pub changes: ProviderChanges,
 }
 
-impl ProviderUpdate {
-    /// The update of a provider that never changes.
-    pub(super) fn unchanged(view: Arc<dyn View>) -> Self {
-        Self {
-            view: Some(view),
-            changes: Changes::None,
-            own_writes: Vec::new(),
-        }
-    }
+/// What changed in a provider.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ProviderChanges {
+    /// The keys that others changed.
+    pub keys: Vec<KeyChange>,
+    /// The keys that this process wrote.
+    pub own: Vec<KeyChange>,
+    /// Whether the provider failed or recovered.
+    pub health: bool,
+    /// Whether any other value may have changed, too.
+    pub any: bool,
 }

@@ -9,13 +9,14 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use rustix::mm::{
     Advice, MapFlags, MlockFlags, MremapFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
     mremap,
 };
 use zeroize::Zeroize;
+
+use crate::sync::Mutex;
 
 const CHUNK: usize = 128 * 1024;
 const SMALLEST: usize = 64;
@@ -37,10 +38,6 @@ struct Pool {
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     free: [const { Vec::new() }; CLASSES],
 });
-
-fn pool() -> MutexGuard<'static, Pool> {
-    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// Maps `size` bytes, locked when touched if the limit allows.
 fn map(size: usize) -> NonNull<u8> {
@@ -163,7 +160,7 @@ fn take_block(len: usize) -> (NonNull<u8>, usize) {
         return (map(size), size);
     };
     let size = SMALLEST << class;
-    let mut pool = pool();
+    let mut pool = POOL.lock();
     if pool.free[class].is_empty() {
         let chunk = map(CHUNK);
         for offset in (0..CHUNK).step_by(size) {
@@ -188,7 +185,7 @@ impl Drop for LockedBytes {
     fn drop(&mut self) {
         zero(self.as_mut_slice());
         match class_of(self.capacity) {
-            Some(class) => pool().free[class].push(Block(self.start)),
+            Some(class) => POOL.lock().free[class].push(Block(self.start)),
             // Piece by piece: the kernel lets no other thread onto this processor meanwhile.
             None => {
                 for at in (0..self.capacity).step_by(CHUNK) {

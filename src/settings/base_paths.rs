@@ -1,4 +1,4 @@
-//! The paths from which all others are derived: the home folder, `~/.simpletuner` and the settings file. Reads no file.
+//! The paths from which all others are derived: the home folder, `~/.simpletuner`, the settings file and the mount point. Reads no file.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,13 @@ use super::{Flags, paths};
 use crate::error::{Error, Result};
 
 /// The paths from which all others are derived.
+#[derive(Default)]
 pub(super) struct BasePaths {
     pub(super) home: PathBuf,
     pub(super) has_home: bool,
     pub(super) base_dir: PathBuf,
     pub(super) config_file: PathBuf,
+    pub(super) mount_point: PathBuf,
 }
 
 impl BasePaths {
@@ -22,39 +24,40 @@ impl BasePaths {
         let home = env("HOME")
             .map(PathBuf::from)
             .filter(|home| home.is_absolute());
-        match (home, config) {
+        let mut base = match (home, config) {
             (Some(home), config) => {
                 let base_dir = home.join(".simpletuner");
-                Ok(Self {
+                Self {
                     config_file: config.unwrap_or_else(|| base_dir.join("live.yaml")),
+                    mount_point: base_dir.join("live"),
                     base_dir,
                     home,
                     has_home: true,
-                })
+                }
             }
             // Without a home, the folder of the settings file replaces `~/.simpletuner`.
             (None, Some(config_file)) => {
                 let base_dir = config_file.parent().unwrap_or(Path::new("/")).to_owned();
-                Ok(Self {
+                Self {
                     home: base_dir.parent().unwrap_or(Path::new("/")).to_owned(),
                     has_home: false,
+                    mount_point: base_dir.join("live"),
                     base_dir,
                     config_file,
-                })
+                }
             }
-            (None, None) => Err(Error::Settings(
-                "HOME is not set (to an absolute path), so ~/.simpletuner cannot be found; \
-                 set HOME, or pass --config FILE to use the folder of that file"
-                    .to_owned(),
-            )),
+            (None, None) => {
+                return Err(Error::Settings(
+                    "HOME is not set (to an absolute path), so ~/.simpletuner cannot be found; \
+                     set HOME, or pass --config FILE to use the folder of that file"
+                        .to_owned(),
+                ));
+            }
+        };
+        if let Some(path) = &flags.mount_point {
+            base.mount_point = base.absolute(path)?;
         }
-    }
-
-    pub(super) fn mount_point(&self, flags: &Flags) -> Result<PathBuf> {
-        match &flags.mount_point {
-            Some(path) => self.absolute(path),
-            None => Ok(self.base_dir.join("live")),
-        }
+        Ok(base)
     }
 
     /// A path of the command line; `~` only if the shell has not expanded it.
@@ -80,6 +83,21 @@ impl BasePaths {
             Some(rest) => Ok(paths::lexical(&self.home.join(rest))),
             None => Ok(paths::lexical(&beside.join(text))),
         }
+    }
+
+    /// Refuses a path into the mount: the server would wait for itself. A default path that `adopt` has replaced with a link into the
+    /// mount is accepted, because the provider then uses the store beside it.
+    pub(super) fn keep_out_of_mount(&self, what: &str, path: &Path) -> Result<()> {
+        let mount_point = &self.mount_point;
+        let is_adopted = paths::adopted_store(path, &self.base_dir).is_some();
+        if is_adopted || !paths::leads_into(path, mount_point) {
+            return Ok(());
+        }
+        Err(Error::Settings(format!(
+            "{what}, {}, leads into our own mount {}, which would wait for itself",
+            path.display(),
+            mount_point.display()
+        )))
     }
 }
 

@@ -1,58 +1,125 @@
-//! Reads `live.yaml`, and the settings that have more than one value. Knows no flag and no variable.
+//! The settings file, `live.yaml`: reads it, and refuses names that no setting has. Knows no setting, flag or variable.
 
 use std::path::Path;
 
-use super::Ttl;
-use super::yaml::Section;
+use serde_yaml::Value;
+
+use super::setting::Row;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
-use crate::secret::SecretName;
 
 /// The size limit of the settings file, in bytes.
 const MAX_SETTINGS: usize = 1024 * 1024;
 
-pub(super) struct DocumentFile {
-    pub(super) root: serde_yaml::Value,
+/// The settings file.
+#[derive(Default)]
+pub(super) struct Document {
+    root: Value,
+    /// The file as the user named it, for messages.
+    pub(super) name: String,
     pub(super) is_open_to_others: bool,
 }
 
-pub(super) fn read_document(path: &Path, must_exist: bool) -> Result<DocumentFile> {
-    let failed = |why: &str| Error::Settings(format!("{}: {why}", path.display()));
-    let content = match read_file(path, MAX_SETTINGS) {
-        Ok(content) => content,
-        Err(ReadError::Missing) if !must_exist => {
-            return Ok(DocumentFile {
-                root: serde_yaml::Value::Null,
-                is_open_to_others: false,
-            });
+impl Document {
+    /// Reads the file. A file that is missing is an empty one, unless it `must_exist`.
+    pub(super) fn read(path: &Path, must_exist: bool) -> Result<Self> {
+        let name = path.display().to_string();
+        let failed = |why: &str| Error::Settings(format!("{name}: {why}"));
+        let empty = |is_open_to_others| Self {
+            root: Value::Null,
+            name: name.clone(),
+            is_open_to_others,
+        };
+        let content = match read_file(path, MAX_SETTINGS) {
+            Ok(content) => content,
+            Err(ReadError::Missing) if !must_exist => return Ok(empty(false)),
+            Err(ReadError::Missing) => return Err(failed("there is no such file")),
+            Err(ReadError::NotAFile(what)) => return Err(failed(what)),
+            Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
+            Err(ReadError::Io(error)) => return Err(Error::io(format!("reading {name}"), error)),
+        };
+        let text =
+            std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
+        let mut document = empty(content.is_open_to_others());
+        if !text.trim().is_empty() {
+            // The parser's message may quote a token.
+            document.root = serde_yaml::from_str(text).map_err(|error| match error.location() {
+                Some(at) => {
+                    let (line, column) = (at.line(), at.column());
+                    failed(&format!("not YAML at line {line} column {column}"))
+                }
+                None => failed("not YAML"),
+            })?;
         }
-        Err(ReadError::Missing) => return Err(failed("there is no such file")),
-        Err(ReadError::NotAFile(what)) => return Err(failed(what)),
-        Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
-        Err(ReadError::Io(error)) => {
-            return Err(Error::io(format!("reading {}", path.display()), error));
-        }
-    };
-    let text = std::str::from_utf8(&content.bytes).map_err(|_| failed("it is not UTF-8 text"))?;
-    if text.trim().is_empty() {
-        return Ok(DocumentFile {
-            root: serde_yaml::Value::Null,
-            is_open_to_others: false,
-        });
+        Ok(document)
     }
-    // The parser's message may quote a token.
-    let root = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => failed(&format!(
-            "not YAML at line {} column {}",
-            at.line(),
-            at.column()
-        )),
-        None => failed("not YAML"),
-    })?;
-    Ok(DocumentFile {
-        root,
-        is_open_to_others: content.is_open_to_others(),
-    })
+
+    /// Refuses a name that is not in the table.
+    pub(super) fn check_names(&self, rows: &[Row]) -> Result<()> {
+        let is_set = |(setting, _): &&(&str, &str)| self.root.get(setting).is_some();
+        match REMOVED.iter().find(is_set) {
+            Some((setting, why)) => Err(self.wrong(&format!("{setting} {why}"))),
+            None => self.check_group(&self.root, "", rows),
+        }
+    }
+
+    /// Checks the names of a group: `within` is `timeout.` for what is inside `timeout`, and empty at the top.
+    fn check_group(&self, group: &Value, within: &str, rows: &[Row]) -> Result<()> {
+        let map = match group {
+            Value::Mapping(map) => map,
+            Value::Null => return Ok(()),
+            _ => {
+                let group = within.strip_suffix('.').unwrap_or("it");
+                return match rows.iter().any(|row| row.short == Some(group)) {
+                    true => Ok(()),
+                    false => Err(self.wrong(&format!("{group} must hold names and values"))),
+                };
+            }
+        };
+        let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
+        let known: Vec<&str> = known.filter_map(|name| name.split('.').next()).collect();
+        for (name, value) in map {
+            let Some(name) = name.as_str() else {
+                return Err(self.wrong(&format!("{within}a name is not text")));
+            };
+            if !known.contains(&name) {
+                let distance = |known: &&&str| strsim::levenshtein(known, name);
+                let nearest = known.iter().min_by_key(distance).copied();
+                return Err(self.wrong(&format!(
+                    "unknown setting {:?}; did you mean {:?}?",
+                    format!("{within}{name}"),
+                    format!("{within}{}", nearest.unwrap_or_default()),
+                )));
+            }
+            let below = format!("{within}{name}.");
+            if rows.iter().any(|row| row.name.starts_with(&below)) {
+                self.check_group(value, &below, rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a setting and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if the group holds just one
+    /// value. A name without a value counts as absent.
+    pub(super) fn find(&self, row: &Row) -> Option<(&'static str, &Value)> {
+        let alone = row
+            .short
+            .and_then(|group| Some((group, self.root.get(group)?)));
+        let (name, value) = match alone.filter(|(_, value)| !value.is_mapping()) {
+            Some(alone) => alone,
+            None => (
+                row.name,
+                row.name
+                    .split('.')
+                    .try_fold(&self.root, |group, name| group.get(name))?,
+            ),
+        };
+        (!value.is_null()).then_some((name, value))
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::Settings(format!("{}: {what}", self.name))
+    }
 }
 
 /// Settings that were removed, and their replacement.
@@ -67,55 +134,3 @@ const REMOVED: [(&str, &str); 3] = [
     ),
     ("read_path", "is gone: there is one way to read"),
 ];
-
-/// Names the replacement of a removed setting.
-pub(super) fn refuse_removed(root: &serde_yaml::Value, file: &str) -> Result<()> {
-    let set = REMOVED
-        .iter()
-        .find(|(setting, _)| root.get(setting).is_some());
-    set.map_or(Ok(()), |(setting, why)| {
-        Err(Error::Settings(format!("{file}: {setting} {why}")))
-    })
-}
-
-/// A hundred years; a larger number is a mistake.
-const MAX_DAYS: u32 = 36_500;
-
-pub(super) fn read_names(top: &Section<'_>, setting: &str) -> Result<Vec<SecretName>> {
-    let name = |text: &String| {
-        SecretName::new(text).map_err(|error| top.wrong(setting, &format!("is wrong: {error}")))
-    };
-    top.texts(setting)?.iter().map(name).collect()
-}
-
-pub(super) fn read_ttl(top: &Section<'_>) -> Result<Ttl> {
-    let mut ttl = Ttl::default();
-    if top.value("ttl").is_some_and(|value| !value.is_mapping()) {
-        if let Some(default) = top.seconds("ttl", true)? {
-            ttl.default = default;
-        }
-        return Ok(ttl);
-    }
-    let section = top.section("ttl", &["default", "missing", "keys"])?;
-    ttl.default = section.seconds("default", true)?.unwrap_or(ttl.default);
-    ttl.missing = section.seconds("missing", false)?.unwrap_or(ttl.missing);
-    let (keys, names) = section.names_of("keys")?;
-    for text in names {
-        let name = SecretName::new(text)
-            .map_err(|error| section.wrong("keys", &format!("is wrong: {error}")))?;
-        if let Some(seconds) = keys.seconds(text, true)? {
-            ttl.keys.insert(name, seconds);
-        }
-    }
-    Ok(ttl)
-}
-
-/// A number of days, 1 or more.
-pub(super) fn read_days(top: &Section<'_>, setting: &str) -> Result<Option<u32>> {
-    let days = |value: &serde_yaml::Value| {
-        let days = value.as_u64().and_then(|days| u32::try_from(days).ok());
-        let days = days.filter(|days| (1..=MAX_DAYS).contains(days));
-        days.ok_or_else(|| top.wrong(setting, "must be a number of days, 1 or more"))
-    };
-    top.value(setting).map(days).transpose()
-}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::files::place::{self, Place};
 use crate::process::mountinfo;
+use crate::sync::{self, SMALL_STACK};
 
 /// How long a filesystem may take to read links.
 const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,13 +55,15 @@ pub(crate) fn find(path: &Path, mount_point: Option<&Path>) -> Result<Option<Pla
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
     let (sender, receiver) = channel();
     let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
-    std::thread::spawn(move || {
+    let look = move || {
         let real = without_links(&mount_point);
         let mut mount_points = mountinfo::aliases(&real);
         mount_points.extend([lexical(&mount_point), real]);
         let resolved = resolve(&path, &mount_points);
         let _ = sender.send(matches!(resolved, Ok(Resolved::InsideMount)));
-    });
+    };
+    // Without a thread, there is no sender.
+    let _ = sync::spawn("links", SMALL_STACK, look);
     receiver.recv_timeout(READ_LINK_TIMEOUT).unwrap_or(false)
 }
 
@@ -137,20 +140,8 @@ pub(crate) fn adopted_store(link: &Path, base_dir: &Path) -> Option<PathBuf> {
     stores.find(|store| std::fs::symlink_metadata(store).is_ok_and(|found| found.is_file()))
 }
 
-/// SimpleTuner's state folder, found as SimpleTuner finds it. `root` is `/` except in tests.
-pub(super) fn state_dir(
-    env: &dyn Fn(&str) -> Option<String>,
-    base_dir: &Path,
-    root: &Path,
-) -> PathBuf {
-    let named = ["SIMPLETUNER_STATE_DIR", "SIMPLETUNER_CONFIG_DIR"];
-    if let Some(path) = named.iter().find_map(|name| env(name)) {
-        let path = match path.strip_prefix("~/") {
-            Some(rest) => base_dir.parent().unwrap_or(root).join(rest),
-            None => PathBuf::from(path),
-        };
-        return std::path::absolute(&path).unwrap_or(path);
-    }
+/// SimpleTuner's state folder, found as SimpleTuner finds it if no variable names it. `root` is `/` except in tests.
+pub(super) fn state_dir(base_dir: &Path, root: &Path) -> PathBuf {
     let candidates = [
         root.join("workspace/simpletuner"),
         root.join("notebooks/simpletuner"),

@@ -1,4 +1,7 @@
 use super::*;
+use crate::provider::BACKENDS;
+use crate::provider::aws::AwsOptions;
+use crate::provider::vault::{VaultAuth, VaultOptions};
 
 struct Home(tempfile::TempDir);
 
@@ -21,7 +24,7 @@ impl Home {
                 .find(|(n, _)| *n == name)
                 .map(|(_, v)| (*v).to_owned()),
         };
-        Settings::load_below(flags, &env, self.0.path())
+        Settings::load_below(flags, &env, BACKENDS, self.0.path())
     }
     fn load(&self) -> Result<Settings> {
         self.load_with(&Flags::default(), &[])
@@ -44,10 +47,7 @@ fn an_empty_settings_file_gives_the_defaults() {
         assert_eq!(s.max_stale, Duration::from_secs(3600));
         assert_eq!(s.timeout.total, Duration::from_secs(10));
         assert!(s.encrypt && s.audit_reads && !s.allow_root && !s.prefetch);
-        assert_eq!(
-            (&*s.vault_path, &*s.vault_mount_point),
-            ("simpletuner", "secret")
-        );
+        assert!(s.backend::<AwsOptions>().is_none() && s.backend::<VaultOptions>().is_none());
     }
 }
 
@@ -61,7 +61,6 @@ env_keys: [WANDB_API_KEY]
 aws_secret_name: simpletuner/production
 aws_region: us-west-2
 vault_url: https://vault.example.com:8200
-vault_token: s.token
 vault_token_file: token
 vault_role_id: role
 vault_secret_id: id
@@ -80,12 +79,15 @@ audit_reads: false
     assert_eq!(s.file_path, Some(home.path("mine.json")));
     assert_eq!(s.env_prefix, "SIMPLETUNER");
     assert_eq!(s.env_keys, [SecretName::new("WANDB_API_KEY").unwrap()]);
-    assert_eq!(s.aws_secret_name.as_deref(), Some("simpletuner/production"));
-    assert_eq!(s.aws_region.as_deref(), Some("us-west-2"));
-    assert_eq!(s.vault_token.unwrap().as_str(), "s.token");
-    assert_eq!(s.vault_token_file, Some(home.path(".simpletuner/token")));
-    assert_eq!(s.vault_role_id.unwrap().as_str(), "role");
-    assert_eq!((&*s.vault_path, &*s.vault_mount_point), ("p", "kv"));
+    let aws = s.backend::<AwsOptions>().unwrap();
+    assert_eq!(aws.secret_name, "simpletuner/production");
+    assert_eq!(aws.region.as_deref(), Some("us-west-2"));
+    let vault = s.backend::<VaultOptions>().unwrap();
+    assert_eq!(vault.url, "https://vault.example.com:8200");
+    let token_file = home.path(".simpletuner/token");
+    assert!(matches!(&vault.auth, VaultAuth::TokenFile(file) if *file == token_file));
+    assert_eq!((&*vault.path, &*vault.mount_point), ("p", "kv"));
+    assert_eq!(vault.connect_timeout, Duration::from_secs(1));
     assert_eq!(s.ttl.default, Duration::from_millis(30_500));
     assert_eq!(s.ttl.missing, Duration::ZERO);
     assert_eq!(
@@ -103,8 +105,9 @@ audit_reads: false
 
 #[test]
 fn flags_override_the_environment_which_overrides_the_file() {
-    let home =
-        Home::new("vault_path: file\naws_secret_name: file\nfile_path: /f\nallow_root: true");
+    let home = Home::new(
+        "vault_url: https://v\nvault_path: file\naws_secret_name: file\nfile_path: /f\nallow_root: true",
+    );
     let env = [
         ("SIMPLETUNER_VAULT_PATH", "env"),
         ("SIMPLETUNER_AWS_SECRET_NAME", ""),
@@ -117,9 +120,10 @@ fn flags_override_the_environment_which_overrides_the_file() {
         config: None,
     };
     let s = home.load_with(&flags, &env).unwrap();
-    assert_eq!(s.vault_path, "env");
-    assert_eq!(s.aws_secret_name.as_deref(), Some("file"), "empty is unset");
-    assert_eq!(s.aws_region.as_deref(), Some("r"));
+    assert_eq!(s.backend::<VaultOptions>().unwrap().path, "env");
+    let aws = s.backend::<AwsOptions>().unwrap();
+    assert_eq!(aws.secret_name, "file", "empty is unset");
+    assert_eq!(aws.region.as_deref(), Some("r"));
     assert_eq!(s.file_path, Some("/flag".into()));
     assert_eq!(s.mount_point, Path::new("/mnt/x"));
     assert!(!s.allow_root);
@@ -150,6 +154,7 @@ fn a_removed_setting_is_an_error_that_names_its_replacement() {
 fn an_unknown_setting_is_an_error_that_suggests_the_nearest_known_one() {
     for (yaml, wrong, nearest) in [
         ("vault_ulr: x", "vault_ulr", "vault_url"),
+        ("aws_secret: x", "aws_secret", "aws_secret_name"),
         ("Encrypt: true", "Encrypt", "encrypt"),
         ("ttl: {defualt: 3}", "ttl.defualt", "ttl.default"),
         ("timeout: {conect: 3}", "timeout.conect", "timeout.connect"),
@@ -179,7 +184,12 @@ fn a_wrong_value_is_an_error_that_names_the_setting_and_never_quotes_the_value()
         ("timeout: hunter2", "timeout must"),
         ("max_stale: hunter2", "max_stale must"),
         ("vault_token: 5", "vault_token must"),
-        ("vault_url: vault", "vault_url (or VAULT_ADDR) must"),
+        ("vault_url: vault", "vault_url is not the address"),
+        ("vault_url: ftp://v", "vault_url must begin with https://"),
+        (
+            "vault_url: https://u:hunter2@v",
+            "vault_url must not contain",
+        ),
         (
             "vault_role_id: hunter2",
             "vault_role_id and vault_secret_id",
@@ -230,7 +240,7 @@ fn a_settings_file_that_is_not_a_regular_yaml_file_is_an_error_and_never_blocks(
 fn without_a_home_the_error_says_what_to_set_and_a_named_settings_file_suffices() {
     for home in [None, Some(""), Some("relative")] {
         let env = |name: &str| home.filter(|_| name == "HOME").map(ToOwned::to_owned);
-        let error = Settings::load_from(&Flags::default(), &env)
+        let error = Settings::load_from(&Flags::default(), &env, BACKENDS)
             .unwrap_err()
             .to_string();
         assert!(
@@ -243,10 +253,10 @@ fn without_a_home_the_error_says_what_to_set_and_a_named_settings_file_suffices(
         config: Some(home.path(".simpletuner/live.yaml")),
         ..Flags::default()
     };
-    let s = Settings::load_below(&flags, &|_| None, home.0.path()).unwrap();
+    let s = Settings::load_below(&flags, &|_| None, BACKENDS, home.0.path()).unwrap();
     assert_eq!(s.mount_point, home.path(".simpletuner/live"));
     std::fs::write(home.path(".simpletuner/live.yaml"), "file_path: ~/x").unwrap();
-    let error = Settings::load_below(&flags, &|_| None, home.0.path()).unwrap_err();
+    let error = Settings::load_below(&flags, &|_| None, BACKENDS, home.0.path()).unwrap_err();
     assert!(error.to_string().contains("HOME is not set"));
 }
 
@@ -306,7 +316,7 @@ fn the_state_folder_is_the_first_candidate_that_has_a_cloud_folder() {
 
 #[test]
 fn printing_the_settings_shows_no_token() {
-    let home = Home::new("vault_token: hunter2");
+    let home = Home::new("vault_url: https://v\nvault_token: hunter2");
     let s = home
         .load_with(
             &Flags::default(),
@@ -314,81 +324,102 @@ fn printing_the_settings_shows_no_token() {
         )
         .unwrap();
     assert_eq!(s.credential_key.as_ref().unwrap().as_str(), "hunter3");
+    let set = s
+        .in_force
+        .iter()
+        .filter(|setting| setting.value == "(secret)");
+    assert_eq!(set.count(), 2);
     let printed = format!("{s:?}");
     assert!(!printed.contains("hunter"), "{printed}");
 }
 
 #[test]
-fn vaults_own_variables_set_what_the_settings_file_cannot() {
-    let home = Home::new("vault_url: https://v\nvault_token_file: from-settings");
-    let s = home.load().unwrap();
-    assert_eq!(s.vault_namespace, None);
-    assert!(s.vault_ca_file.is_none() && s.vault_ca_folder.is_none() && !s.vault_skip_verify);
-    let env = [
-        ("VAULT_NAMESPACE", "team"),
-        ("VAULT_CACERT", "~/ca.pem"),
-        ("VAULT_CAPATH", "/cas"),
-        ("VAULT_CLIENT_CERT", "/cert.pem"),
-        ("VAULT_CLIENT_KEY", "key.pem"),
-        ("VAULT_SKIP_VERIFY", "t"),
-        ("VAULT_TOKEN_FILE", "/run/token"),
-    ];
-    let s = home.load_with(&Flags::default(), &env).unwrap();
-    assert_eq!(s.vault_namespace.as_deref(), Some("team"));
-    assert_eq!(s.vault_ca_file, Some(home.path("ca.pem")));
-    assert_eq!(s.vault_ca_folder, Some("/cas".into()));
-    assert_eq!(s.vault_client_cert, Some("/cert.pem".into()));
-    let here = std::env::current_dir().unwrap();
-    assert_eq!(s.vault_client_key, Some(here.join("key.pem")));
-    assert!(s.vault_skip_verify);
-    assert_eq!(s.vault_token_file, Some("/run/token".into()));
-    // The settings file cannot set it.
-    for name in ["vault_namespace", "vault_cacert", "vault_skip_verify"] {
-        assert!(error_of(&format!("{name}: x")).contains(name));
-    }
-}
-
-#[test]
-fn vault_skip_verify_must_be_true_or_false_if_vault_is_configured() {
-    let load = |yaml: &str, word: &str| {
-        let home = Home::new(yaml);
-        home.load_with(&Flags::default(), &[("VAULT_SKIP_VERIFY", word)])
+fn each_setting_says_where_its_value_comes_from() {
+    let home = Home::new("vault_url: https://v\naws_region: r\naws_secret_name: s\nttl: 7");
+    let flags = Flags {
+        allow_root: Some(true),
+        ..Flags::default()
     };
-    for (word, is_set) in [
-        ("1", true),
-        ("true", true),
-        ("0", false),
-        ("False", false),
-        ("", false),
+    let env = [("VAULT_TOKEN", "t"), ("AWS_REGION", "other")];
+    let s = home.load_with(&flags, &env).unwrap();
+    for (name, value, from) in [
+        ("allow_root", "true", Origin::Flag),
+        ("aws_region", "\"r\"", Origin::File),
+        ("ttl.default", "7", Origin::File),
+        ("ttl.missing", "10", Origin::Default),
+        (
+            "vault_token",
+            "\"(secret)\"",
+            Origin::Variable("VAULT_TOKEN"),
+        ),
+        ("vault_path", "\"simpletuner\"", Origin::Default),
     ] {
-        let settings = load("vault_url: https://v", word).unwrap();
-        assert_eq!(settings.vault_skip_verify, is_set, "{word}");
-    }
-    let said = load("vault_url: https://v", "yes").unwrap_err().to_string();
-    assert!(
-        said.contains("VAULT_SKIP_VERIFY must be true or false"),
-        "{said}"
-    );
-    assert!(!load("", "yes").unwrap().vault_skip_verify);
-}
-
-#[test]
-fn certificates_and_tokens_for_vault_must_not_be_in_the_mount() {
-    for variable in [
-        "VAULT_TOKEN_FILE",
-        "VAULT_CACERT",
-        "VAULT_CAPATH",
-        "VAULT_CLIENT_KEY",
-    ] {
-        let home = Home::new("vault_url: https://v");
-        let env = [(variable, "~/.simpletuner/live/secrets/X")];
-        let said = home
-            .load_with(&Flags::default(), &env)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            said.contains("leads into our own mount"),
-            "{variable}: {said}"
+        let found = s
+            .in_force
+            .iter()
+            .find(|setting| setting.name == name)
+            .unwrap();
+        assert_eq!(
+            (found.value.to_string(), &found.from),
+            (value.to_owned(), &from)
         );
     }
+}
+
+settings_table! {
+    /// One setting of each type that no variable sets yet.
+    struct Others {
+        /// A time
+        time: Duration = setting("time").or_variables(&["A_TIME"]).default(|| seconds(1)),
+        /// A number
+        number: Option<u32> = variables(&["FIRST_NUMBER", "A_NUMBER"]),
+        /// Keys
+        keys: Vec<SecretName> = variables(&["KEYS"]),
+    }
+}
+
+#[test]
+fn a_variable_can_set_a_setting_of_any_simple_type() {
+    let read = |number: &'static str| {
+        let env = move |name: &str| match name {
+            "A_TIME" => Some("2.5".to_owned()),
+            "A_NUMBER" => Some(number.to_owned()),
+            "KEYS" => Some("HF_TOKEN, A.b".to_owned()),
+            _ => None,
+        };
+        let base = base_paths::BasePaths::default();
+        Others::read(&Reader::new(Flags::default(), &env, base).unwrap())
+    };
+    let others = read("7").unwrap();
+    assert_eq!(
+        (others.time, others.number),
+        (Duration::from_millis(2500), Some(7))
+    );
+    assert_eq!(
+        others.keys,
+        ["HF_TOKEN", "A.b"].map(|key| SecretName::new(key).unwrap())
+    );
+    for wrong in ["seven", "1.5", "-1", "1e99"] {
+        let said = read(wrong).unwrap_err().to_string();
+        assert!(said.contains("A_NUMBER must be a whole number"), "{said}");
+    }
+}
+
+#[test]
+fn each_row_has_a_help_and_each_name_and_variable_belongs_to_one_row() {
+    let rows = rows(BACKENDS);
+    let mut words = Vec::new();
+    for row in &rows {
+        assert!(
+            !row.help.is_empty() && !row.help.ends_with('.'),
+            "{}",
+            row.title()
+        );
+        words.extend(row.variables);
+        words.extend(Some(row.name).filter(|name| !name.is_empty()));
+    }
+    let all = words.len();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), all);
 }

@@ -8,16 +8,17 @@ mod reader;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::config::ProviderConfig;
 use crate::audit::{AuditOptions, AuditTrail};
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
 use crate::error::{Error, Result};
-use crate::provider::Done;
+use crate::provider::{BACKENDS, Done};
 use crate::settings::{Flags, Settings};
 use crate::sqlite::{BUSY_TIMEOUT, failed};
+use crate::sync::{self, Mutex, SMALL_STACK};
 use reader::{Reader, Refreshed};
 
 /// How often a caller that has to wait for a lock asks again.
@@ -59,7 +60,10 @@ impl ProviderConfigs {
     /// # Errors
     /// [`Error::Settings`].
     pub fn open() -> Result<Self> {
-        Ok(Self::from_settings(&Settings::load(&Flags::default())?))
+        Ok(Self::from_settings(&Settings::load(
+            &Flags::default(),
+            BACKENDS,
+        )?))
     }
 
     /// The configurations in these settings' state folder (`cloud/jobs.db` in it).
@@ -112,7 +116,7 @@ impl ProviderConfigs {
     /// As for [`open`](Self::open); the next call tries again.
     pub fn global() -> Result<Arc<Self>> {
         static GLOBAL: Mutex<Option<Arc<ProviderConfigs>>> = Mutex::new(None);
-        let mut global = GLOBAL.lock().unwrap_or_else(|e| e.into_inner());
+        let mut global = GLOBAL.lock();
         if let Some(configs) = &*global {
             return Ok(configs.clone());
         }
@@ -136,7 +140,7 @@ impl ProviderConfigs {
 
     /// Drops a provider (`None`: all) from the cache. Returns how many entries there were.
     pub fn invalidate(&self, provider: Option<&str>) -> usize {
-        let _reader = self.reader();
+        let _reader = self.reader.lock();
         match provider {
             Some(name) => self.cache.invalidate_prefix(&cache_prefix(name)),
             None => self.cache.clear(),
@@ -162,7 +166,7 @@ impl ProviderConfigs {
     /// [`Error::Database`].
     pub fn list(&self) -> Result<Vec<String>> {
         self.poll(|| {
-            let mut reader = self.reader();
+            let mut reader = self.reader.lock();
             match reader.refresh() {
                 Ok(Refreshed::Locked) => None,
                 Ok(_) => Some(Ok(reader.names())),
@@ -173,7 +177,7 @@ impl ProviderConfigs {
 
     /// Like [`list`](Self::list), but never waits; the last known names while the database cannot be read.
     pub fn try_list(&self) -> Vec<String> {
-        let mut reader = self.reader();
+        let mut reader = self.reader.lock();
         if let Err(error) = reader.refresh() {
             tracing::warn!("{error}");
         }
@@ -182,13 +186,13 @@ impl ProviderConfigs {
 
     /// Like [`get`](Self::get), but never waits. Takes a few microseconds if the configuration is cached.
     pub fn try_get(&self, name: &str) -> TryGet {
-        self.reader().try_get(name)
+        self.reader.lock().try_get(name)
     }
 
     /// Calls `done` once [`try_get`](Self::try_get) returns something else than [`TryGet::Locked`]. After 30 s it returns
     /// that the database stayed locked. One thread waits for all callers.
     pub fn when_readable(self: &Arc<Self>, name: &str, done: Done) {
-        let mut waiters = self.waiters();
+        let mut waiters = self.waiters.lock();
         let is_first = waiters.is_empty();
         waiters.push(Waiter {
             name: name.to_owned(),
@@ -197,13 +201,10 @@ impl ProviderConfigs {
         });
         if is_first {
             let configs = self.clone();
-            let thread = std::thread::Builder::new().name("database".into());
-            let spawned = thread
-                .stack_size(256 * 1024)
-                .spawn(move || configs.poll_for_waiters());
-            if let Err(error) = spawned {
+            let poll = move || configs.poll_for_waiters();
+            if let Err(error) = sync::spawn("database", SMALL_STACK, poll) {
                 tracing::warn!("a locked database cannot be waited for: {error}");
-                self.reader().set_locked(Instant::now());
+                self.reader.lock().set_locked(Instant::now());
                 let all: Vec<Waiter> = waiters.drain(..).collect();
                 drop(waiters);
                 all.into_iter().for_each(|waiter| (waiter.done)());
@@ -214,7 +215,8 @@ impl ProviderConfigs {
     fn poll_for_waiters(&self) {
         loop {
             let names: Vec<(String, Instant)> = self
-                .waiters()
+                .waiters
+                .lock()
                 .iter()
                 .map(|waiter| (waiter.name.clone(), waiter.until))
                 .collect();
@@ -224,14 +226,14 @@ impl ProviderConfigs {
                 .filter(|(name, until)| {
                     let is_late = *until <= now;
                     if is_late {
-                        self.reader().set_locked(now);
+                        self.reader.lock().set_locked(now);
                     }
                     is_late || !matches!(self.try_get(name), TryGet::Locked)
                 })
                 .map(|(name, _)| name)
                 .collect();
             let (done, is_last) = {
-                let mut waiters = self.waiters();
+                let mut waiters = self.waiters.lock();
                 let done: Vec<Waiter> = waiters
                     .extract_if(.., |waiter| answered.contains(&waiter.name))
                     .collect();
@@ -243,14 +245,6 @@ impl ProviderConfigs {
             }
             std::thread::sleep(POLL_INTERVAL);
         }
-    }
-
-    fn waiters(&self) -> MutexGuard<'_, Vec<Waiter>> {
-        self.waiters.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn reader(&self) -> MutexGuard<'_, Reader> {
-        self.reader.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Asks again until there is an answer or the time is over.

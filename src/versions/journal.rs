@@ -1,7 +1,6 @@
 //! The journal: records, appended before the operation that made them is answered.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard};
 
 use postcard::ser_flavors::Size;
 
@@ -9,6 +8,7 @@ use super::log::Log;
 use super::record::Record;
 use super::restore::Restored;
 use crate::secret::SealingKey;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What sealing adds to a record of the log.
 const TAG: usize = 16;
@@ -44,7 +44,7 @@ impl Journal {
 
     fn log(&self) -> Option<MutexGuard<'_, Log>> {
         let log = self.0.as_ref()?;
-        Some(log.lock().unwrap_or_else(|e| e.into_inner()))
+        Some(log.lock())
     }
 
     /// Appends the records of one operation, all or none. Returns whether to ask if a checkpoint [is due](Self::is_due).

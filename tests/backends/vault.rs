@@ -796,7 +796,7 @@ fn vault_is_configured_by_variables_settings_or_the_file_of_a_log_in() {
     let said = get(&[ca, ("VAULT_ADDR", "vault.example.com:8200")]);
     assert_eq!(said.code, 1);
     assert!(
-        said.err.contains("vault_url (or VAULT_ADDR)"),
+        said.err.contains("VAULT_ADDR must begin with https://"),
         "{}",
         said.err
     );

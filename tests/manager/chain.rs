@@ -127,11 +127,11 @@ fn own_credentials_in_the_environment_are_never_served_or_listed() {
         let manager = home.manager_with(&variables);
         for key in spelled {
             assert!(plain.get(&name(&key)).unwrap().is_none(), "{key}");
-            assert!(!plain.has(&name(&key)), "{key}");
+            assert!(!plain.view().has(&name(&key)), "{key}");
             assert!(manager.get(&key).unwrap_err().is_not_found(), "{key}");
         }
         assert!(prefixed.get(&name(rest)).unwrap().is_none(), "{own}");
-        assert!(plain.names().is_empty() && prefixed.names().is_empty());
+        assert!(plain.view().names().is_empty() && prefixed.view().names().is_empty());
         assert!(manager.names().is_empty());
         // A key of that name in the file is the user's own, and is served.
         manager.set(own, "his").unwrap();
@@ -145,7 +145,7 @@ fn a_failed_provider_is_skipped_but_never_means_no_such_key() {
     home.write("secrets.json", r#"{"BEHIND": "file"}"#);
     let remote = Remote::new(Has::Failure);
     let manager = SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .with_provider(Arc::new(file_of(&home)))
         .build();
     for asked in 1..=2 {
@@ -170,7 +170,7 @@ fn the_last_value_of_a_provider_that_fails_is_served_within_max_stale_only() {
     for (max_stale, serves) in [(3600, true), (0, false)] {
         let remote = Remote::new(Has::Value("last"));
         let manager = SecretsManager::builder()
-            .with_provider(remote.clone())
+            .with_source(remote.clone())
             .ttl(Duration::ZERO, Duration::ZERO, [])
             .max_stale(Duration::from_secs(max_stale))
             .build();
@@ -202,7 +202,7 @@ fn a_value_that_cannot_be_decrypted_ends_the_chain() {
     let remote = Remote::new(Has::Value("stand-in"));
     let manager = SecretsManager::builder()
         .with_provider(Arc::new(file_of(&home)))
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .build();
     let error = manager.get("K").unwrap_err();
     assert!(matches!(error, Error::CannotDecrypt { .. }), "{error:?}");

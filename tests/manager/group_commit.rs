@@ -1,29 +1,30 @@
 //! Group commit: concurrent writers of a store share a rewrite, and each gets its own result.
 
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Barrier};
 
-use inotify::{Inotify, WatchMask};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FlockOperation, flock};
 use simpletuner_live::secret::{Change, SecretValue};
 
 use crate::{Home, name, value};
 
 /// How often the store was replaced since then.
-fn replaced(inotify: &mut Inotify) -> usize {
+fn replaced(watch: &OwnedFd) -> usize {
     let mut count = 0;
-    let mut buffer = [0; 4096];
-    while let Ok(events) = inotify.read_events(&mut buffer) {
-        let stores = events.filter(|event| event.name == Some("secrets.json".as_ref()));
-        count += stores.count();
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(watch, &mut buffer);
+    while let Ok(event) = events.next() {
+        count += usize::from(event.file_name() == Some(c"secrets.json"));
     }
     count
 }
 
-fn listen(home: &Home) -> Inotify {
-    let inotify = Inotify::init().unwrap();
-    let mut watches = inotify.watches();
-    watches.add(home.path(""), WatchMask::MOVED_TO).unwrap();
-    inotify
+fn listen(home: &Home) -> OwnedFd {
+    let watch = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, home.path(""), WatchFlags::MOVED_TO).unwrap();
+    watch
 }
 
 #[test]
@@ -31,7 +32,7 @@ fn fifty_concurrent_writers_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("FIRST", "0").unwrap();
-    let mut inotify = listen(&home);
+    let watch = listen(&home);
     let lock = std::fs::File::open(home.path("secrets.json.lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let begin = Arc::new(Barrier::new(51));
@@ -60,7 +61,7 @@ fn fifty_concurrent_writers_cost_a_few_rewrites_and_a_bad_one_fails_alone() {
             }
         }
     });
-    let rewrites = replaced(&mut inotify);
+    let rewrites = replaced(&watch);
     assert!((1..=10).contains(&rewrites), "{rewrites}");
     let next = home.manager();
     for writer in (0..50).filter(|writer| *writer != 7) {
@@ -73,7 +74,7 @@ fn batches_written_together_are_one_rewrite() {
     let home = Home::make();
     let manager = home.manager();
     manager.set("OLD", "old").unwrap();
-    let mut inotify = listen(&home);
+    let watch = listen(&home);
     let set = |key: &str, text: &str| Change::Set(name(key), SecretValue::new(text));
     let too_large = "x".repeat(64 * 1024 + 1);
     let batches = [
@@ -87,7 +88,7 @@ fn batches_written_together_are_one_rewrite() {
     let results = manager.apply_each(&batches).unwrap();
     let done: Vec<bool> = results.iter().map(Result::is_ok).collect();
     assert_eq!(done, [true, false, false, true, false]);
-    assert_eq!(replaced(&mut inotify), 1);
+    assert_eq!(replaced(&watch), 1);
     let names: Vec<String> = manager
         .names()
         .iter()

@@ -42,7 +42,7 @@ fn a_custom_chain_asks_its_providers_in_order() {
 #[test]
 fn a_chain_without_a_store_cannot_be_written_to() {
     let remote = Remote::new(Has::Value("v"));
-    let manager = SecretsManager::builder().with_provider(remote).build();
+    let manager = SecretsManager::builder().with_source(remote).build();
     assert!(matches!(
         manager.set("K", "v").unwrap_err(),
         Error::Settings(_)
@@ -59,7 +59,7 @@ fn each_provider_works_without_a_chain() {
         env.get(&name("hf-token")).unwrap().unwrap().value.as_str(),
         "hf"
     );
-    assert_eq!(env.names(), [name("HF_TOKEN")]);
+    assert_eq!(env.view().names(), [name("HF_TOKEN")]);
     assert!(env.store().is_none());
 
     let home = Home::make();
@@ -69,7 +69,7 @@ fn each_provider_works_without_a_chain() {
         .unwrap();
     assert_eq!(file.get(&name("K")).unwrap().unwrap().value.as_str(), "v");
     file.rename(&name("K"), &name("L")).unwrap();
-    assert_eq!(file.names(), [name("L")]);
+    assert_eq!(file.view().names(), [name("L")]);
     assert_eq!(SecretStore::path(&file), home.path("secrets.json"));
 }
 
@@ -87,7 +87,7 @@ fn a_default_replaces_a_missing_key_but_never_a_failure() {
         Error::InvalidName { .. }
     ));
     let failing = SecretsManager::builder()
-        .with_provider(Remote::new(Has::Failure))
+        .with_source(Remote::new(Has::Failure))
         .build();
     let error = failing.get_or("K", "default").unwrap_err();
     assert!(matches!(error, Error::ProviderFailed { .. }), "{error:?}");
@@ -118,7 +118,7 @@ fn the_well_known_keys_have_their_own_methods() {
 fn answers_are_cached_until_the_cache_is_cleared_even_no_such_key() {
     let remote = Remote::new(Has::Value("one"));
     let manager = SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .ttl(
             Duration::from_secs(300),
             Duration::from_secs(300),

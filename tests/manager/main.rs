@@ -21,6 +21,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use simpletuner_live::manager::SecretsManager;
+use simpletuner_live::provider::BACKENDS;
 use simpletuner_live::provider::EnvironmentProvider;
 use simpletuner_live::secret::SecretName;
 use simpletuner_live::settings::{Flags, Settings};
@@ -63,7 +64,7 @@ impl Home {
     pub fn settings(&self) -> Settings {
         let home = self.root().to_str().unwrap().to_owned();
         let env = move |name: &str| (name == "HOME").then(|| home.clone());
-        Settings::load_from(&Flags::default(), &env).unwrap()
+        Settings::load_from(&Flags::default(), &env, BACKENDS).unwrap()
     }
     pub fn manager(&self) -> Arc<SecretsManager> {
         self.manager_with(&[])

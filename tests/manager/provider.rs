@@ -1,11 +1,11 @@
-//! A provider that answers when the test says so, and counts its calls.
+//! A source that answers when the test says so, and counts its calls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::SystemTime;
 
 use simpletuner_live::error::{Error, Result};
-use simpletuner_live::provider::{Provided, Provider, ProviderReport};
+use simpletuner_live::provider::{KeyedSource, Provided};
 use simpletuner_live::secret::{SecretName, SecretValue};
 
 /// Its answer: a value for every key, no key, or a failure.
@@ -57,7 +57,7 @@ impl Drop for Gate {
     }
 }
 
-impl Provider for Remote {
+impl KeyedSource for Remote {
     fn name(&self) -> &str {
         "remote"
     }
@@ -78,17 +78,6 @@ impl Provider for Remote {
                 "asking the remote",
                 std::io::Error::from_raw_os_error(libc::ECONNREFUSED),
             )),
-        }
-    }
-    fn names(&self) -> Vec<SecretName> {
-        Vec::new()
-    }
-    fn report(&self) -> ProviderReport {
-        ProviderReport {
-            name: self.name().to_owned(),
-            configured: true,
-            available: !matches!(*self.has.lock().unwrap(), Has::Failure),
-            ..ProviderReport::default()
         }
     }
 }

@@ -15,7 +15,7 @@ const CALLERS: usize = 1000;
 
 fn over(remote: &Arc<Remote>) -> Arc<SecretsManager> {
     SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .build()
 }
 
@@ -103,7 +103,7 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         lock_timeout: settings.timeout.total,
     });
     let manager = SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .with_provider(Arc::new(file))
         .build();
     std::thread::scope(|scope| {

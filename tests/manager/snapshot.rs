@@ -148,7 +148,7 @@ fn listeners_are_notified_before_any_reader_is_answered() {
 fn a_key_of_a_provider_without_documents_is_known_once_it_was_read() {
     let remote = Remote::new(Has::Value("far"));
     let manager = SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .build();
     let heard = Arc::new(AtomicUsize::new(0));
     let ear = heard.clone();
@@ -190,7 +190,7 @@ fn a_key_of_a_provider_without_documents_is_known_once_it_was_read() {
 fn an_answer_from_before_an_invalidation_is_not_fresh_in_a_snapshot() {
     let remote = Remote::new(Has::Value("old"));
     let manager = SecretsManager::builder()
-        .with_provider(remote.clone())
+        .with_source(remote.clone())
         .build();
     let gate = remote.close();
     let (answer, answered) = mpsc::channel();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{
-    AsOf, Cached, ChangeKind, Changes, Done, GetDone, KeyChange, ListingState, Provided, Provider,
+    Callback, ChangeKind, Done, KeyChange, ListingState, Provided, Provider, ProviderChanges,
     ProviderReport, ProviderUpdate, SecretStore, View, ViewLookup,
 };
 use simpletuner_live::secret::{Change, SecretName, SecretValue};
@@ -108,6 +108,19 @@ impl Source {
         };
     }
 
+    fn view(&mut self, name: &'static str) -> Arc<MemoryView> {
+        let view = self.view.get_or_insert_with(|| {
+            Arc::new(MemoryView {
+                name,
+                document: self.held.clone(),
+                has_answered: self.has_answered,
+                is_fresh: self.is_fresh,
+                at: Instant::now(),
+            })
+        });
+        view.clone()
+    }
+
     fn fetched(&mut self) {
         let differs = |name: &&SecretName| self.held.get(*name) != self.upstream.get(*name);
         let names: Vec<SecretName> = self
@@ -129,8 +142,7 @@ impl Source {
 pub struct Memory {
     name: &'static str,
     source: Shared,
-    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    asked: Mutex<Vec<(SecretName, GetDone)>>,
+    changed: OnceLock<Callback>,
     waiting: Mutex<Vec<Done>>,
 }
 
@@ -140,7 +152,6 @@ impl Memory {
             name,
             source: source.clone(),
             changed: OnceLock::new(),
-            asked: Mutex::default(),
             waiting: Mutex::default(),
         })
     }
@@ -154,17 +165,12 @@ impl Memory {
 
     /// The backend answers all that it was asked; whether there was anything.
     pub fn answer(&self) -> bool {
-        let asked = std::mem::take(&mut *lock(&self.asked));
         let waiting = std::mem::take(&mut *lock(&self.waiting));
-        if asked.is_empty() && waiting.is_empty() {
+        if waiting.is_empty() {
             return false;
         }
         lock(&self.source).fetched();
         self.notice();
-        for (name, done) in asked {
-            let cached = self.cached(&name);
-            done(cached);
-        }
         waiting.into_iter().for_each(|done| done());
         true
     }
@@ -194,10 +200,7 @@ impl View for MemoryView {
             provided: Provided {
                 value: value.clone(),
                 changed_at: SystemTime::UNIX_EPOCH,
-                as_of: AsOf {
-                    at: self.at,
-                    is_stale: !self.is_fresh,
-                },
+                as_of: self.at,
             },
             valid_for: self.is_fresh.then_some(Duration::from_secs(3600)),
         }
@@ -233,76 +236,36 @@ impl Provider for Memory {
         self.name
     }
 
-    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        let value = lock(&self.source).held.get(name).cloned();
-        Ok(value.map(|value| Provided::now(value, SystemTime::UNIX_EPOCH)))
+    fn view(&self) -> Arc<dyn View> {
+        lock(&self.source).view(self.name)
     }
 
-    fn cached(&self, name: &SecretName) -> Cached {
-        if !lock(&self.source).is_fresh {
-            return Cached::Unknown;
-        }
-        Cached::from_result(self.get(name))
-    }
-
-    fn get_async(&self, name: &SecretName, done: GetDone) -> std::result::Result<(), GetDone> {
-        lock(&self.asked).push((name.clone(), done));
-        Ok(())
-    }
-
-    fn refresh_async(&self, done: Done) {
+    fn ask(&self, _: Option<&SecretName>, done: Done) {
         if lock(&self.source).is_fresh {
             return done();
         }
         lock(&self.waiting).push(done);
     }
 
-    fn expire(&self) {
+    fn expire(&self, _: &str) {
         let mut source = lock(&self.source);
         source.is_fresh = source.is_store;
         source.view = None;
     }
 
-    fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
+    fn on_change(&self, changed: Callback) {
         let _ = self.changed.set(changed);
-    }
-
-    fn names(&self) -> Vec<SecretName> {
-        lock(&self.source).held.keys().cloned().collect()
     }
 
     fn take_update(&self) -> ProviderUpdate {
         let mut source = lock(&self.source);
-        let source = &mut *source;
-        let view = source.view.get_or_insert_with(|| {
-            Arc::new(MemoryView {
-                name: self.name,
-                document: source.held.clone(),
-                has_answered: source.has_answered,
-                is_fresh: source.is_fresh,
-                at: Instant::now(),
-            })
-        });
-        let news = std::mem::take(&mut source.news);
         ProviderUpdate {
-            view: Some(view.clone()),
-            changes: match news.is_empty() {
-                true => Changes::None,
-                false => Changes::Keys(news),
+            view: source.view(self.name),
+            changes: ProviderChanges {
+                keys: std::mem::take(&mut source.news),
+                own: std::mem::take(&mut source.own),
+                ..ProviderChanges::default()
             },
-            own_writes: std::mem::take(&mut source.own),
-        }
-    }
-
-    fn keeps_documents(&self) -> bool {
-        true
-    }
-
-    fn report(&self) -> ProviderReport {
-        ProviderReport {
-            name: self.name.into(),
-            available: true,
-            ..ProviderReport::default()
         }
     }
 

@@ -161,14 +161,8 @@ fn a_settled_file_is_not_read_again() {
     let source = at(&path);
     let is_settled = || {
         source.cipher().unwrap();
-        source
-            .derived
-            .lock()
-            .unwrap()
-            .as_ref()
-            .unwrap()
-            .file
-            .is_some()
+        let derived = source.derived.lock();
+        derived.as_ref().unwrap().file.is_some()
     };
     assert!(!is_settled());
     while !is_settled() {

@@ -9,7 +9,8 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::provider::{ChangeKind, KeyChange};
+use crate::provider::source_view::SourceDocument;
+use crate::provider::{ChangeKind, KeyChange, ViewLookup};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
 
 /// The secrets of one document.
@@ -88,8 +89,47 @@ impl BackendDocument {
         document
     }
 
-    /// The changes from this document to `newer`. Values are compared by their fingerprints.
-    pub(super) fn changes_to(&self, newer: &Self) -> Vec<KeyChange> {
+    fn put(&mut self, key: String, json: &str) {
+        // The last of duplicate keys counts, even if it cannot be served.
+        self.unnamed.remove(&key);
+        self.left_out.remove(&key);
+        let name = SecretName::new(&key).ok();
+        if let Some(name) = &name {
+            self.entries.remove(name);
+        }
+        match text_of(json) {
+            Ok(value) => match name {
+                Some(name) => drop(self.entries.insert(name, value)),
+                None => drop(self.unnamed.insert(key, value)),
+            },
+            Err(why) => drop(self.left_out.insert(key, why)),
+        }
+    }
+}
+
+impl SourceDocument for BackendDocument {
+    fn value(&self, name: &SecretName) -> Result<Option<SecretValue>, ViewLookup> {
+        Ok(self.get(name).cloned())
+    }
+
+    fn value_by_key(&self, key: &str) -> Option<&SecretValue> {
+        self.get_by_key(key)
+    }
+
+    fn has(&self, name: &SecretName) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &SecretName> {
+        self.entries.keys()
+    }
+
+    fn skipped(&self) -> usize {
+        self.skipped()
+    }
+
+    /// Values are compared by their fingerprints.
+    fn changes_to(&self, newer: &Self) -> Vec<KeyChange> {
         let change = |name: &SecretName, kind| {
             let name = name.clone();
             KeyChange { name, kind }
@@ -106,23 +146,6 @@ impl BackendDocument {
             .filter(|name| newer.get(name).is_none())
             .map(|name| change(name, ChangeKind::Deleted));
         set.chain(deleted).collect()
-    }
-
-    fn put(&mut self, key: String, json: &str) {
-        // The last of duplicate keys counts, even if it cannot be served.
-        self.unnamed.remove(&key);
-        self.left_out.remove(&key);
-        let name = SecretName::new(&key).ok();
-        if let Some(name) = &name {
-            self.entries.remove(name);
-        }
-        match text_of(json) {
-            Ok(value) => match name {
-                Some(name) => drop(self.entries.insert(name, value)),
-                None => drop(self.unnamed.insert(key, value)),
-            },
-            Err(why) => drop(self.left_out.insert(key, why)),
-        }
     }
 }
 

@@ -1,21 +1,22 @@
 //! Fetches a backend's document: one call for all callers at once, retried within bounds, and repeated in advance for
 //! keys that are read often. Knows no protocol.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::runtime::runtime;
-use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, Rules, State};
-use super::view::BackendView;
+use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, State};
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::error::Result;
-use crate::provider::{Changes, Done, GetDone, ListingState, ProviderUpdate};
+use crate::provider::source_view::Rules;
+use crate::provider::{Callback, Done};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How often a call is retried if readers would otherwise get an error.
 const MAX_RETRIES: u32 = 2;
@@ -36,62 +37,50 @@ pub struct BackendOptions {
 /// Fetches the document of one backend, and keeps what is known of it.
 pub(super) struct Fetcher {
     pub(super) backend: Box<dyn Backend>,
-    pub(super) rules: Arc<Rules>,
+    rules: Arc<Rules>,
     runtime: Handle,
     timeout: Duration,
     /// A leaf lock: never held across a wait or a callback.
     inner: Mutex<Inner>,
-    /// Whether there are changes that [`take_changes`](Self::take_changes) has not returned yet.
-    has_changes: AtomicBool,
-    pub(super) changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(super) changed: OnceLock<Callback>,
     /// Called when there is something new to save for the next process.
-    pub(super) unsaved: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(super) unsaved: OnceLock<Callback>,
     /// The shortest time to live, in milliseconds, among the keys read since the last fetch began.
     read_ttl: AtomicU64,
     /// Notified when `read_ttl` falls or a fetch ends.
     read: Arc<Notify>,
 }
 
-#[derive(Default)]
 pub(super) struct Inner {
     pub(super) state: State,
-    /// What readers see of the state; `None` if it has changed since.
-    view: Option<Arc<BackendView>>,
     /// Waiters for the current attempt.
-    waiting: Vec<Waiter>,
+    waiting: Vec<Done>,
     /// Waiters that asked after an invalidation, while an attempt from before it runs.
-    waiting_for_next: Vec<Waiter>,
+    waiting_for_next: Vec<Done>,
     refreshes_ahead: bool,
-}
-
-impl Inner {
-    /// The state, to be changed.
-    pub(super) fn change(&mut self) -> &mut State {
-        self.view = None;
-        &mut self.state
-    }
-}
-
-pub(super) enum Waiter {
-    /// For a key.
-    Key(SecretName, GetDone),
-    /// For a document, whatever it contains.
-    Document(Done),
 }
 
 impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
+        let mut state = State::new(Rules {
+            provider: backend.name(),
+            ttl: Some(options.ttl),
+            max_stale: options.max_stale,
+            hangs: Box::new(|_| None),
+        });
+        state.source.change().source = backend.source();
+        let rules = state.source.current().rules.clone();
         Ok(Arc::new(Self {
             runtime: runtime()?,
-            rules: Arc::new(Rules {
-                provider: backend.name(),
-                ttl: options.ttl,
-                max_stale: options.max_stale,
+            inner: Mutex::new(Inner {
+                state,
+                waiting: Vec::new(),
+                waiting_for_next: Vec::new(),
+                refreshes_ahead: false,
             }),
+            rules,
             backend: Box::new(backend),
             timeout: options.timeout,
-            inner: Mutex::default(),
-            has_changes: AtomicBool::new(false),
             changed: OnceLock::new(),
             unsaved: OnceLock::new(),
             read_ttl: AtomicU64::new(NO_READ),
@@ -100,7 +89,7 @@ impl Fetcher {
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock()
     }
 
     pub(super) fn notify_unsaved(&self) {
@@ -126,46 +115,20 @@ impl Fetcher {
         }
     }
 
-    pub(super) fn take_changes(&self) -> Changes {
-        if !self.has_changes.swap(false, Ordering::Relaxed) {
-            return Changes::None;
-        }
-        let changes = self.inner().state.take_changes();
-        changes.map_or(Changes::None, Changes::Keys)
-    }
-
-    pub(super) fn take_update(&self) -> ProviderUpdate {
-        let mut inner = self.inner();
-        let changes = match self.has_changes.swap(false, Ordering::Relaxed) {
-            true => inner.state.take_changes(),
-            false => None,
-        };
-        let Inner { state, view, .. } = &mut *inner;
-        let new_view = || BackendView::new(state, &self.rules, self.backend.source());
-        ProviderUpdate {
-            view: Some(view.get_or_insert_with(new_view).clone()),
-            changes: changes.map_or(Changes::None, Changes::Keys),
-            own_writes: Vec::new(),
-        }
-    }
-
-    /// Calls `done` when the document is fresh or could not be fetched.
-    pub(super) fn refresh(self: &Arc<Self>, done: Done) {
+    /// Calls `done` when the document is fresh enough for the key (`None`: for a listing), or could not be fetched.
+    pub(super) fn ask(self: &Arc<Self>, name: Option<&SecretName>, done: Done) {
         let now = Instant::now();
         let mut inner = self.inner();
-        match inner.state.listing_state(&self.rules, now) {
-            ListingState::Outdated | ListingState::Unknown => {
-                self.wait(&mut inner, Waiter::Document(done), now);
-            }
-            ListingState::Complete | ListingState::Failed(_) => {
-                drop(inner);
-                done();
-            }
+        if inner.state.must_ask(name, now) {
+            self.wait(&mut inner, done, now);
+        } else {
+            drop(inner);
+            done();
         }
     }
 
     /// Adds a waiter to the attempt that will answer it, and begins that attempt if none runs.
-    pub(super) fn wait(self: &Arc<Self>, inner: &mut Inner, waiter: Waiter, now: Instant) {
+    fn wait(self: &Arc<Self>, inner: &mut Inner, waiter: Done, now: Instant) {
         if !inner.state.has_attempt() {
             inner.waiting.push(waiter);
             self.begin(inner, now);
@@ -180,8 +143,8 @@ impl Fetcher {
         inner.state.begin(now);
         self.read_ttl.store(NO_READ, Ordering::Relaxed);
         // Readers wait for retries only if there is nothing to serve and the backend has not failed before.
-        let was_failing = inner.state.is_failing();
-        let retries = !was_failing && !inner.state.is_servable(&self.rules, now);
+        let was_failing = inner.state.source.is_failing();
+        let retries = !was_failing && !inner.state.source.current().is_servable(now);
         let fetcher = self.clone();
         let fetch = self
             .runtime
@@ -240,9 +203,9 @@ impl Fetcher {
     fn finish(self: &Arc<Self>, result: Result<Fetched, FetchError>) {
         let waiting = {
             let mut inner = self.inner();
-            inner.change().finish(result, &self.rules, Instant::now());
-            self.has_changes.store(true, Ordering::Relaxed);
-            if !inner.refreshes_ahead && inner.state.document().is_some() {
+            inner.state.source.change().source = self.backend.source();
+            inner.state.finish(result, Instant::now());
+            if !inner.refreshes_ahead && inner.state.source.current().cached.is_some() {
                 inner.refreshes_ahead = true;
                 self.refresh_ahead();
             }
@@ -258,7 +221,7 @@ impl Fetcher {
             changed();
         }
         self.notify_unsaved();
-        self.answer(waiting);
+        waiting.into_iter().for_each(|done| done());
         self.read.notify_one();
     }
 
@@ -274,20 +237,7 @@ impl Fetcher {
             waiting.append(&mut inner.waiting_for_next);
             waiting
         };
-        self.answer(waiting);
-    }
-
-    fn answer(&self, waiting: Vec<Waiter>) {
-        for waiter in waiting {
-            match waiter {
-                Waiter::Key(name, done) => {
-                    let now = Instant::now();
-                    let answer = self.inner().state.settled_answer(&name, &self.rules, now);
-                    done(answer);
-                }
-                Waiter::Document(done) => done(),
-            }
-        }
+        waiting.into_iter().for_each(|done| done());
     }
 
     /// Fetches documents again before their recently read keys expire, until the provider is dropped.

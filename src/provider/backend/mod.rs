@@ -1,7 +1,6 @@
 //! Secrets in a remote backend, all in one document: when it is fetched, how long it is cached, and what is served
 //! while the backend fails. Knows no protocol: the modules of the backends do.
 
-mod cached_document;
 mod document;
 mod fetcher;
 mod provider;
@@ -9,7 +8,6 @@ mod runtime;
 mod saved;
 mod state;
 pub(crate) mod tls;
-mod view;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,12 +1,12 @@
 //! The thread that waits for the network, for all backends; started at its first use. Knows no backend.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
 use crate::error::{Error, Result};
+use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// The runtime of all backends in this process.
 ///
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// [`Error::Io`] if its thread cannot be started; the next call tries again.
 pub(super) fn runtime() -> Result<Handle> {
     static RUNTIME: Mutex<Option<Handle>> = Mutex::new(None);
-    let mut running = RUNTIME.lock().unwrap_or_else(|e| e.into_inner());
+    let mut running = RUNTIME.lock();
     if let Some(handle) = &*running {
         return Ok(handle.clone());
     }
@@ -22,15 +22,14 @@ pub(super) fn runtime() -> Result<Handle> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         // For resolving host names and reading files of credentials.
+        .thread_name("backends-block")
         .max_blocking_threads(8)
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .map_err(failed)?;
     let handle = runtime.handle().clone();
-    std::thread::Builder::new()
-        .name("backends".to_owned())
-        .spawn(move || runtime.block_on(std::future::pending::<()>()))
-        .map_err(failed)?;
+    let run = move || runtime.block_on(std::future::pending::<()>());
+    sync::spawn("backends", LARGE_STACK, run).map_err(failed)?;
     Ok(running.insert(handle).clone())
 }
 

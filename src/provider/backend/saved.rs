@@ -1,10 +1,15 @@
 //! A backend's record for the next process: its document with its times, and the backend's own state. The record has
 //! its own types, and wall-clock times.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use super::BackendDocument;
+use crate::provider::source_view::{CachedDocument, Failure, SourceView};
+use crate::secret::SecretName;
 
 /// The version of the record. Records of other versions are ignored.
 const FORMAT_VERSION: u8 = 1;
@@ -97,6 +102,73 @@ impl<'a> Saved<'a> {
             .then(|| postcard::from_bytes(bytes).ok())
             .flatten()?;
         (saved.source == source).then_some(saved)
+    }
+}
+
+impl SourceView<BackendDocument> {
+    /// The record for the next process; `own` is the backend's own state.
+    pub(super) fn save(&self, own: Option<&[u8]>, now: Instant) -> Zeroizing<Vec<u8>> {
+        let is_invalidated = self.age(now).is_none();
+        let document = self.cached.as_ref().map(|cached| {
+            let (entries, left_out) = cached.document.parts();
+            let age = now.saturating_duration_since(cached.as_of);
+            let changed = cached.keys_changed_at.iter();
+            SavedDocument {
+                as_of: SystemTime::now()
+                    .checked_sub(age)
+                    .unwrap_or(UNIX_EPOCH)
+                    .into(),
+                is_invalidated,
+                changed_at: cached.changed_at.into(),
+                entries,
+                left_out,
+                changed: changed
+                    .map(|(name, at)| (name.as_str(), (*at).into()))
+                    .collect(),
+            }
+        });
+        let last_error = self.last_error.as_ref();
+        let failure = self.failure.as_ref().map(|failure| failure.error.reason());
+        to_bytes(&Saved {
+            document,
+            last_success: self.last_success.map(Into::into),
+            last_error: last_error.map(|(why, at)| (why.as_str(), (*at).into())),
+            failure: failure.as_deref(),
+            own,
+            ..Saved::new(&self.source)
+        })
+    }
+
+    /// Restores a record.
+    pub(super) fn restore(&mut self, saved: &Saved<'_>, now: Instant) {
+        if let Some(document) = &saved.document {
+            // A time in the future means that the clock was set back since the save.
+            let age = document.as_of.age();
+            let as_of = now.checked_sub(age.unwrap_or_default());
+            let changed = document.changed.iter();
+            self.cached = Some(CachedDocument {
+                document: BackendDocument::from_parts(&document.entries, &document.left_out).into(),
+                as_of: as_of.unwrap_or(now),
+                changed_at: document.changed_at.time(),
+                keys_changed_at: Arc::new(
+                    changed
+                        .filter_map(|(key, at)| Some((SecretName::new(key).ok()?, at.time())))
+                        .collect(),
+                ),
+            });
+            if document.is_invalidated || age.is_none() || as_of.is_none() {
+                self.invalidated_at = now.checked_add(Duration::from_nanos(1));
+            }
+        }
+        self.last_success = saved.last_success.map(WallTime::time);
+        let last_error = saved.last_error;
+        self.last_error = last_error.map(|(why, at)| (why.to_owned(), at.time()));
+        // A retry is due at once, and readers wait for it no longer than for any backend that failed.
+        self.failure = saved.failure.map(|reason| Failure {
+            error: self.rules.unavailable(reason).into(),
+            retry_at: Some(now),
+            times: 1,
+        });
     }
 }
 

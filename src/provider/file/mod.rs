@@ -5,31 +5,28 @@ mod document;
 mod json;
 mod location;
 mod peers;
+mod readable;
 mod reader;
 mod state;
 mod store;
-mod view;
 mod watch;
 pub(crate) mod write;
 mod write_queue;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::backend::after;
-use super::{
-    AsOf, Cached, Changes, Done, GetDone, ListingState, Provided, Provider, ProviderReport,
-    ProviderUpdate, SecretStore, View, ViewLookup,
-};
+use super::{Callback, Done, ListingState, Provider, ProviderUpdate, SecretStore, View};
 use crate::credential::KeySource;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::secret::SecretName;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use peers::Peers;
 use reader::{ReadOutcome, StoreReader};
 use state::State;
-use view::FileView;
 use watch::{CheckTarget, Watch};
 use write_queue::WriteQueue;
 
@@ -69,7 +66,7 @@ struct Shared {
     is_peer: AtomicBool,
     /// A leaf lock.
     peers: Mutex<Option<Arc<Peers>>>,
-    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    changed: OnceLock<Callback>,
     warned: Warned,
 }
 
@@ -107,15 +104,11 @@ impl FileProvider {
         self.0.options.lock_timeout.max(MIN_TIMEOUT)
     }
 
-    fn view(&self) -> Arc<FileView> {
-        self.0.state().view()
-    }
-
     /// Checks the file in the background: calls `done` after a check that began after this call, or after the timeout.
     fn check_then(&self, done: Done) {
         let once = Arc::new(Mutex::new(Some(done)));
         let call = |once: &Mutex<Option<Done>>| {
-            let done = once.lock().unwrap_or_else(|e| e.into_inner()).take();
+            let done = once.lock().take();
             if let Some(done) = done {
                 done();
             }
@@ -127,16 +120,6 @@ impl FileProvider {
             call(&once);
         };
         self.0.watch.check_then(&self.0, Box::new(checked));
-    }
-
-    fn timed_out(&self) -> Error {
-        Error::Unavailable {
-            provider: "file".to_owned(),
-            reason: format!(
-                "the filesystem of the secrets file did not respond within {} s",
-                self.timeout().as_secs_f64()
-            ),
-        }
     }
 }
 
@@ -154,108 +137,35 @@ impl Provider for FileProvider {
         "file"
     }
 
-    fn get(&self, name: &SecretName) -> Result<Option<Provided>> {
-        self.check_for_changes(Duration::MAX);
-        let (sender, receiver) = mpsc::channel();
-        drop(self.get_async(name, Box::new(move |cached| drop(sender.send(cached)))));
-        match receiver.recv() {
-            Ok(Cached::Value(provided)) => Ok(Some(provided)),
-            Ok(Cached::Absent { .. }) => Ok(None),
-            Ok(Cached::Failed(error)) => Err(error),
-            Ok(Cached::Unknown) | Err(mpsc::RecvError) => Err(self.timed_out()),
-        }
-    }
-
-    fn cached(&self, name: &SecretName) -> Cached {
-        find_in(&self.view(), name)
-    }
-
-    fn get_async(&self, name: &SecretName, done: GetDone) -> Result<(), GetDone> {
-        match self.cached(name) {
-            Cached::Unknown => {}
-            cached => {
-                done(cached);
-                return Ok(());
-            }
-        }
-        self.0.state().request_key();
-        let (shared, name, timed_out) = (self.0.clone(), name.clone(), self.timed_out());
-        self.check_then(Box::new(move || {
-            let view = shared.state().view();
-            done(match find_in(&view, &name) {
-                Cached::Unknown => Cached::Failed(timed_out),
-                cached => cached,
-            });
-        }));
-        Ok(())
-    }
-
-    fn names(&self) -> Vec<SecretName> {
-        self.0.state().current().names()
-    }
-
-    fn has(&self, name: &SecretName) -> bool {
-        self.0.state().current().has(name)
-    }
-
-    fn listing_state(&self) -> ListingState {
-        self.view().listing_state(Instant::now())
-    }
-
-    fn refresh_async(&self, done: Done) {
-        match self.listing_state() {
-            ListingState::Unknown => self.check_then(done),
-            ListingState::Complete | ListingState::Outdated | ListingState::Failed(_) => done(),
-        }
-    }
-
-    fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
-        drop(self.0.changed.set(changed));
-    }
-
-    fn poll_changes(&self) -> Changes {
-        self.check_for_changes(Duration::MAX);
-        self.0.state().take_changes()
-    }
-
-    fn check_for_changes(&self, timeout: Duration) {
-        let timeout = timeout.min(self.timeout());
-        self.0.watch.check(&self.0, timeout);
-    }
-
-    fn join_watchers(&self) {
-        self.0.is_peer.store(true, Ordering::Relaxed);
-        self.check_for_changes(MIN_TIMEOUT);
+    fn view(&self) -> Arc<dyn View> {
+        self.0.state().source.view()
     }
 
     fn take_update(&self) -> ProviderUpdate {
-        let mut state = self.0.state();
-        ProviderUpdate {
-            view: Some(state.view()),
-            changes: state.take_changes(),
-            own_writes: state.take_own_writes(),
+        self.0.state().source.take_update()
+    }
+
+    fn ask(&self, name: Option<&SecretName>, done: Done) {
+        let (view, now) = (self.view(), Instant::now());
+        let must_ask = match name {
+            Some(name) => view.find(name, now).must_ask(),
+            None => matches!(view.listing_state(now), ListingState::Unknown),
+        };
+        if must_ask && name.is_some() {
+            self.0.state().request_key();
+        }
+        match must_ask {
+            true => self.check_then(done),
+            false => done(),
         }
     }
 
-    fn keeps_documents(&self) -> bool {
-        true
-    }
-
-    fn report(&self) -> ProviderReport {
-        self.0.state().current().report(Instant::now())
+    fn on_change(&self, changed: Callback) {
+        drop(self.0.changed.set(changed));
     }
 
     fn store(&self) -> Option<&dyn SecretStore> {
         Some(self)
-    }
-}
-
-fn find_in(view: &FileView, name: &SecretName) -> Cached {
-    match view.find(name, Instant::now()) {
-        ViewLookup::Value { provided, .. } => Cached::Value(provided),
-        ViewLookup::Absent { .. } => Cached::Absent { as_of: AsOf::now() },
-        ViewLookup::Failed(error) => Cached::Failed(error),
-        ViewLookup::Unknown => Cached::Unknown,
     }
 }
 
@@ -288,7 +198,7 @@ impl CheckTarget for Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     /// Reads the file unless it is the one that was read last.
@@ -305,15 +215,15 @@ impl Shared {
             let key = needs_key.then(|| self.options.key.cipher());
             let mut state = self.state();
             while state.is_writing {
-                state = self.written.wait(state).unwrap_or_else(|e| e.into_inner());
+                state = self.written.wait(state);
             }
             if state.writes != writes {
                 // The read may predate a write of this provider.
                 continue;
             }
             match read {
-                None => state.confirm_unchanged(),
-                Some(read) => apply_read(&mut state, read, started),
+                None => state.source.confirm(),
+                Some(read) => state.apply_read(read, started),
             }
             if let Some(key) = key {
                 state.set_key(key);
@@ -333,7 +243,7 @@ impl Shared {
     }
 
     fn peers(&self) -> MutexGuard<'_, Option<Arc<Peers>>> {
-        self.peers.lock().unwrap_or_else(|e| e.into_inner())
+        self.peers.lock()
     }
 
     fn is_peer(&self) -> bool {
@@ -352,25 +262,6 @@ impl Shared {
         let open = peers.take().filter(|peers| peers.is_beside(store));
         *peers = open.or_else(|| Peers::open(store, create).map(Arc::new));
         peers.clone()
-    }
-}
-
-fn apply_read(state: &mut State, read: ReadOutcome, started: Instant) {
-    state.set_source(read.source);
-    match read.loaded {
-        Ok(loaded) => {
-            if state.has_failed() {
-                tracing::info!("the secrets file can be read again");
-            }
-            state.apply_read(read.observed, loaded);
-            state.set_latency(started.elapsed());
-        }
-        Err(error) => {
-            if !state.has_failed() {
-                tracing::warn!("{error}");
-            }
-            state.apply_failure(read.observed, error);
-        }
     }
 }
 

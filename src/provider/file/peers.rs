@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -16,6 +15,7 @@ use rustix::fs::OFlags;
 
 use super::write::beside;
 use crate::files::place;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The longest time that a write waits for other watchers.
 const WATCHERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ impl Peers {
     }
 
     fn locked_count(&self) -> MutexGuard<'_, Option<u64>> {
-        self.locked_count.lock().unwrap_or_else(|e| e.into_inner())
+        self.locked_count.lock()
     }
 
     /// Joins the watchers. Returns the count of finished writes: a check of the store that begins now sees all of them.

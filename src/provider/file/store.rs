@@ -4,18 +4,20 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
-use super::{Document, FileProvider, MAX_DOCUMENT, Sealed, Shared, Stored};
+use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
 use crate::credential::is_encrypted;
 use crate::error::{Error, Result};
 use crate::files::Stamp;
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
+use crate::sync::MutexGuard;
 
 impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.
@@ -74,8 +76,8 @@ impl Shared {
         {
             let (stamp, mut state) = self.put_in_place(replacement)?;
             // First what other programs changed since the last check, so that it is reported; own changes are not.
-            state.apply_read(Observed::Unsettled, found);
-            state.set_source(path.display().to_string());
+            state.apply_loaded(found);
+            state.source.change().source = path.display().to_string();
             let written = LoadedDocument {
                 document: Arc::new(document),
                 content: Some(ContentHash::of(&path, &content)),
@@ -96,7 +98,7 @@ impl Shared {
         {
             let state = self.state();
             if state.is_current(&located)
-                && !state.has_failed()
+                && !state.source.is_failing()
                 && let Some(loaded) = state.loaded()
             {
                 return Ok(loaded.clone());
@@ -215,6 +217,19 @@ impl SecretStore for FileProvider {
 
     fn encrypt_all(&self) -> Result<usize> {
         self.0.encrypt_all()
+    }
+
+    fn check_for_changes(&self, timeout: Duration) {
+        let (done, ended) = mpsc::channel();
+        let done = move || done.send(()).unwrap_or_default();
+        self.0.watch.check_then(&self.0, Box::new(done));
+        // An error means that the disk hangs.
+        let _ = ended.recv_timeout(timeout.min(self.timeout()));
+    }
+
+    fn join_watchers(&self) {
+        self.0.is_peer.store(true, Ordering::Relaxed);
+        self.check_for_changes(MIN_TIMEOUT);
     }
 
     fn wait_for_watchers(&self) {

@@ -1,7 +1,8 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::provider::{ChangeKind, KeyChange};
+use crate::error::Error;
+use crate::provider::{ChangeKind, KeyChange, ProviderChanges, ProviderReport, ViewLookup};
 use crate::secret::{Change, MAX_VALUE, SecretValue};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -50,6 +51,31 @@ impl Scratch {
 fn get(provider: &FileProvider, key: &str) -> Option<String> {
     let provided = provider.get(&name(key)).unwrap()?;
     Some(provided.value.as_str().to_owned())
+}
+
+/// What other programs changed since the last call.
+fn poll_changes(provider: &FileProvider) -> ProviderChanges {
+    provider.check_for_changes(Duration::MAX);
+    provider.take_update().changes
+}
+
+/// These keys, changed by others.
+fn keys(keys: Vec<KeyChange>) -> ProviderChanges {
+    ProviderChanges {
+        keys,
+        ..ProviderChanges::default()
+    }
+}
+
+fn failed() -> ProviderChanges {
+    ProviderChanges {
+        health: true,
+        ..ProviderChanges::default()
+    }
+}
+
+fn report(provider: &FileProvider) -> ProviderReport {
+    provider.view().report(Instant::now())
 }
 
 fn set(provider: &FileProvider, key: &str, value: &str) -> Result<()> {
@@ -151,8 +177,8 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
     scratch.write("secrets.json", "{\"A\": \"1\", \"B\": \"2\"}");
     let provider = scratch.provider();
     assert_eq!(
-        provider.poll_changes(),
-        Changes::None,
+        poll_changes(&provider),
+        ProviderChanges::default(),
         "the first reading is no change"
     );
     // Same length, in place, at once: the timestamps may well be the same.
@@ -162,15 +188,15 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
         kind,
     };
     assert_eq!(
-        provider.poll_changes(),
-        Changes::Keys(vec![change("A", ChangeKind::Set)])
+        poll_changes(&provider),
+        keys(vec![change("A", ChangeKind::Set)])
     );
-    assert_eq!(provider.poll_changes(), Changes::None);
+    assert_eq!(poll_changes(&provider), ProviderChanges::default());
     assert_eq!(get(&provider, "A").as_deref(), Some("3"));
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     assert_eq!(
-        provider.poll_changes(),
-        Changes::Keys(vec![
+        poll_changes(&provider),
+        keys(vec![
             change("A", ChangeKind::Deleted),
             change("B", ChangeKind::Deleted)
         ])
@@ -178,18 +204,23 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
 }
 
 #[test]
-fn an_own_write_is_not_reported_but_an_earlier_edit_by_another_program_is() {
+fn an_own_write_is_told_from_an_earlier_edit_by_another_program() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "1").unwrap();
-    assert_eq!(provider.poll_changes(), Changes::None);
-    scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
-    set(&provider, "B", "2").unwrap();
-    let foreign = KeyChange {
-        name: name("FOREIGN"),
+    let set_key = |key: &str| KeyChange {
+        name: name(key),
         kind: ChangeKind::Set,
     };
-    assert_eq!(provider.poll_changes(), Changes::Keys(vec![foreign]));
+    let changes = poll_changes(&provider);
+    assert_eq!((changes.keys, changes.own), (vec![], vec![set_key("A")]));
+    scratch.write("secrets.json", "{\"A\": \"1\", \"FOREIGN\": \"x\"}");
+    set(&provider, "B", "2").unwrap();
+    let changes = poll_changes(&provider);
+    assert_eq!(
+        (changes.keys, changes.own),
+        (vec![set_key("FOREIGN")], vec![set_key("B")])
+    );
     assert_eq!(get(&provider, "FOREIGN").as_deref(), Some("x"));
 }
 
@@ -217,17 +248,17 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         scratch.write("secrets.json", "{\"A\": \"alpha\"}");
         let provider = scratch.provider();
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
-        assert!(!provider.report().stale);
-        provider.poll_changes();
+        assert!(!report(&provider).stale);
+        poll_changes(&provider);
         scratch.write("secrets.json", bad);
         assert_eq!(
-            provider.poll_changes(),
-            Changes::Keys(vec![]),
+            poll_changes(&provider),
+            failed(),
             "its state changed, no name did"
         );
         assert_eq!(get(&provider, "A").as_deref(), Some("alpha"), "{bad}");
-        let report = provider.report();
-        assert!(report.stale && !report.available && report.last_error.is_some());
+        let seen = report(&provider);
+        assert!(seen.stale && !seen.available && seen.last_error.is_some());
         assert!(matches!(
             set(&provider, "B", "b"),
             Err(Error::MalformedStore { .. })
@@ -241,7 +272,7 @@ fn a_file_that_is_malformed_serves_the_last_good_document_and_is_not_written() {
         ));
         scratch.write("secrets.json", "{\"A\": \"mended\"}");
         assert_eq!(get(&provider, "A").as_deref(), Some("mended"));
-        assert!(provider.report().available);
+        assert!(report(&provider).available);
     }
 }
 
@@ -250,20 +281,20 @@ fn a_document_that_is_too_old_is_not_served() {
     let scratch = Scratch::new();
     scratch.write("secrets.json", "{\"A\": \"alpha\"}");
     let provider = scratch.with(|o| o.max_stale = Duration::ZERO);
+    let find = |provider: &FileProvider| provider.view().find(&name("A"), Instant::now());
     assert_eq!(get(&provider, "A").as_deref(), Some("alpha"));
     scratch.write("secrets.json", "");
     assert!(
-        matches!(provider.cached(&name("A")), Cached::Value(_)),
+        matches!(find(&provider), ViewLookup::Value { .. }),
         "not looked at yet"
     );
-    assert_eq!(
-        provider.poll_changes(),
-        Changes::All,
-        "nor may a cache serve it"
-    );
+    assert_eq!(poll_changes(&provider), failed(), "it failed");
     assert!(matches!(
-        provider.cached(&name("A")),
-        Cached::Failed(Error::MalformedStore { .. })
+        find(&provider),
+        ViewLookup::Failed {
+            error: Error::MalformedStore { .. },
+            ..
+        }
     ));
 }
 
@@ -369,7 +400,7 @@ fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
     assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
-    assert!(!provider.report().available || provider.poll_changes() != Changes::None);
+    assert!(!report(&provider).available || poll_changes(&provider) != ProviderChanges::default());
 }
 
 #[test]
@@ -424,13 +455,13 @@ fn writers_of_one_file_lose_no_key() {
         }
     });
     assert_eq!(
-        scratch.provider().report().keys.len(),
+        report(&scratch.provider()).keys.len(),
         0,
         "nothing is read before it is asked for"
     );
     let provider = scratch.provider();
-    provider.poll_changes();
-    assert_eq!(provider.names().len(), 400);
+    poll_changes(&provider);
+    assert_eq!(provider.view().names().len(), 400);
     scratch.has_no_leftovers();
 }
 
@@ -540,7 +571,7 @@ fn said_while(work: impl FnOnce()) -> String {
     struct Said(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Said {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -553,6 +584,6 @@ fn said_while(work: impl FnOnce()) -> String {
         .with_writer(move || writer.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, work);
-    let said = said.0.lock().unwrap().clone();
+    let said = said.0.lock().clone();
     String::from_utf8(said).unwrap()
 }

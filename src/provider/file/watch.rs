@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify;
 
 use crate::provider::Done;
+use crate::sync::{self, LARGE_STACK, Mutex, MutexGuard};
 
 /// How often the file is checked without a notification: not every filesystem sends any.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,11 +24,10 @@ const RECHECK_DELAY: Duration = Duration::from_millis(25);
 
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The threads and callbacks that wait for a check, and since when the current check runs.
+/// The callbacks that wait for a check, and since when the current check runs.
 pub(super) struct Watch {
     // A leaf lock.
     checks: Mutex<Checks>,
-    checked: Condvar,
     wake: Option<OwnedFd>,
     /// When the current check began, in milliseconds since `BASE`, plus one; 0: none runs.
     began: AtomicU64,
@@ -38,7 +38,6 @@ struct Checks {
     is_running: bool,
     has_stopped: bool,
     started: u64,
-    finished: u64,
     /// Callbacks, each with the number of the check that it waits for.
     waiting: Vec<(u64, Done)>,
 }
@@ -60,14 +59,13 @@ impl Watch {
         LazyLock::force(&BASE);
         Arc::new(Self {
             checks: Mutex::default(),
-            checked: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok(),
             began: AtomicU64::new(0),
         })
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
-        self.checks.lock().unwrap_or_else(|e| e.into_inner())
+        self.checks.lock()
     }
 
     fn wake(&self) {
@@ -77,15 +75,10 @@ impl Watch {
         }
     }
 
-    /// How long the current check has run.
-    pub(super) fn hanging_for(&self, now: Instant) -> Duration {
-        match self.began.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            began => {
-                let began = *BASE + Duration::from_millis(began - 1);
-                now.saturating_duration_since(began)
-            }
-        }
+    /// Since when the current check runs.
+    pub(super) fn checking_since(&self) -> Option<Instant> {
+        let began = self.began.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(*BASE + Duration::from_millis(began))
     }
 
     /// Calls `done` after a check that begins after this call. If the thread cannot be started, checks on this thread.
@@ -101,25 +94,6 @@ impl Watch {
         }
         target.check();
         done();
-    }
-
-    /// Waits for a check that begins after this call; `false` if it did not end within `timeout`.
-    pub(super) fn check<L: CheckTarget>(
-        self: &Arc<Self>,
-        target: &Arc<L>,
-        timeout: Duration,
-    ) -> bool {
-        let mut checks = self.checks();
-        if !self.ensure_running(&mut checks, target) {
-            drop(checks);
-            target.check();
-            return true;
-        }
-        let next = checks.started + 1;
-        self.wake();
-        let until = |checks: &mut Checks| checks.finished < next && !checks.has_stopped;
-        let waited = self.checked.wait_timeout_while(checks, timeout, until);
-        !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
     }
 
     /// Starts the thread at the first use.
@@ -148,8 +122,7 @@ impl Watch {
                     notifier.wait(&watch, pause);
                 }
             };
-            let thread = std::thread::Builder::new().name("store".to_owned());
-            match thread.spawn(run) {
+            match sync::spawn("store", LARGE_STACK, run) {
                 Ok(_) => checks.is_running = true,
                 Err(error) => {
                     tracing::warn!("no thread could be started that watches the store: {error}");
@@ -177,13 +150,11 @@ impl Watch {
         self.began.store(0, Ordering::Relaxed);
         let served = {
             let mut checks = self.checks();
-            checks.finished = number;
             let all = std::mem::take(&mut checks.waiting);
             let (served, rest) = all.into_iter().partition(|(needs, _)| *needs <= number);
             checks.waiting = rest;
             served
         };
-        self.checked.notify_all();
         let served: Vec<(u64, Done)> = served;
         served.into_iter().for_each(|(_, done)| done());
         true
@@ -196,7 +167,6 @@ impl Watch {
             checks.has_stopped = true;
             std::mem::take(&mut checks.waiting)
         };
-        self.checked.notify_all();
         self.wake();
         waiting.into_iter().for_each(|(_, done)| done());
     }

@@ -1,11 +1,12 @@
 //! Group commit: edits that arrive during a write share the next rewrite of the file, and each gets its own result.
 //! Knows nothing of the file.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::document::Stored;
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// One atomic change of the document.
 pub(super) enum Edit {
@@ -45,7 +46,7 @@ struct Inner {
 
 impl WriteQueue {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock()
     }
 
     /// Writes these edits together with all others in the queue, and returns the result of each. The calling thread
@@ -69,7 +70,7 @@ impl WriteQueue {
                 break;
             }
             if inner.has_leader {
-                inner = self.done.wait(inner).unwrap_or_else(|e| e.into_inner());
+                inner = self.done.wait(inner);
                 continue;
             }
             inner.has_leader = true;
@@ -99,7 +100,7 @@ impl WriteQueue {
 
 impl PendingEdit {
     fn result(&self) -> MutexGuard<'_, Option<Result<()>>> {
-        self.result.lock().unwrap_or_else(|e| e.into_inner())
+        self.result.lock()
     }
 }
 

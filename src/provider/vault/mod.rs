@@ -17,21 +17,45 @@ mod response;
 mod token;
 mod trust;
 
-use std::sync::{Arc, Mutex, MutexGuard, Once};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::provider::backend::{Backend, FetchError, Fetched, Fetching, Retry};
+use crate::provider::BackendKind;
+use crate::provider::backend::{Backend, BackendProvider, FetchError, Fetched, Fetching, Retry};
 use crate::secret::SecretValue;
+use crate::settings::{BackendSettings, as_options};
+use crate::sync::{Mutex, MutexGuard};
 use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
 use token::Tokens;
 
 pub use options::{VaultAuth, VaultOptions, VaultTls};
+
+pub(super) const KIND: BackendKind = BackendKind {
+    name: "vault",
+    settings: BackendSettings {
+        title: "HashiCorp Vault",
+        switch: "vault_url",
+        read: |reader, settings| Ok(as_options(VaultOptions::read(reader, settings)?)),
+    },
+    credentials: &[],
+    paths: &[],
+    open: |settings, options| {
+        let backend = settings
+            .backend()
+            .cloned()
+            .map(VaultBackend::new)
+            .transpose()?;
+        backend
+            .map(|backend| BackendProvider::new(backend, options))
+            .transpose()
+    },
+};
 
 /// One secret in Vault, read through version 2 of the KV engine's API, or else version 1.
 ///
@@ -78,7 +102,8 @@ impl VaultBackend {
             ));
         }
         Ok(Self {
-            address: Address::parse(&options.url)?,
+            address: Address::parse(&options.url)
+                .map_err(|why| Error::Settings(format!("vault_url (or VAULT_ADDR) {why}")))?,
             path: SecretPath::new(&options.mount_point, &options.path)?,
             tokens: Tokens::new(options.auth.clone(), Arc::new(clock)),
             options,
@@ -162,9 +187,7 @@ impl VaultBackend {
 
     // A leaf lock, never held across an await.
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.connection.lock()
     }
 
     fn missing(&self) -> String {
@@ -240,3 +263,6 @@ impl Backend for VaultBackend {
         self.tokens.on_unsaved(changed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
-use crate::settings::Settings;
+use crate::settings::{Reader, Settings, setting, settings_table, variables};
 
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
@@ -60,45 +61,83 @@ pub struct VaultTls {
     pub skip_verify: bool,
 }
 
+settings_table! {
+    /// The settings for Vault.
+    struct VaultSettings {
+        /// Vault's address, with a path if a proxy needs one
+        url: Option<String> = setting("vault_url").or_variables(&["VAULT_ADDR"]).check(is_address),
+        /// The secret's path in the KV engine; its fields are the secrets
+        path: String = setting("vault_path").or_variables(&["SIMPLETUNER_VAULT_PATH"]).default(|| "simpletuner".to_owned()),
+        /// Where the KV engine is mounted
+        mount_point: String = setting("vault_mount_point").default(|| "secret".to_owned()),
+        /// The token; the first that is set counts: token, token file, AppRole, `~/.vault-token`
+        token: Option<SecretValue> = setting("vault_token").or_variables(&["VAULT_TOKEN"]),
+        /// A file in which another program, such as the Vault Agent, keeps a token
+        token_file: Option<PathBuf> = setting("vault_token_file").or_variables(&["VAULT_TOKEN_FILE"]),
+        /// The RoleID of an AppRole; set both or neither
+        role_id: Option<SecretValue> = setting("vault_role_id").or_variables(&["VAULT_ROLE_ID"]),
+        /// The SecretID of the AppRole
+        secret_id: Option<SecretValue> = setting("vault_secret_id").or_variables(&["VAULT_SECRET_ID"]),
+        /// The namespace of Vault Enterprise and HCP
+        namespace: Option<String> = variables(&["VAULT_NAMESPACE"]),
+        /// A PEM file of certificates to trust besides the system's
+        ca_file: Option<PathBuf> = variables(&["VAULT_CACERT"]),
+        /// A folder of such files, used if there is no `VAULT_CACERT`
+        ca_folder: Option<PathBuf> = variables(&["VAULT_CAPATH"]),
+        /// The PEM file of the client certificate; set both or neither
+        client_cert: Option<PathBuf> = variables(&["VAULT_CLIENT_CERT"]),
+        /// The PEM file of the client certificate's key
+        client_key: Option<PathBuf> = variables(&["VAULT_CLIENT_KEY"]),
+        /// Whether to accept any certificate: anybody could then pose as Vault, and get the token
+        skip_verify: bool = variables(&["VAULT_SKIP_VERIFY"]),
+    }
+}
+
 impl VaultOptions {
-    /// The options from the settings; `None` if `vault_url` is not set.
-    ///
-    /// If several log-ins are set, the first of these counts: a token, a token file, an AppRole, `~/.vault-token`.
-    ///
-    /// # Errors
-    /// [`Error::Settings`] if a client certificate is set without its key, or a key without its certificate.
-    pub fn from_settings(settings: &Settings) -> Result<Option<Self>> {
-        let Some(url) = settings.vault_url.clone() else {
+    /// The options from the settings; `None` if `vault_url` is not set. If several log-ins are set, the first of these counts: a
+    /// token, a token file, an AppRole, `~/.vault-token`.
+    pub(super) fn read(reader: &Reader<'_>, settings: &Settings) -> Result<Option<Self>> {
+        let vault = VaultSettings::read(reader)?;
+        let both = |first, second| {
+            Error::Settings(format!("{first} and {second} must be set both, or neither"))
+        };
+        if vault.role_id.is_some() != vault.secret_id.is_some() {
+            return Err(both("vault_role_id", "vault_secret_id"));
+        }
+        if vault.client_cert.is_some() != vault.client_key.is_some() {
+            return Err(both("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"));
+        }
+        let Some(url) = vault.url else {
             return Ok(None);
         };
-        let approle = settings.vault_role_id.clone();
-        let auth = match (&settings.vault_token, &settings.vault_token_file) {
-            (Some(token), _) => VaultAuth::Token(token.clone()),
-            (None, Some(file)) => VaultAuth::TokenFile(file.clone()),
-            (None, None) => match approle.zip(settings.vault_secret_id.clone()) {
-                Some((role_id, secret_id)) => VaultAuth::AppRole { role_id, secret_id },
-                None => VaultAuth::LoginFile(settings.home.join(".vault-token")),
-            },
+        let auth = match (
+            vault.token,
+            vault.token_file,
+            vault.role_id.zip(vault.secret_id),
+        ) {
+            (Some(token), ..) => VaultAuth::Token(token),
+            (None, Some(file), _) => VaultAuth::TokenFile(file),
+            (None, None, Some((role_id, secret_id))) => VaultAuth::AppRole { role_id, secret_id },
+            (None, None, None) => VaultAuth::LoginFile(settings.home.join(".vault-token")),
         };
-        let (cert, key) = (&settings.vault_client_cert, &settings.vault_client_key);
-        if cert.is_some() != key.is_some() {
-            return Err(Error::Settings(
-                "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY must both be set, or neither".to_owned(),
-            ));
-        }
         Ok(Some(Self {
             url,
-            mount_point: settings.vault_mount_point.clone(),
-            path: settings.vault_path.clone(),
-            namespace: settings.vault_namespace.clone(),
+            mount_point: vault.mount_point,
+            path: vault.path,
+            namespace: vault.namespace,
             auth,
             tls: VaultTls {
-                ca_file: settings.vault_ca_file.clone(),
-                ca_folder: settings.vault_ca_folder.clone(),
-                client: cert.clone().zip(key.clone()),
-                skip_verify: settings.vault_skip_verify,
+                ca_file: vault.ca_file,
+                ca_folder: vault.ca_folder,
+                client: vault.client_cert.zip(vault.client_key),
+                skip_verify: vault.skip_verify,
             },
             connect_timeout: settings.timeout.connect,
         }))
     }
+}
+
+fn is_address(url: &Option<String>) -> Result<(), String> {
+    url.as_deref()
+        .map_or(Ok(()), |url| Address::parse(url).map(drop))
 }

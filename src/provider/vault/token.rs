@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
@@ -15,6 +15,7 @@ use super::login::{self, Lease};
 use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
+use crate::sync::{self, MutexGuard};
 
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -29,7 +30,7 @@ pub(super) struct Tokens {
     // Held across a log-in or a renewal, so that concurrent fetches log in once.
     login_lock: Mutex<()>,
     // A leaf lock.
-    lease: std::sync::Mutex<Option<Lease>>,
+    lease: sync::Mutex<Option<Lease>>,
     /// Called when there is a new lease to save.
     changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Whether the warning that others can read the token file was logged.
@@ -57,7 +58,7 @@ impl Tokens {
             auth,
             clock,
             login_lock: Mutex::default(),
-            lease: std::sync::Mutex::default(),
+            lease: sync::Mutex::default(),
             changed: OnceLock::new(),
             warned: AtomicBool::new(false),
         }
@@ -139,7 +140,7 @@ impl Tokens {
     }
 
     fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
-        self.lease.lock().unwrap_or_else(|e| e.into_inner())
+        self.lease.lock()
     }
 
     fn store_lease(&self, lease: Lease, is_new: bool) -> Token {

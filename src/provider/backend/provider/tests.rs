@@ -1,12 +1,12 @@
 use std::sync::atomic::AtomicUsize;
 
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use super::*;
 use crate::provider::backend::{BackendDocument, FetchError, Fetched, Fetching, Retry};
-use crate::provider::{ChangeKind, KeyChange};
+use crate::provider::{ChangeKind, KeyChange, ProviderReport, ViewLookup};
 use crate::settings::Ttl;
 
 const NEVER: Duration = Duration::from_secs(600);
@@ -119,11 +119,23 @@ fn value(provider: &BackendProvider) -> String {
     provided.value.as_str().to_owned()
 }
 
-/// Asks; the receiver gets the answer.
-fn ask(provider: &BackendProvider) -> mpsc::Receiver<Cached> {
+fn report(provider: &BackendProvider) -> ProviderReport {
+    provider.view().report(Instant::now())
+}
+
+fn held(provider: &BackendProvider) -> String {
+    match provider.view().find(&a(), Instant::now()) {
+        ViewLookup::Value { provided, .. } => provided.value.as_str().to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Asks; the receiver gets the value that is held then.
+fn ask(provider: &Arc<BackendProvider>) -> mpsc::Receiver<String> {
     let (tell, told) = mpsc::channel();
-    let asked = provider.get_async(&a(), Box::new(move |held| drop(tell.send(held))));
-    assert!(asked.is_ok());
+    let asked = provider.clone();
+    let done = move || drop(tell.send(held(&asked)));
+    provider.ask(Some(&a()), Box::new(done));
     told
 }
 
@@ -135,10 +147,7 @@ fn a_thousand_concurrent_readers_cost_one_call() {
     backend.wait_for_calls(1);
     backend.allow_answers(1000);
     for told in told {
-        match told.recv().unwrap() {
-            Cached::Value(provided) => assert_eq!(provided.value.as_str(), "1"),
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(told.recv().unwrap(), "1");
     }
     assert_eq!(value(&provider), "1");
     assert_eq!(backend.calls(), 1);
@@ -150,17 +159,14 @@ fn a_reader_after_an_invalidation_waits_for_a_later_call() {
     let provider = backend.provider(NEVER, NEVER);
     let before = ask(&provider);
     backend.wait_for_calls(1);
-    provider.expire();
+    provider.expire("");
     let after = ask(&provider);
     backend.allow_answers(1);
-    assert!(matches!(before.recv().unwrap(), Cached::Value(_)));
+    assert_eq!(before.recv().unwrap(), "1");
     backend.wait_for_calls(2);
     backend.say_value("2");
     backend.allow_answers(1);
-    match after.recv().unwrap() {
-        Cached::Value(provided) => assert_eq!(provided.value.as_str(), "2"),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(after.recv().unwrap(), "2");
 }
 
 #[test]
@@ -193,9 +199,9 @@ fn a_failed_call_is_retried_before_the_answer_if_there_is_nothing_to_serve() {
     backend.wait_for_calls(2);
     backend.say_value("1");
     backend.allow_answers(1);
-    assert!(matches!(told.recv().unwrap(), Cached::Value(_)));
+    assert_eq!(told.recv().unwrap(), "1");
     // With something to serve it is not.
-    provider.expire();
+    provider.expire("");
     backend.say(Says::Failure(Retry::Soon));
     backend.allow_answers(10);
     assert_eq!(value(&provider), "1");
@@ -216,7 +222,7 @@ fn readers_do_not_wait_for_a_backend_that_failed_and_now_hangs() {
         backend.calls() == 3
     });
     assert_eq!(value(&provider), "1");
-    assert!(provider.report().stale);
+    assert!(report(&provider).stale);
 }
 
 #[test]
@@ -228,7 +234,7 @@ fn a_call_that_hangs_times_out_and_names_the_setting() {
         said.contains("the script gave no answer within 0.03 s (setting timeout.total)"),
         "{said}"
     );
-    assert!(!provider.report().available);
+    assert!(!report(&provider).available);
 }
 
 #[test]
@@ -270,7 +276,7 @@ fn changes_are_notified_and_returned_once() {
         let _ = tell.send(());
     }));
     assert_eq!(value(&provider), "1");
-    assert_eq!(provider.poll_changes(), Changes::None);
+    assert!(provider.take_update().changes.keys.is_empty());
     backend.say_value("2");
     assert_eq!(value(&provider), "2");
     told.recv().unwrap();
@@ -278,18 +284,19 @@ fn changes_are_notified_and_returned_once() {
         name: a(),
         kind: ChangeKind::Rotated,
     };
-    assert_eq!(provider.poll_changes(), Changes::Keys(vec![change]));
-    assert_eq!(provider.poll_changes(), Changes::None);
+    assert_eq!(provider.take_update().changes.keys, [change]);
+    assert!(provider.take_update().changes.keys.is_empty());
 }
 
 #[test]
 fn a_key_that_is_not_a_valid_name_is_found_by_key() {
     let backend = Scripted::new(1);
     let provider = backend.provider(NEVER, NEVER);
-    let odd = provider.get_by_key("a/b").unwrap().unwrap();
-    assert_eq!(odd.as_str(), "odd");
-    assert!(provider.get_by_key("..").unwrap().is_none());
-    let report = provider.report();
+    crate::provider::wait_for(|done| provider.ask(None, done));
+    let find = |key| provider.view().find_by_key(key, Instant::now()).unwrap();
+    assert_eq!(find("a/b").unwrap().as_str(), "odd");
+    assert!(find("..").is_none());
+    let report = report(&provider);
     assert_eq!(
         (report.skipped_keys, report.keys),
         (1, vec!["A".to_owned()])

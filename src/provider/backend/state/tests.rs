@@ -1,12 +1,12 @@
 use super::*;
-use crate::provider::{ChangeKind, Provided};
+use crate::provider::{ChangeKind, KeyChange, ProviderChanges, ViewLookup};
+use crate::settings::Ttl;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A state with a clock that the test sets.
 struct Timed {
     state: State,
-    rules: Rules,
     now: Instant,
 }
 
@@ -44,29 +44,24 @@ fn failure() -> Result<Fetched, FetchError> {
     Err(FetchError::passing("out of order"))
 }
 
-fn given(held: Cached) -> Given {
-    match held {
-        Cached::Value(Provided { value, as_of, .. }) if as_of.is_stale => stale(value.as_str()),
-        Cached::Value(Provided { value, .. }) => fresh(value.as_str()),
-        Cached::Absent { .. } => Absent,
-        Cached::Failed(error) => Failed(error.to_string()),
-        Cached::Unknown => Wait,
-    }
+fn take_changes(timed: &mut Timed) -> Option<Vec<KeyChange>> {
+    let changes = timed.state.source.take_update().changes;
+    (changes != ProviderChanges::default()).then_some(changes.keys)
 }
 
 impl Timed {
     fn new() -> Self {
         Self {
-            state: State::default(),
-            rules: Rules {
+            state: State::new(Rules {
                 provider: "test",
-                ttl: Ttl {
+                ttl: Some(Ttl {
                     default: 300 * SECOND,
                     missing: 10 * SECOND,
                     keys: [(name("SHORT"), 60 * SECOND)].into(),
-                },
+                }),
                 max_stale: 3600 * SECOND,
-            },
+                hangs: Box::new(|_| None),
+            }),
             now: Instant::now(),
         }
     }
@@ -78,16 +73,27 @@ impl Timed {
 
     fn attempt(&mut self, result: Result<Fetched, FetchError>) -> &mut Self {
         self.state.begin(self.now);
-        self.state.finish(result, &self.rules, self.now);
+        self.state.finish(result, self.now);
         self
     }
 
     fn held(&self, key: &str) -> Given {
-        given(self.state.cached(&name(key), &self.rules, self.now))
+        match self.state.must_ask(Some(&name(key)), self.now) {
+            true => Wait,
+            false => self.answer(key),
+        }
     }
 
     fn answer(&self, key: &str) -> Given {
-        given(self.state.settled_answer(&name(key), &self.rules, self.now))
+        match self.state.source.current().find(&name(key), self.now) {
+            ViewLookup::Value { provided, .. } if self.state.source.is_failing() => {
+                stale(provided.value.as_str())
+            }
+            ViewLookup::Value { provided, .. } => fresh(provided.value.as_str()),
+            ViewLookup::Absent { .. } => Absent,
+            ViewLookup::Failed { error, .. } => Failed(error.to_string()),
+            ViewLookup::Unknown => Wait,
+        }
     }
 }
 
@@ -142,7 +148,7 @@ fn a_reader_between_attempts_is_answered_at_once() {
         timed.after(FAILING_BACKEND_TIMEOUT).held("A"),
         Failed(_)
     ));
-    timed.state.finish(failure(), &timed.rules, timed.now);
+    timed.state.finish(failure(), timed.now);
     let wait = Retry::After(30 * SECOND);
     let busy = |retry| {
         Err(FetchError {
@@ -169,9 +175,7 @@ fn an_invalidated_document_is_served_only_while_the_backend_fails() {
     assert_eq!(timed.held("A"), Wait);
     // The current attempt began before the invalidation.
     assert!(!timed.state.attempt_is_current());
-    timed
-        .state
-        .finish(document(r#"{"A": "2"}"#), &timed.rules, timed.now);
+    timed.state.finish(document(r#"{"A": "2"}"#), timed.now);
     assert_eq!(timed.held("A"), Wait);
     timed.after(SECOND).attempt(failure());
     assert_eq!(timed.held("A"), stale("2"));
@@ -183,17 +187,17 @@ fn an_invalidated_document_is_served_only_while_the_backend_fails() {
 fn a_missing_document_is_not_a_failure_and_its_reason_is_kept() {
     let mut timed = Timed::new();
     timed.attempt(document(r#"{"A": "1"}"#));
-    timed.state.take_changes();
+    take_changes(&mut timed);
     timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
     assert_eq!(timed.held("A"), Absent);
-    assert!(!timed.state.is_failing());
-    let told = timed.state.take_changes().unwrap();
+    assert!(!timed.state.source.is_failing());
+    let told = take_changes(&mut timed).unwrap();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].kind, ChangeKind::Deleted);
-    let (reason, _) = timed.state.last_error.as_ref().unwrap();
+    let (reason, _) = timed.state.source.current().last_error.as_ref().unwrap();
     assert_eq!(reason, "nothing there");
     timed.attempt(document(r#"{"A": "1"}"#));
-    assert!(timed.state.last_error.is_none());
+    assert!(timed.state.source.current().last_error.is_none());
 }
 
 #[test]
@@ -201,7 +205,7 @@ fn a_failure_a_recovery_and_each_change_are_reported_once() {
     let mut timed = Timed::new();
     let told = |timed: &mut Timed, result| {
         timed.attempt(result);
-        let told = timed.state.take_changes();
+        let told = take_changes(timed);
         told.map(|changes| {
             let words = changes
                 .iter()

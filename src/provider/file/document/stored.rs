@@ -1,10 +1,11 @@
 //! A value as it is stored in the file, and its decrypted form. Knows no document.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::credential::{CredentialCipher, is_encrypted};
 use crate::error::Result;
 use crate::secret::{MAX_VALUE, SecretValue};
+use crate::sync::Mutex;
 
 /// The longest encrypted form of a value: base64 twice, and the token's own fields.
 const MAX_STORED: usize = 2 * MAX_VALUE;
@@ -86,7 +87,7 @@ impl Sealed {
     /// # Errors
     /// [`Error::CannotDecrypt`](crate::error::Error::CannotDecrypt).
     pub(crate) fn open(&self, name: &str, cipher: &Arc<CredentialCipher>) -> Result<SecretValue> {
-        let mut opened = self.0.opened.lock().unwrap_or_else(|e| e.into_inner());
+        let mut opened = self.0.opened.lock();
         if let Some(opened) = &*opened
             && Arc::ptr_eq(&opened.with, cipher)
         {

@@ -1,0 +1,137 @@
+//! `settings`: all settings, from the table that the loader uses.
+
+use serde_json::Value;
+
+use super::{Context, Outcome, output};
+use crate::provider::{BACKENDS, own_credentials};
+use crate::settings::{Origin, SettingInForce, groups};
+
+/// Show all settings: their values, and where each comes from
+///
+/// The value of a credential is never shown.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = help())]
+pub(super) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print docs/configuration.md
+    #[arg(long, hide = true)]
+    markdown: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  simpletuner-live settings
+  simpletuner-live settings --json | jq '.[] | select(.from != \"default\")'";
+
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
+    if args.markdown {
+        return output::write(markdown().as_bytes());
+    }
+    let settings = context.settings()?;
+    if args.json {
+        return output::json(&settings.in_force);
+    }
+    let file = settings.config_file.display().to_string();
+    let rows = settings.in_force.iter().map(|setting| {
+        let from = match &setting.from {
+            Origin::File => file.clone(),
+            other => other.to_string(),
+        };
+        vec![setting.name.to_owned(), plain(&setting.value), from]
+    });
+    output::table(&["NAME", "VALUE", "FROM"], &rows.collect::<Vec<_>>())
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if !text.is_empty() => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn help() -> String {
+    let mut text = EXAMPLES.to_owned();
+    for group in groups(BACKENDS) {
+        text += &format!("\n\n{}:", group.title);
+        for SettingInForce { name, row, .. } in group.settings {
+            let others = row.variables.iter().filter(|variable| **variable != name);
+            let others: String = others.map(|variable| format!(", {variable}")).collect();
+            let help = row.help.replace('`', "");
+            text += &format!("\n  {name}{others} ({})\n      {help}", row.form);
+        }
+    }
+    text
+}
+
+const INTRODUCTION: &str = "\
+<!-- Printed by `simpletuner-live settings --markdown` from the table of settings; not to be edited. -->
+
+# Settings
+
+The command line's flags come first, then the environment, then `~/.simpletuner/live.yaml` (or `--config FILE`), then the
+defaults. An empty variable counts as unset. All of the file is optional; an unknown name is an error that names the nearest
+known one. In it, `timeout.total` is `total` inside `timeout`. A path may begin with `~/`; a relative one begins in the folder of
+the file, or for a variable in the working folder.
+
+`simpletuner-live settings` shows the values, and where each comes from. `SIMPLETUNER_LIVE_LOG` (`error`, `warn`, `info`,
+`debug`) sets what is logged.
+";
+
+fn markdown() -> String {
+    let mut text = INTRODUCTION.to_owned();
+    for group in groups(BACKENDS) {
+        text += &format!("\n## {}\n\n", group.title);
+        if let Some(switch) = group.switch {
+            text += &format!(
+                "`{switch}` configures it. Unless that is set, the other variables do not count.\n\n"
+            );
+        }
+        text +=
+            "| setting | variable | value | default | meaning |\n| --- | --- | --- | --- | --- |\n";
+        for SettingInForce { value, row, .. } in group.settings {
+            let name = code(Some(row.name).filter(|name| !name.is_empty()));
+            let variables = code(row.variables.iter().copied());
+            let rank = match row.file_comes_first {
+                true => ", if the file does not set it",
+                false => "",
+            };
+            let default = (!value.is_null()).then(|| plain(&value));
+            let (form, default, help) = (row.form, code(default.as_deref()), row.help);
+            text += &format!("| {name} | {variables}{rank} | {form} | {default} | {help} |\n");
+        }
+    }
+    let own = code(own_credentials());
+    text + &format!("\nThese variables are never served as secrets: {own}.\n")
+}
+
+fn code<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_of_the_settings_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == markdown(),
+            "the table of settings has changed; write its documentation anew with: \
+             cargo run --bin simpletuner-live -- settings --markdown > docs/configuration.md"
+        );
+    }
+
+    #[test]
+    fn the_help_names_every_setting_and_variable() {
+        let help = help();
+        for row in crate::settings::rows(BACKENDS) {
+            for word in row.variables.iter().chain([&row.title()]) {
+                assert!(help.contains(word), "{word}");
+            }
+        }
+    }
+}

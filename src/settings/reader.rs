@@ -1,0 +1,160 @@
+//! Finds the value of each setting, by precedence: flag, variable, settings file, default. Remembers where each came from. Knows no
+//! setting.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Flags;
+use super::base_paths::BasePaths;
+use super::document::Document;
+use super::setting::{Row, Setting};
+use super::value::{Given, SettingValue, Source};
+use crate::error::Result;
+
+/// Where settings come from.
+pub struct Reader<'a> {
+    flags: Flags,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) document: Document,
+    pub(super) base: BasePaths,
+    variables_count: Cell<bool>,
+    read: RefCell<Vec<SettingInForce>>,
+}
+
+/// A setting, its value, and where the value came from.
+#[derive(Clone, Debug, Serialize)]
+pub struct SettingInForce {
+    /// Its name, or else that of its variable.
+    pub name: &'static str,
+    /// The value; a secret only says that it is set.
+    pub value: Value,
+    /// Where it came from.
+    pub from: Origin,
+    /// What else is known of it.
+    #[serde(flatten)]
+    pub row: Row,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// This environment variable.
+    Variable(&'static str),
+    /// The settings file.
+    File,
+    /// Nothing sets it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Flag => "flag",
+            Origin::Variable(name) => name,
+            Origin::File => "file",
+            Origin::Default => "default",
+        })
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// An empty variable counts as unset, so `env` returns none.
+    pub(super) fn new(
+        flags: Flags,
+        env: &'a dyn Fn(&str) -> Option<String>,
+        base: BasePaths,
+    ) -> Result<Self> {
+        Ok(Self {
+            document: Document::read(&base.config_file, flags.config.is_some())?,
+            flags,
+            env,
+            base,
+            ..Self::empty()
+        })
+    }
+
+    /// Nothing is set: what is read are the defaults.
+    pub(super) fn empty() -> Self {
+        Self {
+            flags: Flags::default(),
+            env: &|_| None,
+            document: Document::default(),
+            base: BasePaths::default(),
+            variables_count: Cell::new(true),
+            read: RefCell::default(),
+        }
+    }
+
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// [`Error::Settings`](crate::error::Error::Settings) names the setting.
+    pub fn read<T: SettingValue>(&self, setting: Setting<T>) -> Result<T> {
+        let (value, from) = match (setting.flag)(&self.flags) {
+            Some(value) => (value, Origin::Flag),
+            None => self.find(&setting)?,
+        };
+        self.read.borrow_mut().push(SettingInForce {
+            name: setting.row.title(),
+            value: value.shown(),
+            from,
+            row: setting.row,
+        });
+        Ok(value)
+    }
+
+    fn find<T: SettingValue>(&self, setting: &Setting<T>) -> Result<(T, Origin)> {
+        let row = &setting.row;
+        let file = self.document.find(row);
+        let file_decides = row.file_comes_first && file.is_some();
+        let variable = match self.variables_count.get() && !file_decides {
+            true => self.variable(row),
+            false => None,
+        };
+        let (name, source, from) = match (&variable, file) {
+            (Some((name, text)), _) => (*name, Source::Variable(text), Origin::Variable(name)),
+            (None, Some((name, value))) => {
+                let source = Source::File(&self.document.name, value);
+                (name, source, Origin::File)
+            }
+            (None, None) => return Ok(((setting.default)(), Origin::Default)),
+        };
+        let given = Given {
+            name: name.to_owned(),
+            source,
+            base: &self.base,
+        };
+        let value = T::parse(&given)?;
+        (setting.check)(&value).map_err(|must| given.wrong(&must))?;
+        Ok((value, from))
+    }
+
+    /// The first of the variables that is set.
+    fn variable(&self, row: &Row) -> Option<(&'static str, Zeroizing<String>)> {
+        let text = |name: &&'static str| Some((*name, Zeroizing::new((self.env)(name)?)));
+        row.variables.iter().find_map(text)
+    }
+
+    /// From now on, variables count only if this setting is set.
+    pub(super) fn count_variables_if_set(&self, row: Option<&Row>) {
+        let is_set = |row| self.document.find(row).is_some() || self.variable(row).is_some();
+        self.variables_count.set(row.is_some_and(is_set));
+    }
+
+    /// What was read since the last call.
+    pub(super) fn take_read(&self) -> Vec<SettingInForce> {
+        self.read.take()
+    }
+}
