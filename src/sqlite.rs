@@ -242,8 +242,13 @@ pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<D
     if identify(path)?.is_some() {
         return connect(path, Mode::Write, busy_timeout);
     }
-    let created =
-        find(path).and_then(|place| place.make_folders()?.open(OFlags::RDWR | OFlags::CREATE));
+    // Exclusively: opening a file that another thread has made ends with a close, which drops its locks.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let created = find(path).and_then(|place| place.make_folders()?.open(flags).map(drop));
+    let created = match created {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    };
     created.map_err(|error| match place::is_untrusted(&error) {
         true => refused(path, &error),
         false => {

@@ -13,12 +13,28 @@ use super::row::RowFields;
 use crate::audit::timestamp;
 use crate::error::Result;
 
-/// The event type of the row that names the last row of the other trail.
-pub(super) const ANCHOR: &str = "audit.anchor";
+/// How the details of such a row begin. SimpleTuner knows no event type for it, so one of its own serves.
+pub(super) const ANCHOR: &str = "{\"anchor\":";
 /// How long after a row the other trail names it, at the latest.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long an attempt waits for other programs' locks.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Anchor {
+    /// The anchor in the details of a row.
+    pub(super) fn of_row(row: i64, details: &str) -> Option<Self> {
+        if !details.starts_with(ANCHOR) {
+            return None;
+        }
+        let details: serde_json::Value = serde_json::from_str(details).ok()?;
+        let anchor = &details["anchor"];
+        Some(Self {
+            id: anchor["id"].as_i64()?,
+            hash: anchor["hash"].as_str()?.to_owned(),
+            named_by: row,
+        })
+    }
+}
 
 /// The row of a trail that a row of the other trail names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,9 +118,9 @@ fn anchor(of: &Chain, into: &Chain, options: &AuditOptions) -> Result<()> {
 fn row(trail: &str, id: i64, hash: &str) -> super::row::UnsignedRow {
     let actor = Actor::this_process();
     let fields = RowFields::new(
-        ANCHOR,
+        "credential.used",
         format!("{trail} ends at row {id}"),
-        json!({"trail": trail, "id": id, "hash": hash}),
+        json!({"anchor": {"trail": trail, "id": id, "hash": hash}}),
     );
     let now = timestamp(SystemTime::now());
     fields.row(&actor, &user_of(actor.uid), now, None)

@@ -387,7 +387,13 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
         || stat.st_mode & 0o020 != 0 && !groups::is_private(stat.st_gid, stat.st_uid, path);
     let is_sticky = kind == FileType::Directory && stat.st_mode & 0o1000 != 0;
     if is_writable && !is_sticky {
-        return Err(writable(path));
+        return Err(match kind {
+            // Root's own folder for all, such as /workspace.
+            FileType::Directory if stat.st_uid != me => untrusted(format!(
+                "other users can write {shown}, so it is not used; fix it with: sudo chmod +t {shown}"
+            )),
+            _ => writable(path),
+        });
     }
     // Whoever can write a folder may have linked another file of this user into it.
     if is_in_shared && kind == FileType::RegularFile && stat.st_nlink > 1 {

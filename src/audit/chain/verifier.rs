@@ -2,7 +2,7 @@
 
 use ring::hmac;
 
-use crate::audit::anchor::{ANCHOR, Anchor};
+use crate::audit::anchor::Anchor;
 use crate::audit::row::SignedColumns;
 
 /// Stands for the previous hash in the first row.
@@ -131,26 +131,17 @@ impl ChainVerifier {
     pub(super) fn check(&mut self, key: &hmac::Key, row: &SignedRow<'_>) {
         self.rows += 1;
         let is_whole = row.hash(key) == row.entry_hash;
-        if is_whole && matches!(row.event_type, PRUNED | ANCHOR) {
+        if is_whole {
+            self.anchor = Anchor::of_row(row.id, row.details).or(self.anchor.take());
+        }
+        if is_whole && row.event_type == PRUNED {
             let details: serde_json::Value = serde_json::from_str(row.details).unwrap_or_default();
-            let text = |field: &str| details[field].as_str().unwrap_or_default().to_owned();
-            let number = |field: &str| details[field].as_i64().unwrap_or_default();
-            match row.event_type {
-                PRUNED => {
-                    self.pruned = Some(Pruned {
-                        hash: text("last_hash"),
-                        through: number("through"),
-                        removed: number("removed_in_all").unsigned_abs(),
-                    });
-                }
-                _ => {
-                    self.anchor = Some(Anchor {
-                        id: number("id"),
-                        hash: text("hash"),
-                        named_by: row.id,
-                    });
-                }
-            }
+            let hash = details["last_hash"].as_str().unwrap_or_default();
+            self.pruned = Some(Pruned {
+                hash: hash.to_owned(),
+                through: details["through"].as_i64().unwrap_or_default(),
+                removed: details["removed_in_all"].as_u64().unwrap_or_default(),
+            });
         }
         if self.broken.is_none() {
             self.broken = self

@@ -62,11 +62,11 @@ impl Peers {
     /// then do not wait.
     pub(super) fn open(store: &Path, create: bool) -> Option<Self> {
         let path = path_for(store);
-        let file = match create {
-            true => place::open_or_create(&path, OFlags::RDWR),
-            false => place::open(&path, OFlags::RDWR),
-        }
-        .ok()?;
+        let flags = match create {
+            true => OFlags::RDWR | OFlags::CREATE,
+            false => OFlags::RDWR,
+        };
+        let file = place::open(&path, flags).ok()?;
         let metadata = file.metadata().ok()?;
         // Other users must not be able to block writers.
         let is_ours = metadata.nlink() == 1 && metadata.mode() & 0o077 == 0;
