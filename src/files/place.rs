@@ -304,7 +304,7 @@ fn walk(path: &Path, mount_points: &[PathBuf], follow_last: bool) -> io::Result<
             Err(errno) => return Err(errno.into()),
         };
         let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
-        if is_link && !(is_last && !follow_last) {
+        if is_link && (follow_last || !is_last) {
             check(&stat, &here, folder.is_shared)?;
             links += 1;
             if links > MAX_LINKS {
