@@ -242,6 +242,7 @@ impl Tree {
         }
     }
 
+    /// When the mount began, with its first server.
     pub(super) fn begun(&self) -> SystemTime {
         self.journaled.lock().begun
     }
