@@ -27,6 +27,20 @@ impl Trails {
         trail.record(Actor::this_process(), AuditEvent::SecretSet(name.clone()));
         trail.record_read(0, std::process::id(), ReadTarget::Secret(name));
         trail.finish(Duration::from_secs(10));
+        drop(trail);
+        // Its threads have closed the databases, which are then whole without a log beside them.
+        for chain in self.chains() {
+            let log = chain.path().with_extension("db-wal");
+            let began = Instant::now();
+            while log.exists() {
+                assert!(
+                    began.elapsed() < Duration::from_secs(20),
+                    "{}",
+                    log.display()
+                );
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 
     fn chains(&self) -> [Chain; 2] {
