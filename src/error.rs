@@ -167,7 +167,10 @@ impl Error {
             Error::ReadOnlyProvider { .. } => libc::EPERM,
             Error::Database { errno, .. } => *errno,
             Error::At { source, .. } => source.errno(),
-            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => source.raw_os_error().unwrap_or(libc::EACCES),
+                _ => source.raw_os_error().unwrap_or(libc::EIO),
+            },
         }
     }
 

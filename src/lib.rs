@@ -56,6 +56,7 @@
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - `yaml`: YAML as PyYAML reads it, with the places of its entries
 //! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted
+//! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
 //! - `sync`: locks without poisoning, threads; shuttle's in its tests
 //!
@@ -68,6 +69,7 @@ pub mod cache;
 pub mod cli;
 pub mod credential;
 pub mod error;
+mod files;
 mod fuse;
 pub mod hardware;
 pub mod live;

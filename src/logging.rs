@@ -1,12 +1,13 @@
 //! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rustix::fs::OFlags;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -17,6 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
+use crate::files::place;
 
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
@@ -126,20 +128,11 @@ struct LogFile {
 
 impl LogFile {
     fn open(path: &Path, limit: u64) -> Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(|e| Error::io(format!("cannot create {}", folder.display()), e))?;
-        }
-        let file = append_to(path)
-            .map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
-        Ok(Self {
-            path: path.into(),
-            file,
-            limit,
-        })
+        let failed = |e| Error::io(format!("cannot open the log {}", path.display()), e);
+        let file = append_to(path).map_err(failed)?;
+        // A link of the user's stays, and the file behind it is rotated.
+        let path = place::find(path).map_err(failed)?.path().to_owned();
+        Ok(Self { path, file, limit })
     }
 
     /// Whether the open file is still the one at the path. Another process may have rotated it, or the user removed it.
@@ -174,17 +167,7 @@ impl LogFile {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        // A FIFO must not block the daemon, and a link must not redirect it to another file.
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
-            _ => error,
-        })
+    place::open_or_create(path, OFlags::WRONLY | OFlags::APPEND)
 }
 
 impl Write for LogFile {
@@ -230,22 +213,25 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_log_keeps_its_mode_and_a_link_is_not_followed() {
+    fn an_existing_log_keeps_its_mode_and_a_link_to_it_stays() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("live.log");
         fs::write(&path, "old\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        LogFile::open(&path, 1000).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         let link = folder.path().join("link.log");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let error = LogFile::open(&link, 1000).err().unwrap().to_string();
-        assert!(error.contains("symbolic link"), "{error}");
-        let dangling = folder.path().join("dangling.log");
-        std::os::unix::fs::symlink("new", &dangling).unwrap();
-        assert!(LogFile::open(&dangling, 1000).is_err());
-        assert!(!folder.path().join("new").exists());
+        let mut log = LogFile::open(&link, 5).unwrap();
+        log.write_all(b"new\n").unwrap();
+        assert_eq!(
+            fs::metadata(folder.path().join("live.log.1"))
+                .unwrap()
+                .mode()
+                & 0o777,
+            0o640
+        );
+        assert_eq!(fs::read_to_string(&link).unwrap(), "new\n");
+        assert!(link.is_symlink());
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 mod base_paths;
 mod document;
-pub(crate) mod files;
 pub(crate) mod paths;
 mod reader;
 mod setting;
@@ -190,6 +189,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] says which setting is wrong; [`Error::Io`] if the file cannot be read.
     pub fn load(flags: &Flags, backends: &[impl AsRef<BackendSettings>]) -> Result<Self> {
+        refuse_unreadable_home()?;
         Self::load_from(flags, &|name| std::env::var(name).ok(), backends)
     }
 
@@ -211,6 +211,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] if there is no home, or it belongs to another user.
     pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        refuse_unreadable_home()?;
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
@@ -293,6 +294,16 @@ fn seconds(seconds: u64) -> Duration {
 
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Paths are texts in the settings, in `status` and in messages.
+fn refuse_unreadable_home() -> Result<()> {
+    match std::env::var("HOME") {
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::Settings(
+            "HOME is not UTF-8 text; set HOME to a path that is, a link perhaps".to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses root in another user's home: root would create files that the owner cannot use, and follow the owner's links.

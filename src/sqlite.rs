@@ -1,27 +1,98 @@
-//! Opens SQLite files that SimpleTuner uses at the same time, bounds the wait for its locks, and turns SQLite's errors
-//! into this crate's. Knows no table.
+//! Opens SQLite files that SimpleTuner uses at the same time, and turns SQLite's errors into this crate's. Knows no table.
+//!
+//! A file may be damaged on purpose. So each statement has a time limit, views and triggers do not run, values have a size
+//! limit, and [`has_table`] says whether a name is a table.
 //!
 //! Nothing else in this process may open such a file while a connection is open: POSIX locks belong to the process, and
 //! closing any descriptor of the file drops them all.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::Access;
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rustix::fs::{Access, OFlags};
 
 use crate::error::{Error, Result};
-use crate::settings::files::{Stamp, not_a_file};
+use crate::files::place::{self, Place};
+use crate::files::{Stamp, not_a_file};
 
 /// How long a writer waits for other programs' locks; SimpleTuner waits as long.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection's page cache in KiB; the tables are small.
 const PAGE_CACHE_KIB: i64 = 256;
+
+/// How long a statement may compute, beside the wait for locks.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// After how many of SQLite's operations the time is checked: a millisecond's worth.
+const CHECK_INTERVAL: i32 = 20_000;
+/// The longest value or row, in bytes.
+const MAX_VALUE: i32 = 16 * 1024 * 1024;
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Only read. A statement may take 2 s.
+    Read,
+    /// Read and write. A statement may take 30 s, because a large table is pruned in one.
+    Write,
+}
+
+/// A connection. Each use of it restarts the time limit; a transaction has one limit as a whole.
+pub(crate) struct Database {
+    connection: Connection,
+    clock: Arc<StatementClock>,
+}
+
+struct StatementClock {
+    base: Instant,
+    /// When the statement is interrupted, in milliseconds since `base`.
+    deadline: AtomicU64,
+    limit: Duration,
+}
+
+impl StatementClock {
+    fn restart(&self) {
+        let deadline = (self.base.elapsed() + self.limit).as_millis();
+        let deadline = u64::try_from(deadline).unwrap_or(u64::MAX);
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.base.elapsed().as_millis() > self.deadline.load(Ordering::Relaxed).into()
+    }
+}
+
+impl Database {
+    /// Restarts the time limit, between two rows of a long result.
+    pub(crate) fn restart_clock(&self) {
+        self.clock.restart();
+    }
+}
+
+impl Deref for Database {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.clock.restart();
+        &self.connection
+    }
+}
+
+impl DerefMut for Database {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.clock.restart();
+        &mut self.connection
+    }
+}
 
 /// Identifies the file at a path, so that a file that replaced it is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,60 +146,120 @@ fn immutable_uri(path: &Path) -> String {
 }
 
 /// Connects to an existing file. Each statement waits up to `busy_timeout` for other programs' locks.
-pub(crate) fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
-    let connection = match is_immutable(path) {
-        true => {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-            let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            Connection::open_with_flags(immutable_uri(path), flags)?
-        }
-        false => {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            // SQLite falls back to a read-only connection if the file is not writable.
-            Connection::open_with_flags(path, flags)?
-        }
-    };
-    connection.busy_timeout(busy_timeout)?;
-    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    Ok(connection)
+///
+/// # Errors
+/// [`Error::Database`], also if another user could have put the file there.
+pub(crate) fn connect(path: &Path, mode: Mode, busy_timeout: Duration) -> Result<Database> {
+    let place = find(path).map_err(|error| refused(path, &error))?;
+    let connected = connect_to(place.path(), mode, busy_timeout);
+    connected.map_err(|error| explain(path, &error))
 }
 
-/// Like [`connect`], but creates a missing file (0600, with a write-ahead log, as SimpleTuner does) and its folder (0700).
+/// The place of a database. Its log and its journal, which SQLite creates beside it, must not be another user's either.
+fn find(path: &Path) -> io::Result<Place> {
+    let place = place::find(path)?;
+    place.refuse_shared_folder()?;
+    Ok(place)
+}
+
+fn refused(path: &Path, error: &io::Error) -> Error {
+    match place::is_untrusted(error) {
+        true => failed(path, libc::EACCES, &error.to_string()),
+        false => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            failed(path, errno, &format!("it cannot be opened: {error}"))
+        }
+    }
+}
+
+/// `path` has no links.
+fn connect_to(path: &Path, mode: Mode, busy_timeout: Duration) -> rusqlite::Result<Database> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = match is_immutable(path) {
+        true => {
+            let flags = flags | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(immutable_uri(path), flags)?
+        }
+        // SQLite falls back to a read-only connection if the file is not writable.
+        false => Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+    };
+    let limit = match mode {
+        Mode::Read => READ_TIMEOUT,
+        Mode::Write => WRITE_TIMEOUT,
+    };
+    let clock = Arc::new(StatementClock {
+        base: Instant::now(),
+        deadline: AtomicU64::new(0),
+        limit: limit + busy_timeout,
+    });
+    clock.restart();
+    let watched = clock.clone();
+    connection.progress_handler(CHECK_INTERVAL, Some(move || watched.is_over()))?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    for unwanted in [
+        DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+        DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW,
+        DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+    ] {
+        connection.set_db_config(unwanted, false)?;
+    }
+    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    if mode == Mode::Read {
+        connection.pragma_update(None, "query_only", true)?;
+    }
+    Ok(Database { connection, clock })
+}
+
+/// Whether the database has the table.
+///
+/// # Errors
+/// [`Error::Database`] if something else has that name: its rows could be computed without an end.
+pub(crate) fn has_table(connection: &Connection, path: &Path, name: &str) -> Result<bool> {
+    // A virtual table has no page of its own.
+    let kind = "SELECT CASE WHEN type = 'table' AND rootpage = 0 THEN 'virtual table' ELSE type END
+                FROM sqlite_master WHERE name = ?1 COLLATE NOCASE";
+    let kind = connection.query_row(kind, [name], |row| row.get::<_, String>(0));
+    match kind.optional().map_err(|error| explain(path, &error))? {
+        None => Ok(false),
+        Some(kind) if kind == "table" => Ok(true),
+        Some(kind) => Err(failed(
+            path,
+            libc::EIO,
+            &format!("{name} in it must be a table, and is a {kind}; restore a backup"),
+        )),
+    }
+}
+
+/// Like [`connect`] to write, but creates a missing file (0600, with a write-ahead log, as SimpleTuner does) and its folder
+/// (0700).
 ///
 /// # Errors
 /// [`Error::Database`].
-pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<Connection> {
-    let connect = || connect(path, busy_timeout).map_err(|e| explain(path, &e));
+pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<Database> {
     if identify(path)?.is_some() {
-        return connect();
+        return connect(path, Mode::Write, busy_timeout);
     }
-    create(path).map_err(|e| {
-        let errno = e.raw_os_error().unwrap_or(libc::EIO);
-        failed(path, errno, &format!("it cannot be created: {e}"))
+    // Exclusively: opening a file that another thread has made ends with a close, which drops its locks.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let created = find(path).and_then(|place| place.make_folders()?.open(flags).map(drop));
+    let created = match created {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    };
+    created.map_err(|error| match place::is_untrusted(&error) {
+        true => refused(path, &error),
+        false => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            failed(path, errno, &format!("it cannot be created: {error}"))
+        }
     })?;
-    let connection = connect()?;
+    let connection = connect(path, Mode::Write, busy_timeout)?;
     let wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
     wal.map_err(|e| explain(path, &e))?;
     Ok(connection)
-}
-
-fn create(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-    }
-    let created = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    match created {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        created => created.map(drop),
-    }
 }
 
 /// Whether the error means that another program holds a lock.
@@ -137,12 +268,6 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
     )
-}
-
-/// Whether the error means that a table does not exist (yet).
-pub(crate) fn is_no_table(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqlInputError { msg, .. } if msg.starts_with("no such table"))
-        || matches!(error, rusqlite::Error::SqliteFailure(_, Some(msg)) if msg.starts_with("no such table"))
 }
 
 /// Turns SQLite's error into this crate's, with the errno that the mount returns.
@@ -159,6 +284,11 @@ pub(crate) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
                 BUSY_TIMEOUT.as_secs()
             ),
         ),
+        Some(ErrorCode::OperationInterrupted) => (
+            libc::EIO,
+            "a statement took too long, so it was interrupted; the database may be damaged".into(),
+        ),
+        Some(ErrorCode::TooBig) => (libc::EIO, "a value in it is over 16 MiB".into()),
         Some(ErrorCode::ReadOnly) => (access(Access::WRITE_OK), "it cannot be written".into()),
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             (access(Access::READ_OK), "it cannot be opened".into())
@@ -183,3 +313,6 @@ pub(crate) fn failed(path: &Path, errno: i32, reason: &str) -> Error {
         errno,
     }
 }
+
+#[cfg(test)]
+mod tests;

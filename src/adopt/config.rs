@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::{ReadError, read_file};
 use crate::provider::file::write::replace;
 use crate::settings::Settings;
-use crate::settings::files::{ReadError, read_file};
 use crate::settings::paths::{Resolved, follow};
 use crate::yaml::{self, Mapping, Value};
 

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
+use crate::files::Stamp;
 use crate::provider::file::write::{Lock, Replacement, beside, sync_folder_of};
 use crate::provider::file::{Document, Sealed, Stored, read_document};
 use crate::settings::Settings;
-use crate::settings::files::Stamp;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
 
 /// What a run did.

@@ -155,7 +155,6 @@ impl<T: Trail + 'static> BatchWriter<T> {
         self.shared.lock().is_running = true;
     }
 
-    #[cfg(test)]
     pub(super) fn lock(&self) -> MutexGuard<'_, State<T::Queue>> {
         self.shared.lock()
     }

@@ -14,13 +14,16 @@ use std::time::{Duration, SystemTime};
 
 use ring::hmac;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{OptionalExtension, TransactionBehavior};
 
+use super::anchor::{ANCHOR, Anchor, file_name};
 use super::row::UnsignedRow;
 use crate::error::{Error, Result};
-use crate::sqlite::{BUSY_TIMEOUT, connect, connect_or_create, explain, identify, is_no_table};
+use crate::sqlite::{
+    BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, explain, has_table, identify,
+};
 use crate::sync::{self, SMALL_STACK};
-use verifier::{ChainVerifier, SignedRow};
+use verifier::{ChainVerifier, OtherColumns, SignedRow};
 
 pub(super) use appender::Appender;
 pub(super) use prune::prune;
@@ -30,7 +33,8 @@ pub use verifier::{Broken, Verified};
 /// How many of the last rows are verified before this process appends its first one; `audit verify` checks all.
 const MAX_CHECKED: u32 = 10_000;
 
-const TABLE: &str = "CREATE TABLE audit_log (
+const TABLE: &str = "audit_log";
+const CREATE: &str = "CREATE TABLE audit_log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     timestamp TEXT NOT NULL,
     event_type TEXT NOT NULL,
@@ -48,6 +52,14 @@ CREATE INDEX idx_audit_log_timestamp ON audit_log (timestamp);
 CREATE INDEX idx_audit_log_event_type ON audit_log (event_type);
 CREATE INDEX idx_audit_log_actor ON audit_log (actor_id);
 CREATE INDEX idx_audit_log_target ON audit_log (target_type, target_id);";
+
+/// The end of a chain.
+pub(super) struct End {
+    pub(super) id: i64,
+    pub(super) hash: String,
+    /// The last row that is not about the other trail.
+    pub(super) last_event: i64,
+}
 
 /// A chain; its database need not exist yet.
 #[derive(Clone, Debug)]
@@ -80,18 +92,15 @@ impl Chain {
     }
 
     /// A connection for writing. Creates a missing database or table.
-    pub(super) fn connect(&self, busy_timeout: Duration) -> Result<Connection> {
+    pub(super) fn connect(&self, busy_timeout: Duration) -> Result<Database> {
         let mut connection = connect_or_create(&self.path, busy_timeout)?;
         let failed = |e| explain(&self.path, &e);
-        let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'audit_log')";
-        let has_table =
-            |connection: &Connection| connection.query_row(exists, [], |row| row.get(0));
-        if !has_table(&connection).map_err(failed)? {
+        if !has_table(&connection, &self.path, TABLE)? {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let transaction = begun.map_err(failed)?;
             // Another program may have created it before the transaction began.
-            if !has_table(&transaction).map_err(failed)? {
-                transaction.execute_batch(TABLE).map_err(failed)?;
+            if !has_table(&transaction, &self.path, TABLE)? {
+                transaction.execute_batch(CREATE).map_err(failed)?;
             }
             transaction.commit().map_err(failed)?;
         }
@@ -99,9 +108,14 @@ impl Chain {
     }
 
     /// Appends all rows or none.
-    pub(super) fn append(&self, key: &hmac::Key, rows: &[UnsignedRow]) -> Result<()> {
-        let mut connection = self.connect(BUSY_TIMEOUT)?;
-        let append = |connection: &mut Connection| -> rusqlite::Result<()> {
+    pub(super) fn append(
+        &self,
+        key: &hmac::Key,
+        rows: &[UnsignedRow],
+        busy_timeout: Duration,
+    ) -> Result<()> {
+        let mut connection = self.connect(busy_timeout)?;
+        let append = |connection: &mut Database| -> rusqlite::Result<()> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut appender = Appender::new(&transaction, key)?;
@@ -111,6 +125,106 @@ impl Chain {
             transaction.commit()
         };
         append(&mut connection).map_err(|e| explain(&self.path, &e))
+    }
+
+    /// A connection for reading; `None` without a database or table.
+    fn connect_to_read(&self, busy_timeout: Duration) -> Result<Option<Database>> {
+        if identify(&self.path)?.is_none() {
+            return Ok(None);
+        }
+        let connection = connect(&self.path, Mode::Read, busy_timeout)?;
+        let has_table = has_table(&connection, &self.path, TABLE)?;
+        Ok(has_table.then_some(connection))
+    }
+
+    fn select<T>(
+        &self,
+        busy_timeout: Duration,
+        sql: &str,
+        value: &dyn rusqlite::ToSql,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(connection) = self.connect_to_read(busy_timeout)? else {
+            return Ok(None);
+        };
+        let found = connection.query_row(sql, [value], read).optional();
+        found.map_err(|error| explain(&self.path, &error))
+    }
+
+    /// Its end; `None` without a row that is not about the other trail.
+    pub(super) fn end(&self, busy_timeout: Duration) -> Result<Option<End>> {
+        let end = "SELECT last.id, last.entry_hash, event.id FROM
+            (SELECT id, entry_hash FROM audit_log ORDER BY id DESC LIMIT 1) AS last,
+            (SELECT id FROM audit_log WHERE instr(details, ?1) <> 1 ORDER BY id DESC LIMIT 1) AS event";
+        self.select(busy_timeout, end, &ANCHOR, |row| {
+            Ok(End {
+                id: row.get(0)?,
+                hash: row.get_ref(1).map(to_text)?,
+                last_event: row.get(2)?,
+            })
+        })
+    }
+
+    /// The id of the other trail's row that this one names last.
+    pub(super) fn last_anchor(&self, busy_timeout: Duration) -> Result<Option<i64>> {
+        // Found by the index on event types in SimpleTuner's trail, and near the end in the other.
+        let last = "SELECT id, details FROM audit_log WHERE event_type = 'credential.used' AND instr(details, ?1) = 1
+            ORDER BY id DESC LIMIT 1";
+        let anchor = self.select(busy_timeout, last, &ANCHOR, |row| {
+            Ok(Anchor::of_row(row.get(0)?, &row.get_ref(1).map(to_text)?))
+        })?;
+        Ok(anchor.flatten().map(|anchor| anchor.id))
+    }
+
+    /// What is wrong with this trail, of which the other one names a row.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if the database cannot be read.
+    fn contradiction(
+        &self,
+        verified: &Verified,
+        anchor: &Anchor,
+        other: &Chain,
+    ) -> Result<Option<Broken>> {
+        if anchor.id <= verified.removed_through {
+            return Ok(None);
+        }
+        let hash = "SELECT entry_hash FROM audit_log WHERE id = ?1";
+        let hash = self.select(BUSY_TIMEOUT, hash, &anchor.id, |row| {
+            row.get_ref(0).map(to_text)
+        })?;
+        let what = match hash {
+            Some(hash) if hash == anchor.hash => return Ok(None),
+            Some(_) => "it is another row",
+            None if identify(&self.path)?.is_none() => "the database is missing",
+            None => "it is missing: rows were removed from the end, or an older copy was put back",
+        };
+        Ok(Some(Broken {
+            id: anchor.id,
+            reason: format!(
+                "{what}, but row {} of {} names it",
+                anchor.named_by,
+                file_name(&other.path)
+            ),
+        }))
+    }
+
+    /// Verifies two trails that name each other's rows. `None`: the database does not exist, and should not.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if a database cannot be read.
+    pub fn verify_both(chains: [&Chain; 2], key: &hmac::Key) -> Result<[Option<Verified>; 2]> {
+        let found = [chains[0].verify(key)?, chains[1].verify(key)?];
+        let mut both = [None, None];
+        for at in [0, 1] {
+            let (mut verified, other) = (found[at].clone(), 1 - at);
+            if let (None, Some(anchor)) = (&verified.broken, &found[other].anchor) {
+                verified.broken = chains[at].contradiction(&verified, anchor, chains[other])?;
+            }
+            let exists = identify(&chains[at].path)?.is_some();
+            both[at] = (exists || verified.broken.is_some()).then_some(verified);
+        }
+        Ok(both)
     }
 
     /// Verifies every row. A missing database has no rows.
@@ -146,35 +260,26 @@ impl Chain {
     }
 
     fn check(&self, key: &hmac::Key, last: Option<u32>) -> Result<Verified> {
-        let no_rows = Verified {
-            rows: 0,
-            removed: 0,
-            broken: None,
-        };
-        if identify(&self.path)?.is_none() {
-            return Ok(no_rows);
-        }
         let failed = |e| explain(&self.path, &e);
-        let connection = connect(&self.path, BUSY_TIMEOUT).map_err(failed)?;
+        let Some(connection) = self.connect_to_read(BUSY_TIMEOUT)? else {
+            return Ok(Verified::default());
+        };
         // In one transaction, because other programs may append meanwhile.
-        let verified = connection
-            .unchecked_transaction()
-            .and_then(|transaction| self.check_rows(&transaction, key, last));
-        match verified {
-            Err(error) if is_no_table(&error) => Ok(no_rows),
-            verified => verified.map_err(failed),
-        }
+        let transaction = connection.unchecked_transaction().map_err(failed)?;
+        let verified = self.check_rows(&connection, key, last).map_err(failed);
+        drop(transaction);
+        verified
     }
 
     fn check_rows(
         &self,
-        connection: &Connection,
+        connection: &Database,
         key: &hmac::Key,
         last: Option<u32>,
     ) -> rusqlite::Result<Verified> {
         let mut statement = connection.prepare(
-            "SELECT id, timestamp, event_type, actor_id, action, details, previous_hash, entry_hash FROM audit_log
-             WHERE id > ?1 ORDER BY id",
+            "SELECT id, timestamp, event_type, actor_id, action, details, previous_hash, entry_hash, actor_username,
+             actor_ip, target_type, target_id FROM audit_log WHERE id > ?1 ORDER BY id",
         )?;
         let highest: Option<i64> =
             connection.query_row("SELECT max(id) FROM audit_log", [], |row| row.get(0))?;
@@ -185,7 +290,11 @@ impl Chain {
         let mut verifier = ChainVerifier::new(self.is_prunable, from > 0);
         let mut rows = statement.query([from])?;
         while let Some(row) = rows.next()? {
+            connection.restart_clock();
             let text = |column| row.get_ref(column).map(to_text);
+            let optional = |column| row.get_ref(column).map(to_optional_text);
+            let others = [optional(8)?, optional(9)?, optional(10)?, optional(11)?];
+            let [username, ip, target_type, target_id] = others.each_ref().map(Option::as_deref);
             verifier.check(
                 key,
                 &SignedRow {
@@ -197,6 +306,12 @@ impl Chain {
                     details: &text(5)?,
                     previous_hash: &text(6)?,
                     entry_hash: &text(7)?,
+                    others: OtherColumns {
+                        username,
+                        ip,
+                        target_type,
+                        target_id,
+                    },
                 },
             );
         }
@@ -232,6 +347,10 @@ impl Chain {
     pub fn reader(&self) -> ChainReader {
         ChainReader::new(self.path.clone())
     }
+}
+
+fn to_optional_text(value: ValueRef<'_>) -> Option<String> {
+    (value != ValueRef::Null).then(|| to_text(value))
 }
 
 /// A column as Python's `str` shows it, which is what SimpleTuner signs.

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use super::AuditOptions;
 use super::actor::Actor;
+use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::Chain;
 use super::event::AuditEvent;
@@ -14,6 +15,7 @@ use super::row::UnsignedRow;
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
+use crate::sqlite::BUSY_TIMEOUT;
 
 /// The most rows that are kept while the database cannot be written.
 const MAX_ROWS: usize = 10_000;
@@ -105,6 +107,8 @@ impl Queue {
 }
 
 pub(super) struct ChangeTrail {
+    options: AuditOptions,
+    anchor: AnchorTimer,
     chain: Chain,
     key: SigningKey,
     refusals: RefusalLimiter,
@@ -119,6 +123,8 @@ impl Trail for ChangeTrail {
 
     fn new(options: &AuditOptions) -> Self {
         Self {
+            options: options.clone(),
+            anchor: AnchorTimer::of_changes(options),
             chain: options.change_chain(),
             key: options.signing_key(),
             refusals: RefusalLimiter::default(),
@@ -128,12 +134,16 @@ impl Trail for ChangeTrail {
 
     fn due(&self, queue: &Queue) -> Option<Instant> {
         match queue.events.is_empty() && queue.refusals.is_empty() {
-            true => self.refusals.due(),
+            true => [self.refusals.due(), self.anchor.due()]
+                .into_iter()
+                .flatten()
+                .min(),
             false => Some(Instant::now()),
         }
     }
 
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
+        self.anchor.run_if_due(&self.options);
         let uids = self.uids(&shared.lock().queue);
         // Before the lock: the user database may be slow.
         let names = UserNames::look_up(uids);
@@ -160,6 +170,7 @@ impl Trail for ChangeTrail {
             return Ok(());
         }
         self.append(&rows)?;
+        self.anchor.start();
         shared.lock().queue.rows.drain(..rows.len());
         Ok(())
     }
@@ -174,7 +185,7 @@ impl ChangeTrail {
 
     fn append(&mut self, rows: &[UnsignedRow]) -> Result<()> {
         let key = self.key.key_or_create()?;
-        self.chain.append(&key, rows)?;
+        self.chain.append(&key, rows, BUSY_TIMEOUT)?;
         if !std::mem::replace(&mut self.was_checked, true) {
             self.chain.check_in_background(key);
         }

@@ -54,19 +54,16 @@ impl AuditEvent {
         match self {
             AuditEvent::SecretSet(key) => RowFields::new(
                 "credential.created",
-                Some(("credential", key.as_str())),
                 format!("Secret {key} set"),
                 secret(key),
             ),
             AuditEvent::SecretDeleted(key) => RowFields::new(
                 "credential.deleted",
-                Some(("credential", key.as_str())),
                 format!("Secret {key} deleted"),
                 secret(key),
             ),
             AuditEvent::SecretRenamed(from, to) => RowFields::new(
                 "credential.created",
-                Some(("credential", to.as_str())),
                 format!("Secret {from} renamed to {to}"),
                 json!({"key": to, "from": from}),
             ),
@@ -77,20 +74,17 @@ impl AuditEvent {
                 }
                 RowFields::new(
                     "provider.configured",
-                    Some(("provider", name)),
                     format!("Provider {name} configured"),
                     details,
                 )
             }
             AuditEvent::ProviderDeleted(name) => RowFields::new(
                 "config.changed",
-                Some(("provider", name)),
                 format!("Configuration of provider {name} deleted"),
                 json!({"provider": name}),
             ),
             AuditEvent::ProviderRenamed(from, to) => RowFields::new(
                 "config.changed",
-                Some(("provider", to)),
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
             ),
@@ -113,19 +107,16 @@ impl ReadTarget {
         match self {
             ReadTarget::Secret(key) => RowFields::new(
                 "credential.used",
-                Some(("credential", key.as_str())),
                 format!("Secret {key} read"),
                 json!({"key": key, "file": format!("secrets/{key}")}),
             ),
             ReadTarget::AllSecrets(file) => RowFields::new(
                 "credential.used",
-                Some(("credential", "*")),
                 "All secrets read".into(),
                 json!({"key": "*", "file": file}),
             ),
             ReadTarget::WithoutMount(key, program) => RowFields::new(
                 "credential.used",
-                Some(("credential", key.as_str())),
                 format!("Secret {key} read"),
                 json!({"key": key, "file": Value::Null, "by": program}),
             ),

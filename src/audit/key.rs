@@ -1,17 +1,15 @@
 //! The HMAC key of the trails: an environment variable, else a key file, which the first row creates. The formats are
 //! SimpleTuner's.
 
-use std::fs::DirBuilder;
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::hmac;
 
 use crate::error::{Error, Result};
+use crate::files::{ReadError, place, read_file};
 use crate::secret::SecretValue;
-use crate::settings::files::{ReadError, read_file};
 
 /// The environment variable that holds the key itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
@@ -97,25 +95,11 @@ impl SigningKey {
     }
 }
 
-/// Creates the key file atomically, unless another process was first.
+/// Creates the key file, unless another process was first.
 fn create(path: &Path) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
     let mut key = zeroize::Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key).map_err(|_| io::Error::other("no random numbers"))?;
-    // `tempfile` creates it 0600, under a unique name.
-    let mut file = tempfile::Builder::new()
-        .prefix(".audit.key.")
-        .tempfile_in(folder)?;
-    file.write_all(&*key)?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
-        _ => Ok(()),
-    }
+    place::create_whole(path, &*key)
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 //! - `event`: what is recorded; `row`: the columns that it becomes
 //! - [`Chain`]: a database whose rows form a hash chain: append, verify, prune
 //! - [`SigningKey`]: the HMAC key of both chains
+//! - `anchor`: each trail names the last row of the other
 //! - `batch_writer`: the thread that both trails are built on, so that no caller waits for a database
 //! - `change_log`, `read_log`: the two trails
 //! - [`Actor`]: the user and process of an event, as `/proc` shows them
 //! - `user_names`: the names of users, without waiting for a user database that hangs
 
 mod actor;
+mod anchor;
 mod batch_writer;
 mod chain;
 mod change_log;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use actor::Actor;
+pub use anchor::Anchor;
 pub use chain::{Broken, Chain, ChainReader, Row, Verified};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub use key::{KEY_VARIABLE, SigningKey};
@@ -34,6 +37,7 @@ pub(crate) use timestamp::timestamp;
 
 use crate::secret::SecretValue;
 use crate::settings::Settings;
+use anchor::AnchorTimer;
 use change_log::ChangeLog;
 use read_log::ReadLog;
 
@@ -83,6 +87,7 @@ impl AuditOptions {
 /// Both trails. Recording returns at once; background threads write the rows and open the databases at the first one.
 /// Dropping it waits up to 15 s until everything is written.
 pub struct AuditTrail {
+    options: AuditOptions,
     changes: ChangeLog,
     reads: Option<ReadLog>,
 }
@@ -91,6 +96,7 @@ impl AuditTrail {
     /// The trails of these options.
     pub fn new(options: &AuditOptions) -> Self {
         Self {
+            options: options.clone(),
             changes: ChangeLog::new(options),
             reads: options.reads.then(|| ReadLog::new(options)),
         }
@@ -132,6 +138,17 @@ impl AuditTrail {
         let until = Instant::now() + timeout;
         let reads = self.reads.as_ref().is_none_or(|reads| reads.flush(until));
         self.changes.flush(until) && reads
+    }
+
+    /// Like [`flush`](Self::flush), at the end of a mount: logs how many reads are lost, and lets each trail name the last row
+    /// of the other.
+    pub fn finish(&self, timeout: Duration) {
+        self.flush(timeout);
+        if let Some(reads) = &self.reads {
+            reads.log_unwritten();
+        }
+        AnchorTimer::of_reads(&self.options).run(&self.options);
+        AnchorTimer::of_changes(&self.options).run(&self.options);
     }
 }
 

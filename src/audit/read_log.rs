@@ -11,11 +11,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use ring::hmac;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::AuditOptions;
 use super::actor::{Actor, process_of};
+use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::{Appender, Chain, prune};
 use super::event::ReadTarget;
@@ -24,7 +25,7 @@ use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
-use crate::sqlite::explain;
+use crate::sqlite::{Database, explain, has_table};
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
 
@@ -49,6 +50,8 @@ pub(super) struct Queue {
     /// The processes of their threads: `/proc` is read once for each.
     processes: HashMap<u32, (u32, Option<String>)>,
     lost: u64,
+    /// The reads that the thread has taken and could not write.
+    unwritten: u64,
 }
 
 /// What the thread has taken from the queue.
@@ -94,6 +97,19 @@ impl ReadLog {
             tracing::error!("gave up writing the last rows of the audit trail of reads");
         }
         flushed == Flush::Written
+    }
+
+    /// Logs how many reads no database has, so that they are not lost without a trace.
+    pub(super) fn log_unwritten(&self) {
+        let state = self.0.lock();
+        let queue = &state.queue;
+        let queued = queue.reads.values().map(|read| read.count).sum::<u64>();
+        let lost = queue.unwritten + queue.lost + queued;
+        if lost > 0 {
+            tracing::error!(
+                "{lost} reads could not be written to the audit trail of reads, and are lost"
+            );
+        }
     }
 
     pub(super) fn freeze(&self) {
@@ -142,11 +158,13 @@ impl Queue {
 }
 
 pub(super) struct ReadTrail {
+    options: AuditOptions,
+    anchor: AnchorTimer,
     chain: Chain,
     signing_key: SigningKey,
     keep: Option<Duration>,
     owner: String,
-    connection: Option<(Connection, hmac::Key)>,
+    connection: Option<(Database, hmac::Key)>,
     used_at: Instant,
     reads: CoalescedReads,
     lost: u64,
@@ -164,6 +182,8 @@ impl Trail for ReadTrail {
 
     fn new(options: &AuditOptions) -> Self {
         Self {
+            options: options.clone(),
+            anchor: AnchorTimer::of_reads(options),
             chain: options.read_chain(),
             signing_key: options.signing_key(),
             keep: options.keep_days.map(|days| DAY * days),
@@ -183,7 +203,8 @@ impl Trail for ReadTrail {
             return Some(Instant::now());
         }
         let collected = queue.since.map(|since| since + BATCH_DELAY);
-        let due = [self.reads.due(), collected].into_iter().flatten().min();
+        let due = [self.reads.due(), collected, self.anchor.due()];
+        let due = due.into_iter().flatten().min();
         // Without a read, only the idle connection is to be closed.
         due.or_else(|| {
             self.connection
@@ -193,6 +214,7 @@ impl Trail for ReadTrail {
     }
 
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
+        self.anchor.run_if_due(&self.options);
         // Merged without the lock, for which readers wait.
         let taken = shared.lock().queue.take();
         self.merge(taken);
@@ -201,10 +223,18 @@ impl Trail for ReadTrail {
             return Ok(());
         }
         let written = self.write_batch(all);
-        match written {
-            Ok(()) => self.used_at = Instant::now(),
-            Err(_) => self.connection = None,
-        }
+        let unwritten = match written {
+            Ok(()) => {
+                self.used_at = Instant::now();
+                self.anchor.start();
+                0
+            }
+            Err(_) => {
+                self.connection = None;
+                self.lost + self.reads.unwritten()
+            }
+        };
+        shared.lock().queue.unwritten = unwritten;
         written
     }
 }
@@ -228,7 +258,9 @@ impl ReadTrail {
         if must_recover {
             let key = self.signing_key.key_or_create()?;
             let connection = self.chain.connect(BUSY_TIMEOUT)?;
-            connection.execute_batch(PENDING_TABLE).map_err(failed)?;
+            if !has_table(&connection, self.chain.path(), "pending")? {
+                connection.execute_batch(PENDING_TABLE).map_err(failed)?;
+            }
             self.connection = Some((connection, key));
         }
         let Some((connection, key)) = &mut self.connection else {
@@ -297,7 +329,6 @@ fn lost_row(lost: u64, names: &UserNames) -> UnsignedRow {
     let user = names.get(actor.uid);
     let fields = RowFields::new(
         "audit.lost",
-        None,
         format!("{lost} reads were too many to be recorded"),
         json!({"count": lost}),
     );

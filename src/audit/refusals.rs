@@ -31,7 +31,6 @@ impl Refusal {
     pub(super) fn row(&self, what: &str, names: &UserNames) -> UnsignedRow {
         let fields = RowFields::new(
             "security.permission_denied",
-            Some(("credential", what)),
             format!("Access to {what} denied"),
             serde_json::json!({"key": what}),
         );

@@ -19,22 +19,44 @@ pub(super) struct UnsignedRow {
 /// What happened; actor, time and count are added by [`row`](Self::row).
 pub(super) struct RowFields {
     event_type: &'static str,
-    target: Option<(&'static str, String)>,
     action: String,
     details: Map<String, Value>,
 }
 
+/// The columns that SimpleTuner's signature does not cover, as the signed details have them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SignedColumns {
+    pub(super) username: String,
+    /// Its type and id.
+    pub(super) target: Option<(&'static str, String)>,
+}
+
+impl SignedColumns {
+    /// `None`: another program wrote the row.
+    pub(super) fn of(details: &str) -> Option<Self> {
+        Self::of_details(&serde_json::from_str(details).ok()?)
+    }
+
+    fn of_details(details: &Map<String, Value>) -> Option<Self> {
+        let text = |field: &str| details.get(field).and_then(Value::as_str);
+        let is_ours = ["uid", "pid", "program"]
+            .iter()
+            .all(|field| details.contains_key(*field));
+        let user = text("user").filter(|_| is_ours)?;
+        let key = text("key").map(|key| ("credential", key.to_owned()));
+        let provider = || text("provider").map(|provider| ("provider", provider.to_owned()));
+        Some(Self {
+            username: format!("unix:{user}"),
+            target: key.or_else(provider),
+        })
+    }
+}
+
 impl RowFields {
-    /// `target` is its type and id.
-    pub(super) fn new(
-        event_type: &'static str,
-        target: Option<(&'static str, &str)>,
-        action: String,
-        details: Value,
-    ) -> Self {
+    /// The details' `key` or `provider` is the row's target.
+    pub(super) fn new(event_type: &'static str, action: String, details: Value) -> Self {
         Self {
             event_type,
-            target: target.map(|(kind, id)| (kind, id.to_owned())),
             action,
             details: match details {
                 Value::Object(details) => details,
@@ -50,7 +72,7 @@ impl RowFields {
         timestamp: String,
         count: Option<u64>,
     ) -> UnsignedRow {
-        // The actor is repeated in the details, because SimpleTuner's signature covers those, but not the username column.
+        // SimpleTuner's signature covers the details, but not the columns of the user and the target.
         let mut details = self.details;
         details.insert("uid".into(), json!(actor.uid));
         details.insert("user".into(), json!(user));
@@ -59,10 +81,9 @@ impl RowFields {
         if let Some(count) = count {
             details.insert("count".into(), json!(count));
         }
-        let (target_type, target_id) = match self.target {
-            Some((kind, id)) => (Some(kind.to_owned()), Some(id)),
-            None => (None, None),
-        };
+        let columns = SignedColumns::of_details(&details);
+        let target = columns.and_then(|columns| columns.target);
+        let (target_type, target_id) = target.map(|(kind, id)| (kind.to_owned(), id)).unzip();
         UnsignedRow {
             timestamp,
             event_type: self.event_type.into(),

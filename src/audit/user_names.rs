@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use crate::process::printable;
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 use crate::users;
 
@@ -23,10 +24,7 @@ pub(super) fn name_within(uid: u32, timeout: Duration) -> String {
     let mut lookups = LOOKUPS.lock();
     loop {
         if let Some(name) = users::known_user_name(uid) {
-            return name.map_or_else(
-                || uid.to_string(),
-                |name| name.replace(char::is_control, "?"),
-            );
+            return name.map_or_else(|| uid.to_string(), |name| printable(&name));
         }
         let since = match lookups.get(&uid) {
             Some(since) => *since,

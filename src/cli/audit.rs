@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::{Context, Outcome, output};
-use crate::audit::{AuditOptions, ChainReader, Row, Verified};
+use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
+use crate::process::printable;
 
 /// How often `tail -f` looks for new rows.
 const POLL_INTERVAL: Timespec = Timespec {
@@ -107,14 +108,13 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 fn verify(trail: &AuditOptions, json: bool) -> Outcome {
-    let mut found = Vec::new();
-    for chain in [trail.change_chain(), trail.read_chain()] {
-        let verified = match chain.path().exists() {
-            true => Some(chain.verify(&trail.signing_key().key()?)?),
-            false => None,
-        };
-        found.push((chain.path().display().to_string(), verified));
-    }
+    let chains = [trail.change_chain(), trail.read_chain()];
+    let verified = match chains.iter().any(|chain| chain.path().exists()) {
+        true => Chain::verify_both(chains.each_ref(), &trail.signing_key().key()?)?,
+        false => [None, None],
+    };
+    let path = |chain: &Chain| chain.path().display().to_string();
+    let found: Vec<_> = chains.iter().map(path).zip(verified).collect();
     if json {
         let all: Vec<Value> = found
             .iter()
@@ -246,6 +246,7 @@ fn row_as_json(trail: &str, row: &Row) -> String {
         "event_type": row.event_type,
         "user": row.username,
         "target": row.target,
+        "signed": row.is_signed,
         "action": row.action,
         "details": details,
     });
@@ -257,6 +258,9 @@ fn row_as_line(row: &Row) -> String {
     let at = row.timestamp.get(..19).unwrap_or(&row.timestamp);
     let user = row.username.as_deref().unwrap_or("-");
     let mut line = format!("{at}Z  {user}");
+    if !row.is_signed && row.username.is_some() {
+        line.push_str(" (not signed)");
+    }
     if let Some(pid) = details["pid"].as_u64() {
         let program = details["program"].as_str().unwrap_or("?");
         line.push_str(&format!("  {program}[{pid}]"));
@@ -278,6 +282,6 @@ fn row_as_line(row: &Row) -> String {
     if let Some(keys) = keys("removed") {
         line.push_str(&format!(", removed: {keys}"));
     }
-    // Names of programs and users may contain control characters.
-    line.replace(char::is_control, "?")
+    // SimpleTuner's rows may have any text.
+    printable(&line)
 }

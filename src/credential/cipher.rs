@@ -20,9 +20,43 @@ const ITERATIONS: u32 = 100_000;
 /// high bytes of its time).
 const PREFIX: &str = "Z0FBQUFB";
 
-/// Whether a stored text is encrypted (it begins with `Z0FBQUFB`) or plain.
+/// The bytes of a token beside the ciphertext: version, time, IV and HMAC.
+const TOKEN_FRAME: usize = 1 + 8 + 16 + 32;
+/// AES encrypts whole blocks.
+const BLOCK: usize = 16;
+
+/// Whether a stored text is encrypted (it begins with `Z0FBQUFB`) or plain. A token that is damaged at its front still
+/// counts as encrypted, so that nobody gets the ciphertext for the value.
 pub fn is_encrypted(stored: &str) -> bool {
-    stored.starts_with(PREFIX)
+    let stored = stored.trim();
+    stored.starts_with(PREFIX) || is_damaged_token(stored)
+}
+
+/// Whether the text has the form of an encrypted value, but its first characters were changed, lost or added to: half of
+/// the prefix is there, and the rest is what base64 makes of a token.
+fn is_damaged_token(stored: &str) -> bool {
+    let length = PREFIX.len() as isize;
+    (-length / 2..=length).any(|added| {
+        let is_same = |at: isize| {
+            let there = usize::try_from(at + added)
+                .ok()
+                .and_then(|at| stored.chars().nth(at));
+            there == PREFIX.chars().nth(at.unsigned_abs())
+        };
+        let same = (0..length).filter(|at| is_same(*at)).count();
+        let rest = stored.char_indices().nth((length + added).unsigned_abs());
+        same >= PREFIX.len() / 2 && rest.is_some_and(|(at, _)| is_rest_of_token(&stored[at..]))
+    })
+}
+
+fn is_rest_of_token(rest: &str) -> bool {
+    let whole = Zeroizing::new(format!("{PREFIX}{rest}"));
+    let token = URL_SAFE.decode(&*whole).map(Zeroizing::new);
+    let token = token.and_then(|token| URL_SAFE.decode(&*token));
+    token.is_ok_and(|token| {
+        let ciphertext = token.len().checked_sub(TOKEN_FRAME);
+        ciphertext.is_some_and(|length| length > 0 && length.is_multiple_of(BLOCK))
+    })
 }
 
 /// Encrypts and decrypts values under one derived key, which is zeroed when it is dropped.
@@ -160,6 +194,51 @@ mod tests {
                 ),
                 "{damaged}"
             );
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_damaged_at_its_front_is_not_taken_for_a_plain_value() {
+        for value in ["", "hunter2", &"x".repeat(5000)] {
+            let stored = CIPHER.encrypt(&SecretValue::new(value));
+            let mut damaged = vec![
+                format!("x{stored}"),
+                format!("\u{feff}{stored}"),
+                stored[1..].to_owned(),
+                stored[4..].to_owned(),
+            ];
+            for at in 0..PREFIX.len() {
+                for new in ["1", "z", " ", "ä"] {
+                    let mut changed = stored.clone();
+                    changed.replace_range(at..=at, new);
+                    damaged.push(changed);
+                }
+            }
+            for damaged in damaged {
+                assert!(is_encrypted(&damaged), "{damaged}");
+            }
+            let spaced = format!(" {stored}\n");
+            assert!(is_encrypted(&spaced));
+            assert_eq!(CIPHER.decrypt("K", &spaced).unwrap().as_str(), value);
+        }
+    }
+
+    #[test]
+    fn a_plain_value_is_not_taken_for_a_damaged_token() {
+        let twice = |bytes: &[u8]| URL_SAFE.encode(URL_SAFE.encode(bytes));
+        let jwt = format!("{}.{}", URL_SAFE.encode([7; 90]), URL_SAFE.encode([8; 90]));
+        let long = "Z0FBQUEq".repeat(40);
+        for plain in [
+            "",
+            "Z0FBQUE",
+            "Z0FBQUExxxxx",
+            &twice(&[7; 73]),
+            &twice(&[0x80; 73]),
+            &URL_SAFE.encode([0; 300]),
+            &jwt,
+            &long,
+        ] {
+            assert!(!is_encrypted(plain), "{plain}");
         }
     }
 

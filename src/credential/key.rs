@@ -1,13 +1,11 @@
 //! The master secret's source: an environment variable, else a key file, which the first write creates. Knows no value.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialCipher;
 use crate::error::{Error, Result};
+use crate::files::{ReadError, Stamp, place, read_file};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
 
@@ -22,7 +21,10 @@ use crate::sync::Mutex;
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
 
 /// A larger file cannot be a key.
-const MAX_KEY: u64 = 64 * 1024;
+const MAX_KEY: usize = 64 * 1024;
+
+/// Two changes within a tick of the filesystem's clock have the same time, so a younger file is read again.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// The master secret's source, with the cipher of the key it last gave.
 pub struct KeySource {
@@ -36,8 +38,8 @@ pub struct KeySource {
 struct Derived {
     /// Of the key's text, so that a file with a new time and the same text costs no PBKDF2.
     fingerprint: u64,
-    /// The file's state when it was read; `None` for the variable, which never changes.
-    file: Option<FileState>,
+    /// The file that was read; `None` for the variable, which never changes, and for a file that is read again each time.
+    file: Option<Stamp>,
     cipher: Arc<CredentialCipher>,
 }
 
@@ -69,7 +71,7 @@ impl KeySource {
     /// [`Error::KeyUnusable`]: the key file is missing, empty, unreadable, a folder, or not text.
     pub fn cipher(&self) -> Result<Arc<CredentialCipher>> {
         self.cipher_if_present()?.ok_or_else(|| {
-            let reason = if fs::symlink_metadata(&self.key_file).is_ok() {
+            let reason = if rustix::fs::lstat(&self.key_file).is_ok() {
                 "it is a symbolic link to a file that does not exist".to_owned()
             } else {
                 format!(
@@ -137,7 +139,7 @@ impl KeySource {
         }
         if let Some(derived) = &*derived
             && let Some(file) = &derived.file
-            && file.is_current(&self.key_file)
+            && rustix::fs::stat(&self.key_file).is_ok_and(|stat| Stamp::of(&stat) == *file)
         {
             return Ok(Some(derived.cipher.clone()));
         }
@@ -152,39 +154,24 @@ impl KeySource {
         };
         *derived = Some(Derived {
             fingerprint,
-            file: Some(file),
+            file: (!file.is_younger_than(SETTLED_AFTER)).then_some(file),
             cipher: cipher.clone(),
         });
         Ok(Some(cipher))
     }
 
-    /// The key file's text, stripped, and the file's state before it was read; `None` if there is no file.
-    fn read(&self) -> Result<Option<(SecretValue, FileState)>> {
-        let unreadable = |error: io::Error| self.unusable(format!("it cannot be read: {error}"));
-        // Without O_NONBLOCK, opening a named pipe would block.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&self.key_file);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
+    /// The key file's text, stripped, and the file's state; `None` if there is no file.
+    fn read(&self) -> Result<Option<(SecretValue, Stamp)>> {
+        let content = match read_file(&self.key_file, MAX_KEY) {
+            Ok(content) => content,
+            Err(ReadError::Missing) => return Ok(None),
+            Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
+            Err(ReadError::TooLarge) => return Err(self.unusable("it is too large to be a key")),
+            Err(ReadError::Io(error)) => {
+                return Err(self.unusable(format!("it cannot be read: {error}")));
+            }
         };
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(self.unusable("it is not a regular file"));
-        }
-        if metadata.len() > MAX_KEY {
-            return Err(self.unusable("it is too large to be a key"));
-        }
-        let state = FileState::of(&metadata);
-        // One more byte than the file has, because a vector that grows at the end leaves an unzeroed copy.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 1));
-        file.take(MAX_KEY)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        let text = std::str::from_utf8(&bytes)
+        let text = std::str::from_utf8(&content.bytes)
             .map_err(|_| self.unusable("it is not UTF-8 text; restore it from a backup"))?;
         // Python's str.strip() also strips four separators that Rust does not count as white space.
         let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
@@ -193,17 +180,13 @@ impl KeySource {
                 "it is empty; restore it from a backup, or remove it if nothing is encrypted yet",
             ));
         }
-        self.warn_if_open_to_others(&metadata);
-        Ok(Some((SecretValue::new(text), state)))
-    }
-
-    fn warn_if_open_to_others(&self, metadata: &Metadata) {
-        if metadata.mode() & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
+        if content.mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
             let path = self.key_file.display();
             tracing::warn!(
                 "other users may open the credential key {path}; fix it with: chmod 600 {path}"
             );
         }
+        Ok(Some((SecretValue::new(text), content.stamp)))
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {
@@ -214,71 +197,12 @@ impl KeySource {
     }
 }
 
-/// Creates the key file atomically, unless another process was first.
+/// Creates the key file, unless another process was first.
 fn create(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
     let mut key = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *key).map_err(|error| io::Error::other(error.to_string()))?;
     let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(key.as_slice()));
-
-    // `tempfile` creates it 0600.
-    let mut file = tempfile::Builder::new()
-        .prefix(".credential.key.")
-        .tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Ok(_) => {}
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(failed) => return Err(failed.error),
-    }
-    // If a power failure lost the key, every value that was encrypted meanwhile would be lost, too. Some filesystems cannot
-    // sync a folder, and return EINVAL.
-    match File::open(folder)?.sync_all() {
-        Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Identifies a state of the key file.
-struct FileState {
-    id: [i64; 7],
-    settled: bool,
-}
-
-impl FileState {
-    fn of(metadata: &Metadata) -> Self {
-        let changed = Duration::from_secs(metadata.ctime().try_into().unwrap_or(0));
-        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
-        Self {
-            id: Self::id(metadata),
-            // Two changes within a tick of the filesystem's clock have the same time, so a young file is read again.
-            settled: age.is_ok_and(|age| age > Duration::from_secs(2)),
-        }
-    }
-
-    fn id(metadata: &Metadata) -> [i64; 7] {
-        [
-            metadata.dev() as i64,
-            metadata.ino() as i64,
-            metadata.size() as i64,
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-            metadata.ctime(),
-            metadata.ctime_nsec(),
-        ]
-    }
-
-    fn is_current(&self, path: &Path) -> bool {
-        self.settled && fs::metadata(path).is_ok_and(|metadata| Self::id(&metadata) == self.id)
-    }
+    place::create_whole(path, text.as_bytes())
 }
 
 #[cfg(test)]

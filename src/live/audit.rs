@@ -86,15 +86,15 @@ impl Tree {
     /// Records that a caller was refused, and gives EACCES.
     pub(super) fn refuse(&self, caller: &Caller, what: &str) -> OpError {
         if let Some(audit) = &self.audit {
-            audit.record_refusal(caller.uid, caller.tid, &what.replace(char::is_control, "?"));
+            audit.record_refusal(caller.uid, caller.tid, &crate::process::printable(what));
         }
         OpError::Errno(libc::EACCES)
     }
 
-    /// Waits until the trail has every row so far, for at most `patience`.
+    /// Waits until the trail has its last rows, for at most `patience`.
     pub fn flush_audit(&self, patience: Duration) {
         if let Some(audit) = &self.audit {
-            audit.flush(patience);
+            audit.finish(patience);
         }
     }
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::files::{ReadError, read_file};
 use super::setting::Row;
 use crate::error::{Error, Result};
+use crate::files::{ReadError, read_file};
 use crate::text::text_of;
 use crate::yaml::{self, Value};
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::files::place::{self, Place};
 use crate::process::mountinfo;
 use crate::sync::{self, SMALL_STACK};
 
@@ -28,15 +29,24 @@ pub(crate) enum Resolved {
     InsideMount,
 }
 
-/// Resolves an absolute path by reading links, and stops before the first step into `mount_point`.
+/// Follows the links of an absolute path, if this user or root made them, and stops before the first step into
+/// `mount_point`.
 ///
 /// # Errors
-/// `ELOOP` if there are too many links.
+/// `ELOOP` if there are too many links, EACCES if another user could have put something there.
 pub(crate) fn follow(path: &Path, mount_point: Option<&Path>) -> Result<Resolved> {
-    match mount_point {
-        Some(mount) => resolve(path, &[lexical(mount), without_links(mount)]),
-        None => resolve(path, &[]),
+    match find(path, mount_point)? {
+        Some(place) => Ok(Resolved::Path(place.path().to_owned())),
+        None => Ok(Resolved::InsideMount),
     }
+}
+
+/// Like [`follow`], with the file there; `None`: inside the mount.
+pub(crate) fn find(path: &Path, mount_point: Option<&Path>) -> Result<Option<Place>> {
+    let mount_points = mount_point.map(|mount| [lexical(mount), without_links(mount)]);
+    let mount_points = mount_points.as_ref().map_or(&[][..], |both| both);
+    place::find_outside(path, mount_points)
+        .map_err(|error| Error::io(path.display().to_string(), error))
 }
 
 /// Whether an absolute path leads into the (future) mount at `mount_point`, also through a bind mount. `false` for a loop of

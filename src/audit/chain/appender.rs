@@ -4,7 +4,7 @@ use ring::hmac;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::to_text;
-use super::verifier::{GENESIS, SignedRow};
+use super::verifier::{GENESIS, OtherColumns, SignedRow};
 use crate::audit::row::UnsignedRow;
 
 /// Appends to the chain. The transaction must be `IMMEDIATE`, so that no other program appends after the same row.
@@ -42,6 +42,7 @@ impl<'a> Appender<'a> {
             details: &row.details,
             previous_hash: &self.last_hash,
             entry_hash: "",
+            others: OtherColumns::default(),
         }
         .hash(self.key);
         self.transaction.execute(

@@ -54,7 +54,6 @@ pub(in crate::audit) fn prune(
     let user = user_of(actor.uid);
     let fields = RowFields::new(
         PRUNED,
-        None,
         format!("{removed} rows from before {before} removed, the last of them row {through}"),
         json!({
             "removed": removed,

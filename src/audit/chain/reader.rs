@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
-use super::to_text;
+use super::{TABLE, to_optional_text, to_text};
+use crate::audit::row::SignedColumns;
 use crate::error::Result;
-use crate::sqlite::{BUSY_TIMEOUT, FileId, connect, explain, identify, is_no_table};
+use crate::sqlite::{BUSY_TIMEOUT, Database, FileId, Mode, connect, explain, has_table, identify};
 
 /// A row to show.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Row {
     pub username: Option<String>,
     /// The key or provider.
     pub target: Option<String>,
+    /// Whether the signature covers the user and the target: not in the rows that SimpleTuner wrote.
+    pub is_signed: bool,
     /// What happened, as a sentence.
     pub action: String,
     /// More, as a JSON object.
@@ -31,7 +33,7 @@ pub struct Row {
 /// Reads the rows of a chain, and later those that were added.
 pub struct ChainReader {
     path: PathBuf,
-    open: Option<(FileId, Connection)>,
+    open: Option<(FileId, Database)>,
     /// The id of the last row that was returned.
     last_id: i64,
 }
@@ -87,41 +89,45 @@ impl ChainReader {
             self.open = None;
             return Ok(Vec::new());
         };
-        let failed = |e| explain(&self.path, &e);
         let mut after = after;
         if !matches!(&self.open, Some((id, _)) if *id == file) {
             if self.open.is_some() {
                 // Another file has replaced it.
                 after = 0;
             }
-            self.open = Some((file, connect(&self.path, BUSY_TIMEOUT).map_err(failed)?));
+            self.open = Some((file, connect(&self.path, Mode::Read, BUSY_TIMEOUT)?));
         }
         let Some((_, connection)) = &self.open else {
             return Ok(Vec::new());
         };
+        if !has_table(connection, &self.path, TABLE)? {
+            return Ok(Vec::new());
+        }
         let select = || -> rusqlite::Result<Vec<Row>> {
             let mut statement = connection.prepare(sql)?;
             let rows = statement.query_map(params![after, max], |row| {
                 let text = |column| row.get_ref(column).map(to_text);
-                let optional = |column| match row.get_ref(column)? {
-                    ValueRef::Null => Ok(None),
-                    value => Ok::<_, rusqlite::Error>(Some(to_text(value))),
+                let optional = |column| row.get_ref(column).map(to_optional_text);
+                let details = text(6)?;
+                let signed = SignedColumns::of(&details);
+                let is_signed = signed.is_some();
+                let (username, target) = match signed {
+                    Some(signed) => (Some(signed.username), signed.target.map(|(_, id)| id)),
+                    None => (optional(3)?, optional(4)?),
                 };
                 Ok(Row {
                     id: row.get(0)?,
                     timestamp: text(1)?,
                     event_type: text(2)?,
-                    username: optional(3)?,
-                    target: optional(4)?,
+                    username,
+                    target,
+                    is_signed,
                     action: text(5)?,
-                    details: text(6)?,
+                    details,
                 })
             })?;
             rows.collect()
         };
-        match select() {
-            Err(error) if is_no_table(&error) => Ok(Vec::new()),
-            rows => rows.map_err(failed),
-        }
+        select().map_err(|error| explain(&self.path, &error))
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::{Actor, AuditEvent};
+use rusqlite::Connection;
 
 fn key() -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, b"audit-key-for-tests")
@@ -52,6 +53,7 @@ fn the_vectors_that_simpletuner_signed_form_a_chain() {
             details: text("details"),
             previous_hash: text("previous_hash"),
             entry_hash: text("entry_hash"),
+            others: OtherColumns::default(),
         };
         assert_eq!(row.hash(&key), row.entry_hash);
         verifier.check(&key, &row);
@@ -65,8 +67,8 @@ fn changing_removing_or_inserting_a_row_is_detected() {
     let (_dir, chain) = chain();
     assert_eq!(chain.verify(&key()).unwrap().rows, 0);
     assert!(!chain.path().exists(), "verifying creates nothing");
-    chain.append(&key(), &rows(3, THEN)).unwrap();
-    chain.append(&key(), &rows(4, THEN)).unwrap();
+    chain.append(&key(), &rows(3, THEN), BUSY_TIMEOUT).unwrap();
+    chain.append(&key(), &rows(4, THEN), BUSY_TIMEOUT).unwrap();
     let whole = chain.verify(&key()).unwrap();
     assert_eq!((whole.rows, &whole.broken), (7, &None));
     assert_eq!(chain.verify_last(&key(), 3).unwrap().rows, 3);
@@ -96,7 +98,7 @@ fn changing_removing_or_inserting_a_row_is_detected() {
         let verified = chain.verify(&key()).unwrap();
         assert_eq!(verified.broken.map(|b| b.id), Some(broken), "{change}");
         // A broken chain can still be appended to.
-        chain.append(&key(), &rows(1, THEN)).unwrap();
+        chain.append(&key(), &rows(1, THEN), BUSY_TIMEOUT).unwrap();
         for beside in ["live-audit.db-wal", "live-audit.db-shm"] {
             let _ = std::fs::remove_file(chain.path().with_file_name(beside));
         }
@@ -109,9 +111,9 @@ fn a_pruned_chain_verifies_and_changes_of_it_are_still_detected() {
     let (_dir, chain) = chain();
     let cutoff = crate::provider::parse_rfc3339("2026-06-01T00:00:00Z").unwrap();
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 0);
-    chain.append(&key(), &rows(5, THEN)).unwrap();
+    chain.append(&key(), &rows(5, THEN), BUSY_TIMEOUT).unwrap();
     let young = "2026-07-02T03:04:05.678901+00:00";
-    chain.append(&key(), &rows(3, young)).unwrap();
+    chain.append(&key(), &rows(3, young), BUSY_TIMEOUT).unwrap();
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 5);
     assert_eq!(ids(&chain), [6, 7, 8, 9]);
     let verified = chain.verify(&key()).unwrap();
@@ -120,7 +122,7 @@ fn a_pruned_chain_verifies_and_changes_of_it_are_still_detected() {
         (4, 5, None)
     );
     assert_eq!(chain.prune(&key(), cutoff).unwrap(), 0);
-    chain.append(&key(), &rows(2, young)).unwrap();
+    chain.append(&key(), &rows(2, young), BUSY_TIMEOUT).unwrap();
     // Every row is old, also the one about the first removal.
     let far = crate::provider::parse_rfc3339("2099-06-01T00:00:00Z").unwrap();
     assert_eq!(chain.prune(&key(), far).unwrap(), 6);
@@ -129,7 +131,7 @@ fn a_pruned_chain_verifies_and_changes_of_it_are_still_detected() {
         (verified.rows, verified.removed, verified.broken),
         (1, 11, None)
     );
-    chain.append(&key(), &rows(4, young)).unwrap();
+    chain.append(&key(), &rows(4, young), BUSY_TIMEOUT).unwrap();
     assert_eq!(chain.verify(&key()).unwrap().broken, None);
     // Rows that were removed without such a row are detected, at the beginning and in the middle.
     let saved = std::fs::read(chain.path()).unwrap();
@@ -151,15 +153,15 @@ fn a_reader_continues_with_new_rows_and_with_a_file_that_replaced_the_first() {
     let (dir, chain) = chain();
     let mut reader = chain.reader();
     assert!(reader.last(10).unwrap().is_empty() && reader.new_rows(10).unwrap().is_empty());
-    chain.append(&key(), &rows(3, THEN)).unwrap();
+    chain.append(&key(), &rows(3, THEN), BUSY_TIMEOUT).unwrap();
     assert_eq!(reader.last(2).unwrap()[0].id, 2);
     assert!(reader.last(0).unwrap().is_empty());
     assert!(reader.new_rows(10).unwrap().is_empty());
-    chain.append(&key(), &rows(2, THEN)).unwrap();
+    chain.append(&key(), &rows(2, THEN), BUSY_TIMEOUT).unwrap();
     let new = reader.new_rows(10).unwrap();
     assert_eq!(new.iter().map(|row| row.id).collect::<Vec<_>>(), [4, 5]);
     assert_eq!(new[0].username.as_deref(), Some("unix:me"));
     std::fs::remove_dir_all(dir.path()).unwrap();
-    chain.append(&key(), &rows(1, THEN)).unwrap();
+    chain.append(&key(), &rows(1, THEN), BUSY_TIMEOUT).unwrap();
     assert_eq!(reader.new_rows(10).unwrap()[0].id, 1);
 }

@@ -2,6 +2,9 @@
 
 use ring::hmac;
 
+use crate::audit::anchor::Anchor;
+use crate::audit::row::SignedColumns;
+
 /// Stands for the previous hash in the first row.
 pub(super) const GENESIS: &str = "genesis";
 /// The event type of the row that says what was removed.
@@ -17,14 +20,43 @@ pub struct Broken {
 }
 
 /// The result of a verification.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// How many rows were verified.
     pub rows: u64,
     /// How many rows were removed from the beginning, according to a row of the chain.
     pub removed: u64,
+    /// The id of the last of them.
+    pub removed_through: i64,
     /// The first row that does not fit into the chain.
     pub broken: Option<Broken>,
+    /// The last row of the other trail that this one names.
+    pub anchor: Option<Anchor>,
+}
+
+/// The columns of a row that the signature does not cover.
+#[derive(Clone, Copy, Default)]
+pub(super) struct OtherColumns<'a> {
+    pub(super) username: Option<&'a str>,
+    pub(super) ip: Option<&'a str>,
+    pub(super) target_type: Option<&'a str>,
+    pub(super) target_id: Option<&'a str>,
+}
+
+impl OtherColumns<'_> {
+    /// The column that says otherwise than the signed details of this program's row.
+    fn contradiction(&self, details: &str) -> Option<&'static str> {
+        let signed = SignedColumns::of(details)?;
+        let (kind, id) = signed.target.unzip();
+        [
+            ("actor_username", self.username == Some(&signed.username)),
+            ("actor_ip", self.ip.is_none()),
+            ("target_type", self.target_type == kind),
+            ("target_id", self.target_id == id.as_deref()),
+        ]
+        .into_iter()
+        .find_map(|(column, agrees)| (!agrees).then_some(column))
+    }
 }
 
 /// The signed columns of a row, and the signature (`entry_hash`).
@@ -37,6 +69,7 @@ pub(super) struct SignedRow<'a> {
     pub(super) details: &'a str,
     pub(super) previous_hash: &'a str,
     pub(super) entry_hash: &'a str,
+    pub(super) others: OtherColumns<'a>,
 }
 
 impl SignedRow<'_> {
@@ -61,6 +94,14 @@ impl SignedRow<'_> {
     }
 }
 
+/// What was removed from the beginning.
+struct Pruned {
+    /// Of the last removed row.
+    hash: String,
+    through: i64,
+    removed: u64,
+}
+
 /// Verifies the rows that it is given in the order of their ids.
 #[derive(Default)]
 pub(super) struct ChainVerifier {
@@ -72,8 +113,9 @@ pub(super) struct ChainVerifier {
     first: Option<(i64, String)>,
     /// The last row's id and hash.
     last: Option<(i64, String)>,
-    /// The last removed hash and how many rows were removed, from the newest row about it.
-    pruned: Option<(String, u64)>,
+    /// From the newest row about it.
+    pruned: Option<Pruned>,
+    anchor: Option<Anchor>,
     broken: Option<Broken>,
 }
 
@@ -89,11 +131,17 @@ impl ChainVerifier {
     pub(super) fn check(&mut self, key: &hmac::Key, row: &SignedRow<'_>) {
         self.rows += 1;
         let is_whole = row.hash(key) == row.entry_hash;
+        if is_whole {
+            self.anchor = Anchor::of_row(row.id, row.details).or(self.anchor.take());
+        }
         if is_whole && row.event_type == PRUNED {
             let details: serde_json::Value = serde_json::from_str(row.details).unwrap_or_default();
-            let last_hash = details["last_hash"].as_str().unwrap_or_default();
-            let removed = details["removed_in_all"].as_u64().unwrap_or_default();
-            self.pruned = Some((last_hash.to_owned(), removed));
+            let hash = details["last_hash"].as_str().unwrap_or_default();
+            self.pruned = Some(Pruned {
+                hash: hash.to_owned(),
+                through: details["through"].as_i64().unwrap_or_default(),
+                removed: details["removed_in_all"].as_u64().unwrap_or_default(),
+            });
         }
         if self.broken.is_none() {
             self.broken = self
@@ -115,7 +163,12 @@ impl ChainVerifier {
                 Some("rows before it are missing".into())
             }
             _ if !is_whole => Some("it was changed, or signed with another key".into()),
-            _ => None,
+            _ => {
+                let column = row.others.contradiction(row.details)?;
+                Some(format!(
+                    "its column {column} says otherwise than the details, which are signed"
+                ))
+            }
         }
     }
 
@@ -124,7 +177,7 @@ impl ChainVerifier {
         let begins = match &self.first {
             Some((_, previous)) if previous == GENESIS || self.trusts_first => None,
             Some((id, previous)) => match &self.pruned {
-                Some((last_hash, _)) if last_hash == previous => None,
+                Some(pruned) if pruned.hash == *previous => None,
                 _ => Some(Broken {
                     id: *id,
                     reason: "rows before it are missing, and no row says that they were removed"
@@ -141,8 +194,10 @@ impl ChainVerifier {
         });
         Verified {
             rows: self.rows,
-            removed: self.pruned.map_or(0, |(_, removed)| removed),
+            removed: self.pruned.as_ref().map_or(0, |pruned| pruned.removed),
+            removed_through: self.pruned.map_or(0, |pruned| pruned.through),
             broken: begins.or(self.broken).or(ends),
+            anchor: self.anchor,
         }
     }
 }

@@ -96,6 +96,12 @@ impl CoalescedReads {
         Some(oldest.since + COALESCE_WINDOW)
     }
 
+    /// How many reads are in no table.
+    pub(super) fn unwritten(&self) -> u64 {
+        let unwritten = |read: &CoalescedRead| read.count - read.pending.map_or(0, |row| row.count);
+        self.by_number.values().map(unwritten).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_number.is_empty()
     }

@@ -68,9 +68,11 @@ pub(super) const KIND: BackendKind = BackendKind {
         switch: "aws_secret_name",
         read: |reader, settings| Ok(as_options(AwsOptions::read(reader, settings)?)),
     },
+    // What aws-config reads (its `environment/credentials.rs` and `ecs.rs`).
     credentials: &[
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
+        "SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
         "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     ],

@@ -15,7 +15,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::FetchError;
-use crate::settings::files::{ReadError, read_file};
+use crate::files::{ReadError, read_file};
 
 /// The largest PEM file, in bytes; a system's bundle has about 250 KiB.
 const MAX_PEM: usize = 4 * 1024 * 1024;

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::settings::paths::{DEFAULT_NAMES, Resolved, adopted_store, follow};
+use crate::files::place::Place;
+use crate::settings::paths::{DEFAULT_NAMES, adopted_store, find};
 
 /// The path of a secrets file, or the default paths.
 #[derive(Clone, Debug)]
@@ -15,33 +15,6 @@ pub struct StoreLocation {
     candidates: Vec<PathBuf>,
     default_folder: Option<PathBuf>,
     mount_point: Option<PathBuf>,
-}
-
-/// What is at a [`StoreLocation`] now.
-pub(super) enum Located<'a> {
-    /// A file at one of the paths.
-    Direct(&'a Path, Stat),
-    /// The target of a link at one of the paths, and the file there if it exists.
-    Link(PathBuf, Option<Stat>),
-    /// Nothing; a write creates this file.
-    Missing(&'a Path),
-}
-
-impl Located<'_> {
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Located::Direct(path, _) | Located::Missing(path) => path,
-            Located::Link(path, _) => path,
-        }
-    }
-
-    pub(super) fn stat(&self) -> Option<&Stat> {
-        match self {
-            Located::Direct(_, stat) => Some(stat),
-            Located::Link(_, stat) => stat.as_ref(),
-            Located::Missing(_) => None,
-        }
-    }
 }
 
 impl StoreLocation {
@@ -74,33 +47,17 @@ impl StoreLocation {
         files
     }
 
-    /// Finds the file. Costs one `statx` if the first path is a regular file.
-    pub(super) fn locate(&self) -> Result<Located<'_>> {
-        for path in &self.candidates {
-            match rustix::fs::lstat(path) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                    return self.follow_link(path);
-                }
-                Ok(stat) => return Ok(Located::Direct(path, stat)),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(Error::io(path.display().to_string(), errno)),
-            }
-        }
+    /// Finds the file, links followed; without one, where a write creates it.
+    pub(super) fn locate(&self) -> Result<Place> {
+        let is_there = |path: &&PathBuf| !matches!(rustix::fs::lstat(*path), Err(Errno::NOENT));
         // There is always at least one path.
         let first = self.candidates.first().map_or(Path::new("/"), |path| path);
-        Ok(Located::Missing(first))
-    }
-
-    fn follow_link(&self, link: &Path) -> Result<Located<'_>> {
-        let target = match follow(link, self.mount_point.as_deref())? {
-            Resolved::Path(target) => target,
-            Resolved::InsideMount => self.adopted(link)?,
-        };
-        match rustix::fs::lstat(&target) {
-            Ok(stat) => Ok(Located::Link(target, Some(stat))),
-            Err(Errno::NOENT) => Ok(Located::Link(target, None)),
-            Err(errno) => Err(Error::io(target.display().to_string(), errno)),
+        let path = self.candidates.iter().find(is_there).map_or(first, |p| p);
+        if let Some(place) = find(path, self.mount_point.as_deref())? {
+            return Ok(place);
         }
+        let store = self.adopted(path)?;
+        find(&store, None)?.ok_or_else(|| Error::io(store.display().to_string(), Errno::LOOP))
     }
 
     /// A default path that leads into the mount was adopted, perhaps while this process ran: the store is beside it.

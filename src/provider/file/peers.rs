@@ -5,14 +5,16 @@
 //! count that it has seen. The locks belong to open file descriptions: the kernel releases them when the watcher dies,
 //! and they work across pid namespaces. Writing the count wakes the watchers through inotify.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::OFlags;
 
-use super::write::{beside, give_to_owner_of};
+use super::write::beside;
+use crate::files::place;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The longest time that a write waits for other watchers.
@@ -60,30 +62,14 @@ impl Peers {
     /// then do not wait.
     pub(super) fn open(store: &Path, create: bool) -> Option<Self> {
         let path = path_for(store);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .ok()?;
-        if create {
-            give_to_owner_of(store, &file).ok()?;
-        }
+        let flags = match create {
+            true => OFlags::RDWR | OFlags::CREATE,
+            false => OFlags::RDWR,
+        };
+        let file = place::open(&path, flags).ok()?;
         let metadata = file.metadata().ok()?;
-        let folder = path.parent().and_then(|folder| folder.metadata().ok());
-        let owners = [
-            Some(rustix::process::geteuid().as_raw()),
-            Some(0),
-            folder.map(|folder| folder.uid()),
-        ];
-        // Other users must not be able to block writers, or to redirect them to another file.
-        let is_ours = metadata.is_file()
-            && metadata.nlink() == 1
-            && metadata.mode() & 0o077 == 0
-            && owners.contains(&Some(metadata.uid()));
+        // Other users must not be able to block writers.
+        let is_ours = metadata.nlink() == 1 && metadata.mode() & 0o077 == 0;
         #[allow(clippy::unnecessary_cast)] // its width differs between architectures
         let filesystem = rustix::fs::fstatfs(&file).ok()?.f_type as u64 & 0xffff_ffff;
         if !is_ours || SHARED_BY_MACHINES.contains(&filesystem) {
@@ -311,14 +297,11 @@ mod tests {
 
     #[test]
     fn a_file_that_others_could_have_made_is_not_used() {
-        use std::os::unix::fs::{PermissionsExt, symlink};
+        use std::os::unix::fs::PermissionsExt;
         let (folder, store) = store();
         let (path, other) = (path_for(&store), folder.path().join("other"));
         std::fs::write(&other, "other").unwrap();
         std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
-        symlink(&other, &path).unwrap();
-        assert!(Peers::open(&store, true).is_none(), "a link");
-        std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&other, &path).unwrap();
         assert!(Peers::open(&store, true).is_none(), "a hard link");
         std::fs::remove_file(&other).unwrap();

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Document, MAX_DOCUMENT, parse_document};
-use super::location::{Located, StoreLocation, is_yaml};
+use super::location::{StoreLocation, is_yaml};
 use crate::error::{Error, Result};
+use crate::files::place::Place;
+use crate::files::{Content, ReadError, Stamp, read_file, read_place};
 use crate::secret::{SecretName, fingerprint};
-use crate::settings::files::{Content, ReadError, Stamp, not_a_file, read_file};
 
 const TOO_LARGE: &str = "it is too large: over 16 MiB";
 /// How long a malformed or missing file may be a half-written one: SimpleTuner truncates the file and writes it again
@@ -125,7 +126,7 @@ impl StoreReader {
     /// The third value: whether the file changed so recently that it may be half written.
     fn read_located(
         &self,
-        located: &Located<'_>,
+        located: &Place,
         before: Option<&LoadedDocument>,
     ) -> (Observed, Result<LoadedDocument>, bool) {
         let Some(stat) = located.stat() else {
@@ -150,12 +151,9 @@ impl StoreReader {
         }
     }
 
-    fn read_content(&self, located: &Located<'_>) -> Result<Content> {
+    fn read_content(&self, located: &Place) -> Result<Content> {
         let path = located.path();
-        if let Some(what) = located.stat().and_then(not_a_file) {
-            return Err(malformed(path, what));
-        }
-        let content = read_file(path, MAX_DOCUMENT).map_err(|error| read_error(path, error))?;
+        let content = read_place(located, MAX_DOCUMENT).map_err(|error| read_error(path, error))?;
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
             tracing::warn!("{path} can be read by others; mend it with: chmod 600 {path}");

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::location::Located;
 use super::readable::{Key, Readable};
 use super::reader::{LoadedDocument, Observed, ReadOutcome};
 use super::watch::Watch;
 use crate::credential::CredentialCipher;
 use crate::error::Result;
+use crate::files::Stamp;
+use crate::files::place::Place;
 use crate::provider::KeyChange;
 use crate::provider::cached_source::CachedSource;
 use crate::provider::source_view::Rules;
-use crate::settings::files::Stamp;
 
 const HANGS: &str = "the filesystem of the secrets file does not respond";
 
@@ -53,7 +53,7 @@ impl State {
     }
 
     /// Whether the file at this location is the one that was read last.
-    pub(super) fn is_current(&self, located: &Located<'_>) -> bool {
+    pub(super) fn is_current(&self, located: &Place) -> bool {
         match (&self.observed, located.stat()) {
             (Observed::Missing(path), None) => path == located.path(),
             (Observed::File(path, stamp), Some(stat)) => {

@@ -14,9 +14,9 @@ use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
 use crate::error::{Error, Result};
+use crate::files::Stamp;
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
-use crate::settings::files::Stamp;
 use crate::sync::MutexGuard;
 
 impl Shared {

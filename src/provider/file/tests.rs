@@ -505,7 +505,7 @@ fn a_write_keeps_the_files_owner_its_mode_and_its_acl() {
     let path = scratch.path("secrets.json");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(&path, Some(12345), Some(12346)).unwrap();
+        std::os::unix::fs::chown(&path, None, Some(12346)).unwrap();
     }
     let before = std::fs::metadata(&path).unwrap();
     let provider = scratch.provider();

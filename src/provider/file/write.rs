@@ -1,17 +1,16 @@
 //! Replaces a file atomically, one writer at a time. Knows nothing of its content.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::settings::files::{Stamp, not_a_file};
+use crate::files::{ACL, Stamp, not_a_file, place};
 
 /// The lock file beside a file, locked until dropped. The file stays: if it were removed, two writers could lock two
 /// files.
@@ -26,19 +25,17 @@ impl Lock {
     /// [`Error::Io`], with `ETIMEDOUT` after the timeout.
     pub(crate) fn take(path: &Path, timeout: Duration) -> Result<Self> {
         let lock = beside(path, "", ".lock");
-        make_parent(path)?;
+        let failed =
+            |error: std::io::Error| Error::io(format!("opening {}", lock.display()), error);
         let started = Instant::now();
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&lock)
-                .map_err(|error| Error::io(format!("opening {}", lock.display()), error))?;
-            give_to_owner_of(path, &file)?;
+            let file = place::open_or_create(&lock, OFlags::RDWR).map_err(failed)?;
+            let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
+            // Whoever can open it, can hold it.
+            if stat.st_mode & 0o077 != 0 && stat.st_uid == rustix::process::geteuid().as_raw() {
+                let chmod = rustix::fs::fchmod(&file, Mode::from(0o600));
+                chmod.map_err(|errno| failed(errno.into()))?;
+            }
             while let Err(errno) =
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             {
@@ -76,8 +73,8 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Writes the new content to the disk beside `target`, with the owner, mode and ACL of `target`, or with `mode` if
-    /// there is none. The caller holds the target's lock, so the temporary file has a fixed name: the next writer
+    /// Writes the new content to the disk beside `target`, with the mode and ACL of `target` (and its group, if this is
+    /// root), or with `mode` if there is none. The caller holds the target's lock, so the temporary file has a fixed name: the next writer
     /// replaces what a killed one left.
     ///
     /// # Errors
@@ -92,22 +89,21 @@ impl Replacement {
             }
             _ => {}
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
-            .open(&temporary)
-            .map_err(failed)?;
+        let file = place::create(&temporary, mode).map_err(failed)?;
         let mut replacement = Self {
             target: target.to_owned(),
             temporary,
             file,
             committed: false,
         };
-        give_to_owner_of(target, &replacement.file)?;
         let there = rustix::fs::lstat(target).ok();
         let there = there.filter(|stat| not_a_file(stat).is_none());
+        if let Some(there) = there
+            && rustix::process::geteuid().is_root()
+        {
+            let group = Some(Gid::from_raw(there.st_gid));
+            rustix::fs::fchown(&replacement.file, None, group).map_err(|e| failed(e.into()))?;
+        }
         // The umask may have cleared bits that the old file has.
         let mode = there.map_or(mode, |stat| stat.st_mode & 0o777);
         rustix::fs::fchmod(&replacement.file, Mode::from_raw_mode(mode))
@@ -160,52 +156,10 @@ pub(crate) fn sync_folder_of(path: &Path) {
 /// # Errors
 /// [`Error::Io`]; the old file is unchanged then.
 pub(crate) fn replace(target: &Path, content: &[u8], mode: u32) -> Result<()> {
-    make_parent(target)?;
     Replacement::prepare(target, content, mode)?.commit()?;
     sync_folder_of(target);
     Ok(())
 }
-
-/// Creates a file's folder, 0700.
-fn make_parent(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent() else {
-        return Ok(());
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(parent)
-        .map_err(|error| Error::io(format!("making {}", parent.display()), error))
-}
-
-/// If root writes a file, gives it to the owner of the file at `path`, or else to the owner of the folder.
-pub(super) fn give_to_owner_of(path: &Path, file: impl AsFd) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    // Does not follow links: `path` was followed already, or it is a link into the mount that gets replaced.
-    let owner = match rustix::fs::lstat(path) {
-        Ok(stat) => stat,
-        Err(_) => match path.parent().map(rustix::fs::stat) {
-            Some(Ok(stat)) => stat,
-            _ => return Ok(()),
-        },
-    };
-    let failed = |errno: Errno| Error::io(format!("giving {} to its owner", path.display()), errno);
-    let now = rustix::fs::fstat(&file).map_err(failed)?;
-    if (now.st_uid, now.st_gid) == (owner.st_uid, owner.st_gid) {
-        return Ok(());
-    }
-    rustix::fs::fchown(
-        &file,
-        Some(Uid::from_raw(owner.st_uid)),
-        Some(Gid::from_raw(owner.st_gid)),
-    )
-    .map_err(failed)
-}
-
-/// The extended attribute that holds a file's ACL (acl(5), `linux/posix_acl_xattr.h`).
-const ACL: &str = "system.posix_acl_access";
 
 /// Copies a file's ACL to another. If the first has none, this also removes a default ACL that the folder gave.
 fn copy_acl(from: &Path, to: impl AsFd) -> rustix::io::Result<()> {

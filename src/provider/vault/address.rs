@@ -1,6 +1,7 @@
 //! Vault's address and the path of the secret, validated before the first request. Makes no call.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -22,6 +23,8 @@ pub(super) struct Address {
     pub(super) is_https: bool,
     /// The socket of `unix://`, as of the Vault Agent and the Vault Proxy.
     pub(super) socket: Option<PathBuf>,
+    /// Another host than this one, to which the token goes without encryption.
+    pub(super) plain_host: Option<String>,
 }
 
 impl Address {
@@ -35,6 +38,7 @@ impl Address {
                     origin: "http://localhost".to_owned(),
                     prefix: String::new(),
                     is_https: false,
+                    plain_host: None,
                     socket: Some(path.into()),
                 }),
                 false => Err(invalid("must have an absolute path after unix://")),
@@ -60,10 +64,13 @@ impl Address {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(invalid("must end before any '?' or '#'"));
         }
+        let host = url.host_str().unwrap_or_default();
+        let is_https = url.scheme() == "https";
         Ok(Self {
+            plain_host: (!is_https && !is_this_host(host)).then(|| host.to_owned()),
             origin: url.origin().ascii_serialization(),
             prefix: url.path().trim_end_matches('/').to_owned(),
-            is_https: url.scheme() == "https",
+            is_https,
             socket: None,
         })
     }
@@ -72,6 +79,11 @@ impl Address {
     pub(super) fn version(&self) -> String {
         format!("{}/v1", self.prefix).trim_matches('/').to_owned()
     }
+}
+
+fn is_this_host(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
 impl fmt::Display for Address {
@@ -146,6 +158,25 @@ mod tests {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
             assert_eq!(address.version(), version);
+        }
+    }
+
+    #[test]
+    fn plain_http_to_another_host_is_known() {
+        for (text, host) in [
+            ("http://vault.example.com:8200", Some("vault.example.com")),
+            ("http://10.0.0.7", Some("10.0.0.7")),
+            ("http://[fe80::1]:8200", Some("[fe80::1]")),
+            (
+                "http://localhost.example.com",
+                Some("localhost.example.com"),
+            ),
+            ("https://vault.example.com", None),
+            ("http://localhost:8200", None),
+            ("http://127.0.0.7:8200", None),
+            ("http://[::1]", None),
+        ] {
+            assert_eq!(Address::parse(text).unwrap().plain_host.as_deref(), host);
         }
     }
 

@@ -18,7 +18,7 @@ mod token;
 mod trust;
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use reqwest::header::HeaderValue;
@@ -67,6 +67,7 @@ pub struct VaultBackend {
     path: SecretPath,
     tokens: Tokens,
     connection: Mutex<Connection>,
+    plain_host_warned: Once,
 }
 
 /// What earlier fetches found out. Dropped when a fetch fails for good.
@@ -109,6 +110,7 @@ impl VaultBackend {
             tokens: Tokens::new(options.auth.clone(), may_lack_token, Arc::new(clock)),
             options,
             connection: Mutex::default(),
+            plain_host_warned: Once::new(),
         })
     }
 
@@ -117,6 +119,13 @@ impl VaultBackend {
             return Ok(Fetched::NotConfigured(why));
         }
         let client = self.client()?;
+        if let Some(host) = &self.address.plain_host {
+            self.plain_host_warned.call_once(|| {
+                tracing::warn!(
+                    "the token for Vault goes to {host} over plain http, where others can read it; use https://"
+                );
+            });
+        }
         let token = match self.tokens.current(&client).await {
             Err(error) if !self.tokens.logs_in() => return Err(error),
             token => token,
@@ -279,7 +288,11 @@ impl Backend for VaultBackend {
     }
 
     fn source(&self) -> String {
-        format!("{} {}", self.address, self.path)
+        let source = format!("{} {}", self.address, self.path);
+        match &self.address.plain_host {
+            Some(host) => format!("{source} (the token goes to {host} over plain http)"),
+            None => source,
+        }
     }
 
     fn fetch(&self) -> Fetching<'_> {

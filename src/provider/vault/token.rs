@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 use super::VaultAuth;
 use super::client::Client;
 use super::login::{self, Lease};
+use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
-use crate::settings::files::{ReadError, read_file};
 use crate::sync::{self, MutexGuard};
 
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
@@ -223,11 +223,11 @@ impl Tokens {
         drop(self.changed.set(changed));
     }
 
-    /// Reads a token file; each time, because the Vault Agent replaces it.
+    /// Reads a token file; each time, because the Vault Agent replaces it, and may do so as another user.
     fn read(&self, what: &str, path: &Path) -> Result<SecretValue, FetchError> {
         let shown = path.display();
         let invalid = |why: &str| FetchError::lasting(format!("{what}, {shown}, {why}"));
-        let content = match read_file(path, MAX_TOKEN) {
+        let content = match read_file_of_anybody(path, MAX_TOKEN) {
             Ok(content) => content,
             Err(ReadError::Missing) if matches!(self.auth, VaultAuth::LoginFile(_)) => {
                 if self.may_lack_token {

@@ -1,16 +1,17 @@
 //! The connection that reads the table, and what it has read. Never waits for another program's lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::write::TABLE;
 use super::{TryGet, cache_key, locked, unreadable};
 use crate::cache::TtlCache;
 use crate::error::Result;
 use crate::simpletuner_db::config::ProviderConfig;
-use crate::sqlite::{FileId, connect, explain, identify, is_busy, is_no_table};
+use crate::sqlite::{Database, FileId, Mode, connect, explain, has_table, identify, is_busy};
 
 /// After a database has stayed locked, readers fail at once for this long.
 const LOCKED_BACKOFF: Duration = Duration::from_secs(1);
@@ -20,7 +21,7 @@ const LOCKED_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) struct Reader {
     path: PathBuf,
     cache: TtlCache<ProviderConfig>,
-    open: Option<(FileId, Connection)>,
+    open: Option<(FileId, Database)>,
     /// SQLite's `data_version`, which differs after another connection has changed the database.
     version: Option<i64>,
     /// The providers at that version; the last known ones while the database cannot be read.
@@ -85,10 +86,10 @@ impl Reader {
         if !matches!(&self.open, Some((id, _)) if *id == file) {
             self.open = None;
             self.version = None;
-            match connect(&self.path, Duration::ZERO) {
+            match connect(&self.path, Mode::Read, Duration::ZERO) {
                 Ok(connection) => self.open = Some((file, connection)),
-                Err(error) if is_busy(&error) => return Ok(Refreshed::Locked),
-                Err(error) => return Err(explain(&self.path, &error)),
+                Err(error) if error.errno() == libc::EBUSY => return Ok(Refreshed::Locked),
+                Err(error) => return Err(error),
             }
         }
         let Some((_, connection)) = &self.open else {
@@ -102,10 +103,10 @@ impl Reader {
             Err(error) if is_busy(&error) => return Ok(Refreshed::Locked),
             Err(error) => return Err(explain(&self.path, &error)),
         };
-        let names = match select_names(connection) {
+        let names = match select_names(connection, &self.path) {
             Ok(names) => names,
-            Err(error) if is_busy(&error) => return Ok(Refreshed::Locked),
-            Err(error) => return Err(explain(&self.path, &error)),
+            Err(error) if error.errno() == libc::EBUSY => return Ok(Refreshed::Locked),
+            Err(error) => return Err(error),
         };
         self.drop_cached();
         self.version = Some(version);
@@ -170,16 +171,19 @@ impl Reader {
     }
 }
 
-fn select_names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement = match connection.prepare("SELECT provider FROM provider_config") {
-        Err(error) if is_no_table(&error) => return Ok(Vec::new()),
-        statement => statement?,
+fn select_names(connection: &Connection, path: &Path) -> Result<Vec<String>> {
+    if !has_table(connection, path, TABLE)? {
+        return Ok(Vec::new());
+    }
+    let select = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = connection.prepare("SELECT provider FROM provider_config")?;
+        let names = statement.query_map([], |row| {
+            // SQLite allows other types in this column; such a row cannot have been saved by name.
+            Ok(row.get_ref(0)?.as_str().unwrap_or_default().to_owned())
+        })?;
+        names.collect()
     };
-    let names = statement.query_map([], |row| {
-        // SQLite allows other types in this column; such a row cannot have been saved by name.
-        Ok(row.get_ref(0)?.as_str().unwrap_or_default().to_owned())
-    })?;
-    let mut names: Vec<String> = names.collect::<rusqlite::Result<_>>()?;
+    let mut names = select().map_err(|error| explain(path, &error))?;
     names.retain(|name| !name.is_empty());
     names.sort_unstable();
     Ok(names)

@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
 use crate::simpletuner_db::json::parse_object;
 use crate::sqlite::{
-    BUSY_TIMEOUT, connect, connect_or_create, explain, failed, identify, is_no_table,
+    BUSY_TIMEOUT, Mode, connect, connect_or_create, explain, failed, has_table, identify,
 };
 
+pub(super) const TABLE: &str = "provider_config";
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
     provider TEXT PRIMARY KEY,
     config TEXT NOT NULL DEFAULT '{}',
@@ -183,13 +184,12 @@ impl ProviderConfigs {
         if identify(&self.path)?.is_none() {
             return Ok(false);
         }
-        let connected = connect(&self.path, BUSY_TIMEOUT);
-        let mut connection = connected.map_err(|e| explain(&self.path, &e))?;
+        let mut connection = connect(&self.path, Mode::Write, BUSY_TIMEOUT)?;
         let count = in_transaction(
             &mut connection,
-            |transaction| match work(transaction) {
-                Err(error) if is_no_table(&error) => Ok(0),
-                count => count.map_err(|e| explain(&self.path, &e)),
+            |transaction| match has_table(transaction, &self.path, TABLE)? {
+                true => work(transaction).map_err(|e| explain(&self.path, &e)),
+                false => Ok(0),
             },
             &self.path,
         )?;
@@ -202,8 +202,10 @@ impl ProviderConfigs {
         let done = in_transaction(
             &mut connection,
             |transaction| {
-                let created = transaction.execute_batch(CREATE);
-                created.map_err(|e| explain(&self.path, &e))?;
+                if !has_table(transaction, &self.path, TABLE)? {
+                    let created = transaction.execute_batch(CREATE);
+                    created.map_err(|e| explain(&self.path, &e))?;
+                }
                 work(transaction)
             },
             &self.path,

@@ -1,13 +1,19 @@
-//! Reads files that a user names: only regular files, at most so many bytes, never blocking. Knows no content.
+//! Files on the disk: [`place`] opens only what this user or root can have put there; `read_file` reads a whole regular
+//! file, at most so many bytes, never blocking. Knows no content.
+
+mod groups;
+pub(crate) mod place;
 
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
+
+pub(crate) use groups::ACL;
+use place::Place;
 
 /// The kernel's timestamps have the resolution of its tick (4 to 10 ms), so two edits within a tick have the same one.
 const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
@@ -122,15 +128,30 @@ pub(crate) fn not_a_file(stat: &Stat) -> Option<&'static str> {
 
 /// Reads a whole regular file of at most `limit` bytes. Reads again if it changes meanwhile, up to four times.
 pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError> {
-    // Before the open, too, because opening a device can have effects.
-    let stat = rustix::fs::stat(path)?;
-    if let Some(what) = not_a_file(&stat) {
+    read_place(&place::find(path)?, limit)
+}
+
+/// Like [`read_file`], where the file was found already.
+pub(crate) fn read_place(place: &Place, limit: usize) -> Result<Content, ReadError> {
+    let stat = place.stat().ok_or(ReadError::Missing)?;
+    if let Some(what) = not_a_file(stat) {
         return Err(ReadError::NotAFile(what));
     }
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-        .open(path)?;
+    read_open(place.open(OFlags::RDONLY)?, limit)
+}
+
+/// Like [`read_file`], for a file that anybody may have put there.
+pub(crate) fn read_file_of_anybody(path: &Path, limit: usize) -> Result<Content, ReadError> {
+    // Before the open, too, because opening a device can have effects.
+    if let Some(what) = not_a_file(&rustix::fs::stat(path)?) {
+        return Err(ReadError::NotAFile(what));
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    read_open(file.into(), limit)
+}
+
+fn read_open(mut file: std::fs::File, limit: usize) -> Result<Content, ReadError> {
     for attempt in 1.. {
         let before = rustix::fs::fstat(&file)?;
         if let Some(what) = not_a_file(&before) {
@@ -183,10 +204,9 @@ mod tests {
             read_file(&fifo, 10),
             Err(ReadError::NotAFile("it is a named pipe"))
         ));
-        assert!(matches!(
-            read_file(Path::new("/dev/zero"), 10),
-            Err(ReadError::NotAFile(_))
-        ));
+        for read in [read_file, read_file_of_anybody] {
+            assert!(read(Path::new("/dev/zero"), 10).is_err());
+        }
     }
 
     #[test]

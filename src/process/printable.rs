@@ -1,0 +1,37 @@
+//! Text that other users may choose, such as the name of a program, made safe to show.
+
+/// The text with every character escaped (`\\u{202e}`) that shows nothing itself or changes how the rest is shown: control
+/// characters, bidirectional marks, line separators, and what Unicode calls default ignorable.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() || is_invisible(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// `Default_Ignorable_Code_Point` of Unicode's DerivedCoreProperties, and the separators and annotations beside it.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shows_nothing_or_turns_the_text_around_is_escaped() {
+        assert_eq!(printable("cat ä 猫 -x"), "cat ä 猫 -x");
+        assert_eq!(
+            printable("a\u{202e}b\u{200b}\n\u{feff}\u{e0041}\u{2028}"),
+            "a\\u{202e}b\\u{200b}\\u{a}\\u{feff}\\u{e0041}\\u{2028}"
+        );
+    }
+}
