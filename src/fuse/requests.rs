@@ -20,7 +20,7 @@ use crate::live::{
     Attr, AttrChange, AttrChanged, Caller, Commits, Found, OpError, Tree, WaitOn, WorkQueue,
 };
 use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// The tree, the requests that wait for it, and the threads that work on it.
 pub(super) struct Inner {
@@ -291,7 +291,7 @@ impl Inner {
     }
 
     /// Commits writes that no close waits for. Readers of the name may wait for `settles`.
-    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
+    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<DirEntry>) {
         let number = commits.number() | WITHOUT_REQUEST;
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
@@ -313,10 +313,10 @@ impl Inner {
             .queue(Job::Commit(number, commits, done));
     }
 
-    fn settled(&self, settles: Option<Place>) {
-        if let Some(place) = settles {
-            self.tree.settled(&place);
-            self.waiting.wake(&WaitOn::Write(place));
+    fn settled(&self, settles: Option<DirEntry>) {
+        if let Some(dir_entry) = settles {
+            self.tree.settled(&dir_entry);
+            self.waiting.wake(&WaitOn::Write(dir_entry));
         }
     }
 

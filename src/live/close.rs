@@ -4,7 +4,7 @@
 use super::commit::Commits;
 use super::{Caller, Tree};
 use crate::process::Ending;
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 impl Tree {
     /// A descriptor of the handle was closed (close(2), dup2(2), exec, exit). Returns what is to be committed before the
@@ -62,7 +62,7 @@ impl Tree {
 
     /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
     /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
-    pub fn begin_release(&self, handle: u64) -> Option<Place> {
+    pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
         let node = state.write_inode(state.written_by(handle)?)?;
         let buffer = node.buffer.as_ref()?;
@@ -70,28 +70,28 @@ impl Tree {
         if !buffer.is_touched() || buffer.is_killed || entry.is_scratch {
             return None;
         }
-        let place = entry.place.clone()?;
-        *self.settling.lock().entry(place.clone()).or_default() += 1;
+        let dir_entry = entry.dir_entry.clone()?;
+        *self.settling.lock().entry(dir_entry.clone()).or_default() += 1;
         // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();
-        Some(place)
+        Some(dir_entry)
     }
 
     /// Ends what [`begin_release`](Self::begin_release) began.
-    pub fn settled(&self, place: &Place) {
+    pub fn settled(&self, dir_entry: &DirEntry) {
         let mut settling = self.settling.lock();
-        if let Some(count) = settling.get_mut(place) {
+        if let Some(count) = settling.get_mut(dir_entry) {
             *count -= 1;
             if *count == 0 {
-                settling.remove(place);
+                settling.remove(dir_entry);
             }
         }
     }
 
     /// Whether a write of the name may still be under way although its writer's close has returned.
-    pub(super) fn is_settling(&self, place: &Place) -> bool {
+    pub(super) fn is_settling(&self, dir_entry: &DirEntry) -> bool {
         let settling = self.settling.lock();
-        !settling.is_empty() && settling.contains_key(place)
+        !settling.is_empty() && settling.contains_key(dir_entry)
     }
 
     /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run

@@ -5,7 +5,7 @@ use super::layout::{Dir, File};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
-use crate::versions::{Missing, Node, Place};
+use crate::versions::{DirEntry, Missing, Node};
 
 /// A write that is to be committed.
 #[derive(Debug)]
@@ -19,16 +19,16 @@ enum What {
     Synced(u64),
     /// What a name holds after truncate(2).
     Truncation {
-        place: Place,
+        dir_entry: DirEntry,
         data: SecretBuffer,
         writer: Writer,
     },
 }
 
 impl Commit {
-    pub(super) fn of_truncation(place: Place, data: SecretBuffer, writer: Writer) -> Self {
+    pub(super) fn of_truncation(dir_entry: DirEntry, data: SecretBuffer, writer: Writer) -> Self {
         Self(What::Truncation {
-            place,
+            dir_entry,
             data,
             writer,
         })
@@ -73,7 +73,7 @@ impl Commits {
 
 /// What a commit writes, and where.
 struct Ready {
-    place: Place,
+    dir_entry: DirEntry,
     file: File,
     value: SecretValue,
     writer: Writer,
@@ -106,8 +106,8 @@ impl Tree {
             What::Buffer(ino) | What::Synced(ino) => {
                 matches!(self.file_of(&state, *ino), Ok(File::Config(_)))
             }
-            What::Truncation { place, .. } => {
-                matches!(self.layout.file_at(place), Some(File::Config(_)))
+            What::Truncation { dir_entry, .. } => {
+                matches!(self.layout.file_at(dir_entry), Some(File::Config(_)))
             }
         };
         match commits.0.iter().any(is_config) {
@@ -120,7 +120,7 @@ impl Tree {
     pub fn queue_of_names(&self, dir: u64, names: &[&str]) -> WorkQueue {
         let is_config = |name: &&str| {
             matches!(
-                self.layout.file_at(&Place::new(dir, name)),
+                self.layout.file_at(&DirEntry::new(dir, name)),
                 Some(File::Config(_))
             )
         };
@@ -185,7 +185,7 @@ impl Tree {
             }
         };
         for ((index, commit, begin), written) in batch.into_iter().zip(written) {
-            let name = begin.ready.place.name.clone();
+            let name = begin.ready.dir_entry.name.clone();
             let written = written.map_err(|error| OpError::Error(error.at(&name)));
             self.end(
                 commit,
@@ -226,13 +226,16 @@ impl Tree {
         let ino = match &commit.0 {
             What::Buffer(ino) | What::Synced(ino) => *ino,
             What::Truncation {
-                place,
+                dir_entry,
                 data,
                 writer,
             } => {
-                let begun = match (self.layout.file_at(place), data.to_value(&place.name)) {
+                let begun = match (
+                    self.layout.file_at(dir_entry),
+                    data.to_value(&dir_entry.name),
+                ) {
                     (Some(file), Ok(value)) => Begun::Write(Ready {
-                        place: place.clone(),
+                        dir_entry: dir_entry.clone(),
                         file,
                         value,
                         writer: writer.clone(),
@@ -267,27 +270,27 @@ impl Tree {
             return (Begun::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.
-        let Some(place) = entry.place.clone().filter(|_| !entry.is_scratch) else {
+        let Some(dir_entry) = entry.dir_entry.clone().filter(|_| !entry.is_scratch) else {
             return (Begun::Nothing, changes);
         };
-        let Some(file) = self.layout.file_at(&place) else {
+        let Some(file) = self.layout.file_at(&dir_entry) else {
             return (Begun::Nothing, changes);
         };
         let value = match data {
-            Ok(data) => data.to_value(&place.name),
+            Ok(data) => data.to_value(&dir_entry.name),
             Err(Missing::Failed(libc::EFBIG)) => Err(Error::TooLarge {
-                what: place.name.clone(),
+                what: dir_entry.name.clone(),
                 limit: file.limit(),
             }),
             Err(Missing::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
-                name: place.name.clone(),
+                name: dir_entry.name.clone(),
             }),
             Err(Missing::Failed(errno)) => return (Begun::Failed(OpError::Errno(errno)), changes),
             Err(Missing::Unknown) => return (Begun::Nothing, changes),
         };
         let begun = match value {
             Ok(value) => Begun::Write(Ready {
-                place,
+                dir_entry,
                 file,
                 value,
                 writer: Writer::of_opener(&buffer.opener),
@@ -314,17 +317,17 @@ impl Tree {
                 {
                     let is_there = state
                         .entry(entry)
-                        .is_some_and(|entry| entry.place.as_ref() == Some(&ready.place));
+                        .is_some_and(|entry| entry.dir_entry.as_ref() == Some(&ready.dir_entry));
                     let is_whole = matches!(commit.0, What::Buffer(_));
                     if is_there && is_whole {
-                        let is_new = state.named(&ready.place) != Some(entry);
+                        let is_new = state.named(&ready.dir_entry) != Some(entry);
                         if is_new
                             && let Some(dir @ (Dir::Hardware | Dir::Config)) =
-                                self.layout.dir(ready.place.dir)
+                                self.layout.dir(ready.dir_entry.dir)
                         {
                             self.layout.touch(dir);
                         }
-                        state.publish(entry, &ready.place);
+                        state.publish(entry, &ready.dir_entry);
                         if let Some(mtime) = mtime {
                             state.set_mtime(entry, ready.value.fingerprint(), mtime);
                         }

@@ -9,7 +9,7 @@ use super::{Caller, Found, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
-use crate::versions::{Handle, Missing, Place, State};
+use crate::versions::{DirEntry, Handle, Missing, State};
 
 /// Why no file of this name can be made in `config/`.
 pub(super) fn not_a_config(name: &str) -> OpError {
@@ -25,24 +25,26 @@ pub(super) fn not_a_config(name: &str) -> OpError {
 
 impl Tree {
     /// The file that a new file of this name would be.
-    fn file_to_create(&self, place: &Place, exclusive: bool) -> Result<File, OpError> {
+    fn file_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<File, OpError> {
         let dir = self
             .layout
-            .dir(place.dir)
+            .dir(dir_entry.dir)
             .ok_or(OpError::Errno(libc::ENOTDIR))?;
-        match self.layout.file_at(place) {
-            _ if dir.has_scratch() && exclusive && is_sed_name(&place.name) => Ok(File::Scratch),
+        match self.layout.file_at(dir_entry) {
+            _ if dir.has_scratch() && exclusive && is_sed_name(&dir_entry.name) => {
+                Ok(File::Scratch)
+            }
             Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
                 Ok(file)
             }
             // Such a file always exists, so creating it means opening it.
             Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
             None => Err(match dir {
-                Dir::Secrets => SecretName::new(&place.name)
+                Dir::Secrets => SecretName::new(&dir_entry.name)
                     .err()
                     .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
                 Dir::Hardware => OpError::Errno(libc::EINVAL),
-                Dir::Config => not_a_config(&place.name),
+                Dir::Config => not_a_config(&dir_entry.name),
                 _ => OpError::Errno(libc::EPERM),
             }),
             Some(_) => Err(OpError::Errno(libc::EPERM)),
@@ -73,10 +75,10 @@ impl Tree {
                 Opened::direct(handle),
             ));
         }
-        let place = Place::new(parent, name);
+        let dir_entry = DirEntry::new(parent, name);
         // This may be the retry that the caller was asked for.
         state.end_retries(caller.tid);
-        let ino = self.make(&mut state, caller, &place, flags)?;
+        let ino = self.make(&mut state, caller, &dir_entry, flags)?;
         let opener = self.opener(caller)?;
         let handle = state.open_writer(ino, &opener, caller.request);
         if flags & libc::O_TRUNC != 0 {
@@ -96,13 +98,13 @@ impl Tree {
     pub fn make_node(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
         self.admit(caller, name)?;
         let mut state = self.state();
-        let place = Place::new(parent, name);
+        let dir_entry = DirEntry::new(parent, name);
         if caller.is_resend
-            && let Some(ino) = self.made_by(&state, caller, &place)
+            && let Some(ino) = self.made_by(&state, caller, &dir_entry)
         {
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
-        let ino = self.make(&mut state, caller, &place, libc::O_EXCL)?;
+        let ino = self.make(&mut state, caller, &dir_entry, libc::O_EXCL)?;
         Ok(self.found(&mut state, ino, Duration::ZERO))
     }
 
@@ -110,14 +112,14 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
+        dir_entry: &DirEntry,
         flags: i32,
     ) -> Result<u64, OpError> {
         let exclusive = flags & libc::O_EXCL != 0;
-        let file = self.file_to_create(place, exclusive)?;
+        let file = self.file_to_create(dir_entry, exclusive)?;
         let opener = self.opener(caller)?;
-        let mine = self.made_by(state, caller, place);
-        if let Some(entry) = state.scratch(place) {
+        let mine = self.made_by(state, caller, dir_entry);
+        if let Some(entry) = state.scratch(dir_entry) {
             return match state.entry(entry).and_then(|entry| entry.own) {
                 Some(own) if !exclusive => Ok(own),
                 _ => Err(OpError::Errno(libc::EEXIST)),
@@ -127,7 +129,7 @@ impl Tree {
             if mine.is_some() && exclusive {
                 return Err(OpError::Errno(libc::EEXIST));
             }
-            return Ok(state.create_scratch(place, &opener, b""));
+            return Ok(state.create_scratch(dir_entry, &opener, b""));
         }
         let base = match self.resolve(&file, Freshness::LastKnown) {
             Resolved::Content(content) => Some(Ok(content.value)),
@@ -137,7 +139,7 @@ impl Tree {
             // No provider is known to have it, so this caller makes it.
             Resolved::Missing | Resolved::Blocked(_) => None,
         };
-        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(place)) {
+        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(dir_entry)) {
             return Err(OpError::Errno(libc::EEXIST));
         }
         if let Some(own) = mine {
@@ -149,10 +151,10 @@ impl Tree {
                     0 => base,
                     _ => Ok(SecretValue::new("")),
                 };
-                let entry = state.entry_at(place);
+                let entry = state.entry_at(dir_entry);
                 state.new_write_inode(entry, base)
             }
-            None => state.create(place, &opener),
+            None => state.create(dir_entry, &opener),
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
 use crate::sync::Mutex;
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// The inode number of the root folder.
 pub const ROOT: u64 = 1;
@@ -146,7 +146,7 @@ struct Folder {
 
 /// A file whose content is generated at each look, and read past the kernel's cache.
 pub(super) struct Generated {
-    pub(super) place: Place,
+    pub(super) dir_entry: DirEntry,
     pub(super) file: File,
     pub(super) shows: Shows,
     /// The fingerprint of its content at the last look, and since when it has had that content.
@@ -168,7 +168,7 @@ impl Generated {
 pub(super) struct Layout {
     folders: HashMap<u64, Folder>,
     generated: HashMap<u64, Generated>,
-    by_place: HashMap<Place, u64>,
+    by_dir_entry: HashMap<DirEntry, u64>,
     /// The handles through which generated files are open: the file's number, and the size of what it held at the open.
     open: Mutex<BTreeMap<u64, (u64, usize)>>,
 }
@@ -179,7 +179,7 @@ impl Layout {
         let mut layout = Self {
             folders: HashMap::new(),
             generated: HashMap::new(),
-            by_place: HashMap::new(),
+            by_dir_entry: HashMap::new(),
             open: Mutex::default(),
         };
         layout.add_folder(ROOT, "", Dir::Root, begun);
@@ -214,7 +214,8 @@ impl Layout {
             },
         );
         if number != ROOT {
-            self.by_place.insert(Place::new(parent, name), number);
+            self.by_dir_entry
+                .insert(DirEntry::new(parent, name), number);
         }
         number
     }
@@ -227,10 +228,10 @@ impl Layout {
 
     fn add_control(&mut self, dir: u64, name: &str, control: &'static Control, of: Option<&str>) {
         let number = FIRST_GENERATED + self.generated.len() as u64;
-        let place = Place::new(dir, name);
-        self.by_place.insert(place.clone(), number);
+        let dir_entry = DirEntry::new(dir, name);
+        self.by_dir_entry.insert(dir_entry.clone(), number);
         let generated = Generated {
-            place,
+            dir_entry,
             file: File::Control(control, of.map(Into::into)),
             shows: control.shows,
             seen: Mutex::new(None),
@@ -244,8 +245,8 @@ impl Layout {
     }
 
     /// The folder of a name in another one.
-    pub(super) fn subfolder(&self, place: &Place) -> Option<u64> {
-        let number = *self.by_place.get(place)?;
+    pub(super) fn subfolder(&self, dir_entry: &DirEntry) -> Option<u64> {
+        let number = *self.by_dir_entry.get(dir_entry)?;
         self.folders.contains_key(&number).then_some(number)
     }
 
@@ -277,8 +278,8 @@ impl Layout {
     }
 
     /// The generated file of a name.
-    pub(super) fn generated_at(&self, place: &Place) -> Option<u64> {
-        let number = *self.by_place.get(place)?;
+    pub(super) fn generated_at(&self, dir_entry: &DirEntry) -> Option<u64> {
+        let number = *self.by_dir_entry.get(dir_entry)?;
         self.generated.contains_key(&number).then_some(number)
     }
 
@@ -293,18 +294,19 @@ impl Layout {
         let files = self
             .generated
             .iter()
-            .filter(|(_, file)| file.place.dir == dir);
-        let files = files.map(|(number, file)| (file.place.name.as_str(), *number, FileType::File));
+            .filter(|(_, file)| file.dir_entry.dir == dir);
+        let files =
+            files.map(|(number, file)| (file.dir_entry.name.as_str(), *number, FileType::File));
         let mut all: Vec<_> = folders.chain(files).collect();
         all.sort_by_key(|(_, number, _)| *number);
         all
     }
 
     /// What a name in a folder stands for.
-    pub(super) fn file_at(&self, place: &Place) -> Option<File> {
-        match self.generated_at(place) {
+    pub(super) fn file_at(&self, dir_entry: &DirEntry) -> Option<File> {
+        match self.generated_at(dir_entry) {
             Some(number) => Some(self.generated.get(&number)?.file.clone()),
-            None => self.dir(place.dir)?.file(&place.name),
+            None => self.dir(dir_entry.dir)?.file(&dir_entry.name),
         }
     }
 

@@ -9,7 +9,7 @@ use super::layout::{Dir, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, Tree};
 use crate::manager::Snapshot;
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// How long `stat` may use the attributes that a listing gave. An open looks the name up anew in any case.
 const LISTED_VALID: std::time::Duration = std::time::Duration::from_secs(1);
@@ -72,7 +72,7 @@ impl Tree {
     /// The names in a folder that are not always there, each with its offset, in that order.
     fn names_in(&self, ino: u64, dir: &Dir) -> Names {
         let in_order = |names: Vec<String>| {
-            let offset = |name: String| (Place::new(ino, &name).number(), name);
+            let offset = |name: String| (DirEntry::new(ino, &name).number(), name);
             let mut names: Vec<_> = names.into_iter().map(offset).collect();
             names.sort_unstable();
             Arc::new(names)
@@ -132,18 +132,18 @@ impl Tree {
         let names = self.names_in(ino, dir);
         let behind = names.partition_point(|(at, _)| *at <= offset);
         for (at, name) in &names[behind..] {
-            let place = Place::new(ino, name);
+            let dir_entry = DirEntry::new(ino, name);
             let number = {
                 let state = self.state();
-                if state.scratch(&place).is_some() {
+                if state.scratch(&dir_entry).is_some() {
                     continue;
                 }
-                state.number_of(&place)
+                state.number_of(&dir_entry)
             };
             let listed = Listed {
                 ino: number,
                 kind: FileType::File,
-                name: place.name,
+                name: dir_entry.name,
             };
             if emit(*at, listed) {
                 return Ok(());
@@ -199,19 +199,19 @@ impl Tree {
             let own = self.attr(&caller, listed.ino, true).ok()?;
             return Some(attr(listed.ino, own));
         }
-        let place = Place::new(dir, &listed.name);
-        let file = self.layout.file_at(&place)?;
+        let dir_entry = DirEntry::new(dir, &listed.name);
+        let file = self.layout.file_at(&dir_entry)?;
         let resolved = self.resolve(&file, Freshness::LastKnown);
         let mut state = self.state();
         let (size, changed_at, is_known) = match &resolved {
             Resolved::Content(content) => {
-                let mtime = self.mtime_of(&state, &place, content);
+                let mtime = self.mtime_of(&state, &dir_entry, content);
                 (content.value.len(), mtime, true)
             }
             Resolved::Missing => return None,
             Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
         };
-        let node = state.promise(&place);
+        let node = state.promise(&dir_entry);
         let mut found = attr(
             node,
             self.file_attr(listed.ino, file.mode(), size, changed_at),

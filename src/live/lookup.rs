@@ -8,7 +8,7 @@ use super::layout::{Dir, File, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{Missing, Node, Place, State};
+use crate::versions::{DirEntry, Missing, Node, State};
 
 /// Folders are always there.
 const FOLDER_VALID: Duration = Duration::from_secs(3600);
@@ -29,31 +29,31 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Found, OpError> {
         self.admit(caller, name)?;
-        let place = Place::new(parent, name);
-        if let Some(dir) = self.layout.subfolder(&place) {
+        let dir_entry = DirEntry::new(parent, name);
+        if let Some(dir) = self.layout.subfolder(&dir_entry) {
             return Ok(Found {
                 node: dir,
                 attr: self.folder_attr(dir),
                 valid: FOLDER_VALID,
             });
         }
-        if let Some(number) = self.layout.generated_at(&place)
+        if let Some(number) = self.layout.generated_at(&dir_entry)
             && let Some(generated) = self.layout.generated(number)
         {
             return self.look_up_generated(caller, number, generated);
         }
         let mut state = self.state();
         if let Some(own) = state
-            .scratch(&place)
+            .scratch(&dir_entry)
             .and_then(|entry| state.entry(entry)?.own)
         {
             return Ok(self.found(&mut state, own, Duration::ZERO));
         }
         let file = self
             .layout
-            .file_at(&place)
+            .file_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
-        self.look_up_content(&mut state, caller, &place, &file, has_waited)
+        self.look_up_content(&mut state, caller, &dir_entry, &file, has_waited)
     }
 
     fn look_up_generated(
@@ -63,10 +63,10 @@ impl Tree {
         generated: &Generated,
     ) -> Result<Found, OpError> {
         let mut state = self.state();
-        let retry = state.retry(caller.tid, &generated.place);
+        let retry = state.retry(caller.tid, &generated.dir_entry);
         if retry.is_some_and(|retry| retry.to_write) {
             // What is read from a control file is not what is written to it, so a writer begins with nothing.
-            let entry = state.entry_at(&generated.place);
+            let entry = state.entry_at(&generated.dir_entry);
             let ino = state.new_write_inode(entry, Ok(SecretValue::new("")));
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
@@ -82,15 +82,17 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
+        dir_entry: &DirEntry,
         file: &File,
         has_waited: bool,
     ) -> Result<Found, OpError> {
-        let retry = state.retry(caller.tid, place);
+        let retry = state.retry(caller.tid, dir_entry);
         // A caller that retries to read has waited already.
         let freshness = waited(has_waited || retry.is_some());
         let resolved = match retry {
-            None if self.is_settling(place) => Resolved::Blocked(WaitOn::Write(place.clone())),
+            None if self.is_settling(dir_entry) => {
+                Resolved::Blocked(WaitOn::Write(dir_entry.clone()))
+            }
             _ => self.resolve(file, freshness),
         };
         if retry.is_some_and(|retry| retry.to_write) {
@@ -98,9 +100,9 @@ impl Tree {
                 Resolved::Content(content) => Ok(content.value),
                 Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
                 Resolved::Blocked(_) => Err(Missing::Unknown),
-                Resolved::Missing => return self.look_up_missing(state, caller, place),
+                Resolved::Missing => return self.look_up_missing(state, caller, dir_entry),
             };
-            let entry = state.entry_at(place);
+            let entry = state.entry_at(dir_entry);
             let ino = state.new_write_inode(entry, base);
             return Ok(self.found(state, ino, Duration::ZERO));
         }
@@ -110,10 +112,10 @@ impl Tree {
                     Some(_) => Duration::ZERO,
                     None => self.names.validity().min(content.fresh_for),
                 };
-                let ino = state.version(place, &content.value, content.changed_at);
+                let ino = state.version(dir_entry, &content.value, content.changed_at);
                 Ok(self.found(state, ino, valid))
             }
-            Resolved::Missing => self.look_up_missing(state, caller, place),
+            Resolved::Missing => self.look_up_missing(state, caller, dir_entry),
             // The kernel retries only once, so a promise would not do. This is rare: a server has just begun.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             // The kernel would say that the file exists, by the promise alone.
@@ -124,11 +126,11 @@ impl Tree {
                 if error.errno() != libc::EKEYREJECTED
                     && self.processes.creates_exclusively(caller.tid) =>
             {
-                self.look_up_missing(state, caller, place)
+                self.look_up_missing(state, caller, dir_entry)
             }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
-                let ino = state.promise(place);
-                let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());
+                let ino = state.promise(dir_entry);
+                let attr = self.file_attr(state.number_of(dir_entry), file.mode(), 0, self.begun());
                 Ok(Found {
                     node: ino,
                     attr,
@@ -143,12 +145,12 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
+        dir_entry: &DirEntry,
     ) -> Result<Found, OpError> {
-        match self.left_to(state, caller, place) {
+        match self.left_to(state, caller, dir_entry) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                state.retry_missed(caller.tid, place);
+                state.retry_missed(caller.tid, dir_entry);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }
@@ -156,21 +158,26 @@ impl Tree {
 
     /// The inode that the caller's process finds under a name that no other process sees. If a process has the name open to
     /// write, it is making the file from now on.
-    fn left_to(&self, state: &mut State, caller: &Caller, place: &Place) -> Option<u64> {
-        self.made_by(state, caller, place).or_else(|| {
-            state.vanish(place);
-            self.made_by(state, caller, place)
+    fn left_to(&self, state: &mut State, caller: &Caller, dir_entry: &DirEntry) -> Option<u64> {
+        self.made_by(state, caller, dir_entry).or_else(|| {
+            state.vanish(dir_entry);
+            self.made_by(state, caller, dir_entry)
         })
     }
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
-    pub(super) fn made_by(&self, state: &State, caller: &Caller, place: &Place) -> Option<u64> {
+    pub(super) fn made_by(
+        &self,
+        state: &State,
+        caller: &Caller,
+        dir_entry: &DirEntry,
+    ) -> Option<u64> {
         let process = || self.processes.of_thread(caller.tid);
-        if let Some(entry) = state.pending_of(place, process) {
+        if let Some(entry) = state.pending_of(dir_entry, process) {
             return state.entry(entry)?.own;
         }
         // It was opened to write before a provider could say that the name does not exist.
-        let entry = state.named(place)?;
+        let entry = state.named(dir_entry)?;
         state.unclosed_by(entry, process()?)
     }
 
@@ -203,22 +210,22 @@ impl Tree {
         let Some(promised) = state.promised(ino).cloned() else {
             return Err(OpError::Errno(libc::ESTALE));
         };
-        let place = promised.place;
-        if !has_waited && self.is_settling(&place) {
-            return Err(OpError::Blocked(WaitOn::Write(place)));
+        let dir_entry = promised.dir_entry;
+        if !has_waited && self.is_settling(&dir_entry) {
+            return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
         let file = self
             .layout
-            .file_at(&place)
+            .file_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
             |size, changed_at| self.file_attr(promised.number, file.mode(), size, changed_at);
         match self.resolve(&file, waited(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),
-                self.mtime_of(&state, &place, &content),
+                self.mtime_of(&state, &dir_entry, &content),
             )),
-            Resolved::Missing => match self.left_to(&mut state, caller, &place) {
+            Resolved::Missing => match self.left_to(&mut state, caller, &dir_entry) {
                 Some(own) => Ok(self.node_attr(&state, own)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
@@ -228,14 +235,19 @@ impl Tree {
             {
                 Ok(attr(0, self.begun()))
             }
-            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),
         }
     }
 
     /// The modification time that the version of a content shows.
-    pub(super) fn mtime_of(&self, state: &State, place: &Place, content: &Content) -> SystemTime {
-        let entry = state.named(place).and_then(|entry| state.entry(entry));
+    pub(super) fn mtime_of(
+        &self,
+        state: &State,
+        dir_entry: &DirEntry,
+        content: &Content,
+    ) -> SystemTime {
+        let entry = state.named(dir_entry).and_then(|entry| state.entry(entry));
         match entry.and_then(|entry| entry.mtime) {
             Some((fingerprint, at)) if fingerprint == content.value.fingerprint() => at,
             _ => content.changed_at,
@@ -320,7 +332,7 @@ impl Tree {
             }
             None => self.file_attr(number, mode, 0, self.begun()),
         };
-        attr.nlink = u32::from(entry.is_some_and(|entry| entry.place.is_some()));
+        attr.nlink = u32::from(entry.is_some_and(|entry| entry.dir_entry.is_some()));
         attr
     }
 

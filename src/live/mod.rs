@@ -48,7 +48,7 @@ use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
-use crate::versions::{self, Dropped, Journal, KernelNames, Opener, Place, State};
+use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, Opener, State};
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -106,7 +106,7 @@ pub enum WaitOn {
     /// A large document that is being rendered.
     Document(bundle::BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
-    Write(Place),
+    Write(DirEntry),
 }
 
 /// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
@@ -202,7 +202,7 @@ pub struct Tree {
     /// What providers have just answered.
     answers: content::Answers,
     /// Names whose last writer is gone and whose commit may still be under way.
-    settling: Mutex<HashMap<Place, usize>>,
+    settling: Mutex<HashMap<DirEntry, usize>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
@@ -353,7 +353,7 @@ impl Tree {
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
             // It may have been settled before this caller began to wait.
-            WaitOn::Write(place) if !self.is_settling(place) => done(),
+            WaitOn::Write(dir_entry) if !self.is_settling(dir_entry) => done(),
             WaitOn::Write(_) => {}
         }
     }

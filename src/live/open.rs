@@ -6,7 +6,7 @@ use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{Handle, Missing, Node, Place, State};
+use crate::versions::{DirEntry, Handle, Missing, Node, State};
 
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
@@ -67,18 +67,18 @@ impl Tree {
             return Ok(Opened::direct(handle));
         }
         // A thread is asked to retry only once: the kernel would pass a second ESTALE on to the program.
-        let place = state.last_place(ino).cloned();
-        let has_waited = match &place {
-            Some(place) => {
+        let dir_entry = state.last_dir_entry(ino).cloned();
+        let has_waited = match &dir_entry {
+            Some(dir_entry) => {
                 let is_retrying = state.is_retrying(caller.tid, ino);
                 state.end_retries(caller.tid);
-                let is_settling = !is_retrying && self.is_settling(place);
+                let is_settling = !is_retrying && self.is_settling(dir_entry);
                 if is_settling && !has_waited && !to_write(flags) {
-                    return Err(OpError::Blocked(WaitOn::Write(place.clone())));
+                    return Err(OpError::Blocked(WaitOn::Write(dir_entry.clone())));
                 }
                 if has_waited && !is_retrying && matches!(state.node(ino), Some(Node::Version(_))) {
                     // The write that it waited for may have made another version.
-                    state.ask_to_retry_file(caller.tid, ino, place, to_write(flags));
+                    state.ask_to_retry_file(caller.tid, ino, dir_entry, to_write(flags));
                     return Err(ESTALE);
                 }
                 has_waited || is_retrying
@@ -88,10 +88,12 @@ impl Tree {
         match state.node(ino) {
             Some(Node::Version(version)) => {
                 let value = version.value.clone();
-                let place = place.ok_or(ESTALE)?;
-                let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+                let dir_entry = dir_entry.ok_or(ESTALE)?;
+                let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
                 if to_write(flags) {
-                    return Err(self.ask_writer_to_retry(&mut state, caller, ino, &place, &file));
+                    return Err(
+                        self.ask_writer_to_retry(&mut state, caller, ino, &dir_entry, &file)
+                    );
                 }
                 drop(state);
                 self.record_reader(caller, &file, &value);
@@ -111,7 +113,7 @@ impl Tree {
         state: &mut State,
         caller: &Caller,
         ino: u64,
-        place: &Place,
+        dir_entry: &DirEntry,
         file: &File,
     ) -> OpError {
         if !file.is_writable() {
@@ -120,7 +122,7 @@ impl Tree {
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.ask_to_retry_file(caller.tid, ino, place, true);
+        state.ask_to_retry_file(caller.tid, ino, dir_entry, true);
         ESTALE
     }
 
@@ -132,18 +134,18 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
+        let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
         let node = state.write_inode(ino).ok_or(ESTALE)?;
         let (has_buffer, is_read) = (node.buffer.is_some(), node.is_read);
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
         let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
         let file = match is_scratch {
             true => File::Scratch,
-            false => self.layout.file_at(&place).ok_or(ESTALE)?,
+            false => self.layout.file_at(&dir_entry).ok_or(ESTALE)?,
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
+                return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &file));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
@@ -177,27 +179,30 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+        let Some(dir_entry) = state
+            .promised(ino)
+            .map(|promised| promised.dir_entry.clone())
+        else {
             state.ask_to_retry_anywhere(caller.tid, to_write(flags));
             return Err(ESTALE);
         };
-        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+        let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
+            return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &file));
         }
-        if !has_waited && self.is_settling(&place) {
-            return Err(OpError::Blocked(WaitOn::Write(place)));
+        if !has_waited && self.is_settling(&dir_entry) {
+            return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
         match self.resolve(&file, waited(has_waited)) {
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
                 // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {
-                    state.version(&place, &content.value, content.changed_at);
+                    state.version(&dir_entry, &content.value, content.changed_at);
                 }
-                state.ask_to_retry(caller.tid, &place, false);
+                state.ask_to_retry(caller.tid, &dir_entry, false);
                 Err(ESTALE)
             }
-            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),
         }
     }
@@ -210,10 +215,13 @@ impl Tree {
         flags: i32,
     ) -> Result<Opened, OpError> {
         let Generated {
-            place, file, shows, ..
+            dir_entry,
+            file,
+            shows,
+            ..
         } = generated;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, place, file));
+            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, dir_entry, file));
         }
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
@@ -272,8 +280,8 @@ impl Tree {
         if !is_unknown {
             return Ok(());
         }
-        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
-        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+        let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
+        let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
         let base = match self.resolve(&file, waited(has_waited)) {
             Resolved::Content(content) => Ok(content.value),
             Resolved::Missing => Ok(SecretValue::new("")),

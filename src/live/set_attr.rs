@@ -115,14 +115,17 @@ impl Tree {
                 }
             }
             None => {
-                let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+                let Some(dir_entry) = state
+                    .promised(ino)
+                    .map(|promised| promised.dir_entry.clone())
+                else {
                     return;
                 };
-                let file = self.layout.file_at(&place);
+                let file = self.layout.file_at(&dir_entry);
                 if let Some(Resolved::Content(content)) =
                     file.map(|file| self.resolve(&file, Freshness::LastKnown))
                 {
-                    let entry = state.entry_at(&place);
+                    let entry = state.entry_at(&dir_entry);
                     state.set_mtime(entry, content.value.fingerprint(), mtime);
                     self.changed();
                 }
@@ -190,22 +193,22 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Commits, OpError> {
         let stale = || OpError::Errno(libc::ESTALE);
-        let (place, file) = match self.layout.generated(ino) {
-            Some(generated) => (generated.place.clone(), generated.file.clone()),
+        let (dir_entry, file) = match self.layout.generated(ino) {
+            Some(generated) => (generated.dir_entry.clone(), generated.file.clone()),
             None => {
-                let place = match state.last_place(ino) {
-                    Some(place) => place.clone(),
-                    None => state.promised(ino).ok_or_else(stale)?.place.clone(),
+                let dir_entry = match state.last_dir_entry(ino) {
+                    Some(dir_entry) => dir_entry.clone(),
+                    None => state.promised(ino).ok_or_else(stale)?.dir_entry.clone(),
                 };
-                let file = self.layout.file_at(&place).ok_or_else(stale)?;
-                (place, file)
+                let file = self.layout.file_at(&dir_entry).ok_or_else(stale)?;
+                (dir_entry, file)
             }
         };
         if !file.is_writable() {
             return Err(OpError::Errno(libc::EACCES));
         }
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
-        if entry.is_some_and(|entry| entry.place.is_none()) {
+        if entry.is_some_and(|entry| entry.dir_entry.is_none()) {
             // No file would show it.
             return Ok(Commits::default());
         }
@@ -218,11 +221,11 @@ impl Tree {
             Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
             // Of what cannot be read nothing is left.
             Resolved::Failed(_) if len == 0 => SecretBuffer::new(b""),
-            Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => return Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
         };
         data.set_len(len);
         let writer = self.writer(caller);
-        Ok(Commits::one(Commit::of_truncation(place, data, writer)))
+        Ok(Commits::one(Commit::of_truncation(dir_entry, data, writer)))
     }
 }

@@ -8,7 +8,7 @@ use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::versions::{Missing, Place, State};
+use crate::versions::{DirEntry, Missing, State};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 
@@ -34,23 +34,23 @@ impl Tree {
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), OpError> {
         self.admit(caller, name)?;
-        let place = Place::new(parent, name);
+        let dir_entry = DirEntry::new(parent, name);
         let file = self
             .layout
-            .file_at(&place)
-            .filter(|_| self.layout.subfolder(&place).is_none())
+            .file_at(&dir_entry)
+            .filter(|_| self.layout.subfolder(&dir_entry).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
         let (mine, is_made_here) = {
             let mut state = self.state();
-            if state.scratch(&place).is_some() {
-                state.unlink(&place);
+            if state.scratch(&dir_entry).is_some() {
+                state.unlink(&dir_entry);
                 drop(state);
                 self.changed();
                 return Ok(());
             }
-            let mine = state.pending_of(&place, || self.processes.of_thread(caller.tid));
+            let mine = state.pending_of(&dir_entry, || self.processes.of_thread(caller.tid));
             // Or it was opened to write before anybody could say that there is none.
-            let is_made_here = mine.is_some() || self.made_by(&state, caller, &place).is_some();
+            let is_made_here = mine.is_some() || self.made_by(&state, caller, &dir_entry).is_some();
             (mine, is_made_here)
         };
         match self.remove(caller, &file) {
@@ -66,7 +66,7 @@ impl Tree {
             // It never appears.
             state.abandon(entry);
         }
-        state.unlink(&place);
+        state.unlink(&dir_entry);
         drop(state);
         if let Some(dir @ (Dir::Hardware | Dir::Config)) = self.layout.dir(parent) {
             self.layout.touch(dir);
@@ -136,8 +136,8 @@ impl Tree {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(OpError::Errno(libc::EINVAL));
         }
-        let (from, to) = (Place::new(parent, name), Place::new(parent, new_name));
-        match self.rename_place(caller, &from, &to, flags) {
+        let (from, to) = (DirEntry::new(parent, name), DirEntry::new(parent, new_name));
+        match self.rename_entry(caller, &from, &to, flags) {
             Err(error) if caller.is_resend && self.was_renamed(&error, &from, &to) => {
                 self.state().rename(&from, &to);
                 self.record_rename(caller, &from, &to);
@@ -149,24 +149,24 @@ impl Tree {
     }
 
     /// Whether the rename failed because the server that died before it answered had done it already.
-    fn was_renamed(&self, error: &OpError, from: &Place, to: &Place) -> bool {
+    fn was_renamed(&self, error: &OpError, from: &DirEntry, to: &DirEntry) -> bool {
         let in_the_way =
             is_absent(error) || matches!(error, OpError::Errno(libc::ENOENT | libc::EEXIST));
         in_the_way && !self.exists(from) && self.exists(to)
     }
 
     /// Whether everybody sees a file of this name.
-    fn exists(&self, place: &Place) -> bool {
-        if self.state().scratch(place).is_some() {
+    fn exists(&self, dir_entry: &DirEntry) -> bool {
+        if self.state().scratch(dir_entry).is_some() {
             return true;
         }
-        match self.layout.file_at(place) {
+        match self.layout.file_at(dir_entry) {
             Some(File::Scratch) | None => false,
             Some(file) => !matches!(self.resolve(&file, Freshness::LastKnown), Resolved::Missing),
         }
     }
 
-    fn source(&self, state: &State, caller: &Caller, from: &Place) -> Result<Source, OpError> {
+    fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
         if let Some(entry) = state.scratch(from) {
             let own = state.entry(entry).and_then(|entry| entry.own);
@@ -216,11 +216,11 @@ impl Tree {
         }
     }
 
-    fn rename_place(
+    fn rename_entry(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         flags: u32,
     ) -> Result<(), OpError> {
         if self.layout.subfolder(from).is_some() || self.layout.subfolder(to).is_some() {
@@ -275,8 +275,8 @@ impl Tree {
     fn store_scratch(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         target: &File,
         own: u64,
     ) -> Result<(), OpError> {
@@ -316,8 +316,8 @@ impl Tree {
         entry: u64,
         own: u64,
         process: Process,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         target: &File,
     ) -> Result<(), OpError> {
         let mut state = self.state();
@@ -360,8 +360,8 @@ impl Tree {
         &self,
         caller: &Caller,
         file: File,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         target: &File,
     ) -> Result<(), OpError> {
         match (&file, target) {
@@ -395,8 +395,8 @@ impl Tree {
     fn become_scratch(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         value: &SecretValue,
     ) -> Result<(), OpError> {
         let opener = self.opener(caller)?;
@@ -409,7 +409,7 @@ impl Tree {
         Ok(())
     }
 
-    fn record_rename(&self, caller: &Caller, from: &Place, to: &Place) {
+    fn record_rename(&self, caller: &Caller, from: &DirEntry, to: &DirEntry) {
         let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
             (Some(File::Secret(old)), Some(File::Secret(new))) => {
                 AuditEvent::SecretRenamed(old, new)

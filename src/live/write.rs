@@ -98,7 +98,9 @@ impl Tree {
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
             state.taint(ino, libc::EILSEQ);
-            let name = state.last_place(ino).map(|place| place.name.clone());
+            let name = state
+                .last_dir_entry(ino)
+                .map(|dir_entry| dir_entry.name.clone());
             return Err(OpError::Error(Error::NotUtf8 {
                 name: name.unwrap_or_default(),
             }));
@@ -138,7 +140,9 @@ impl Tree {
 }
 
 pub(super) fn no_room(state: &State, ino: u64) -> OpError {
-    let name = state.last_place(ino).map(|place| place.name.clone());
+    let name = state
+        .last_dir_entry(ino)
+        .map(|dir_entry| dir_entry.name.clone());
     OpError::Error(Error::io(
         format!(
             "{}: all scratch files together hold at most {} MiB",

@@ -76,11 +76,11 @@ impl Tree {
 
     fn file_with_attributes(&self, ino: u64) -> Option<File> {
         let mut state = self.state();
-        let place = match state.last_place(ino) {
-            Some(place) => place.clone(),
-            None => state.promised(ino)?.place.clone(),
+        let dir_entry = match state.last_dir_entry(ino) {
+            Some(dir_entry) => dir_entry.clone(),
+            None => state.promised(ino)?.dir_entry.clone(),
         };
-        let file = self.layout.file_at(&place);
+        let file = self.layout.file_at(&dir_entry);
         file.filter(|file| matches!(file, File::Secret(_) | File::Bundle(_)))
     }
 }

@@ -122,7 +122,7 @@ impl State {
         let is_own = self
             .entries
             .get(&entry)
-            .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
+            .is_some_and(|entry| entry.own == Some(ino) && entry.dir_entry.is_some());
         if !is_own && let Some(node) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
             match node.is_viewed {

@@ -2,18 +2,18 @@
 
 use std::time::SystemTime;
 
-use super::Place;
+use super::DirEntry;
 use crate::process::Process;
 
 /// A file as users see it.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name; `None`: it was removed or replaced, and only those who have it open still see it.
-    pub place: Option<Place>,
+    pub dir_entry: Option<DirEntry>,
     /// Its last name.
-    pub last: Place,
+    pub last: DirEntry,
     /// Its name before the last rename, as a thread may just have looked that up.
-    pub(super) earlier: Option<Place>,
+    pub(super) earlier: Option<DirEntry>,
     /// A lookup found no value under its name. The entry exists because a backend could not be asked at once. Opening it to
     /// write makes the file.
     pub(super) has_vanished: bool,
@@ -32,9 +32,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn go_to(&mut self, place: &Place) {
-        if self.last != *place {
-            self.earlier = Some(std::mem::replace(&mut self.last, place.clone()));
+    pub(super) fn go_to(&mut self, dir_entry: &DirEntry) {
+        if self.last != *dir_entry {
+            self.earlier = Some(std::mem::replace(&mut self.last, dir_entry.clone()));
         }
     }
 }

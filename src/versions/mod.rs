@@ -44,14 +44,14 @@ use serde::{Deserialize, Serialize};
 
 /// A name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct DirEntry {
     /// The folder's inode number.
     pub dir: u64,
     /// The name in it.
     pub name: String,
 }
 
-impl Place {
+impl DirEntry {
     /// A name in a folder.
     pub fn new(dir: u64, name: &str) -> Self {
         Self {

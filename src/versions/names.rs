@@ -1,6 +1,6 @@
 //! Which file a name leads to: names that everybody sees, and pending ones that only the maker of a file sees.
 
-use super::Place;
+use super::DirEntry;
 use super::entry::Entry;
 use super::inode::{Node, Opener, WriteInode};
 use super::record::Record;
@@ -10,13 +10,13 @@ use crate::secret::SecretValue;
 
 impl State {
     /// The file that everybody finds under a name, if an inode of it is known.
-    pub fn named(&self, place: &Place) -> Option<u64> {
-        self.names.get(place).copied()
+    pub fn named(&self, dir_entry: &DirEntry) -> Option<u64> {
+        self.names.get(dir_entry).copied()
     }
 
     /// The scratch file of a name.
-    pub fn scratch(&self, place: &Place) -> Option<u64> {
-        self.named(place).filter(|entry| {
+    pub fn scratch(&self, dir_entry: &DirEntry) -> Option<u64> {
+        self.named(dir_entry).filter(|entry| {
             self.entries
                 .get(entry)
                 .is_some_and(|entry| entry.is_scratch)
@@ -31,18 +31,19 @@ impl State {
     }
 
     /// The number that `stat` and a listing show for a name.
-    pub fn number_of(&self, place: &Place) -> u64 {
-        self.named(place).unwrap_or_else(|| self.free_number(place))
+    pub fn number_of(&self, dir_entry: &DirEntry) -> u64 {
+        self.named(dir_entry)
+            .unwrap_or_else(|| self.free_number(dir_entry))
     }
 
     /// A file that was renamed keeps the number of its old name, and the kernel may know a number as the promise of another
     /// name.
-    pub(super) fn free_number(&self, place: &Place) -> u64 {
+    pub(super) fn free_number(&self, dir_entry: &DirEntry) -> u64 {
         let is_promised = |number: &u64| {
             let promised = self.promises.peek(number);
-            promised.is_some_and(|promised| promised.place != *place)
+            promised.is_some_and(|promised| promised.dir_entry != *dir_entry)
         };
-        let mut number = place.number();
+        let mut number = dir_entry.number();
         while self.entries.contains_key(&number) || is_promised(&number) {
             number += 1;
         }
@@ -50,13 +51,13 @@ impl State {
     }
 
     /// A file that has no name yet.
-    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
-        let number = self.free_number(place);
+    pub(super) fn new_entry(&mut self, dir_entry: &DirEntry) -> u64 {
+        let number = self.free_number(dir_entry);
         self.put_entry(
             number,
             Entry {
-                place: None,
-                last: place.clone(),
+                dir_entry: None,
+                last: dir_entry.clone(),
                 earlier: None,
                 has_vanished: false,
                 current: None,
@@ -72,47 +73,47 @@ impl State {
     }
 
     /// The file that everybody finds under a name; where none is known yet, one is made.
-    pub fn entry_at(&mut self, place: &Place) -> u64 {
-        if let Some(entry) = self.named(place) {
+    pub fn entry_at(&mut self, dir_entry: &DirEntry) -> u64 {
+        if let Some(entry) = self.named(dir_entry) {
             return entry;
         }
-        let entry = self.new_entry(place);
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| entry.place = Some(place.clone()));
+        let entry = self.new_entry(dir_entry);
+        self.names.insert(dir_entry.clone(), entry);
+        self.change_entry(entry, |entry| entry.dir_entry = Some(dir_entry.clone()));
         entry
     }
 
     /// Takes a name that everybody sees from its file.
-    pub fn unlink(&mut self, place: &Place) {
-        let promised = self.promises.peek(&place.number());
-        if promised.is_some_and(|promised| promised.place == *place) {
-            self.promises.pop(&place.number());
+    pub fn unlink(&mut self, dir_entry: &DirEntry) {
+        let promised = self.promises.peek(&dir_entry.number());
+        if promised.is_some_and(|promised| promised.dir_entry == *dir_entry) {
+            self.promises.pop(&dir_entry.number());
         }
-        let Some(entry) = self.names.remove(place) else {
+        let Some(entry) = self.names.remove(dir_entry) else {
             return;
         };
-        self.change_entry(entry, |entry| entry.place = None);
+        self.change_entry(entry, |entry| entry.dir_entry = None);
         self.drop_unused(entry);
     }
 
     /// Moves a file that everybody sees, over whatever has the new name.
-    pub fn rename(&mut self, from: &Place, to: &Place) {
+    pub fn rename(&mut self, from: &DirEntry, to: &DirEntry) {
         self.unlink(to);
         let Some(entry) = self.names.remove(from) else {
             return;
         };
         self.names.insert(to.clone(), entry);
         self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
+            entry.dir_entry = Some(to.clone());
             entry.go_to(to);
         });
     }
 
     /// Creates a file that only its maker sees until it has a first value.
-    pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
-        let entry = self.new_entry(place);
+    pub fn create(&mut self, dir_entry: &DirEntry, maker: &Opener) -> u64 {
+        let entry = self.new_entry(dir_entry);
         let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
-        self.pend(entry, place, ino, maker.process);
+        self.pend(entry, dir_entry, ino, maker.process);
         self.start_buffer(ino, maker);
         // An empty file that is created and closed is a value, too.
         self.touch(ino);
@@ -120,15 +121,15 @@ impl State {
     }
 
     /// Creates a scratch file that holds these bytes.
-    pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
-        self.unlink(place);
-        let entry = self.new_entry(place);
+    pub fn create_scratch(&mut self, dir_entry: &DirEntry, maker: &Opener, bytes: &[u8]) -> u64 {
+        self.unlink(dir_entry);
+        let entry = self.new_entry(dir_entry);
         let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
         self.start_buffer(ino, maker);
         self.write_bytes(ino, 0, bytes);
-        self.names.insert(place.clone(), entry);
+        self.names.insert(dir_entry.clone(), entry);
         self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
+            entry.dir_entry = Some(dir_entry.clone());
             entry.is_scratch = true;
             entry.own = Some(ino);
         });
@@ -136,13 +137,16 @@ impl State {
     }
 
     /// Makes a file pending: from now on only this process sees it.
-    pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
+    pub fn pend(&mut self, entry: u64, dir_entry: &DirEntry, own: u64, process: Process) {
         self.leave_name(entry);
-        self.pending.entry(place.clone()).or_default().push(entry);
+        self.pending
+            .entry(dir_entry.clone())
+            .or_default()
+            .push(entry);
         let old = self.entries.get(&entry).and_then(|entry| entry.current);
         self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
+            entry.dir_entry = Some(dir_entry.clone());
+            entry.go_to(dir_entry);
             entry.own = Some(own);
             entry.pending = Some(process);
             entry.has_vanished = false;
@@ -155,17 +159,17 @@ impl State {
     }
 
     /// Whether a file of this name is pending.
-    pub fn is_pending(&self, place: &Place) -> bool {
-        self.pending.contains_key(place)
+    pub fn is_pending(&self, dir_entry: &DirEntry) -> bool {
+        self.pending.contains_key(dir_entry)
     }
 
     /// The file of this name that the process is making.
     pub fn pending_of(
         &self,
-        place: &Place,
+        dir_entry: &DirEntry,
         process: impl FnOnce() -> Option<Process>,
     ) -> Option<u64> {
-        let pending = self.pending.get(place)?;
+        let pending = self.pending.get(dir_entry)?;
         let process = process()?;
         let is_its = |entry: &&u64| {
             self.entries
@@ -176,17 +180,17 @@ impl State {
     }
 
     pub(super) fn unlist_pending(&mut self, entry: u64) {
-        let Some(place) = self
+        let Some(dir_entry) = self
             .entries
             .get(&entry)
-            .and_then(|entry| entry.place.clone())
+            .and_then(|entry| entry.dir_entry.clone())
         else {
             return;
         };
-        if let Some(pending) = self.pending.get_mut(&place) {
+        if let Some(pending) = self.pending.get_mut(&dir_entry) {
             pending.retain(|pending| *pending != entry);
             if pending.is_empty() {
-                self.pending.remove(&place);
+                self.pending.remove(&dir_entry);
             }
         }
     }
@@ -196,17 +200,17 @@ impl State {
         self.unlist_pending(entry);
         self.change_entry(entry, |entry| {
             entry.pending = None;
-            entry.place = None;
+            entry.dir_entry = None;
         });
         self.drop_unused(entry);
     }
 
     /// Renames a pending file; it stays pending.
-    pub fn move_pending(&mut self, entry: u64, to: &Place) {
+    pub fn move_pending(&mut self, entry: u64, to: &DirEntry) {
         self.unlist_pending(entry);
         self.pending.entry(to.clone()).or_default().push(entry);
         self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
+            entry.dir_entry = Some(to.clone());
             entry.go_to(to);
         });
     }
@@ -216,7 +220,7 @@ impl State {
         if let Some(from) = self
             .entries
             .get(&entry)
-            .and_then(|entry| entry.place.as_ref())
+            .and_then(|entry| entry.dir_entry.as_ref())
             && self.names.get(from) == Some(&entry)
         {
             self.names.remove(from);
@@ -224,8 +228,8 @@ impl State {
     }
 
     /// Shows the file to everybody, in the place of the one that had the name.
-    pub fn publish(&mut self, entry: u64, place: &Place) {
-        if self.named(place) == Some(entry)
+    pub fn publish(&mut self, entry: u64, dir_entry: &DirEntry) {
+        if self.named(dir_entry) == Some(entry)
             && self
                 .entries
                 .get(&entry)
@@ -240,14 +244,14 @@ impl State {
             .get(&entry)
             .is_some_and(|entry| entry.earlier.is_some() || entry.is_scratch);
         match is_renamed {
-            true => self.unlink(place),
+            true => self.unlink(dir_entry),
             // Two made the name at the same time: writers of the other one's file go on writing it.
-            false => self.vanish(place),
+            false => self.vanish(dir_entry),
         }
-        self.names.insert(place.clone(), entry);
+        self.names.insert(dir_entry.clone(), entry);
         self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
+            entry.dir_entry = Some(dir_entry.clone());
+            entry.go_to(dir_entry);
             entry.own = None;
             entry.pending = None;
             entry.is_scratch = false;
@@ -255,9 +259,9 @@ impl State {
     }
 
     /// Makes a file a scratch file of this name, which keeps its buffer.
-    pub fn become_scratch(&mut self, entry: u64, place: &Place) {
+    pub fn become_scratch(&mut self, entry: u64, dir_entry: &DirEntry) {
         let own = self.entries.get(&entry).and_then(|entry| entry.own);
-        self.publish(entry, place);
+        self.publish(entry, dir_entry);
         self.change_entry(entry, |entry| {
             entry.own = own;
             entry.is_scratch = true;
@@ -282,8 +286,8 @@ impl State {
 
     /// Removes a name that leads to no value any more. If a process is writing the file, the file becomes pending, and the close
     /// makes it.
-    pub fn vanish(&mut self, place: &Place) {
-        let Some(entry) = self.named(place) else {
+    pub fn vanish(&mut self, dir_entry: &DirEntry) {
+        let Some(entry) = self.named(dir_entry) else {
             return;
         };
         let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
@@ -303,9 +307,9 @@ impl State {
             self.supply_base(*ino, Ok(SecretValue::new("")));
         }
         match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
-            Some((own, process, _)) => self.pend(entry, place, own, process),
+            Some((own, process, _)) => self.pend(entry, dir_entry, own, process),
             None => {
-                self.unlink(place);
+                self.unlink(dir_entry);
                 if let Some(known) = self.entries.get_mut(&entry) {
                     known.has_vanished = true;
                     self.record(Record::Vanished(entry));

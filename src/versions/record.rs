@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Place;
+use super::DirEntry;
 use super::entry::Entry;
 use super::inode::{Buffer, Handle, Opener};
 use crate::process::Process;
@@ -83,11 +83,11 @@ pub enum Record {
         count: u32,
     },
     /// A promise for a name.
-    Promise(u64, Place),
+    Promise(u64, DirEntry),
     /// A thread was asked to retry a name; `true`: to write.
-    Retry(u32, Place, bool),
+    Retry(u32, DirEntry, bool),
     /// That retry is over.
-    Arrived(u32, Place),
+    Arrived(u32, DirEntry),
     /// A record of the tree above: events, prices, bundle bases.
     Other(#[serde(with = "bytes")] SecretBuffer),
     /// Nobody found anything under the name of this file.
@@ -100,8 +100,8 @@ pub enum Record {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EntryRecord {
     pub(super) number: u64,
-    pub(super) place: Option<Place>,
-    pub(super) last: Place,
+    pub(super) dir_entry: Option<DirEntry>,
+    pub(super) last: DirEntry,
     pub(super) current: Option<u64>,
     pub(super) own: Option<u64>,
     pub(super) pending: Option<ProcessRecord>,
@@ -113,7 +113,7 @@ impl EntryRecord {
     pub(super) fn of(number: u64, entry: &Entry) -> Self {
         Self {
             number,
-            place: entry.place.clone(),
+            dir_entry: entry.dir_entry.clone(),
             last: entry.last.clone(),
             current: entry.current,
             own: entry.own,
@@ -127,7 +127,7 @@ impl EntryRecord {
 
     pub(super) fn into_entry(self) -> Entry {
         Entry {
-            place: self.place,
+            dir_entry: self.dir_entry,
             last: self.last,
             earlier: None,
             has_vanished: false,

@@ -113,9 +113,9 @@ impl State {
                     *last_write = Some((request, count));
                 }
             }
-            Record::Promise(ino, place) => self.put_promise(ino, place),
-            Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
-            Record::Arrived(tid, place) => self.drop_retry(tid, &place),
+            Record::Promise(ino, dir_entry) => self.put_promise(ino, dir_entry),
+            Record::Retry(tid, dir_entry, to_write) => self.put_retry(tid, dir_entry, to_write),
+            Record::Arrived(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
             Record::Other(_) => {}
             Record::Vanished(number) => {
                 if let Some(entry) = self.entries.get_mut(&number) {
@@ -138,10 +138,10 @@ impl State {
         self.unname(number);
         let mut entry = record.into_entry();
         entry.nodes = self.entries.get(&number).map_or(0, |entry| entry.nodes);
-        if let Some(place) = entry.place.clone() {
+        if let Some(dir_entry) = entry.dir_entry.clone() {
             match entry.pending {
-                Some(_) => self.pending.entry(place).or_default().push(number),
-                None => drop(self.names.insert(place, number)),
+                Some(_) => self.pending.entry(dir_entry).or_default().push(number),
+                None => drop(self.names.insert(dir_entry, number)),
             }
         }
         self.put_entry(number, entry);
@@ -225,10 +225,11 @@ impl State {
             }
         }
         let promises = self.promises();
-        records.extend(promises.map(|(ino, place)| Record::Promise(ino, place.clone())));
+        records.extend(promises.map(|(ino, dir_entry)| Record::Promise(ino, dir_entry.clone())));
         let retries = self.retries();
         records.extend(
-            retries.map(|(tid, place, to_write)| Record::Retry(tid, place.clone(), to_write)),
+            retries
+                .map(|(tid, dir_entry, to_write)| Record::Retry(tid, dir_entry.clone(), to_write)),
         );
         records
     }

@@ -12,7 +12,7 @@ use super::inode::{Handle, Node, Version};
 use super::lookups::Lookups;
 use super::record::{EntryRecord, Record};
 use super::retries::{self, Retries, Retry};
-use super::{FIRST_FILE, Place};
+use super::{DirEntry, FIRST_FILE};
 use crate::secret::SecretValue;
 
 /// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
@@ -21,7 +21,7 @@ const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promised {
     /// The name.
-    pub place: Place,
+    pub dir_entry: DirEntry,
     /// The number of its file.
     pub number: u64,
 }
@@ -30,8 +30,8 @@ pub struct Promised {
 pub struct State {
     pub(super) entries: HashMap<u64, Entry>,
     /// Names that everybody sees and that have an inode.
-    pub(super) names: HashMap<Place, u64>,
-    pub(super) pending: HashMap<Place, Vec<u64>>,
+    pub(super) names: HashMap<DirEntry, u64>,
+    pub(super) pending: HashMap<DirEntry, Vec<u64>>,
     pub(super) nodes: HashMap<u64, Node>,
     /// The scratch files among the entries.
     pub(super) scratch: BTreeSet<u64>,
@@ -188,7 +188,7 @@ impl State {
     }
 
     /// Where the file of an inode was last.
-    pub fn last_place(&self, ino: u64) -> Option<&Place> {
+    pub fn last_dir_entry(&self, ino: u64) -> Option<&DirEntry> {
         let entry = self.entry_of(ino)?;
         Some(&self.entries.get(&entry)?.last)
     }
@@ -201,8 +201,13 @@ impl State {
     }
 
     /// The inode of a name's content: the current version if it has these bytes, else a new one.
-    pub fn version(&mut self, place: &Place, value: &SecretValue, changed_at: SystemTime) -> u64 {
-        let entry = self.entry_at(place);
+    pub fn version(
+        &mut self,
+        dir_entry: &DirEntry,
+        value: &SecretValue,
+        changed_at: SystemTime,
+    ) -> u64 {
+        let entry = self.entry_at(dir_entry);
         let current = self.entries.get(&entry).and_then(|entry| entry.current);
         if let Some(ino) = current
             && let Some(Node::Version(version)) = self.nodes.get(&ino)
@@ -236,22 +241,22 @@ impl State {
 
     /// The promise of a name: what a lookup gives where a provider must be asked first, and READDIRPLUS always. It is the
     /// same one each time, so that the kernel keeps it however many look the name up at once. Nobody can open it.
-    pub fn promise(&mut self, place: &Place) -> u64 {
-        let ino = self.number_of(place);
+    pub fn promise(&mut self, dir_entry: &DirEntry) -> u64 {
+        let ino = self.number_of(dir_entry);
         if self
             .promises
             .get(&ino)
-            .is_none_or(|known| known.place != *place)
+            .is_none_or(|known| known.dir_entry != *dir_entry)
         {
-            self.record(Record::Promise(ino, place.clone()));
-            self.put_promise(ino, place.clone());
+            self.record(Record::Promise(ino, dir_entry.clone()));
+            self.put_promise(ino, dir_entry.clone());
         }
         ino
     }
 
-    pub(super) fn put_promise(&mut self, ino: u64, place: Place) {
-        let number = self.number_of(&place);
-        self.promises.push(ino, Promised { place, number });
+    pub(super) fn put_promise(&mut self, ino: u64, dir_entry: DirEntry) {
+        let number = self.number_of(&dir_entry);
+        self.promises.push(ino, Promised { dir_entry, number });
     }
 
     /// The name that a promise stands for.
@@ -270,7 +275,7 @@ impl State {
     pub fn forget(&mut self, ino: u64, count: u64) {
         if let Some(promised) = self.promises.peek(&ino) {
             // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
-            if ino != promised.place.number() {
+            if ino != promised.dir_entry.number() {
                 self.promises.pop(&ino);
             }
             return;
@@ -298,7 +303,7 @@ impl State {
         };
         let is_own = |entry: &Entry| {
             entry.own == Some(ino)
-                && (entry.is_scratch && entry.place.is_some() || entry.pending.is_some())
+                && (entry.is_scratch && entry.dir_entry.is_some() || entry.pending.is_some())
         };
         if is_held || self.entries.get(&number).is_some_and(is_own) {
             return;
@@ -337,14 +342,14 @@ impl State {
         let Some(entry) = self.entries.get(&number) else {
             return;
         };
-        let keeps_time = entry.mtime.is_some() && entry.place.is_some();
+        let keeps_time = entry.mtime.is_some() && entry.dir_entry.is_some();
         if entry.nodes > 0 || entry.pending.is_some() || keeps_time {
             return;
         }
-        if let Some(place) = &entry.place
-            && self.names.get(place) == Some(&number)
+        if let Some(dir_entry) = &entry.dir_entry
+            && self.names.get(dir_entry) == Some(&number)
         {
-            self.names.remove(&place.clone());
+            self.names.remove(&dir_entry.clone());
         }
         self.remove_entry(number);
         self.record(Record::EntryGone(number));
@@ -359,16 +364,20 @@ impl State {
     }
 
     /// Expects a retry: the caller answers ESTALE, and the thread's next lookup of the name finds what it wanted to open.
-    pub fn ask_to_retry(&mut self, tid: u32, place: &Place, to_write: bool) {
-        self.record(Record::Retry(tid, place.clone(), to_write));
-        self.put_retry(tid, place.clone(), to_write);
+    pub fn ask_to_retry(&mut self, tid: u32, dir_entry: &DirEntry, to_write: bool) {
+        self.record(Record::Retry(tid, dir_entry.clone(), to_write));
+        self.put_retry(tid, dir_entry.clone(), to_write);
     }
 
     /// Expects a retry for an inode's file. If the file was renamed since the thread looked it up, the thread looks up the
     /// old name again.
-    pub fn ask_to_retry_file(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
-        self.ask_to_retry(tid, place, to_write);
-        for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
+    pub fn ask_to_retry_file(&mut self, tid: u32, ino: u64, dir_entry: &DirEntry, to_write: bool) {
+        self.ask_to_retry(tid, dir_entry, to_write);
+        for earlier in self
+            .dir_entries(ino)
+            .iter()
+            .filter(|earlier| *earlier != dir_entry)
+        {
             self.ask_to_retry(tid, earlier, to_write);
         }
     }
@@ -377,58 +386,58 @@ impl State {
     pub fn is_retrying(&self, tid: u32, ino: u64) -> bool {
         !self.retries.is_empty()
             && self
-                .places(ino)
+                .dir_entries(ino)
                 .iter()
-                .any(|place| self.retry(tid, place).is_some())
+                .any(|dir_entry| self.retry(tid, dir_entry).is_some())
     }
 
-    fn places(&self, ino: u64) -> Vec<Place> {
+    fn dir_entries(&self, ino: u64) -> Vec<DirEntry> {
         let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
-        let places = entry.map_or([None, None], |entry| {
+        let dir_entries = entry.map_or([None, None], |entry| {
             [Some(&entry.last), entry.earlier.as_ref()]
         });
-        places.into_iter().flatten().cloned().collect()
+        dir_entries.into_iter().flatten().cloned().collect()
     }
 
-    pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {
-        self.retries.put(tid, place, to_write);
+    pub(super) fn put_retry(&mut self, tid: u32, dir_entry: DirEntry, to_write: bool) {
+        self.retries.put(tid, dir_entry, to_write);
     }
 
     /// The pending retry of a thread for a name.
-    pub fn retry(&self, tid: u32, place: &Place) -> Option<Retry> {
-        self.retries.find(tid, place)
+    pub fn retry(&self, tid: u32, dir_entry: &DirEntry) -> Option<Retry> {
+        self.retries.find(tid, dir_entry)
     }
 
     /// A retry found no file. The kernel may look the name up twice, because it first checks whether the name still leads to
     /// the same inode, so the retry ends with the second miss.
-    pub fn retry_missed(&mut self, tid: u32, place: &Place) {
-        let Some(retry) = self.retry(tid, place).filter(|_| tid != 0) else {
+    pub fn retry_missed(&mut self, tid: u32, dir_entry: &DirEntry) {
+        let Some(retry) = self.retry(tid, dir_entry).filter(|_| tid != 0) else {
             return;
         };
         self.end_retries(tid);
         if retry.missed.is_none() {
-            self.ask_to_retry(tid, place, retry.to_write);
-            self.retries.set_missed(tid, place);
+            self.ask_to_retry(tid, dir_entry, retry.to_write);
+            self.retries.set_missed(tid, dir_entry);
         }
     }
 
     /// The thread has opened a file, so all its retries are over.
     pub fn end_retries(&mut self, tid: u32) {
-        for place in self.retries.take_all(tid) {
-            self.record(Record::Arrived(tid, place));
+        for dir_entry in self.retries.take_all(tid) {
+            self.record(Record::Arrived(tid, dir_entry));
         }
     }
 
-    pub(super) fn drop_retry(&mut self, tid: u32, place: &Place) {
-        self.retries.remove(tid, place);
+    pub(super) fn drop_retry(&mut self, tid: u32, dir_entry: &DirEntry) {
+        self.retries.remove(tid, dir_entry);
     }
 
-    pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {
+    pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &DirEntry, bool)> {
         self.retries.iter()
     }
 
-    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &Place)> {
+    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &DirEntry)> {
         let promises = self.promises.iter();
-        promises.map(|(ino, promised)| (*ino, &promised.place))
+        promises.map(|(ino, promised)| (*ino, &promised.dir_entry))
     }
 }

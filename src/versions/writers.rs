@@ -128,15 +128,15 @@ impl State {
         self.start_buffer(ino, opener);
         let vanished = self.entry_of(ino).filter(|number| {
             let entry = self.entries.get(number);
-            entry.is_some_and(|entry| entry.has_vanished && entry.place.is_none())
+            entry.is_some_and(|entry| entry.has_vanished && entry.dir_entry.is_none())
         });
         if let Some(entry) = vanished
-            && let Some(place) = self.last_place(ino).cloned()
+            && let Some(dir_entry) = self.last_dir_entry(ino).cloned()
         {
             if self.buffer(ino).is_some_and(Buffer::is_unknown) {
                 self.supply_base(ino, Ok(SecretValue::new("")));
             }
-            self.pend(entry, &place, ino, opener.process);
+            self.pend(entry, &dir_entry, ino, opener.process);
         }
         let handle = Handle::Write {
             ino,

@@ -15,7 +15,7 @@ use simpletuner_live::live::{
 };
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::secret::SealingKey;
-use simpletuner_live::versions::Place;
+use simpletuner_live::versions::DirEntry;
 
 use crate::Broken;
 use crate::processes::Table;
@@ -57,12 +57,12 @@ pub type Reply = Result<Answer, i32>;
 
 enum Closing {
     Close(u64, Caller, u64),
-    Release(u64, Option<Place>),
+    Release(u64, Option<DirEntry>),
 }
 
 enum Storing {
     /// The request that is answered then, or the name whose readers may wait for it.
-    Commit(Option<u64>, Commits, Option<Place>),
+    Commit(Option<u64>, Commits, Option<DirEntry>),
     Work(u64, Caller, Request),
 }
 
@@ -335,14 +335,14 @@ impl Server {
         }
     }
 
-    fn settled(&mut self, place: Option<Place>) {
-        if let Some(place) = place {
-            self.tree.settled(&place);
-            self.woken.lock().unwrap().push(WaitOn::Write(place));
+    fn settled(&mut self, dir_entry: Option<DirEntry>) {
+        if let Some(dir_entry) = dir_entry {
+            self.tree.settled(&dir_entry);
+            self.woken.lock().unwrap().push(WaitOn::Write(dir_entry));
         }
     }
 
-    fn commit_released(&mut self, commits: Commits, settles: Option<Place>) {
+    fn commit_released(&mut self, commits: Commits, settles: Option<DirEntry>) {
         let commit = Storing::Commit(None, commits, settles);
         self.storing.push_back(commit);
     }
