@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bundle::BundleFormat;
-use super::layout::File;
+use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::process::Process;
@@ -71,13 +71,13 @@ impl Tree {
     }
 
     /// Records that a file with secrets was opened to read.
-    pub(super) fn record_read(&self, caller: &Caller, file: &File) {
+    pub(super) fn record_read(&self, caller: &Caller, file: &FileKind) {
         let Some(audit) = &self.audit else {
             return;
         };
         let what = match file {
-            File::Secret(name) => ReadTarget::Secret(name.clone()),
-            File::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
+            FileKind::Secret(name) => ReadTarget::Secret(name.clone()),
+            FileKind::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,
         };
         audit.record_read(caller.uid, caller.tid, what);

@@ -1,7 +1,7 @@
 //! Commits: what a close, a rename or a truncation wrote is stored, whole or not at all.
 
 use super::audit::Writer;
-use super::layout::{Dir, File};
+use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
@@ -74,7 +74,7 @@ impl Commits {
 /// What a commit writes, and where.
 struct Ready {
     dir_entry: DirEntry,
-    file: File,
+    file: FileKind,
     value: SecretValue,
     writer: Writer,
 }
@@ -104,10 +104,10 @@ impl Tree {
         let state = self.state();
         let is_config = |commit: &Commit| match &commit.0 {
             What::Buffer(ino) | What::Synced(ino) => {
-                matches!(self.file_of(&state, *ino), Ok(File::Config(_)))
+                matches!(self.file_of(&state, *ino), Ok(FileKind::Config(_)))
             }
             What::Truncation { dir_entry, .. } => {
-                matches!(self.layout.file_at(dir_entry), Some(File::Config(_)))
+                matches!(self.layout.file_at(dir_entry), Some(FileKind::Config(_)))
             }
         };
         match commits.0.iter().any(is_config) {
@@ -121,7 +121,7 @@ impl Tree {
         let is_config = |name: &&str| {
             matches!(
                 self.layout.file_at(&DirEntry::new(dir, name)),
-                Some(File::Config(_))
+                Some(FileKind::Config(_))
             )
         };
         match names.iter().any(is_config) {
@@ -149,7 +149,7 @@ impl Tree {
                     Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
                 }
                 let is_secret = |(_, _, begin): &(usize, &Commit, Begin)| {
-                    matches!(begin.ready.file, File::Secret(_))
+                    matches!(begin.ready.file, FileKind::Secret(_))
                 };
                 if !batch.last().is_some_and(is_secret) {
                     self.write_batch(&mut batch, &mut results);
@@ -168,7 +168,7 @@ impl Tree {
         let batch = std::mem::take(batch);
         let all_secrets = batch
             .iter()
-            .all(|(_, _, begin)| matches!(begin.ready.file, File::Secret(_)));
+            .all(|(_, _, begin)| matches!(begin.ready.file, FileKind::Secret(_)));
         let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
             true => self.store_together(&batch),
             false => {
@@ -200,7 +200,7 @@ impl Tree {
 
     fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
         let change = |begin: &Begin| match &begin.ready.file {
-            File::Secret(name) => vec![Change::Set(
+            FileKind::Secret(name) => vec![Change::Set(
                 SecretName::clone(name),
                 begin.ready.value.clone(),
             )],
@@ -322,7 +322,7 @@ impl Tree {
                     if is_there && is_whole {
                         let is_new = state.named(&ready.dir_entry) != Some(entry);
                         if is_new
-                            && let Some(dir @ (Dir::Hardware | Dir::Config)) =
+                            && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
                                 self.layout.dir(ready.dir_entry.dir)
                         {
                             self.layout.touch(dir);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
-use super::layout::File;
+use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::Actor;
@@ -58,19 +58,21 @@ impl Answers {
 
 impl Tree {
     /// The content of a file that is not scratch.
-    pub(super) fn resolve(&self, file: &File, freshness: Freshness) -> Resolved {
+    pub(super) fn resolve(&self, file: &FileKind, freshness: Freshness) -> Resolved {
         match file {
-            File::Secret(name) => self.secret(name, freshness),
-            File::Bundle(format) => self.document(*format, freshness),
-            File::Price(id) => match self.hardware.get(id) {
+            FileKind::Secret(name) => self.secret(name, freshness),
+            FileKind::Bundle(format) => self.document(*format, freshness),
+            FileKind::Price(id) => match self.hardware.get(id) {
                 Some(price) => self.since_begun(&hardware::to_json(&price)),
                 None => Resolved::Missing,
             },
-            File::PriceTable => self.since_begun(&hardware::table_to_json(&self.hardware.table())),
-            File::Config(name) => self.config(name),
-            File::Control(control, of) => (control.read)(self, of.as_deref()),
+            FileKind::PriceTable => {
+                self.since_begun(&hardware::table_to_json(&self.hardware.table()))
+            }
+            FileKind::Config(name) => self.config(name),
+            FileKind::Control(control, of) => (control.read)(self, of.as_deref()),
             // A scratch file's bytes are in its inode.
-            File::Scratch => Resolved::Missing,
+            FileKind::Scratch => Resolved::Missing,
         }
     }
 
@@ -131,9 +133,9 @@ impl Tree {
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
-    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
+    pub(super) fn store(&self, file: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
         self.apply_write(file, bytes, writer)?;
-        if !matches!(file, File::Secret(_) | File::Bundle(_)) {
+        if !matches!(file, FileKind::Secret(_) | FileKind::Bundle(_)) {
             // Clearing a cache resets prices, too.
             self.journal_prices();
         }
@@ -141,24 +143,24 @@ impl Tree {
         Ok(())
     }
 
-    fn apply_write(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
+    fn apply_write(&self, file: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
         match file {
-            File::Secret(name) => {
+            FileKind::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), bytes)?;
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
-            File::Bundle(format) => self.store_bundle(*format, bytes, writer),
-            File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
-            File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
-            File::Config(name) => {
+            FileKind::Bundle(format) => self.store_bundle(*format, bytes, writer),
+            FileKind::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
+            FileKind::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
+            FileKind::Config(name) => {
                 let configs = self.configs_or_none()?;
                 configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.invalidate_configured();
                 Ok(())
             }
-            File::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
+            FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.
-            File::Scratch => Ok(()),
+            FileKind::Scratch => Ok(()),
         }
     }
 

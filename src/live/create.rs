@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::layout::{Dir, File, is_sed_name};
+use super::layout::{DirKind, FileKind, is_sed_name};
 use super::open::Opened;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, Found, OpError, Tree};
@@ -25,26 +25,31 @@ pub(super) fn not_a_config(name: &str) -> OpError {
 
 impl Tree {
     /// The file that a new file of this name would be.
-    fn file_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<File, OpError> {
+    fn file_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<FileKind, OpError> {
         let dir = self
             .layout
             .dir(dir_entry.dir)
             .ok_or(OpError::Errno(libc::ENOTDIR))?;
         match self.layout.file_at(dir_entry) {
             _ if dir.has_scratch() && exclusive && is_sed_name(&dir_entry.name) => {
-                Ok(File::Scratch)
+                Ok(FileKind::Scratch)
             }
-            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
+            Some(
+                file @ (FileKind::Secret(_)
+                | FileKind::Price(_)
+                | FileKind::Config(_)
+                | FileKind::Scratch),
+            ) => Ok(file),
+            // Such a file always exists, so creating it means opening it.
+            Some(file @ (FileKind::Bundle(_) | FileKind::PriceTable)) if file.is_writable() => {
                 Ok(file)
             }
-            // Such a file always exists, so creating it means opening it.
-            Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
             None => Err(match dir {
-                Dir::Secrets => SecretName::new(&dir_entry.name)
+                DirKind::Secrets => SecretName::new(&dir_entry.name)
                     .err()
                     .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
-                Dir::Hardware => OpError::Errno(libc::EINVAL),
-                Dir::Config => not_a_config(&dir_entry.name),
+                DirKind::Hardware => OpError::Errno(libc::EINVAL),
+                DirKind::Config => not_a_config(&dir_entry.name),
                 _ => OpError::Errno(libc::EPERM),
             }),
             Some(_) => Err(OpError::Errno(libc::EPERM)),
@@ -125,7 +130,7 @@ impl Tree {
                 _ => Err(OpError::Errno(libc::EEXIST)),
             };
         }
-        if file == File::Scratch {
+        if file == FileKind::Scratch {
             if mine.is_some() && exclusive {
                 return Err(OpError::Errno(libc::EEXIST));
             }

@@ -26,9 +26,9 @@ pub enum FileType {
     File,
 }
 
-/// A folder.
+/// What a folder is for: it decides which names it can hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Dir {
+pub(super) enum DirKind {
     Root,
     Secrets,
     Bundle,
@@ -40,9 +40,9 @@ pub(super) enum Dir {
     Config,
 }
 
-/// A file.
+/// What a file is: it decides what reading and writing it do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum File {
+pub(super) enum FileKind {
     Secret(SecretName),
     /// An editor's scratch file, in memory only.
     Scratch,
@@ -55,18 +55,18 @@ pub(super) enum File {
     Control(&'static Control, Option<String>),
 }
 
-impl File {
+impl FileKind {
     /// The permission bits that are shown.
     pub(super) fn mode(&self) -> u16 {
         match self {
-            File::Secret(_)
-            | File::Scratch
-            | File::Price(_)
-            | File::PriceTable
-            | File::Config(_) => 0o600,
-            File::Bundle(BundleFormat::Env) => 0o400,
-            File::Bundle(_) => 0o600,
-            File::Control(control, _) => control.mode,
+            FileKind::Secret(_)
+            | FileKind::Scratch
+            | FileKind::Price(_)
+            | FileKind::PriceTable
+            | FileKind::Config(_) => 0o600,
+            FileKind::Bundle(BundleFormat::Env) => 0o400,
+            FileKind::Bundle(_) => 0o600,
+            FileKind::Control(control, _) => control.mode,
         }
     }
 
@@ -77,18 +77,18 @@ impl File {
     /// The most bytes that can be written to it.
     pub(super) fn limit(&self) -> usize {
         match self {
-            File::Secret(_) => crate::secret::MAX_VALUE,
-            File::Bundle(_) | File::Scratch => MAX_DOCUMENT,
-            File::Config(_) => MAX_CONFIG,
+            FileKind::Secret(_) => crate::secret::MAX_VALUE,
+            FileKind::Bundle(_) | FileKind::Scratch => MAX_DOCUMENT,
+            FileKind::Config(_) => MAX_CONFIG,
             _ => 1024 * 1024,
         }
     }
 }
 
-impl Dir {
+impl DirKind {
     pub(super) fn mode(&self) -> u16 {
         match self {
-            Dir::Providers => 0o500,
+            DirKind::Providers => 0o500,
             _ => 0o700,
         }
     }
@@ -97,37 +97,37 @@ impl Dir {
     pub(super) fn has_scratch(&self) -> bool {
         matches!(
             self,
-            Dir::Secrets | Dir::Bundle | Dir::Hardware | Dir::Config
+            DirKind::Secrets | DirKind::Bundle | DirKind::Hardware | DirKind::Config
         )
     }
 
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
     /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
     fn takes_scratch(&self, name: &str) -> bool {
-        let renames = !matches!(self, Dir::Hardware | Dir::Config);
+        let renames = !matches!(self, DirKind::Hardware | DirKind::Config);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
     /// The file that a name would be, whether it exists or not; `None`: no file can have this name here.
-    pub(super) fn file(&self, name: &str) -> Option<File> {
+    pub(super) fn file(&self, name: &str) -> Option<FileKind> {
         if self.takes_scratch(name) && name != "." && name != ".." {
-            return Some(File::Scratch);
+            return Some(FileKind::Scratch);
         }
         match self {
-            Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
-            Dir::Bundle => BundleFormat::of_file(name).map(File::Bundle),
-            Dir::Hardware => match name.strip_suffix(".json")? {
-                "all" => Some(File::PriceTable),
+            DirKind::Secrets => SecretName::new(name).ok().map(FileKind::Secret),
+            DirKind::Bundle => BundleFormat::of_file(name).map(FileKind::Bundle),
+            DirKind::Hardware => match name.strip_suffix(".json")? {
+                "all" => Some(FileKind::PriceTable),
                 id => SecretName::new(id)
                     .ok()
-                    .map(|id| File::Price(id.as_str().into())),
+                    .map(|id| FileKind::Price(id.as_str().into())),
             },
-            Dir::Config => {
+            DirKind::Config => {
                 let name = name.strip_suffix(".json")?;
                 check_provider_name(name).ok()?;
-                Some(File::Config(name.into()))
+                Some(FileKind::Config(name.into()))
             }
-            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => None,
+            DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => None,
         }
     }
 }
@@ -140,14 +140,14 @@ pub(super) fn is_sed_name(name: &str) -> bool {
 struct Folder {
     parent: u64,
     name: String,
-    dir: Dir,
+    dir: DirKind,
     changed_at: Mutex<SystemTime>,
 }
 
 /// A file whose content is generated at each look, and read past the kernel's cache.
 pub(super) struct Generated {
     pub(super) dir_entry: DirEntry,
-    pub(super) file: File,
+    pub(super) file: FileKind,
     pub(super) shows: Shows,
     /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
@@ -182,18 +182,18 @@ impl Layout {
             by_dir_entry: HashMap::new(),
             open: Mutex::default(),
         };
-        layout.add_folder(ROOT, "", Dir::Root, begun);
+        layout.add_folder(ROOT, "", DirKind::Root, begun);
         let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, begun);
-        folder("secrets", Dir::Secrets);
-        folder("bundle", Dir::Bundle);
-        let of_providers = folder("providers", Dir::Providers);
-        folder("hardware", Dir::Hardware);
-        folder("config", Dir::Config);
-        let cache = folder("cache", Dir::Cache);
+        folder("secrets", DirKind::Secrets);
+        folder("bundle", DirKind::Bundle);
+        let of_providers = folder("providers", DirKind::Providers);
+        folder("hardware", DirKind::Hardware);
+        folder("config", DirKind::Config);
+        let cache = folder("cache", DirKind::Cache);
         layout.add_controls(ROOT, &IN_ROOT, None);
         layout.add_controls(cache, &IN_CACHES, None);
         for name in caches {
-            let dir = layout.add_folder(cache, name, Dir::CacheOf(name.clone()), begun);
+            let dir = layout.add_folder(cache, name, DirKind::CacheOf(name.clone()), begun);
             layout.add_controls(dir, &IN_CACHES, Some(name));
         }
         for name in providers {
@@ -202,7 +202,7 @@ impl Layout {
         layout
     }
 
-    fn add_folder(&mut self, parent: u64, name: &str, dir: Dir, changed_at: SystemTime) -> u64 {
+    fn add_folder(&mut self, parent: u64, name: &str, dir: DirKind, changed_at: SystemTime) -> u64 {
         let number = ROOT + self.folders.len() as u64;
         self.folders.insert(
             number,
@@ -232,7 +232,7 @@ impl Layout {
         self.by_dir_entry.insert(dir_entry.clone(), number);
         let generated = Generated {
             dir_entry,
-            file: File::Control(control, of.map(Into::into)),
+            file: FileKind::Control(control, of.map(Into::into)),
             shows: control.shows,
             seen: Mutex::new(None),
         };
@@ -240,7 +240,7 @@ impl Layout {
     }
 
     /// A folder.
-    pub(super) fn dir(&self, ino: u64) -> Option<&Dir> {
+    pub(super) fn dir(&self, ino: u64) -> Option<&DirKind> {
         Some(&self.folders.get(&ino)?.dir)
     }
 
@@ -303,7 +303,7 @@ impl Layout {
     }
 
     /// What a name in a folder stands for.
-    pub(super) fn file_at(&self, dir_entry: &DirEntry) -> Option<File> {
+    pub(super) fn file_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
         match self.generated_at(dir_entry) {
             Some(number) => Some(self.generated.get(&number)?.file.clone()),
             None => self.dir(dir_entry.dir)?.file(&dir_entry.name),
@@ -324,7 +324,7 @@ impl Layout {
     }
 
     /// The names in a folder have changed.
-    pub(super) fn touch(&self, dir: &Dir) {
+    pub(super) fn touch(&self, dir: &DirKind) {
         for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
             *folder.changed_at.lock() = SystemTime::now();
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::layout::{Dir, FileType};
+use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, Tree};
 use crate::manager::Snapshot;
@@ -58,7 +58,7 @@ impl Tree {
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
         self.admit(caller, "opendir")?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
-        if *dir == Dir::Secrets {
+        if *dir == DirKind::Secrets {
             // The listing does not wait for it; the next listing shows what came.
             self.manager.refresh_async(Box::new(|_| {}));
         }
@@ -70,7 +70,7 @@ impl Tree {
     }
 
     /// The names in a folder that are not always there, each with its offset, in that order.
-    fn names_in(&self, ino: u64, dir: &Dir) -> Names {
+    fn names_in(&self, ino: u64, dir: &DirKind) -> Names {
         let in_order = |names: Vec<String>| {
             let offset = |name: String| (DirEntry::new(ino, &name).number(), name);
             let mut names: Vec<_> = names.into_iter().map(offset).collect();
@@ -78,7 +78,7 @@ impl Tree {
             Arc::new(names)
         };
         match dir {
-            Dir::Secrets => {
+            DirKind::Secrets => {
                 let snapshot = self.manager.snapshot();
                 let mut listings = self.listings.lock();
                 if let Some((of, names)) = &listings.secrets
@@ -91,21 +91,23 @@ impl Tree {
                 listings.secrets = Some((snapshot, names.clone()));
                 names
             }
-            Dir::Bundle => in_order(
+            DirKind::Bundle => in_order(
                 super::bundle::BundleFormat::ALL
                     .map(|format| format.file_name().to_owned())
                     .into(),
             ),
-            Dir::Hardware => {
+            DirKind::Hardware => {
                 let ids = self.hardware.table();
                 let ids = ids.keys().map(String::as_str).chain(["all"]);
                 in_order(ids.map(|id| format!("{id}.json")).collect())
             }
-            Dir::Config => {
+            DirKind::Config => {
                 let names = self.configs.iter().flat_map(|configs| configs.try_list());
                 in_order(names.map(|name| format!("{name}.json")).collect())
             }
-            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Arc::default(),
+            DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => {
+                Arc::default()
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::files::Shows;
-use super::layout::{Dir, File, FileType, Generated};
+use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
@@ -83,7 +83,7 @@ impl Tree {
         state: &mut State,
         caller: &Caller,
         dir_entry: &DirEntry,
-        file: &File,
+        file: &FileKind,
         has_waited: bool,
     ) -> Result<Found, OpError> {
         let retry = state.retry(caller.tid, dir_entry);
@@ -231,7 +231,7 @@ impl Tree {
             },
             // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
             Resolved::Failed(error)
-                if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
+                if error.errno() == libc::EKEYREJECTED || matches!(file, FileKind::Config(_)) =>
             {
                 Ok(attr(0, self.begun()))
             }
@@ -262,7 +262,7 @@ impl Tree {
         Attr {
             ino,
             kind: FileType::Dir,
-            mode: self.layout.dir(ino).map_or(0o700, Dir::mode),
+            mode: self.layout.dir(ino).map_or(0o700, DirKind::mode),
             size: 0,
             mtime: self.layout.changed_at(ino),
             ctime: self.layout.changed_at(ino),
@@ -309,7 +309,7 @@ impl Tree {
         let number = entry.unwrap_or(ino);
         let entry = entry.and_then(|entry| state.entry(entry));
         let mode = match entry {
-            Some(entry) if entry.is_scratch => File::Scratch.mode(),
+            Some(entry) if entry.is_scratch => FileKind::Scratch.mode(),
             Some(entry) => self
                 .layout
                 .file_at(&entry.last)

@@ -1,7 +1,7 @@
 //! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
 
 use super::files::Shows;
-use super::layout::{File, Generated};
+use super::layout::{FileKind, Generated};
 use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
@@ -114,7 +114,7 @@ impl Tree {
         caller: &Caller,
         ino: u64,
         dir_entry: &DirEntry,
-        file: &File,
+        file: &FileKind,
     ) -> OpError {
         if !file.is_writable() {
             return OpError::Errno(libc::EACCES);
@@ -140,7 +140,7 @@ impl Tree {
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
         let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
         let file = match is_scratch {
-            true => File::Scratch,
+            true => FileKind::Scratch,
             false => self.layout.file_at(&dir_entry).ok_or(ESTALE)?,
         };
         if to_write(flags) {
@@ -249,13 +249,13 @@ impl Tree {
     }
 
     /// Records the read, and for a bundle, what the reader has seen of it.
-    fn record_reader(&self, caller: &Caller, file: &File, value: &SecretValue) {
+    fn record_reader(&self, caller: &Caller, file: &FileKind, value: &SecretValue) {
         self.record_read(caller, file);
-        if let File::Secret(name) = file {
+        if let FileKind::Secret(name) = file {
             // Counts the read, and has the key refreshed before it expires.
             let _ = self.manager.look_up(name);
         }
-        if let File::Bundle(format) = file
+        if let FileKind::Bundle(format) = file
             && let Some(base) = self.base_of_document(*format, value)
             && let Some(process) = self.processes.of_thread(caller.tid)
         {

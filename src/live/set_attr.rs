@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::commit::{Commit, Commits};
-use super::layout::File;
+use super::layout::FileKind;
 use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
 use super::write::{MAX_SCRATCH, no_room};
@@ -170,7 +170,7 @@ impl Tree {
         if len > 0 {
             self.supply_base(state, own, has_waited)?;
         }
-        if file == File::Scratch {
+        if file == FileKind::Scratch {
             let present = state.write_inode(own).map_or(0, |node| node.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
                 return Err(no_room(state, own));

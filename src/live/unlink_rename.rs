@@ -2,7 +2,7 @@
 
 use super::audit::actor;
 use super::commit::{Commit, Commits};
-use super::layout::{Dir, File};
+use super::layout::{DirKind, FileKind};
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
@@ -24,7 +24,7 @@ enum Source {
         was_seen: bool,
     },
     /// A file without an unclosed write of this process.
-    Settled(File),
+    Settled(FileKind),
 }
 
 impl Tree {
@@ -68,45 +68,45 @@ impl Tree {
         }
         state.unlink(&dir_entry);
         drop(state);
-        if let Some(dir @ (Dir::Hardware | Dir::Config)) = self.layout.dir(parent) {
+        if let Some(dir @ (DirKind::Hardware | DirKind::Config)) = self.layout.dir(parent) {
             self.layout.touch(dir);
         }
-        if matches!(file, File::Price(_) | File::PriceTable) {
+        if matches!(file, FileKind::Price(_) | FileKind::PriceTable) {
             self.journal_prices();
         }
         self.changed();
         Ok(())
     }
 
-    fn remove(&self, caller: &Caller, file: &File) -> Result<(), OpError> {
+    fn remove(&self, caller: &Caller, file: &FileKind) -> Result<(), OpError> {
         match file {
-            File::Secret(name) => {
+            FileKind::Secret(name) => {
                 self.apply(&[Change::Delete(name.clone())], &actor(caller))?;
             }
-            File::Price(id) => {
+            FileKind::Price(id) => {
                 if !self.hardware.reset(id)? {
                     return Err(ENOENT);
                 }
             }
-            File::PriceTable => self.hardware.reset_all(),
-            File::Config(name) => {
+            FileKind::PriceTable => self.hardware.reset_all(),
+            FileKind::Config(name) => {
                 if !self.configs_or_none()?.delete_as(&actor(caller), name)? {
                     return Err(ENOENT);
                 }
                 self.hardware.invalidate_configured();
             }
-            File::Scratch => return Err(ENOENT),
+            FileKind::Scratch => return Err(ENOENT),
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         Ok(())
     }
 
-    fn record_removal(&self, caller: &Caller, file: &File) {
+    fn record_removal(&self, caller: &Caller, file: &FileKind) {
         match file {
-            File::Secret(name) => {
+            FileKind::Secret(name) => {
                 self.record_changes(&actor(caller), &[Change::Delete(name.clone())]);
             }
-            File::Config(name) => {
+            FileKind::Config(name) => {
                 self.record(&actor(caller), AuditEvent::ProviderDeleted(name.clone()))
             }
             _ => {}
@@ -161,7 +161,7 @@ impl Tree {
             return true;
         }
         match self.layout.file_at(dir_entry) {
-            Some(File::Scratch) | None => false,
+            Some(FileKind::Scratch) | None => false,
             Some(file) => !matches!(self.resolve(&file, Freshness::LastKnown), Resolved::Missing),
         }
     }
@@ -211,7 +211,7 @@ impl Tree {
         }
         let file = self.layout.file_at(from).ok_or(ENOENT)?;
         match file {
-            File::Scratch => Err(ENOENT),
+            FileKind::Scratch => Err(ENOENT),
             file => Ok(Source::Settled(file)),
         }
     }
@@ -242,7 +242,7 @@ impl Tree {
         }
         let source = self.source(&self.state(), caller, from)?;
         match source {
-            Source::Scratch(_) if target == File::Scratch => {
+            Source::Scratch(_) if target == FileKind::Scratch => {
                 self.state().rename(from, to);
             }
             Source::Scratch(own) => self.store_scratch(caller, from, to, &target, own)?,
@@ -252,7 +252,7 @@ impl Tree {
                 process,
                 was_seen,
             } => {
-                if target != File::Scratch && !target.is_writable() {
+                if target != FileKind::Scratch && !target.is_writable() {
                     return Err(OpError::Errno(libc::EPERM));
                 }
                 if was_seen {
@@ -277,7 +277,7 @@ impl Tree {
         caller: &Caller,
         from: &DirEntry,
         to: &DirEntry,
-        target: &File,
+        target: &FileKind,
         own: u64,
     ) -> Result<(), OpError> {
         if !target.is_writable() {
@@ -318,13 +318,13 @@ impl Tree {
         process: Process,
         from: &DirEntry,
         to: &DirEntry,
-        target: &File,
+        target: &FileKind,
     ) -> Result<(), OpError> {
         let mut state = self.state();
         let is_pending = state
             .entry(entry)
             .is_some_and(|entry| entry.pending.is_some());
-        if *target == File::Scratch {
+        if *target == FileKind::Scratch {
             if state.scratch(from) == Some(entry) {
                 state.rename(from, to);
             } else {
@@ -359,25 +359,25 @@ impl Tree {
     fn rename_settled(
         &self,
         caller: &Caller,
-        file: File,
+        file: FileKind,
         from: &DirEntry,
         to: &DirEntry,
-        target: &File,
+        target: &FileKind,
     ) -> Result<(), OpError> {
         match (&file, target) {
-            (File::Secret(old), File::Secret(new)) => {
+            (FileKind::Secret(old), FileKind::Secret(new)) => {
                 let renamed = self.manager.rename(old, new);
                 renamed.map_err(|error| error.at(&from.name))?;
                 self.record_rename(caller, from, to);
             }
-            (File::Config(old), File::Config(new)) => {
+            (FileKind::Config(old), FileKind::Config(new)) => {
                 let configs = self.configs_or_none()?;
                 if !configs.rename_as(&actor(caller), old, new)? {
                     return Err(ENOENT);
                 }
                 self.hardware.invalidate_configured();
             }
-            (File::Secret(old), File::Scratch) => {
+            (FileKind::Secret(old), FileKind::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.manager.value_in_store(old)?;
                 self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
@@ -386,7 +386,7 @@ impl Tree {
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         self.state().rename(from, to);
-        if let Some(dir @ Dir::Config) = self.layout.dir(from.dir) {
+        if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
             self.layout.touch(dir);
         }
         Ok(())
@@ -411,10 +411,10 @@ impl Tree {
 
     fn record_rename(&self, caller: &Caller, from: &DirEntry, to: &DirEntry) {
         let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
-            (Some(File::Secret(old)), Some(File::Secret(new))) => {
+            (Some(FileKind::Secret(old)), Some(FileKind::Secret(new))) => {
                 AuditEvent::SecretRenamed(old, new)
             }
-            (Some(File::Config(old)), Some(File::Config(new))) => {
+            (Some(FileKind::Config(old)), Some(FileKind::Config(new))) => {
                 AuditEvent::ProviderRenamed(old, new)
             }
             _ => return,

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::layout::File;
+use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::error::Error;
 use crate::versions::{Handle, Missing, State};
@@ -91,7 +91,7 @@ impl Tree {
             state.taint(ino, libc::EFBIG);
             return Err(OpError::Errno(libc::EFBIG));
         };
-        if file == File::Scratch {
+        if file == FileKind::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
                 state.taint(ino, libc::ENOSPC);
                 return Err(no_room(&state, ino));
@@ -119,13 +119,13 @@ impl Tree {
     }
 
     /// The file that an inode belongs to.
-    pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<File, OpError> {
+    pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<FileKind, OpError> {
         let stale = OpError::Errno(libc::ESTALE);
         let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
             return Err(stale);
         };
         match entry.is_scratch {
-            true => Ok(File::Scratch),
+            true => Ok(FileKind::Scratch),
             false => self.layout.file_at(&entry.last).ok_or(stale),
         }
     }
