@@ -5,7 +5,7 @@ use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
-use crate::versions::{DirEntry, Missing, Node};
+use crate::versions::{DirEntry, Node, Unavailable};
 
 /// A write that is to be committed.
 #[derive(Debug)]
@@ -258,7 +258,7 @@ impl Tree {
         let (data, changes) = match &commit.0 {
             // What was written after the fsync is committed later.
             What::Synced(_) => (
-                buffer.synced.as_ref().ok_or(Missing::Unknown),
+                buffer.synced.as_ref().ok_or(Unavailable::Unknown),
                 buffer.committed,
             ),
             _ => (
@@ -278,15 +278,17 @@ impl Tree {
         };
         let value = match data {
             Ok(data) => data.to_value(&dir_entry.name),
-            Err(Missing::Failed(libc::EFBIG)) => Err(Error::TooLarge {
+            Err(Unavailable::Failed(libc::EFBIG)) => Err(Error::TooLarge {
                 what: dir_entry.name.clone(),
                 limit: file.limit(),
             }),
-            Err(Missing::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
+            Err(Unavailable::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
                 name: dir_entry.name.clone(),
             }),
-            Err(Missing::Failed(errno)) => return (Begun::Failed(OpError::Errno(errno)), changes),
-            Err(Missing::Unknown) => return (Begun::Nothing, changes),
+            Err(Unavailable::Failed(errno)) => {
+                return (Begun::Failed(OpError::Errno(errno)), changes);
+            }
+            Err(Unavailable::Unknown) => return (Begun::Nothing, changes),
         };
         let begun = match value {
             Ok(value) => Begun::Write(Ready {

@@ -9,7 +9,7 @@ use super::{Caller, Found, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
-use crate::versions::{DirEntry, Handle, Missing, State};
+use crate::versions::{DirEntry, Handle, State, Unavailable};
 
 /// Why no file of this name can be made in `config/`.
 pub(super) fn not_a_config(name: &str) -> OpError {
@@ -140,7 +140,7 @@ impl Tree {
             Resolved::Content(content) => Some(Ok(content.value)),
             // A provider that fails may have it; whether it has, the file may have one, too.
             Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,
-            Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
+            Resolved::Failed(error) => Some(Err(Unavailable::Failed(error.errno()))),
             // No provider is known to have it, so this caller makes it.
             Resolved::Missing | Resolved::Blocked(_) => None,
         };

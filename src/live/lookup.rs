@@ -8,7 +8,7 @@ use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{DirEntry, Missing, Node, State};
+use crate::versions::{DirEntry, Node, State, Unavailable};
 
 /// Folders are always there.
 const FOLDER_VALID: Duration = Duration::from_secs(3600);
@@ -98,8 +98,8 @@ impl Tree {
         if retry.is_some_and(|retry| retry.to_write) {
             let base = match resolved {
                 Resolved::Content(content) => Ok(content.value),
-                Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
-                Resolved::Blocked(_) => Err(Missing::Unknown),
+                Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),
+                Resolved::Blocked(_) => Err(Unavailable::Unknown),
                 Resolved::Missing => return self.look_up_missing(state, caller, dir_entry),
             };
             let entry = state.entry_at(dir_entry);

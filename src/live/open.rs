@@ -6,7 +6,7 @@ use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{DirEntry, Handle, Missing, Node, State};
+use crate::versions::{DirEntry, Handle, Node, State, Unavailable};
 
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +162,7 @@ impl Tree {
         self.supply_base(state, ino, has_waited)?;
         let value = match state.write_inode(ino).map(|node| node.base.clone()) {
             Some(Ok(value)) => value,
-            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(errno)),
+            Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(errno)),
             _ => return Err(ESTALE),
         };
         state.read_base(ino);
@@ -274,8 +274,8 @@ impl Tree {
             return Ok(());
         };
         let is_unknown = match &node.buffer {
-            Some(buffer) => matches!(buffer.data, Err(Missing::Unknown)),
-            None => node.base == Err(Missing::Unknown),
+            Some(buffer) => matches!(buffer.data, Err(Unavailable::Unknown)),
+            None => node.base == Err(Unavailable::Unknown),
         };
         if !is_unknown {
             return Ok(());
@@ -285,7 +285,7 @@ impl Tree {
         let base = match self.resolve(&file, waited(has_waited)) {
             Resolved::Content(content) => Ok(content.value),
             Resolved::Missing => Ok(SecretValue::new("")),
-            Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
+            Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),
             Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
         };
         state.supply_base(ino, base);
@@ -330,8 +330,10 @@ impl Tree {
                 };
                 match bytes {
                     Ok(bytes) => Ok(take(part(bytes, offset, size))),
-                    Err(Missing::Failed(errno)) => Err(OpError::Errno(*errno)),
-                    Err(Missing::Unknown) => Err(OpError::unexpected("a read of unknown bytes")),
+                    Err(Unavailable::Failed(errno)) => Err(OpError::Errno(*errno)),
+                    Err(Unavailable::Unknown) => {
+                        Err(OpError::unexpected("a read of unknown bytes"))
+                    }
                 }
             }
             None if self.layout.generated(ino).is_some() => Err(OpError::unexpected(

@@ -9,7 +9,7 @@ use super::resolved::{Freshness, Resolved};
 use super::write::{MAX_SCRATCH, no_room};
 use super::{Attr, Caller, OpError, Tree};
 use crate::secret::SecretBuffer;
-use crate::versions::{Missing, Node, State};
+use crate::versions::{Node, State, Unavailable};
 
 /// What setattr is to change; `None`: leave it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -178,8 +178,8 @@ impl Tree {
         }
         match state.set_len(own, len) {
             Ok(()) => Ok(None),
-            Err(Missing::Failed(errno)) => Err(OpError::Errno(errno)),
-            Err(Missing::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),
+            Err(Unavailable::Failed(errno)) => Err(OpError::Errno(errno)),
+            Err(Unavailable::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),
         }
     }
 

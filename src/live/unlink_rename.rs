@@ -8,7 +8,7 @@ use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::versions::{DirEntry, Missing, State};
+use crate::versions::{DirEntry, State, Unavailable};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 
@@ -287,8 +287,8 @@ impl Tree {
             let state = self.state();
             let buffer = state.buffer(own).ok_or(ENOENT)?;
             let data = buffer.data.as_ref().map_err(|missing| match missing {
-                Missing::Failed(errno) => OpError::Errno(*errno),
-                Missing::Unknown => OpError::unexpected("a rename of unknown bytes"),
+                Unavailable::Failed(errno) => OpError::Errno(*errno),
+                Unavailable::Unknown => OpError::unexpected("a rename of unknown bytes"),
             })?;
             if data.len() > target.limit() {
                 return Err(OpError::Error(crate::error::Error::TooLarge {

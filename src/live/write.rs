@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::error::Error;
-use crate::versions::{Handle, Missing, State};
+use crate::versions::{Handle, State, Unavailable};
 
 /// The most bytes that all scratch files may hold together.
 pub(super) const MAX_SCRATCH: usize = 64 * 1024 * 1024;
@@ -80,7 +80,7 @@ impl Tree {
         let file = self.file_of(&state, ino)?;
         let len = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
             Some(Ok(data)) => data.len(),
-            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(*errno)),
+            Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(*errno)),
             _ => return Err(OpError::unexpected("a write to a buffer without bytes")),
         };
         let start = if appends { len as u64 } else { offset };

@@ -1,6 +1,6 @@
 //! Which buffers a close commits, and what becomes of a writer's inode after its last handle is gone.
 
-use super::inode::{Handle, Missing, Node, WriteInode};
+use super::inode::{Handle, Node, Unavailable, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
@@ -129,7 +129,7 @@ impl State {
                 true => node.is_read = true,
                 false => {
                     let bytes = node.bytes_held();
-                    let gone = Err(Missing::Failed(libc::ESTALE));
+                    let gone = Err(Unavailable::Failed(libc::ESTALE));
                     let dropped = (node.buffer.take(), std::mem::replace(&mut node.base, gone));
                     self.drop_later(dropped, bytes);
                 }

@@ -29,7 +29,7 @@ pub enum Node {
 
 /// Why the present content of a writer's file is not at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub enum Unavailable {
     /// A provider must be asked for it.
     Unknown,
     /// It cannot be had, for this errno.
@@ -51,7 +51,7 @@ pub struct Opener {
 #[derive(Debug)]
 pub struct Buffer {
     /// The bytes.
-    pub data: Result<SecretBuffer, Missing>,
+    pub data: Result<SecretBuffer, Unavailable>,
     /// The number of changes made to it.
     pub changes: u64,
     /// The number of changes that have been committed.
@@ -79,7 +79,7 @@ impl Buffer {
 
     /// Whether a provider must be asked for what it began with.
     pub(super) fn is_unknown(&self) -> bool {
-        matches!(self.data, Err(Missing::Unknown))
+        matches!(self.data, Err(Unavailable::Unknown))
     }
 }
 
@@ -89,7 +89,7 @@ pub struct WriteInode {
     /// The file it belongs to.
     pub entry: u64,
     /// What the file held when the inode was made.
-    pub base: Result<SecretValue, Missing>,
+    pub base: Result<SecretValue, Unavailable>,
     /// `None`: nobody has opened it to write yet.
     pub buffer: Option<Buffer>,
     /// How many handles write to it.

@@ -1,6 +1,6 @@
 //! Turns a state into records, and records into a state.
 
-use super::inode::{Buffer, Handle, Missing, Node, Version, WriteInode};
+use super::inode::{Buffer, Handle, Node, Unavailable, Version, WriteInode};
 use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::SecretBuffer;
@@ -78,7 +78,7 @@ impl State {
             }
             Record::WriteInode { ino, entry, base } => {
                 self.next_after(ino);
-                self.put_write_inode(ino, entry, base.ok_or(Missing::Unknown));
+                self.put_write_inode(ino, entry, base.ok_or(Unavailable::Unknown));
             }
             Record::NodeGone(ino) => {
                 if let Some(entry) = self.entry_of(ino)
@@ -259,8 +259,8 @@ fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
     }
     match &buffer.data {
         Ok(data) => holds(data, records),
-        Err(Missing::Failed(errno)) => records.push(Record::Tainted(ino, *errno)),
-        Err(Missing::Unknown) => {}
+        Err(Unavailable::Failed(errno)) => records.push(Record::Tainted(ino, *errno)),
+        Err(Unavailable::Unknown) => {}
     }
     // What the bytes count as is as it was.
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));

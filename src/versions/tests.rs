@@ -101,7 +101,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.end_retries(5);
     state.forget(promise, 1);
     let entry = state.entry_at(&dir_entry("A"));
-    let own = state.new_write_inode(entry, Err(Missing::Unknown));
+    let own = state.new_write_inode(entry, Err(Unavailable::Unknown));
     let handle = state.open_writer(own, &opener(9), 30);
     state.supply_base(own, Ok(value("base")));
     state.taint(own, libc::EFBIG);
@@ -127,7 +127,7 @@ fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
     let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
     let entry = state.entry_at(&dir_entry);
-    let own = state.new_write_inode(entry, Err(Missing::Unknown));
+    let own = state.new_write_inode(entry, Err(Unavailable::Unknown));
     state.count_lookup(own);
     state.vanish(&dir_entry);
     let restored_from = |records| {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::inode::{Buffer, Handle, Missing, Node, Opener, WriteInode};
+use super::inode::{Buffer, Handle, Node, Opener, Unavailable, WriteInode};
 use super::record::{BufferRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::{SecretBuffer, SecretValue};
@@ -33,7 +33,7 @@ impl State {
     }
 
     /// A new inode of a file for one opener, to write or to read what the file holds now.
-    pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Missing>) -> u64 {
+    pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Unavailable>) -> u64 {
         let ino = self.number();
         self.record(Record::WriteInode {
             ino,
@@ -48,7 +48,7 @@ impl State {
         &mut self,
         ino: u64,
         entry: u64,
-        base: Result<SecretValue, Missing>,
+        base: Result<SecretValue, Unavailable>,
     ) {
         let node = WriteInode {
             entry,
@@ -198,7 +198,7 @@ impl State {
 
     /// Sets what a writer's file held, which was not known at its open. A buffer that was truncated to nothing before
     /// keeps what was written since.
-    pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Missing>) {
+    pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Unavailable>) {
         let Some(node) = self.write_inode_mut(ino) else {
             return;
         };
@@ -258,7 +258,7 @@ impl State {
     ///
     /// # Errors
     /// Why the bytes before that are not known.
-    pub fn set_len(&mut self, ino: u64, len: usize) -> Result<(), Missing> {
+    pub fn set_len(&mut self, ino: u64, len: usize) -> Result<(), Unavailable> {
         let Some(buffer) = self.buffer_mut(ino) else {
             return Ok(());
         };
@@ -282,7 +282,7 @@ impl State {
     /// Marks a buffer as failed: nothing of it may be committed unless it is truncated to nothing.
     pub fn taint(&mut self, ino: u64, errno: i32) {
         if let Some(buffer) = self.buffer_mut(ino) {
-            buffer.data = Err(Missing::Failed(errno));
+            buffer.data = Err(Unavailable::Failed(errno));
             buffer.changes += 1;
             self.record(Record::Tainted(ino, errno));
         }
