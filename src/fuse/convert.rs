@@ -57,9 +57,9 @@ pub(super) fn file_type(kind: live::FileType) -> FileType {
 }
 
 /// Attributes with `node` as the inode number.
-pub(super) fn file_attr(owner: Owner, node: u64, attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(owner: Owner, nodeid: u64, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(node),
+        ino: INodeNo(nodeid),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
         atime: attr.mtime,

@@ -221,7 +221,7 @@ impl Filesystem for Fs {
             .begin_named(request, name, EINVAL, reply, |fs, caller, name, reply| {
                 let result = fs.tree.create(&caller, parent.0, &name, flags);
                 fs.answer("create", result, reply, |reply, (found, opened)| {
-                    let attr = fs.file_attr(found.node, &found.attr);
+                    let attr = fs.file_attr(found.nodeid, &found.attr);
                     let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
                     reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
                 });
@@ -366,7 +366,7 @@ impl Filesystem for Fs {
             let tree = &fs.tree;
             let result = tree.read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
                 let ino = INodeNo(found.attr.ino);
-                let attr = fs.file_attr(found.node, &found.attr);
+                let attr = fs.file_attr(found.nodeid, &found.attr);
                 let valid = found.attr.valid.min(found.valid);
                 !reply.add(ino, next, name, &valid, &attr, Generation(0))
             });

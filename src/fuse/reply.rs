@@ -76,7 +76,7 @@ fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
     let attr = &found.attr;
     let mut out = Out([0; 144], 0);
     out.u32(144).u32(0).u64(unique);
-    out.u64(found.node).u64(0);
+    out.u64(found.nodeid).u64(0);
     out.u64(found.valid.as_secs()).u64(attr.valid.as_secs());
     out.u32(found.valid.subsec_nanos())
         .u32(attr.valid.subsec_nanos());
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_lookups_answer_has_the_kernels_layout() {
         let found = Found {
-            node: 7,
+            nodeid: 7,
             attr: Attr {
                 ino: 9,
                 kind: FileType::File,

@@ -169,7 +169,7 @@ impl Inner {
     pub(super) fn entry(&self, caller: &Caller, found: &Found, reply: ReplyEntry) {
         let (number, owner) = (convert::unique(caller), self.tree.owner());
         if let Err(reply) = self.device.entry(number, found, owner, reply) {
-            let attr = self.file_attr(found.node, &found.attr);
+            let attr = self.file_attr(found.nodeid, &found.attr);
             reply.entry_with_ttls(&Duration::ZERO, &found.valid, &attr, Generation(0));
         }
     }
@@ -180,8 +180,8 @@ impl Inner {
     }
 
     /// Attributes in fuser's form, with `node` as the inode number.
-    pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
-        convert::file_attr(self.tree.owner(), node, attr)
+    pub(super) fn file_attr(&self, nodeid: u64, attr: &Attr) -> FileAttr {
+        convert::file_attr(self.tree.owner(), nodeid, attr)
     }
 
     /// Parks a request, and has the tree settle what it waits for.

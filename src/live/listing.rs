@@ -192,7 +192,7 @@ impl Tree {
             false => std::time::Duration::ZERO,
         };
         let attr = |ino, attr| Found {
-            node: ino,
+            nodeid: ino,
             attr: Attr { valid, ..attr },
             valid,
         };
@@ -213,9 +213,9 @@ impl Tree {
             Resolved::Missing => return None,
             Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
         };
-        let node = state.promise(&dir_entry);
+        let nodeid = state.promise(&dir_entry);
         let mut found = attr(
-            node,
+            nodeid,
             self.file_attr(listed.ino, file.mode(), size, changed_at),
         );
         if !is_known {

@@ -32,7 +32,7 @@ impl Tree {
         let dir_entry = DirEntry::new(parent, name);
         if let Some(dir) = self.layout.subfolder(&dir_entry) {
             return Ok(Found {
-                node: dir,
+                nodeid: dir,
                 attr: self.folder_attr(dir),
                 valid: FOLDER_VALID,
             });
@@ -72,7 +72,7 @@ impl Tree {
         }
         drop(state);
         Ok(Found {
-            node: number,
+            nodeid: number,
             attr: self.generated_attr(number, generated),
             valid: Duration::ZERO,
         })
@@ -132,7 +132,7 @@ impl Tree {
                 let ino = state.promise(dir_entry);
                 let attr = self.file_attr(state.number_of(dir_entry), file.mode(), 0, self.begun());
                 Ok(Found {
-                    node: ino,
+                    nodeid: ino,
                     attr,
                     valid: Duration::ZERO,
                 })
@@ -185,7 +185,7 @@ impl Tree {
     pub(super) fn found(&self, state: &mut State, ino: u64, valid: Duration) -> Found {
         state.count_lookup(ino);
         Found {
-            node: ino,
+            nodeid: ino,
             attr: self.node_attr(state, ino),
             valid,
         }

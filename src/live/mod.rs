@@ -164,11 +164,11 @@ pub struct Attr {
     pub valid: Duration,
 }
 
-/// A name's inode, as a lookup gives it.
+/// What a lookup gives for a name (FUSE: `fuse_entry_out`).
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
-    /// The inode's number for the kernel.
-    pub node: u64,
+    /// The inode number by which the kernel asks for it (FUSE: nodeid); `attr.ino` is the one that users see.
+    pub nodeid: u64,
     /// What `stat` shows.
     pub attr: Attr,
     /// How long the kernel may take the name for this inode without asking.

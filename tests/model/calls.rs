@@ -128,15 +128,15 @@ impl World {
             unreachable!()
         };
         self.learn(&found);
-        let pin = self.pin(found.node);
+        let pin = self.pin(found.nodeid);
         // fuser gives the inode's number here, which stays until the first GETATTR.
         self.kernel
             .borrow_mut()
             .inodes
-            .get_mut(&found.node)
+            .get_mut(&found.nodeid)
             .unwrap()
-            .ino = found.node;
-        self.put_name(name, found.node, false, epoch);
+            .ino = found.nodeid;
+        self.put_name(name, found.nodeid, false, epoch);
         let file = self.new_file(&pin, opened, flags);
         let how = (true, true, flags & libc::O_TRUNC != 0);
         self.reference(|reference| reference.opened_to_write(file, pid, name, how, since));

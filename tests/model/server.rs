@@ -457,6 +457,6 @@ impl Server {
         let found = self
             .tree
             .lookup(&caller, simpletuner_live::live::ROOT, "secrets", false);
-        found.unwrap().node
+        found.unwrap().nodeid
     }
 }
