@@ -159,7 +159,7 @@ impl Filesystem for Fs {
             let Some(name) = utf8(name) else {
                 return reply.error(Errno::EINVAL);
             };
-            let result = fs.tree.make_node(&caller, parent.0, &name);
+            let result = fs.tree.mknod(&caller, parent.0, &name);
             fs.answer("mknod", result, reply, |reply, found| {
                 fs.entry(&caller, &found, reply);
             });

@@ -16,13 +16,13 @@ impl Tree {
             let Some(ino) = state.written_by(handle) else {
                 return Commits::default();
             };
-            let Some(node) = state.write_inode(ino) else {
+            let Some(inode) = state.write_inode(ino) else {
                 return Commits::default();
             };
-            let Some(buffer) = &node.buffer else {
+            let Some(buffer) = &inode.buffer else {
                 return Commits::default();
             };
-            (ino, node.entry, buffer.opener.process.pid)
+            (ino, inode.entry, buffer.opener.process.pid)
         };
         let closer = self.processes.process_of(caller.tid);
         if closer.is_some_and(|closer| closer != opener) {
@@ -64,9 +64,9 @@ impl Tree {
     /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
     pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
-        let node = state.write_inode(state.written_by(handle)?)?;
-        let buffer = node.buffer.as_ref()?;
-        let entry = state.entry(node.entry)?;
+        let inode = state.write_inode(state.written_by(handle)?)?;
+        let buffer = inode.buffer.as_ref()?;
+        let entry = state.entry(inode.entry)?;
         if !buffer.is_touched() || buffer.is_killed || entry.is_scratch {
             return None;
         }

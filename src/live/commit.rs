@@ -5,7 +5,7 @@ use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
-use crate::versions::{DirEntry, Node, Unavailable};
+use crate::versions::{DirEntry, Inode, Unavailable};
 
 /// A write that is to be committed.
 #[derive(Debug)]
@@ -246,13 +246,13 @@ impl Tree {
                 return (begun, 0);
             }
         };
-        let Some(Node::Write(node)) = state.node(ino) else {
+        let Some(Inode::Write(inode)) = state.inode(ino) else {
             return (Begun::Nothing, 0);
         };
-        let Some(buffer) = node.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
+        let Some(buffer) = inode.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
             return (
                 Begun::Nothing,
-                node.buffer.as_ref().map_or(0, |buffer| buffer.changes),
+                inode.buffer.as_ref().map_or(0, |buffer| buffer.changes),
             );
         };
         let (data, changes) = match &commit.0 {
@@ -266,7 +266,7 @@ impl Tree {
                 buffer.changes,
             ),
         };
-        let Some(entry) = state.entry(node.entry) else {
+        let Some(entry) = state.entry(inode.entry) else {
             return (Begun::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.

@@ -100,7 +100,7 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`create`](Self::create) with O_EXCL.
-    pub fn make_node(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
         self.admit(caller, name)?;
         let mut state = self.state();
         let dir_entry = DirEntry::new(parent, name);

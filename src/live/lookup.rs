@@ -8,7 +8,7 @@ use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{DirEntry, Node, State, Unavailable};
+use crate::versions::{DirEntry, Inode, State, Unavailable};
 
 /// Folders are always there.
 const FOLDER_VALID: Duration = Duration::from_secs(3600);
@@ -186,7 +186,7 @@ impl Tree {
         state.count_lookup(ino);
         Found {
             nodeid: ino,
-            attr: self.node_attr(state, ino),
+            attr: self.inode_attr(state, ino),
             valid,
         }
     }
@@ -203,9 +203,9 @@ impl Tree {
             return Ok(self.generated_attr(ino, generated));
         }
         let mut state = self.state();
-        if state.node(ino).is_some() {
+        if state.inode(ino).is_some() {
             self.supply_base(&mut state, ino, has_waited)?;
-            return Ok(self.node_attr(&state, ino));
+            return Ok(self.inode_attr(&state, ino));
         }
         let Some(promised) = state.promised(ino).cloned() else {
             return Err(OpError::Errno(libc::ESTALE));
@@ -226,7 +226,7 @@ impl Tree {
                 self.mtime_of(&state, &dir_entry, &content),
             )),
             Resolved::Missing => match self.left_to(&mut state, caller, &dir_entry) {
-                Some(own) => Ok(self.node_attr(&state, own)),
+                Some(own) => Ok(self.inode_attr(&state, own)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
             // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
@@ -304,7 +304,7 @@ impl Tree {
     }
 
     /// What `stat` shows of an inode, whatever its name leads to now.
-    pub(super) fn node_attr(&self, state: &State, ino: u64) -> Attr {
+    pub(super) fn inode_attr(&self, state: &State, ino: u64) -> Attr {
         let entry = state.entry_of(ino);
         let number = entry.unwrap_or(ino);
         let entry = entry.and_then(|entry| state.entry(entry));
@@ -316,18 +316,18 @@ impl Tree {
                 .map_or(0o600, |file| file.mode()),
             None => 0o600,
         };
-        let mut attr = match state.node(ino) {
-            Some(Node::Version(version)) => Attr {
+        let mut attr = match state.inode(ino) {
+            Some(Inode::Version(version)) => Attr {
                 valid: VERSION_VALID,
                 ctime: version.changed_at.max(version.mtime),
                 ..self.file_attr(number, mode, version.value.len(), version.mtime)
             },
-            Some(Node::Write(node)) => {
-                let mtime = node.buffer.as_ref().and_then(|buffer| buffer.mtime);
-                let mtime = mtime.unwrap_or(node.changed_at);
+            Some(Inode::Write(inode)) => {
+                let mtime = inode.buffer.as_ref().and_then(|buffer| buffer.mtime);
+                let mtime = mtime.unwrap_or(inode.changed_at);
                 Attr {
-                    ctime: node.changed_at.max(mtime),
-                    ..self.file_attr(number, mode, node.len(), mtime)
+                    ctime: inode.changed_at.max(mtime),
+                    ..self.file_attr(number, mode, inode.len(), mtime)
                 }
             }
             None => self.file_attr(number, mode, 0, self.begun()),
@@ -347,7 +347,7 @@ impl Tree {
             (_, Some(generated)) => generated.file.mode(),
             _ => {
                 let state = self.state();
-                self.node_attr(&state, ino).mode
+                self.inode_attr(&state, ino).mode
             }
         };
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };

@@ -6,7 +6,7 @@ use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{DirEntry, Handle, Node, State, Unavailable};
+use crate::versions::{DirEntry, Handle, Inode, State, Unavailable};
 
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,8 @@ impl Tree {
                 if is_settling && !has_waited && !to_write(flags) {
                     return Err(OpError::Blocked(WaitOn::Write(dir_entry.clone())));
                 }
-                if has_waited && !is_retrying && matches!(state.node(ino), Some(Node::Version(_))) {
+                if has_waited && !is_retrying && matches!(state.inode(ino), Some(Inode::Version(_)))
+                {
                     // The write that it waited for may have made another version.
                     state.ask_to_retry_file(caller.tid, ino, dir_entry, to_write(flags));
                     return Err(ESTALE);
@@ -85,8 +86,8 @@ impl Tree {
             }
             None => has_waited,
         };
-        match state.node(ino) {
-            Some(Node::Version(version)) => {
+        match state.inode(ino) {
+            Some(Inode::Version(version)) => {
                 let value = version.value.clone();
                 let dir_entry = dir_entry.ok_or(ESTALE)?;
                 let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
@@ -99,7 +100,7 @@ impl Tree {
                 self.record_reader(caller, &file, &value);
                 Ok(Opened::VERSION)
             }
-            Some(Node::Write(_)) => {
+            Some(Inode::Write(_)) => {
                 self.open_write_inode(&mut state, caller, ino, flags, has_waited)
             }
             None => self.open_promise(&mut state, caller, ino, flags, has_waited),
@@ -135,8 +136,8 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Opened, OpError> {
         let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
-        let node = state.write_inode(ino).ok_or(ESTALE)?;
-        let (has_buffer, is_read) = (node.buffer.is_some(), node.is_read);
+        let inode = state.write_inode(ino).ok_or(ESTALE)?;
+        let (has_buffer, is_read) = (inode.buffer.is_some(), inode.is_read);
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
         let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
         let file = match is_scratch {
@@ -160,7 +161,7 @@ impl Tree {
             return Ok(Opened::direct(0));
         }
         self.supply_base(state, ino, has_waited)?;
-        let value = match state.write_inode(ino).map(|node| node.base.clone()) {
+        let value = match state.write_inode(ino).map(|inode| inode.base.clone()) {
             Some(Ok(value)) => value,
             Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(errno)),
             _ => return Err(ESTALE),
@@ -270,12 +271,12 @@ impl Tree {
         ino: u64,
         has_waited: bool,
     ) -> Result<(), OpError> {
-        let Some(node) = state.write_inode(ino) else {
+        let Some(inode) = state.write_inode(ino) else {
             return Ok(());
         };
-        let is_unknown = match &node.buffer {
+        let is_unknown = match &inode.buffer {
             Some(buffer) => matches!(buffer.data, Err(Unavailable::Unknown)),
-            None => node.base == Err(Unavailable::Unknown),
+            None => inode.base == Err(Unavailable::Unknown),
         };
         if !is_unknown {
             return Ok(());
@@ -317,16 +318,16 @@ impl Tree {
         }
         let ino = state.written_by(handle).unwrap_or(ino);
         self.supply_base(&mut state, ino, has_waited)?;
-        match state.node(ino) {
-            Some(Node::Version(version)) => {
+        match state.inode(ino) {
+            Some(Inode::Version(version)) => {
                 let value = version.value.clone();
                 drop(state);
                 Ok(take(part(value.as_bytes(), offset, size)))
             }
-            Some(Node::Write(node)) => {
-                let bytes = match &node.buffer {
+            Some(Inode::Write(inode)) => {
+                let bytes = match &inode.buffer {
                     Some(buffer) => buffer.data.as_ref().map(|data| data.as_bytes()),
-                    None => node.base.as_ref().map(|base| base.as_bytes()),
+                    None => inode.base.as_ref().map(|base| base.as_bytes()),
                 };
                 match bytes {
                     Ok(bytes) => Ok(take(part(bytes, offset, size))),

@@ -9,7 +9,7 @@ use super::resolved::{Freshness, Resolved};
 use super::write::{MAX_SCRATCH, no_room};
 use super::{Attr, Caller, OpError, Tree};
 use crate::secret::SecretBuffer;
-use crate::versions::{Node, State, Unavailable};
+use crate::versions::{Inode, State, Unavailable};
 
 /// What setattr is to change; `None`: leave it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,8 +69,8 @@ impl Tree {
             && let Some(commit) =
                 self.set_size(&mut state, caller, ino, handle, size, has_waited)?
         {
-            let attr = match state.node(ino) {
-                Some(_) => self.node_attr(&state, ino),
+            let attr = match state.inode(ino) {
+                Some(_) => self.inode_attr(&state, ino),
                 None => self.file_attr(ino, 0o600, 0, self.begun()),
             };
             return Ok(Changed::Commit(commit, attr));
@@ -84,21 +84,21 @@ impl Tree {
 
     /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
     fn is_being_written(&self, state: &State, ino: u64) -> bool {
-        let Some(node) = state.write_inode(ino) else {
+        let Some(inode) = state.write_inode(ino) else {
             return false;
         };
-        let entry = state.entry(node.entry);
-        node.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
+        let entry = state.entry(inode.entry);
+        inode.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
     }
 
     fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
-        let fingerprint = match state.node(ino) {
-            Some(Node::Version(version)) => version.value.fingerprint(),
-            Some(Node::Write(node)) => {
+        let fingerprint = match state.inode(ino) {
+            Some(Inode::Version(version)) => version.value.fingerprint(),
+            Some(Inode::Write(inode)) => {
                 let is_scratch = state
-                    .entry(node.entry)
+                    .entry(inode.entry)
                     .is_some_and(|entry| entry.is_scratch);
-                match &node.buffer {
+                match &inode.buffer {
                     Some(buffer) if is_scratch || buffer.is_touched() => {
                         return state.set_buffer_mtime(ino, mtime);
                     }
@@ -107,7 +107,7 @@ impl Tree {
                         let data = buffer.as_ref().and_then(|buffer| buffer.data.as_ref().ok());
                         let value = match data {
                             Some(data) => data.to_value("").ok(),
-                            None => node.base.as_ref().ok().cloned(),
+                            None => inode.base.as_ref().ok().cloned(),
                         };
                         let Some(value) = value else { return };
                         value.fingerprint()
@@ -171,7 +171,7 @@ impl Tree {
             self.supply_base(state, own, has_waited)?;
         }
         if file == FileKind::Scratch {
-            let present = state.write_inode(own).map_or(0, |node| node.len());
+            let present = state.write_inode(own).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
                 return Err(no_room(state, own));
             }

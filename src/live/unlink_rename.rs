@@ -173,7 +173,7 @@ impl Tree {
             let own = own.ok_or(ENOENT)?;
             let is_unclosed = state
                 .write_inode(own)
-                .is_some_and(|node| node.is_unclosed());
+                .is_some_and(|inode| inode.is_unclosed());
             let opener = state.buffer(own).map(|buffer| buffer.opener.process);
             return Ok(match opener.filter(|_| is_unclosed) {
                 Some(process) => Source::Unclosed {

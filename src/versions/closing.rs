@@ -1,6 +1,6 @@
 //! Which buffers a close commits, and what becomes of a writer's inode after its last handle is gone.
 
-use super::inode::{Handle, Node, Unavailable, WriteInode};
+use super::inode::{Handle, Inode, Unavailable, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
@@ -27,14 +27,14 @@ impl State {
         self.flushed(ino);
         let Some((entry, process)) = self
             .write_inode(ino)
-            .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
+            .and_then(|inode| Some((inode.entry, inode.buffer.as_ref()?.opener.process)))
         else {
             return Vec::new();
         };
-        let is_its = |node: &WriteInode| {
-            node.entry == entry
-                && node.writers > 0
-                && node
+        let is_its = |inode: &WriteInode| {
+            inode.entry == entry
+                && inode.writers > 0
+                && inode
                     .buffer
                     .as_ref()
                     .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
@@ -73,12 +73,12 @@ impl State {
         let Handle::Write { ino, .. } = released else {
             return None;
         };
-        let node = self.write_inode_mut(ino)?;
-        node.writers = node.writers.saturating_sub(1);
-        if node.writers > 0 {
+        let inode = self.write_inode_mut(ino)?;
+        inode.writers = inode.writers.saturating_sub(1);
+        if inode.writers > 0 {
             return None;
         }
-        let entry = node.entry;
+        let entry = inode.entry;
         let is_scratch = self
             .entries
             .get(&entry)
@@ -104,13 +104,13 @@ impl State {
 
     /// Gives up an inode that nobody writes to and that has nothing to commit.
     fn retire(&mut self, ino: u64) {
-        let Some(node) = self.write_inode(ino) else {
+        let Some(inode) = self.write_inode(ino) else {
             return;
         };
-        if node.is_held() {
+        if inode.is_held() {
             return;
         }
-        let entry = node.entry;
+        let entry = inode.entry;
         let is_pending = self
             .entries
             .get(&entry)
@@ -123,14 +123,17 @@ impl State {
             .entries
             .get(&entry)
             .is_some_and(|entry| entry.own == Some(ino) && entry.dir_entry.is_some());
-        if !is_own && let Some(node) = self.write_inode_mut(ino) {
+        if !is_own && let Some(inode) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
-            match node.is_viewed {
-                true => node.is_read = true,
+            match inode.is_viewed {
+                true => inode.is_read = true,
                 false => {
-                    let bytes = node.bytes_held();
+                    let bytes = inode.bytes_held();
                     let gone = Err(Unavailable::Failed(libc::ESTALE));
-                    let dropped = (node.buffer.take(), std::mem::replace(&mut node.base, gone));
+                    let dropped = (
+                        inode.buffer.take(),
+                        std::mem::replace(&mut inode.base, gone),
+                    );
                     self.drop_later(dropped, bytes);
                 }
             }
@@ -140,8 +143,8 @@ impl State {
 
     /// Begins a commit of the inode, which lasts until [`end_commit`](Self::end_commit).
     pub fn begin_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits += 1;
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.commits += 1;
         }
     }
 
@@ -159,10 +162,13 @@ impl State {
 
     /// Ends a commit that [`close`](Self::close) or [`release`](Self::release) began.
     pub fn end_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits = node.commits.saturating_sub(1);
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.commits = inode.commits.saturating_sub(1);
         }
-        if self.write_inode(ino).is_some_and(|node| node.writers == 0) {
+        if self
+            .write_inode(ino)
+            .is_some_and(|inode| inode.writers == 0)
+        {
             self.retire(ino);
         }
     }
@@ -170,21 +176,21 @@ impl State {
     /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
     /// the order of opening.
     pub(super) fn resume_commits(&mut self) -> Vec<u64> {
-        let is_left = |node: &Node| match node {
-            Node::Write(node) => {
-                node.writers == 0
+        let is_left = |inode: &Inode| match inode {
+            Inode::Write(inode) => {
+                inode.writers == 0
                     && !self
                         .entries
-                        .get(&node.entry)
+                        .get(&inode.entry)
                         .is_some_and(|entry| entry.is_scratch)
-                    && node.buffer.as_ref().is_some_and(|buffer| {
+                    && inode.buffer.as_ref().is_some_and(|buffer| {
                         buffer.is_touched() && buffer.is_closed && !buffer.is_killed
                     })
             }
-            Node::Version(_) => false,
+            Inode::Version(_) => false,
         };
-        let nodes = self.nodes.iter().filter(|(_, node)| is_left(node));
-        let mut left: Vec<u64> = nodes.map(|(ino, _)| *ino).collect();
+        let inodes = self.inodes.iter().filter(|(_, inode)| is_left(inode));
+        let mut left: Vec<u64> = inodes.map(|(ino, _)| *ino).collect();
         left.sort_unstable();
         left.iter().for_each(|ino| self.begin_commit(*ino));
         left

@@ -28,7 +28,7 @@ pub struct Entry {
     /// The modification time that was set for the content with this fingerprint.
     pub mtime: Option<(u64, SystemTime)>,
     /// How many inodes belong to it.
-    pub(super) nodes: u32,
+    pub(super) inodes: u32,
 }
 
 impl Entry {

@@ -20,7 +20,7 @@ pub struct Version {
 
 /// An inode.
 #[derive(Debug)]
-pub enum Node {
+pub enum Inode {
     /// An inode that readers share.
     Version(Version),
     /// An inode of one writer.

@@ -32,7 +32,7 @@ mod writers;
 
 pub use entry::Entry;
 pub use epoch::KernelNames;
-pub use inode::{Buffer, Handle, Node, Opener, Unavailable, Version, WriteInode};
+pub use inode::{Buffer, Handle, Inode, Opener, Unavailable, Version, WriteInode};
 pub use journal::Journal;
 pub use log::Log;
 pub use record::{Record, Timestamp};

@@ -2,7 +2,7 @@
 
 use super::DirEntry;
 use super::entry::Entry;
-use super::inode::{Node, Opener, WriteInode};
+use super::inode::{Inode, Opener, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
@@ -26,8 +26,8 @@ impl State {
     /// How many bytes scratch files hold together.
     pub fn scratch_bytes(&self) -> usize {
         let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
-        let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
-        nodes.map(WriteInode::len).sum()
+        let inodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
+        inodes.map(WriteInode::len).sum()
     }
 
     /// The number that `stat` and a listing show for a name.
@@ -65,7 +65,7 @@ impl State {
                 pending: None,
                 is_scratch: false,
                 mtime: None,
-                nodes: 0,
+                inodes: 0,
             },
         );
         self.record_entry(number);
@@ -270,16 +270,16 @@ impl State {
 
     /// The inode of this file that the process has written to and not closed; the newest if there are several.
     pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
-        let inodes = self.nodes.iter().filter(|(_, node)| match node {
-            Node::Write(node) => {
-                node.entry == entry
-                    && node.is_unclosed()
-                    && node
+        let inodes = self.inodes.iter().filter(|(_, inode)| match inode {
+            Inode::Write(inode) => {
+                inode.entry == entry
+                    && inode.is_unclosed()
+                    && inode
                         .buffer
                         .as_ref()
                         .is_some_and(|buffer| buffer.opener.process == process)
             }
-            Node::Version(_) => false,
+            Inode::Version(_) => false,
         });
         inodes.map(|(ino, _)| *ino).max()
     }
@@ -290,11 +290,11 @@ impl State {
         let Some(entry) = self.named(dir_entry) else {
             return;
         };
-        let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
-            Node::Write(node) if node.entry == entry && node.is_held() => {
-                let buffer = node.buffer.as_ref()?;
+        let writers = self.inodes.iter().filter_map(|(ino, inode)| match inode {
+            Inode::Write(inode) if inode.entry == entry && inode.is_held() => {
+                let buffer = inode.buffer.as_ref()?;
                 // If the open made the file, a child that inherited the descriptor may still write to it.
-                let is_new = node.base.as_ref().map_or(true, SecretValue::is_empty);
+                let is_new = inode.base.as_ref().map_or(true, SecretValue::is_empty);
                 let is_open = !buffer.is_closed || (is_new && buffer.changes == 0);
                 let is_wanted = !buffer.is_killed && (is_open || buffer.is_touched());
                 is_wanted.then_some((*ino, buffer.opener.process, buffer.is_unknown()))

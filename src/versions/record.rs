@@ -45,7 +45,7 @@ pub enum Record {
         base: Option<SecretValue>,
     },
     /// An inode that nothing needs any more.
-    NodeGone(u64),
+    InodeGone(u64),
     /// A writer's buffer, without its bytes.
     Buffer(BufferRecord),
     /// Bytes written into a buffer.
@@ -136,7 +136,7 @@ impl EntryRecord {
             pending: self.pending.map(Process::from),
             is_scratch: self.is_scratch,
             mtime: self.mtime.map(|(fingerprint, at)| (fingerprint, at.into())),
-            nodes: 0,
+            inodes: 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Turns a state into records, and records into a state.
 
-use super::inode::{Buffer, Handle, Node, Unavailable, Version, WriteInode};
+use super::inode::{Buffer, Handle, Inode, Unavailable, Version, WriteInode};
 use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::SecretBuffer;
@@ -36,14 +36,14 @@ impl Restored {
     /// Ends the reading, and finds unfinished commits.
     pub fn finish(&mut self) {
         let state = &mut self.state;
-        let inodes: Vec<u64> = state.nodes.keys().copied().collect();
+        let inodes: Vec<u64> = state.inodes.keys().copied().collect();
         for ino in inodes {
             // How many lookups of it the kernel counts is not known.
             state.restored(ino);
             let entry = state.entry_of(ino);
             if !entry.is_some_and(|entry| state.entries.contains_key(&entry)) {
                 tracing::error!("the journal has an inode without a file");
-                state.nodes.remove(&ino);
+                state.inodes.remove(&ino);
             }
         }
         self.unfinished = state.resume_commits();
@@ -74,19 +74,19 @@ impl State {
                     mtime: mtime.into(),
                     changed_at: changed_at.into(),
                 };
-                self.add_node(ino, entry, Node::Version(version));
+                self.add_inode(ino, entry, Inode::Version(version));
             }
             Record::WriteInode { ino, entry, base } => {
                 self.next_after(ino);
                 self.put_write_inode(ino, entry, base.ok_or(Unavailable::Unknown));
             }
-            Record::NodeGone(ino) => {
+            Record::InodeGone(ino) => {
                 if let Some(entry) = self.entry_of(ino)
                     && let Some(entry) = self.entries.get_mut(&entry)
                 {
-                    entry.nodes = entry.nodes.saturating_sub(1);
+                    entry.inodes = entry.inodes.saturating_sub(1);
                 }
-                self.nodes.remove(&ino);
+                self.inodes.remove(&ino);
             }
             Record::Buffer(buffer) => self.apply_buffer(buffer),
             Record::Write { ino, at, bytes } => self.apply_write(ino, at as usize, &bytes),
@@ -99,9 +99,9 @@ impl State {
             }
             Record::HandleGone(number) => {
                 if let Some(Handle::Write { ino, .. }) = self.handles.remove(&number)
-                    && let Some(node) = self.write_inode_mut(ino)
+                    && let Some(inode) = self.write_inode_mut(ino)
                 {
-                    node.writers = node.writers.saturating_sub(1);
+                    inode.writers = inode.writers.saturating_sub(1);
                 }
             }
             Record::Wrote {
@@ -137,7 +137,7 @@ impl State {
         let number = record.number;
         self.unname(number);
         let mut entry = record.into_entry();
-        entry.nodes = self.entries.get(&number).map_or(0, |entry| entry.nodes);
+        entry.inodes = self.entries.get(&number).map_or(0, |entry| entry.inodes);
         if let Some(dir_entry) = entry.dir_entry.clone() {
             match entry.pending {
                 Some(_) => self.pending.entry(dir_entry).or_default().push(number),
@@ -149,19 +149,19 @@ impl State {
 
     fn apply_buffer(&mut self, record: BufferRecord) {
         let opener = record.opener();
-        let Some(node) = self.write_inode_mut(record.ino) else {
+        let Some(inode) = self.write_inode_mut(record.ino) else {
             return;
         };
-        let data = || match &node.base {
+        let data = || match &inode.base {
             Ok(base) => Ok(SecretBuffer::new(base.as_bytes())),
             Err(missing) => Err(*missing),
         };
-        let data = match node.buffer.take() {
+        let data = match inode.buffer.take() {
             Some(buffer) => (buffer.data, buffer.synced),
             None => (data(), None),
         };
         let synced = data.1.filter(|_| record.changes != record.committed);
-        node.buffer = Some(Buffer {
+        inode.buffer = Some(Buffer {
             data: data.0,
             changes: record.changes,
             committed: record.committed,
@@ -177,7 +177,7 @@ impl State {
     fn apply_write(&mut self, ino: u64, at: usize, bytes: &SecretBuffer) {
         if let Some(buffer) = self
             .write_inode_mut(ino)
-            .and_then(|node| node.buffer.as_mut())
+            .and_then(|inode| inode.buffer.as_mut())
         {
             match &mut buffer.data {
                 Ok(data) => {
@@ -198,16 +198,16 @@ impl State {
             .extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
         let vanished = self.entries.iter().filter(|(_, entry)| entry.has_vanished);
         records.extend(vanished.map(|(number, _)| Record::Vanished(*number)));
-        for (ino, node) in &self.nodes {
-            match node {
-                Node::Version(version) => records.push(Record::Version {
+        for (ino, inode) in &self.inodes {
+            match inode {
+                Inode::Version(version) => records.push(Record::Version {
                     ino: *ino,
                     entry: version.entry,
                     value: version.value.clone(),
                     mtime: version.mtime.into(),
                     changed_at: version.changed_at.into(),
                 }),
-                Node::Write(node) => write_inode(*ino, node, &mut records),
+                Inode::Write(inode) => write_inode(*ino, inode, &mut records),
             }
         }
         for (number, handle) in &self.handles {
@@ -235,17 +235,17 @@ impl State {
     }
 }
 
-fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
+fn write_inode(ino: u64, inode: &WriteInode, records: &mut Vec<Record>) {
     records.push(Record::WriteInode {
         ino,
-        entry: node.entry,
-        base: node.base.clone().ok(),
+        entry: inode.entry,
+        base: inode.base.clone().ok(),
     });
-    let Some(buffer) = &node.buffer else {
+    let Some(buffer) = &inode.buffer else {
         return;
     };
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
-    if node.is_viewed {
+    if inode.is_viewed {
         records.push(Record::Viewed(ino));
     }
     let holds = |bytes: &SecretBuffer, records: &mut Vec<Record>| {

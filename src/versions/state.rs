@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use lru::LruCache;
 
 use super::entry::Entry;
-use super::inode::{Handle, Node, Version};
+use super::inode::{Handle, Inode, Version};
 use super::lookups::Lookups;
 use super::record::{EntryRecord, Record};
 use super::retries::{self, Retries, Retry};
@@ -32,7 +32,7 @@ pub struct State {
     /// Names that everybody sees and that have an inode.
     pub(super) names: HashMap<DirEntry, u64>,
     pub(super) pending: HashMap<DirEntry, Vec<u64>>,
-    pub(super) nodes: HashMap<u64, Node>,
+    pub(super) inodes: HashMap<u64, Inode>,
     /// The scratch files among the entries.
     pub(super) scratch: BTreeSet<u64>,
     lookups: Lookups,
@@ -53,10 +53,10 @@ const LARGE: usize = 256 * 1024;
 /// About how many bytes a record takes, without those of a value.
 const RECORD: usize = 64;
 
-fn size_of_node(node: &Node) -> usize {
-    match node {
-        Node::Version(version) => RECORD + version.value.len(),
-        Node::Write(node) => 3 * RECORD + node.bytes_held(),
+fn size_of_inode(inode: &Inode) -> usize {
+    match inode {
+        Inode::Version(version) => RECORD + version.value.len(),
+        Inode::Write(inode) => 3 * RECORD + inode.bytes_held(),
     }
 }
 
@@ -67,7 +67,7 @@ impl State {
             entries: HashMap::new(),
             names: HashMap::new(),
             pending: HashMap::new(),
-            nodes: HashMap::new(),
+            inodes: HashMap::new(),
             scratch: BTreeSet::new(),
             lookups: Lookups::default(),
             promises: LruCache::new(MAX_PROMISES),
@@ -82,7 +82,7 @@ impl State {
     /// About how many bytes the [checkpoint](Self::checkpoint) takes.
     pub fn size(&self) -> u64 {
         let few = self.entries.len() + self.promises.len() + self.handles.len();
-        (few * RECORD + self.nodes.values().map(size_of_node).sum::<usize>()) as u64
+        (few * RECORD + self.inodes.values().map(size_of_inode).sum::<usize>()) as u64
     }
 
     /// What was dropped since the last call and takes long to free: zeroing and unmapping some MiB takes milliseconds. The
@@ -164,7 +164,7 @@ impl State {
         self.change_entry(entry, |entry| entry.mtime = Some((fingerprint, mtime)));
         let current = self.entries.get(&entry).and_then(|entry| entry.current);
         if let Some(ino) = current
-            && let Some(Node::Version(version)) = self.nodes.get_mut(&ino)
+            && let Some(Inode::Version(version)) = self.inodes.get_mut(&ino)
             && version.value.fingerprint() == fingerprint
         {
             version.mtime = mtime;
@@ -175,15 +175,15 @@ impl State {
     // Inodes.
 
     /// An inode.
-    pub fn node(&self, ino: u64) -> Option<&Node> {
-        self.nodes.get(&ino)
+    pub fn inode(&self, ino: u64) -> Option<&Inode> {
+        self.inodes.get(&ino)
     }
 
     /// The file that an inode belongs to.
     pub fn entry_of(&self, ino: u64) -> Option<u64> {
-        Some(match self.nodes.get(&ino)? {
-            Node::Version(version) => version.entry,
-            Node::Write(node) => node.entry,
+        Some(match self.inodes.get(&ino)? {
+            Inode::Version(version) => version.entry,
+            Inode::Write(inode) => inode.entry,
         })
     }
 
@@ -193,10 +193,10 @@ impl State {
         Some(&self.entries.get(&entry)?.last)
     }
 
-    pub(super) fn add_node(&mut self, ino: u64, entry: u64, node: Node) {
-        self.nodes.insert(ino, node);
+    pub(super) fn add_inode(&mut self, ino: u64, entry: u64, inode: Inode) {
+        self.inodes.insert(ino, inode);
         if let Some(entry) = self.entries.get_mut(&entry) {
-            entry.nodes += 1;
+            entry.inodes += 1;
         }
     }
 
@@ -210,7 +210,7 @@ impl State {
         let entry = self.entry_at(dir_entry);
         let current = self.entries.get(&entry).and_then(|entry| entry.current);
         if let Some(ino) = current
-            && let Some(Node::Version(version)) = self.nodes.get(&ino)
+            && let Some(Inode::Version(version)) = self.inodes.get(&ino)
             && version.value == *value
         {
             return ino;
@@ -231,7 +231,7 @@ impl State {
             mtime: version.mtime.into(),
             changed_at: changed_at.into(),
         });
-        self.add_node(ino, entry, Node::Version(version));
+        self.add_inode(ino, entry, Inode::Version(version));
         self.change_entry(entry, |entry| entry.current = Some(ino));
         if let Some(old) = current {
             self.drop_if_unused(old);
@@ -266,7 +266,7 @@ impl State {
 
     /// Counts a lookup of an inode that is answered.
     pub fn count_lookup(&mut self, ino: u64) {
-        if self.nodes.contains_key(&ino) {
+        if self.inodes.contains_key(&ino) {
             self.lookups.add(ino);
         }
     }
@@ -297,8 +297,8 @@ impl State {
         let Some(number) = self.entry_of(ino) else {
             return;
         };
-        let is_held = match self.nodes.get(&ino) {
-            Some(Node::Write(node)) => node.is_held(),
+        let is_held = match self.inodes.get(&ino) {
+            Some(Inode::Write(inode)) => inode.is_held(),
             _ => false,
         };
         let is_own = |entry: &Entry| {
@@ -308,14 +308,14 @@ impl State {
         if is_held || self.entries.get(&number).is_some_and(is_own) {
             return;
         }
-        if let Some(node) = self.nodes.remove(&ino) {
-            let bytes = size_of_node(&node);
-            self.drop_later(node, bytes);
+        if let Some(inode) = self.inodes.remove(&ino) {
+            let bytes = size_of_inode(&inode);
+            self.drop_later(inode, bytes);
         }
         self.lookups.remove(ino);
-        self.record(Record::NodeGone(ino));
+        self.record(Record::InodeGone(ino));
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.nodes = entry.nodes.saturating_sub(1);
+            entry.inodes = entry.inodes.saturating_sub(1);
             if entry.current == Some(ino) {
                 entry.current = None;
             }
@@ -343,7 +343,7 @@ impl State {
             return;
         };
         let keeps_time = entry.mtime.is_some() && entry.dir_entry.is_some();
-        if entry.nodes > 0 || entry.pending.is_some() || keeps_time {
+        if entry.inodes > 0 || entry.pending.is_some() || keeps_time {
             return;
         }
         if let Some(dir_entry) = &entry.dir_entry

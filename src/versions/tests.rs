@@ -94,7 +94,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     check(&mut state, "an unlinked scratch file");
     state.release(handle, |_| true);
     check(&mut state, "gone");
-    assert!(state.node(scratch).is_none());
+    assert!(state.inode(scratch).is_none());
     state.ask_to_retry(5, &dir_entry("A"), true);
     let promise = state.promise(&dir_entry("D"));
     check(&mut state, "a retry and a promise");
@@ -117,7 +117,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     check(&mut state, "its end");
     state.forget(a, 1);
     assert!(
-        state.node(a).is_none(),
+        state.inode(a).is_none(),
         "a version that the kernel has forgotten and no name leads to"
     );
 }
@@ -252,7 +252,7 @@ fn samples() -> Vec<Record> {
             entry: 9,
             base: Some(SecretValue::new("base")),
         },
-        Record::NodeGone(4),
+        Record::InodeGone(4),
         Record::Write {
             ino: 3,
             at: 300,
@@ -318,7 +318,7 @@ fn an_inode_that_the_kernel_is_just_looking_up_anew_outlives_the_forget_of_earli
     next.count_lookup(version);
     next.count_lookup(version);
     next.forget(version, 7);
-    assert!(next.node(version).is_some());
+    assert!(next.inode(version).is_some());
     // In time, inodes of earlier servers go, or they would add up.
     for n in 0..5000 {
         let dir_entry = DirEntry::new(2, &format!("F{n}"));
@@ -326,5 +326,5 @@ fn an_inode_that_the_kernel_is_just_looking_up_anew_outlives_the_forget_of_earli
         next.restored(other);
         next.forget(other, 1);
     }
-    assert!(next.node(version).is_none());
+    assert!(next.inode(version).is_none());
 }

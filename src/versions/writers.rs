@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::inode::{Buffer, Handle, Node, Opener, Unavailable, WriteInode};
+use super::inode::{Buffer, Handle, Inode, Opener, Unavailable, WriteInode};
 use super::record::{BufferRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::{SecretBuffer, SecretValue};
@@ -10,16 +10,16 @@ use crate::secret::{SecretBuffer, SecretValue};
 impl State {
     /// A writer's inode.
     pub fn write_inode(&self, ino: u64) -> Option<&WriteInode> {
-        match self.nodes.get(&ino)? {
-            Node::Write(node) => Some(node),
-            Node::Version(_) => None,
+        match self.inodes.get(&ino)? {
+            Inode::Write(inode) => Some(inode),
+            Inode::Version(_) => None,
         }
     }
 
     pub(super) fn write_inode_mut(&mut self, ino: u64) -> Option<&mut WriteInode> {
-        match self.nodes.get_mut(&ino)? {
-            Node::Write(node) => Some(node),
-            Node::Version(_) => None,
+        match self.inodes.get_mut(&ino)? {
+            Inode::Write(inode) => Some(inode),
+            Inode::Version(_) => None,
         }
     }
 
@@ -50,7 +50,7 @@ impl State {
         entry: u64,
         base: Result<SecretValue, Unavailable>,
     ) {
-        let node = WriteInode {
+        let inode = WriteInode {
             entry,
             base,
             buffer: None,
@@ -60,22 +60,22 @@ impl State {
             is_viewed: false,
             changed_at: SystemTime::now(),
         };
-        self.add_node(ino, entry, Node::Write(node));
+        self.add_inode(ino, entry, Inode::Write(inode));
     }
 
     /// An inode without a buffer is opened to read what its file held.
     pub fn read_base(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.is_read = true;
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.is_read = true;
         }
     }
 
     /// An inode with a buffer is opened to read.
     pub fn view(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino)
-            && !node.is_viewed
+        if let Some(inode) = self.write_inode_mut(ino)
+            && !inode.is_viewed
         {
-            node.is_viewed = true;
+            inode.is_viewed = true;
             self.record(Record::Viewed(ino));
         }
     }
@@ -83,13 +83,13 @@ impl State {
     // Buffers.
 
     pub(super) fn start_buffer(&mut self, ino: u64, opener: &Opener) {
-        let Some(node) = self.write_inode_mut(ino) else {
+        let Some(inode) = self.write_inode_mut(ino) else {
             return;
         };
-        match &mut node.buffer {
+        match &mut inode.buffer {
             None => {
-                node.buffer = Some(Buffer {
-                    data: node
+                inode.buffer = Some(Buffer {
+                    data: inode
                         .base
                         .as_ref()
                         .map(|base| SecretBuffer::new(base.as_bytes()))
@@ -105,7 +105,7 @@ impl State {
                 });
             }
             // Nobody else has it open to write, so it belongs to this opener from now on.
-            Some(buffer) if buffer.is_closed || buffer.is_killed || node.writers == 0 => {
+            Some(buffer) if buffer.is_closed || buffer.is_killed || inode.writers == 0 => {
                 buffer.opener = opener.clone();
                 buffer.is_flushed = false;
                 buffer.is_closed = false;
@@ -160,9 +160,9 @@ impl State {
 
     pub(super) fn put_handle(&mut self, number: u64, handle: Handle) {
         if let Handle::Write { ino, .. } = handle
-            && let Some(node) = self.write_inode_mut(ino)
+            && let Some(inode) = self.write_inode_mut(ino)
         {
-            node.writers += 1;
+            inode.writers += 1;
         }
         self.handles.insert(number, handle);
     }
@@ -199,11 +199,11 @@ impl State {
     /// Sets what a writer's file held, which was not known at its open. A buffer that was truncated to nothing before
     /// keeps what was written since.
     pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Unavailable>) {
-        let Some(node) = self.write_inode_mut(ino) else {
+        let Some(inode) = self.write_inode_mut(ino) else {
             return;
         };
-        node.base = base.clone();
-        let is_missing = node
+        inode.base = base.clone();
+        let is_missing = inode
             .buffer
             .as_ref()
             .is_some_and(|buffer| buffer.data.is_err());
@@ -237,14 +237,14 @@ impl State {
     }
 
     pub(super) fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
-        if let Some(node) = self.write_inode_mut(ino)
-            && let Some(buffer) = &mut node.buffer
+        if let Some(inode) = self.write_inode_mut(ino)
+            && let Some(buffer) = &mut inode.buffer
             && let Ok(data) = &mut buffer.data
         {
             data.write_at(at, bytes);
             buffer.changes += 1;
             buffer.is_flushed = false;
-            node.changed_at = SystemTime::now();
+            inode.changed_at = SystemTime::now();
             let bytes = SecretBuffer::new(bytes);
             self.record(Record::Write {
                 ino,
@@ -269,8 +269,8 @@ impl State {
         }
         buffer.changes += 1;
         buffer.is_flushed = false;
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.changed_at = SystemTime::now();
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.changed_at = SystemTime::now();
         }
         self.record(Record::SetLen {
             ino,
