@@ -67,7 +67,7 @@ impl Tree {
         let inode = state.write_inode(state.written_by(handle)?)?;
         let buffer = inode.buffer.as_ref()?;
         let entry = state.entry(inode.entry)?;
-        if !buffer.is_touched() || buffer.is_killed || entry.is_scratch {
+        if !buffer.is_dirty() || buffer.is_killed || entry.is_scratch {
             return None;
         }
         let dir_entry = entry.dir_entry.clone()?;

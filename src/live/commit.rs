@@ -249,7 +249,7 @@ impl Tree {
         let Some(Inode::Write(inode)) = state.inode(ino) else {
             return (Begun::Nothing, 0);
         };
-        let Some(buffer) = inode.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
+        let Some(buffer) = inode.buffer.as_ref().filter(|buffer| buffer.is_dirty()) else {
             return (
                 Begun::Nothing,
                 inode.buffer.as_ref().map_or(0, |buffer| buffer.changes),
@@ -327,7 +327,7 @@ impl Tree {
                             && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
                                 self.layout.dir(ready.dir_entry.dir)
                         {
-                            self.layout.touch(dir);
+                            self.layout.mark_changed(dir);
                         }
                         state.publish(entry, &ready.dir_entry);
                         if let Some(mtime) = mtime {

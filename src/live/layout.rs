@@ -324,7 +324,7 @@ impl Layout {
     }
 
     /// The names in a folder have changed.
-    pub(super) fn touch(&self, dir: &DirKind) {
+    pub(super) fn mark_changed(&self, dir: &DirKind) {
         for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
             *folder.changed_at.lock() = SystemTime::now();
         }

@@ -320,7 +320,7 @@ impl Tree {
         let names_differ =
             |changed: &Changed| before.has(&changed.name) != changes.snapshot.has(&changed.name);
         if changes.any || changes.keys.iter().any(names_differ) {
-            self.layout.touch(&layout::DirKind::Secrets);
+            self.layout.mark_changed(&layout::DirKind::Secrets);
         }
         self.changed();
     }

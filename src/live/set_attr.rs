@@ -99,7 +99,7 @@ impl Tree {
                     .entry(inode.entry)
                     .is_some_and(|entry| entry.is_scratch);
                 match &inode.buffer {
-                    Some(buffer) if is_scratch || buffer.is_touched() => {
+                    Some(buffer) if is_scratch || buffer.is_dirty() => {
                         return state.set_buffer_mtime(ino, mtime);
                     }
                     // There is no uncommitted write, so the time of the present content is set (`touch`).

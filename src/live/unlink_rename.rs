@@ -69,7 +69,7 @@ impl Tree {
         state.unlink(&dir_entry);
         drop(state);
         if let Some(dir @ (DirKind::Hardware | DirKind::Config)) = self.layout.dir(parent) {
-            self.layout.touch(dir);
+            self.layout.mark_changed(dir);
         }
         if matches!(file, FileKind::Price(_) | FileKind::PriceTable) {
             self.journal_prices();
@@ -334,7 +334,7 @@ impl Tree {
         }
         match is_pending {
             true => state.move_pending(entry, to),
-            false => state.pend(entry, to, own, process),
+            false => state.make_pending(entry, to, own, process),
         }
         let Some(buffer) = state.buffer(own) else {
             return Ok(());
@@ -387,7 +387,7 @@ impl Tree {
         }
         self.state().rename(from, to);
         if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
-            self.layout.touch(dir);
+            self.layout.mark_changed(dir);
         }
         Ok(())
     }

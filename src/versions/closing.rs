@@ -56,11 +56,11 @@ impl State {
                 self.record_buffer(*ino);
             }
         }
-        let is_touched = |ino: &u64| {
+        let is_dirty = |ino: &u64| {
             self.buffer(*ino)
-                .is_some_and(|b| b.is_touched() && !b.is_killed)
+                .is_some_and(|b| b.is_dirty() && !b.is_killed)
         };
-        closed.retain(is_touched);
+        closed.retain(is_dirty);
         closed.iter().for_each(|ino| self.begin_commit(*ino));
         closed
     }
@@ -85,7 +85,7 @@ impl State {
             .is_some_and(|entry| entry.is_scratch);
         // An opener that is gone and never closed was killed while its close was on the way.
         let is_left = self.buffer(ino).is_some_and(|buffer| {
-            buffer.is_touched()
+            buffer.is_dirty()
                 && !buffer.is_killed
                 && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
         });
@@ -184,7 +184,7 @@ impl State {
                         .get(&inode.entry)
                         .is_some_and(|entry| entry.is_scratch)
                     && inode.buffer.as_ref().is_some_and(|buffer| {
-                        buffer.is_touched() && buffer.is_closed && !buffer.is_killed
+                        buffer.is_dirty() && buffer.is_closed && !buffer.is_killed
                     })
             }
             Inode::Version(_) => false,

@@ -73,7 +73,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// Whether it has changes that are not committed.
-    pub fn is_touched(&self) -> bool {
+    pub fn is_dirty(&self) -> bool {
         self.changes != self.committed
     }
 
@@ -139,7 +139,7 @@ impl WriteInode {
             && self
                 .buffer
                 .as_ref()
-                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_touched())
+                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_dirty())
     }
 }
 

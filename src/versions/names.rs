@@ -113,10 +113,10 @@ impl State {
     pub fn create(&mut self, dir_entry: &DirEntry, maker: &Opener) -> u64 {
         let entry = self.new_entry(dir_entry);
         let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
-        self.pend(entry, dir_entry, ino, maker.process);
+        self.make_pending(entry, dir_entry, ino, maker.process);
         self.start_buffer(ino, maker);
         // An empty file that is created and closed is a value, too.
-        self.touch(ino);
+        self.mark_dirty(ino);
         ino
     }
 
@@ -137,7 +137,7 @@ impl State {
     }
 
     /// Makes a file pending: from now on only this process sees it.
-    pub fn pend(&mut self, entry: u64, dir_entry: &DirEntry, own: u64, process: Process) {
+    pub fn make_pending(&mut self, entry: u64, dir_entry: &DirEntry, own: u64, process: Process) {
         self.leave_name(entry);
         self.pending
             .entry(dir_entry.clone())
@@ -296,7 +296,7 @@ impl State {
                 // If the open made the file, a child that inherited the descriptor may still write to it.
                 let is_new = inode.base.as_ref().map_or(true, SecretValue::is_empty);
                 let is_open = !buffer.is_closed || (is_new && buffer.changes == 0);
-                let is_wanted = !buffer.is_killed && (is_open || buffer.is_touched());
+                let is_wanted = !buffer.is_killed && (is_open || buffer.is_dirty());
                 is_wanted.then_some((*ino, buffer.opener.process, buffer.is_unknown()))
             }
             _ => None,
@@ -307,7 +307,7 @@ impl State {
             self.supply_base(*ino, Ok(SecretValue::new("")));
         }
         match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
-            Some((own, process, _)) => self.pend(entry, dir_entry, own, process),
+            Some((own, process, _)) => self.make_pending(entry, dir_entry, own, process),
             None => {
                 self.unlink(dir_entry);
                 if let Some(known) = self.entries.get_mut(&entry) {

@@ -136,7 +136,7 @@ impl State {
             if self.buffer(ino).is_some_and(Buffer::is_unknown) {
                 self.supply_base(ino, Ok(SecretValue::new("")));
             }
-            self.pend(entry, &dir_entry, ino, opener.process);
+            self.make_pending(entry, &dir_entry, ino, opener.process);
         }
         let handle = Handle::Write {
             ino,
@@ -189,7 +189,7 @@ impl State {
         }
     }
 
-    pub(super) fn touch(&mut self, ino: u64) {
+    pub(super) fn mark_dirty(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.changes += 1;
             self.record_buffer(ino);
@@ -291,7 +291,7 @@ impl State {
     /// Remembers what a buffer holds at fsync, so that a rename can commit it at once.
     pub fn sync(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino)
-            && buffer.is_touched()
+            && buffer.is_dirty()
             && let Ok(data) = &buffer.data
         {
             buffer.synced = Some(SecretBuffer::new(data.as_bytes()));
