@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::requests::Inner;
+use super::requests::Dispatcher;
 use crate::live::Commits;
 
 /// How long the end of a mount waits for the last writes.
@@ -17,7 +17,7 @@ const MIN_AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Finishes the writes under way when the mount ends.
 #[derive(Clone)]
-pub struct Drain(pub(super) Arc<Inner>);
+pub struct Drain(pub(super) Arc<Dispatcher>);
 
 impl Drain {
     /// Sets the session's device, through which the epoch and some answers go past fuser.

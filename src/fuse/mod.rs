@@ -1,8 +1,8 @@
 //! Turns fuser's calls into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
 //!
 //! One thread reads requests and never waits. A request that may wait goes to another thread, or is parked until a provider
-//! has answered. Each operation begins with `Inner::begin`, which adds the caller and refuses a request on which servers
-//! crashed; `Inner::ask` also asks the tree and answers, and parks the request if the answer is not there yet.
+//! has answered. Each operation begins with `Dispatcher::begin`, which adds the caller and refuses a request on which servers
+//! crashed; `Dispatcher::ask` also asks the tree and answers, and parks the request if the answer is not there yet.
 
 mod convert;
 mod drain;
@@ -33,12 +33,12 @@ use crate::process::heartbeat::HeartbeatPage;
 use convert::{file_type, open_flags, system_time, utf8};
 pub use drain::Drain;
 use reply::xattr_reply;
-use requests::Inner;
+use requests::Dispatcher;
 
 pub use read_buffer::Allocator;
 
 /// The filesystem: fuser calls it for each request.
-pub struct Fs(Arc<Inner>);
+pub struct Fs(Arc<Dispatcher>);
 
 impl Fs {
     /// The filesystem over a tree. With a heartbeat page, each thread writes there which request it works on.
@@ -46,7 +46,7 @@ impl Fs {
     /// # Errors
     /// A thread could not be started.
     pub(crate) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inner::new(tree, heartbeat)?)))
+        Ok(Self(Arc::new(Dispatcher::new(tree, heartbeat)?)))
     }
 
     /// A handle that finishes this filesystem's writes.

@@ -23,7 +23,7 @@ use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
 use crate::versions::DirEntry;
 
 /// The tree, the requests that wait for it, and the threads that work on it.
-pub(super) struct Inner {
+pub(super) struct Dispatcher {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
     /// Where the threads write which request they work on, for the next server; `None`: there is no next server.
@@ -46,7 +46,7 @@ const ERROR_OF: &str = "user.simpletuner.error.";
 /// On the heartbeat page, a commit without a request has the inode's number with this bit, which no request's number has.
 const WITHOUT_REQUEST: u64 = 1 << 62;
 
-impl Inner {
+impl Dispatcher {
     pub(super) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
         Ok(Self {
             waiting: Arc::new(Waiting::new(heartbeat)),
@@ -85,7 +85,7 @@ impl Inner {
         operation(self, caller, reply);
     }
 
-    /// As [`Inner::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
+    /// As [`Dispatcher::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
     pub(super) fn begin_named<R: Refuse>(
         self: &Arc<Self>,
         request: &Request,
@@ -119,7 +119,7 @@ impl Inner {
         });
     }
 
-    /// As [`Inner::ask`], for a request that has begun.
+    /// As [`Dispatcher::ask`], for a request that has begun.
     pub(super) fn ask_for<R: Refuse, T>(
         self: &Arc<Self>,
         caller: Caller,
