@@ -18,24 +18,24 @@ use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
 
 /// How long an answer is kept for the callers that waited for it.
-const AT_HAND: Duration = Duration::from_secs(1);
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// What providers have just answered.
 #[derive(Default)]
-pub(super) struct Answers(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
+pub(super) struct RecentLookups(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
 
-impl Answers {
+impl RecentLookups {
     pub(super) fn put(&self, name: SecretName, answer: Lookup) {
-        let mut answers = self.0.lock();
+        let mut recent_lookups = self.0.lock();
         let now = Instant::now();
-        answers.retain(|_, (at, _)| now.duration_since(*at) < AT_HAND);
-        answers.insert(name, (now, answer));
+        recent_lookups.retain(|_, (at, _)| now.duration_since(*at) < KEPT_FOR);
+        recent_lookups.insert(name, (now, answer));
     }
 
     fn get(&self, name: &SecretName) -> Option<Resolved> {
-        let answers = self.0.lock();
-        let (at, answer) = answers.get(name)?;
-        if at.elapsed() >= AT_HAND {
+        let recent_lookups = self.0.lock();
+        let (at, answer) = recent_lookups.get(name)?;
+        if at.elapsed() >= KEPT_FOR {
             return None;
         }
         Some(match answer {
@@ -115,7 +115,7 @@ impl Tree {
                 Resolved::Blocked(WaitOn::Secret(name.clone()))
             }
             // Callers that waited get what the provider has just answered, even if it may not be cached.
-            (held, Freshness::LastKnown) => match self.answers.get(name) {
+            (held, Freshness::LastKnown) => match self.recent_lookups.get(name) {
                 Some(answered) => answered,
                 None => match held.last_known() {
                     Some(version) => Resolved::Content(Content {

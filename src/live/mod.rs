@@ -200,7 +200,7 @@ pub struct Tree {
     journaled: Mutex<Journaled>,
     documents: Documents,
     /// What providers have just answered.
-    answers: content::Answers,
+    recent_lookups: content::RecentLookups,
     /// Names whose last writer is gone and whose commit may still be under way.
     settling: Mutex<HashMap<DirEntry, usize>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
@@ -276,7 +276,7 @@ impl Tree {
             checkpoint_is_due: AtomicBool::new(false),
             journaled: Mutex::new(journaled),
             documents: Documents::default(),
-            answers: content::Answers::default(),
+            recent_lookups: content::RecentLookups::default(),
             settling: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
             listings: Mutex::new(listing::Outstanding::new()),
@@ -309,7 +309,7 @@ impl Tree {
     /// Readers see something else from now on. Called after the change is in place and before it is acknowledged, from
     /// any thread.
     fn changed(&self) {
-        self.answers.clear();
+        self.recent_lookups.clear();
         self.listings_outdated();
         self.names.next_epoch();
     }
@@ -341,7 +341,7 @@ impl Tree {
             WaitOn::Secret(name) => {
                 let (tree, asked) = (self.clone(), name.clone());
                 let answered = move |answer| {
-                    tree.answers.put(asked, answer);
+                    tree.recent_lookups.put(asked, answer);
                     done();
                 };
                 self.manager.find_async(name, Box::new(answered));
