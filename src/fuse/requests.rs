@@ -276,7 +276,7 @@ impl Dispatcher {
             return reply.ok();
         }
         let inner = self.clone();
-        let settles = self.tree.begin_release(handle);
+        let releasing = self.tree.begin_release(handle);
         if let Some(page) = &self.heartbeat {
             page.mark_unanswered(caller.request);
         }
@@ -286,25 +286,25 @@ impl Dispatcher {
             if let Some(page) = &inner.heartbeat {
                 page.mark_answered(caller.request);
             }
-            inner.commit_released(commits, settles);
+            inner.commit_released(commits, releasing);
         });
     }
 
-    /// Commits writes that no close waits for. Readers of the name may wait for `settles`.
-    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<DirEntry>) {
+    /// Commits writes that no close waits for. Readers of the name may wait for `releasing`.
+    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, releasing: Option<DirEntry>) {
         let number = commits.number() | WITHOUT_REQUEST;
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
             tracing::error!("two servers crashed on a write, so it is given up");
             self.tree.give_up(&commits);
-            return self.settled(settles);
+            return self.end_release(releasing);
         }
         let inner = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
                 inner.errno("a write that no close can report", error);
             }
-            inner.settled(settles);
+            inner.end_release(releasing);
         });
         // Queued even if nothing is to be committed, so that readers are released only after the earlier closes' commits.
         let queue = self.tree.queue_of(&commits);
@@ -313,9 +313,9 @@ impl Dispatcher {
             .queue(Job::Commit(number, commits, done));
     }
 
-    fn settled(&self, settles: Option<DirEntry>) {
-        if let Some(dir_entry) = settles {
-            self.tree.settled(&dir_entry);
+    fn end_release(&self, releasing: Option<DirEntry>) {
+        if let Some(dir_entry) = releasing {
+            self.tree.end_release(&dir_entry);
             self.waiting.wake(&WaitOn::Write(dir_entry));
         }
     }

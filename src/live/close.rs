@@ -61,7 +61,7 @@ impl Tree {
     }
 
     /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
-    /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
+    /// writer, or others went on writing), readers of the name wait from now on until [`end_release`](Self::settled).
     pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
         let inode = state.write_inode(state.written_by(handle)?)?;
@@ -71,27 +71,27 @@ impl Tree {
             return None;
         }
         let dir_entry = entry.dir_entry.clone()?;
-        *self.settling.lock().entry(dir_entry.clone()).or_default() += 1;
+        *self.releasing.lock().entry(dir_entry.clone()).or_default() += 1;
         // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();
         Some(dir_entry)
     }
 
     /// Ends what [`begin_release`](Self::begin_release) began.
-    pub fn settled(&self, dir_entry: &DirEntry) {
-        let mut settling = self.settling.lock();
-        if let Some(count) = settling.get_mut(dir_entry) {
+    pub fn end_release(&self, dir_entry: &DirEntry) {
+        let mut releasing = self.releasing.lock();
+        if let Some(count) = releasing.get_mut(dir_entry) {
             *count -= 1;
             if *count == 0 {
-                settling.remove(dir_entry);
+                releasing.remove(dir_entry);
             }
         }
     }
 
     /// Whether a write of the name may still be under way although its writer's close has returned.
-    pub(super) fn is_settling(&self, dir_entry: &DirEntry) -> bool {
-        let settling = self.settling.lock();
-        !settling.is_empty() && settling.contains_key(dir_entry)
+    pub(super) fn is_releasing(&self, dir_entry: &DirEntry) -> bool {
+        let releasing = self.releasing.lock();
+        !releasing.is_empty() && releasing.contains_key(dir_entry)
     }
 
     /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run

@@ -90,7 +90,7 @@ impl Tree {
         // A caller that retries to read has waited already.
         let freshness = waited(has_waited || retry.is_some());
         let resolved = match retry {
-            None if self.is_settling(dir_entry) => {
+            None if self.is_releasing(dir_entry) => {
                 Resolved::Blocked(WaitOn::Write(dir_entry.clone()))
             }
             _ => self.resolve(file, freshness),
@@ -211,7 +211,7 @@ impl Tree {
             return Err(OpError::Errno(libc::ESTALE));
         };
         let dir_entry = promised.dir_entry;
-        if !has_waited && self.is_settling(&dir_entry) {
+        if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
         let file = self

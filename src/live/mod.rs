@@ -202,7 +202,7 @@ pub struct Tree {
     /// What providers have just answered.
     recent_lookups: content::RecentLookups,
     /// Names whose last writer is gone and whose commit may still be under way.
-    settling: Mutex<HashMap<DirEntry, usize>>,
+    releasing: Mutex<HashMap<DirEntry, usize>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
@@ -277,7 +277,7 @@ impl Tree {
             journaled: Mutex::new(journaled),
             documents: Documents::default(),
             recent_lookups: content::RecentLookups::default(),
-            settling: Mutex::default(),
+            releasing: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
             listings: Mutex::new(listing::Outstanding::new()),
             invalidated: AtomicU64::new(0),
@@ -353,7 +353,7 @@ impl Tree {
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
             // It may have been settled before this caller began to wait.
-            WaitOn::Write(dir_entry) if !self.is_settling(dir_entry) => done(),
+            WaitOn::Write(dir_entry) if !self.is_releasing(dir_entry) => done(),
             WaitOn::Write(_) => {}
         }
     }

@@ -72,8 +72,8 @@ impl Tree {
             Some(dir_entry) => {
                 let is_retrying = state.is_retrying(caller.tid, ino);
                 state.end_retries(caller.tid);
-                let is_settling = !is_retrying && self.is_settling(dir_entry);
-                if is_settling && !has_waited && !to_write(flags) {
+                let is_releasing = !is_retrying && self.is_releasing(dir_entry);
+                if is_releasing && !has_waited && !to_write(flags) {
                     return Err(OpError::Blocked(WaitOn::Write(dir_entry.clone())));
                 }
                 if has_waited && !is_retrying && matches!(state.inode(ino), Some(Inode::Version(_)))
@@ -191,7 +191,7 @@ impl Tree {
         if to_write(flags) {
             return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &file));
         }
-        if !has_waited && self.is_settling(&dir_entry) {
+        if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
         match self.resolve(&file, waited(has_waited)) {

@@ -238,8 +238,8 @@ impl Server {
     }
 
     pub fn release(&mut self, handle: u64) {
-        let settles = self.tree.begin_release(handle);
-        self.closing.push_back(Closing::Release(handle, settles));
+        let releasing = self.tree.begin_release(handle);
+        self.closing.push_back(Closing::Release(handle, releasing));
     }
 
     pub fn refuse_write(&self, handle: u64) {
@@ -335,15 +335,15 @@ impl Server {
         }
     }
 
-    fn settled(&mut self, dir_entry: Option<DirEntry>) {
+    fn end_release(&mut self, dir_entry: Option<DirEntry>) {
         if let Some(dir_entry) = dir_entry {
-            self.tree.settled(&dir_entry);
+            self.tree.end_release(&dir_entry);
             self.woken.lock().unwrap().push(WaitOn::Write(dir_entry));
         }
     }
 
-    fn commit_released(&mut self, commits: Commits, settles: Option<DirEntry>) {
-        let commit = Storing::Commit(None, commits, settles);
+    fn commit_released(&mut self, commits: Commits, releasing: Option<DirEntry>) {
+        let commit = Storing::Commit(None, commits, releasing);
         self.storing.push_back(commit);
     }
 
@@ -360,9 +360,9 @@ impl Server {
                         .push_back(Storing::Commit(Some(id), commits, None)),
                 }
             }
-            Some(Closing::Release(handle, settles)) => {
+            Some(Closing::Release(handle, releasing)) => {
                 let commits = self.tree.release(handle);
-                self.commit_released(commits, settles);
+                self.commit_released(commits, releasing);
             }
         }
         self.wake();
@@ -384,20 +384,20 @@ impl Server {
                 let reply = result.map(|()| Answer::Done).map_err(errno);
                 self.answer(id, reply);
             }
-            Some(Storing::Commit(id, commits, settles)) => {
-                let (mut all, mut ends) = (vec![commits], vec![(id, settles)]);
+            Some(Storing::Commit(id, commits, releasing)) => {
+                let (mut all, mut ends) = (vec![commits], vec![(id, releasing)]);
                 while let Some(Storing::Commit(..)) = self.storing.front()
-                    && let Some(Storing::Commit(id, commits, settles)) = self.storing.pop_front()
+                    && let Some(Storing::Commit(id, commits, releasing)) = self.storing.pop_front()
                 {
                     all.push(commits);
-                    ends.push((id, settles));
+                    ends.push((id, releasing));
                 }
                 let results = self.tree.commit(&all);
-                for ((id, settles), result) in ends.into_iter().zip(results) {
+                for ((id, releasing), result) in ends.into_iter().zip(results) {
                     if let Some(id) = id {
                         self.answer_commit(id, result);
                     }
-                    self.settled(settles);
+                    self.end_release(releasing);
                 }
             }
         }
