@@ -61,7 +61,7 @@ impl Tree {
     }
 
     /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
-    /// writer, or others went on writing), readers of the name wait from now on until [`end_release`](Self::settled).
+    /// writer, or others went on writing), readers of the name wait from now on until [`end_release`](Self::end_release).
     pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
         let inode = state.write_inode(state.written_by(handle)?)?;
