@@ -85,16 +85,21 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0
-            .begin_named(request, name, ENOENT, reply, |fs, caller, name, reply| {
-                fs.ask_for(
+        self.0.begin_named(
+            request,
+            name,
+            ENOENT,
+            reply,
+            |dispatcher, caller, name, reply| {
+                dispatcher.ask_for(
                     caller,
                     "lookup",
                     reply,
                     move |tree, caller, waited| tree.lookup(caller, parent.0, &name, waited),
-                    move |fs, reply, found| fs.entry(&caller, &found, reply),
+                    move |dispatcher, reply, found| dispatcher.entry(&caller, &found, reply),
                 );
-            });
+            },
+        );
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
@@ -108,7 +113,9 @@ impl Filesystem for Fs {
             reply,
             move |tree, caller, waited| tree.attr(caller, ino.0, waited),
             // `stat` shows the file's number, which a new value keeps, not the inode's.
-            |fs, reply, attr| reply.attr(&attr.valid, &fs.file_attr(attr.ino, &attr)),
+            |dispatcher, reply, attr| {
+                reply.attr(&attr.valid, &dispatcher.file_attr(attr.ino, &attr))
+            },
         );
     }
 
@@ -137,8 +144,8 @@ impl Filesystem for Fs {
             size,
             mtime: mtime.map(system_time),
         };
-        self.0.begin(request, reply, |fs, caller, reply| {
-            fs.set_attr(caller, ino.0, handle.map(u64::from), change, reply);
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.set_attr(caller, ino.0, handle.map(u64::from), change, reply);
         });
     }
 
@@ -152,28 +159,33 @@ impl Filesystem for Fs {
         _: u32,
         reply: ReplyEntry,
     ) {
-        self.0.begin(request, reply, |fs, caller, reply| {
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
             if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
                 return reply.error(Errno::EPERM);
             }
             let Some(name) = utf8(name) else {
                 return reply.error(Errno::EINVAL);
             };
-            let result = fs.tree.mknod(&caller, parent.0, &name);
-            fs.answer("mknod", result, reply, |reply, found| {
-                fs.entry(&caller, &found, reply);
+            let result = dispatcher.tree.mknod(&caller, parent.0, &name);
+            dispatcher.answer("mknod", result, reply, |reply, found| {
+                dispatcher.entry(&caller, &found, reply);
             });
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0
-            .begin_named(request, name, ENOENT, reply, |fs, caller, name, reply| {
-                let queue = fs.tree.queue_of_names(parent.0, &[&name]);
-                fs.work(&caller, "unlink", queue, reply, move |tree| {
+        self.0.begin_named(
+            request,
+            name,
+            ENOENT,
+            reply,
+            |dispatcher, caller, name, reply| {
+                let queue = dispatcher.tree.queue_of_names(parent.0, &[&name]);
+                dispatcher.work(&caller, "unlink", queue, reply, move |tree| {
                     tree.unlink(&caller, parent.0, &name)
                 });
-            });
+            },
+        );
     }
 
     fn rename(
@@ -186,12 +198,12 @@ impl Filesystem for Fs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.begin(request, reply, |fs, caller, reply| {
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
             let (Some(name), Some(new_name)) = (utf8(name), utf8(new_name)) else {
                 return reply.error(Errno::EINVAL);
             };
-            let queue = fs.tree.queue_of_names(from.0, &[&name, &new_name]);
-            fs.work(&caller, "rename", queue, reply, move |tree| {
+            let queue = dispatcher.tree.queue_of_names(from.0, &[&name, &new_name]);
+            dispatcher.work(&caller, "rename", queue, reply, move |tree| {
                 tree.rename(&caller, from.0, &name, to.0, &new_name, flags.bits())
             });
         });
@@ -217,15 +229,20 @@ impl Filesystem for Fs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.0
-            .begin_named(request, name, EINVAL, reply, |fs, caller, name, reply| {
-                let result = fs.tree.create(&caller, parent.0, &name, flags);
-                fs.answer("create", result, reply, |reply, (found, opened)| {
-                    let attr = fs.file_attr(found.nodeid, &found.attr);
+        self.0.begin_named(
+            request,
+            name,
+            EINVAL,
+            reply,
+            |dispatcher, caller, name, reply| {
+                let result = dispatcher.tree.create(&caller, parent.0, &name, flags);
+                dispatcher.answer("create", result, reply, |reply, (found, opened)| {
+                    let attr = dispatcher.file_attr(found.nodeid, &found.attr);
                     let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
                     reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
                 });
-            });
+            },
+        );
     }
 
     fn read(
@@ -239,8 +256,8 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.begin(request, reply, |fs, caller, reply| {
-            fs.read(caller, ino.0, handle.0, offset, size, reply);
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.read(caller, ino.0, handle.0, offset, size, reply);
         });
     }
 
@@ -262,8 +279,8 @@ impl Filesystem for Fs {
         // A mapping's page keeps its offset, even if the file is open to append.
         let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let appends = flags.0 & libc::O_APPEND != 0 && !is_page;
-        self.0.begin(request, reply, |fs, caller, reply| {
-            fs.write(caller, handle.0, offset, data, appends, reply);
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.write(caller, handle.0, offset, data, appends, reply);
         });
     }
 
@@ -278,8 +295,8 @@ impl Filesystem for Fs {
         if self.0.is_poisonous(request) {
             self.0.tree.refuse_close(handle.0);
         }
-        self.0.begin(request, reply, |fs, caller, reply| {
-            fs.close(caller, handle.0, reply);
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.close(caller, handle.0, reply);
         });
     }
 
@@ -293,8 +310,8 @@ impl Filesystem for Fs {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.begin(request, reply, |fs, caller, reply| {
-            fs.release(caller, handle.0, reply);
+        self.0.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.release(caller, handle.0, reply);
         });
     }
 
@@ -341,8 +358,8 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.0.begin(request, reply, |fs, _, mut reply| {
-            let result = fs.tree.read_dir(ino.0, offset, |listed, next| {
+        self.0.begin(request, reply, |dispatcher, _, mut reply| {
+            let result = dispatcher.tree.read_dir(ino.0, offset, |listed, next| {
                 !reply.add(
                     INodeNo(listed.ino),
                     next,
@@ -350,7 +367,7 @@ impl Filesystem for Fs {
                     &listed.name,
                 )
             });
-            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
+            dispatcher.answer("readdir", result, reply, |reply, ()| reply.ok());
         });
     }
 
@@ -362,15 +379,15 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.0.begin(request, reply, |fs, _, mut reply| {
-            let tree = &fs.tree;
+        self.0.begin(request, reply, |dispatcher, _, mut reply| {
+            let tree = &dispatcher.tree;
             let result = tree.read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
                 let ino = INodeNo(found.attr.ino);
-                let attr = fs.file_attr(found.nodeid, &found.attr);
+                let attr = dispatcher.file_attr(found.nodeid, &found.attr);
                 let valid = found.attr.valid.min(found.valid);
                 !reply.add(ino, next, name, &valid, &attr, Generation(0))
             });
-            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
+            dispatcher.answer("readdir", result, reply, |reply, ()| reply.ok());
         });
     }
 
@@ -431,10 +448,15 @@ impl Filesystem for Fs {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.0
-            .begin_named(request, name, ENODATA, reply, |fs, caller, name, reply| {
-                fs.xattr(caller, ino.0, name, size, reply);
-            });
+        self.0.begin_named(
+            request,
+            name,
+            ENODATA,
+            reply,
+            |dispatcher, caller, name, reply| {
+                dispatcher.xattr(caller, ino.0, name, size, reply);
+            },
+        );
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -94,9 +94,11 @@ impl Dispatcher {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, String, R),
     ) {
-        self.begin(request, reply, |inner, caller, reply| match utf8(name) {
-            Some(name) => operation(inner, caller, name, reply),
-            None => reply.refuse(Errno::from_i32(errno)),
+        self.begin(request, reply, |dispatcher, caller, reply| {
+            match utf8(name) {
+                Some(name) => operation(dispatcher, caller, name, reply),
+                None => reply.refuse(Errno::from_i32(errno)),
+            }
         });
     }
 
@@ -114,8 +116,8 @@ impl Dispatcher {
         ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
         give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
     ) {
-        self.begin(request, reply, |inner, caller, reply| {
-            inner.ask_for(caller, operation, reply, ask, give);
+        self.begin(request, reply, |dispatcher, caller, reply| {
+            dispatcher.ask_for(caller, operation, reply, ask, give);
         });
     }
 
@@ -143,8 +145,9 @@ impl Dispatcher {
         match ask(&self.tree, &caller, has_waited) {
             Ok(given) => give(self, reply, given),
             Err(OpError::Blocked(on)) => {
-                let inner = self.clone();
-                let again = move |reply| inner.ask_again(caller, operation, true, reply, ask, give);
+                let dispatcher = self.clone();
+                let again =
+                    move |reply| dispatcher.ask_again(caller, operation, true, reply, ask, give);
                 self.park(&caller, on, resume_with(reply, again));
             }
             Err(error) => reply.refuse(self.errno(operation, error)),
@@ -209,11 +212,11 @@ impl Dispatcher {
         let id = self
             .waiting
             .park(caller, None, InterruptedBy::KillSignals, done);
-        let (inner, request) = (self.clone(), caller.request);
+        let (dispatcher, request) = (self.clone(), caller.request);
         self.workers.of(queue).run(move || {
-            let _working = inner.working_on(slot_of(queue), request);
-            let result = work(&inner.tree).map_err(|error| inner.errno(operation, error));
-            inner.waiting.complete(id, result);
+            let _working = dispatcher.working_on(slot_of(queue), request);
+            let result = work(&dispatcher.tree).map_err(|error| dispatcher.errno(operation, error));
+            dispatcher.waiting.complete(id, result);
         });
     }
 
@@ -238,10 +241,10 @@ impl Dispatcher {
         operation: &'static str,
         commits: Commits,
     ) {
-        let inner = self.clone();
+        let dispatcher = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
-            let result = result.map_err(|error| inner.errno(operation, error));
-            inner.waiting.complete(id, result);
+            let result = result.map_err(|error| dispatcher.errno(operation, error));
+            dispatcher.waiting.complete(id, result);
         });
         let queue = self.tree.queue_of(&commits);
         self.workers
@@ -258,13 +261,13 @@ impl Dispatcher {
         let id = self
             .waiting
             .park(&caller, None, InterruptedBy::KillSignals, done);
-        let inner = self.clone();
+        let dispatcher = self.clone();
         self.workers.closer.run(move || {
-            let _working = inner.working_on(Slot::Closing, caller.request);
-            let commits = inner.tree.close(&caller, handle);
+            let _working = dispatcher.working_on(Slot::Closing, caller.request);
+            let commits = dispatcher.tree.close(&caller, handle);
             match commits.is_empty() {
-                true => inner.waiting.complete(id, Ok(())),
-                false => inner.queue_commit(id, caller.request, "close", commits),
+                true => dispatcher.waiting.complete(id, Ok(())),
+                false => dispatcher.queue_commit(id, caller.request, "close", commits),
             }
         });
     }
@@ -275,18 +278,18 @@ impl Dispatcher {
         if handle == 0 {
             return reply.ok();
         }
-        let inner = self.clone();
+        let dispatcher = self.clone();
         let releasing = self.tree.begin_release(handle);
         if let Some(page) = &self.heartbeat {
             page.mark_unanswered(caller.request);
         }
         self.workers.closer.run(move || {
-            let commits = inner.tree.release(handle);
+            let commits = dispatcher.tree.release(handle);
             reply.ok();
-            if let Some(page) = &inner.heartbeat {
+            if let Some(page) = &dispatcher.heartbeat {
                 page.mark_answered(caller.request);
             }
-            inner.commit_released(commits, releasing);
+            dispatcher.commit_released(commits, releasing);
         });
     }
 
@@ -299,12 +302,12 @@ impl Dispatcher {
             self.tree.give_up(&commits);
             return self.end_release(releasing);
         }
-        let inner = self.clone();
+        let dispatcher = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
-                inner.errno("a write that no close can report", error);
+                dispatcher.errno("a write that no close can report", error);
             }
-            inner.end_release(releasing);
+            dispatcher.end_release(releasing);
         });
         // Queued even if nothing is to be committed, so that readers are released only after the earlier closes' commits.
         let queue = self.tree.queue_of(&commits);
@@ -395,20 +398,20 @@ impl Dispatcher {
             Some(_) => "truncate",
             None => "setattr",
         };
-        let give = |inner: &Self, reply: ReplyAttr, attr: &Attr| {
-            reply.attr(&Duration::ZERO, &inner.file_attr(attr.ino, attr));
+        let give = |dispatcher: &Self, reply: ReplyAttr, attr: &Attr| {
+            reply.attr(&Duration::ZERO, &dispatcher.file_attr(attr.ino, attr));
         };
         self.ask_for(
             caller,
             operation,
             reply,
             move |tree, caller, has_waited| tree.set_attr(caller, ino, handle, change, has_waited),
-            move |inner, reply, changed| match changed {
-                AttrChanged::Done(attr) => give(inner, reply, &attr),
+            move |dispatcher, reply, changed| match changed {
+                AttrChanged::Done(attr) => give(dispatcher, reply, &attr),
                 AttrChanged::Commit(commits, attr) => {
-                    let done = inner.clone();
+                    let done = dispatcher.clone();
                     let done = resume_with(reply, move |reply| give(&done, reply, &attr));
-                    inner.commit(&caller, operation, commits, done);
+                    dispatcher.commit(&caller, operation, commits, done);
                 }
             },
         );
