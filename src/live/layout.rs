@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
-use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, Shows};
+use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
@@ -148,7 +148,7 @@ struct Folder {
 pub(super) struct Generated {
     pub(super) dir_entry: DirEntry,
     pub(super) file: FileKind,
-    pub(super) shows: Shows,
+    pub(super) read_mode: ReadMode,
     /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
 }
@@ -233,7 +233,7 @@ impl Layout {
         let generated = Generated {
             dir_entry,
             file: FileKind::Control(control, of.map(Into::into)),
-            shows: control.shows,
+            read_mode: control.read_mode,
             seen: Mutex::new(None),
         };
         self.generated.insert(number, generated);

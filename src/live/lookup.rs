@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::files::Shows;
+use super::files::ReadMode;
 use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
@@ -281,8 +281,8 @@ impl Tree {
             Resolved::Content(content) => content.value,
             _ => SecretValue::new(""),
         };
-        let since = match generated.shows {
-            Shows::OpenedSinceBegin => self.begun(),
+        let since = match generated.read_mode {
+            ReadMode::SnapshotWithStartTime => self.begun(),
             _ => generated.held_since(value.fingerprint()),
         };
         // While it is open, `fstat` is to agree with what the program reads.

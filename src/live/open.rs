@@ -1,6 +1,6 @@
 //! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
 
-use super::files::Shows;
+use super::files::ReadMode;
 use super::layout::{FileKind, Generated};
 use super::lookup::waited;
 use super::resolved::{Freshness, Resolved};
@@ -218,7 +218,7 @@ impl Tree {
         let Generated {
             dir_entry,
             file,
-            shows,
+            read_mode,
             ..
         } = generated;
         if to_write(flags) {
@@ -227,7 +227,7 @@ impl Tree {
         if file.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
         }
-        if *shows == Shows::Now {
+        if *read_mode == ReadMode::Live {
             return Ok(Opened::direct(0));
         }
         let mut state = self.state();
@@ -307,7 +307,7 @@ impl Tree {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, OpError> {
         if let Some(generated) = self.layout.generated(ino)
-            && generated.shows == Shows::Now
+            && generated.read_mode == ReadMode::Live
             && let Resolved::Content(content) = self.resolve(&generated.file, Freshness::Fresh)
         {
             return Ok(take(part(content.value.as_bytes(), offset, size)));
