@@ -63,11 +63,11 @@ impl Tree {
             FileKind::Secret(name) => self.secret(name, freshness),
             FileKind::Bundle(format) => self.document(*format, freshness),
             FileKind::Price(id) => match self.hardware.get(id) {
-                Some(price) => self.since_begun(&hardware::to_json(&price)),
+                Some(price) => self.since_start(&hardware::to_json(&price)),
                 None => Resolved::Missing,
             },
             FileKind::PriceTable => {
-                self.since_begun(&hardware::table_to_json(&self.hardware.table()))
+                self.since_start(&hardware::table_to_json(&self.hardware.table()))
             }
             FileKind::Config(name) => self.config(name),
             FileKind::Control(control, of) => (control.read)(self, of.as_deref()),
@@ -77,8 +77,8 @@ impl Tree {
     }
 
     /// Content that has no time of its own.
-    fn since_begun(&self, text: &str) -> Resolved {
-        Resolved::lasting(SecretValue::new(text), self.journaled.lock().begun)
+    fn since_start(&self, text: &str) -> Resolved {
+        Resolved::lasting(SecretValue::new(text), self.journaled.lock().started_at)
     }
 
     fn config(&self, name: &str) -> Resolved {
@@ -88,7 +88,9 @@ impl Tree {
         match configs.try_get(name) {
             TryGet::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
-                changed_at: config.updated_at().unwrap_or(self.journaled.lock().begun),
+                changed_at: config
+                    .updated_at()
+                    .unwrap_or(self.journaled.lock().started_at),
                 // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),

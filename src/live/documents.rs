@@ -149,7 +149,7 @@ impl Tree {
         }
         let mut secrets = Secrets {
             document: Document::new(),
-            changed_at: self.begun(),
+            changed_at: self.started_at(),
             fresh_for: Duration::MAX,
         };
         for (source, error) in snapshot.missing_sources() {

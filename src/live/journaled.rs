@@ -21,7 +21,7 @@ use crate::versions::{Record, State, Timestamp};
 #[derive(Serialize, Deserialize)]
 enum Entry {
     /// When the first server began.
-    Begun(Timestamp),
+    Started(Timestamp),
     /// Bytes that were added to the events; `true`: they replace all others.
     Events(bool, Vec<u8>),
     /// Prices that were set, as JSON; `None`: those of the configuration.
@@ -42,7 +42,7 @@ impl Entry {
 
 /// What the next server continues with. One lock is held while it changes and while the change is appended.
 pub(super) struct Journaled {
-    pub(super) begun: SystemTime,
+    pub(super) started_at: SystemTime,
     pub(super) events: EventLog,
     prices: Option<String>,
     bases: Bases,
@@ -59,7 +59,7 @@ pub(super) struct Restored {
 impl Journaled {
     pub(super) fn restore(records: &[SecretBuffer]) -> (Self, Restored) {
         let mut journaled = Self {
-            begun: SystemTime::now(),
+            started_at: SystemTime::now(),
             events: EventLog::default(),
             prices: None,
             bases: Bases::default(),
@@ -67,7 +67,7 @@ impl Journaled {
         };
         for record in records {
             match postcard::from_bytes(record.as_bytes()) {
-                Ok(Entry::Begun(at)) => journaled.begun = at.into(),
+                Ok(Entry::Started(at)) => journaled.started_at = at.into(),
                 Ok(Entry::Events(anew, bytes)) => journaled.events.take_in(anew, &bytes),
                 Ok(Entry::Prices(prices)) => journaled.prices = prices,
                 Ok(Entry::Base(pid, started, base)) => {
@@ -90,7 +90,7 @@ impl Journaled {
 
     fn records(&self) -> Vec<Record> {
         let mut entries = vec![
-            Entry::Begun(self.begun.into()),
+            Entry::Started(self.started_at.into()),
             Entry::Events(true, self.events.all().to_vec()),
             Entry::Prices(self.prices.clone()),
         ];

@@ -175,15 +175,15 @@ pub(super) struct Layout {
 
 impl Layout {
     /// The layout for these caches and providers.
-    pub(super) fn new(caches: &[String], providers: &[String], begun: SystemTime) -> Self {
+    pub(super) fn new(caches: &[String], providers: &[String], started_at: SystemTime) -> Self {
         let mut layout = Self {
             folders: HashMap::new(),
             generated: HashMap::new(),
             by_dir_entry: HashMap::new(),
             open: Mutex::default(),
         };
-        layout.add_folder(ROOT, "", DirKind::Root, begun);
-        let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, begun);
+        layout.add_folder(ROOT, "", DirKind::Root, started_at);
+        let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, started_at);
         folder("secrets", DirKind::Secrets);
         folder("bundle", DirKind::Bundle);
         let of_providers = folder("providers", DirKind::Providers);
@@ -193,7 +193,7 @@ impl Layout {
         layout.add_controls(ROOT, &IN_ROOT, None);
         layout.add_controls(cache, &IN_CACHES, None);
         for name in caches {
-            let dir = layout.add_folder(cache, name, DirKind::CacheOf(name.clone()), begun);
+            let dir = layout.add_folder(cache, name, DirKind::CacheOf(name.clone()), started_at);
             layout.add_controls(dir, &IN_CACHES, Some(name));
         }
         for name in providers {

@@ -211,7 +211,7 @@ impl Tree {
                 (content.value.len(), mtime, true)
             }
             Resolved::Missing => return None,
-            Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
+            Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.started_at(), false),
         };
         let nodeid = state.promise(&dir_entry);
         let mut found = attr(

@@ -130,7 +130,12 @@ impl Tree {
             }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
                 let ino = state.promise(dir_entry);
-                let attr = self.file_attr(state.number_of(dir_entry), file.mode(), 0, self.begun());
+                let attr = self.file_attr(
+                    state.number_of(dir_entry),
+                    file.mode(),
+                    0,
+                    self.started_at(),
+                );
                 Ok(Found {
                     nodeid: ino,
                     attr,
@@ -233,7 +238,7 @@ impl Tree {
             Resolved::Failed(error)
                 if error.errno() == libc::EKEYREJECTED || matches!(file, FileKind::Config(_)) =>
             {
-                Ok(attr(0, self.begun()))
+                Ok(attr(0, self.started_at()))
             }
             Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),
@@ -254,8 +259,8 @@ impl Tree {
         }
     }
 
-    pub(super) fn begun(&self) -> SystemTime {
-        self.journaled.lock().begun
+    pub(super) fn started_at(&self) -> SystemTime {
+        self.journaled.lock().started_at
     }
 
     fn folder_attr(&self, ino: u64) -> Attr {
@@ -282,7 +287,7 @@ impl Tree {
             _ => SecretValue::new(""),
         };
         let since = match generated.read_mode {
-            ReadMode::SnapshotWithStartTime => self.begun(),
+            ReadMode::SnapshotWithStartTime => self.started_at(),
             _ => generated.held_since(value.fingerprint()),
         };
         // While it is open, `fstat` is to agree with what the program reads.
@@ -330,7 +335,7 @@ impl Tree {
                     ..self.file_attr(number, mode, inode.len(), mtime)
                 }
             }
-            None => self.file_attr(number, mode, 0, self.begun()),
+            None => self.file_attr(number, mode, 0, self.started_at()),
         };
         attr.nlink = u32::from(entry.is_some_and(|entry| entry.dir_entry.is_some()));
         attr

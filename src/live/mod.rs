@@ -261,7 +261,7 @@ impl Tree {
         }
         let providers: Vec<String> = manager.provider_names();
         let tree = Arc::new(Self {
-            layout: Layout::new(&manager.caches().names(), &providers, journaled.begun),
+            layout: Layout::new(&manager.caches().names(), &providers, journaled.started_at),
             manager: manager.clone(),
             hardware,
             configs,

@@ -71,7 +71,7 @@ impl Tree {
         {
             let attr = match state.inode(ino) {
                 Some(_) => self.inode_attr(&state, ino),
-                None => self.file_attr(ino, 0o600, 0, self.begun()),
+                None => self.file_attr(ino, 0o600, 0, self.started_at()),
             };
             return Ok(Changed::Commit(commit, attr));
         }

@@ -78,7 +78,7 @@ impl Tree {
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": mount.keeper_pid,
             "server_pid": std::process::id(),
-            "started_at": crate::provider::rfc3339(self.journaled.lock().begun),
+            "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
             "program": mount.program,
             "upgrade": mount.upgrade,
