@@ -295,7 +295,7 @@ impl Dispatcher {
 
     /// Commits writes that no close waits for. Readers of the name may wait for `releasing`.
     pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, releasing: Option<DirEntry>) {
-        let number = commits.number() | WITHOUT_REQUEST;
+        let number = commits.first_ino() | WITHOUT_REQUEST;
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
             tracing::error!("two servers crashed on a write, so it is given up");

@@ -63,7 +63,7 @@ impl Commits {
     }
 
     /// The number of the first inode, which tells these commits from others.
-    pub fn number(&self) -> u64 {
+    pub fn first_ino(&self) -> u64 {
         match self.0.first() {
             Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
             _ => 0,

@@ -72,7 +72,7 @@ impl Tree {
     /// The names in a folder that are not always there, each with its offset, in that order.
     fn names_in(&self, ino: u64, dir: &DirKind) -> Names {
         let in_order = |names: Vec<String>| {
-            let offset = |name: String| (DirEntry::new(ino, &name).number(), name);
+            let offset = |name: String| (DirEntry::new(ino, &name).hashed_ino(), name);
             let mut names: Vec<_> = names.into_iter().map(offset).collect();
             names.sort_unstable();
             Arc::new(names)
@@ -140,7 +140,7 @@ impl Tree {
                 if state.scratch(&dir_entry).is_some() {
                     continue;
                 }
-                state.number_of(&dir_entry)
+                state.st_ino_of(&dir_entry)
             };
             let listed = Listed {
                 ino: number,

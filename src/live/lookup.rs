@@ -131,7 +131,7 @@ impl Tree {
             Resolved::Failed(_) | Resolved::Blocked(_) => {
                 let ino = state.promise(dir_entry);
                 let attr = self.file_attr(
-                    state.number_of(dir_entry),
+                    state.st_ino_of(dir_entry),
                     file.mode(),
                     0,
                     self.started_at(),
@@ -224,7 +224,7 @@ impl Tree {
             .file_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
-            |size, changed_at| self.file_attr(promised.number, file.mode(), size, changed_at);
+            |size, changed_at| self.file_attr(promised.st_ino, file.mode(), size, changed_at);
         match self.resolve(&file, waited(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),

@@ -42,7 +42,7 @@ pub use state::{Dropped, Promised, State};
 
 use serde::{Deserialize, Serialize};
 
-/// A name in a folder.
+/// A directory entry: a name in a folder, whether a file has it or not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DirEntry {
     /// The folder's inode number.
@@ -52,7 +52,7 @@ pub struct DirEntry {
 }
 
 impl DirEntry {
-    /// A name in a folder.
+    /// The entry of this name in this folder.
     pub fn new(dir: u64, name: &str) -> Self {
         Self {
             dir,
@@ -60,8 +60,9 @@ impl DirEntry {
         }
     }
 
-    /// The `st_ino` of a file that was created under this name: the same for every server, and never a folder's.
-    pub fn number(&self) -> u64 {
+    /// A hash of the folder and the name, in the range of files' inode numbers: the `st_ino` of a file that is created here, unless
+    /// it is taken, and the offset of the name in a listing. The same in every server.
+    pub fn hashed_ino(&self) -> u64 {
         use std::hash::Hasher;
         let mut hasher = siphasher::sip::SipHasher13::new();
         hasher.write_u64(self.dir);

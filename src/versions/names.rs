@@ -30,20 +30,20 @@ impl State {
         inodes.map(WriteInode::len).sum()
     }
 
-    /// The number that `stat` and a listing show for a name.
-    pub fn number_of(&self, dir_entry: &DirEntry) -> u64 {
+    /// The `st_ino` that `stat` and a listing show for a name.
+    pub fn st_ino_of(&self, dir_entry: &DirEntry) -> u64 {
         self.named(dir_entry)
-            .unwrap_or_else(|| self.free_number(dir_entry))
+            .unwrap_or_else(|| self.free_st_ino(dir_entry))
     }
 
-    /// A file that was renamed keeps the number of its old name, and the kernel may know a number as the promise of another
-    /// name.
-    pub(super) fn free_number(&self, dir_entry: &DirEntry) -> u64 {
+    /// The first free `st_ino` from the hash of the name on. It may be taken: a file that was renamed keeps its number, and the
+    /// kernel may know the number as the promise of another name.
+    pub(super) fn free_st_ino(&self, dir_entry: &DirEntry) -> u64 {
         let is_promised = |number: &u64| {
             let promised = self.promises.peek(number);
             promised.is_some_and(|promised| promised.dir_entry != *dir_entry)
         };
-        let mut number = dir_entry.number();
+        let mut number = dir_entry.hashed_ino();
         while self.entries.contains_key(&number) || is_promised(&number) {
             number += 1;
         }
@@ -52,7 +52,7 @@ impl State {
 
     /// A file that has no name yet.
     pub(super) fn new_entry(&mut self, dir_entry: &DirEntry) -> u64 {
-        let number = self.free_number(dir_entry);
+        let number = self.free_st_ino(dir_entry);
         self.put_entry(
             number,
             Entry {
@@ -85,9 +85,9 @@ impl State {
 
     /// Takes a name that everybody sees from its file.
     pub fn unlink(&mut self, dir_entry: &DirEntry) {
-        let promised = self.promises.peek(&dir_entry.number());
+        let promised = self.promises.peek(&dir_entry.hashed_ino());
         if promised.is_some_and(|promised| promised.dir_entry == *dir_entry) {
-            self.promises.pop(&dir_entry.number());
+            self.promises.pop(&dir_entry.hashed_ino());
         }
         let Some(entry) = self.names.remove(dir_entry) else {
             return;

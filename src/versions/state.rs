@@ -22,8 +22,8 @@ const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
 pub struct Promised {
     /// The name.
     pub dir_entry: DirEntry,
-    /// The number of its file.
-    pub number: u64,
+    /// The `st_ino` of its file.
+    pub st_ino: u64,
 }
 
 /// All files and inodes of a mount.
@@ -107,7 +107,7 @@ impl State {
     }
 
     /// A new inode or handle number.
-    pub fn number(&mut self) -> u64 {
+    pub fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -223,7 +223,7 @@ impl State {
             mtime: set.map_or(changed_at, |(_, mtime)| mtime),
             changed_at,
         };
-        let ino = self.number();
+        let ino = self.next_number();
         self.record(Record::Version {
             ino,
             entry,
@@ -242,7 +242,7 @@ impl State {
     /// The promise of a name: what a lookup gives where a provider must be asked first, and READDIRPLUS always. It is the
     /// same one each time, so that the kernel keeps it however many look the name up at once. Nobody can open it.
     pub fn promise(&mut self, dir_entry: &DirEntry) -> u64 {
-        let ino = self.number_of(dir_entry);
+        let ino = self.st_ino_of(dir_entry);
         if self
             .promises
             .get(&ino)
@@ -255,8 +255,8 @@ impl State {
     }
 
     pub(super) fn put_promise(&mut self, ino: u64, dir_entry: DirEntry) {
-        let number = self.number_of(&dir_entry);
-        self.promises.push(ino, Promised { dir_entry, number });
+        let st_ino = self.st_ino_of(&dir_entry);
+        self.promises.push(ino, Promised { dir_entry, st_ino });
     }
 
     /// The name that a promise stands for.
@@ -275,7 +275,7 @@ impl State {
     pub fn forget(&mut self, ino: u64, count: u64) {
         if let Some(promised) = self.promises.peek(&ino) {
             // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
-            if ino != promised.dir_entry.number() {
+            if ino != promised.dir_entry.hashed_ino() {
                 self.promises.pop(&ino);
             }
             return;

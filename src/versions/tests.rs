@@ -157,7 +157,7 @@ fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
     state.count_lookup(version);
     state.rename(&a, &b);
     let promise = state.promise(&b);
-    assert_eq!(promise, a.number());
+    assert_eq!(promise, a.hashed_ino());
     state.forget(version, 1);
     // Nothing else is known of that file any more.
     assert_ne!(state.promise(&a), promise);

@@ -34,7 +34,7 @@ impl State {
 
     /// A new inode of a file for one opener, to write or to read what the file holds now.
     pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Unavailable>) -> u64 {
-        let ino = self.number();
+        let ino = self.next_number();
         self.record(Record::WriteInode {
             ino,
             entry,
@@ -152,7 +152,7 @@ impl State {
     }
 
     fn open(&mut self, handle: Handle) -> u64 {
-        let number = self.number();
+        let number = self.next_number();
         self.record(Record::Handle(number, HandleRecord::of(&handle)));
         self.put_handle(number, handle);
         number
