@@ -68,7 +68,9 @@ impl Journaled {
         for record in records {
             match postcard::from_bytes(record.as_bytes()) {
                 Ok(Entry::Started(at)) => journaled.started_at = at.into(),
-                Ok(Entry::Events(anew, bytes)) => journaled.events.take_in(anew, &bytes),
+                Ok(Entry::Events(replaces_all, bytes)) => {
+                    journaled.events.add(replaces_all, &bytes)
+                }
                 Ok(Entry::Prices(prices)) => journaled.prices = prices,
                 Ok(Entry::Base(pid, started, base)) => {
                     journaled
@@ -134,8 +136,8 @@ impl Tree {
         };
         line.push(b'\n');
         let mut journaled = self.journaled.lock();
-        let anew = journaled.events.push(&line);
-        self.append(&Entry::Events(anew, line));
+        let replaces_all = journaled.events.append(&line);
+        self.append(&Entry::Events(replaces_all, line));
     }
 
     /// Journals the prices, which may have been set or reset.
