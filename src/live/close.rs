@@ -3,7 +3,7 @@
 
 use super::commit::Commits;
 use super::{Caller, Tree};
-use crate::process::Ending;
+use crate::process::ExitState;
 use crate::versions::DirEntry;
 
 impl Tree {
@@ -29,15 +29,15 @@ impl Tree {
             // A child closed what it inherited, which delays nothing and commits nothing.
             return Commits::default();
         }
-        match self.processes.ending(caller.tid) {
+        match self.processes.exit_state(caller.tid) {
             // A thread that is gone was killed: any other still waits for this answer.
-            Ending::Killed | Ending::Gone => {
+            ExitState::Killed | ExitState::Gone => {
                 self.state().kill(ino);
                 return Commits::default();
             }
             // RELEASE commits it.
-            Ending::Hidden => return Commits::default(),
-            Ending::No | Ending::Exited => {}
+            ExitState::Hidden => return Commits::default(),
+            ExitState::Running | ExitState::Exited => {}
         }
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
         if self

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use simpletuner_live::live::{AttrChange, Opened};
-use simpletuner_live::process::Ending;
+use simpletuner_live::process::ExitState;
 
 use crate::kernel::{Pin, Told, World, turn};
 use crate::processes::File;
@@ -216,9 +216,9 @@ impl World {
             let mut table = self.table.lock();
             let proc = table.procs.get_mut(&pid).unwrap();
             proc.end = Some(if killed {
-                Ending::Killed
+                ExitState::Killed
             } else {
-                Ending::Exited
+                ExitState::Exited
             });
             proc.fds.keys().copied().collect()
         };
