@@ -91,19 +91,19 @@ impl Tree {
         OpError::Errno(libc::EACCES)
     }
 
-    /// Waits until the trail has every row so far, for at most `patience`.
-    pub fn flush_audit(&self, patience: Duration) {
+    /// Waits until the trail has every row so far, for at most `timeout`.
+    pub fn flush_audit(&self, timeout: Duration) {
         if let Some(audit) = &self.audit {
-            audit.flush(patience);
+            audit.flush(timeout);
         }
     }
 
     /// Blocks everything that would be recorded from now on, and waits until the trail has all rows so far, or the time is
     /// over. Blocked callers wait for the next server.
-    pub fn freeze_audit(&self, patience: Duration) {
+    pub fn freeze_audit(&self, timeout: Duration) {
         if let Some(audit) = &self.audit {
             audit.freeze();
-            audit.flush(patience);
+            audit.flush(timeout);
         }
     }
 }

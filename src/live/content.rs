@@ -155,7 +155,7 @@ impl Tree {
             FileKind::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
             FileKind::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
             FileKind::Config(name) => {
-                let configs = self.configs_or_none()?;
+                let configs = self.configs_or_eperm()?;
                 configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.invalidate_configured();
                 Ok(())
@@ -166,7 +166,7 @@ impl Tree {
         }
     }
 
-    pub(super) fn configs_or_none(&self) -> Result<&Arc<ProviderConfigs>> {
+    pub(super) fn configs_or_eperm(&self) -> Result<&Arc<ProviderConfigs>> {
         self.configs.as_ref().ok_or_else(|| {
             let none = std::io::Error::from_raw_os_error(libc::EPERM);
             Error::io("this tree has no provider configurations", none)

@@ -69,7 +69,7 @@ impl Tree {
         name: &str,
         flags: i32,
     ) -> Result<(Found, Opened), OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let mut state = self.state();
         if caller.is_resend
             && let Some((handle, Handle::Write { ino, .. })) = state.opened_by(caller.request)
@@ -101,11 +101,11 @@ impl Tree {
     /// # Errors
     /// As for [`create`](Self::create) with O_EXCL.
     pub fn mknod(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let mut state = self.state();
         let dir_entry = DirEntry::new(parent, name);
         if caller.is_resend
-            && let Some(ino) = self.made_by(&state, caller, &dir_entry)
+            && let Some(ino) = self.created_by(&state, caller, &dir_entry)
         {
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
@@ -123,7 +123,7 @@ impl Tree {
         let exclusive = flags & libc::O_EXCL != 0;
         let file = self.file_to_create(dir_entry, exclusive)?;
         let opener = self.opener(caller)?;
-        let mine = self.made_by(state, caller, dir_entry);
+        let mine = self.created_by(state, caller, dir_entry);
         if let Some(entry) = state.scratch(dir_entry) {
             return match state.entry(entry).and_then(|entry| entry.own) {
                 Some(own) if !exclusive => Ok(own),

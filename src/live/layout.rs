@@ -103,14 +103,14 @@ impl DirKind {
 
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
     /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
-    fn takes_scratch(&self, name: &str) -> bool {
+    fn accepts_scratch(&self, name: &str) -> bool {
         let renames = !matches!(self, DirKind::Hardware | DirKind::Config);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
     /// The file that a name would be, whether it exists or not; `None`: no file can have this name here.
     pub(super) fn file(&self, name: &str) -> Option<FileKind> {
-        if self.takes_scratch(name) && name != "." && name != ".." {
+        if self.accepts_scratch(name) && name != "." && name != ".." {
             return Some(FileKind::Scratch);
         }
         match self {
@@ -284,7 +284,7 @@ impl Layout {
     }
 
     /// The folders and generated files in a folder, in the order of their numbers.
-    pub(super) fn fixed_in(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
+    pub(super) fn static_entries(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
         let folders = self
             .folders
             .iter()
@@ -311,7 +311,7 @@ impl Layout {
     }
 
     /// How many folders are in a folder.
-    pub(super) fn folders_in(&self, dir: u64) -> u32 {
+    pub(super) fn subfolder_count(&self, dir: u64) -> u32 {
         let folders = self.folders.iter();
         let inside = folders.filter(|(number, folder)| folder.parent == dir && **number != ROOT);
         inside.count() as u32

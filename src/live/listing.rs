@@ -28,14 +28,14 @@ pub struct Listed {
 /// Open folders whose last page of names the kernel may not have processed yet, and whether something has changed since
 /// that page was made. The kernel stamps the names with the epoch at which it processes them, so after such a change it
 /// needs another epoch.
-pub(super) struct Outstanding {
+pub(super) struct UnprocessedListings {
     next: u64,
     by_handle: HashMap<u64, bool>,
     /// The secrets' names in the order in which they are listed, as long as a folder is open.
     secrets: Option<(Arc<Snapshot>, Names)>,
 }
 
-impl Outstanding {
+impl UnprocessedListings {
     /// None of the handles is one that an earlier server gave: those count nanoseconds since 1970, too.
     pub(super) fn new() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -56,7 +56,7 @@ impl Tree {
     /// # Errors
     /// EACCES, ENOTDIR.
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
-        self.admit(caller, "opendir")?;
+        self.check_caller(caller, "opendir")?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         if *dir == DirKind::Secrets {
             // The listing does not wait for it; the next listing shows what came.
@@ -124,7 +124,7 @@ impl Tree {
             (".", ino, FileType::Dir),
             ("..", self.layout.parent(ino), FileType::Dir),
         ];
-        let fixed = dots.into_iter().chain(self.layout.fixed_in(ino));
+        let fixed = dots.into_iter().chain(self.layout.static_entries(ino));
         for (at, (name, ino, kind)) in (1..).zip(fixed) {
             let name = name.to_owned();
             if at > offset && emit(at, Listed { ino, kind, name }) {

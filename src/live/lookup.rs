@@ -28,7 +28,7 @@ impl Tree {
         name: &str,
         has_waited: bool,
     ) -> Result<Found, OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let dir_entry = DirEntry::new(parent, name);
         if let Some(dir) = self.layout.subfolder(&dir_entry) {
             return Ok(Found {
@@ -88,7 +88,7 @@ impl Tree {
     ) -> Result<Found, OpError> {
         let retry = state.retry(caller.tid, dir_entry);
         // A caller that retries to read has waited already.
-        let freshness = waited(has_waited || retry.is_some());
+        let freshness = freshness_after(has_waited || retry.is_some());
         let resolved = match retry {
             None if self.is_releasing(dir_entry) => {
                 Resolved::Blocked(WaitOn::Write(dir_entry.clone()))
@@ -164,14 +164,14 @@ impl Tree {
     /// The inode that the caller's process finds under a name that no other process sees. If a process has the name open to
     /// write, it is making the file from now on.
     fn left_to(&self, state: &mut State, caller: &Caller, dir_entry: &DirEntry) -> Option<u64> {
-        self.made_by(state, caller, dir_entry).or_else(|| {
+        self.created_by(state, caller, dir_entry).or_else(|| {
             state.vanish(dir_entry);
-            self.made_by(state, caller, dir_entry)
+            self.created_by(state, caller, dir_entry)
         })
     }
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
-    pub(super) fn made_by(
+    pub(super) fn created_by(
         &self,
         state: &State,
         caller: &Caller,
@@ -225,7 +225,7 @@ impl Tree {
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
             |size, changed_at| self.file_attr(promised.st_ino, file.mode(), size, changed_at);
-        match self.resolve(&file, waited(has_waited)) {
+        match self.resolve(&file, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),
                 self.mtime_of(&state, &dir_entry, &content),
@@ -271,7 +271,7 @@ impl Tree {
             size: 0,
             mtime: self.layout.changed_at(ino),
             ctime: self.layout.changed_at(ino),
-            nlink: 2 + self.layout.folders_in(ino),
+            nlink: 2 + self.layout.subfolder_count(ino),
             // A change of what is in it makes the kernel look it up anew, if it holds names at all.
             valid: if ino == ROOT {
                 FOLDER_VALID
@@ -346,7 +346,7 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), OpError> {
-        self.admit(caller, "access")?;
+        self.check_caller(caller, "access")?;
         let mode = match (self.layout.dir(ino), self.layout.generated(ino)) {
             (Some(dir), _) => dir.mode(),
             (_, Some(generated)) => generated.file.mode(),
@@ -372,7 +372,7 @@ impl Tree {
 }
 
 /// A caller that has waited takes the last known content.
-pub(super) fn waited(has_waited: bool) -> Freshness {
+pub(super) fn freshness_after(has_waited: bool) -> Freshness {
     match has_waited {
         true => Freshness::LastKnown,
         false => Freshness::Fresh,

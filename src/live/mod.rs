@@ -206,7 +206,7 @@ pub struct Tree {
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
-    listings: Mutex<listing::Outstanding>,
+    listings: Mutex<listing::UnprocessedListings>,
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
@@ -279,7 +279,7 @@ impl Tree {
             recent_lookups: content::RecentLookups::default(),
             releasing: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
-            listings: Mutex::new(listing::Outstanding::new()),
+            listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
         });
@@ -364,7 +364,7 @@ impl Tree {
     }
 
     /// Refuses all but the owner, and root where it is let in.
-    fn admit(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
+    fn check_caller(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
         if caller.uid == self.owner.uid || (self.owner.allows_root && caller.uid == 0) {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::files::ReadMode;
 use super::layout::{FileKind, Generated};
-use super::lookup::waited;
+use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
@@ -53,7 +53,7 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        self.admit(caller, "open")?;
+        self.check_caller(caller, "open")?;
         if self.layout.dir(ino).is_some() {
             return Err(OpError::Errno(libc::EISDIR));
         }
@@ -194,7 +194,7 @@ impl Tree {
         if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        match self.resolve(&file, waited(has_waited)) {
+        match self.resolve(&file, freshness_after(has_waited)) {
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
                 // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {
@@ -283,7 +283,7 @@ impl Tree {
         }
         let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
         let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
-        let base = match self.resolve(&file, waited(has_waited)) {
+        let base = match self.resolve(&file, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(content.value),
             Resolved::Missing => Ok(SecretValue::new("")),
             Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),

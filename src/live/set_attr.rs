@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use super::commit::{Commit, Commits};
 use super::layout::FileKind;
-use super::lookup::waited;
+use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
-use super::write::{MAX_SCRATCH, no_room};
+use super::write::{MAX_SCRATCH, scratch_is_full};
 use super::{Attr, Caller, OpError, Tree};
 use crate::secret::SecretBuffer;
 use crate::versions::{Inode, State, Unavailable};
@@ -49,7 +49,7 @@ impl Tree {
         change: Change,
         has_waited: bool,
     ) -> Result<Changed, OpError> {
-        self.admit(caller, "setattr")?;
+        self.check_caller(caller, "setattr")?;
         let present = self.attr(caller, ino, has_waited);
         let mut state = self.state();
         if !self.is_being_written(&state, ino) {
@@ -173,7 +173,7 @@ impl Tree {
         if file == FileKind::Scratch {
             let present = state.write_inode(own).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
-                return Err(no_room(state, own));
+                return Err(scratch_is_full(state, own));
             }
         }
         match state.set_len(own, len) {
@@ -216,7 +216,7 @@ impl Tree {
             .ok()
             .filter(|len| *len <= file.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
-        let mut data = match self.resolve(&file, waited(has_waited)) {
+        let mut data = match self.resolve(&file, freshness_after(has_waited)) {
             Resolved::Content(content) => SecretBuffer::new(content.value.as_bytes()),
             Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
             // Of what cannot be read nothing is left.

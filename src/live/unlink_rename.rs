@@ -33,7 +33,7 @@ impl Tree {
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let dir_entry = DirEntry::new(parent, name);
         let file = self
             .layout
@@ -50,7 +50,8 @@ impl Tree {
             }
             let mine = state.pending_of(&dir_entry, || self.processes.of_thread(caller.tid));
             // Or it was opened to write before anybody could say that there is none.
-            let is_made_here = mine.is_some() || self.made_by(&state, caller, &dir_entry).is_some();
+            let is_made_here =
+                mine.is_some() || self.created_by(&state, caller, &dir_entry).is_some();
             (mine, is_made_here)
         };
         match self.remove(caller, &file) {
@@ -90,7 +91,7 @@ impl Tree {
             }
             FileKind::PriceTable => self.hardware.reset_all(),
             FileKind::Config(name) => {
-                if !self.configs_or_none()?.delete_as(&actor(caller), name)? {
+                if !self.configs_or_eperm()?.delete_as(&actor(caller), name)? {
                     return Err(ENOENT);
                 }
                 self.hardware.invalidate_configured();
@@ -129,7 +130,7 @@ impl Tree {
         new_name: &str,
         flags: u32,
     ) -> Result<(), OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         if parent != new_parent {
             return Err(OpError::Errno(libc::EXDEV));
         }
@@ -371,7 +372,7 @@ impl Tree {
                 self.record_rename(caller, from, to);
             }
             (FileKind::Config(old), FileKind::Config(new)) => {
-                let configs = self.configs_or_none()?;
+                let configs = self.configs_or_eperm()?;
                 if !configs.rename_as(&actor(caller), old, new)? {
                     return Err(ENOENT);
                 }

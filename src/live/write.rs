@@ -94,7 +94,7 @@ impl Tree {
         if file == FileKind::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
                 state.taint(ino, libc::ENOSPC);
-                return Err(no_room(&state, ino));
+                return Err(scratch_is_full(&state, ino));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
             state.taint(ino, libc::EILSEQ);
@@ -139,7 +139,7 @@ impl Tree {
     }
 }
 
-pub(super) fn no_room(state: &State, ino: u64) -> OpError {
+pub(super) fn scratch_is_full(state: &State, ino: u64) -> OpError {
     let name = state
         .last_dir_entry(ino)
         .map(|dir_entry| dir_entry.name.clone());

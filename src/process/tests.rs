@@ -31,8 +31,8 @@ fn python(program: &str) -> Child {
     child
 }
 
-/// What `ending` returns for a process that has ended and was not reaped.
-fn ending_of_zombie(child: &Child) -> ExitState {
+/// What `exit_state` returns for a process that has ended and was not reaped.
+fn state_of_zombie(child: &Child) -> ExitState {
     wait_until("the child ends", || has_ended(child.id()));
     exit_state(child.id())
 }
@@ -43,7 +43,7 @@ fn the_exit_code_shows_whether_a_process_exits_or_is_killed() {
     assert_eq!(exit_state(child.id()), ExitState::Running);
     assert!(is_alive(child.id()) && !has_ended(child.id()));
     drop(child.stdin.take());
-    assert_eq!(ending_of_zombie(&child), ExitState::Exited);
+    assert_eq!(state_of_zombie(&child), ExitState::Exited);
     assert!(!is_alive(child.id()));
     child.wait().unwrap();
     assert_eq!(exit_state(child.id()), ExitState::Gone);
@@ -51,7 +51,7 @@ fn the_exit_code_shows_whether_a_process_exits_or_is_killed() {
 
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     child.kill().unwrap();
-    assert_eq!(ending_of_zombie(&child), ExitState::Killed);
+    assert_eq!(state_of_zombie(&child), ExitState::Killed);
     child.wait().unwrap();
 }
 
@@ -76,7 +76,7 @@ fn a_process_name_cut_inside_a_character_or_looking_like_fields_confuses_nothing
         assert_eq!(user_of(pid), user_of(std::process::id()), "{name}");
         assert!(name_of(pid).is_some(), "{name}");
         child.kill().unwrap();
-        assert_eq!(ending_of_zombie(&child), ExitState::Killed, "{name}");
+        assert_eq!(state_of_zombie(&child), ExitState::Killed, "{name}");
         child.wait().unwrap();
     }
 }
@@ -158,7 +158,7 @@ fn a_program_that_exits_with_other_threads_running_does_not_count_as_killed() {
          threading.Event().wait()",
     );
     drop(child.stdin.take());
-    assert_eq!(ending_of_zombie(&child), ExitState::Exited);
+    assert_eq!(state_of_zombie(&child), ExitState::Exited);
     child.wait().unwrap();
 }
 
@@ -285,7 +285,7 @@ fn with_hidepid_a_user_sees_their_own_processes_and_others_are_hidden() {
     assert_eq!(process_of(child.id()), Some(child.id()));
     assert_eq!(exit_state(child.id()), ExitState::Running);
     child.kill().unwrap();
-    assert_eq!(ending_of_zombie(&child), ExitState::Killed);
+    assert_eq!(state_of_zombie(&child), ExitState::Killed);
     child.wait().unwrap();
     // Process 1 belongs to another user.
     assert_eq!(process_of(1), None);
