@@ -13,21 +13,21 @@ use fuser::{
 use crate::live::{FileType, Found, Owner};
 
 /// A reply that can be an error.
-pub(super) trait Refuse: Send + 'static {
+pub(super) trait ErrorReply: Send + 'static {
     /// Answers with an errno.
-    fn refuse(self, errno: Errno);
+    fn fail(self, errno: Errno);
 }
 
-macro_rules! refuse {
+macro_rules! impl_error_reply {
     ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
+        $(impl ErrorReply for $reply {
+            fn fail(self, errno: Errno) {
                 self.error(errno);
             }
         })*
     };
 }
-refuse!(
+impl_error_reply!(
     ReplyAttr,
     ReplyCreate,
     ReplyData,

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::convert::{self, caller, utf8};
 use super::errors::Failures;
-use super::reply::{Device, Refuse, xattr_reply};
+use super::reply::{Device, ErrorReply, xattr_reply};
 use super::threads::{Job, Workers};
 use super::waiting::{InterruptedBy, Resume, Waiting};
 use crate::live::{
@@ -34,10 +34,10 @@ pub(super) struct Dispatcher {
 }
 
 /// A `Resume` that goes on with the reply, or answers with the error.
-fn resume_with<R: Refuse>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
+fn resume_with<R: ErrorReply>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
     Box::new(move |result| match result {
         Ok(()) => resume(reply),
-        Err(errno) => reply.refuse(errno),
+        Err(errno) => reply.fail(errno),
     })
 }
 
@@ -67,7 +67,7 @@ impl Dispatcher {
 
     /// Begins a request: `operation` gets it with its caller, while the heartbeat page shows that the reading thread works
     /// on it. A poisonous request fails with EIO instead.
-    pub(super) fn begin<R: Refuse>(
+    pub(super) fn begin<R: ErrorReply>(
         self: &Arc<Self>,
         request: &Request,
         reply: R,
@@ -75,7 +75,7 @@ impl Dispatcher {
     ) {
         if self.is_poisonous(request) {
             tracing::error!("two servers crashed on a request, so it fails: {request:?}");
-            return reply.refuse(Errno::EIO);
+            return reply.fail(Errno::EIO);
         }
         let caller = caller(request);
         if let Some(page) = &self.heartbeat {
@@ -86,7 +86,7 @@ impl Dispatcher {
     }
 
     /// As [`Dispatcher::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
-    pub(super) fn begin_named<R: Refuse>(
+    pub(super) fn begin_named<R: ErrorReply>(
         self: &Arc<Self>,
         request: &Request,
         name: &OsStr,
@@ -97,7 +97,7 @@ impl Dispatcher {
         self.begin(request, reply, |dispatcher, caller, reply| {
             match utf8(name) {
                 Some(name) => operation(dispatcher, caller, name, reply),
-                None => reply.refuse(Errno::from_i32(errno)),
+                None => reply.fail(Errno::from_i32(errno)),
             }
         });
     }
@@ -108,7 +108,7 @@ impl Dispatcher {
 
     /// Begins a request, asks the tree, and answers. While the tree is blocked, the request is parked, and the tree is then
     /// asked again. `ask` also gets whether the request has waited.
-    pub(super) fn ask<R: Refuse, T>(
+    pub(super) fn ask<R: ErrorReply, T>(
         self: &Arc<Self>,
         request: &Request,
         operation: &'static str,
@@ -122,7 +122,7 @@ impl Dispatcher {
     }
 
     /// As [`Dispatcher::ask`], for a request that has begun.
-    pub(super) fn ask_for<R: Refuse, T>(
+    pub(super) fn ask_for<R: ErrorReply, T>(
         self: &Arc<Self>,
         caller: Caller,
         operation: &'static str,
@@ -133,7 +133,7 @@ impl Dispatcher {
         self.ask_again(caller, operation, false, reply, ask, give);
     }
 
-    fn ask_again<R: Refuse, T>(
+    fn ask_again<R: ErrorReply, T>(
         self: &Arc<Self>,
         caller: Caller,
         operation: &'static str,
@@ -150,12 +150,12 @@ impl Dispatcher {
                     move |reply| dispatcher.ask_again(caller, operation, true, reply, ask, give);
                 self.park(&caller, on, resume_with(reply, again));
             }
-            Err(error) => reply.refuse(self.errno(operation, error)),
+            Err(error) => reply.fail(self.errno(operation, error)),
         }
     }
 
     /// Answers with the result of an operation that never waits.
-    pub(super) fn answer<R: Refuse, T>(
+    pub(super) fn answer<R: ErrorReply, T>(
         &self,
         operation: &str,
         result: Result<T, OpError>,
@@ -164,7 +164,7 @@ impl Dispatcher {
     ) {
         match result {
             Ok(given) => give(reply, given),
-            Err(error) => reply.refuse(self.errno(operation, error)),
+            Err(error) => reply.fail(self.errno(operation, error)),
         }
     }
 
