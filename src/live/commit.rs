@@ -9,10 +9,10 @@ use crate::versions::{DirEntry, Inode, Unavailable};
 
 /// A write that is to be committed.
 #[derive(Debug)]
-pub struct Commit(What);
+pub struct Commit(CommitSource);
 
 #[derive(Debug)]
-enum What {
+enum CommitSource {
     /// What an inode's buffer holds.
     Buffer(u64),
     /// What an inode's buffer held when it was fsynced last.
@@ -27,7 +27,7 @@ enum What {
 
 impl Commit {
     pub(super) fn of_truncation(dir_entry: DirEntry, data: SecretBuffer, writer: Writer) -> Self {
-        Self(What::Truncation {
+        Self(CommitSource::Truncation {
             dir_entry,
             data,
             writer,
@@ -35,11 +35,11 @@ impl Commit {
     }
 
     pub(super) fn of_buffer(ino: u64) -> Self {
-        Self(What::Buffer(ino))
+        Self(CommitSource::Buffer(ino))
     }
 
     pub(super) fn of_synced(ino: u64) -> Self {
-        Self(What::Synced(ino))
+        Self(CommitSource::Synced(ino))
     }
 }
 
@@ -65,7 +65,7 @@ impl Commits {
     /// The number of the first inode, which tells these commits from others.
     pub fn first_ino(&self) -> u64 {
         match self.0.first() {
-            Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
+            Some(Commit(CommitSource::Buffer(ino) | CommitSource::Synced(ino))) => *ino,
             _ => 0,
         }
     }
@@ -92,7 +92,9 @@ impl Tree {
     pub fn give_up(&self, commits: &Commits) {
         for commit in &commits.0 {
             let changes = match &commit.0 {
-                What::Buffer(ino) => self.state().buffer(*ino).map_or(0, |buffer| buffer.changes),
+                CommitSource::Buffer(ino) => {
+                    self.state().buffer(*ino).map_or(0, |buffer| buffer.changes)
+                }
                 _ => 0,
             };
             self.end(commit, changes, None, &mut Ok(()), Ok(()));
@@ -103,10 +105,10 @@ impl Tree {
     pub fn queue_of(&self, commits: &Commits) -> WorkQueue {
         let state = self.state();
         let is_config = |commit: &Commit| match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => {
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 matches!(self.file_of(&state, *ino), Ok(FileKind::Config(_)))
             }
-            What::Truncation { dir_entry, .. } => {
+            CommitSource::Truncation { dir_entry, .. } => {
                 matches!(self.layout.file_at(dir_entry), Some(FileKind::Config(_)))
             }
         };
@@ -224,8 +226,8 @@ impl Tree {
     fn begin(&self, commit: &Commit) -> (Begun, u64) {
         let state = self.state();
         let ino = match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => *ino,
-            What::Truncation {
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => *ino,
+            CommitSource::Truncation {
                 dir_entry,
                 data,
                 writer,
@@ -257,7 +259,7 @@ impl Tree {
         };
         let (data, changes) = match &commit.0 {
             // What was written after the fsync is committed later.
-            What::Synced(_) => (
+            CommitSource::Synced(_) => (
                 buffer.synced.as_ref().ok_or(Unavailable::Unknown),
                 buffer.committed,
             ),
@@ -313,14 +315,14 @@ impl Tree {
     ) {
         let mut state = self.state();
         match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => {
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
                 if let (Ok(()), Some(ready), Some(entry)) = (&written, ready, state.entry_of(*ino))
                 {
                     let is_there = state
                         .entry(entry)
                         .is_some_and(|entry| entry.dir_entry.as_ref() == Some(&ready.dir_entry));
-                    let is_whole = matches!(commit.0, What::Buffer(_));
+                    let is_whole = matches!(commit.0, CommitSource::Buffer(_));
                     if is_there && is_whole {
                         let is_new = state.named(&ready.dir_entry) != Some(entry);
                         if is_new
@@ -335,7 +337,7 @@ impl Tree {
                         }
                     }
                 }
-                if let What::Buffer(_) = commit.0 {
+                if let CommitSource::Buffer(_) = commit.0 {
                     state.committed(*ino, changes);
                     if written.is_err()
                         && let Some(entry) = state.entry_of(*ino)
@@ -349,7 +351,7 @@ impl Tree {
                 }
                 state.end_commit(*ino);
             }
-            What::Truncation { .. } => {}
+            CommitSource::Truncation { .. } => {}
         }
         if result.is_ok() {
             *result = written;

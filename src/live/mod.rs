@@ -37,13 +37,13 @@ pub use files::parse_prefix;
 pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
-pub use set_attr::{Change as AttrChange, Changed as AttrChanged};
+pub use set_attr::{AttrChange, AttrChanged};
 pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
 
 use crate::audit::AuditTrail;
 use crate::error::Error;
 use crate::hardware::Hardware;
-use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
+use crate::manager::{ChangeSet, ChangedKey, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
@@ -318,7 +318,7 @@ impl Tree {
     fn secrets_changed(&self, changes: &ChangeSet) {
         let before = std::mem::replace(&mut *self.seen.lock(), changes.snapshot.clone());
         let names_differ =
-            |changed: &Changed| before.has(&changed.name) != changes.snapshot.has(&changed.name);
+            |changed: &ChangedKey| before.has(&changed.name) != changes.snapshot.has(&changed.name);
         if changes.any || changes.keys.iter().any(names_differ) {
             self.layout.mark_changed(&layout::DirKind::Secrets);
         }

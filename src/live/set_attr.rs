@@ -13,7 +13,7 @@ use crate::versions::{Inode, State, Unavailable};
 
 /// What setattr is to change; `None`: leave it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Change {
+pub struct AttrChange {
     /// Permission bits.
     pub mode: Option<u32>,
     /// User.
@@ -28,7 +28,7 @@ pub struct Change {
 
 /// The outcome of [`Tree::set_attr`].
 #[derive(Debug)]
-pub enum Changed {
+pub enum AttrChanged {
     /// It is done.
     Done(Attr),
     /// A truncation by name is a whole write: it is done when this is committed, and these attributes are its answer.
@@ -46,9 +46,9 @@ impl Tree {
         caller: &Caller,
         ino: u64,
         handle: Option<u64>,
-        change: Change,
+        change: AttrChange,
         has_waited: bool,
-    ) -> Result<Changed, OpError> {
+    ) -> Result<AttrChanged, OpError> {
         self.check_caller(caller, "setattr")?;
         let present = self.attr(caller, ino, has_waited);
         let mut state = self.state();
@@ -73,13 +73,13 @@ impl Tree {
                 Some(_) => self.inode_attr(&state, ino),
                 None => self.file_attr(ino, 0o600, 0, self.started_at()),
             };
-            return Ok(Changed::Commit(commit, attr));
+            return Ok(AttrChanged::Commit(commit, attr));
         }
         if let Some(mtime) = change.mtime {
             self.set_mtime(&mut state, ino, mtime);
         }
         drop(state);
-        Ok(Changed::Done(self.attr(caller, ino, has_waited)?))
+        Ok(AttrChanged::Done(self.attr(caller, ino, has_waited)?))
     }
 
     /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
