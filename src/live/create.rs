@@ -125,8 +125,8 @@ impl Tree {
         let opener = self.opener(caller)?;
         let mine = self.created_by(state, caller, dir_entry);
         if let Some(entry) = state.scratch(dir_entry) {
-            return match state.entry(entry).and_then(|entry| entry.own) {
-                Some(own) if !exclusive => Ok(own),
+            return match state.entry(entry).and_then(|entry| entry.write_ino) {
+                Some(write_ino) if !exclusive => Ok(write_ino),
                 _ => Err(OpError::Errno(libc::EEXIST)),
             };
         }
@@ -147,8 +147,8 @@ impl Tree {
         if exclusive && (base.is_some() || mine.is_some() || state.is_pending(dir_entry)) {
             return Err(OpError::Errno(libc::EEXIST));
         }
-        if let Some(own) = mine {
-            return Ok(own);
+        if let Some(write_ino) = mine {
+            return Ok(write_ino);
         }
         Ok(match base {
             Some(base) => {

@@ -198,8 +198,8 @@ impl Tree {
         };
         if matches!(listed.name.as_str(), "." | "..") || listed.ino < crate::versions::FIRST_FILE {
             let caller = self.own_caller();
-            let own = self.attr(&caller, listed.ino, true).ok()?;
-            return Some(attr(listed.ino, own));
+            let present = self.attr(&caller, listed.ino, true).ok()?;
+            return Some(attr(listed.ino, present));
         }
         let dir_entry = DirEntry::new(dir, &listed.name);
         let file = self.layout.file_at(&dir_entry)?;

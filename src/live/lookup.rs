@@ -43,11 +43,11 @@ impl Tree {
             return self.look_up_generated(caller, number, generated);
         }
         let mut state = self.state();
-        if let Some(own) = state
+        if let Some(write_ino) = state
             .scratch(&dir_entry)
-            .and_then(|entry| state.entry(entry)?.own)
+            .and_then(|entry| state.entry(entry)?.write_ino)
         {
-            return Ok(self.found(&mut state, own, Duration::ZERO));
+            return Ok(self.found(&mut state, write_ino, Duration::ZERO));
         }
         let file = self
             .layout
@@ -179,7 +179,7 @@ impl Tree {
     ) -> Option<u64> {
         let process = || self.processes.of_thread(caller.tid);
         if let Some(entry) = state.pending_of(dir_entry, process) {
-            return state.entry(entry)?.own;
+            return state.entry(entry)?.write_ino;
         }
         // It was opened to write before a provider could say that the name does not exist.
         let entry = state.named(dir_entry)?;
@@ -231,7 +231,7 @@ impl Tree {
                 self.mtime_of(&state, &dir_entry, &content),
             )),
             Resolved::Missing => match self.left_to(&mut state, caller, &dir_entry) {
-                Some(own) => Ok(self.inode_attr(&state, own)),
+                Some(write_ino) => Ok(self.inode_attr(&state, write_ino)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
             // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.

@@ -156,27 +156,27 @@ impl Tree {
         self.opener(caller)?;
         // ftruncate(2) has a handle. O_TRUNC comes after OPEN, and without one.
         let by_handle = handle.and_then(|handle| state.written_by(handle));
-        let own = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
-        let Some(own) = own else {
+        let write_ino = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
+        let Some(write_ino) = write_ino else {
             return self
                 .truncate(state, caller, ino, size, has_waited)
                 .map(Some);
         };
-        let file = self.file_of(state, own)?;
+        let file = self.file_of(state, write_ino)?;
         let len = usize::try_from(size)
             .ok()
             .filter(|len| *len <= file.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
         if len > 0 {
-            self.supply_base(state, own, has_waited)?;
+            self.supply_base(state, write_ino, has_waited)?;
         }
         if file == FileKind::Scratch {
-            let present = state.write_inode(own).map_or(0, |inode| inode.len());
+            let present = state.write_inode(write_ino).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
-                return Err(scratch_is_full(state, own));
+                return Err(scratch_is_full(state, write_ino));
             }
         }
-        match state.set_len(own, len) {
+        match state.set_len(write_ino, len) {
             Ok(()) => Ok(None),
             Err(Unavailable::Failed(errno)) => Err(OpError::Errno(errno)),
             Err(Unavailable::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),

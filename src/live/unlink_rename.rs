@@ -16,10 +16,10 @@ const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 enum Source {
     /// A scratch file that nobody is writing.
     Scratch(u64),
-    /// A file that this process is writing. Its data (in the inode `own`) is renamed, not what the name held before.
+    /// A file that this process is writing. Its data (in the inode `write_ino`) is renamed, not what the name held before.
     Unclosed {
         entry: u64,
-        own: u64,
+        write_ino: u64,
         process: Process,
         was_seen: bool,
     },
@@ -170,41 +170,41 @@ impl Tree {
     fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
         if let Some(entry) = state.scratch(from) {
-            let own = state.entry(entry).and_then(|entry| entry.own);
-            let own = own.ok_or(ENOENT)?;
+            let write_ino = state.entry(entry).and_then(|entry| entry.write_ino);
+            let write_ino = write_ino.ok_or(ENOENT)?;
             let is_unclosed = state
-                .write_inode(own)
+                .write_inode(write_ino)
                 .is_some_and(|inode| inode.is_unclosed());
-            let opener = state.buffer(own).map(|buffer| buffer.opener.process);
+            let opener = state.buffer(write_ino).map(|buffer| buffer.opener.process);
             return Ok(match opener.filter(|_| is_unclosed) {
                 Some(process) => Source::Unclosed {
                     entry,
-                    own,
+                    write_ino,
                     process,
                     was_seen: false,
                 },
-                None => Source::Scratch(own),
+                None => Source::Scratch(write_ino),
             });
         }
         if let Some(process) = process {
             if let Some(entry) = state.pending_of(from, || Some(process)) {
-                let own = state
+                let write_ino = state
                     .entry(entry)
-                    .and_then(|entry| entry.own)
+                    .and_then(|entry| entry.write_ino)
                     .ok_or(ENOENT)?;
                 return Ok(Source::Unclosed {
                     entry,
-                    own,
+                    write_ino,
                     process,
                     was_seen: false,
                 });
             }
             if let Some(entry) = state.named(from)
-                && let Some(own) = state.unclosed_by(entry, process)
+                && let Some(write_ino) = state.unclosed_by(entry, process)
             {
                 return Ok(Source::Unclosed {
                     entry,
-                    own,
+                    write_ino,
                     process,
                     was_seen: true,
                 });
@@ -246,10 +246,12 @@ impl Tree {
             Source::Scratch(_) if target == FileKind::Scratch => {
                 self.state().rename(from, to);
             }
-            Source::Scratch(own) => self.store_scratch(caller, from, to, &target, own)?,
+            Source::Scratch(write_ino) => {
+                self.store_scratch(caller, from, to, &target, write_ino)?
+            }
             Source::Unclosed {
                 entry,
-                own,
+                write_ino,
                 process,
                 was_seen,
             } => {
@@ -264,7 +266,7 @@ impl Tree {
                         removed => removed.map_err(|error| at(error, &from.name))?,
                     }
                 }
-                self.rename_unclosed(entry, own, process, from, to, &target)?;
+                self.rename_unclosed(entry, write_ino, process, from, to, &target)?;
             }
             Source::Settled(file) => self.rename_settled(caller, file, from, to, &target)?,
         }
@@ -279,14 +281,14 @@ impl Tree {
         from: &DirEntry,
         to: &DirEntry,
         target: &FileKind,
-        own: u64,
+        write_ino: u64,
     ) -> Result<(), OpError> {
         if !target.is_writable() {
             return Err(OpError::Errno(libc::EPERM));
         }
         let (value, changes, mtime) = {
             let state = self.state();
-            let buffer = state.buffer(own).ok_or(ENOENT)?;
+            let buffer = state.buffer(write_ino).ok_or(ENOENT)?;
             let data = buffer.data.as_ref().map_err(|missing| match missing {
                 Unavailable::Failed(errno) => OpError::Errno(*errno),
                 Unavailable::Unknown => OpError::unexpected("a rename of unknown bytes"),
@@ -303,7 +305,7 @@ impl Tree {
             .map_err(|error| error.at(&to.name))?;
         let mut state = self.state();
         if let Some(entry) = state.scratch(from) {
-            state.committed(own, changes);
+            state.committed(write_ino, changes);
             state.publish(entry, to);
             if let Some(mtime) = mtime {
                 state.set_mtime(entry, value.fingerprint(), mtime);
@@ -315,7 +317,7 @@ impl Tree {
     fn rename_unclosed(
         &self,
         entry: u64,
-        own: u64,
+        write_ino: u64,
         process: Process,
         from: &DirEntry,
         to: &DirEntry,
@@ -335,9 +337,9 @@ impl Tree {
         }
         match is_pending {
             true => state.move_pending(entry, to),
-            false => state.make_pending(entry, to, own, process),
+            false => state.make_pending(entry, to, write_ino, process),
         }
-        let Some(buffer) = state.buffer(own) else {
+        let Some(buffer) = state.buffer(write_ino) else {
             return Ok(());
         };
         let Some(synced) = &buffer.synced else {
@@ -348,10 +350,10 @@ impl Tree {
             .as_ref()
             .is_ok_and(|data| data.as_bytes() == synced.as_bytes());
         let commit = match is_whole {
-            true => Commit::of_buffer(own),
-            false => Commit::of_synced(own),
+            true => Commit::of_buffer(write_ino),
+            false => Commit::of_synced(write_ino),
         };
-        state.begin_commit(own);
+        state.begin_commit(write_ino);
         drop(state);
         let mut results = self.commit(&[Commits::one(commit)]);
         results.pop().unwrap_or(Ok(()))
@@ -403,10 +405,10 @@ impl Tree {
         let opener = self.opener(caller)?;
         let mut state = self.state();
         state.unlink(from);
-        let own = state.create_scratch(to, &opener, value.as_bytes());
+        let write_ino = state.create_scratch(to, &opener, value.as_bytes());
         // Nobody is writing it.
-        let changes = state.buffer(own).map_or(0, |buffer| buffer.changes);
-        state.committed(own, changes);
+        let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
+        state.committed(write_ino, changes);
         Ok(())
     }
 

@@ -114,7 +114,7 @@ impl State {
         let is_pending = self
             .entries
             .get(&entry)
-            .is_some_and(|entry| entry.pending.is_some() && entry.own == Some(ino));
+            .is_some_and(|entry| entry.pending.is_some() && entry.write_ino == Some(ino));
         if is_pending {
             // A name that never got a value is gone with its last writer.
             self.abandon(entry);
@@ -122,7 +122,7 @@ impl State {
         let is_own = self
             .entries
             .get(&entry)
-            .is_some_and(|entry| entry.own == Some(ino) && entry.dir_entry.is_some());
+            .is_some_and(|entry| entry.write_ino == Some(ino) && entry.dir_entry.is_some());
         if !is_own && let Some(inode) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
             match inode.is_viewed {

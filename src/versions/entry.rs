@@ -8,7 +8,7 @@ use crate::process::Process;
 /// A file as users see it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name; `None`: it was removed or replaced, and only those who have it open still see it.
+    /// Its name; `None`: it was removed or replaced, and only processes that have it open still reach it.
     pub dir_entry: Option<DirEntry>,
     /// Its last name.
     pub last: DirEntry,
@@ -17,13 +17,13 @@ pub struct Entry {
     /// A lookup found no value under its name. The entry exists because a backend could not be asked at once. Opening it to
     /// write makes the file.
     pub(super) has_vanished: bool,
-    /// The version that its name leads to.
+    /// The inode of its current version; `None`: none is known.
     pub current: Option<u64>,
-    /// The inode that a pending or scratch file's name leads to.
-    pub own: Option<u64>,
-    /// The process that is making it: it has no first value yet, and nobody else sees it.
+    /// The write inode that its name leads to while it is pending or a scratch file.
+    pub write_ino: Option<u64>,
+    /// The process that creates it: it has no first value yet, and no other process finds it.
     pub pending: Option<Process>,
-    /// It lies in memory only.
+    /// An editor's scratch file: it is kept in memory, and never stored.
     pub is_scratch: bool,
     /// The modification time that was set for the content with this fingerprint.
     pub mtime: Option<(u64, SystemTime)>,

@@ -26,7 +26,7 @@ impl State {
     /// How many bytes scratch files hold together.
     pub fn scratch_bytes(&self) -> usize {
         let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
-        let inodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
+        let inodes = scratch.filter_map(|entry| self.write_inode(entry.write_ino?));
         inodes.map(WriteInode::len).sum()
     }
 
@@ -61,7 +61,7 @@ impl State {
                 earlier: None,
                 has_vanished: false,
                 current: None,
-                own: None,
+                write_ino: None,
                 pending: None,
                 is_scratch: false,
                 mtime: None,
@@ -131,13 +131,19 @@ impl State {
         self.change_entry(entry, |entry| {
             entry.dir_entry = Some(dir_entry.clone());
             entry.is_scratch = true;
-            entry.own = Some(ino);
+            entry.write_ino = Some(ino);
         });
         ino
     }
 
     /// Makes a file pending: from now on only this process sees it.
-    pub fn make_pending(&mut self, entry: u64, dir_entry: &DirEntry, own: u64, process: Process) {
+    pub fn make_pending(
+        &mut self,
+        entry: u64,
+        dir_entry: &DirEntry,
+        write_ino: u64,
+        process: Process,
+    ) {
         self.leave_name(entry);
         self.pending
             .entry(dir_entry.clone())
@@ -147,7 +153,7 @@ impl State {
         self.change_entry(entry, |entry| {
             entry.dir_entry = Some(dir_entry.clone());
             entry.go_to(dir_entry);
-            entry.own = Some(own);
+            entry.write_ino = Some(write_ino);
             entry.pending = Some(process);
             entry.has_vanished = false;
             entry.is_scratch = false;
@@ -252,7 +258,7 @@ impl State {
         self.change_entry(entry, |entry| {
             entry.dir_entry = Some(dir_entry.clone());
             entry.go_to(dir_entry);
-            entry.own = None;
+            entry.write_ino = None;
             entry.pending = None;
             entry.is_scratch = false;
         });
@@ -260,10 +266,10 @@ impl State {
 
     /// Makes a file a scratch file of this name, which keeps its buffer.
     pub fn become_scratch(&mut self, entry: u64, dir_entry: &DirEntry) {
-        let own = self.entries.get(&entry).and_then(|entry| entry.own);
+        let write_ino = self.entries.get(&entry).and_then(|entry| entry.write_ino);
         self.publish(entry, dir_entry);
         self.change_entry(entry, |entry| {
-            entry.own = own;
+            entry.write_ino = write_ino;
             entry.is_scratch = true;
         });
     }
@@ -307,7 +313,9 @@ impl State {
             self.supply_base(*ino, Ok(SecretValue::new("")));
         }
         match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
-            Some((own, process, _)) => self.make_pending(entry, dir_entry, own, process),
+            Some((write_ino, process, _)) => {
+                self.make_pending(entry, dir_entry, write_ino, process)
+            }
             None => {
                 self.unlink(dir_entry);
                 if let Some(known) = self.entries.get_mut(&entry) {

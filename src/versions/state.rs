@@ -302,7 +302,7 @@ impl State {
             _ => false,
         };
         let is_own = |entry: &Entry| {
-            entry.own == Some(ino)
+            entry.write_ino == Some(ino)
                 && (entry.is_scratch && entry.dir_entry.is_some() || entry.pending.is_some())
         };
         if is_held || self.entries.get(&number).is_some_and(is_own) {
@@ -319,8 +319,8 @@ impl State {
             if entry.current == Some(ino) {
                 entry.current = None;
             }
-            if entry.own == Some(ino) {
-                entry.own = None;
+            if entry.write_ino == Some(ino) {
+                entry.write_ino = None;
             }
         }
         self.drop_entry_if_unused(number);
@@ -331,7 +331,7 @@ impl State {
         let Some(entry) = self.entries.get(&number) else {
             return;
         };
-        let of_entry = [entry.current, entry.own];
+        let of_entry = [entry.current, entry.write_ino];
         for ino in of_entry.into_iter().flatten() {
             self.drop_if_unused(ino);
         }

@@ -67,24 +67,24 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     let a = state.version(&dir_entry("A"), &value("one"), now);
     state.count_lookup(a);
     check(&mut state, "a version");
-    let own = state.create(&dir_entry("B"), &opener(7));
-    let handle = state.open_writer(own, &opener(7), 10);
-    state.count_lookup(own);
+    let write_ino = state.create(&dir_entry("B"), &opener(7));
+    let handle = state.open_writer(write_ino, &opener(7), 10);
+    state.count_lookup(write_ino);
     state.write(handle, 11, 0, b"hello");
-    state.sync(own);
+    state.sync(write_ino);
     state.write(handle, 12, 5, b" you");
     check(&mut state, "a new file that is being written");
-    let entry = state.entry_of(own).unwrap();
+    let entry = state.entry_of(write_ino).unwrap();
     state.move_pending(entry, &dir_entry("C"));
     check(&mut state, "moved");
-    assert_eq!(state.close(own), [own]);
-    let changes = state.buffer(own).unwrap().changes;
+    assert_eq!(state.close(write_ino), [write_ino]);
+    let changes = state.buffer(write_ino).unwrap().changes;
     state.publish(entry, &dir_entry("C"));
-    state.committed(own, changes);
-    state.end_commit(own);
+    state.committed(write_ino, changes);
+    state.end_commit(write_ino);
     check(&mut state, "committed");
     assert_eq!(state.release(handle, |_| true), None);
-    state.forget(own, 1);
+    state.forget(write_ino, 1);
     check(&mut state, "released and forgotten");
     let scratch = state.create_scratch(&dir_entry(".x"), &opener(8), b"\xff\xfe");
     let handle = state.open_writer(scratch, &opener(8), 20);
@@ -101,14 +101,14 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.end_retries(5);
     state.forget(promise, 1);
     let entry = state.entry_at(&dir_entry("A"));
-    let own = state.new_write_inode(entry, Err(Unavailable::Unknown));
-    let handle = state.open_writer(own, &opener(9), 30);
-    state.supply_base(own, Ok(value("base")));
-    state.taint(own, libc::EFBIG);
-    state.set_len(own, 0).unwrap();
-    state.kill(own);
+    let write_ino = state.new_write_inode(entry, Err(Unavailable::Unknown));
+    let handle = state.open_writer(write_ino, &opener(9), 30);
+    state.supply_base(write_ino, Ok(value("base")));
+    state.taint(write_ino, libc::EFBIG);
+    state.set_len(write_ino, 0).unwrap();
+    state.kill(write_ino);
     state.set_buffer_mtime(
-        own,
+        write_ino,
         SystemTime::UNIX_EPOCH - std::time::Duration::from_millis(1),
     );
     check(&mut state, "a killed writer");
@@ -127,23 +127,28 @@ fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
     let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
     let entry = state.entry_at(&dir_entry);
-    let own = state.new_write_inode(entry, Err(Unavailable::Unknown));
-    state.count_lookup(own);
+    let write_ino = state.new_write_inode(entry, Err(Unavailable::Unknown));
+    state.count_lookup(write_ino);
     state.vanish(&dir_entry);
     let restored_from = |records| {
         let mut next = restored(records).state;
-        let handle = next.open_writer(own, &opener(7), 10);
+        let handle = next.open_writer(write_ino, &opener(7), 10);
         assert!(next.is_pending(&dir_entry));
-        next.view(own);
+        next.view(write_ino);
         next.write(handle, 11, 0, b"new");
-        next.kill(own);
+        next.kill(write_ino);
         next.release(handle, |_| false);
         assert_eq!(
-            next.buffer(own).unwrap().data.as_ref().unwrap().as_bytes(),
+            next.buffer(write_ino)
+                .unwrap()
+                .data
+                .as_ref()
+                .unwrap()
+                .as_bytes(),
             b"new"
         );
         let next = restored(next.checkpoint()).state;
-        assert!(next.write_inode(own).unwrap().is_viewed);
+        assert!(next.write_inode(write_ino).unwrap().is_viewed);
     };
     restored_from(state.checkpoint());
     restored_from(state.take_records());
@@ -184,21 +189,21 @@ fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
     let mut state = State::new(0);
     for n in 0..1000 {
         let dir_entry = DirEntry::new(2, &format!("F{n}"));
-        let own = state.create(&dir_entry, &opener(1));
-        let handle = state.open_writer(own, &opener(1), n);
-        state.count_lookup(own);
-        let entry = state.entry_of(own).unwrap();
-        for own in state.close(own) {
-            let changes = state.buffer(own).unwrap().changes;
+        let write_ino = state.create(&dir_entry, &opener(1));
+        let handle = state.open_writer(write_ino, &opener(1), n);
+        state.count_lookup(write_ino);
+        let entry = state.entry_of(write_ino).unwrap();
+        for write_ino in state.close(write_ino) {
+            let changes = state.buffer(write_ino).unwrap().changes;
             state.publish(entry, &dir_entry);
-            state.committed(own, changes);
-            state.end_commit(own);
+            state.committed(write_ino, changes);
+            state.end_commit(write_ino);
         }
         state.release(handle, |_| true);
         let version = state.version(&dir_entry, &SecretValue::new("x"), SystemTime::now());
         state.count_lookup(version);
         state.unlink(&dir_entry);
-        state.forget(own, 1);
+        state.forget(write_ino, 1);
         state.forget(version, 1);
     }
     state.take_records();
@@ -219,8 +224,8 @@ fn samples() -> Vec<Record> {
     };
     let bytes = || crate::secret::SecretBuffer::new(b"b\xff");
     let mut state = State::new(0);
-    let own = state.create(&dir_entry(), &opener(7));
-    state.set_buffer_mtime(own, SystemTime::UNIX_EPOCH);
+    let write_ino = state.create(&dir_entry(), &opener(7));
+    state.set_buffer_mtime(write_ino, SystemTime::UNIX_EPOCH);
     let scratch = state.create_scratch(&DirEntry::new(2, ".s"), &opener(8), b"s");
     let entry = state.entry_of(scratch).unwrap();
     state.set_mtime(
@@ -272,7 +277,7 @@ fn samples() -> Vec<Record> {
         Record::Arrived(1234, dir_entry()),
         Record::Other(bytes()),
     ]);
-    let handle = state.open_writer(own, &opener(7), 10);
+    let handle = state.open_writer(write_ino, &opener(7), 10);
     let snapshot = state.open_snapshot(SecretValue::new("shown"), 12);
     assert!(state.handle(handle).is_some() && state.handle(snapshot).is_some());
     let opened = state.take_records().into_iter();
