@@ -1,5 +1,5 @@
-//! What a mount's owner does with the filesystem beside its requests: it sets the device, continues an earlier server's
-//! commits, and finishes the writes under way when the mount ends.
+//! What the module `mount` does with the filesystem beside its requests: it sets the device, continues the commits that an
+//! earlier server left, and waits for the last writes when the mount ends.
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -1,4 +1,4 @@
-//! Turns fuser's calls into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
+//! Turns fuser's calls into the tree's ([`live`](crate::live)), and the tree's errors into errnos. Decides nothing about secrets.
 //!
 //! One thread reads requests and never waits. A request that may wait goes to another thread, or is parked until a provider
 //! has answered. Each operation begins with `Dispatcher::begin`, which adds the caller and refuses a request on which servers

@@ -12,7 +12,7 @@ use fuser::{
 
 use crate::live::{FileType, Found, Owner};
 
-/// A reply that can be an error.
+/// All of fuser's replies have this method, but no trait for it.
 pub(super) trait ErrorReply: Send + 'static {
     /// Answers with an errno.
     fn fail(self, errno: Errno);

@@ -1,4 +1,4 @@
-//! What the operations share: how a request begins, and how it is answered at once or later.
+//! What all operations share: how a request begins, and how it is answered, at once or after a wait.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,6 +1,6 @@
 //! Parks requests until what they wait for is settled, or until another thread has finished them.
 //!
-//! Without this room a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
+//! Without this module a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
 //! kernel never sends it again. So one thread watches the pending signals of all parked callers, and answers EINTR to a
 //! caller whose signal should end its wait.
 

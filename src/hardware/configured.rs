@@ -1,5 +1,5 @@
 //! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid
-//! entries are ignored with a warning, and stay there when a price is saved.
+//! entries are ignored with a warning, and are kept when a price is saved.
 
 use std::sync::Arc;
 

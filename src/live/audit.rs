@@ -1,4 +1,4 @@
-//! Records in the audit trail who did what in the tree.
+//! Records in the audit trail which user and program changed what, read what, and was refused.
 
 use std::time::Duration;
 

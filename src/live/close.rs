@@ -1,5 +1,5 @@
-//! Closing: who closes decides whether the buffer is committed. A file is committed when the process that opened it closes
-//! its last writable descriptor of it.
+//! FLUSH and RELEASE: a buffer is committed when the process that opened the file closes its last writable descriptor of it.
+//! `/proc` shows which process closes.
 
 use super::commit::Commits;
 use super::{Caller, Tree};
@@ -60,7 +60,7 @@ impl Tree {
         }
     }
 
-    /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
+    /// RELEASE arrived, which is answered later. If the handle may have writes that are not committed (`/proc` does not show its
     /// writer, or others went on writing), readers of the name wait from now on until [`end_release`](Self::end_release).
     pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
@@ -94,8 +94,7 @@ impl Tree {
         !releasing.is_empty() && releasing.contains_key(dir_entry)
     }
 
-    /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run
-    /// on the thread that answers.
+    /// Drops the handle, and returns what no close could commit. Reads `/proc`, as [`close`](Self::close) does.
     pub fn release(&self, handle: u64) -> Commits {
         self.layout.released(handle);
         let mut state = self.state();

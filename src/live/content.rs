@@ -17,10 +17,10 @@ use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
 
-/// How long an answer is kept for the callers that waited for it.
+/// How long a lookup is kept for the callers that waited for it.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// What providers have just answered.
+/// The last lookups that callers waited for: they get the answer even if it may not be cached.
 #[derive(Default)]
 pub(super) struct RecentLookups(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
 
@@ -131,7 +131,7 @@ impl Tree {
         }
     }
 
-    /// Carries out a finished write of a file that is not scratch.
+    /// Applies a finished write of a file that is not scratch.
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.

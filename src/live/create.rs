@@ -1,4 +1,4 @@
-//! Making files. A new file is its maker's alone until it has its first value.
+//! CREATE and MKNOD. Only the process that creates a file finds it until it has its first value.
 
 use std::time::Duration;
 

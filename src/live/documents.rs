@@ -1,4 +1,4 @@
-//! The secrets as documents. A document is rendered once per snapshot, from that snapshot alone.
+//! The content of the bundles. A document is rendered once per snapshot and format, from that snapshot alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::secret::SecretBuffer;
 use crate::versions::{Record, State, Timestamp};
 
-/// A record of this room. As with those of `versions`: a variant or a field is only ever added behind the last one.
+/// A record of this module, as bytes in a [`Record::Other`]. Here, too, a variant or a field is only ever added at the end.
 #[derive(Serialize, Deserialize)]
 enum Entry {
     /// When the first server began.
@@ -40,7 +40,7 @@ impl Entry {
     }
 }
 
-/// What the next server continues with. One lock is held while it changes and while the change is appended.
+/// What the next server continues with. The lock is held while it changes and until the change is appended.
 pub(super) struct Journaled {
     pub(super) started_at: SystemTime,
     pub(super) events: EventLog,
@@ -49,7 +49,7 @@ pub(super) struct Journaled {
     backends: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What other rooms continue with.
+/// What the hardware prices and the manager continue with.
 #[derive(Default)]
 pub(super) struct Restored {
     pub(super) prices: Option<String>,

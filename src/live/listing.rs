@@ -1,4 +1,4 @@
-//! Listings. An open folder holds no copy of its names. The offset of a name is its hash, and names are listed in that
+//! READDIR and READDIRPLUS. An open folder holds no copy of its names. The offset of a name is its hash, and names are listed in that
 //! order, so a listing continues at the right place after any change, and rewinddir(3) lists anew.
 
 use std::collections::HashMap;

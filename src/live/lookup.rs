@@ -1,4 +1,4 @@
-//! From names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
+//! LOOKUP, GETATTR and ACCESS: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
 //! answers a promise, and `stat` or `open` of that promise waits.
 
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
-    /// ENOENT and EACCES. Blocked only for a retry whose content is not at hand,
+    /// ENOENT and EACCES. Blocked only for a retry whose content is not known,
     /// and for one that creates the file exclusively while a backend that may have it has not answered.
     pub fn lookup(
         &self,

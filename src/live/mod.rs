@@ -1,9 +1,9 @@
-//! The owner's tree: what is at which name, what a reader gets, and when a write takes effect. Knows no fuser type and
-//! no mount point; the rooms around it turn the kernel's requests into its calls.
+//! The tree of files that a mount shows to its owner: what each name is, what a reader gets, and when a write takes effect.
+//! The module `fuse` calls it for each request. Knows no fuser type and no mount point.
 //!
 //! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
-//! acknowledged ([`KernelNames`]). Operations that answer the kernel never wait: one that cannot be answered yet returns
-//! what it is blocked on, and its caller repeats it when that is settled.
+//! acknowledged ([`KernelNames`]). An operation never waits for a provider: one that cannot be answered yet returns what it is
+//! blocked on ([`WaitOn`]). Its caller has that settled ([`Tree::settle`]) and then calls it again.
 
 mod audit;
 pub mod bundle;
@@ -81,7 +81,7 @@ pub enum OpError {
 }
 
 impl OpError {
-    /// EIO for a state that should not be, which is worth a log line.
+    /// EIO for a state that should be impossible.
     fn unexpected(what: &str) -> Self {
         let eio = std::io::Error::from_raw_os_error(libc::EIO);
         OpError::Error(Error::io(what, eio))
@@ -118,7 +118,7 @@ pub enum WorkQueue {
     Database,
 }
 
-/// The rooms that a tree shows as files.
+/// What a tree shows as files, and what it needs for that.
 pub struct Parts {
     /// The chain of providers.
     pub manager: Arc<SecretsManager>,
@@ -178,7 +178,7 @@ pub struct Found {
 /// Frees memory on another thread.
 pub type FreeElsewhere = Box<dyn Fn(Vec<Dropped>) + Send + Sync>;
 
-/// The owner's tree of files, which answers the kernel's requests. The module's page says how.
+/// The tree of files; see the [module](self).
 pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
@@ -195,13 +195,13 @@ pub struct Tree {
     state: Mutex<State>,
     journal: Journal,
     free: Mutex<Option<FreeElsewhere>>,
-    /// The journal may have to be begun anew at the next change of the state.
+    /// The journal may need a checkpoint at the next change of the state.
     checkpoint_is_due: AtomicBool,
     journaled: Mutex<Journaled>,
     documents: Documents,
-    /// What providers have just answered.
+    /// Answers of providers for the callers that waited for them.
     recent_lookups: content::RecentLookups,
-    /// Names whose last writer is gone and whose commit may still be under way.
+    /// Names whose last writer is gone and whose commit may still be under way, with the number of such writers.
     releasing: Mutex<HashMap<DirEntry, usize>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,

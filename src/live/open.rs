@@ -1,4 +1,4 @@
-//! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
+//! OPEN and READ. An open checks the caller and records the read. It never checks whether a version is current.
 
 use super::files::ReadMode;
 use super::layout::{FileKind, Generated};

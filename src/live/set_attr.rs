@@ -1,4 +1,4 @@
-//! setattr: truncate(2) and ftruncate(2), utimensat(2), chmod(2) and chown(2).
+//! SETATTR: truncate(2) and ftruncate(2), utimensat(2), chmod(2) and chown(2).
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! What the file `status` says.
+//! The file `status`: the state of the mount, its server, its caches and its providers, as JSON.
 
 use serde::{Deserialize, Serialize};
 

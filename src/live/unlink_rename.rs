@@ -1,4 +1,4 @@
-//! Removing and renaming. Both write the secrets file, so they run on a thread that may wait for the disk.
+//! UNLINK and RENAME. Both write the secrets file, so they run on a thread that may wait for the disk.
 
 use super::audit::actor;
 use super::commit::{Commit, Commits};

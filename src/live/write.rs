@@ -1,4 +1,4 @@
-//! Writing: an inode for each writer, with a buffer that nobody else sees before it is committed.
+//! WRITE and FSYNC, into a buffer that nobody but its writer sees before it is committed.
 
 use zeroize::Zeroizing;
 

@@ -1,4 +1,4 @@
-//! The extended attributes of a secret: where it comes from, and for how long it is held.
+//! The extended attributes: which provider a secret comes from, when it was fetched, and when it expires.
 
 use super::layout::FileKind;
 use super::{Caller, OpError, Tree};

@@ -27,12 +27,12 @@ pub enum Inode {
     Write(WriteInode),
 }
 
-/// Why the present content of a writer's file is not at hand.
+/// Why the bytes are not known with which a writer's buffer begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// A provider must be asked for it.
     Unknown,
-    /// It cannot be had, for this errno.
+    /// It cannot be read or written: the operation fails with this errno.
     Failed(i32),
 }
 
@@ -96,9 +96,9 @@ pub struct WriteInode {
     pub writers: u32,
     /// How many commits of it are under way.
     pub commits: u32,
-    /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
+    /// It was opened to read, and the kernel keeps pages with `base`: it is never written to.
     pub is_read: bool,
-    /// Its buffer was opened to read, and stays for those readers after the last writer is gone.
+    /// Its buffer was opened to read, and is kept for those readers after the last writer has closed it.
     pub is_viewed: bool,
     /// When its bytes last changed.
     pub changed_at: SystemTime,

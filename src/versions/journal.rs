@@ -1,4 +1,5 @@
-//! The journal: records, appended before the operation that made them is answered.
+//! The journal: the records of all changes, encrypted in a [`Log`] that outlives the server. The records of an operation are
+//! appended before it is answered, and the next server restores the state from them.
 
 use std::io;
 
@@ -10,13 +11,12 @@ use super::restore::Restored;
 use crate::secret::SealingKey;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What sealing adds to a record of the log.
+/// How many bytes the encryption adds to a record of the log.
 const TAG: usize = 16;
-/// So many records make one record of the log at a checkpoint.
+/// How many records a checkpoint puts into one record of the log.
 const BATCH: usize = 64;
 
-/// The journal: the records of all changes, from which the next server goes on. The default one keeps none: its tree ends
-/// with its process.
+/// The journal of one mount. The default one keeps no records, for a tree that ends with its process.
 #[derive(Default)]
 pub struct Journal(Option<Mutex<Log>>);
 

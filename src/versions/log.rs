@@ -1,10 +1,10 @@
-//! A log in memory that outlives its writer: sealed records in two files that somebody else holds open (memfds of the
-//! keeper). Knows nothing of what the records say.
+//! A log in memory that outlives its writer: encrypted records in two memfds, which the keeper holds open, too. Does not know
+//! what the records mean.
 //!
 //! A file begins with its generation (8 bytes, little endian; 0: being written) and a salt of 32 bytes. Records follow:
 //! length (4 bytes, little endian) and that many bytes, sealed by AES-256-GCM under a key derived from the salt, with
-//! the record's number as the nonce. The file of the higher generation counts. A record that was cut off by the end of
-//! its writer is not there: the operation it belongs to was not answered yet.
+//! the record's number as the nonce. The file with the higher generation is the valid one. A record that was cut off when its
+//! writer died is ignored: its operation was not answered yet.
 
 use std::fs::File;
 use std::io;
@@ -19,9 +19,9 @@ use crate::secret::SealingKey;
 /// Where the records begin.
 const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
-/// The log is written anew when it is this many bytes past twice what a new one would take.
+/// The log is rewritten when it is this many bytes longer than twice what a new one would take.
 const SLACK: u64 = 256 * 1024;
-/// With each append, so many bytes of the old file are given back: to free a long one at once takes milliseconds.
+/// How many bytes of the old file each append frees: to free a long file at once takes milliseconds.
 const PIECE: u64 = 256 * 1024;
 
 /// The writing end of the sealed log that holds the journal.

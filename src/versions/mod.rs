@@ -1,6 +1,6 @@
-//! The state of a mount that outlives its server: which bytes each inode that the kernel knows holds, what writers have
-//! written and not closed yet, and which name leads where. Knows folders by number and contents as bytes: nothing of
-//! secrets, providers or FUSE.
+//! The state of a mount that outlives its server: which bytes each inode holds that the kernel knows, what writers have
+//! written and not closed yet, and which file each name leads to. The module `live` decides what happens to it. Here, a
+//! folder is a number and a content is bytes: nothing is known of secrets, providers or FUSE.
 //!
 //! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
@@ -9,9 +9,9 @@
 //!   it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
-//! - A pending entry has no first value yet: only the process that makes it sees it.
-//! - A [`Retry`] remembers that a thread got ESTALE for a name, so that it looks the name up again, and whether it wants to
-//!   read or to write.
+//! - A pending file has no first value yet: only the process that creates it finds it.
+//! - A [`Retry`] records that a thread got ESTALE for a name, and whether the thread wants to read or to write. The kernel
+//!   then looks the name up again, and gets an inode for that.
 //!
 //! Every change also makes a [`Record`]. The journal appends the records of an operation before the operation is
 //! answered, so that the next server can continue.

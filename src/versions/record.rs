@@ -20,7 +20,7 @@ pub enum Record {
     Entry(EntryRecord),
     /// A file that nothing needs any more.
     EntryGone(u64),
-    /// A version that the kernel was told of.
+    /// A version, before the kernel gets its inode number.
     Version {
         /// Its inode number.
         ino: u64,
@@ -90,7 +90,7 @@ pub enum Record {
     Arrived(u32, DirEntry),
     /// A record of the tree above: events, prices, bundle bases.
     Other(#[serde(with = "bytes")] SecretBuffer),
-    /// Nobody found anything under the name of this file.
+    /// A lookup found no value under the name of this file.
     Vanished(u64),
     /// An inode with a buffer was opened to read.
     Viewed(u64),

@@ -1,4 +1,4 @@
-//! Turns a state into records, and records into a state.
+//! Turns a state into records, for a checkpoint, and records into a state, when the next server starts.
 
 use super::inode::{Buffer, Handle, Inode, Unavailable, Version, WriteInode};
 use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
@@ -16,7 +16,7 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// An empty state, which gives out numbers from `numbers_from` on.
+    /// Nothing restored yet. Numbers as for [`State::new`].
     pub fn new(numbers_from: u64) -> Self {
         Self {
             state: State::new(numbers_from),

@@ -1,4 +1,4 @@
-//! Pending retries: threads that got ESTALE, and what their second lookup is for.
+//! Pending retries: which threads got ESTALE for which name, and whether they will look it up again to read or to write.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

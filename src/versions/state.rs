@@ -1,5 +1,5 @@
 //! All files and inodes of a mount, and the records of their changes. `State` is one type, because each operation changes
-//! several of its maps at once; its other rooms are `names`, `writers`, `closing` and `restore`.
+//! several of its maps at once; `names`, `writers`, `closing` and `restore` have the rest of its methods.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -61,7 +61,7 @@ fn size_of_inode(inode: &Inode) -> usize {
 }
 
 impl State {
-    /// An empty state, which gives out numbers from `numbers_from` on.
+    /// An empty state; new inode and handle numbers begin at `numbers_from`.
     pub fn new(numbers_from: u64) -> Self {
         Self {
             entries: HashMap::new(),
