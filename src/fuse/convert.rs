@@ -66,7 +66,7 @@ pub(super) fn file_attr(owner: Owner, nodeid: u64, attr: &Attr) -> FileAttr {
         mtime: attr.mtime,
         ctime: attr.ctime,
         crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr.kind),
+        kind: file_type(attr.file_type),
         perm: attr.mode,
         nlink: attr.nlink,
         uid: owner.uid,

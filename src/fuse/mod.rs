@@ -363,7 +363,7 @@ impl Filesystem for Fs {
                 !reply.add(
                     INodeNo(listed.ino),
                     next,
-                    file_type(listed.kind),
+                    file_type(listed.file_type),
                     &listed.name,
                 )
             });

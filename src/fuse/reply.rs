@@ -90,7 +90,7 @@ fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
     for (_, nanos) in times {
         out.u32(nanos);
     }
-    let kind = match attr.kind {
+    let kind = match attr.file_type {
         FileType::Dir => libc::S_IFDIR,
         FileType::File => libc::S_IFREG,
     };
@@ -151,7 +151,7 @@ mod tests {
             nodeid: 7,
             attr: Attr {
                 ino: 9,
-                kind: FileType::File,
+                file_type: FileType::File,
                 mode: 0o600,
                 size: 513,
                 mtime: UNIX_EPOCH - Duration::from_millis(1500),

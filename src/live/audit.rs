@@ -71,11 +71,11 @@ impl Tree {
     }
 
     /// Records that a file with secrets was opened to read.
-    pub(super) fn record_read(&self, caller: &Caller, file: &FileKind) {
+    pub(super) fn record_read(&self, caller: &Caller, kind: &FileKind) {
         let Some(audit) = &self.audit else {
             return;
         };
-        let what = match file {
+        let what = match kind {
             FileKind::Secret(name) => ReadTarget::Secret(name.clone()),
             FileKind::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,

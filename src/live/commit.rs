@@ -74,7 +74,7 @@ impl Commits {
 /// What a commit writes, and where.
 struct Ready {
     dir_entry: DirEntry,
-    file: FileKind,
+    kind: FileKind,
     value: SecretValue,
     writer: Writer,
 }
@@ -106,10 +106,10 @@ impl Tree {
         let state = self.state();
         let is_config = |commit: &Commit| match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
-                matches!(self.file_of(&state, *ino), Ok(FileKind::Config(_)))
+                matches!(self.kind_of_inode(&state, *ino), Ok(FileKind::Config(_)))
             }
             CommitSource::Truncation { dir_entry, .. } => {
-                matches!(self.layout.file_at(dir_entry), Some(FileKind::Config(_)))
+                matches!(self.layout.kind_at(dir_entry), Some(FileKind::Config(_)))
             }
         };
         match commits.0.iter().any(is_config) {
@@ -122,7 +122,7 @@ impl Tree {
     pub fn queue_of_names(&self, dir: u64, names: &[&str]) -> WorkQueue {
         let is_config = |name: &&str| {
             matches!(
-                self.layout.file_at(&DirEntry::new(dir, name)),
+                self.layout.kind_at(&DirEntry::new(dir, name)),
                 Some(FileKind::Config(_))
             )
         };
@@ -151,7 +151,7 @@ impl Tree {
                     Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
                 }
                 let is_secret = |(_, _, begin): &(usize, &Commit, Begin)| {
-                    matches!(begin.ready.file, FileKind::Secret(_))
+                    matches!(begin.ready.kind, FileKind::Secret(_))
                 };
                 if !batch.last().is_some_and(is_secret) {
                     self.write_batch(&mut batch, &mut results);
@@ -170,18 +170,18 @@ impl Tree {
         let batch = std::mem::take(batch);
         let all_secrets = batch
             .iter()
-            .all(|(_, _, begin)| matches!(begin.ready.file, FileKind::Secret(_)));
+            .all(|(_, _, begin)| matches!(begin.ready.kind, FileKind::Secret(_)));
         let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
             true => self.store_together(&batch),
             false => {
                 let one = batch.iter().map(|(_, _, begin)| {
                     let Ready {
-                        file,
+                        kind,
                         value,
                         writer,
                         ..
                     } = &begin.ready;
-                    self.store(file, value.as_bytes(), writer)
+                    self.store(kind, value.as_bytes(), writer)
                 });
                 one.collect()
             }
@@ -201,7 +201,7 @@ impl Tree {
     }
 
     fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
-        let change = |begin: &Begin| match &begin.ready.file {
+        let change = |begin: &Begin| match &begin.ready.kind {
             FileKind::Secret(name) => vec![Change::Set(
                 SecretName::clone(name),
                 begin.ready.value.clone(),
@@ -233,12 +233,12 @@ impl Tree {
                 writer,
             } => {
                 let begun = match (
-                    self.layout.file_at(dir_entry),
+                    self.layout.kind_at(dir_entry),
                     data.to_value(&dir_entry.name),
                 ) {
-                    (Some(file), Ok(value)) => Begun::Write(Ready {
+                    (Some(kind), Ok(value)) => Begun::Write(Ready {
                         dir_entry: dir_entry.clone(),
-                        file,
+                        kind,
                         value,
                         writer: writer.clone(),
                     }),
@@ -275,14 +275,14 @@ impl Tree {
         let Some(dir_entry) = entry.dir_entry.clone().filter(|_| !entry.is_scratch) else {
             return (Begun::Nothing, changes);
         };
-        let Some(file) = self.layout.file_at(&dir_entry) else {
+        let Some(kind) = self.layout.kind_at(&dir_entry) else {
             return (Begun::Nothing, changes);
         };
         let value = match data {
             Ok(data) => data.to_value(&dir_entry.name),
             Err(Unavailable::Failed(libc::EFBIG)) => Err(Error::TooLarge {
                 what: dir_entry.name.clone(),
-                limit: file.limit(),
+                limit: kind.limit(),
             }),
             Err(Unavailable::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
                 name: dir_entry.name.clone(),
@@ -295,7 +295,7 @@ impl Tree {
         let begun = match value {
             Ok(value) => Begun::Write(Ready {
                 dir_entry,
-                file,
+                kind,
                 value,
                 writer: Writer::of_opener(&buffer.opener),
             }),

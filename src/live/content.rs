@@ -58,8 +58,8 @@ impl RecentLookups {
 
 impl Tree {
     /// The content of a file that is not scratch.
-    pub(super) fn resolve(&self, file: &FileKind, freshness: Freshness) -> Resolved {
-        match file {
+    pub(super) fn resolve(&self, kind: &FileKind, freshness: Freshness) -> Resolved {
+        match kind {
             FileKind::Secret(name) => self.secret(name, freshness),
             FileKind::Bundle(format) => self.document(*format, freshness),
             FileKind::Price(id) => match self.hardware.get(id) {
@@ -135,9 +135,9 @@ impl Tree {
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
-    pub(super) fn store(&self, file: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
-        self.apply_write(file, bytes, writer)?;
-        if !matches!(file, FileKind::Secret(_) | FileKind::Bundle(_)) {
+    pub(super) fn store(&self, kind: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
+        self.apply_write(kind, bytes, writer)?;
+        if !matches!(kind, FileKind::Secret(_) | FileKind::Bundle(_)) {
             // Clearing a cache resets prices, too.
             self.journal_prices();
         }
@@ -145,8 +145,8 @@ impl Tree {
         Ok(())
     }
 
-    fn apply_write(&self, file: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
-        match file {
+    fn apply_write(&self, kind: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
+        match kind {
             FileKind::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), bytes)?;
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)

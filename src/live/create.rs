@@ -25,24 +25,24 @@ pub(super) fn not_a_config(name: &str) -> OpError {
 
 impl Tree {
     /// The file that a new file of this name would be.
-    fn file_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<FileKind, OpError> {
+    fn kind_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<FileKind, OpError> {
         let dir = self
             .layout
             .dir(dir_entry.dir)
             .ok_or(OpError::Errno(libc::ENOTDIR))?;
-        match self.layout.file_at(dir_entry) {
+        match self.layout.kind_at(dir_entry) {
             _ if dir.has_scratch() && exclusive && is_sed_name(&dir_entry.name) => {
                 Ok(FileKind::Scratch)
             }
             Some(
-                file @ (FileKind::Secret(_)
+                kind @ (FileKind::Secret(_)
                 | FileKind::Price(_)
                 | FileKind::Config(_)
                 | FileKind::Scratch),
-            ) => Ok(file),
+            ) => Ok(kind),
             // Such a file always exists, so creating it means opening it.
-            Some(file @ (FileKind::Bundle(_) | FileKind::PriceTable)) if file.is_writable() => {
-                Ok(file)
+            Some(kind @ (FileKind::Bundle(_) | FileKind::PriceTable)) if kind.is_writable() => {
+                Ok(kind)
             }
             None => Err(match dir {
                 DirKind::Secrets => SecretName::new(&dir_entry.name)
@@ -121,7 +121,7 @@ impl Tree {
         flags: i32,
     ) -> Result<u64, OpError> {
         let exclusive = flags & libc::O_EXCL != 0;
-        let file = self.file_to_create(dir_entry, exclusive)?;
+        let kind = self.kind_to_create(dir_entry, exclusive)?;
         let opener = self.opener(caller)?;
         let mine = self.created_by(state, caller, dir_entry);
         if let Some(entry) = state.scratch(dir_entry) {
@@ -130,13 +130,13 @@ impl Tree {
                 _ => Err(OpError::Errno(libc::EEXIST)),
             };
         }
-        if file == FileKind::Scratch {
+        if kind == FileKind::Scratch {
             if mine.is_some() && exclusive {
                 return Err(OpError::Errno(libc::EEXIST));
             }
             return Ok(state.create_scratch(dir_entry, &opener, b""));
         }
-        let base = match self.resolve(&file, Freshness::LastKnown) {
+        let base = match self.resolve(&kind, Freshness::LastKnown) {
             Resolved::Content(content) => Some(Ok(content.value)),
             // A provider that fails may have it; whether it has, the file may have one, too.
             Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,

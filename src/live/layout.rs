@@ -109,7 +109,7 @@ impl DirKind {
     }
 
     /// The file that a name would be, whether it exists or not; `None`: no file can have this name here.
-    pub(super) fn file(&self, name: &str) -> Option<FileKind> {
+    pub(super) fn kind_of_name(&self, name: &str) -> Option<FileKind> {
         if self.accepts_scratch(name) && name != "." && name != ".." {
             return Some(FileKind::Scratch);
         }
@@ -147,7 +147,7 @@ struct Folder {
 /// A file whose content is generated at each look, and read past the kernel's cache.
 pub(super) struct Generated {
     pub(super) dir_entry: DirEntry,
-    pub(super) file: FileKind,
+    pub(super) kind: FileKind,
     pub(super) read_mode: ReadMode,
     /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
@@ -232,7 +232,7 @@ impl Layout {
         self.by_dir_entry.insert(dir_entry.clone(), number);
         let generated = Generated {
             dir_entry,
-            file: FileKind::Control(control, of.map(Into::into)),
+            kind: FileKind::Control(control, of.map(Into::into)),
             read_mode: control.read_mode,
             seen: Mutex::new(None),
         };
@@ -303,10 +303,10 @@ impl Layout {
     }
 
     /// What a name in a folder stands for.
-    pub(super) fn file_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
+    pub(super) fn kind_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
         match self.generated_at(dir_entry) {
-            Some(number) => Some(self.generated.get(&number)?.file.clone()),
-            None => self.dir(dir_entry.dir)?.file(&dir_entry.name),
+            Some(number) => Some(self.generated.get(&number)?.kind.clone()),
+            None => self.dir(dir_entry.dir)?.kind_of_name(&dir_entry.name),
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Listed {
     /// Its number, as `stat` shows it.
     pub ino: u64,
     /// Folder or file.
-    pub kind: FileType,
+    pub file_type: FileType,
     /// The name.
     pub name: String,
 }
@@ -125,9 +125,18 @@ impl Tree {
             ("..", self.layout.parent(ino), FileType::Dir),
         ];
         let fixed = dots.into_iter().chain(self.layout.static_entries(ino));
-        for (at, (name, ino, kind)) in (1..).zip(fixed) {
+        for (at, (name, ino, file_type)) in (1..).zip(fixed) {
             let name = name.to_owned();
-            if at > offset && emit(at, Listed { ino, kind, name }) {
+            if at > offset
+                && emit(
+                    at,
+                    Listed {
+                        ino,
+                        file_type,
+                        name,
+                    },
+                )
+            {
                 return Ok(());
             }
         }
@@ -144,7 +153,7 @@ impl Tree {
             };
             let listed = Listed {
                 ino: number,
-                kind: FileType::File,
+                file_type: FileType::File,
                 name: dir_entry.name,
             };
             if emit(*at, listed) {
@@ -202,8 +211,8 @@ impl Tree {
             return Some(attr(listed.ino, present));
         }
         let dir_entry = DirEntry::new(dir, &listed.name);
-        let file = self.layout.file_at(&dir_entry)?;
-        let resolved = self.resolve(&file, Freshness::LastKnown);
+        let kind = self.layout.kind_at(&dir_entry)?;
+        let resolved = self.resolve(&kind, Freshness::LastKnown);
         let mut state = self.state();
         let (size, changed_at, is_known) = match &resolved {
             Resolved::Content(content) => {
@@ -216,7 +225,7 @@ impl Tree {
         let nodeid = state.promise(&dir_entry);
         let mut found = attr(
             nodeid,
-            self.file_attr(listed.ino, file.mode(), size, changed_at),
+            self.file_attr(listed.ino, kind.mode(), size, changed_at),
         );
         if !is_known {
             found.valid = std::time::Duration::ZERO;

@@ -49,11 +49,11 @@ impl Tree {
         {
             return Ok(self.found(&mut state, write_ino, Duration::ZERO));
         }
-        let file = self
+        let kind = self
             .layout
-            .file_at(&dir_entry)
+            .kind_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
-        self.look_up_content(&mut state, caller, &dir_entry, &file, has_waited)
+        self.look_up_content(&mut state, caller, &dir_entry, &kind, has_waited)
     }
 
     fn look_up_generated(
@@ -83,7 +83,7 @@ impl Tree {
         state: &mut State,
         caller: &Caller,
         dir_entry: &DirEntry,
-        file: &FileKind,
+        kind: &FileKind,
         has_waited: bool,
     ) -> Result<Found, OpError> {
         let retry = state.retry(caller.tid, dir_entry);
@@ -93,7 +93,7 @@ impl Tree {
             None if self.is_releasing(dir_entry) => {
                 Resolved::Blocked(WaitOn::Write(dir_entry.clone()))
             }
-            _ => self.resolve(file, freshness),
+            _ => self.resolve(kind, freshness),
         };
         if retry.is_some_and(|retry| retry.to_write) {
             let base = match resolved {
@@ -132,7 +132,7 @@ impl Tree {
                 let ino = state.promise(dir_entry);
                 let attr = self.file_attr(
                     state.st_ino_of(dir_entry),
-                    file.mode(),
+                    kind.mode(),
                     0,
                     self.started_at(),
                 );
@@ -219,13 +219,13 @@ impl Tree {
         if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        let file = self
+        let kind = self
             .layout
-            .file_at(&dir_entry)
+            .kind_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
-            |size, changed_at| self.file_attr(promised.st_ino, file.mode(), size, changed_at);
-        match self.resolve(&file, freshness_after(has_waited)) {
+            |size, changed_at| self.file_attr(promised.st_ino, kind.mode(), size, changed_at);
+        match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),
                 self.mtime_of(&state, &dir_entry, &content),
@@ -236,7 +236,7 @@ impl Tree {
             },
             // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
             Resolved::Failed(error)
-                if error.errno() == libc::EKEYREJECTED || matches!(file, FileKind::Config(_)) =>
+                if error.errno() == libc::EKEYREJECTED || matches!(kind, FileKind::Config(_)) =>
             {
                 Ok(attr(0, self.started_at()))
             }
@@ -266,7 +266,7 @@ impl Tree {
     fn folder_attr(&self, ino: u64) -> Attr {
         Attr {
             ino,
-            kind: FileType::Dir,
+            file_type: FileType::Dir,
             mode: self.layout.dir(ino).map_or(0o700, DirKind::mode),
             size: 0,
             mtime: self.layout.changed_at(ino),
@@ -282,7 +282,7 @@ impl Tree {
     }
 
     fn generated_attr(&self, number: u64, generated: &Generated) -> Attr {
-        let value = match self.resolve(&generated.file, Freshness::LastKnown) {
+        let value = match self.resolve(&generated.kind, Freshness::LastKnown) {
             Resolved::Content(content) => content.value,
             _ => SecretValue::new(""),
         };
@@ -292,13 +292,13 @@ impl Tree {
         };
         // While it is open, `fstat` is to agree with what the program reads.
         let size = self.layout.size_at_open(number).unwrap_or(value.len());
-        self.file_attr(number, generated.file.mode(), size, since)
+        self.file_attr(number, generated.kind.mode(), size, since)
     }
 
     pub(super) fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {
         Attr {
             ino,
-            kind: FileType::File,
+            file_type: FileType::File,
             mode,
             size: size as u64,
             mtime,
@@ -317,8 +317,8 @@ impl Tree {
             Some(entry) if entry.is_scratch => FileKind::Scratch.mode(),
             Some(entry) => self
                 .layout
-                .file_at(&entry.last)
-                .map_or(0o600, |file| file.mode()),
+                .kind_at(&entry.last)
+                .map_or(0o600, |kind| kind.mode()),
             None => 0o600,
         };
         let mut attr = match state.inode(ino) {
@@ -349,7 +349,7 @@ impl Tree {
         self.check_caller(caller, "access")?;
         let mode = match (self.layout.dir(ino), self.layout.generated(ino)) {
             (Some(dir), _) => dir.mode(),
-            (_, Some(generated)) => generated.file.mode(),
+            (_, Some(generated)) => generated.kind.mode(),
             _ => {
                 let state = self.state();
                 self.inode_attr(&state, ino).mode

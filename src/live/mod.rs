@@ -149,7 +149,7 @@ pub struct Attr {
     /// The file's number, the same for all its versions.
     pub ino: u64,
     /// Folder or file.
-    pub kind: FileType,
+    pub file_type: FileType,
     /// Permission bits.
     pub mode: u16,
     /// Bytes.

@@ -90,14 +90,14 @@ impl Tree {
             Some(Inode::Version(version)) => {
                 let value = version.value.clone();
                 let dir_entry = dir_entry.ok_or(ESTALE)?;
-                let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
+                let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
                 if to_write(flags) {
                     return Err(
-                        self.ask_writer_to_retry(&mut state, caller, ino, &dir_entry, &file)
+                        self.ask_writer_to_retry(&mut state, caller, ino, &dir_entry, &kind)
                     );
                 }
                 drop(state);
-                self.record_reader(caller, &file, &value);
+                self.record_reader(caller, &kind, &value);
                 Ok(Opened::VERSION)
             }
             Some(Inode::Write(_)) => {
@@ -115,9 +115,9 @@ impl Tree {
         caller: &Caller,
         ino: u64,
         dir_entry: &DirEntry,
-        file: &FileKind,
+        kind: &FileKind,
     ) -> OpError {
-        if !file.is_writable() {
+        if !kind.is_writable() {
             return OpError::Errno(libc::EACCES);
         }
         if let Err(unseen) = self.opener(caller) {
@@ -140,17 +140,17 @@ impl Tree {
         let (has_buffer, is_read) = (inode.buffer.is_some(), inode.is_read);
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
         let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
-        let file = match is_scratch {
+        let kind = match is_scratch {
             true => FileKind::Scratch,
-            false => self.layout.file_at(&dir_entry).ok_or(ESTALE)?,
+            false => self.layout.kind_at(&dir_entry).ok_or(ESTALE)?,
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &file));
+                return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &kind));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
-                self.record_read(caller, &file);
+                self.record_read(caller, &kind);
             }
             let handle = state.open_writer(ino, &opener, caller.request);
             return Ok(Opened::direct(handle));
@@ -167,7 +167,7 @@ impl Tree {
             _ => return Err(ESTALE),
         };
         state.read_base(ino);
-        self.record_reader(caller, &file, &value);
+        self.record_reader(caller, &kind, &value);
         Ok(Opened::VERSION)
     }
 
@@ -187,14 +187,14 @@ impl Tree {
             state.ask_to_retry_anywhere(caller.tid, to_write(flags));
             return Err(ESTALE);
         };
-        let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
+        let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &file));
+            return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &kind));
         }
         if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        match self.resolve(&file, freshness_after(has_waited)) {
+        match self.resolve(&kind, freshness_after(has_waited)) {
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
                 // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {
@@ -217,14 +217,14 @@ impl Tree {
     ) -> Result<Opened, OpError> {
         let Generated {
             dir_entry,
-            file,
+            kind,
             read_mode,
             ..
         } = generated;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, dir_entry, file));
+            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, dir_entry, kind));
         }
-        if file.mode() & 0o400 == 0 && caller.uid != 0 {
+        if kind.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
         }
         if *read_mode == ReadMode::Live {
@@ -236,7 +236,7 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        match self.resolve(file, Freshness::Fresh) {
+        match self.resolve(kind, Freshness::Fresh) {
             Resolved::Content(content) => {
                 let size = content.value.len();
                 let handle = state.open_snapshot(content.value, caller.request);
@@ -250,13 +250,13 @@ impl Tree {
     }
 
     /// Records the read, and for a bundle, what the reader has seen of it.
-    fn record_reader(&self, caller: &Caller, file: &FileKind, value: &SecretValue) {
-        self.record_read(caller, file);
-        if let FileKind::Secret(name) = file {
+    fn record_reader(&self, caller: &Caller, kind: &FileKind, value: &SecretValue) {
+        self.record_read(caller, kind);
+        if let FileKind::Secret(name) = kind {
             // Counts the read, and has the key refreshed before it expires.
             let _ = self.manager.look_up(name);
         }
-        if let FileKind::Bundle(format) = file
+        if let FileKind::Bundle(format) = kind
             && let Some(base) = self.base_of_document(*format, value)
             && let Some(process) = self.processes.of_thread(caller.tid)
         {
@@ -282,8 +282,8 @@ impl Tree {
             return Ok(());
         }
         let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
-        let file = self.layout.file_at(&dir_entry).ok_or(ESTALE)?;
-        let base = match self.resolve(&file, freshness_after(has_waited)) {
+        let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
+        let base = match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(content.value),
             Resolved::Missing => Ok(SecretValue::new("")),
             Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),
@@ -308,7 +308,7 @@ impl Tree {
     ) -> Result<T, OpError> {
         if let Some(generated) = self.layout.generated(ino)
             && generated.read_mode == ReadMode::Live
-            && let Resolved::Content(content) = self.resolve(&generated.file, Freshness::Fresh)
+            && let Resolved::Content(content) = self.resolve(&generated.kind, Freshness::Fresh)
         {
             return Ok(take(part(content.value.as_bytes(), offset, size)));
         }

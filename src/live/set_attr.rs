@@ -121,9 +121,9 @@ impl Tree {
                 else {
                     return;
                 };
-                let file = self.layout.file_at(&dir_entry);
+                let kind = self.layout.kind_at(&dir_entry);
                 if let Some(Resolved::Content(content)) =
-                    file.map(|file| self.resolve(&file, Freshness::LastKnown))
+                    kind.map(|kind| self.resolve(&kind, Freshness::LastKnown))
                 {
                     let entry = state.entry_at(&dir_entry);
                     state.set_mtime(entry, content.value.fingerprint(), mtime);
@@ -162,15 +162,15 @@ impl Tree {
                 .truncate(state, caller, ino, size, has_waited)
                 .map(Some);
         };
-        let file = self.file_of(state, write_ino)?;
+        let kind = self.kind_of_inode(state, write_ino)?;
         let len = usize::try_from(size)
             .ok()
-            .filter(|len| *len <= file.limit());
+            .filter(|len| *len <= kind.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
         if len > 0 {
             self.supply_base(state, write_ino, has_waited)?;
         }
-        if file == FileKind::Scratch {
+        if kind == FileKind::Scratch {
             let present = state.write_inode(write_ino).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
                 return Err(scratch_is_full(state, write_ino));
@@ -193,18 +193,18 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Commits, OpError> {
         let stale = || OpError::Errno(libc::ESTALE);
-        let (dir_entry, file) = match self.layout.generated(ino) {
-            Some(generated) => (generated.dir_entry.clone(), generated.file.clone()),
+        let (dir_entry, kind) = match self.layout.generated(ino) {
+            Some(generated) => (generated.dir_entry.clone(), generated.kind.clone()),
             None => {
                 let dir_entry = match state.last_dir_entry(ino) {
                     Some(dir_entry) => dir_entry.clone(),
                     None => state.promised(ino).ok_or_else(stale)?.dir_entry.clone(),
                 };
-                let file = self.layout.file_at(&dir_entry).ok_or_else(stale)?;
-                (dir_entry, file)
+                let kind = self.layout.kind_at(&dir_entry).ok_or_else(stale)?;
+                (dir_entry, kind)
             }
         };
-        if !file.is_writable() {
+        if !kind.is_writable() {
             return Err(OpError::Errno(libc::EACCES));
         }
         let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
@@ -214,9 +214,9 @@ impl Tree {
         }
         let len = usize::try_from(size)
             .ok()
-            .filter(|len| *len <= file.limit());
+            .filter(|len| *len <= kind.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
-        let mut data = match self.resolve(&file, freshness_after(has_waited)) {
+        let mut data = match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => SecretBuffer::new(content.value.as_bytes()),
             Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
             // Of what cannot be read nothing is left.

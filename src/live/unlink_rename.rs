@@ -35,9 +35,9 @@ impl Tree {
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), OpError> {
         self.check_caller(caller, name)?;
         let dir_entry = DirEntry::new(parent, name);
-        let file = self
+        let kind = self
             .layout
-            .file_at(&dir_entry)
+            .kind_at(&dir_entry)
             .filter(|_| self.layout.subfolder(&dir_entry).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
         let (mine, is_made_here) = {
@@ -54,11 +54,11 @@ impl Tree {
                 mine.is_some() || self.created_by(&state, caller, &dir_entry).is_some();
             (mine, is_made_here)
         };
-        match self.remove(caller, &file) {
+        match self.remove(caller, &kind) {
             Err(error) if is_made_here && is_absent(&error) => {}
             Err(error) if caller.is_resend && is_absent(&error) => {
                 // The server that died before it answered has removed it, and may not have recorded that.
-                self.record_removal(caller, &file);
+                self.record_removal(caller, &kind);
             }
             removed => removed.map_err(|error| at(error, name))?,
         }
@@ -72,15 +72,15 @@ impl Tree {
         if let Some(dir @ (DirKind::Hardware | DirKind::Config)) = self.layout.dir(parent) {
             self.layout.mark_changed(dir);
         }
-        if matches!(file, FileKind::Price(_) | FileKind::PriceTable) {
+        if matches!(kind, FileKind::Price(_) | FileKind::PriceTable) {
             self.journal_prices();
         }
         self.changed();
         Ok(())
     }
 
-    fn remove(&self, caller: &Caller, file: &FileKind) -> Result<(), OpError> {
-        match file {
+    fn remove(&self, caller: &Caller, kind: &FileKind) -> Result<(), OpError> {
+        match kind {
             FileKind::Secret(name) => {
                 self.apply(&[Change::Delete(name.clone())], &actor(caller))?;
             }
@@ -102,8 +102,8 @@ impl Tree {
         Ok(())
     }
 
-    fn record_removal(&self, caller: &Caller, file: &FileKind) {
-        match file {
+    fn record_removal(&self, caller: &Caller, kind: &FileKind) {
+        match kind {
             FileKind::Secret(name) => {
                 self.record_changes(&actor(caller), &[Change::Delete(name.clone())]);
             }
@@ -161,9 +161,9 @@ impl Tree {
         if self.state().scratch(dir_entry).is_some() {
             return true;
         }
-        match self.layout.file_at(dir_entry) {
+        match self.layout.kind_at(dir_entry) {
             Some(FileKind::Scratch) | None => false,
-            Some(file) => !matches!(self.resolve(&file, Freshness::LastKnown), Resolved::Missing),
+            Some(kind) => !matches!(self.resolve(&kind, Freshness::LastKnown), Resolved::Missing),
         }
     }
 
@@ -210,10 +210,10 @@ impl Tree {
                 });
             }
         }
-        let file = self.layout.file_at(from).ok_or(ENOENT)?;
-        match file {
+        let kind = self.layout.kind_at(from).ok_or(ENOENT)?;
+        match kind {
             FileKind::Scratch => Err(ENOENT),
-            file => Ok(Source::Settled(file)),
+            kind => Ok(Source::Settled(kind)),
         }
     }
 
@@ -230,7 +230,7 @@ impl Tree {
         // The new name decides what the file is: `sed -i` renames its scratch file `sedXXXXXX`.
         let target = self
             .layout
-            .file_at(to)
+            .kind_at(to)
             .ok_or(OpError::Errno(libc::EINVAL))?;
         if flags & libc::RENAME_NOREPLACE != 0 && (self.exists(to) || self.state().is_pending(to)) {
             return Err(OpError::Errno(libc::EEXIST));
@@ -260,15 +260,15 @@ impl Tree {
                 }
                 if was_seen {
                     // The old name is left with nothing: its old value goes, and its unclosed data moves.
-                    let file = self.layout.file_at(from).ok_or(ENOENT)?;
-                    match self.remove(caller, &file) {
+                    let kind = self.layout.kind_at(from).ok_or(ENOENT)?;
+                    match self.remove(caller, &kind) {
                         Err(error) if is_absent(&error) => {}
                         removed => removed.map_err(|error| at(error, &from.name))?,
                     }
                 }
                 self.rename_unclosed(entry, write_ino, process, from, to, &target)?;
             }
-            Source::Settled(file) => self.rename_settled(caller, file, from, to, &target)?,
+            Source::Settled(kind) => self.rename_settled(caller, kind, from, to, &target)?,
         }
         self.changed();
         Ok(())
@@ -362,12 +362,12 @@ impl Tree {
     fn rename_settled(
         &self,
         caller: &Caller,
-        file: FileKind,
+        kind: FileKind,
         from: &DirEntry,
         to: &DirEntry,
         target: &FileKind,
     ) -> Result<(), OpError> {
-        match (&file, target) {
+        match (&kind, target) {
             (FileKind::Secret(old), FileKind::Secret(new)) => {
                 let renamed = self.manager.rename(old, new);
                 renamed.map_err(|error| error.at(&from.name))?;
@@ -413,7 +413,7 @@ impl Tree {
     }
 
     fn record_rename(&self, caller: &Caller, from: &DirEntry, to: &DirEntry) {
-        let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
+        let act = match (self.layout.kind_at(from), self.layout.kind_at(to)) {
             (Some(FileKind::Secret(old)), Some(FileKind::Secret(new))) => {
                 AuditEvent::SecretRenamed(old, new)
             }

@@ -77,7 +77,7 @@ impl Tree {
             return Ok(count);
         }
         self.supply_base(&mut state, ino, has_waited)?;
-        let file = self.file_of(&state, ino)?;
+        let kind = self.kind_of_inode(&state, ino)?;
         let len = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
             Some(Ok(data)) => data.len(),
             Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(*errno)),
@@ -87,11 +87,11 @@ impl Tree {
         let end = usize::try_from(start)
             .ok()
             .and_then(|start| start.checked_add(bytes.len()));
-        let Some(end) = end.filter(|end| *end <= file.limit()) else {
+        let Some(end) = end.filter(|end| *end <= kind.limit()) else {
             state.taint(ino, libc::EFBIG);
             return Err(OpError::Errno(libc::EFBIG));
         };
-        if file == FileKind::Scratch {
+        if kind == FileKind::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
                 state.taint(ino, libc::ENOSPC);
                 return Err(scratch_is_full(&state, ino));
@@ -119,14 +119,14 @@ impl Tree {
     }
 
     /// The file that an inode belongs to.
-    pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<FileKind, OpError> {
+    pub(super) fn kind_of_inode(&self, state: &State, ino: u64) -> Result<FileKind, OpError> {
         let stale = OpError::Errno(libc::ESTALE);
         let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
             return Err(stale);
         };
         match entry.is_scratch {
             true => Ok(FileKind::Scratch),
-            false => self.layout.file_at(&entry.last).ok_or(stale),
+            false => self.layout.kind_at(&entry.last).ok_or(stale),
         }
     }
 

@@ -80,7 +80,7 @@ impl Tree {
             Some(dir_entry) => dir_entry.clone(),
             None => state.promised(ino)?.dir_entry.clone(),
         };
-        let file = self.layout.file_at(&dir_entry);
-        file.filter(|file| matches!(file, FileKind::Secret(_) | FileKind::Bundle(_)))
+        let kind = self.layout.kind_at(&dir_entry);
+        kind.filter(|kind| matches!(kind, FileKind::Secret(_) | FileKind::Bundle(_)))
     }
 }
