@@ -11,7 +11,7 @@ impl Tree {
     /// answer; an error of the commit is what close(2) returns. It reads `/proc`, so it must not run on the thread that
     /// answers.
     pub fn close(&self, caller: &Caller, handle: u64) -> Commits {
-        let (ino, entry, opener) = {
+        let (ino, file, opener) = {
             let state = self.state();
             let Some(ino) = state.written_by(handle) else {
                 return Commits::default();
@@ -22,7 +22,7 @@ impl Tree {
             let Some(buffer) = &inode.buffer else {
                 return Commits::default();
             };
-            (ino, inode.entry, buffer.opener.process.pid)
+            (ino, inode.file, buffer.opener.process.pid)
         };
         let closer = self.processes.process_of(caller.tid);
         if closer.is_some_and(|closer| closer != opener) {
@@ -42,7 +42,7 @@ impl Tree {
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
         if self
             .processes
-            .has_writable_descriptor(caller.tid, [ino, entry])
+            .has_writable_descriptor(caller.tid, [ino, file])
         {
             self.state().flushed(ino);
             return Commits::default();
@@ -66,11 +66,11 @@ impl Tree {
         let state = self.state();
         let inode = state.write_inode(state.written_by(handle)?)?;
         let buffer = inode.buffer.as_ref()?;
-        let entry = state.entry(inode.entry)?;
-        if !buffer.is_dirty() || buffer.is_killed || entry.is_scratch {
+        let file = state.file(inode.file)?;
+        if !buffer.is_dirty() || buffer.is_killed || file.is_scratch {
             return None;
         }
-        let dir_entry = entry.dir_entry.clone()?;
+        let dir_entry = file.dir_entry.clone()?;
         *self.releasing.lock().entry(dir_entry.clone()).or_default() += 1;
         // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();

@@ -268,11 +268,11 @@ impl Tree {
                 buffer.changes,
             ),
         };
-        let Some(entry) = state.entry(inode.entry) else {
+        let Some(file) = state.file(inode.file) else {
             return (Begun::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.
-        let Some(dir_entry) = entry.dir_entry.clone().filter(|_| !entry.is_scratch) else {
+        let Some(dir_entry) = file.dir_entry.clone().filter(|_| !file.is_scratch) else {
             return (Begun::Nothing, changes);
         };
         let Some(kind) = self.layout.kind_at(&dir_entry) else {
@@ -317,35 +317,34 @@ impl Tree {
         match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
-                if let (Ok(()), Some(ready), Some(entry)) = (&written, ready, state.entry_of(*ino))
-                {
+                if let (Ok(()), Some(ready), Some(file)) = (&written, ready, state.file_of(*ino)) {
                     let is_there = state
-                        .entry(entry)
-                        .is_some_and(|entry| entry.dir_entry.as_ref() == Some(&ready.dir_entry));
+                        .file(file)
+                        .is_some_and(|file| file.dir_entry.as_ref() == Some(&ready.dir_entry));
                     let is_whole = matches!(commit.0, CommitSource::Buffer(_));
                     if is_there && is_whole {
-                        let is_new = state.named(&ready.dir_entry) != Some(entry);
+                        let is_new = state.named(&ready.dir_entry) != Some(file);
                         if is_new
                             && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
                                 self.layout.dir(ready.dir_entry.dir)
                         {
                             self.layout.mark_changed(dir);
                         }
-                        state.publish(entry, &ready.dir_entry);
+                        state.publish(file, &ready.dir_entry);
                         if let Some(mtime) = mtime {
-                            state.set_mtime(entry, ready.value.fingerprint(), mtime);
+                            state.set_mtime(file, ready.value.fingerprint(), mtime);
                         }
                     }
                 }
                 if let CommitSource::Buffer(_) = commit.0 {
                     state.committed(*ino, changes);
                     if written.is_err()
-                        && let Some(entry) = state.entry_of(*ino)
+                        && let Some(file) = state.file_of(*ino)
                     {
                         let is_over = state.buffer(*ino).is_some_and(|buffer| buffer.is_closed);
-                        if is_over && state.entry(entry).is_some_and(|e| e.pending.is_some()) {
+                        if is_over && state.file(file).is_some_and(|e| e.pending.is_some()) {
                             // A name that did not get its first value is gone for its maker, too.
-                            state.abandon(entry);
+                            state.abandon(file);
                         }
                     }
                 }

@@ -124,8 +124,8 @@ impl Tree {
         let kind = self.kind_to_create(dir_entry, exclusive)?;
         let opener = self.opener(caller)?;
         let mine = self.created_by(state, caller, dir_entry);
-        if let Some(entry) = state.scratch(dir_entry) {
-            return match state.entry(entry).and_then(|entry| entry.write_ino) {
+        if let Some(file) = state.scratch(dir_entry) {
+            return match state.file(file).and_then(|file| file.write_ino) {
                 Some(write_ino) if !exclusive => Ok(write_ino),
                 _ => Err(OpError::Errno(libc::EEXIST)),
             };
@@ -156,8 +156,8 @@ impl Tree {
                     0 => base,
                     _ => Ok(SecretValue::new("")),
                 };
-                let entry = state.entry_at(dir_entry);
-                state.new_write_inode(entry, base)
+                let file = state.file_at(dir_entry);
+                state.new_write_inode(file, base)
             }
             None => state.create(dir_entry, &opener),
         })

@@ -45,7 +45,7 @@ impl Tree {
         let mut state = self.state();
         if let Some(write_ino) = state
             .scratch(&dir_entry)
-            .and_then(|entry| state.entry(entry)?.write_ino)
+            .and_then(|file| state.file(file)?.write_ino)
         {
             return Ok(self.found(&mut state, write_ino, Duration::ZERO));
         }
@@ -66,8 +66,8 @@ impl Tree {
         let retry = state.retry(caller.tid, &generated.dir_entry);
         if retry.is_some_and(|retry| retry.to_write) {
             // What is read from a control file is not what is written to it, so a writer begins with nothing.
-            let entry = state.entry_at(&generated.dir_entry);
-            let ino = state.new_write_inode(entry, Ok(SecretValue::new("")));
+            let file = state.file_at(&generated.dir_entry);
+            let ino = state.new_write_inode(file, Ok(SecretValue::new("")));
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
         drop(state);
@@ -102,8 +102,8 @@ impl Tree {
                 Resolved::Blocked(_) => Err(Unavailable::Unknown),
                 Resolved::Missing => return self.look_up_missing(state, caller, dir_entry),
             };
-            let entry = state.entry_at(dir_entry);
-            let ino = state.new_write_inode(entry, base);
+            let file = state.file_at(dir_entry);
+            let ino = state.new_write_inode(file, base);
             return Ok(self.found(state, ino, Duration::ZERO));
         }
         match resolved {
@@ -178,12 +178,12 @@ impl Tree {
         dir_entry: &DirEntry,
     ) -> Option<u64> {
         let process = || self.processes.of_thread(caller.tid);
-        if let Some(entry) = state.pending_of(dir_entry, process) {
-            return state.entry(entry)?.write_ino;
+        if let Some(file) = state.pending_of(dir_entry, process) {
+            return state.file(file)?.write_ino;
         }
         // It was opened to write before a provider could say that the name does not exist.
-        let entry = state.named(dir_entry)?;
-        state.unclosed_by(entry, process()?)
+        let file = state.named(dir_entry)?;
+        state.unclosed_by(file, process()?)
     }
 
     /// An inode, as the answer to a lookup.
@@ -252,8 +252,8 @@ impl Tree {
         dir_entry: &DirEntry,
         content: &Content,
     ) -> SystemTime {
-        let entry = state.named(dir_entry).and_then(|entry| state.entry(entry));
-        match entry.and_then(|entry| entry.mtime) {
+        let file = state.named(dir_entry).and_then(|file| state.file(file));
+        match file.and_then(|file| file.mtime) {
             Some((fingerprint, at)) if fingerprint == content.value.fingerprint() => at,
             _ => content.changed_at,
         }
@@ -310,14 +310,14 @@ impl Tree {
 
     /// What `stat` shows of an inode, whatever its name leads to now.
     pub(super) fn inode_attr(&self, state: &State, ino: u64) -> Attr {
-        let entry = state.entry_of(ino);
-        let number = entry.unwrap_or(ino);
-        let entry = entry.and_then(|entry| state.entry(entry));
-        let mode = match entry {
-            Some(entry) if entry.is_scratch => FileKind::Scratch.mode(),
-            Some(entry) => self
+        let file = state.file_of(ino);
+        let number = file.unwrap_or(ino);
+        let file = file.and_then(|file| state.file(file));
+        let mode = match file {
+            Some(file) if file.is_scratch => FileKind::Scratch.mode(),
+            Some(file) => self
                 .layout
-                .kind_at(&entry.last)
+                .kind_at(&file.last)
                 .map_or(0o600, |kind| kind.mode()),
             None => 0o600,
         };
@@ -337,7 +337,7 @@ impl Tree {
             }
             None => self.file_attr(number, mode, 0, self.started_at()),
         };
-        attr.nlink = u32::from(entry.is_some_and(|entry| entry.dir_entry.is_some()));
+        attr.nlink = u32::from(file.is_some_and(|file| file.dir_entry.is_some()));
         attr
     }
 

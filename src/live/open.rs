@@ -138,8 +138,8 @@ impl Tree {
         let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
         let inode = state.write_inode(ino).ok_or(ESTALE)?;
         let (has_buffer, is_read) = (inode.buffer.is_some(), inode.is_read);
-        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
-        let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
+        let file = state.file_of(ino).and_then(|file| state.file(file));
+        let is_scratch = file.is_some_and(|file| file.is_scratch);
         let kind = match is_scratch {
             true => FileKind::Scratch,
             false => self.layout.kind_at(&dir_entry).ok_or(ESTALE)?,

@@ -87,17 +87,15 @@ impl Tree {
         let Some(inode) = state.write_inode(ino) else {
             return false;
         };
-        let entry = state.entry(inode.entry);
-        inode.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
+        let file = state.file(inode.file);
+        inode.writers > 0 || file.is_some_and(|file| file.is_scratch || file.pending.is_some())
     }
 
     fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
         let fingerprint = match state.inode(ino) {
             Some(Inode::Version(version)) => version.value.fingerprint(),
             Some(Inode::Write(inode)) => {
-                let is_scratch = state
-                    .entry(inode.entry)
-                    .is_some_and(|entry| entry.is_scratch);
+                let is_scratch = state.file(inode.file).is_some_and(|file| file.is_scratch);
                 match &inode.buffer {
                     Some(buffer) if is_scratch || buffer.is_dirty() => {
                         return state.set_buffer_mtime(ino, mtime);
@@ -125,15 +123,15 @@ impl Tree {
                 if let Some(Resolved::Content(content)) =
                     kind.map(|kind| self.resolve(&kind, Freshness::LastKnown))
                 {
-                    let entry = state.entry_at(&dir_entry);
-                    state.set_mtime(entry, content.value.fingerprint(), mtime);
+                    let file = state.file_at(&dir_entry);
+                    state.set_mtime(file, content.value.fingerprint(), mtime);
                     self.changed();
                 }
                 return;
             }
         };
-        if let Some(entry) = state.entry_of(ino) {
-            state.set_mtime(entry, fingerprint, mtime);
+        if let Some(file) = state.file_of(ino) {
+            state.set_mtime(file, fingerprint, mtime);
             // The kernel may keep the old time for another inode of the same file.
             self.changed();
         }
@@ -207,8 +205,8 @@ impl Tree {
         if !kind.is_writable() {
             return Err(OpError::Errno(libc::EACCES));
         }
-        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
-        if entry.is_some_and(|entry| entry.dir_entry.is_none()) {
+        let file = state.file_of(ino).and_then(|file| state.file(file));
+        if file.is_some_and(|file| file.dir_entry.is_none()) {
             // No file would show it.
             return Ok(Commits::default());
         }

@@ -18,7 +18,7 @@ enum Source {
     Scratch(u64),
     /// A file that this process is writing. Its data (in the inode `write_ino`) is renamed, not what the name held before.
     Unclosed {
-        entry: u64,
+        file: u64,
         write_ino: u64,
         process: Process,
         was_seen: bool,
@@ -63,9 +63,9 @@ impl Tree {
             removed => removed.map_err(|error| at(error, name))?,
         }
         let mut state = self.state();
-        if let Some(entry) = mine {
+        if let Some(file) = mine {
             // It never appears.
-            state.abandon(entry);
+            state.abandon(file);
         }
         state.unlink(&dir_entry);
         drop(state);
@@ -169,8 +169,8 @@ impl Tree {
 
     fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
-        if let Some(entry) = state.scratch(from) {
-            let write_ino = state.entry(entry).and_then(|entry| entry.write_ino);
+        if let Some(file) = state.scratch(from) {
+            let write_ino = state.file(file).and_then(|file| file.write_ino);
             let write_ino = write_ino.ok_or(ENOENT)?;
             let is_unclosed = state
                 .write_inode(write_ino)
@@ -178,7 +178,7 @@ impl Tree {
             let opener = state.buffer(write_ino).map(|buffer| buffer.opener.process);
             return Ok(match opener.filter(|_| is_unclosed) {
                 Some(process) => Source::Unclosed {
-                    entry,
+                    file,
                     write_ino,
                     process,
                     was_seen: false,
@@ -187,23 +187,23 @@ impl Tree {
             });
         }
         if let Some(process) = process {
-            if let Some(entry) = state.pending_of(from, || Some(process)) {
+            if let Some(file) = state.pending_of(from, || Some(process)) {
                 let write_ino = state
-                    .entry(entry)
-                    .and_then(|entry| entry.write_ino)
+                    .file(file)
+                    .and_then(|file| file.write_ino)
                     .ok_or(ENOENT)?;
                 return Ok(Source::Unclosed {
-                    entry,
+                    file,
                     write_ino,
                     process,
                     was_seen: false,
                 });
             }
-            if let Some(entry) = state.named(from)
-                && let Some(write_ino) = state.unclosed_by(entry, process)
+            if let Some(file) = state.named(from)
+                && let Some(write_ino) = state.unclosed_by(file, process)
             {
                 return Ok(Source::Unclosed {
-                    entry,
+                    file,
                     write_ino,
                     process,
                     was_seen: true,
@@ -250,7 +250,7 @@ impl Tree {
                 self.store_scratch(caller, from, to, &target, write_ino)?
             }
             Source::Unclosed {
-                entry,
+                file,
                 write_ino,
                 process,
                 was_seen,
@@ -266,7 +266,7 @@ impl Tree {
                         removed => removed.map_err(|error| at(error, &from.name))?,
                     }
                 }
-                self.rename_unclosed(entry, write_ino, process, from, to, &target)?;
+                self.rename_unclosed(file, write_ino, process, from, to, &target)?;
             }
             Source::Settled(kind) => self.rename_settled(caller, kind, from, to, &target)?,
         }
@@ -304,11 +304,11 @@ impl Tree {
         self.store(target, value.as_bytes(), &self.writer(caller))
             .map_err(|error| error.at(&to.name))?;
         let mut state = self.state();
-        if let Some(entry) = state.scratch(from) {
+        if let Some(file) = state.scratch(from) {
             state.committed(write_ino, changes);
-            state.publish(entry, to);
+            state.publish(file, to);
             if let Some(mtime) = mtime {
-                state.set_mtime(entry, value.fingerprint(), mtime);
+                state.set_mtime(file, value.fingerprint(), mtime);
             }
         }
         Ok(())
@@ -316,7 +316,7 @@ impl Tree {
 
     fn rename_unclosed(
         &self,
-        entry: u64,
+        file: u64,
         write_ino: u64,
         process: Process,
         from: &DirEntry,
@@ -324,20 +324,18 @@ impl Tree {
         target: &FileKind,
     ) -> Result<(), OpError> {
         let mut state = self.state();
-        let is_pending = state
-            .entry(entry)
-            .is_some_and(|entry| entry.pending.is_some());
+        let is_pending = state.file(file).is_some_and(|file| file.pending.is_some());
         if *target == FileKind::Scratch {
-            if state.scratch(from) == Some(entry) {
+            if state.scratch(from) == Some(file) {
                 state.rename(from, to);
             } else {
-                state.become_scratch(entry, to);
+                state.become_scratch(file, to);
             }
             return Ok(());
         }
         match is_pending {
-            true => state.move_pending(entry, to),
-            false => state.make_pending(entry, to, write_ino, process),
+            true => state.move_pending(file, to),
+            false => state.make_pending(file, to, write_ino, process),
         }
         let Some(buffer) = state.buffer(write_ino) else {
             return Ok(());

@@ -121,12 +121,12 @@ impl Tree {
     /// The file that an inode belongs to.
     pub(super) fn kind_of_inode(&self, state: &State, ino: u64) -> Result<FileKind, OpError> {
         let stale = OpError::Errno(libc::ESTALE);
-        let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
+        let Some(file) = state.file_of(ino).and_then(|file| state.file(file)) else {
             return Err(stale);
         };
-        match entry.is_scratch {
+        match file.is_scratch {
             true => Ok(FileKind::Scratch),
-            false => self.layout.kind_at(&entry.last).ok_or(stale),
+            false => self.layout.kind_at(&file.last).ok_or(stale),
         }
     }
 

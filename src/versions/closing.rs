@@ -25,14 +25,14 @@ impl State {
     /// closed is to be committed, in the order of opening.
     pub fn close(&mut self, ino: u64) -> Vec<u64> {
         self.flushed(ino);
-        let Some((entry, process)) = self
+        let Some((file, process)) = self
             .write_inode(ino)
-            .and_then(|inode| Some((inode.entry, inode.buffer.as_ref()?.opener.process)))
+            .and_then(|inode| Some((inode.file, inode.buffer.as_ref()?.opener.process)))
         else {
             return Vec::new();
         };
         let is_its = |inode: &WriteInode| {
-            inode.entry == entry
+            inode.file == file
                 && inode.writers > 0
                 && inode
                     .buffer
@@ -78,11 +78,8 @@ impl State {
         if inode.writers > 0 {
             return None;
         }
-        let entry = inode.entry;
-        let is_scratch = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.is_scratch);
+        let file = inode.file;
+        let is_scratch = self.files.get(&file).is_some_and(|file| file.is_scratch);
         // An opener that is gone and never closed was killed while its close was on the way.
         let is_left = self.buffer(ino).is_some_and(|buffer| {
             buffer.is_dirty()
@@ -110,19 +107,19 @@ impl State {
         if inode.is_held() {
             return;
         }
-        let entry = inode.entry;
+        let file = inode.file;
         let is_pending = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.pending.is_some() && entry.write_ino == Some(ino));
+            .files
+            .get(&file)
+            .is_some_and(|file| file.pending.is_some() && file.write_ino == Some(ino));
         if is_pending {
             // A name that never got a value is gone with its last writer.
-            self.abandon(entry);
+            self.abandon(file);
         }
         let is_own = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.write_ino == Some(ino) && entry.dir_entry.is_some());
+            .files
+            .get(&file)
+            .is_some_and(|file| file.write_ino == Some(ino) && file.dir_entry.is_some());
         if !is_own && let Some(inode) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
             match inode.is_viewed {
@@ -180,9 +177,9 @@ impl State {
             Inode::Write(inode) => {
                 inode.writers == 0
                     && !self
-                        .entries
-                        .get(&inode.entry)
-                        .is_some_and(|entry| entry.is_scratch)
+                        .files
+                        .get(&inode.file)
+                        .is_some_and(|file| file.is_scratch)
                     && inode.buffer.as_ref().is_some_and(|buffer| {
                         buffer.is_dirty() && buffer.is_closed && !buffer.is_killed
                     })

@@ -9,7 +9,7 @@ use crate::secret::{SecretBuffer, SecretValue};
 #[derive(Clone, Debug)]
 pub struct Version {
     /// The file it belongs to.
-    pub entry: u64,
+    pub file: u64,
     /// The bytes.
     pub value: SecretValue,
     /// The modification time: when the bytes became the file's content, or what a program set.
@@ -87,7 +87,7 @@ impl Buffer {
 #[derive(Debug)]
 pub struct WriteInode {
     /// The file it belongs to.
-    pub entry: u64,
+    pub file: u64,
     /// What the file held when the inode was made.
     pub base: Result<SecretValue, Unavailable>,
     /// `None`: nobody has opened it to write yet.

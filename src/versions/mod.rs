@@ -2,7 +2,7 @@
 //! written and not closed yet, and which file each name leads to. The module `live` decides what happens to it. Here, a
 //! folder is a number and a content is bytes: nothing is known of secrets, providers or FUSE.
 //!
-//! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
+//! - A [`File`] is what users see under a name: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
 //!   open never checks whether a version is current.
 //! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Opening
@@ -17,8 +17,8 @@
 //! answered, so that the next server can continue.
 
 mod closing;
-mod entry;
 mod epoch;
+mod file;
 mod inode;
 mod journal;
 mod log;
@@ -30,8 +30,8 @@ mod retries;
 mod state;
 mod writers;
 
-pub use entry::Entry;
 pub use epoch::KernelNames;
+pub use file::File;
 pub use inode::{Buffer, Handle, Inode, Opener, Unavailable, Version, WriteInode};
 pub use journal::Journal;
 pub use log::Log;

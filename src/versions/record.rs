@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::DirEntry;
-use super::entry::Entry;
+use super::file::File;
 use super::inode::{Buffer, Handle, Opener};
 use crate::process::Process;
 use crate::secret::{SecretBuffer, SecretValue};
@@ -17,15 +17,15 @@ pub enum Record {
     /// Numbers up to this one have been given out.
     Numbers(u64),
     /// A file, as it is now.
-    Entry(EntryRecord),
+    File(FileRecord),
     /// A file that nothing needs any more.
-    EntryGone(u64),
+    FileGone(u64),
     /// A version, before the kernel gets its inode number.
     Version {
         /// Its inode number.
         ino: u64,
         /// Its file.
-        entry: u64,
+        file: u64,
         /// Its bytes.
         #[serde(with = "value")]
         value: SecretValue,
@@ -39,7 +39,7 @@ pub enum Record {
         /// Its inode number.
         ino: u64,
         /// Its file.
-        entry: u64,
+        file: u64,
         /// What the file held, where that was known.
         #[serde(with = "optional_value")]
         base: Option<SecretValue>,
@@ -96,9 +96,9 @@ pub enum Record {
     Viewed(u64),
 }
 
-/// An [`Entry`].
+/// An [`File`].
 #[derive(Debug, Serialize, Deserialize)]
-pub struct EntryRecord {
+pub struct FileRecord {
     pub(super) number: u64,
     pub(super) dir_entry: Option<DirEntry>,
     pub(super) last: DirEntry,
@@ -109,24 +109,22 @@ pub struct EntryRecord {
     pub(super) mtime: Option<(u64, Timestamp)>,
 }
 
-impl EntryRecord {
-    pub(super) fn of(number: u64, entry: &Entry) -> Self {
+impl FileRecord {
+    pub(super) fn of(number: u64, file: &File) -> Self {
         Self {
             number,
-            dir_entry: entry.dir_entry.clone(),
-            last: entry.last.clone(),
-            current: entry.current,
-            write_ino: entry.write_ino,
-            pending: entry.pending.map(ProcessRecord::from),
-            is_scratch: entry.is_scratch,
-            mtime: entry
-                .mtime
-                .map(|(fingerprint, at)| (fingerprint, at.into())),
+            dir_entry: file.dir_entry.clone(),
+            last: file.last.clone(),
+            current: file.current,
+            write_ino: file.write_ino,
+            pending: file.pending.map(ProcessRecord::from),
+            is_scratch: file.is_scratch,
+            mtime: file.mtime.map(|(fingerprint, at)| (fingerprint, at.into())),
         }
     }
 
-    pub(super) fn into_entry(self) -> Entry {
-        Entry {
+    pub(super) fn into_file(self) -> File {
+        File {
             dir_entry: self.dir_entry,
             last: self.last,
             earlier: None,

@@ -1,7 +1,7 @@
 //! Turns a state into records, for a checkpoint, and records into a state, when the next server starts.
 
 use super::inode::{Buffer, Handle, Inode, Unavailable, Version, WriteInode};
-use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
+use super::record::{BufferRecord, FileRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::SecretBuffer;
 
@@ -40,8 +40,8 @@ impl Restored {
         for ino in inodes {
             // How many lookups of it the kernel counts is not known.
             state.restored(ino);
-            let entry = state.entry_of(ino);
-            if !entry.is_some_and(|entry| state.entries.contains_key(&entry)) {
+            let file = state.file_of(ino);
+            if !file.is_some_and(|file| state.files.contains_key(&file)) {
                 tracing::error!("the journal has an inode without a file");
                 state.inodes.remove(&ino);
             }
@@ -55,36 +55,36 @@ impl State {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Numbers(number) => self.next_after(number),
-            Record::Entry(entry) => self.apply_entry(entry),
-            Record::EntryGone(number) => {
+            Record::File(file) => self.apply_file(file),
+            Record::FileGone(number) => {
                 self.unname(number);
-                self.remove_entry(number);
+                self.remove_file(number);
             }
             Record::Version {
                 ino,
-                entry,
+                file,
                 value,
                 mtime,
                 changed_at,
             } => {
                 self.next_after(ino);
                 let version = Version {
-                    entry,
+                    file,
                     value,
                     mtime: mtime.into(),
                     changed_at: changed_at.into(),
                 };
-                self.add_inode(ino, entry, Inode::Version(version));
+                self.add_inode(ino, file, Inode::Version(version));
             }
-            Record::WriteInode { ino, entry, base } => {
+            Record::WriteInode { ino, file, base } => {
                 self.next_after(ino);
-                self.put_write_inode(ino, entry, base.ok_or(Unavailable::Unknown));
+                self.put_write_inode(ino, file, base.ok_or(Unavailable::Unknown));
             }
             Record::InodeGone(ino) => {
-                if let Some(entry) = self.entry_of(ino)
-                    && let Some(entry) = self.entries.get_mut(&entry)
+                if let Some(file) = self.file_of(ino)
+                    && let Some(file) = self.files.get_mut(&file)
                 {
-                    entry.inodes = entry.inodes.saturating_sub(1);
+                    file.inodes = file.inodes.saturating_sub(1);
                 }
                 self.inodes.remove(&ino);
             }
@@ -118,8 +118,8 @@ impl State {
             Record::Arrived(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
             Record::Other(_) => {}
             Record::Vanished(number) => {
-                if let Some(entry) = self.entries.get_mut(&number) {
-                    entry.has_vanished = true;
+                if let Some(file) = self.files.get_mut(&number) {
+                    file.has_vanished = true;
                 }
             }
             Record::Viewed(ino) => self.view(ino),
@@ -133,18 +133,18 @@ impl State {
         self.unlist_pending(number);
     }
 
-    fn apply_entry(&mut self, record: EntryRecord) {
+    fn apply_file(&mut self, record: FileRecord) {
         let number = record.number;
         self.unname(number);
-        let mut entry = record.into_entry();
-        entry.inodes = self.entries.get(&number).map_or(0, |entry| entry.inodes);
-        if let Some(dir_entry) = entry.dir_entry.clone() {
-            match entry.pending {
+        let mut file = record.into_file();
+        file.inodes = self.files.get(&number).map_or(0, |file| file.inodes);
+        if let Some(dir_entry) = file.dir_entry.clone() {
+            match file.pending {
                 Some(_) => self.pending.entry(dir_entry).or_default().push(number),
                 None => drop(self.names.insert(dir_entry, number)),
             }
         }
-        self.put_entry(number, entry);
+        self.put_file(number, file);
     }
 
     fn apply_buffer(&mut self, record: BufferRecord) {
@@ -193,16 +193,15 @@ impl State {
     /// The whole state as records.
     pub fn checkpoint(&self) -> Vec<Record> {
         let mut records = vec![Record::Numbers(self.last_number())];
-        let entries = self.entries.iter();
-        records
-            .extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
-        let vanished = self.entries.iter().filter(|(_, entry)| entry.has_vanished);
+        let files = self.files.iter();
+        records.extend(files.map(|(number, file)| Record::File(FileRecord::of(*number, file))));
+        let vanished = self.files.iter().filter(|(_, file)| file.has_vanished);
         records.extend(vanished.map(|(number, _)| Record::Vanished(*number)));
         for (ino, inode) in &self.inodes {
             match inode {
                 Inode::Version(version) => records.push(Record::Version {
                     ino: *ino,
-                    entry: version.entry,
+                    file: version.file,
                     value: version.value.clone(),
                     mtime: version.mtime.into(),
                     changed_at: version.changed_at.into(),
@@ -238,7 +237,7 @@ impl State {
 fn write_inode(ino: u64, inode: &WriteInode, records: &mut Vec<Record>) {
     records.push(Record::WriteInode {
         ino,
-        entry: inode.entry,
+        file: inode.file,
         base: inode.base.clone().ok(),
     });
     let Some(buffer) = &inode.buffer else {

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use lru::LruCache;
 
-use super::entry::Entry;
+use super::file::File;
 use super::inode::{Handle, Inode, Version};
 use super::lookups::Lookups;
-use super::record::{EntryRecord, Record};
+use super::record::{FileRecord, Record};
 use super::retries::{self, Retries, Retry};
 use super::{DirEntry, FIRST_FILE};
 use crate::secret::SecretValue;
@@ -28,12 +28,12 @@ pub struct Promised {
 
 /// All files and inodes of a mount.
 pub struct State {
-    pub(super) entries: HashMap<u64, Entry>,
+    pub(super) files: HashMap<u64, File>,
     /// Names that everybody sees and that have an inode.
     pub(super) names: HashMap<DirEntry, u64>,
     pub(super) pending: HashMap<DirEntry, Vec<u64>>,
     pub(super) inodes: HashMap<u64, Inode>,
-    /// The scratch files among the entries.
+    /// The scratch files among them.
     pub(super) scratch: BTreeSet<u64>,
     lookups: Lookups,
     pub(super) promises: LruCache<u64, Promised>,
@@ -64,7 +64,7 @@ impl State {
     /// An empty state; new inode and handle numbers begin at `numbers_from`.
     pub fn new(numbers_from: u64) -> Self {
         Self {
-            entries: HashMap::new(),
+            files: HashMap::new(),
             names: HashMap::new(),
             pending: HashMap::new(),
             inodes: HashMap::new(),
@@ -81,7 +81,7 @@ impl State {
 
     /// About how many bytes the [checkpoint](Self::checkpoint) takes.
     pub fn size(&self) -> u64 {
-        let few = self.entries.len() + self.promises.len() + self.handles.len();
+        let few = self.files.len() + self.promises.len() + self.handles.len();
         (few * RECORD + self.inodes.values().map(size_of_inode).sum::<usize>()) as u64
     }
 
@@ -123,18 +123,18 @@ impl State {
     // Entries.
 
     /// A file.
-    pub fn entry(&self, number: u64) -> Option<&Entry> {
-        self.entries.get(&number)
+    pub fn file(&self, number: u64) -> Option<&File> {
+        self.files.get(&number)
     }
 
-    pub(super) fn put_entry(&mut self, number: u64, entry: Entry) {
-        self.list_scratch(number, entry.is_scratch);
-        self.entries.insert(number, entry);
+    pub(super) fn put_file(&mut self, number: u64, file: File) {
+        self.list_scratch(number, file.is_scratch);
+        self.files.insert(number, file);
     }
 
-    pub(super) fn remove_entry(&mut self, number: u64) {
+    pub(super) fn remove_file(&mut self, number: u64) {
         self.list_scratch(number, false);
-        self.entries.remove(&number);
+        self.files.remove(&number);
     }
 
     fn list_scratch(&mut self, number: u64, is_scratch: bool) {
@@ -144,25 +144,25 @@ impl State {
         };
     }
 
-    pub(super) fn record_entry(&mut self, number: u64) {
-        let entry = self.entries.get(&number);
-        let entry = entry.map(|entry| EntryRecord::of(number, entry));
-        self.record(entry.map_or(Record::EntryGone(number), Record::Entry));
+    pub(super) fn record_file(&mut self, number: u64) {
+        let file = self.files.get(&number);
+        let file = file.map(|file| FileRecord::of(number, file));
+        self.record(file.map_or(Record::FileGone(number), Record::File));
     }
 
-    pub(super) fn change_entry(&mut self, number: u64, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.entries.get_mut(&number) {
-            change(entry);
-            let is_scratch = entry.is_scratch;
+    pub(super) fn change_file(&mut self, number: u64, change: impl FnOnce(&mut File)) {
+        if let Some(file) = self.files.get_mut(&number) {
+            change(file);
+            let is_scratch = file.is_scratch;
             self.list_scratch(number, is_scratch);
-            self.record_entry(number);
+            self.record_file(number);
         }
     }
 
     /// Sets the modification time of the content with this fingerprint, and of its version.
-    pub fn set_mtime(&mut self, entry: u64, fingerprint: u64, mtime: SystemTime) {
-        self.change_entry(entry, |entry| entry.mtime = Some((fingerprint, mtime)));
-        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+    pub fn set_mtime(&mut self, file: u64, fingerprint: u64, mtime: SystemTime) {
+        self.change_file(file, |file| file.mtime = Some((fingerprint, mtime)));
+        let current = self.files.get(&file).and_then(|file| file.current);
         if let Some(ino) = current
             && let Some(Inode::Version(version)) = self.inodes.get_mut(&ino)
             && version.value.fingerprint() == fingerprint
@@ -180,23 +180,23 @@ impl State {
     }
 
     /// The file that an inode belongs to.
-    pub fn entry_of(&self, ino: u64) -> Option<u64> {
+    pub fn file_of(&self, ino: u64) -> Option<u64> {
         Some(match self.inodes.get(&ino)? {
-            Inode::Version(version) => version.entry,
-            Inode::Write(inode) => inode.entry,
+            Inode::Version(version) => version.file,
+            Inode::Write(inode) => inode.file,
         })
     }
 
     /// Where the file of an inode was last.
     pub fn last_dir_entry(&self, ino: u64) -> Option<&DirEntry> {
-        let entry = self.entry_of(ino)?;
-        Some(&self.entries.get(&entry)?.last)
+        let file = self.file_of(ino)?;
+        Some(&self.files.get(&file)?.last)
     }
 
-    pub(super) fn add_inode(&mut self, ino: u64, entry: u64, inode: Inode) {
+    pub(super) fn add_inode(&mut self, ino: u64, file: u64, inode: Inode) {
         self.inodes.insert(ino, inode);
-        if let Some(entry) = self.entries.get_mut(&entry) {
-            entry.inodes += 1;
+        if let Some(file) = self.files.get_mut(&file) {
+            file.inodes += 1;
         }
     }
 
@@ -207,18 +207,18 @@ impl State {
         value: &SecretValue,
         changed_at: SystemTime,
     ) -> u64 {
-        let entry = self.entry_at(dir_entry);
-        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+        let file = self.file_at(dir_entry);
+        let current = self.files.get(&file).and_then(|file| file.current);
         if let Some(ino) = current
             && let Some(Inode::Version(version)) = self.inodes.get(&ino)
             && version.value == *value
         {
             return ino;
         }
-        let set = self.entries.get(&entry).and_then(|entry| entry.mtime);
+        let set = self.files.get(&file).and_then(|file| file.mtime);
         let set = set.filter(|(fingerprint, _)| *fingerprint == value.fingerprint());
         let version = Version {
-            entry,
+            file,
             value: value.clone(),
             mtime: set.map_or(changed_at, |(_, mtime)| mtime),
             changed_at,
@@ -226,13 +226,13 @@ impl State {
         let ino = self.next_number();
         self.record(Record::Version {
             ino,
-            entry,
+            file,
             value: value.clone(),
             mtime: version.mtime.into(),
             changed_at: changed_at.into(),
         });
-        self.add_inode(ino, entry, Inode::Version(version));
-        self.change_entry(entry, |entry| entry.current = Some(ino));
+        self.add_inode(ino, file, Inode::Version(version));
+        self.change_file(file, |file| file.current = Some(ino));
         if let Some(old) = current {
             self.drop_if_unused(old);
         }
@@ -294,18 +294,18 @@ impl State {
         if self.lookups.is_known(ino) {
             return;
         }
-        let Some(number) = self.entry_of(ino) else {
+        let Some(number) = self.file_of(ino) else {
             return;
         };
         let is_held = match self.inodes.get(&ino) {
             Some(Inode::Write(inode)) => inode.is_held(),
             _ => false,
         };
-        let is_own = |entry: &Entry| {
-            entry.write_ino == Some(ino)
-                && (entry.is_scratch && entry.dir_entry.is_some() || entry.pending.is_some())
+        let is_own = |file: &File| {
+            file.write_ino == Some(ino)
+                && (file.is_scratch && file.dir_entry.is_some() || file.pending.is_some())
         };
-        if is_held || self.entries.get(&number).is_some_and(is_own) {
+        if is_held || self.files.get(&number).is_some_and(is_own) {
             return;
         }
         if let Some(inode) = self.inodes.remove(&ino) {
@@ -314,45 +314,45 @@ impl State {
         }
         self.lookups.remove(ino);
         self.record(Record::InodeGone(ino));
-        if let Some(entry) = self.entries.get_mut(&number) {
-            entry.inodes = entry.inodes.saturating_sub(1);
-            if entry.current == Some(ino) {
-                entry.current = None;
+        if let Some(file) = self.files.get_mut(&number) {
+            file.inodes = file.inodes.saturating_sub(1);
+            if file.current == Some(ino) {
+                file.current = None;
             }
-            if entry.write_ino == Some(ino) {
-                entry.write_ino = None;
+            if file.write_ino == Some(ino) {
+                file.write_ino = None;
             }
         }
-        self.drop_entry_if_unused(number);
+        self.drop_file_if_unused(number);
     }
 
     /// Drops those inodes of a file that nothing needs any more, and then the file itself.
     pub(super) fn drop_unused(&mut self, number: u64) {
-        let Some(entry) = self.entries.get(&number) else {
+        let Some(file) = self.files.get(&number) else {
             return;
         };
-        let of_entry = [entry.current, entry.write_ino];
-        for ino in of_entry.into_iter().flatten() {
+        let of_file = [file.current, file.write_ino];
+        for ino in of_file.into_iter().flatten() {
             self.drop_if_unused(ino);
         }
-        self.drop_entry_if_unused(number);
+        self.drop_file_if_unused(number);
     }
 
-    fn drop_entry_if_unused(&mut self, number: u64) {
-        let Some(entry) = self.entries.get(&number) else {
+    fn drop_file_if_unused(&mut self, number: u64) {
+        let Some(file) = self.files.get(&number) else {
             return;
         };
-        let keeps_time = entry.mtime.is_some() && entry.dir_entry.is_some();
-        if entry.inodes > 0 || entry.pending.is_some() || keeps_time {
+        let keeps_time = file.mtime.is_some() && file.dir_entry.is_some();
+        if file.inodes > 0 || file.pending.is_some() || keeps_time {
             return;
         }
-        if let Some(dir_entry) = &entry.dir_entry
+        if let Some(dir_entry) = &file.dir_entry
             && self.names.get(dir_entry) == Some(&number)
         {
             self.names.remove(&dir_entry.clone());
         }
-        self.remove_entry(number);
-        self.record(Record::EntryGone(number));
+        self.remove_file(number);
+        self.record(Record::FileGone(number));
     }
 
     // Retries.
@@ -392,9 +392,9 @@ impl State {
     }
 
     fn dir_entries(&self, ino: u64) -> Vec<DirEntry> {
-        let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
-        let dir_entries = entry.map_or([None, None], |entry| {
-            [Some(&entry.last), entry.earlier.as_ref()]
+        let file = self.file_of(ino).and_then(|file| self.file(file));
+        let dir_entries = file.map_or([None, None], |file| {
+            [Some(&file.last), file.earlier.as_ref()]
         });
         dir_entries.into_iter().flatten().cloned().collect()
     }

@@ -29,7 +29,7 @@ fn shown(state: &State) -> Vec<String> {
         .iter()
         .filter(|record| !matches!(record, Record::Promise(..)))
         .map(|record| match record {
-            Record::WriteInode { ino, entry, .. } => format!("WriteInode {ino} {entry}"),
+            Record::WriteInode { ino, file, .. } => format!("WriteInode {ino} {file}"),
             record => format!("{record:?}"),
         })
         .collect();
@@ -74,12 +74,12 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.sync(write_ino);
     state.write(handle, 12, 5, b" you");
     check(&mut state, "a new file that is being written");
-    let entry = state.entry_of(write_ino).unwrap();
-    state.move_pending(entry, &dir_entry("C"));
+    let file = state.file_of(write_ino).unwrap();
+    state.move_pending(file, &dir_entry("C"));
     check(&mut state, "moved");
     assert_eq!(state.close(write_ino), [write_ino]);
     let changes = state.buffer(write_ino).unwrap().changes;
-    state.publish(entry, &dir_entry("C"));
+    state.publish(file, &dir_entry("C"));
     state.committed(write_ino, changes);
     state.end_commit(write_ino);
     check(&mut state, "committed");
@@ -100,8 +100,8 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     check(&mut state, "a retry and a promise");
     state.end_retries(5);
     state.forget(promise, 1);
-    let entry = state.entry_at(&dir_entry("A"));
-    let write_ino = state.new_write_inode(entry, Err(Unavailable::Unknown));
+    let file = state.file_at(&dir_entry("A"));
+    let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
     let handle = state.open_writer(write_ino, &opener(9), 30);
     state.supply_base(write_ino, Ok(value("base")));
     state.taint(write_ino, libc::EFBIG);
@@ -126,8 +126,8 @@ fn records_and_checkpoints_lead_to_the_same_state() {
 fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
     let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
-    let entry = state.entry_at(&dir_entry);
-    let write_ino = state.new_write_inode(entry, Err(Unavailable::Unknown));
+    let file = state.file_at(&dir_entry);
+    let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
     state.count_lookup(write_ino);
     state.vanish(&dir_entry);
     let restored_from = |records| {
@@ -192,10 +192,10 @@ fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
         let write_ino = state.create(&dir_entry, &opener(1));
         let handle = state.open_writer(write_ino, &opener(1), n);
         state.count_lookup(write_ino);
-        let entry = state.entry_of(write_ino).unwrap();
+        let file = state.file_of(write_ino).unwrap();
         for write_ino in state.close(write_ino) {
             let changes = state.buffer(write_ino).unwrap().changes;
-            state.publish(entry, &dir_entry);
+            state.publish(file, &dir_entry);
             state.committed(write_ino, changes);
             state.end_commit(write_ino);
         }
@@ -227,34 +227,34 @@ fn samples() -> Vec<Record> {
     let write_ino = state.create(&dir_entry(), &opener(7));
     state.set_buffer_mtime(write_ino, SystemTime::UNIX_EPOCH);
     let scratch = state.create_scratch(&DirEntry::new(2, ".s"), &opener(8), b"s");
-    let entry = state.entry_of(scratch).unwrap();
+    let file = state.file_of(scratch).unwrap();
     state.set_mtime(
-        entry,
+        file,
         77,
         SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(3),
     );
     let records = state.take_records().into_iter();
     let mut samples: Vec<Record> = records
-        .filter(|record| matches!(record, Record::Entry(_) | Record::Buffer(_)))
+        .filter(|record| matches!(record, Record::File(_) | Record::Buffer(_)))
         .collect();
     samples.extend([
         Record::Numbers(65_536),
-        Record::EntryGone(65_537),
+        Record::FileGone(65_537),
         Record::Version {
             ino: 65_538,
-            entry: 9,
+            file: 9,
             value: SecretValue::new("value"),
             mtime: at(1_700_000_000),
             changed_at: at(-2),
         },
         Record::WriteInode {
             ino: 3,
-            entry: 9,
+            file: 9,
             base: None,
         },
         Record::WriteInode {
             ino: 3,
-            entry: 9,
+            file: 9,
             base: Some(SecretValue::new("base")),
         },
         Record::InodeGone(4),

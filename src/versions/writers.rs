@@ -33,25 +33,25 @@ impl State {
     }
 
     /// A new inode of a file for one opener, to write or to read what the file holds now.
-    pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Unavailable>) -> u64 {
+    pub fn new_write_inode(&mut self, file: u64, base: Result<SecretValue, Unavailable>) -> u64 {
         let ino = self.next_number();
         self.record(Record::WriteInode {
             ino,
-            entry,
+            file,
             base: base.clone().ok(),
         });
-        self.put_write_inode(ino, entry, base);
+        self.put_write_inode(ino, file, base);
         ino
     }
 
     pub(super) fn put_write_inode(
         &mut self,
         ino: u64,
-        entry: u64,
+        file: u64,
         base: Result<SecretValue, Unavailable>,
     ) {
         let inode = WriteInode {
-            entry,
+            file,
             base,
             buffer: None,
             writers: 0,
@@ -60,7 +60,7 @@ impl State {
             is_viewed: false,
             changed_at: SystemTime::now(),
         };
-        self.add_inode(ino, entry, Inode::Write(inode));
+        self.add_inode(ino, file, Inode::Write(inode));
     }
 
     /// An inode without a buffer is opened to read what its file held.
@@ -126,17 +126,17 @@ impl State {
     /// Opens an inode to write.
     pub fn open_writer(&mut self, ino: u64, opener: &Opener, request: u64) -> u64 {
         self.start_buffer(ino, opener);
-        let vanished = self.entry_of(ino).filter(|number| {
-            let entry = self.entries.get(number);
-            entry.is_some_and(|entry| entry.has_vanished && entry.dir_entry.is_none())
+        let vanished = self.file_of(ino).filter(|number| {
+            let file = self.files.get(number);
+            file.is_some_and(|file| file.has_vanished && file.dir_entry.is_none())
         });
-        if let Some(entry) = vanished
+        if let Some(file) = vanished
             && let Some(dir_entry) = self.last_dir_entry(ino).cloned()
         {
             if self.buffer(ino).is_some_and(Buffer::is_unknown) {
                 self.supply_base(ino, Ok(SecretValue::new("")));
             }
-            self.make_pending(entry, &dir_entry, ino, opener.process);
+            self.make_pending(file, &dir_entry, ino, opener.process);
         }
         let handle = Handle::Write {
             ino,

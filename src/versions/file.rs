@@ -1,20 +1,20 @@
-//! A file as users see it, whatever inodes hold its contents.
+//! A file as users see it: one name and one `st_ino`, whatever inodes have its contents.
 
 use std::time::SystemTime;
 
 use super::DirEntry;
 use crate::process::Process;
 
-/// A file as users see it.
+/// A file; its key in [`State`](super::State) is its `st_ino`.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct File {
     /// Its name; `None`: it was removed or replaced, and only processes that have it open still reach it.
     pub dir_entry: Option<DirEntry>,
     /// Its last name.
     pub last: DirEntry,
     /// Its name before the last rename, as a thread may just have looked that up.
     pub(super) earlier: Option<DirEntry>,
-    /// A lookup found no value under its name. The entry exists because a backend could not be asked at once. Opening it to
+    /// A lookup found no value under its name. It exists because a backend could not be asked at once. Opening it to
     /// write makes the file.
     pub(super) has_vanished: bool,
     /// The inode of its current version; `None`: none is known.
@@ -31,8 +31,8 @@ pub struct Entry {
     pub(super) inodes: u32,
 }
 
-impl Entry {
-    pub(super) fn go_to(&mut self, dir_entry: &DirEntry) {
+impl File {
+    pub(super) fn move_to(&mut self, dir_entry: &DirEntry) {
         if self.last != *dir_entry {
             self.earlier = Some(std::mem::replace(&mut self.last, dir_entry.clone()));
         }
