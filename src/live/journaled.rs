@@ -19,7 +19,7 @@ use crate::versions::{Record, State, Timestamp};
 
 /// A record of this module, as bytes in a [`Record::Other`]. Here, too, a variant or a field is only ever added at the end.
 #[derive(Serialize, Deserialize)]
-enum Entry {
+enum TreeRecord {
     /// When the first server began.
     Started(Timestamp),
     /// Bytes that were added to the events; `true`: they replace all others.
@@ -32,7 +32,7 @@ enum Entry {
     Backends(Zeroizing<Vec<u8>>),
 }
 
-impl Entry {
+impl TreeRecord {
     fn record(&self) -> Record {
         let len = postcard::serialize_with_flavor(self, Size::default()).unwrap_or(0);
         let bytes = postcard::to_extend(self, Vec::with_capacity(len)).unwrap_or_default();
@@ -67,17 +67,17 @@ impl Journaled {
         };
         for record in records {
             match postcard::from_bytes(record.as_bytes()) {
-                Ok(Entry::Started(at)) => journaled.started_at = at.into(),
-                Ok(Entry::Events(replaces_all, bytes)) => {
+                Ok(TreeRecord::Started(at)) => journaled.started_at = at.into(),
+                Ok(TreeRecord::Events(replaces_all, bytes)) => {
                     journaled.events.add(replaces_all, &bytes)
                 }
-                Ok(Entry::Prices(prices)) => journaled.prices = prices,
-                Ok(Entry::Base(pid, started, base)) => {
+                Ok(TreeRecord::Prices(prices)) => journaled.prices = prices,
+                Ok(TreeRecord::Base(pid, started, base)) => {
                     journaled
                         .bases
                         .put(Process { pid, started }, Arc::new(base));
                 }
-                Ok(Entry::Backends(bytes)) => journaled.backends = Some(bytes),
+                Ok(TreeRecord::Backends(bytes)) => journaled.backends = Some(bytes),
                 Err(error) => {
                     tracing::error!("a record of the server before cannot be read: {error}");
                 }
@@ -92,26 +92,26 @@ impl Journaled {
 
     fn records(&self) -> Vec<Record> {
         let mut entries = vec![
-            Entry::Started(self.started_at.into()),
-            Entry::Events(true, self.events.all().to_vec()),
-            Entry::Prices(self.prices.clone()),
+            TreeRecord::Started(self.started_at.into()),
+            TreeRecord::Events(true, self.events.all().to_vec()),
+            TreeRecord::Prices(self.prices.clone()),
         ];
         entries.extend(
             self.backends
                 .as_ref()
-                .map(|bytes| Entry::Backends(bytes.clone())),
+                .map(|bytes| TreeRecord::Backends(bytes.clone())),
         );
         entries.extend(
-            self.bases
-                .in_order()
-                .map(|(process, base)| Entry::Base(process.pid, process.started, base.clone())),
+            self.bases.in_order().map(|(process, base)| {
+                TreeRecord::Base(process.pid, process.started, base.clone())
+            }),
         );
-        entries.iter().map(Entry::record).collect()
+        entries.iter().map(TreeRecord::record).collect()
     }
 }
 
 impl Tree {
-    fn append(&self, entry: &Entry) {
+    fn append(&self, entry: &TreeRecord) {
         if self.journal.is_kept() && self.journal.append(&[entry.record()]) {
             // Not here: the caller may hold the state's lock, which a checkpoint needs.
             self.checkpoint_is_due.store(true, Ordering::Relaxed);
@@ -137,14 +137,14 @@ impl Tree {
         line.push(b'\n');
         let mut journaled = self.journaled.lock();
         let replaces_all = journaled.events.append(&line);
-        self.append(&Entry::Events(replaces_all, line));
+        self.append(&TreeRecord::Events(replaces_all, line));
     }
 
     /// Journals the prices, which may have been set or reset.
     pub(super) fn journal_prices(&self) {
         let mut journaled = self.journaled.lock();
         journaled.prices = self.hardware.save();
-        self.append(&Entry::Prices(journaled.prices.clone()));
+        self.append(&TreeRecord::Prices(journaled.prices.clone()));
     }
 
     /// Journals what the backends hold, which has changed.
@@ -154,7 +154,7 @@ impl Tree {
         }
         let mut journaled = self.journaled.lock();
         let backends = self.manager.save_backends();
-        self.append(&Entry::Backends(backends.clone()));
+        self.append(&TreeRecord::Backends(backends.clone()));
         journaled.backends = Some(backends);
     }
 
@@ -162,7 +162,11 @@ impl Tree {
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
         let mut journaled = self.journaled.lock();
         if journaled.bases.put(process, base.clone()) {
-            self.append(&Entry::Base(process.pid, process.started, (*base).clone()));
+            self.append(&TreeRecord::Base(
+                process.pid,
+                process.started,
+                (*base).clone(),
+            ));
         }
     }
 
