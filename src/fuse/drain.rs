@@ -52,7 +52,7 @@ impl Drain {
             });
             let left = until.saturating_duration_since(Instant::now());
             if receiver.recv_timeout(left).is_err() {
-                tracing::error!("the last writes did not finish in time, and are given up");
+                tracing::error!("the last writes did not finish in time, and may be lost");
                 break;
             }
         }

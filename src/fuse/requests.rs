@@ -33,7 +33,7 @@ pub(super) struct Dispatcher {
     pub(super) device: Device,
 }
 
-/// A `Resume` that goes on with the reply, or answers with the error.
+/// A [`Resume`] that calls `resume` with the reply, or answers with the errno.
 fn resume_with<R: ErrorReply>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
     Box::new(move |result| match result {
         Ok(()) => resume(reply),
@@ -298,7 +298,7 @@ impl Dispatcher {
         let number = commits.first_ino() | WITHOUT_REQUEST;
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
-            tracing::error!("two servers crashed on a write, so it is given up");
+            tracing::error!("two servers crashed on a write, so it is dropped");
             self.tree.give_up(&commits);
             return self.end_release(releasing);
         }

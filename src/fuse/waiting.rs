@@ -19,7 +19,7 @@ use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
 /// How often the thread reads the pending signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Resumes a request: with `Ok` it goes on or is answered, with an errno it fails.
+/// Resumes a parked request: with `Ok` it continues or is answered, with an errno it fails.
 pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
 /// Which signals end a wait.

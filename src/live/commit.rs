@@ -62,7 +62,7 @@ impl Commits {
         self.0.is_empty()
     }
 
-    /// The number of the first inode, which tells these commits from others.
+    /// The number of the first inode, as an id of these commits.
     pub fn first_ino(&self) -> u64 {
         match self.0.first() {
             Some(Commit(CommitSource::Buffer(ino) | CommitSource::Synced(ino))) => *ino,
@@ -88,7 +88,7 @@ enum Begun {
 }
 
 impl Tree {
-    /// Gives these commits up: they are not tried again.
+    /// Ends these commits without writing anything.
     pub fn give_up(&self, commits: &Commits) {
         for commit in &commits.0 {
             let changes = match &commit.0 {
@@ -304,7 +304,7 @@ impl Tree {
         (begun, changes)
     }
 
-    /// Ends a commit. One that failed is given up, because close(2) returns its error.
+    /// Ends a commit. A failed one is not tried again, because close(2) returns its error.
     fn end(
         &self,
         commit: &Commit,

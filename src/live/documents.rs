@@ -134,7 +134,7 @@ impl Tree {
         })
     }
 
-    /// All secrets of a snapshot as one document. What cannot be had is left out, so that the others can be read:
+    /// All secrets of a snapshot as one document. A secret that cannot be read is left out, so that the others can be read:
     /// writing the document back leaves it alone.
     fn all_secrets(
         &self,

@@ -1,4 +1,4 @@
-//! The layout of the tree: which folders there are, and what a name in one of them stands for. Knows no content.
+//! The layout of the tree: which folders there are, and what kind of file a name in one of them is. Knows no content.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
@@ -51,7 +51,7 @@ pub(super) enum FileKind {
     PriceTable,
     /// A provider's configuration.
     Config(String),
-    /// A control file or report, and the cache or provider whose it is.
+    /// A control file or report, and the cache or provider that it belongs to.
     Control(&'static Control, Option<String>),
 }
 
@@ -302,7 +302,7 @@ impl Layout {
         all
     }
 
-    /// What a name in a folder stands for.
+    /// The kind of file that a name is.
     pub(super) fn kind_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
         match self.generated_at(dir_entry) {
             Some(number) => Some(self.generated.get(&number)?.kind.clone()),

@@ -116,7 +116,7 @@ impl Tree {
                 Ok(self.found(state, ino, valid))
             }
             Resolved::Missing => self.look_up_missing(state, caller, dir_entry),
-            // The kernel retries only once, so a promise would not do. This is rare: a server has just begun.
+            // The kernel retries only once, so a promise would not do. This is rare: the server has just started.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             // The kernel would say that the file exists, by the promise alone.
             Resolved::Blocked(on) if self.processes.creates_exclusively(caller.tid) => {
@@ -199,7 +199,7 @@ impl Tree {
     /// What `stat` shows of an inode. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE if the kernel should look the name up anew; else why the content cannot be had.
+    /// ESTALE if the kernel should look the name up anew; else why the content cannot be read.
     pub fn attr(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<Attr, OpError> {
         if self.layout.dir(ino).is_some() {
             return Ok(self.folder_attr(ino));
@@ -234,7 +234,7 @@ impl Tree {
                 Some(write_ino) => Ok(self.inode_attr(&state, write_ino)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
-            // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
+            // The file exists even if its content cannot be read: `ls -l` shows it, and reading it gives the error.
             Resolved::Failed(error)
                 if error.errno() == libc::EKEYREJECTED || matches!(kind, FileKind::Config(_)) =>
             {

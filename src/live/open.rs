@@ -44,7 +44,7 @@ impl Tree {
     /// Opens an inode with open(2)'s flags. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE has the kernel look the name up once more. Else why the content cannot be had; EACCES; EISDIR; EPERM for a
+    /// ESTALE has the kernel look the name up once more. Else why the content cannot be read; EACCES; EISDIR; EPERM for a
     /// writer that the daemon cannot see.
     pub fn open(
         &self,
@@ -107,8 +107,8 @@ impl Tree {
         }
     }
 
-    /// Sends a writer round, so that its second lookup makes an inode of its own. Writing through an inode that others
-    /// read would change the size under them.
+    /// Answers a writer with ESTALE, so that its second lookup makes a write inode. A write through a version's inode would
+    /// change the size for its readers.
     fn ask_writer_to_retry(
         &self,
         state: &mut State,
@@ -171,7 +171,7 @@ impl Tree {
         Ok(Opened::VERSION)
     }
 
-    /// Opens a promise: waits for the content, and then sends the reader round to its version.
+    /// Opens a promise: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it.
     fn open_promise(
         &self,
         state: &mut State,

@@ -40,7 +40,7 @@ impl Tree {
     /// its maker is still writing any is accepted, and the present one stays.
     ///
     /// # Errors
-    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to cut cannot be had.
+    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to truncate cannot be read.
     pub fn set_attr(
         &self,
         caller: &Caller,
@@ -82,7 +82,7 @@ impl Tree {
         Ok(AttrChanged::Done(self.attr(caller, ino, has_waited)?))
     }
 
-    /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
+    /// Whether an inode's file is a scratch file, or a process is still writing it.
     fn is_being_written(&self, state: &State, ino: u64) -> bool {
         let Some(inode) = state.write_inode(ino) else {
             return false;

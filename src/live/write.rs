@@ -50,7 +50,7 @@ impl Tree {
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; why the present content, which a write would change, cannot be had. EFBIG past what such a file can hold,
+    /// EBADF; why the present content, which a write would change, cannot be read. EFBIG past what such a file can hold,
     /// ENOSPC past what all scratch files can hold, and EILSEQ for bytes that no text contains: after each of these, nothing
     /// of the buffer is committed or renamed over a value unless it is truncated to nothing.
     pub fn write(

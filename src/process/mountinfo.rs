@@ -23,7 +23,7 @@ pub(crate) struct Mount {
     pub(crate) user: Option<u32>,
 }
 
-/// The mounts that this process sees. Where several lie on one mount point, the topmost comes last.
+/// The mounts that this process sees. If several are on one mount point, the topmost is the last.
 pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
     fs::read("/proc/self/mountinfo").map(|table| parse(&table))
 }

@@ -87,7 +87,7 @@ impl State {
                 && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
         });
         if is_left && !is_scratch {
-            // The next server goes on with it if this one ends before it is done.
+            // If this server ends before the commit is done, the next one continues it.
             if let Some(buffer) = self.buffer_mut(ino) {
                 buffer.is_closed = true;
                 self.record_buffer(ino);
@@ -99,7 +99,7 @@ impl State {
         None
     }
 
-    /// Gives up an inode that nobody writes to and that has nothing to commit.
+    /// Drops what a write inode holds once it has no writer and nothing to commit.
     fn retire(&mut self, ino: u64) {
         let Some(inode) = self.write_inode(ino) else {
             return;
@@ -170,7 +170,7 @@ impl State {
         }
     }
 
-    /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
+    /// Begins the commits that an earlier server left: inodes that no process has open and that have something to commit, in
     /// the order of opening.
     pub(super) fn resume_commits(&mut self) -> Vec<u64> {
         let is_left = |inode: &Inode| match inode {

@@ -90,7 +90,7 @@ pub struct WriteInode {
     pub file: u64,
     /// What the file held when the inode was made.
     pub base: Result<SecretValue, Unavailable>,
-    /// `None`: nobody has opened it to write yet.
+    /// `None`: it has not been opened to write yet.
     pub buffer: Option<Buffer>,
     /// How many handles write to it.
     pub writers: u32,

@@ -26,7 +26,7 @@ const PIECE: u64 = 256 * 1024;
 
 /// The writing end of the sealed log that holds the journal.
 pub struct Log {
-    /// The file of the higher generation comes first.
+    /// The file with the higher generation is the first.
     files: [File; 2],
     master: SealingKey,
     generation: u64,

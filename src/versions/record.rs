@@ -96,7 +96,7 @@ pub enum Record {
     Viewed(u64),
 }
 
-/// An [`File`].
+/// A [`File`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FileRecord {
     pub(super) number: u64,

@@ -17,7 +17,7 @@ use crate::secret::SecretValue;
 
 /// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
 const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// What a promise stands for.
+/// The name and the number that a promise has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promised {
     /// The name.
@@ -86,7 +86,7 @@ impl State {
     }
 
     /// What was dropped since the last call and takes long to free: zeroing and unmapping some MiB takes milliseconds. The
-    /// caller frees it where nobody waits. Where there is something, a checkpoint may have become much shorter.
+    /// caller frees it on a thread that no request waits for. If there is anything, a checkpoint may have become much shorter.
     pub fn take_dropped(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.dropped)
     }
@@ -187,7 +187,7 @@ impl State {
         })
     }
 
-    /// Where the file of an inode was last.
+    /// The last name of an inode's file.
     pub fn last_dir_entry(&self, ino: u64) -> Option<&DirEntry> {
         let file = self.file_of(ino)?;
         Some(&self.files.get(&file)?.last)
@@ -239,8 +239,8 @@ impl State {
         ino
     }
 
-    /// The promise of a name: what a lookup gives where a provider must be asked first, and READDIRPLUS always. It is the
-    /// same one each time, so that the kernel keeps it however many look the name up at once. Nobody can open it.
+    /// The promise of a name: LOOKUP gives it if a provider must be asked first, READDIRPLUS for every name. A name has the
+    /// same promise each time, so that concurrent lookups get one inode. Opening it returns ESTALE.
     pub fn promise(&mut self, dir_entry: &DirEntry) -> u64 {
         let ino = self.st_ino_of(dir_entry);
         if self
@@ -259,7 +259,7 @@ impl State {
         self.promises.push(ino, Promised { dir_entry, st_ino });
     }
 
-    /// The name that a promise stands for.
+    /// The promise of this inode number.
     pub fn promised(&mut self, ino: u64) -> Option<&Promised> {
         self.promises.get(&ino)
     }
@@ -274,7 +274,7 @@ impl State {
     /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
         if let Some(promised) = self.promises.peek(&ino) {
-            // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
+            // A listing may give the same number again before this FORGET has arrived.
             if ino != promised.dir_entry.hashed_ino() {
                 self.promises.pop(&ino);
             }
@@ -357,8 +357,8 @@ impl State {
 
     // Retries.
 
-    /// Expects a retry by a thread that opened an inode which is not known any more, so that its name is not known either:
-    /// the thread's next lookup counts as the retry, whatever its name.
+    /// Expects a retry by a thread that opened an inode whose name is not known any more: its next lookup counts as the retry,
+    /// whatever the name.
     pub fn ask_to_retry_anywhere(&mut self, tid: u32, to_write: bool) {
         self.ask_to_retry(tid, &retries::anywhere(), to_write);
     }

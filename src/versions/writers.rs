@@ -8,7 +8,7 @@ use super::state::State;
 use crate::secret::{SecretBuffer, SecretValue};
 
 impl State {
-    /// A writer's inode.
+    /// The write inode of this number.
     pub fn write_inode(&self, ino: u64) -> Option<&WriteInode> {
         match self.inodes.get(&ino)? {
             Inode::Write(inode) => Some(inode),
@@ -32,7 +32,7 @@ impl State {
         self.write_inode_mut(ino)?.buffer.as_mut()
     }
 
-    /// A new inode of a file for one opener, to write or to read what the file holds now.
+    /// A new write inode of a file for one opener, who may write, or only read what the file holds now.
     pub fn new_write_inode(&mut self, file: u64, base: Result<SecretValue, Unavailable>) -> u64 {
         let ino = self.next_number();
         self.record(Record::WriteInode {
@@ -63,14 +63,14 @@ impl State {
         self.add_inode(ino, file, Inode::Write(inode));
     }
 
-    /// An inode without a buffer is opened to read what its file held.
+    /// A write inode without a buffer is opened to read: it gives its base, and is never written to.
     pub fn read_base(&mut self, ino: u64) {
         if let Some(inode) = self.write_inode_mut(ino) {
             inode.is_read = true;
         }
     }
 
-    /// An inode with a buffer is opened to read.
+    /// A write inode with a buffer is opened to read: the reader sees what is written.
     pub fn view(&mut self, ino: u64) {
         if let Some(inode) = self.write_inode_mut(ino)
             && !inode.is_viewed
