@@ -299,7 +299,7 @@ impl Dispatcher {
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
             tracing::error!("two servers crashed on a write, so it is dropped");
-            self.tree.give_up(&commits);
+            self.tree.discard(&commits);
             return self.end_release(releasing);
         }
         let dispatcher = self.clone();

@@ -72,24 +72,24 @@ impl Commits {
 }
 
 /// What a commit writes, and where.
-struct Ready {
+struct PendingWrite {
     dir_entry: DirEntry,
     kind: FileKind,
     value: SecretValue,
     writer: Writer,
 }
 
-/// A commit that is under way.
-enum Begun {
+/// What a commit has to do.
+enum Prepared {
     /// Nothing is to be written.
     Nothing,
     Failed(OpError),
-    Write(Ready),
+    Write(PendingWrite),
 }
 
 impl Tree {
     /// Ends these commits without writing anything.
-    pub fn give_up(&self, commits: &Commits) {
+    pub fn discard(&self, commits: &Commits) {
         for commit in &commits.0 {
             let changes = match &commit.0 {
                 CommitSource::Buffer(ino) => {
@@ -139,19 +139,23 @@ impl Tree {
     /// Those of the contract's table; then nothing of that write has changed.
     pub fn commit(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
         let mut results: Vec<_> = all.iter().map(|_| Ok(())).collect();
-        let mut batch: Vec<(usize, &Commit, Begin)> = Vec::new();
+        let mut batch: Vec<(usize, &Commit, BatchedWrite)> = Vec::new();
         for (index, commits) in all.iter().enumerate() {
             for commit in &commits.0 {
-                let (begun, changes) = self.begin(commit);
-                match begun {
-                    Begun::Nothing => self.end(commit, changes, None, &mut results[index], Ok(())),
-                    Begun::Failed(error) => {
+                let (prepared, changes) = self.prepare(commit);
+                match prepared {
+                    Prepared::Nothing => {
+                        self.end(commit, changes, None, &mut results[index], Ok(()))
+                    }
+                    Prepared::Failed(error) => {
                         self.end(commit, changes, None, &mut results[index], Err(error));
                     }
-                    Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
+                    Prepared::Write(write) => {
+                        batch.push((index, commit, BatchedWrite { write, changes }))
+                    }
                 }
-                let is_secret = |(_, _, begin): &(usize, &Commit, Begin)| {
-                    matches!(begin.ready.kind, FileKind::Secret(_))
+                let is_secret = |(_, _, batched): &(usize, &Commit, BatchedWrite)| {
+                    matches!(batched.write.kind, FileKind::Secret(_))
                 };
                 if !batch.last().is_some_and(is_secret) {
                     self.write_batch(&mut batch, &mut results);
@@ -164,35 +168,35 @@ impl Tree {
 
     fn write_batch(
         &self,
-        batch: &mut Vec<(usize, &Commit, Begin)>,
+        batch: &mut Vec<(usize, &Commit, BatchedWrite)>,
         results: &mut [std::result::Result<(), OpError>],
     ) {
         let batch = std::mem::take(batch);
         let all_secrets = batch
             .iter()
-            .all(|(_, _, begin)| matches!(begin.ready.kind, FileKind::Secret(_)));
+            .all(|(_, _, batched)| matches!(batched.write.kind, FileKind::Secret(_)));
         let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
             true => self.store_together(&batch),
             false => {
-                let one = batch.iter().map(|(_, _, begin)| {
-                    let Ready {
+                let one = batch.iter().map(|(_, _, batched)| {
+                    let PendingWrite {
                         kind,
                         value,
                         writer,
                         ..
-                    } = &begin.ready;
+                    } = &batched.write;
                     self.store(kind, value.as_bytes(), writer)
                 });
                 one.collect()
             }
         };
-        for ((index, commit, begin), written) in batch.into_iter().zip(written) {
-            let name = begin.ready.dir_entry.name.clone();
+        for ((index, commit, batched), written) in batch.into_iter().zip(written) {
+            let name = batched.write.dir_entry.name.clone();
             let written = written.map_err(|error| OpError::Error(error.at(&name)));
             self.end(
                 commit,
-                begin.changes,
-                Some(&begin.ready),
+                batched.changes,
+                Some(&batched.write),
                 &mut results[index],
                 written,
             );
@@ -200,30 +204,33 @@ impl Tree {
         self.changed();
     }
 
-    fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
-        let change = |begin: &Begin| match &begin.ready.kind {
+    fn store_together(&self, batch: &[(usize, &Commit, BatchedWrite)]) -> Vec<Result<()>> {
+        let change = |batched: &BatchedWrite| match &batched.write.kind {
             FileKind::Secret(name) => vec![Change::Set(
                 SecretName::clone(name),
-                begin.ready.value.clone(),
+                batched.write.value.clone(),
             )],
             _ => Vec::new(),
         };
-        let changes: Vec<Vec<Change>> = batch.iter().map(|(_, _, begin)| change(begin)).collect();
+        let changes: Vec<Vec<Change>> = batch
+            .iter()
+            .map(|(_, _, batched)| change(batched))
+            .collect();
         let sets: Vec<&[Change]> = changes.iter().map(Vec::as_slice).collect();
         let results = match self.manager.apply_each(&sets) {
             Ok(results) => results,
             Err(error) => sets.iter().map(|_| Err(error.duplicate())).collect(),
         };
-        for (((_, _, begin), changes), result) in batch.iter().zip(&changes).zip(&results) {
+        for (((_, _, batched), changes), result) in batch.iter().zip(&changes).zip(&results) {
             if result.is_ok() {
-                self.record_changes(&begin.ready.writer.actor, changes);
+                self.record_changes(&batched.write.writer.actor, changes);
             }
         }
         results.into_iter().map(|result| result.map(drop)).collect()
     }
 
     /// What a commit has to write, and the number of changes that the buffer had by then.
-    fn begin(&self, commit: &Commit) -> (Begun, u64) {
+    fn prepare(&self, commit: &Commit) -> (Prepared, u64) {
         let state = self.state();
         let ino = match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => *ino,
@@ -232,28 +239,28 @@ impl Tree {
                 data,
                 writer,
             } => {
-                let begun = match (
+                let prepared = match (
                     self.layout.kind_at(dir_entry),
                     data.to_value(&dir_entry.name),
                 ) {
-                    (Some(kind), Ok(value)) => Begun::Write(Ready {
+                    (Some(kind), Ok(value)) => Prepared::Write(PendingWrite {
                         dir_entry: dir_entry.clone(),
                         kind,
                         value,
                         writer: writer.clone(),
                     }),
-                    (None, _) => Begun::Nothing,
-                    (_, Err(error)) => Begun::Failed(OpError::Error(error)),
+                    (None, _) => Prepared::Nothing,
+                    (_, Err(error)) => Prepared::Failed(OpError::Error(error)),
                 };
-                return (begun, 0);
+                return (prepared, 0);
             }
         };
         let Some(Inode::Write(inode)) = state.inode(ino) else {
-            return (Begun::Nothing, 0);
+            return (Prepared::Nothing, 0);
         };
         let Some(buffer) = inode.buffer.as_ref().filter(|buffer| buffer.is_dirty()) else {
             return (
-                Begun::Nothing,
+                Prepared::Nothing,
                 inode.buffer.as_ref().map_or(0, |buffer| buffer.changes),
             );
         };
@@ -269,14 +276,14 @@ impl Tree {
             ),
         };
         let Some(file) = state.file(inode.file) else {
-            return (Begun::Nothing, changes);
+            return (Prepared::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.
         let Some(dir_entry) = file.dir_entry.clone().filter(|_| !file.is_scratch) else {
-            return (Begun::Nothing, changes);
+            return (Prepared::Nothing, changes);
         };
         let Some(kind) = self.layout.kind_at(&dir_entry) else {
-            return (Begun::Nothing, changes);
+            return (Prepared::Nothing, changes);
         };
         let value = match data {
             Ok(data) => data.to_value(&dir_entry.name),
@@ -288,20 +295,20 @@ impl Tree {
                 name: dir_entry.name.clone(),
             }),
             Err(Unavailable::Failed(errno)) => {
-                return (Begun::Failed(OpError::Errno(errno)), changes);
+                return (Prepared::Failed(OpError::Errno(errno)), changes);
             }
-            Err(Unavailable::Unknown) => return (Begun::Nothing, changes),
+            Err(Unavailable::Unknown) => return (Prepared::Nothing, changes),
         };
-        let begun = match value {
-            Ok(value) => Begun::Write(Ready {
+        let prepared = match value {
+            Ok(value) => Prepared::Write(PendingWrite {
                 dir_entry,
                 kind,
                 value,
                 writer: Writer::of_opener(&buffer.opener),
             }),
-            Err(error) => Begun::Failed(OpError::Error(error)),
+            Err(error) => Prepared::Failed(OpError::Error(error)),
         };
-        (begun, changes)
+        (prepared, changes)
     }
 
     /// Ends a commit. A failed one is not tried again, because close(2) returns its error.
@@ -309,7 +316,7 @@ impl Tree {
         &self,
         commit: &Commit,
         changes: u64,
-        ready: Option<&Ready>,
+        write: Option<&PendingWrite>,
         result: &mut std::result::Result<(), OpError>,
         written: std::result::Result<(), OpError>,
     ) {
@@ -317,22 +324,22 @@ impl Tree {
         match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
-                if let (Ok(()), Some(ready), Some(file)) = (&written, ready, state.file_of(*ino)) {
+                if let (Ok(()), Some(write), Some(file)) = (&written, write, state.file_of(*ino)) {
                     let is_there = state
                         .file(file)
-                        .is_some_and(|file| file.dir_entry.as_ref() == Some(&ready.dir_entry));
+                        .is_some_and(|file| file.dir_entry.as_ref() == Some(&write.dir_entry));
                     let is_whole = matches!(commit.0, CommitSource::Buffer(_));
                     if is_there && is_whole {
-                        let is_new = state.named(&ready.dir_entry) != Some(file);
+                        let is_new = state.named(&write.dir_entry) != Some(file);
                         if is_new
                             && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
-                                self.layout.dir(ready.dir_entry.dir)
+                                self.layout.dir(write.dir_entry.dir)
                         {
                             self.layout.mark_changed(dir);
                         }
-                        state.publish(file, &ready.dir_entry);
+                        state.publish(file, &write.dir_entry);
                         if let Some(mtime) = mtime {
-                            state.set_mtime(file, ready.value.fingerprint(), mtime);
+                            state.set_mtime(file, write.value.fingerprint(), mtime);
                         }
                     }
                 }
@@ -358,7 +365,8 @@ impl Tree {
     }
 }
 
-struct Begin {
-    ready: Ready,
+/// A write in the batch that is stored next, and how many changes of its buffer it has.
+struct BatchedWrite {
+    write: PendingWrite,
     changes: u64,
 }
