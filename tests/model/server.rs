@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use simpletuner_live::hardware::{Hardware, Loaded};
+use simpletuner_live::hardware::{ConfiguredPrices, Hardware};
 use simpletuner_live::live::{
     AttrChange, AttrChanged, Caller, Commits, Found, OpError, Opened, Owner, Parts, Tree, WaitOn,
 };
@@ -122,7 +122,10 @@ impl Server {
             .with_provider(store.clone())
             .with_provider(backend.clone())
             .build();
-        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
+        let hardware = Hardware::in_registry(
+            manager.caches(),
+            Box::new(|| ConfiguredPrices::Current(None)),
+        );
         let parts = Parts {
             manager,
             hardware: Arc::new(hardware),
