@@ -55,7 +55,7 @@
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - [`error`]: every error, and its errno
-//! - `sync`: locks without poisoning, threads; shuttle's in its tests
+//! - `sync`: locks that are never poisoned, and threads; in the tests of shuttle, shuttle's
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]

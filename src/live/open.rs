@@ -70,7 +70,7 @@ impl Tree {
         let dir_entry = state.last_dir_entry(ino).cloned();
         let has_waited = match &dir_entry {
             Some(dir_entry) => {
-                let is_retrying = state.is_retrying(caller.tid, ino);
+                let is_retrying = state.expects_retry(caller.tid, ino);
                 state.end_retries(caller.tid);
                 let is_releasing = !is_retrying && self.is_releasing(dir_entry);
                 if is_releasing && !has_waited && !to_write(flags) {
@@ -79,7 +79,7 @@ impl Tree {
                 if has_waited && !is_retrying && matches!(state.inode(ino), Some(Inode::Version(_)))
                 {
                     // The write that it waited for may have made another version.
-                    state.ask_to_retry_file(caller.tid, ino, dir_entry, to_write(flags));
+                    state.expect_retry_of_file(caller.tid, ino, dir_entry, to_write(flags));
                     return Err(ESTALE);
                 }
                 has_waited || is_retrying
@@ -123,7 +123,7 @@ impl Tree {
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.ask_to_retry_file(caller.tid, ino, dir_entry, true);
+        state.expect_retry_of_file(caller.tid, ino, dir_entry, true);
         ESTALE
     }
 
@@ -184,7 +184,7 @@ impl Tree {
             .promised(ino)
             .map(|promised| promised.dir_entry.clone())
         else {
-            state.ask_to_retry_anywhere(caller.tid, to_write(flags));
+            state.expect_retry_of_any_name(caller.tid, to_write(flags));
             return Err(ESTALE);
         };
         let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
@@ -200,7 +200,7 @@ impl Tree {
                 if let Resolved::Content(content) = resolved {
                     state.version(&dir_entry, &content.value, content.changed_at);
                 }
-                state.ask_to_retry(caller.tid, &dir_entry, false);
+                state.expect_retry(caller.tid, &dir_entry, false);
                 Err(ESTALE)
             }
             Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),

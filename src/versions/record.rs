@@ -84,10 +84,10 @@ pub enum Record {
     },
     /// A promise for a name.
     Promise(u64, DirEntry),
-    /// A thread was asked to retry a name; `true`: to write.
+    /// A thread got ESTALE for a name; `true`: it opens to write.
     Retry(u32, DirEntry, bool),
     /// That retry is over.
-    Arrived(u32, DirEntry),
+    RetryEnded(u32, DirEntry),
     /// A record of the tree above: events, prices, bundle bases.
     Other(#[serde(with = "bytes")] SecretBuffer),
     /// A lookup found no value under the name of this file.

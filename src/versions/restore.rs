@@ -115,7 +115,7 @@ impl State {
             }
             Record::Promise(ino, dir_entry) => self.put_promise(ino, dir_entry),
             Record::Retry(tid, dir_entry, to_write) => self.put_retry(tid, dir_entry, to_write),
-            Record::Arrived(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
+            Record::RetryEnded(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
             Record::Other(_) => {}
             Record::Vanished(number) => {
                 if let Some(file) = self.files.get_mut(&number) {

@@ -15,7 +15,7 @@ const MISSED_LIFETIME: Duration = Duration::from_secs(1);
 /// With more retries than this, expired ones are dropped.
 const MANY: usize = 1000;
 
-/// A retry that a thread was asked for.
+/// A pending retry of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     /// The thread opens to write; else to read.

@@ -359,31 +359,37 @@ impl State {
 
     /// Expects a retry by a thread that opened an inode whose name is not known any more: its next lookup counts as the retry,
     /// whatever the name.
-    pub fn ask_to_retry_anywhere(&mut self, tid: u32, to_write: bool) {
-        self.ask_to_retry(tid, &retries::anywhere(), to_write);
+    pub fn expect_retry_of_any_name(&mut self, tid: u32, to_write: bool) {
+        self.expect_retry(tid, &retries::anywhere(), to_write);
     }
 
     /// Expects a retry: the caller answers ESTALE, and the thread's next lookup of the name finds what it wanted to open.
-    pub fn ask_to_retry(&mut self, tid: u32, dir_entry: &DirEntry, to_write: bool) {
+    pub fn expect_retry(&mut self, tid: u32, dir_entry: &DirEntry, to_write: bool) {
         self.record(Record::Retry(tid, dir_entry.clone(), to_write));
         self.put_retry(tid, dir_entry.clone(), to_write);
     }
 
     /// Expects a retry for an inode's file. If the file was renamed since the thread looked it up, the thread looks up the
     /// old name again.
-    pub fn ask_to_retry_file(&mut self, tid: u32, ino: u64, dir_entry: &DirEntry, to_write: bool) {
-        self.ask_to_retry(tid, dir_entry, to_write);
+    pub fn expect_retry_of_file(
+        &mut self,
+        tid: u32,
+        ino: u64,
+        dir_entry: &DirEntry,
+        to_write: bool,
+    ) {
+        self.expect_retry(tid, dir_entry, to_write);
         for earlier in self
             .dir_entries(ino)
             .iter()
             .filter(|earlier| *earlier != dir_entry)
         {
-            self.ask_to_retry(tid, earlier, to_write);
+            self.expect_retry(tid, earlier, to_write);
         }
     }
 
-    /// Whether the thread was asked to retry this inode's file.
-    pub fn is_retrying(&self, tid: u32, ino: u64) -> bool {
+    /// Whether the thread is expected to retry this inode's file.
+    pub fn expects_retry(&self, tid: u32, ino: u64) -> bool {
         !self.retries.is_empty()
             && self
                 .dir_entries(ino)
@@ -416,7 +422,7 @@ impl State {
         };
         self.end_retries(tid);
         if retry.missed.is_none() {
-            self.ask_to_retry(tid, dir_entry, retry.to_write);
+            self.expect_retry(tid, dir_entry, retry.to_write);
             self.retries.set_missed(tid, dir_entry);
         }
     }
@@ -424,7 +430,7 @@ impl State {
     /// The thread has opened a file, so all its retries are over.
     pub fn end_retries(&mut self, tid: u32) {
         for dir_entry in self.retries.take_all(tid) {
-            self.record(Record::Arrived(tid, dir_entry));
+            self.record(Record::RetryEnded(tid, dir_entry));
         }
     }
 

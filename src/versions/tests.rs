@@ -95,7 +95,7 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     state.release(handle, |_| true);
     check(&mut state, "gone");
     assert!(state.inode(scratch).is_none());
-    state.ask_to_retry(5, &dir_entry("A"), true);
+    state.expect_retry(5, &dir_entry("A"), true);
     let promise = state.promise(&dir_entry("D"));
     check(&mut state, "a retry and a promise");
     state.end_retries(5);
@@ -174,10 +174,10 @@ fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
 fn a_thread_finds_the_name_that_it_asked_for_last() {
     let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
-    state.ask_to_retry(5, &dir_entry, false);
+    state.expect_retry(5, &dir_entry, false);
     state.retry_missed(5, &dir_entry);
     assert!(!state.retry(5, &dir_entry).unwrap().to_write);
-    state.ask_to_retry_anywhere(5, true);
+    state.expect_retry_of_any_name(5, true);
     assert!(state.retry(5, &dir_entry).unwrap().to_write);
     state.retry_missed(5, &dir_entry);
     state.retry_missed(5, &dir_entry);
@@ -274,7 +274,7 @@ fn samples() -> Vec<Record> {
         },
         Record::Promise(70_000, dir_entry()),
         Record::Retry(1234, dir_entry(), true),
-        Record::Arrived(1234, dir_entry()),
+        Record::RetryEnded(1234, dir_entry()),
         Record::Other(bytes()),
     ]);
     let handle = state.open_writer(write_ino, &opener(7), 10);
