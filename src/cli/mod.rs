@@ -176,8 +176,24 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string);
             assert!(
                 help.is_some_and(|text| text.contains("simpletuner-live")),
-                "{}",
+                "the help of {} needs an example, in `after_help`",
                 command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_every_command() {
+        let lines = include_str!("../../README.md").lines();
+        let listed: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("simpletuner-live "))
+            .filter_map(|rest| rest.split(' ').next())
+            .collect();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(
+                listed.contains(&name),
+                "README.md, \"Commands\", does not list {name}"
             );
         }
     }

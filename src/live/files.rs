@@ -1,5 +1,5 @@
 //! The control files and reports: one row for each, with its name, its mode, and what reading and writing it do. To add
-//! one, add a row; nothing else names them.
+//! one, add a row to the list of its folder.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Control {
 }
 
 /// In the root.
-pub(super) static IN_ROOT: [Control; 2] = [
+pub(super) static IN_ROOT: &[Control] = &[
     Control {
         name: "events",
         mode: 0o400,
@@ -75,7 +75,7 @@ pub(super) static IN_ROOT: [Control; 2] = [
 ];
 
 /// In `cache/` and in each cache's folder there.
-pub(super) static IN_CACHES: [Control; 3] = [
+pub(super) static IN_CACHES: &[Control] = &[
     Control {
         name: "stats",
         mode: 0o400,

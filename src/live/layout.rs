@@ -190,11 +190,11 @@ impl Layout {
         folder("hardware", DirKind::Hardware);
         folder("config", DirKind::Config);
         let cache = folder("cache", DirKind::Cache);
-        layout.add_controls(ROOT, &IN_ROOT, None);
-        layout.add_controls(cache, &IN_CACHES, None);
+        layout.add_controls(ROOT, IN_ROOT, None);
+        layout.add_controls(cache, IN_CACHES, None);
         for name in caches {
             let dir = layout.add_folder(cache, name, DirKind::CacheOf(name.clone()), started_at);
-            layout.add_controls(dir, &IN_CACHES, Some(name));
+            layout.add_controls(dir, IN_CACHES, Some(name));
         }
         for name in providers {
             layout.add_control(of_providers, name, &PROVIDER, Some(name));

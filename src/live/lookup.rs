@@ -259,6 +259,7 @@ impl Tree {
         }
     }
 
+    /// When the mount began, with its first server.
     pub(super) fn started_at(&self) -> SystemTime {
         self.journaled.lock().started_at
     }

@@ -13,7 +13,7 @@ use crate::provider::source_view::SourceDocument;
 use crate::provider::{ChangeKind, KeyChange, ViewLookup};
 use crate::secret::{MAX_VALUE, SecretName, SecretValue};
 
-/// The secrets of one document.
+/// The secrets of one document: [parsed](Self::parse) from JSON, or collected from names and texts.
 ///
 /// Texts are served as they are, numbers and booleans as their JSON text. Objects, lists, nulls and values over 64 KiB
 /// are left out. The last of duplicate keys counts.
@@ -75,21 +75,14 @@ impl BackendDocument {
 
     /// The document of these [parts](Self::parts).
     pub(super) fn from_parts(entries: &[(&str, &str)], left_out: &[&str]) -> Self {
-        let mut document = Self::default();
-        for (key, text) in entries {
-            let value = SecretValue::new(text);
-            match SecretName::new(key) {
-                Ok(name) => drop(document.entries.insert(name, value)),
-                Err(_) => drop(document.unnamed.insert((*key).to_owned(), value)),
-            }
-        }
+        let mut document: Self = entries.iter().copied().collect();
         let why = "it could not be served when it was fetched";
         let left_out = left_out.iter().map(|key| ((*key).to_owned(), why));
         document.left_out = left_out.collect();
         document
     }
 
-    fn put(&mut self, key: String, json: &str) {
+    fn put(&mut self, key: String, value: Result<SecretValue, &'static str>) {
         // The last of duplicate keys counts, even if it cannot be served.
         self.unnamed.remove(&key);
         self.left_out.remove(&key);
@@ -97,7 +90,7 @@ impl BackendDocument {
         if let Some(name) = &name {
             self.entries.remove(name);
         }
-        match text_of(json) {
+        match value {
             Ok(value) => match name {
                 Some(name) => drop(self.entries.insert(name, value)),
                 None => drop(self.unnamed.insert(key, value)),
@@ -149,6 +142,17 @@ impl SourceDocument for BackendDocument {
     }
 }
 
+impl<K: Into<String>, T: AsRef<str>> FromIterator<(K, T)> for BackendDocument {
+    /// For a backend whose document is not JSON.
+    fn from_iter<I: IntoIterator<Item = (K, T)>>(entries: I) -> Self {
+        let mut document = Self::default();
+        for (key, text) in entries {
+            document.put(key.into(), servable(text.as_ref()));
+        }
+        document
+    }
+}
+
 /// A checked JSON value as a secret.
 fn text_of(json: &str) -> Result<SecretValue, &'static str> {
     let unquoted: Zeroizing<String>;
@@ -162,6 +166,10 @@ fn text_of(json: &str) -> Result<SecretValue, &'static str> {
         Some(b'n') => return Err("its value is null"),
         _ => json,
     };
+    servable(text)
+}
+
+fn servable(text: &str) -> Result<SecretValue, &'static str> {
     if text.len() > MAX_VALUE {
         return Err("its value is over 64 KiB");
     }
@@ -193,7 +201,7 @@ impl<'de> Deserialize<'de> for BackendDocument {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut document = BackendDocument::default();
                 while let Some((key, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
-                    document.put(key.into_owned(), value.get());
+                    document.put(key.into_owned(), text_of(value.get()));
                 }
                 Ok(document)
             }
@@ -243,6 +251,16 @@ mod tests {
             assert_eq!(value(&document, key).as_deref(), Some(text));
         }
         assert_eq!(value(&document, "O"), None);
+    }
+
+    #[test]
+    fn names_and_texts_are_collected_by_the_rules_for_json() {
+        let big = "v".repeat(MAX_VALUE + 1);
+        let entries = [("A", "1"), ("a/b", "2"), ("BIG", &big), ("A", "3")];
+        let document: BackendDocument = entries.into_iter().collect();
+        assert_eq!(value(&document, "A").as_deref(), Some("3"));
+        assert_eq!(value(&document, "a/b").as_deref(), Some("2"));
+        assert_eq!((document.names().count(), document.skipped()), (1, 2));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) use runtime::after;
 pub(super) use saved::WallTime;
 pub(crate) use saved::to_bytes;
 
-/// The source of a document: one call over the network.
+/// The source of a document.
 pub trait Backend: Send + Sync + 'static {
     /// The provider's name: `aws`, `vault`.
     fn name(&self) -> &'static str;
@@ -30,7 +30,8 @@ pub trait Backend: Send + Sync + 'static {
     /// The source of its values, for people: `simpletuner/production (us-west-2)`.
     fn source(&self) -> String;
 
-    /// Fetches the whole document, once. The caller bounds the time and retries.
+    /// Fetches the whole document, once. The caller bounds the time and retries. One thread runs the fetches of all backends: what
+    /// blocks it (files, for example) belongs in `tokio::task::spawn_blocking`.
     fn fetch(&self) -> Fetching<'_>;
 
     /// The backend's own state that the next process needs (a token that no second log-in would give).
