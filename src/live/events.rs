@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_grow_by_whole_lines_and_are_emptied_at_their_limit() {
+    fn events_grow_by_whole_lines_and_start_anew_past_their_limit() {
         let mut log = EventLog::default();
         let line = [b'x'; 1000];
         for _ in 0..300 {
