@@ -85,21 +85,16 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0.begin_named(
-            request,
-            name,
-            ENOENT,
-            reply,
-            |dispatcher, caller, name, reply| {
-                dispatcher.ask_for(
+        self.0
+            .begin_named(request, name, ENOENT, reply, |fs, caller, name, reply| {
+                fs.ask_for(
                     caller,
                     "lookup",
                     reply,
                     move |tree, caller, waited| tree.lookup(caller, parent.0, &name, waited),
-                    move |dispatcher, reply, found| dispatcher.entry(&caller, &found, reply),
+                    move |fs, reply, found| fs.entry(&caller, &found, reply),
                 );
-            },
-        );
+            });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
@@ -113,9 +108,7 @@ impl Filesystem for Fs {
             reply,
             move |tree, caller, waited| tree.attr(caller, ino.0, waited),
             // `stat` shows the file's number, which a new value keeps, not the inode's.
-            |dispatcher, reply, attr| {
-                reply.attr(&attr.valid, &dispatcher.file_attr(attr.ino, &attr))
-            },
+            |fs, reply, attr| reply.attr(&attr.valid, &fs.file_attr(attr.ino, &attr)),
         );
     }
 
@@ -144,8 +137,8 @@ impl Filesystem for Fs {
             size,
             mtime: mtime.map(system_time),
         };
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.set_attr(caller, ino.0, handle.map(u64::from), change, reply);
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.set_attr(caller, ino.0, handle.map(u64::from), change, reply);
         });
     }
 
@@ -159,33 +152,28 @@ impl Filesystem for Fs {
         _: u32,
         reply: ReplyEntry,
     ) {
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
+        self.0.begin(request, reply, |fs, caller, reply| {
             if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
                 return reply.error(Errno::EPERM);
             }
             let Some(name) = utf8(name) else {
                 return reply.error(Errno::EINVAL);
             };
-            let result = dispatcher.tree.mknod(&caller, parent.0, &name);
-            dispatcher.answer("mknod", result, reply, |reply, found| {
-                dispatcher.entry(&caller, &found, reply);
+            let result = fs.tree.mknod(&caller, parent.0, &name);
+            fs.answer("mknod", result, reply, |reply, found| {
+                fs.entry(&caller, &found, reply);
             });
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.begin_named(
-            request,
-            name,
-            ENOENT,
-            reply,
-            |dispatcher, caller, name, reply| {
-                let queue = dispatcher.tree.queue_of_names(parent.0, &[&name]);
-                dispatcher.work(&caller, "unlink", queue, reply, move |tree| {
+        self.0
+            .begin_named(request, name, ENOENT, reply, |fs, caller, name, reply| {
+                let queue = fs.tree.queue_of_names(parent.0, &[&name]);
+                fs.work(&caller, "unlink", queue, reply, move |tree| {
                     tree.unlink(&caller, parent.0, &name)
                 });
-            },
-        );
+            });
     }
 
     fn rename(
@@ -198,12 +186,12 @@ impl Filesystem for Fs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
+        self.0.begin(request, reply, |fs, caller, reply| {
             let (Some(name), Some(new_name)) = (utf8(name), utf8(new_name)) else {
                 return reply.error(Errno::EINVAL);
             };
-            let queue = dispatcher.tree.queue_of_names(from.0, &[&name, &new_name]);
-            dispatcher.work(&caller, "rename", queue, reply, move |tree| {
+            let queue = fs.tree.queue_of_names(from.0, &[&name, &new_name]);
+            fs.work(&caller, "rename", queue, reply, move |tree| {
                 tree.rename(&caller, from.0, &name, to.0, &new_name, flags.bits())
             });
         });
@@ -229,20 +217,15 @@ impl Filesystem for Fs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.0.begin_named(
-            request,
-            name,
-            EINVAL,
-            reply,
-            |dispatcher, caller, name, reply| {
-                let result = dispatcher.tree.create(&caller, parent.0, &name, flags);
-                dispatcher.answer("create", result, reply, |reply, (found, opened)| {
-                    let attr = dispatcher.file_attr(found.nodeid, &found.attr);
+        self.0
+            .begin_named(request, name, EINVAL, reply, |fs, caller, name, reply| {
+                let result = fs.tree.create(&caller, parent.0, &name, flags);
+                fs.answer("create", result, reply, |reply, (found, opened)| {
+                    let attr = fs.file_attr(found.nodeid, &found.attr);
                     let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
                     reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
                 });
-            },
-        );
+            });
     }
 
     fn read(
@@ -256,8 +239,8 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.read(caller, ino.0, handle.0, offset, size, reply);
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.read(caller, ino.0, handle.0, offset, size, reply);
         });
     }
 
@@ -279,8 +262,8 @@ impl Filesystem for Fs {
         // A mapping's page keeps its offset, even if the file is open to append.
         let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let appends = flags.0 & libc::O_APPEND != 0 && !is_page;
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.write(caller, handle.0, offset, data, appends, reply);
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.write(caller, handle.0, offset, data, appends, reply);
         });
     }
 
@@ -295,8 +278,8 @@ impl Filesystem for Fs {
         if self.0.is_poisonous(request) {
             self.0.tree.refuse_close(handle.0);
         }
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.close(caller, handle.0, reply);
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.close(caller, handle.0, reply);
         });
     }
 
@@ -310,8 +293,8 @@ impl Filesystem for Fs {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.release(caller, handle.0, reply);
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.release(caller, handle.0, reply);
         });
     }
 
@@ -358,8 +341,8 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.0.begin(request, reply, |dispatcher, _, mut reply| {
-            let result = dispatcher.tree.read_dir(ino.0, offset, |listed, next| {
+        self.0.begin(request, reply, |fs, _, mut reply| {
+            let result = fs.tree.read_dir(ino.0, offset, |listed, next| {
                 !reply.add(
                     INodeNo(listed.ino),
                     next,
@@ -367,7 +350,7 @@ impl Filesystem for Fs {
                     &listed.name,
                 )
             });
-            dispatcher.answer("readdir", result, reply, |reply, ()| reply.ok());
+            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
         });
     }
 
@@ -379,15 +362,15 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.0.begin(request, reply, |dispatcher, _, mut reply| {
-            let tree = &dispatcher.tree;
+        self.0.begin(request, reply, |fs, _, mut reply| {
+            let tree = &fs.tree;
             let result = tree.read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
                 let ino = INodeNo(found.attr.ino);
-                let attr = dispatcher.file_attr(found.nodeid, &found.attr);
+                let attr = fs.file_attr(found.nodeid, &found.attr);
                 let valid = found.attr.valid.min(found.valid);
                 !reply.add(ino, next, name, &valid, &attr, Generation(0))
             });
-            dispatcher.answer("readdir", result, reply, |reply, ()| reply.ok());
+            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
         });
     }
 
@@ -448,15 +431,10 @@ impl Filesystem for Fs {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.0.begin_named(
-            request,
-            name,
-            ENODATA,
-            reply,
-            |dispatcher, caller, name, reply| {
-                dispatcher.xattr(caller, ino.0, name, size, reply);
-            },
-        );
+        self.0
+            .begin_named(request, name, ENODATA, reply, |fs, caller, name, reply| {
+                fs.xattr(caller, ino.0, name, size, reply);
+            });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -94,11 +94,9 @@ impl Dispatcher {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, String, R),
     ) {
-        self.begin(request, reply, |dispatcher, caller, reply| {
-            match utf8(name) {
-                Some(name) => operation(dispatcher, caller, name, reply),
-                None => reply.fail(Errno::from_i32(errno)),
-            }
+        self.begin(request, reply, |fs, caller, reply| match utf8(name) {
+            Some(name) => operation(fs, caller, name, reply),
+            None => reply.fail(Errno::from_i32(errno)),
         });
     }
 
@@ -116,8 +114,8 @@ impl Dispatcher {
         ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
         give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
     ) {
-        self.begin(request, reply, |dispatcher, caller, reply| {
-            dispatcher.ask_for(caller, operation, reply, ask, give);
+        self.begin(request, reply, |fs, caller, reply| {
+            fs.ask_for(caller, operation, reply, ask, give);
         });
     }
 
@@ -145,9 +143,8 @@ impl Dispatcher {
         match ask(&self.tree, &caller, has_waited) {
             Ok(given) => give(self, reply, given),
             Err(OpError::Blocked(on)) => {
-                let dispatcher = self.clone();
-                let again =
-                    move |reply| dispatcher.ask_again(caller, operation, true, reply, ask, give);
+                let fs = self.clone();
+                let again = move |reply| fs.ask_again(caller, operation, true, reply, ask, give);
                 self.park(&caller, on, resume_with(reply, again));
             }
             Err(error) => reply.fail(self.errno(operation, error)),
@@ -212,11 +209,11 @@ impl Dispatcher {
         let id = self
             .waiting
             .park(caller, None, InterruptedBy::KillSignals, done);
-        let (dispatcher, request) = (self.clone(), caller.request);
+        let (fs, request) = (self.clone(), caller.request);
         self.workers.of(queue).run(move || {
-            let _working = dispatcher.working_on(slot_of(queue), request);
-            let result = work(&dispatcher.tree).map_err(|error| dispatcher.errno(operation, error));
-            dispatcher.waiting.complete(id, result);
+            let _working = fs.working_on(slot_of(queue), request);
+            let result = work(&fs.tree).map_err(|error| fs.errno(operation, error));
+            fs.waiting.complete(id, result);
         });
     }
 
@@ -241,10 +238,10 @@ impl Dispatcher {
         operation: &'static str,
         commits: Commits,
     ) {
-        let dispatcher = self.clone();
+        let fs = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
-            let result = result.map_err(|error| dispatcher.errno(operation, error));
-            dispatcher.waiting.complete(id, result);
+            let result = result.map_err(|error| fs.errno(operation, error));
+            fs.waiting.complete(id, result);
         });
         let queue = self.tree.queue_of(&commits);
         self.workers
@@ -261,13 +258,13 @@ impl Dispatcher {
         let id = self
             .waiting
             .park(&caller, None, InterruptedBy::KillSignals, done);
-        let dispatcher = self.clone();
+        let fs = self.clone();
         self.workers.closer.run(move || {
-            let _working = dispatcher.working_on(Slot::Closing, caller.request);
-            let commits = dispatcher.tree.close(&caller, handle);
+            let _working = fs.working_on(Slot::Closing, caller.request);
+            let commits = fs.tree.close(&caller, handle);
             match commits.is_empty() {
-                true => dispatcher.waiting.complete(id, Ok(())),
-                false => dispatcher.queue_commit(id, caller.request, "close", commits),
+                true => fs.waiting.complete(id, Ok(())),
+                false => fs.queue_commit(id, caller.request, "close", commits),
             }
         });
     }
@@ -278,18 +275,18 @@ impl Dispatcher {
         if handle == 0 {
             return reply.ok();
         }
-        let dispatcher = self.clone();
+        let fs = self.clone();
         let releasing = self.tree.begin_release(handle);
         if let Some(page) = &self.heartbeat {
             page.mark_unanswered(caller.request);
         }
         self.workers.closer.run(move || {
-            let commits = dispatcher.tree.release(handle);
+            let commits = fs.tree.release(handle);
             reply.ok();
-            if let Some(page) = &dispatcher.heartbeat {
+            if let Some(page) = &fs.heartbeat {
                 page.mark_answered(caller.request);
             }
-            dispatcher.commit_released(commits, releasing);
+            fs.commit_released(commits, releasing);
         });
     }
 
@@ -302,12 +299,12 @@ impl Dispatcher {
             self.tree.discard(&commits);
             return self.end_release(releasing);
         }
-        let dispatcher = self.clone();
+        let fs = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
-                dispatcher.errno("a write that no close can report", error);
+                fs.errno("a write that no close can report", error);
             }
-            dispatcher.end_release(releasing);
+            fs.end_release(releasing);
         });
         // Queued even if nothing is to be committed, so that readers are released only after the earlier closes' commits.
         let queue = self.tree.queue_of(&commits);
@@ -398,20 +395,20 @@ impl Dispatcher {
             Some(_) => "truncate",
             None => "setattr",
         };
-        let give = |dispatcher: &Self, reply: ReplyAttr, attr: &Attr| {
-            reply.attr(&Duration::ZERO, &dispatcher.file_attr(attr.ino, attr));
+        let give = |fs: &Self, reply: ReplyAttr, attr: &Attr| {
+            reply.attr(&Duration::ZERO, &fs.file_attr(attr.ino, attr));
         };
         self.ask_for(
             caller,
             operation,
             reply,
             move |tree, caller, has_waited| tree.set_attr(caller, ino, handle, change, has_waited),
-            move |dispatcher, reply, changed| match changed {
-                AttrChanged::Done(attr) => give(dispatcher, reply, &attr),
+            move |fs, reply, changed| match changed {
+                AttrChanged::Done(attr) => give(fs, reply, &attr),
                 AttrChanged::Commit(commits, attr) => {
-                    let done = dispatcher.clone();
+                    let done = fs.clone();
                     let done = resume_with(reply, move |reply| give(&done, reply, &attr));
-                    dispatcher.commit(&caller, operation, commits, done);
+                    fs.commit(&caller, operation, commits, done);
                 }
             },
         );
