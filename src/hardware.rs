@@ -62,13 +62,13 @@ const MAX_ID: usize = 250;
 const STALE_TTL: Duration = Duration::from_secs(1);
 
 /// Loads the configured prices.
-pub type Configured = Box<dyn Fn() -> Loaded + Send + Sync>;
+pub type PriceLoader = Box<dyn Fn() -> ConfiguredPrices + Send + Sync>;
 
 /// The configured prices. `None` or an empty table: none are configured.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Loaded {
+pub enum ConfiguredPrices {
     /// They are current.
-    Table(Option<PriceTable>),
+    Current(Option<PriceTable>),
     /// They cannot be loaded now; these are the last ones.
     Stale(Option<PriceTable>),
 }
@@ -77,27 +77,27 @@ pub enum Loaded {
 /// So clearing or invalidating the cache restores the configured prices.
 pub struct Hardware {
     cache: TtlCache<Arc<PriceTable>>,
-    configured: Configured,
+    loader: PriceLoader,
     /// Held from reading an override to replacing it, so that concurrent changes are not lost.
     changing: Mutex<()>,
 }
 
 impl Hardware {
-    /// Prices in this cache. `configured` loads them when the cache does not have them; if it has none, the defaults
+    /// Prices in this cache. `loader` loads them when the cache does not have them; if it has none, the defaults
     /// apply.
-    pub fn new(cache: TtlCache<Arc<PriceTable>>, configured: Configured) -> Self {
+    pub fn new(cache: TtlCache<Arc<PriceTable>>, loader: PriceLoader) -> Self {
         Self {
             cache,
-            configured,
+            loader,
             changing: Mutex::new(()),
         }
     }
 
     /// Prices in a new cache, registered as `hardware`.
-    pub fn in_registry(registry: &CacheRegistry, configured: Configured) -> Self {
+    pub fn in_registry(registry: &CacheRegistry, loader: PriceLoader) -> Self {
         let cache = TtlCache::new(HARDWARE);
         registry.register("hardware", Arc::new(HardwareCache(cache.clone())));
-        Self::new(cache, configured)
+        Self::new(cache, loader)
     }
 
     /// Prices in a new cache, from these configurations. Readers wait if another program has locked the database.
@@ -243,9 +243,9 @@ impl Hardware {
             Arc::new(table.unwrap_or_else(default_prices))
         };
         // A stale answer is an error here, so that it is not cached for the full time to live.
-        let compute = || match (self.configured)() {
-            Loaded::Table(table) => Ok(or_default(table)),
-            Loaded::Stale(table) => Err(or_default(table)),
+        let compute = || match (self.loader)() {
+            ConfiguredPrices::Current(table) => Ok(or_default(table)),
+            ConfiguredPrices::Stale(table) => Err(or_default(table)),
         };
         match self.cache.get_or_set(CONFIGURED, compute) {
             Ok(table) => table,

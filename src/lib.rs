@@ -58,7 +58,7 @@
 //! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
-//! - `sync`: locks without poisoning, threads; shuttle's in its tests
+//! - `sync`: locks that are never poisoned, and threads; in the tests of shuttle, shuttle's
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]

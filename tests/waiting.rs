@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use simpletuner_live::credential::KeySource;
 use simpletuner_live::error::{Error, Result};
-use simpletuner_live::hardware::{Hardware, Loaded};
+use simpletuner_live::hardware::{ConfiguredPrices, Hardware};
 use simpletuner_live::live::{Owner, Parts, Tree};
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::mount::{MountedTree, mount_tree};
@@ -110,7 +110,10 @@ impl Mount {
             .with_provider(Arc::new(file))
             .with_source(slow.clone())
             .build();
-        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
+        let hardware = Hardware::in_registry(
+            manager.caches(),
+            Box::new(|| ConfiguredPrices::Current(None)),
+        );
         let owner = Owner {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

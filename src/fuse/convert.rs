@@ -57,16 +57,16 @@ pub(super) fn file_type(kind: live::FileType) -> FileType {
 }
 
 /// Attributes with `node` as the inode number.
-pub(super) fn file_attr(owner: Owner, node: u64, attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(owner: Owner, nodeid: u64, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(node),
+        ino: INodeNo(nodeid),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
         atime: attr.mtime,
         mtime: attr.mtime,
         ctime: attr.ctime,
         crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr.kind),
+        kind: file_type(attr.file_type),
         perm: attr.mode,
         nlink: attr.nlink,
         uid: owner.uid,

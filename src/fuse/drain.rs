@@ -1,5 +1,5 @@
-//! What a mount's owner does with the filesystem beside its requests: it sets the device, continues an earlier server's
-//! commits, and finishes the writes under way when the mount ends.
+//! What the module `mount` does with the filesystem beside its requests: it sets the device, continues the commits that an
+//! earlier server left, and waits for the last writes when the mount ends.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::requests::Inner;
+use super::requests::Dispatcher;
 use crate::live::Commits;
 
 /// How long the end of a mount waits for the last writes.
@@ -17,7 +17,7 @@ const MIN_AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Finishes the writes under way when the mount ends.
 #[derive(Clone)]
-pub struct Drain(pub(super) Arc<Inner>);
+pub struct Drain(pub(super) Arc<Dispatcher>);
 
 impl Drain {
     /// Sets the session's device, through which the epoch and some answers go past fuser.
@@ -52,7 +52,7 @@ impl Drain {
             });
             let left = until.saturating_duration_since(Instant::now());
             if receiver.recv_timeout(left).is_err() {
-                tracing::error!("the last writes did not finish in time, and are given up");
+                tracing::error!("the last writes did not finish in time, and may be lost");
                 break;
             }
         }

@@ -1,8 +1,8 @@
-//! Turns fuser's calls into the tree's, and the tree's errors into errnos. Decides nothing about secrets.
+//! Turns fuser's calls into the tree's ([`live`](crate::live)), and the tree's errors into errnos. Decides nothing about secrets.
 //!
 //! One thread reads requests and never waits. A request that may wait goes to another thread, or is parked until a provider
-//! has answered. Each operation begins with `Inner::begin`, which adds the caller and refuses a request on which servers
-//! crashed; `Inner::ask` also asks the tree and answers, and parks the request if the answer is not there yet.
+//! has answered. Each operation begins with `Dispatcher::begin`, which adds the caller and refuses a request on which servers
+//! crashed; `Dispatcher::ask` also asks the tree and answers, and parks the request if the answer is not there yet.
 
 mod convert;
 mod drain;
@@ -33,12 +33,12 @@ use crate::process::heartbeat::HeartbeatPage;
 use convert::{file_type, open_flags, system_time, utf8};
 pub use drain::Drain;
 use reply::xattr_reply;
-use requests::Inner;
+use requests::Dispatcher;
 
 pub use read_buffer::Allocator;
 
 /// The filesystem: fuser calls it for each request.
-pub struct Fs(Arc<Inner>);
+pub struct Fs(Arc<Dispatcher>);
 
 impl Fs {
     /// The filesystem over a tree. With a heartbeat page, each thread writes there which request it works on.
@@ -46,7 +46,7 @@ impl Fs {
     /// # Errors
     /// A thread could not be started.
     pub(crate) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inner::new(tree, heartbeat)?)))
+        Ok(Self(Arc::new(Dispatcher::new(tree, heartbeat)?)))
     }
 
     /// A handle that finishes this filesystem's writes.
@@ -159,7 +159,7 @@ impl Filesystem for Fs {
             let Some(name) = utf8(name) else {
                 return reply.error(Errno::EINVAL);
             };
-            let result = fs.tree.make_node(&caller, parent.0, &name);
+            let result = fs.tree.mknod(&caller, parent.0, &name);
             fs.answer("mknod", result, reply, |reply, found| {
                 fs.entry(&caller, &found, reply);
             });
@@ -221,7 +221,7 @@ impl Filesystem for Fs {
             .begin_named(request, name, EINVAL, reply, |fs, caller, name, reply| {
                 let result = fs.tree.create(&caller, parent.0, &name, flags);
                 fs.answer("create", result, reply, |reply, (found, opened)| {
-                    let attr = fs.file_attr(found.node, &found.attr);
+                    let attr = fs.file_attr(found.nodeid, &found.attr);
                     let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
                     reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
                 });
@@ -346,7 +346,7 @@ impl Filesystem for Fs {
                 !reply.add(
                     INodeNo(listed.ino),
                     next,
-                    file_type(listed.kind),
+                    file_type(listed.file_type),
                     &listed.name,
                 )
             });
@@ -366,7 +366,7 @@ impl Filesystem for Fs {
             let tree = &fs.tree;
             let result = tree.read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
                 let ino = INodeNo(found.attr.ino);
-                let attr = fs.file_attr(found.node, &found.attr);
+                let attr = fs.file_attr(found.nodeid, &found.attr);
                 let valid = found.attr.valid.min(found.valid);
                 !reply.add(ino, next, name, &valid, &attr, Generation(0))
             });

@@ -12,22 +12,22 @@ use fuser::{
 
 use crate::live::{FileType, Found, Owner};
 
-/// A reply that can be an error.
-pub(super) trait Refuse: Send + 'static {
+/// All of fuser's replies have this method, but no trait for it.
+pub(super) trait ErrorReply: Send + 'static {
     /// Answers with an errno.
-    fn refuse(self, errno: Errno);
+    fn fail(self, errno: Errno);
 }
 
-macro_rules! refuse {
+macro_rules! impl_error_reply {
     ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
+        $(impl ErrorReply for $reply {
+            fn fail(self, errno: Errno) {
                 self.error(errno);
             }
         })*
     };
 }
-refuse!(
+impl_error_reply!(
     ReplyAttr,
     ReplyCreate,
     ReplyData,
@@ -76,7 +76,7 @@ fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
     let attr = &found.attr;
     let mut out = Out([0; 144], 0);
     out.u32(144).u32(0).u64(unique);
-    out.u64(found.node).u64(0);
+    out.u64(found.nodeid).u64(0);
     out.u64(found.valid.as_secs()).u64(attr.valid.as_secs());
     out.u32(found.valid.subsec_nanos())
         .u32(attr.valid.subsec_nanos());
@@ -90,7 +90,7 @@ fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
     for (_, nanos) in times {
         out.u32(nanos);
     }
-    let kind = match attr.kind {
+    let kind = match attr.file_type {
         FileType::Dir => libc::S_IFDIR,
         FileType::File => libc::S_IFREG,
     };
@@ -148,10 +148,10 @@ mod tests {
     #[test]
     fn a_lookups_answer_has_the_kernels_layout() {
         let found = Found {
-            node: 7,
+            nodeid: 7,
             attr: Attr {
                 ino: 9,
-                kind: FileType::File,
+                file_type: FileType::File,
                 mode: 0o600,
                 size: 513,
                 mtime: UNIX_EPOCH - Duration::from_millis(1500),

@@ -1,4 +1,4 @@
-//! What the operations share: how a request begins, and how it is answered at once or later.
+//! What all operations share: how a request begins, and how it is answered, at once or after a wait.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,17 +13,17 @@ use zeroize::Zeroizing;
 
 use super::convert::{self, caller, utf8};
 use super::errors::Failures;
-use super::reply::{Device, Refuse, xattr_reply};
+use super::reply::{Device, ErrorReply, xattr_reply};
 use super::threads::{Job, Workers};
 use super::waiting::{InterruptedBy, Resume, Waiting};
 use crate::live::{
     Attr, AttrChange, AttrChanged, Caller, Commits, Found, OpError, Tree, WaitOn, WorkQueue,
 };
 use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// The tree, the requests that wait for it, and the threads that work on it.
-pub(super) struct Inner {
+pub(super) struct Dispatcher {
     pub(super) tree: Arc<Tree>,
     pub(super) waiting: Arc<Waiting>,
     /// Where the threads write which request they work on, for the next server; `None`: there is no next server.
@@ -33,11 +33,11 @@ pub(super) struct Inner {
     pub(super) device: Device,
 }
 
-/// A `Resume` that goes on with the reply, or answers with the error.
-fn resume_with<R: Refuse>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
+/// A [`Resume`] that calls `resume` with the reply, or answers with the errno.
+fn resume_with<R: ErrorReply>(reply: R, resume: impl FnOnce(R) + Send + 'static) -> Resume {
     Box::new(move |result| match result {
         Ok(()) => resume(reply),
-        Err(errno) => reply.refuse(errno),
+        Err(errno) => reply.fail(errno),
     })
 }
 
@@ -46,7 +46,7 @@ const ERROR_OF: &str = "user.simpletuner.error.";
 /// On the heartbeat page, a commit without a request has the inode's number with this bit, which no request's number has.
 const WITHOUT_REQUEST: u64 = 1 << 62;
 
-impl Inner {
+impl Dispatcher {
     pub(super) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
         Ok(Self {
             waiting: Arc::new(Waiting::new(heartbeat)),
@@ -67,7 +67,7 @@ impl Inner {
 
     /// Begins a request: `operation` gets it with its caller, while the heartbeat page shows that the reading thread works
     /// on it. A poisonous request fails with EIO instead.
-    pub(super) fn begin<R: Refuse>(
+    pub(super) fn begin<R: ErrorReply>(
         self: &Arc<Self>,
         request: &Request,
         reply: R,
@@ -75,7 +75,7 @@ impl Inner {
     ) {
         if self.is_poisonous(request) {
             tracing::error!("two servers crashed on a request, so it fails: {request:?}");
-            return reply.refuse(Errno::EIO);
+            return reply.fail(Errno::EIO);
         }
         let caller = caller(request);
         if let Some(page) = &self.heartbeat {
@@ -85,8 +85,8 @@ impl Inner {
         operation(self, caller, reply);
     }
 
-    /// As [`Inner::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
-    pub(super) fn begin_named<R: Refuse>(
+    /// As [`Dispatcher::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
+    pub(super) fn begin_named<R: ErrorReply>(
         self: &Arc<Self>,
         request: &Request,
         name: &OsStr,
@@ -94,9 +94,9 @@ impl Inner {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, String, R),
     ) {
-        self.begin(request, reply, |inner, caller, reply| match utf8(name) {
-            Some(name) => operation(inner, caller, name, reply),
-            None => reply.refuse(Errno::from_i32(errno)),
+        self.begin(request, reply, |fs, caller, reply| match utf8(name) {
+            Some(name) => operation(fs, caller, name, reply),
+            None => reply.fail(Errno::from_i32(errno)),
         });
     }
 
@@ -106,7 +106,7 @@ impl Inner {
 
     /// Begins a request, asks the tree, and answers. While the tree is blocked, the request is parked, and the tree is then
     /// asked again. `ask` also gets whether the request has waited.
-    pub(super) fn ask<R: Refuse, T>(
+    pub(super) fn ask<R: ErrorReply, T>(
         self: &Arc<Self>,
         request: &Request,
         operation: &'static str,
@@ -114,13 +114,13 @@ impl Inner {
         ask: impl Fn(&Tree, &Caller, bool) -> Result<T, OpError> + Send + 'static,
         give: impl FnOnce(&Arc<Self>, R, T) + Send + 'static,
     ) {
-        self.begin(request, reply, |inner, caller, reply| {
-            inner.ask_for(caller, operation, reply, ask, give);
+        self.begin(request, reply, |fs, caller, reply| {
+            fs.ask_for(caller, operation, reply, ask, give);
         });
     }
 
-    /// As [`Inner::ask`], for a request that has begun.
-    pub(super) fn ask_for<R: Refuse, T>(
+    /// As [`Dispatcher::ask`], for a request that has begun.
+    pub(super) fn ask_for<R: ErrorReply, T>(
         self: &Arc<Self>,
         caller: Caller,
         operation: &'static str,
@@ -131,7 +131,7 @@ impl Inner {
         self.ask_again(caller, operation, false, reply, ask, give);
     }
 
-    fn ask_again<R: Refuse, T>(
+    fn ask_again<R: ErrorReply, T>(
         self: &Arc<Self>,
         caller: Caller,
         operation: &'static str,
@@ -143,16 +143,16 @@ impl Inner {
         match ask(&self.tree, &caller, has_waited) {
             Ok(given) => give(self, reply, given),
             Err(OpError::Blocked(on)) => {
-                let inner = self.clone();
-                let again = move |reply| inner.ask_again(caller, operation, true, reply, ask, give);
+                let fs = self.clone();
+                let again = move |reply| fs.ask_again(caller, operation, true, reply, ask, give);
                 self.park(&caller, on, resume_with(reply, again));
             }
-            Err(error) => reply.refuse(self.errno(operation, error)),
+            Err(error) => reply.fail(self.errno(operation, error)),
         }
     }
 
     /// Answers with the result of an operation that never waits.
-    pub(super) fn answer<R: Refuse, T>(
+    pub(super) fn answer<R: ErrorReply, T>(
         &self,
         operation: &str,
         result: Result<T, OpError>,
@@ -161,7 +161,7 @@ impl Inner {
     ) {
         match result {
             Ok(given) => give(reply, given),
-            Err(error) => reply.refuse(self.errno(operation, error)),
+            Err(error) => reply.fail(self.errno(operation, error)),
         }
     }
 
@@ -169,7 +169,7 @@ impl Inner {
     pub(super) fn entry(&self, caller: &Caller, found: &Found, reply: ReplyEntry) {
         let (number, owner) = (convert::unique(caller), self.tree.owner());
         if let Err(reply) = self.device.entry(number, found, owner, reply) {
-            let attr = self.file_attr(found.node, &found.attr);
+            let attr = self.file_attr(found.nodeid, &found.attr);
             reply.entry_with_ttls(&Duration::ZERO, &found.valid, &attr, Generation(0));
         }
     }
@@ -180,8 +180,8 @@ impl Inner {
     }
 
     /// Attributes in fuser's form, with `node` as the inode number.
-    pub(super) fn file_attr(&self, node: u64, attr: &Attr) -> FileAttr {
-        convert::file_attr(self.tree.owner(), node, attr)
+    pub(super) fn file_attr(&self, nodeid: u64, attr: &Attr) -> FileAttr {
+        convert::file_attr(self.tree.owner(), nodeid, attr)
     }
 
     /// Parks a request, and has the tree settle what it waits for.
@@ -209,11 +209,11 @@ impl Inner {
         let id = self
             .waiting
             .park(caller, None, InterruptedBy::KillSignals, done);
-        let (inner, request) = (self.clone(), caller.request);
+        let (fs, request) = (self.clone(), caller.request);
         self.workers.of(queue).run(move || {
-            let _working = inner.working_on(slot_of(queue), request);
-            let result = work(&inner.tree).map_err(|error| inner.errno(operation, error));
-            inner.waiting.complete(id, result);
+            let _working = fs.working_on(slot_of(queue), request);
+            let result = work(&fs.tree).map_err(|error| fs.errno(operation, error));
+            fs.waiting.complete(id, result);
         });
     }
 
@@ -238,10 +238,10 @@ impl Inner {
         operation: &'static str,
         commits: Commits,
     ) {
-        let inner = self.clone();
+        let fs = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
-            let result = result.map_err(|error| inner.errno(operation, error));
-            inner.waiting.complete(id, result);
+            let result = result.map_err(|error| fs.errno(operation, error));
+            fs.waiting.complete(id, result);
         });
         let queue = self.tree.queue_of(&commits);
         self.workers
@@ -258,13 +258,13 @@ impl Inner {
         let id = self
             .waiting
             .park(&caller, None, InterruptedBy::KillSignals, done);
-        let inner = self.clone();
+        let fs = self.clone();
         self.workers.closer.run(move || {
-            let _working = inner.working_on(Slot::Closing, caller.request);
-            let commits = inner.tree.close(&caller, handle);
+            let _working = fs.working_on(Slot::Closing, caller.request);
+            let commits = fs.tree.close(&caller, handle);
             match commits.is_empty() {
-                true => inner.waiting.complete(id, Ok(())),
-                false => inner.queue_commit(id, caller.request, "close", commits),
+                true => fs.waiting.complete(id, Ok(())),
+                false => fs.queue_commit(id, caller.request, "close", commits),
             }
         });
     }
@@ -275,36 +275,36 @@ impl Inner {
         if handle == 0 {
             return reply.ok();
         }
-        let inner = self.clone();
-        let settles = self.tree.begin_release(handle);
+        let fs = self.clone();
+        let releasing = self.tree.begin_release(handle);
         if let Some(page) = &self.heartbeat {
             page.mark_unanswered(caller.request);
         }
         self.workers.closer.run(move || {
-            let commits = inner.tree.release(handle);
+            let commits = fs.tree.release(handle);
             reply.ok();
-            if let Some(page) = &inner.heartbeat {
+            if let Some(page) = &fs.heartbeat {
                 page.mark_answered(caller.request);
             }
-            inner.commit_released(commits, settles);
+            fs.commit_released(commits, releasing);
         });
     }
 
-    /// Commits writes that no close waits for. Readers of the name may wait for `settles`.
-    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, settles: Option<Place>) {
-        let number = commits.number() | WITHOUT_REQUEST;
+    /// Commits writes that no close waits for. Readers of the name may wait for `releasing`.
+    pub(super) fn commit_released(self: &Arc<Self>, commits: Commits, releasing: Option<DirEntry>) {
+        let number = commits.first_ino() | WITHOUT_REQUEST;
         let is_poisonous = |page: &HeartbeatPage| page.is_poisonous(number);
         if self.heartbeat.as_ref().is_some_and(is_poisonous) {
-            tracing::error!("two servers crashed on a write, so it is given up");
-            self.tree.give_up(&commits);
-            return self.settled(settles);
+            tracing::error!("two servers crashed on a write, so it is dropped");
+            self.tree.discard(&commits);
+            return self.end_release(releasing);
         }
-        let inner = self.clone();
+        let fs = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             if let Err(error) = result {
-                inner.errno("a write that no close can report", error);
+                fs.errno("a write that no close can report", error);
             }
-            inner.settled(settles);
+            fs.end_release(releasing);
         });
         // Queued even if nothing is to be committed, so that readers are released only after the earlier closes' commits.
         let queue = self.tree.queue_of(&commits);
@@ -313,10 +313,10 @@ impl Inner {
             .queue(Job::Commit(number, commits, done));
     }
 
-    fn settled(&self, settles: Option<Place>) {
-        if let Some(place) = settles {
-            self.tree.settled(&place);
-            self.waiting.wake(&WaitOn::Write(place));
+    fn end_release(&self, releasing: Option<DirEntry>) {
+        if let Some(dir_entry) = releasing {
+            self.tree.end_release(&dir_entry);
+            self.waiting.wake(&WaitOn::Write(dir_entry));
         }
     }
 
@@ -395,20 +395,20 @@ impl Inner {
             Some(_) => "truncate",
             None => "setattr",
         };
-        let give = |inner: &Self, reply: ReplyAttr, attr: &Attr| {
-            reply.attr(&Duration::ZERO, &inner.file_attr(attr.ino, attr));
+        let give = |fs: &Self, reply: ReplyAttr, attr: &Attr| {
+            reply.attr(&Duration::ZERO, &fs.file_attr(attr.ino, attr));
         };
         self.ask_for(
             caller,
             operation,
             reply,
             move |tree, caller, has_waited| tree.set_attr(caller, ino, handle, change, has_waited),
-            move |inner, reply, changed| match changed {
-                AttrChanged::Done(attr) => give(inner, reply, &attr),
+            move |fs, reply, changed| match changed {
+                AttrChanged::Done(attr) => give(fs, reply, &attr),
                 AttrChanged::Commit(commits, attr) => {
-                    let done = inner.clone();
+                    let done = fs.clone();
                     let done = resume_with(reply, move |reply| give(&done, reply, &attr));
-                    inner.commit(&caller, operation, commits, done);
+                    fs.commit(&caller, operation, commits, done);
                 }
             },
         );

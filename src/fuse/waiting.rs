@@ -1,6 +1,6 @@
 //! Parks requests until what they wait for is settled, or until another thread has finished them.
 //!
-//! Without this room a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
+//! Without this module a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
 //! kernel never sends it again. So one thread watches the pending signals of all parked callers, and answers EINTR to a
 //! caller whose signal should end its wait.
 
@@ -19,7 +19,7 @@ use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
 /// How often the thread reads the pending signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Resumes a request: with `Ok` it goes on or is answered, with an errno it fails.
+/// Resumes a parked request: with `Ok` it continues or is answered, with an errno it fails.
 pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
 /// Which signals end a wait.

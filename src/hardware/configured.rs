@@ -1,11 +1,11 @@
 //! The prices in SimpleTuner's database: `hardware_info` in the configuration of the provider `replicate`. Invalid
-//! entries are ignored with a warning, and stay there when a price is saved.
+//! entries are ignored with a warning, and are kept when a price is saved.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Configured, Loaded, Price, PriceTable, check, default_prices};
+use super::{ConfiguredPrices, Price, PriceLoader, PriceTable, check, default_prices};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
@@ -16,7 +16,7 @@ const FIELD: &str = "hardware_info";
 
 /// Loads the prices from these configurations. With `waits`, it waits if another program has locked the database.
 /// Otherwise, and if the database cannot be read, it returns the last prices as stale.
-pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
+pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> PriceLoader {
     let last = Mutex::new(Last::default());
     Box::new(move || {
         let known = match waits {
@@ -32,17 +32,17 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> Configured {
                 let (table, wrong) = read(config.object());
                 last.warn_once(wrong);
                 last.table = table.clone();
-                Loaded::Table(table)
+                ConfiguredPrices::Current(table)
             }
             TryGet::Missing => {
                 *last = Last::default();
-                Loaded::Table(None)
+                ConfiguredPrices::Current(None)
             }
             TryGet::Failed(error) => {
                 last.warn_once(vec![format!("the last known prices are used: {error}")]);
-                Loaded::Stale(last.table.clone())
+                ConfiguredPrices::Stale(last.table.clone())
             }
-            TryGet::Locked => Loaded::Stale(last.table.clone()),
+            TryGet::Locked => ConfiguredPrices::Stale(last.table.clone()),
         }
     })
 }
@@ -160,8 +160,8 @@ mod tests {
 
     fn table(configs: &Arc<ProviderConfigs>) -> Option<PriceTable> {
         match configured_in(configs.clone(), false)() {
-            Loaded::Table(table) => table,
-            Loaded::Stale(_) => panic!("it is stale"),
+            ConfiguredPrices::Current(table) => table,
+            ConfiguredPrices::Stale(_) => panic!("it is stale"),
         }
     }
 
@@ -252,17 +252,17 @@ mod tests {
         )
         .unwrap();
         let configured = configured_in(configs.clone(), false);
-        assert!(matches!(configured(), Loaded::Table(Some(table)) if table.len() == 3));
+        assert!(matches!(configured(), ConfiguredPrices::Current(Some(table)) if table.len() == 3));
         let database = folder.path().join("cloud/jobs.db");
         for left in ["jobs.db-wal", "jobs.db-shm"] {
             let _ = std::fs::remove_file(database.with_file_name(left));
         }
         std::fs::write(&database, "this is no database, whatever it is called").unwrap();
         configs.invalidate(None);
-        assert!(matches!(configured(), Loaded::Stale(Some(table)) if table.len() == 3));
+        assert!(matches!(configured(), ConfiguredPrices::Stale(Some(table)) if table.len() == 3));
         assert!(matches!(
             configured_in(configs, true)(),
-            Loaded::Stale(None)
+            ConfiguredPrices::Stale(None)
         ));
     }
 }

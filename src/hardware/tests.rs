@@ -9,7 +9,7 @@ fn hardware_over(
     configured: impl Fn() -> Option<PriceTable> + Send + Sync + 'static,
 ) -> (Cache, Hardware) {
     let cache = Cache::new(HARDWARE);
-    let configured = move || Loaded::Table(configured());
+    let configured = move || ConfiguredPrices::Current(configured());
     (cache.clone(), Hardware::new(cache, Box::new(configured)))
 }
 

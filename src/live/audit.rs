@@ -1,9 +1,9 @@
-//! Records in the audit trail who did what in the tree.
+//! Records in the audit trail which user and program changed what, read what, and was refused.
 
 use std::time::Duration;
 
 use super::bundle::BundleFormat;
-use super::layout::File;
+use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::process::Process;
@@ -71,13 +71,13 @@ impl Tree {
     }
 
     /// Records that a file with secrets was opened to read.
-    pub(super) fn record_read(&self, caller: &Caller, file: &File) {
+    pub(super) fn record_read(&self, caller: &Caller, kind: &FileKind) {
         let Some(audit) = &self.audit else {
             return;
         };
-        let what = match file {
-            File::Secret(name) => ReadTarget::Secret(name.clone()),
-            File::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
+        let what = match kind {
+            FileKind::Secret(name) => ReadTarget::Secret(name.clone()),
+            FileKind::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,
         };
         audit.record_read(caller.uid, caller.tid, what);
@@ -91,19 +91,19 @@ impl Tree {
         OpError::Errno(libc::EACCES)
     }
 
-    /// Waits until the trail has its last rows, for at most `patience`.
-    pub fn flush_audit(&self, patience: Duration) {
+    /// Waits until the trail has its last rows, for at most `timeout`.
+    pub fn flush_audit(&self, timeout: Duration) {
         if let Some(audit) = &self.audit {
-            audit.finish(patience);
+            audit.finish(timeout);
         }
     }
 
     /// Blocks everything that would be recorded from now on, and waits until the trail has all rows so far, or the time is
     /// over. Blocked callers wait for the next server.
-    pub fn freeze_audit(&self, patience: Duration) {
+    pub fn freeze_audit(&self, timeout: Duration) {
         if let Some(audit) = &self.audit {
             audit.freeze();
-            audit.flush(patience);
+            audit.flush(timeout);
         }
     }
 }

@@ -1,48 +1,48 @@
-//! Closing: who closes decides whether the buffer is committed. A file is committed when the process that opened it closes
-//! its last writable descriptor of it.
+//! FLUSH and RELEASE: a buffer is committed when the process that opened the file closes its last writable descriptor of it.
+//! `/proc` shows which process closes.
 
 use super::commit::Commits;
 use super::{Caller, Tree};
-use crate::process::Ending;
-use crate::versions::Place;
+use crate::process::ExitState;
+use crate::versions::DirEntry;
 
 impl Tree {
     /// A descriptor of the handle was closed (close(2), dup2(2), exec, exit). Returns what is to be committed before the
     /// answer; an error of the commit is what close(2) returns. It reads `/proc`, so it must not run on the thread that
     /// answers.
     pub fn close(&self, caller: &Caller, handle: u64) -> Commits {
-        let (ino, entry, opener) = {
+        let (ino, file, opener) = {
             let state = self.state();
             let Some(ino) = state.written_by(handle) else {
                 return Commits::default();
             };
-            let Some(node) = state.write_inode(ino) else {
+            let Some(inode) = state.write_inode(ino) else {
                 return Commits::default();
             };
-            let Some(buffer) = &node.buffer else {
+            let Some(buffer) = &inode.buffer else {
                 return Commits::default();
             };
-            (ino, node.entry, buffer.opener.process.pid)
+            (ino, inode.file, buffer.opener.process.pid)
         };
         let closer = self.processes.process_of(caller.tid);
         if closer.is_some_and(|closer| closer != opener) {
             // A child closed what it inherited, which delays nothing and commits nothing.
             return Commits::default();
         }
-        match self.processes.ending(caller.tid) {
+        match self.processes.exit_state(caller.tid) {
             // A thread that is gone was killed: any other still waits for this answer.
-            Ending::Killed | Ending::Gone => {
+            ExitState::Killed | ExitState::Gone => {
                 self.state().kill(ino);
                 return Commits::default();
             }
             // RELEASE commits it.
-            Ending::Hidden => return Commits::default(),
-            Ending::No | Ending::Exited => {}
+            ExitState::Hidden => return Commits::default(),
+            ExitState::Running | ExitState::Exited => {}
         }
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
         if self
             .processes
-            .has_writable_descriptor(caller.tid, [ino, entry])
+            .has_writable_descriptor(caller.tid, [ino, file])
         {
             self.state().flushed(ino);
             return Commits::default();
@@ -60,42 +60,41 @@ impl Tree {
         }
     }
 
-    /// The last descriptor of the handle is gone. If it may have writes that are not committed (`/proc` does not show its
-    /// writer, or others went on writing), readers of the name wait from now on until [`settled`](Self::settled).
-    pub fn begin_release(&self, handle: u64) -> Option<Place> {
+    /// RELEASE arrived, which is answered later. If the handle may have writes that are not committed (`/proc` does not show its
+    /// writer, or others went on writing), readers of the name wait from now on until [`end_release`](Self::end_release).
+    pub fn begin_release(&self, handle: u64) -> Option<DirEntry> {
         let state = self.state();
-        let node = state.write_inode(state.written_by(handle)?)?;
-        let buffer = node.buffer.as_ref()?;
-        let entry = state.entry(node.entry)?;
-        if !buffer.is_touched() || buffer.is_killed || entry.is_scratch {
+        let inode = state.write_inode(state.written_by(handle)?)?;
+        let buffer = inode.buffer.as_ref()?;
+        let file = state.file(inode.file)?;
+        if !buffer.is_dirty() || buffer.is_killed || file.is_scratch {
             return None;
         }
-        let place = entry.place.clone()?;
-        *self.settling.lock().entry(place.clone()).or_default() += 1;
+        let dir_entry = file.dir_entry.clone()?;
+        *self.releasing.lock().entry(dir_entry.clone()).or_default() += 1;
         // The kernel must ask again for the name, so that those readers come here.
         self.names.next_epoch();
-        Some(place)
+        Some(dir_entry)
     }
 
     /// Ends what [`begin_release`](Self::begin_release) began.
-    pub fn settled(&self, place: &Place) {
-        let mut settling = self.settling.lock();
-        if let Some(count) = settling.get_mut(place) {
+    pub fn end_release(&self, dir_entry: &DirEntry) {
+        let mut releasing = self.releasing.lock();
+        if let Some(count) = releasing.get_mut(dir_entry) {
             *count -= 1;
             if *count == 0 {
-                settling.remove(place);
+                releasing.remove(dir_entry);
             }
         }
     }
 
     /// Whether a write of the name may still be under way although its writer's close has returned.
-    pub(super) fn is_settling(&self, place: &Place) -> bool {
-        let settling = self.settling.lock();
-        !settling.is_empty() && settling.contains_key(place)
+    pub(super) fn is_releasing(&self, dir_entry: &DirEntry) -> bool {
+        let releasing = self.releasing.lock();
+        !releasing.is_empty() && releasing.contains_key(dir_entry)
     }
 
-    /// The last descriptor of the handle is gone. Returns what no close could commit. It reads `/proc`, so it must not run
-    /// on the thread that answers.
+    /// Drops the handle, and returns what no close could commit. Reads `/proc`, as [`close`](Self::close) does.
     pub fn release(&self, handle: u64) -> Commits {
         self.layout.released(handle);
         let mut state = self.state();

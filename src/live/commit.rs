@@ -1,45 +1,45 @@
 //! Commits: what a close, a rename or a truncation wrote is stored, whole or not at all.
 
 use super::audit::Writer;
-use super::layout::{Dir, File};
+use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
-use crate::versions::{Missing, Node, Place};
+use crate::versions::{DirEntry, Inode, Unavailable};
 
 /// A write that is to be committed.
 #[derive(Debug)]
-pub struct Commit(What);
+pub struct Commit(CommitSource);
 
 #[derive(Debug)]
-enum What {
+enum CommitSource {
     /// What an inode's buffer holds.
     Buffer(u64),
     /// What an inode's buffer held when it was fsynced last.
     Synced(u64),
     /// What a name holds after truncate(2).
     Truncation {
-        place: Place,
+        dir_entry: DirEntry,
         data: SecretBuffer,
         writer: Writer,
     },
 }
 
 impl Commit {
-    pub(super) fn of_truncation(place: Place, data: SecretBuffer, writer: Writer) -> Self {
-        Self(What::Truncation {
-            place,
+    pub(super) fn of_truncation(dir_entry: DirEntry, data: SecretBuffer, writer: Writer) -> Self {
+        Self(CommitSource::Truncation {
+            dir_entry,
             data,
             writer,
         })
     }
 
     pub(super) fn of_buffer(ino: u64) -> Self {
-        Self(What::Buffer(ino))
+        Self(CommitSource::Buffer(ino))
     }
 
     pub(super) fn of_synced(ino: u64) -> Self {
-        Self(What::Synced(ino))
+        Self(CommitSource::Synced(ino))
     }
 }
 
@@ -62,37 +62,39 @@ impl Commits {
         self.0.is_empty()
     }
 
-    /// The number of the first inode, which tells these commits from others.
-    pub fn number(&self) -> u64 {
+    /// The number of the first inode, as an id of these commits.
+    pub fn first_ino(&self) -> u64 {
         match self.0.first() {
-            Some(Commit(What::Buffer(ino) | What::Synced(ino))) => *ino,
+            Some(Commit(CommitSource::Buffer(ino) | CommitSource::Synced(ino))) => *ino,
             _ => 0,
         }
     }
 }
 
 /// What a commit writes, and where.
-struct Ready {
-    place: Place,
-    file: File,
+struct PendingWrite {
+    dir_entry: DirEntry,
+    kind: FileKind,
     value: SecretValue,
     writer: Writer,
 }
 
-/// A commit that is under way.
-enum Begun {
+/// What a commit has to do.
+enum Prepared {
     /// Nothing is to be written.
     Nothing,
     Failed(OpError),
-    Write(Ready),
+    Write(PendingWrite),
 }
 
 impl Tree {
-    /// Gives these commits up: they are not tried again.
-    pub fn give_up(&self, commits: &Commits) {
+    /// Ends these commits without writing anything.
+    pub fn discard(&self, commits: &Commits) {
         for commit in &commits.0 {
             let changes = match &commit.0 {
-                What::Buffer(ino) => self.state().buffer(*ino).map_or(0, |buffer| buffer.changes),
+                CommitSource::Buffer(ino) => {
+                    self.state().buffer(*ino).map_or(0, |buffer| buffer.changes)
+                }
                 _ => 0,
             };
             self.end(commit, changes, None, &mut Ok(()), Ok(()));
@@ -103,11 +105,11 @@ impl Tree {
     pub fn queue_of(&self, commits: &Commits) -> WorkQueue {
         let state = self.state();
         let is_config = |commit: &Commit| match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => {
-                matches!(self.file_of(&state, *ino), Ok(File::Config(_)))
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
+                matches!(self.kind_of_inode(&state, *ino), Ok(FileKind::Config(_)))
             }
-            What::Truncation { place, .. } => {
-                matches!(self.layout.file_at(place), Some(File::Config(_)))
+            CommitSource::Truncation { dir_entry, .. } => {
+                matches!(self.layout.kind_at(dir_entry), Some(FileKind::Config(_)))
             }
         };
         match commits.0.iter().any(is_config) {
@@ -120,8 +122,8 @@ impl Tree {
     pub fn queue_of_names(&self, dir: u64, names: &[&str]) -> WorkQueue {
         let is_config = |name: &&str| {
             matches!(
-                self.layout.file_at(&Place::new(dir, name)),
-                Some(File::Config(_))
+                self.layout.kind_at(&DirEntry::new(dir, name)),
+                Some(FileKind::Config(_))
             )
         };
         match names.iter().any(is_config) {
@@ -137,19 +139,23 @@ impl Tree {
     /// Those of the contract's table; then nothing of that write has changed.
     pub fn commit(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
         let mut results: Vec<_> = all.iter().map(|_| Ok(())).collect();
-        let mut batch: Vec<(usize, &Commit, Begin)> = Vec::new();
+        let mut batch: Vec<(usize, &Commit, BatchedWrite)> = Vec::new();
         for (index, commits) in all.iter().enumerate() {
             for commit in &commits.0 {
-                let (begun, changes) = self.begin(commit);
-                match begun {
-                    Begun::Nothing => self.end(commit, changes, None, &mut results[index], Ok(())),
-                    Begun::Failed(error) => {
+                let (prepared, changes) = self.prepare(commit);
+                match prepared {
+                    Prepared::Nothing => {
+                        self.end(commit, changes, None, &mut results[index], Ok(()))
+                    }
+                    Prepared::Failed(error) => {
                         self.end(commit, changes, None, &mut results[index], Err(error));
                     }
-                    Begun::Write(ready) => batch.push((index, commit, Begin { ready, changes })),
+                    Prepared::Write(write) => {
+                        batch.push((index, commit, BatchedWrite { write, changes }))
+                    }
                 }
-                let is_secret = |(_, _, begin): &(usize, &Commit, Begin)| {
-                    matches!(begin.ready.file, File::Secret(_))
+                let is_secret = |(_, _, batched): &(usize, &Commit, BatchedWrite)| {
+                    matches!(batched.write.kind, FileKind::Secret(_))
                 };
                 if !batch.last().is_some_and(is_secret) {
                     self.write_batch(&mut batch, &mut results);
@@ -162,35 +168,35 @@ impl Tree {
 
     fn write_batch(
         &self,
-        batch: &mut Vec<(usize, &Commit, Begin)>,
+        batch: &mut Vec<(usize, &Commit, BatchedWrite)>,
         results: &mut [std::result::Result<(), OpError>],
     ) {
         let batch = std::mem::take(batch);
         let all_secrets = batch
             .iter()
-            .all(|(_, _, begin)| matches!(begin.ready.file, File::Secret(_)));
+            .all(|(_, _, batched)| matches!(batched.write.kind, FileKind::Secret(_)));
         let written: Vec<Result<()>> = match all_secrets && batch.len() > 1 {
             true => self.store_together(&batch),
             false => {
-                let one = batch.iter().map(|(_, _, begin)| {
-                    let Ready {
-                        file,
+                let one = batch.iter().map(|(_, _, batched)| {
+                    let PendingWrite {
+                        kind,
                         value,
                         writer,
                         ..
-                    } = &begin.ready;
-                    self.store(file, value.as_bytes(), writer)
+                    } = &batched.write;
+                    self.store(kind, value.as_bytes(), writer)
                 });
                 one.collect()
             }
         };
-        for ((index, commit, begin), written) in batch.into_iter().zip(written) {
-            let name = begin.ready.place.name.clone();
+        for ((index, commit, batched), written) in batch.into_iter().zip(written) {
+            let name = batched.write.dir_entry.name.clone();
             let written = written.map_err(|error| OpError::Error(error.at(&name)));
             self.end(
                 commit,
-                begin.changes,
-                Some(&begin.ready),
+                batched.changes,
+                Some(&batched.write),
                 &mut results[index],
                 written,
             );
@@ -198,64 +204,70 @@ impl Tree {
         self.changed();
     }
 
-    fn store_together(&self, batch: &[(usize, &Commit, Begin)]) -> Vec<Result<()>> {
-        let change = |begin: &Begin| match &begin.ready.file {
-            File::Secret(name) => vec![Change::Set(
+    fn store_together(&self, batch: &[(usize, &Commit, BatchedWrite)]) -> Vec<Result<()>> {
+        let change = |batched: &BatchedWrite| match &batched.write.kind {
+            FileKind::Secret(name) => vec![Change::Set(
                 SecretName::clone(name),
-                begin.ready.value.clone(),
+                batched.write.value.clone(),
             )],
             _ => Vec::new(),
         };
-        let changes: Vec<Vec<Change>> = batch.iter().map(|(_, _, begin)| change(begin)).collect();
+        let changes: Vec<Vec<Change>> = batch
+            .iter()
+            .map(|(_, _, batched)| change(batched))
+            .collect();
         let sets: Vec<&[Change]> = changes.iter().map(Vec::as_slice).collect();
         let results = match self.manager.apply_each(&sets) {
             Ok(results) => results,
             Err(error) => sets.iter().map(|_| Err(error.duplicate())).collect(),
         };
-        for (((_, _, begin), changes), result) in batch.iter().zip(&changes).zip(&results) {
+        for (((_, _, batched), changes), result) in batch.iter().zip(&changes).zip(&results) {
             if result.is_ok() {
-                self.record_changes(&begin.ready.writer.actor, changes);
+                self.record_changes(&batched.write.writer.actor, changes);
             }
         }
         results.into_iter().map(|result| result.map(drop)).collect()
     }
 
     /// What a commit has to write, and the number of changes that the buffer had by then.
-    fn begin(&self, commit: &Commit) -> (Begun, u64) {
+    fn prepare(&self, commit: &Commit) -> (Prepared, u64) {
         let state = self.state();
         let ino = match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => *ino,
-            What::Truncation {
-                place,
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => *ino,
+            CommitSource::Truncation {
+                dir_entry,
                 data,
                 writer,
             } => {
-                let begun = match (self.layout.file_at(place), data.to_value(&place.name)) {
-                    (Some(file), Ok(value)) => Begun::Write(Ready {
-                        place: place.clone(),
-                        file,
+                let prepared = match (
+                    self.layout.kind_at(dir_entry),
+                    data.to_value(&dir_entry.name),
+                ) {
+                    (Some(kind), Ok(value)) => Prepared::Write(PendingWrite {
+                        dir_entry: dir_entry.clone(),
+                        kind,
                         value,
                         writer: writer.clone(),
                     }),
-                    (None, _) => Begun::Nothing,
-                    (_, Err(error)) => Begun::Failed(OpError::Error(error)),
+                    (None, _) => Prepared::Nothing,
+                    (_, Err(error)) => Prepared::Failed(OpError::Error(error)),
                 };
-                return (begun, 0);
+                return (prepared, 0);
             }
         };
-        let Some(Node::Write(node)) = state.node(ino) else {
-            return (Begun::Nothing, 0);
+        let Some(Inode::Write(inode)) = state.inode(ino) else {
+            return (Prepared::Nothing, 0);
         };
-        let Some(buffer) = node.buffer.as_ref().filter(|buffer| buffer.is_touched()) else {
+        let Some(buffer) = inode.buffer.as_ref().filter(|buffer| buffer.is_dirty()) else {
             return (
-                Begun::Nothing,
-                node.buffer.as_ref().map_or(0, |buffer| buffer.changes),
+                Prepared::Nothing,
+                inode.buffer.as_ref().map_or(0, |buffer| buffer.changes),
             );
         };
         let (data, changes) = match &commit.0 {
             // What was written after the fsync is committed later.
-            What::Synced(_) => (
-                buffer.synced.as_ref().ok_or(Missing::Unknown),
+            CommitSource::Synced(_) => (
+                buffer.synced.as_ref().ok_or(Unavailable::Unknown),
                 buffer.committed,
             ),
             _ => (
@@ -263,88 +275,89 @@ impl Tree {
                 buffer.changes,
             ),
         };
-        let Some(entry) = state.entry(node.entry) else {
-            return (Begun::Nothing, changes);
+        let Some(file) = state.file(inode.file) else {
+            return (Prepared::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.
-        let Some(place) = entry.place.clone().filter(|_| !entry.is_scratch) else {
-            return (Begun::Nothing, changes);
+        let Some(dir_entry) = file.dir_entry.clone().filter(|_| !file.is_scratch) else {
+            return (Prepared::Nothing, changes);
         };
-        let Some(file) = self.layout.file_at(&place) else {
-            return (Begun::Nothing, changes);
+        let Some(kind) = self.layout.kind_at(&dir_entry) else {
+            return (Prepared::Nothing, changes);
         };
         let value = match data {
-            Ok(data) => data.to_value(&place.name),
-            Err(Missing::Failed(libc::EFBIG)) => Err(Error::TooLarge {
-                what: place.name.clone(),
-                limit: file.limit(),
+            Ok(data) => data.to_value(&dir_entry.name),
+            Err(Unavailable::Failed(libc::EFBIG)) => Err(Error::TooLarge {
+                what: dir_entry.name.clone(),
+                limit: kind.limit(),
             }),
-            Err(Missing::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
-                name: place.name.clone(),
+            Err(Unavailable::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
+                name: dir_entry.name.clone(),
             }),
-            Err(Missing::Failed(errno)) => return (Begun::Failed(OpError::Errno(errno)), changes),
-            Err(Missing::Unknown) => return (Begun::Nothing, changes),
+            Err(Unavailable::Failed(errno)) => {
+                return (Prepared::Failed(OpError::Errno(errno)), changes);
+            }
+            Err(Unavailable::Unknown) => return (Prepared::Nothing, changes),
         };
-        let begun = match value {
-            Ok(value) => Begun::Write(Ready {
-                place,
-                file,
+        let prepared = match value {
+            Ok(value) => Prepared::Write(PendingWrite {
+                dir_entry,
+                kind,
                 value,
                 writer: Writer::of_opener(&buffer.opener),
             }),
-            Err(error) => Begun::Failed(OpError::Error(error)),
+            Err(error) => Prepared::Failed(OpError::Error(error)),
         };
-        (begun, changes)
+        (prepared, changes)
     }
 
-    /// Ends a commit. One that failed is given up, because close(2) returns its error.
+    /// Ends a commit. A failed one is not tried again, because close(2) returns its error.
     fn end(
         &self,
         commit: &Commit,
         changes: u64,
-        ready: Option<&Ready>,
+        write: Option<&PendingWrite>,
         result: &mut std::result::Result<(), OpError>,
         written: std::result::Result<(), OpError>,
     ) {
         let mut state = self.state();
         match &commit.0 {
-            What::Buffer(ino) | What::Synced(ino) => {
+            CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);
-                if let (Ok(()), Some(ready), Some(entry)) = (&written, ready, state.entry_of(*ino))
-                {
+                if let (Ok(()), Some(write), Some(file)) = (&written, write, state.file_of(*ino)) {
                     let is_there = state
-                        .entry(entry)
-                        .is_some_and(|entry| entry.place.as_ref() == Some(&ready.place));
-                    let is_whole = matches!(commit.0, What::Buffer(_));
+                        .file(file)
+                        .is_some_and(|file| file.dir_entry.as_ref() == Some(&write.dir_entry));
+                    let is_whole = matches!(commit.0, CommitSource::Buffer(_));
                     if is_there && is_whole {
-                        let is_new = state.named(&ready.place) != Some(entry);
+                        let is_new = state.named(&write.dir_entry) != Some(file);
                         if is_new
-                            && let Some(dir @ (Dir::Hardware | Dir::Config)) =
-                                self.layout.dir(ready.place.dir)
+                            && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
+                                self.layout.dir(write.dir_entry.dir)
                         {
-                            self.layout.touch(dir);
+                            self.layout.mark_changed(dir);
                         }
-                        state.publish(entry, &ready.place);
+                        state.publish(file, &write.dir_entry);
                         if let Some(mtime) = mtime {
-                            state.set_mtime(entry, ready.value.fingerprint(), mtime);
+                            state.set_mtime(file, write.value.fingerprint(), mtime);
                         }
                     }
                 }
-                if let What::Buffer(_) = commit.0 {
+                if let CommitSource::Buffer(_) = commit.0 {
                     state.committed(*ino, changes);
                     if written.is_err()
-                        && let Some(entry) = state.entry_of(*ino)
+                        && let Some(file) = state.file_of(*ino)
                     {
                         let is_over = state.buffer(*ino).is_some_and(|buffer| buffer.is_closed);
-                        if is_over && state.entry(entry).is_some_and(|e| e.pending.is_some()) {
+                        if is_over && state.file(file).is_some_and(|e| e.pending.is_some()) {
                             // A name that did not get its first value is gone for its maker, too.
-                            state.abandon(entry);
+                            state.abandon(file);
                         }
                     }
                 }
                 state.end_commit(*ino);
             }
-            What::Truncation { .. } => {}
+            CommitSource::Truncation { .. } => {}
         }
         if result.is_ok() {
             *result = written;
@@ -352,7 +365,8 @@ impl Tree {
     }
 }
 
-struct Begin {
-    ready: Ready,
+/// A write in the batch that is stored next, and how many changes of its buffer it has.
+struct BatchedWrite {
+    write: PendingWrite,
     changes: u64,
 }

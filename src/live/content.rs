@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
-use super::layout::File;
+use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::Actor;
@@ -17,25 +17,25 @@ use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
 
-/// How long an answer is kept for the callers that waited for it.
-const AT_HAND: Duration = Duration::from_secs(1);
+/// How long a lookup is kept for the callers that waited for it.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// What providers have just answered.
+/// The last lookups that callers waited for: they get the answer even if it may not be cached.
 #[derive(Default)]
-pub(super) struct Answers(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
+pub(super) struct RecentLookups(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
 
-impl Answers {
+impl RecentLookups {
     pub(super) fn put(&self, name: SecretName, answer: Lookup) {
-        let mut answers = self.0.lock();
+        let mut recent_lookups = self.0.lock();
         let now = Instant::now();
-        answers.retain(|_, (at, _)| now.duration_since(*at) < AT_HAND);
-        answers.insert(name, (now, answer));
+        recent_lookups.retain(|_, (at, _)| now.duration_since(*at) < KEPT_FOR);
+        recent_lookups.insert(name, (now, answer));
     }
 
     fn get(&self, name: &SecretName) -> Option<Resolved> {
-        let answers = self.0.lock();
-        let (at, answer) = answers.get(name)?;
-        if at.elapsed() >= AT_HAND {
+        let recent_lookups = self.0.lock();
+        let (at, answer) = recent_lookups.get(name)?;
+        if at.elapsed() >= KEPT_FOR {
             return None;
         }
         Some(match answer {
@@ -58,25 +58,27 @@ impl Answers {
 
 impl Tree {
     /// The content of a file that is not scratch.
-    pub(super) fn resolve(&self, file: &File, freshness: Freshness) -> Resolved {
-        match file {
-            File::Secret(name) => self.secret(name, freshness),
-            File::Bundle(format) => self.document(*format, freshness),
-            File::Price(id) => match self.hardware.get(id) {
-                Some(price) => self.since_begun(&hardware::to_json(&price)),
+    pub(super) fn resolve(&self, kind: &FileKind, freshness: Freshness) -> Resolved {
+        match kind {
+            FileKind::Secret(name) => self.secret(name, freshness),
+            FileKind::Bundle(format) => self.document(*format, freshness),
+            FileKind::Price(id) => match self.hardware.get(id) {
+                Some(price) => self.since_start(&hardware::to_json(&price)),
                 None => Resolved::Missing,
             },
-            File::PriceTable => self.since_begun(&hardware::table_to_json(&self.hardware.table())),
-            File::Config(name) => self.config(name),
-            File::Control(control, of) => (control.read)(self, of.as_deref()),
+            FileKind::PriceTable => {
+                self.since_start(&hardware::table_to_json(&self.hardware.table()))
+            }
+            FileKind::Config(name) => self.config(name),
+            FileKind::Control(control, of) => (control.read)(self, of.as_deref()),
             // A scratch file's bytes are in its inode.
-            File::Scratch => Resolved::Missing,
+            FileKind::Scratch => Resolved::Missing,
         }
     }
 
     /// Content that has no time of its own.
-    fn since_begun(&self, text: &str) -> Resolved {
-        Resolved::lasting(SecretValue::new(text), self.journaled.lock().begun)
+    fn since_start(&self, text: &str) -> Resolved {
+        Resolved::lasting(SecretValue::new(text), self.journaled.lock().started_at)
     }
 
     fn config(&self, name: &str) -> Resolved {
@@ -86,7 +88,9 @@ impl Tree {
         match configs.try_get(name) {
             TryGet::Found(config) => Resolved::Content(Content {
                 value: config.to_json(),
-                changed_at: config.updated_at().unwrap_or(self.journaled.lock().begun),
+                changed_at: config
+                    .updated_at()
+                    .unwrap_or(self.journaled.lock().started_at),
                 // SimpleTuner writes to the database, too, and nothing tells us when.
                 fresh_for: Duration::ZERO,
             }),
@@ -113,7 +117,7 @@ impl Tree {
                 Resolved::Blocked(WaitOn::Secret(name.clone()))
             }
             // Callers that waited get what the provider has just answered, even if it may not be cached.
-            (held, Freshness::LastKnown) => match self.answers.get(name) {
+            (held, Freshness::LastKnown) => match self.recent_lookups.get(name) {
                 Some(answered) => answered,
                 None => match held.last_known() {
                     Some(version) => Resolved::Content(Content {
@@ -127,13 +131,13 @@ impl Tree {
         }
     }
 
-    /// Carries out a finished write of a file that is not scratch.
+    /// Applies a finished write of a file that is not scratch.
     ///
     /// # Errors
     /// Those of the contract's table; nothing has changed then.
-    pub(super) fn store(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
-        self.apply_write(file, bytes, writer)?;
-        if !matches!(file, File::Secret(_) | File::Bundle(_)) {
+    pub(super) fn store(&self, kind: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
+        self.apply_write(kind, bytes, writer)?;
+        if !matches!(kind, FileKind::Secret(_) | FileKind::Bundle(_)) {
             // Clearing a cache resets prices, too.
             self.journal_prices();
         }
@@ -141,28 +145,28 @@ impl Tree {
         Ok(())
     }
 
-    fn apply_write(&self, file: &File, bytes: &[u8], writer: &Writer) -> Result<()> {
-        match file {
-            File::Secret(name) => {
+    fn apply_write(&self, kind: &FileKind, bytes: &[u8], writer: &Writer) -> Result<()> {
+        match kind {
+            FileKind::Secret(name) => {
                 let value = SecretValue::from_bytes(name.as_str(), bytes)?;
                 self.apply(&[Change::Set(name.clone(), value)], &writer.actor)
             }
-            File::Bundle(format) => self.store_bundle(*format, bytes, writer),
-            File::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
-            File::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
-            File::Config(name) => {
-                let configs = self.configs_or_none()?;
+            FileKind::Bundle(format) => self.store_bundle(*format, bytes, writer),
+            FileKind::Price(id) => self.hardware.set(id, hardware::parse_price(bytes)?),
+            FileKind::PriceTable => self.hardware.replace(hardware::parse_table(bytes)?),
+            FileKind::Config(name) => {
+                let configs = self.configs_or_eperm()?;
                 configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.invalidate_configured();
                 Ok(())
             }
-            File::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
+            FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.
-            File::Scratch => Ok(()),
+            FileKind::Scratch => Ok(()),
         }
     }
 
-    pub(super) fn configs_or_none(&self) -> Result<&Arc<ProviderConfigs>> {
+    pub(super) fn configs_or_eperm(&self) -> Result<&Arc<ProviderConfigs>> {
         self.configs.as_ref().ok_or_else(|| {
             let none = std::io::Error::from_raw_os_error(libc::EPERM);
             Error::io("this tree has no provider configurations", none)

@@ -1,15 +1,15 @@
-//! Making files. A new file is its maker's alone until it has its first value.
+//! CREATE and MKNOD. Only the process that creates a file finds it until it has its first value.
 
 use std::time::Duration;
 
-use super::layout::{Dir, File, is_sed_name};
+use super::layout::{DirKind, FileKind, is_sed_name};
 use super::open::Opened;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, Found, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
-use crate::versions::{Handle, Missing, Place, State};
+use crate::versions::{DirEntry, Handle, State, Unavailable};
 
 /// Why no file of this name can be made in `config/`.
 pub(super) fn not_a_config(name: &str) -> OpError {
@@ -25,24 +25,31 @@ pub(super) fn not_a_config(name: &str) -> OpError {
 
 impl Tree {
     /// The file that a new file of this name would be.
-    fn file_to_create(&self, place: &Place, exclusive: bool) -> Result<File, OpError> {
+    fn kind_to_create(&self, dir_entry: &DirEntry, exclusive: bool) -> Result<FileKind, OpError> {
         let dir = self
             .layout
-            .dir(place.dir)
+            .dir(dir_entry.dir)
             .ok_or(OpError::Errno(libc::ENOTDIR))?;
-        match self.layout.file_at(place) {
-            _ if dir.has_scratch() && exclusive && is_sed_name(&place.name) => Ok(File::Scratch),
-            Some(file @ (File::Secret(_) | File::Price(_) | File::Config(_) | File::Scratch)) => {
-                Ok(file)
+        match self.layout.kind_at(dir_entry) {
+            _ if dir.has_scratch() && exclusive && is_sed_name(&dir_entry.name) => {
+                Ok(FileKind::Scratch)
             }
+            Some(
+                kind @ (FileKind::Secret(_)
+                | FileKind::Price(_)
+                | FileKind::Config(_)
+                | FileKind::Scratch),
+            ) => Ok(kind),
             // Such a file always exists, so creating it means opening it.
-            Some(file @ (File::Bundle(_) | File::PriceTable)) if file.is_writable() => Ok(file),
+            Some(kind @ (FileKind::Bundle(_) | FileKind::PriceTable)) if kind.is_writable() => {
+                Ok(kind)
+            }
             None => Err(match dir {
-                Dir::Secrets => SecretName::new(&place.name)
+                DirKind::Secrets => SecretName::new(&dir_entry.name)
                     .err()
                     .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
-                Dir::Hardware => OpError::Errno(libc::EINVAL),
-                Dir::Config => not_a_config(&place.name),
+                DirKind::Hardware => OpError::Errno(libc::EINVAL),
+                DirKind::Config => not_a_config(&dir_entry.name),
                 _ => OpError::Errno(libc::EPERM),
             }),
             Some(_) => Err(OpError::Errno(libc::EPERM)),
@@ -62,7 +69,7 @@ impl Tree {
         name: &str,
         flags: i32,
     ) -> Result<(Found, Opened), OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let mut state = self.state();
         if caller.is_resend
             && let Some((handle, Handle::Write { ino, .. })) = state.opened_by(caller.request)
@@ -73,10 +80,10 @@ impl Tree {
                 Opened::direct(handle),
             ));
         }
-        let place = Place::new(parent, name);
+        let dir_entry = DirEntry::new(parent, name);
         // This may be the retry that the caller was asked for.
         state.end_retries(caller.tid);
-        let ino = self.make(&mut state, caller, &place, flags)?;
+        let ino = self.make(&mut state, caller, &dir_entry, flags)?;
         let opener = self.opener(caller)?;
         let handle = state.open_writer(ino, &opener, caller.request);
         if flags & libc::O_TRUNC != 0 {
@@ -93,16 +100,16 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`create`](Self::create) with O_EXCL.
-    pub fn make_node(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
-        self.admit(caller, name)?;
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+        self.check_caller(caller, name)?;
         let mut state = self.state();
-        let place = Place::new(parent, name);
+        let dir_entry = DirEntry::new(parent, name);
         if caller.is_resend
-            && let Some(ino) = self.made_by(&state, caller, &place)
+            && let Some(ino) = self.created_by(&state, caller, &dir_entry)
         {
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
-        let ino = self.make(&mut state, caller, &place, libc::O_EXCL)?;
+        let ino = self.make(&mut state, caller, &dir_entry, libc::O_EXCL)?;
         Ok(self.found(&mut state, ino, Duration::ZERO))
     }
 
@@ -110,38 +117,38 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
+        dir_entry: &DirEntry,
         flags: i32,
     ) -> Result<u64, OpError> {
         let exclusive = flags & libc::O_EXCL != 0;
-        let file = self.file_to_create(place, exclusive)?;
+        let kind = self.kind_to_create(dir_entry, exclusive)?;
         let opener = self.opener(caller)?;
-        let mine = self.made_by(state, caller, place);
-        if let Some(entry) = state.scratch(place) {
-            return match state.entry(entry).and_then(|entry| entry.own) {
-                Some(own) if !exclusive => Ok(own),
+        let mine = self.created_by(state, caller, dir_entry);
+        if let Some(file) = state.scratch(dir_entry) {
+            return match state.file(file).and_then(|file| file.write_ino) {
+                Some(write_ino) if !exclusive => Ok(write_ino),
                 _ => Err(OpError::Errno(libc::EEXIST)),
             };
         }
-        if file == File::Scratch {
+        if kind == FileKind::Scratch {
             if mine.is_some() && exclusive {
                 return Err(OpError::Errno(libc::EEXIST));
             }
-            return Ok(state.create_scratch(place, &opener, b""));
+            return Ok(state.create_scratch(dir_entry, &opener, b""));
         }
-        let base = match self.resolve(&file, Freshness::LastKnown) {
+        let base = match self.resolve(&kind, Freshness::LastKnown) {
             Resolved::Content(content) => Some(Ok(content.value)),
             // A provider that fails may have it; whether it has, the file may have one, too.
             Resolved::Failed(error) if exclusive && error.errno() != libc::EKEYREJECTED => None,
-            Resolved::Failed(error) => Some(Err(Missing::Failed(error.errno()))),
+            Resolved::Failed(error) => Some(Err(Unavailable::Failed(error.errno()))),
             // No provider is known to have it, so this caller makes it.
             Resolved::Missing | Resolved::Blocked(_) => None,
         };
-        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(place)) {
+        if exclusive && (base.is_some() || mine.is_some() || state.is_pending(dir_entry)) {
             return Err(OpError::Errno(libc::EEXIST));
         }
-        if let Some(own) = mine {
-            return Ok(own);
+        if let Some(write_ino) = mine {
+            return Ok(write_ino);
         }
         Ok(match base {
             Some(base) => {
@@ -149,10 +156,10 @@ impl Tree {
                     0 => base,
                     _ => Ok(SecretValue::new("")),
                 };
-                let entry = state.entry_at(place);
-                state.new_write_inode(entry, base)
+                let file = state.file_at(dir_entry);
+                state.new_write_inode(file, base)
             }
-            None => state.create(place, &opener),
+            None => state.create(dir_entry, &opener),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The secrets as documents. A document is rendered once per snapshot, from that snapshot alone.
+//! The content of the bundles. A document is rendered once per snapshot and format, from that snapshot alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ impl Tree {
         })
     }
 
-    /// All secrets of a snapshot as one document. What cannot be had is left out, so that the others can be read:
+    /// All secrets of a snapshot as one document. A secret that cannot be read is left out, so that the others can be read:
     /// writing the document back leaves it alone.
     fn all_secrets(
         &self,
@@ -149,7 +149,7 @@ impl Tree {
         }
         let mut secrets = Secrets {
             document: Document::new(),
-            changed_at: self.begun(),
+            changed_at: self.started_at(),
             fresh_for: Duration::MAX,
         };
         for (source, error) in snapshot.missing_sources() {

@@ -1,6 +1,6 @@
-//! The file `events`: a JSON line for each change, in memory, that starts anew when it is full.
+//! The content of the file `events`: one JSON line for each change, in memory. When it is full, it is emptied.
 
-/// Past this many bytes it starts anew.
+/// The most bytes that it holds. A line that would exceed them replaces all others.
 const LIMIT: usize = 256 * 1024;
 
 /// The lines.
@@ -8,19 +8,19 @@ const LIMIT: usize = 256 * 1024;
 pub(super) struct EventLog(Vec<u8>);
 
 impl EventLog {
-    /// Adds lines that an earlier server had; `anew`: they replace all others.
-    pub(super) fn take_in(&mut self, anew: bool, lines: &[u8]) {
-        if anew {
+    /// Adds lines; `replaces_all`: they replace all that the log has.
+    pub(super) fn add(&mut self, replaces_all: bool, lines: &[u8]) {
+        if replaces_all {
             self.0.clear();
         }
         self.0.extend_from_slice(lines);
     }
 
-    /// Adds a line. Returns whether the log has started anew with it.
-    pub(super) fn push(&mut self, line: &[u8]) -> bool {
-        let anew = self.0.len() + line.len() > LIMIT;
-        self.take_in(anew, line);
-        anew
+    /// Adds a line. Returns whether it replaced all others.
+    pub(super) fn append(&mut self, line: &[u8]) -> bool {
+        let replaces_all = self.0.len() + line.len() > LIMIT;
+        self.add(replaces_all, line);
+        replaces_all
     }
 
     /// All lines.
@@ -38,10 +38,10 @@ mod tests {
         let mut log = EventLog::default();
         let line = [b'x'; 1000];
         for _ in 0..300 {
-            log.push(&line);
+            log.append(&line);
             assert!(log.all().len() <= LIMIT);
             assert_eq!(log.all().len() % 1000, 0);
         }
-        assert!(log.all().len() < 100 * 1000, "it has started anew");
+        assert!(log.all().len() < 100 * 1000, "it was emptied");
     }
 }

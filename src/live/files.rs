@@ -20,23 +20,23 @@ pub(super) struct Control {
     pub(super) name: &'static str,
     /// The permission bits that are shown.
     pub(super) mode: u16,
-    pub(super) shows: Shows,
+    pub(super) read_mode: ReadMode,
     /// What it holds now.
     pub(super) read: fn(&Tree, of: Option<&str>) -> Resolved,
     /// What a finished write does.
     pub(super) write: fn(&Tree, of: Option<&str>, bytes: &[u8]) -> Result<()>,
 }
 
-/// Which moment's content an open file shows, and which time `stat` shows.
+/// What reads of an open file give, and which modification time `stat` shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shows {
-    /// What it held at the open. The time is that of the content.
-    Opened,
-    /// The same, with the time at which the mount began: reading may change the content, and `tar` would say that the
-    /// file changes all the while.
-    OpenedSinceBegin,
-    /// What it holds at each read, so `tail -f` follows it.
-    Now,
+pub(super) enum ReadMode {
+    /// The content at the open, with the time at which it last changed.
+    Snapshot,
+    /// The content at the open, with the time at which the first server started: reading may change the content, and `tar`
+    /// would report that the file changes while it is read.
+    SnapshotWithStartTime,
+    /// The content at each read, so that `tail -f` follows it.
+    Live,
 }
 
 impl PartialEq for Control {
@@ -58,7 +58,7 @@ pub(super) static IN_ROOT: &[Control] = &[
     Control {
         name: "events",
         mode: 0o400,
-        shows: Shows::Now,
+        read_mode: ReadMode::Live,
         read: |tree, _| {
             let journaled = tree.journaled.lock();
             generated(&String::from_utf8_lossy(journaled.events.all()))
@@ -68,7 +68,7 @@ pub(super) static IN_ROOT: &[Control] = &[
     Control {
         name: "status",
         mode: 0o400,
-        shows: Shows::Opened,
+        read_mode: ReadMode::Snapshot,
         read: |tree, _| json_text(&tree.status()),
         write: read_only,
     },
@@ -79,21 +79,21 @@ pub(super) static IN_CACHES: &[Control] = &[
     Control {
         name: "stats",
         mode: 0o400,
-        shows: Shows::OpenedSinceBegin,
+        read_mode: ReadMode::SnapshotWithStartTime,
         read: stats,
         write: read_only,
     },
     Control {
         name: "clear",
         mode: 0o200,
-        shows: Shows::Opened,
+        read_mode: ReadMode::Snapshot,
         read: |_, _| generated(""),
         write: |tree, of, _| clear(tree, of),
     },
     Control {
         name: "invalidate",
         mode: 0o600,
-        shows: Shows::Opened,
+        read_mode: ReadMode::Snapshot,
         read: |tree, _| {
             let count = tree.invalidated.load(Ordering::Relaxed);
             generated(&format!("{count}\n"))
@@ -106,7 +106,7 @@ pub(super) static IN_CACHES: &[Control] = &[
 pub(super) static PROVIDER: Control = Control {
     name: "",
     mode: 0o400,
-    shows: Shows::Opened,
+    read_mode: ReadMode::Snapshot,
     read: |tree, of| match of.and_then(|name| tree.manager.snapshot().report(name)) {
         Some(report) => json_text(&report),
         None => Resolved::Missing,

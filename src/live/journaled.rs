@@ -17,11 +17,11 @@ use crate::process::Process;
 use crate::secret::SecretBuffer;
 use crate::versions::{Record, State, Timestamp};
 
-/// A record of this room. As with those of `versions`: a variant or a field is only ever added behind the last one.
+/// A record of this module, as bytes in a [`Record::Other`]. Here, too, a variant or a field is only ever added at the end.
 #[derive(Serialize, Deserialize)]
-enum Entry {
+enum TreeRecord {
     /// When the first server began.
-    Begun(Timestamp),
+    Started(Timestamp),
     /// Bytes that were added to the events; `true`: they replace all others.
     Events(bool, Vec<u8>),
     /// Prices that were set, as JSON; `None`: those of the configuration.
@@ -32,7 +32,7 @@ enum Entry {
     Backends(Zeroizing<Vec<u8>>),
 }
 
-impl Entry {
+impl TreeRecord {
     fn record(&self) -> Record {
         let len = postcard::serialize_with_flavor(self, Size::default()).unwrap_or(0);
         let bytes = postcard::to_extend(self, Vec::with_capacity(len)).unwrap_or_default();
@@ -40,16 +40,16 @@ impl Entry {
     }
 }
 
-/// What the next server continues with. One lock is held while it changes and while the change is appended.
+/// What the next server continues with. The lock is held while it changes and until the change is appended.
 pub(super) struct Journaled {
-    pub(super) begun: SystemTime,
+    pub(super) started_at: SystemTime,
     pub(super) events: EventLog,
     prices: Option<String>,
     bases: Bases,
     backends: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What other rooms continue with.
+/// What the hardware prices and the manager continue with.
 #[derive(Default)]
 pub(super) struct Restored {
     pub(super) prices: Option<String>,
@@ -59,7 +59,7 @@ pub(super) struct Restored {
 impl Journaled {
     pub(super) fn restore(records: &[SecretBuffer]) -> (Self, Restored) {
         let mut journaled = Self {
-            begun: SystemTime::now(),
+            started_at: SystemTime::now(),
             events: EventLog::default(),
             prices: None,
             bases: Bases::default(),
@@ -67,15 +67,17 @@ impl Journaled {
         };
         for record in records {
             match postcard::from_bytes(record.as_bytes()) {
-                Ok(Entry::Begun(at)) => journaled.begun = at.into(),
-                Ok(Entry::Events(anew, bytes)) => journaled.events.take_in(anew, &bytes),
-                Ok(Entry::Prices(prices)) => journaled.prices = prices,
-                Ok(Entry::Base(pid, started, base)) => {
+                Ok(TreeRecord::Started(at)) => journaled.started_at = at.into(),
+                Ok(TreeRecord::Events(replaces_all, bytes)) => {
+                    journaled.events.add(replaces_all, &bytes)
+                }
+                Ok(TreeRecord::Prices(prices)) => journaled.prices = prices,
+                Ok(TreeRecord::Base(pid, started, base)) => {
                     journaled
                         .bases
                         .put(Process { pid, started }, Arc::new(base));
                 }
-                Ok(Entry::Backends(bytes)) => journaled.backends = Some(bytes),
+                Ok(TreeRecord::Backends(bytes)) => journaled.backends = Some(bytes),
                 Err(error) => {
                     tracing::error!("a record of the server before cannot be read: {error}");
                 }
@@ -90,26 +92,26 @@ impl Journaled {
 
     fn records(&self) -> Vec<Record> {
         let mut entries = vec![
-            Entry::Begun(self.begun.into()),
-            Entry::Events(true, self.events.all().to_vec()),
-            Entry::Prices(self.prices.clone()),
+            TreeRecord::Started(self.started_at.into()),
+            TreeRecord::Events(true, self.events.all().to_vec()),
+            TreeRecord::Prices(self.prices.clone()),
         ];
         entries.extend(
             self.backends
                 .as_ref()
-                .map(|bytes| Entry::Backends(bytes.clone())),
+                .map(|bytes| TreeRecord::Backends(bytes.clone())),
         );
         entries.extend(
-            self.bases
-                .in_order()
-                .map(|(process, base)| Entry::Base(process.pid, process.started, base.clone())),
+            self.bases.in_order().map(|(process, base)| {
+                TreeRecord::Base(process.pid, process.started, base.clone())
+            }),
         );
-        entries.iter().map(Entry::record).collect()
+        entries.iter().map(TreeRecord::record).collect()
     }
 }
 
 impl Tree {
-    fn append(&self, entry: &Entry) {
+    fn append(&self, entry: &TreeRecord) {
         if self.journal.is_kept() && self.journal.append(&[entry.record()]) {
             // Not here: the caller may hold the state's lock, which a checkpoint needs.
             self.checkpoint_is_due.store(true, Ordering::Relaxed);
@@ -134,15 +136,15 @@ impl Tree {
         };
         line.push(b'\n');
         let mut journaled = self.journaled.lock();
-        let anew = journaled.events.push(&line);
-        self.append(&Entry::Events(anew, line));
+        let replaces_all = journaled.events.append(&line);
+        self.append(&TreeRecord::Events(replaces_all, line));
     }
 
     /// Journals the prices, which may have been set or reset.
     pub(super) fn journal_prices(&self) {
         let mut journaled = self.journaled.lock();
         journaled.prices = self.hardware.save();
-        self.append(&Entry::Prices(journaled.prices.clone()));
+        self.append(&TreeRecord::Prices(journaled.prices.clone()));
     }
 
     /// Journals what the backends hold, which has changed.
@@ -152,7 +154,7 @@ impl Tree {
         }
         let mut journaled = self.journaled.lock();
         let backends = self.manager.save_backends();
-        self.append(&Entry::Backends(backends.clone()));
+        self.append(&TreeRecord::Backends(backends.clone()));
         journaled.backends = Some(backends);
     }
 
@@ -160,7 +162,11 @@ impl Tree {
     pub(super) fn put_base(&self, process: Process, base: Arc<Base>) {
         let mut journaled = self.journaled.lock();
         if journaled.bases.put(process, base.clone()) {
-            self.append(&Entry::Base(process.pid, process.started, (*base).clone()));
+            self.append(&TreeRecord::Base(
+                process.pid,
+                process.started,
+                (*base).clone(),
+            ));
         }
     }
 

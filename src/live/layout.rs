@@ -1,15 +1,15 @@
-//! The layout of the tree: which folders there are, and what a name in one of them stands for. Knows no content.
+//! The layout of the tree: which folders there are, and what kind of file a name in one of them is. Knows no content.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
-use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, Shows};
+use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
 use crate::sync::Mutex;
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// The inode number of the root folder.
 pub const ROOT: u64 = 1;
@@ -26,9 +26,9 @@ pub enum FileType {
     File,
 }
 
-/// A folder.
+/// What a folder is for: it decides which names it can hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Dir {
+pub(super) enum DirKind {
     Root,
     Secrets,
     Bundle,
@@ -40,9 +40,9 @@ pub(super) enum Dir {
     Config,
 }
 
-/// A file.
+/// What a file is: it decides what reading and writing it do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum File {
+pub(super) enum FileKind {
     Secret(SecretName),
     /// An editor's scratch file, in memory only.
     Scratch,
@@ -51,22 +51,22 @@ pub(super) enum File {
     PriceTable,
     /// A provider's configuration.
     Config(String),
-    /// A control file or report, and the cache or provider whose it is.
+    /// A control file or report, and the cache or provider that it belongs to.
     Control(&'static Control, Option<String>),
 }
 
-impl File {
+impl FileKind {
     /// The permission bits that are shown.
     pub(super) fn mode(&self) -> u16 {
         match self {
-            File::Secret(_)
-            | File::Scratch
-            | File::Price(_)
-            | File::PriceTable
-            | File::Config(_) => 0o600,
-            File::Bundle(BundleFormat::Env) => 0o400,
-            File::Bundle(_) => 0o600,
-            File::Control(control, _) => control.mode,
+            FileKind::Secret(_)
+            | FileKind::Scratch
+            | FileKind::Price(_)
+            | FileKind::PriceTable
+            | FileKind::Config(_) => 0o600,
+            FileKind::Bundle(BundleFormat::Env) => 0o400,
+            FileKind::Bundle(_) => 0o600,
+            FileKind::Control(control, _) => control.mode,
         }
     }
 
@@ -77,18 +77,18 @@ impl File {
     /// The most bytes that can be written to it.
     pub(super) fn limit(&self) -> usize {
         match self {
-            File::Secret(_) => crate::secret::MAX_VALUE,
-            File::Bundle(_) | File::Scratch => MAX_DOCUMENT,
-            File::Config(_) => MAX_CONFIG,
+            FileKind::Secret(_) => crate::secret::MAX_VALUE,
+            FileKind::Bundle(_) | FileKind::Scratch => MAX_DOCUMENT,
+            FileKind::Config(_) => MAX_CONFIG,
             _ => 1024 * 1024,
         }
     }
 }
 
-impl Dir {
+impl DirKind {
     pub(super) fn mode(&self) -> u16 {
         match self {
-            Dir::Providers => 0o500,
+            DirKind::Providers => 0o500,
             _ => 0o700,
         }
     }
@@ -97,37 +97,37 @@ impl Dir {
     pub(super) fn has_scratch(&self) -> bool {
         matches!(
             self,
-            Dir::Secrets | Dir::Bundle | Dir::Hardware | Dir::Config
+            DirKind::Secrets | DirKind::Bundle | DirKind::Hardware | DirKind::Config
         )
     }
 
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
     /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
-    fn takes_scratch(&self, name: &str) -> bool {
-        let renames = !matches!(self, Dir::Hardware | Dir::Config);
+    fn accepts_scratch(&self, name: &str) -> bool {
+        let renames = !matches!(self, DirKind::Hardware | DirKind::Config);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
     /// The file that a name would be, whether it exists or not; `None`: no file can have this name here.
-    pub(super) fn file(&self, name: &str) -> Option<File> {
-        if self.takes_scratch(name) && name != "." && name != ".." {
-            return Some(File::Scratch);
+    pub(super) fn kind_of_name(&self, name: &str) -> Option<FileKind> {
+        if self.accepts_scratch(name) && name != "." && name != ".." {
+            return Some(FileKind::Scratch);
         }
         match self {
-            Dir::Secrets => SecretName::new(name).ok().map(File::Secret),
-            Dir::Bundle => BundleFormat::of_file(name).map(File::Bundle),
-            Dir::Hardware => match name.strip_suffix(".json")? {
-                "all" => Some(File::PriceTable),
+            DirKind::Secrets => SecretName::new(name).ok().map(FileKind::Secret),
+            DirKind::Bundle => BundleFormat::of_file(name).map(FileKind::Bundle),
+            DirKind::Hardware => match name.strip_suffix(".json")? {
+                "all" => Some(FileKind::PriceTable),
                 id => SecretName::new(id)
                     .ok()
-                    .map(|id| File::Price(id.as_str().into())),
+                    .map(|id| FileKind::Price(id.as_str().into())),
             },
-            Dir::Config => {
+            DirKind::Config => {
                 let name = name.strip_suffix(".json")?;
                 check_provider_name(name).ok()?;
-                Some(File::Config(name.into()))
+                Some(FileKind::Config(name.into()))
             }
-            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => None,
+            DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => None,
         }
     }
 }
@@ -140,15 +140,15 @@ pub(super) fn is_sed_name(name: &str) -> bool {
 struct Folder {
     parent: u64,
     name: String,
-    dir: Dir,
+    dir: DirKind,
     changed_at: Mutex<SystemTime>,
 }
 
 /// A file whose content is generated at each look, and read past the kernel's cache.
 pub(super) struct Generated {
-    pub(super) place: Place,
-    pub(super) file: File,
-    pub(super) shows: Shows,
+    pub(super) dir_entry: DirEntry,
+    pub(super) kind: FileKind,
+    pub(super) read_mode: ReadMode,
     /// The fingerprint of its content at the last look, and since when it has had that content.
     seen: Mutex<Option<(u64, SystemTime)>>,
 }
@@ -168,32 +168,32 @@ impl Generated {
 pub(super) struct Layout {
     folders: HashMap<u64, Folder>,
     generated: HashMap<u64, Generated>,
-    by_place: HashMap<Place, u64>,
+    by_dir_entry: HashMap<DirEntry, u64>,
     /// The handles through which generated files are open: the file's number, and the size of what it held at the open.
     open: Mutex<BTreeMap<u64, (u64, usize)>>,
 }
 
 impl Layout {
     /// The layout for these caches and providers.
-    pub(super) fn new(caches: &[String], providers: &[String], begun: SystemTime) -> Self {
+    pub(super) fn new(caches: &[String], providers: &[String], started_at: SystemTime) -> Self {
         let mut layout = Self {
             folders: HashMap::new(),
             generated: HashMap::new(),
-            by_place: HashMap::new(),
+            by_dir_entry: HashMap::new(),
             open: Mutex::default(),
         };
-        layout.add_folder(ROOT, "", Dir::Root, begun);
-        let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, begun);
-        folder("secrets", Dir::Secrets);
-        folder("bundle", Dir::Bundle);
-        let of_providers = folder("providers", Dir::Providers);
-        folder("hardware", Dir::Hardware);
-        folder("config", Dir::Config);
-        let cache = folder("cache", Dir::Cache);
+        layout.add_folder(ROOT, "", DirKind::Root, started_at);
+        let mut folder = |name: &str, dir| layout.add_folder(ROOT, name, dir, started_at);
+        folder("secrets", DirKind::Secrets);
+        folder("bundle", DirKind::Bundle);
+        let of_providers = folder("providers", DirKind::Providers);
+        folder("hardware", DirKind::Hardware);
+        folder("config", DirKind::Config);
+        let cache = folder("cache", DirKind::Cache);
         layout.add_controls(ROOT, IN_ROOT, None);
         layout.add_controls(cache, IN_CACHES, None);
         for name in caches {
-            let dir = layout.add_folder(cache, name, Dir::CacheOf(name.clone()), begun);
+            let dir = layout.add_folder(cache, name, DirKind::CacheOf(name.clone()), started_at);
             layout.add_controls(dir, IN_CACHES, Some(name));
         }
         for name in providers {
@@ -202,7 +202,7 @@ impl Layout {
         layout
     }
 
-    fn add_folder(&mut self, parent: u64, name: &str, dir: Dir, changed_at: SystemTime) -> u64 {
+    fn add_folder(&mut self, parent: u64, name: &str, dir: DirKind, changed_at: SystemTime) -> u64 {
         let number = ROOT + self.folders.len() as u64;
         self.folders.insert(
             number,
@@ -214,7 +214,8 @@ impl Layout {
             },
         );
         if number != ROOT {
-            self.by_place.insert(Place::new(parent, name), number);
+            self.by_dir_entry
+                .insert(DirEntry::new(parent, name), number);
         }
         number
     }
@@ -227,25 +228,25 @@ impl Layout {
 
     fn add_control(&mut self, dir: u64, name: &str, control: &'static Control, of: Option<&str>) {
         let number = FIRST_GENERATED + self.generated.len() as u64;
-        let place = Place::new(dir, name);
-        self.by_place.insert(place.clone(), number);
+        let dir_entry = DirEntry::new(dir, name);
+        self.by_dir_entry.insert(dir_entry.clone(), number);
         let generated = Generated {
-            place,
-            file: File::Control(control, of.map(Into::into)),
-            shows: control.shows,
+            dir_entry,
+            kind: FileKind::Control(control, of.map(Into::into)),
+            read_mode: control.read_mode,
             seen: Mutex::new(None),
         };
         self.generated.insert(number, generated);
     }
 
     /// A folder.
-    pub(super) fn dir(&self, ino: u64) -> Option<&Dir> {
+    pub(super) fn dir(&self, ino: u64) -> Option<&DirKind> {
         Some(&self.folders.get(&ino)?.dir)
     }
 
     /// The folder of a name in another one.
-    pub(super) fn subfolder(&self, place: &Place) -> Option<u64> {
-        let number = *self.by_place.get(place)?;
+    pub(super) fn subfolder(&self, dir_entry: &DirEntry) -> Option<u64> {
+        let number = *self.by_dir_entry.get(dir_entry)?;
         self.folders.contains_key(&number).then_some(number)
     }
 
@@ -277,13 +278,13 @@ impl Layout {
     }
 
     /// The generated file of a name.
-    pub(super) fn generated_at(&self, place: &Place) -> Option<u64> {
-        let number = *self.by_place.get(place)?;
+    pub(super) fn generated_at(&self, dir_entry: &DirEntry) -> Option<u64> {
+        let number = *self.by_dir_entry.get(dir_entry)?;
         self.generated.contains_key(&number).then_some(number)
     }
 
     /// The folders and generated files in a folder, in the order of their numbers.
-    pub(super) fn fixed_in(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
+    pub(super) fn static_entries(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
         let folders = self
             .folders
             .iter()
@@ -293,23 +294,24 @@ impl Layout {
         let files = self
             .generated
             .iter()
-            .filter(|(_, file)| file.place.dir == dir);
-        let files = files.map(|(number, file)| (file.place.name.as_str(), *number, FileType::File));
+            .filter(|(_, file)| file.dir_entry.dir == dir);
+        let files =
+            files.map(|(number, file)| (file.dir_entry.name.as_str(), *number, FileType::File));
         let mut all: Vec<_> = folders.chain(files).collect();
         all.sort_by_key(|(_, number, _)| *number);
         all
     }
 
-    /// What a name in a folder stands for.
-    pub(super) fn file_at(&self, place: &Place) -> Option<File> {
-        match self.generated_at(place) {
-            Some(number) => Some(self.generated.get(&number)?.file.clone()),
-            None => self.dir(place.dir)?.file(&place.name),
+    /// The kind of file that a name is.
+    pub(super) fn kind_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
+        match self.generated_at(dir_entry) {
+            Some(number) => Some(self.generated.get(&number)?.kind.clone()),
+            None => self.dir(dir_entry.dir)?.kind_of_name(&dir_entry.name),
         }
     }
 
     /// How many folders are in a folder.
-    pub(super) fn folders_in(&self, dir: u64) -> u32 {
+    pub(super) fn subfolder_count(&self, dir: u64) -> u32 {
         let folders = self.folders.iter();
         let inside = folders.filter(|(number, folder)| folder.parent == dir && **number != ROOT);
         inside.count() as u32
@@ -322,7 +324,7 @@ impl Layout {
     }
 
     /// The names in a folder have changed.
-    pub(super) fn touch(&self, dir: &Dir) {
+    pub(super) fn mark_changed(&self, dir: &DirKind) {
         for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
             *folder.changed_at.lock() = SystemTime::now();
         }

@@ -1,15 +1,15 @@
-//! Listings. An open folder holds no copy of its names. The offset of a name is its hash, and names are listed in that
+//! READDIR and READDIRPLUS. An open folder holds no copy of its names. The offset of a name is its hash, and names are listed in that
 //! order, so a listing continues at the right place after any change, and rewinddir(3) lists anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::layout::{Dir, FileType};
+use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, Tree};
 use crate::manager::Snapshot;
-use crate::versions::Place;
+use crate::versions::DirEntry;
 
 /// How long `stat` may use the attributes that a listing gave. An open looks the name up anew in any case.
 const LISTED_VALID: std::time::Duration = std::time::Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub struct Listed {
     /// Its number, as `stat` shows it.
     pub ino: u64,
     /// Folder or file.
-    pub kind: FileType,
+    pub file_type: FileType,
     /// The name.
     pub name: String,
 }
@@ -28,14 +28,14 @@ pub struct Listed {
 /// Open folders whose last page of names the kernel may not have processed yet, and whether something has changed since
 /// that page was made. The kernel stamps the names with the epoch at which it processes them, so after such a change it
 /// needs another epoch.
-pub(super) struct Outstanding {
+pub(super) struct UnprocessedListings {
     next: u64,
     by_handle: HashMap<u64, bool>,
     /// The secrets' names in the order in which they are listed, as long as a folder is open.
     secrets: Option<(Arc<Snapshot>, Names)>,
 }
 
-impl Outstanding {
+impl UnprocessedListings {
     /// None of the handles is one that an earlier server gave: those count nanoseconds since 1970, too.
     pub(super) fn new() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -56,9 +56,9 @@ impl Tree {
     /// # Errors
     /// EACCES, ENOTDIR.
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
-        self.admit(caller, "opendir")?;
+        self.check_caller(caller, "opendir")?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
-        if *dir == Dir::Secrets {
+        if *dir == DirKind::Secrets {
             // The listing does not wait for it; the next listing shows what came.
             self.manager.refresh_async(Box::new(|_| {}));
         }
@@ -70,15 +70,15 @@ impl Tree {
     }
 
     /// The names in a folder that are not always there, each with its offset, in that order.
-    fn names_in(&self, ino: u64, dir: &Dir) -> Names {
+    fn names_in(&self, ino: u64, dir: &DirKind) -> Names {
         let in_order = |names: Vec<String>| {
-            let offset = |name: String| (Place::new(ino, &name).number(), name);
+            let offset = |name: String| (DirEntry::new(ino, &name).hashed_ino(), name);
             let mut names: Vec<_> = names.into_iter().map(offset).collect();
             names.sort_unstable();
             Arc::new(names)
         };
         match dir {
-            Dir::Secrets => {
+            DirKind::Secrets => {
                 let snapshot = self.manager.snapshot();
                 let mut listings = self.listings.lock();
                 if let Some((of, names)) = &listings.secrets
@@ -91,21 +91,23 @@ impl Tree {
                 listings.secrets = Some((snapshot, names.clone()));
                 names
             }
-            Dir::Bundle => in_order(
+            DirKind::Bundle => in_order(
                 super::bundle::BundleFormat::ALL
                     .map(|format| format.file_name().to_owned())
                     .into(),
             ),
-            Dir::Hardware => {
+            DirKind::Hardware => {
                 let ids = self.hardware.table();
                 let ids = ids.keys().map(String::as_str).chain(["all"]);
                 in_order(ids.map(|id| format!("{id}.json")).collect())
             }
-            Dir::Config => {
+            DirKind::Config => {
                 let names = self.configs.iter().flat_map(|configs| configs.try_list());
                 in_order(names.map(|name| format!("{name}.json")).collect())
             }
-            Dir::Root | Dir::Providers | Dir::Cache | Dir::CacheOf(_) => Arc::default(),
+            DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => {
+                Arc::default()
+            }
         }
     }
 
@@ -122,28 +124,37 @@ impl Tree {
             (".", ino, FileType::Dir),
             ("..", self.layout.parent(ino), FileType::Dir),
         ];
-        let fixed = dots.into_iter().chain(self.layout.fixed_in(ino));
-        for (at, (name, ino, kind)) in (1..).zip(fixed) {
+        let fixed = dots.into_iter().chain(self.layout.static_entries(ino));
+        for (at, (name, ino, file_type)) in (1..).zip(fixed) {
             let name = name.to_owned();
-            if at > offset && emit(at, Listed { ino, kind, name }) {
+            if at > offset
+                && emit(
+                    at,
+                    Listed {
+                        ino,
+                        file_type,
+                        name,
+                    },
+                )
+            {
                 return Ok(());
             }
         }
         let names = self.names_in(ino, dir);
         let behind = names.partition_point(|(at, _)| *at <= offset);
         for (at, name) in &names[behind..] {
-            let place = Place::new(ino, name);
+            let dir_entry = DirEntry::new(ino, name);
             let number = {
                 let state = self.state();
-                if state.scratch(&place).is_some() {
+                if state.scratch(&dir_entry).is_some() {
                     continue;
                 }
-                state.number_of(&place)
+                state.st_ino_of(&dir_entry)
             };
             let listed = Listed {
                 ino: number,
-                kind: FileType::File,
-                name: place.name,
+                file_type: FileType::File,
+                name: dir_entry.name,
             };
             if emit(*at, listed) {
                 return Ok(());
@@ -190,31 +201,31 @@ impl Tree {
             false => std::time::Duration::ZERO,
         };
         let attr = |ino, attr| Found {
-            node: ino,
+            nodeid: ino,
             attr: Attr { valid, ..attr },
             valid,
         };
         if matches!(listed.name.as_str(), "." | "..") || listed.ino < crate::versions::FIRST_FILE {
             let caller = self.own_caller();
-            let own = self.attr(&caller, listed.ino, true).ok()?;
-            return Some(attr(listed.ino, own));
+            let present = self.attr(&caller, listed.ino, true).ok()?;
+            return Some(attr(listed.ino, present));
         }
-        let place = Place::new(dir, &listed.name);
-        let file = self.layout.file_at(&place)?;
-        let resolved = self.resolve(&file, Freshness::LastKnown);
+        let dir_entry = DirEntry::new(dir, &listed.name);
+        let kind = self.layout.kind_at(&dir_entry)?;
+        let resolved = self.resolve(&kind, Freshness::LastKnown);
         let mut state = self.state();
         let (size, changed_at, is_known) = match &resolved {
             Resolved::Content(content) => {
-                let mtime = self.mtime_of(&state, &place, content);
+                let mtime = self.mtime_of(&state, &dir_entry, content);
                 (content.value.len(), mtime, true)
             }
             Resolved::Missing => return None,
-            Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.begun(), false),
+            Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.started_at(), false),
         };
-        let node = state.promise(&place);
+        let nodeid = state.promise(&dir_entry);
         let mut found = attr(
-            node,
-            self.file_attr(listed.ino, file.mode(), size, changed_at),
+            nodeid,
+            self.file_attr(listed.ino, kind.mode(), size, changed_at),
         );
         if !is_known {
             found.valid = std::time::Duration::ZERO;

@@ -1,14 +1,14 @@
-//! From names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
+//! LOOKUP, GETATTR and ACCESS: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
 //! answers a promise, and `stat` or `open` of that promise waits.
 
 use std::time::{Duration, SystemTime};
 
-use super::files::Shows;
-use super::layout::{Dir, File, FileType, Generated};
+use super::files::ReadMode;
+use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{Missing, Node, Place, State};
+use crate::versions::{DirEntry, Inode, State, Unavailable};
 
 /// Folders are always there.
 const FOLDER_VALID: Duration = Duration::from_secs(3600);
@@ -19,7 +19,7 @@ impl Tree {
     /// The inode of a name in a folder. Each success counts as one lookup of the inode ([`Tree::forget`]).
     ///
     /// # Errors
-    /// ENOENT and EACCES. Blocked only for a retry whose content is not at hand,
+    /// ENOENT and EACCES. Blocked only for a retry whose content is not known,
     /// and for one that creates the file exclusively while a backend that may have it has not answered.
     pub fn lookup(
         &self,
@@ -28,32 +28,32 @@ impl Tree {
         name: &str,
         has_waited: bool,
     ) -> Result<Found, OpError> {
-        self.admit(caller, name)?;
-        let place = Place::new(parent, name);
-        if let Some(dir) = self.layout.subfolder(&place) {
+        self.check_caller(caller, name)?;
+        let dir_entry = DirEntry::new(parent, name);
+        if let Some(dir) = self.layout.subfolder(&dir_entry) {
             return Ok(Found {
-                node: dir,
+                nodeid: dir,
                 attr: self.folder_attr(dir),
                 valid: FOLDER_VALID,
             });
         }
-        if let Some(number) = self.layout.generated_at(&place)
+        if let Some(number) = self.layout.generated_at(&dir_entry)
             && let Some(generated) = self.layout.generated(number)
         {
             return self.look_up_generated(caller, number, generated);
         }
         let mut state = self.state();
-        if let Some(own) = state
-            .scratch(&place)
-            .and_then(|entry| state.entry(entry)?.own)
+        if let Some(write_ino) = state
+            .scratch(&dir_entry)
+            .and_then(|file| state.file(file)?.write_ino)
         {
-            return Ok(self.found(&mut state, own, Duration::ZERO));
+            return Ok(self.found(&mut state, write_ino, Duration::ZERO));
         }
-        let file = self
+        let kind = self
             .layout
-            .file_at(&place)
+            .kind_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
-        self.look_up_content(&mut state, caller, &place, &file, has_waited)
+        self.look_up_content(&mut state, caller, &dir_entry, &kind, has_waited)
     }
 
     fn look_up_generated(
@@ -63,16 +63,16 @@ impl Tree {
         generated: &Generated,
     ) -> Result<Found, OpError> {
         let mut state = self.state();
-        let retry = state.retry(caller.tid, &generated.place);
+        let retry = state.retry(caller.tid, &generated.dir_entry);
         if retry.is_some_and(|retry| retry.to_write) {
             // What is read from a control file is not what is written to it, so a writer begins with nothing.
-            let entry = state.entry_at(&generated.place);
-            let ino = state.new_write_inode(entry, Ok(SecretValue::new("")));
+            let file = state.file_at(&generated.dir_entry);
+            let ino = state.new_write_inode(file, Ok(SecretValue::new("")));
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
         drop(state);
         Ok(Found {
-            node: number,
+            nodeid: number,
             attr: self.generated_attr(number, generated),
             valid: Duration::ZERO,
         })
@@ -82,26 +82,28 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
-        file: &File,
+        dir_entry: &DirEntry,
+        kind: &FileKind,
         has_waited: bool,
     ) -> Result<Found, OpError> {
-        let retry = state.retry(caller.tid, place);
+        let retry = state.retry(caller.tid, dir_entry);
         // A caller that retries to read has waited already.
-        let freshness = waited(has_waited || retry.is_some());
+        let freshness = freshness_after(has_waited || retry.is_some());
         let resolved = match retry {
-            None if self.is_settling(place) => Resolved::Blocked(WaitOn::Write(place.clone())),
-            _ => self.resolve(file, freshness),
+            None if self.is_releasing(dir_entry) => {
+                Resolved::Blocked(WaitOn::Write(dir_entry.clone()))
+            }
+            _ => self.resolve(kind, freshness),
         };
         if retry.is_some_and(|retry| retry.to_write) {
             let base = match resolved {
                 Resolved::Content(content) => Ok(content.value),
-                Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
-                Resolved::Blocked(_) => Err(Missing::Unknown),
-                Resolved::Missing => return self.look_up_missing(state, caller, place),
+                Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),
+                Resolved::Blocked(_) => Err(Unavailable::Unknown),
+                Resolved::Missing => return self.look_up_missing(state, caller, dir_entry),
             };
-            let entry = state.entry_at(place);
-            let ino = state.new_write_inode(entry, base);
+            let file = state.file_at(dir_entry);
+            let ino = state.new_write_inode(file, base);
             return Ok(self.found(state, ino, Duration::ZERO));
         }
         match resolved {
@@ -110,11 +112,11 @@ impl Tree {
                     Some(_) => Duration::ZERO,
                     None => self.names.validity().min(content.fresh_for),
                 };
-                let ino = state.version(place, &content.value, content.changed_at);
+                let ino = state.version(dir_entry, &content.value, content.changed_at);
                 Ok(self.found(state, ino, valid))
             }
-            Resolved::Missing => self.look_up_missing(state, caller, place),
-            // The kernel retries only once, so a promise would not do. This is rare: a server has just begun.
+            Resolved::Missing => self.look_up_missing(state, caller, dir_entry),
+            // The kernel retries only once, so a promise would not do. This is rare: the server has just started.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
             // The kernel would say that the file exists, by the promise alone.
             Resolved::Blocked(on) if self.processes.creates_exclusively(caller.tid) => {
@@ -124,13 +126,18 @@ impl Tree {
                 if error.errno() != libc::EKEYREJECTED
                     && self.processes.creates_exclusively(caller.tid) =>
             {
-                self.look_up_missing(state, caller, place)
+                self.look_up_missing(state, caller, dir_entry)
             }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
-                let ino = state.promise(place);
-                let attr = self.file_attr(state.number_of(place), file.mode(), 0, self.begun());
+                let ino = state.promise(dir_entry);
+                let attr = self.file_attr(
+                    state.st_ino_of(dir_entry),
+                    kind.mode(),
+                    0,
+                    self.started_at(),
+                );
                 Ok(Found {
-                    node: ino,
+                    nodeid: ino,
                     attr,
                     valid: Duration::ZERO,
                 })
@@ -143,12 +150,12 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
-        place: &Place,
+        dir_entry: &DirEntry,
     ) -> Result<Found, OpError> {
-        match self.left_to(state, caller, place) {
+        match self.left_to(state, caller, dir_entry) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
-                state.retry_missed(caller.tid, place);
+                state.retry_missed(caller.tid, dir_entry);
                 Err(OpError::Errno(libc::ENOENT))
             }
         }
@@ -156,30 +163,35 @@ impl Tree {
 
     /// The inode that the caller's process finds under a name that no other process sees. If a process has the name open to
     /// write, it is making the file from now on.
-    fn left_to(&self, state: &mut State, caller: &Caller, place: &Place) -> Option<u64> {
-        self.made_by(state, caller, place).or_else(|| {
-            state.vanish(place);
-            self.made_by(state, caller, place)
+    fn left_to(&self, state: &mut State, caller: &Caller, dir_entry: &DirEntry) -> Option<u64> {
+        self.created_by(state, caller, dir_entry).or_else(|| {
+            state.vanish(dir_entry);
+            self.created_by(state, caller, dir_entry)
         })
     }
 
     /// The inode of a file that has no value yet, and that the caller's process is making.
-    pub(super) fn made_by(&self, state: &State, caller: &Caller, place: &Place) -> Option<u64> {
+    pub(super) fn created_by(
+        &self,
+        state: &State,
+        caller: &Caller,
+        dir_entry: &DirEntry,
+    ) -> Option<u64> {
         let process = || self.processes.of_thread(caller.tid);
-        if let Some(entry) = state.pending_of(place, process) {
-            return state.entry(entry)?.own;
+        if let Some(file) = state.pending_of(dir_entry, process) {
+            return state.file(file)?.write_ino;
         }
         // It was opened to write before a provider could say that the name does not exist.
-        let entry = state.named(place)?;
-        state.unclosed_by(entry, process()?)
+        let file = state.named(dir_entry)?;
+        state.unclosed_by(file, process()?)
     }
 
     /// An inode, as the answer to a lookup.
     pub(super) fn found(&self, state: &mut State, ino: u64, valid: Duration) -> Found {
         state.count_lookup(ino);
         Found {
-            node: ino,
-            attr: self.node_attr(state, ino),
+            nodeid: ino,
+            attr: self.inode_attr(state, ino),
             valid,
         }
     }
@@ -187,7 +199,7 @@ impl Tree {
     /// What `stat` shows of an inode. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE if the kernel should look the name up anew; else why the content cannot be had.
+    /// ESTALE if the kernel should look the name up anew; else why the content cannot be read.
     pub fn attr(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<Attr, OpError> {
         if self.layout.dir(ino).is_some() {
             return Ok(self.folder_attr(ino));
@@ -196,66 +208,71 @@ impl Tree {
             return Ok(self.generated_attr(ino, generated));
         }
         let mut state = self.state();
-        if state.node(ino).is_some() {
+        if state.inode(ino).is_some() {
             self.supply_base(&mut state, ino, has_waited)?;
-            return Ok(self.node_attr(&state, ino));
+            return Ok(self.inode_attr(&state, ino));
         }
         let Some(promised) = state.promised(ino).cloned() else {
             return Err(OpError::Errno(libc::ESTALE));
         };
-        let place = promised.place;
-        if !has_waited && self.is_settling(&place) {
-            return Err(OpError::Blocked(WaitOn::Write(place)));
+        let dir_entry = promised.dir_entry;
+        if !has_waited && self.is_releasing(&dir_entry) {
+            return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        let file = self
+        let kind = self
             .layout
-            .file_at(&place)
+            .kind_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
-            |size, changed_at| self.file_attr(promised.number, file.mode(), size, changed_at);
-        match self.resolve(&file, waited(has_waited)) {
+            |size, changed_at| self.file_attr(promised.st_ino, kind.mode(), size, changed_at);
+        match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),
-                self.mtime_of(&state, &place, &content),
+                self.mtime_of(&state, &dir_entry, &content),
             )),
-            Resolved::Missing => match self.left_to(&mut state, caller, &place) {
-                Some(own) => Ok(self.node_attr(&state, own)),
+            Resolved::Missing => match self.left_to(&mut state, caller, &dir_entry) {
+                Some(write_ino) => Ok(self.inode_attr(&state, write_ino)),
                 None => Err(OpError::Errno(libc::ENOENT)),
             },
-            // The file exists even if its content cannot be had: `ls -l` shows it, and reading it gives the error.
+            // The file exists even if its content cannot be read: `ls -l` shows it, and reading it gives the error.
             Resolved::Failed(error)
-                if error.errno() == libc::EKEYREJECTED || matches!(file, File::Config(_)) =>
+                if error.errno() == libc::EKEYREJECTED || matches!(kind, FileKind::Config(_)) =>
             {
-                Ok(attr(0, self.begun()))
+                Ok(attr(0, self.started_at()))
             }
-            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),
         }
     }
 
     /// The modification time that the version of a content shows.
-    pub(super) fn mtime_of(&self, state: &State, place: &Place, content: &Content) -> SystemTime {
-        let entry = state.named(place).and_then(|entry| state.entry(entry));
-        match entry.and_then(|entry| entry.mtime) {
+    pub(super) fn mtime_of(
+        &self,
+        state: &State,
+        dir_entry: &DirEntry,
+        content: &Content,
+    ) -> SystemTime {
+        let file = state.named(dir_entry).and_then(|file| state.file(file));
+        match file.and_then(|file| file.mtime) {
             Some((fingerprint, at)) if fingerprint == content.value.fingerprint() => at,
             _ => content.changed_at,
         }
     }
 
     /// When the mount began, with its first server.
-    pub(super) fn begun(&self) -> SystemTime {
-        self.journaled.lock().begun
+    pub(super) fn started_at(&self) -> SystemTime {
+        self.journaled.lock().started_at
     }
 
     fn folder_attr(&self, ino: u64) -> Attr {
         Attr {
             ino,
-            kind: FileType::Dir,
-            mode: self.layout.dir(ino).map_or(0o700, Dir::mode),
+            file_type: FileType::Dir,
+            mode: self.layout.dir(ino).map_or(0o700, DirKind::mode),
             size: 0,
             mtime: self.layout.changed_at(ino),
             ctime: self.layout.changed_at(ino),
-            nlink: 2 + self.layout.folders_in(ino),
+            nlink: 2 + self.layout.subfolder_count(ino),
             // A change of what is in it makes the kernel look it up anew, if it holds names at all.
             valid: if ino == ROOT {
                 FOLDER_VALID
@@ -266,23 +283,23 @@ impl Tree {
     }
 
     fn generated_attr(&self, number: u64, generated: &Generated) -> Attr {
-        let value = match self.resolve(&generated.file, Freshness::LastKnown) {
+        let value = match self.resolve(&generated.kind, Freshness::LastKnown) {
             Resolved::Content(content) => content.value,
             _ => SecretValue::new(""),
         };
-        let since = match generated.shows {
-            Shows::OpenedSinceBegin => self.begun(),
+        let since = match generated.read_mode {
+            ReadMode::SnapshotWithStartTime => self.started_at(),
             _ => generated.held_since(value.fingerprint()),
         };
         // While it is open, `fstat` is to agree with what the program reads.
         let size = self.layout.size_at_open(number).unwrap_or(value.len());
-        self.file_attr(number, generated.file.mode(), size, since)
+        self.file_attr(number, generated.kind.mode(), size, since)
     }
 
     pub(super) fn file_attr(&self, ino: u64, mode: u16, size: usize, mtime: SystemTime) -> Attr {
         Attr {
             ino,
-            kind: FileType::File,
+            file_type: FileType::File,
             mode,
             size: size as u64,
             mtime,
@@ -293,35 +310,35 @@ impl Tree {
     }
 
     /// What `stat` shows of an inode, whatever its name leads to now.
-    pub(super) fn node_attr(&self, state: &State, ino: u64) -> Attr {
-        let entry = state.entry_of(ino);
-        let number = entry.unwrap_or(ino);
-        let entry = entry.and_then(|entry| state.entry(entry));
-        let mode = match entry {
-            Some(entry) if entry.is_scratch => File::Scratch.mode(),
-            Some(entry) => self
+    pub(super) fn inode_attr(&self, state: &State, ino: u64) -> Attr {
+        let file = state.file_of(ino);
+        let number = file.unwrap_or(ino);
+        let file = file.and_then(|file| state.file(file));
+        let mode = match file {
+            Some(file) if file.is_scratch => FileKind::Scratch.mode(),
+            Some(file) => self
                 .layout
-                .file_at(&entry.last)
-                .map_or(0o600, |file| file.mode()),
+                .kind_at(&file.last)
+                .map_or(0o600, |kind| kind.mode()),
             None => 0o600,
         };
-        let mut attr = match state.node(ino) {
-            Some(Node::Version(version)) => Attr {
+        let mut attr = match state.inode(ino) {
+            Some(Inode::Version(version)) => Attr {
                 valid: VERSION_VALID,
                 ctime: version.changed_at.max(version.mtime),
                 ..self.file_attr(number, mode, version.value.len(), version.mtime)
             },
-            Some(Node::Write(node)) => {
-                let mtime = node.buffer.as_ref().and_then(|buffer| buffer.mtime);
-                let mtime = mtime.unwrap_or(node.changed_at);
+            Some(Inode::Write(inode)) => {
+                let mtime = inode.buffer.as_ref().and_then(|buffer| buffer.mtime);
+                let mtime = mtime.unwrap_or(inode.changed_at);
                 Attr {
-                    ctime: node.changed_at.max(mtime),
-                    ..self.file_attr(number, mode, node.len(), mtime)
+                    ctime: inode.changed_at.max(mtime),
+                    ..self.file_attr(number, mode, inode.len(), mtime)
                 }
             }
-            None => self.file_attr(number, mode, 0, self.begun()),
+            None => self.file_attr(number, mode, 0, self.started_at()),
         };
-        attr.nlink = u32::from(entry.is_some_and(|entry| entry.place.is_some()));
+        attr.nlink = u32::from(file.is_some_and(|file| file.dir_entry.is_some()));
         attr
     }
 
@@ -330,13 +347,13 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), OpError> {
-        self.admit(caller, "access")?;
+        self.check_caller(caller, "access")?;
         let mode = match (self.layout.dir(ino), self.layout.generated(ino)) {
             (Some(dir), _) => dir.mode(),
-            (_, Some(generated)) => generated.file.mode(),
+            (_, Some(generated)) => generated.kind.mode(),
             _ => {
                 let state = self.state();
-                self.node_attr(&state, ino).mode
+                self.inode_attr(&state, ino).mode
             }
         };
         let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
@@ -356,7 +373,7 @@ impl Tree {
 }
 
 /// A caller that has waited takes the last known content.
-pub(super) fn waited(has_waited: bool) -> Freshness {
+pub(super) fn freshness_after(has_waited: bool) -> Freshness {
     match has_waited {
         true => Freshness::LastKnown,
         false => Freshness::Fresh,

@@ -1,9 +1,9 @@
-//! The owner's tree: what is at which name, what a reader gets, and when a write takes effect. Knows no fuser type and
-//! no mount point; the rooms around it turn the kernel's requests into its calls.
+//! The tree of files that a mount shows to its owner: what each name is, what a reader gets, and when a write takes effect.
+//! The module `fuse` calls it for each request. Knows no fuser type and no mount point.
 //!
 //! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
-//! acknowledged ([`KernelNames`]). Operations that answer the kernel never wait: one that cannot be answered yet returns
-//! what it is blocked on, and its caller repeats it when that is settled.
+//! acknowledged ([`KernelNames`]). An operation never waits for a provider: one that cannot be answered yet returns what it is
+//! blocked on ([`WaitOn`]). Its caller has that settled ([`Tree::settle`]) and then calls it again.
 
 mod audit;
 pub mod bundle;
@@ -37,18 +37,18 @@ pub use files::parse_prefix;
 pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
-pub use set_attr::{Change as AttrChange, Changed as AttrChanged};
+pub use set_attr::{AttrChange, AttrChanged};
 pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
 
 use crate::audit::AuditTrail;
 use crate::error::Error;
 use crate::hardware::Hardware;
-use crate::manager::{ChangeSet, Changed, SecretsManager, Snapshot};
+use crate::manager::{ChangeSet, ChangedKey, SecretsManager, Snapshot};
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
-use crate::versions::{self, Dropped, Journal, KernelNames, Opener, Place, State};
+use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, Opener, State};
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -81,7 +81,7 @@ pub enum OpError {
 }
 
 impl OpError {
-    /// EIO for a state that should not be, which is worth a log line.
+    /// EIO for a state that should be impossible.
     fn unexpected(what: &str) -> Self {
         let eio = std::io::Error::from_raw_os_error(libc::EIO);
         OpError::Error(Error::io(what, eio))
@@ -106,7 +106,7 @@ pub enum WaitOn {
     /// A large document that is being rendered.
     Document(bundle::BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
-    Write(Place),
+    Write(DirEntry),
 }
 
 /// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
@@ -118,7 +118,7 @@ pub enum WorkQueue {
     Database,
 }
 
-/// The rooms that a tree shows as files.
+/// What a tree shows as files, and what it needs for that.
 pub struct Parts {
     /// The chain of providers.
     pub manager: Arc<SecretsManager>,
@@ -149,7 +149,7 @@ pub struct Attr {
     /// The file's number, the same for all its versions.
     pub ino: u64,
     /// Folder or file.
-    pub kind: FileType,
+    pub file_type: FileType,
     /// Permission bits.
     pub mode: u16,
     /// Bytes.
@@ -164,11 +164,11 @@ pub struct Attr {
     pub valid: Duration,
 }
 
-/// A name's inode, as a lookup gives it.
+/// What a lookup gives for a name (FUSE: `fuse_entry_out`).
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
-    /// The inode's number for the kernel.
-    pub node: u64,
+    /// The inode number by which the kernel asks for it (FUSE: nodeid); `attr.ino` is the one that users see.
+    pub nodeid: u64,
     /// What `stat` shows.
     pub attr: Attr,
     /// How long the kernel may take the name for this inode without asking.
@@ -178,7 +178,7 @@ pub struct Found {
 /// Frees memory on another thread.
 pub type FreeElsewhere = Box<dyn Fn(Vec<Dropped>) + Send + Sync>;
 
-/// The owner's tree of files, which answers the kernel's requests. The module's page says how.
+/// The tree of files; see the [module](self).
 pub struct Tree {
     manager: Arc<SecretsManager>,
     hardware: Arc<Hardware>,
@@ -195,18 +195,18 @@ pub struct Tree {
     state: Mutex<State>,
     journal: Journal,
     free: Mutex<Option<FreeElsewhere>>,
-    /// The journal may have to be begun anew at the next change of the state.
+    /// The journal may need a checkpoint at the next change of the state.
     checkpoint_is_due: AtomicBool,
     journaled: Mutex<Journaled>,
     documents: Documents,
-    /// What providers have just answered.
-    answers: content::Answers,
-    /// Names whose last writer is gone and whose commit may still be under way.
-    settling: Mutex<HashMap<Place, usize>>,
+    /// Answers of providers for the callers that waited for them.
+    recent_lookups: content::RecentLookups,
+    /// Names whose last writer is gone and whose commit may still be under way, with the number of such writers.
+    releasing: Mutex<HashMap<DirEntry, usize>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
-    listings: Mutex<listing::Outstanding>,
+    listings: Mutex<listing::UnprocessedListings>,
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
@@ -261,7 +261,7 @@ impl Tree {
         }
         let providers: Vec<String> = manager.provider_names();
         let tree = Arc::new(Self {
-            layout: Layout::new(&manager.caches().names(), &providers, journaled.begun),
+            layout: Layout::new(&manager.caches().names(), &providers, journaled.started_at),
             manager: manager.clone(),
             hardware,
             configs,
@@ -276,10 +276,10 @@ impl Tree {
             checkpoint_is_due: AtomicBool::new(false),
             journaled: Mutex::new(journaled),
             documents: Documents::default(),
-            answers: content::Answers::default(),
-            settling: Mutex::default(),
+            recent_lookups: content::RecentLookups::default(),
+            releasing: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
-            listings: Mutex::new(listing::Outstanding::new()),
+            listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
         });
@@ -309,7 +309,7 @@ impl Tree {
     /// Readers see something else from now on. Called after the change is in place and before it is acknowledged, from
     /// any thread.
     fn changed(&self) {
-        self.answers.clear();
+        self.recent_lookups.clear();
         self.listings_outdated();
         self.names.next_epoch();
     }
@@ -318,9 +318,9 @@ impl Tree {
     fn secrets_changed(&self, changes: &ChangeSet) {
         let before = std::mem::replace(&mut *self.seen.lock(), changes.snapshot.clone());
         let names_differ =
-            |changed: &Changed| before.has(&changed.name) != changes.snapshot.has(&changed.name);
+            |changed: &ChangedKey| before.has(&changed.name) != changes.snapshot.has(&changed.name);
         if changes.any || changes.keys.iter().any(names_differ) {
-            self.layout.touch(&layout::Dir::Secrets);
+            self.layout.mark_changed(&layout::DirKind::Secrets);
         }
         self.changed();
     }
@@ -341,7 +341,7 @@ impl Tree {
             WaitOn::Secret(name) => {
                 let (tree, asked) = (self.clone(), name.clone());
                 let answered = move |answer| {
-                    tree.answers.put(asked, answer);
+                    tree.recent_lookups.put(asked, answer);
                     done();
                 };
                 self.manager.find_async(name, Box::new(answered));
@@ -353,7 +353,7 @@ impl Tree {
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
             // It may have been settled before this caller began to wait.
-            WaitOn::Write(place) if !self.is_settling(place) => done(),
+            WaitOn::Write(dir_entry) if !self.is_releasing(dir_entry) => done(),
             WaitOn::Write(_) => {}
         }
     }
@@ -364,7 +364,7 @@ impl Tree {
     }
 
     /// Refuses all but the owner, and root where it is let in.
-    fn admit(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
+    fn check_caller(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
         if caller.uid == self.owner.uid || (self.owner.allows_root && caller.uid == 0) {
             return Ok(());
         }

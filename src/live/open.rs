@@ -1,12 +1,12 @@
-//! Opening and reading. An open checks the caller and records the read. It never checks whether a version is current.
+//! OPEN and READ. An open checks the caller and records the read. It never checks whether a version is current.
 
-use super::files::Shows;
-use super::layout::{File, Generated};
-use super::lookup::waited;
+use super::files::ReadMode;
+use super::layout::{FileKind, Generated};
+use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};
 use crate::secret::SecretValue;
-use crate::versions::{Handle, Missing, Node, Place, State};
+use crate::versions::{DirEntry, Handle, Inode, State, Unavailable};
 
 /// An open file, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl Tree {
     /// Opens an inode with open(2)'s flags. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE has the kernel look the name up once more. Else why the content cannot be had; EACCES; EISDIR; EPERM for a
+    /// ESTALE has the kernel look the name up once more. Else why the content cannot be read; EACCES; EISDIR; EPERM for a
     /// writer that the daemon cannot see.
     pub fn open(
         &self,
@@ -53,7 +53,7 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        self.admit(caller, "open")?;
+        self.check_caller(caller, "open")?;
         if self.layout.dir(ino).is_some() {
             return Err(OpError::Errno(libc::EISDIR));
         }
@@ -67,60 +67,63 @@ impl Tree {
             return Ok(Opened::direct(handle));
         }
         // A thread is asked to retry only once: the kernel would pass a second ESTALE on to the program.
-        let place = state.last_place(ino).cloned();
-        let has_waited = match &place {
-            Some(place) => {
-                let is_retrying = state.is_retrying(caller.tid, ino);
+        let dir_entry = state.last_dir_entry(ino).cloned();
+        let has_waited = match &dir_entry {
+            Some(dir_entry) => {
+                let is_retrying = state.expects_retry(caller.tid, ino);
                 state.end_retries(caller.tid);
-                let is_settling = !is_retrying && self.is_settling(place);
-                if is_settling && !has_waited && !to_write(flags) {
-                    return Err(OpError::Blocked(WaitOn::Write(place.clone())));
+                let is_releasing = !is_retrying && self.is_releasing(dir_entry);
+                if is_releasing && !has_waited && !to_write(flags) {
+                    return Err(OpError::Blocked(WaitOn::Write(dir_entry.clone())));
                 }
-                if has_waited && !is_retrying && matches!(state.node(ino), Some(Node::Version(_))) {
+                if has_waited && !is_retrying && matches!(state.inode(ino), Some(Inode::Version(_)))
+                {
                     // The write that it waited for may have made another version.
-                    state.ask_to_retry_file(caller.tid, ino, place, to_write(flags));
+                    state.expect_retry_of_file(caller.tid, ino, dir_entry, to_write(flags));
                     return Err(ESTALE);
                 }
                 has_waited || is_retrying
             }
             None => has_waited,
         };
-        match state.node(ino) {
-            Some(Node::Version(version)) => {
+        match state.inode(ino) {
+            Some(Inode::Version(version)) => {
                 let value = version.value.clone();
-                let place = place.ok_or(ESTALE)?;
-                let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+                let dir_entry = dir_entry.ok_or(ESTALE)?;
+                let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
                 if to_write(flags) {
-                    return Err(self.ask_writer_to_retry(&mut state, caller, ino, &place, &file));
+                    return Err(
+                        self.ask_writer_to_retry(&mut state, caller, ino, &dir_entry, &kind)
+                    );
                 }
                 drop(state);
-                self.record_reader(caller, &file, &value);
+                self.record_reader(caller, &kind, &value);
                 Ok(Opened::VERSION)
             }
-            Some(Node::Write(_)) => {
+            Some(Inode::Write(_)) => {
                 self.open_write_inode(&mut state, caller, ino, flags, has_waited)
             }
             None => self.open_promise(&mut state, caller, ino, flags, has_waited),
         }
     }
 
-    /// Sends a writer round, so that its second lookup makes an inode of its own. Writing through an inode that others
-    /// read would change the size under them.
+    /// Answers a writer with ESTALE, so that its second lookup makes a write inode. A write through a version's inode would
+    /// change the size for its readers.
     fn ask_writer_to_retry(
         &self,
         state: &mut State,
         caller: &Caller,
         ino: u64,
-        place: &Place,
-        file: &File,
+        dir_entry: &DirEntry,
+        kind: &FileKind,
     ) -> OpError {
-        if !file.is_writable() {
+        if !kind.is_writable() {
             return OpError::Errno(libc::EACCES);
         }
         if let Err(unseen) = self.opener(caller) {
             return unseen;
         }
-        state.ask_to_retry_file(caller.tid, ino, place, true);
+        state.expect_retry_of_file(caller.tid, ino, dir_entry, true);
         ESTALE
     }
 
@@ -132,22 +135,22 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
-        let node = state.write_inode(ino).ok_or(ESTALE)?;
-        let (has_buffer, is_read) = (node.buffer.is_some(), node.is_read);
-        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
-        let is_scratch = entry.is_some_and(|entry| entry.is_scratch);
-        let file = match is_scratch {
-            true => File::Scratch,
-            false => self.layout.file_at(&place).ok_or(ESTALE)?,
+        let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
+        let inode = state.write_inode(ino).ok_or(ESTALE)?;
+        let (has_buffer, is_read) = (inode.buffer.is_some(), inode.is_read);
+        let file = state.file_of(ino).and_then(|file| state.file(file));
+        let is_scratch = file.is_some_and(|file| file.is_scratch);
+        let kind = match is_scratch {
+            true => FileKind::Scratch,
+            false => self.layout.kind_at(&dir_entry).ok_or(ESTALE)?,
         };
         if to_write(flags) {
             if is_read {
-                return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
+                return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &kind));
             }
             let opener = self.opener(caller)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
-                self.record_read(caller, &file);
+                self.record_read(caller, &kind);
             }
             let handle = state.open_writer(ino, &opener, caller.request);
             return Ok(Opened::direct(handle));
@@ -158,17 +161,17 @@ impl Tree {
             return Ok(Opened::direct(0));
         }
         self.supply_base(state, ino, has_waited)?;
-        let value = match state.write_inode(ino).map(|node| node.base.clone()) {
+        let value = match state.write_inode(ino).map(|inode| inode.base.clone()) {
             Some(Ok(value)) => value,
-            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(errno)),
+            Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(errno)),
             _ => return Err(ESTALE),
         };
         state.read_base(ino);
-        self.record_reader(caller, &file, &value);
+        self.record_reader(caller, &kind, &value);
         Ok(Opened::VERSION)
     }
 
-    /// Opens a promise: waits for the content, and then sends the reader round to its version.
+    /// Opens a promise: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it.
     fn open_promise(
         &self,
         state: &mut State,
@@ -177,27 +180,30 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
-            state.ask_to_retry_anywhere(caller.tid, to_write(flags));
+        let Some(dir_entry) = state
+            .promised(ino)
+            .map(|promised| promised.dir_entry.clone())
+        else {
+            state.expect_retry_of_any_name(caller.tid, to_write(flags));
             return Err(ESTALE);
         };
-        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
+        let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(state, caller, ino, &place, &file));
+            return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &kind));
         }
-        if !has_waited && self.is_settling(&place) {
-            return Err(OpError::Blocked(WaitOn::Write(place)));
+        if !has_waited && self.is_releasing(&dir_entry) {
+            return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        match self.resolve(&file, waited(has_waited)) {
+        match self.resolve(&kind, freshness_after(has_waited)) {
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
                 // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {
-                    state.version(&place, &content.value, content.changed_at);
+                    state.version(&dir_entry, &content.value, content.changed_at);
                 }
-                state.ask_to_retry(caller.tid, &place, false);
+                state.expect_retry(caller.tid, &dir_entry, false);
                 Err(ESTALE)
             }
-            Resolved::Failed(error) => Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => Err(OpError::Blocked(on)),
         }
     }
@@ -210,15 +216,18 @@ impl Tree {
         flags: i32,
     ) -> Result<Opened, OpError> {
         let Generated {
-            place, file, shows, ..
+            dir_entry,
+            kind,
+            read_mode,
+            ..
         } = generated;
         if to_write(flags) {
-            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, place, file));
+            return Err(self.ask_writer_to_retry(&mut self.state(), caller, ino, dir_entry, kind));
         }
-        if file.mode() & 0o400 == 0 && caller.uid != 0 {
+        if kind.mode() & 0o400 == 0 && caller.uid != 0 {
             return Err(OpError::Errno(libc::EACCES));
         }
-        if *shows == Shows::Now {
+        if *read_mode == ReadMode::Live {
             return Ok(Opened::direct(0));
         }
         let mut state = self.state();
@@ -227,7 +236,7 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
-        match self.resolve(file, Freshness::Fresh) {
+        match self.resolve(kind, Freshness::Fresh) {
             Resolved::Content(content) => {
                 let size = content.value.len();
                 let handle = state.open_snapshot(content.value, caller.request);
@@ -241,13 +250,13 @@ impl Tree {
     }
 
     /// Records the read, and for a bundle, what the reader has seen of it.
-    fn record_reader(&self, caller: &Caller, file: &File, value: &SecretValue) {
-        self.record_read(caller, file);
-        if let File::Secret(name) = file {
+    fn record_reader(&self, caller: &Caller, kind: &FileKind, value: &SecretValue) {
+        self.record_read(caller, kind);
+        if let FileKind::Secret(name) = kind {
             // Counts the read, and has the key refreshed before it expires.
             let _ = self.manager.look_up(name);
         }
-        if let File::Bundle(format) = file
+        if let FileKind::Bundle(format) = kind
             && let Some(base) = self.base_of_document(*format, value)
             && let Some(process) = self.processes.of_thread(caller.tid)
         {
@@ -262,22 +271,22 @@ impl Tree {
         ino: u64,
         has_waited: bool,
     ) -> Result<(), OpError> {
-        let Some(node) = state.write_inode(ino) else {
+        let Some(inode) = state.write_inode(ino) else {
             return Ok(());
         };
-        let is_unknown = match &node.buffer {
-            Some(buffer) => matches!(buffer.data, Err(Missing::Unknown)),
-            None => node.base == Err(Missing::Unknown),
+        let is_unknown = match &inode.buffer {
+            Some(buffer) => matches!(buffer.data, Err(Unavailable::Unknown)),
+            None => inode.base == Err(Unavailable::Unknown),
         };
         if !is_unknown {
             return Ok(());
         }
-        let place = state.last_place(ino).cloned().ok_or(ESTALE)?;
-        let file = self.layout.file_at(&place).ok_or(ESTALE)?;
-        let base = match self.resolve(&file, waited(has_waited)) {
+        let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
+        let kind = self.layout.kind_at(&dir_entry).ok_or(ESTALE)?;
+        let base = match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(content.value),
             Resolved::Missing => Ok(SecretValue::new("")),
-            Resolved::Failed(error) => Err(Missing::Failed(error.errno())),
+            Resolved::Failed(error) => Err(Unavailable::Failed(error.errno())),
             Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
         };
         state.supply_base(ino, base);
@@ -298,8 +307,8 @@ impl Tree {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, OpError> {
         if let Some(generated) = self.layout.generated(ino)
-            && generated.shows == Shows::Now
-            && let Resolved::Content(content) = self.resolve(&generated.file, Freshness::Fresh)
+            && generated.read_mode == ReadMode::Live
+            && let Resolved::Content(content) = self.resolve(&generated.kind, Freshness::Fresh)
         {
             return Ok(take(part(content.value.as_bytes(), offset, size)));
         }
@@ -309,21 +318,23 @@ impl Tree {
         }
         let ino = state.written_by(handle).unwrap_or(ino);
         self.supply_base(&mut state, ino, has_waited)?;
-        match state.node(ino) {
-            Some(Node::Version(version)) => {
+        match state.inode(ino) {
+            Some(Inode::Version(version)) => {
                 let value = version.value.clone();
                 drop(state);
                 Ok(take(part(value.as_bytes(), offset, size)))
             }
-            Some(Node::Write(node)) => {
-                let bytes = match &node.buffer {
+            Some(Inode::Write(inode)) => {
+                let bytes = match &inode.buffer {
                     Some(buffer) => buffer.data.as_ref().map(|data| data.as_bytes()),
-                    None => node.base.as_ref().map(|base| base.as_bytes()),
+                    None => inode.base.as_ref().map(|base| base.as_bytes()),
                 };
                 match bytes {
                     Ok(bytes) => Ok(take(part(bytes, offset, size))),
-                    Err(Missing::Failed(errno)) => Err(OpError::Errno(*errno)),
-                    Err(Missing::Unknown) => Err(OpError::unexpected("a read of unknown bytes")),
+                    Err(Unavailable::Failed(errno)) => Err(OpError::Errno(*errno)),
+                    Err(Unavailable::Unknown) => {
+                        Err(OpError::unexpected("a read of unknown bytes"))
+                    }
                 }
             }
             None if self.layout.generated(ino).is_some() => Err(OpError::unexpected(

@@ -1,4 +1,4 @@
-//! What is known of a file's content without waiting.
+//! The content of a file as it can be had without waiting, or what to wait for first.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ pub(super) enum Freshness {
     LastKnown,
 }
 
-/// A content.
+/// A file's content at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Content {
     pub(super) value: SecretValue,
@@ -25,12 +25,12 @@ pub(super) struct Content {
     pub(super) fresh_for: Duration,
 }
 
-/// What is known of a file's content without waiting.
+/// A file's content, or why there is none yet.
 pub(super) enum Resolved {
     Content(Content),
     Missing,
     Failed(Error),
-    /// It must be asked for first.
+    /// This must be settled first.
     Blocked(WaitOn),
 }
 

@@ -1,19 +1,19 @@
-//! setattr: truncate(2) and ftruncate(2), utimensat(2), chmod(2) and chown(2).
+//! SETATTR: truncate(2) and ftruncate(2), utimensat(2), chmod(2) and chown(2).
 
 use std::time::SystemTime;
 
 use super::commit::{Commit, Commits};
-use super::layout::File;
-use super::lookup::waited;
+use super::layout::FileKind;
+use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
-use super::write::{MAX_SCRATCH, no_room};
+use super::write::{MAX_SCRATCH, scratch_is_full};
 use super::{Attr, Caller, OpError, Tree};
 use crate::secret::SecretBuffer;
-use crate::versions::{Missing, Node, State};
+use crate::versions::{Inode, State, Unavailable};
 
 /// What setattr is to change; `None`: leave it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Change {
+pub struct AttrChange {
     /// Permission bits.
     pub mode: Option<u32>,
     /// User.
@@ -28,7 +28,7 @@ pub struct Change {
 
 /// The outcome of [`Tree::set_attr`].
 #[derive(Debug)]
-pub enum Changed {
+pub enum AttrChanged {
     /// It is done.
     Done(Attr),
     /// A truncation by name is a whole write: it is done when this is committed, and these attributes are its answer.
@@ -40,16 +40,16 @@ impl Tree {
     /// its maker is still writing any is accepted, and the present one stays.
     ///
     /// # Errors
-    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to cut cannot be had.
+    /// EPERM for other modes and owners; EFBIG; EACCES; why the content to truncate cannot be read.
     pub fn set_attr(
         &self,
         caller: &Caller,
         ino: u64,
         handle: Option<u64>,
-        change: Change,
+        change: AttrChange,
         has_waited: bool,
-    ) -> Result<Changed, OpError> {
-        self.admit(caller, "setattr")?;
+    ) -> Result<AttrChanged, OpError> {
+        self.check_caller(caller, "setattr")?;
         let present = self.attr(caller, ino, has_waited);
         let mut state = self.state();
         if !self.is_being_written(&state, ino) {
@@ -69,37 +69,35 @@ impl Tree {
             && let Some(commit) =
                 self.set_size(&mut state, caller, ino, handle, size, has_waited)?
         {
-            let attr = match state.node(ino) {
-                Some(_) => self.node_attr(&state, ino),
-                None => self.file_attr(ino, 0o600, 0, self.begun()),
+            let attr = match state.inode(ino) {
+                Some(_) => self.inode_attr(&state, ino),
+                None => self.file_attr(ino, 0o600, 0, self.started_at()),
             };
-            return Ok(Changed::Commit(commit, attr));
+            return Ok(AttrChanged::Commit(commit, attr));
         }
         if let Some(mtime) = change.mtime {
             self.set_mtime(&mut state, ino, mtime);
         }
         drop(state);
-        Ok(Changed::Done(self.attr(caller, ino, has_waited)?))
+        Ok(AttrChanged::Done(self.attr(caller, ino, has_waited)?))
     }
 
-    /// Whether an inode is of a file that somebody is still writing, or of a scratch file.
+    /// Whether an inode's file is a scratch file, or a process is still writing it.
     fn is_being_written(&self, state: &State, ino: u64) -> bool {
-        let Some(node) = state.write_inode(ino) else {
+        let Some(inode) = state.write_inode(ino) else {
             return false;
         };
-        let entry = state.entry(node.entry);
-        node.writers > 0 || entry.is_some_and(|entry| entry.is_scratch || entry.pending.is_some())
+        let file = state.file(inode.file);
+        inode.writers > 0 || file.is_some_and(|file| file.is_scratch || file.pending.is_some())
     }
 
     fn set_mtime(&self, state: &mut State, ino: u64, mtime: SystemTime) {
-        let fingerprint = match state.node(ino) {
-            Some(Node::Version(version)) => version.value.fingerprint(),
-            Some(Node::Write(node)) => {
-                let is_scratch = state
-                    .entry(node.entry)
-                    .is_some_and(|entry| entry.is_scratch);
-                match &node.buffer {
-                    Some(buffer) if is_scratch || buffer.is_touched() => {
+        let fingerprint = match state.inode(ino) {
+            Some(Inode::Version(version)) => version.value.fingerprint(),
+            Some(Inode::Write(inode)) => {
+                let is_scratch = state.file(inode.file).is_some_and(|file| file.is_scratch);
+                match &inode.buffer {
+                    Some(buffer) if is_scratch || buffer.is_dirty() => {
                         return state.set_buffer_mtime(ino, mtime);
                     }
                     // There is no uncommitted write, so the time of the present content is set (`touch`).
@@ -107,7 +105,7 @@ impl Tree {
                         let data = buffer.as_ref().and_then(|buffer| buffer.data.as_ref().ok());
                         let value = match data {
                             Some(data) => data.to_value("").ok(),
-                            None => node.base.as_ref().ok().cloned(),
+                            None => inode.base.as_ref().ok().cloned(),
                         };
                         let Some(value) = value else { return };
                         value.fingerprint()
@@ -115,22 +113,25 @@ impl Tree {
                 }
             }
             None => {
-                let Some(place) = state.promised(ino).map(|promised| promised.place.clone()) else {
+                let Some(dir_entry) = state
+                    .promised(ino)
+                    .map(|promised| promised.dir_entry.clone())
+                else {
                     return;
                 };
-                let file = self.layout.file_at(&place);
+                let kind = self.layout.kind_at(&dir_entry);
                 if let Some(Resolved::Content(content)) =
-                    file.map(|file| self.resolve(&file, Freshness::LastKnown))
+                    kind.map(|kind| self.resolve(&kind, Freshness::LastKnown))
                 {
-                    let entry = state.entry_at(&place);
-                    state.set_mtime(entry, content.value.fingerprint(), mtime);
+                    let file = state.file_at(&dir_entry);
+                    state.set_mtime(file, content.value.fingerprint(), mtime);
                     self.changed();
                 }
                 return;
             }
         };
-        if let Some(entry) = state.entry_of(ino) {
-            state.set_mtime(entry, fingerprint, mtime);
+        if let Some(file) = state.file_of(ino) {
+            state.set_mtime(file, fingerprint, mtime);
             // The kernel may keep the old time for another inode of the same file.
             self.changed();
         }
@@ -153,30 +154,30 @@ impl Tree {
         self.opener(caller)?;
         // ftruncate(2) has a handle. O_TRUNC comes after OPEN, and without one.
         let by_handle = handle.and_then(|handle| state.written_by(handle));
-        let own = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
-        let Some(own) = own else {
+        let write_ino = by_handle.or_else(|| self.is_being_written(state, ino).then_some(ino));
+        let Some(write_ino) = write_ino else {
             return self
                 .truncate(state, caller, ino, size, has_waited)
                 .map(Some);
         };
-        let file = self.file_of(state, own)?;
+        let kind = self.kind_of_inode(state, write_ino)?;
         let len = usize::try_from(size)
             .ok()
-            .filter(|len| *len <= file.limit());
+            .filter(|len| *len <= kind.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
         if len > 0 {
-            self.supply_base(state, own, has_waited)?;
+            self.supply_base(state, write_ino, has_waited)?;
         }
-        if file == File::Scratch {
-            let present = state.write_inode(own).map_or(0, |node| node.len());
+        if kind == FileKind::Scratch {
+            let present = state.write_inode(write_ino).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
-                return Err(no_room(state, own));
+                return Err(scratch_is_full(state, write_ino));
             }
         }
-        match state.set_len(own, len) {
+        match state.set_len(write_ino, len) {
             Ok(()) => Ok(None),
-            Err(Missing::Failed(errno)) => Err(OpError::Errno(errno)),
-            Err(Missing::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),
+            Err(Unavailable::Failed(errno)) => Err(OpError::Errno(errno)),
+            Err(Unavailable::Unknown) => Err(OpError::unexpected("a truncation of unknown bytes")),
         }
     }
 
@@ -190,39 +191,39 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Commits, OpError> {
         let stale = || OpError::Errno(libc::ESTALE);
-        let (place, file) = match self.layout.generated(ino) {
-            Some(generated) => (generated.place.clone(), generated.file.clone()),
+        let (dir_entry, kind) = match self.layout.generated(ino) {
+            Some(generated) => (generated.dir_entry.clone(), generated.kind.clone()),
             None => {
-                let place = match state.last_place(ino) {
-                    Some(place) => place.clone(),
-                    None => state.promised(ino).ok_or_else(stale)?.place.clone(),
+                let dir_entry = match state.last_dir_entry(ino) {
+                    Some(dir_entry) => dir_entry.clone(),
+                    None => state.promised(ino).ok_or_else(stale)?.dir_entry.clone(),
                 };
-                let file = self.layout.file_at(&place).ok_or_else(stale)?;
-                (place, file)
+                let kind = self.layout.kind_at(&dir_entry).ok_or_else(stale)?;
+                (dir_entry, kind)
             }
         };
-        if !file.is_writable() {
+        if !kind.is_writable() {
             return Err(OpError::Errno(libc::EACCES));
         }
-        let entry = state.entry_of(ino).and_then(|entry| state.entry(entry));
-        if entry.is_some_and(|entry| entry.place.is_none()) {
+        let file = state.file_of(ino).and_then(|file| state.file(file));
+        if file.is_some_and(|file| file.dir_entry.is_none()) {
             // No file would show it.
             return Ok(Commits::default());
         }
         let len = usize::try_from(size)
             .ok()
-            .filter(|len| *len <= file.limit());
+            .filter(|len| *len <= kind.limit());
         let len = len.ok_or(OpError::Errno(libc::EFBIG))?;
-        let mut data = match self.resolve(&file, waited(has_waited)) {
+        let mut data = match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => SecretBuffer::new(content.value.as_bytes()),
             Resolved::Missing => return Err(OpError::Errno(libc::ENOENT)),
             // Of what cannot be read nothing is left.
             Resolved::Failed(_) if len == 0 => SecretBuffer::new(b""),
-            Resolved::Failed(error) => return Err(OpError::Error(error.at(&place.name))),
+            Resolved::Failed(error) => return Err(OpError::Error(error.at(&dir_entry.name))),
             Resolved::Blocked(on) => return Err(OpError::Blocked(on)),
         };
         data.set_len(len);
         let writer = self.writer(caller);
-        Ok(Commits::one(Commit::of_truncation(place, data, writer)))
+        Ok(Commits::one(Commit::of_truncation(dir_entry, data, writer)))
     }
 }

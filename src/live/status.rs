@@ -1,4 +1,4 @@
-//! What the file `status` says.
+//! The file `status`: the state of the mount, its server, its caches and its providers, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ impl Tree {
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": mount.keeper_pid,
             "server_pid": std::process::id(),
-            "started_at": crate::provider::rfc3339(self.journaled.lock().begun),
+            "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
             "backend_variables": mount.variables,
             "program": mount.program,

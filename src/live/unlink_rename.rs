@@ -1,14 +1,14 @@
-//! Removing and renaming. Both write the secrets file, so they run on a thread that may wait for the disk.
+//! UNLINK and RENAME. Both write the secrets file, so they run on a thread that may wait for the disk.
 
 use super::audit::actor;
 use super::commit::{Commit, Commits};
-use super::layout::{Dir, File};
+use super::layout::{DirKind, FileKind};
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
 use crate::secret::{Change, SecretValue};
-use crate::versions::{Missing, Place, State};
+use crate::versions::{DirEntry, State, Unavailable};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 
@@ -16,15 +16,15 @@ const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 enum Source {
     /// A scratch file that nobody is writing.
     Scratch(u64),
-    /// A file that this process is writing. Its data (in the inode `own`) is renamed, not what the name held before.
+    /// A file that this process is writing. Its data (in the inode `write_ino`) is renamed, not what the name held before.
     Unclosed {
-        entry: u64,
-        own: u64,
+        file: u64,
+        write_ino: u64,
         process: Process,
         was_seen: bool,
     },
     /// A file without an unclosed write of this process.
-    Settled(File),
+    Settled(FileKind),
 }
 
 impl Tree {
@@ -33,80 +33,81 @@ impl Tree {
     /// # Errors
     /// EPERM where only another provider has the key, or the file is not one that can be removed; ENOENT.
     pub fn unlink(&self, caller: &Caller, parent: u64, name: &str) -> Result<(), OpError> {
-        self.admit(caller, name)?;
-        let place = Place::new(parent, name);
-        let file = self
+        self.check_caller(caller, name)?;
+        let dir_entry = DirEntry::new(parent, name);
+        let kind = self
             .layout
-            .file_at(&place)
-            .filter(|_| self.layout.subfolder(&place).is_none())
+            .kind_at(&dir_entry)
+            .filter(|_| self.layout.subfolder(&dir_entry).is_none())
             .ok_or(OpError::Errno(libc::EPERM))?;
         let (mine, is_made_here) = {
             let mut state = self.state();
-            if state.scratch(&place).is_some() {
-                state.unlink(&place);
+            if state.scratch(&dir_entry).is_some() {
+                state.unlink(&dir_entry);
                 drop(state);
                 self.changed();
                 return Ok(());
             }
-            let mine = state.pending_of(&place, || self.processes.of_thread(caller.tid));
+            let mine = state.pending_of(&dir_entry, || self.processes.of_thread(caller.tid));
             // Or it was opened to write before anybody could say that there is none.
-            let is_made_here = mine.is_some() || self.made_by(&state, caller, &place).is_some();
+            let is_made_here =
+                mine.is_some() || self.created_by(&state, caller, &dir_entry).is_some();
             (mine, is_made_here)
         };
-        match self.remove(caller, &file) {
+        match self.remove(caller, &kind) {
             Err(error) if is_made_here && is_absent(&error) => {}
             Err(error) if caller.is_resend && is_absent(&error) => {
                 // The server that died before it answered has removed it, and may not have recorded that.
-                self.record_removal(caller, &file);
+                self.record_removal(caller, &kind);
             }
             removed => removed.map_err(|error| at(error, name))?,
         }
         let mut state = self.state();
-        if let Some(entry) = mine {
+        if let Some(file) = mine {
             // It never appears.
-            state.abandon(entry);
+            state.abandon(file);
         }
-        state.unlink(&place);
+        state.unlink(&dir_entry);
         drop(state);
-        if let Some(dir @ (Dir::Hardware | Dir::Config)) = self.layout.dir(parent) {
-            self.layout.touch(dir);
+        if let Some(dir @ (DirKind::Hardware | DirKind::Config)) = self.layout.dir(parent) {
+            self.layout.mark_changed(dir);
         }
-        if matches!(file, File::Price(_) | File::PriceTable) {
+        if matches!(kind, FileKind::Price(_) | FileKind::PriceTable) {
             self.journal_prices();
         }
         self.changed();
         Ok(())
     }
 
-    fn remove(&self, caller: &Caller, file: &File) -> Result<(), OpError> {
-        match file {
-            File::Secret(name) => {
+    fn remove(&self, caller: &Caller, kind: &FileKind) -> Result<(), OpError> {
+        match kind {
+            FileKind::Secret(name) => {
                 self.apply(&[Change::Delete(name.clone())], &actor(caller))?;
             }
-            File::Price(id) => {
+            FileKind::Price(id) => {
                 if !self.hardware.reset(id)? {
                     return Err(ENOENT);
                 }
             }
-            File::PriceTable => self.hardware.reset_all(),
-            File::Config(name) => {
-                if !self.configs_or_none()?.delete_as(&actor(caller), name)? {
+            FileKind::PriceTable => self.hardware.reset_all(),
+            FileKind::Config(name) => {
+                if !self.configs_or_eperm()?.delete_as(&actor(caller), name)? {
                     return Err(ENOENT);
                 }
                 self.hardware.invalidate_configured();
             }
-            File::Scratch => return Err(ENOENT),
+            FileKind::Scratch => return Err(ENOENT),
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         Ok(())
     }
 
-    fn record_removal(&self, caller: &Caller, file: &File) {
-        match file {
-            File::Secret(name) => {
+    fn record_removal(&self, caller: &Caller, kind: &FileKind) {
+        match kind {
+            FileKind::Secret(name) => {
                 self.record_changes(&actor(caller), &[Change::Delete(name.clone())]);
             }
-            File::Config(name) => {
+            FileKind::Config(name) => {
                 self.record(&actor(caller), AuditEvent::ProviderDeleted(name.clone()))
             }
             _ => {}
@@ -129,15 +130,15 @@ impl Tree {
         new_name: &str,
         flags: u32,
     ) -> Result<(), OpError> {
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         if parent != new_parent {
             return Err(OpError::Errno(libc::EXDEV));
         }
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(OpError::Errno(libc::EINVAL));
         }
-        let (from, to) = (Place::new(parent, name), Place::new(parent, new_name));
-        match self.rename_place(caller, &from, &to, flags) {
+        let (from, to) = (DirEntry::new(parent, name), DirEntry::new(parent, new_name));
+        match self.rename_entry(caller, &from, &to, flags) {
             Err(error) if caller.is_resend && self.was_renamed(&error, &from, &to) => {
                 self.state().rename(&from, &to);
                 self.record_rename(caller, &from, &to);
@@ -149,78 +150,78 @@ impl Tree {
     }
 
     /// Whether the rename failed because the server that died before it answered had done it already.
-    fn was_renamed(&self, error: &OpError, from: &Place, to: &Place) -> bool {
+    fn was_renamed(&self, error: &OpError, from: &DirEntry, to: &DirEntry) -> bool {
         let in_the_way =
             is_absent(error) || matches!(error, OpError::Errno(libc::ENOENT | libc::EEXIST));
         in_the_way && !self.exists(from) && self.exists(to)
     }
 
     /// Whether everybody sees a file of this name.
-    fn exists(&self, place: &Place) -> bool {
-        if self.state().scratch(place).is_some() {
+    fn exists(&self, dir_entry: &DirEntry) -> bool {
+        if self.state().scratch(dir_entry).is_some() {
             return true;
         }
-        match self.layout.file_at(place) {
-            Some(File::Scratch) | None => false,
-            Some(file) => !matches!(self.resolve(&file, Freshness::LastKnown), Resolved::Missing),
+        match self.layout.kind_at(dir_entry) {
+            Some(FileKind::Scratch) | None => false,
+            Some(kind) => !matches!(self.resolve(&kind, Freshness::LastKnown), Resolved::Missing),
         }
     }
 
-    fn source(&self, state: &State, caller: &Caller, from: &Place) -> Result<Source, OpError> {
+    fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
-        if let Some(entry) = state.scratch(from) {
-            let own = state.entry(entry).and_then(|entry| entry.own);
-            let own = own.ok_or(ENOENT)?;
+        if let Some(file) = state.scratch(from) {
+            let write_ino = state.file(file).and_then(|file| file.write_ino);
+            let write_ino = write_ino.ok_or(ENOENT)?;
             let is_unclosed = state
-                .write_inode(own)
-                .is_some_and(|node| node.is_unclosed());
-            let opener = state.buffer(own).map(|buffer| buffer.opener.process);
+                .write_inode(write_ino)
+                .is_some_and(|inode| inode.is_unclosed());
+            let opener = state.buffer(write_ino).map(|buffer| buffer.opener.process);
             return Ok(match opener.filter(|_| is_unclosed) {
                 Some(process) => Source::Unclosed {
-                    entry,
-                    own,
+                    file,
+                    write_ino,
                     process,
                     was_seen: false,
                 },
-                None => Source::Scratch(own),
+                None => Source::Scratch(write_ino),
             });
         }
         if let Some(process) = process {
-            if let Some(entry) = state.pending_of(from, || Some(process)) {
-                let own = state
-                    .entry(entry)
-                    .and_then(|entry| entry.own)
+            if let Some(file) = state.pending_of(from, || Some(process)) {
+                let write_ino = state
+                    .file(file)
+                    .and_then(|file| file.write_ino)
                     .ok_or(ENOENT)?;
                 return Ok(Source::Unclosed {
-                    entry,
-                    own,
+                    file,
+                    write_ino,
                     process,
                     was_seen: false,
                 });
             }
-            if let Some(entry) = state.named(from)
-                && let Some(own) = state.unclosed_by(entry, process)
+            if let Some(file) = state.named(from)
+                && let Some(write_ino) = state.unclosed_by(file, process)
             {
                 return Ok(Source::Unclosed {
-                    entry,
-                    own,
+                    file,
+                    write_ino,
                     process,
                     was_seen: true,
                 });
             }
         }
-        let file = self.layout.file_at(from).ok_or(ENOENT)?;
-        match file {
-            File::Scratch => Err(ENOENT),
-            file => Ok(Source::Settled(file)),
+        let kind = self.layout.kind_at(from).ok_or(ENOENT)?;
+        match kind {
+            FileKind::Scratch => Err(ENOENT),
+            kind => Ok(Source::Settled(kind)),
         }
     }
 
-    fn rename_place(
+    fn rename_entry(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         flags: u32,
     ) -> Result<(), OpError> {
         if self.layout.subfolder(from).is_some() || self.layout.subfolder(to).is_some() {
@@ -229,7 +230,7 @@ impl Tree {
         // The new name decides what the file is: `sed -i` renames its scratch file `sedXXXXXX`.
         let target = self
             .layout
-            .file_at(to)
+            .kind_at(to)
             .ok_or(OpError::Errno(libc::EINVAL))?;
         if flags & libc::RENAME_NOREPLACE != 0 && (self.exists(to) || self.state().is_pending(to)) {
             return Err(OpError::Errno(libc::EEXIST));
@@ -242,30 +243,32 @@ impl Tree {
         }
         let source = self.source(&self.state(), caller, from)?;
         match source {
-            Source::Scratch(_) if target == File::Scratch => {
+            Source::Scratch(_) if target == FileKind::Scratch => {
                 self.state().rename(from, to);
             }
-            Source::Scratch(own) => self.store_scratch(caller, from, to, &target, own)?,
+            Source::Scratch(write_ino) => {
+                self.store_scratch(caller, from, to, &target, write_ino)?
+            }
             Source::Unclosed {
-                entry,
-                own,
+                file,
+                write_ino,
                 process,
                 was_seen,
             } => {
-                if target != File::Scratch && !target.is_writable() {
+                if target != FileKind::Scratch && !target.is_writable() {
                     return Err(OpError::Errno(libc::EPERM));
                 }
                 if was_seen {
                     // The old name is left with nothing: its old value goes, and its unclosed data moves.
-                    let file = self.layout.file_at(from).ok_or(ENOENT)?;
-                    match self.remove(caller, &file) {
+                    let kind = self.layout.kind_at(from).ok_or(ENOENT)?;
+                    match self.remove(caller, &kind) {
                         Err(error) if is_absent(&error) => {}
                         removed => removed.map_err(|error| at(error, &from.name))?,
                     }
                 }
-                self.rename_unclosed(entry, own, process, from, to, &target)?;
+                self.rename_unclosed(file, write_ino, process, from, to, &target)?;
             }
-            Source::Settled(file) => self.rename_settled(caller, file, from, to, &target)?,
+            Source::Settled(kind) => self.rename_settled(caller, kind, from, to, &target)?,
         }
         self.changed();
         Ok(())
@@ -275,20 +278,20 @@ impl Tree {
     fn store_scratch(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
-        target: &File,
-        own: u64,
+        from: &DirEntry,
+        to: &DirEntry,
+        target: &FileKind,
+        write_ino: u64,
     ) -> Result<(), OpError> {
         if !target.is_writable() {
             return Err(OpError::Errno(libc::EPERM));
         }
         let (value, changes, mtime) = {
             let state = self.state();
-            let buffer = state.buffer(own).ok_or(ENOENT)?;
+            let buffer = state.buffer(write_ino).ok_or(ENOENT)?;
             let data = buffer.data.as_ref().map_err(|missing| match missing {
-                Missing::Failed(errno) => OpError::Errno(*errno),
-                Missing::Unknown => OpError::unexpected("a rename of unknown bytes"),
+                Unavailable::Failed(errno) => OpError::Errno(*errno),
+                Unavailable::Unknown => OpError::unexpected("a rename of unknown bytes"),
             })?;
             if data.len() > target.limit() {
                 return Err(OpError::Error(crate::error::Error::TooLarge {
@@ -301,11 +304,11 @@ impl Tree {
         self.store(target, value.as_bytes(), &self.writer(caller))
             .map_err(|error| error.at(&to.name))?;
         let mut state = self.state();
-        if let Some(entry) = state.scratch(from) {
-            state.committed(own, changes);
-            state.publish(entry, to);
+        if let Some(file) = state.scratch(from) {
+            state.committed(write_ino, changes);
+            state.publish(file, to);
             if let Some(mtime) = mtime {
-                state.set_mtime(entry, value.fingerprint(), mtime);
+                state.set_mtime(file, value.fingerprint(), mtime);
             }
         }
         Ok(())
@@ -313,30 +316,28 @@ impl Tree {
 
     fn rename_unclosed(
         &self,
-        entry: u64,
-        own: u64,
+        file: u64,
+        write_ino: u64,
         process: Process,
-        from: &Place,
-        to: &Place,
-        target: &File,
+        from: &DirEntry,
+        to: &DirEntry,
+        target: &FileKind,
     ) -> Result<(), OpError> {
         let mut state = self.state();
-        let is_pending = state
-            .entry(entry)
-            .is_some_and(|entry| entry.pending.is_some());
-        if *target == File::Scratch {
-            if state.scratch(from) == Some(entry) {
+        let is_pending = state.file(file).is_some_and(|file| file.pending.is_some());
+        if *target == FileKind::Scratch {
+            if state.scratch(from) == Some(file) {
                 state.rename(from, to);
             } else {
-                state.become_scratch(entry, to);
+                state.become_scratch(file, to);
             }
             return Ok(());
         }
         match is_pending {
-            true => state.move_pending(entry, to),
-            false => state.pend(entry, to, own, process),
+            true => state.move_pending(file, to),
+            false => state.make_pending(file, to, write_ino, process),
         }
-        let Some(buffer) = state.buffer(own) else {
+        let Some(buffer) = state.buffer(write_ino) else {
             return Ok(());
         };
         let Some(synced) = &buffer.synced else {
@@ -347,10 +348,10 @@ impl Tree {
             .as_ref()
             .is_ok_and(|data| data.as_bytes() == synced.as_bytes());
         let commit = match is_whole {
-            true => Commit::of_buffer(own),
-            false => Commit::of_synced(own),
+            true => Commit::of_buffer(write_ino),
+            false => Commit::of_synced(write_ino),
         };
-        state.begin_commit(own);
+        state.begin_commit(write_ino);
         drop(state);
         let mut results = self.commit(&[Commits::one(commit)]);
         results.pop().unwrap_or(Ok(()))
@@ -359,25 +360,25 @@ impl Tree {
     fn rename_settled(
         &self,
         caller: &Caller,
-        file: File,
-        from: &Place,
-        to: &Place,
-        target: &File,
+        kind: FileKind,
+        from: &DirEntry,
+        to: &DirEntry,
+        target: &FileKind,
     ) -> Result<(), OpError> {
-        match (&file, target) {
-            (File::Secret(old), File::Secret(new)) => {
+        match (&kind, target) {
+            (FileKind::Secret(old), FileKind::Secret(new)) => {
                 let renamed = self.manager.rename(old, new);
                 renamed.map_err(|error| error.at(&from.name))?;
                 self.record_rename(caller, from, to);
             }
-            (File::Config(old), File::Config(new)) => {
-                let configs = self.configs_or_none()?;
+            (FileKind::Config(old), FileKind::Config(new)) => {
+                let configs = self.configs_or_eperm()?;
                 if !configs.rename_as(&actor(caller), old, new)? {
                     return Err(ENOENT);
                 }
                 self.hardware.invalidate_configured();
             }
-            (File::Secret(old), File::Scratch) => {
+            (FileKind::Secret(old), FileKind::Scratch) => {
                 // The value is not lost with its name: it lies under the scratch name until that is removed.
                 let value = self.manager.value_in_store(old)?;
                 self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
@@ -386,8 +387,8 @@ impl Tree {
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         self.state().rename(from, to);
-        if let Some(dir @ Dir::Config) = self.layout.dir(from.dir) {
-            self.layout.touch(dir);
+        if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
+            self.layout.mark_changed(dir);
         }
         Ok(())
     }
@@ -395,26 +396,26 @@ impl Tree {
     fn become_scratch(
         &self,
         caller: &Caller,
-        from: &Place,
-        to: &Place,
+        from: &DirEntry,
+        to: &DirEntry,
         value: &SecretValue,
     ) -> Result<(), OpError> {
         let opener = self.opener(caller)?;
         let mut state = self.state();
         state.unlink(from);
-        let own = state.create_scratch(to, &opener, value.as_bytes());
+        let write_ino = state.create_scratch(to, &opener, value.as_bytes());
         // Nobody is writing it.
-        let changes = state.buffer(own).map_or(0, |buffer| buffer.changes);
-        state.committed(own, changes);
+        let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
+        state.committed(write_ino, changes);
         Ok(())
     }
 
-    fn record_rename(&self, caller: &Caller, from: &Place, to: &Place) {
-        let act = match (self.layout.file_at(from), self.layout.file_at(to)) {
-            (Some(File::Secret(old)), Some(File::Secret(new))) => {
+    fn record_rename(&self, caller: &Caller, from: &DirEntry, to: &DirEntry) {
+        let act = match (self.layout.kind_at(from), self.layout.kind_at(to)) {
+            (Some(FileKind::Secret(old)), Some(FileKind::Secret(new))) => {
                 AuditEvent::SecretRenamed(old, new)
             }
-            (Some(File::Config(old)), Some(File::Config(new))) => {
+            (Some(FileKind::Config(old)), Some(FileKind::Config(new))) => {
                 AuditEvent::ProviderRenamed(old, new)
             }
             _ => return,

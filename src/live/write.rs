@@ -1,11 +1,11 @@
-//! Writing: an inode for each writer, with a buffer that nobody else sees before it is committed.
+//! WRITE and FSYNC, into a buffer that nobody but its writer sees before it is committed.
 
 use zeroize::Zeroizing;
 
-use super::layout::File;
+use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::error::Error;
-use crate::versions::{Handle, Missing, State};
+use crate::versions::{Handle, State, Unavailable};
 
 /// The most bytes that all scratch files may hold together.
 pub(super) const MAX_SCRATCH: usize = 64 * 1024 * 1024;
@@ -50,7 +50,7 @@ impl Tree {
     /// Writes into the buffer of an open file.
     ///
     /// # Errors
-    /// EBADF; why the present content, which a write would change, cannot be had. EFBIG past what such a file can hold,
+    /// EBADF; why the present content, which a write would change, cannot be read. EFBIG past what such a file can hold,
     /// ENOSPC past what all scratch files can hold, and EILSEQ for bytes that no text contains: after each of these, nothing
     /// of the buffer is committed or renamed over a value unless it is truncated to nothing.
     pub fn write(
@@ -77,28 +77,30 @@ impl Tree {
             return Ok(count);
         }
         self.supply_base(&mut state, ino, has_waited)?;
-        let file = self.file_of(&state, ino)?;
+        let kind = self.kind_of_inode(&state, ino)?;
         let len = match state.buffer(ino).map(|buffer| buffer.data.as_ref()) {
             Some(Ok(data)) => data.len(),
-            Some(Err(Missing::Failed(errno))) => return Err(OpError::Errno(*errno)),
+            Some(Err(Unavailable::Failed(errno))) => return Err(OpError::Errno(*errno)),
             _ => return Err(OpError::unexpected("a write to a buffer without bytes")),
         };
         let start = if appends { len as u64 } else { offset };
         let end = usize::try_from(start)
             .ok()
             .and_then(|start| start.checked_add(bytes.len()));
-        let Some(end) = end.filter(|end| *end <= file.limit()) else {
+        let Some(end) = end.filter(|end| *end <= kind.limit()) else {
             state.taint(ino, libc::EFBIG);
             return Err(OpError::Errno(libc::EFBIG));
         };
-        if file == File::Scratch {
+        if kind == FileKind::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
                 state.taint(ino, libc::ENOSPC);
-                return Err(no_room(&state, ino));
+                return Err(scratch_is_full(&state, ino));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
             state.taint(ino, libc::EILSEQ);
-            let name = state.last_place(ino).map(|place| place.name.clone());
+            let name = state
+                .last_dir_entry(ino)
+                .map(|dir_entry| dir_entry.name.clone());
             return Err(OpError::Error(Error::NotUtf8 {
                 name: name.unwrap_or_default(),
             }));
@@ -117,14 +119,14 @@ impl Tree {
     }
 
     /// The file that an inode belongs to.
-    pub(super) fn file_of(&self, state: &State, ino: u64) -> Result<File, OpError> {
+    pub(super) fn kind_of_inode(&self, state: &State, ino: u64) -> Result<FileKind, OpError> {
         let stale = OpError::Errno(libc::ESTALE);
-        let Some(entry) = state.entry_of(ino).and_then(|entry| state.entry(entry)) else {
+        let Some(file) = state.file_of(ino).and_then(|file| state.file(file)) else {
             return Err(stale);
         };
-        match entry.is_scratch {
-            true => Ok(File::Scratch),
-            false => self.layout.file_at(&entry.last).ok_or(stale),
+        match file.is_scratch {
+            true => Ok(FileKind::Scratch),
+            false => self.layout.kind_at(&file.last).ok_or(stale),
         }
     }
 
@@ -137,8 +139,10 @@ impl Tree {
     }
 }
 
-pub(super) fn no_room(state: &State, ino: u64) -> OpError {
-    let name = state.last_place(ino).map(|place| place.name.clone());
+pub(super) fn scratch_is_full(state: &State, ino: u64) -> OpError {
+    let name = state
+        .last_dir_entry(ino)
+        .map(|dir_entry| dir_entry.name.clone());
     OpError::Error(Error::io(
         format!(
             "{}: all scratch files together hold at most {} MiB",

@@ -1,6 +1,6 @@
-//! The extended attributes of a secret: where it comes from, and for how long it is held.
+//! The extended attributes: which provider a secret comes from, when it was fetched, and when it expires.
 
-use super::layout::File;
+use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::manager::Lookup;
 use crate::provider::rfc3339;
@@ -27,11 +27,11 @@ impl Tree {
         {
             return Err(OpError::Errno(libc::EOPNOTSUPP));
         }
-        self.admit(caller, name)?;
+        self.check_caller(caller, name)?;
         let none = || OpError::Errno(libc::ENODATA);
         let secret = match self.file_with_attributes(ino).ok_or_else(none)? {
-            File::Secret(secret) if OF_SECRETS.contains(&name) => secret,
-            File::Bundle(_) if name == MISSING => {
+            FileKind::Secret(secret) if OF_SECRETS.contains(&name) => secret,
+            FileKind::Bundle(_) if name == MISSING => {
                 let missing = self.manager.snapshot().missing_sources();
                 let names: Vec<&str> = missing.iter().map(|(source, _)| &**source).collect();
                 return match names.is_empty() {
@@ -62,10 +62,10 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
-        self.admit(caller, "listxattr")?;
+        self.check_caller(caller, "listxattr")?;
         let names: &[&str] = match self.file_with_attributes(ino) {
-            Some(File::Secret(_)) => &OF_SECRETS,
-            Some(File::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
+            Some(FileKind::Secret(_)) => &OF_SECRETS,
+            Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
                 &[MISSING]
             }
             _ => &[],
@@ -74,13 +74,13 @@ impl Tree {
         Ok(names.collect())
     }
 
-    fn file_with_attributes(&self, ino: u64) -> Option<File> {
+    fn file_with_attributes(&self, ino: u64) -> Option<FileKind> {
         let mut state = self.state();
-        let place = match state.last_place(ino) {
-            Some(place) => place.clone(),
-            None => state.promised(ino)?.place.clone(),
+        let dir_entry = match state.last_dir_entry(ino) {
+            Some(dir_entry) => dir_entry.clone(),
+            None => state.promised(ino)?.dir_entry.clone(),
         };
-        let file = self.layout.file_at(&place);
-        file.filter(|file| matches!(file, File::Secret(_) | File::Bundle(_)))
+        let kind = self.layout.kind_at(&dir_entry);
+        kind.filter(|kind| matches!(kind, FileKind::Secret(_) | FileKind::Bundle(_)))
     }
 }

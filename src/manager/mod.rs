@@ -25,8 +25,8 @@ use publish::ChangeListeners;
 pub use builder::Builder;
 pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
-pub use publish::{ChangeListener, ChangeSet, Changed};
-pub use snapshot::{Lookup, Snapshot, Version};
+pub use publish::{ChangeListener, ChangeSet, ChangedKey};
+pub use snapshot::{Lookup, SecretVersion, Snapshot};
 pub use writes::{Outcome, SetOutcome};
 
 /// The secrets of all providers.

@@ -17,14 +17,14 @@ pub struct ChangeSet {
     /// The new snapshot.
     pub snapshot: Arc<Snapshot>,
     /// The keys known to have changed.
-    pub keys: Vec<Changed>,
+    pub keys: Vec<ChangedKey>,
     /// Whether any other key may have changed too: something was invalidated, or a provider failed or recovered.
     pub any: bool,
 }
 
 /// A key that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
+pub struct ChangedKey {
     /// The key.
     pub name: SecretName,
     /// How it changed.
@@ -94,7 +94,7 @@ impl SecretsManager {
             let mut all_stale = false;
             for (index, entry) in self.chain.iter().enumerate() {
                 let ProviderUpdate { view, changes } = entry.provider.take_update();
-                let changed = |change: KeyChange, own| Changed {
+                let changed = |change: KeyChange, own| ChangedKey {
                     name: change.name,
                     kind: change.kind,
                     provider: entry.name.clone(),

@@ -29,7 +29,7 @@ pub(super) struct Source {
 
 /// A value in a snapshot.
 #[derive(Clone, Debug)]
-pub struct Version {
+pub struct SecretVersion {
     /// The content of the file: the text as it is stored, perhaps with a newline at its end.
     pub raw: SecretValue,
     /// The provider that has it.
@@ -39,7 +39,7 @@ pub struct Version {
     as_of: Instant,
 }
 
-impl Version {
+impl SecretVersion {
     /// When the provider was asked.
     pub fn fetched_at(&self) -> SystemTime {
         let now = SystemTime::now();
@@ -61,9 +61,9 @@ impl Version {
 #[derive(Debug)]
 pub enum Lookup {
     /// The value, and how long it may be served unless the generation changes (zero: only now).
-    Fresh(Version, Duration),
+    Fresh(SecretVersion, Duration),
     /// The last value. A provider must be asked before a reader gets one.
-    Stale(Version),
+    Stale(SecretVersion),
     /// No provider has the key.
     Missing,
     /// A provider failed that may have the key.
@@ -74,7 +74,7 @@ pub enum Lookup {
 
 impl Lookup {
     /// The value, if it may be served.
-    pub fn fresh(self) -> Option<Version> {
+    pub fn fresh(self) -> Option<SecretVersion> {
         match self {
             Lookup::Fresh(version, _) => Some(version),
             _ => None,
@@ -82,7 +82,7 @@ impl Lookup {
     }
 
     /// The value, however old it is.
-    pub fn last_known(self) -> Option<Version> {
+    pub fn last_known(self) -> Option<SecretVersion> {
         match self {
             Lookup::Fresh(version, _) | Lookup::Stale(version) => Some(version),
             _ => None,
@@ -139,7 +139,7 @@ impl Snapshot {
                 } => {
                     let ttl = self.ttl.of(name);
                     let age = now.saturating_duration_since(provided.as_of);
-                    let version = Version {
+                    let version = SecretVersion {
                         raw: provided.value,
                         provider: source.name.clone(),
                         changed_at: provided.changed_at,

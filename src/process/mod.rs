@@ -46,9 +46,9 @@ const fn bit(signal: i32) -> u64 {
 
 /// Whether a thread is exiting, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ExitState {
     /// It is not exiting: it still has its memory. A file that it closes, it closes by close(2) or in execve(2).
-    No,
+    Running,
     /// A signal kills it.
     Killed,
     /// It exits on its own, by exit(2) or with its process.
@@ -66,23 +66,23 @@ pub fn process_of(tid: u32) -> Option<u32> {
 
 /// Whether the thread is exiting, and why. Only the exit code says whether a signal killed it: the kernel also sets
 /// `PF_SIGNALED` on the other threads of a program that called exit(3).
-pub fn ending(tid: u32) -> Ending {
+pub fn exit_state(tid: u32) -> ExitState {
     let when_unseen = || match exists(tid) {
-        true => Ending::Hidden,
-        false => Ending::Gone,
+        true => ExitState::Hidden,
+        false => ExitState::Gone,
     };
     let Some(status) = Status::of(tid) else {
         return when_unseen();
     };
     // An exiting thread gives up its memory before its files.
     if status.has_memory() {
-        return Ending::No;
+        return ExitState::Running;
     }
     match Stat::of(tid) {
         None => when_unseen(),
-        Some(stat) if stat.flags & PF_EXITING == 0 => Ending::No,
-        Some(stat) if stat.exit_code & 0x7f != 0 => Ending::Killed,
-        Some(_) => Ending::Exited,
+        Some(stat) if stat.flags & PF_EXITING == 0 => ExitState::Running,
+        Some(stat) if stat.exit_code & 0x7f != 0 => ExitState::Killed,
+        Some(_) => ExitState::Exited,
     }
 }
 
@@ -244,8 +244,8 @@ pub trait Processes: Send + Sync {
     fn of_thread(&self, tid: u32) -> Option<Process>;
     /// As [`process_of`].
     fn process_of(&self, tid: u32) -> Option<u32>;
-    /// As [`ending`].
-    fn ending(&self, tid: u32) -> Ending;
+    /// As [`exit_state`].
+    fn exit_state(&self, tid: u32) -> ExitState;
     /// As [`has_writable_descriptor`].
     fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool;
     /// As [`is_alive`].
@@ -275,8 +275,8 @@ impl Processes for Proc {
         process_of(tid)
     }
 
-    fn ending(&self, tid: u32) -> Ending {
-        ending(tid)
+    fn exit_state(&self, tid: u32) -> ExitState {
+        exit_state(tid)
     }
 
     fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool {

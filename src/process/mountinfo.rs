@@ -50,7 +50,7 @@ impl Mount {
     }
 }
 
-/// The mounts that this process sees. Where several lie on one mount point, the topmost comes last.
+/// The mounts that this process sees. If several are on one mount point, the topmost is the last.
 pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
     fs::read("/proc/self/mountinfo").map(|table| parse(&table))
 }

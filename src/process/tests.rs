@@ -31,27 +31,27 @@ fn python(program: &str) -> Child {
     child
 }
 
-/// What `ending` returns for a process that has ended and was not reaped.
-fn ending_of_zombie(child: &Child) -> Ending {
+/// What `exit_state` returns for a process that has ended and was not reaped.
+fn state_of_zombie(child: &Child) -> ExitState {
     wait_until("the child ends", || has_ended(child.id()));
-    ending(child.id())
+    exit_state(child.id())
 }
 
 #[test]
 fn the_exit_code_shows_whether_a_process_exits_or_is_killed() {
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-    assert_eq!(ending(child.id()), Ending::No);
+    assert_eq!(exit_state(child.id()), ExitState::Running);
     assert!(is_alive(child.id()) && !has_ended(child.id()));
     drop(child.stdin.take());
-    assert_eq!(ending_of_zombie(&child), Ending::Exited);
+    assert_eq!(state_of_zombie(&child), ExitState::Exited);
     assert!(!is_alive(child.id()));
     child.wait().unwrap();
-    assert_eq!(ending(child.id()), Ending::Gone);
+    assert_eq!(exit_state(child.id()), ExitState::Gone);
     assert!(!is_alive(child.id()) && has_ended(child.id()));
 
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     child.kill().unwrap();
-    assert_eq!(ending_of_zombie(&child), Ending::Killed);
+    assert_eq!(state_of_zombie(&child), ExitState::Killed);
     child.wait().unwrap();
 }
 
@@ -70,13 +70,13 @@ fn a_process_name_cut_inside_a_character_or_looking_like_fields_confuses_nothing
         ));
         let pid = child.id();
         assert_eq!(process_of(pid), Some(pid), "{name}");
-        assert_eq!(ending(pid), Ending::No, "{name}");
+        assert_eq!(exit_state(pid), ExitState::Running, "{name}");
         assert!(!has_fatal_signal_pending(pid), "{name}");
         assert!(started_at(pid) >= started_at(std::process::id()), "{name}");
         assert_eq!(user_of(pid), user_of(std::process::id()), "{name}");
         assert!(name_of(pid).is_some(), "{name}");
         child.kill().unwrap();
-        assert_eq!(ending_of_zombie(&child), Ending::Killed, "{name}");
+        assert_eq!(state_of_zombie(&child), ExitState::Killed, "{name}");
         child.wait().unwrap();
     }
 }
@@ -158,7 +158,7 @@ fn a_program_that_exits_with_other_threads_running_does_not_count_as_killed() {
          threading.Event().wait()",
     );
     drop(child.stdin.take());
-    assert_eq!(ending_of_zombie(&child), Ending::Exited);
+    assert_eq!(state_of_zombie(&child), ExitState::Exited);
     child.wait().unwrap();
 }
 
@@ -244,11 +244,11 @@ fn without_proc_every_process_counts_as_hidden_and_none_as_gone() {
     let me = std::process::id();
     assert!(!sees_callers());
     assert_eq!(process_of(me), None);
-    assert_eq!(ending(me), Ending::Hidden);
+    assert_eq!(exit_state(me), ExitState::Hidden);
     assert!(is_alive(me) && !has_ended(me));
     assert!(has_writable_descriptor(me, [1, 2]));
     assert!(!has_fatal_signal_pending(me));
-    assert_eq!(ending(u32::MAX), Ending::Gone);
+    assert_eq!(exit_state(u32::MAX), ExitState::Gone);
 }
 
 #[test]
@@ -283,13 +283,13 @@ fn with_hidepid_a_user_sees_their_own_processes_and_others_are_hidden() {
     assert!(sees_callers());
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     assert_eq!(process_of(child.id()), Some(child.id()));
-    assert_eq!(ending(child.id()), Ending::No);
+    assert_eq!(exit_state(child.id()), ExitState::Running);
     child.kill().unwrap();
-    assert_eq!(ending_of_zombie(&child), Ending::Killed);
+    assert_eq!(state_of_zombie(&child), ExitState::Killed);
     child.wait().unwrap();
     // Process 1 belongs to another user.
     assert_eq!(process_of(1), None);
-    assert_eq!(ending(1), Ending::Hidden);
+    assert_eq!(exit_state(1), ExitState::Hidden);
     assert!(is_alive(1) && !has_ended(1));
     assert!(has_writable_descriptor(1, [1, 2]));
 }

@@ -1,4 +1,4 @@
-//! A random key of this program, which never leaves locked memory.
+//! The key that encrypts the journal: random, and only in locked memory.
 
 use std::fmt;
 

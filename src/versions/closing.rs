@@ -1,6 +1,6 @@
 //! Which buffers a close commits, and what becomes of a writer's inode after its last handle is gone.
 
-use super::inode::{Handle, Missing, Node, WriteInode};
+use super::inode::{Handle, Inode, Unavailable, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
@@ -25,16 +25,16 @@ impl State {
     /// closed is to be committed, in the order of opening.
     pub fn close(&mut self, ino: u64) -> Vec<u64> {
         self.flushed(ino);
-        let Some((entry, process)) = self
+        let Some((file, process)) = self
             .write_inode(ino)
-            .and_then(|node| Some((node.entry, node.buffer.as_ref()?.opener.process)))
+            .and_then(|inode| Some((inode.file, inode.buffer.as_ref()?.opener.process)))
         else {
             return Vec::new();
         };
-        let is_its = |node: &WriteInode| {
-            node.entry == entry
-                && node.writers > 0
-                && node
+        let is_its = |inode: &WriteInode| {
+            inode.file == file
+                && inode.writers > 0
+                && inode
                     .buffer
                     .as_ref()
                     .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
@@ -56,11 +56,11 @@ impl State {
                 self.record_buffer(*ino);
             }
         }
-        let is_touched = |ino: &u64| {
+        let is_dirty = |ino: &u64| {
             self.buffer(*ino)
-                .is_some_and(|b| b.is_touched() && !b.is_killed)
+                .is_some_and(|b| b.is_dirty() && !b.is_killed)
         };
-        closed.retain(is_touched);
+        closed.retain(is_dirty);
         closed.iter().for_each(|ino| self.begin_commit(*ino));
         closed
     }
@@ -73,24 +73,21 @@ impl State {
         let Handle::Write { ino, .. } = released else {
             return None;
         };
-        let node = self.write_inode_mut(ino)?;
-        node.writers = node.writers.saturating_sub(1);
-        if node.writers > 0 {
+        let inode = self.write_inode_mut(ino)?;
+        inode.writers = inode.writers.saturating_sub(1);
+        if inode.writers > 0 {
             return None;
         }
-        let entry = node.entry;
-        let is_scratch = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.is_scratch);
+        let file = inode.file;
+        let is_scratch = self.files.get(&file).is_some_and(|file| file.is_scratch);
         // An opener that is gone and never closed was killed while its close was on the way.
         let is_left = self.buffer(ino).is_some_and(|buffer| {
-            buffer.is_touched()
+            buffer.is_dirty()
                 && !buffer.is_killed
                 && (buffer.is_closed || buffer.is_flushed || is_alive(buffer.opener.process))
         });
         if is_left && !is_scratch {
-            // The next server goes on with it if this one ends before it is done.
+            // If this server ends before the commit is done, the next one continues it.
             if let Some(buffer) = self.buffer_mut(ino) {
                 buffer.is_closed = true;
                 self.record_buffer(ino);
@@ -102,35 +99,38 @@ impl State {
         None
     }
 
-    /// Gives up an inode that nobody writes to and that has nothing to commit.
+    /// Drops what a write inode holds once it has no writer and nothing to commit.
     fn retire(&mut self, ino: u64) {
-        let Some(node) = self.write_inode(ino) else {
+        let Some(inode) = self.write_inode(ino) else {
             return;
         };
-        if node.is_held() {
+        if inode.is_held() {
             return;
         }
-        let entry = node.entry;
+        let file = inode.file;
         let is_pending = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.pending.is_some() && entry.own == Some(ino));
+            .files
+            .get(&file)
+            .is_some_and(|file| file.pending.is_some() && file.write_ino == Some(ino));
         if is_pending {
             // A name that never got a value is gone with its last writer.
-            self.abandon(entry);
+            self.abandon(file);
         }
         let is_own = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.own == Some(ino) && entry.place.is_some());
-        if !is_own && let Some(node) = self.write_inode_mut(ino) {
+            .files
+            .get(&file)
+            .is_some_and(|file| file.write_ino == Some(ino) && file.dir_entry.is_some());
+        if !is_own && let Some(inode) = self.write_inode_mut(ino) {
             // The kernel may remember the inode for long, but no name leads to it any more.
-            match node.is_viewed {
-                true => node.is_read = true,
+            match inode.is_viewed {
+                true => inode.is_read = true,
                 false => {
-                    let bytes = node.bytes_held();
-                    let gone = Err(Missing::Failed(libc::ESTALE));
-                    let dropped = (node.buffer.take(), std::mem::replace(&mut node.base, gone));
+                    let bytes = inode.bytes_held();
+                    let gone = Err(Unavailable::Failed(libc::ESTALE));
+                    let dropped = (
+                        inode.buffer.take(),
+                        std::mem::replace(&mut inode.base, gone),
+                    );
                     self.drop_later(dropped, bytes);
                 }
             }
@@ -140,8 +140,8 @@ impl State {
 
     /// Begins a commit of the inode, which lasts until [`end_commit`](Self::end_commit).
     pub fn begin_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits += 1;
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.commits += 1;
         }
     }
 
@@ -159,32 +159,35 @@ impl State {
 
     /// Ends a commit that [`close`](Self::close) or [`release`](Self::release) began.
     pub fn end_commit(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.commits = node.commits.saturating_sub(1);
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.commits = inode.commits.saturating_sub(1);
         }
-        if self.write_inode(ino).is_some_and(|node| node.writers == 0) {
+        if self
+            .write_inode(ino)
+            .is_some_and(|inode| inode.writers == 0)
+        {
             self.retire(ino);
         }
     }
 
-    /// Begins the commits that an earlier server left: inodes that nobody has open and that have something to commit, in
+    /// Begins the commits that an earlier server left: inodes that no process has open and that have something to commit, in
     /// the order of opening.
     pub(super) fn resume_commits(&mut self) -> Vec<u64> {
-        let is_left = |node: &Node| match node {
-            Node::Write(node) => {
-                node.writers == 0
+        let is_left = |inode: &Inode| match inode {
+            Inode::Write(inode) => {
+                inode.writers == 0
                     && !self
-                        .entries
-                        .get(&node.entry)
-                        .is_some_and(|entry| entry.is_scratch)
-                    && node.buffer.as_ref().is_some_and(|buffer| {
-                        buffer.is_touched() && buffer.is_closed && !buffer.is_killed
+                        .files
+                        .get(&inode.file)
+                        .is_some_and(|file| file.is_scratch)
+                    && inode.buffer.as_ref().is_some_and(|buffer| {
+                        buffer.is_dirty() && buffer.is_closed && !buffer.is_killed
                     })
             }
-            Node::Version(_) => false,
+            Inode::Version(_) => false,
         };
-        let nodes = self.nodes.iter().filter(|(_, node)| is_left(node));
-        let mut left: Vec<u64> = nodes.map(|(ino, _)| *ino).collect();
+        let inodes = self.inodes.iter().filter(|(_, inode)| is_left(inode));
+        let mut left: Vec<u64> = inodes.map(|(ino, _)| *ino).collect();
         left.sort_unstable();
         left.iter().for_each(|ino| self.begin_commit(*ino));
         left

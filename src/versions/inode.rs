@@ -9,7 +9,7 @@ use crate::secret::{SecretBuffer, SecretValue};
 #[derive(Clone, Debug)]
 pub struct Version {
     /// The file it belongs to.
-    pub entry: u64,
+    pub file: u64,
     /// The bytes.
     pub value: SecretValue,
     /// The modification time: when the bytes became the file's content, or what a program set.
@@ -20,19 +20,19 @@ pub struct Version {
 
 /// An inode.
 #[derive(Debug)]
-pub enum Node {
+pub enum Inode {
     /// An inode that readers share.
     Version(Version),
     /// An inode of one writer.
     Write(WriteInode),
 }
 
-/// Why the present content of a writer's file is not at hand.
+/// Why the bytes are not known with which a writer's buffer begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub enum Unavailable {
     /// A provider must be asked for it.
     Unknown,
-    /// It cannot be had, for this errno.
+    /// It cannot be read or written: the operation fails with this errno.
     Failed(i32),
 }
 
@@ -51,7 +51,7 @@ pub struct Opener {
 #[derive(Debug)]
 pub struct Buffer {
     /// The bytes.
-    pub data: Result<SecretBuffer, Missing>,
+    pub data: Result<SecretBuffer, Unavailable>,
     /// The number of changes made to it.
     pub changes: u64,
     /// The number of changes that have been committed.
@@ -73,13 +73,13 @@ pub struct Buffer {
 
 impl Buffer {
     /// Whether it has changes that are not committed.
-    pub fn is_touched(&self) -> bool {
+    pub fn is_dirty(&self) -> bool {
         self.changes != self.committed
     }
 
     /// Whether a provider must be asked for what it began with.
     pub(super) fn is_unknown(&self) -> bool {
-        matches!(self.data, Err(Missing::Unknown))
+        matches!(self.data, Err(Unavailable::Unknown))
     }
 }
 
@@ -87,18 +87,18 @@ impl Buffer {
 #[derive(Debug)]
 pub struct WriteInode {
     /// The file it belongs to.
-    pub entry: u64,
+    pub file: u64,
     /// What the file held when the inode was made.
-    pub base: Result<SecretValue, Missing>,
-    /// `None`: nobody has opened it to write yet.
+    pub base: Result<SecretValue, Unavailable>,
+    /// `None`: it has not been opened to write yet.
     pub buffer: Option<Buffer>,
     /// How many handles write to it.
     pub writers: u32,
     /// How many commits of it are under way.
     pub commits: u32,
-    /// It was opened to read, and the kernel keeps pages with `base`: nobody may write to it any more.
+    /// It was opened to read, and the kernel keeps pages with `base`: it is never written to.
     pub is_read: bool,
-    /// Its buffer was opened to read, and stays for those readers after the last writer is gone.
+    /// Its buffer was opened to read, and is kept for those readers after the last writer has closed it.
     pub is_viewed: bool,
     /// When its bytes last changed.
     pub changed_at: SystemTime,
@@ -139,7 +139,7 @@ impl WriteInode {
             && self
                 .buffer
                 .as_ref()
-                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_touched())
+                .is_some_and(|buffer| !buffer.is_closed && !buffer.is_killed && buffer.is_dirty())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The journal: records, appended before the operation that made them is answered.
+//! The journal: the records of all changes, encrypted in a [`Log`] that outlives the server. The records of an operation are
+//! appended before it is answered, and the next server restores the state from them.
 
 use std::io;
 
@@ -10,13 +11,12 @@ use super::restore::Restored;
 use crate::secret::SealingKey;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What sealing adds to a record of the log.
+/// How many bytes the encryption adds to a record of the log.
 const TAG: usize = 16;
-/// So many records make one record of the log at a checkpoint.
+/// How many records a checkpoint puts into one record of the log.
 const BATCH: usize = 64;
 
-/// The journal: the records of all changes, from which the next server goes on. The default one keeps none: its tree ends
-/// with its process.
+/// The journal of one mount. The default one keeps no records, for a tree that ends with its process.
 #[derive(Default)]
 pub struct Journal(Option<Mutex<Log>>);
 
@@ -32,7 +32,7 @@ impl Journal {
         numbers_from: u64,
     ) -> io::Result<(Self, Restored)> {
         let mut restored = Restored::new(numbers_from);
-        let log = Log::open(files, key, |records| take_in(&mut restored, records))?;
+        let log = Log::open(files, key, |records| apply_all(&mut restored, records))?;
         restored.finish();
         Ok((Self(Some(Mutex::new(log))), restored))
     }
@@ -54,7 +54,7 @@ impl Journal {
             return false;
         };
         match sealed(records).and_then(|mut record| log.append(&mut record)) {
-            Ok(()) => log.is_long(),
+            Ok(()) => log.may_need_rewrite(),
             Err(error) => {
                 tracing::warn!("the journal is begun anew: {error}");
                 true
@@ -65,8 +65,7 @@ impl Journal {
     /// Whether [`checkpoint`](Self::checkpoint) is due: an append failed, or the journal has grown long for what would be
     /// left of it; `needed` says about how many bytes.
     pub fn is_due(&self, needed: impl FnOnce() -> u64) -> bool {
-        self.log()
-            .is_some_and(|mut log| log.is_to_be_renewed(needed))
+        self.log().is_some_and(|mut log| log.needs_rewrite(needed))
     }
 
     /// Begins the journal anew with the records of the whole state. The caller must hold the state's lock from collecting
@@ -75,12 +74,12 @@ impl Journal {
         let Some(mut log) = self.log() else {
             return;
         };
-        let renewed = log.renew(|write| {
+        let rewritten = log.rewrite(|write| {
             // In pieces, so that none of them is large.
             all.chunks(BATCH)
                 .try_for_each(|records| write(&mut sealed(records)?))
         });
-        if let Err(error) = renewed {
+        if let Err(error) = rewritten {
             // The next append tries again.
             tracing::error!("the next server will not know what was just done: {error}");
         }
@@ -101,7 +100,7 @@ fn sealed(records: &[Record]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn take_in(restored: &mut Restored, mut bytes: &[u8]) {
+fn apply_all(restored: &mut Restored, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match postcard::take_from_bytes::<Record>(bytes) {
             Ok((record, rest)) => {

@@ -1,10 +1,10 @@
-//! A log in memory that outlives its writer: sealed records in two files that somebody else holds open (memfds of the
-//! keeper). Knows nothing of what the records say.
+//! A log in memory that outlives its writer: encrypted records in two memfds, which the keeper holds open, too. Does not know
+//! what the records mean.
 //!
 //! A file begins with its generation (8 bytes, little endian; 0: being written) and a salt of 32 bytes. Records follow:
 //! length (4 bytes, little endian) and that many bytes, sealed by AES-256-GCM under a key derived from the salt, with
-//! the record's number as the nonce. The file of the higher generation counts. A record that was cut off by the end of
-//! its writer is not there: the operation it belongs to was not answered yet.
+//! the record's number as the nonce. The file with the higher generation is the valid one. A record that was cut off when its
+//! writer died is ignored: its operation was not answered yet.
 
 use std::fs::File;
 use std::io;
@@ -19,30 +19,30 @@ use crate::secret::SealingKey;
 /// Where the records begin.
 const HEADER: u64 = 8 + SALT as u64;
 const SALT: usize = 32;
-/// The log is written anew when it is this many bytes past twice what a new one would take.
+/// The log is rewritten when it is this many bytes longer than twice what a new one would take.
 const SLACK: u64 = 256 * 1024;
-/// With each append, so many bytes of the old file are given back: to free a long one at once takes milliseconds.
+/// How many bytes of the old file each append frees: to free a long file at once takes milliseconds.
 const PIECE: u64 = 256 * 1024;
 
 /// The writing end of the sealed log that holds the journal.
 pub struct Log {
-    /// The file of the higher generation comes first.
+    /// The file with the higher generation is the first.
     files: [File; 2],
     master: SealingKey,
     generation: u64,
     key: LessSafeKey,
     records: u64,
     end: u64,
-    renew_at: u64,
+    rewrite_at: u64,
     /// The length of the old file.
     old_end: u64,
     /// The last record may be half written, so nothing may be appended behind it.
-    is_tainted: bool,
+    is_torn: bool,
 }
 
 impl Log {
     /// Calls `read` with each record in the files, and gives the log to go on with. It is empty until
-    /// [`renew`](Self::renew) is called with the whole state.
+    /// [`rewrite`](Self::rewrite) is called with the whole state.
     ///
     /// # Errors
     /// Where a file cannot be read.
@@ -69,32 +69,32 @@ impl Log {
             key,
             records: 0,
             end: HEADER,
-            renew_at: 0,
+            rewrite_at: 0,
             old_end,
             // There is no salt of its own yet.
-            is_tainted: true,
+            is_torn: true,
         })
     }
 
-    /// Whether to ask if it [is to be renewed](Self::is_to_be_renewed). To be asked, too, when much is no longer needed.
-    pub fn is_long(&self) -> bool {
-        self.is_tainted || self.end >= self.renew_at
+    /// Whether to ask if it [is to be rewritten](Self::needs_rewrite). To be asked, too, when much is no longer needed.
+    pub fn may_need_rewrite(&self) -> bool {
+        self.is_torn || self.end >= self.rewrite_at
     }
 
     /// Whether the log is to be written anew: the last append failed, or much of it is not needed any more. `needed` says
     /// how many bytes a new one would take, about.
-    pub fn is_to_be_renewed(&mut self, needed: impl FnOnce() -> u64) -> bool {
-        if !self.is_tainted {
-            self.renew_at = 2 * needed() + SLACK;
+    pub fn needs_rewrite(&mut self, needed: impl FnOnce() -> u64) -> bool {
+        if !self.is_torn {
+            self.rewrite_at = 2 * needed() + SLACK;
         }
-        self.is_long()
+        self.may_need_rewrite()
     }
 
     /// Begins a new log of what `write` appends, which counts once that is done.
     ///
     /// # Errors
     /// Where it cannot be written; then the old one still counts.
-    pub fn renew(
+    pub fn rewrite(
         &mut self,
         write: impl FnOnce(&mut dyn FnMut(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -115,8 +115,8 @@ impl Log {
         self.files.swap(0, 1);
         self.old_end = self.files[1].metadata()?.len();
         (self.key, self.records, self.end) = (key, records, end);
-        self.renew_at = 2 * end + SLACK;
-        self.is_tainted = false;
+        self.rewrite_at = 2 * end + SLACK;
+        self.is_torn = false;
         Ok(())
     }
 
@@ -126,13 +126,13 @@ impl Log {
     /// Where it cannot be written. Then nothing more is appended before the log is begun anew, under another salt: a
     /// nonce is never used twice.
     pub fn append(&mut self, record: &mut Vec<u8>) -> io::Result<()> {
-        if self.is_tainted {
+        if self.is_torn {
             return Err(io::Error::other("the last record was not written whole"));
         }
-        self.is_tainted = true;
+        self.is_torn = true;
         self.end += append(&self.files[0], &self.key, self.records, self.end, record)?;
         self.records += 1;
-        self.is_tainted = false;
+        self.is_torn = false;
         if self.old_end > 0 {
             self.old_end = self.old_end.saturating_sub(PIECE);
             self.files[1].set_len(self.old_end)?;
@@ -230,27 +230,27 @@ mod tests {
         (log.unwrap(), found)
     }
 
-    fn renew(log: &mut Log, records: &[String]) {
-        let renewed = log.renew(|write| {
+    fn rewrite(log: &mut Log, records: &[String]) {
+        let rewritten = log.rewrite(|write| {
             records
                 .iter()
                 .try_for_each(|record| write(&mut record.clone().into_bytes()))
         });
-        renewed.unwrap();
+        rewritten.unwrap();
     }
 
     #[test]
     fn the_next_server_reads_the_records_and_the_files_hold_no_word_of_them() {
         let files = files();
         let (mut log, found) = open(&files);
-        assert!(found.is_empty() && log.is_to_be_renewed(|| 0));
-        renew(&mut log, &["first".into()]);
+        assert!(found.is_empty() && log.needs_rewrite(|| 0));
+        rewrite(&mut log, &["first".into()]);
         log.append(&mut b"hunter2".to_vec()).unwrap();
         drop(log);
         for _ in 0..3 {
             let (mut log, found) = open(&files);
             assert_eq!(found, ["first", "hunter2"]);
-            renew(&mut log, &found);
+            rewrite(&mut log, &found);
         }
         for file in &files {
             let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
@@ -263,7 +263,7 @@ mod tests {
     fn a_record_that_was_cut_off_anywhere_is_dropped_and_all_before_it_are_kept() {
         let files = files();
         let (mut log, _) = open(&files);
-        renew(&mut log, &["first".into()]);
+        rewrite(&mut log, &["first".into()]);
         let before = log.end;
         log.append(&mut b"second".to_vec()).unwrap();
         let after = log.end;
@@ -278,8 +278,8 @@ mod tests {
     fn a_new_log_that_was_broken_off_leaves_the_old_one() {
         let files = files();
         let (mut log, _) = open(&files);
-        renew(&mut log, &["old".into()]);
-        let broken = log.renew(|write| {
+        rewrite(&mut log, &["old".into()]);
+        let broken = log.rewrite(|write| {
             write(&mut b"new".to_vec())?;
             Err(io::Error::other("broken off"))
         });
@@ -291,7 +291,7 @@ mod tests {
     fn after_a_failed_append_nothing_is_written_under_the_old_salt() {
         let files = files();
         let (mut log, _) = open(&files);
-        renew(&mut log, &["first".into()]);
+        rewrite(&mut log, &["first".into()]);
         let salt = |file: &File| {
             let mut salt = [0; SALT];
             file.read_exact_at(&mut salt, 8).unwrap();
@@ -306,12 +306,13 @@ mod tests {
         log.files[0] = active;
         log.append(&mut b"second".to_vec()).unwrap_err();
         assert_eq!(log.files[0].metadata().unwrap().len(), len);
-        assert!(log.is_to_be_renewed(|| u64::MAX / 4));
+        assert!(log.needs_rewrite(|| u64::MAX / 4));
         // Nor after a renewal that failed.
-        log.renew(|_| Err(io::Error::other("no room"))).unwrap_err();
+        log.rewrite(|_| Err(io::Error::other("no room")))
+            .unwrap_err();
         log.append(&mut b"second".to_vec()).unwrap_err();
         assert_eq!(log.files[0].metadata().unwrap().len(), len);
-        renew(&mut log, &["first".into(), "second".into()]);
+        rewrite(&mut log, &["first".into(), "second".into()]);
         assert_ne!(salt(&log.files[0]), before);
         log.append(&mut b"third".to_vec()).unwrap();
         assert_eq!(open(&files).1, ["first", "second", "third"]);
@@ -321,7 +322,7 @@ mod tests {
     fn a_log_is_long_past_twice_the_size_that_is_needed() {
         let files = files();
         let (mut log, _) = open(&files);
-        renew(&mut log, &["old".into()]);
+        rewrite(&mut log, &["old".into()]);
         let mut asked = 0;
         let mut appended = 0;
         let mut append_until_long = |needed_of: fn(u64) -> u64| {
@@ -333,7 +334,7 @@ mod tests {
                     asked += 1;
                     needed_of(appended)
                 };
-                let is_due = log.is_long() && log.is_to_be_renewed(needed);
+                let is_due = log.may_need_rewrite() && log.needs_rewrite(needed);
                 if is_due || appended > begun + 10_000_000 {
                     return appended;
                 }
@@ -346,15 +347,15 @@ mod tests {
         assert!(append_until_long(|appended| appended) > 10_000_000);
         assert!(asked < 10, "{asked}");
         // What was needed is dropped.
-        assert!(!log.is_long() && log.is_to_be_renewed(|| 0));
+        assert!(!log.may_need_rewrite() && log.needs_rewrite(|| 0));
     }
 
     #[test]
     fn the_old_file_is_given_back_piece_by_piece() {
         let files = files();
         let (mut log, _) = open(&files);
-        renew(&mut log, &["x".repeat(3 * PIECE as usize)]);
-        renew(&mut log, &["new".into()]);
+        rewrite(&mut log, &["x".repeat(3 * PIECE as usize)]);
+        rewrite(&mut log, &["new".into()]);
         let len = |log: &Log| log.files[1].metadata().unwrap().len();
         let before = len(&log);
         log.append(&mut b"next".to_vec()).unwrap();

@@ -31,7 +31,7 @@ impl Lookups {
         self.counts.entry(ino).or_default().is_restored = true;
     }
 
-    /// The kernel forgets `count` lookups of an inode. Returns the inode that it may know no longer.
+    /// Subtracts `count` lookups. Returns an inode that the kernel may no longer know.
     pub(super) fn forget(&mut self, ino: u64, count: u64) -> Option<u64> {
         let known = self.counts.get_mut(&ino)?;
         if count <= known.lookups {

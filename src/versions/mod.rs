@@ -1,24 +1,24 @@
-//! The state of a mount that outlives its server: which bytes each inode that the kernel knows holds, what writers have
-//! written and not closed yet, and which name leads where. Knows folders by number and contents as bytes: nothing of
-//! secrets, providers or FUSE.
+//! The state of a mount that outlives its server: which bytes each inode holds that the kernel knows, what writers have
+//! written and not closed yet, and which file each name leads to. The module `live` decides what happens to it. Here, a
+//! folder is a number and a content is bytes: nothing is known of secrets, providers or FUSE.
 //!
-//! - An [`Entry`] is a file as users see it: its name (or none any more), a stable `st_ino`, its current version.
+//! - A [`File`] is what users see under a name: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
 //!   open never checks whether a version is current.
 //! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Opening
 //!   it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
-//! - A pending entry has no first value yet: only the process that makes it sees it.
-//! - A [`Retry`] remembers that a thread got ESTALE for a name, so that it looks the name up again, and whether it wants to
-//!   read or to write.
+//! - A pending file has no first value yet: only the process that creates it finds it.
+//! - A [`Retry`] records that a thread got ESTALE for a name, and whether the thread wants to read or to write. The kernel
+//!   then looks the name up again, and gets an inode for that.
 //!
 //! Every change also makes a [`Record`]. The journal appends the records of an operation before the operation is
 //! answered, so that the next server can continue.
 
 mod closing;
-mod entry;
 mod epoch;
+mod file;
 mod inode;
 mod journal;
 mod log;
@@ -30,9 +30,9 @@ mod retries;
 mod state;
 mod writers;
 
-pub use entry::Entry;
 pub use epoch::KernelNames;
-pub use inode::{Buffer, Handle, Missing, Node, Opener, Version, WriteInode};
+pub use file::File;
+pub use inode::{Buffer, Handle, Inode, Opener, Unavailable, Version, WriteInode};
 pub use journal::Journal;
 pub use log::Log;
 pub use record::{Record, Timestamp};
@@ -42,17 +42,17 @@ pub use state::{Dropped, Promised, State};
 
 use serde::{Deserialize, Serialize};
 
-/// A name in a folder.
+/// A directory entry: a name in a folder, whether a file has it or not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct DirEntry {
     /// The folder's inode number.
     pub dir: u64,
     /// The name in it.
     pub name: String,
 }
 
-impl Place {
-    /// A name in a folder.
+impl DirEntry {
+    /// The entry of this name in this folder.
     pub fn new(dir: u64, name: &str) -> Self {
         Self {
             dir,
@@ -60,8 +60,9 @@ impl Place {
         }
     }
 
-    /// The `st_ino` of a file that was created under this name: the same for every server, and never a folder's.
-    pub fn number(&self) -> u64 {
+    /// A hash of the folder and the name, in the range of files' inode numbers: the `st_ino` of a file that is created here, unless
+    /// it is taken, and the offset of the name in a listing. The same in every server.
+    pub fn hashed_ino(&self) -> u64 {
         use std::hash::Hasher;
         let mut hasher = siphasher::sip::SipHasher13::new();
         hasher.write_u64(self.dir);

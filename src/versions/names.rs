@@ -1,8 +1,8 @@
 //! Which file a name leads to: names that everybody sees, and pending ones that only the maker of a file sees.
 
-use super::Place;
-use super::entry::Entry;
-use super::inode::{Node, Opener, WriteInode};
+use super::DirEntry;
+use super::file::File;
+use super::inode::{Inode, Opener, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
@@ -10,144 +10,151 @@ use crate::secret::SecretValue;
 
 impl State {
     /// The file that everybody finds under a name, if an inode of it is known.
-    pub fn named(&self, place: &Place) -> Option<u64> {
-        self.names.get(place).copied()
+    pub fn named(&self, dir_entry: &DirEntry) -> Option<u64> {
+        self.names.get(dir_entry).copied()
     }
 
     /// The scratch file of a name.
-    pub fn scratch(&self, place: &Place) -> Option<u64> {
-        self.named(place).filter(|entry| {
-            self.entries
-                .get(entry)
-                .is_some_and(|entry| entry.is_scratch)
-        })
+    pub fn scratch(&self, dir_entry: &DirEntry) -> Option<u64> {
+        self.named(dir_entry)
+            .filter(|file| self.files.get(file).is_some_and(|file| file.is_scratch))
     }
 
     /// How many bytes scratch files hold together.
     pub fn scratch_bytes(&self) -> usize {
-        let scratch = self.scratch.iter().filter_map(|entry| self.entry(*entry));
-        let nodes = scratch.filter_map(|entry| self.write_inode(entry.own?));
-        nodes.map(WriteInode::len).sum()
+        let scratch = self.scratch.iter().filter_map(|file| self.file(*file));
+        let inodes = scratch.filter_map(|file| self.write_inode(file.write_ino?));
+        inodes.map(WriteInode::len).sum()
     }
 
-    /// The number that `stat` and a listing show for a name.
-    pub fn number_of(&self, place: &Place) -> u64 {
-        self.named(place).unwrap_or_else(|| self.free_number(place))
+    /// The `st_ino` that `stat` and a listing show for a name.
+    pub fn st_ino_of(&self, dir_entry: &DirEntry) -> u64 {
+        self.named(dir_entry)
+            .unwrap_or_else(|| self.free_st_ino(dir_entry))
     }
 
-    /// A file that was renamed keeps the number of its old name, and the kernel may know a number as the promise of another
-    /// name.
-    pub(super) fn free_number(&self, place: &Place) -> u64 {
+    /// The first free `st_ino` from the hash of the name on. It may be taken: a file that was renamed keeps its number, and the
+    /// kernel may know the number as the promise of another name.
+    pub(super) fn free_st_ino(&self, dir_entry: &DirEntry) -> u64 {
         let is_promised = |number: &u64| {
             let promised = self.promises.peek(number);
-            promised.is_some_and(|promised| promised.place != *place)
+            promised.is_some_and(|promised| promised.dir_entry != *dir_entry)
         };
-        let mut number = place.number();
-        while self.entries.contains_key(&number) || is_promised(&number) {
+        let mut number = dir_entry.hashed_ino();
+        while self.files.contains_key(&number) || is_promised(&number) {
             number += 1;
         }
         number
     }
 
     /// A file that has no name yet.
-    pub(super) fn new_entry(&mut self, place: &Place) -> u64 {
-        let number = self.free_number(place);
-        self.put_entry(
+    pub(super) fn new_file(&mut self, dir_entry: &DirEntry) -> u64 {
+        let number = self.free_st_ino(dir_entry);
+        self.put_file(
             number,
-            Entry {
-                place: None,
-                last: place.clone(),
+            File {
+                dir_entry: None,
+                last: dir_entry.clone(),
                 earlier: None,
                 has_vanished: false,
                 current: None,
-                own: None,
+                write_ino: None,
                 pending: None,
                 is_scratch: false,
                 mtime: None,
-                nodes: 0,
+                inodes: 0,
             },
         );
-        self.record_entry(number);
+        self.record_file(number);
         number
     }
 
     /// The file that everybody finds under a name; where none is known yet, one is made.
-    pub fn entry_at(&mut self, place: &Place) -> u64 {
-        if let Some(entry) = self.named(place) {
-            return entry;
+    pub fn file_at(&mut self, dir_entry: &DirEntry) -> u64 {
+        if let Some(file) = self.named(dir_entry) {
+            return file;
         }
-        let entry = self.new_entry(place);
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| entry.place = Some(place.clone()));
-        entry
+        let file = self.new_file(dir_entry);
+        self.names.insert(dir_entry.clone(), file);
+        self.change_file(file, |file| file.dir_entry = Some(dir_entry.clone()));
+        file
     }
 
     /// Takes a name that everybody sees from its file.
-    pub fn unlink(&mut self, place: &Place) {
-        let promised = self.promises.peek(&place.number());
-        if promised.is_some_and(|promised| promised.place == *place) {
-            self.promises.pop(&place.number());
+    pub fn unlink(&mut self, dir_entry: &DirEntry) {
+        let promised = self.promises.peek(&dir_entry.hashed_ino());
+        if promised.is_some_and(|promised| promised.dir_entry == *dir_entry) {
+            self.promises.pop(&dir_entry.hashed_ino());
         }
-        let Some(entry) = self.names.remove(place) else {
+        let Some(file) = self.names.remove(dir_entry) else {
             return;
         };
-        self.change_entry(entry, |entry| entry.place = None);
-        self.drop_unused(entry);
+        self.change_file(file, |file| file.dir_entry = None);
+        self.drop_unused(file);
     }
 
     /// Moves a file that everybody sees, over whatever has the new name.
-    pub fn rename(&mut self, from: &Place, to: &Place) {
+    pub fn rename(&mut self, from: &DirEntry, to: &DirEntry) {
         self.unlink(to);
-        let Some(entry) = self.names.remove(from) else {
+        let Some(file) = self.names.remove(from) else {
             return;
         };
-        self.names.insert(to.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
-            entry.go_to(to);
+        self.names.insert(to.clone(), file);
+        self.change_file(file, |file| {
+            file.dir_entry = Some(to.clone());
+            file.move_to(to);
         });
     }
 
     /// Creates a file that only its maker sees until it has a first value.
-    pub fn create(&mut self, place: &Place, maker: &Opener) -> u64 {
-        let entry = self.new_entry(place);
-        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
-        self.pend(entry, place, ino, maker.process);
+    pub fn create(&mut self, dir_entry: &DirEntry, maker: &Opener) -> u64 {
+        let file = self.new_file(dir_entry);
+        let ino = self.new_write_inode(file, Ok(SecretValue::new("")));
+        self.make_pending(file, dir_entry, ino, maker.process);
         self.start_buffer(ino, maker);
         // An empty file that is created and closed is a value, too.
-        self.touch(ino);
+        self.mark_dirty(ino);
         ino
     }
 
     /// Creates a scratch file that holds these bytes.
-    pub fn create_scratch(&mut self, place: &Place, maker: &Opener, bytes: &[u8]) -> u64 {
-        self.unlink(place);
-        let entry = self.new_entry(place);
-        let ino = self.new_write_inode(entry, Ok(SecretValue::new("")));
+    pub fn create_scratch(&mut self, dir_entry: &DirEntry, maker: &Opener, bytes: &[u8]) -> u64 {
+        self.unlink(dir_entry);
+        let file = self.new_file(dir_entry);
+        let ino = self.new_write_inode(file, Ok(SecretValue::new("")));
         self.start_buffer(ino, maker);
         self.write_bytes(ino, 0, bytes);
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.is_scratch = true;
-            entry.own = Some(ino);
+        self.names.insert(dir_entry.clone(), file);
+        self.change_file(file, |file| {
+            file.dir_entry = Some(dir_entry.clone());
+            file.is_scratch = true;
+            file.write_ino = Some(ino);
         });
         ino
     }
 
     /// Makes a file pending: from now on only this process sees it.
-    pub fn pend(&mut self, entry: u64, place: &Place, own: u64, process: Process) {
-        self.leave_name(entry);
-        self.pending.entry(place.clone()).or_default().push(entry);
-        let old = self.entries.get(&entry).and_then(|entry| entry.current);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
-            entry.own = Some(own);
-            entry.pending = Some(process);
-            entry.has_vanished = false;
-            entry.is_scratch = false;
-            entry.current = None;
+    pub fn make_pending(
+        &mut self,
+        file: u64,
+        dir_entry: &DirEntry,
+        write_ino: u64,
+        process: Process,
+    ) {
+        self.leave_name(file);
+        self.pending
+            .entry(dir_entry.clone())
+            .or_default()
+            .push(file);
+        let old = self.files.get(&file).and_then(|file| file.current);
+        self.change_file(file, |file| {
+            file.dir_entry = Some(dir_entry.clone());
+            file.move_to(dir_entry);
+            file.write_ino = Some(write_ino);
+            file.pending = Some(process);
+            file.has_vanished = false;
+            file.is_scratch = false;
+            file.current = None;
         });
         if let Some(old) = old {
             self.drop_if_unused(old);
@@ -155,144 +162,144 @@ impl State {
     }
 
     /// Whether a file of this name is pending.
-    pub fn is_pending(&self, place: &Place) -> bool {
-        self.pending.contains_key(place)
+    pub fn is_pending(&self, dir_entry: &DirEntry) -> bool {
+        self.pending.contains_key(dir_entry)
     }
 
     /// The file of this name that the process is making.
     pub fn pending_of(
         &self,
-        place: &Place,
+        dir_entry: &DirEntry,
         process: impl FnOnce() -> Option<Process>,
     ) -> Option<u64> {
-        let pending = self.pending.get(place)?;
+        let pending = self.pending.get(dir_entry)?;
         let process = process()?;
-        let is_its = |entry: &&u64| {
-            self.entries
-                .get(entry)
-                .is_some_and(|entry| entry.pending == Some(process))
+        let is_its = |file: &&u64| {
+            self.files
+                .get(file)
+                .is_some_and(|file| file.pending == Some(process))
         };
         pending.iter().find(is_its).copied()
     }
 
-    pub(super) fn unlist_pending(&mut self, entry: u64) {
-        let Some(place) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.clone())
+    pub(super) fn unlist_pending(&mut self, file: u64) {
+        let Some(dir_entry) = self
+            .files
+            .get(&file)
+            .and_then(|file| file.dir_entry.clone())
         else {
             return;
         };
-        if let Some(pending) = self.pending.get_mut(&place) {
-            pending.retain(|pending| *pending != entry);
+        if let Some(pending) = self.pending.get_mut(&dir_entry) {
+            pending.retain(|pending| *pending != file);
             if pending.is_empty() {
-                self.pending.remove(&place);
+                self.pending.remove(&dir_entry);
             }
         }
     }
 
     /// Gives up a pending file: it never appears.
-    pub fn abandon(&mut self, entry: u64) {
-        self.unlist_pending(entry);
-        self.change_entry(entry, |entry| {
-            entry.pending = None;
-            entry.place = None;
+    pub fn abandon(&mut self, file: u64) {
+        self.unlist_pending(file);
+        self.change_file(file, |file| {
+            file.pending = None;
+            file.dir_entry = None;
         });
-        self.drop_unused(entry);
+        self.drop_unused(file);
     }
 
     /// Renames a pending file; it stays pending.
-    pub fn move_pending(&mut self, entry: u64, to: &Place) {
-        self.unlist_pending(entry);
-        self.pending.entry(to.clone()).or_default().push(entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(to.clone());
-            entry.go_to(to);
+    pub fn move_pending(&mut self, file: u64, to: &DirEntry) {
+        self.unlist_pending(file);
+        self.pending.entry(to.clone()).or_default().push(file);
+        self.change_file(file, |file| {
+            file.dir_entry = Some(to.clone());
+            file.move_to(to);
         });
     }
 
     /// Takes the file out from under the name that everybody sees it by, if it has one.
-    pub(super) fn leave_name(&mut self, entry: u64) {
+    pub(super) fn leave_name(&mut self, file: u64) {
         if let Some(from) = self
-            .entries
-            .get(&entry)
-            .and_then(|entry| entry.place.as_ref())
-            && self.names.get(from) == Some(&entry)
+            .files
+            .get(&file)
+            .and_then(|file| file.dir_entry.as_ref())
+            && self.names.get(from) == Some(&file)
         {
             self.names.remove(from);
         }
     }
 
     /// Shows the file to everybody, in the place of the one that had the name.
-    pub fn publish(&mut self, entry: u64, place: &Place) {
-        if self.named(place) == Some(entry)
+    pub fn publish(&mut self, file: u64, dir_entry: &DirEntry) {
+        if self.named(dir_entry) == Some(file)
             && self
-                .entries
-                .get(&entry)
-                .is_some_and(|entry| entry.pending.is_none() && !entry.is_scratch)
+                .files
+                .get(&file)
+                .is_some_and(|file| file.pending.is_none() && !file.is_scratch)
         {
             return;
         }
-        self.unlist_pending(entry);
-        self.leave_name(entry);
+        self.unlist_pending(file);
+        self.leave_name(file);
         let is_renamed = self
-            .entries
-            .get(&entry)
-            .is_some_and(|entry| entry.earlier.is_some() || entry.is_scratch);
+            .files
+            .get(&file)
+            .is_some_and(|file| file.earlier.is_some() || file.is_scratch);
         match is_renamed {
-            true => self.unlink(place),
+            true => self.unlink(dir_entry),
             // Two made the name at the same time: writers of the other one's file go on writing it.
-            false => self.vanish(place),
+            false => self.vanish(dir_entry),
         }
-        self.names.insert(place.clone(), entry);
-        self.change_entry(entry, |entry| {
-            entry.place = Some(place.clone());
-            entry.go_to(place);
-            entry.own = None;
-            entry.pending = None;
-            entry.is_scratch = false;
+        self.names.insert(dir_entry.clone(), file);
+        self.change_file(file, |file| {
+            file.dir_entry = Some(dir_entry.clone());
+            file.move_to(dir_entry);
+            file.write_ino = None;
+            file.pending = None;
+            file.is_scratch = false;
         });
     }
 
     /// Makes a file a scratch file of this name, which keeps its buffer.
-    pub fn become_scratch(&mut self, entry: u64, place: &Place) {
-        let own = self.entries.get(&entry).and_then(|entry| entry.own);
-        self.publish(entry, place);
-        self.change_entry(entry, |entry| {
-            entry.own = own;
-            entry.is_scratch = true;
+    pub fn become_scratch(&mut self, file: u64, dir_entry: &DirEntry) {
+        let write_ino = self.files.get(&file).and_then(|file| file.write_ino);
+        self.publish(file, dir_entry);
+        self.change_file(file, |file| {
+            file.write_ino = write_ino;
+            file.is_scratch = true;
         });
     }
 
     /// The inode of this file that the process has written to and not closed; the newest if there are several.
-    pub fn unclosed_by(&self, entry: u64, process: Process) -> Option<u64> {
-        let inodes = self.nodes.iter().filter(|(_, node)| match node {
-            Node::Write(node) => {
-                node.entry == entry
-                    && node.is_unclosed()
-                    && node
+    pub fn unclosed_by(&self, file: u64, process: Process) -> Option<u64> {
+        let inodes = self.inodes.iter().filter(|(_, inode)| match inode {
+            Inode::Write(inode) => {
+                inode.file == file
+                    && inode.is_unclosed()
+                    && inode
                         .buffer
                         .as_ref()
                         .is_some_and(|buffer| buffer.opener.process == process)
             }
-            Node::Version(_) => false,
+            Inode::Version(_) => false,
         });
         inodes.map(|(ino, _)| *ino).max()
     }
 
     /// Removes a name that leads to no value any more. If a process is writing the file, the file becomes pending, and the close
     /// makes it.
-    pub fn vanish(&mut self, place: &Place) {
-        let Some(entry) = self.named(place) else {
+    pub fn vanish(&mut self, dir_entry: &DirEntry) {
+        let Some(file) = self.named(dir_entry) else {
             return;
         };
-        let writers = self.nodes.iter().filter_map(|(ino, node)| match node {
-            Node::Write(node) if node.entry == entry && node.is_held() => {
-                let buffer = node.buffer.as_ref()?;
+        let writers = self.inodes.iter().filter_map(|(ino, inode)| match inode {
+            Inode::Write(inode) if inode.file == file && inode.is_held() => {
+                let buffer = inode.buffer.as_ref()?;
                 // If the open made the file, a child that inherited the descriptor may still write to it.
-                let is_new = node.base.as_ref().map_or(true, SecretValue::is_empty);
+                let is_new = inode.base.as_ref().map_or(true, SecretValue::is_empty);
                 let is_open = !buffer.is_closed || (is_new && buffer.changes == 0);
-                let is_wanted = !buffer.is_killed && (is_open || buffer.is_touched());
+                let is_wanted = !buffer.is_killed && (is_open || buffer.is_dirty());
                 is_wanted.then_some((*ino, buffer.opener.process, buffer.is_unknown()))
             }
             _ => None,
@@ -303,12 +310,12 @@ impl State {
             self.supply_base(*ino, Ok(SecretValue::new("")));
         }
         match writers.into_iter().max_by_key(|(ino, ..)| *ino) {
-            Some((own, process, _)) => self.pend(entry, place, own, process),
+            Some((write_ino, process, _)) => self.make_pending(file, dir_entry, write_ino, process),
             None => {
-                self.unlink(place);
-                if let Some(known) = self.entries.get_mut(&entry) {
+                self.unlink(dir_entry);
+                if let Some(known) = self.files.get_mut(&file) {
                     known.has_vanished = true;
-                    self.record(Record::Vanished(entry));
+                    self.record(Record::Vanished(file));
                 }
             }
         }

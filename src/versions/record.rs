@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Place;
-use super::entry::Entry;
+use super::DirEntry;
+use super::file::File;
 use super::inode::{Buffer, Handle, Opener};
 use crate::process::Process;
 use crate::secret::{SecretBuffer, SecretValue};
@@ -17,15 +17,15 @@ pub enum Record {
     /// Numbers up to this one have been given out.
     Numbers(u64),
     /// A file, as it is now.
-    Entry(EntryRecord),
+    File(FileRecord),
     /// A file that nothing needs any more.
-    EntryGone(u64),
-    /// A version that the kernel was told of.
+    FileGone(u64),
+    /// A version, before the kernel gets its inode number.
     Version {
         /// Its inode number.
         ino: u64,
         /// Its file.
-        entry: u64,
+        file: u64,
         /// Its bytes.
         #[serde(with = "value")]
         value: SecretValue,
@@ -39,13 +39,13 @@ pub enum Record {
         /// Its inode number.
         ino: u64,
         /// Its file.
-        entry: u64,
+        file: u64,
         /// What the file held, where that was known.
         #[serde(with = "optional_value")]
         base: Option<SecretValue>,
     },
     /// An inode that nothing needs any more.
-    NodeGone(u64),
+    InodeGone(u64),
     /// A writer's buffer, without its bytes.
     Buffer(BufferRecord),
     /// Bytes written into a buffer.
@@ -83,60 +83,58 @@ pub enum Record {
         count: u32,
     },
     /// A promise for a name.
-    Promise(u64, Place),
-    /// A thread was asked to retry a name; `true`: to write.
-    Retry(u32, Place, bool),
+    Promise(u64, DirEntry),
+    /// A thread got ESTALE for a name; `true`: it opens to write.
+    Retry(u32, DirEntry, bool),
     /// That retry is over.
-    Arrived(u32, Place),
+    RetryEnded(u32, DirEntry),
     /// A record of the tree above: events, prices, bundle bases.
     Other(#[serde(with = "bytes")] SecretBuffer),
-    /// Nobody found anything under the name of this file.
+    /// A lookup found no value under the name of this file.
     Vanished(u64),
     /// An inode with a buffer was opened to read.
     Viewed(u64),
 }
 
-/// An [`Entry`].
+/// A [`File`].
 #[derive(Debug, Serialize, Deserialize)]
-pub struct EntryRecord {
+pub struct FileRecord {
     pub(super) number: u64,
-    pub(super) place: Option<Place>,
-    pub(super) last: Place,
+    pub(super) dir_entry: Option<DirEntry>,
+    pub(super) last: DirEntry,
     pub(super) current: Option<u64>,
-    pub(super) own: Option<u64>,
+    pub(super) write_ino: Option<u64>,
     pub(super) pending: Option<ProcessRecord>,
     pub(super) is_scratch: bool,
     pub(super) mtime: Option<(u64, Timestamp)>,
 }
 
-impl EntryRecord {
-    pub(super) fn of(number: u64, entry: &Entry) -> Self {
+impl FileRecord {
+    pub(super) fn of(number: u64, file: &File) -> Self {
         Self {
             number,
-            place: entry.place.clone(),
-            last: entry.last.clone(),
-            current: entry.current,
-            own: entry.own,
-            pending: entry.pending.map(ProcessRecord::from),
-            is_scratch: entry.is_scratch,
-            mtime: entry
-                .mtime
-                .map(|(fingerprint, at)| (fingerprint, at.into())),
+            dir_entry: file.dir_entry.clone(),
+            last: file.last.clone(),
+            current: file.current,
+            write_ino: file.write_ino,
+            pending: file.pending.map(ProcessRecord::from),
+            is_scratch: file.is_scratch,
+            mtime: file.mtime.map(|(fingerprint, at)| (fingerprint, at.into())),
         }
     }
 
-    pub(super) fn into_entry(self) -> Entry {
-        Entry {
-            place: self.place,
+    pub(super) fn into_file(self) -> File {
+        File {
+            dir_entry: self.dir_entry,
             last: self.last,
             earlier: None,
             has_vanished: false,
             current: self.current,
-            own: self.own,
+            write_ino: self.write_ino,
             pending: self.pending.map(Process::from),
             is_scratch: self.is_scratch,
             mtime: self.mtime.map(|(fingerprint, at)| (fingerprint, at.into())),
-            nodes: 0,
+            inodes: 0,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Turns a state into records, and records into a state.
+//! Turns a state into records, for a checkpoint, and records into a state, when the next server starts.
 
-use super::inode::{Buffer, Handle, Missing, Node, Version, WriteInode};
-use super::record::{BufferRecord, EntryRecord, HandleRecord, Record};
+use super::inode::{Buffer, Handle, Inode, Unavailable, Version, WriteInode};
+use super::record::{BufferRecord, FileRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::SecretBuffer;
 
@@ -16,7 +16,7 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// An empty state, which gives out numbers from `numbers_from` on.
+    /// Nothing restored yet. Numbers as for [`State::new`].
     pub fn new(numbers_from: u64) -> Self {
         Self {
             state: State::new(numbers_from),
@@ -36,14 +36,14 @@ impl Restored {
     /// Ends the reading, and finds unfinished commits.
     pub fn finish(&mut self) {
         let state = &mut self.state;
-        let inodes: Vec<u64> = state.nodes.keys().copied().collect();
+        let inodes: Vec<u64> = state.inodes.keys().copied().collect();
         for ino in inodes {
             // How many lookups of it the kernel counts is not known.
             state.restored(ino);
-            let entry = state.entry_of(ino);
-            if !entry.is_some_and(|entry| state.entries.contains_key(&entry)) {
+            let file = state.file_of(ino);
+            if !file.is_some_and(|file| state.files.contains_key(&file)) {
                 tracing::error!("the journal has an inode without a file");
-                state.nodes.remove(&ino);
+                state.inodes.remove(&ino);
             }
         }
         self.unfinished = state.resume_commits();
@@ -55,38 +55,38 @@ impl State {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Numbers(number) => self.next_after(number),
-            Record::Entry(entry) => self.apply_entry(entry),
-            Record::EntryGone(number) => {
+            Record::File(file) => self.apply_file(file),
+            Record::FileGone(number) => {
                 self.unname(number);
-                self.remove_entry(number);
+                self.remove_file(number);
             }
             Record::Version {
                 ino,
-                entry,
+                file,
                 value,
                 mtime,
                 changed_at,
             } => {
                 self.next_after(ino);
                 let version = Version {
-                    entry,
+                    file,
                     value,
                     mtime: mtime.into(),
                     changed_at: changed_at.into(),
                 };
-                self.add_node(ino, entry, Node::Version(version));
+                self.add_inode(ino, file, Inode::Version(version));
             }
-            Record::WriteInode { ino, entry, base } => {
+            Record::WriteInode { ino, file, base } => {
                 self.next_after(ino);
-                self.put_write_inode(ino, entry, base.ok_or(Missing::Unknown));
+                self.put_write_inode(ino, file, base.ok_or(Unavailable::Unknown));
             }
-            Record::NodeGone(ino) => {
-                if let Some(entry) = self.entry_of(ino)
-                    && let Some(entry) = self.entries.get_mut(&entry)
+            Record::InodeGone(ino) => {
+                if let Some(file) = self.file_of(ino)
+                    && let Some(file) = self.files.get_mut(&file)
                 {
-                    entry.nodes = entry.nodes.saturating_sub(1);
+                    file.inodes = file.inodes.saturating_sub(1);
                 }
-                self.nodes.remove(&ino);
+                self.inodes.remove(&ino);
             }
             Record::Buffer(buffer) => self.apply_buffer(buffer),
             Record::Write { ino, at, bytes } => self.apply_write(ino, at as usize, &bytes),
@@ -99,9 +99,9 @@ impl State {
             }
             Record::HandleGone(number) => {
                 if let Some(Handle::Write { ino, .. }) = self.handles.remove(&number)
-                    && let Some(node) = self.write_inode_mut(ino)
+                    && let Some(inode) = self.write_inode_mut(ino)
                 {
-                    node.writers = node.writers.saturating_sub(1);
+                    inode.writers = inode.writers.saturating_sub(1);
                 }
             }
             Record::Wrote {
@@ -113,13 +113,13 @@ impl State {
                     *last_write = Some((request, count));
                 }
             }
-            Record::Promise(ino, place) => self.put_promise(ino, place),
-            Record::Retry(tid, place, to_write) => self.put_retry(tid, place, to_write),
-            Record::Arrived(tid, place) => self.drop_retry(tid, &place),
+            Record::Promise(ino, dir_entry) => self.put_promise(ino, dir_entry),
+            Record::Retry(tid, dir_entry, to_write) => self.put_retry(tid, dir_entry, to_write),
+            Record::RetryEnded(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
             Record::Other(_) => {}
             Record::Vanished(number) => {
-                if let Some(entry) = self.entries.get_mut(&number) {
-                    entry.has_vanished = true;
+                if let Some(file) = self.files.get_mut(&number) {
+                    file.has_vanished = true;
                 }
             }
             Record::Viewed(ino) => self.view(ino),
@@ -133,35 +133,35 @@ impl State {
         self.unlist_pending(number);
     }
 
-    fn apply_entry(&mut self, record: EntryRecord) {
+    fn apply_file(&mut self, record: FileRecord) {
         let number = record.number;
         self.unname(number);
-        let mut entry = record.into_entry();
-        entry.nodes = self.entries.get(&number).map_or(0, |entry| entry.nodes);
-        if let Some(place) = entry.place.clone() {
-            match entry.pending {
-                Some(_) => self.pending.entry(place).or_default().push(number),
-                None => drop(self.names.insert(place, number)),
+        let mut file = record.into_file();
+        file.inodes = self.files.get(&number).map_or(0, |file| file.inodes);
+        if let Some(dir_entry) = file.dir_entry.clone() {
+            match file.pending {
+                Some(_) => self.pending.entry(dir_entry).or_default().push(number),
+                None => drop(self.names.insert(dir_entry, number)),
             }
         }
-        self.put_entry(number, entry);
+        self.put_file(number, file);
     }
 
     fn apply_buffer(&mut self, record: BufferRecord) {
         let opener = record.opener();
-        let Some(node) = self.write_inode_mut(record.ino) else {
+        let Some(inode) = self.write_inode_mut(record.ino) else {
             return;
         };
-        let data = || match &node.base {
+        let data = || match &inode.base {
             Ok(base) => Ok(SecretBuffer::new(base.as_bytes())),
             Err(missing) => Err(*missing),
         };
-        let data = match node.buffer.take() {
+        let data = match inode.buffer.take() {
             Some(buffer) => (buffer.data, buffer.synced),
             None => (data(), None),
         };
         let synced = data.1.filter(|_| record.changes != record.committed);
-        node.buffer = Some(Buffer {
+        inode.buffer = Some(Buffer {
             data: data.0,
             changes: record.changes,
             committed: record.committed,
@@ -177,7 +177,7 @@ impl State {
     fn apply_write(&mut self, ino: u64, at: usize, bytes: &SecretBuffer) {
         if let Some(buffer) = self
             .write_inode_mut(ino)
-            .and_then(|node| node.buffer.as_mut())
+            .and_then(|inode| inode.buffer.as_mut())
         {
             match &mut buffer.data {
                 Ok(data) => {
@@ -193,21 +193,20 @@ impl State {
     /// The whole state as records.
     pub fn checkpoint(&self) -> Vec<Record> {
         let mut records = vec![Record::Numbers(self.last_number())];
-        let entries = self.entries.iter();
-        records
-            .extend(entries.map(|(number, entry)| Record::Entry(EntryRecord::of(*number, entry))));
-        let vanished = self.entries.iter().filter(|(_, entry)| entry.has_vanished);
+        let files = self.files.iter();
+        records.extend(files.map(|(number, file)| Record::File(FileRecord::of(*number, file))));
+        let vanished = self.files.iter().filter(|(_, file)| file.has_vanished);
         records.extend(vanished.map(|(number, _)| Record::Vanished(*number)));
-        for (ino, node) in &self.nodes {
-            match node {
-                Node::Version(version) => records.push(Record::Version {
+        for (ino, inode) in &self.inodes {
+            match inode {
+                Inode::Version(version) => records.push(Record::Version {
                     ino: *ino,
-                    entry: version.entry,
+                    file: version.file,
                     value: version.value.clone(),
                     mtime: version.mtime.into(),
                     changed_at: version.changed_at.into(),
                 }),
-                Node::Write(node) => write_inode(*ino, node, &mut records),
+                Inode::Write(inode) => write_inode(*ino, inode, &mut records),
             }
         }
         for (number, handle) in &self.handles {
@@ -225,26 +224,27 @@ impl State {
             }
         }
         let promises = self.promises();
-        records.extend(promises.map(|(ino, place)| Record::Promise(ino, place.clone())));
+        records.extend(promises.map(|(ino, dir_entry)| Record::Promise(ino, dir_entry.clone())));
         let retries = self.retries();
         records.extend(
-            retries.map(|(tid, place, to_write)| Record::Retry(tid, place.clone(), to_write)),
+            retries
+                .map(|(tid, dir_entry, to_write)| Record::Retry(tid, dir_entry.clone(), to_write)),
         );
         records
     }
 }
 
-fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
+fn write_inode(ino: u64, inode: &WriteInode, records: &mut Vec<Record>) {
     records.push(Record::WriteInode {
         ino,
-        entry: node.entry,
-        base: node.base.clone().ok(),
+        file: inode.file,
+        base: inode.base.clone().ok(),
     });
-    let Some(buffer) = &node.buffer else {
+    let Some(buffer) = &inode.buffer else {
         return;
     };
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));
-    if node.is_viewed {
+    if inode.is_viewed {
         records.push(Record::Viewed(ino));
     }
     let holds = |bytes: &SecretBuffer, records: &mut Vec<Record>| {
@@ -258,8 +258,8 @@ fn write_inode(ino: u64, node: &WriteInode, records: &mut Vec<Record>) {
     }
     match &buffer.data {
         Ok(data) => holds(data, records),
-        Err(Missing::Failed(errno)) => records.push(Record::Tainted(ino, *errno)),
-        Err(Missing::Unknown) => {}
+        Err(Unavailable::Failed(errno)) => records.push(Record::Tainted(ino, *errno)),
+        Err(Unavailable::Unknown) => {}
     }
     // What the bytes count as is as it was.
     records.push(Record::Buffer(BufferRecord::of(ino, buffer)));

@@ -1,5 +1,5 @@
 //! All files and inodes of a mount, and the records of their changes. `State` is one type, because each operation changes
-//! several of its maps at once; its other rooms are `names`, `writers`, `closing` and `restore`.
+//! several of its maps at once; `names`, `writers`, `closing` and `restore` have the rest of its methods.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -7,33 +7,33 @@ use std::time::SystemTime;
 
 use lru::LruCache;
 
-use super::entry::Entry;
-use super::inode::{Handle, Node, Version};
+use super::file::File;
+use super::inode::{Handle, Inode, Version};
 use super::lookups::Lookups;
-use super::record::{EntryRecord, Record};
+use super::record::{FileRecord, Record};
 use super::retries::{self, Retries, Retry};
-use super::{FIRST_FILE, Place};
+use super::{DirEntry, FIRST_FILE};
 use crate::secret::SecretValue;
 
 /// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
 const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// What a promise stands for.
+/// The name and the number that a promise has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promised {
     /// The name.
-    pub place: Place,
-    /// The number of its file.
-    pub number: u64,
+    pub dir_entry: DirEntry,
+    /// The `st_ino` of its file.
+    pub st_ino: u64,
 }
 
 /// All files and inodes of a mount.
 pub struct State {
-    pub(super) entries: HashMap<u64, Entry>,
+    pub(super) files: HashMap<u64, File>,
     /// Names that everybody sees and that have an inode.
-    pub(super) names: HashMap<Place, u64>,
-    pub(super) pending: HashMap<Place, Vec<u64>>,
-    pub(super) nodes: HashMap<u64, Node>,
-    /// The scratch files among the entries.
+    pub(super) names: HashMap<DirEntry, u64>,
+    pub(super) pending: HashMap<DirEntry, Vec<u64>>,
+    pub(super) inodes: HashMap<u64, Inode>,
+    /// The scratch files among them.
     pub(super) scratch: BTreeSet<u64>,
     lookups: Lookups,
     pub(super) promises: LruCache<u64, Promised>,
@@ -53,21 +53,21 @@ const LARGE: usize = 256 * 1024;
 /// About how many bytes a record takes, without those of a value.
 const RECORD: usize = 64;
 
-fn size_of_node(node: &Node) -> usize {
-    match node {
-        Node::Version(version) => RECORD + version.value.len(),
-        Node::Write(node) => 3 * RECORD + node.bytes_held(),
+fn size_of_inode(inode: &Inode) -> usize {
+    match inode {
+        Inode::Version(version) => RECORD + version.value.len(),
+        Inode::Write(inode) => 3 * RECORD + inode.bytes_held(),
     }
 }
 
 impl State {
-    /// An empty state, which gives out numbers from `numbers_from` on.
+    /// An empty state; new inode and handle numbers begin at `numbers_from`.
     pub fn new(numbers_from: u64) -> Self {
         Self {
-            entries: HashMap::new(),
+            files: HashMap::new(),
             names: HashMap::new(),
             pending: HashMap::new(),
-            nodes: HashMap::new(),
+            inodes: HashMap::new(),
             scratch: BTreeSet::new(),
             lookups: Lookups::default(),
             promises: LruCache::new(MAX_PROMISES),
@@ -81,12 +81,12 @@ impl State {
 
     /// About how many bytes the [checkpoint](Self::checkpoint) takes.
     pub fn size(&self) -> u64 {
-        let few = self.entries.len() + self.promises.len() + self.handles.len();
-        (few * RECORD + self.nodes.values().map(size_of_node).sum::<usize>()) as u64
+        let few = self.files.len() + self.promises.len() + self.handles.len();
+        (few * RECORD + self.inodes.values().map(size_of_inode).sum::<usize>()) as u64
     }
 
     /// What was dropped since the last call and takes long to free: zeroing and unmapping some MiB takes milliseconds. The
-    /// caller frees it where nobody waits. Where there is something, a checkpoint may have become much shorter.
+    /// caller frees it on a thread that no request waits for. If there is anything, a checkpoint may have become much shorter.
     pub fn take_dropped(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.dropped)
     }
@@ -107,7 +107,7 @@ impl State {
     }
 
     /// A new inode or handle number.
-    pub fn number(&mut self) -> u64 {
+    pub fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -123,18 +123,18 @@ impl State {
     // Entries.
 
     /// A file.
-    pub fn entry(&self, number: u64) -> Option<&Entry> {
-        self.entries.get(&number)
+    pub fn file(&self, number: u64) -> Option<&File> {
+        self.files.get(&number)
     }
 
-    pub(super) fn put_entry(&mut self, number: u64, entry: Entry) {
-        self.list_scratch(number, entry.is_scratch);
-        self.entries.insert(number, entry);
+    pub(super) fn put_file(&mut self, number: u64, file: File) {
+        self.list_scratch(number, file.is_scratch);
+        self.files.insert(number, file);
     }
 
-    pub(super) fn remove_entry(&mut self, number: u64) {
+    pub(super) fn remove_file(&mut self, number: u64) {
         self.list_scratch(number, false);
-        self.entries.remove(&number);
+        self.files.remove(&number);
     }
 
     fn list_scratch(&mut self, number: u64, is_scratch: bool) {
@@ -144,27 +144,27 @@ impl State {
         };
     }
 
-    pub(super) fn record_entry(&mut self, number: u64) {
-        let entry = self.entries.get(&number);
-        let entry = entry.map(|entry| EntryRecord::of(number, entry));
-        self.record(entry.map_or(Record::EntryGone(number), Record::Entry));
+    pub(super) fn record_file(&mut self, number: u64) {
+        let file = self.files.get(&number);
+        let file = file.map(|file| FileRecord::of(number, file));
+        self.record(file.map_or(Record::FileGone(number), Record::File));
     }
 
-    pub(super) fn change_entry(&mut self, number: u64, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.entries.get_mut(&number) {
-            change(entry);
-            let is_scratch = entry.is_scratch;
+    pub(super) fn change_file(&mut self, number: u64, change: impl FnOnce(&mut File)) {
+        if let Some(file) = self.files.get_mut(&number) {
+            change(file);
+            let is_scratch = file.is_scratch;
             self.list_scratch(number, is_scratch);
-            self.record_entry(number);
+            self.record_file(number);
         }
     }
 
     /// Sets the modification time of the content with this fingerprint, and of its version.
-    pub fn set_mtime(&mut self, entry: u64, fingerprint: u64, mtime: SystemTime) {
-        self.change_entry(entry, |entry| entry.mtime = Some((fingerprint, mtime)));
-        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+    pub fn set_mtime(&mut self, file: u64, fingerprint: u64, mtime: SystemTime) {
+        self.change_file(file, |file| file.mtime = Some((fingerprint, mtime)));
+        let current = self.files.get(&file).and_then(|file| file.current);
         if let Some(ino) = current
-            && let Some(Node::Version(version)) = self.nodes.get_mut(&ino)
+            && let Some(Inode::Version(version)) = self.inodes.get_mut(&ino)
             && version.value.fingerprint() == fingerprint
         {
             version.mtime = mtime;
@@ -175,93 +175,98 @@ impl State {
     // Inodes.
 
     /// An inode.
-    pub fn node(&self, ino: u64) -> Option<&Node> {
-        self.nodes.get(&ino)
+    pub fn inode(&self, ino: u64) -> Option<&Inode> {
+        self.inodes.get(&ino)
     }
 
     /// The file that an inode belongs to.
-    pub fn entry_of(&self, ino: u64) -> Option<u64> {
-        Some(match self.nodes.get(&ino)? {
-            Node::Version(version) => version.entry,
-            Node::Write(node) => node.entry,
+    pub fn file_of(&self, ino: u64) -> Option<u64> {
+        Some(match self.inodes.get(&ino)? {
+            Inode::Version(version) => version.file,
+            Inode::Write(inode) => inode.file,
         })
     }
 
-    /// Where the file of an inode was last.
-    pub fn last_place(&self, ino: u64) -> Option<&Place> {
-        let entry = self.entry_of(ino)?;
-        Some(&self.entries.get(&entry)?.last)
+    /// The last name of an inode's file.
+    pub fn last_dir_entry(&self, ino: u64) -> Option<&DirEntry> {
+        let file = self.file_of(ino)?;
+        Some(&self.files.get(&file)?.last)
     }
 
-    pub(super) fn add_node(&mut self, ino: u64, entry: u64, node: Node) {
-        self.nodes.insert(ino, node);
-        if let Some(entry) = self.entries.get_mut(&entry) {
-            entry.nodes += 1;
+    pub(super) fn add_inode(&mut self, ino: u64, file: u64, inode: Inode) {
+        self.inodes.insert(ino, inode);
+        if let Some(file) = self.files.get_mut(&file) {
+            file.inodes += 1;
         }
     }
 
     /// The inode of a name's content: the current version if it has these bytes, else a new one.
-    pub fn version(&mut self, place: &Place, value: &SecretValue, changed_at: SystemTime) -> u64 {
-        let entry = self.entry_at(place);
-        let current = self.entries.get(&entry).and_then(|entry| entry.current);
+    pub fn version(
+        &mut self,
+        dir_entry: &DirEntry,
+        value: &SecretValue,
+        changed_at: SystemTime,
+    ) -> u64 {
+        let file = self.file_at(dir_entry);
+        let current = self.files.get(&file).and_then(|file| file.current);
         if let Some(ino) = current
-            && let Some(Node::Version(version)) = self.nodes.get(&ino)
+            && let Some(Inode::Version(version)) = self.inodes.get(&ino)
             && version.value == *value
         {
             return ino;
         }
-        let set = self.entries.get(&entry).and_then(|entry| entry.mtime);
+        let set = self.files.get(&file).and_then(|file| file.mtime);
         let set = set.filter(|(fingerprint, _)| *fingerprint == value.fingerprint());
         let version = Version {
-            entry,
+            file,
             value: value.clone(),
             mtime: set.map_or(changed_at, |(_, mtime)| mtime),
             changed_at,
         };
-        let ino = self.number();
+        let ino = self.next_number();
         self.record(Record::Version {
             ino,
-            entry,
+            file,
             value: value.clone(),
             mtime: version.mtime.into(),
             changed_at: changed_at.into(),
         });
-        self.add_node(ino, entry, Node::Version(version));
-        self.change_entry(entry, |entry| entry.current = Some(ino));
+        self.add_inode(ino, file, Inode::Version(version));
+        self.change_file(file, |file| file.current = Some(ino));
         if let Some(old) = current {
             self.drop_if_unused(old);
         }
         ino
     }
 
-    /// The promise of a name: what a lookup gives where a provider must be asked first, and READDIRPLUS always. It is the
-    /// same one each time, so that the kernel keeps it however many look the name up at once. Nobody can open it.
-    pub fn promise(&mut self, place: &Place) -> u64 {
-        let ino = self.number_of(place);
+    /// The promise of a name: LOOKUP gives it if a provider must be asked first, READDIRPLUS for every name. A name has the
+    /// same promise each time, so that concurrent lookups get one inode. Opening it returns ESTALE.
+    pub fn promise(&mut self, dir_entry: &DirEntry) -> u64 {
+        let ino = self.st_ino_of(dir_entry);
         if self
             .promises
             .get(&ino)
-            .is_none_or(|known| known.place != *place)
+            .is_none_or(|known| known.dir_entry != *dir_entry)
         {
-            self.record(Record::Promise(ino, place.clone()));
-            self.put_promise(ino, place.clone());
+            self.record(Record::Promise(ino, dir_entry.clone()));
+            self.put_promise(ino, dir_entry.clone());
         }
         ino
     }
 
-    pub(super) fn put_promise(&mut self, ino: u64, place: Place) {
-        let number = self.number_of(&place);
-        self.promises.push(ino, Promised { place, number });
+    pub(super) fn put_promise(&mut self, ino: u64, dir_entry: DirEntry) {
+        let st_ino = self.st_ino_of(&dir_entry);
+        self.promises.push(ino, Promised { dir_entry, st_ino });
     }
 
-    /// The name that a promise stands for.
+    /// The promise of this inode number.
     pub fn promised(&mut self, ino: u64) -> Option<&Promised> {
         self.promises.get(&ino)
     }
 
     /// Counts a lookup of an inode that is answered.
     pub fn count_lookup(&mut self, ino: u64) {
-        if self.nodes.contains_key(&ino) {
+        if self.inodes.contains_key(&ino) {
             self.lookups.add(ino);
         }
     }
@@ -269,8 +274,8 @@ impl State {
     /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
         if let Some(promised) = self.promises.peek(&ino) {
-            // A listing gives the same number again, perhaps before the kernel's word that it has forgotten it is here.
-            if ino != promised.place.number() {
+            // A listing may give the same number again before this FORGET has arrived.
+            if ino != promised.dir_entry.hashed_ino() {
                 self.promises.pop(&ino);
             }
             return;
@@ -289,146 +294,156 @@ impl State {
         if self.lookups.is_known(ino) {
             return;
         }
-        let Some(number) = self.entry_of(ino) else {
+        let Some(number) = self.file_of(ino) else {
             return;
         };
-        let is_held = match self.nodes.get(&ino) {
-            Some(Node::Write(node)) => node.is_held(),
+        let is_held = match self.inodes.get(&ino) {
+            Some(Inode::Write(inode)) => inode.is_held(),
             _ => false,
         };
-        let is_own = |entry: &Entry| {
-            entry.own == Some(ino)
-                && (entry.is_scratch && entry.place.is_some() || entry.pending.is_some())
+        let is_own = |file: &File| {
+            file.write_ino == Some(ino)
+                && (file.is_scratch && file.dir_entry.is_some() || file.pending.is_some())
         };
-        if is_held || self.entries.get(&number).is_some_and(is_own) {
+        if is_held || self.files.get(&number).is_some_and(is_own) {
             return;
         }
-        if let Some(node) = self.nodes.remove(&ino) {
-            let bytes = size_of_node(&node);
-            self.drop_later(node, bytes);
+        if let Some(inode) = self.inodes.remove(&ino) {
+            let bytes = size_of_inode(&inode);
+            self.drop_later(inode, bytes);
         }
         self.lookups.remove(ino);
-        self.record(Record::NodeGone(ino));
-        if let Some(entry) = self.entries.get_mut(&number) {
-            entry.nodes = entry.nodes.saturating_sub(1);
-            if entry.current == Some(ino) {
-                entry.current = None;
+        self.record(Record::InodeGone(ino));
+        if let Some(file) = self.files.get_mut(&number) {
+            file.inodes = file.inodes.saturating_sub(1);
+            if file.current == Some(ino) {
+                file.current = None;
             }
-            if entry.own == Some(ino) {
-                entry.own = None;
+            if file.write_ino == Some(ino) {
+                file.write_ino = None;
             }
         }
-        self.drop_entry_if_unused(number);
+        self.drop_file_if_unused(number);
     }
 
     /// Drops those inodes of a file that nothing needs any more, and then the file itself.
     pub(super) fn drop_unused(&mut self, number: u64) {
-        let Some(entry) = self.entries.get(&number) else {
+        let Some(file) = self.files.get(&number) else {
             return;
         };
-        let of_entry = [entry.current, entry.own];
-        for ino in of_entry.into_iter().flatten() {
+        let of_file = [file.current, file.write_ino];
+        for ino in of_file.into_iter().flatten() {
             self.drop_if_unused(ino);
         }
-        self.drop_entry_if_unused(number);
+        self.drop_file_if_unused(number);
     }
 
-    fn drop_entry_if_unused(&mut self, number: u64) {
-        let Some(entry) = self.entries.get(&number) else {
+    fn drop_file_if_unused(&mut self, number: u64) {
+        let Some(file) = self.files.get(&number) else {
             return;
         };
-        let keeps_time = entry.mtime.is_some() && entry.place.is_some();
-        if entry.nodes > 0 || entry.pending.is_some() || keeps_time {
+        let keeps_time = file.mtime.is_some() && file.dir_entry.is_some();
+        if file.inodes > 0 || file.pending.is_some() || keeps_time {
             return;
         }
-        if let Some(place) = &entry.place
-            && self.names.get(place) == Some(&number)
+        if let Some(dir_entry) = &file.dir_entry
+            && self.names.get(dir_entry) == Some(&number)
         {
-            self.names.remove(&place.clone());
+            self.names.remove(&dir_entry.clone());
         }
-        self.remove_entry(number);
-        self.record(Record::EntryGone(number));
+        self.remove_file(number);
+        self.record(Record::FileGone(number));
     }
 
     // Retries.
 
-    /// Expects a retry by a thread that opened an inode which is not known any more, so that its name is not known either:
-    /// the thread's next lookup counts as the retry, whatever its name.
-    pub fn ask_to_retry_anywhere(&mut self, tid: u32, to_write: bool) {
-        self.ask_to_retry(tid, &retries::anywhere(), to_write);
+    /// Expects a retry by a thread that opened an inode whose name is not known any more: its next lookup counts as the retry,
+    /// whatever the name.
+    pub fn expect_retry_of_any_name(&mut self, tid: u32, to_write: bool) {
+        self.expect_retry(tid, &retries::anywhere(), to_write);
     }
 
     /// Expects a retry: the caller answers ESTALE, and the thread's next lookup of the name finds what it wanted to open.
-    pub fn ask_to_retry(&mut self, tid: u32, place: &Place, to_write: bool) {
-        self.record(Record::Retry(tid, place.clone(), to_write));
-        self.put_retry(tid, place.clone(), to_write);
+    pub fn expect_retry(&mut self, tid: u32, dir_entry: &DirEntry, to_write: bool) {
+        self.record(Record::Retry(tid, dir_entry.clone(), to_write));
+        self.put_retry(tid, dir_entry.clone(), to_write);
     }
 
     /// Expects a retry for an inode's file. If the file was renamed since the thread looked it up, the thread looks up the
     /// old name again.
-    pub fn ask_to_retry_file(&mut self, tid: u32, ino: u64, place: &Place, to_write: bool) {
-        self.ask_to_retry(tid, place, to_write);
-        for earlier in self.places(ino).iter().filter(|earlier| *earlier != place) {
-            self.ask_to_retry(tid, earlier, to_write);
+    pub fn expect_retry_of_file(
+        &mut self,
+        tid: u32,
+        ino: u64,
+        dir_entry: &DirEntry,
+        to_write: bool,
+    ) {
+        self.expect_retry(tid, dir_entry, to_write);
+        for earlier in self
+            .dir_entries(ino)
+            .iter()
+            .filter(|earlier| *earlier != dir_entry)
+        {
+            self.expect_retry(tid, earlier, to_write);
         }
     }
 
-    /// Whether the thread was asked to retry this inode's file.
-    pub fn is_retrying(&self, tid: u32, ino: u64) -> bool {
+    /// Whether the thread is expected to retry this inode's file.
+    pub fn expects_retry(&self, tid: u32, ino: u64) -> bool {
         !self.retries.is_empty()
             && self
-                .places(ino)
+                .dir_entries(ino)
                 .iter()
-                .any(|place| self.retry(tid, place).is_some())
+                .any(|dir_entry| self.retry(tid, dir_entry).is_some())
     }
 
-    fn places(&self, ino: u64) -> Vec<Place> {
-        let entry = self.entry_of(ino).and_then(|entry| self.entry(entry));
-        let places = entry.map_or([None, None], |entry| {
-            [Some(&entry.last), entry.earlier.as_ref()]
+    fn dir_entries(&self, ino: u64) -> Vec<DirEntry> {
+        let file = self.file_of(ino).and_then(|file| self.file(file));
+        let dir_entries = file.map_or([None, None], |file| {
+            [Some(&file.last), file.earlier.as_ref()]
         });
-        places.into_iter().flatten().cloned().collect()
+        dir_entries.into_iter().flatten().cloned().collect()
     }
 
-    pub(super) fn put_retry(&mut self, tid: u32, place: Place, to_write: bool) {
-        self.retries.put(tid, place, to_write);
+    pub(super) fn put_retry(&mut self, tid: u32, dir_entry: DirEntry, to_write: bool) {
+        self.retries.put(tid, dir_entry, to_write);
     }
 
     /// The pending retry of a thread for a name.
-    pub fn retry(&self, tid: u32, place: &Place) -> Option<Retry> {
-        self.retries.find(tid, place)
+    pub fn retry(&self, tid: u32, dir_entry: &DirEntry) -> Option<Retry> {
+        self.retries.find(tid, dir_entry)
     }
 
     /// A retry found no file. The kernel may look the name up twice, because it first checks whether the name still leads to
     /// the same inode, so the retry ends with the second miss.
-    pub fn retry_missed(&mut self, tid: u32, place: &Place) {
-        let Some(retry) = self.retry(tid, place).filter(|_| tid != 0) else {
+    pub fn retry_missed(&mut self, tid: u32, dir_entry: &DirEntry) {
+        let Some(retry) = self.retry(tid, dir_entry).filter(|_| tid != 0) else {
             return;
         };
         self.end_retries(tid);
         if retry.missed.is_none() {
-            self.ask_to_retry(tid, place, retry.to_write);
-            self.retries.set_missed(tid, place);
+            self.expect_retry(tid, dir_entry, retry.to_write);
+            self.retries.set_missed(tid, dir_entry);
         }
     }
 
     /// The thread has opened a file, so all its retries are over.
     pub fn end_retries(&mut self, tid: u32) {
-        for place in self.retries.take_all(tid) {
-            self.record(Record::Arrived(tid, place));
+        for dir_entry in self.retries.take_all(tid) {
+            self.record(Record::RetryEnded(tid, dir_entry));
         }
     }
 
-    pub(super) fn drop_retry(&mut self, tid: u32, place: &Place) {
-        self.retries.remove(tid, place);
+    pub(super) fn drop_retry(&mut self, tid: u32, dir_entry: &DirEntry) {
+        self.retries.remove(tid, dir_entry);
     }
 
-    pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &Place, bool)> {
+    pub(super) fn retries(&self) -> impl Iterator<Item = (u32, &DirEntry, bool)> {
         self.retries.iter()
     }
 
-    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &Place)> {
+    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &DirEntry)> {
         let promises = self.promises.iter();
-        promises.map(|(ino, promised)| (*ino, &promised.place))
+        promises.map(|(ino, promised)| (*ino, &promised.dir_entry))
     }
 }

@@ -29,7 +29,7 @@ fn shown(state: &State) -> Vec<String> {
         .iter()
         .filter(|record| !matches!(record, Record::Promise(..)))
         .map(|record| match record {
-            Record::WriteInode { ino, entry, .. } => format!("WriteInode {ino} {entry}"),
+            Record::WriteInode { ino, file, .. } => format!("WriteInode {ino} {file}"),
             record => format!("{record:?}"),
         })
         .collect();
@@ -42,7 +42,7 @@ fn shown(state: &State) -> Vec<String> {
 fn records_and_checkpoints_lead_to_the_same_state() {
     let mut state = State::new(0);
     let mut all = Vec::new();
-    let place = |name: &str| Place::new(2, name);
+    let dir_entry = |name: &str| DirEntry::new(2, name);
     let value = |text: &str| SecretValue::new(text);
     let now = SystemTime::now();
     let mut check = |state: &mut State, what: &str| {
@@ -64,86 +64,91 @@ fn records_and_checkpoints_lead_to_the_same_state() {
             "{what}: checkpoint"
         );
     };
-    let a = state.version(&place("A"), &value("one"), now);
+    let a = state.version(&dir_entry("A"), &value("one"), now);
     state.count_lookup(a);
     check(&mut state, "a version");
-    let own = state.create(&place("B"), &opener(7));
-    let handle = state.open_writer(own, &opener(7), 10);
-    state.count_lookup(own);
+    let write_ino = state.create(&dir_entry("B"), &opener(7));
+    let handle = state.open_writer(write_ino, &opener(7), 10);
+    state.count_lookup(write_ino);
     state.write(handle, 11, 0, b"hello");
-    state.sync(own);
+    state.sync(write_ino);
     state.write(handle, 12, 5, b" you");
     check(&mut state, "a new file that is being written");
-    let entry = state.entry_of(own).unwrap();
-    state.move_pending(entry, &place("C"));
+    let file = state.file_of(write_ino).unwrap();
+    state.move_pending(file, &dir_entry("C"));
     check(&mut state, "moved");
-    assert_eq!(state.close(own), [own]);
-    let changes = state.buffer(own).unwrap().changes;
-    state.publish(entry, &place("C"));
-    state.committed(own, changes);
-    state.end_commit(own);
+    assert_eq!(state.close(write_ino), [write_ino]);
+    let changes = state.buffer(write_ino).unwrap().changes;
+    state.publish(file, &dir_entry("C"));
+    state.committed(write_ino, changes);
+    state.end_commit(write_ino);
     check(&mut state, "committed");
     assert_eq!(state.release(handle, |_| true), None);
-    state.forget(own, 1);
+    state.forget(write_ino, 1);
     check(&mut state, "released and forgotten");
-    let scratch = state.create_scratch(&place(".x"), &opener(8), b"\xff\xfe");
+    let scratch = state.create_scratch(&dir_entry(".x"), &opener(8), b"\xff\xfe");
     let handle = state.open_writer(scratch, &opener(8), 20);
     check(&mut state, "scratch");
-    state.rename(&place(".x"), &place(".y"));
-    state.unlink(&place(".y"));
+    state.rename(&dir_entry(".x"), &dir_entry(".y"));
+    state.unlink(&dir_entry(".y"));
     check(&mut state, "an unlinked scratch file");
     state.release(handle, |_| true);
     check(&mut state, "gone");
-    assert!(state.node(scratch).is_none());
-    state.ask_to_retry(5, &place("A"), true);
-    let promise = state.promise(&place("D"));
+    assert!(state.inode(scratch).is_none());
+    state.expect_retry(5, &dir_entry("A"), true);
+    let promise = state.promise(&dir_entry("D"));
     check(&mut state, "a retry and a promise");
     state.end_retries(5);
     state.forget(promise, 1);
-    let entry = state.entry_at(&place("A"));
-    let own = state.new_write_inode(entry, Err(Missing::Unknown));
-    let handle = state.open_writer(own, &opener(9), 30);
-    state.supply_base(own, Ok(value("base")));
-    state.taint(own, libc::EFBIG);
-    state.set_len(own, 0).unwrap();
-    state.kill(own);
+    let file = state.file_at(&dir_entry("A"));
+    let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
+    let handle = state.open_writer(write_ino, &opener(9), 30);
+    state.supply_base(write_ino, Ok(value("base")));
+    state.taint(write_ino, libc::EFBIG);
+    state.set_len(write_ino, 0).unwrap();
+    state.kill(write_ino);
     state.set_buffer_mtime(
-        own,
+        write_ino,
         SystemTime::UNIX_EPOCH - std::time::Duration::from_millis(1),
     );
     check(&mut state, "a killed writer");
     state.release(handle, |_| false);
-    state.unlink(&place("A"));
+    state.unlink(&dir_entry("A"));
     check(&mut state, "its end");
     state.forget(a, 1);
     assert!(
-        state.node(a).is_none(),
+        state.inode(a).is_none(),
         "a version that the kernel has forgotten and no name leads to"
     );
 }
 
 #[test]
 fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
-    let place = Place::new(2, "A");
+    let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
-    let entry = state.entry_at(&place);
-    let own = state.new_write_inode(entry, Err(Missing::Unknown));
-    state.count_lookup(own);
-    state.vanish(&place);
+    let file = state.file_at(&dir_entry);
+    let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
+    state.count_lookup(write_ino);
+    state.vanish(&dir_entry);
     let restored_from = |records| {
         let mut next = restored(records).state;
-        let handle = next.open_writer(own, &opener(7), 10);
-        assert!(next.is_pending(&place));
-        next.view(own);
+        let handle = next.open_writer(write_ino, &opener(7), 10);
+        assert!(next.is_pending(&dir_entry));
+        next.view(write_ino);
         next.write(handle, 11, 0, b"new");
-        next.kill(own);
+        next.kill(write_ino);
         next.release(handle, |_| false);
         assert_eq!(
-            next.buffer(own).unwrap().data.as_ref().unwrap().as_bytes(),
+            next.buffer(write_ino)
+                .unwrap()
+                .data
+                .as_ref()
+                .unwrap()
+                .as_bytes(),
             b"new"
         );
         let next = restored(next.checkpoint()).state;
-        assert!(next.write_inode(own).unwrap().is_viewed);
+        assert!(next.write_inode(write_ino).unwrap().is_viewed);
     };
     restored_from(state.checkpoint());
     restored_from(state.take_records());
@@ -151,54 +156,54 @@ fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
 
 #[test]
 fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
-    let (a, b) = (Place::new(2, "A"), Place::new(2, "B"));
+    let (a, b) = (DirEntry::new(2, "A"), DirEntry::new(2, "B"));
     let mut state = State::new(0);
     let version = state.version(&a, &SecretValue::new("one"), SystemTime::now());
     state.count_lookup(version);
     state.rename(&a, &b);
     let promise = state.promise(&b);
-    assert_eq!(promise, a.number());
+    assert_eq!(promise, a.hashed_ino());
     state.forget(version, 1);
     // Nothing else is known of that file any more.
     assert_ne!(state.promise(&a), promise);
     state.unlink(&a);
-    assert_eq!(state.promised(promise).unwrap().place, b);
+    assert_eq!(state.promised(promise).unwrap().dir_entry, b);
 }
 
 #[test]
 fn a_thread_finds_the_name_that_it_asked_for_last() {
-    let place = Place::new(2, "A");
+    let dir_entry = DirEntry::new(2, "A");
     let mut state = State::new(0);
-    state.ask_to_retry(5, &place, false);
-    state.retry_missed(5, &place);
-    assert!(!state.retry(5, &place).unwrap().to_write);
-    state.ask_to_retry_anywhere(5, true);
-    assert!(state.retry(5, &place).unwrap().to_write);
-    state.retry_missed(5, &place);
-    state.retry_missed(5, &place);
-    assert!(state.retry(5, &place).is_none());
+    state.expect_retry(5, &dir_entry, false);
+    state.retry_missed(5, &dir_entry);
+    assert!(!state.retry(5, &dir_entry).unwrap().to_write);
+    state.expect_retry_of_any_name(5, true);
+    assert!(state.retry(5, &dir_entry).unwrap().to_write);
+    state.retry_missed(5, &dir_entry);
+    state.retry_missed(5, &dir_entry);
+    assert!(state.retry(5, &dir_entry).is_none());
 }
 
 #[test]
 fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
     let mut state = State::new(0);
     for n in 0..1000 {
-        let place = Place::new(2, &format!("F{n}"));
-        let own = state.create(&place, &opener(1));
-        let handle = state.open_writer(own, &opener(1), n);
-        state.count_lookup(own);
-        let entry = state.entry_of(own).unwrap();
-        for own in state.close(own) {
-            let changes = state.buffer(own).unwrap().changes;
-            state.publish(entry, &place);
-            state.committed(own, changes);
-            state.end_commit(own);
+        let dir_entry = DirEntry::new(2, &format!("F{n}"));
+        let write_ino = state.create(&dir_entry, &opener(1));
+        let handle = state.open_writer(write_ino, &opener(1), n);
+        state.count_lookup(write_ino);
+        let file = state.file_of(write_ino).unwrap();
+        for write_ino in state.close(write_ino) {
+            let changes = state.buffer(write_ino).unwrap().changes;
+            state.publish(file, &dir_entry);
+            state.committed(write_ino, changes);
+            state.end_commit(write_ino);
         }
         state.release(handle, |_| true);
-        let version = state.version(&place, &SecretValue::new("x"), SystemTime::now());
+        let version = state.version(&dir_entry, &SecretValue::new("x"), SystemTime::now());
         state.count_lookup(version);
-        state.unlink(&place);
-        state.forget(own, 1);
+        state.unlink(&dir_entry);
+        state.forget(write_ino, 1);
         state.forget(version, 1);
     }
     state.take_records();
@@ -209,7 +214,7 @@ fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
 const GOLDEN: &str = include_str!("golden.in");
 
 fn samples() -> Vec<Record> {
-    let place = || Place::new(2, "NAME");
+    let dir_entry = || DirEntry::new(2, "NAME");
     let at = |seconds: i64| {
         let since = std::time::Duration::new(seconds.unsigned_abs(), 5);
         Timestamp::from(match seconds < 0 {
@@ -219,40 +224,40 @@ fn samples() -> Vec<Record> {
     };
     let bytes = || crate::secret::SecretBuffer::new(b"b\xff");
     let mut state = State::new(0);
-    let own = state.create(&place(), &opener(7));
-    state.set_buffer_mtime(own, SystemTime::UNIX_EPOCH);
-    let scratch = state.create_scratch(&Place::new(2, ".s"), &opener(8), b"s");
-    let entry = state.entry_of(scratch).unwrap();
+    let write_ino = state.create(&dir_entry(), &opener(7));
+    state.set_buffer_mtime(write_ino, SystemTime::UNIX_EPOCH);
+    let scratch = state.create_scratch(&DirEntry::new(2, ".s"), &opener(8), b"s");
+    let file = state.file_of(scratch).unwrap();
     state.set_mtime(
-        entry,
+        file,
         77,
         SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(3),
     );
     let records = state.take_records().into_iter();
     let mut samples: Vec<Record> = records
-        .filter(|record| matches!(record, Record::Entry(_) | Record::Buffer(_)))
+        .filter(|record| matches!(record, Record::File(_) | Record::Buffer(_)))
         .collect();
     samples.extend([
         Record::Numbers(65_536),
-        Record::EntryGone(65_537),
+        Record::FileGone(65_537),
         Record::Version {
             ino: 65_538,
-            entry: 9,
+            file: 9,
             value: SecretValue::new("value"),
             mtime: at(1_700_000_000),
             changed_at: at(-2),
         },
         Record::WriteInode {
             ino: 3,
-            entry: 9,
+            file: 9,
             base: None,
         },
         Record::WriteInode {
             ino: 3,
-            entry: 9,
+            file: 9,
             base: Some(SecretValue::new("base")),
         },
-        Record::NodeGone(4),
+        Record::InodeGone(4),
         Record::Write {
             ino: 3,
             at: 300,
@@ -267,12 +272,12 @@ fn samples() -> Vec<Record> {
             request: 1 << 40,
             count: 6,
         },
-        Record::Promise(70_000, place()),
-        Record::Retry(1234, place(), true),
-        Record::Arrived(1234, place()),
+        Record::Promise(70_000, dir_entry()),
+        Record::Retry(1234, dir_entry(), true),
+        Record::RetryEnded(1234, dir_entry()),
         Record::Other(bytes()),
     ]);
-    let handle = state.open_writer(own, &opener(7), 10);
+    let handle = state.open_writer(write_ino, &opener(7), 10);
     let snapshot = state.open_snapshot(SecretValue::new("shown"), 12);
     assert!(state.handle(handle).is_some() && state.handle(snapshot).is_some());
     let opened = state.take_records().into_iter();
@@ -310,21 +315,21 @@ fn records_are_read_as_other_versions_of_the_program_wrote_them() {
 fn an_inode_that_the_kernel_is_just_looking_up_anew_outlives_the_forget_of_earlier_servers_lookups()
 {
     let mut state = State::new(0);
-    let place = Place::new(2, "A");
-    let version = state.version(&place, &SecretValue::new("x"), SystemTime::now());
+    let dir_entry = DirEntry::new(2, "A");
+    let version = state.version(&dir_entry, &SecretValue::new("x"), SystemTime::now());
     (0..6).for_each(|_| state.count_lookup(version));
     let mut next = restored(state.checkpoint()).state;
     // One that the kernel forgets with the six before it, and one whose answer is on its way to the kernel.
     next.count_lookup(version);
     next.count_lookup(version);
     next.forget(version, 7);
-    assert!(next.node(version).is_some());
+    assert!(next.inode(version).is_some());
     // In time, inodes of earlier servers go, or they would add up.
     for n in 0..5000 {
-        let place = Place::new(2, &format!("F{n}"));
-        let other = next.version(&place, &SecretValue::new("x"), SystemTime::now());
+        let dir_entry = DirEntry::new(2, &format!("F{n}"));
+        let other = next.version(&dir_entry, &SecretValue::new("x"), SystemTime::now());
         next.restored(other);
         next.forget(other, 1);
     }
-    assert!(next.node(version).is_none());
+    assert!(next.inode(version).is_none());
 }

@@ -2,24 +2,24 @@
 
 use std::time::SystemTime;
 
-use super::inode::{Buffer, Handle, Missing, Node, Opener, WriteInode};
+use super::inode::{Buffer, Handle, Inode, Opener, Unavailable, WriteInode};
 use super::record::{BufferRecord, HandleRecord, Record};
 use super::state::State;
 use crate::secret::{SecretBuffer, SecretValue};
 
 impl State {
-    /// A writer's inode.
+    /// The write inode of this number.
     pub fn write_inode(&self, ino: u64) -> Option<&WriteInode> {
-        match self.nodes.get(&ino)? {
-            Node::Write(node) => Some(node),
-            Node::Version(_) => None,
+        match self.inodes.get(&ino)? {
+            Inode::Write(inode) => Some(inode),
+            Inode::Version(_) => None,
         }
     }
 
     pub(super) fn write_inode_mut(&mut self, ino: u64) -> Option<&mut WriteInode> {
-        match self.nodes.get_mut(&ino)? {
-            Node::Write(node) => Some(node),
-            Node::Version(_) => None,
+        match self.inodes.get_mut(&ino)? {
+            Inode::Write(inode) => Some(inode),
+            Inode::Version(_) => None,
         }
     }
 
@@ -32,26 +32,26 @@ impl State {
         self.write_inode_mut(ino)?.buffer.as_mut()
     }
 
-    /// A new inode of a file for one opener, to write or to read what the file holds now.
-    pub fn new_write_inode(&mut self, entry: u64, base: Result<SecretValue, Missing>) -> u64 {
-        let ino = self.number();
+    /// A new write inode of a file for one opener, who may write, or only read what the file holds now.
+    pub fn new_write_inode(&mut self, file: u64, base: Result<SecretValue, Unavailable>) -> u64 {
+        let ino = self.next_number();
         self.record(Record::WriteInode {
             ino,
-            entry,
+            file,
             base: base.clone().ok(),
         });
-        self.put_write_inode(ino, entry, base);
+        self.put_write_inode(ino, file, base);
         ino
     }
 
     pub(super) fn put_write_inode(
         &mut self,
         ino: u64,
-        entry: u64,
-        base: Result<SecretValue, Missing>,
+        file: u64,
+        base: Result<SecretValue, Unavailable>,
     ) {
-        let node = WriteInode {
-            entry,
+        let inode = WriteInode {
+            file,
             base,
             buffer: None,
             writers: 0,
@@ -60,22 +60,22 @@ impl State {
             is_viewed: false,
             changed_at: SystemTime::now(),
         };
-        self.add_node(ino, entry, Node::Write(node));
+        self.add_inode(ino, file, Inode::Write(inode));
     }
 
-    /// An inode without a buffer is opened to read what its file held.
+    /// A write inode without a buffer is opened to read: it gives its base, and is never written to.
     pub fn read_base(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.is_read = true;
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.is_read = true;
         }
     }
 
-    /// An inode with a buffer is opened to read.
+    /// A write inode with a buffer is opened to read: the reader sees what is written.
     pub fn view(&mut self, ino: u64) {
-        if let Some(node) = self.write_inode_mut(ino)
-            && !node.is_viewed
+        if let Some(inode) = self.write_inode_mut(ino)
+            && !inode.is_viewed
         {
-            node.is_viewed = true;
+            inode.is_viewed = true;
             self.record(Record::Viewed(ino));
         }
     }
@@ -83,13 +83,13 @@ impl State {
     // Buffers.
 
     pub(super) fn start_buffer(&mut self, ino: u64, opener: &Opener) {
-        let Some(node) = self.write_inode_mut(ino) else {
+        let Some(inode) = self.write_inode_mut(ino) else {
             return;
         };
-        match &mut node.buffer {
+        match &mut inode.buffer {
             None => {
-                node.buffer = Some(Buffer {
-                    data: node
+                inode.buffer = Some(Buffer {
+                    data: inode
                         .base
                         .as_ref()
                         .map(|base| SecretBuffer::new(base.as_bytes()))
@@ -105,7 +105,7 @@ impl State {
                 });
             }
             // Nobody else has it open to write, so it belongs to this opener from now on.
-            Some(buffer) if buffer.is_closed || buffer.is_killed || node.writers == 0 => {
+            Some(buffer) if buffer.is_closed || buffer.is_killed || inode.writers == 0 => {
                 buffer.opener = opener.clone();
                 buffer.is_flushed = false;
                 buffer.is_closed = false;
@@ -126,17 +126,17 @@ impl State {
     /// Opens an inode to write.
     pub fn open_writer(&mut self, ino: u64, opener: &Opener, request: u64) -> u64 {
         self.start_buffer(ino, opener);
-        let vanished = self.entry_of(ino).filter(|number| {
-            let entry = self.entries.get(number);
-            entry.is_some_and(|entry| entry.has_vanished && entry.place.is_none())
+        let vanished = self.file_of(ino).filter(|number| {
+            let file = self.files.get(number);
+            file.is_some_and(|file| file.has_vanished && file.dir_entry.is_none())
         });
-        if let Some(entry) = vanished
-            && let Some(place) = self.last_place(ino).cloned()
+        if let Some(file) = vanished
+            && let Some(dir_entry) = self.last_dir_entry(ino).cloned()
         {
             if self.buffer(ino).is_some_and(Buffer::is_unknown) {
                 self.supply_base(ino, Ok(SecretValue::new("")));
             }
-            self.pend(entry, &place, ino, opener.process);
+            self.make_pending(file, &dir_entry, ino, opener.process);
         }
         let handle = Handle::Write {
             ino,
@@ -152,7 +152,7 @@ impl State {
     }
 
     fn open(&mut self, handle: Handle) -> u64 {
-        let number = self.number();
+        let number = self.next_number();
         self.record(Record::Handle(number, HandleRecord::of(&handle)));
         self.put_handle(number, handle);
         number
@@ -160,9 +160,9 @@ impl State {
 
     pub(super) fn put_handle(&mut self, number: u64, handle: Handle) {
         if let Handle::Write { ino, .. } = handle
-            && let Some(node) = self.write_inode_mut(ino)
+            && let Some(inode) = self.write_inode_mut(ino)
         {
-            node.writers += 1;
+            inode.writers += 1;
         }
         self.handles.insert(number, handle);
     }
@@ -189,7 +189,7 @@ impl State {
         }
     }
 
-    pub(super) fn touch(&mut self, ino: u64) {
+    pub(super) fn mark_dirty(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino) {
             buffer.changes += 1;
             self.record_buffer(ino);
@@ -198,12 +198,12 @@ impl State {
 
     /// Sets what a writer's file held, which was not known at its open. A buffer that was truncated to nothing before
     /// keeps what was written since.
-    pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Missing>) {
-        let Some(node) = self.write_inode_mut(ino) else {
+    pub fn supply_base(&mut self, ino: u64, base: Result<SecretValue, Unavailable>) {
+        let Some(inode) = self.write_inode_mut(ino) else {
             return;
         };
-        node.base = base.clone();
-        let is_missing = node
+        inode.base = base.clone();
+        let is_missing = inode
             .buffer
             .as_ref()
             .is_some_and(|buffer| buffer.data.is_err());
@@ -237,14 +237,14 @@ impl State {
     }
 
     pub(super) fn write_bytes(&mut self, ino: u64, at: usize, bytes: &[u8]) {
-        if let Some(node) = self.write_inode_mut(ino)
-            && let Some(buffer) = &mut node.buffer
+        if let Some(inode) = self.write_inode_mut(ino)
+            && let Some(buffer) = &mut inode.buffer
             && let Ok(data) = &mut buffer.data
         {
             data.write_at(at, bytes);
             buffer.changes += 1;
             buffer.is_flushed = false;
-            node.changed_at = SystemTime::now();
+            inode.changed_at = SystemTime::now();
             let bytes = SecretBuffer::new(bytes);
             self.record(Record::Write {
                 ino,
@@ -258,7 +258,7 @@ impl State {
     ///
     /// # Errors
     /// Why the bytes before that are not known.
-    pub fn set_len(&mut self, ino: u64, len: usize) -> Result<(), Missing> {
+    pub fn set_len(&mut self, ino: u64, len: usize) -> Result<(), Unavailable> {
         let Some(buffer) = self.buffer_mut(ino) else {
             return Ok(());
         };
@@ -269,8 +269,8 @@ impl State {
         }
         buffer.changes += 1;
         buffer.is_flushed = false;
-        if let Some(node) = self.write_inode_mut(ino) {
-            node.changed_at = SystemTime::now();
+        if let Some(inode) = self.write_inode_mut(ino) {
+            inode.changed_at = SystemTime::now();
         }
         self.record(Record::SetLen {
             ino,
@@ -282,7 +282,7 @@ impl State {
     /// Marks a buffer as failed: nothing of it may be committed unless it is truncated to nothing.
     pub fn taint(&mut self, ino: u64, errno: i32) {
         if let Some(buffer) = self.buffer_mut(ino) {
-            buffer.data = Err(Missing::Failed(errno));
+            buffer.data = Err(Unavailable::Failed(errno));
             buffer.changes += 1;
             self.record(Record::Tainted(ino, errno));
         }
@@ -291,7 +291,7 @@ impl State {
     /// Remembers what a buffer holds at fsync, so that a rename can commit it at once.
     pub fn sync(&mut self, ino: u64) {
         if let Some(buffer) = self.buffer_mut(ino)
-            && buffer.is_touched()
+            && buffer.is_dirty()
             && let Ok(data) = &buffer.data
         {
             buffer.synced = Some(SecretBuffer::new(data.as_bytes()));

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use simpletuner_live::live::{AttrChange, Opened};
-use simpletuner_live::process::Ending;
+use simpletuner_live::process::ExitState;
 
 use crate::kernel::{Pin, Told, World, turn};
 use crate::processes::File;
@@ -128,15 +128,15 @@ impl World {
             unreachable!()
         };
         self.learn(&found);
-        let pin = self.pin(found.node);
+        let pin = self.pin(found.nodeid);
         // fuser gives the inode's number here, which stays until the first GETATTR.
         self.kernel
             .borrow_mut()
             .inodes
-            .get_mut(&found.node)
+            .get_mut(&found.nodeid)
             .unwrap()
-            .ino = found.node;
-        self.put_name(name, found.node, false, epoch);
+            .ino = found.nodeid;
+        self.put_name(name, found.nodeid, false, epoch);
         let file = self.new_file(&pin, opened, flags);
         let how = (true, true, flags & libc::O_TRUNC != 0);
         self.reference(|reference| reference.opened_to_write(file, pid, name, how, since));
@@ -216,9 +216,9 @@ impl World {
             let mut table = self.table.lock();
             let proc = table.procs.get_mut(&pid).unwrap();
             proc.end = Some(if killed {
-                Ending::Killed
+                ExitState::Killed
             } else {
-                Ending::Exited
+                ExitState::Exited
             });
             proc.fds.keys().copied().collect()
         };

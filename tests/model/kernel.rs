@@ -285,7 +285,7 @@ impl World {
     /// What an answer says of an inode; it counts as a lookup.
     pub fn learn(&self, found: &Found) {
         let mut kernel = self.kernel.borrow_mut();
-        let inode = kernel.inodes.entry(found.node).or_default();
+        let inode = kernel.inodes.entry(found.nodeid).or_default();
         inode.lookups += 1;
         inode.size = found.attr.size;
         inode.attr_is_valid = !found.attr.valid.is_zero();
@@ -321,20 +321,20 @@ impl World {
                 .dentries
                 .get(name)
                 .map(|dentry| (dentry.node, dentry.epoch));
-            known.filter(|(node, _)| *node == found.node)
+            known.filter(|(node, _)| *node == found.nodeid)
         };
         if self.kernel.borrow().in_lookup.contains(name) {
-            return self.serve(|server| server.forget(found.node, 1));
+            return self.serve(|server| server.forget(found.nodeid, 1));
         }
         self.learn(found);
         let epoch = known.map_or(epoch, |(_, epoch)| epoch);
         // A listing shows what a backend gave last, however old, for a second. That is over at once here; for all other
         // names it never is, though they are to be right.
         let is_valid = !found.valid.is_zero() && name != "R";
-        if let Some(inode) = self.kernel.borrow_mut().inodes.get_mut(&found.node) {
+        if let Some(inode) = self.kernel.borrow_mut().inodes.get_mut(&found.nodeid) {
             inode.attr_is_valid &= is_valid;
         }
-        self.put_name(name, found.node, is_valid, epoch);
+        self.put_name(name, found.nodeid, is_valid, epoch);
     }
 
     // The folder's lock.
@@ -421,17 +421,17 @@ impl World {
         turn().await;
         let lookup = Request::Lookup(self.dir, name.into());
         let is_same = match self.request(tid, lookup).await {
-            Ok(Answer::Entry(found)) if found.node == dentry.node => {
+            Ok(Answer::Entry(found)) if found.nodeid == dentry.node => {
                 self.learn(&found);
                 if let Some(dentry) = self.kernel.borrow_mut().dentries.get_mut(name)
-                    && dentry.node == found.node
+                    && dentry.node == found.nodeid
                 {
                     dentry.is_valid = !found.valid.is_zero();
                 }
                 true
             }
             Ok(Answer::Entry(found)) => {
-                self.serve(|server| server.forget(found.node, 1));
+                self.serve(|server| server.forget(found.nodeid, 1));
                 false
             }
             _ => false,
@@ -464,8 +464,8 @@ impl World {
         match reply {
             Ok(Answer::Entry(found)) => {
                 self.learn(&found);
-                let pin = self.pin(found.node);
-                self.put_name(name, found.node, !found.valid.is_zero(), epoch);
+                let pin = self.pin(found.nodeid);
+                self.put_name(name, found.nodeid, !found.valid.is_zero(), epoch);
                 Ok(Some(pin))
             }
             Err(libc::ENOENT) => Ok(None),

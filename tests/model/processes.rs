@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
-use simpletuner_live::process::{Ending, Process, Processes};
+use simpletuner_live::process::{ExitState, Process, Processes};
 
 use crate::Broken;
 
@@ -32,7 +32,7 @@ pub struct Proc {
     parent: u32,
     /// Its descriptors; the values are numbers of open files.
     pub fds: BTreeMap<u32, u64>,
-    pub end: Option<Ending>,
+    pub end: Option<ExitState>,
 }
 
 #[derive(Default)]
@@ -134,15 +134,15 @@ impl Processes for Table {
         }
     }
 
-    fn ending(&self, tid: u32) -> Ending {
+    fn exit_state(&self, tid: u32) -> ExitState {
         let inner = self.lock();
         let end = match inner.of(tid) {
-            Some(proc) => proc.end.unwrap_or(Ending::No),
-            None => Ending::Gone,
+            Some(proc) => proc.end.unwrap_or(ExitState::Running),
+            None => ExitState::Gone,
         };
         match end {
-            Ending::Killed | Ending::Gone if self.broken == Broken::KilledCountAsEnded => {
-                Ending::Exited
+            ExitState::Killed | ExitState::Gone if self.broken == Broken::KilledCountAsEnded => {
+                ExitState::Exited
             }
             end => end,
         }

@@ -9,13 +9,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use simpletuner_live::hardware::{Hardware, Loaded};
+use simpletuner_live::hardware::{ConfiguredPrices, Hardware};
 use simpletuner_live::live::{
     AttrChange, AttrChanged, Caller, Commits, Found, OpError, Opened, Owner, Parts, Tree, WaitOn,
 };
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::secret::SealingKey;
-use simpletuner_live::versions::Place;
+use simpletuner_live::versions::DirEntry;
 
 use crate::Broken;
 use crate::processes::Table;
@@ -57,12 +57,12 @@ pub type Reply = Result<Answer, i32>;
 
 enum Closing {
     Close(u64, Caller, u64),
-    Release(u64, Option<Place>),
+    Release(u64, Option<DirEntry>),
 }
 
 enum Storing {
     /// The request that is answered then, or the name whose readers may wait for it.
-    Commit(Option<u64>, Commits, Option<Place>),
+    Commit(Option<u64>, Commits, Option<DirEntry>),
     Work(u64, Caller, Request),
 }
 
@@ -122,7 +122,10 @@ impl Server {
             .with_provider(store.clone())
             .with_provider(backend.clone())
             .build();
-        let hardware = Hardware::in_registry(manager.caches(), Box::new(|| Loaded::Table(None)));
+        let hardware = Hardware::in_registry(
+            manager.caches(),
+            Box::new(|| ConfiguredPrices::Current(None)),
+        );
         let parts = Parts {
             manager,
             hardware: Arc::new(hardware),
@@ -238,8 +241,8 @@ impl Server {
     }
 
     pub fn release(&mut self, handle: u64) {
-        let settles = self.tree.begin_release(handle);
-        self.closing.push_back(Closing::Release(handle, settles));
+        let releasing = self.tree.begin_release(handle);
+        self.closing.push_back(Closing::Release(handle, releasing));
     }
 
     pub fn refuse_write(&self, handle: u64) {
@@ -335,15 +338,15 @@ impl Server {
         }
     }
 
-    fn settled(&mut self, place: Option<Place>) {
-        if let Some(place) = place {
-            self.tree.settled(&place);
-            self.woken.lock().unwrap().push(WaitOn::Write(place));
+    fn end_release(&mut self, dir_entry: Option<DirEntry>) {
+        if let Some(dir_entry) = dir_entry {
+            self.tree.end_release(&dir_entry);
+            self.woken.lock().unwrap().push(WaitOn::Write(dir_entry));
         }
     }
 
-    fn commit_released(&mut self, commits: Commits, settles: Option<Place>) {
-        let commit = Storing::Commit(None, commits, settles);
+    fn commit_released(&mut self, commits: Commits, releasing: Option<DirEntry>) {
+        let commit = Storing::Commit(None, commits, releasing);
         self.storing.push_back(commit);
     }
 
@@ -360,9 +363,9 @@ impl Server {
                         .push_back(Storing::Commit(Some(id), commits, None)),
                 }
             }
-            Some(Closing::Release(handle, settles)) => {
+            Some(Closing::Release(handle, releasing)) => {
                 let commits = self.tree.release(handle);
-                self.commit_released(commits, settles);
+                self.commit_released(commits, releasing);
             }
         }
         self.wake();
@@ -384,20 +387,20 @@ impl Server {
                 let reply = result.map(|()| Answer::Done).map_err(errno);
                 self.answer(id, reply);
             }
-            Some(Storing::Commit(id, commits, settles)) => {
-                let (mut all, mut ends) = (vec![commits], vec![(id, settles)]);
+            Some(Storing::Commit(id, commits, releasing)) => {
+                let (mut all, mut ends) = (vec![commits], vec![(id, releasing)]);
                 while let Some(Storing::Commit(..)) = self.storing.front()
-                    && let Some(Storing::Commit(id, commits, settles)) = self.storing.pop_front()
+                    && let Some(Storing::Commit(id, commits, releasing)) = self.storing.pop_front()
                 {
                     all.push(commits);
-                    ends.push((id, settles));
+                    ends.push((id, releasing));
                 }
                 let results = self.tree.commit(&all);
-                for ((id, settles), result) in ends.into_iter().zip(results) {
+                for ((id, releasing), result) in ends.into_iter().zip(results) {
                     if let Some(id) = id {
                         self.answer_commit(id, result);
                     }
-                    self.settled(settles);
+                    self.end_release(releasing);
                 }
             }
         }
@@ -457,6 +460,6 @@ impl Server {
         let found = self
             .tree
             .lookup(&caller, simpletuner_live::live::ROOT, "secrets", false);
-        found.unwrap().node
+        found.unwrap().nodeid
     }
 }
