@@ -24,11 +24,16 @@ use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
 use crate::settings::Settings;
+use crate::sync;
 use begin::begin;
 use upgrading::Upgrading;
 
 /// How often the keeper checks the server's heartbeat.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a server that is asked to end before it is ready has to become so.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// How often the keeper looks meanwhile.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(5);
 /// After this many servers in a row that failed to begin, the keeper pauses before the next one.
 const MAX_QUICK_RESTARTS: u32 = 5;
 /// The first pause between two servers; it doubles with each further failure.
@@ -213,18 +218,25 @@ impl Keeper {
 
     /// Waits until the mount's first server answers; an error if it fails, because then nothing is mounted.
     fn wait_until_ready(&mut self) -> Result<()> {
+        let mut end_at: Option<Instant> = None;
         loop {
+            if end_at.is_some_and(|end_at| Instant::now() >= end_at) {
+                let why = "the daemon was asked to end before it was ready";
+                self.server.kill(why);
+                return Err(Error::Settings(why.into()));
+            }
             match self.wait(CHECK_INTERVAL) {
                 Wakeup::Message(ToKeeper::Ready) => {
                     self.server_is_ready();
                     return Ok(());
                 }
                 Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {
-                    let why = "the daemon was asked to end before it was ready";
-                    self.server.kill(why);
-                    return Err(Error::Settings(why.into()));
+                // The server may answer already, and its message be on the way.
+                Wakeup::UnmountSignal => {
+                    end_at.get_or_insert(Instant::now() + END_GRACE);
+                    sync::sleep(SIGNAL_PAUSE);
                 }
+                Wakeup::Message(ToKeeper::Unmount) => end_at = Some(Instant::now()),
                 Wakeup::ServerEnded => return Err(Error::Settings(self.server.reap().reason)),
                 _ => {}
             }
@@ -254,9 +266,6 @@ impl Keeper {
                 continue;
             }
             let is_ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-            if is_ready(0) {
-                return Wakeup::UnmountSignal;
-            }
             if is_ready(1) {
                 let _ = rustix::io::read(&self.signals.upgrade, &mut [0; 16]);
                 return Wakeup::UpgradeSignal;
@@ -265,6 +274,10 @@ impl Keeper {
                 && let Ok(Some(message)) = self.server.channel.receive()
             {
                 return Wakeup::Message(message);
+            }
+            // After the server's messages: one of them may say that it is ready. The signal is never taken from its pipe.
+            if is_ready(0) {
+                return Wakeup::UnmountSignal;
             }
             if is_ready(3) {
                 return Wakeup::ServerEnded;
