@@ -12,6 +12,7 @@ use super::chain::Chain;
 use super::row::RowFields;
 use crate::audit::timestamp;
 use crate::error::Result;
+use crate::sync::Mutex;
 
 /// How the details of such a row begin. SimpleTuner knows no event type for it, so one of its own serves.
 pub(super) const ANCHOR: &str = "{\"anchor\":";
@@ -99,8 +100,12 @@ impl AnchorTimer {
     }
 }
 
+/// Held from the look at the last anchor until the next one is written: at the end of a mount, several threads do this.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Names the last row of `of` in `into`, unless nothing but such rows was added since the last time.
 fn anchor(of: &Chain, into: &Chain, options: &AuditOptions) -> Result<()> {
+    let _turn = TURN.lock();
     let Some(end) = of.end(BUSY_TIMEOUT)? else {
         return Ok(());
     };

@@ -187,3 +187,27 @@ fn a_trail_that_is_a_view_is_refused() {
         assert!(error.to_string().contains("must be a table"), "{error}");
     }
 }
+
+#[test]
+fn threads_that_end_a_mount_at_once_name_the_other_trail_once() {
+    let trails = Trails::new();
+    trails.mount();
+    let chain = trails.options.change_chain();
+    trails.execute(
+        &chain,
+        "DELETE FROM audit_log WHERE details LIKE '{\"anchor\":%'",
+    );
+    let together = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                together.wait();
+                AnchorTimer::of_reads(&trails.options).run(&trails.options);
+            });
+        }
+    });
+    let connection = Connection::open(chain.path()).unwrap();
+    let anchors = "SELECT count(*) FROM audit_log WHERE details LIKE '{\"anchor\":%'";
+    let anchors = connection.query_row(anchors, [], |row| row.get::<_, i64>(0));
+    assert_eq!(anchors.unwrap(), 1);
+}
