@@ -19,7 +19,8 @@ pub enum Has {
 pub struct Remote {
     has: Mutex<Has>,
     calls: AtomicUsize,
-    is_open: Mutex<bool>,
+    /// How many calls are answered, in their order; the others wait.
+    answered: Mutex<usize>,
     opened: Condvar,
 }
 
@@ -28,7 +29,7 @@ impl Remote {
         Arc::new(Self {
             has: Mutex::new(has),
             calls: AtomicUsize::new(0),
-            is_open: Mutex::new(true),
+            answered: Mutex::new(usize::MAX),
             opened: Condvar::new(),
         })
     }
@@ -42,7 +43,7 @@ impl Remote {
     /// Blocks callers until the gate is dropped; the answer is the one at the time of the call.
     #[must_use]
     pub fn close(self: &Arc<Self>) -> Gate {
-        *self.is_open.lock().unwrap() = false;
+        *self.answered.lock().unwrap() = self.calls();
         Gate(self.clone())
     }
 }
@@ -50,9 +51,17 @@ impl Remote {
 /// Opens when it is dropped, so that a test that fails meanwhile does not hang.
 pub struct Gate(Arc<Remote>);
 
+impl Gate {
+    /// Lets the first call through that waits.
+    pub fn let_one_through(&self) {
+        *self.0.answered.lock().unwrap() += 1;
+        self.0.opened.notify_all();
+    }
+}
+
 impl Drop for Gate {
     fn drop(&mut self) {
-        *self.0.is_open.lock().unwrap() = true;
+        *self.0.answered.lock().unwrap() = usize::MAX;
         self.0.opened.notify_all();
     }
 }
@@ -63,11 +72,10 @@ impl KeyedSource for Remote {
     }
     fn get(&self, _name: &SecretName) -> Result<Option<Provided>> {
         let has = *self.has.lock().unwrap();
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        let mut is_open = self.is_open.lock().unwrap();
-        while !*is_open {
-            is_open = self.opened.wait(is_open).unwrap();
-        }
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        let answered = self.answered.lock().unwrap();
+        let waits = |answered: &mut usize| call >= *answered;
+        drop(self.opened.wait_while(answered, waits).unwrap());
         match has {
             Has::Value(text) => Ok(Some(Provided::now(
                 SecretValue::new(text),
