@@ -2,6 +2,7 @@
 //! file, at most so many bytes, never blocking. Knows no content.
 
 mod groups;
+pub(crate) mod names;
 pub(crate) mod place;
 
 use std::io::Read;

@@ -10,16 +10,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use super::names::Names;
 use super::{groups, not_a_file};
 
-/// The kernel follows as many (MAXSYMLINKS).
-const MAX_LINKS: usize = 40;
 const FOLDER: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -253,12 +252,11 @@ fn walk(path: &Path, mount_points: &[PathBuf], follow_last: bool) -> io::Result<
         return Err(Errno::NOENT.into());
     }
     let path = std::path::absolute(path)?;
-    let mut rest = names_reversed(&path);
+    let mut rest = Names::of(&path);
     let mut folder = Folder::root()?;
     let mut here = PathBuf::from("/");
-    let mut links = 0;
     let mut missing = Vec::new();
-    while let Some(name) = rest.pop() {
+    while let Some(name) = rest.next() {
         if name == ".." {
             here.pop();
             if missing.pop().is_none() {
@@ -306,18 +304,14 @@ fn walk(path: &Path, mount_points: &[PathBuf], follow_last: bool) -> io::Result<
         let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
         if is_link && (follow_last || !is_last) {
             check(&stat, &here, folder.is_shared)?;
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(Errno::LOOP.into());
-            }
             let target = rustix::fs::readlinkat(&folder.fd, &name, Vec::new())?;
             let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+            rest.follow(&target)?;
             here.pop();
             if target.is_absolute() {
                 here = PathBuf::from("/");
                 folder = Folder::root()?;
             }
-            rest.extend(names_reversed(&target));
             continue;
         }
         if !is_last {
@@ -348,17 +342,6 @@ impl Place {
             stat,
         }
     }
-}
-
-fn names_reversed(path: &Path) -> Vec<OsString> {
-    path.components()
-        .rev()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some(OsString::from("..")),
-            _ => None,
-        })
-        .collect()
 }
 
 /// Checks one step of a path. Returns whether it is a sticky folder that others can write.
@@ -395,7 +378,7 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
             _ => writable(path),
         });
     }
-    // Whoever can write a folder may have linked another file of this user into it.
+    // Another user who can write the folder may have linked a file of this user into it.
     if is_in_shared && kind == FileType::RegularFile && stat.st_nlink > 1 {
         return Err(untrusted(format!(
             "{shown} has another name (a hard link), which another user may have made, so it is not used; remove it"
@@ -417,8 +400,8 @@ fn is_ours(uid: u32, is_in_shared: bool) -> bool {
     uid == me || uid == 0 || !is_in_shared && *UNMAPPED == Some(uid)
 }
 
-/// In a user namespace without root, root's files have this owner, as do those of all others who are not mapped.
-static UNMAPPED: LazyLock<Option<u32>> = LazyLock::new(|| {
+/// In a user namespace without root, root's files have this owner, as do those of all others that are not mapped.
+pub(crate) static UNMAPPED: LazyLock<Option<u32>> = LazyLock::new(|| {
     let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
     let all = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");

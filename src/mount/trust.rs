@@ -1,22 +1,21 @@
 //! Follows paths that no stranger can change: to a program that is about to run, and to the folder that root is about to
 //! mount on. Each step opens one name below the last descriptor, so what was checked is what is used.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::files::ACL;
+use crate::files::names::Names;
+use crate::files::place::UNMAPPED;
 
-/// The kernel follows as many (MAXSYMLINKS).
-const MAX_LINKS: usize = 40;
 /// Names a file without opening it: a named pipe, a device or a filesystem that hangs does not block.
 const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// The user as which a user namespace shows all those that it does not have, the machine's root among them.
-const OVERFLOW_USER: u32 = 65534;
 
 /// A file or folder, and its path without links.
 pub(super) struct Found {
@@ -29,21 +28,15 @@ pub(super) struct Found {
 #[derive(Clone, Copy)]
 pub(super) struct Trust {
     user: u32,
-    in_user_namespace: bool,
 }
 
 impl Trust {
     pub(super) fn of(user: u32) -> Self {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let everyone = ["0", "0", "4294967295"];
-        Self {
-            user,
-            in_user_namespace: !map.is_empty() && !map.split_whitespace().eq(everyone),
-        }
+        Self { user }
     }
 
     fn trusts(self, user: u32) -> bool {
-        user == self.user || user == 0 || self.in_user_namespace && user == OVERFLOW_USER
+        user == self.user || user == 0 || *UNMAPPED == Some(user)
     }
 
     fn names(self) -> String {
@@ -93,11 +86,11 @@ fn name_of(user: u32) -> String {
 }
 
 /// Whether its mode lets others than the owner write. The group does not count if it is the owner's own, which then has
-/// the owner's number; with an ACL, the group's bits are those of all whom the ACL names.
+/// the owner's number. With an ACL, the group's bits are those of all users that the ACL names.
 fn others_may_write(found: &Found, stat: &Stat) -> bool {
     let has_acl = || {
         let path = of_descriptor(&found.file);
-        rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0]).is_ok()
+        rustix::fs::getxattr(path, ACL, &mut [0_u8; 0]).is_ok()
     };
     stat.st_mode & 0o002 != 0
         || stat.st_mode & 0o020 != 0 && (stat.st_gid != stat.st_uid || has_acl())
@@ -130,9 +123,8 @@ pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<
         })
     };
     let mut here = root()?;
-    let mut rest = names_reversed(path);
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
+    let mut rest = Names::of(path);
+    while let Some(name) = rest.next() {
         let is_parent = name == "..";
         let named = match openat(&here.file, &name, NAMED, Mode::empty()) {
             Err(Errno::NOENT) if create => make_folder(&here.file, &name),
@@ -144,16 +136,12 @@ pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<
             trust.check_folder(&here, &name, &stat)?;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            links += 1;
             let target = readlinkat(&file, "", Vec::new()).map_err(|e| failed(path, e))?;
-            if links > MAX_LINKS {
-                return Err(failed(path, Errno::LOOP));
-            }
             let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
+            rest.follow(&target).map_err(|e| failed(path, e))?;
             if target.is_absolute() {
                 here = root()?;
             }
-            rest.extend(names_reversed(&target));
             continue;
         }
         here.file = file;
@@ -170,15 +158,6 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> std::result::Result<OwnedFd, E
         Ok(()) | Err(Errno::EXIST) => openat(parent, name, NAMED, Mode::empty()),
         Err(error) => Err(error),
     }
-}
-
-fn names_reversed(path: &Path) -> Vec<OsString> {
-    let name = |component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        _ => None,
-    };
-    path.components().rev().filter_map(name).collect()
 }
 
 /// Opens a program that `user` is about to run: a regular file of this user's or root's that nobody else can change or

@@ -1,19 +1,17 @@
 //! Resolves paths without accessing their target: if it were in this program's mount, the server would wait for itself.
 
-use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::files::names::Names;
 use crate::files::place::{self, Place};
 use crate::process::mountinfo;
 use crate::sync::{self, SMALL_STACK};
 
 /// How long a filesystem may take to read links.
 const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
-/// The kernel follows as many (MAXSYMLINKS).
-const MAX_LINKS: usize = 40;
 
 /// The default names of the secrets file in `~/.simpletuner`, in order.
 pub(crate) const DEFAULT_NAMES: [&str; 3] = ["secrets.json", "secrets.yaml", "secrets.yml"];
@@ -76,10 +74,9 @@ pub(crate) fn without_links(path: &Path) -> PathBuf {
 }
 
 fn resolve(path: &Path, mount_points: &[PathBuf]) -> Result<Resolved> {
-    let mut rest: Vec<OsString> = names_reversed(path);
+    let mut rest = Names::of(path);
     let mut here = PathBuf::from("/");
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
+    while let Some(name) = rest.next() {
         if name == ".." {
             here.pop();
             continue;
@@ -91,29 +88,14 @@ fn resolve(path: &Path, mount_points: &[PathBuf]) -> Result<Resolved> {
         let Ok(target) = std::fs::read_link(&here) else {
             continue;
         };
-        links += 1;
-        if links > MAX_LINKS {
-            let source = rustix::io::Errno::LOOP;
-            return Err(Error::io(format!("following {}", path.display()), source));
-        }
+        rest.follow(&target)
+            .map_err(|source| Error::io(format!("following {}", path.display()), source))?;
         here.pop();
         if target.is_absolute() {
             here = PathBuf::from("/");
         }
-        rest.extend(names_reversed(&target));
     }
     Ok(Resolved::Path(here))
-}
-
-fn names_reversed(path: &Path) -> Vec<OsString> {
-    path.components()
-        .rev()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some(OsString::from("..")),
-            _ => None,
-        })
-        .collect()
 }
 
 /// The path without `.` and `..`, computed from its text alone.

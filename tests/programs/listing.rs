@@ -91,7 +91,7 @@ fn a_watcher_of_a_folder_gets_each_change_by_its_name() {
 echo one > A; echo two > B
 inotifywait -m -q --format '%e %f' -e close_write -e moved_to -e moved_from -e delete -e create . > ~/out 2> ~/err &
 watch=$!
-# It watches when it tells of something.
+# inotifywait watches once it has reported the probe.
 until [ -s ~/out ]; do echo x > PROBE; sleep 0.01; done
 : > ~/seen; echo new > A; mv B A; rm A; echo last > LAST
 until grep -q 'CLOSE_WRITE.* LAST' ~/out; do sleep 0.01; done

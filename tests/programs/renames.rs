@@ -330,7 +330,7 @@ printf value > A; printf old > B; cd ~/.simpletuner
 inotifywait -m -q --format '%f' -e moved_to . > ~/out 2> ~/err &
 watch=$!
 probe() { echo > ~/.simpletuner/probe; mv ~/.simpletuner/probe ~/.simpletuner/$1; }
-# It watches when it tells of something.
+# inotifywait watches once it has reported the probe.
 until grep -q begin ~/out; do probe begin; sleep 0.01; done
 mv live/secrets/A live/secrets/B; probe end
 until grep -q end ~/out; do sleep 0.01; done

@@ -181,7 +181,7 @@ folder = os.path.expanduser('~/.simpletuner')
 lock = os.open(f'{folder}/secrets.json.lock', os.O_RDWR)
 fcntl.flock(lock, fcntl.LOCK_EX)
 watch = background(['inotifywait', '-m', '-q', '--format', '%f', '-e', 'moved_to', folder], stdout=subprocess.PIPE)
-# It watches when it tells of something.
+# inotifywait watches once it has reported the probe.
 def probe():
     put(f'{folder}/probe', ''); os.rename(f'{folder}/probe', f'{folder}/probed')
 os.set_blocking(watch.stdout.fileno(), False)

@@ -31,7 +31,7 @@ impl Lock {
         loop {
             let file = place::open_or_create(&lock, OFlags::RDWR).map_err(failed)?;
             let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
-            // Whoever can open it, can hold it.
+            // A user who can open the lock file can hold the lock.
             if stat.st_mode & 0o077 != 0 && stat.st_uid == rustix::process::geteuid().as_raw() {
                 let chmod = rustix::fs::fchmod(&file, Mode::from(0o600));
                 chmod.map_err(|errno| failed(errno.into()))?;
