@@ -55,7 +55,7 @@
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - `yaml`: YAML as PyYAML reads it, with the places of its entries
-//! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted
+//! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted; characters that do not show
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
 //! - `sync`: locks that are never poisoned, and threads; in the tests of shuttle, shuttle's

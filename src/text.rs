@@ -1,5 +1,9 @@
 //! Bytes as text: what files and backends hold is UTF-8, or refused with the word for what it is. Knows no format.
 
+mod printable;
+
+pub(crate) use printable::{is_hidden, printable};
+
 const BOM: &str = "\u{feff}";
 
 /// How files begin that a program has encrypted whole.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::process::printable;
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
+use crate::text::printable;
 use crate::users;
 
 /// How long a batch of rows waits for all its names together.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
-use crate::process::printable;
+use crate::text::printable;
 
 /// How often `tail -f` looks for new rows.
 const POLL_INTERVAL: Timespec = Timespec {

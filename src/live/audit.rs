@@ -86,7 +86,7 @@ impl Tree {
     /// Records that a caller was refused, and gives EACCES.
     pub(super) fn refuse(&self, caller: &Caller, what: &str) -> OpError {
         if let Some(audit) = &self.audit {
-            audit.record_refusal(caller.uid, caller.tid, &crate::process::printable(what));
+            audit.record_refusal(caller.uid, caller.tid, &crate::text::printable(what));
         }
         OpError::Errno(libc::EACCES)
     }

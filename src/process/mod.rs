@@ -12,14 +12,12 @@
 mod fields;
 pub(crate) mod heartbeat;
 pub(crate) mod mountinfo;
-mod printable;
 pub mod users;
 
 use std::fs;
 use std::io::ErrorKind;
 
 use fields::{Stat, Status, field, number};
-pub(crate) use printable::printable;
 
 /// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
 /// (SIGCHLD, say) must not interrupt: bash's `$(<file)` would break.
@@ -295,7 +293,9 @@ impl Processes for Proc {
 /// The name that the process or thread has given itself, up to 15 bytes, with control characters replaced.
 pub fn name_of(tid: u32) -> Option<String> {
     let status = Status::of(tid)?;
-    Some(printable(&String::from_utf8_lossy(status.field(b"Name:")?)))
+    Some(crate::text::printable(&String::from_utf8_lossy(
+        status.field(b"Name:")?,
+    )))
 }
 
 /// The id of the mount that a descriptor belongs to, from its `/proc/PID/fdinfo/N`.

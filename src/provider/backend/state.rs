@@ -8,6 +8,7 @@ use crate::provider::cached_source::CachedSource;
 use crate::provider::source_view::Rules;
 use crate::provider::{ListingState, View};
 use crate::secret::SecretName;
+use crate::text::is_hidden;
 
 /// The shortest pause between a failed attempt and the next.
 pub(super) const MIN_BACKOFF: Duration = Duration::from_secs(1);
@@ -141,22 +142,16 @@ impl State {
     }
 }
 
-/// The text with its control characters escaped: a server's message must not steer a terminal or forge a line of the log.
+/// The text with its hidden characters escaped, line ends as `\n`: a server's message must not steer a terminal or forge a line of the log.
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for c in text.chars() {
-        match is_control(c) {
+        match is_hidden(c) {
             true => printable.extend(c.escape_default()),
             false => printable.push(c),
         }
     }
     printable
-}
-
-/// Whether the character is a control character, or changes the direction of the text.
-fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -5,12 +5,17 @@
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() || is_invisible(c) {
+        match is_hidden(c) {
             true => shown.extend(c.escape_unicode()),
             false => shown.push(c),
         }
     }
     shown
+}
+
+/// Whether the character shows nothing itself, or changes how the text around it is shown.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control() || is_invisible(c)
 }
 
 /// `Default_Ignorable_Code_Point` of Unicode's DerivedCoreProperties, and the separators and annotations beside it.
