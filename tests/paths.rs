@@ -4,12 +4,11 @@
 mod support;
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::home::{is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end};
+use support::home::{is_mounted, is_root, mounts_below, ran, ready, signal, wait_for_the_end};
 use support::someone::Someone;
 use support::{wait_until, waits_for_the_mount};
 
@@ -162,12 +161,7 @@ fn after_umount_nothing_opens_through_an_old_descriptor_a_bind_or_another_namesp
                 "-c",
                 "echo; exec cat",
             ]);
-            let mut other = other
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            let other = ready(&mut other);
             ways.push(format!("cat /proc/{}/root{live}/secrets/K", other.id()));
             namespace = Some(other);
         }

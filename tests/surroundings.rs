@@ -3,14 +3,13 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
-use support::home::{BINARY, Home, is_mounted, is_root, ran, signal, wait_for_the_end};
+use support::home::{BINARY, Home, is_mounted, is_root, ran, ready, signal, wait_for_the_end};
 use support::wait_until;
 
 fn status(home: &Home) -> Value {
@@ -116,22 +115,9 @@ fn umount_names_the_processes_that_have_files_or_folders_of_the_mount_open() {
     home.run(&["mount"]).done();
     home.sh("printf v > ~/.simpletuner/live/secrets/K");
     let server = pids(&home)[1];
-    let hold = |script: &str| -> Child {
-        let mut child = home
-            .command("bash")
-            .args(["-c", &format!("{script}; echo; exec cat")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut line)
-            .unwrap();
-        child
+    let hold = |script: &str| {
+        let script = format!("{script}; echo; exec cat");
+        ready(home.command("bash").args(["-c", &script]))
     };
     let mut open = hold("exec 3< ~/.simpletuner/live/secrets/K");
     let mut there = hold("cd ~/.simpletuner/live/bundle");
@@ -180,18 +166,7 @@ fn umount_names_the_other_places_where_the_mount_is_visible() {
         "-c",
         "echo; exec cat",
     ]);
-    let mut other = other
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = [0];
-    other
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut line)
-        .unwrap();
+    let mut other = ready(&mut other);
     let said = umount(&home);
     assert!(
         said.contains(&format!("process {} (", other.id())),

@@ -89,9 +89,7 @@ pub(super) fn stopped(mount: &Mount) -> Vec<Daemon> {
 }
 
 fn all(open: impl Fn(u32) -> Option<Daemon>) -> Vec<Daemon> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(open).collect()
+    process::all_pids().filter_map(open).collect()
 }
 
 /// Lets the mount's processes go on that were stopped; returns whether there were any.

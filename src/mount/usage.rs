@@ -108,9 +108,7 @@ impl Search {
         for bind in self.new_mounts(mountinfo::own()) {
             self.report(Use::Bind(bind.point));
         }
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        for pid in all.filter(|pid| *pid != me) {
+        for pid in process::all_pids().filter(|pid| *pid != me) {
             if let Some(first) = self.new_mounts(mountinfo::of(pid)).into_iter().next() {
                 self.report(Use::Namespace {
                     point: first.point,

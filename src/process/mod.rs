@@ -290,6 +290,12 @@ impl Processes for Proc {
     }
 }
 
+/// The ids of all processes that this one may see.
+pub(crate) fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// The name that the process or thread has given itself, up to 15 bytes, with control characters replaced.
 pub fn name_of(tid: u32) -> Option<String> {
     let status = Status::of(tid)?;

@@ -2,6 +2,7 @@
 //! it is dropped.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -219,4 +220,13 @@ pub fn is_root() -> bool {
         eprintln!("skipped: it needs root");
     }
     root
+}
+
+/// Starts a program that writes something when it is ready, and then lives until its standard input is closed.
+pub fn ready(command: &mut Command) -> Child {
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    let out = child.stdout.as_mut().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    child
 }

@@ -1,13 +1,12 @@
 //! A user of this machine with a home, and what is mounted in it. The tests must run as root, to act as that user.
 
 use std::cell::RefCell;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use serde_json::Value;
 
-use super::home::{BINARY, Home, Ran, is_mounted, ran};
+use super::home::{BINARY, Home, Ran, is_mounted, ran, ready};
 
 /// A home of a user, with a program that this user can run and only root can change.
 pub struct Someone {
@@ -73,17 +72,11 @@ impl Someone {
 
     /// A shell of this user that has run `script`, and lives until its standard input is closed.
     pub fn hold(&self, script: &str) -> Child {
-        let mut child = self
-            .command(self.user, Path::new("bash"))
-            .args(["-c", &format!("{script}; echo; exec cat")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0];
-        let out = child.stdout.as_mut().unwrap();
-        out.read_exact(&mut line).unwrap();
-        child
+        let script = format!("{script}; echo; exec cat");
+        ready(
+            self.command(self.user, Path::new("bash"))
+                .args(["-c", &script]),
+        )
     }
 
     /// The keeper and the server of a mount. Root may not read another user's mount.
