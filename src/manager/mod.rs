@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
 use crate::users::user_permission_cache;
 use chain_entry::{ChainEntry, provider_failed};
 use event::Listeners;
@@ -235,9 +235,5 @@ impl SecretsManager {
 
     fn emit(&self, events: &[Event]) {
         self.listeners.emit(events);
-    }
-
-    fn current(&self) -> MutexGuard<'_, Arc<Snapshot>> {
-        self.current.lock()
     }
 }

@@ -52,7 +52,7 @@ impl ChangeListeners {
 impl SecretsManager {
     /// The current snapshot. Costs the clone of an `Arc`; never waits.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current().clone()
+        self.current.lock().clone()
     }
 
     /// Calls `listener` for each change from now on. It runs once the new snapshot is in place, and before the change
@@ -139,7 +139,7 @@ impl SecretsManager {
             }
             let generation = before.generation() + u64::from(is_visible);
             let snapshot = Arc::new(Snapshot::new(generation, sources, self.ttl.clone()));
-            let old = std::mem::replace(&mut *self.current(), snapshot.clone());
+            let old = std::mem::replace(&mut *self.current.lock(), snapshot.clone());
             if all_stale {
                 self.cache.clear();
             }

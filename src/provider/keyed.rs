@@ -15,7 +15,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
-use crate::sync::{self, LARGE_STACK, Mutex, MutexGuard};
+use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// How many last answers are kept for one source.
 const MAX_ANSWERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -102,10 +102,6 @@ impl KeyedProvider {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     fn view(&self, state: &mut State) -> Arc<dyn View> {
         let new_view = || {
             let answers = state.answers.iter();
@@ -166,7 +162,7 @@ impl Call {
     fn run(&self) {
         let began = Instant::now();
         let result = self.shared.rules.source.get(&self.name);
-        let mut state = self.shared.state();
+        let mut state = self.shared.state.lock();
         let (is_stale, was_failing) = (!self.is_current(&state), state.failure.is_some());
         state.apply(&self.name, result, began, is_stale);
         if let (false, Some(error)) = (was_failing, &state.failure) {
@@ -185,11 +181,11 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let waiters = {
-            let mut state = self.shared.state();
+            let mut state = self.shared.state.lock();
             if self.is_current(&state) {
                 state.calls.remove(&self.name);
             }
-            std::mem::take(&mut *lock(&self.waiters))
+            std::mem::take(&mut *self.waiters.lock())
         };
         if let Some(changed) = self.shared.changed.get() {
             changed();
@@ -198,21 +194,17 @@ impl Drop for Call {
     }
 }
 
-fn lock(waiters: &Waiters) -> MutexGuard<'_, Vec<Done>> {
-    waiters.lock()
-}
-
 impl Provider for KeyedProvider {
     fn name(&self) -> &str {
         self.0.rules.source.name()
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.0.view(&mut self.0.state())
+        self.0.view(&mut self.0.state.lock())
     }
 
     fn take_update(&self) -> ProviderUpdate {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         ProviderUpdate {
             changes: std::mem::take(&mut state.pending),
             view: self.0.view(&mut state),
@@ -221,7 +213,7 @@ impl Provider for KeyedProvider {
 
     fn ask(&self, name: Option<&SecretName>, done: Done) {
         let Some(name) = name else { return done() };
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let answer = state.answers.peek(name);
         if answer.is_some_and(|answer| !answer.find(name, &self.0.rules, Instant::now()).must_ask())
         {
@@ -229,7 +221,7 @@ impl Provider for KeyedProvider {
             return done();
         }
         if let Some(waiters) = state.calls.get(name) {
-            return lock(waiters).push(done);
+            return waiters.lock().push(done);
         }
         let call = Call {
             shared: self.0.clone(),
@@ -245,7 +237,7 @@ impl Provider for KeyedProvider {
     }
 
     fn expire(&self, prefix: &str) {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let is_expired = |name: &SecretName| name.as_str().starts_with(prefix);
         state.calls.retain(|name, _| !is_expired(name));
         let names = state.answers.iter().map(|(name, _)| name.clone());
@@ -257,7 +249,7 @@ impl Provider for KeyedProvider {
     }
 
     fn expire_names(&self, names: &[SecretName]) -> Option<Arc<dyn View>> {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let mut has_changed = false;
         for name in names {
             state.calls.remove(name);
@@ -375,6 +367,6 @@ mod tests {
                 _ => assert!(matches!(found, ViewLookup::Failed { .. }), "{found:?}"),
             }
         }
-        assert!(provider.0.state().calls.is_empty());
+        assert!(provider.0.state.lock().calls.is_empty());
     }
 }

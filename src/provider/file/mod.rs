@@ -23,7 +23,7 @@ use super::{Callback, Done, ListingState, Provider, ProviderUpdate, SecretStore,
 use crate::credential::KeySource;
 use crate::error::Result;
 use crate::secret::SecretName;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex};
 use peers::Peers;
 use reader::{ReadOutcome, StoreReader};
 use state::State;
@@ -127,7 +127,7 @@ impl Drop for FileProvider {
         self.0.watch.stop();
         // This process no longer looks at the store, so writers in other processes must not wait for it.
         self.0.is_peer.store(false, Ordering::Relaxed);
-        drop(self.0.peers().take());
+        drop(self.0.peers.lock().take());
     }
 }
 
@@ -137,11 +137,11 @@ impl Provider for FileProvider {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.0.state().source.view()
+        self.0.state.lock().source.view()
     }
 
     fn take_update(&self) -> ProviderUpdate {
-        self.0.state().source.take_update()
+        self.0.state.lock().source.take_update()
     }
 
     fn ask(&self, name: Option<&SecretName>, done: Done) {
@@ -151,7 +151,7 @@ impl Provider for FileProvider {
             None => matches!(view.listing_state(now), ListingState::Unknown),
         };
         if must_ask && name.is_some() {
-            self.0.state().request_key();
+            self.0.state.lock().request_key();
         }
         match must_ask {
             true => self.check_then(done),
@@ -191,28 +191,24 @@ impl CheckTarget for Shared {
     }
 
     fn is_unsettled(&self) -> bool {
-        self.state().is_unsettled()
+        self.state.lock().is_unsettled()
     }
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// Reads the file unless it is the one that was read last.
     fn check_now(&self) {
         let started = Instant::now();
         loop {
             let (writes, needs_key) = {
-                let state = self.state();
+                let state = self.state.lock();
                 (state.writes, state.needs_key())
             };
             let located = self.options.location.locate();
-            let is_current = located.is_ok_and(|located| self.state().is_current(&located));
+            let is_current = located.is_ok_and(|located| self.state.lock().is_current(&located));
             let read = (!is_current).then(|| self.read_now());
             let key = needs_key.then(|| self.options.key.cipher());
-            let mut state = self.state();
+            let mut state = self.state.lock();
             while state.is_writing {
                 state = self.written.wait(state);
             }
@@ -232,17 +228,13 @@ impl Shared {
     }
 
     fn read_now(&self) -> ReadOutcome {
-        let before = self.state().loaded().cloned();
+        let before = self.state.lock().loaded().cloned();
         self.reader.read(before.as_ref())
     }
 
     /// The file's path as it is now, links followed.
     fn path_now(&self) -> Result<PathBuf> {
         Ok(self.options.location.locate()?.path().to_owned())
-    }
-
-    fn peers(&self) -> MutexGuard<'_, Option<Arc<Peers>>> {
-        self.peers.lock()
     }
 
     fn is_peer(&self) -> bool {
@@ -257,7 +249,7 @@ impl Shared {
 
     /// The watchers of the store at this path.
     fn peers_of(&self, store: &Path, create: bool) -> Option<Arc<Peers>> {
-        let mut peers = self.peers();
+        let mut peers = self.peers.lock();
         let open = peers.take().filter(|peers| peers.is_beside(store));
         *peers = open.or_else(|| Peers::open(store, create).map(Arc::new));
         peers.clone()

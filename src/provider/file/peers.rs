@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 
 use super::write::beside;
 use crate::files::place;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
 
 /// The longest time that a write waits for other watchers.
 const WATCHERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -91,14 +91,10 @@ impl Peers {
                 .is_ok_and(|there| (there.dev(), there.ino()) == self.inode)
     }
 
-    fn locked_count(&self) -> MutexGuard<'_, Option<u64>> {
-        self.locked_count.lock()
-    }
-
     /// Joins the watchers. Returns the count of finished writes: a check of the store that begins now sees all of them.
     /// `None`: the count cannot be read.
     pub(super) fn join(&self) -> Option<u64> {
-        let mut locked = self.locked_count();
+        let mut locked = self.locked_count.lock();
         if locked.is_none() {
             let count = self.read(GENERATION).unwrap_or(0);
             *locked = self.lock(libc::F_RDLCK, count).then_some(count);
@@ -109,7 +105,7 @@ impl Peers {
 
     /// This process has seen the writes up to this count, and has notified its listeners.
     pub(super) fn acknowledge(&self, count: u64) {
-        let mut locked = self.locked_count();
+        let mut locked = self.locked_count.lock();
         if let Some(before) = *locked
             && before < count
             && self.lock(libc::F_RDLCK, count)
@@ -131,7 +127,7 @@ impl Peers {
             }
         }
         // After damage to the file the count must not fall below one that a watcher has seen.
-        let highest = highest.max(self.locked_count().unwrap_or(0));
+        let highest = highest.max(self.locked_count.lock().unwrap_or(0));
         self.write(
             GENERATION,
             self.read(GENERATION).unwrap_or(0).max(highest) + 1,

@@ -93,7 +93,7 @@ impl Shared {
     fn read_under_lock(&self) -> Result<LoadedDocument> {
         let located = self.options.location.locate()?;
         {
-            let state = self.state();
+            let state = self.state.lock();
             if state.is_current(&located)
                 && !state.source.is_failing()
                 && let Some(loaded) = state.loaded()
@@ -106,9 +106,9 @@ impl Shared {
 
     /// Replaces the file. `is_writing` keeps a concurrent check from taking this write for another program's edit.
     fn put_in_place(&self, replacement: Replacement) -> Result<(Stamp, MutexGuard<'_, State>)> {
-        self.state().is_writing = true;
+        self.state.lock().is_writing = true;
         let committed = replacement.commit();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.is_writing = false;
         state.writes += 1;
         self.written.notify_all();
@@ -146,7 +146,7 @@ impl Shared {
 
     fn encrypted(&self, value: &SecretValue) -> Result<Stored> {
         let cipher = self.options.key.cipher_or_create()?;
-        self.state().set_key(Ok(cipher.clone()));
+        self.state.lock().set_key(Ok(cipher.clone()));
         Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
     }
 
@@ -230,7 +230,7 @@ impl SecretStore for FileProvider {
     }
 
     fn wait_for_watchers(&self) {
-        let peers = self.0.peers().clone();
+        let peers = self.0.peers.lock().clone();
         if let Some(peers) = peers {
             peers.wait();
         }

@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify;
 
 use crate::provider::Done;
-use crate::sync::{self, LARGE_STACK, Mutex, MutexGuard};
+use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// How often the file is checked without a notification: not every filesystem sends any.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,10 +64,6 @@ impl Watch {
         })
     }
 
-    fn checks(&self) -> MutexGuard<'_, Checks> {
-        self.checks.lock()
-    }
-
     fn wake(&self) {
         if let Some(wake) = &self.wake {
             // The write fails only if the counter is full, which wakes the thread as well.
@@ -84,7 +80,7 @@ impl Watch {
     /// Calls `done` after a check that begins after this call. If the thread cannot be started, checks on this thread.
     pub(super) fn check_then<L: CheckTarget>(self: &Arc<Self>, target: &Arc<L>, done: Done) {
         {
-            let mut checks = self.checks();
+            let mut checks = self.checks.lock();
             if self.ensure_running(&mut checks, target) {
                 let next = checks.started + 1;
                 checks.waiting.push((next, done));
@@ -135,7 +131,7 @@ impl Watch {
     /// Runs one check and releases those who waited for it; `false` if the watch was stopped.
     fn run_check(&self, target: &impl CheckTarget, notifier: &mut FileNotifier) -> bool {
         let number = {
-            let mut checks = self.checks();
+            let mut checks = self.checks.lock();
             if checks.has_stopped {
                 return false;
             }
@@ -149,7 +145,7 @@ impl Watch {
         target.check();
         self.began.store(0, Ordering::Relaxed);
         let served = {
-            let mut checks = self.checks();
+            let mut checks = self.checks.lock();
             let all = std::mem::take(&mut checks.waiting);
             let (served, rest) = all.into_iter().partition(|(needs, _)| *needs <= number);
             checks.waiting = rest;
@@ -163,7 +159,7 @@ impl Watch {
     /// Ends the thread after the current check.
     pub(super) fn stop(&self) {
         let waiting = {
-            let mut checks = self.checks();
+            let mut checks = self.checks.lock();
             checks.has_stopped = true;
             std::mem::take(&mut checks.waiting)
         };

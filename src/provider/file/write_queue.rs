@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::document::Stored;
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex};
 
 /// One atomic change of the document.
 pub(super) enum Edit {
@@ -45,10 +45,6 @@ struct Inner {
 }
 
 impl WriteQueue {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
-    }
-
     /// Writes these edits together with all others in the queue, and returns the result of each. The calling thread
     /// waits, or becomes the leader and calls `write`.
     pub(super) fn write(
@@ -63,10 +59,10 @@ impl WriteQueue {
                 Arc::new(PendingEdit { edit, result })
             })
             .collect();
-        let mut inner = self.inner();
+        let mut inner = self.inner.lock();
         inner.waiting.extend(mine.iter().cloned());
         loop {
-            if !mine.iter().any(|pending| pending.result().is_none()) {
+            if !mine.iter().any(|pending| pending.result.lock().is_none()) {
                 break;
             }
             if inner.has_leader {
@@ -81,10 +77,10 @@ impl WriteQueue {
             let edits: Vec<&Edit> = group.iter().map(|pending| &pending.edit).collect();
             let results = write(&edits);
             for (pending, result) in group.iter().zip(results) {
-                *pending.result() = Some(result);
+                *pending.result.lock() = Some(result);
             }
             drop(guard);
-            inner = self.inner();
+            inner = self.inner.lock();
         }
         drop(inner);
         let results = mine.iter();
@@ -93,23 +89,19 @@ impl WriteQueue {
             Err(crate::error::Error::io("writing the secrets file", lost))
         };
         results
-            .map(|pending| pending.result().take().unwrap_or_else(lost))
+            .map(|pending| pending.result.lock().take().unwrap_or_else(lost))
             .collect()
     }
 }
 
-impl PendingEdit {
-    fn result(&self) -> MutexGuard<'_, Option<Result<()>>> {
-        self.result.lock()
-    }
-}
+impl PendingEdit {}
 
 /// The thread leads until this is dropped.
 struct LeaderGuard<'a>(&'a WriteQueue);
 
 impl Drop for LeaderGuard<'_> {
     fn drop(&mut self) {
-        self.0.inner().has_leader = false;
+        self.0.inner.lock().has_leader = false;
         self.0.done.notify_all();
     }
 }

@@ -29,7 +29,7 @@ use crate::provider::BackendKind;
 use crate::provider::backend::{Backend, BackendProvider, FetchError, Fetched, Fetching, Retry};
 use crate::secret::SecretValue;
 use crate::settings::{BackendSettings, as_options};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
 use address::{Address, SecretPath};
 use client::Client;
 use kv::{Engine, Reading};
@@ -156,7 +156,7 @@ impl VaultBackend {
 
     /// Reads through the known version of the API (version 2 if none is known), then through the other.
     async fn read(&self, client: &Client, token: &SecretValue) -> Result<ReadOutcome, FetchError> {
-        let first = self.connection().engine.unwrap_or(Engine::V2);
+        let first = self.connection.lock().engine.unwrap_or(Engine::V2);
         let mut refusals = Vec::new();
         let mut not_vaults = None;
         for engine in [first, first.other()] {
@@ -165,14 +165,14 @@ impl VaultBackend {
                     document,
                     changed_at,
                 } => {
-                    self.connection().engine = Some(engine);
+                    self.connection.lock().engine = Some(engine);
                     return Ok(ReadOutcome::Fetched(Fetched::Document {
                         document,
                         changed_at,
                     }));
                 }
                 Reading::Gone(how) => {
-                    self.connection().engine = Some(engine);
+                    self.connection.lock().engine = Some(engine);
                     return Ok(ReadOutcome::Fetched(Fetched::Missing(how)));
                 }
                 Reading::NotThere => refusals.push((engine, Refusal::NotThere)),
@@ -180,7 +180,7 @@ impl VaultBackend {
                 Reading::OtherVersion => refusals.push((engine, Refusal::OtherVersion)),
                 Reading::Denied => refusals.push((engine, Refusal::Denied)),
             }
-            self.connection().engine = None;
+            self.connection.lock().engine = None;
         }
         if let Some(error) = not_vaults {
             return Err(error);
@@ -206,7 +206,7 @@ impl VaultBackend {
 
     /// The client; built at the first fetch, and again after a failure.
     fn client(&self) -> Result<Arc<Client>, FetchError> {
-        let mut connection = self.connection();
+        let mut connection = self.connection.lock();
         if let Some(client) = &connection.client {
             return Ok(client.clone());
         }
@@ -216,9 +216,6 @@ impl VaultBackend {
     }
 
     // A leaf lock, never held across an await.
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock()
-    }
 
     fn missing(&self) -> String {
         let namespace = match &self.options.namespace {
@@ -302,7 +299,7 @@ impl Backend for VaultBackend {
                 && failure.retry == Retry::No
             {
                 // The cause may be a certificate file; the next client reads it again.
-                self.connection().client = None;
+                self.connection.lock().client = None;
             }
             fetched
         })

@@ -15,7 +15,7 @@ use super::login::{self, Lease};
 use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
-use crate::sync::{self, MutexGuard};
+use crate::sync;
 
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -97,7 +97,7 @@ impl Tokens {
             return Ok(None);
         }
         let _login = self.login_lock.lock().await;
-        let current = self.lease().clone();
+        let current = self.lease.lock().clone();
         if let Some(current) = current.filter(|current| current.token != refused.value) {
             return Ok(Some(Token::of(&current, false)));
         }
@@ -119,12 +119,12 @@ impl Tokens {
 
     /// Whether it holds the token of a log-in.
     pub(super) fn has_lease(&self) -> bool {
-        self.lease().is_some()
+        self.lease.lock().is_some()
     }
 
     /// Revokes the token of the log-in.
     pub(super) async fn revoke(&self, client: &Client) {
-        let lease = self.lease().take();
+        let lease = self.lease.lock().take();
         if let Some(lease) = lease {
             login::revoke(client, &lease.token).await;
         }
@@ -152,7 +152,7 @@ impl Tokens {
     /// serves until it expires.
     async fn log_in_or_renew(&self, client: &Client) -> Result<Token, FetchError> {
         let _login = self.login_lock.lock().await;
-        let current = self.lease().clone();
+        let current = self.lease.lock().clone();
         let now = (self.clock)();
         if let Some(lease) = &current {
             if !lease.should_renew(now) {
@@ -189,13 +189,9 @@ impl Tokens {
         Ok(self.store_lease(lease, true))
     }
 
-    fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
-        self.lease.lock()
-    }
-
     fn store_lease(&self, lease: Lease, is_new: bool) -> Token {
         let token = Token::of(&lease, is_new);
-        *self.lease() = Some(lease);
+        *self.lease.lock() = Some(lease);
         if let Some(changed) = self.changed.get() {
             changed();
         }
@@ -207,14 +203,14 @@ impl Tokens {
         let VaultAuth::AppRole { role_id, .. } = &self.auth else {
             return None;
         };
-        let lease = self.lease();
+        let lease = self.lease.lock();
         Some(lease.as_ref()?.save(role_id, (self.clock)()))
     }
 
     pub(super) fn restore(&self, saved: &[u8]) {
         if let VaultAuth::AppRole { role_id, .. } = &self.auth {
             let restored = Lease::restore(saved, role_id, (self.clock)());
-            let mut lease = self.lease();
+            let mut lease = self.lease.lock();
             *lease = lease.take().or(restored);
         }
     }
