@@ -3,24 +3,39 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-/// What a mount is known by, whatever its path becomes and whatever else is mounted there. The kernel uses an id again
-/// after the mount has ended, but for a mount of another filesystem.
+/// What a mount is known by, whatever its path becomes and whatever else is mounted there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountId {
+    /// The kernel soon gives the id and the filesystem's number to another mount, often both to the same one.
     id: u64,
     filesystem: String,
+    /// An id that no other mount ever has (STATX_MNT_ID_UNIQUE, Linux 6.8).
+    unique: Option<u64>,
+    /// Where it was mounted, which decides on older kernels.
+    point: PathBuf,
 }
 
 impl MountId {
     /// The mount, if this process still sees it.
     pub(crate) fn find(&self) -> Option<Mount> {
-        let mut mounts = own().ok()?.into_iter();
-        mounts.find(|mount| mount.id() == *self)
+        own().ok()?.into_iter().find(|mount| self.is_of(mount))
+    }
+
+    fn is_of(&self, mount: &Mount) -> bool {
+        if (mount.id, &mount.filesystem) != (self.id, &self.filesystem) {
+            return false;
+        }
+        match (self.unique, mount.unique_id()) {
+            (Some(mine), Some(its)) => mine == its,
+            _ => mount.point == self.point,
+        }
     }
 }
 
@@ -46,9 +61,28 @@ impl Mount {
         MountId {
             id: self.id,
             filesystem: self.filesystem.clone(),
+            unique: self.unique_id(),
+            point: self.point.clone(),
         }
     }
+
+    /// `None` on an older kernel, or where another filesystem is on the mount point. Does not ask the filesystem.
+    fn unique_id(&self) -> Option<u64> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.point, flags, Mode::empty()).ok()?;
+        let info = fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd())).ok()?;
+        if super::mount_of(&info) != Some(self.id) {
+            return None;
+        }
+        let unique = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(&root, "", flags, unique).ok()?;
+        (stat.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(stat.stx_mnt_id)
+    }
 }
+
+/// `linux/stat.h`
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 /// The mounts that this process sees. If several are on one mount point, the topmost is the last.
 pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
@@ -149,5 +183,39 @@ mod tests {
         assert_eq!(at(&mounts, Path::new("/")).unwrap().user, None);
         let odd = at(&mounts, Path::new(OsStr::from_bytes(b"/home/\xff\xfe/x"))).unwrap();
         assert_eq!(odd.fstype, "fuse.sshfs");
+    }
+
+    #[test]
+    fn a_mount_that_gets_the_numbers_of_one_that_ended_is_another() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let mount = |name: &str| {
+            let place = dir.join(name);
+            fs::create_dir(&place).unwrap();
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("tmpfs", &place, "tmpfs", flags, None).unwrap();
+            at(&own().unwrap(), &place).unwrap().clone()
+        };
+        let end = |mount: &Mount| {
+            rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::empty()).unwrap();
+        };
+        // Other mounts of this machine may take the numbers.
+        for round in 0.. {
+            assert!(round < 1000, "no mount got the numbers of the one before");
+            let before = mount(&format!("before{round}"));
+            let id = before.id();
+            assert_eq!(id.find().as_ref(), Some(&before));
+            end(&before);
+            let after = mount(&format!("after{round}"));
+            let found = id.find();
+            end(&after);
+            assert_eq!(found, None);
+            if (after.id, after.filesystem) == (before.id, before.filesystem) {
+                return;
+            }
+        }
     }
 }
