@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -18,8 +18,8 @@ pub(crate) struct MountId {
     filesystem: String,
     /// An id that no other mount ever has (STATX_MNT_ID_UNIQUE, Linux 6.8).
     unique: Option<u64>,
-    /// Where it was mounted, which decides on older kernels.
-    point: PathBuf,
+    /// The bytes of the path where it was mounted, which decides on older kernels.
+    point: Vec<u8>,
 }
 
 impl MountId {
@@ -34,7 +34,7 @@ impl MountId {
         }
         match (self.unique, mount.unique_id()) {
             (Some(mine), Some(its)) => mine == its,
-            _ => mount.point == self.point,
+            _ => mount.point.as_os_str().as_bytes() == self.point,
         }
     }
 }
@@ -62,7 +62,7 @@ impl Mount {
             id: self.id,
             filesystem: self.filesystem.clone(),
             unique: self.unique_id(),
-            point: self.point.clone(),
+            point: self.point.as_os_str().as_bytes().to_vec(),
         }
     }
 
