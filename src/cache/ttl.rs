@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -11,6 +11,7 @@ use super::cleaner::{Clean, Cleaner};
 use super::clock::Clock;
 use super::singleflight::Flights;
 use super::{CacheOptions, CacheStats};
+use crate::clock::Instant;
 use crate::sync::{Mutex, MutexGuard};
 
 /// A thread-safe cache from texts to `V`. Clones share the same cache.
