@@ -240,7 +240,7 @@ impl Chain {
         self.check(key, Some(max))
     }
 
-    /// Verifies the last rows on a thread of its own, and logs a broken chain. Appending goes on either way.
+    /// Verifies the last rows on a thread of its own, and logs a broken chain. Rows are appended either way.
     pub(super) fn check_in_background(&self, key: hmac::Key) {
         let chain = self.clone();
         let check = move || match chain.verify_last(&key, MAX_CHECKED) {

@@ -39,7 +39,7 @@ impl AsFd for Channel {
 }
 
 /// The command that runs the mount's program as one part. The program is opened by its descriptor, so that it is the same
-/// one whatever lies at its path now.
+/// one even if another lies at its path now.
 fn program(shared: &SharedFds, state: &HandoverState, part: &str) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", shared.program.as_raw_fd()));
     command
@@ -241,7 +241,7 @@ mod tests {
 
     fn state() -> HandoverState {
         HandoverState {
-            mount: crate::process::mountinfo::own().unwrap()[0].id(),
+            mount: crate::process::mountinfo::of_this_process().unwrap()[0].id(),
             mount_point: OsBytes::from("/mount"),
             program: OsBytes::from("/program"),
             arguments: Vec::new(),

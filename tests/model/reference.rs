@@ -1,5 +1,5 @@
 //! What is right, as plain maps: what each name holds and held, who writes what, which changes of the store are due.
-//! Knows no inode, no epoch and no server.
+//! Knows no inode, no epoch and no server. One file: each rule reads and changes the same maps.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -514,7 +514,7 @@ impl Reference {
         }
     }
 
-    /// The store was changed through the tree: by whom?
+    /// The store was changed through the tree: finds the writer of the change.
     pub fn mutated(&mut self, Mutation { name, value }: Mutation) {
         let is_due = match &value {
             Some(text) => self.set_is_due(&name, text),
