@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
-use super::setup::{hold_signals, let_signals_in};
+use super::setup::{block_signals, unblock_signals};
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
 
@@ -108,10 +108,10 @@ impl Channel {
         match sent() {
             Ok(theirs) => {
                 let mut command = program(shared, state, part);
-                // The program lets them in as soon as it can answer them.
-                hold_signals();
+                // The program unblocks them as soon as it has handlers.
+                block_signals();
                 let error = command.stdin(theirs).exec();
-                let_signals_in();
+                unblock_signals();
                 Error::io("the new program", error)
             }
             Err(error) => error,
