@@ -541,7 +541,7 @@ impl Reference {
                 && !writer.is_killed
                 && writer.texts.contains(text)
         });
-        // Nobody can tell apart those who write the same.
+        // Writers of the same value cannot be distinguished.
         let due: Vec<u64> = due.map(|(file, _)| *file).collect();
         for file in &due {
             let writer = self.writers.get_mut(file).unwrap();
@@ -598,7 +598,7 @@ impl Reference {
                 found.push(*tid);
             }
         }
-        // Of those who do the same at once it may be any.
+        // Of processes that do the same at once it may be any.
         for tid in &found {
             self.under.get_mut(tid).unwrap().set = true;
         }

@@ -323,7 +323,7 @@ impl Server {
         }
     }
 
-    /// Goes on with those whose wait is over.
+    /// Continues the requests whose wait is over.
     pub fn wake(&mut self) {
         loop {
             let woken = std::mem::take(&mut *self.woken.lock().unwrap());
