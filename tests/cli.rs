@@ -1,4 +1,4 @@
-//! The real binary in a scratch home, without a mount.
+//! The real binary in a scratch home, without a mount. One file: the commands share the home and its checks.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

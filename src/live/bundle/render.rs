@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{BundleFormat, Document};
-use crate::yaml::{key, quoted};
+use crate::yaml::{write_key, write_quoted};
 
 /// Renders a document. The bytes are zeroed when dropped.
 pub fn render(format: BundleFormat, document: &Document) -> Zeroizing<Vec<u8>> {
@@ -28,9 +28,9 @@ fn json(document: &Document, out: Out<'_>) {
     let mut before = "{\n  ";
     for (name, value) in document {
         out(before);
-        quoted(name.as_str(), out);
+        write_quoted(name.as_str(), out);
         out(": ");
-        quoted(value.as_str(), out);
+        write_quoted(value.as_str(), out);
         before = ",\n  ";
     }
     out(if document.is_empty() { "{}\n" } else { "\n}\n" });
@@ -38,9 +38,9 @@ fn json(document: &Document, out: Out<'_>) {
 
 fn yaml(document: &Document, out: Out<'_>) {
     for (name, value) in document {
-        key(name.as_str(), out);
+        write_key(name.as_str(), out);
         out(": ");
-        quoted(value.as_str(), out);
+        write_quoted(value.as_str(), out);
         out("\n");
     }
     if document.is_empty() {
