@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+// The library's own: `MakeWriter` is implemented for it.
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -31,25 +32,33 @@ pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
 
-/// For one-shot commands: warnings and errors on standard error, as `warning: ...`.
+/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
 pub fn init_command() {
-    start(LevelFilter::WARN, Line::of_command(), io::stderr);
+    start(LevelFilter::WARN, LineFormat::of_command(), io::stderr);
 }
 
-/// For `mount --foreground`: information on standard error, with the time unless the journal adds its own.
+/// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
 pub fn init_foreground() {
-    let timed = std::env::var_os("JOURNAL_STREAM").is_none();
-    start(LevelFilter::INFO, Line::of_daemon(timed), io::stderr);
+    let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
+    start(
+        LevelFilter::INFO,
+        LineFormat::of_daemon(with_time),
+        io::stderr,
+    );
 }
 
-/// For the background daemon: information in the file `path` (0600, rotated at 1 MiB).
+/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB).
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
 pub fn init_daemon(path: &Path) -> Result<()> {
     let log = LogFile::open(path, MAX_LOG_SIZE)?;
     let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-    start(LevelFilter::INFO, Line::of_daemon(true), Mutex::new(log));
+    start(
+        LevelFilter::INFO,
+        LineFormat::of_daemon(true),
+        Mutex::new(log),
+    );
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
         let path = path.display();
@@ -59,7 +68,7 @@ pub fn init_daemon(path: &Path) -> Result<()> {
 }
 
 /// Only the first call in a process has an effect.
-fn start<W>(default: LevelFilter, line: Line, writer: W)
+fn start<W>(default: LevelFilter, format: LineFormat, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -73,7 +82,7 @@ where
         .with_writer(writer)
         // It would report errors by `eprintln!`, which panics if standard error is closed.
         .log_internal_errors(false)
-        .event_format(line)
+        .event_format(format)
         .finish()
         // Only this crate's messages: the backends' clients may log what they sent.
         .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
@@ -93,30 +102,30 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
 }
 
 /// `[TIME ]warning: message key=value`
-struct Line {
-    timed: bool,
+struct LineFormat {
+    with_time: bool,
     /// `None`: there is no limit.
     limit: Option<LineLimit>,
 }
 
-impl Line {
+impl LineFormat {
     /// A command ends, and its user waits for all that it says.
     fn of_command() -> Self {
         Self {
-            timed: false,
+            with_time: false,
             limit: None,
         }
     }
 
-    fn of_daemon(timed: bool) -> Self {
+    fn of_daemon(with_time: bool) -> Self {
         Self {
-            timed,
+            with_time,
             limit: Some(LineLimit::default()),
         }
     }
 
     fn begin(&self, out: &mut Writer<'_>, level: Level) -> fmt::Result {
-        if self.timed {
+        if self.with_time {
             // RFC 3339, UTC.
             SystemTime.format_time(out)?;
             out.write_char(' ')?;
@@ -130,7 +139,7 @@ impl Line {
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -178,7 +187,7 @@ impl LogFile {
         Ok(Self { path, file, limit })
     }
 
-    /// Whether the open file is still the one at the path. Another process may have rotated it, or the user removed it.
+    /// Whether the open file is still the one at the path. Another process may have rotated it, or the user may have removed it.
     fn is_current(&self) -> bool {
         match (fs::metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
@@ -187,7 +196,7 @@ impl LogFile {
     }
 
     /// If anything fails, the open file stays in use: a line in the wrong file is better than none.
-    fn rotate_if_full(&mut self, more: usize) {
+    fn rotate_if_full(&mut self, added: usize) {
         if !self.is_current()
             && let Ok(file) = append_to(&self.path)
         {
@@ -196,7 +205,7 @@ impl LogFile {
         let full = self
             .file
             .metadata()
-            .is_ok_and(|m| m.len() > 0 && m.len() + more as u64 > self.limit);
+            .is_ok_and(|m| m.len() > 0 && m.len() + added as u64 > self.limit);
         if full {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");

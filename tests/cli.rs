@@ -1,8 +1,8 @@
-//! The real binary in a scratch home, without a mount.
+//! The real binary in a scratch home, without a mount. One file: the commands share the home and its checks.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

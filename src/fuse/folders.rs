@@ -6,7 +6,7 @@ use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::convert::file_type;
 use super::requests::Dispatcher;
-use crate::live::{Caller, Found, Listed};
+use crate::live::{Caller, Listed, LookupReply};
 
 impl Dispatcher {
     pub(super) fn read_dir(
@@ -32,7 +32,7 @@ impl Dispatcher {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let add = |name: &str, found: &Found, next| {
+        let add = |name: &str, found: &LookupReply, next| {
             let ino = INodeNo(found.attr.ino);
             let attr = self.file_attr(found.nodeid, &found.attr);
             let valid = found.attr.valid.min(found.valid);

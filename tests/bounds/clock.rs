@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::servers::vault::VaultServer;
 use super::support::home::{ran, signal, wait_for_the_end};
-use super::support::someone::Someone;
+use super::support::user::{LIVE, User};
 use super::support::wait_until;
 use super::users;
 
@@ -44,11 +44,14 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 const DAY: i64 = 24 * 3600;
 
 /// How many seconds the daemon's clocks are ahead of the machine's.
-struct Clocks<'a>(&'a Someone);
+struct Clocks<'a>(&'a User);
 
 impl<'a> Clocks<'a> {
-    fn new(user: &'a Someone) -> Self {
-        let (source, library) = (user.home.path("clocks.c"), user.home.path("clocks.so"));
+    fn new(user: &'a User) -> Self {
+        let (source, library) = (
+            user.scratch.path("clocks.c"),
+            user.scratch.path("clocks.so"),
+        );
         fs::write(&source, LIBRARY).unwrap();
         let mut cc = Command::new("cc");
         ran(cc
@@ -58,8 +61,12 @@ impl<'a> Clocks<'a> {
         .done();
         fs::set_permissions(&library, PermissionsExt::from_mode(0o755)).unwrap();
         let clocks = Self(user);
-        fs::write(user.home.path("clocks"), [0; 16]).unwrap();
-        fs::set_permissions(user.home.path("clocks"), PermissionsExt::from_mode(0o644)).unwrap();
+        fs::write(user.scratch.path("clocks"), [0; 16]).unwrap();
+        fs::set_permissions(
+            user.scratch.path("clocks"),
+            PermissionsExt::from_mode(0o644),
+        )
+        .unwrap();
         clocks
     }
 
@@ -68,7 +75,7 @@ impl<'a> Clocks<'a> {
         use std::os::unix::fs::FileExt;
         let file = fs::File::options()
             .write(true)
-            .open(self.0.home.path("clocks"))
+            .open(self.0.scratch.path("clocks"))
             .unwrap();
         file.write_all_at(&[wall.to_ne_bytes(), slept.to_ne_bytes()].concat(), 0)
             .unwrap();
@@ -76,8 +83,8 @@ impl<'a> Clocks<'a> {
 
     fn mount(&self) {
         let mut mount = self.0.cli(&["mount"]);
-        mount.env("LD_PRELOAD", self.0.home.path("clocks.so"));
-        ran(mount.env("CLOCKS", self.0.home.path("clocks"))).done();
+        mount.env("LD_PRELOAD", self.0.scratch.path("clocks.so"));
+        ran(mount.env("CLOCKS", self.0.scratch.path("clocks"))).done();
     }
 }
 
@@ -89,13 +96,13 @@ fn a_clock_that_is_set_changes_no_time_to_live_and_sleep_counts_for_it() {
         put("old");
         let token = server.token("", &["secret/data/app"]);
         user.sh(&format!(
-            "umask 077; mkdir -p .simpletuner; printf 'vault_url: {}\nvault_path: app\nvault_token: {token}\nmax_stale: 7200\n' \
+            "umask 077; printf 'vault_url: {}\nvault_path: app\nvault_token: {token}\nmax_stale: 7200\n' \
              > .simpletuner/live.yaml",
             server.url()
         ));
         let clocks = Clocks::new(&user);
         clocks.mount();
-        let live = user.live();
+        let live = LIVE;
         let read = || user.sh(&format!("cat {live}/secrets/V"));
         assert_eq!(read(), "old");
         put("new");

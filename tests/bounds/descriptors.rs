@@ -4,12 +4,12 @@ use std::fs;
 use std::process::Command;
 
 use super::support::home::{Ran, ran, signal, wait_for_the_end};
-use super::support::someone::Someone;
+use super::support::user::{LIVE, User};
 use super::support::wait_until;
 use super::users;
 
 /// The program with these limits of open files, the soft one and the hard one.
-fn limited(user: &Someone, soft: u32, hard: u32, args: &[&str]) -> Ran {
+fn limited(user: &User, soft: u32, hard: u32, args: &[&str]) -> Ran {
     let cli = user.cli(args);
     let mut command = Command::new("prlimit");
     command
@@ -32,7 +32,7 @@ fn used(pid: u32) -> u32 {
     numbers.max().unwrap_or(0u32) + 1
 }
 
-fn limit(user: &Someone, pid: u32, limit: u32) {
+fn limit(user: &User, pid: u32, limit: u32) {
     user.sh(&format!("prlimit --pid {pid} --nofile={limit}:64"));
 }
 
@@ -49,8 +49,8 @@ for fd in fds:
 print(len(fds), stored)
 "#;
 
-fn write_300(user: &Someone) -> String {
-    let script = format!("cd {} && timeout 300 python3 -c '{WRITE}'", user.live());
+fn write_300(user: &User) -> String {
+    let script = format!("cd {} && timeout 300 python3 -c '{WRITE}'", LIVE);
     user.sh(&script)
 }
 
@@ -66,12 +66,12 @@ fn a_soft_limit_is_raised_and_a_mount_with_too_few_descriptors_says_what_to_do()
 
         limited(&user, 24, 64, &["mount"]).done();
         assert_eq!(write_300(&user), "300 300\n");
-        let [keeper, server] = user.pids(user.live());
+        let [keeper, server] = user.pids(LIVE);
         for pid in [server, keeper] {
             signal("KILL", pid);
             wait_for_the_end(pid);
-            assert_eq!(user.sh(&format!("cat {}/secrets/W5", user.live())), "v");
-            wait_until("it is replaced", || !user.pids(user.live()).contains(&pid));
+            assert_eq!(user.sh(&format!("cat {}/secrets/W5", LIVE)), "v");
+            wait_until("it is replaced", || !user.pids(LIVE).contains(&pid));
         }
         assert_eq!(write_300(&user), "300 300\n");
         user.run(&["upgrade"]).done();
@@ -84,8 +84,8 @@ fn a_soft_limit_is_raised_and_a_mount_with_too_few_descriptors_says_what_to_do()
 fn a_server_without_descriptors_refuses_writers_and_stores_what_is_open_and_is_replaced() {
     for user in users() {
         limited(&user, 64, 64, &["mount"]).done();
-        let live = user.live();
-        user.run_set(live);
+        let live = LIVE;
+        user.set_secret(live);
         let pids = user.pids(live);
         let [keeper, server] = pids;
         let read = || user.sh(&format!("cat {live}/secrets/K"));
@@ -95,7 +95,7 @@ fn a_server_without_descriptors_refuses_writers_and_stores_what_is_open_and_is_r
         wait_until("writers are refused", || {
             limit(&user, server, left);
             left -= 1;
-            let mut more = user.command(user.user, "bash".as_ref());
+            let mut more = user.command("bash");
             let more = ran(more.args(["-c", &format!("echo more > {live}/secrets/MORE")]));
             more.err.contains("Too many open files in system")
         });

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::fs;
 
 use super::servers::vault::VaultServer;
-use super::support::someone::Someone;
+use super::support::user::{LIVE, User};
 use super::users;
 
 /// `K0` to `K{count - 1}`.
@@ -14,7 +14,7 @@ fn keys(count: usize) -> Value {
 }
 
 /// A mount over a Vault with this document, and these further settings.
-fn vault(user: &Someone, document: &Value, settings: &str) -> VaultServer {
+fn vault(user: &User, document: &Value, settings: &str) -> VaultServer {
     let server = VaultServer::start();
     server.put_v2("", "secret", "app", document);
     let token = server.token("", &["secret/data/app"]);
@@ -23,7 +23,7 @@ fn vault(user: &Someone, document: &Value, settings: &str) -> VaultServer {
         server.url()
     );
     user.sh(&format!(
-        "umask 077; mkdir -p .simpletuner; cat > .simpletuner/live.yaml <<'END'\n{settings}\nEND"
+        "umask 077; cat > .simpletuner/live.yaml <<'END'\n{settings}\nEND"
     ));
     server
 }
@@ -48,8 +48,8 @@ fn a_vault_with_too_many_keys_takes_no_memory_and_says_which_setting_allows_more
     for user in users() {
         let _server = vault(&user, &keys(60_000), "");
         user.run(&["mount"]).done();
-        let live = user.live();
-        user.run_set(live);
+        let live = LIVE;
+        user.set_secret(live);
         let [_, server] = user.pids(live);
         let before = resident_mib(server);
         let said = user.sh(&format!(
@@ -74,13 +74,12 @@ fn a_vault_with_too_many_keys_takes_no_memory_and_says_which_setting_allows_more
 #[test]
 fn a_secrets_file_with_too_many_keys_says_which_setting_allows_more() {
     for user in users() {
-        let live = user.live();
-        fs::create_dir_all(user.path(".simpletuner")).unwrap();
+        let live = LIVE;
         let file = user.path(".simpletuner/secrets.json");
         fs::write(&file, keys(10_000).to_string()).unwrap();
-        user.home.sh(&format!(
+        user.scratch.sh(&format!(
             "chown -R {} home; chmod 600 home/.simpletuner/secrets.json",
-            user.user
+            user.name
         ));
         user.run(&["mount"]).done();
         assert_eq!(

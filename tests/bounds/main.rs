@@ -12,12 +12,12 @@ mod documents;
 mod strangers;
 
 use support::home::is_root;
-use support::someone::Someone;
+use support::user::User;
 
 /// Root and an ordinary user, each with a home.
-fn users() -> Vec<Someone> {
+fn users() -> Vec<User> {
     match is_root() {
-        true => ["root", "nobody"].map(Someone::new).into(),
+        true => ["root", "nobody"].map(User::new).into(),
         false => Vec::new(),
     }
 }

@@ -1,14 +1,14 @@
 //! Other users on a mount that the kernel lets everybody through to (`allow_root`), whatever the kernel keeps for the owner.
 
 use super::support::home::{is_root, ran};
-use super::support::someone::Someone;
+use super::support::user::User;
 
 /// In a mount namespace whose /etc/fuse.conf allows it, `nobody` mounts with `--allow-root`, and `daemon` is another user. What
 /// follows sees the mount at `$live`.
 const MOUNTED: &str = r#"
     echo user_allow_other > fuse.conf; touch /etc/fuse.conf; mount --bind fuse.conf /etc/fuse.conf
     chmod 755 . home
-    as() { HOME=$PWD/home setpriv --reuid $1 --regid daemon --clear-groups "${@:2}"; }
+    as() { HOME=$PWD/home setpriv --reuid $1 --regid nogroup --clear-groups "${@:2}"; }
     live=$PWD/home/.simpletuner/live
     as nobody $PWD/program mount --allow-root > said 2>&1 || { cat said >&2; exit 1; }
     trap "as nobody $PWD/program umount" EXIT
@@ -19,8 +19,8 @@ const MOUNTED: &str = r#"
 
 #[track_caller]
 fn in_namespace(script: &str) -> String {
-    let owner = Someone::new("nobody");
-    let mut unshare = owner.home.command("unshare");
+    let owner = User::new("nobody");
+    let mut unshare = owner.scratch.command("unshare");
     let script = format!("set -e\n{MOUNTED}\n{script}");
     ran(unshare.args(["--mount", "bash", "-c", &script])).done()
 }
@@ -80,7 +80,7 @@ fn with_allow_root_other_users_are_refused_by_every_way_to_the_mount() {
         let script = format!(
             r#"
             mkdir bind; mount --bind $live/secrets bind
-            setpriv --reuid nobody --regid daemon --clear-groups sleep 60 > /dev/null 2>&1 & owner=$!
+            setpriv --reuid nobody --regid nogroup --clear-groups sleep 60 > /dev/null 2>&1 & owner=$!
             cat > pry.py <<'PRY'{PRY}PRY
             exec 7< $live/secrets 9< $live/secrets/K
             python3 - $live $PWD/bind $owner 7 9 <<'START'

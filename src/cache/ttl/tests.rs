@@ -1,4 +1,7 @@
 use super::*;
+use crate::cache::cleaner::Clean;
+use crate::clock::Instant;
+use crate::sync::Mutex;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
