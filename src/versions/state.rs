@@ -274,11 +274,9 @@ impl State {
 
     /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
-        if let Some(placeholder) = self.placeholders.peek(&ino) {
-            // A listing may give the same number again before this FORGET has arrived.
-            if ino != placeholder.dir_entry.hashed_ino() {
-                self.placeholders.pop(&ino);
-            }
+        // Another lookup may have given the same number before this FORGET has arrived: GETATTR of a lost placeholder would be
+        // ESTALE, and the kernel looks a name up anew only once.
+        if self.placeholders.contains(&ino) {
             return;
         }
         if let Some(ino) = self.lookups.forget(ino, count) {

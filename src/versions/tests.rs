@@ -99,7 +99,9 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     let placeholder = state.placeholder_for(&dir_entry("D"));
     check(&mut state, "a retry and a placeholder");
     state.end_retries(5);
+    // Another lookup may have given it again.
     state.forget(placeholder, 1);
+    assert!(state.placeholder_at(placeholder).is_some());
     let file = state.file_at(&dir_entry("A"));
     let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
     let handle = state.open_writer(write_ino, &opener(9), 30);

@@ -93,7 +93,8 @@ os.execvp("setpriv", ["setpriv", "--reuid", "daemon", "--regid", "daemon", "--cl
     "python3", "pry.py", live, bind, owner, *map(str, fds)])
 START
             kill $owner; wait $owner || true
-            # The owner and root go on.
+            # The owner and root go on: each new name of the one is read by the other, which looks it up while it is being stored.
+            for n in $(seq 40); do printf r > $live/secrets/N$n; [ "$(as nobody cat $live/secrets/N$n)" = r ]; done
             as nobody cat $live/secrets/K; cat $live/secrets/K
             umount bind"#
         );
