@@ -99,7 +99,7 @@ impl Tree {
         format: BundleFormat,
         value: &SecretValue,
     ) -> Option<Arc<Base>> {
-        if format == BundleFormat::Env {
+        if !format.is_writable() {
             return None;
         }
         if let Some(rendered) = self.documents.0.lock().get(&format)

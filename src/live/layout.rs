@@ -64,7 +64,7 @@ impl FileKind {
             | FileKind::Price(_)
             | FileKind::PriceTable
             | FileKind::Config(_) => 0o600,
-            FileKind::Bundle(BundleFormat::Env) => 0o400,
+            FileKind::Bundle(format) if !format.is_writable() => 0o400,
             FileKind::Bundle(_) => 0o600,
             FileKind::Control(control, _) => control.mode,
         }

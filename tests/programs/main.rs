@@ -7,6 +7,7 @@ mod copiers;
 mod creation;
 mod descriptors;
 mod editors;
+mod env_files;
 mod idioms;
 mod listing;
 mod locks;

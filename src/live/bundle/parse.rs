@@ -16,7 +16,7 @@ use crate::yaml::{self, Kind, Pair, Value};
 ///
 /// # Errors
 /// [`Error::Malformed`]: not text, not a flat object of texts, an invalid name, a name that is there twice, or
-/// [`BundleFormat::Env`], which is only for reading. [`Error::TooLarge`]: a value over 64 KiB.
+/// a format that is only for reading. [`Error::TooLarge`]: a value over 64 KiB.
 pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
     let malformed = |reason: String| Error::Malformed {
         what: format.file_name().into(),
@@ -28,7 +28,7 @@ pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
         BundleFormat::Yaml => from_json(text)
             .or_else(|_| from_yaml(text))
             .map_err(malformed)?,
-        BundleFormat::Env => {
+        BundleFormat::Env | BundleFormat::DockerEnv => {
             return Err(malformed(
                 "it is only for reading; write secrets.json or secrets.yaml".into(),
             ));
