@@ -1,5 +1,5 @@
-//! A document as lines `NAME=value`: quoted for shells, systemd and dotenv readers, bare for containers. Which reader reads
-//! what, docs/env-files.md says.
+//! A document as lines `NAME=value`: quoted for shells, systemd and dotenv readers, bare for containers.
+//! docs/env-files.md says which program reads which form.
 
 use super::Document;
 use super::render::Out;
