@@ -1,4 +1,7 @@
 //! The chain of providers: the first one that has a key wins, and writes go to the one that has a store. Knows no mount.
+//!
+//! [`SecretsManager`] is one type, because all of it goes through its current [`Snapshot`]. Its methods stand in the file of
+//! what they do: `builder`, `chain` (reads), `writes`, `publish`.
 
 mod builder;
 mod chain;
