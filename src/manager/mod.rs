@@ -30,7 +30,7 @@ pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, ChangedKey};
 pub use snapshot::{Lookup, SecretVersion, Snapshot};
-pub use writes::{Outcome, SetOutcome};
+pub use writes::{SetOutcome, WriteOutcome};
 
 /// The secrets of all providers.
 ///
