@@ -930,6 +930,7 @@ fn a_key_that_is_not_a_file_name_is_found_by_the_library() {
     let options = BackendOptions {
         ttl: Ttl::default(),
         max_stale: HOUR,
+        max_keys: 10_000,
         timeout: Duration::from_secs(10),
     };
     let provider = Arc::new(BackendProvider::new(backend, options).unwrap());
