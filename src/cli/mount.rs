@@ -99,17 +99,17 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// The mount goes on with the variables that it was started with.
+/// The mount keeps the variables that it was started with; warns if this command has others.
 fn warn_of_changed_variables(mount: &MountClient) {
-    let Ok(status) = mount.document("status") else {
+    let Ok(status) = mount.read_json("status") else {
         return;
     };
-    let in_force: Option<BackendVariables> =
+    let used: Option<BackendVariables> =
         serde_json::from_value(status["backend_variables"].clone()).ok();
-    let changed = in_force.map(|in_force| in_force.changed_here());
+    let changed = used.map(|used| used.changed_here());
     if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
         warn(&format!(
-            "the mount still has the variables that it was started with, and not these of now: {}; \
+            "the mount still uses the variables that it was started with; changed since: {}; \
              `simpletuner-live umount` and `mount` take the new ones",
             changed.join(", ")
         ));

@@ -81,7 +81,9 @@ impl Tree {
         let render = move || {
             let snapshot = tree.manager.snapshot();
             match tree.render(format, &snapshot, Freshness::Fresh) {
-                Resolved::Blocked(on) => tree.settle(&on, Box::new(move || call(&on_thread))),
+                Resolved::Blocked(on) => {
+                    tree.when_unblocked(&on, Box::new(move || call(&on_thread)))
+                }
                 _ => call(&on_thread),
             }
         };

@@ -1,4 +1,4 @@
-//! Whether two processes have the same variables for the backends, without telling one the other's values.
+//! Whether two processes have the same variables for the backends, without revealing their values to each other.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl BackendVariables {
     /// Those of this process.
     pub fn of_this_process() -> Self {
         let mut salt = [0; 16];
-        // Without random numbers, the salt is only less good.
+        // Without random numbers, the salt is only weaker.
         let _ = getrandom::fill(&mut salt);
         Self::hashed(hex(&salt), std::env::vars_os().filter_map(text))
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_that_are_new_or_changed_are_named_and_no_value_is_told() {
+    fn variables_that_are_new_or_changed_are_named_and_no_value_is_shown() {
         let set = |variables: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
             variables.iter().map(owned).collect::<Vec<_>>().into_iter()

@@ -21,6 +21,7 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
+mod unsupported;
 
 use std::process::{Command, Output};
 

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{BundleFormat, Document, env};
-use crate::yaml::{key, quoted};
+use crate::yaml::{write_key, write_quoted};
 
 /// Renders a document. The bytes are zeroed when dropped.
 pub fn render(format: BundleFormat, document: &Document) -> Zeroizing<Vec<u8>> {
@@ -30,9 +30,9 @@ fn json(document: &Document, out: Out<'_>) {
     let mut before = "{\n  ";
     for (name, value) in document {
         out(before);
-        quoted(name.as_str(), out);
+        write_quoted(name.as_str(), out);
         out(": ");
-        quoted(value.as_str(), out);
+        write_quoted(value.as_str(), out);
         before = ",\n  ";
     }
     out(if document.is_empty() { "{}\n" } else { "\n}\n" });
@@ -40,9 +40,9 @@ fn json(document: &Document, out: Out<'_>) {
 
 fn yaml(document: &Document, out: Out<'_>) {
     for (name, value) in document {
-        key(name.as_str(), out);
+        write_key(name.as_str(), out);
         out(": ");
-        quoted(value.as_str(), out);
+        write_quoted(value.as_str(), out);
         out("\n");
     }
     if document.is_empty() {
