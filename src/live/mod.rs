@@ -4,6 +4,7 @@
 //! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
 //! acknowledged ([`KernelNames`]). An operation never waits for a provider: one that cannot be answered yet returns what it is
 //! blocked on ([`WaitOn`]). Its caller waits for that ([`Tree::when_unblocked`]) and then calls it again.
+//! [`Tree`] is one type, because each operation may change any of it; its methods stand in the file of their operation.
 
 mod access;
 mod audit;

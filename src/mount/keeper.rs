@@ -1,5 +1,5 @@
 //! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
-//! so that little in it can fail.
+//! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
 mod upgrading;

@@ -20,7 +20,7 @@ pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
 ///
 /// # Errors
 /// The process cannot change to `/`.
-pub fn leave_caller() -> Result<()> {
+pub fn detach_from_caller() -> Result<()> {
     close_inherited();
     // A path may be relative to the folder that the daemon was started in, which it leaves.
     for name in path_variables().into_iter().chain(["SSL_CERT_FILE"]) {

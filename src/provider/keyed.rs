@@ -39,7 +39,7 @@ pub trait KeyedSource: Send + Sync + 'static {
     }
 }
 
-/// The provider over one such source.
+/// The provider over one [`KeyedSource`].
 pub struct KeyedProvider(Arc<Shared>);
 
 struct Shared {

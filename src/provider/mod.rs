@@ -37,7 +37,7 @@ pub use timestamp::{parse_rfc3339, rfc3339};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.
-pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
+pub const WELL_KNOWN_KEYS: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
 
 /// A value from a provider.
 #[derive(Clone, Debug)]
