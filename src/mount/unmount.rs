@@ -16,20 +16,22 @@ use rustix::process::Signal;
 
 use super::connection::Connection;
 use super::daemon::{self, wait_for_exit, wake};
-use super::state::{MountState, mounted, resolve, state_within};
+use super::state::{MountState, mounted, resolve, state_at};
 use super::trust::of_descriptor;
 use super::{belongs_to_another, device, usage};
 use crate::error::{Error, Result};
 use crate::process;
-use crate::process::mountinfo::Mount;
+use crate::process::mountinfo::{Mount, MountId};
 use crate::sync::{self, LARGE_STACK};
 
 /// The command ends within 5 seconds, whatever hangs.
-const TIMEOUT: Duration = Duration::from_millis(4900);
+const TIMEOUT: Duration = Duration::from_millis(4700);
 /// By then the daemon should have finished its writes and ended.
 const DAEMON_TIMEOUT: Duration = Duration::from_millis(4200);
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the system may take to take a mount out of the tree: another filesystem, on which its folder lies, may hang.
+const DETACH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a daemon may take to end after its connection has ended.
 const ABORTED_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -68,9 +70,9 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     let Some(mount) = mounted(&dir)? else {
         return refuse(format!("nothing is mounted at {place}"));
     };
-    let mut state = state_within(&dir, ANSWER_TIMEOUT)?;
+    let mut state = state_at(&dir, ANSWER_TIMEOUT)?;
     if matches!(state, MountState::Ours { alive: false, .. }) && wake(&mount) {
-        state = state_within(&dir, ANSWER_TIMEOUT)?;
+        state = state_at(&dir, ANSWER_TIMEOUT)?;
     }
     let pids = match state {
         MountState::Ours { pids, .. } => pids,
@@ -86,9 +88,13 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     // Before the detach: afterwards `/proc` no longer shows the mount.
     let uses = usage::uses_of(&mount);
     let connection = Connection::of(&mount);
-    detach(&mount)?;
+    let detached = match detach(&mount) {
+        // Nobody can use it any more, but it stays where it is.
+        Err(error) if how == Unmount::Now && error.errno() == libc::ETIMEDOUT => Err(error),
+        detached => Ok(detached?),
+    };
     match how {
-        _ if uses.is_empty() => {}
+        _ if uses.found.is_empty() => {}
         Unmount::Now => tracing::warn!(
             "{place} was in use: what still has a file or a folder of it open gets ENOTCONN from now on"
         ),
@@ -100,7 +106,25 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     if how == Unmount::Now {
         end(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
     }
-    Ok(())
+    detached
+}
+
+/// Takes a mount out of the tree, if it is still there, for one of its own processes, which ends then. Returns its connection
+/// if that fails: once the last writes are done, [`end_connection`] ends it, because a thread that the kernel holds may keep
+/// `/dev/fuse` open.
+pub(super) fn leave(mount: &MountId) -> Option<io::Result<Connection>> {
+    let mount = mount.find()?;
+    let connection = Connection::of(&mount);
+    let error = detach(&mount).err()?;
+    tracing::error!("{error}");
+    Some(connection)
+}
+
+/// Ends what [`leave`] left.
+pub(super) fn end_connection(left: Option<io::Result<Connection>>) {
+    if let Some(Err(error)) = left.map(|left| left.and_then(|connection| connection.abort())) {
+        tracing::error!("the connection of the mount cannot be ended: {error}");
+    }
 }
 
 /// Removes a mount that does not answer. Processes that it still has end with the connection.
@@ -145,11 +169,30 @@ fn end(mount: &Mount, connection: io::Result<Connection>, named: &[u32], until: 
     }
 }
 
-/// Takes this mount out of the tree, whether it is in use or not.
+/// Takes this mount out of the tree, whether it is in use or not. Another filesystem on the way may never answer, so a
+/// thread of its own does it.
 ///
 /// # Errors
-/// Another filesystem lies on its mount point, or the system refuses.
+/// Another filesystem lies on its mount point, or the system refuses; ETIMEDOUT.
 pub(super) fn detach(mount: &Mount) -> Result<()> {
+    let (sender, receiver) = channel();
+    let place = mount.clone();
+    let run = move || drop(sender.send(detach_by_path(&place)));
+    if sync::spawn("detach", LARGE_STACK, run).is_err() {
+        return detach_by_path(mount);
+    }
+    let detached = receiver.recv_timeout(DETACH_TIMEOUT);
+    detached.unwrap_or_else(|_| {
+        let place = mount.point.display();
+        let context = format!(
+            "{place} cannot be unmounted, because the filesystem that this folder lies on does not answer \
+             (`umount -l {place}` when it does)"
+        );
+        Err(Error::io(context, Errno::TIMEDOUT))
+    })
+}
+
+fn detach_by_path(mount: &Mount) -> Result<()> {
     let dir = &mount.point;
     let refused = |error: Errno| Error::io(format!("{} cannot be unmounted", dir.display()), error);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

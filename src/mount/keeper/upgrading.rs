@@ -150,6 +150,7 @@ impl Keeper {
         self.state.server = self.server.raw_pid();
         let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
+        crate::logging::flush();
         let error = Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
         tracing::error!("the keeper goes on with the old program: {error}");
     }
