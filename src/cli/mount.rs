@@ -8,7 +8,7 @@ use clap::{ValueEnum, ValueHint};
 use super::failure::{say, warn};
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
-use crate::provider::{BACKENDS, BackendVariables};
+use crate::provider::{BACKENDS, backend_variables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -101,18 +101,21 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 
 /// The mount goes on with the variables that it was started with.
 fn warn_of_changed_variables(mount: &MountClient) {
-    let Ok(status) = mount.document("status") else {
+    let here = backend_variables();
+    if here.is_empty() {
         return;
-    };
-    let in_force: Option<BackendVariables> =
-        serde_json::from_value(status["backend_variables"].clone()).ok();
-    let changed = in_force.map(|in_force| in_force.changed_here());
-    if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
-        warn(&format!(
+    }
+    let compared = mount.control("variables", &here);
+    match compared.and_then(|()| mount.text("variables")) {
+        Ok(differing) if differing.is_empty() => {}
+        Ok(differing) => warn(&format!(
             "the mount still has the variables that it was started with, and not these of now: {}; \
              `simpletuner-live umount` and `mount` take the new ones",
-            changed.join(", ")
-        ));
+            differing.lines().collect::<Vec<_>>().join(", ")
+        )),
+        Err(_) => {
+            warn("the mount does not say whether its variables are still these of now; see its log")
+        }
     }
 }
 
