@@ -144,17 +144,17 @@ fn verify(trail: &AuditOptions, hashes: &[String], json: bool) -> Outcome {
         let found: Result<Vec<_>, Error> = hashes.iter().map(|hash| find(hash.as_str())).collect();
         searched.push(found?);
     }
-    let found: Vec<_> = chains.iter().map(path).zip(verified).collect();
+    let results: Vec<_> = chains.iter().map(path).zip(verified).collect();
     if json {
-        let all: Vec<Value> = found
+        let all: Vec<Value> = results
             .iter()
             .zip(&searched)
             .map(|((path, verified), searched)| as_json(path, verified, searched))
             .collect();
         output::json(&all)?;
     } else {
-        for ((path, verified), searched) in found.iter().zip(&searched) {
-            output::line(&format!("{path}: {}", in_words(verified)))?;
+        for ((path, verified), searched) in results.iter().zip(&searched) {
+            output::line(&format!("{path}: {}", describe(verified)))?;
             for Searched { hash, id } in searched {
                 if let Some(id) = id {
                     output::line(&format!("{path}: row {id} has the hash {hash}"))?;
@@ -163,7 +163,7 @@ fn verify(trail: &AuditOptions, hashes: &[String], json: bool) -> Outcome {
         }
     }
     let broken = |verified: &Option<Verified>| verified.as_ref().and_then(|v| v.broken.clone());
-    match found
+    match results
         .iter()
         .find_map(|(path, verified)| Some((path, broken(verified)?)))
     {
@@ -207,7 +207,7 @@ fn as_json(path: &str, verified: &Option<Verified>, searched: &[Searched<'_>]) -
     })
 }
 
-fn in_words(verified: &Option<Verified>) -> String {
+fn describe(verified: &Option<Verified>) -> String {
     let Some(verified) = verified else {
         return "not there yet".into();
     };
@@ -227,7 +227,7 @@ fn in_words(verified: &Option<Verified>) -> String {
     words
 }
 
-/// A chain that is shown, under its name.
+/// A chain that `tail` shows, under its name.
 struct ShownChain {
     name: &'static str,
     reader: ChainReader,

@@ -99,17 +99,17 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// The mount goes on with the variables that it was started with.
+/// The mount keeps the variables that it was started with; warns if this command has others.
 fn warn_of_changed_variables(mount: &MountClient) {
     let here = backend_variables();
     if here.is_empty() {
         return;
     }
-    let compared = mount.control("variables", &here);
-    match compared.and_then(|()| mount.text("variables")) {
+    let compared = mount.write_control("variables", &here);
+    match compared.and_then(|()| mount.read_text("variables")) {
         Ok(differing) if differing.is_empty() => {}
         Ok(differing) => warn(&format!(
-            "the mount still has the variables that it was started with, and not these of now: {}; \
+            "the mount still uses the variables that it was started with; changed since: {}; \
              `simpletuner-live umount` and `mount` take the new ones",
             differing.lines().collect::<Vec<_>>().join(", ")
         )),

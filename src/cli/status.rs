@@ -37,7 +37,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             return Err(failure);
         }
     };
-    let status = client.document("status")?;
+    let status = client.read_json("status")?;
     let providers = client.providers();
     if args.json {
         let mut all = json!({ "mounted": true });

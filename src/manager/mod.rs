@@ -92,7 +92,7 @@ impl NamedCache for SecretCacheHandle {
 
 /// A value, with where and when it was found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundSecret {
     /// The value as it is stored, perhaps with a newline at its end.
     pub value: SecretValue,
     /// The provider that has it.

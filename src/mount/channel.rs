@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
+use super::setup::{block_signals, unblock_signals};
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
 
@@ -39,7 +40,7 @@ impl AsFd for Channel {
 }
 
 /// The command that runs the mount's program as one part. The program is opened by its descriptor, so that it is the same
-/// one whatever lies at its path now.
+/// one even if another lies at its path now.
 fn program(shared: &SharedFds, state: &HandoverState, part: &str) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", shared.program.as_raw_fd()));
     command
@@ -107,7 +108,11 @@ impl Channel {
         match sent() {
             Ok(theirs) => {
                 let mut command = program(shared, state, part);
-                Error::io("the new program", command.stdin(theirs).exec())
+                // The program unblocks them as soon as it has handlers.
+                block_signals();
+                let error = command.stdin(theirs).exec();
+                unblock_signals();
+                Error::io("the new program", error)
             }
             Err(error) => error,
         }
@@ -241,7 +246,7 @@ mod tests {
 
     fn state() -> HandoverState {
         HandoverState {
-            mount: crate::process::mountinfo::own().unwrap()[0].id(),
+            mount: crate::process::mountinfo::of_this_process().unwrap()[0].id(),
             mount_point: OsBytes::from("/mount"),
             program: OsBytes::from("/program"),
             arguments: Vec::new(),

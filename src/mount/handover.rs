@@ -41,7 +41,7 @@ pub(super) struct HandoverState {
     pub(super) arguments: Vec<OsBytes>,
     /// `None`: the log goes to standard error.
     pub(super) log_file: Option<OsBytes>,
-    /// The key of the fingerprints that tell values apart.
+    /// The key of the values' fingerprints.
     pub(super) fingerprints: [u8; 16],
     /// The kernel's first request.
     pub(super) init: Vec<u8>,
@@ -54,7 +54,7 @@ pub(super) struct HandoverState {
     pub(super) restarts: Vec<Restart>,
     /// The last upgrade that was tried.
     pub(super) upgrade: Option<Upgrade>,
-    /// After so many seconds without a heartbeat, or at one request, the server counts as hung.
+    /// After this many seconds without a heartbeat, or at one request, the server counts as hung.
     pub(super) server_timeout: u64,
 }
 

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
+use super::detach::{end_connection, leave};
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
 use super::setup::{Signals, leave_terminal, set_up};
 use super::start::READY;
-use super::unmount::{end_connection, leave};
 use super::{device, service};
 use crate::error::{Error, Result};
 use crate::live::Restart;
@@ -132,14 +132,14 @@ struct Keeper {
     upgrade: Option<Upgrading>,
 }
 
-/// Why the keeper woke up. `Next...`: about the server that an upgrade prepares.
+/// Why the keeper woke up. `Next` is the server that an upgrade prepares.
 enum Wakeup {
     CheckDue,
     UnmountSignal,
     UpgradeSignal,
     Message(ToKeeper),
     ServerEnded,
-    /// With what came along.
+    /// With the descriptors that came along.
     NextMessage(ToKeeper, Vec<OwnedFd>),
     NextEnded,
 }
@@ -190,7 +190,9 @@ impl Keeper {
                     }
                     self.replace_server(exit)?;
                 }
-                Wakeup::NextMessage(message, received) => self.next_says(message, received),
+                Wakeup::NextMessage(message, received) => {
+                    self.handle_next_message(message, received)
+                }
                 Wakeup::NextEnded => self.give_up_upgrade(),
             }
         }
@@ -301,7 +303,7 @@ impl Keeper {
                 let _ = poll(&mut Vec::from_iter(exit_fds), CHANNEL_CLOSED_TIMEOUT);
             }
             if Instant::now() >= until {
-                // A store that hangs can hold one of its threads in the kernel for as long as it likes.
+                // A store that hangs can hold one of its threads in the kernel without end.
                 return match self.server.is_held_by_kernel() {
                     true => Wakeup::ServerEnded,
                     false => Wakeup::CheckDue,

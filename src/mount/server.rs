@@ -10,14 +10,14 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
+use super::detach::{end_connection, leave};
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
 use super::poll::is_ready;
 use super::setup::{Signals, set_up};
-use super::unmount::{end_connection, leave};
 use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
-use crate::hardware::{Hardware, configured_in};
+use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
@@ -139,7 +139,7 @@ fn assemble(
     let configs = Arc::new(configs);
     let hardware = Arc::new(Hardware::in_registry(
         manager.caches(),
-        configured_in(configs.clone(), false),
+        database_loader(configs.clone(), false),
     ));
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),

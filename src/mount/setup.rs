@@ -114,11 +114,37 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Also unblocks the signals that [`block_signals`] blocked.
     pub(super) fn new() -> Result<Self> {
-        Ok(Self {
+        let signals = Self {
             end: pipe_of(&[SIGTERM, SIGINT, SIGHUP])?,
             upgrade: pipe_of(&[SIGUSR1])?,
-        })
+        };
+        unblock_signals();
+        Ok(signals)
+    }
+}
+
+/// Blocks the signals of [`Signals`]. They stay pending when this process executes another program; without this, a signal
+/// that arrives before that program has its handlers would end the process.
+pub(super) fn block_signals() {
+    change_mask(libc::SIG_BLOCK);
+}
+
+/// Undoes [`block_signals`].
+pub(super) fn unblock_signals() {
+    change_mask(libc::SIG_UNBLOCK);
+}
+
+fn change_mask(how: libc::c_int) {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is initialized by sigemptyset before it is used, and no old mask is asked for.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
     }
 }
 

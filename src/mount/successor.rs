@@ -1,5 +1,5 @@
-//! The process that becomes the new program's server in an upgrade. It opens the new program, because a path can hang: the
-//! keeper must not wait for one.
+//! The process that becomes the new program's server in an upgrade. It opens the new program, because a path can lead to a
+//! filesystem that hangs, for which the keeper must not wait.
 
 use super::channel::Channel;
 use super::handover::{Hello, ToKeeper};

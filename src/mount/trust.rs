@@ -1,4 +1,4 @@
-//! Follows paths that no stranger can change: to a program that is about to run, and to the folder that root is about to
+//! Follows paths that no other user can change: to a program that is about to run, and to the folder that root is about to
 //! mount on. Each step opens one name below the last descriptor, so what was checked is what is used.
 
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ use crate::users;
 const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A file or folder, and its path without links.
-pub(super) struct Found {
+pub(super) struct OpenedPath {
     /// Only names it (`O_PATH`).
     pub(super) file: OwnedFd,
     pub(super) path: PathBuf,
@@ -42,7 +42,7 @@ impl Trust {
         }
     }
 
-    /// That it belongs to a user who is trusted.
+    /// Checks that a trusted user owns it.
     pub(super) fn check_owner(self, path: &Path, stat: &Stat) -> Result<()> {
         self.check_owner_in(path, stat, false)
     }
@@ -59,8 +59,8 @@ impl Trust {
         )))
     }
 
-    /// That nobody else can exchange what has this name in the folder.
-    fn check_folder(self, folder: &Found, name: &OsStr, named: &Stat) -> Result<()> {
+    /// Checks that no other user can exchange what has this name in the folder.
+    fn check_folder(self, folder: &OpenedPath, name: &OsStr, named: &Stat) -> Result<()> {
         let stat = stat_of(folder)?;
         self.check_owner(&folder.path, &stat)?;
         // There, only the owner of an entry can exchange it.
@@ -70,27 +70,27 @@ impl Trust {
         self.check_not_writable(folder, &stat)
     }
 
-    fn check_not_writable(self, found: &Found, stat: &Stat) -> Result<()> {
+    fn check_not_writable(self, found: &OpenedPath, stat: &Stat) -> Result<()> {
         if !may_be_written(found, stat) {
             return Ok(());
         }
         let path = found.path.display();
         Err(Error::Settings(format!(
-            "other users may write to {path}, and could exchange what is there; `chmod go-w {path}` mends that"
+            "other users may write to {path}, and could exchange what is there; fix it with: chmod go-w {path}"
         )))
     }
 }
 
-fn may_be_written(found: &Found, stat: &Stat) -> bool {
-    others_can_write(stat, Path::new(&of_descriptor(&found.file)))
+fn may_be_written(found: &OpenedPath, stat: &Stat) -> bool {
+    others_can_write(stat, Path::new(&path_of_descriptor(&found.file)))
 }
 
-/// The path that leads to what a descriptor names, whatever lies at its old path now.
-pub(super) fn of_descriptor(file: &OwnedFd) -> String {
+/// A path to what a descriptor names, even if something else lies at its old path now.
+pub(super) fn path_of_descriptor(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-pub(super) fn stat_of(found: &Found) -> Result<Stat> {
+pub(super) fn stat_of(found: &OpenedPath) -> Result<Stat> {
     fstat(&found.file).map_err(|e| failed(&found.path, e))
 }
 
@@ -103,10 +103,10 @@ pub(super) fn failed(path: &Path, error: Errno) -> Error {
 ///
 /// # Errors
 /// [`Error::Settings`] names the folder that others can change.
-pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<Found> {
+pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<OpenedPath> {
     let root = || {
         let file = openat(CWD, "/", NAMED, Mode::empty()).map_err(|e| failed(path, e))?;
-        Ok::<_, Error>(Found {
+        Ok::<_, Error>(OpenedPath {
             file,
             path: "/".into(),
         })
@@ -149,11 +149,11 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> std::result::Result<OwnedFd, E
     }
 }
 
-/// Opens a program that `user` is about to run: a regular file of this user's or root's that nobody else can change or
+/// Opens a program that `user` is about to run: a regular file of that user or root which no other user can change or
 /// exchange.
 ///
 /// # Errors
-/// What is wrong with it, and how to mend that.
+/// What is wrong with it, and how to fix that.
 pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
     let trust = Trust::of(user);
     let found = follow(path, Some(trust), false)?;
@@ -165,7 +165,7 @@ pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
     trust.check_owner(&found.path, &stat)?;
     trust.check_not_writable(&found, &stat)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(of_descriptor(&found.file), flags, Mode::empty())
+    rustix::fs::open(path_of_descriptor(&found.file), flags, Mode::empty())
         .map_err(|e| failed(&found.path, e))
 }
 

@@ -7,14 +7,16 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
 use super::belongs_to_another;
+use super::mount_point_state::{MountPointState, mount_point_state, resolve};
 use super::setup::PROCESS_NAME;
-use super::state::{MountState, resolve, state};
 use crate::error::{Error, Result};
 use crate::live::Upgrade;
 use crate::process;
 
 /// How long the keeper may take. It gives up on a new program earlier by itself.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a keeper may take to have its name after it has executed a new program.
+const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often `status` is read for the outcome.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -41,14 +43,14 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
     let dir = resolve(dir);
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));
-    match state(&dir)? {
-        MountState::Ours { alive: true, .. } => {}
-        MountState::Ours { alive: false, .. } => {
+    match mount_point_state(&dir)? {
+        MountPointState::Ours { alive: true, .. } => {}
+        MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
                 "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
             ));
         }
-        MountState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
+        MountPointState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
         _ => return refuse(format!("nothing of ours is mounted at {place}")),
     }
     let before = status(&dir)?;
@@ -79,7 +81,7 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
         let upgrade: Option<Upgrade> = serde_json::from_value(now["upgrade"].clone()).ok();
         if let Some(error) = upgrade.and_then(|upgrade| upgrade.error) {
             return refuse(format!(
-                "{} cannot take over, and the mount goes on as it was: {error}",
+                "{} cannot take over, and the mount keeps running the old program: {error}",
                 text(&now, "program")
             ));
         }
@@ -104,20 +106,27 @@ fn status(dir: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
 }
 
-/// Signals the keeper, after checking that the process id is still the keeper's and not a later process's.
+/// Signals the keeper, after checking that the process id is still the keeper's and not a later process's. A keeper that is
+/// just becoming the program of the last upgrade has another name for some milliseconds.
 fn signal_keeper(dir: &Path, keeper: u64) -> Result<()> {
     let failed = |e| Error::io(format!("the keeper, process {keeper},"), e);
     let unknown = || failed(rustix::io::Errno::SRCH);
     let pid = i32::try_from(keeper).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(unknown)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
-    // The mount is ours, and its status still names this process after the pidfd was opened.
-    let is_named = status(dir)?["keeper_pid"].as_u64() == Some(keeper);
-    let keeper = keeper as u32;
-    let is_ours = process::user_of(keeper) == Some(rustix::process::geteuid().as_raw())
-        && process::name_of(keeper).as_deref() == Some(PROCESS_NAME);
-    if !is_named || !is_ours {
-        return Err(unknown());
+    let begun = Instant::now();
+    loop {
+        // The mount is ours, and its status still names this process after the pidfd was opened.
+        let is_named = status(dir)?["keeper_pid"].as_u64() == Some(keeper);
+        let pid = keeper as u32;
+        let is_ours = process::user_of(pid) == Some(rustix::process::geteuid().as_raw());
+        if is_named && is_ours && process::name_of(pid).as_deref() == Some(PROCESS_NAME) {
+            break;
+        }
+        if !is_named || !is_ours || begun.elapsed() > NAME_TIMEOUT {
+            return Err(unknown());
+        }
+        std::thread::sleep(POLL_INTERVAL);
     }
     rustix::process::pidfd_send_signal(&pidfd, Signal::USR1).map_err(failed)
 }

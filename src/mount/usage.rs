@@ -133,14 +133,18 @@ struct Search {
 impl Search {
     fn run(&mut self) {
         let me = std::process::id();
-        for bind in self.new_mounts(mountinfo::own()) {
+        for bind in self.new_mounts(mountinfo::of_this_process()) {
             self.report(Use::Bind(bind.point));
         }
         // The command that started this process, and waits for it.
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
         let parent = parent.filter(|pid| program_of(*pid) == PROCESS_NAME);
         for pid in process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent) {
-            if let Some(first) = self.new_mounts(mountinfo::of(pid)).into_iter().next() {
+            if let Some(first) = self
+                .new_mounts(mountinfo::of_process(pid))
+                .into_iter()
+                .next()
+            {
                 self.report(Use::Namespace {
                     point: first.point,
                     pid,

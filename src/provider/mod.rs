@@ -133,9 +133,9 @@ pub trait Provider: Send + Sync {
         }
     }
 
-    /// Sees to it that the view has an answer for the key (`None`: for the list of names) that is fresh, or the best
-    /// there is. Then calls `done`, on any thread, within the provider's own timeouts. Concurrent callers share one
-    /// request.
+    /// Refreshes the view in the background, so that it has a fresh answer for the key (`None`: for the list of names), or the
+    /// last one if the provider fails. Then calls `done`, on any thread, within the provider's own timeouts. Concurrent
+    /// callers share one request.
     fn ask(&self, _name: Option<&SecretName>, done: Done) {
         done();
     }

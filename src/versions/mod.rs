@@ -5,7 +5,7 @@
 //! - A [`File`] is what users see under a name: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
 //!   open never checks whether a version is current.
-//! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Opening
+//! - A placeholder is an inode without bytes, for a name whose content a provider must be asked for first. Opening
 //!   it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
@@ -51,9 +51,9 @@ pub struct DirEntry {
     pub name: String,
 }
 
-/// The name and the number that a promise has.
+/// The name and the number that a placeholder has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promised {
+pub struct Placeholder {
     /// The name.
     pub dir_entry: DirEntry,
     /// The `st_ino` of its file.

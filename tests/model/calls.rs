@@ -1,5 +1,5 @@
-//! What made-up programs call: open, read, write, close and so on, as Linux turns them into requests; and what the
-//! reference is told of it.
+//! What made-up programs call: open, read, write, close and so on, as Linux turns them into requests, and what the reference
+//! records of each. One file, so that the calls can be compared with each other.
 
 use std::rc::Rc;
 
@@ -39,7 +39,7 @@ impl World {
                 self.reference(|reference| reference.no_such_file("open", pid, name, since));
                 Err(libc::ENOENT)
             }
-            // Whoever else is making it is there first; and of a cold name nobody knows.
+            // Another process that is making it was first; and no provider has answered for a cold name.
             Err(libc::EEXIST) if excl => Err(libc::EEXIST),
             // Known limits: the next server does not know the inodes of listings, and that there is nothing is
             // forgotten when the backend's document is out of date once more.

@@ -1,5 +1,6 @@
 //! A made-up kernel: names with validity and epochs, inodes with pages and counted lookups, the lock of a folder, and how
 //! Linux walks to a name (fs/namei.c, fs/fuse/dir.c). Where another process may come between, it gives up its turn.
+//! One file: the walk to a name uses all of it.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use simpletuner_live::live::{Caller, Found};
+use simpletuner_live::live::{Caller, LookupReply};
 
 use crate::Broken;
 use crate::processes::Table;
@@ -283,7 +284,7 @@ impl World {
     }
 
     /// What an answer says of an inode; it counts as a lookup.
-    pub fn learn(&self, found: &Found) {
+    pub fn learn(&self, found: &LookupReply) {
         let mut kernel = self.kernel.borrow_mut();
         let inode = kernel.inodes.entry(found.nodeid).or_default();
         inode.lookups += 1;
@@ -313,7 +314,7 @@ impl World {
     }
 
     /// A name of a listing: it gets the epoch of now.
-    pub fn link(&self, name: &str, found: &Found) {
+    pub fn link(&self, name: &str, found: &LookupReply) {
         let epoch = self.epoch();
         let known = {
             let kernel = self.kernel.borrow();

@@ -7,6 +7,7 @@ mod copiers;
 mod creation;
 mod descriptors;
 mod editors;
+mod env_files;
 mod idioms;
 mod listing;
 mod locks;
@@ -20,6 +21,7 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
+mod unsupported;
 
 use std::process::{Command, Output};
 

@@ -4,7 +4,7 @@
 
 pub mod home;
 pub mod orphans;
-pub mod someone;
+pub mod user;
 
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -145,8 +145,8 @@ impl Live {
         self.output_within(PATIENCE + PATIENCE / 2, command)
     }
 
-    /// What came of a program that uses the mount. If it does not end in time, both processes of the mount are killed, so
-    /// that whoever waits in it is let go.
+    /// The output of a program that uses the mount. If it does not end in time, both processes of the mount are killed, so
+    /// that the kernel releases the program.
     #[track_caller]
     pub fn output_within(&self, patience: Duration, command: &mut Command) -> Output {
         let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());

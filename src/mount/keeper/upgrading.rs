@@ -60,7 +60,7 @@ impl Keeper {
         }
     }
 
-    /// Goes on with the old program after the new one's server has ended.
+    /// Keeps the old program after the new one's server has ended.
     pub(super) fn give_up_upgrade(&mut self) {
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
             let exit = next.reap();
@@ -69,7 +69,7 @@ impl Keeper {
     }
 
     /// Handles a message of the new program's server.
-    pub(super) fn next_says(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
+    pub(super) fn handle_next_message(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
         let Some(Upgrading::Preparing { next, program, .. }) = &mut self.upgrade else {
             return;
         };
@@ -81,7 +81,7 @@ impl Keeper {
         }
     }
 
-    /// Has the old server write down what it has only in memory.
+    /// Has the old server write to disk what it has only in memory.
     fn quiesce_server(&mut self) {
         if self.server.channel.send(&ToServer::Quiesce).is_err() {
             return;
@@ -132,7 +132,7 @@ impl Keeper {
         match &error {
             None => tracing::info!("upgraded"),
             Some(error) => {
-                tracing::error!("the upgrade failed, the old program serves on: {error}")
+                tracing::error!("the upgrade failed, and the old program keeps serving: {error}")
             }
         }
         let number = self.state.upgrade.as_ref().map_or(0, |last| last.number) + 1;
@@ -152,6 +152,6 @@ impl Keeper {
         let channel = &self.server.channel;
         crate::logging::flush();
         let error = Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
-        tracing::error!("the keeper goes on with the old program: {error}");
+        tracing::error!("the keeper keeps running the old program: {error}");
     }
 }
