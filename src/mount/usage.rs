@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_search_that_is_cut_off_says_so() {
-        let mount = mountinfo::own().unwrap().remove(0);
+        let mount = mountinfo::of_this_process().unwrap().remove(0);
         let uses = uses_within(&mount, Duration::ZERO);
         assert!(uses.cut_off.is_some());
         let uses = uses_within(&mount, Duration::from_secs(60));
