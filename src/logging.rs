@@ -1,16 +1,16 @@
-//! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file. A daemon logs a
-//! bounded number of lines a minute from each place in the code.
+//! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file. A daemon's
+//! threads do not wait for either (`queue`), and it logs a bounded number of lines a minute from each place in the code.
 
 mod limit;
+mod queue;
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-// The library's own: `MakeWriter` is implemented for it.
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use tracing::level_filters::LevelFilter;
@@ -25,12 +25,17 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::error::{Error, Result};
 use crate::files::place;
 use limit::{Admitted, LineLimit};
+use queue::LogQueue;
 
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
+/// How long a daemon waits until its log file is open. Lines are then written when it is.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+static QUEUE: LogQueue = LogQueue::new();
 
 /// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
 pub fn init_command() {
@@ -40,31 +45,48 @@ pub fn init_command() {
 /// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
 pub fn init_foreground() {
     let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
-    start(
-        LevelFilter::INFO,
-        LineFormat::of_daemon(with_time),
-        io::stderr,
-    );
+    let format = LineFormat::of_daemon(with_time);
+    match QUEUE.start(|| Some(io::stderr())) {
+        Ok(()) => start(LevelFilter::INFO, format, || &QUEUE),
+        // Without a thread, at least the lines are there.
+        Err(_) => start(LevelFilter::INFO, format, io::stderr),
+    }
 }
 
-/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB).
+/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB). If its disk does not answer, the
+/// lines are written when it does.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
 pub fn init_daemon(path: &Path) -> Result<()> {
-    let log = LogFile::open(path, MAX_LOG_SIZE)?;
-    let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-    start(
-        LevelFilter::INFO,
-        LineFormat::of_daemon(true),
-        Mutex::new(log),
-    );
+    let (sender, opened) = channel();
+    let place = path.to_owned();
+    let open = move || {
+        let log = LogFile::open(&place, MAX_LOG_SIZE);
+        let (log, result) = match log {
+            Ok(log) => {
+                let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
+                (Some(log), Ok(mode))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let _ = sender.send(result);
+        log
+    };
+    QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
+    start(LevelFilter::INFO, LineFormat::of_daemon(true), || &QUEUE);
+    let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
         let path = path.display();
         tracing::warn!("other users may open the log {path}; fix it with: chmod 600 {path}");
     }
     Ok(())
+}
+
+/// Waits until all that was logged is written, for a second at most. A daemon calls it before it ends.
+pub fn flush() {
+    QUEUE.flush();
 }
 
 /// Only the first call in a process has an effect.

@@ -238,6 +238,15 @@ impl Chain {
         Ok(both)
     }
 
+    /// The id of the row that has this hash.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if the database cannot be read.
+    pub fn find(&self, hash: &str) -> Result<Option<i64>> {
+        let row = "SELECT id FROM audit_log WHERE entry_hash = ?1 ORDER BY id LIMIT 1";
+        self.select(BUSY_TIMEOUT, row, &hash, |row| row.get(0))
+    }
+
     /// Verifies every row. A missing database has no rows.
     ///
     /// # Errors

@@ -192,6 +192,7 @@ mod tests {
             key: None,
             reads: false,
             keep_days: None,
+            anchor_interval: std::time::Duration::from_secs(60),
         });
         log.0.run_without_thread();
         assert!(!log.flush(Instant::now()));

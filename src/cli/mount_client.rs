@@ -323,7 +323,7 @@ mod tests {
         match failure {
             Failure::Error(error) => error.to_string(),
             Failure::Message(message, _) => message,
-            Failure::OutputClosed => "nothing".into(),
+            Failure::OutputClosed | Failure::Reported => "nothing".into(),
         }
     }
 

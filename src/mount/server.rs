@@ -10,7 +10,7 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
-use super::detach::detach;
+use super::detach::{end_connection, leave};
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
 use super::poll::is_ready;
 use super::setup::{Signals, set_up};
@@ -23,7 +23,6 @@ use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
-use crate::provider::BackendVariables;
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
@@ -174,7 +173,6 @@ fn assemble(
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
         info.allow_root = settings.allow_root;
-        info.variables = BackendVariables::of_this_process();
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
@@ -380,17 +378,20 @@ impl KeeperLink {
         if self.channel.send(&ToKeeper::Unmount).is_ok() {
             return;
         }
-        if let Some(mount) = self.state.mount.find()
-            && let Err(error) = detach(&mount)
-        {
-            tracing::error!("{error}");
-        }
+        let left = leave(&self.state.mount);
+        self.finish();
+        end_connection(left);
         self.shut_down();
     }
 
-    fn shut_down(&self) -> ! {
+    fn finish(&self) {
         self.drain.finish();
         self.manager.close();
+    }
+
+    fn shut_down(&self) -> ! {
+        self.finish();
+        crate::logging::flush();
         std::process::exit(0);
     }
 

@@ -314,11 +314,14 @@ fn refuse_unreadable_home() -> Result<()> {
 /// Refuses root in another user's home: root would create files that the owner cannot use, and follow the owner's links.
 fn refuse_foreign_home(home: &Path) -> Result<()> {
     let uid = rustix::process::geteuid();
-    let owner = rustix::fs::stat(home).map_or(uid.as_raw(), |stat| stat.st_uid);
-    if !uid.is_root() || owner == 0 {
+    if !uid.is_root() {
         return Ok(());
     }
-    let user = crate::users::user_name(owner).unwrap_or_else(|| owner.to_string());
+    let owner = rustix::fs::stat(home).map_or(0, |stat| stat.st_uid);
+    if owner == 0 {
+        return Ok(());
+    }
+    let user = crate::users::shown(owner);
     let home = home.display();
     Err(Error::Settings(format!(
         "this is root, and HOME={home} belongs to {user}, who could not use the files that root would create there; \

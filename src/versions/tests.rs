@@ -23,6 +23,11 @@ fn restored(records: Vec<Record>) -> Restored {
 }
 
 fn shown(state: &State) -> Vec<String> {
+    let written = state.handles.values().filter_map(|handle| match handle {
+        Handle::Write { ino, .. } => Some((state.file_of(*ino)?, *ino)),
+        Handle::Snapshot { .. } => None,
+    });
+    assert_eq!(state.written, written.collect());
     let records = state.checkpoint();
     // That a placeholder is forgotten is not in the journal, nor what is known later of an inode that has a buffer.
     let mut shown: Vec<String> = records

@@ -151,6 +151,7 @@ impl Keeper {
         self.state.server = self.server.raw_pid();
         let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
+        crate::logging::flush();
         let exec = || Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
         let error = reserve::with(exec);
         tracing::error!("the keeper keeps running the old program: {error}");
