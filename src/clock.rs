@@ -1,4 +1,4 @@
-//! The clock by which things expire. Nobody can set it, and it goes on while the machine sleeps. What is shown to people is
+//! The clock by which things expire. It cannot be set, and it runs while the machine sleeps. What is shown to people is
 //! `SystemTime`, the wall clock; pauses of a running program (a wait for a lock) stay with `std`'s clock, which a
 //! sleeping machine stops.
 

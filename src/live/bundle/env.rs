@@ -1,8 +1,7 @@
 //! A document as lines `NAME=value`: quoted for shells, systemd and dotenv readers, bare for containers.
 //! docs/env-files.md says which program reads which form.
 
-use super::Document;
-use super::render::Out;
+use super::{Document, Out};
 
 /// The most bytes of a line that Docker and Podman read; a longer one makes them refuse the whole file.
 const MAX_BARE_LINE: usize = 65_535;
