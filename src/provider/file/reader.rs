@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Document, MAX_DOCUMENT, parse_document};
 use super::location::{StoreLocation, is_yaml};
+use super::write::is_mounted;
 use crate::error::{Error, Result};
 use crate::files::place::Place;
 use crate::files::{Content, ReadError, Stamp, read_file, read_place};
@@ -81,6 +82,8 @@ pub(super) struct StoreReader {
     location: StoreLocation,
     /// Whether the warning that others can read the file was logged.
     mode_warned: AtomicBool,
+    /// Whether the warning that the file cannot be written was logged.
+    mount_warned: AtomicBool,
 }
 
 impl StoreReader {
@@ -88,6 +91,7 @@ impl StoreReader {
         Self {
             location,
             mode_warned: AtomicBool::new(false),
+            mount_warned: AtomicBool::new(false),
         }
     }
 
@@ -157,6 +161,12 @@ impl StoreReader {
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
             tracing::warn!("{path} can be read by others; mend it with: chmod 600 {path}");
+        }
+        if is_mounted(path) && !self.mount_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{} is mounted as a single file: its secrets can be read, and none can be written",
+                path.display()
+            );
         }
         Ok(content)
     }
