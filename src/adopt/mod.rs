@@ -99,7 +99,7 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
     layout.remove_old_beside(&link)?;
     if report.changed {
         report.notes.push(
-            "restart SimpleTuner, and a mount that is running, so that they use the new file"
+            "restart SimpleTuner, and type `simpletuner-live reload` if a mount is running, so that they use the new file"
                 .to_owned(),
         );
         if let Some(old) = layout.old.as_ref().filter(|old| old.path != old.target) {

@@ -19,6 +19,7 @@ mod mount;
 mod mount_client;
 mod output;
 mod reason;
+mod reload;
 mod rm;
 mod secret_list;
 mod set;
@@ -91,6 +92,7 @@ commands! {
     Mount => mount,
     Umount => umount,
     Status => status,
+    Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,
     Get => get,

@@ -4,10 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
+use serde_json::Value;
 
-use super::failure::{say, warn};
+use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
+use super::status::warn_of_changed_settings;
 use super::{Context, Outcome, output};
+use crate::error::Error;
+use crate::mount::MountState;
 use crate::provider::{BACKENDS, BackendVariables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
@@ -71,27 +75,36 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         if args.part.is_none() {
             logging::init_foreground();
         }
-        let settings = || Settings::load(&flags, BACKENDS);
         let keep = |in_background| {
-            let settings = settings()?;
+            let settings = Settings::load(&flags, BACKENDS)?;
             let arguments = daemon_arguments(&args, &flags, &settings);
             mount::mount_foreground(&settings, &arguments, in_background)
         };
         return Ok(match args.part {
             None => keep(false),
             Some(Part::BackgroundKeeper) => keep(true),
-            Some(Part::Server) => mount::serve(settings()),
+            Some(Part::Server) => mount::serve(|content| {
+                let flags = Flags {
+                    content,
+                    ..flags.clone()
+                };
+                Settings::load(&flags, BACKENDS)
+            }),
             Some(Part::Successor) => mount::succeed(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
-    let settings = Settings::load(&flags, BACKENDS)?;
+    let settings = Settings::load(&flags, BACKENDS).map_err(|error| wrong(&flags, error))?;
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
-        warn_of_changed_variables(&MountClient::require(&mounted.mount_point)?);
+        let mount = MountClient::require(&mounted.mount_point)?;
+        if let Ok(status) = mount.document("status") {
+            warn_of_changed_settings(&status);
+            warn_of_changed_variables(&status);
+        }
     }
     output::line(&path.to_string())?;
     say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
@@ -99,18 +112,27 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     Ok(())
 }
 
+/// Settings that are wrong do not concern a mount that runs.
+fn wrong(flags: &Flags, error: Error) -> Failure {
+    let state = Settings::mount_point_by(flags).and_then(|dir| mount::state(&dir));
+    match state {
+        Ok(MountState::Ours { alive: true, .. }) => {
+            let hint = "a mount runs there, and goes on with the settings in force";
+            Failure::with_hint(error.to_string(), hint)
+        }
+        _ => error.into(),
+    }
+}
+
 /// The mount goes on with the variables that it was started with.
-fn warn_of_changed_variables(mount: &MountClient) {
-    let Ok(status) = mount.document("status") else {
-        return;
-    };
+fn warn_of_changed_variables(status: &Value) {
     let in_force: Option<BackendVariables> =
         serde_json::from_value(status["backend_variables"].clone()).ok();
     let changed = in_force.map(|in_force| in_force.changed_here());
     if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
         warn(&format!(
             "the mount still has the variables that it was started with, and not these of now: {}; \
-             `simpletuner-live umount` and `mount` take the new ones",
+             `simpletuner-live reload --env` takes the new ones",
             changed.join(", ")
         ));
     }

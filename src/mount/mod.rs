@@ -7,7 +7,8 @@
 //!   them; `poll`: poll(2) with a `Duration`
 //! - `device`: `/dev/fuse`; `mount_point`: the folder that is mounted on; `trust`: paths that no stranger can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
-//! - `start`, `unmount`, `upgrade`, `state`: what commands do with a mount; `daemon`: its processes; `usage`: which
+//! - `in_force`: the settings in force; `environment`: the variables that a mount takes over from a command
+//! - `start`, `unmount`, `upgrade`, `reload`, `state`: what commands do with a mount; `daemon`: its processes; `usage`: which
 //!   processes still use it; `connection`: the kernel's side of it
 //! - `successor`: the process that becomes the new program's server in an upgrade
 //! - `in_process`: a mount within one process, for tests and for other Rust programs
@@ -16,11 +17,14 @@ mod channel;
 mod connection;
 mod daemon;
 mod device;
+mod environment;
 mod handover;
+mod in_force;
 mod in_process;
 mod keeper;
 mod mount_point;
 mod poll;
+mod reload;
 mod server;
 mod server_process;
 mod service;
@@ -35,9 +39,11 @@ mod upgrade;
 mod usage;
 
 pub use crate::fuse::Allocator;
+pub use environment::Environment;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
+pub use reload::reload;
 pub use server::serve;
 pub use setup::leave_caller;
 pub use start::{Mounted, mount_background};

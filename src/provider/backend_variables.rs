@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::path_variables;
+use crate::secret::{new_salt, salted_hash};
 
 /// The variables of the backends and their libraries that are set in a process, each as a salted hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,10 +17,7 @@ pub struct BackendVariables {
 impl BackendVariables {
     /// Those of this process.
     pub fn of_this_process() -> Self {
-        let mut salt = [0; 16];
-        // Without random numbers, the salt is only less good.
-        let _ = getrandom::fill(&mut salt);
-        Self::hashed(hex(&salt), std::env::vars_os().filter_map(text))
+        Self::hashed(new_salt(), std::env::vars_os().filter_map(text))
     }
 
     fn hashed(salt: String, variables: impl Iterator<Item = (String, String)>) -> Self {
@@ -33,8 +30,8 @@ impl BackendVariables {
                 }
                 false => value,
             };
-            let hash = digest(&SHA256, format!("{salt}\0{name}\0{value}").as_bytes());
-            (name, hex(&hash.as_ref()[..16]))
+            let hash = salted_hash(&salt, &[name.as_bytes(), value.as_bytes()]);
+            (name, hash)
         };
         let hashes = variables
             .filter(|(name, value)| is_of_backends(name) && !value.is_empty())
@@ -68,10 +65,6 @@ fn is_of_backends(name: &str) -> bool {
     let prefixes = ["AWS_", "VAULT_", "SIMPLETUNER_AWS_", "SIMPLETUNER_VAULT_"];
     proxies.contains(&name.to_ascii_uppercase().as_str())
         || prefixes.iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
