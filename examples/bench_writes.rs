@@ -15,9 +15,9 @@ const USAGE: &str = "usage:
   bench_writes churn TIMES FOLDER      makes and removes files, each before the next
   bench_writes series TIMES FOLDER     files made one after another: seconds of the first and of the last fifth, and of all
   bench_writes writers COUNT FOLDER    milliseconds until the last of so many who close at once is done
-  bench_writes large FOLDER FILE MIB...
+  bench_writes large FOLDER FILE OTHER MIB...
                                        median seconds for each size, in writes of 8 KiB, and p99 in microseconds of reading FILE
-                                       alone and beside it";
+                                       alone and beside the writes, and OTHER, of another filesystem, alone and beside them";
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         ["churn", times, folder] => churn(times, Path::new(folder)),
         ["series", times, folder] => series(times, Path::new(folder)),
         ["writers", count, folder] => writers(count, Path::new(folder)),
-        ["large", folder, file, ref sizes @ ..] => large(Path::new(folder), file, sizes),
+        ["large", folder, file, other, ref sizes @ ..] => {
+            large(Path::new(folder), [file, other], sizes)
+        }
         _ => Err(USAGE.into()),
     };
     if let Err(error) = done {
@@ -157,7 +159,7 @@ fn p99(mut times: Vec<Duration>) -> f64 {
     times[times.len() * 99 / 100].as_secs_f64() * 1e6
 }
 
-/// So many files of each size are written.
+/// So many files of each size are written beside the reads of each file.
 const LARGE_FILES: usize = 15;
 
 /// How long it takes to write a file of so many MiB in pieces of 8 KiB.
@@ -170,32 +172,36 @@ fn write_pieces(path: &Path, mib: usize) -> std::io::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-fn large(folder: &Path, file: &str, sizes: &[&str]) -> Done {
+fn large(folder: &Path, files: [&str; 2], sizes: &[&str]) -> Done {
     let path = folder.join(".bench");
     for mib in sizes {
         let size = mib.parse()?;
-        let (mut all_took, mut beside) = (Vec::new(), Vec::new());
-        for _ in 0..LARGE_FILES {
+        let (mut all_took, mut beside) = (Vec::new(), [Vec::new(), Vec::new()]);
+        // The two files in turn: one is read while a file is written, the other while the next one is.
+        for number in 0..2 * LARGE_FILES {
+            let which = number % 2;
             let ended = AtomicBool::new(false);
             let (took, reads) = std::thread::scope(|scope| {
-                let reader = scope.spawn(|| reads(file, &ended));
+                let reader = scope.spawn(|| reads(files[which], &ended));
                 let took = write_pieces(&path, size);
                 ended.store(true, Ordering::Relaxed);
                 (took, reader.join().expect("the reader does not panic"))
             });
             fs::remove_file(&path)?;
             all_took.push(took?);
-            beside.extend(reads?);
+            beside[which].extend(reads?);
         }
         all_took.sort();
-        let took = all_took[LARGE_FILES / 2];
-        // As many reads alone as there were beside it.
-        let mut alone = Vec::new();
-        while alone.len() < beside.len() {
-            alone.extend(reads(file, &AtomicBool::new(true))?);
+        print!("large {mib} {:.4}", all_took[LARGE_FILES].as_secs_f64());
+        for (file, beside) in files.into_iter().zip(beside) {
+            // As many reads alone as there were beside the writes.
+            let mut alone = Vec::new();
+            while alone.len() < beside.len() {
+                alone.extend(reads(file, &AtomicBool::new(true))?);
+            }
+            print!(" {:.1} {:.1}", p99(alone), p99(beside));
         }
-        let (took, alone, beside) = (took.as_secs_f64(), p99(alone), p99(beside));
-        println!("large {mib} {took:.4} {alone:.1} {beside:.1}");
+        println!();
     }
     Ok(())
 }

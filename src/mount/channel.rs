@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::environment::Environment;
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
+use super::setup::{hold_signals, let_signals_in};
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
 
@@ -119,7 +120,11 @@ impl Channel {
         match sent() {
             Ok(theirs) => {
                 let mut command = program(shared, state, part, environment);
-                Error::io("the new program", command.stdin(theirs).exec())
+                // The program lets them in as soon as it can answer them.
+                hold_signals();
+                let error = command.stdin(theirs).exec();
+                let_signals_in();
+                Error::io("the new program", error)
             }
             Err(error) => error,
         }

@@ -127,12 +127,38 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Also lets the signals in that [`hold_signals`] held back.
     pub(super) fn new() -> Result<Self> {
-        Ok(Self {
+        let signals = Self {
             end: pipe_of(&[SIGTERM, SIGINT])?,
             reload: pipe_of(&[SIGHUP])?,
             upgrade: pipe_of(&[SIGUSR1])?,
-        })
+        };
+        let_signals_in();
+        Ok(signals)
+    }
+}
+
+/// Holds the signals of [`Signals`] back until they are let in again. They stay pending when this process executes another
+/// program; without this, a signal that arrives before that program has its handlers would end the process.
+pub(super) fn hold_signals() {
+    change_mask(libc::SIG_BLOCK);
+}
+
+/// Undoes [`hold_signals`].
+pub(super) fn let_signals_in() {
+    change_mask(libc::SIG_UNBLOCK);
+}
+
+fn change_mask(how: libc::c_int) {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is initialized by sigemptyset before it is used, and no old mask is asked for.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
     }
 }
 

@@ -15,6 +15,8 @@ use crate::process;
 
 /// How long the keeper may take. It gives up on a new program earlier by itself.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a keeper may take to have its name after it has executed a new program.
+const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often `status` is read for the outcome.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -124,20 +126,27 @@ fn status(dir: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
 }
 
-/// Signals the keeper, after checking that the process id is still the keeper's and not a later process's.
+/// Signals the keeper, after checking that the process id is still the keeper's and not a later process's. A keeper that is
+/// just becoming the program of the last upgrade has another name for some milliseconds.
 fn signal_keeper(dir: &Path, keeper: u64) -> Result<()> {
     let failed = |e| Error::io(format!("the keeper, process {keeper},"), e);
     let unknown = || failed(rustix::io::Errno::SRCH);
     let pid = i32::try_from(keeper).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(unknown)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
-    // The mount is ours, and its status still names this process after the pidfd was opened.
-    let is_named = status(dir)?["keeper_pid"].as_u64() == Some(keeper);
-    let keeper = keeper as u32;
-    let is_ours = process::user_of(keeper) == Some(rustix::process::geteuid().as_raw())
-        && process::name_of(keeper).as_deref() == Some(PROCESS_NAME);
-    if !is_named || !is_ours {
-        return Err(unknown());
+    let begun = Instant::now();
+    loop {
+        // The mount is ours, and its status still names this process after the pidfd was opened.
+        let is_named = status(dir)?["keeper_pid"].as_u64() == Some(keeper);
+        let pid = keeper as u32;
+        let is_ours = process::user_of(pid) == Some(rustix::process::geteuid().as_raw());
+        if is_named && is_ours && process::name_of(pid).as_deref() == Some(PROCESS_NAME) {
+            break;
+        }
+        if !is_named || !is_ours || begun.elapsed() > NAME_TIMEOUT {
+            return Err(unknown());
+        }
+        std::thread::sleep(POLL_INTERVAL);
     }
     rustix::process::pidfd_send_signal(&pidfd, Signal::USR1).map_err(failed)
 }

@@ -118,6 +118,23 @@ fn an_upgrade_replaces_both_processes_and_no_user_of_the_mount_notices() {
     assert_eq!(fs::read_to_string(&secret).unwrap(), "value");
 }
 
+/// The keeper executes the new program when the new server answers already: what it is asked meanwhile, it does afterwards.
+#[test]
+fn a_keeper_that_is_just_becoming_the_new_program_takes_the_next_request() {
+    let _alone = alone();
+    let home = Installed::new();
+    let keeper = home.status()["keeper_pid"].clone();
+    for _ in 0..8 {
+        home.run(&["upgrade"]).done();
+        assert_eq!(home.status()["keeper_pid"], keeper);
+    }
+    home.run(&["upgrade"]).done();
+    signal("TERM", keeper.as_u64().unwrap() as u32);
+    wait_until("the mount has ended", || !home.0.live("status").exists());
+    let log = fs::read_to_string(home.0.path(".simpletuner/live.log")).unwrap();
+    assert!(!log.contains("the keeper has ended"), "{log}");
+}
+
 #[test]
 fn an_upgrade_to_a_program_that_does_not_start_keeps_the_old_one() {
     let _alone = alone();
