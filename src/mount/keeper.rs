@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
+use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
@@ -132,6 +133,8 @@ struct Keeper {
     /// The server passed on a request to unmount while the keeper waited for another message.
     unmount_requested: bool,
     upgrade: Option<Upgrading>,
+    /// The change that was asked for while another was under way.
+    next_change: Option<(Kind, Option<Environment>)>,
 }
 
 /// Why the keeper woke up. `Next...`: about the server that an upgrade prepares.
@@ -165,6 +168,7 @@ impl Keeper {
             failures: 0,
             failing_since: None,
             upgrade: None,
+            next_change: None,
             unmount_requested: false,
         }
     }
@@ -175,6 +179,7 @@ impl Keeper {
             if self.unmount_requested {
                 return self.unmount();
             }
+            self.begin_next_change();
             match self.wait(CHECK_INTERVAL) {
                 Wakeup::CheckDue => self.check(),
                 Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {

@@ -16,7 +16,7 @@ use super::handover::{
 };
 use super::in_force;
 use super::poll::is_ready;
-use super::setup::{Signals, set_up};
+use super::setup::Signals;
 use super::unmount::detach;
 use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
@@ -49,8 +49,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         ));
     };
     state.server = std::process::id();
-    set_up(state.log_file())?;
-    let assembled = load_settings(&shared, load).and_then(|settings| {
+    let settings = in_force::load(&shared.settings, state.log_file(), load)?;
+    let assembled = settings.and_then(|settings| {
         let Some((manager, restarts)) = prepare(&settings, &state, &channel)? else {
             return Ok(None);
         };
@@ -94,20 +94,6 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     drain.finish();
     manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
-}
-
-/// The settings in force. The first server puts those in force that the settings file has.
-fn load_settings(
-    shared: &SharedFds,
-    load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>,
-) -> Result<Settings> {
-    let in_force = in_force::read(&shared.settings)?;
-    let is_first = in_force.is_none();
-    let settings = load(in_force)?;
-    if is_first {
-        in_force::write(&shared.settings, &settings.content)?;
-    }
-    Ok(settings)
 }
 
 /// Does what is possible while another server still answers, and waits until the keeper says to begin. Returns the

@@ -64,7 +64,7 @@ pub(super) fn begin(
         device,
         heartbeat: heartbeat_file,
         journal: [journal_file()?, journal_file()?],
-        settings: in_force::create()?,
+        settings: in_force::of(&settings.content)?,
         program: own_program()?,
         key: SealingKey::random()?,
     };

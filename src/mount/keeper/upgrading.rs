@@ -66,6 +66,18 @@ impl Upgrading {
 }
 
 impl Keeper {
+    /// Begins the change that had to wait for another.
+    pub(super) fn begin_next_change(&mut self) {
+        if self.upgrade.is_some() {
+            return;
+        }
+        match self.next_change.take() {
+            Some((Kind::Upgrade, _)) => self.begin_upgrade(),
+            Some((Kind::Reload, environment)) => self.begin_reload(environment),
+            None => {}
+        }
+    }
+
     /// Starts the server of the program that is now at the mounted program's path.
     pub(super) fn begin_upgrade(&mut self) {
         tracing::info!("upgrading to {}", self.state.program().display());
@@ -95,8 +107,8 @@ impl Keeper {
         start: impl FnOnce(&HandoverState, &SharedFds) -> Result<ServerProcess>,
     ) {
         if self.upgrade.is_some() {
-            let busy = "another change of the mount is under way; try again in a moment";
-            return self.finish_change(kind, Some(busy.into()));
+            self.next_change = Some((kind, environment));
+            return;
         }
         let started = in_force::create().and_then(|empty| {
             let in_force = std::mem::replace(&mut self.shared.settings, empty);
@@ -259,6 +271,10 @@ impl Keeper {
     /// Replaces this keeper by another one in the same process: by the new program's, and with the variables that the next
     /// servers are to have.
     pub(super) fn exec_new_program(&mut self, environment: Option<&Environment>) {
+        if let Some((kind, _)) = self.next_change.take() {
+            let why = "another change was under way; try again";
+            self.finish_change(kind, Some(why.into()));
+        }
         self.state.server = self.server.raw_pid();
         let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
