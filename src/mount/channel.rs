@@ -290,6 +290,7 @@ mod tests {
             device: file(),
             heartbeat: file(),
             journal: [file(), file()],
+            settings: file(),
             program: file(),
             key: SealingKey::random().unwrap(),
         }
