@@ -15,9 +15,10 @@ const USAGE: &str = "usage:
   bench_writes churn TIMES FOLDER      makes and removes files, each before the next
   bench_writes series TIMES FOLDER     files made one after another: seconds of the first and of the last fifth, and of all
   bench_writes writers COUNT FOLDER    milliseconds until the last of so many who close at once is done
+  bench_writes sizes FOLDER MIB...     median seconds for a file of each size, in writes of 8 KiB
   bench_writes large FOLDER FILE OTHER MIB...
-                                       median seconds for each size, in writes of 8 KiB, and p99 in microseconds of reading FILE
-                                       alone and beside the writes, and OTHER, of another filesystem, alone and beside them";
+                                       the same beside reads; and p99 in microseconds of reading FILE alone and beside the
+                                       writes, and OTHER, of another filesystem, alone and beside them";
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["churn", times, folder] => churn(times, Path::new(folder)),
         ["series", times, folder] => series(times, Path::new(folder)),
         ["writers", count, folder] => writers(count, Path::new(folder)),
+        ["sizes", folder, ref sizes @ ..] => sizes_alone(Path::new(folder), sizes),
         ["large", folder, file, other, ref sizes @ ..] => {
             large(Path::new(folder), [file, other], sizes)
         }
@@ -170,6 +172,23 @@ fn write_pieces(path: &Path, mib: usize) -> std::io::Result<Duration> {
         file.write_all(&[b'x'; 8192])?;
     }
     Ok(begun.elapsed())
+}
+
+/// All sizes in turn, so that what else runs on the machine meets all of them.
+fn sizes_alone(folder: &Path, sizes: &[&str]) -> Done {
+    let path = folder.join(".bench");
+    let mut all_took = vec![Vec::new(); sizes.len()];
+    for _ in 0..LARGE_FILES {
+        for (size, took) in sizes.iter().zip(&mut all_took) {
+            took.push(write_pieces(&path, size.parse()?)?);
+            fs::remove_file(&path)?;
+        }
+    }
+    for (size, mut took) in sizes.iter().zip(all_took) {
+        took.sort();
+        println!("size {size} {:.4}", took[LARGE_FILES / 2].as_secs_f64());
+    }
+    Ok(())
 }
 
 fn large(folder: &Path, files: [&str; 2], sizes: &[&str]) -> Done {

@@ -20,11 +20,11 @@
 //! | to | see |
 //! | --- | --- |
 //! | read and write secrets | [`SecretsManager`](manager::SecretsManager) |
-//! | add a source of secrets | [`Provider`](provider::Provider) |
+//! | add a source of secrets | [`KeyedSource`](provider::KeyedSource), which answers key by key; [`Backend`](provider::backend::Backend), which fetches one document |
 //! | cache values | [`TtlCache`](cache::TtlCache) |
 //! | cache the results of a function | [`cached!`] |
 //! | look up and set prices | [`hardware`] |
-//! | read and change what SimpleTuner keeps of its providers | [`ProviderConfigs`](simpletuner_db::ProviderConfigs) |
+//! | read and change the configuration of SimpleTuner's providers | [`ProviderConfigs`](simpletuner_db::ProviderConfigs) |
 //! | encrypt and decrypt as SimpleTuner does | [`credential`] |
 //! | mount a tree of files from a program | [`mount_tree`](mount::mount_tree) |
 //!
@@ -46,7 +46,7 @@
 //! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
 //! - [`audit`]: the two audit trails: who changed what, who read what
-//! - [`provider`]: the links of the chain: environment, file, AWS, Vault; each gives views that never change
+//! - [`provider`]: the providers of the chain: environment, file, AWS, Vault; each gives views that never change
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
@@ -54,11 +54,11 @@
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
-//! - `yaml`: YAML as PyYAML reads it, with the places of its entries
-//! - `text`: bytes as text: byte order marks, UTF-16, files that another program has encrypted; characters that do not show
+//! - `yaml`: YAML as PyYAML reads it, with the byte offsets of its entries
+//! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
-//! - `sync`: locks that are never poisoned, and threads; in the tests of shuttle, shuttle's
+//! - `sync`: locks that are never poisoned, and threads; in the tests with shuttle, those of shuttle
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]

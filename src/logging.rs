@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+// The library's own: `MakeWriter` is implemented for it.
 use std::sync::Mutex;
 
 use rustix::fs::OFlags;
@@ -26,18 +27,18 @@ pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
 
-/// For one-shot commands: warnings and errors on standard error, as `warning: ...`.
+/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
 pub fn init_command() {
     start(LevelFilter::WARN, false, io::stderr);
 }
 
-/// For `mount --foreground`: information on standard error, with the time unless the journal adds its own.
+/// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
 pub fn init_foreground() {
-    let timed = std::env::var_os("JOURNAL_STREAM").is_none();
-    start(LevelFilter::INFO, timed, io::stderr);
+    let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
+    start(LevelFilter::INFO, with_time, io::stderr);
 }
 
-/// For the background daemon: information in the file `path` (0600, rotated at 1 MiB).
+/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB).
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
@@ -54,7 +55,7 @@ pub fn init_daemon(path: &Path) -> Result<()> {
 }
 
 /// Only the first call in a process has an effect.
-fn start<W>(default: LevelFilter, timed: bool, writer: W)
+fn start<W>(default: LevelFilter, with_time: bool, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -68,7 +69,7 @@ where
         .with_writer(writer)
         // It would report errors by `eprintln!`, which panics if standard error is closed.
         .log_internal_errors(false)
-        .event_format(Line { timed })
+        .event_format(LineFormat { with_time })
         .finish()
         // Only this crate's messages: the backends' clients may log what they sent.
         .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
@@ -88,11 +89,11 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
 }
 
 /// `[TIME ]warning: message key=value`
-struct Line {
-    timed: bool,
+struct LineFormat {
+    with_time: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -103,7 +104,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if self.timed {
+        if self.with_time {
             // RFC 3339, UTC.
             SystemTime.format_time(&mut out)?;
             out.write_char(' ')?;
@@ -135,7 +136,7 @@ impl LogFile {
         Ok(Self { path, file, limit })
     }
 
-    /// Whether the open file is still the one at the path. Another process may have rotated it, or the user removed it.
+    /// Whether the open file is still the one at the path. Another process may have rotated it, or the user may have removed it.
     fn is_current(&self) -> bool {
         match (fs::metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
@@ -144,7 +145,7 @@ impl LogFile {
     }
 
     /// If anything fails, the open file stays in use: a line in the wrong file is better than none.
-    fn rotate_if_full(&mut self, more: usize) {
+    fn rotate_if_full(&mut self, added: usize) {
         if !self.is_current()
             && let Ok(file) = append_to(&self.path)
         {
@@ -153,7 +154,7 @@ impl LogFile {
         let full = self
             .file
             .metadata()
-            .is_ok_and(|m| m.len() > 0 && m.len() + more as u64 > self.limit);
+            .is_ok_and(|m| m.len() > 0 && m.len() + added as u64 > self.limit);
         if full {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");

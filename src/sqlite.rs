@@ -172,7 +172,7 @@ fn refused(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// `path` has no links.
+/// Connects to the file at a path without links.
 fn connect_to(path: &Path, mode: Mode, busy_timeout: Duration) -> rusqlite::Result<Database> {
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = match is_immutable(path) {
@@ -193,8 +193,8 @@ fn connect_to(path: &Path, mode: Mode, busy_timeout: Duration) -> rusqlite::Resu
         limit: limit + busy_timeout,
     });
     clock.restart();
-    let watched = clock.clone();
-    connection.progress_handler(CHECK_INTERVAL, Some(move || watched.is_over()))?;
+    let progress_clock = clock.clone();
+    connection.progress_handler(CHECK_INTERVAL, Some(move || progress_clock.is_over()))?;
     connection.busy_timeout(busy_timeout)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;

@@ -1,15 +1,14 @@
-//! Paths that somebody else can change, and mounts that are no longer where they were made. Each test acts as root and as
+//! Paths that another user can change, and mounts that are no longer where they were made. Each test acts as root and as
 //! an ordinary user, so they need root.
 
 mod support;
 
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use support::home::{is_mounted, is_root, mounts_below, ran, ready, signal, wait_for_the_end};
-use support::someone::Someone;
+use support::user::{LIVE, User};
 use support::{wait_until, waits_for_the_mount};
 
 /// The users that a test acts as. The stranger is `nobody`.
@@ -17,12 +16,12 @@ const USERS: [&str; 2] = ["root", "daemon"];
 /// `umount` takes five seconds at most; this machine may be busy.
 const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
 
-fn as_each_user(test: impl Fn(Someone)) {
+fn as_each_user(test: impl Fn(User)) {
     if !is_root() {
         return;
     }
     for user in USERS {
-        test(Someone::new(user));
+        test(User::new(user));
     }
 }
 
@@ -31,7 +30,7 @@ fn root_does_not_mount_where_another_user_could_exchange_the_folder() {
     if !is_root() {
         return;
     }
-    let root = Someone::new("root");
+    let root = User::new("root");
     root.sh("mkdir theirs open sticky real
         mkdir -m 700 theirs/live open/live; chown nobody theirs; chmod 777 open; chmod 1777 sticky
         ln -s ../real theirs/link");
@@ -39,7 +38,7 @@ fn root_does_not_mount_where_another_user_could_exchange_the_folder() {
         let said = root.run(&["mount", place]).failed();
         assert!(said.contains(&why), "{place}: {said}");
         assert!(said.contains("choose another folder"), "{said}");
-        assert!(mounts_below(root.home.0.path()).is_empty(), "{place}");
+        assert!(mounts_below(root.scratch.0.path()).is_empty(), "{place}");
     };
     let path = |name: &str| root.path(name).display().to_string();
     refused(
@@ -51,7 +50,10 @@ fn root_does_not_mount_where_another_user_could_exchange_the_folder() {
         "theirs/link",
         format!("{} belongs to nobody", path("theirs")),
     );
-    refused("open/live", format!("`chmod go-w {}`", path("open")));
+    refused(
+        "open/live",
+        format!("fix it with: chmod go-w {}", path("open")),
+    );
     root.sh("mkdir sticky/theirs; chown nobody sticky/theirs");
     refused(
         "sticky/theirs",
@@ -68,11 +70,11 @@ fn a_folder_of_another_user_is_no_mount_point() {
     if !is_root() {
         return;
     }
-    let someone = Someone::new("daemon");
-    someone.home.sh("install -d -m 777 -o nobody home/theirs");
-    let said = someone.run(&["mount", "theirs"]).failed();
+    let user = User::new("daemon");
+    user.scratch.sh("install -d -m 777 -o nobody home/theirs");
+    let said = user.run(&["mount", "theirs"]).failed();
     assert!(said.contains("belongs to nobody"), "{said}");
-    assert!(mounts_below(someone.home.0.path()).is_empty());
+    assert!(mounts_below(user.scratch.0.path()).is_empty());
 }
 
 #[test]
@@ -82,77 +84,77 @@ fn a_folder_that_is_exchanged_while_it_is_mounted_on_stays_uncovered() {
     }
     // An ordinary user mounts through a program that takes a path: the latest moment at which a parent's owner can
     // exchange the folder.
-    let someone = Someone::new("daemon");
-    someone.sh("mkdir there precious; echo mine > precious/file
+    let user = User::new("daemon");
+    user.sh("mkdir there precious; echo mine > precious/file
         echo '#!/bin/sh
 cd ~; [ $1 = -uz ] || { mv there/live there/moved && mv precious there/live; } && exec fusermount3 \"$@\"' > exchange; chmod 755 exchange");
-    let mut mount = someone.cli(&["mount", "there/live"]);
-    let said = ran(mount.env("FUSERMOUNT_PATH", someone.path("exchange"))).failed();
+    let mut mount = user.cli(&["mount", "there/live"]);
+    let said = ran(mount.env("FUSERMOUNT_PATH", user.path("exchange"))).failed();
     assert!(said.contains("was exchanged"), "{said}");
-    assert!(mounts_below(someone.home.0.path()).is_empty());
-    assert_eq!(someone.sh("cat there/live/file"), "mine\n");
+    assert!(mounts_below(user.scratch.0.path()).is_empty());
+    assert_eq!(user.sh("cat there/live/file"), "mine\n");
 }
 
 #[test]
-fn a_keeper_that_is_told_to_end_leaves_another_mount_at_its_old_path_alone() {
-    as_each_user(|someone| {
-        someone.run(&["mount", "a/live"]).done();
-        let first = someone.pids("a/live");
-        someone.sh("mv a b");
-        someone.run(&["mount", "a/live"]).done();
-        someone.run_set("a/live");
+fn a_keeper_that_is_asked_to_end_leaves_another_mount_at_its_old_path_alone() {
+    as_each_user(|user| {
+        user.run(&["mount", "a/live"]).done();
+        let first = user.pids("a/live");
+        user.sh("mv a b");
+        user.run(&["mount", "a/live"]).done();
+        user.set_secret("a/live");
         for pid in first {
             signal("TERM", pid);
         }
         first.into_iter().for_each(wait_for_the_end);
-        let mounts = mounts_below(someone.home.0.path());
-        assert_eq!(mounts, [someone.path("a/live")], "{}", someone.user);
-        assert_eq!(someone.sh("cat a/live/secrets/K"), "v");
-        someone.run(&["umount", "a/live"]).done();
+        let mounts = mounts_below(user.scratch.0.path());
+        assert_eq!(mounts, [user.path("a/live")], "{}", user.name);
+        assert_eq!(user.sh("cat a/live/secrets/K"), "v");
+        user.run(&["umount", "a/live"]).done();
     });
 }
 
 #[test]
 fn an_old_daemon_whose_file_is_still_open_leaves_its_successors_mount_alone() {
-    as_each_user(|someone| {
-        someone.run(&["mount"]).done();
-        someone.run_set(someone.live());
-        let old = someone.pids(someone.live());
-        let mut open = someone.hold("exec 3< .simpletuner/live/secrets/K");
-        let said = someone.run(&["umount", "--lazy"]);
+    as_each_user(|user| {
+        user.run(&["mount"]).done();
+        user.set_secret(LIVE);
+        let old = user.pids(LIVE);
+        let mut open = user.hold("exec 3< .simpletuner/live/secrets/K");
+        let said = user.run(&["umount", "--lazy"]);
         assert!(said.err.contains("was in use"), "{}", said.err);
         said.done();
-        someone.run(&["mount"]).done();
+        user.run(&["mount"]).done();
         for pid in old {
             signal("TERM", pid);
         }
         old.into_iter().for_each(wait_for_the_end);
-        assert_eq!(someone.sh("cat .simpletuner/live/secrets/K"), "v");
-        assert_eq!(mounts_below(someone.home.0.path()).len(), 1);
+        assert_eq!(user.sh("cat .simpletuner/live/secrets/K"), "v");
+        assert_eq!(mounts_below(user.scratch.0.path()).len(), 1);
         drop(open.stdin.take());
         open.wait().unwrap();
-        someone.run(&["umount"]).done();
+        user.run(&["umount"]).done();
     });
 }
 
 #[test]
 fn after_umount_nothing_opens_through_an_old_descriptor_a_bind_or_another_namespace() {
-    as_each_user(|someone| {
-        someone.run(&["mount"]).done();
-        someone.run_set(someone.live());
-        let pids = someone.pids(someone.live());
-        let mut folder = someone.hold("cd .simpletuner/live/secrets; exec 3< K; cat K > /dev/null");
+    as_each_user(|user| {
+        user.run(&["mount"]).done();
+        user.set_secret(LIVE);
+        let pids = user.pids(LIVE);
+        let mut folder = user.hold("cd .simpletuner/live/secrets; exec 3< K; cat K > /dev/null");
         let mut namespace = None;
-        let live = someone.path(someone.live()).display().to_string();
+        let live = user.path(LIVE).display().to_string();
         let mut ways = vec![
             format!("cat /proc/{}/cwd/K", folder.id()),
             format!("cat /proc/{}/fd/3", folder.id()),
             format!("ls /proc/{}/cwd", folder.id()),
         ];
-        if someone.is_root() {
-            someone.sh("mkdir alias; mount --bind .simpletuner/live/secrets alias");
+        if user.is_root() {
+            user.sh("mkdir alias; mount --bind .simpletuner/live/secrets alias");
             ways.push("cat alias/K".into());
-            let mut other = someone.home.command("unshare");
+            let mut other = user.scratch.command("unshare");
             other.args([
                 "-m",
                 "--propagation",
@@ -166,17 +168,17 @@ fn after_umount_nothing_opens_through_an_old_descriptor_a_bind_or_another_namesp
             namespace = Some(other);
         }
         for way in &ways {
-            someone.sh(way);
+            user.sh(way);
         }
-        let said = someone.run(&["umount"]);
+        let said = user.run(&["umount"]);
         assert!(said.err.contains("was in use"), "{}", said.err);
         let holder = format!("process {} (", folder.id());
         assert!(said.err.contains(&holder), "{}", said.err);
         said.done();
-        assert!(!is_mounted(&someone.path(someone.live())));
+        assert!(!is_mounted(&user.path(LIVE)));
         pids.into_iter().for_each(wait_for_the_end);
         for way in &ways {
-            let mut bash = someone.command(someone.user, Path::new("bash"));
+            let mut bash = user.command("bash");
             let tried = ran(bash.args(["-c", way]));
             let expected = "Transport endpoint is not connected";
             assert!(
@@ -193,69 +195,69 @@ fn after_umount_nothing_opens_through_an_old_descriptor_a_bind_or_another_namesp
             drop(child.stdin.take());
             child.wait().unwrap();
         }
-        if someone.is_root() {
-            someone.sh("umount alias");
+        if user.is_root() {
+            user.sh("umount alias");
         }
     });
 }
 
 /// Stops and kills processes of the mount; then `umount` must end it in time, and leave no process.
-fn umount_ends_it(someone: &Someone, what: &str, break_it: impl Fn([u32; 2])) {
-    someone.run(&["mount"]).done();
-    let pids = someone.pids(someone.live());
+fn umount_ends_it(user: &User, what: &str, break_it: impl Fn([u32; 2])) {
+    user.run(&["mount"]).done();
+    let pids = user.pids(LIVE);
     break_it(pids);
     let begun = Instant::now();
-    let said = someone.run(&["umount"]);
-    let (took, user) = (begun.elapsed(), someone.user);
-    assert_eq!(said.code, 0, "{user}, {what}: {}", said.err);
-    assert!(took < UMOUNT_LIMIT, "{user}, {what}: {took:?}");
-    assert!(!is_mounted(&someone.path(someone.live())), "{user}, {what}");
+    let said = user.run(&["umount"]);
+    let (took, name) = (begun.elapsed(), user.name);
+    assert_eq!(said.code, 0, "{name}, {what}: {}", said.err);
+    assert!(took < UMOUNT_LIMIT, "{name}, {what}: {took:?}");
+    assert!(!is_mounted(&user.path(LIVE)), "{name}, {what}");
     pids.into_iter().for_each(wait_for_the_end);
 }
 
 #[test]
 fn umount_is_over_in_five_seconds_whichever_process_does_not_answer() {
-    as_each_user(|someone| {
-        umount_ends_it(&someone, "both stopped", |pids| {
+    as_each_user(|user| {
+        umount_ends_it(&user, "both stopped", |pids| {
             pids.into_iter().for_each(|pid| signal("STOP", pid));
         });
-        umount_ends_it(&someone, "keeper stopped", |[keeper, _]| {
+        umount_ends_it(&user, "keeper stopped", |[keeper, _]| {
             signal("STOP", keeper);
         });
         umount_ends_it(
-            &someone,
+            &user,
             "keeper stopped, server killed",
             |[keeper, server]| {
                 signal("STOP", keeper);
                 signal("KILL", server);
             },
         );
-        umount_ends_it(&someone, "server stopped", |[_, server]| {
+        umount_ends_it(&user, "server stopped", |[_, server]| {
             signal("STOP", server)
         });
     });
 }
 
 #[test]
-fn a_mount_whose_keeper_is_stopped_says_so_and_mount_lets_it_go_on() {
-    as_each_user(|someone| {
-        someone.run(&["mount"]).done();
-        someone.run_set(someone.live());
-        let [keeper, server] = someone.pids(someone.live());
+fn a_mount_whose_keeper_is_stopped_says_so_and_mount_continues_it() {
+    as_each_user(|user| {
+        user.run(&["mount"]).done();
+        user.set_secret(LIVE);
+        let [keeper, server] = user.pids(LIVE);
         signal("STOP", keeper);
         signal("KILL", server);
         wait_for_the_end(server);
-        let mut reader = someone.command(someone.user, Path::new("cat"));
+        let mut reader = user.command("cat");
         let reader = reader.arg(".simpletuner/live/secrets/K");
         let reader = reader.stdout(Stdio::piped()).spawn().unwrap();
         wait_until("the reader waits", || waits_for_the_mount(reader.id()));
-        let said = someone.run(&["status"]).failed();
+        let said = user.run(&["status"]).failed();
         assert!(
             said.contains(&format!("its process {keeper} is stopped")),
             "{said}"
         );
         assert!(said.contains(&format!("kill -CONT {keeper}")), "{said}");
-        let mounted = someone.run(&["mount"]);
+        let mounted = user.run(&["mount"]);
         assert!(mounted.err.contains("mounted already"), "{}", mounted.err);
         assert!(
             mounted.err.contains(&format!("process {keeper} ")),
@@ -264,53 +266,49 @@ fn a_mount_whose_keeper_is_stopped_says_so_and_mount_lets_it_go_on() {
         );
         mounted.done();
         assert_eq!(reader.wait_with_output().unwrap().stdout, b"v");
-        assert_eq!(someone.pids(someone.live())[0], keeper);
-        someone.run(&["umount"]).done();
+        assert_eq!(user.pids(LIVE)[0], keeper);
+        user.run(&["umount"]).done();
     });
 }
 
 /// A mount that runs a program of this user's own, at `bin/simpletuner-live`, which is a link.
-fn with_own_program(someone: &Someone) {
-    someone.sh("mkdir -m 755 bin opt; install -m 755 ../program opt/program; ln -s ../opt/program bin/simpletuner-live");
-    let program = someone.path("bin/simpletuner-live");
-    let mut mount = someone.command(someone.user, &program);
-    someone
-        .mounts
-        .borrow_mut()
-        .push(someone.path(someone.live()));
+fn with_own_program(user: &User) {
+    user.sh("mkdir -m 755 bin opt; install -m 755 ../program opt/program; ln -s ../opt/program bin/simpletuner-live");
+    let program = user.path("bin/simpletuner-live");
+    let mut mount = user.command(&program);
+    user.mounts.borrow_mut().push(user.path(LIVE));
     ran(mount.arg("mount")).done();
-    someone.run_set(someone.live());
+    user.set_secret(LIVE);
 }
 
 #[test]
 fn an_upgrade_runs_no_program_that_another_user_can_change() {
-    as_each_user(|someone| {
-        with_own_program(&someone);
-        let path = |name: &str| someone.path(name).display().to_string();
-        let pids = someone.pids(someone.live());
+    as_each_user(|user| {
+        with_own_program(&user);
+        let path = |name: &str| user.path(name).display().to_string();
+        let pids = user.pids(LIVE);
         let refused = |why: &str| {
-            let said = someone.run(&["upgrade"]).failed();
-            assert!(said.contains(why), "{}: {said}", someone.user);
-            assert!(said.contains("goes on as it was"), "{said}");
-            assert_eq!(someone.pids(someone.live()), pids);
+            let said = user.run(&["upgrade"]).failed();
+            assert!(said.contains(why), "{}: {said}", user.name);
+            assert!(said.contains("keeps running the old program"), "{said}");
+            assert_eq!(user.pids(LIVE), pids);
         };
-        someone.sh("chmod 757 opt");
-        refused(&format!("`chmod go-w {}`", path("opt")));
-        someone.sh("chmod 755 opt; chmod 777 opt/program");
-        refused(&format!("`chmod go-w {}`", path("opt/program")));
-        someone
-            .home
+        user.sh("chmod 757 opt");
+        refused(&format!("fix it with: chmod go-w {}", path("opt")));
+        user.sh("chmod 755 opt; chmod 777 opt/program");
+        refused(&format!("fix it with: chmod go-w {}", path("opt/program")));
+        user.scratch
             .sh("chmod 755 home/opt/program; chown nobody home/opt/program");
         refused(&format!("{} belongs to nobody", path("opt/program")));
-        someone.home.sh(&format!(
+        user.scratch.sh(&format!(
             "chown {} home/opt/program; chown nobody home/opt",
-            someone.user
+            user.name
         ));
         refused(&format!("{} belongs to nobody", path("opt")));
-        someone.home.sh(&format!("chown {} home/opt", someone.user));
-        someone.run(&["upgrade"]).done();
-        assert_ne!(someone.pids(someone.live())[1], pids[1]);
-        someone.run(&["umount"]).done();
+        user.scratch.sh(&format!("chown {} home/opt", user.name));
+        user.run(&["upgrade"]).done();
+        assert_ne!(user.pids(LIVE)[1], pids[1]);
+        user.run(&["umount"]).done();
     });
 }
 
@@ -319,13 +317,13 @@ fn a_service_runs_no_program_that_another_user_can_change() {
     if !is_root() {
         return;
     }
-    let root = Someone::new("root");
+    let root = User::new("root");
     root.sh(
         "mkdir bin own; install -m 755 ../program bin/; install -m 755 ../program own/
         chown nobody bin; chown daemon own own/program",
     );
     let install = |program: &str, args: &[&str]| {
-        let mut command = root.command("root", &root.path(program));
+        let mut command = root.command(root.path(program));
         ran(command.args(["install-service", "--print"]).args(args))
     };
     let said = install("bin/program", &["--system"]).failed();
@@ -341,13 +339,13 @@ fn a_service_runs_no_program_that_another_user_can_change() {
 
 #[test]
 fn an_upgrade_to_a_path_that_hangs_does_not_hang_the_mount() {
-    as_each_user(|someone| {
-        with_own_program(&someone);
+    as_each_user(|user| {
+        with_own_program(&user);
         // A filesystem that does not answer: another mount, with both processes stopped.
-        someone.run(&["mount", "hung"]).done();
-        let hung = someone.pids("hung");
-        let [keeper, server] = someone.pids(someone.live());
-        someone.sh("rm opt/program; ln -s ../hung/secrets/K opt/program");
+        user.run(&["mount", "hung"]).done();
+        let hung = user.pids("hung");
+        let [keeper, server] = user.pids(LIVE);
+        user.sh("rm opt/program; ln -s ../hung/secrets/K opt/program");
         hung.into_iter().for_each(|pid| signal("STOP", pid));
         signal("USR1", keeper);
         let opens = || {
@@ -362,11 +360,11 @@ fn an_upgrade_to_a_path_that_hangs_does_not_hang_the_mount() {
         signal("KILL", server);
         wait_for_the_end(server);
         let begun = Instant::now();
-        assert_eq!(someone.sh("cat .simpletuner/live/secrets/K"), "v");
-        someone.run(&["umount"]).done();
+        assert_eq!(user.sh("cat .simpletuner/live/secrets/K"), "v");
+        user.run(&["umount"]).done();
         assert!(begun.elapsed() < UMOUNT_LIMIT, "{:?}", begun.elapsed());
         wait_for_the_end(keeper);
         hung.into_iter().for_each(|pid| signal("CONT", pid));
-        someone.run(&["umount", "hung"]).done();
+        user.run(&["umount", "hung"]).done();
     });
 }

@@ -1,7 +1,6 @@
 //! Anchors: a row in each trail, and a line in the log, name the last row of the other trail. So a trail that was removed,
 //! replaced by an older copy, or cut at its end is noticed, unless both and the log were changed alike.
 
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -14,39 +13,10 @@ use crate::audit::timestamp;
 use crate::error::Result;
 use crate::sync::Mutex;
 
-/// How the details of such a row begin. SimpleTuner knows no event type for it, so one of its own serves.
-pub(super) const ANCHOR: &str = "{\"anchor\":";
 /// How long after a row the other trail names it, at the latest.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long an attempt waits for other programs' locks.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-
-impl Anchor {
-    /// The anchor in the details of a row.
-    pub(super) fn of_row(row: i64, details: &str) -> Option<Self> {
-        if !details.starts_with(ANCHOR) {
-            return None;
-        }
-        let details: serde_json::Value = serde_json::from_str(details).ok()?;
-        let anchor = &details["anchor"];
-        Some(Self {
-            id: anchor["id"].as_i64()?,
-            hash: anchor["hash"].as_str()?.to_owned(),
-            named_by: row,
-        })
-    }
-}
-
-/// The row of a trail that a row of the other trail names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anchor {
-    /// Its id.
-    pub id: i64,
-    /// Its hash.
-    pub hash: String,
-    /// The row that names it.
-    pub named_by: i64,
-}
 
 /// Lets one trail name the last row of the other, a minute after a row.
 pub(super) struct AnchorTimer {
@@ -113,7 +83,7 @@ fn anchor(of: &Chain, into: &Chain, options: &AuditOptions) -> Result<()> {
     if named.is_some_and(|id| id >= end.last_event) {
         return Ok(());
     }
-    let (id, hash, trail) = (end.id, &end.hash, file_name(of.path()));
+    let (id, hash, trail) = (end.id, &end.hash, of.file_name());
     let key = options.signing_key().key()?;
     into.append(&key, &[row(&trail, id, hash)], BUSY_TIMEOUT)?;
     tracing::info!("{trail} ends at row {id}, whose hash is {hash}");
@@ -129,10 +99,6 @@ fn row(trail: &str, id: i64, hash: &str) -> super::row::UnsignedRow {
     );
     let now = timestamp(SystemTime::now());
     fields.row(&actor, &user_of(actor.uid), now, None)
-}
-
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().display().to_string()
 }
 
 #[cfg(test)]

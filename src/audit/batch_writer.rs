@@ -1,6 +1,6 @@
 //! A background thread that writes what callers queue, in batches. Both trails are built on it. Knows no row and no table.
 //!
-//! A caller adds to the queue and goes on. While the database cannot be written, the trail keeps its rows and the thread
+//! A caller adds to the queue and does not wait. While the database cannot be written, the trail keeps its rows and the thread
 //! tries again. A flush waits until everything that was queued before it is written.
 
 use std::sync::Arc;

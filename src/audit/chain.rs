@@ -4,6 +4,7 @@
 //! The oldest rows of this program's own chain may be removed. A signed row (`audit.pruned`) then names the hash of the
 //! last removed row, so the beginning of the chain can still be verified.
 
+mod anchor;
 mod appender;
 mod prune;
 mod reader;
@@ -16,15 +17,16 @@ use ring::hmac;
 use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension, TransactionBehavior};
 
-use super::anchor::{ANCHOR, Anchor, file_name};
 use super::row::UnsignedRow;
 use crate::error::{Error, Result};
 use crate::sqlite::{
     BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, explain, has_table, identify,
 };
 use crate::sync::{self, SMALL_STACK};
+use anchor::ANCHOR;
 use verifier::{ChainVerifier, OtherColumns, SignedRow};
 
+pub use anchor::Anchor;
 pub(super) use appender::Appender;
 pub(super) use prune::prune;
 pub use reader::{ChainReader, Row};
@@ -61,7 +63,7 @@ pub(super) struct End {
     pub(super) last_event: i64,
 }
 
-/// A chain; its database need not exist yet.
+/// A hash chain in a database, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct Chain {
     path: PathBuf,
@@ -89,6 +91,15 @@ impl Chain {
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The name of the database file, for people.
+    pub(super) fn file_name(&self) -> String {
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .display()
+            .to_string()
     }
 
     /// A connection for writing. Creates a missing database or table.
@@ -204,7 +215,7 @@ impl Chain {
             reason: format!(
                 "{what}, but row {} of {} names it",
                 anchor.named_by,
-                file_name(&other.path)
+                other.file_name()
             ),
         }))
     }
@@ -240,7 +251,7 @@ impl Chain {
         self.check(key, Some(max))
     }
 
-    /// Verifies the last rows on a thread of its own, and logs a broken chain. Appending goes on either way.
+    /// Verifies the last rows on a thread of its own, and logs a broken chain. Rows are appended either way.
     pub(super) fn check_in_background(&self, key: hmac::Key) {
         let chain = self.clone();
         let check = move || match chain.verify_last(&key, MAX_CHECKED) {

@@ -29,8 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use actor::Actor;
-pub use anchor::Anchor;
-pub use chain::{Broken, Chain, ChainReader, Row, Verified};
+pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub use key::{KEY_VARIABLE, SigningKey};
 pub(crate) use timestamp::timestamp;

@@ -1,4 +1,4 @@
-//! The trail of reads, in this program's own chain. A reader adds to a map and goes on.
+//! The trail of reads, in this program's own chain. A reader adds to a map and does not wait.
 //!
 //! Reads of a key by one process within a second become one row with a count, which is known only when the second is
 //! over. Until then the row is kept in a table beside the chain (`pending`), so that the next server can finish it if this
@@ -296,7 +296,7 @@ impl ReadTrail {
         transaction.commit().map_err(failed)?;
         self.lost = 0;
         self.must_recover = false;
-        self.reads.settle(written);
+        self.reads.mark_written(written);
         self.maintain();
         Ok(())
     }

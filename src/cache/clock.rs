@@ -1,4 +1,4 @@
-//! The clock for expiry; tests replace it by one that they set.
+//! The clock for expiry; tests replace it with one that they set.
 
 use std::time::Instant;
 

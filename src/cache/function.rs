@@ -33,9 +33,9 @@ impl IntoTtl for u64 {
     }
 }
 
-/// A function's cache, created at its first call.
+/// Creates a function's cache, at its first call, and registers it.
 #[doc(hidden)]
-pub fn make<V: Clone + Send + Sync + 'static>(
+pub fn new_cache<V: Clone + Send + Sync + 'static>(
     prefix: &str,
     function: &str,
     ttl: impl IntoTtl,
@@ -55,12 +55,12 @@ pub fn make<V: Clone + Send + Sync + 'static>(
 #[doc(hidden)]
 pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     let mut key = format!("{prefix}:{function}");
-    for (place, argument) in arguments.iter().enumerate() {
+    for (index, argument) in arguments.iter().enumerate() {
         key.push(':');
         let start = key.len();
         // Writing to a `String` cannot fail.
         let _ = write!(key, "{argument}");
-        if place + 1 < arguments.len() && key[start..].contains([':', '\\']) {
+        if index + 1 < arguments.len() && key[start..].contains([':', '\\']) {
             let escaped = key[start..].replace('\\', "\\\\").replace(':', "\\:");
             key.replace_range(start.., &escaped);
         }
@@ -68,28 +68,29 @@ pub fn key(prefix: &str, function: &str, arguments: &[&dyn Display]) -> String {
     key
 }
 
-/// Whether a function returned the error of a [`Result`]. The compiler prefers the trait for results where it applies.
-/// The macro cannot decide that: it sees only the tokens of the type, and these may be an alias such as `io::Result`.
+/// What a function returned. Whether that is the error of a [`Result`] is decided by autoref specialization: the compiler
+/// prefers [`FailureOfResult`] where it applies. The macro sees only the tokens of the type, and these may be an alias such
+/// as `io::Result`.
 #[doc(hidden)]
-pub struct Given<'a, T>(pub &'a T);
+pub struct Returned<'a, T>(pub &'a T);
 
 #[doc(hidden)]
-pub trait OfResult {
+pub trait FailureOfResult {
     fn is_failure(&self) -> bool;
 }
 
-impl<T, E> OfResult for Given<'_, Result<T, E>> {
+impl<T, E> FailureOfResult for Returned<'_, Result<T, E>> {
     fn is_failure(&self) -> bool {
         self.0.is_err()
     }
 }
 
 #[doc(hidden)]
-pub trait OfAnything {
+pub trait FailureOfAny {
     fn is_failure(&self) -> bool;
 }
 
-impl<T> OfAnything for &Given<'_, T> {
+impl<T> FailureOfAny for &Returned<'_, T> {
     fn is_failure(&self) -> bool {
         false
     }
@@ -161,15 +162,15 @@ macro_rules! cached {
         $(#[$meta])*
         $vis fn $name($($argument: $type),*) -> $returned {
             #[allow(unused_imports)]
-            use $crate::cache::function::{Given, OfAnything, OfResult};
+            use $crate::cache::function::{Returned, FailureOfAny, FailureOfResult};
             fn compute($($argument: $type),*) -> $returned $body
             let key = $crate::cache::function::key($prefix, stringify!($name), &[$(&$argument),*]);
-            let given = $name::cache().get_or_set(&key, move || {
-                let given = compute($($argument),*);
-                if (&Given(&given)).is_failure() { Err(given) } else { Ok(given) }
+            let result = $name::cache().get_or_set(&key, move || {
+                let result = compute($($argument),*);
+                if (&Returned(&result)).is_failure() { Err(result) } else { Ok(result) }
             });
-            match given {
-                Ok(given) | Err(given) => given,
+            match result {
+                Ok(result) | Err(result) => result,
             }
         }
     };
@@ -182,15 +183,15 @@ macro_rules! cached {
         $(#[$meta])*
         $vis async fn $name($($argument: $type),*) -> $returned {
             #[allow(unused_imports)]
-            use $crate::cache::function::{Given, OfAnything, OfResult};
+            use $crate::cache::function::{Returned, FailureOfAny, FailureOfResult};
             async fn compute($($argument: $type),*) -> $returned $body
             let key = $crate::cache::function::key($prefix, stringify!($name), &[$(&$argument),*]);
-            let given = $name::cache().get_or_set_async(&key, move || async move {
-                let given = compute($($argument),*).await;
-                if (&Given(&given)).is_failure() { Err(given) } else { Ok(given) }
+            let result = $name::cache().get_or_set_async(&key, move || async move {
+                let result = compute($($argument),*).await;
+                if (&Returned(&result)).is_failure() { Err(result) } else { Ok(result) }
             });
-            match given.await {
-                Ok(given) | Err(given) => given,
+            match result.await {
+                Ok(result) | Err(result) => result,
             }
         }
     };
@@ -206,7 +207,7 @@ macro_rules! cached {
                 static CACHE: ::std::sync::LazyLock<$crate::cache::TtlCache<$returned>> =
                     ::std::sync::LazyLock::new(|| {
                         let max_size = [$($max_size)?].first().copied();
-                        $crate::cache::function::make($prefix, stringify!($name), $ttl, max_size)
+                        $crate::cache::function::new_cache($prefix, stringify!($name), $ttl, max_size)
                     });
                 &CACHE
             }

@@ -24,6 +24,7 @@ mod compute;
 pub mod function;
 mod named;
 mod singleflight;
+mod state;
 mod ttl;
 
 pub use function::function_caches;

@@ -1,55 +1,20 @@
-//! The cache itself: each entry has a time to live, and a full cache evicts the least recently used entry. Does not
-//! know how a missing value is computed.
+//! The cache that users hold: look up, set, compute, invalidate.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use lru::LruCache;
-
-use super::cleaner::{Clean, Cleaner};
 use super::clock::Clock;
-use super::singleflight::Flights;
+use super::compute::{block_on, get_or_compute};
+use super::state::Shared;
 use super::{CacheOptions, CacheStats};
-use crate::sync::{Mutex, MutexGuard};
 
 /// A thread-safe cache from texts to `V`. Clones share the same cache.
 ///
-/// A look-up clones the value while the cache is locked, so a large `V` belongs into an `Arc`. Values are dropped
+/// A look-up clones the value while the cache is locked, so a large `V` belongs in an `Arc`. Values are dropped
 /// outside the lock. A change of a key (`set`, `delete`, `clear`, `invalidate_prefix`) wins over a running computation
 /// of it: see [`get_or_set`](Self::get_or_set).
 pub struct TtlCache<V>(pub(super) Arc<Shared<V>>);
-
-pub(super) struct Shared<V> {
-    options: CacheOptions,
-    clock: Clock,
-    // std's mutex: held for some dozen nanoseconds, never across a call to anything but `V::clone`.
-    state: Mutex<State<V>>,
-    cleaner: OnceLock<Cleaner>,
-}
-
-pub(super) struct State<V> {
-    // Unbounded, because a full cache evicts its expired entries before the least recently used one.
-    entries: LruCache<Box<str>, Entry<V>>,
-    /// No entry expires before this, so that a full cache is searched for expired entries only if there may be some.
-    next_expiry: Option<Instant>,
-    pub(super) flights: Flights<V>,
-    hits: u64,
-    misses: u64,
-    evictions: u64,
-}
-
-pub(super) struct Entry<V> {
-    value: V,
-    /// `None`: never.
-    expires: Option<Instant>,
-}
-
-impl<V> Entry<V> {
-    fn is_expired(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.expires.is_some_and(|expires| expires <= now())
-    }
-}
 
 impl<V> Clone for TtlCache<V> {
     fn clone(&self) -> Self {
@@ -73,25 +38,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     }
 
     pub(super) fn with_clock(options: CacheOptions, clock: Clock) -> Self {
-        let shared = Arc::new(Shared {
-            options,
-            clock,
-            state: Mutex::new(State {
-                entries: LruCache::unbounded(),
-                next_expiry: None,
-                flights: Flights::default(),
-                hits: 0,
-                misses: 0,
-                evictions: 0,
-            }),
-            cleaner: OnceLock::new(),
-        });
-        if let Some(interval) = options.cleanup_interval {
-            shared
-                .cleaner
-                .get_or_init(|| Cleaner::start(Arc::downgrade(&shared), interval));
-        }
-        Self(shared)
+        Self(Shared::new(options, clock))
     }
 
     /// The live value of a key, which becomes the most recently used. Removes an expired entry.
@@ -111,13 +58,86 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         (!left.is_zero()).then_some(left)
     }
 
+    /// The live value of a key. If there is none, computes it and caches it for the default time to live. Concurrent
+    /// callers, threads and tasks alike ([`get_or_set_async`](Self::get_or_set_async)), wait and get the same value.
+    ///
+    /// - If the computation fails, all waiters with the same error type get a clone of the error, and one with another
+    ///   error type computes for itself: a thousand callers of a dead backend call it once. Later callers compute
+    ///   again.
+    /// - If it panics, the longest waiting caller computes next.
+    /// - If the key is set, deleted or invalidated meanwhile, the waiters get the value, but it is not cached; later
+    ///   callers compute again.
+    /// - `compute` must not ask for its own key: it would wait for itself. A task should use the asynchronous form,
+    ///   because this one blocks its thread.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub fn get_or_set<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let compute = || std::future::ready(compute());
+        block_on(get_or_compute(&self.0, key, None, compute))
+    }
+
+    /// [`get_or_set`](Self::get_or_set) with a time to live for a computed value.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub fn get_or_set_with_ttl<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        ttl: Duration,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let compute = || std::future::ready(compute());
+        block_on(get_or_compute(&self.0, key, Some(ttl), compute))
+    }
+
+    /// [`get_or_set`](Self::get_or_set) for tasks of any runtime. If the future is dropped while it computes, the
+    /// longest waiting caller computes next.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub async fn get_or_set_async<E, F, Fut>(&self, key: &str, compute: F) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        get_or_compute(&self.0, key, None, compute).await
+    }
+
+    /// [`get_or_set_async`](Self::get_or_set_async) with a time to live for a computed value.
+    ///
+    /// # Errors
+    /// The error of `compute`, or of the computation that this caller waited for.
+    pub async fn get_or_set_async_with_ttl<E, F, Fut>(
+        &self,
+        key: &str,
+        ttl: Duration,
+        compute: F,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+    {
+        get_or_compute(&self.0, key, Some(ttl), compute).await
+    }
+
     /// Sets a key for the default time to live.
     pub fn set(&self, key: &str, value: V) {
-        self.set_with_ttl(key, value, self.0.options.default_ttl);
+        self.insert(key, value, None);
     }
 
     /// Sets a key for this time to live; [`Duration::MAX`]: for ever.
     pub fn set_with_ttl(&self, key: &str, value: V, ttl: Duration) {
+        self.insert(key, value, Some(ttl));
+    }
+
+    fn insert(&self, key: &str, value: V, ttl: Option<Duration>) {
         let _removed = {
             let mut state = self.0.lock();
             state.flights.detach(key);
@@ -140,8 +160,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
         let removed = {
             let mut state = self.0.lock();
             state.flights.detach_prefix("");
-            state.next_expiry = None;
-            std::mem::replace(&mut state.entries, LruCache::unbounded())
+            state.take_all()
         };
         removed.len()
     }
@@ -158,26 +177,7 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
 
     /// The statistics.
     pub fn stats(&self) -> CacheStats {
-        let now = self.0.clock.now();
-        let state = self.0.lock();
-        let entries = state.entries.iter();
-        let expired_count = entries
-            .filter(|(_, entry)| entry.is_expired(|| now))
-            .count();
-        let (hits, misses) = (state.hits, state.misses);
-        CacheStats {
-            size: state.entries.len(),
-            max_size: self.0.options.max_size,
-            expired_count,
-            default_ttl: self.0.options.default_ttl.as_secs_f64(),
-            hits,
-            misses,
-            evictions: state.evictions,
-            hit_rate: match hits + misses {
-                0 => 0.0,
-                lookups => hits as f64 / lookups as f64,
-            },
-        }
+        self.0.stats()
     }
 
     /// The number of entries, expired ones included.
@@ -188,116 +188,6 @@ impl<V: Clone + Send + Sync + 'static> TtlCache<V> {
     /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl<V> Shared<V> {
-    pub(super) fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<V>> {
-        self.state.lock()
-    }
-
-    /// Sets a key, for the default time to live unless another is given. Returns the removed values, to be dropped
-    /// outside the lock.
-    #[must_use]
-    pub(super) fn insert_computed(
-        &self,
-        state: &mut State<V>,
-        key: &str,
-        value: V,
-        ttl: Option<Duration>,
-    ) -> Vec<V> {
-        self.insert(state, key, value, ttl.unwrap_or(self.options.default_ttl))
-    }
-
-    #[must_use]
-    fn insert(&self, state: &mut State<V>, key: &str, value: V, ttl: Duration) -> Vec<V> {
-        if ttl.is_zero() || self.options.max_size == 0 {
-            // It would expire at once, so nothing is evicted for it.
-            let replaced = state.entries.pop(key).map(|entry| entry.value);
-            return replaced.into_iter().chain([value]).collect();
-        }
-        let now = self.clock.now();
-        let expires = match ttl {
-            Duration::MAX => None,
-            ttl => now.checked_add(ttl),
-        };
-        if let Some(entry) = state.entries.get_mut(key) {
-            entry.expires = expires;
-            let replaced = std::mem::replace(&mut entry.value, value);
-            state.note_expiry(expires);
-            return vec![replaced];
-        }
-        let mut removed = Vec::new();
-        if state.entries.len() >= self.options.max_size {
-            removed = state.take_expired(now);
-        }
-        if state.entries.len() >= self.options.max_size
-            && let Some((_, entry)) = state.entries.pop_lru()
-        {
-            state.evictions += 1;
-            removed.push(entry.value);
-        }
-        state.entries.put(key.into(), Entry { value, expires });
-        // Last, because removing the expired entries recomputes `next_expiry`.
-        state.note_expiry(expires);
-        removed
-    }
-}
-
-impl<V: Clone> State<V> {
-    /// The live value of a key, or else the removed expired entry, to be dropped outside the lock.
-    pub(super) fn look_up(&mut self, key: &str, clock: &Clock) -> Result<V, Option<Entry<V>>> {
-        // A hit hashes the key once, and reads the clock only if the entry can expire.
-        let Some(entry) = self.entries.get(key) else {
-            self.misses += 1;
-            return Err(None);
-        };
-        if !entry.is_expired(|| clock.now()) {
-            self.hits += 1;
-            return Ok(entry.value.clone());
-        }
-        self.misses += 1;
-        Err(self.entries.pop(key))
-    }
-}
-
-impl<V> State<V> {
-    fn note_expiry(&mut self, expires: Option<Instant>) {
-        self.next_expiry = self.next_expiry.into_iter().chain(expires).min();
-    }
-
-    /// Removes and returns the expired entries.
-    fn take_expired(&mut self, now: Instant) -> Vec<V> {
-        if self.next_expiry.is_none_or(|next_expiry| next_expiry > now) {
-            return Vec::new();
-        }
-        let removed = self.take_where(|_, entry| entry.is_expired(|| now));
-        self.next_expiry = self.entries.iter().filter_map(|(_, e)| e.expires).min();
-        removed
-    }
-
-    fn take_where(&mut self, condition: impl Fn(&str, &Entry<V>) -> bool) -> Vec<V> {
-        let keys: Vec<Box<str>> = self
-            .entries
-            .iter()
-            .filter(|(key, entry)| condition(key, entry))
-            .map(|(key, _)| key.clone())
-            .collect();
-        keys.iter()
-            .filter_map(|key| self.entries.pop(key))
-            .map(|entry| entry.value)
-            .collect()
-    }
-}
-
-impl<V: Send + Sync + 'static> Clean for Shared<V> {
-    fn clean(&self) {
-        let now = self.clock.now();
-        let _removed = self.lock().take_expired(now);
     }
 }
 

@@ -114,20 +114,20 @@ fn verify(trail: &AuditOptions, json: bool) -> Outcome {
         false => [None, None],
     };
     let path = |chain: &Chain| chain.path().display().to_string();
-    let found: Vec<_> = chains.iter().map(path).zip(verified).collect();
+    let results: Vec<_> = chains.iter().map(path).zip(verified).collect();
     if json {
-        let all: Vec<Value> = found
+        let all: Vec<Value> = results
             .iter()
             .map(|(path, verified)| as_json(path, verified))
             .collect();
         output::json(&all)?;
     } else {
-        for (path, verified) in &found {
-            output::line(&format!("{path}: {}", in_words(verified)))?;
+        for (path, verified) in &results {
+            output::line(&format!("{path}: {}", describe(verified)))?;
         }
     }
     let broken = |verified: &Option<Verified>| verified.as_ref().and_then(|v| v.broken.clone());
-    match found
+    match results
         .iter()
         .find_map(|(path, verified)| Some((path, broken(verified)?)))
     {
@@ -151,7 +151,7 @@ fn as_json(path: &str, verified: &Option<Verified>) -> Value {
     })
 }
 
-fn in_words(verified: &Option<Verified>) -> String {
+fn describe(verified: &Option<Verified>) -> String {
     let Some(verified) = verified else {
         return "not there yet".into();
     };
@@ -171,7 +171,7 @@ fn in_words(verified: &Option<Verified>) -> String {
     words
 }
 
-/// A chain that is shown, under its name.
+/// A chain that `tail` shows, under its name.
 struct ShownChain {
     name: &'static str,
     reader: ChainReader,

@@ -58,7 +58,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let client = MountClient::require(&context.mount_point(None)?)?;
     match args.action {
         Action::Stats { json } => {
-            let stats = client.document("cache/stats")?;
+            let stats = client.read_json("cache/stats")?;
             if json {
                 return output::json(&stats);
             }
@@ -78,10 +78,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 &rows,
             )
         }
-        Action::Clear => client.control("cache/clear", b"1\n"),
+        Action::Clear => client.write_control("cache/clear", b"1\n"),
         Action::Invalidate { prefix } => {
-            client.control("cache/invalidate", format!("{prefix}\n").as_bytes())?;
-            output::line(client.text("cache/invalidate")?.trim_end())
+            client.write_control("cache/invalidate", format!("{prefix}\n").as_bytes())?;
+            output::line(client.read_text("cache/invalidate")?.trim_end())
         }
     }
 }

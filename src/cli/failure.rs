@@ -64,9 +64,9 @@ fn hint_for(error: &Error) -> Option<String> {
     }
 }
 
-/// Prints a line on standard error. A closed standard error is not a failure.
-pub(super) fn say(what: &str, message: &str) {
-    let _ = writeln!(io::stderr(), "{what}: {message}");
+/// Prints a line on standard error, after a label. A closed standard error is not a failure.
+pub(super) fn say(label: &str, message: &str) {
+    let _ = writeln!(io::stderr(), "{label}: {message}");
 }
 
 pub(super) fn warn(message: &str) {

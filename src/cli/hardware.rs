@@ -132,7 +132,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 fn prices(settings: &Settings) -> Outcome<PriceTable> {
     match MountClient::find(settings)? {
         Some(client) => Ok(hardware::parse_table(
-            client.text("hardware/all.json")?.as_bytes(),
+            client.read_text("hardware/all.json")?.as_bytes(),
         )?),
         None => {
             let configs = Arc::new(ProviderConfigs::from_settings(settings));
@@ -167,7 +167,7 @@ fn list(prices: &PriceTable, json: bool) -> Outcome {
 }
 
 fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
-    hardware::check(id, price)?;
+    hardware::check_price(id, price)?;
     let client = MountClient::find(settings)?;
     if !save && client.is_none() {
         return Err(Failure::with_hint(
@@ -181,9 +181,9 @@ fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
     if let Some(client) = client {
         if save {
             // The mount may have cached the configuration from before the save.
-            client.control("cache/invalidate", b"provider:replicate:\n")?;
+            client.write_control("cache/invalidate", b"provider:replicate:\n")?;
         }
-        client.put(&file(id), hardware::to_json(price).as_bytes())?;
+        client.write_whole(&file(id), hardware::price_to_json(price).as_bytes())?;
     }
     Ok(())
 }

@@ -47,11 +47,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
-    if args.user.is_empty() || !args.user.chars().all(is_name) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
+    if args.user.is_empty() || !args.user.chars().all(is_allowed) {
         return Err(Failure::new(format!("{:?} is not a user name", args.user)));
     }
-    check(&program, args.system.then_some(args.user.as_str()))?;
+    check_program(&program, args.system.then_some(args.user.as_str()))?;
     let mut upgrade_arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &context.config {
         upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
@@ -105,9 +105,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// A service runs the program at its path again and again, so nobody else may be able to put another one there. `user`: of
-/// a service of the machine.
-fn check(program: &Path, user: Option<&str>) -> Outcome {
+/// Refuses a program that another user could exchange, because the service runs what lies at its path again and again.
+/// `user` is the user of a machine's service; `None`: this user.
+fn check_program(program: &Path, user: Option<&str>) -> Outcome {
     let uid = match user {
         // A user that this machine does not have yet owns nothing on it.
         Some(user) => nix::unistd::User::from_name(user)

@@ -18,6 +18,7 @@ mod ls;
 mod mount;
 mod mount_client;
 mod output;
+mod prompt;
 mod reason;
 mod reload;
 mod rm;

@@ -11,7 +11,7 @@ use super::mount_client::MountClient;
 use super::status::warn_of_changed_settings;
 use super::{Context, Outcome, output};
 use crate::error::Error;
-use crate::mount::MountState;
+use crate::mount::MountPointState;
 use crate::provider::{BACKENDS, BackendVariables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
@@ -69,7 +69,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         ..context.flags(args.dir.as_deref())?
     };
     if args.foreground {
-        mount::leave_caller()?;
+        mount::detach_from_caller()?;
         // Before the settings are loaded, which may warn. A background part sets up its own log, and the command that started
         // it has shown the warnings.
         if args.part.is_none() {
@@ -90,7 +90,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 };
                 Settings::load(&flags, BACKENDS)
             }),
-            Some(Part::Successor) => mount::succeed(),
+            Some(Part::Successor) => mount::become_server(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
@@ -101,7 +101,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     if mounted.already {
         say("note", "it is mounted already");
         let mount = MountClient::require(&mounted.mount_point)?;
-        if let Ok(status) = mount.document("status") {
+        if let Ok(status) = mount.read_json("status") {
             warn_of_changed_settings(&status);
             warn_of_changed_variables(&status);
         }
@@ -114,9 +114,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 
 /// Settings that are wrong do not concern a mount that runs.
 fn wrong(flags: &Flags, error: Error) -> Failure {
-    let state = Settings::mount_point_by(flags).and_then(|dir| mount::state(&dir));
+    let state = Settings::mount_point_by(flags).and_then(|dir| mount::mount_point_state(&dir));
     match state {
-        Ok(MountState::Ours { alive: true, .. }) => {
+        Ok(MountPointState::Ours { alive: true, .. }) => {
             let hint = "a mount runs there, and goes on with the settings in force";
             Failure::with_hint(error.to_string(), hint)
         }
@@ -124,14 +124,14 @@ fn wrong(flags: &Flags, error: Error) -> Failure {
     }
 }
 
-/// The mount goes on with the variables that it was started with.
+/// The mount keeps the variables that it was started with; warns if this command has others.
 fn warn_of_changed_variables(status: &Value) {
-    let in_force: Option<BackendVariables> =
+    let used: Option<BackendVariables> =
         serde_json::from_value(status["backend_variables"].clone()).ok();
-    let changed = in_force.map(|in_force| in_force.changed_here());
+    let changed = used.map(|used| used.changed_here());
     if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
         warn(&format!(
-            "the mount still has the variables that it was started with, and not these of now: {}; \
+            "the mount still uses the variables that it was started with; changed since: {}; \
              `simpletuner-live reload --env` takes the new ones",
             changed.join(", ")
         ));

@@ -14,7 +14,7 @@ use super::failure::{Failure, warn};
 use super::reason;
 use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
-use crate::mount::{self, MountState};
+use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName};
 use crate::settings::Settings;
 
@@ -25,10 +25,10 @@ pub(super) struct MountClient {
     root: PathBuf,
 }
 
-/// Why a mount does not answer, and what mends it.
-fn silence(mount_point: &Path) -> (String, String) {
+/// Why a mount does not answer, and what to type next.
+fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
-    let stopped: Vec<String> = mount::stopped(mount_point)
+    let stopped: Vec<String> = mount::stopped_processes(mount_point)
         .iter()
         .map(u32::to_string)
         .collect();
@@ -41,7 +41,7 @@ fn silence(mount_point: &Path) -> (String, String) {
             format!(
                 "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
             ),
-            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, lets it go on"),
+            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, continues it"),
         ),
     }
 }
@@ -56,14 +56,16 @@ impl MountClient {
     /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
     pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
         let mount_point = &settings.mount_point;
-        match mount::state(mount_point)? {
-            MountState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
-            MountState::Ours { alive: false, .. } => {
-                let (what, mend) = silence(mount_point);
-                warn(&format!("{what}; {mend}"));
+        match mount::mount_point_state(mount_point)? {
+            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: false, .. } => {
+                let (what, hint) = explain_no_answer(mount_point);
+                warn(&format!("{what}; {hint}"));
             }
-            MountState::OfAnother { uid } => warn(&mount::belongs_to_another(mount_point, uid)),
-            MountState::NotMounted | MountState::Foreign { .. } => {}
+            MountPointState::OfAnother { uid } => {
+                warn(&mount::belongs_to_another(mount_point, uid))
+            }
+            MountPointState::NotMounted | MountPointState::Foreign { .. } => {}
         }
         Ok(None)
     }
@@ -74,33 +76,33 @@ impl MountClient {
     /// There is none, or it does not answer; the message says what to do.
     pub(super) fn require(mount_point: &Path) -> Outcome<Self> {
         let path = mount_point.display();
-        match mount::state(mount_point)? {
-            MountState::Ours { alive: true, .. } => Ok(Self::new(mount_point)),
-            MountState::Ours { alive: false, .. } => {
-                let (what, mend) = silence(mount_point);
-                Err(Failure::with_hint(what, &mend))
+        match mount::mount_point_state(mount_point)? {
+            MountPointState::Ours { alive: true, .. } => Ok(Self::new(mount_point)),
+            MountPointState::Ours { alive: false, .. } => {
+                let (what, hint) = explain_no_answer(mount_point);
+                Err(Failure::with_hint(what, hint))
             }
-            MountState::NotMounted => Err(Failure::with_hint(
+            MountPointState::NotMounted => Err(Failure::with_hint(
                 format!("nothing is mounted at {path}"),
                 "`simpletuner-live mount` mounts it",
             )),
-            MountState::OfAnother { uid } => {
+            MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
             }
-            MountState::Foreign { fstype } => Err(Failure::new(format!(
+            MountPointState::Foreign { fstype } => Err(Failure::new(format!(
                 "{path} is a {fstype} mount, not one of simpletuner-live"
             ))),
         }
     }
 
-    fn secret(&self, name: &SecretName) -> PathBuf {
+    fn secret_path(&self, name: &SecretName) -> PathBuf {
         self.root.join("secrets").join(name.as_str())
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
         // Allocated at its full size, because a vector that grows leaves unzeroed copies.
         let mut value = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 1));
-        File::open(self.secret(name))
+        File::open(self.secret_path(name))
             .and_then(|file| file.take(MAX_VALUE as u64 + 1).read_to_end(&mut value))
             .map_err(|error| self.failure(name, "read", error))?;
         Ok(value)
@@ -114,7 +116,7 @@ impl MountClient {
                 .create(true)
                 .truncate(true)
                 .mode(0o600)
-                .open(self.secret(name))?;
+                .open(self.secret_path(name))?;
             // After a failed write the file is closed by dropping it: the server then discards what was written.
             file.write_all(value)?;
             close(file)
@@ -124,7 +126,7 @@ impl MountClient {
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
-        fs::remove_file(self.secret(name)).map_err(|error| self.failure(name, "remove", error))
+        fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }
 
     /// All names, sorted.
@@ -138,7 +140,7 @@ impl MountClient {
                 continue;
             };
             let metadata = match detail {
-                Detail::All => fs::metadata(self.secret(&name)).ok(),
+                Detail::All => fs::metadata(self.secret_path(&name)).ok(),
                 _ => None,
             };
             let provider = match detail {
@@ -158,13 +160,13 @@ impl MountClient {
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {
         let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret(name), PROVIDER, &mut buffer).ok()?;
+        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
         let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
         Some(text.to_string())
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
-    pub(super) fn document(&self, file: &str) -> Outcome<Value> {
+    pub(super) fn read_json(&self, file: &str) -> Outcome<Value> {
         let path = self.root.join(file);
         let bytes =
             fs::read(&path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
@@ -180,7 +182,7 @@ impl MountClient {
         let mut reports: Vec<Value> = names
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter_map(|name| self.document(&format!("providers/{name}")).ok())
+            .filter_map(|name| self.read_json(&format!("providers/{name}")).ok())
             .collect();
         reports.sort_by_key(|report| report["priority"].as_u64());
         reports
@@ -192,12 +194,12 @@ impl MountClient {
     }
 
     /// Writes a control file.
-    pub(super) fn control(&self, file: &str, input: &[u8]) -> Outcome {
+    pub(super) fn write_control(&self, file: &str, input: &[u8]) -> Outcome {
         self.write(file, input, OpenOptions::new().write(true))
     }
 
     /// Writes a whole file, and creates it if it is missing.
-    pub(super) fn put(&self, file: &str, content: &[u8]) -> Outcome {
+    pub(super) fn write_whole(&self, file: &str, content: &[u8]) -> Outcome {
         let mut options = OpenOptions::new();
         self.write(
             file,
@@ -219,13 +221,14 @@ impl MountClient {
         })
     }
 
-    pub(super) fn text(&self, file: &str) -> Outcome<String> {
+    /// Reads a text file.
+    pub(super) fn read_text(&self, file: &str) -> Outcome<String> {
         let path = self.root.join(file);
         fs::read_to_string(&path)
             .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
     }
 
-    /// The error behind an errno, with the server's own reason if it gives one; else by the README's table of errors.
+    /// The error for an errno: with the server's own reason if it gives one, else by the README's table of errors.
     fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
         let name_text = name.to_string();
         match error.raw_os_error() {
@@ -238,7 +241,7 @@ impl MountClient {
             }
             _ => {}
         }
-        if let Some(reason) = reason::of(&self.root, name) {
+        if let Some(reason) = reason::of_key(&self.root, name) {
             return Failure::new(match reason.contains(&name_text) {
                 true => reason,
                 false => format!("cannot {verb} {name}: {reason}"),

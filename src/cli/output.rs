@@ -35,6 +35,7 @@ fn wait_until_writable(out: &io::Stdout) {
     let _ = poll(&mut [PollFd::new(out, PollFlags::OUT)], None);
 }
 
+/// Writes a text and a newline.
 pub(super) fn line(text: &str) -> Outcome {
     write(format!("{text}\n").as_bytes())
 }

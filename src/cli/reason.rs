@@ -1,4 +1,4 @@
-//! Why an operation through the mount failed, as the server reports it. The errno alone does not say which provider failed.
+//! Why an operation through the mount failed, as the server reports it: the errno alone does not say which provider failed.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const ATTRIBUTE: &str = "user.simpletuner.error.";
 const MAX_REASON: usize = 64 * 1024;
 
 /// Why this user's last operation on the key failed; `None` if the server does not say.
-pub(super) fn of(mount: &Path, name: &SecretName) -> Option<String> {
+pub(super) fn of_key(mount: &Path, name: &SecretName) -> Option<String> {
     let mut buffer = vec![0; MAX_REASON];
     let attribute = format!("{ATTRIBUTE}{name}");
     let length = rustix::fs::getxattr(mount.join("secrets"), &*attribute, &mut buffer).ok()?;

@@ -50,7 +50,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         &mount_point,
         environment.as_ref(),
         args.force,
-        |file, request| mount.control(file, request),
+        |file, request| mount.write_control(file, request),
     )?;
     say(
         "note",

@@ -1,4 +1,4 @@
-//! A line of `ls`, whichever target it comes from.
+//! A secret as `ls` lists it, whether the mount or the store gave it.
 
 use std::time::SystemTime;
 

@@ -39,7 +39,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             return Err(failure);
         }
     };
-    let status = client.document("status")?;
+    let status = client.read_json("status")?;
     let providers = client.providers();
     let is_changed = warn_of_changed_settings(&status);
     if args.json {

@@ -16,9 +16,9 @@ use crate::manager::SecretsManager;
 use crate::secret::SecretName;
 
 pub(super) enum Target {
-    /// A mount runs: its caches are warm, and it records who reads.
+    /// A mount is running: its caches are warm, and it records who reads.
     Mount(MountClient),
-    /// No mount runs, or the user does not want it.
+    /// No mount is running, or the user gave `--no-mount`.
     Store(Store),
 }
 

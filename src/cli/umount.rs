@@ -9,21 +9,21 @@ use crate::mount::{self, Unmount};
 
 /// Unmount, and end the daemon behind it
 ///
-/// What was closed is written first. What still has a file or a folder of the mount open gets ENOTCONN from then on, here, in
-/// bind mounts and in containers; warnings name the processes. The command takes 5 seconds at most, whatever hangs.
+/// Files that were closed are written first. A process that still has a file or folder of the mount open gets ENOTCONN from
+/// then on, here, in bind mounts and in containers; warnings name it. The command takes 5 seconds at most, whatever hangs.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live umount
   simpletuner-live umount /run/secrets-live
-  simpletuner-live umount --lazy               # who uses the mount goes on until it is done"
+  simpletuner-live umount --lazy               # processes that use the mount go on"
 )]
 pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
-    /// Let those go on that use the mount: it ends when the last of them has
+    /// Let the processes that use the mount go on: it ends with the last of them
     #[arg(long)]
     lazy: bool,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 /// The extended attribute that holds a file's ACL (acl(5), `linux/posix_acl_xattr.h`).
-pub(crate) const ACL: &str = "system.posix_acl_access";
+pub(crate) const ACL_ATTRIBUTE: &str = "system.posix_acl_access";
 
 /// Whether the group has the user's name and no other member, and no ACL of the file names further users.
 pub(super) fn is_private(gid: u32, uid: u32, path: &Path) -> bool {
@@ -31,7 +31,7 @@ fn is_private_in(passwd: &str, group: &str, gid: u32, uid: u32) -> bool {
 
 /// An ACL that names users shows in the group's bits of the mode.
 fn has_acl(path: &Path) -> bool {
-    let acl = rustix::fs::lgetxattr(path, ACL, &mut [0; 0]);
+    let acl = rustix::fs::lgetxattr(path, ACL_ATTRIBUTE, &mut [0; 0]);
     !matches!(acl, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 

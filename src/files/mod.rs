@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-pub(crate) use groups::ACL;
+pub(crate) use groups::ACL_ATTRIBUTE;
 use place::Place;
 
 /// The kernel's timestamps have the resolution of its tick (4 to 10 ms), so two edits within a tick have the same one.
@@ -132,7 +132,7 @@ pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Content, ReadError>
     read_place(&place::find(path)?, limit)
 }
 
-/// Like [`read_file`], where the file was found already.
+/// Like [`read_file`], for a file that was found already.
 pub(crate) fn read_place(place: &Place, limit: usize) -> Result<Content, ReadError> {
     let stat = place.stat().ok_or(ReadError::Missing)?;
     if let Some(what) = not_a_file(stat) {

@@ -30,7 +30,7 @@ impl Names {
         self.reversed.is_empty()
     }
 
-    /// The last name was a link: the names of its target come next. If the target is absolute, the walk goes on at the root.
+    /// The last name was a link: the names of its target come next. If the target is absolute, the walk continues at the root.
     ///
     /// # Errors
     /// `ELOOP` if there are too many links.

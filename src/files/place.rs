@@ -99,7 +99,7 @@ pub(crate) fn open_or_create(path: &Path, flags: OFlags) -> io::Result<File> {
 /// # Errors
 /// As for [`find`].
 pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
-    let place = entry(path)?.make_folders()?;
+    let place = find_entry(path)?.make_folders()?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     place.open_as(flags, Mode::from_raw_mode(mode))
 }
@@ -110,7 +110,7 @@ pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
 /// # Errors
 /// As for [`find`].
 pub(crate) fn create_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let place = entry(path)?.make_folders()?;
+    let place = find_entry(path)?.make_folders()?;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
     let mut temporary = OsString::from(".");
@@ -126,7 +126,7 @@ pub(crate) fn create_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     )?);
     let written = io::Write::write_all(&mut file, content)
         .and_then(|()| file.sync_all())
-        .and_then(|()| Ok(rename_new(fd, &temporary, &place.name)?));
+        .and_then(|()| Ok(rename_noreplace(fd, &temporary, &place.name)?));
     if let Err(error) = written {
         let _ = rustix::fs::unlinkat(fd, &temporary, AtFlags::empty());
         return match error.kind() {
@@ -144,7 +144,7 @@ pub(crate) fn create_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Renames unless the new name exists.
-fn rename_new(folder: &OwnedFd, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+fn rename_noreplace(folder: &OwnedFd, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
         // The filesystem does not know the flag.
         Err(Errno::INVAL | Errno::NOSYS) => {
@@ -155,8 +155,8 @@ fn rename_new(folder: &OwnedFd, from: &OsStr, to: &OsStr) -> rustix::io::Result<
     }
 }
 
-/// The name itself: a link there is not followed.
-fn entry(path: &Path) -> io::Result<Place> {
+/// The place of the name itself: a link there is not followed.
+fn find_entry(path: &Path) -> io::Result<Place> {
     match walk(path, &[], false)? {
         Some(place) => Ok(place),
         None => Err(Errno::LOOP.into()),
@@ -215,17 +215,17 @@ impl Place {
         // Before the open, too, because opening a device can have effects.
         let missing = (!self.missing.is_empty()).then_some(Errno::NOENT);
         missing.map_or(Ok(()), |errno| Err(io::Error::from(errno)))?;
-        self.stat.as_ref().map_or(Ok(()), regular)?;
+        self.stat.as_ref().map_or(Ok(()), refuse_irregular)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder.fd, &self.name, flags, mode)?;
         let stat = rustix::fs::fstat(&file)?;
         check(&stat, &self.path, self.folder.is_shared)?;
-        regular(&stat)?;
+        refuse_irregular(&stat)?;
         Ok(file.into())
     }
 }
 
-fn regular(stat: &Stat) -> io::Result<()> {
+fn refuse_irregular(stat: &Stat) -> io::Result<()> {
     not_a_file(stat).map_or(Ok(()), |what| Err(io::Error::other(what)))
 }
 
@@ -397,11 +397,11 @@ fn writable(path: &Path) -> io::Error {
 /// Whether an owner is this user or root.
 fn is_ours(uid: u32, is_in_shared: bool) -> bool {
     let me = rustix::process::geteuid().as_raw();
-    uid == me || uid == 0 || !is_in_shared && *UNMAPPED == Some(uid)
+    uid == me || uid == 0 || !is_in_shared && *UNMAPPED_OWNER == Some(uid)
 }
 
-/// In a user namespace without root, root's files have this owner, as do those of all others that are not mapped.
-pub(crate) static UNMAPPED: LazyLock<Option<u32>> = LazyLock::new(|| {
+/// In a user namespace without root, root's files have this owner, as do those of all other users that are not mapped.
+pub(crate) static UNMAPPED_OWNER: LazyLock<Option<u32>> = LazyLock::new(|| {
     let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
     let all = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");

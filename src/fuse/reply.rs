@@ -10,7 +10,7 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
 };
 
-use crate::live::{FileType, Found, Owner};
+use crate::live::{FileType, LookupReply, Owner};
 
 /// All of fuser's replies have this method, but no trait for it.
 pub(super) trait ErrorReply: Send + 'static {
@@ -55,7 +55,7 @@ impl Device {
     pub(super) fn entry(
         &self,
         unique: u64,
-        found: &Found,
+        found: &LookupReply,
         owner: Owner,
         reply: ReplyEntry,
     ) -> Result<(), ReplyEntry> {
@@ -72,7 +72,7 @@ impl Device {
 }
 
 /// `fuse_out_header` and `fuse_entry_out` (include/uapi/linux/fuse.h), 16 and 128 bytes.
-fn entry_out(unique: u64, found: &Found, owner: Owner) -> [u8; 144] {
+fn entry_out(unique: u64, found: &LookupReply, owner: Owner) -> [u8; 144] {
     let attr = &found.attr;
     let mut out = Out([0; 144], 0);
     out.u32(144).u32(0).u64(unique);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_lookups_answer_has_the_kernels_layout() {
-        let found = Found {
+        let found = LookupReply {
             nodeid: 7,
             attr: Attr {
                 ino: 9,

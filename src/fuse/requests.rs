@@ -17,7 +17,7 @@ use super::reply::{Device, ErrorReply, xattr_reply};
 use super::threads::{Job, Workers};
 use super::waiting::{InterruptedBy, Resume, Waiting};
 use crate::live::{
-    Attr, AttrChange, AttrChanged, Caller, Commits, Found, OpError, Tree, WaitOn, WorkQueue,
+    Attr, AttrChange, AttrChanged, Caller, Commits, LookupReply, OpError, Tree, WaitOn, WorkQueue,
 };
 use crate::process::heartbeat::{HeartbeatPage, Slot, WorkingOn};
 use crate::versions::DirEntry;
@@ -166,7 +166,7 @@ impl Dispatcher {
     }
 
     /// Answers a lookup.
-    pub(super) fn entry(&self, caller: &Caller, found: &Found, reply: ReplyEntry) {
+    pub(super) fn entry(&self, caller: &Caller, found: &LookupReply, reply: ReplyEntry) {
         let (number, owner) = (convert::unique(caller), self.tree.owner());
         if let Err(reply) = self.device.entry(number, found, owner, reply) {
             let attr = self.file_attr(found.nodeid, &found.attr);
@@ -184,7 +184,7 @@ impl Dispatcher {
         convert::file_attr(self.tree.owner(), nodeid, attr)
     }
 
-    /// Parks a request, and has the tree settle what it waits for.
+    /// Parks a request until what it is blocked on is over.
     fn park(&self, caller: &Caller, on: WaitOn, resume: Resume) {
         let interrupted_by = InterruptedBy::EndingSignals;
         self.waiting
@@ -193,7 +193,7 @@ impl Dispatcher {
             let (waiting, on) = (self.waiting.clone(), on.clone());
             Box::new(move || waiting.wake(&on))
         };
-        self.tree.settle(&on, wake);
+        self.tree.when_unblocked(&on, wake);
     }
 
     /// Runs an operation that may wait on the worker of its queue, and then answers.

@@ -1,4 +1,4 @@
-//! Parks requests until what they wait for is settled, or until another thread has finished them.
+//! Parks requests until they are no longer blocked, or until another thread has finished them.
 //!
 //! Without this module a parked caller could not be interrupted: fuser answers FUSE_INTERRUPT with ENOSYS, after which the
 //! kernel never sends it again. So one thread watches the pending signals of all parked callers, and answers EINTR to a
@@ -85,8 +85,8 @@ impl Waiting {
         }
     }
 
-    /// Parks a request until `on` is settled; `None`: until [`Waiting::complete`]. Returns its id. After the end of the mount
-    /// it fails at once.
+    /// Parks a request until [`Waiting::wake`] for `on`; `None`: until [`Waiting::complete`]. Returns its id. After the end of
+    /// the mount it fails at once.
     pub(super) fn park(
         self: &Arc<Self>,
         caller: &Caller,

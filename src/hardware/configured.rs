@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{ConfiguredPrices, Price, PriceLoader, PriceTable, check, default_prices};
+use super::{ConfiguredPrices, Price, PriceLoader, PriceTable, check_price, default_prices};
 use crate::error::{Error, Result};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
@@ -14,12 +14,12 @@ use crate::sync::Mutex;
 const PROVIDER: &str = "replicate";
 const FIELD: &str = "hardware_info";
 
-/// Loads the prices from these configurations. With `waits`, it waits if another program has locked the database.
+/// Loads the prices from the database. With `wait_for_lock`, it waits while another program has locked the database.
 /// Otherwise, and if the database cannot be read, it returns the last prices as stale.
-pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> PriceLoader {
-    let last = Mutex::new(Last::default());
+pub fn database_loader(configs: Arc<ProviderConfigs>, wait_for_lock: bool) -> PriceLoader {
+    let last = Mutex::new(LastLoaded::default());
     Box::new(move || {
-        let known = match waits {
+        let config = match wait_for_lock {
             false => configs.try_get(PROVIDER),
             true => match configs.get(PROVIDER) {
                 Ok(config) => TryGet::Found(config),
@@ -27,15 +27,15 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> PriceLoader 
             },
         };
         let mut last = last.lock();
-        match known {
+        match config {
             TryGet::Found(config) => {
-                let (table, wrong) = read(config.object());
-                last.warn_once(wrong);
+                let (table, warnings) = prices_in(config.object());
+                last.warn_once(warnings);
                 last.table = table.clone();
                 ConfiguredPrices::Current(table)
             }
             TryGet::Missing => {
-                *last = Last::default();
+                *last = LastLoaded::default();
                 ConfiguredPrices::Current(None)
             }
             TryGet::Failed(error) => {
@@ -48,13 +48,13 @@ pub fn configured_in(configs: Arc<ProviderConfigs>, waits: bool) -> PriceLoader 
 }
 
 #[derive(Default)]
-struct Last {
+struct LastLoaded {
     table: Option<PriceTable>,
     warnings: Vec<String>,
 }
 
-impl Last {
-    /// Logs warnings, but not those of the last time again.
+impl LastLoaded {
+    /// Logs the warnings that the last load did not have.
     fn warn_once(&mut self, warnings: Vec<String>) {
         for warning in &warnings {
             if !self.warnings.contains(warning) {
@@ -66,29 +66,29 @@ impl Last {
 }
 
 /// The prices in a configuration, if there are any, and warnings about invalid entries.
-fn read(config: &Map<String, Value>) -> (Option<PriceTable>, Vec<String>) {
-    let (mut table, mut wrong) = (PriceTable::new(), Vec::new());
+fn prices_in(config: &Map<String, Value>) -> (Option<PriceTable>, Vec<String>) {
+    let (mut table, mut warnings) = (PriceTable::new(), Vec::new());
     match config.get(FIELD) {
         None | Some(Value::Null) => {}
         Some(Value::Object(entries)) => {
             for (id, entry) in entries {
                 match price_of(id, entry) {
                     Ok(price) => drop(table.insert(id.clone(), price)),
-                    Err(reason) => wrong.push(format!(
+                    Err(reason) => warnings.push(format!(
                         "{FIELD} of {PROVIDER}: {:?} is left out: {reason}",
                         id.chars().take(80).collect::<String>()
                     )),
                 }
             }
         }
-        Some(_) => wrong.push(format!(
+        Some(_) => warnings.push(format!(
             "{FIELD} of {PROVIDER} is not an object; the default prices are used"
         )),
     }
-    ((!table.is_empty()).then_some(table), wrong)
+    ((!table.is_empty()).then_some(table), warnings)
 }
 
-/// An entry may have more fields, of SimpleTuner's; only these two must be valid.
+/// Only these two fields must be valid: SimpleTuner may store others beside them.
 fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
     let name = entry["name"].as_str().ok_or("`name` must be a string")?;
     let cost = entry["cost_per_second"].as_f64();
@@ -97,7 +97,7 @@ fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
         // Turns -0.0 into 0.0.
         cost_per_second: cost.ok_or("`cost_per_second` must be a number")? + 0.0,
     };
-    check(id, &price).map_err(|error| error.to_string())?;
+    check_price(id, &price).map_err(|error| error.to_string())?;
     Ok(price)
 }
 
@@ -108,7 +108,7 @@ fn price_of(id: &str, entry: &Value) -> Result<Price, String> {
 /// [`Error::Malformed`] for an invalid id or price, or if `hardware_info` is not an object; [`Error::Database`].
 /// Nothing changes then.
 pub fn save_price(configs: &ProviderConfigs, id: &str, price: &Price) -> Result<()> {
-    check(id, price)?;
+    check_price(id, price)?;
     let is_invalid = |config: &Map<String, Value>| {
         config
             .get(FIELD)
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn table(configs: &Arc<ProviderConfigs>) -> Option<PriceTable> {
-        match configured_in(configs.clone(), false)() {
+        match database_loader(configs.clone(), false)() {
             ConfiguredPrices::Current(table) => table,
             ConfiguredPrices::Stale(_) => panic!("it is stale"),
         }
@@ -198,9 +198,9 @@ mod tests {
             "all": good,
             "a/b": good,
         }});
-        let (table, wrong) = read(config.as_object().unwrap());
+        let (table, warnings) = prices_in(config.as_object().unwrap());
         assert_eq!(table.unwrap().into_keys().collect::<Vec<_>>(), ["good"]);
-        assert_eq!(wrong.len(), 6, "{wrong:?}");
+        assert_eq!(warnings.len(), 6, "{warnings:?}");
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
             },
         )
         .unwrap();
-        let configured = configured_in(configs.clone(), false);
+        let configured = database_loader(configs.clone(), false);
         assert!(matches!(configured(), ConfiguredPrices::Current(Some(table)) if table.len() == 3));
         let database = folder.path().join("cloud/jobs.db");
         for left in ["jobs.db-wal", "jobs.db-shm"] {
@@ -261,7 +261,7 @@ mod tests {
         configs.invalidate(None);
         assert!(matches!(configured(), ConfiguredPrices::Stale(Some(table)) if table.len() == 3));
         assert!(matches!(
-            configured_in(configs, true)(),
+            database_loader(configs, true)(),
             ConfiguredPrices::Stale(None)
         ));
     }

@@ -7,7 +7,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Price, PriceTable, check, malformed};
+use super::{Price, PriceTable, check_price, malformed};
 use crate::error::{Error, Result};
 
 /// serde's own message quotes the text, which may be a secret written to the wrong file.
@@ -29,7 +29,7 @@ pub fn parse_price(bytes: &[u8]) -> Result<Price> {
     let what = "the price";
     let fields = serde_json::from_slice(bytes).map_err(|e| parse_error(what, &e))?;
     let price = price_of(fields, what)?;
-    check("price", &price)?;
+    check_price("price", &price)?;
     Ok(price)
 }
 
@@ -44,9 +44,9 @@ pub fn parse_table(bytes: &[u8]) -> Result<PriceTable> {
     let mut table = PriceTable::new();
     for (id, fields) in entries {
         let price = price_of(fields, &format!("the price of {id:?}"))?;
-        check(&id, &price)?;
+        check_price(&id, &price)?;
         if table.contains_key(&id) {
-            return Err(malformed(what, format!("{id} is there twice")));
+            return Err(malformed(what, format!("{id} is in it twice")));
         }
         table.insert(id, price);
     }
@@ -71,7 +71,7 @@ fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
             }
         };
         if twice {
-            return Err(malformed(what, format!("`{field}` is there twice")));
+            return Err(malformed(what, format!("`{field}` is in it twice")));
         }
     }
     match (name, cost_per_second.flatten()) {
@@ -86,7 +86,7 @@ fn price_of(Pairs(fields): Pairs<Value>, what: &str) -> Result<Price> {
 }
 
 /// A price as one line of JSON.
-pub fn to_json(price: &Price) -> String {
+pub fn price_to_json(price: &Price) -> String {
     let mut json = object(price);
     json.push('\n');
     json

@@ -196,7 +196,7 @@ fn prices_are_written_as_simpletuner_writes_them() {
     let table = default_prices();
     let l40s = r#"{"name": "L40S (48GB)", "cost_per_second": 0.000975}"#;
     let a100 = r#"{"name": "A100 (80GB)", "cost_per_second": 0.0014}"#;
-    assert_eq!(to_json(&table["gpu-l40s"]), format!("{l40s}\n"));
+    assert_eq!(price_to_json(&table["gpu-l40s"]), format!("{l40s}\n"));
     assert_eq!(
         table_to_json(&table),
         format!("{{\n  \"gpu-a100-large\": {a100},\n  \"gpu-l40s\": {l40s}\n}}\n")
@@ -260,7 +260,7 @@ proptest! {
         table.remove("all");
         prop_assert_eq!(parse_table(table_to_json(&table).as_bytes()).unwrap(), table.clone());
         for price in table.values() {
-            prop_assert_eq!(&parse_price(to_json(price).as_bytes()).unwrap(), price);
+            prop_assert_eq!(&parse_price(price_to_json(price).as_bytes()).unwrap(), price);
         }
     }
 

@@ -40,6 +40,7 @@ fn path_of(format: BundleFormat) -> &'static str {
         BundleFormat::Json => "bundle/secrets.json",
         BundleFormat::Yaml => "bundle/secrets.yaml",
         BundleFormat::Env => "bundle/secrets.env",
+        BundleFormat::DockerEnv => "bundle/docker.env",
     }
 }
 

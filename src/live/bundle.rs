@@ -1,6 +1,7 @@
 //! All secrets as one document: rendered, parsed, and merged back when a program has rewritten it. Pure functions, which
 //! know neither files nor providers.
 
+mod env;
 mod parse;
 mod render;
 
@@ -23,13 +24,15 @@ pub enum BundleFormat {
     Json,
     /// The same as YAML.
     Yaml,
-    /// `KEY=value` lines for sh, systemd and containers; only rendered, never parsed.
+    /// `KEY=value` lines for shells, systemd and dotenv readers.
     Env,
+    /// `KEY=value` lines for `--env-file` of Docker and Podman.
+    DockerEnv,
 }
 
 impl BundleFormat {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Env];
+    pub const ALL: [Self; 4] = [Self::Json, Self::Yaml, Self::Env, Self::DockerEnv];
 
     /// The file's name in `bundle/`.
     pub fn file_name(self) -> &'static str {
@@ -37,7 +40,13 @@ impl BundleFormat {
             BundleFormat::Json => "secrets.json",
             BundleFormat::Yaml => "secrets.yaml",
             BundleFormat::Env => "secrets.env",
+            BundleFormat::DockerEnv => "docker.env",
         }
+    }
+
+    /// Whether it is parsed, too, and so can be written.
+    pub fn is_writable(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
     }
 
     /// The format of a file in `bundle/`.

@@ -20,7 +20,8 @@ use crate::sync::Mutex;
 /// How long a lookup is kept for the callers that waited for it.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// The last lookups that callers waited for: they get the answer even if it may not be cached.
+/// The last lookups that callers waited for. The snapshot does not have each answer: to it, a failure that no document stands
+/// in for and a missing key with `ttl.missing: 0` are unknown again at once.
 #[derive(Default)]
 pub(super) struct RecentLookups(Mutex<HashMap<SecretName, (Instant, Lookup)>>);
 
@@ -61,7 +62,7 @@ impl Tree {
             FileKind::Secret(name) => self.secret(name, freshness),
             FileKind::Bundle(format) => self.document(*format, freshness),
             FileKind::Price(id) => match self.hardware.get(id) {
-                Some(price) => self.since_start(&hardware::to_json(&price)),
+                Some(price) => self.since_start(&hardware::price_to_json(&price)),
                 None => Resolved::Missing,
             },
             FileKind::PriceTable => {
@@ -89,7 +90,7 @@ impl Tree {
                 changed_at: config
                     .updated_at()
                     .unwrap_or(self.journaled.lock().started_at),
-                // SimpleTuner writes to the database, too, and nothing tells us when.
+                // SimpleTuner writes to the database, too, without a notification.
                 fresh_for: Duration::ZERO,
             }),
             TryGet::Missing => Resolved::Missing,

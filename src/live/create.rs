@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::layout::{DirKind, FileKind, is_sed_name};
 use super::open::Opened;
 use super::resolved::{Freshness, Resolved};
-use super::{Caller, Found, OpError, Tree};
+use super::{Caller, LookupReply, OpError, Tree};
 use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
@@ -68,7 +68,7 @@ impl Tree {
         parent: u64,
         name: &str,
         flags: i32,
-    ) -> Result<(Found, Opened), OpError> {
+    ) -> Result<(LookupReply, Opened), OpError> {
         self.check_caller(caller, name)?;
         let mut state = self.state();
         if caller.is_resend
@@ -100,7 +100,7 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`create`](Self::create) with O_EXCL.
-    pub fn mknod(&self, caller: &Caller, parent: u64, name: &str) -> Result<Found, OpError> {
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &str) -> Result<LookupReply, OpError> {
         self.check_caller(caller, name)?;
         let mut state = self.state();
         let dir_entry = DirEntry::new(parent, name);

@@ -109,7 +109,9 @@ impl Tree {
         let render = move || {
             let snapshot = tree.manager.snapshot();
             match tree.render(format, &snapshot, Freshness::Fresh) {
-                Resolved::Blocked(on) => tree.settle(&on, Box::new(move || call(&on_thread))),
+                Resolved::Blocked(on) => {
+                    tree.when_unblocked(&on, Box::new(move || call(&on_thread)))
+                }
                 _ => call(&on_thread),
             }
         };
@@ -125,7 +127,7 @@ impl Tree {
         format: BundleFormat,
         value: &SecretValue,
     ) -> Option<Arc<Base>> {
-        if format == BundleFormat::Env {
+        if !format.is_writable() {
             return None;
         }
         if let Some(rendered) = self.documents.rendered.lock().get(&format)

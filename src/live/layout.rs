@@ -64,7 +64,7 @@ impl FileKind {
             | FileKind::Price(_)
             | FileKind::PriceTable
             | FileKind::Config(_) => 0o600,
-            FileKind::Bundle(BundleFormat::Env) => 0o400,
+            FileKind::Bundle(format) if !format.is_writable() => 0o400,
             FileKind::Bundle(_) => 0o600,
             FileKind::Control(control, _) => control.mode,
         }
@@ -260,12 +260,12 @@ impl Layout {
         self.generated.get(&ino)
     }
 
-    /// A generated file is open through this handle, and held so many bytes.
+    /// Records that a generated file is open through this handle, with the size that it had then.
     pub(super) fn opened(&self, ino: u64, handle: u64, size: usize) {
         self.open.lock().insert(handle, (ino, size));
     }
 
-    /// A handle is released, of whatever file.
+    /// Forgets a handle, of a generated file or of any other.
     pub(super) fn released(&self, handle: u64) {
         self.open.lock().remove(&handle);
     }
@@ -323,7 +323,7 @@ impl Layout {
         folder.map_or(SystemTime::UNIX_EPOCH, |folder| *folder.changed_at.lock())
     }
 
-    /// The names in a folder have changed.
+    /// Records that the names in a folder have changed.
     pub(super) fn mark_changed(&self, dir: &DirKind) {
         for folder in self.folders.values().filter(|folder| folder.dir == *dir) {
             *folder.changed_at.lock() = SystemTime::now();

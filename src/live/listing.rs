@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
-use super::{Attr, Caller, Found, OpError, Tree};
+use super::{Attr, Caller, LookupReply, OpError, Tree};
 use crate::manager::Snapshot;
 use crate::versions::DirEntry;
 
@@ -186,7 +186,7 @@ impl Tree {
         ino: u64,
         handle: u64,
         offset: u64,
-        mut emit: impl FnMut(&str, &Found, u64) -> bool,
+        mut emit: impl FnMut(&str, &LookupReply, u64) -> bool,
     ) -> Result<(), OpError> {
         self.listing_is_out(handle);
         self.page(ino, offset, |at, listed| {
@@ -195,12 +195,12 @@ impl Tree {
         })
     }
 
-    fn listed(&self, dir: u64, listed: &Listed) -> Option<Found> {
+    fn listed(&self, dir: u64, listed: &Listed) -> Option<LookupReply> {
         let valid = match self.names.are_held() {
             true => LISTED_VALID,
             false => std::time::Duration::ZERO,
         };
-        let attr = |ino, attr| Found {
+        let attr = |ino, attr| LookupReply {
             nodeid: ino,
             attr: Attr { valid, ..attr },
             valid,
@@ -222,7 +222,7 @@ impl Tree {
             Resolved::Missing => return None,
             Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.started_at(), false),
         };
-        let nodeid = state.promise(&dir_entry);
+        let nodeid = state.placeholder_for(&dir_entry);
         let mut found = attr(
             nodeid,
             self.file_attr(listed.ino, kind.mode(), size, changed_at),

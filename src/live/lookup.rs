@@ -1,12 +1,12 @@
-//! LOOKUP, GETATTR and ACCESS: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if one must be asked, it
-//! answers a promise, and `stat` or `open` of that promise waits.
+//! LOOKUP, GETATTR and ACCESS: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if
+//! one must be asked, it answers a placeholder, and `stat` or `open` of that placeholder waits.
 
 use std::time::{Duration, SystemTime};
 
 use super::files::ReadMode;
 use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
-use super::{Attr, Caller, Found, OpError, ROOT, Tree, WaitOn};
+use super::{Attr, Caller, LookupReply, OpError, ROOT, Tree, WaitOn};
 use crate::secret::SecretValue;
 use crate::versions::{DirEntry, Inode, State, Unavailable};
 
@@ -27,11 +27,11 @@ impl Tree {
         parent: u64,
         name: &str,
         has_waited: bool,
-    ) -> Result<Found, OpError> {
+    ) -> Result<LookupReply, OpError> {
         self.check_caller(caller, name)?;
         let dir_entry = DirEntry::new(parent, name);
         if let Some(dir) = self.layout.subfolder(&dir_entry) {
-            return Ok(Found {
+            return Ok(LookupReply {
                 nodeid: dir,
                 attr: self.folder_attr(dir),
                 valid: FOLDER_VALID,
@@ -61,7 +61,7 @@ impl Tree {
         caller: &Caller,
         number: u64,
         generated: &Generated,
-    ) -> Result<Found, OpError> {
+    ) -> Result<LookupReply, OpError> {
         let mut state = self.state();
         let retry = state.retry(caller.tid, &generated.dir_entry);
         if retry.is_some_and(|retry| retry.to_write) {
@@ -71,7 +71,7 @@ impl Tree {
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
         drop(state);
-        Ok(Found {
+        Ok(LookupReply {
             nodeid: number,
             attr: self.generated_attr(number, generated),
             valid: Duration::ZERO,
@@ -85,7 +85,7 @@ impl Tree {
         dir_entry: &DirEntry,
         kind: &FileKind,
         has_waited: bool,
-    ) -> Result<Found, OpError> {
+    ) -> Result<LookupReply, OpError> {
         let retry = state.retry(caller.tid, dir_entry);
         // A caller that retries to read has waited already.
         let freshness = freshness_after(has_waited || retry.is_some());
@@ -116,9 +116,9 @@ impl Tree {
                 Ok(self.found(state, ino, valid))
             }
             Resolved::Missing => self.look_up_missing(state, caller, dir_entry),
-            // The kernel retries only once, so a promise would not do. This is rare: the server has just started.
+            // The kernel retries only once, so a placeholder would not do. This is rare: the server has just started.
             Resolved::Blocked(on) if retry.is_some() => Err(OpError::Blocked(on)),
-            // The kernel would say that the file exists, by the promise alone.
+            // The kernel would say that the file exists, by the placeholder alone.
             Resolved::Blocked(on) if self.processes.creates_exclusively(caller.tid) => {
                 Err(OpError::Blocked(on))
             }
@@ -129,14 +129,14 @@ impl Tree {
                 self.look_up_missing(state, caller, dir_entry)
             }
             Resolved::Failed(_) | Resolved::Blocked(_) => {
-                let ino = state.promise(dir_entry);
+                let ino = state.placeholder_for(dir_entry);
                 let attr = self.file_attr(
                     state.st_ino_of(dir_entry),
                     kind.mode(),
                     0,
                     self.started_at(),
                 );
-                Ok(Found {
+                Ok(LookupReply {
                     nodeid: ino,
                     attr,
                     valid: Duration::ZERO,
@@ -151,7 +151,7 @@ impl Tree {
         state: &mut State,
         caller: &Caller,
         dir_entry: &DirEntry,
-    ) -> Result<Found, OpError> {
+    ) -> Result<LookupReply, OpError> {
         match self.left_to(state, caller, dir_entry) {
             Some(ino) => Ok(self.found(state, ino, Duration::ZERO)),
             None => {
@@ -187,9 +187,9 @@ impl Tree {
     }
 
     /// An inode, as the answer to a lookup.
-    pub(super) fn found(&self, state: &mut State, ino: u64, valid: Duration) -> Found {
+    pub(super) fn found(&self, state: &mut State, ino: u64, valid: Duration) -> LookupReply {
         state.count_lookup(ino);
-        Found {
+        LookupReply {
             nodeid: ino,
             attr: self.inode_attr(state, ino),
             valid,
@@ -212,10 +212,10 @@ impl Tree {
             self.supply_base(&mut state, ino, has_waited)?;
             return Ok(self.inode_attr(&state, ino));
         }
-        let Some(promised) = state.promised(ino).cloned() else {
+        let Some(placeholder) = state.placeholder_at(ino).cloned() else {
             return Err(OpError::Errno(libc::ESTALE));
         };
-        let dir_entry = promised.dir_entry;
+        let dir_entry = placeholder.dir_entry;
         if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
@@ -224,7 +224,7 @@ impl Tree {
             .kind_at(&dir_entry)
             .ok_or(OpError::Errno(libc::ENOENT))?;
         let attr =
-            |size, changed_at| self.file_attr(promised.st_ino, kind.mode(), size, changed_at);
+            |size, changed_at| self.file_attr(placeholder.st_ino, kind.mode(), size, changed_at);
         match self.resolve(&kind, freshness_after(has_waited)) {
             Resolved::Content(content) => Ok(attr(
                 content.value.len(),

@@ -3,7 +3,8 @@
 //!
 //! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
 //! acknowledged ([`KernelNames`]). An operation never waits for a provider: one that cannot be answered yet returns what it is
-//! blocked on ([`WaitOn`]). Its caller has that settled ([`Tree::settle`]) and then calls it again.
+//! blocked on ([`WaitOn`]). Its caller waits for that ([`Tree::when_unblocked`]) and then calls it again.
+//! [`Tree`] is one type, because each operation may change any of it; its methods stand in the file of their operation.
 
 mod audit;
 pub mod bundle;
@@ -76,7 +77,7 @@ pub enum OpError {
     Error(Error),
     /// It failed in an expected way that needs no log line.
     Errno(i32),
-    /// It cannot be answered yet, and is to be repeated when this is settled.
+    /// It cannot be answered yet: its caller waits for this, and then repeats it.
     Blocked(WaitOn),
 }
 
@@ -166,7 +167,7 @@ pub struct Attr {
 
 /// What a lookup gives for a name (FUSE: `fuse_entry_out`).
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub struct LookupReply {
     /// The inode number by which the kernel asks for it (FUSE: nodeid); `attr.ino` is the one that users see.
     pub nodeid: u64,
     /// What `stat` shows.
@@ -337,8 +338,9 @@ impl Tree {
         &self.manager
     }
 
-    /// Settles what an operation is blocked on, in the background, and then calls `done` on any thread.
-    pub fn settle(self: &Arc<Self>, on: &WaitOn, done: crate::provider::Done) {
+    /// Calls `done`, on any thread, once the operation is no longer blocked. Asks the provider, or starts the rendering, that
+    /// it is blocked on.
+    pub fn when_unblocked(self: &Arc<Self>, on: &WaitOn, done: crate::provider::Done) {
         match on {
             WaitOn::Secret(name) => {
                 let (tree, asked) = (self.clone(), name.clone());
@@ -354,7 +356,7 @@ impl Tree {
                 None => done(),
             },
             WaitOn::Document(format) => self.render_in_background(*format, done),
-            // It may have been settled before this caller began to wait.
+            // The write may have ended before this caller began to wait.
             WaitOn::Write(dir_entry) if !self.is_releasing(dir_entry) => done(),
             WaitOn::Write(_) => {}
         }

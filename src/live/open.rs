@@ -103,7 +103,7 @@ impl Tree {
             Some(Inode::Write(_)) => {
                 self.open_write_inode(&mut state, caller, ino, flags, has_waited)
             }
-            None => self.open_promise(&mut state, caller, ino, flags, has_waited),
+            None => self.open_placeholder(&mut state, caller, ino, flags, has_waited),
         }
     }
 
@@ -171,8 +171,8 @@ impl Tree {
         Ok(Opened::VERSION)
     }
 
-    /// Opens a promise: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it.
-    fn open_promise(
+    /// Opens a placeholder: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it.
+    fn open_placeholder(
         &self,
         state: &mut State,
         caller: &Caller,
@@ -181,8 +181,8 @@ impl Tree {
         has_waited: bool,
     ) -> Result<Opened, OpError> {
         let Some(dir_entry) = state
-            .promised(ino)
-            .map(|promised| promised.dir_entry.clone())
+            .placeholder_at(ino)
+            .map(|placeholder| placeholder.dir_entry.clone())
         else {
             state.expect_retry_of_any_name(caller.tid, to_write(flags));
             return Err(ESTALE);

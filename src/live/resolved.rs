@@ -31,7 +31,7 @@ pub(super) enum Resolved {
     Content(Content),
     Missing,
     Failed(Error),
-    /// This must be settled first.
+    /// The caller must wait for this first.
     Blocked(WaitOn),
 }
 

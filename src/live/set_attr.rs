@@ -114,8 +114,8 @@ impl Tree {
             }
             None => {
                 let Some(dir_entry) = state
-                    .promised(ino)
-                    .map(|promised| promised.dir_entry.clone())
+                    .placeholder_at(ino)
+                    .map(|placeholder| placeholder.dir_entry.clone())
                 else {
                     return;
                 };
@@ -196,7 +196,11 @@ impl Tree {
             None => {
                 let dir_entry = match state.last_dir_entry(ino) {
                     Some(dir_entry) => dir_entry.clone(),
-                    None => state.promised(ino).ok_or_else(stale)?.dir_entry.clone(),
+                    None => state
+                        .placeholder_at(ino)
+                        .ok_or_else(stale)?
+                        .dir_entry
+                        .clone(),
                 };
                 let kind = self.layout.kind_at(&dir_entry).ok_or_else(stale)?;
                 (dir_entry, kind)

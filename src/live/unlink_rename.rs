@@ -14,7 +14,7 @@ const ENOENT: OpError = OpError::Errno(libc::ENOENT);
 
 /// What has the old name of a rename.
 enum Source {
-    /// A scratch file that nobody is writing.
+    /// A scratch file without a writer.
     Scratch(u64),
     /// A file that this process is writing. Its data (in the inode `write_ino`) is renamed, not what the name held before.
     Unclosed {
@@ -24,7 +24,7 @@ enum Source {
         was_seen: bool,
     },
     /// A file without an unclosed write of this process.
-    Settled(FileKind),
+    Committed(FileKind),
 }
 
 impl Tree {
@@ -213,7 +213,7 @@ impl Tree {
         let kind = self.layout.kind_at(from).ok_or(ENOENT)?;
         match kind {
             FileKind::Scratch => Err(ENOENT),
-            kind => Ok(Source::Settled(kind)),
+            kind => Ok(Source::Committed(kind)),
         }
     }
 
@@ -268,7 +268,7 @@ impl Tree {
                 }
                 self.rename_unclosed(file, write_ino, process, from, to, &target)?;
             }
-            Source::Settled(kind) => self.rename_settled(caller, kind, from, to, &target)?,
+            Source::Committed(kind) => self.rename_committed(caller, kind, from, to, &target)?,
         }
         self.changed();
         Ok(())
@@ -357,7 +357,7 @@ impl Tree {
         results.pop().unwrap_or(Ok(()))
     }
 
-    fn rename_settled(
+    fn rename_committed(
         &self,
         caller: &Caller,
         kind: FileKind,
@@ -404,7 +404,7 @@ impl Tree {
         let mut state = self.state();
         state.unlink(from);
         let write_ino = state.create_scratch(to, &opener, value.as_bytes());
-        // Nobody is writing it.
+        // It has no writer.
         let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
         state.committed(write_ino, changes);
         Ok(())

@@ -78,7 +78,7 @@ impl Tree {
         let mut state = self.state();
         let dir_entry = match state.last_dir_entry(ino) {
             Some(dir_entry) => dir_entry.clone(),
-            None => state.promised(ino)?.dir_entry.clone(),
+            None => state.placeholder_at(ino)?.dir_entry.clone(),
         };
         let kind = self.layout.kind_at(&dir_entry);
         kind.filter(|kind| matches!(kind, FileKind::Secret(_) | FileKind::Bundle(_)))

@@ -4,7 +4,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::{Found, Lookup, SecretsManager, Snapshot, provider_failed};
+use super::{FoundSecret, Lookup, SecretsManager, Snapshot, provider_failed};
 use crate::error::{Error, Result};
 use crate::provider::{Done, ListingState, wait_for};
 use crate::secret::{SecretName, SecretValue};
@@ -21,7 +21,7 @@ impl SecretsManager {
     /// # Errors
     /// [`Error::NotFound`] if no provider has the key; [`Error::ProviderFailed`] if one failed that may have it, and no
     /// later one has it; [`Error::CannotDecrypt`] and [`Error::KeyUnusable`] at once.
-    pub fn find(&self, name: &SecretName) -> Result<Found> {
+    pub fn find(&self, name: &SecretName) -> Result<FoundSecret> {
         self.refresh();
         let lookup = match self.look_up(name) {
             Lookup::Stale(_) | Lookup::Unknown => {
@@ -32,7 +32,7 @@ impl SecretsManager {
             known => known,
         };
         match lookup {
-            Lookup::Fresh(version, valid_for) => Ok(Found {
+            Lookup::Fresh(version, valid_for) => Ok(FoundSecret {
                 expires_in: valid_for,
                 fetched_at: version.fetched_at(),
                 value: version.raw,

@@ -177,7 +177,7 @@ impl SecretsManager {
     }
 
     /// Gives back what the backends hold at their servers: Vault's token of a log-in is revoked. To be called once, at the
-    /// end, and not if another process goes on with their state. Waits for some seconds at most.
+    /// end, and not if another process takes over their state. Waits for some seconds at most.
     pub fn close(&self) {
         self.chain.iter().for_each(|entry| entry.provider.close());
     }

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::environment::Environment;
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
-use super::setup::{hold_signals, let_signals_in};
+use super::setup::{block_signals, unblock_signals};
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
 
@@ -41,7 +41,7 @@ impl AsFd for Channel {
 }
 
 /// The command that runs the mount's program as one part. The program is opened by its descriptor, so that it is the same
-/// one whatever lies at its path now.
+/// one even if another lies at its path now.
 fn program(
     shared: &SharedFds,
     state: &HandoverState,
@@ -120,10 +120,10 @@ impl Channel {
         match sent() {
             Ok(theirs) => {
                 let mut command = program(shared, state, part, environment);
-                // The program lets them in as soon as it can answer them.
-                hold_signals();
+                // The program unblocks them as soon as it has handlers.
+                block_signals();
                 let error = command.stdin(theirs).exec();
-                let_signals_in();
+                unblock_signals();
                 Error::io("the new program", error)
             }
             Err(error) => error,
@@ -266,7 +266,7 @@ mod tests {
 
     fn state() -> HandoverState {
         HandoverState {
-            mount: crate::process::mountinfo::own().unwrap()[0].id(),
+            mount: crate::process::mountinfo::of_this_process().unwrap()[0].id(),
             mount_point: OsBytes::from("/mount"),
             program: OsBytes::from("/program"),
             arguments: Vec::new(),

@@ -1,4 +1,4 @@
-//! The kernel's side of a mount (Documentation/filesystems/fuse.rst, "control filesystem").
+//! The connection, the kernel's side of a mount (Documentation/filesystems/fuse.rst, "control filesystem").
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use crate::process::mountinfo::Mount;
 /// Where the control filesystem is mounted as a rule.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// A connection, by a descriptor that stays this one's: its number becomes another one's after its end.
+/// A connection, by a descriptor of its own: the kernel gives its number to another connection after its end.
 pub(super) struct Connection(File);
 
 impl Connection {
@@ -41,8 +41,8 @@ impl Connection {
         ))
     }
 
-    /// Ends it: every request that waits and every later one fails, by whatever descriptor, bind mount or namespace it
-    /// comes. One that has ended already is left alone.
+    /// Ends it: every request that waits and every later one fails, through each descriptor, bind mount and namespace.
+    /// Does nothing to one that has ended already.
     pub(super) fn abort(&self) -> io::Result<()> {
         (&self.0).write_all(b"1")
     }

@@ -12,7 +12,7 @@ use super::setup::PROCESS_NAME;
 use crate::process;
 use crate::process::mountinfo::Mount;
 
-/// A keeper or a server. Its descriptor stays the same process's, even if its id becomes another one's.
+/// A keeper or a server. Its descriptor names the same process even after the kernel has given its id to another one.
 pub(super) struct Daemon {
     pub(super) pid: u32,
     process: OwnedFd,
@@ -58,7 +58,7 @@ impl Daemon {
     }
 }
 
-/// `None`: this program's, but no daemon.
+/// The mount that a process's arguments name; `None` if it is no daemon.
 fn named_mount(pid: u32, mount: &Mount) -> Option<NamedMount> {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let has = |wanted: &[u8]| {
@@ -75,7 +75,7 @@ fn named_mount(pid: u32, mount: &Mount) -> Option<NamedMount> {
 
 /// The mount's processes: those that its `status` named, and those whose arguments name its mount point. (They name
 /// another one if it was moved since.)
-pub(super) fn of(mount: &Mount, named: &[u32]) -> Vec<Daemon> {
+pub(super) fn daemons_of(mount: &Mount, named: &[u32]) -> Vec<Daemon> {
     let is_of = |pid, by_arguments| by_arguments == NamedMount::This || named.contains(&pid);
     all(|pid| Daemon::open(pid, mount, |by_arguments| is_of(pid, by_arguments)))
 }
@@ -92,12 +92,12 @@ fn all(open: impl Fn(u32) -> Option<Daemon>) -> Vec<Daemon> {
     process::all_pids().filter_map(open).collect()
 }
 
-/// Lets the mount's processes go on that were stopped; returns whether there were any.
-pub(super) fn wake(mount: &Mount) -> bool {
+/// Continues those of the mount's processes that were stopped; returns whether there were any.
+pub(super) fn continue_stopped(mount: &Mount) -> bool {
     let stopped = stopped(mount);
     for daemon in &stopped {
         tracing::warn!(
-            "process {} of the mount at {} was stopped (by SIGSTOP, or by a debugger); it goes on now",
+            "process {} of the mount at {} was stopped (by SIGSTOP, or by a debugger); it is continued now",
             daemon.pid,
             mount.point.display()
         );

@@ -44,7 +44,7 @@ pub(super) struct HandoverState {
     pub(super) arguments: Vec<OsBytes>,
     /// `None`: the log goes to standard error.
     pub(super) log_file: Option<OsBytes>,
-    /// The key of the fingerprints that tell values apart.
+    /// The key of the values' fingerprints.
     pub(super) fingerprints: [u8; 16],
     /// The kernel's first request.
     pub(super) init: Vec<u8>,
@@ -61,7 +61,7 @@ pub(super) struct HandoverState {
     pub(super) reload: Option<MountChange>,
     /// Whether the kernel lets root in.
     pub(super) allow_root: bool,
-    /// After so many seconds without a heartbeat, or at one request, the server counts as hung.
+    /// After this many seconds without a heartbeat, or at one request, the server counts as hung.
     pub(super) server_timeout: u64,
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use fuser::{BackgroundSession, Config, Session};
 
 use super::connection::Connection;
+use super::detach::detach;
 use super::mount_point::MountPoint;
-use super::unmount::detach;
 use super::{acl, device};
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
@@ -40,15 +40,15 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Resu
         info.mount_point = mount_point.display().to_string();
         info.allow_root = allow_root;
     });
-    let threads = |e| Error::io("threads", e);
-    let fs = Fs::new(tree, None).map_err(threads)?;
+    let failed = |e| Error::io("threads", e);
+    let fs = Fs::new(tree, None).map_err(failed)?;
     let drain = fs.drain();
     let (device, mount) = device::mount(&place, allow_root)?;
     let connection = Connection::of(&mount);
     let start = || {
         let session = session(fs, device, allow_root)?;
-        drain.set_device(session.as_fd()).map_err(threads)?;
-        session.spawn().map_err(threads)
+        drain.set_device(session.as_fd()).map_err(failed)?;
+        session.spawn().map_err(failed)
     };
     let session = start().inspect_err(|_| drop(detach(&mount)))?;
     Ok(MountedTree {

@@ -1,5 +1,5 @@
 //! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
-//! so that little in it can fail.
+//! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
 mod upgrading;
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
+use super::detach::detach;
 use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
 use super::setup::{Signals, has_terminal, leave_terminal, set_up};
 use super::start::READY;
-use super::unmount::detach;
 use super::{device, service};
 use crate::error::{Error, Result};
 use crate::live::Restart;
@@ -137,7 +137,7 @@ struct Keeper {
     next_change: Option<(Kind, Option<Environment>)>,
 }
 
-/// Why the keeper woke up. `Next...`: about the server that an upgrade prepares.
+/// Why the keeper woke up. `Next` is the server that an upgrade prepares.
 enum Wakeup {
     CheckDue,
     UnmountSignal,
@@ -145,7 +145,7 @@ enum Wakeup {
     ReloadSignal,
     Message(ToKeeper),
     ServerEnded,
-    /// With what came along.
+    /// With the descriptors that came along.
     NextMessage(ToKeeper, Vec<OwnedFd>),
     NextEnded,
 }
@@ -202,7 +202,9 @@ impl Keeper {
                     }
                     self.replace_server(exit)?;
                 }
-                Wakeup::NextMessage(message, received) => self.next_says(message, received),
+                Wakeup::NextMessage(message, received) => {
+                    self.handle_next_message(message, received)
+                }
                 Wakeup::NextEnded => self.give_up_upgrade(),
             }
         }
@@ -330,7 +332,7 @@ impl Keeper {
                 let _ = poll(&mut Vec::from_iter(exit_fds), CHANNEL_CLOSED_TIMEOUT);
             }
             if Instant::now() >= until {
-                // A store that hangs can hold one of its threads in the kernel for as long as it likes.
+                // A store that hangs can hold one of its threads in the kernel without end.
                 return match self.server.first_thread_has_ended() {
                     true => Wakeup::ServerEnded,
                     false => Wakeup::CheckDue,

@@ -5,24 +5,29 @@
 //! - `server`: answers the kernel, starts another keeper when one ends
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
-//! - `device`: `/dev/fuse`; `mount_point`: the folder that is mounted on; `trust`: paths that no stranger can change
+//! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
+//!   that is mounted on; `trust`: paths that no other user can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
 //! - `in_force`: the settings in force; `environment`: the variables that a mount takes over from a command
-//! - `start`, `unmount`, `upgrade`, `reload`, `state`: what commands do with a mount; `daemon`: its processes; `usage`: which
-//!   processes still use it; `connection`: the kernel's side of it
+//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path; `daemon`: the
+//!   mount's processes; `usage`: which processes still use it; `connection`: the kernel's side of it; `detach`: takes it out
+//!   of the tree
 //! - `successor`: the process that becomes the new program's server in an upgrade
 //! - `in_process`: a mount within one process, for tests and for other Rust programs
 
 mod channel;
 mod connection;
 mod daemon;
+mod detach;
 mod device;
 mod environment;
+mod fusermount;
 mod handover;
 mod in_force;
 mod in_process;
 mod keeper;
 mod mount_point;
+mod mount_point_state;
 mod poll;
 mod reload;
 mod server;
@@ -30,7 +35,6 @@ mod server_process;
 mod service;
 mod setup;
 mod start;
-mod state;
 mod successor;
 mod trust;
 mod unit;
@@ -43,12 +47,12 @@ pub use environment::Environment;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
+pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
 pub use reload::reload;
 pub use server::serve;
-pub use setup::leave_caller;
+pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};
-pub use state::{MountState, resolve, state, stopped};
-pub use successor::succeed;
+pub use successor::become_server;
 pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT};
 pub use unmount::{Unmount, unmount};

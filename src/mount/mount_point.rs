@@ -1,18 +1,18 @@
-//! The folder that is mounted on. It is opened once; what is checked, and what is mounted on, is that descriptor.
+//! The folder that is mounted on. It is opened once, and the checks and the mount use that descriptor.
 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::state::is_own;
-use super::trust::{Found, Trust, failed, follow, of_descriptor, stat_of};
-use super::unmount::detach;
+use super::detach::detach;
+use super::mount_point_state::is_own;
+use super::trust::{OpenedPath, Trust, failed, follow, path_of_descriptor, stat_of};
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
 
 /// An empty folder of this user's.
-pub(super) struct MountPoint(Found);
+pub(super) struct MountPoint(OpenedPath);
 
 impl MountPoint {
     /// Opens the folder, and makes it if it is missing, for its owner only. Where root mounts, nobody else may be able to
@@ -58,9 +58,9 @@ impl MountPoint {
         &self.0.path
     }
 
-    /// A path that leads to this folder, whatever has its name now. Only this process can use it.
+    /// A path that leads to this folder, even if another has its name now. Only this process can use it.
     pub(super) fn descriptor_path(&self) -> String {
-        of_descriptor(&self.0.file)
+        path_of_descriptor(&self.0.file)
     }
 
     /// The mount that this process has just made here.
@@ -72,7 +72,8 @@ impl MountPoint {
         // Where the folder is now: its owner, or a parent's, can have moved it.
         let here = std::fs::read_link(self.descriptor_path())
             .map_err(|e| Error::io(dir.display().to_string(), e))?;
-        let mounts = mountinfo::own().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
+        let mounts =
+            mountinfo::of_this_process().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
         let ours = |point: &PathBuf| mountinfo::at(&mounts, point).filter(|mount| is_own(mount));
         match ours(&here) {
             Some(mount) if here == dir => Ok(mount.clone()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::environment::Environment;
-use super::state::resolve;
+use super::mount_point_state::resolve;
 use super::upgrade::{status_of_ours, wait_for_outcome};
 use crate::error::{Error, Result};
 

@@ -10,6 +10,7 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
+use super::detach::detach;
 use super::environment::Environment;
 use super::handover::{
     HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer, whole_seconds,
@@ -17,11 +18,10 @@ use super::handover::{
 use super::in_force;
 use super::poll::is_ready;
 use super::setup::Signals;
-use super::unmount::detach;
 use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
 use crate::fuse::{Drain, Fs};
-use crate::hardware::{Hardware, configured_in};
+use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
@@ -144,7 +144,7 @@ fn assemble(
     let configs = Arc::new(configs);
     let hardware = Arc::new(Hardware::in_registry(
         manager.caches(),
-        configured_in(configs.clone(), false),
+        database_loader(configs.clone(), false),
     ));
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),

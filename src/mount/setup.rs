@@ -20,7 +20,7 @@ pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
 ///
 /// # Errors
 /// The process cannot change to `/`.
-pub fn leave_caller() -> Result<()> {
+pub fn detach_from_caller() -> Result<()> {
     close_inherited();
     // A path may be relative to the folder that the daemon was started in, which it leaves.
     for name in variables_with_paths() {
@@ -127,26 +127,26 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Also lets the signals in that [`hold_signals`] held back.
+    /// Also unblocks the signals that [`block_signals`] blocked.
     pub(super) fn new() -> Result<Self> {
         let signals = Self {
             end: pipe_of(&[SIGTERM, SIGINT])?,
             reload: pipe_of(&[SIGHUP])?,
             upgrade: pipe_of(&[SIGUSR1])?,
         };
-        let_signals_in();
+        unblock_signals();
         Ok(signals)
     }
 }
 
-/// Holds the signals of [`Signals`] back until they are let in again. They stay pending when this process executes another
-/// program; without this, a signal that arrives before that program has its handlers would end the process.
-pub(super) fn hold_signals() {
+/// Blocks the signals of [`Signals`]. They stay pending when this process executes another program; without this, a signal
+/// that arrives before that program has its handlers would end the process.
+pub(super) fn block_signals() {
     change_mask(libc::SIG_BLOCK);
 }
 
-/// Undoes [`hold_signals`].
-pub(super) fn let_signals_in() {
+/// Undoes [`block_signals`].
+pub(super) fn unblock_signals() {
     change_mask(libc::SIG_UNBLOCK);
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::daemon::wake;
+use super::daemon::continue_stopped;
 use super::mount_point::MountPoint;
-use super::state::{MountState, mounted, resolve, state};
+use super::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use super::unmount::remove_dead;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -46,7 +46,10 @@ fn give_up(child: &mut Child, mount_point: &Path) {
         ends_within(child, KILL_TIMEOUT);
     }
     // Without the mount, its server ends as well.
-    let is_ours = matches!(state(mount_point), Ok(MountState::Ours { .. }));
+    let is_ours = matches!(
+        mount_point_state(mount_point),
+        Ok(MountPointState::Ours { .. })
+    );
     if is_ours
         && let Ok(Some(mount)) = mounted(&resolve(mount_point))
         && let Err(error) = remove_dead(&mount)
@@ -72,19 +75,22 @@ fn ends_within(child: &mut Child, timeout: Duration) -> bool {
 /// The daemon's reason; [`Error::Io`] if the daemon cannot be started, or does not answer within 30 seconds.
 pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<Mounted> {
     let mount_point = settings.mount_point.clone();
-    let already = match state(&mount_point)? {
-        MountState::NotMounted => {
+    let already = match mount_point_state(&mount_point)? {
+        MountPointState::NotMounted => {
             // Here, too: the daemon gets the path without links, and the folders that its links lie in count.
             MountPoint::open(&mount_point)?;
             false
         }
-        MountState::Ours { alive: false, .. } => {
+        MountPointState::Ours { alive: false, .. } => {
             let mount = mounted(&resolve(&mount_point))?;
-            mount.is_some_and(|mount| wake(&mount))
-                && matches!(state(&mount_point)?, MountState::Ours { alive: true, .. })
+            mount.is_some_and(|mount| continue_stopped(&mount))
+                && matches!(
+                    mount_point_state(&mount_point)?,
+                    MountPointState::Ours { alive: true, .. }
+                )
         }
-        MountState::Ours { alive: true, .. } => true,
-        MountState::OfAnother { .. } | MountState::Foreign { .. } => false,
+        MountPointState::Ours { alive: true, .. } => true,
+        MountPointState::OfAnother { .. } | MountPointState::Foreign { .. } => false,
     };
     if already {
         return Ok(Mounted {
@@ -129,8 +135,8 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         };
         return Err(Error::Settings(reason));
     }
-    match state(&mount_point)? {
-        MountState::Ours { alive: true, .. } => Ok(Mounted {
+    match mount_point_state(&mount_point)? {
+        MountPointState::Ours { alive: true, .. } => Ok(Mounted {
             mount_point,
             already: false,
         }),

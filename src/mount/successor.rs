@@ -1,5 +1,5 @@
-//! The process that becomes the new program's server in an upgrade. It opens the new program, because a path can hang: the
-//! keeper must not wait for one.
+//! The process that becomes the new program's server in an upgrade. It opens the new program, because a path can lead to a
+//! filesystem that hangs, for which the keeper must not wait.
 
 use super::channel::Channel;
 use super::handover::{Hello, ToKeeper};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Why it cannot run. The keeper gets the same reason.
-pub fn succeed() -> Result<()> {
+pub fn become_server() -> Result<()> {
     let (Hello::Serve(state), mut shared, channel) = Channel::inherited()?.receive_hello()? else {
         return Err(Error::Settings(
             "only a keeper starts this part of a mount".into(),

@@ -1,4 +1,4 @@
-//! Follows paths that no stranger can change: to a program that is about to run, and to the folder that root is about to
+//! Follows paths that no other user can change: to a program that is about to run, and to the folder that root is about to
 //! mount on. Each step opens one name below the last descriptor, so what was checked is what is used.
 
 use std::ffi::OsStr;
@@ -10,15 +10,15 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, read
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::ACL;
+use crate::files::ACL_ATTRIBUTE;
 use crate::files::names::Names;
-use crate::files::place::UNMAPPED;
+use crate::files::place::UNMAPPED_OWNER;
 
 /// Names a file without opening it: a named pipe, a device or a filesystem that hangs does not block.
 const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A file or folder, and its path without links.
-pub(super) struct Found {
+pub(super) struct OpenedPath {
     /// Only names it (`O_PATH`).
     pub(super) file: OwnedFd,
     pub(super) path: PathBuf,
@@ -36,17 +36,17 @@ impl Trust {
     }
 
     fn trusts(self, user: u32) -> bool {
-        user == self.user || user == 0 || *UNMAPPED == Some(user)
+        user == self.user || user == 0 || *UNMAPPED_OWNER == Some(user)
     }
 
     fn names(self) -> String {
         match self.user {
             0 => "root".into(),
-            user => format!("{} or root", name_of(user)),
+            user => format!("{} or root", user_name(user)),
         }
     }
 
-    /// That it belongs to a user who is trusted.
+    /// Checks that a trusted user owns it.
     pub(super) fn check_owner(self, path: &Path, stat: &Stat) -> Result<()> {
         if self.trusts(stat.st_uid) {
             return Ok(());
@@ -54,13 +54,13 @@ impl Trust {
         Err(Error::Settings(format!(
             "{} belongs to {}; it must belong to {}",
             path.display(),
-            name_of(stat.st_uid),
+            user_name(stat.st_uid),
             self.names()
         )))
     }
 
-    /// That nobody else can exchange what has this name in the folder.
-    fn check_folder(self, folder: &Found, name: &OsStr, named: &Stat) -> Result<()> {
+    /// Checks that no other user can exchange what has this name in the folder.
+    fn check_folder(self, folder: &OpenedPath, name: &OsStr, named: &Stat) -> Result<()> {
         let stat = stat_of(folder)?;
         self.check_owner(&folder.path, &stat)?;
         // There, only the owner of an entry can exchange it.
@@ -70,38 +70,38 @@ impl Trust {
         self.check_not_writable(folder, &stat)
     }
 
-    fn check_not_writable(self, found: &Found, stat: &Stat) -> Result<()> {
+    fn check_not_writable(self, found: &OpenedPath, stat: &Stat) -> Result<()> {
         if !others_may_write(found, stat) {
             return Ok(());
         }
         let path = found.path.display();
         Err(Error::Settings(format!(
-            "other users may write to {path}, and could exchange what is there; `chmod go-w {path}` mends that"
+            "other users may write to {path}, and could exchange what is there; fix it with: chmod go-w {path}"
         )))
     }
 }
 
-fn name_of(user: u32) -> String {
+fn user_name(user: u32) -> String {
     crate::users::user_name(user).unwrap_or_else(|| format!("user {user}"))
 }
 
-/// Whether its mode lets others than the owner write. The group does not count if it is the owner's own, which then has
+/// Whether its mode lets users other than the owner write. The group does not count if it is the owner's own, which then has
 /// the owner's number. With an ACL, the group's bits are those of all users that the ACL names.
-fn others_may_write(found: &Found, stat: &Stat) -> bool {
+fn others_may_write(found: &OpenedPath, stat: &Stat) -> bool {
     let has_acl = || {
-        let path = of_descriptor(&found.file);
-        rustix::fs::getxattr(path, ACL, &mut [0_u8; 0]).is_ok()
+        let path = path_of_descriptor(&found.file);
+        rustix::fs::getxattr(path, ACL_ATTRIBUTE, &mut [0_u8; 0]).is_ok()
     };
     stat.st_mode & 0o002 != 0
         || stat.st_mode & 0o020 != 0 && (stat.st_gid != stat.st_uid || has_acl())
 }
 
-/// The path that leads to what a descriptor names, whatever lies at its old path now.
-pub(super) fn of_descriptor(file: &OwnedFd) -> String {
+/// A path to what a descriptor names, even if something else lies at its old path now.
+pub(super) fn path_of_descriptor(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-pub(super) fn stat_of(found: &Found) -> Result<Stat> {
+pub(super) fn stat_of(found: &OpenedPath) -> Result<Stat> {
     fstat(&found.file).map_err(|e| failed(&found.path, e))
 }
 
@@ -114,10 +114,10 @@ pub(super) fn failed(path: &Path, error: Errno) -> Error {
 ///
 /// # Errors
 /// [`Error::Settings`] names the folder that others can change.
-pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<Found> {
+pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<OpenedPath> {
     let root = || {
         let file = openat(CWD, "/", NAMED, Mode::empty()).map_err(|e| failed(path, e))?;
-        Ok::<_, Error>(Found {
+        Ok::<_, Error>(OpenedPath {
             file,
             path: "/".into(),
         })
@@ -160,11 +160,11 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> std::result::Result<OwnedFd, E
     }
 }
 
-/// Opens a program that `user` is about to run: a regular file of this user's or root's that nobody else can change or
+/// Opens a program that `user` is about to run: a regular file of that user or root which no other user can change or
 /// exchange.
 ///
 /// # Errors
-/// What is wrong with it, and how to mend that.
+/// What is wrong with it, and how to fix that.
 pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
     let trust = Trust::of(user);
     let found = follow(path, Some(trust), false)?;
@@ -176,7 +176,7 @@ pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
     trust.check_owner(&found.path, &stat)?;
     trust.check_not_writable(&found, &stat)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(of_descriptor(&found.file), flags, Mode::empty())
+    rustix::fs::open(path_of_descriptor(&found.file), flags, Mode::empty())
         .map_err(|e| failed(&found.path, e))
 }
 

@@ -1,26 +1,19 @@
-//! Ends a mount: takes it out of the tree (umount(2) for root, `fusermount3` for other users), ends its daemon, and with it
-//! the kernel's connection to it. A mount is what its id says, never what lies at a path.
+//! Ends a mount: takes it out of the tree, ends its daemon, and with it the kernel's connection to it.
 
-use std::ffi::OsString;
-use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 
 use super::connection::Connection;
-use super::daemon::{self, wait_for_exit, wake};
-use super::state::{MountState, mounted, resolve, state_within};
-use super::trust::of_descriptor;
-use super::{belongs_to_another, device, usage};
+use super::daemon::{self, continue_stopped, wait_for_exit};
+use super::detach::detach;
+use super::mount_point_state::{MountPointState, mount_point_state_within, mounted, resolve};
+use super::{belongs_to_another, usage};
 use crate::error::{Error, Result};
-use crate::process;
 use crate::process::mountinfo::Mount;
 use crate::sync::{self, LARGE_STACK};
 
@@ -33,17 +26,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a daemon may take to end after its connection has ended.
 const ABORTED_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What becomes of those who still use the mount.
+/// What becomes of the processes that still use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmount {
     /// The mount ends: their next operation fails with ENOTCONN.
     Now,
-    /// They go on, and the mount ends when the last of them has.
+    /// They go on, and the mount ends with the last of them.
     Lazily,
 }
 
 /// Ends what is mounted at `dir`, within 5 seconds; warnings name the processes that used it. What was closed is written
-/// first, unless that takes longer: the daemon then goes on with that.
+/// first, unless that takes longer: the daemon then still finishes it.
 ///
 /// # Errors
 /// [`Error::Settings`] if nothing of this user's is mounted there (root may end any user's mount); [`Error::Io`] if the
@@ -68,16 +61,16 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     let Some(mount) = mounted(&dir)? else {
         return refuse(format!("nothing is mounted at {place}"));
     };
-    let mut state = state_within(&dir, ANSWER_TIMEOUT)?;
-    if matches!(state, MountState::Ours { alive: false, .. }) && wake(&mount) {
-        state = state_within(&dir, ANSWER_TIMEOUT)?;
+    let mut state = mount_point_state_within(&dir, ANSWER_TIMEOUT)?;
+    if matches!(state, MountPointState::Ours { alive: false, .. }) && continue_stopped(&mount) {
+        state = mount_point_state_within(&dir, ANSWER_TIMEOUT)?;
     }
     let pids = match state {
-        MountState::Ours { pids, .. } => pids,
-        MountState::OfAnother { .. } if rustix::process::geteuid().is_root() => Vec::new(),
-        MountState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
-        MountState::NotMounted => return refuse(format!("nothing is mounted at {place}")),
-        MountState::Foreign { fstype } => {
+        MountPointState::Ours { pids, .. } => pids,
+        MountPointState::OfAnother { .. } if rustix::process::geteuid().is_root() => Vec::new(),
+        MountPointState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
+        MountPointState::NotMounted => return refuse(format!("nothing is mounted at {place}")),
+        MountPointState::Foreign { fstype } => {
             return refuse(format!(
                 "{place} is a {fstype} mount, not one of simpletuner-live; it is left alone"
             ));
@@ -90,15 +83,15 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     match how {
         _ if uses.is_empty() => {}
         Unmount::Now => tracing::warn!(
-            "{place} was in use: what still has a file or a folder of it open gets ENOTCONN from now on"
+            "{place} was in use: a process that still has a file or folder of it open gets ENOTCONN from now on"
         ),
         Unmount::Lazily => tracing::warn!(
-            "{place} was in use: it is detached now, and ends when the last file in it is closed, and where it is still mounted"
+            "{place} was in use: it is detached now, and ends when no process uses it and it is mounted nowhere else"
         ),
     }
     usage::warn_of(&uses);
     if how == Unmount::Now {
-        end(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
+        end_daemons(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
     }
     Ok(())
 }
@@ -118,17 +111,17 @@ pub(super) fn remove_dead(mount: &Mount) -> Result<()> {
 
 /// Ends the mount's processes, and with them the connection; if they take too long, first the connection. `named` are
 /// those that the mount's `status` named.
-fn end(mount: &Mount, connection: io::Result<Connection>, named: &[u32], until: Instant) {
-    let daemons = daemon::of(mount, named);
+fn end_daemons(mount: &Mount, connection: io::Result<Connection>, named: &[u32], until: Instant) {
+    let daemons = daemon::daemons_of(mount, named);
     for daemon in &daemons {
         daemon.signal(Signal::TERM);
         daemon.signal(Signal::CONT);
     }
     let left = wait_for_exit(daemons, until);
-    // Even where no process is left to be seen, one may be there.
+    // A process may be left that this user cannot see.
     let aborted = connection.and_then(|connection| connection.abort());
     for daemon in left.iter().filter(|daemon| daemon.is_stopped()) {
-        tracing::warn!("process {} is stopped, and is killed", daemon.pid);
+        tracing::warn!("process {} is stopped; killing it", daemon.pid);
         daemon.signal(Signal::KILL);
     }
     for daemon in wait_for_exit(left, Instant::now() + ABORTED_TIMEOUT) {
@@ -138,66 +131,9 @@ fn end(mount: &Mount, connection: io::Result<Connection>, named: &[u32], until: 
                 "process {pid} has not finished its writes yet; it ends when it has, see its log"
             ),
             Err(error) => tracing::warn!(
-                "process {pid} has not ended yet, and the connection cannot be ended before ({error}): until then, those who \
-                 have files or folders of the mount open can go on; see its log"
+                "process {pid} has not ended yet, and the connection cannot be ended before ({error}): until then, \
+                 processes can still use files and folders of the mount that they have open; see its log"
             ),
         }
     }
-}
-
-/// Takes this mount out of the tree, whether it is in use or not.
-///
-/// # Errors
-/// Another filesystem lies on its mount point, or the system refuses.
-pub(super) fn detach(mount: &Mount) -> Result<()> {
-    let dir = &mount.point;
-    let refused = |error: Errno| Error::io(format!("{} cannot be unmounted", dir.display()), error);
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(refused)?;
-    let info = std::fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd()));
-    if info.ok().and_then(|info| process::mount_of(&info)) != Some(mount.id) {
-        return Err(Error::Settings(format!(
-            "{} cannot be unmounted: another filesystem is there now",
-            dir.display()
-        )));
-    }
-    // Through the descriptor, which is this mount's root, whatever has its path now.
-    match rustix::mount::unmount(of_descriptor(&root), UnmountFlags::DETACH) {
-        Err(Errno::PERM) => {}
-        result => return result.map_err(refused),
-    }
-    drop(root);
-    let output = fusermount(dir)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::io(
-        format!("{} cannot be unmounted: {stderr}", dir.display()),
-        Errno::PERM,
-    ))
-}
-
-/// Runs `fusermount3`, through which an ordinary user unmounts. It unmounts only what this user has mounted.
-fn fusermount(dir: &Path) -> Result<Output> {
-    let run = |program: OsString| {
-        Command::new(program)
-            .args(["-uz", "-q", "--"])
-            .arg(dir)
-            .stdin(Stdio::null())
-            .output()
-    };
-    let is_there = |result: &std::io::Result<Output>| {
-        result.as_ref().err().map(std::io::Error::kind) != Some(ErrorKind::NotFound)
-    };
-    let mut results = device::fusermount().into_iter().map(run);
-    let result = results.find(is_there);
-    result
-        .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
-        .map_err(|e| {
-            Error::io(
-                "`fusermount3`, which an ordinary user needs to unmount, cannot be run (Debian: apt install fuse3)",
-                e,
-            )
-        })
 }

@@ -7,8 +7,8 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
 use super::belongs_to_another;
+use super::mount_point_state::{MountPointState, mount_point_state, resolve};
 use super::setup::PROCESS_NAME;
-use super::state::{MountState, resolve, state};
 use crate::error::{Error, Result};
 use crate::live::MountChange;
 use crate::process;
@@ -59,7 +59,7 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
             program: text(&now, "program"),
         }),
         Some(error) => Err(Error::Settings(format!(
-            "{} cannot take over, and the mount goes on as it was: {error}",
+            "{} cannot take over, and the mount keeps running the old program: {error}",
             text(&now, "program")
         ))),
     }
@@ -72,14 +72,14 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
 pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<Value> {
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));
-    match state(dir)? {
-        MountState::Ours { alive: true, .. } => {}
-        MountState::Ours { alive: false, .. } => {
+    match mount_point_state(dir)? {
+        MountPointState::Ours { alive: true, .. } => {}
+        MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
                 "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
             ));
         }
-        MountState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
+        MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
         _ => return refuse(format!("nothing of ours is mounted at {place}")),
     }
     let status = status(dir)?;

@@ -105,11 +105,15 @@ struct Search {
 impl Search {
     fn run(&mut self) {
         let me = std::process::id();
-        for bind in self.new_mounts(mountinfo::own()) {
+        for bind in self.new_mounts(mountinfo::of_this_process()) {
             self.report(Use::Bind(bind.point));
         }
         for pid in process::all_pids().filter(|pid| *pid != me) {
-            if let Some(first) = self.new_mounts(mountinfo::of(pid)).into_iter().next() {
+            if let Some(first) = self
+                .new_mounts(mountinfo::of_process(pid))
+                .into_iter()
+                .next()
+            {
                 self.report(Use::Namespace {
                     point: first.point,
                     pid,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-/// What a mount is known by, whatever its path becomes and whatever else is mounted there.
+/// Identifies a mount, even after its path has changed or another filesystem was mounted there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountId {
     /// The kernel soon gives the id and the filesystem's number to another mount, often both to the same one.
@@ -25,7 +25,10 @@ pub(crate) struct MountId {
 impl MountId {
     /// The mount, if this process still sees it.
     pub(crate) fn find(&self) -> Option<Mount> {
-        own().ok()?.into_iter().find(|mount| self.is_of(mount))
+        of_this_process()
+            .ok()?
+            .into_iter()
+            .find(|mount| self.is_of(mount))
     }
 
     fn is_of(&self, mount: &Mount) -> bool {
@@ -85,12 +88,12 @@ impl Mount {
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 /// The mounts that this process sees. If several are on one mount point, the topmost is the last.
-pub(crate) fn own() -> std::io::Result<Vec<Mount>> {
+pub(crate) fn of_this_process() -> std::io::Result<Vec<Mount>> {
     fs::read("/proc/self/mountinfo").map(|table| parse(&table))
 }
 
 /// The mounts that another process sees.
-pub(crate) fn of(pid: u32) -> std::io::Result<Vec<Mount>> {
+pub(crate) fn of_process(pid: u32) -> std::io::Result<Vec<Mount>> {
     fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table))
 }
 
@@ -101,16 +104,16 @@ pub(crate) fn at<'a>(mounts: &'a [Mount], dir: &Path) -> Option<&'a Mount> {
 
 /// All mount points of the filesystem that is mounted at `dir`: `dir` itself, and bind mounts of it or of a part of it.
 pub(crate) fn aliases(dir: &Path) -> Vec<PathBuf> {
-    let Ok(mounts) = own() else {
+    let Ok(mounts) = of_this_process() else {
         return Vec::new();
     };
     let Some(here) = at(&mounts, dir) else {
         return Vec::new();
     };
-    let of_it = mounts
+    let same = mounts
         .iter()
         .filter(|mount| mount.filesystem == here.filesystem);
-    of_it.map(|mount| mount.point.clone()).collect()
+    same.map(|mount| mount.point.clone()).collect()
 }
 
 fn parse(table: &[u8]) -> Vec<Mount> {
@@ -197,7 +200,7 @@ mod tests {
             fs::create_dir(&place).unwrap();
             let flags = rustix::mount::MountFlags::empty();
             rustix::mount::mount("tmpfs", &place, "tmpfs", flags, None).unwrap();
-            at(&own().unwrap(), &place).unwrap().clone()
+            at(&of_this_process().unwrap(), &place).unwrap().clone()
         };
         let end = |mount: &Mount| {
             rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::empty()).unwrap();

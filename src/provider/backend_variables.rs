@@ -1,4 +1,4 @@
-//! Whether two processes have the same variables for the backends, without telling one the other's values.
+//! Whether two processes have the same variables for the backends, without revealing their values to each other.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_that_are_new_or_changed_are_named_and_no_value_is_told() {
+    fn variables_that_are_new_or_changed_are_named_and_no_value_is_shown() {
         let set = |variables: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
             variables.iter().map(owned).collect::<Vec<_>>().into_iter()

@@ -12,7 +12,7 @@ pub(super) struct CachedSource<D> {
     current: SourceView<D>,
     /// A copy of `current` that readers share; `None` if `current` has changed since.
     published: Option<Arc<SourceView<D>>>,
-    /// What the chain has not been told yet.
+    /// The changes that the chain has not taken yet.
     pending: ProviderChanges,
 }
 

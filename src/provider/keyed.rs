@@ -38,7 +38,7 @@ pub trait KeyedSource: Send + Sync + 'static {
     }
 }
 
-/// The provider over one such source.
+/// The provider over one [`KeyedSource`].
 pub struct KeyedProvider(Arc<Shared>);
 
 struct Shared {
@@ -60,7 +60,7 @@ struct State {
     calls: HashMap<SecretName, Waiters>,
     /// Why the last call failed, if it did.
     failure: Option<Arc<Error>>,
-    /// What the chain has not been told yet.
+    /// The changes that the chain has not taken yet.
     pending: ProviderChanges,
     view: Option<Arc<KeyedView>>,
 }

@@ -36,7 +36,7 @@ pub use timestamp::{parse_rfc3339, rfc3339};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.
-pub const WELL_KNOWN: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
+pub const WELL_KNOWN_KEYS: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOUD_WEBHOOK_SECRET"];
 
 /// A value from a provider.
 #[derive(Clone, Debug)]
@@ -133,9 +133,9 @@ pub trait Provider: Send + Sync {
         }
     }
 
-    /// Sees to it that the view has an answer for the key (`None`: for the list of names) that is fresh, or the best
-    /// there is. Then calls `done`, on any thread, within the provider's own timeouts. Concurrent callers share one
-    /// request.
+    /// Refreshes the view in the background, so that it has a fresh answer for the key (`None`: for the list of names), or the
+    /// last one if the provider fails. Then calls `done`, on any thread, within the provider's own timeouts. Concurrent
+    /// callers share one request.
     fn ask(&self, _name: Option<&SecretName>, done: Done) {
         done();
     }

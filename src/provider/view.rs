@@ -20,7 +20,7 @@ pub enum ViewLookup {
     },
     /// The provider has no such key.
     Absent {
-        /// Whether a reader may be told "no such key"; else the provider must be asked first.
+        /// Whether a reader may get "no such key"; else the provider must be asked first.
         is_fresh: bool,
         /// How long the chain may serve a later provider's value.
         skip_for: Option<Duration>,

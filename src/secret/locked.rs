@@ -18,9 +18,12 @@ use zeroize::Zeroize;
 
 use crate::sync::Mutex;
 
+/// How many bytes are mapped at once.
 const CHUNK: usize = 128 * 1024;
+/// The smallest block.
 const SMALLEST: usize = 64;
-const CLASSES: usize = 12; // 64 bytes to 128 KiB
+/// The number of block sizes: 64 bytes to 128 KiB.
+const CLASSES: usize = 12;
 
 /// Whether the warning about a page that could not be locked was logged.
 static LOCK_FAILURE_LOGGED: AtomicBool = AtomicBool::new(false);

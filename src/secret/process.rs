@@ -1,4 +1,4 @@
-//! Keeps values out of core dumps and debuggers. Every program calls this when it starts.
+//! Keeps values out of core dumps and debuggers. A program calls it when it starts.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 

@@ -5,7 +5,7 @@ use ring::digest::{SHA256, digest};
 /// A new salt.
 pub(crate) fn new_salt() -> String {
     let mut salt = [0; 16];
-    // Without random numbers, the salt is only less good.
+    // Without random numbers, the salt is only weaker.
     let _ = getrandom::fill(&mut salt);
     hex(&salt)
 }

@@ -1,4 +1,5 @@
-//! The paths from which all others are derived: the home folder, `~/.simpletuner`, the settings file and the mount point. Reads no file.
+//! The paths from which all others are derived: the home folder, `~/.simpletuner`, the settings file, the mount point. Reads
+//! no file.
 
 use std::path::{Path, PathBuf};
 
@@ -85,8 +86,8 @@ impl BasePaths {
         }
     }
 
-    /// Refuses a path into the mount: the server would wait for itself. A default path that `adopt` has replaced with a link into the
-    /// mount is accepted, because the provider then uses the store beside it.
+    /// Refuses a path into the mount: the server would wait for itself. Accepts a default path that `adopt` has replaced with
+    /// a link into the mount, because the provider then uses the store beside it.
     pub(super) fn keep_out_of_mount(&self, what: &str, path: &Path) -> Result<()> {
         let mount_point = &self.mount_point;
         let is_adopted = paths::adopted_store(path, &self.base_dir).is_some();
@@ -94,7 +95,7 @@ impl BasePaths {
             return Ok(());
         }
         Err(Error::Settings(format!(
-            "{what}, {}, leads into our own mount {}, which would wait for itself",
+            "{what}, {}, leads into the mount at {}, which would wait for itself; use a path outside of it",
             path.display(),
             mount_point.display()
         )))

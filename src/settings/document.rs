@@ -100,7 +100,7 @@ impl Document {
                 )));
             }
             if !seen.insert(name) {
-                return Err(self.wrong(&format!("{within}{name} is there twice")));
+                return Err(self.wrong(&format!("{within}{name} is set twice")));
             }
             let below = format!("{within}{name}.");
             if rows.iter().any(|row| row.name.starts_with(&below)) {

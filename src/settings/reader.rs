@@ -1,5 +1,5 @@
-//! Finds the value of each setting, by precedence: flag, variable, settings file, default. Remembers where each came from. Knows no
-//! setting.
+//! Finds the value of each setting by precedence (flag, variable, settings file, default), and remembers where it came from.
+//! Knows no setting.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -15,7 +15,7 @@ use super::setting::{Row, Setting};
 use super::value::{Given, SettingValue, Source};
 use crate::error::Result;
 
-/// Where settings come from.
+/// Looks settings up in the flags, the environment and the settings file.
 pub struct Reader<'a> {
     flags: Flags,
     env: &'a dyn Fn(&str) -> Option<String>,
@@ -34,7 +34,7 @@ pub struct SettingInForce {
     pub value: Value,
     /// Where it came from.
     pub from: Origin,
-    /// What else is known of it.
+    /// How it is set, and what it is for.
     #[serde(flatten)]
     pub row: Row,
 }
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Nothing is set: what is read are the defaults.
+    /// A reader by which nothing is set, so that it reads the defaults.
     pub(super) fn empty() -> Self {
         Self {
             flags: Flags::default(),

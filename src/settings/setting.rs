@@ -1,4 +1,4 @@
-//! One setting: how it is found and checked, and what people are told of it. Knows neither the settings file nor the environment.
+//! One setting: its names, its check and its documentation. Knows neither the settings file nor the environment.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct Setting<T> {
     pub(super) check: fn(&T) -> Result<(), String>,
 }
 
-/// What people are told of a setting, and where it is found.
+/// The names of a setting, and its documentation.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Row {
     /// The name in `live.yaml`; empty if only variables set it.
@@ -106,7 +106,7 @@ impl<T: SettingValue> Setting<T> {
         Self { default, ..self }
     }
 
-    /// What a value must fulfil besides its type. The error continues the sentence after the setting's name, and does not quote
+    /// What a value must be besides its type. The error continues the sentence after the setting's name, and does not quote
     /// the value.
     pub fn check(self, check: fn(&T) -> Result<(), String>) -> Self {
         Self { check, ..self }

@@ -1,5 +1,5 @@
-//! Structs whose fields are settings. All that is known of a setting is in its row: the loader, the check of names, the documentation
-//! and the help come from it.
+//! Structs whose fields are settings. A setting is one row: the loader, the check of names, the documentation and the help
+//! come from it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::{Reader, Settings};
 use crate::error::Result;
 
 /// Defines a struct of settings: each field is a row, and its one line of documentation is the help. The fields `with` a
-/// reader are no settings, but follow from them.
+/// reader follow from the settings.
 macro_rules! settings_table {
     (
         $(#[$meta:meta])*

@@ -211,7 +211,7 @@ fn a_settings_file_is_read_as_pyyaml_reads_it() {
     assert!(!settings.encrypt && settings.allow_root);
     assert_eq!(settings.ttl.default, Duration::from_millis(1500));
     for (file, told) in [
-        ("ttl: 1\nttl: 2\n", "ttl is there twice"),
+        ("ttl: 1\nttl: 2\n", "ttl is set twice"),
         ("ttl: 0x10\n", "ttl must be a number of seconds"),
         ("t\0t\0l\0:\0", "UTF-16"),
         ("ttl: 1\nencrypt: [hunter2", "not YAML at line 2 column 10"),

@@ -1,4 +1,4 @@
-//! The types that a setting can have: how each is parsed, and how it is shown. An error names the setting and never quotes the value.
+//! The types that a setting can have: how each is parsed and shown. An error names the setting, and never quotes the value.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -241,7 +241,7 @@ impl SettingValue for BTreeMap<SecretName, Duration> {
             let duration = Duration::parse(&below)?;
             above_zero(&duration).map_err(|must| below.wrong(&must))?;
             if durations.insert(name, duration).is_some() {
-                return Err(below.wrong("is there twice"));
+                return Err(below.wrong("is set twice"));
             }
         }
         Ok(durations)

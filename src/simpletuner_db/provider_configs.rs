@@ -5,14 +5,16 @@
 //! has a connection of its own, which waits as long as SimpleTuner does.
 
 mod reader;
-mod write;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::config::ProviderConfig;
-use crate::audit::{AuditOptions, AuditTrail};
+use serde_json::{Map, Value};
+
+use super::config::{ProviderConfig, check_provider_name};
+use crate::audit::{Actor, AuditEvent, AuditOptions, AuditTrail, ChangedKeys};
 use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
 use crate::error::{Error, Result};
 use crate::provider::{BACKENDS, Done};
@@ -20,6 +22,7 @@ use crate::settings::{Flags, Settings};
 use crate::sqlite::{BUSY_TIMEOUT, failed};
 use crate::sync::{self, Mutex, SMALL_STACK};
 use reader::{Reader, Refreshed};
+use writer::Writer;
 
 /// How often a caller that has to wait for a lock asks again.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -44,6 +47,7 @@ pub struct ProviderConfigs {
     /// Records who changes what.
     audit: Option<Arc<AuditTrail>>,
     reader: Mutex<Reader>,
+    writer: Writer,
     waiters: Mutex<Vec<Waiter>>,
 }
 
@@ -83,6 +87,7 @@ impl ProviderConfigs {
     fn behind(path: PathBuf, cache: TtlCache<ProviderConfig>) -> Self {
         Self {
             reader: Mutex::new(Reader::new(path.clone(), cache.clone())),
+            writer: Writer::new(path.clone()),
             path,
             cache,
             audit: None,
@@ -187,6 +192,119 @@ impl ProviderConfigs {
     /// Like [`get`](Self::get), but never waits. Takes a few microseconds if the configuration is cached.
     pub fn try_get(&self, name: &str) -> TryGet {
         self.reader.lock().try_get(name)
+    }
+
+    /// Saves a provider's whole object, and returns the keys that this changed. The first save creates the database, its
+    /// folder and the table. It does not touch columns that a newer SimpleTuner has added. The database is written first,
+    /// then the cache is invalidated, then the audit trail is written, whose failure is only logged.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for an invalid name, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
+    pub fn save(&self, name: &str, config: &Map<String, Value>) -> Result<ChangedKeys> {
+        let text = serde_json::to_vec(config).map(zeroize::Zeroizing::new);
+        let text = text.map_err(|e| Error::Malformed {
+            what: format!("the configuration of {name}"),
+            reason: e.to_string(),
+        })?;
+        let changed = self.save_text_as(&Actor::this_process(), name, &text)?;
+        self.flush();
+        Ok(changed)
+    }
+
+    /// Like [`save`](Self::save), for the JSON text of an object, whose tokens are stored as they are. Records `actor`, and
+    /// does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// As for [`save`](Self::save).
+    pub fn save_text_as(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
+        check_provider_name(name)?;
+        let changed = self.writer.save(name, text)?;
+        self.invalidate(Some(name));
+        self.record(actor, || {
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
+        });
+        Ok(changed)
+    }
+
+    /// Changes a provider's object in one transaction, so that no save of another program is lost.
+    ///
+    /// # Errors
+    /// As for [`save`](Self::save); and [`Error::Database`] if the stored text is not an object, which stays as it is.
+    pub fn update(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<ChangedKeys> {
+        check_provider_name(name)?;
+        let changed = self.writer.update(name, change)?;
+        self.invalidate(Some(name));
+        self.record(&Actor::this_process(), || {
+            AuditEvent::ProviderConfigured(name.into(), changed.clone())
+        });
+        self.flush();
+        Ok(changed)
+    }
+
+    /// Deletes a provider's row. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn delete(&self, name: &str) -> Result<bool> {
+        let existed = self.delete_as(&Actor::this_process(), name)?;
+        self.flush();
+        Ok(existed)
+    }
+
+    /// Like [`delete`](Self::delete), but records `actor`, and does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn delete_as(&self, actor: &Actor, name: &str) -> Result<bool> {
+        let existed = self.writer.delete(name)?;
+        self.invalidate(Some(name));
+        if existed {
+            self.record(actor, || AuditEvent::ProviderDeleted(name.into()));
+        }
+        Ok(existed)
+    }
+
+    /// Renames a provider's row, and replaces a row that has the new name. Returns whether there was a row to rename.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for an invalid name; [`Error::Database`].
+    pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
+        let existed = self.rename_as(&Actor::this_process(), from, to)?;
+        self.flush();
+        Ok(existed)
+    }
+
+    /// Like [`rename`](Self::rename), but records `actor`, and does not wait for the audit trail.
+    ///
+    /// # Errors
+    /// As for [`rename`](Self::rename).
+    pub fn rename_as(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
+        check_provider_name(to)?;
+        let renamed = self.writer.rename(from, to)?;
+        self.invalidate(Some(from));
+        self.invalidate(Some(to));
+        if renamed && from != to {
+            self.record(actor, || {
+                AuditEvent::ProviderRenamed(from.into(), to.into())
+            });
+        }
+        Ok(renamed)
+    }
+
+    fn record(&self, actor: &Actor, event: impl FnOnce() -> AuditEvent) {
+        if let Some(audit) = &self.audit {
+            audit.record(actor.clone(), event());
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(audit) = &self.audit {
+            audit.flush(BUSY_TIMEOUT);
+        }
     }
 
     /// Calls `done` once [`try_get`](Self::try_get) returns something else than [`TryGet::Locked`]. After 30 s it returns

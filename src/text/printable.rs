@@ -1,20 +1,21 @@
-//! Text that other users may choose, such as the name of a program, made safe to show.
+//! Makes text safe to show that others may have chosen: the name of a program, a backend's message.
 
-/// The text with every character escaped (`\\u{202e}`) that shows nothing itself or changes how the rest is shown: control
-/// characters, bidirectional marks, line separators, and what Unicode calls default ignorable.
+/// The text with each [hidden](is_hidden) character escaped, line ends as `\n`, so that it cannot steer a terminal or forge a
+/// line of the log.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match is_hidden(c) {
-            true => shown.extend(c.escape_unicode()),
+            true => shown.extend(c.escape_default()),
             false => shown.push(c),
         }
     }
     shown
 }
 
-/// Whether the character shows nothing itself, or changes how the text around it is shown.
-pub(crate) fn is_hidden(c: char) -> bool {
+/// Whether the character shows nothing itself, or changes how the text around it is shown: control characters, bidirectional
+/// marks, line separators, and what Unicode calls default ignorable.
+fn is_hidden(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }
 
@@ -36,7 +37,7 @@ mod tests {
         assert_eq!(printable("cat ä 猫 -x"), "cat ä 猫 -x");
         assert_eq!(
             printable("a\u{202e}b\u{200b}\n\u{feff}\u{e0041}\u{2028}"),
-            "a\\u{202e}b\\u{200b}\\u{a}\\u{feff}\\u{e0041}\\u{2028}"
+            "a\\u{202e}b\\u{200b}\\n\\u{feff}\\u{e0041}\\u{2028}"
         );
     }
 }

@@ -41,7 +41,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Calls `read` with each record in the files, and gives the log to go on with. It is empty until
+    /// Calls `read` with each record in the files, and returns the log to continue with. It is empty until
     /// [`rewrite`](Self::rewrite) is called with the whole state.
     ///
     /// # Errors

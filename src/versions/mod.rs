@@ -5,7 +5,7 @@
 //! - A [`File`] is what users see under a name: its name (or none any more), a stable `st_ino`, its current version.
 //! - A [`Version`] is an inode whose bytes never change. A name leads to the current one until something changes. An
 //!   open never checks whether a version is current.
-//! - A promise is an inode without bytes, for a name whose content a provider must be asked for first. Opening
+//! - A placeholder is an inode without bytes, for a name whose content a provider must be asked for first. Opening
 //!   it waits for the answer and then returns ESTALE, so that the kernel looks the name up again and finds the version.
 //! - A [`WriteInode`] belongs to one writer (or to one scratch file): a buffer that nobody else sees before it is
 //!   committed.
@@ -38,7 +38,7 @@ pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use retries::Retry;
-pub use state::{Dropped, Promised, State};
+pub use state::{Dropped, Placeholder, State};
 
 use serde::{Deserialize, Serialize};
 

@@ -34,14 +34,14 @@ impl State {
     }
 
     /// The first free `st_ino` from the hash of the name on. It may be taken: a file that was renamed keeps its number, and the
-    /// kernel may know the number as the promise of another name.
+    /// kernel may know the number as the placeholder of another name.
     pub(super) fn free_st_ino(&self, dir_entry: &DirEntry) -> u64 {
-        let is_promised = |number: &u64| {
-            let promised = self.promises.peek(number);
-            promised.is_some_and(|promised| promised.dir_entry != *dir_entry)
+        let is_taken = |number: &u64| {
+            let placeholder = self.placeholders.peek(number);
+            placeholder.is_some_and(|placeholder| placeholder.dir_entry != *dir_entry)
         };
         let mut number = dir_entry.hashed_ino();
-        while self.files.contains_key(&number) || is_promised(&number) {
+        while self.files.contains_key(&number) || is_taken(&number) {
             number += 1;
         }
         number
@@ -82,9 +82,9 @@ impl State {
 
     /// Takes a name that everybody sees from its file.
     pub fn unlink(&mut self, dir_entry: &DirEntry) {
-        let promised = self.promises.peek(&dir_entry.hashed_ino());
-        if promised.is_some_and(|promised| promised.dir_entry == *dir_entry) {
-            self.promises.pop(&dir_entry.hashed_ino());
+        let placeholder = self.placeholders.peek(&dir_entry.hashed_ino());
+        if placeholder.is_some_and(|placeholder| placeholder.dir_entry == *dir_entry) {
+            self.placeholders.pop(&dir_entry.hashed_ino());
         }
         let Some(file) = self.names.remove(dir_entry) else {
             return;
@@ -248,7 +248,7 @@ impl State {
             .is_some_and(|file| file.earlier.is_some() || file.is_scratch);
         match is_renamed {
             true => self.unlink(dir_entry),
-            // Two made the name at the same time: writers of the other one's file go on writing it.
+            // Two made the name at the same time: writers of the other one's file keep writing it.
             false => self.vanish(dir_entry),
         }
         self.names.insert(dir_entry.clone(), file);

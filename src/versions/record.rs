@@ -82,8 +82,8 @@ pub enum Record {
         /// How many bytes it wrote.
         count: u32,
     },
-    /// A promise for a name.
-    Promise(u64, DirEntry),
+    /// A placeholder for a name.
+    Placeholder(u64, DirEntry),
     /// A thread got ESTALE for a name; `true`: it opens to write.
     Retry(u32, DirEntry, bool),
     /// That retry is over.

@@ -7,7 +7,7 @@ use crate::secret::SecretBuffer;
 
 /// The state that earlier servers left in the journal.
 pub struct Restored {
-    /// The state to go on from.
+    /// The state to continue from.
     pub state: State,
     /// Inodes whose commits an earlier server did not finish, in the order of opening. Their commits count as begun.
     pub unfinished: Vec<u64>,
@@ -113,7 +113,7 @@ impl State {
                     *last_write = Some((request, count));
                 }
             }
-            Record::Promise(ino, dir_entry) => self.put_promise(ino, dir_entry),
+            Record::Placeholder(ino, dir_entry) => self.put_placeholder(ino, dir_entry),
             Record::Retry(tid, dir_entry, to_write) => self.put_retry(tid, dir_entry, to_write),
             Record::RetryEnded(tid, dir_entry) => self.drop_retry(tid, &dir_entry),
             Record::Other(_) => {}
@@ -223,8 +223,10 @@ impl State {
                 });
             }
         }
-        let promises = self.promises();
-        records.extend(promises.map(|(ino, dir_entry)| Record::Promise(ino, dir_entry.clone())));
+        let placeholders = self.placeholders();
+        records.extend(
+            placeholders.map(|(ino, dir_entry)| Record::Placeholder(ino, dir_entry.clone())),
+        );
         let retries = self.retries();
         records.extend(
             retries

@@ -15,11 +15,11 @@ use super::retries::{self, Retries, Retry};
 use super::{DirEntry, FIRST_FILE};
 use crate::secret::SecretValue;
 
-/// The most promises that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
-const MAX_PROMISES: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// The name and the number that a promise has.
+/// The most placeholders that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
+const MAX_PLACEHOLDERS: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
+/// The name and the number that a placeholder has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promised {
+pub struct Placeholder {
     /// The name.
     pub dir_entry: DirEntry,
     /// The `st_ino` of its file.
@@ -36,7 +36,7 @@ pub struct State {
     /// The scratch files among them.
     pub(super) scratch: BTreeSet<u64>,
     lookups: Lookups,
-    pub(super) promises: LruCache<u64, Promised>,
+    pub(super) placeholders: LruCache<u64, Placeholder>,
     pub(super) handles: HashMap<u64, Handle>,
     retries: Retries,
     next: u64,
@@ -70,7 +70,7 @@ impl State {
             inodes: HashMap::new(),
             scratch: BTreeSet::new(),
             lookups: Lookups::default(),
-            promises: LruCache::new(MAX_PROMISES),
+            placeholders: LruCache::new(MAX_PLACEHOLDERS),
             handles: HashMap::new(),
             retries: Retries::default(),
             next: numbers_from.max(FIRST_FILE),
@@ -81,7 +81,7 @@ impl State {
 
     /// About how many bytes the [checkpoint](Self::checkpoint) takes.
     pub fn size(&self) -> u64 {
-        let few = self.files.len() + self.promises.len() + self.handles.len();
+        let few = self.files.len() + self.placeholders.len() + self.handles.len();
         (few * RECORD + self.inodes.values().map(size_of_inode).sum::<usize>()) as u64
     }
 
@@ -239,29 +239,30 @@ impl State {
         ino
     }
 
-    /// The promise of a name: LOOKUP gives it if a provider must be asked first, READDIRPLUS for every name. A name has the
-    /// same promise each time, so that concurrent lookups get one inode. Opening it returns ESTALE.
-    pub fn promise(&mut self, dir_entry: &DirEntry) -> u64 {
+    /// The placeholder of a name: LOOKUP gives it if a provider must be asked first, READDIRPLUS for every name. A name has the
+    /// same placeholder each time, so that concurrent lookups get one inode. Opening it returns ESTALE.
+    pub fn placeholder_for(&mut self, dir_entry: &DirEntry) -> u64 {
         let ino = self.st_ino_of(dir_entry);
         if self
-            .promises
+            .placeholders
             .get(&ino)
             .is_none_or(|known| known.dir_entry != *dir_entry)
         {
-            self.record(Record::Promise(ino, dir_entry.clone()));
-            self.put_promise(ino, dir_entry.clone());
+            self.record(Record::Placeholder(ino, dir_entry.clone()));
+            self.put_placeholder(ino, dir_entry.clone());
         }
         ino
     }
 
-    pub(super) fn put_promise(&mut self, ino: u64, dir_entry: DirEntry) {
+    pub(super) fn put_placeholder(&mut self, ino: u64, dir_entry: DirEntry) {
         let st_ino = self.st_ino_of(&dir_entry);
-        self.promises.push(ino, Promised { dir_entry, st_ino });
+        self.placeholders
+            .push(ino, Placeholder { dir_entry, st_ino });
     }
 
-    /// The promise of this inode number.
-    pub fn promised(&mut self, ino: u64) -> Option<&Promised> {
-        self.promises.get(&ino)
+    /// The placeholder of this inode number.
+    pub fn placeholder_at(&mut self, ino: u64) -> Option<&Placeholder> {
+        self.placeholders.get(&ino)
     }
 
     /// Counts a lookup of an inode that is answered.
@@ -273,10 +274,10 @@ impl State {
 
     /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
-        if let Some(promised) = self.promises.peek(&ino) {
+        if let Some(placeholder) = self.placeholders.peek(&ino) {
             // A listing may give the same number again before this FORGET has arrived.
-            if ino != promised.dir_entry.hashed_ino() {
-                self.promises.pop(&ino);
+            if ino != placeholder.dir_entry.hashed_ino() {
+                self.placeholders.pop(&ino);
             }
             return;
         }
@@ -442,8 +443,8 @@ impl State {
         self.retries.iter()
     }
 
-    pub(super) fn promises(&self) -> impl Iterator<Item = (u64, &DirEntry)> {
-        let promises = self.promises.iter();
-        promises.map(|(ino, promised)| (*ino, &promised.dir_entry))
+    pub(super) fn placeholders(&self) -> impl Iterator<Item = (u64, &DirEntry)> {
+        let placeholders = self.placeholders.iter();
+        placeholders.map(|(ino, placeholder)| (*ino, &placeholder.dir_entry))
     }
 }

@@ -24,10 +24,10 @@ fn restored(records: Vec<Record>) -> Restored {
 
 fn shown(state: &State) -> Vec<String> {
     let records = state.checkpoint();
-    // That a promise is forgotten is not in the journal, nor what is known later of an inode that has a buffer.
+    // That a placeholder is forgotten is not in the journal, nor what is known later of an inode that has a buffer.
     let mut shown: Vec<String> = records
         .iter()
-        .filter(|record| !matches!(record, Record::Promise(..)))
+        .filter(|record| !matches!(record, Record::Placeholder(..)))
         .map(|record| match record {
             Record::WriteInode { ino, file, .. } => format!("WriteInode {ino} {file}"),
             record => format!("{record:?}"),
@@ -96,10 +96,10 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     check(&mut state, "gone");
     assert!(state.inode(scratch).is_none());
     state.expect_retry(5, &dir_entry("A"), true);
-    let promise = state.promise(&dir_entry("D"));
-    check(&mut state, "a retry and a promise");
+    let placeholder = state.placeholder_for(&dir_entry("D"));
+    check(&mut state, "a retry and a placeholder");
     state.end_retries(5);
-    state.forget(promise, 1);
+    state.forget(placeholder, 1);
     let file = state.file_at(&dir_entry("A"));
     let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
     let handle = state.open_writer(write_ino, &opener(9), 30);
@@ -155,19 +155,19 @@ fn a_name_that_vanished_and_its_new_maker_are_known_to_the_next_server() {
 }
 
 #[test]
-fn a_number_that_is_promised_to_a_name_is_given_to_no_other() {
+fn the_number_of_a_names_placeholder_is_given_to_no_other_name() {
     let (a, b) = (DirEntry::new(2, "A"), DirEntry::new(2, "B"));
     let mut state = State::new(0);
     let version = state.version(&a, &SecretValue::new("one"), SystemTime::now());
     state.count_lookup(version);
     state.rename(&a, &b);
-    let promise = state.promise(&b);
-    assert_eq!(promise, a.hashed_ino());
+    let placeholder = state.placeholder_for(&b);
+    assert_eq!(placeholder, a.hashed_ino());
     state.forget(version, 1);
     // Nothing else is known of that file any more.
-    assert_ne!(state.promise(&a), promise);
+    assert_ne!(state.placeholder_for(&a), placeholder);
     state.unlink(&a);
-    assert_eq!(state.promised(promise).unwrap().dir_entry, b);
+    assert_eq!(state.placeholder_at(placeholder).unwrap().dir_entry, b);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn samples() -> Vec<Record> {
             request: 1 << 40,
             count: 6,
         },
-        Record::Promise(70_000, dir_entry()),
+        Record::Placeholder(70_000, dir_entry()),
         Record::Retry(1234, dir_entry(), true),
         Record::RetryEnded(1234, dir_entry()),
         Record::Other(bytes()),

@@ -1,4 +1,4 @@
-//! YAML as PyYAML reads it, with the places of the entries at the top. Errors say where and why, and never what was there.
+//! YAML as PyYAML reads it, with the byte offsets of its entries. Errors say where and why, and never quote the text.
 //! Knows no setting and no secret.
 
 mod parse;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use zeroize::Zeroizing;
 
 pub(crate) use parse::parse;
-pub(crate) use quote::{key, quoted};
+pub(crate) use quote::{write_key, write_quoted};
 pub(crate) use scalar::Kind;
 
 /// A value. Its texts are wiped when it is dropped.
@@ -33,12 +33,12 @@ pub(crate) struct Pair {
     pub(crate) key: Value,
     pub(crate) value: Value,
     /// Where the entry stands; `None` for one of a merge key.
-    pub(crate) place: Option<Place>,
+    pub(crate) spans: Option<EntrySpans>,
 }
 
 /// Byte offsets of an entry's key and value, with their tags and anchors.
 #[derive(Clone)]
-pub(crate) struct Place {
+pub(crate) struct EntrySpans {
     pub(crate) key: Range<usize>,
     pub(crate) value: Range<usize>,
 }
@@ -116,8 +116,8 @@ impl Value {
         found.map(|pair| &pair.value)
     }
 
-    /// What it is, for messages.
-    pub(crate) fn what(&self) -> &'static str {
+    /// The word for its type, for messages.
+    pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Value::Scalar(Kind::Text, _) => "a text",
             Value::Scalar(Kind::Null, _) => "null",

@@ -7,7 +7,7 @@ use std::ops::Range;
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, StructureStyle, Tag};
 use zeroize::Zeroizing;
 
-use super::{Kind, Mapping, Pair, Place, Value};
+use super::{EntrySpans, Kind, Mapping, Pair, Value};
 
 /// How many bytes anchors and aliases may add to a short text; to a long one, twice its length.
 const MIN_COPIES: usize = 64 * 1024;
@@ -150,7 +150,7 @@ impl<'t> Composer<'t> {
         };
         let mut is_flow = false;
         let value = match event {
-            Event::Alias(id) => self.copy(id, &span)?,
+            Event::Alias(id) => self.copy_of_anchor(id, &span)?,
             Event::Scalar(text, style, ..) => {
                 let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 // Empty lines behind it belong to it only if `+` keeps them.
@@ -225,7 +225,7 @@ impl<'t> Composer<'t> {
                     own.push(Pair {
                         key: name,
                         value: value.value,
-                        place: Some(Place {
+                        spans: Some(EntrySpans {
                             key: key.place,
                             value: value.place,
                         }),
@@ -235,15 +235,16 @@ impl<'t> Composer<'t> {
         }
     }
 
-    fn copy(&mut self, id: usize, span: &Span) -> Result<Value, String> {
+    fn copy_of_anchor(&mut self, id: usize, span: &Span) -> Result<Value, String> {
         let Some(value) = self.anchored.get(&id) else {
-            return Err(at("an alias of what it stands in", &span.start));
+            return Err(at("an alias inside the value that it repeats", &span.start));
         };
         let value = value.clone();
         self.charge(&value, span)?;
         Ok(value)
     }
 
+    /// Counts a copy against the limit.
     fn charge(&mut self, value: &Value, span: &Span) -> Result<(), String> {
         let left = self.copies_left.checked_sub(value.size());
         self.copies_left = left.ok_or_else(|| at("too much is copied by aliases", &span.start))?;
@@ -290,7 +291,7 @@ fn with_merged(mut merged: Mapping, own: Mapping) -> Mapping {
     let mut kept = kept.into_iter().rev();
     merged.retain(|_| kept.next().unwrap_or(true));
     for pair in &mut merged {
-        pair.place = None;
+        pair.spans = None;
     }
     merged.extend(own);
     merged

@@ -1,8 +1,8 @@
-//! Texts and names as they are written.
+//! Writes texts and keys of YAML and JSON, in quotes where they need them.
 
 /// Writes a text in double quotes as JSON and YAML both read it. More is escaped than JSON wants: what YAML refuses in the
 /// plain (control characters, U+FEFF, U+FFFE, U+FFFF) or folds into spaces (U+0085, U+2028, U+2029).
-pub(crate) fn quoted(text: &str, out: &mut dyn FnMut(&str)) {
+pub(crate) fn write_quoted(text: &str, out: &mut dyn FnMut(&str)) {
     out("\"");
     let mut written = 0;
     for (at, c) in text.char_indices() {
@@ -30,11 +30,11 @@ pub(crate) fn quoted(text: &str, out: &mut dyn FnMut(&str)) {
 }
 
 /// Writes a secret's name as a key of YAML, in quotes if it might not be a text without.
-pub(crate) fn key(name: &str, out: &mut dyn FnMut(&str)) {
+pub(crate) fn write_key(name: &str, out: &mut dyn FnMut(&str)) {
     // `yes`, `null` or `1e3` would be no text to a YAML parser; none of those begins with a letter and has a `_`.
     if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.contains('_') {
         out(name);
     } else {
-        quoted(name, out);
+        write_quoted(name, out);
     }
 }

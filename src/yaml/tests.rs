@@ -13,7 +13,7 @@ fn entries(text: &str) -> Vec<(String, String)> {
     let Value::Mapping(pairs) = parse(text).unwrap().root else {
         panic!("no mapping");
     };
-    let word = |value: &Value| value.as_written().unwrap_or(value.what()).to_owned();
+    let word = |value: &Value| value.as_written().unwrap_or(value.type_name()).to_owned();
     let entry = |pair: &Pair| (word(&pair.key), word(&pair.value));
     pairs.iter().map(entry).collect()
 }
@@ -35,7 +35,7 @@ fn errors_say_where_and_never_what() {
         ),
         (
             "A: &x [*x]\n",
-            "an alias of what it stands in at line 1 column 8",
+            "an alias inside the value that it repeats at line 1 column 8",
         ),
         (
             "A: 1\nB: x\u{2028}hunter2\n",

@@ -1,5 +1,5 @@
 //! The steps of a test, and the machine that does them: programs' calls that get their turns in any order, the server's
-//! threads, changes from outside, ends of processes, new servers.
+//! threads, changes from outside, ends of processes, new servers. One file: a step is one match over all of them.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -204,7 +204,7 @@ impl Machine {
         self.look_at_all()
     }
 
-    /// Whoever comes now finds what is right.
+    /// A new process now finds what is right.
     fn look_at_all(&mut self) -> Result<(), String> {
         let pid = self.world.table.lock().spawn(None);
         for name in (0..NAMES.len()).chain(0..NAMES.len()) {

@@ -1,5 +1,5 @@
 //! What is right, as plain maps: what each name holds and held, who writes what, which changes of the store are due.
-//! Knows no inode, no epoch and no server.
+//! Knows no inode, no epoch and no server. One file: each rule reads and changes the same maps.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -514,7 +514,7 @@ impl Reference {
         }
     }
 
-    /// The store was changed through the tree: by whom?
+    /// The store was changed through the tree: finds the writer of the change.
     pub fn mutated(&mut self, Mutation { name, value }: Mutation) {
         let is_due = match &value {
             Some(text) => self.set_is_due(&name, text),
@@ -541,7 +541,7 @@ impl Reference {
                 && !writer.is_killed
                 && writer.texts.contains(text)
         });
-        // Nobody can tell apart those who write the same.
+        // Writers of the same value cannot be distinguished.
         let due: Vec<u64> = due.map(|(file, _)| *file).collect();
         for file in &due {
             let writer = self.writers.get_mut(file).unwrap();
@@ -598,7 +598,7 @@ impl Reference {
                 found.push(*tid);
             }
         }
-        // Of those who do the same at once it may be any.
+        // Of processes that do the same at once it may be any.
         for tid in &found {
             self.under.get_mut(tid).unwrap().set = true;
         }

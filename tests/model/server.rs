@@ -1,6 +1,6 @@
 //! What stands between the kernel and the tree, as `fuse` does it: which call answers at once, which is parked until a
 //! provider has answered, and which goes to the thread that closes or the one that writes the store. The threads are
-//! queues here; a step of the test has one of them do its next job.
+//! queues here; a step of the test has one of them do its next job. One file, as one server.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use simpletuner_live::hardware::{ConfiguredPrices, Hardware};
 use simpletuner_live::live::{
-    AttrChange, AttrChanged, Caller, Commits, Found, OpError, Opened, Owner, Parts, Tree, WaitOn,
+    AttrChange, AttrChanged, Caller, Commits, LookupReply, OpError, Opened, Owner, Parts, Tree,
+    WaitOn,
 };
 use simpletuner_live::manager::SecretsManager;
 use simpletuner_live::secret::SealingKey;
@@ -42,15 +43,15 @@ pub enum Request {
 /// What it is answered with.
 #[derive(Debug)]
 pub enum Answer {
-    Entry(Found),
+    Entry(LookupReply),
     Attr(simpletuner_live::live::Attr),
     Opened(Opened),
-    Created(Found, Opened),
+    Created(LookupReply, Opened),
     Data(Vec<u8>),
     Written(#[allow(dead_code)] u32),
     Done,
     Dir(u64),
-    Names(Vec<(String, Found, u64)>),
+    Names(Vec<(String, LookupReply, u64)>),
 }
 
 pub type Reply = Result<Answer, i32>;
@@ -316,13 +317,13 @@ impl Server {
                 self.waiting.push((id, on.clone()));
                 let woken = (self.woken.clone(), on.clone());
                 let wake = move || woken.0.lock().unwrap().push(woken.1);
-                self.tree.settle(&on, Box::new(wake));
+                self.tree.when_unblocked(&on, Box::new(wake));
             }
             Err(error) => self.answer(id, Err(errno(error))),
         }
     }
 
-    /// Goes on with those whose wait is over.
+    /// Continues the requests whose wait is over.
     pub fn wake(&mut self) {
         loop {
             let woken = std::mem::take(&mut *self.woken.lock().unwrap());

@@ -1,5 +1,5 @@
-//! A write takes effect when the process that opened the file closes its last writable descriptor of it, whoever
-//! inherited one, and does not if that process is killed.
+//! A write takes effect when the process that opened the file closes its last writable descriptor of it, even if other
+//! processes inherited one. It does not if that process is killed.
 
 use super::*;
 

@@ -7,6 +7,7 @@ mod copiers;
 mod creation;
 mod descriptors;
 mod editors;
+mod env_files;
 mod idioms;
 mod listing;
 mod locks;
@@ -20,6 +21,7 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
+mod unsupported;
 
 use std::process::{Command, Output};
 
@@ -85,12 +87,12 @@ fn succeeds(command: &mut Command) -> String {
 
 #[track_caller]
 fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", told(output));
+    assert!(output.status.success(), "{}", describe(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// How a program ended, and all it printed.
-fn told(output: &Output) -> String {
+fn describe(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
     format!("{}\n{out}{err}", output.status)
 }

@@ -114,7 +114,7 @@ until(lambda: text('K') == 'new', 'the value is there')
 }
 
 #[test]
-fn a_program_that_takes_the_writers_place_goes_on_with_its_files() {
+fn a_program_that_takes_the_writers_place_keeps_its_files() {
     let live = Live::start();
     let said = bash(
         &live,

@@ -1,6 +1,7 @@
 //! SimpleTuner's databases, which both programs use at the same time. Python's standard `sqlite3` plays SimpleTuner.
 
 mod audit;
+mod audit_faults;
 mod config;
 #[path = "../support/mod.rs"]
 mod support;

@@ -14,7 +14,7 @@ use super::{Setup, daemon_command, scratch_home, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_simpletuner-live");
 
-/// What came of a program.
+/// The outcome of a program.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -190,7 +190,7 @@ pub fn signal(signal: &str, pid: u32) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
-/// Whether the process has ended, be it that nobody has asked for its exit code yet.
+/// Whether the process has ended. A zombie has.
 pub fn has_ended(pid: u32) -> bool {
     matches!(state_of(pid), None | Some('Z' | 'X'))
 }

@@ -146,7 +146,7 @@ fn an_upgrade_to_a_program_that_does_not_start_keeps_the_old_one() {
         let said =
             support::home::ran(home.0.command(support::home::BINARY).arg("upgrade")).failed();
         assert!(
-            said.contains(why) && said.contains("goes on as it was"),
+            said.contains(why) && said.contains("keeps running the old program"),
             "{said}"
         );
         assert_eq!(pids(&home.status()), before);

@@ -11,28 +11,28 @@ use super::*;
 #[test]
 fn a_state_folder_that_another_user_made_gets_nothing() {
     for user in users() {
-        let shared = user.folder("shared", 0o1777, 0);
+        let shared = user.folder_beside("shared", 0o1777, 0);
         let state = shared.join("simpletuner");
         database(&state.join("cloud/jobs.db"), TABLE);
         fs::write(state.join("audit.key"), [7; 32]).unwrap();
         for database in ["audit.db", "live-audit.db"] {
             fs::write(state.join(database), "").unwrap();
         }
-        user.home
+        user.scratch
             .sh("chmod -R 777 shared/simpletuner; chown -R daemon shared/simpletuner");
         let before = user
-            .home
+            .scratch
             .sh("sha256sum shared/simpletuner/*.* shared/simpletuner/cloud/*");
         let script = format!(
             "export SIMPLETUNER_STATE_DIR={0}; {1} mount && echo v > {2} && cat {2} && echo '{{\"webhook_secret\": \"zebra\"}}' |
              cp /dev/stdin {3}; echo rc=$?; {1} umount",
-            state.display(), user.path("program").display(), user.live("secrets/A"), user.live("config/replicate.json"),
+            state.display(), user.scratch.path("program").display(), user.live("secrets/A"), user.live("config/replicate.json"),
         );
-        let ran = user.sh(&script);
+        let ran = user.try_sh(&script);
         assert!(ran.out.contains("v\nrc=1\n"), "{} {}", ran.out, ran.err);
         assert!(ran.err.contains("Permission denied"), "{}", ran.err);
         let log = user.log();
-        let mend = format!("sudo chown {} {}", user.uid, state.display());
+        let mend = format!("sudo chown {} {}", user.uid(), state.display());
         assert_eq!(
             log.matches("the audit trail cannot be written").count(),
             1,
@@ -45,37 +45,43 @@ fn a_state_folder_that_another_user_made_gets_nothing() {
         );
         assert!(!log.contains("zebra"));
         let after = user
-            .home
+            .scratch
             .sh("sha256sum shared/simpletuner/*.* shared/simpletuner/cloud/*");
         assert_eq!(before, after);
-        assert_eq!(user.home.sh("ls -A shared/simpletuner").lines().count(), 4);
+        assert_eq!(
+            user.scratch.sh("ls -A shared/simpletuner").lines().count(),
+            4
+        );
     }
 }
 
 #[test]
 fn a_link_that_another_user_made_is_not_followed() {
     for user in users() {
-        user.folder("shared", 0o1777, 0);
-        user.write("home/private.db", "");
-        fs::remove_file(user.path("home/private.db")).unwrap();
-        database(&user.path("home/private.db"), TABLE);
-        user.write("home/mine.json", r#"{"A": "mine"}"#);
+        user.folder_beside("shared", 0o1777, 0);
+        user.write("private.db", "");
+        fs::remove_file(user.path("private.db")).unwrap();
+        database(&user.path("private.db"), TABLE);
+        user.write("mine.json", r#"{"A": "mine"}"#);
         let private = user
-            .home
+            .scratch
             .sh("chown -R --reference=home home/private.db; sha256sum home/private.db");
-        let state = user.folder("shared/state", 0o755, user.uid);
+        let state = user.folder_beside("shared/state", 0o755, user.uid());
         fs::create_dir(state.join("cloud")).unwrap();
         for (link, target) in [
             ("shared/state/cloud/jobs.db", "home/private.db"),
             ("shared/state/audit.db", "home/private.db"),
             ("shared/s.json", "home/mine.json"),
         ] {
-            symlink(user.path(target), user.path(link)).unwrap();
-            lchown(user.path(link), Some(ANOTHER), None).unwrap();
+            symlink(user.scratch.path(target), user.scratch.path(link)).unwrap();
+            lchown(user.scratch.path(link), Some(ANOTHER), None).unwrap();
         }
         user.write(
-            "home/.simpletuner/live.yaml",
-            &format!("file_path: {}\n", user.path("shared/s.json").display()),
+            ".simpletuner/live.yaml",
+            &format!(
+                "file_path: {}\n",
+                user.scratch.path("shared/s.json").display()
+            ),
         );
         let said = user.run(&["get", "A"]).failed();
         assert!(
@@ -85,22 +91,22 @@ fn a_link_that_another_user_made_is_not_followed() {
         let script = format!(
             "export SIMPLETUNER_STATE_DIR={}; {1} mount && echo '{{}}' | cp /dev/stdin {2}; {1} umount",
             state.display(),
-            user.path("program").display(),
+            user.scratch.path("program").display(),
             user.live("config/x.json"),
         );
-        let ran = user.sh(&script);
+        let ran = user.try_sh(&script);
         assert!(ran.err.contains("Permission denied"), "{}", ran.err);
-        assert_eq!(user.home.sh("sha256sum home/private.db"), private);
+        assert_eq!(user.scratch.sh("sha256sum home/private.db"), private);
     }
 }
 
 #[test]
 fn links_of_the_user_or_root_are_followed() {
     for user in users() {
-        user.home.sh("install -d -o $(stat -c %u home) home/dotfiles home/elsewhere/cloud; chown -R --reference=home home");
-        user.write("home/dotfiles/s.json", r#"{"A": "linked"}"#);
-        user.write("home/dotfiles/live.yaml", "audit_keep_days: 9\n");
-        user.write("home/dotfiles/key", "a key");
+        user.scratch.sh("install -d -o $(stat -c %u home) home/dotfiles home/elsewhere/cloud; chown -R --reference=home home");
+        user.write("dotfiles/s.json", r#"{"A": "linked"}"#);
+        user.write("dotfiles/live.yaml", "audit_keep_days: 9\n");
+        user.write("dotfiles/key", "a key");
         for (link, target) in [
             ("secrets.json", "../dotfiles/s.json"),
             ("live.yaml", "../dotfiles/live.yaml"),
@@ -108,38 +114,38 @@ fn links_of_the_user_or_root_are_followed() {
             ("live.log", "../dotfiles/log"),
             ("cloud", "../elsewhere/cloud"),
         ] {
-            let link = user.path("home/.simpletuner").join(link);
+            let link = user.path(".simpletuner").join(link);
             symlink(target, &link).unwrap();
-            lchown(&link, Some(user.uid), Some(user.uid)).unwrap();
+            lchown(&link, Some(user.uid()), Some(user.uid())).unwrap();
         }
-        user.mount();
-        let ran = user.sh(&format!(
+        user.run(&["mount"]).done();
+        let ran = user.try_sh(&format!(
             "cat {} && echo v > {} && echo '{{}}' | cp /dev/stdin {}",
             user.live("secrets/A"),
             user.live("secrets/B"),
             user.live("config/x.json")
         ));
         assert_eq!(ran.done(), "linked");
-        user.umount();
-        assert!(user.path("home/.simpletuner/secrets.json").is_symlink());
-        let store = fs::read_to_string(user.path("home/dotfiles/s.json")).unwrap();
+        user.run(&["umount"]).done();
+        assert!(user.path(".simpletuner/secrets.json").is_symlink());
+        let store = fs::read_to_string(user.path("dotfiles/s.json")).unwrap();
         assert!(store.contains("\"B\""), "{store}");
-        assert!(user.path("home/elsewhere/cloud/jobs.db").exists());
+        assert!(user.path("elsewhere/cloud/jobs.db").exists());
         assert!(user.log().contains("is unmounted"));
-        assert!(user.path("home/dotfiles/log").exists());
+        assert!(user.path("dotfiles/log").exists());
     }
 }
 
 #[test]
 fn what_others_can_write_is_not_used() {
     for user in users() {
-        let folder = user.path("home/.simpletuner");
-        user.write("home/.vault-token", "hvs.token");
+        let folder = user.path(".simpletuner");
+        user.write(".vault-token", "hvs.token");
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         server.set_nonblocking(true).unwrap();
         let address = server.local_addr().unwrap();
         user.write(
-            "home/.simpletuner/live.yaml",
+            ".simpletuner/live.yaml",
             &format!("vault_url: http://{address}\n"),
         );
         for (what, mode) in [
@@ -156,7 +162,7 @@ fn what_others_can_write_is_not_used() {
         }
         assert!(server.accept().is_err(), "Vault was asked");
         // The group of a user alone may write: the umask 002 of many distributions.
-        let is_private = user.uid == 0;
+        let is_private = user.uid() == 0;
         fs::set_permissions(&folder, PermissionsExt::from_mode(0o770)).unwrap();
         let said = user.run(&["ls"]).err;
         assert_eq!(said.contains("chmod go-w"), !is_private, "{said}");
@@ -166,24 +172,23 @@ fn what_others_can_write_is_not_used() {
 #[test]
 fn a_lock_file_that_another_user_holds_delays_no_writer() {
     for user in users() {
-        user.folder("shared", 0o1777, 0);
+        user.folder_beside("shared", 0o1777, 0);
         user.write(
-            "home/.simpletuner/live.yaml",
-            &format!("file_path: {}\n", user.path("shared/s.json").display()),
+            ".simpletuner/live.yaml",
+            &format!(
+                "file_path: {}\n",
+                user.scratch.path("shared/s.json").display()
+            ),
         );
-        let lock = user.path("shared/s.json.lock");
-        let mut holder = user.command(ANOTHER);
-        holder.args([
-            "bash",
-            "-c",
-            "umask 0; exec flock shared/s.json.lock sleep 60",
-        ]);
+        let lock = user.scratch.path("shared/s.json.lock");
+        let mut holder = user.command_as("daemon", "bash");
+        holder.args(["-c", "umask 0; exec flock ../shared/s.json.lock sleep 60"]);
         let mut holder = holder.spawn().unwrap();
         wait_until("it is locked", || lock.exists());
-        user.mount();
+        user.run(&["mount"]).done();
         let began = Instant::now();
         for name in ["A", "B", "C"] {
-            let ran = user.sh(&format!(
+            let ran = user.try_sh(&format!(
                 "echo v | cp /dev/stdin {}",
                 user.live(&format!("secrets/{name}"))
             ));
@@ -204,7 +209,7 @@ fn a_lock_file_that_another_user_holds_delays_no_writer() {
         );
         holder.kill().unwrap();
         holder.wait().unwrap();
-        user.umount();
+        user.run(&["umount"]).done();
     }
 }
 

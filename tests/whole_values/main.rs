@@ -1,4 +1,4 @@
-//! A reader gets one whole value, and the present one, whoever changes it meanwhile and how: where names hold until
+//! A reader gets one whole value, and the present one, while it is changed in every way: where names hold until
 //! something changes, and where they never hold, as on kernels that do not know the epoch.
 
 mod readers;

@@ -98,7 +98,7 @@ fn a_trail_that_is_missing_older_or_cut_at_its_end_is_broken() {
     for at in [0, 1] {
         trails.mount();
         let chain = &trails.chains()[at];
-        let other = file_name(trails.chains()[1 - at].path());
+        let other = trails.chains()[1 - at].file_name();
         let older = trails.read(chain);
         trails.mount();
         assert_eq!(trails.broken(), [None, None]);

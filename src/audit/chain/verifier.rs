@@ -2,7 +2,7 @@
 
 use ring::hmac;
 
-use crate::audit::anchor::Anchor;
+use super::anchor::Anchor;
 use crate::audit::row::SignedColumns;
 
 /// Stands for the previous hash in the first row.

@@ -110,8 +110,8 @@ impl CoalescedReads {
         self.by_number.iter().map(|(number, read)| (*number, read))
     }
 
-    /// Takes over what a committed batch has written.
-    pub(super) fn settle(&mut self, written: Vec<(u64, WrittenTo)>) {
+    /// Records where a committed batch has written each read.
+    pub(super) fn mark_written(&mut self, written: Vec<(u64, WrittenTo)>) {
         for (number, written) in written {
             match written {
                 WrittenTo::Chain => self.remove(number),

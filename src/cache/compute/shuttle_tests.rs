@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::cache::{CacheOptions, SECRETS};
+use crate::cache::{CacheOptions, SECRETS, TtlCache};
 use crate::sync::tests::check;
 use shuttle::thread;
 

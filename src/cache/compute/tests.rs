@@ -1,5 +1,5 @@
 use super::*;
-use crate::cache::{CacheOptions, SECRETS};
+use crate::cache::{CacheOptions, SECRETS, TtlCache};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

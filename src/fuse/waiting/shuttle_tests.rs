@@ -46,7 +46,7 @@ fn park(waiting: &Arc<Waiting>, settling: &Settling, request: u64, resume: Resum
     let interrupted_by = InterruptedBy::EndingSignals;
     let on = WaitOn::Listing;
     waiting.park(&caller(request), Some(on.clone()), interrupted_by, resume);
-    // As `Tree::settle`: it may have been settled before this request was parked.
+    // As `Tree::when_unblocked`: the write may have ended before this request was parked.
     if !*settling.0.lock() {
         waiting.wake(&on);
     }

@@ -1,5 +1,5 @@
-//! Text as a document. Its errors say where and why and never what was there, so serde is only let walk the text: its own
-//! words about a wrong type quote the value.
+//! Parses text as a document. Errors say where and why, and never quote the text: serde only walks it, because its own message
+//! about a wrong type quotes the value.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,7 +16,7 @@ use crate::yaml::{self, Kind, Pair, Value};
 ///
 /// # Errors
 /// [`Error::Malformed`]: not text, not a flat object of texts, an invalid name, a name that is there twice, or
-/// [`BundleFormat::Env`], which is only for reading. [`Error::TooLarge`]: a value over 64 KiB.
+/// a format that is only for reading. [`Error::TooLarge`]: a value over 64 KiB.
 pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
     let malformed = |reason: String| Error::Malformed {
         what: format.file_name().into(),
@@ -28,7 +28,7 @@ pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
         BundleFormat::Yaml => from_json(text)
             .or_else(|_| from_yaml(text))
             .map_err(malformed)?,
-        BundleFormat::Env => {
+        BundleFormat::Env | BundleFormat::DockerEnv => {
             return Err(malformed(
                 "it is only for reading; write secrets.json or secrets.yaml".into(),
             ));
@@ -74,14 +74,14 @@ fn from_yaml(text: &str) -> Result<Whole, String> {
     let pairs = match yaml::parse(text)?.root {
         Value::Mapping(pairs) => pairs,
         Value::Scalar(Kind::Text, text) => return Ok(Node::Text(SecretValue::new(&text))),
-        other => return Ok(Node::Other(other.what())),
+        other => return Ok(Node::Other(other.type_name())),
     };
     let entry = |pair: Pair| {
         let name = pair.key.as_str().ok_or("a name is not a text")?.to_owned();
         let value = match pair.value {
             Value::Scalar(Kind::Text, text) => Node::Text(SecretValue::new(&text)),
             Value::Mapping(_) => Node::Object(()),
-            other => Node::Other(other.what()),
+            other => Node::Other(other.type_name()),
         };
         Ok((name, value))
     };

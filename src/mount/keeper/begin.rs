@@ -8,12 +8,13 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
-use crate::mount::daemon::wake;
+use crate::mount::daemon::continue_stopped;
+use crate::mount::detach::detach;
 use crate::mount::handover::{HandoverState, OsBytes, SharedFds, whole_seconds};
 use crate::mount::mount_point::MountPoint;
+use crate::mount::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use crate::mount::setup::{Signals, set_up};
-use crate::mount::state::{MountState, mounted, resolve, state};
-use crate::mount::unmount::{detach, remove_dead};
+use crate::mount::unmount::remove_dead;
 use crate::mount::{device, in_force, service};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
@@ -43,7 +44,10 @@ pub(super) fn begin(
     random(&mut fingerprints)?;
     let (device, mount, init, numbers_from) = match restored {
         Some(restored) => {
-            tracing::info!("going on with the mount at {}", mount_point.display());
+            tracing::info!(
+                "taking over the mount at {} from the service manager",
+                mount_point.display()
+            );
             heartbeat.set(Slot::Initialized, 1);
             // The kernel may remember inode numbers and handles of the processes that ended. A random start keeps the
             // new ones apart from them.
@@ -107,29 +111,29 @@ fn random(bytes: &mut [u8]) -> Result<()> {
 /// Returns whether the mount point is free. A mount of ours that does not answer is unmounted, unless its processes were
 /// only stopped.
 fn clear(mount_point: &Path) -> Result<bool> {
-    match state(mount_point)? {
-        MountState::NotMounted => {}
-        MountState::Ours { alive: true, .. } => {
+    match mount_point_state(mount_point)? {
+        MountPointState::NotMounted => {}
+        MountPointState::Ours { alive: true, .. } => {
             tracing::info!("{} is mounted already", mount_point.display());
             return Ok(false);
         }
-        MountState::Ours { alive: false, .. } => {
+        MountPointState::Ours { alive: false, .. } => {
             let Some(mount) = mounted(mount_point)? else {
                 return Ok(true);
             };
-            if wake(&mount) {
+            if continue_stopped(&mount) {
                 return clear(mount_point);
             }
             tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
             remove_dead(&mount)?;
         }
-        MountState::OfAnother { uid } => {
+        MountPointState::OfAnother { uid } => {
             return Err(Error::Settings(crate::mount::belongs_to_another(
                 mount_point,
                 uid,
             )));
         }
-        MountState::Foreign { fstype } => {
+        MountPointState::Foreign { fstype } => {
             let dir = mount_point.display();
             return Err(Error::Settings(format!(
                 "{dir} has a mount of type {fstype} on it; choose another folder"

@@ -141,7 +141,7 @@ impl Keeper {
         }
     }
 
-    /// Goes on as before after the next server has ended.
+    /// Keeps what was there after the next server has ended.
     pub(super) fn give_up_upgrade(&mut self) {
         if let Some(Upgrading::Preparing { kind, mut next, .. }) = self.upgrade.take() {
             let exit = next.reap();
@@ -167,7 +167,7 @@ impl Keeper {
     }
 
     /// Handles a message of the next server.
-    pub(super) fn next_says(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
+    pub(super) fn handle_next_message(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
         let Some(Upgrading::Preparing { next, program, .. }) = &mut self.upgrade else {
             return;
         };
@@ -179,7 +179,7 @@ impl Keeper {
         }
     }
 
-    /// Has the old server write down what it has only in memory.
+    /// Has the old server write to disk what it has only in memory.
     fn quiesce_server(&mut self) {
         if self.server.channel.send(&ToServer::Quiesce).is_err() {
             return;
@@ -245,11 +245,11 @@ impl Keeper {
         match (kind, &error) {
             (Kind::Upgrade, None) => tracing::info!("upgraded"),
             (Kind::Upgrade, Some(error)) => {
-                tracing::error!("the upgrade failed, the old program serves on: {error}");
+                tracing::error!("the upgrade failed, and the old program keeps serving: {error}");
             }
             (Kind::Reload, None) => tracing::info!("the settings are reloaded"),
             (Kind::Reload, Some(error)) => {
-                tracing::error!("the reload failed, the old settings stay in force: {error}");
+                tracing::error!("the reload failed, and the old settings stay in force: {error}");
             }
         }
         let last = match kind {
@@ -280,6 +280,6 @@ impl Keeper {
         let channel = &self.server.channel;
         let (shared, state) = (&self.shared, &self.state);
         let error = Channel::exec(shared, state, "keeper", environment, &hello, channel);
-        tracing::error!("the keeper goes on with the old program and variables: {error}");
+        tracing::error!("the keeper keeps running the old program with the old variables: {error}");
     }
 }

@@ -20,7 +20,7 @@ use crate::provider::backend::http::{self, BodyError};
 use crate::provider::backend::proxy::Proxies;
 use crate::sync::Mutex;
 
-/// A connection's timeouts, by which the SDK tells its connectors apart.
+/// A connection's timeouts; the SDK has a connector for each pair of them.
 type Timeouts = (Option<Duration>, Option<Duration>);
 
 /// The HTTP clients for all requests of the SDK: to the service, and for credentials.

@@ -14,7 +14,7 @@ use super::failure::error_chain;
 /// The lookup that runs: a program (`credential_process`), a log-in, the metadata of the machine.
 pub(super) type Running = Arc<Mutex<Option<JoinHandle<provider::Result>>>>;
 
-/// Looks credentials up once at a time. A lookup goes on when its caller gives up, and answers the next caller: a
+/// Looks credentials up once at a time. A lookup continues when its caller gives up, and answers the next caller: a
 /// program that waits for its user is not started a second time.
 #[derive(Debug)]
 pub(super) struct OneAtATime {
@@ -50,7 +50,7 @@ pub(super) async fn profiles() -> Result<ProfileSet, ProfileFileLoadError> {
 pub(super) async fn wrong_profile() -> Option<String> {
     match profiles().await {
         Err(error) => Some(format!(
-            "the AWS configuration cannot be read ({}); mend that file, or name another in AWS_CONFIG_FILE or \
+            "the AWS configuration cannot be read ({}); fix that file, or name another in AWS_CONFIG_FILE or \
              AWS_SHARED_CREDENTIALS_FILE",
             error_chain(&error)
         )),

@@ -228,7 +228,7 @@ impl AwsBackend {
                 let wait = error.raw().headers().get("retry-after");
                 failure::refused(&secret, error.err(), status, wait)
             }
-            // The lookup goes on, and the next fetch gets its answer.
+            // The lookup continues, and the next fetch gets its answer.
             Err(error) if failure::credentials_took_too_long(&error) => {
                 return Refusal::Other(Err(FetchError::passing(format!(
                     "the AWS credentials took longer than timeout.total ({} s); raise it, or see what credential_process, \

@@ -8,7 +8,7 @@ use crate::provider::cached_source::CachedSource;
 use crate::provider::source_view::Rules;
 use crate::provider::{ListingState, View};
 use crate::secret::SecretName;
-use crate::text::is_hidden;
+use crate::text::printable;
 
 /// The shortest pause between a failed attempt and the next.
 pub(super) const MIN_BACKOFF: Duration = Duration::from_secs(1);
@@ -147,18 +147,6 @@ impl State {
             }
         }
     }
-}
-
-/// The text with its hidden characters escaped, line ends as `\n`: a server's message must not steer a terminal or forge a line of the log.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_hidden(c) {
-            true => printable.extend(c.escape_default()),
-            false => printable.push(c),
-        }
-    }
-    printable
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// reqwest and vaultrs are built without a provider of their own (`rustls-no-provider`), and panic if there is none.
 pub(crate) fn install_crypto() {
     if CryptoProvider::get_default().is_none() {
-        // Fails if another thread was first, which is as good.
+        // Fails if another thread has installed it already.
         let _ = crypto::ring::default_provider().install_default();
     }
 }

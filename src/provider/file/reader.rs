@@ -160,7 +160,7 @@ impl StoreReader {
         let content = read_place(located, MAX_DOCUMENT).map_err(|error| read_error(path, error))?;
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
-            tracing::warn!("{path} can be read by others; mend it with: chmod 600 {path}");
+            tracing::warn!("{path} can be read by others; fix it with: chmod 600 {path}");
         }
         if is_mounted(path) && !self.mount_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(

@@ -203,7 +203,7 @@ fn an_edit_by_another_program_shows_at_once_and_is_reported_once() {
 }
 
 #[test]
-fn an_own_write_is_told_from_an_earlier_edit_by_another_program() {
+fn an_own_write_is_distinguished_from_an_earlier_edit_by_another_program() {
     let scratch = Scratch::new();
     let provider = scratch.with(|o| o.encrypt = false);
     set(&provider, "A", "1").unwrap();

@@ -128,7 +128,7 @@ impl Watch {
         checks.is_running
     }
 
-    /// Runs one check and releases those who waited for it; `false` if the watch was stopped.
+    /// Runs one check and calls those that waited for it; `false` if the watch was stopped.
     fn run_check(&self, target: &impl CheckTarget, notifier: &mut FileNotifier) -> bool {
         let number = {
             let mut checks = self.checks.lock();

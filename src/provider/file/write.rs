@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::{ACL, Stamp, not_a_file, place};
+use crate::files::{ACL_ATTRIBUTE, Stamp, not_a_file, place};
 
 /// The lock file beside a file, locked until dropped. The file stays: if it were removed, two writers could lock two
 /// files.
@@ -205,12 +205,12 @@ pub(crate) fn replace(target: &Path, content: &[u8], mode: u32) -> Result<()> {
 /// Copies a file's ACL to another. If the first has none, this also removes a default ACL that the folder gave.
 fn copy_acl(from: &Path, to: impl AsFd) -> rustix::io::Result<()> {
     let mut acl = [0; 4096];
-    match rustix::fs::lgetxattr(from, ACL, &mut acl) {
+    match rustix::fs::lgetxattr(from, ACL_ATTRIBUTE, &mut acl) {
         Ok(len) => {
             let acl = acl.get(..len).unwrap_or_default();
-            rustix::fs::fsetxattr(to, ACL, acl, XattrFlags::empty())
+            rustix::fs::fsetxattr(to, ACL_ATTRIBUTE, acl, XattrFlags::empty())
         }
-        Err(Errno::NODATA) => match rustix::fs::fremovexattr(to, ACL) {
+        Err(Errno::NODATA) => match rustix::fs::fremovexattr(to, ACL_ATTRIBUTE) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) | Ok(()) => Ok(()),
             Err(errno) => Err(errno),
         },

@@ -68,7 +68,7 @@ impl Client {
             let trust = trust::read(&options.tls)?;
             if let (Some(ServerName::DnsName(name)), None) = (&trust.server_name, proxy) {
                 server_name = Some(name.as_ref().to_owned());
-                builder = builder.dns_resolver(Arc::new(Elsewhere(host_of(&url))));
+                builder = builder.dns_resolver(Arc::new(ResolveTo(host_of(&url))));
             }
             builder = builder.tls_backend_preconfigured(
                 tls::config(trust).map_err(|why| failure::no_tls(&why))?,
@@ -174,9 +174,9 @@ fn host_of(url: &Url) -> String {
 
 /// Resolves every name to the addresses of this host, so that TLS names another server than the one that is connected to
 /// (`VAULT_TLS_SERVER_NAME`).
-struct Elsewhere(String);
+struct ResolveTo(String);
 
-impl Resolve for Elsewhere {
+impl Resolve for ResolveTo {
     fn resolve(&self, _: Name) -> Resolving {
         let host = self.0.clone();
         Box::pin(async move {

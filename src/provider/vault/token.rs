@@ -242,7 +242,7 @@ impl Tokens {
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{shown} holds a Vault token and can be read by others; mend it with: chmod 600 {shown}"
+                "{shown} holds a Vault token and can be read by others; fix it with: chmod 600 {shown}"
             );
         }
         self.had_token.store(true, Ordering::Relaxed);

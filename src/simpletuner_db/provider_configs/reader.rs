@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::write::TABLE;
+use super::writer::TABLE;
 use super::{TryGet, cache_key, locked, unreadable};
 use crate::cache::TtlCache;
 use crate::error::Result;

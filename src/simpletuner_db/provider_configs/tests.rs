@@ -1,6 +1,6 @@
 use serde_json::{Map, Value};
 
-use super::write::CREATE;
+use super::writer::CREATE;
 use super::*;
 use crate::audit::Actor;
 use crate::simpletuner_db::MAX_CONFIG;

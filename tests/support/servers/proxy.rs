@@ -96,7 +96,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Its address for those who speak TLS with it, by this name.
+    /// Its address for clients that speak TLS with it, by this name.
     pub fn https_url(&self, name: &str) -> String {
         format!("https://{name}:{}", self.address.port())
     }

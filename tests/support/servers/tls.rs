@@ -24,7 +24,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    /// What those who trust it are given.
+    /// Its certificate, for clients to trust.
     pub fn pem(&self) -> String {
         self.0.pem()
     }

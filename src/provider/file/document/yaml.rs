@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Entry, Stored, Written};
 use crate::secret::SecretName;
-use crate::yaml::{Mapping, Place, Value, key, quoted};
+use crate::yaml::{EntrySpans, Mapping, Value, write_key, write_quoted};
 
 const LINE_END: [char; 2] = ['\n', '\r'];
 
@@ -36,7 +36,7 @@ pub(super) struct Lines {
     /// Whole lines; in braces, the entry alone.
     pub(super) text: Zeroizing<String>,
     /// Where the key and the value are in the text.
-    place: Place,
+    spans: EntrySpans,
     /// The value, if it is not a secret's.
     pub(super) content: Value,
 }
@@ -52,21 +52,21 @@ fn concat(parts: &[&str]) -> Zeroizing<String> {
 
 fn quote(value: &str) -> Zeroizing<String> {
     let mut length = 0;
-    quoted(value, &mut |part| length += part.len());
+    write_quoted(value, &mut |part| length += part.len());
     let mut text = Zeroizing::new(String::with_capacity(length));
-    quoted(value, &mut |part| text.push_str(part));
+    write_quoted(value, &mut |part| text.push_str(part));
     text
 }
 
 impl Lines {
     pub(super) fn new(name: &str, value: &str) -> Self {
         let mut name_text = String::new();
-        key(name, &mut |part| name_text.push_str(part));
+        write_key(name, &mut |part| name_text.push_str(part));
         let value = quote(value);
         let start = name_text.len() + 2;
         Self {
             before: Zeroizing::default(),
-            place: Place {
+            spans: EntrySpans {
                 key: 0..name_text.len(),
                 value: start..start + value.len(),
             },
@@ -78,34 +78,34 @@ impl Lines {
     /// Replaces the value, with its tag and its anchor.
     pub(super) fn set_value(&mut self, value: &str) {
         let new = quote(value);
-        let Place { key, value } = self.place.clone();
+        let EntrySpans { key, value } = self.spans.clone();
         let (before, after) = (&self.text[..value.start], &self.text[value.end..]);
         let has_own_lines = before[key.end..].contains(LINE_END);
-        let (text, place) = if has_own_lines || value.is_empty() {
+        let (text, spans) = if has_own_lines || value.is_empty() {
             let indent = &before[..before.len() - before.trim_start_matches(' ').len()];
             let name = &before[key];
             let start = indent.len() + name.len() + 2;
-            let place = Place {
+            let spans = EntrySpans {
                 key: indent.len()..indent.len() + name.len(),
                 value: start..start + new.len(),
             };
-            (concat(&[indent, name, ": ", &new, after]), place)
+            (concat(&[indent, name, ": ", &new, after]), spans)
         } else {
-            let place = Place {
+            let spans = EntrySpans {
                 key,
                 value: value.start..value.start + new.len(),
             };
-            (concat(&[before, &new, after]), place)
+            (concat(&[before, &new, after]), spans)
         };
         self.text = text;
-        self.place = place;
+        self.spans = spans;
         self.content = Value::null();
     }
 
     fn indent(&mut self, indent: &str) {
         if !indent.is_empty() && !self.text.starts_with(' ') {
             self.text = concat(&[indent, &self.text]);
-            for range in [&mut self.place.key, &mut self.place.value] {
+            for range in [&mut self.spans.key, &mut self.spans.value] {
                 *range = range.start + indent.len()..range.end + indent.len();
             }
         }
@@ -150,26 +150,26 @@ impl Layout {
                 Some(_) => Value::null(),
                 None => pair.value,
             };
-            let written = match pair.place {
+            let written = match pair.spans {
                 // The second entry of a line has no line of its own, either.
-                Some(place) if place.key.start >= at => {
+                Some(spans) if spans.key.start >= at => {
                     layout.has_duplicates |= key.as_ref().is_some_and(|k| !keys.insert(k.clone()));
-                    let value = value_place(text, &place);
-                    let end = match place.value.is_empty() {
+                    let value = value_span(text, &spans);
+                    let end = match spans.value.is_empty() {
                         true => value.end,
-                        false => value.end.max(place.value.end),
+                        false => value.end.max(spans.value.end),
                     };
                     let (start, end) = match is_flow {
-                        true => (place.key.start, end),
-                        false => (line_start(text, place.key.start), line_end(text, end)),
+                        true => (spans.key.start, end),
+                        false => (line_start(text, spans.key.start), line_end(text, end)),
                     };
                     let start = start.max(at);
                     let moved = |range: Range<usize>| range.start - start..range.end - start;
                     let lines = Lines {
                         before: owned(&text[at..start]),
                         text: owned(&text[start..end]),
-                        place: Place {
-                            key: moved(place.key),
+                        spans: EntrySpans {
+                            key: moved(spans.key),
                             value: moved(value),
                         },
                         content,
@@ -298,14 +298,14 @@ impl Layout {
 }
 
 /// Where the value stands without the line ends behind it; if there is none, where it would stand.
-fn value_place(text: &str, place: &Place) -> Range<usize> {
-    let rest = text[place.key.end..].trim_start_matches([' ', '\t']);
+fn value_span(text: &str, spans: &EntrySpans) -> Range<usize> {
+    let rest = text[spans.key.end..].trim_start_matches([' ', '\t']);
     let least = match rest.starts_with(':') {
         true => text.len() - rest.len() + 1,
-        false => place.key.end,
+        false => spans.key.end,
     };
-    let end = text[..place.value.end].trim_end().len().max(least);
-    place.value.start.clamp(least, end)..end
+    let end = text[..spans.value.end].trim_end().len().max(least);
+    spans.value.start.clamp(least, end)..end
 }
 
 /// Where the line `...` begins, or else the text's end.

@@ -17,9 +17,9 @@ pub(super) const SOURCE: &str = "simpletuner-live";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is mounted at a mount point.
+/// What is mounted at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MountState {
+pub enum MountPointState {
     /// Nothing.
     NotMounted,
     /// A mount of this user's.
@@ -45,31 +45,31 @@ pub enum MountState {
 ///
 /// # Errors
 /// [`Error::Io`] if the table of mounts cannot be read.
-pub fn state(dir: &Path) -> Result<MountState> {
-    state_within(dir, ANSWER_TIMEOUT)
+pub fn mount_point_state(dir: &Path) -> Result<MountPointState> {
+    mount_point_state_within(dir, ANSWER_TIMEOUT)
 }
 
-/// [`state`], for which the mount has this long to answer.
-pub(super) fn state_within(dir: &Path, timeout: Duration) -> Result<MountState> {
+/// [`mount_point_state`], for which the mount has this long to answer.
+pub(super) fn mount_point_state_within(dir: &Path, timeout: Duration) -> Result<MountPointState> {
     let dir = resolve(dir);
     let Some(mount) = mounted(&dir)? else {
-        return Ok(MountState::NotMounted);
+        return Ok(MountPointState::NotMounted);
     };
     if !is_of_this_program(&mount) {
-        return Ok(MountState::Foreign {
+        return Ok(MountPointState::Foreign {
             fstype: mount.fstype,
         });
     }
     let me = rustix::process::geteuid().as_raw();
     match mount.user {
-        Some(uid) if uid != me => Ok(MountState::OfAnother { uid }),
+        Some(uid) if uid != me => Ok(MountPointState::OfAnother { uid }),
         _ => Ok(read_status(&dir, me, timeout)),
     }
 }
 
-/// The processes of a mount that does not answer which are stopped, by SIGSTOP or by a debugger. [`super::mount_background`]
-/// and [`super::unmount`] let them go on.
-pub fn stopped(dir: &Path) -> Vec<u32> {
+/// The stopped processes (by SIGSTOP or a debugger) of a mount that does not answer. [`super::mount_background`] and
+/// [`super::unmount`] continue them.
+pub fn stopped_processes(dir: &Path) -> Vec<u32> {
     let Ok(Some(mount)) = mounted(&resolve(dir)) else {
         return Vec::new();
     };
@@ -92,7 +92,7 @@ pub(super) fn is_own(mount: &Mount) -> bool {
 /// # Errors
 /// [`Error::Io`] if the table of mounts cannot be read.
 pub(super) fn mounted(dir: &Path) -> Result<Option<Mount>> {
-    let mounts = mountinfo::own().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
+    let mounts = mountinfo::of_this_process().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
     Ok(mountinfo::at(&mounts, dir).cloned())
 }
 
@@ -104,7 +104,7 @@ pub fn resolve(dir: &Path) -> PathBuf {
 }
 
 /// Reads the file `status` on another thread, because a daemon that hangs would block this one for ever.
-fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountState {
+fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountPointState {
     let (sender, receiver) = channel();
     let root = dir.to_owned();
     let ask = move || {
@@ -115,16 +115,16 @@ fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountState {
     // Without a thread, there is no sender, and the daemon counts as one that hangs.
     let _ = sync::spawn("status", SMALL_STACK, ask);
     match receiver.recv_timeout(timeout) {
-        Ok(Ok((uid, _))) if uid != me => MountState::OfAnother { uid },
+        Ok(Ok((uid, _))) if uid != me => MountPointState::OfAnother { uid },
         Ok(Ok((_, bytes))) => {
             let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let pids = ["server_pid", "keeper_pid"].map(|field| status[field].as_u64());
-            MountState::Ours {
+            MountPointState::Ours {
                 alive: true,
                 pids: pids.into_iter().flatten().map(|pid| pid as u32).collect(),
             }
         }
-        Ok(Err(_)) | Err(_) => MountState::Ours {
+        Ok(Err(_)) | Err(_) => MountPointState::Ours {
             alive: false,
             pids: Vec::new(),
         },
@@ -138,8 +138,8 @@ mod tests {
     #[test]
     fn a_missing_folder_is_not_mounted() {
         assert_eq!(
-            state(Path::new("/no/such/folder")).unwrap(),
-            MountState::NotMounted
+            mount_point_state(Path::new("/no/such/folder")).unwrap(),
+            MountPointState::NotMounted
         );
     }
 }

@@ -1,16 +1,16 @@
 //! Changes of the table: each in a transaction of its own, on a connection of its own, which waits for other programs as
 //! long as SimpleTuner does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
-use super::{ProviderConfigs, unreadable};
-use crate::audit::{Actor, AuditEvent, ChangedKeys, timestamp};
-use crate::error::{Error, Result};
-use crate::simpletuner_db::config::{check_provider_name, to_stored, wipe};
+use super::unreadable;
+use crate::audit::{ChangedKeys, timestamp};
+use crate::error::Result;
+use crate::simpletuner_db::config::{to_stored, wipe};
 use crate::simpletuner_db::json::parse_object;
 use crate::sqlite::{
     BUSY_TIMEOUT, Mode, connect, connect_or_create, explain, failed, has_table, identify,
@@ -23,33 +23,20 @@ pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS provider_config (
     updated_at TEXT NOT NULL
 )";
 
-impl ProviderConfigs {
-    /// Saves a provider's whole object, and returns the keys that this changed. The first save creates the database, its
-    /// folder and the table. It does not touch columns that a newer SimpleTuner has added. The database is written first,
-    /// then the cache is invalidated, then the audit trail is written, whose failure is only logged.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] for an invalid name, [`Error::TooLarge`], [`Error::Database`]; nothing has changed then.
-    pub fn save(&self, name: &str, config: &Map<String, Value>) -> Result<ChangedKeys> {
-        let text = serde_json::to_vec(config).map(zeroize::Zeroizing::new);
-        let text = text.map_err(|e| Error::Malformed {
-            what: format!("the configuration of {name}"),
-            reason: e.to_string(),
-        })?;
-        let changed = self.save_text_as(&Actor::this_process(), name, &text)?;
-        self.flush();
-        Ok(changed)
+/// Writes the table. Knows neither the cache nor the audit trail.
+pub(super) struct Writer {
+    path: PathBuf,
+}
+
+impl Writer {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
     }
 
-    /// Like [`save`](Self::save), for the JSON text of an object, whose tokens are stored as they are. Records `actor`, and
-    /// does not wait for the audit trail.
-    ///
-    /// # Errors
-    /// As for [`save`](Self::save).
-    pub fn save_text_as(&self, actor: &Actor, name: &str, text: &[u8]) -> Result<ChangedKeys> {
-        check_provider_name(name)?;
+    /// Saves a whole object, whose tokens are stored as they are.
+    pub(super) fn save(&self, name: &str, text: &[u8]) -> Result<ChangedKeys> {
         let (text, mut config) = to_stored(name, text)?;
-        let changed = self.write(name, |transaction| {
+        let changed = self.write(|transaction| {
             let mut before = stored_object(transaction, name)
                 .map_err(|e| explain(&self.path, &e))?
                 .and_then(Result::ok)
@@ -60,24 +47,16 @@ impl ProviderConfigs {
             Ok(changed)
         });
         config.values_mut().for_each(wipe);
-        let changed = changed?;
-        self.record(actor, || {
-            AuditEvent::ProviderConfigured(name.into(), changed.clone())
-        });
-        Ok(changed)
+        changed
     }
 
-    /// Changes a provider's object in one transaction, so that no save of another program is lost.
-    ///
-    /// # Errors
-    /// As for [`save`](Self::save); and [`Error::Database`] if the stored text is not an object, which stays as it is.
-    pub fn update(
+    /// Changes an object in one transaction, so that no save of another program is lost.
+    pub(super) fn update(
         &self,
         name: &str,
         change: impl FnOnce(&mut Map<String, Value>),
     ) -> Result<ChangedKeys> {
-        check_provider_name(name)?;
-        let changed = self.write(name, |transaction| {
+        self.write(|transaction| {
             let stored = stored_object(transaction, name).map_err(|e| explain(&self.path, &e))?;
             let mut before = match stored {
                 None => Map::new(),
@@ -95,55 +74,19 @@ impl ProviderConfigs {
             object.values_mut().for_each(wipe);
             put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
             Ok(changed)
-        })?;
-        self.record(&Actor::this_process(), || {
-            AuditEvent::ProviderConfigured(name.into(), changed.clone())
-        });
-        self.flush();
-        Ok(changed)
+        })
     }
 
-    /// Deletes a provider's row. Returns whether there was one.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn delete(&self, name: &str) -> Result<bool> {
-        let existed = self.delete_as(&Actor::this_process(), name)?;
-        self.flush();
-        Ok(existed)
-    }
-
-    /// Like [`delete`](Self::delete), but records `actor`, and does not wait for the audit trail.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn delete_as(&self, actor: &Actor, name: &str) -> Result<bool> {
-        let existed = self.write_if_exists(name, |transaction| {
+    /// Deletes a row. Returns whether there was one.
+    pub(super) fn delete(&self, name: &str) -> Result<bool> {
+        self.write_if_exists(|transaction| {
             transaction.execute("DELETE FROM provider_config WHERE provider = ?1", [name])
-        })?;
-        if existed {
-            self.record(actor, || AuditEvent::ProviderDeleted(name.into()));
-        }
-        Ok(existed)
+        })
     }
 
-    /// Renames a provider's row, and replaces a row that has the new name. Returns whether there was a row to rename.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] for an invalid name; [`Error::Database`].
-    pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
-        let existed = self.rename_as(&Actor::this_process(), from, to)?;
-        self.flush();
-        Ok(existed)
-    }
-
-    /// Like [`rename`](Self::rename), but records `actor`, and does not wait for the audit trail.
-    ///
-    /// # Errors
-    /// As for [`rename`](Self::rename).
-    pub fn rename_as(&self, actor: &Actor, from: &str, to: &str) -> Result<bool> {
-        check_provider_name(to)?;
-        let renamed = self.write_if_exists(from, |transaction| {
+    /// Renames a row, and replaces one that has the new name. Returns whether there was a row to rename.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<bool> {
+        self.write_if_exists(|transaction| {
             let exists = "SELECT EXISTS (SELECT 1 FROM provider_config WHERE provider = ?1)";
             let exists: bool = transaction.query_row(exists, [from], |row| row.get(0))?;
             if !exists || from == to {
@@ -154,31 +97,11 @@ impl ProviderConfigs {
                 "UPDATE provider_config SET provider = ?1, updated_at = ?3 WHERE provider = ?2",
                 params![to, from, timestamp(SystemTime::now())],
             )
-        })?;
-        self.invalidate(Some(to));
-        if renamed && from != to {
-            self.record(actor, || {
-                AuditEvent::ProviderRenamed(from.into(), to.into())
-            });
-        }
-        Ok(renamed)
-    }
-
-    fn record(&self, actor: &Actor, event: impl FnOnce() -> AuditEvent) {
-        if let Some(audit) = &self.audit {
-            audit.record(actor.clone(), event());
-        }
-    }
-
-    fn flush(&self) {
-        if let Some(audit) = &self.audit {
-            audit.flush(BUSY_TIMEOUT);
-        }
+        })
     }
 
     fn write_if_exists(
         &self,
-        name: &str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize>,
     ) -> Result<bool> {
         if identify(&self.path)?.is_none() {
@@ -193,13 +116,12 @@ impl ProviderConfigs {
             },
             &self.path,
         )?;
-        self.invalidate(Some(name));
         Ok(count > 0)
     }
 
-    fn write<T>(&self, name: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut connection = connect_or_create(&self.path, BUSY_TIMEOUT)?;
-        let done = in_transaction(
+        in_transaction(
             &mut connection,
             |transaction| {
                 if !has_table(transaction, &self.path, TABLE)? {
@@ -209,9 +131,7 @@ impl ProviderConfigs {
                 work(transaction)
             },
             &self.path,
-        )?;
-        self.invalidate(Some(name));
-        Ok(done)
+        )
     }
 }
 

@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
 
-pub use configured::{configured_in, save_price};
-pub use json::{parse_price, parse_table, table_to_json, to_json};
+pub use configured::{database_loader, save_price};
+pub use json::{parse_price, parse_table, price_to_json, table_to_json};
 pub use shared::{clear_hardware_info_cache, global, hardware_info, set_hardware_info};
 
-/// The price of one kind of hardware.
+/// What one kind of hardware costs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Price {
     /// The name of the hardware, for people.
@@ -102,7 +102,7 @@ impl Hardware {
 
     /// Prices in a new cache, from these configurations. Readers wait if another program has locked the database.
     pub fn with_configs(configs: Arc<ProviderConfigs>) -> Self {
-        Self::new(TtlCache::new(HARDWARE), configured_in(configs, true))
+        Self::new(TtlCache::new(HARDWARE), database_loader(configs, true))
     }
 
     /// All current prices.
@@ -120,7 +120,7 @@ impl Hardware {
     }
 
     fn cached(&self, key: &str) -> Option<Arc<PriceTable>> {
-        // GetDone first, lest a table that was never set count as a miss at each look-up.
+        // First without counting: a table that was never set would count as a miss at each look-up.
         self.cache.ttl_left(key).and_then(|_| self.cache.get(key))
     }
 
@@ -134,7 +134,7 @@ impl Hardware {
     /// # Errors
     /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn set(&self, id: &str, price: Price) -> Result<()> {
-        check(id, &price)?;
+        check_price(id, &price)?;
         let changing = self.changing.lock();
         self.change(changing, |table| drop(table.insert(id.into(), price)));
         Ok(())
@@ -145,7 +145,9 @@ impl Hardware {
     /// # Errors
     /// [`Error::Malformed`] for an invalid id or price; nothing changes then.
     pub fn replace(&self, table: PriceTable) -> Result<()> {
-        table.iter().try_for_each(|(id, price)| check(id, price))?;
+        table
+            .iter()
+            .try_for_each(|(id, price)| check_price(id, price))?;
         let _changing = self.changing.lock();
         self.store_override(TABLE_OVERRIDE, table);
         self.cache.delete(PRICE_OVERRIDES);
@@ -160,14 +162,14 @@ impl Hardware {
     pub fn reset(&self, id: &str) -> Result<bool> {
         let changing = self.changing.lock();
         let configured = self.configured().get(id).cloned();
-        let was = configured.is_some() || self.table().contains_key(id);
-        if was {
+        let existed = configured.is_some() || self.table().contains_key(id);
+        if existed {
             self.change(changing, |table| match configured {
                 Some(price) => drop(table.insert(id.into(), price)),
                 None => drop(table.remove(id)),
             });
         }
-        Ok(was)
+        Ok(existed)
     }
 
     /// Restores all configured prices.
@@ -288,10 +290,10 @@ fn malformed(what: &str, reason: impl Into<String>) -> Error {
 ///
 /// # Errors
 /// [`Error::Malformed`] says which rule is broken.
-pub fn check(id: &str, price: &Price) -> Result<()> {
+pub fn check_price(id: &str, price: &Price) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    if !begins_well || !id.bytes().all(allowed) || id.len() > MAX_ID {
+    let has_valid_start = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    if !has_valid_start || !id.bytes().all(allowed) || id.len() > MAX_ID {
         return Err(malformed(
             "a hardware id",
             "it must begin with a letter, a digit or '_', contain only those, '.' and '-', and have at most 250 characters",

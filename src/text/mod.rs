@@ -1,13 +1,14 @@
-//! Bytes as text: what files and backends hold is UTF-8, or refused with the word for what it is. Knows no format.
+//! Bytes of files and backends as text. Accepts only UTF-8, and names what other bytes are: UTF-16, or a file that another
+//! program has encrypted. Knows no format.
 
 mod printable;
 
-pub(crate) use printable::{is_hidden, printable};
+pub(crate) use printable::printable;
 
 const BOM: &str = "\u{feff}";
 
-/// How files begin that a program has encrypted whole.
-const ENCRYPTED: [(&[u8], &str); 5] = [
+/// The first bytes of files that a program has encrypted whole.
+const ENCRYPTED_MAGIC: [(&[u8], &str); 5] = [
     (b"\0GITCRYPT\0", "git-crypt"),
     (b"$ANSIBLE_VAULT;", "ansible-vault"),
     (b"age-encryption.org/", "age"),
@@ -20,7 +21,10 @@ const ENCRYPTED: [(&[u8], &str); 5] = [
 /// # Errors
 /// What the bytes are instead, without quoting them.
 pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, String> {
-    if let Some((_, by)) = ENCRYPTED.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+    if let Some((_, by)) = ENCRYPTED_MAGIC
+        .iter()
+        .find(|(magic, _)| bytes.starts_with(magic))
+    {
         return Err(encrypted_by(by));
     }
     // No text begins with a NUL, and none of this program's formats has one behind its first character.

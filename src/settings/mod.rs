@@ -141,11 +141,11 @@ impl Ttl {
 
 impl Default for Ttl {
     fn default() -> Self {
-        unset(Self::read(&Reader::empty()))
+        valid_defaults(Self::read(&Reader::empty()))
     }
 }
 
-/// Settings that belong together.
+/// Settings that belong together, for the documentation.
 pub struct Group {
     /// What they are about.
     pub title: &'static str,
@@ -158,14 +158,14 @@ pub struct Group {
 /// The whole table, with the settings of these backends.
 pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<Group> {
     let reader = Reader::empty();
-    let defaults = unset(Settings::read(&reader));
+    let defaults = valid_defaults(Settings::read(&reader));
     let general = Group {
         title: "General",
         switch: None,
         settings: reader.take_read(),
     };
     let backends = backends.iter().map(AsRef::as_ref).map(|backend| {
-        unset((backend.read)(&reader, &defaults));
+        valid_defaults((backend.read)(&reader, &defaults));
         Group {
             title: backend.title,
             switch: Some(backend.switch),
@@ -183,8 +183,8 @@ pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<Row> {
     settings.map(|setting| setting.row).collect()
 }
 
-/// Where nothing is set, nothing is wrong; a test reads all settings so.
-fn unset<T>(read: Result<T>) -> T {
+/// The defaults of settings: reading them cannot fail. A test reads those of all settings.
+fn valid_defaults<T>(read: Result<T>) -> T {
     read.expect("the defaults are right")
 }
 
@@ -250,7 +250,7 @@ impl Settings {
         let rows = rows(backends);
         reader.document.check_names(&rows)?;
         let mut settings = Self::read(&reader)?;
-        // Only now, because a folder on a filesystem that hangs must not hold up those who only want to know the table.
+        // Only now, because a folder on a filesystem that hangs must not delay commands that only print the table.
         if settings.named_state_dir.is_none() {
             settings.state_dir = paths::state_dir(&settings.base_dir, root);
         }
@@ -268,7 +268,7 @@ impl Settings {
         if reader.document.is_open_to_others && settings.in_force.iter().any(in_file) {
             let name = &reader.document.name;
             tracing::warn!(
-                "{name} holds a credential and can be read by others; fix it with: chmod 600 {name}"
+                "{name} holds a credential, and other users may read it; fix it with: chmod 600 {name}"
             );
         }
         Ok(settings)

@@ -1,0 +1,142 @@
+//! `fusermount3`, the set-user-id program by which an ordinary user mounts and unmounts.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+
+use super::mount_point_state::SOURCE;
+use crate::error::{Error, Result};
+
+/// Where to look for `fusermount3`. An ordinary user's PATH comes first, and need not contain its folder.
+const PROGRAMS: [&str; 4] = [
+    "fusermount3",
+    "/bin/fusermount3",
+    "/sbin/fusermount3",
+    "/usr/bin/fusermount3",
+];
+
+/// The programs to try that mount and unmount for an ordinary user: the variable `FUSERMOUNT_PATH`, as for other FUSE
+/// filesystems, else `fusermount3`. Root runs only what lies in the system's folders.
+fn programs() -> Vec<OsString> {
+    if rustix::process::geteuid().is_root() {
+        return PROGRAMS[1..].iter().map(OsString::from).collect();
+    }
+    match std::env::var_os("FUSERMOUNT_PATH") {
+        Some(path) => vec![path],
+        None => PROGRAMS.map(OsString::from).into(),
+    }
+}
+
+/// Mounts, and returns the device.
+///
+/// # Errors
+/// Why it failed, and what to do about it.
+pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
+    let options = format!(
+        "fsname={SOURCE},subtype={SOURCE},nosuid,nodev,noexec,noatime{}",
+        // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
+        // answers from its cache without asking the server, so it must check the modes by itself.
+        if allow_root {
+            ",allow_other,default_permissions"
+        } else {
+            ""
+        }
+    );
+    let failed = |e: io::Error| Error::io("fusermount3", e);
+    for program in programs() {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| failed(e.into()))?;
+        let run = Command::new(program)
+            .args(["-o", &options, "--"])
+            .arg(mount_point)
+            // fusermount3 sends the device through this descriptor, its standard input.
+            .env("_FUSE_COMMFD", "0")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = match run {
+            Ok(child) => child,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        let received = receive_descriptor(&ours);
+        let output = child.wait_with_output().map_err(failed)?;
+        return match received {
+            Some(device) if output.status.success() => Ok(device),
+            _ => Err(Error::Settings(explain_failure(
+                mount_point,
+                &output.stderr,
+            ))),
+        };
+    }
+    Err(Error::Settings(
+        "an ordinary user mounts through `fusermount3`, which is not installed (Debian: apt install fuse3)".into(),
+    ))
+}
+
+fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
+    let stderr = String::from_utf8_lossy(stderr);
+    if stderr.contains("user_allow_other") {
+        return "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)".into();
+    }
+    format!(
+        "{} cannot be mounted: {}",
+        mount_point.display(),
+        stderr.trim()
+    )
+}
+
+/// `None` if fusermount3 ended without sending one.
+fn receive_descriptor(socket: &OwnedFd) -> Option<OwnedFd> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .ok()?;
+    ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    })
+}
+
+/// Unmounts, but only what this user has mounted.
+pub(super) fn unmount(dir: &Path) -> Result<Output> {
+    let run = |program: OsString| {
+        Command::new(program)
+            .args(["-uz", "-q", "--"])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let is_there = |result: &io::Result<Output>| {
+        result.as_ref().err().map(io::Error::kind) != Some(ErrorKind::NotFound)
+    };
+    let mut results = programs().into_iter().map(run);
+    let result = results.find(is_there);
+    result
+        .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
+        .map_err(|e| {
+            Error::io(
+                "`fusermount3`, which an ordinary user needs to unmount, cannot be run (Debian: apt install fuse3)",
+                e,
+            )
+        })
+}

@@ -1,0 +1,146 @@
+//! What a person at a terminal sees: `script` runs a shell at one, and what is typed is written to it.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use support::home::{BINARY, Home, signal};
+use support::wait_until;
+
+const PROMPT: &str = "a paste is taken whole): ";
+
+/// A shell at a terminal, which runs a script.
+struct Terminal {
+    script: Child,
+    keyboard: ChildStdin,
+    screen: ChildStdout,
+    shown: String,
+}
+
+impl Terminal {
+    fn run(home: &Home, script: &str) -> Self {
+        home.write(
+            "script.sh",
+            &format!("ask() {{ {BINARY} set \"$@\"; }}\n{script}"),
+        );
+        let mut command = home.command("script");
+        command.args(["-qec", "sh script.sh", "/dev/null"]);
+        command.env("SHELL", "/bin/sh");
+        let mut script = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            keyboard: script.stdin.take().unwrap(),
+            screen: script.stdout.take().unwrap(),
+            script,
+            shown: String::new(),
+        }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let (mut byte, from) = ([0], self.shown.len());
+        while !self.shown[from..].contains(text) {
+            assert_eq!(
+                self.screen.read(&mut byte).unwrap(),
+                1,
+                "it ended: {}",
+                self.shown
+            );
+            self.shown.push(char::from(byte[0]));
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// What was shown until the script ended.
+    fn end(mut self) -> String {
+        let mut rest = Vec::new();
+        self.screen.read_to_end(&mut rest).unwrap();
+        self.shown.push_str(&String::from_utf8_lossy(&rest));
+        self.script.wait().unwrap();
+        self.shown
+    }
+}
+
+/// Shows whether the terminal echoes.
+const ECHO: &str = "stty -a | grep -ow -e -echo -e echo";
+
+#[test]
+fn a_value_typed_at_a_terminal_is_not_shown() {
+    let home = Home::new();
+    let mut terminal = Terminal::run(&home, &format!("ask HF_TOKEN && {ECHO}"));
+    terminal.wait_for(PROMPT);
+    terminal.types("hf_wrong\x7f\x15hf_typed\r");
+    let shown = terminal.end();
+    assert!(!shown.contains("hf_"), "{shown}");
+    assert!(shown.ends_with("\necho\r\n"), "{shown}");
+    assert_eq!(home.run(&["get", "HF_TOKEN"]).done(), "hf_typed");
+}
+
+#[test]
+fn a_paste_is_stored_whole_and_the_shell_runs_none_of_it() {
+    let home = Home::new();
+    let pem = format!(
+        "-----BEGIN KEY-----\n{}\n-----END KEY-----\n",
+        "x".repeat(60_000)
+    );
+    for (paste, value) in [
+        // A terminal that marks its pastes, and one that does not.
+        (
+            format!("\x1b[200~{}\x1b[201~\r", pem.replace('\n', "\r")),
+            &pem,
+        ),
+        (pem.replace('\n', "\r"), &pem),
+        (format!("{}\r", "y".repeat(60_000)), &"y".repeat(60_000)),
+    ] {
+        let mut terminal = Terminal::run(
+            &home,
+            "ask TLS_KEY; printf 'for the shell: '; read line; echo \"[$line]\"",
+        );
+        terminal.wait_for(PROMPT);
+        terminal.types(&paste);
+        terminal.wait_for("for the shell: ");
+        terminal.types("nothing\r");
+        let shown = terminal.end();
+        assert!(shown.ends_with("[nothing]\r\n"), "{shown}");
+        assert_eq!(&home.run(&["get", "TLS_KEY"]).done(), value);
+    }
+}
+
+#[test]
+fn an_interrupted_prompt_leaves_the_terminal_and_the_secret_as_they_were() {
+    let home = Home::new();
+    home.run_with("before", &["set", "HF_TOKEN"]).done();
+    for (key, code) in [("half\x03", 130), ("half\x1c", 131), ("\x04", 1), ("\r", 1)] {
+        let mut terminal = Terminal::run(&home, &format!("ask HF_TOKEN; echo code=$?; {ECHO}"));
+        terminal.wait_for(PROMPT);
+        terminal.types(key);
+        let shown = terminal.end();
+        assert!(shown.contains(&format!("code={code}\r\n")), "{shown}");
+        assert!(shown.ends_with("\necho\r\n"), "{shown}");
+        assert_eq!(home.run(&["get", "HF_TOKEN"]).done(), "before");
+    }
+}
+
+#[test]
+fn a_prompt_that_is_terminated_restores_the_terminal() {
+    let home = Home::new();
+    let script = format!("{BINARY} set HF_TOKEN & echo $! > pid; wait $!; echo code=$?; {ECHO}");
+    // In the background it could not read: job control would stop it.
+    let script = script.replace("set HF_TOKEN &", "set HF_TOKEN < /dev/tty &");
+    let mut terminal = Terminal::run(&home, &script);
+    terminal.wait_for(PROMPT);
+    wait_until("the process is known", || {
+        std::fs::read_to_string(home.path("pid")).is_ok_and(|pid| pid.ends_with('\n'))
+    });
+    let pid = std::fs::read_to_string(home.path("pid")).unwrap();
+    signal("TERM", pid.trim().parse().unwrap());
+    let shown = terminal.end();
+    assert!(shown.contains("code=143\r\n"), "{shown}");
+    assert!(shown.ends_with("\necho\r\n"), "{shown}");
+}
