@@ -115,7 +115,7 @@ fn settings_that_are_wrong_leave_the_old_ones_in_force() {
     );
     let log = fs::read_to_string(mount.0.path(".simpletuner/live.log")).unwrap();
     assert!(
-        log.contains("error: the reload failed, the old settings stay in force:"),
+        log.contains("error: the reload failed, and the old settings stay in force:"),
         "{log}"
     );
     mount.name_the_other_file();
