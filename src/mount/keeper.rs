@@ -21,6 +21,7 @@ use super::setup::{Signals, has_terminal, leave_terminal, set_up};
 use super::start::READY;
 use super::{device, service};
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
@@ -175,6 +176,7 @@ impl Keeper {
 
     /// Runs until the mount ends.
     fn run(mut self) -> Result<()> {
+        reserve::keep();
         loop {
             if self.unmount_requested {
                 return self.unmount();

@@ -12,6 +12,7 @@ use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::process;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::sync::{self, SMALL_STACK};
@@ -127,11 +128,13 @@ impl ServerProcess {
         shared: &SharedFds,
         environment: Option<&Environment>,
     ) -> Result<Self> {
-        let (child, channel) = Channel::start(shared, state, part, environment)?;
-        let pid = Pid::from_child(&child);
-        // This fails if the process has ended already; `exit_fd` then shows it.
-        let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
-        Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        reserve::with(|| {
+            let (child, channel) = Channel::start(shared, state, part, environment)?;
+            let pid = Pid::from_child(&child);
+            // This fails if the process has ended already; `exit_fd` then shows it.
+            let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
+            Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        })
     }
 
     /// Attaches to a server that is serving already. `None`: it has ended, and another process got its exit status.

@@ -17,11 +17,12 @@ mod view;
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::{Change, SecretName, SecretValue};
 

@@ -79,6 +79,7 @@ fn over(backends: &[&Far], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager
         let options = BackendOptions {
             ttl: ttl.clone(),
             max_stale,
+            max_keys: 10_000,
             timeout: Duration::from_secs(10),
         };
         let provider = BackendProvider::new((*backend).clone(), options).unwrap();

@@ -100,6 +100,7 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: false,
         max_stale: settings.max_stale,
+        max_keys: 10_000,
         lock_timeout: settings.timeout.total,
     });
     let manager = SecretsManager::builder()

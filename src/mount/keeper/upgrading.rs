@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::{Keeper, SHUTDOWN_TIMEOUT};
 use crate::error::Result;
+use crate::files::reserve;
 use crate::live::MountChange;
 use crate::mount::channel::Channel;
 use crate::mount::environment::Environment;
@@ -279,7 +280,8 @@ impl Keeper {
         let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
         let (shared, state) = (&self.shared, &self.state);
-        let error = Channel::exec(shared, state, "keeper", environment, &hello, channel);
+        let exec = || Channel::exec(shared, state, "keeper", environment, &hello, channel);
+        let error = reserve::with(exec);
         tracing::error!("the keeper keeps running the old program with the old variables: {error}");
     }
 }

