@@ -67,3 +67,11 @@ pub(super) fn load(
         Ok(settings)
     }))
 }
+
+/// Whether root may use the mount. A reload cannot let root in.
+pub(super) fn allows_root(settings: &Settings, kernel_lets_root_in: bool) -> bool {
+    if settings.allow_root && !kernel_lets_root_in {
+        tracing::warn!("allow_root takes effect at the next mount");
+    }
+    settings.allow_root && kernel_lets_root_in
+}

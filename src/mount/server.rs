@@ -155,13 +155,8 @@ fn assemble(
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
-        allows_root: settings.allow_root && state.allow_root,
+        allows_root: in_force::allows_root(settings, state.allow_root),
     };
-    if settings.allow_root && !state.allow_root {
-        tracing::warn!(
-            "allow_root takes effect at the next mount: the kernel was told at this one"
-        );
-    }
     let file = |fd: &OwnedFd| match fd.try_clone() {
         Ok(file) => Ok(std::fs::File::from(file)),
         Err(error) => Err(Error::io("the journal", error)),
