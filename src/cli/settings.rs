@@ -75,6 +75,9 @@ defaults. An empty variable counts as unset. All of the file is optional; an unk
 known one. In it, `timeout.total` is `total` inside `timeout`. A path may begin with `~/`; a relative one begins in the folder of
 the file, or for a variable in the working folder.
 
+A mount takes them over when it is started, at `simpletuner-live reload` and at `upgrade`, and at no other time; another mount point
+and `allow_root` only when it is started.
+
 `simpletuner-live settings` shows the values, and where each comes from. `SIMPLETUNER_LIVE_LOG` (`error`, `warn`, `info`,
 `debug`) sets what is logged.
 ";

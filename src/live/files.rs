@@ -67,6 +67,13 @@ pub(super) static IN_ROOT: &[Control] = &[
         write: read_only,
     },
     Control {
+        name: "reload",
+        mode: 0o200,
+        read_mode: ReadMode::Snapshot,
+        read: |_, _| generated(""),
+        write: |tree, _, bytes| tree.reload(bytes),
+    },
+    Control {
         name: "status",
         mode: 0o400,
         read_mode: ReadMode::Snapshot,

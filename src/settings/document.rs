@@ -3,19 +3,18 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::content::{MAX_SETTINGS, SettingsContent};
 use super::setting::Row;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
 use crate::text::text_of;
 use crate::yaml::{self, Value};
 
-/// The size limit of the settings file, in bytes.
-const MAX_SETTINGS: usize = 1024 * 1024;
-
 /// The settings file.
 #[derive(Default)]
 pub(super) struct Document {
     root: Value,
+    pub(super) content: SettingsContent,
     /// The file as the user named it, for messages.
     pub(super) name: String,
     pub(super) is_open_to_others: bool,
@@ -26,23 +25,40 @@ impl Document {
     pub(super) fn read(path: &Path, must_exist: bool) -> Result<Self> {
         let name = path.display().to_string();
         let failed = |why: &str| Error::Settings(format!("{name}: {why}"));
-        let empty = |is_open_to_others| Self {
-            root: Value::null(),
-            name: name.clone(),
-            is_open_to_others,
-        };
         let content = match read_file(path, MAX_SETTINGS) {
             Ok(content) => content,
-            Err(ReadError::Missing) if !must_exist => return Ok(empty(false)),
+            Err(ReadError::Missing) if !must_exist => {
+                return Self::parse(path, SettingsContent::default());
+            }
             Err(ReadError::Missing) => return Err(failed("there is no such file")),
             Err(ReadError::NotAFile(what)) => return Err(failed(what)),
             Err(ReadError::TooLarge) => return Err(failed("it is over 1 MiB")),
             Err(ReadError::Io(error)) => return Err(Error::io(format!("reading {name}"), error)),
         };
-        let text = text_of(&content.bytes).map_err(|why| failed(&why))?;
-        let mut document = empty(content.is_open_to_others());
-        document.root = yaml::parse(text).map_err(|why| failed(&why))?.root;
-        Ok(document)
+        let is_open_to_others = content.is_open_to_others();
+        Ok(Self {
+            is_open_to_others,
+            ..Self::parse(path, SettingsContent::of(content.bytes))?
+        })
+    }
+
+    /// The file with this content. Without one, it is an empty one.
+    pub(super) fn parse(path: &Path, content: SettingsContent) -> Result<Self> {
+        let name = path.display().to_string();
+        let failed = |why: String| Error::Settings(format!("{name}: {why}"));
+        let root = match content.bytes() {
+            Some(bytes) => {
+                let text = text_of(bytes).map_err(failed)?;
+                yaml::parse(text).map_err(failed)?.root
+            }
+            None => Value::null(),
+        };
+        Ok(Self {
+            root,
+            content,
+            name,
+            is_open_to_others: false,
+        })
     }
 
     /// Refuses a name that is not in the table.

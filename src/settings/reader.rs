@@ -77,7 +77,10 @@ impl<'a> Reader<'a> {
         base: BasePaths,
     ) -> Result<Self> {
         Ok(Self {
-            document: Document::read(&base.config_file, flags.config.is_some())?,
+            document: match &flags.content {
+                Some(content) => Document::parse(&base.config_file, content.clone())?,
+                None => Document::read(&base.config_file, flags.config.is_some())?,
+            },
             flags,
             env,
             base,

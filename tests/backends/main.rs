@@ -3,6 +3,7 @@
 mod aws;
 mod aws_credentials;
 mod chain;
+mod documents;
 mod orphans;
 mod proxies;
 mod restart;

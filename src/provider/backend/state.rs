@@ -136,6 +136,7 @@ impl State {
                 return self.source.fail(error, Some(now + pause));
             }
         };
+        let is_absent = missing.is_some();
         match missing {
             Some(why) => {
                 if self.source.record_error(&why) {
@@ -152,8 +153,14 @@ impl State {
             }
         }
         self.source.change().latency = Some(now.saturating_duration_since(as_of));
-        let changed_at = changed_at.unwrap_or_else(SystemTime::now);
-        self.source.apply(Arc::new(document), as_of, changed_at);
+        let document = Arc::new(document);
+        match is_absent {
+            true => self.source.apply_absence(document, as_of),
+            false => {
+                let changed_at = changed_at.unwrap_or_else(SystemTime::now);
+                self.source.apply(document, as_of, changed_at);
+            }
+        }
     }
 }
 

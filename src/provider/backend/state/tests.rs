@@ -213,6 +213,19 @@ fn an_invalidated_document_is_served_only_while_the_backend_fails() {
 }
 
 #[test]
+fn that_there_was_no_document_does_not_stand_in_for_one_in_an_outage() {
+    let mut timed = Timed::new();
+    timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
+    assert_eq!(timed.held("A"), Absent);
+    timed.after(11 * SECOND).attempt(failure());
+    // It may have been made meanwhile.
+    let failed = Failed("test provider: out of order".to_owned());
+    assert_eq!(timed.held("A"), failed);
+    timed.attempt(document(r#"{"A": "1"}"#));
+    assert_eq!(timed.held("A"), fresh("1"));
+}
+
+#[test]
 fn a_missing_document_is_not_a_failure_and_its_reason_is_kept() {
     let mut timed = Timed::new();
     timed.attempt(document(r#"{"A": "1"}"#));
