@@ -52,6 +52,11 @@ impl BackendDocument {
         self.entries.keys()
     }
 
+    /// All values, also those under keys that are not valid secret names.
+    pub(in crate::provider) fn values(&self) -> impl Iterator<Item = &SecretValue> {
+        self.entries.values().chain(self.unnamed.values())
+    }
+
     /// How many keys are not among the names.
     pub fn skipped(&self) -> usize {
         self.unnamed.len() + self.left_out.len()

@@ -65,7 +65,7 @@ pub(super) struct Inner {
 impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
         let mut state = State::new(Rules {
-            provider: backend.name(),
+            provider: backend.name().to_owned(),
             ttl: Some(options.ttl),
             max_stale: options.max_stale,
             hangs: Box::new(|_| None),

@@ -53,7 +53,7 @@ impl Timed {
     fn new() -> Self {
         Self {
             state: State::new(Rules {
-                provider: "test",
+                provider: "test".to_owned(),
                 ttl: Some(Ttl {
                     default: 300 * SECOND,
                     missing: 10 * SECOND,
