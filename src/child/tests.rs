@@ -48,22 +48,27 @@ fn output_up_to_a_mebibyte_is_read_whole_and_more_ends_the_program() {
     assert!(ended.errors.as_bytes().ends_with(b"end\n"));
 }
 
-/// The processes whose numbers are in a file, once all are there.
-fn pids(file: &std::path::Path, count: usize) -> Vec<u32> {
-    loop {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
-        if pids.len() == count && text.ends_with('\n') {
-            return pids;
-        }
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < LONG, "waited in vain");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
+/// The processes whose numbers are in a file, once all are there.
+fn pids(file: &std::path::Path, count: usize) -> Vec<u32> {
+    let mut pids: Vec<u32> = Vec::new();
+    wait_until(|| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        pids = text.lines().filter_map(|line| line.parse().ok()).collect();
+        pids.len() == count && text.ends_with('\n')
+    });
+    pids
+}
+
 fn wait_for_the_end(pid: u32) {
-    while crate::process::is_alive(pid) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(|| !crate::process::is_alive(pid));
 }
 
 #[test]

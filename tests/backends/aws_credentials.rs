@@ -74,7 +74,7 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     let moto = Moto::start();
     moto.put("simpletuner", r#"{"KEY": "v"}"#);
     let (id, key) = ACCESS_KEY;
-    let home = home("timeout: {total: 3, connect: 1}", "");
+    let home = home("timeout: {total: 30, connect: 1}", "");
     let program = home.path("credentials");
     let runs = home.path("runs");
     let write = |seconds: u32| {
@@ -94,7 +94,11 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     // Longer than connecting may take.
     write(2);
     assert_eq!(get(&home, &moto, &[]).done(), "v");
-    write(4);
+    write(30);
+    home.write(
+        ".simpletuner/live.yaml",
+        "aws_secret_name: simpletuner\ntimeout: {total: 3, connect: 1}\n",
+    );
     let begun = Instant::now();
     let said = get(&home, &moto, &[]).failed();
     assert!(said.contains("longer than timeout.total (3 s)"), "{said}");
@@ -102,6 +106,7 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     assert!(begun.elapsed().as_secs() < 10);
 
     // A mount waits on for the one that it has started.
+    write(4);
     home.write("runs", "");
     let url = moto.url();
     let settings = "aws_secret_name: simpletuner\ntimeout: {total: 1}\n";

@@ -174,7 +174,12 @@ mod tests {
             .trim()
             .parse()
             .unwrap();
+        let begun = std::time::Instant::now();
         while crate::process::is_alive(pid) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "it is not killed"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
