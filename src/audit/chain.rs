@@ -63,7 +63,7 @@ pub(super) struct End {
     pub(super) last_event: i64,
 }
 
-/// A chain; its database need not exist yet.
+/// A hash chain in a database, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct Chain {
     path: PathBuf,

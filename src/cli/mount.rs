@@ -65,7 +65,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         ..context.flags(args.dir.as_deref())?
     };
     if args.foreground {
-        mount::leave_caller()?;
+        mount::detach_from_caller()?;
         // Before the settings are loaded, which may warn. A background part sets up its own log, and the command that started
         // it has shown the warnings.
         if args.part.is_none() {
@@ -81,7 +81,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             None => keep(false),
             Some(Part::BackgroundKeeper) => keep(true),
             Some(Part::Server) => mount::serve(settings()),
-            Some(Part::Successor) => mount::succeed(),
+            Some(Part::Successor) => mount::become_server(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }

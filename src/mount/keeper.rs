@@ -1,5 +1,5 @@
 //! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
-//! so that little in it can fail.
+//! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
 mod upgrading;
@@ -20,6 +20,7 @@ use super::setup::{Signals, leave_terminal, set_up};
 use super::start::READY;
 use super::{device, service};
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
@@ -167,6 +168,7 @@ impl Keeper {
 
     /// Runs until the mount ends.
     fn run(mut self) -> Result<()> {
+        reserve::keep();
         loop {
             if self.unmount_requested {
                 return self.unmount();

@@ -69,7 +69,7 @@ pub(super) fn mount_point_state_within(dir: &Path, timeout: Duration) -> Result<
 
 /// The stopped processes (by SIGSTOP or a debugger) of a mount that does not answer. [`super::mount_background`] and
 /// [`super::unmount`] continue them.
-pub fn stopped(dir: &Path) -> Vec<u32> {
+pub fn stopped_processes(dir: &Path) -> Vec<u32> {
     let Ok(Some(mount)) = mounted(&resolve(dir)) else {
         return Vec::new();
     };

@@ -15,7 +15,9 @@ use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper
 use super::poll::is_ready;
 use super::setup::{Signals, set_up};
 use crate::audit::AuditTrail;
+use crate::clock;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
@@ -30,6 +32,8 @@ use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the server waits before it tries again to start a keeper.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A shorter sleep makes no name too old.
+const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
@@ -71,6 +75,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             return Err(error);
         }
     };
+    reserve::keep();
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
@@ -84,6 +89,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
         drain: drain.clone(),
         tree,
         manager: manager.clone(),
+        slept: clock::slept(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
@@ -307,6 +313,8 @@ struct KeeperLink {
     drain: Drain,
     tree: Arc<Tree>,
     manager: Arc<SecretsManager>,
+    /// How long the machine had slept at the last look.
+    slept: Duration,
 }
 
 impl KeeperLink {
@@ -326,6 +334,7 @@ impl KeeperLink {
     /// Beats, and handles the next signal or message that arrives before the next beat.
     fn poll_once(&mut self) {
         self.heartbeat.beat();
+        self.notice_sleep();
         let mut fds = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.channel, PollFlags::IN),
@@ -356,6 +365,16 @@ impl KeeperLink {
         }
     }
 
+    /// The kernel's clock for the names that it keeps stands still while the machine sleeps, and values expire meanwhile.
+    fn notice_sleep(&mut self) {
+        let slept = clock::slept();
+        if slept > self.slept + MIN_SLEEP {
+            tracing::info!("the machine slept for {} s", (slept - self.slept).as_secs());
+            self.tree.kernel_names().next_epoch();
+        }
+        self.slept = self.slept.max(slept);
+    }
+
     /// Passes a request to unmount on to the keeper. Without a keeper, the server unmounts by itself.
     fn unmount(&self) {
         if self.channel.send(&ToKeeper::Unmount).is_ok() {
@@ -381,7 +400,13 @@ impl KeeperLink {
             let _ = ended.wait();
         }
         tracing::warn!("the keeper has ended; starting another");
-        let started = Channel::start(&self.shared, &self.state, "keeper");
+        let started = reserve::with(|| {
+            let (child, channel) = Channel::start(&self.shared, &self.state, "keeper")?;
+            self.state.keeper = child.id();
+            // A keeper that has ended meanwhile shows in the next `poll_once`.
+            let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
+            Ok::<_, Error>((child, channel))
+        });
         let (child, channel) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -390,9 +415,6 @@ impl KeeperLink {
                 return;
             }
         };
-        self.state.keeper = child.id();
-        // A keeper that has ended meanwhile shows in the next `poll_once`.
-        let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
         self.tree
             .set_mount_info(|info| info.keeper_pid = Some(child.id()));
         self.keeper = Some(child);

@@ -11,6 +11,7 @@ use super::channel::Channel;
 use super::handover::{HandoverState, Hello, SharedFds};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::process;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::sync::{self, SMALL_STACK};
@@ -112,11 +113,13 @@ impl ServerProcess {
     }
 
     fn start_part(part: &str, state: &HandoverState, shared: &SharedFds) -> Result<Self> {
-        let (child, channel) = Channel::start(shared, state, part)?;
-        let pid = Pid::from_child(&child);
-        // This fails if the process has ended already; `exit_fd` then shows it.
-        let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
-        Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        reserve::with(|| {
+            let (child, channel) = Channel::start(shared, state, part)?;
+            let pid = Pid::from_child(&child);
+            // This fails if the process has ended already; `exit_fd` then shows it.
+            let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
+            Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        })
     }
 
     /// Attaches to a server that is serving already. `None`: it has ended, and another process got its exit status.

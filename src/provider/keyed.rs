@@ -7,13 +7,14 @@ mod view;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 use zeroize::Zeroizing;
 
 use super::backend::{FAILING_BACKEND_TIMEOUT, Timer, after};
 use super::{Callback, Done, Provided, Provider, ProviderChanges, ProviderUpdate, View};
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
@@ -54,7 +55,7 @@ pub trait KeyedSource: Send + Sync + 'static {
     fn close(&self) {}
 }
 
-/// The provider over one such source.
+/// The provider over one [`KeyedSource`].
 pub struct KeyedProvider(Arc<Shared>);
 
 struct Shared {

@@ -24,6 +24,9 @@ fn readers(live: &Live, count: usize, key: &str) -> Child {
     shell
 }
 
+/// Hundreds of processes take a busy machine longer to start than a call may take.
+const PATIENT: &str = "timeout: {total: 60}\n";
+
 fn threads(live: &Live) -> usize {
     let tasks = format!("/proc/{}/task", live.server_pid());
     std::fs::read_dir(tasks).unwrap().count()
@@ -32,7 +35,7 @@ fn threads(live: &Live) -> usize {
 #[test]
 fn a_thousand_cold_readers_cost_one_call() {
     let world = World::new();
-    let live = world.mount("");
+    let live = world.mount(PATIENT);
     world.aws.set(Fault::Hold);
     let before = threads(&live);
     let shell = readers(&live, 1000, "IN_AWS");
@@ -167,7 +170,7 @@ fn a_slow_backend_does_not_delay_reads_of_cached_values() {
 #[test]
 fn signals_end_hundreds_of_waiting_readers() {
     let world = World::new();
-    let live = world.mount("");
+    let live = world.mount(PATIENT);
     world.aws.set(Fault::Hang);
     for (signal, number) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
         // A shell that waits does not let its children have a terminal's interrupt.

@@ -1,11 +1,12 @@
-//! A source's last values as a record for the next process, in its own types and wall-clock times.
+//! A source's last values as a record for the next process, in its own types.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Answer, Shared};
+use crate::clock::Instant;
 use crate::provider::Provided;
 use crate::provider::backend::{WallTime, to_bytes};
 use crate::secret::{SecretName, SecretValue};
@@ -27,7 +28,8 @@ struct SavedValue<'a> {
     name: &'a str,
     text: &'a str,
     changed_at: WallTime,
-    as_of: WallTime,
+    /// Since the start of the machine.
+    as_of: Duration,
     is_stale: bool,
 }
 
@@ -35,8 +37,7 @@ impl Shared {
     pub(super) fn save(&self) -> Zeroizing<Vec<u8>> {
         let state = self.state.lock();
         let value = |(name, answer): (&'_ SecretName, &'_ Answer)| {
-            let age = answer.as_of.elapsed();
-            let as_of = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+            let as_of = answer.as_of.since_boot();
             let provided = answer.provided.clone()?;
             Some((name.clone(), provided, as_of, answer.is_stale))
         };
@@ -48,7 +49,7 @@ impl Shared {
                 name: name.as_str(),
                 text: provided.value.as_str(),
                 changed_at: provided.changed_at.into(),
-                as_of: (*as_of).into(),
+                as_of: *as_of,
                 is_stale: *is_stale,
             });
         to_bytes(&Saved {
@@ -77,9 +78,8 @@ impl Shared {
             let Ok(name) = SecretName::new(value.name) else {
                 continue;
             };
-            // A time in the future means that the clock was set back since the save.
-            let age = value.as_of.age();
-            let as_of = age.and_then(|age| now.checked_sub(age));
+            // One that is still to come is of an earlier start of the machine.
+            let as_of = Some(Instant::from_boot(value.as_of)).filter(|as_of| *as_of <= now);
             let answer = Answer {
                 provided: Some(Provided {
                     value: SecretValue::new(value.text),

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Answer, LastCall, Rules};
+use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{ProviderReport, View, ViewLookup, rfc3339};
 use crate::secret::SecretName;
