@@ -47,7 +47,7 @@ pub(super) fn too_many_keys(max_keys: usize) -> String {
 
 /// The rules for a source's document.
 pub(super) struct Rules {
-    pub(super) provider: &'static str,
+    pub(super) provider: String,
     /// How long answers are fresh; `None`: until the source itself reports a change.
     pub(super) ttl: Option<Ttl>,
     /// How long the last document is served while the source fails.
@@ -64,7 +64,7 @@ impl Rules {
 
     pub(super) fn unavailable(&self, reason: &str) -> Error {
         Error::Unavailable {
-            provider: self.provider.to_owned(),
+            provider: self.provider.clone(),
             reason: reason.to_owned(),
         }
     }
@@ -293,7 +293,7 @@ impl<D: SourceDocument> View for SourceView<D> {
         let status = self.status(now);
         let last_error = self.last_error.as_ref();
         ProviderReport {
-            name: self.rules.provider.to_owned(),
+            name: self.rules.provider.clone(),
             configured: self.is_configured,
             available: self.is_configured && status.failure.is_none(),
             source: self.source.clone(),

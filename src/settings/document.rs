@@ -10,6 +10,9 @@ use crate::files::{ReadError, read_file};
 use crate::text::text_of;
 use crate::yaml::{self, Value};
 
+/// In a setting's name, what joins the list and a setting of each of its entries.
+const IN_EACH: &str = "[].";
+
 /// The settings file.
 #[derive(Default)]
 pub(super) struct Document {
@@ -74,9 +77,17 @@ impl Document {
     fn check_group(&self, group: &Value, within: &str, rows: &[Row]) -> Result<()> {
         let map = match group {
             Value::Mapping(map) => map,
+            Value::Sequence(entries) if within.ends_with(IN_EACH) => {
+                let mut groups = entries.iter();
+                return groups.try_for_each(|group| self.check_group(group, within, rows));
+            }
             group if group.is_null() => return Ok(()),
             _ => {
-                let group = within.strip_suffix('.').unwrap_or("it");
+                let group = within.trim_end_matches(IN_EACH);
+                let group = group.strip_suffix('.').unwrap_or(match group {
+                    "" => "it",
+                    group => group,
+                });
                 return match rows.iter().any(|row| row.short == Some(group)) {
                     true => Ok(()),
                     false => Err(self.wrong(&format!("{group} must hold names and values"))),
@@ -84,7 +95,9 @@ impl Document {
             }
         };
         let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
-        let known: Vec<&str> = known.filter_map(|name| name.split('.').next()).collect();
+        let known: Vec<&str> = known
+            .filter_map(|name| name.split(['.', '[']).next())
+            .collect();
         let mut seen = HashSet::new();
         for pair in map {
             let Some(name) = pair.key.as_str() else {
@@ -102,17 +115,27 @@ impl Document {
             if !seen.insert(name) {
                 return Err(self.wrong(&format!("{within}{name} is set twice")));
             }
-            let below = format!("{within}{name}.");
-            if rows.iter().any(|row| row.name.starts_with(&below)) {
-                self.check_group(&pair.value, &below, rows)?;
+            for below in [".", IN_EACH].map(|joint| format!("{within}{name}{joint}")) {
+                if rows.iter().any(|row| row.name.starts_with(&below)) {
+                    self.check_group(&pair.value, &below, rows)?;
+                }
             }
         }
         Ok(())
     }
 
+    /// How many entries the list of this name has. What is no list counts as one.
+    pub(super) fn entries(&self, list: &str) -> usize {
+        match self.root.get(list) {
+            Some(Value::Sequence(entries)) => entries.len(),
+            Some(value) if !value.is_null() => 1,
+            _ => 0,
+        }
+    }
+
     /// The value of a setting and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if the group holds just one
-    /// value. A name without a value counts as absent.
-    pub(super) fn find(&self, row: &Row) -> Option<(&'static str, &Value)> {
+    /// value. A name without a value counts as absent. `entry` is the entry of the list, for a setting in a list.
+    pub(super) fn find(&self, row: &Row, entry: usize) -> Option<(&'static str, &Value)> {
         let alone = row
             .short
             .and_then(|group| Some((group, self.root.get(group)?)));
@@ -120,9 +143,15 @@ impl Document {
             Some(alone) => alone,
             None => (
                 row.name,
-                row.name
-                    .split('.')
-                    .try_fold(&self.root, |group, name| group.get(name))?,
+                row.name.split('.').try_fold(&self.root, |group, name| {
+                    match name.strip_suffix("[]") {
+                        None => group.get(name),
+                        Some(list) => match group.get(list)? {
+                            Value::Sequence(entries) => entries.get(entry),
+                            only => Some(only),
+                        },
+                    }
+                })?,
             ),
         };
         (!value.is_null()).then_some((name, value))

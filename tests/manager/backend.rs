@@ -42,7 +42,7 @@ impl Far {
 }
 
 impl Backend for Far {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.name
     }
     fn source(&self) -> String {

@@ -40,7 +40,7 @@ impl State {
         };
         Self {
             source: CachedSource::new(Rules {
-                provider: "file",
+                provider: "file".to_owned(),
                 ttl: None,
                 max_stale,
                 hangs: Box::new(hangs),

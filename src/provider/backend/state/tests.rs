@@ -54,7 +54,7 @@ const MAX_KEYS: usize = 5;
 
 fn rules() -> Rules {
     Rules {
-        provider: "test",
+        provider: "test".to_owned(),
         ttl: Some(Ttl {
             default: 300 * SECOND,
             missing: 10 * SECOND,
