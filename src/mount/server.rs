@@ -51,7 +51,8 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             return Ok(None);
         };
         state.restarts = restarts;
-        assemble(&settings, &state, &shared, manager.clone()).map(|parts| Some((parts, manager)))
+        let parts = assemble(&settings, &state, &shared, manager.clone())?;
+        Ok(Some((parts, manager, Signals::new()?.end)))
     });
     let (
         Assembled {
@@ -62,6 +63,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             unfinished,
         },
         manager,
+        signals,
     ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
@@ -77,7 +79,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
     let keeper_link = KeeperLink {
         channel,
         keeper: None,
-        signals: Signals::new()?.end,
+        signals,
         state,
         shared,
         heartbeat,
