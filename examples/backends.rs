@@ -1,4 +1,4 @@
-//! An AWS and a Vault to try the mount with: moto and RustyVault on loopback, each with a document, and each behind a
+//! An AWS and a Vault to try the mount with: moto and OpenBao on loopback, each with a document, and each behind a
 //! proxy that can fail. Prints the variables that lead to them, and then does what each line on standard input says.
 //!
 //! `scripts/test-tools` makes the servers; they end with this program.
@@ -10,8 +10,8 @@ use std::io::{BufRead, Result, Write};
 
 use serde_json::{Map, Value, json};
 use servers::moto::Moto;
+use servers::openbao::OpenBao;
 use servers::proxy::{Fault, Proxy};
-use servers::rvault::RVault;
 
 const USAGE: &str = "commands, after `aws` or `vault`:
   put KEY=VALUE...        changes its document (KEY= removes the key)
@@ -28,7 +28,7 @@ struct Side<'a> {
 }
 
 fn main() -> Result<()> {
-    let (moto, rvault) = (Moto::start(), RVault::start());
+    let (moto, openbao) = (Moto::start(), OpenBao::start());
     let document = |value: Value| value.as_object().cloned().unwrap_or_default();
     let mut sides = [
         Side {
@@ -39,9 +39,9 @@ fn main() -> Result<()> {
         },
         Side {
             name: "vault",
-            proxy: Proxy::before(&rvault.url()),
+            proxy: Proxy::before(&openbao.url()),
             document: document(json!({"IN_VAULT": "of Vault", "IN_BOTH": "of Vault"})),
-            put: Box::new(|document| rvault.put("simpletuner", document)),
+            put: Box::new(|document| openbao.put("simpletuner", document)),
         },
     ];
     let mut out = std::io::stdout();
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     }
     writeln!(out, "export SIMPLETUNER_AWS_SECRET_NAME=simpletuner")?;
     writeln!(out, "export VAULT_ADDR={}", sides[1].proxy.url())?;
-    writeln!(out, "export VAULT_TOKEN={}", rvault.token())?;
+    writeln!(out, "export VAULT_TOKEN={}", openbao.token())?;
     writeln!(out, "# {} is AWS without the proxy", moto.url())?;
     writeln!(out, "# ready")?;
     for line in std::io::stdin().lock().lines() {

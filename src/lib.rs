@@ -55,10 +55,11 @@
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - `yaml`: YAML as PyYAML reads it, with the byte offsets of its entries
-//! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; escapes hidden characters
+//! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - [`error`]: every error, and its errno
-//! - `sync`: locks that are never poisoned, and threads; those of shuttle in its tests
+//! - [`clock`]: the clock by which things expire, which cannot be set
+//! - `sync`: locks that are never poisoned, and threads; in the tests with shuttle, those of shuttle
 //!
 #![doc = include_str!("calls.md")]
 #![warn(missing_docs)]
@@ -67,6 +68,7 @@ pub mod adopt;
 pub mod audit;
 pub mod cache;
 pub mod cli;
+pub mod clock;
 pub mod credential;
 pub mod error;
 mod files;

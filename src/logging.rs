@@ -1,12 +1,16 @@
-//! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file.
+//! Log output: commands and a foreground daemon log to standard error, a background daemon to its log file. A daemon's
+//! threads do not wait for either (`queue`), and it logs a bounded number of lines a minute from each place in the code.
+
+mod limit;
+mod queue;
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-// The library's own: `MakeWriter` is implemented for it.
-use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use tracing::level_filters::LevelFilter;
@@ -20,32 +24,58 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
 use crate::files::place;
+use limit::{Admitted, LineLimit};
+use queue::LogQueue;
 
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
+/// How long a daemon waits until its log file is open. Lines are then written when it is.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+static QUEUE: LogQueue = LogQueue::new();
 
 /// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
 pub fn init_command() {
-    start(LevelFilter::WARN, false, io::stderr);
+    start(LevelFilter::WARN, LineFormat::of_command(), io::stderr);
 }
 
 /// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
 pub fn init_foreground() {
     let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
-    start(LevelFilter::INFO, with_time, io::stderr);
+    let format = LineFormat::of_daemon(with_time);
+    match QUEUE.start(|| Some(io::stderr())) {
+        Ok(()) => start(LevelFilter::INFO, format, || &QUEUE),
+        // Without a thread, at least the lines are there.
+        Err(_) => start(LevelFilter::INFO, format, io::stderr),
+    }
 }
 
-/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB).
+/// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB). If its disk does not answer, the
+/// lines are written when it does.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
 pub fn init_daemon(path: &Path) -> Result<()> {
-    let log = LogFile::open(path, MAX_LOG_SIZE)?;
-    let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-    start(LevelFilter::INFO, true, Mutex::new(log));
+    let (sender, opened) = channel();
+    let place = path.to_owned();
+    let open = move || {
+        let log = LogFile::open(&place, MAX_LOG_SIZE);
+        let (log, result) = match log {
+            Ok(log) => {
+                let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
+                (Some(log), Ok(mode))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let _ = sender.send(result);
+        log
+    };
+    QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
+    start(LevelFilter::INFO, LineFormat::of_daemon(true), || &QUEUE);
+    let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
         let path = path.display();
@@ -54,8 +84,13 @@ pub fn init_daemon(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Waits until all that was logged is written, for a second at most. A daemon calls it before it ends.
+pub fn flush() {
+    QUEUE.flush();
+}
+
 /// Only the first call in a process has an effect.
-fn start<W>(default: LevelFilter, with_time: bool, writer: W)
+fn start<W>(default: LevelFilter, format: LineFormat, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -69,7 +104,7 @@ where
         .with_writer(writer)
         // It would report errors by `eprintln!`, which panics if standard error is closed.
         .log_internal_errors(false)
-        .event_format(LineFormat { with_time })
+        .event_format(format)
         .finish()
         // Only this crate's messages: the backends' clients may log what they sent.
         .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
@@ -91,6 +126,39 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
 /// `[TIME ]warning: message key=value`
 struct LineFormat {
     with_time: bool,
+    /// `None`: there is no limit.
+    limit: Option<LineLimit>,
+}
+
+impl LineFormat {
+    /// A command ends, and its user waits for all that it says.
+    fn of_command() -> Self {
+        Self {
+            with_time: false,
+            limit: None,
+        }
+    }
+
+    fn of_daemon(with_time: bool) -> Self {
+        Self {
+            with_time,
+            limit: Some(LineLimit::default()),
+        }
+    }
+
+    fn begin(&self, out: &mut Writer<'_>, level: Level) -> fmt::Result {
+        if self.with_time {
+            // RFC 3339, UTC.
+            SystemTime.format_time(out)?;
+            out.write_char(' ')?;
+        }
+        out.write_str(match level {
+            Level::ERROR => "error: ",
+            Level::WARN => "warning: ",
+            Level::INFO => "info: ",
+            _ => "debug: ",
+        })
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for LineFormat
@@ -104,18 +172,23 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if self.with_time {
-            // RFC 3339, UTC.
-            SystemTime.format_time(&mut out)?;
-            out.write_char(' ')?;
+        let (level, now) = (*event.metadata().level(), Instant::now());
+        let mut admitted = Admitted::Yes;
+        if let Some(limit) = &self.limit {
+            for (module, count) in limit.take_dropped(now) {
+                self.begin(&mut out, Level::WARN)?;
+                writeln!(out, "{count} more lines of {module} were not logged")?;
+            }
+            admitted = limit.admit(event.metadata(), now);
         }
-        out.write_str(match *event.metadata().level() {
-            Level::ERROR => "error: ",
-            Level::WARN => "warning: ",
-            Level::INFO => "info: ",
-            _ => "debug: ",
-        })?;
+        if admitted == Admitted::No {
+            return Ok(());
+        }
+        self.begin(&mut out, level)?;
         context.field_format().format_fields(out.by_ref(), event)?;
+        if admitted == Admitted::Last {
+            write!(out, " (more such lines within a minute are only counted)")?;
+        }
         writeln!(out)
     }
 }

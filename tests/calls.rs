@@ -55,6 +55,7 @@ fn file_options() -> FileOptions {
         key: KeySource::new(None, folder.join("credential.key")),
         encrypt: true,
         max_stale: Duration::from_secs(3600),
+        max_keys: 10_000,
         lock_timeout: Duration::from_secs(10),
     }
 }
@@ -279,7 +280,7 @@ fn rows() -> Vec<Row> {
             assert_eq!(provider.get(&name("k")).unwrap().unwrap().value.as_str(), "v");
         }
         "provider.view().report(now).available" => {
-            assert!(EnvironmentProvider::new([], "", &[]).view().report(std::time::Instant::now()).available);
+            assert!(EnvironmentProvider::new([], "", &[]).view().report(simpletuner_live::clock::Instant::now()).available);
         }
         "credential::encrypt_credential(text)" => {
             assert!(credential::encrypt_credential("v").unwrap().starts_with("Z0FBQUFB"));

@@ -1,4 +1,5 @@
-//! SEMANTICS.md: each of its rules has a number and at least one test, and each test that it names exists.
+//! SEMANTICS.md: each of its rules has a number and at least one test, and each test that it names exists. So do those that
+//! the table of waits in `docs/architecture.md` names, and `docs/security.md`.
 
 use std::fs;
 use std::path::Path;
@@ -87,6 +88,74 @@ fn every_rule_of_the_page_has_a_test_that_exists() {
     );
 }
 
+fn text_of(page: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+}
+
+/// The tests that a part of a page names, and which of them do not exist.
+fn tests_in(text: &str) -> (usize, Vec<&str>) {
+    let named = quoted(text).into_iter().filter(|name| name.contains("::"));
+    let named: Vec<&str> = named.collect();
+    let missing = named.iter().copied().filter(|name| !is_test(name));
+    (named.len(), missing.collect())
+}
+
+/// The parts of a text that name no test, or one that does not exist.
+fn untested<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let flaw = |part: &str| {
+        let (named, missing) = tests_in(part);
+        (named == 0 || !missing.is_empty()).then(|| format!("{part}: {missing:?}"))
+    };
+    parts.filter_map(flaw).collect()
+}
+
+#[test]
+fn everything_that_is_waited_for_has_a_bound_and_a_test() {
+    let page = text_of("docs/architecture.md");
+    let mut sections = page.split("\n## ");
+    let section = sections.find(|section| section.starts_with("What is waited for"));
+    let rows = section
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| "));
+    let rows: Vec<&str> = rows
+        .skip(1)
+        .filter(|row| !row.starts_with("| ---"))
+        .collect();
+    assert!(rows.len() > 15, "the table has another form: {rows:?}");
+    for row in &rows {
+        let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(columns.len(), 5, "{row}");
+        assert!(columns.iter().all(|column| !column.is_empty()), "{row}");
+    }
+    let flaws = untested(rows.iter().copied());
+    assert!(flaws.is_empty(), "{flaws:#?}");
+}
+
+#[test]
+fn every_statement_about_an_attacker_was_tried() {
+    let page = text_of("docs/security.md");
+    let attackers: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert_eq!(attackers.len(), 6, "{attackers:?}");
+    for attacker in attackers {
+        // A statement is an item of a list, with its following lines.
+        let statements = attacker.split("\n- ").skip(1);
+        let statements = statements.map(|text| text.split("\n\n").next().unwrap_or(text));
+        let flaws = untested(statements.clone());
+        assert!(flaws.is_empty(), "{flaws:#?}");
+        for kind in ["**can**", "**cannot**"] {
+            assert!(
+                statements.clone().any(|text| text.starts_with(kind)),
+                "{kind}: {attacker}"
+            );
+        }
+        assert!(
+            statements.clone().all(|text| text.starts_with("**can")),
+            "{attacker}"
+        );
+    }
+}
+
 #[test]
 fn a_rule_without_a_test_and_a_test_that_does_not_exist_are_found() {
     let page = |rules: &str, rows: &str| {
@@ -114,5 +183,17 @@ fn a_rule_without_a_test_and_a_test_that_does_not_exist_are_found() {
         "semantics::a_rule_without_a_test_and_a_test_that_does_not_exist_are_found"
     ));
     assert!(!is_test("semantics::is_test"), "not a test");
+    assert_eq!(
+        untested(
+            [
+                "a `b`",
+                "`semantics::none`",
+                "`semantics::a_rule_without_a_test_and_a_test_that_does_not_exist_are_found`"
+            ]
+            .into_iter()
+        )
+        .len(),
+        2
+    );
     assert!(!is_test("semantics::no_such_test"));
 }

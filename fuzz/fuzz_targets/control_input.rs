@@ -20,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
             let again = parse(format, &render(format, &document));
             assert!(again.is_ok_and(|again| again == document));
             render(BundleFormat::Env, &document);
+            render(BundleFormat::DockerEnv, &document);
             assert!(merge(Some(&Base::of(&document)), &document, &document).is_empty());
         }
     }

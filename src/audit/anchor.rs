@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::sync::Mutex;
 
 /// How long after a row the other trail names it, at the latest.
-const INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 /// How long an attempt waits for other programs' locks.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -23,6 +23,7 @@ pub(super) struct AnchorTimer {
     of: Chain,
     /// `None`: the other trail records nothing.
     into: Option<Chain>,
+    interval: Duration,
     due: Option<Instant>,
 }
 
@@ -32,6 +33,7 @@ impl AnchorTimer {
         Self {
             of: options.change_chain(),
             into: options.reads.then(|| options.read_chain()),
+            interval: options.anchor_interval,
             due: None,
         }
     }
@@ -41,6 +43,7 @@ impl AnchorTimer {
         Self {
             of: options.read_chain(),
             into: Some(options.change_chain()),
+            interval: options.anchor_interval,
             due: None,
         }
     }
@@ -51,7 +54,8 @@ impl AnchorTimer {
 
     /// A row was written.
     pub(super) fn start(&mut self) {
-        self.due.get_or_insert_with(|| Instant::now() + INTERVAL);
+        let interval = self.interval;
+        self.due.get_or_insert_with(|| Instant::now() + interval);
     }
 
     pub(super) fn run_if_due(&mut self, options: &AuditOptions) {

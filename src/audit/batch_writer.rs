@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::AuditOptions;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::sync::{self, Condvar, Mutex, MutexGuard, SMALL_STACK};
 
 /// How long [`BatchWriter::freeze`] blocks callers.
@@ -213,7 +214,7 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
     let mut retry_at = None;
     let mut is_failing = false;
     while let Some(wake) = shared.wait(|queue| retry_at.or_else(|| trail.due(queue))) {
-        let written = trail.write(shared, matches!(wake, Wake::Flush(_)));
+        let written = reserve::with(|| trail.write(shared, matches!(wake, Wake::Flush(_))));
         match &written {
             Ok(()) => {
                 retry_at = None;

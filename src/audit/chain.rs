@@ -63,7 +63,7 @@ pub(super) struct End {
     pub(super) last_event: i64,
 }
 
-/// A chain; its database need not exist yet.
+/// A hash chain in a database, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct Chain {
     path: PathBuf,
@@ -236,6 +236,15 @@ impl Chain {
             both[at] = (exists || verified.broken.is_some()).then_some(verified);
         }
         Ok(both)
+    }
+
+    /// The id of the row that has this hash.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if the database cannot be read.
+    pub fn find(&self, hash: &str) -> Result<Option<i64>> {
+        let row = "SELECT id FROM audit_log WHERE entry_hash = ?1 ORDER BY id LIMIT 1";
+        self.select(BUSY_TIMEOUT, row, &hash, |row| row.get(0))
     }
 
     /// Verifies every row. A missing database has no rows.

@@ -1,6 +1,6 @@
 //! The trail of changes and denied access, in SimpleTuner's chain.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
 use super::AuditOptions;
@@ -10,7 +10,7 @@ use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::Chain;
 use super::event::AuditEvent;
 use super::key::SigningKey;
-use super::refusals::{OTHERS, Refusal, RefusalKey, RefusalLimiter};
+use super::refusals::RefusalLimiter;
 use super::row::UnsignedRow;
 use super::user_names::UserNames;
 use crate::audit::timestamp;
@@ -19,6 +19,8 @@ use crate::sqlite::BUSY_TIMEOUT;
 
 /// The most rows that are kept while the database cannot be written.
 const MAX_ROWS: usize = 10_000;
+/// With so many rows waiting, denied access is only counted, so that it cannot take the place of changes.
+const MAX_ROWS_WITH_REFUSALS: usize = 1000;
 /// The longest name of a file that a denied access may have in its row, in characters.
 const MAX_FILE_NAME: usize = 300;
 
@@ -27,7 +29,7 @@ pub(super) struct ChangeLog(BatchWriter<ChangeTrail>);
 #[derive(Default)]
 pub(super) struct Queue {
     events: Vec<(SystemTime, Actor, AuditEvent)>,
-    refusals: HashMap<RefusalKey, Refusal>,
+    refusals: RefusalLimiter,
     /// Rows that the thread has made and not committed yet. They stay here until then, so that a flush sees them.
     rows: Vec<UnsignedRow>,
     lost: u64,
@@ -51,20 +53,7 @@ impl ChangeLog {
 
     pub(super) fn record_refusal(&self, uid: u32, tid: u32, what: &str) {
         let what: String = what.chars().take(MAX_FILE_NAME).collect();
-        self.0.enqueue(|queue| {
-            let files = queue.refusals.len();
-            let key = match queue.refusals.contains_key(&(uid, what.clone())) {
-                false if files >= MAX_ROWS => (uid, OTHERS.to_owned()),
-                _ => (uid, what),
-            };
-            let refusal = queue.refusals.entry(key).or_insert_with(|| Refusal {
-                at: SystemTime::now(),
-                actor: Actor::of_thread(uid, tid),
-                count: 0,
-            });
-            refusal.count += 1;
-            true
-        });
+        self.0.enqueue(|queue| queue.refusals.add(uid, tid, what));
     }
 
     /// Logs the rows that could not be written, so that they are not lost without a trace.
@@ -92,6 +81,11 @@ impl ChangeLog {
 }
 
 impl Queue {
+    fn uids(&self) -> BTreeSet<u32> {
+        let events = self.events.iter().map(|(_, actor, _)| actor.uid);
+        events.chain(self.refusals.uids()).collect()
+    }
+
     /// The rows that are not in the database, with the names of users that are known without asking.
     fn unwritten(&self) -> Vec<UnsignedRow> {
         let names = UserNames::default();
@@ -99,8 +93,7 @@ impl Queue {
             .events
             .iter()
             .map(|(at, actor, event)| event.row(actor, &names.get(actor.uid), timestamp(*at)));
-        let refusals = self.refusals.iter();
-        let refusals = refusals.map(|((_, what), refusal)| refusal.row(what, &names));
+        let refusals = self.refusals.unwritten(&names);
         let rows = self.rows.iter().cloned();
         rows.chain(events).chain(refusals).collect()
     }
@@ -111,7 +104,6 @@ pub(super) struct ChangeTrail {
     anchor: AnchorTimer,
     chain: Chain,
     key: SigningKey,
-    refusals: RefusalLimiter,
     was_checked: bool,
 }
 
@@ -127,14 +119,13 @@ impl Trail for ChangeTrail {
             anchor: AnchorTimer::of_changes(options),
             chain: options.change_chain(),
             key: options.signing_key(),
-            refusals: RefusalLimiter::default(),
             was_checked: false,
         }
     }
 
     fn due(&self, queue: &Queue) -> Option<Instant> {
-        match queue.events.is_empty() && queue.refusals.is_empty() {
-            true => [self.refusals.due(), self.anchor.due()]
+        match queue.events.is_empty() {
+            true => [queue.refusals.due(), self.anchor.due()]
                 .into_iter()
                 .flatten()
                 .min(),
@@ -144,7 +135,7 @@ impl Trail for ChangeTrail {
 
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
         self.anchor.run_if_due(&self.options);
-        let uids = self.uids(&shared.lock().queue);
+        let uids = shared.lock().queue.uids();
         // Before the lock: the user database may be slow.
         let names = UserNames::look_up(uids);
         let rows = {
@@ -152,12 +143,14 @@ impl Trail for ChangeTrail {
             let queue = &mut state.queue;
             // From one list to the other under the lock, so that a flush sees every row.
             let events = std::mem::take(&mut queue.events);
-            let refusals = std::mem::take(&mut queue.refusals);
             let events = events
                 .iter()
                 .map(|(at, actor, event)| event.row(actor, &names.get(actor.uid), timestamp(*at)));
             queue.rows.extend(events);
-            queue.rows.extend(self.refusals.rows(refusals, &names, all));
+            if queue.rows.len() < MAX_ROWS_WITH_REFUSALS {
+                let refusals = queue.refusals.take_rows(&names, all);
+                queue.rows.extend(refusals);
+            }
             let lost = std::mem::take(&mut queue.lost);
             if lost > 0 {
                 tracing::error!(
@@ -177,12 +170,6 @@ impl Trail for ChangeTrail {
 }
 
 impl ChangeTrail {
-    fn uids(&self, queue: &Queue) -> BTreeSet<u32> {
-        let events = queue.events.iter().map(|(_, actor, _)| actor.uid);
-        let refusals = queue.refusals.keys().map(|(uid, _)| *uid);
-        events.chain(refusals).chain(self.refusals.uids()).collect()
-    }
-
     fn append(&mut self, rows: &[UnsignedRow]) -> Result<()> {
         let key = self.key.key_or_create()?;
         self.chain.append(&key, rows, BUSY_TIMEOUT)?;
@@ -205,6 +192,7 @@ mod tests {
             key: None,
             reads: false,
             keep_days: None,
+            anchor_interval: std::time::Duration::from_secs(60),
         });
         log.0.run_without_thread();
         assert!(!log.flush(Instant::now()));

@@ -54,6 +54,8 @@ pub struct AuditOptions {
     pub reads: bool,
     /// For how many days reads are kept; `None`: for ever.
     pub keep_days: Option<u32>,
+    /// How long after a row the other trail names it, at the latest: a minute in a mount.
+    pub anchor_interval: Duration,
 }
 
 impl AuditOptions {
@@ -64,6 +66,7 @@ impl AuditOptions {
             key: settings.audit_key.clone(),
             reads: settings.audit_reads,
             keep_days: settings.audit_keep_days,
+            anchor_interval: anchor::INTERVAL,
         }
     }
 

@@ -1,8 +1,9 @@
 //! The thread that removes the expired entries of all caches, each at its own interval. Knows nothing else of a cache.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::Instant;
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 
 /// A cache that the thread cleans.

@@ -1,6 +1,6 @@
 //! The clock for expiry; tests replace it with one that they set.
 
-use std::time::Instant;
+use crate::clock::Instant;
 
 pub(super) enum Clock {
     System,

@@ -2,7 +2,7 @@
 //! how a missing value is computed.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -10,6 +10,7 @@ use super::cleaner::{Clean, Cleaner};
 use super::clock::Clock;
 use super::singleflight::Flights;
 use super::{CacheOptions, CacheStats};
+use crate::clock::Instant;
 use crate::sync::{Mutex, MutexGuard};
 
 /// What the clones of a cache share.

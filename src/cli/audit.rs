@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
+use crate::error::Error;
 use crate::text::printable;
 
 /// How often `tail -f` looks for new rows.
@@ -43,10 +44,17 @@ enum Action {
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live audit verify && echo whole
+  simpletuner-live audit verify --hash 6f3a...  # all 64 digits, from the log
 
-Exit codes: 0 whole, 1 broken, or it could not be checked."
+The daemon logs the last row of each trail, and its hash, a minute after a row and when the mount ends. Who has the key can
+write and sign both trails anew, but cannot change a log that is kept elsewhere.
+
+Exit codes: 0 whole, and each hash was found; 1 broken, or it could not be checked."
     )]
     Verify {
+        /// A hash that the daemon logged: one of the trails must still have its row; may be repeated
+        #[arg(long = "hash", value_name = "HASH", value_parser = parse_hash)]
+        hashes: Vec<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -87,7 +95,7 @@ With `audit_keep_days: 90` in live.yaml the mount does this once a day. SimpleTu
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let trail = AuditOptions::from_settings(&context.settings()?);
     match args.action {
-        Action::Verify { json } => verify(&trail, json),
+        Action::Verify { hashes, json } => verify(&trail, &hashes, json),
         Action::Tail {
             lines,
             follow,
@@ -107,23 +115,51 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
 }
 
-fn verify(trail: &AuditOptions, json: bool) -> Outcome {
+fn parse_hash(text: &str) -> Result<String, String> {
+    match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("a hash has 64 hexadecimal digits".into()),
+    }
+}
+
+/// A hash that was asked for, and the row that has it.
+struct Searched<'a> {
+    hash: &'a str,
+    id: Option<i64>,
+}
+
+fn verify(trail: &AuditOptions, hashes: &[String], json: bool) -> Outcome {
     let chains = [trail.change_chain(), trail.read_chain()];
     let verified = match chains.iter().any(|chain| chain.path().exists()) {
         true => Chain::verify_both(chains.each_ref(), &trail.signing_key().key()?)?,
         false => [None, None],
     };
     let path = |chain: &Chain| chain.path().display().to_string();
+    let mut searched = Vec::new();
+    for chain in &chains {
+        let find = |hash| {
+            let id = chain.find(hash)?;
+            Ok(Searched { hash, id })
+        };
+        let found: Result<Vec<_>, Error> = hashes.iter().map(|hash| find(hash.as_str())).collect();
+        searched.push(found?);
+    }
     let results: Vec<_> = chains.iter().map(path).zip(verified).collect();
     if json {
         let all: Vec<Value> = results
             .iter()
-            .map(|(path, verified)| as_json(path, verified))
+            .zip(&searched)
+            .map(|((path, verified), searched)| as_json(path, verified, searched))
             .collect();
         output::json(&all)?;
     } else {
-        for (path, verified) in &results {
+        for ((path, verified), searched) in results.iter().zip(&searched) {
             output::line(&format!("{path}: {}", describe(verified)))?;
+            for Searched { hash, id } in searched {
+                if let Some(id) = id {
+                    output::line(&format!("{path}: row {id} has the hash {hash}"))?;
+                }
+            }
         }
     }
     let broken = |verified: &Option<Verified>| verified.as_ref().and_then(|v| v.broken.clone());
@@ -135,11 +171,27 @@ fn verify(trail: &AuditOptions, json: bool) -> Outcome {
             format!("{path} is broken at row {}", broken.id),
             "the rows after it prove nothing about those before it; compare with a backup",
         )),
+        None => require(hashes, &searched),
+    }
+}
+
+/// That one of the trails has each hash.
+fn require(hashes: &[String], searched: &[Vec<Searched<'_>>]) -> Outcome {
+    let has = |wanted: &str| {
+        let mut all = searched.iter().flatten();
+        all.any(|searched| searched.hash == wanted && searched.id.is_some())
+    };
+    match hashes.iter().find(|hash| !has(hash)) {
+        Some(hash) => Err(Failure::with_hint(
+            format!("no row of either trail has the hash {hash}"),
+            "the trail was rewritten, cut off, or put back from an older copy; or `audit prune` has removed the row, whose \
+             number the log says",
+        )),
         None => Ok(()),
     }
 }
 
-fn as_json(path: &str, verified: &Option<Verified>) -> Value {
+fn as_json(path: &str, verified: &Option<Verified>, searched: &[Searched<'_>]) -> Value {
     let broken = verified
         .as_ref()
         .and_then(|verified| verified.broken.as_ref());
@@ -148,6 +200,10 @@ fn as_json(path: &str, verified: &Option<Verified>) -> Value {
         "rows": verified.as_ref().map_or(0, |verified| verified.rows),
         "removed": verified.as_ref().map_or(0, |verified| verified.removed),
         "broken": broken.map(|broken| json!({"id": broken.id, "reason": broken.reason})),
+        "hashes": searched
+            .iter()
+            .map(|Searched { hash, id }| json!({"hash": hash, "id": id}))
+            .collect::<Vec<_>>(),
     })
 }
 

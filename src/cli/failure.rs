@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
+    /// Another process has printed why, as [`report`](Self::report) does.
+    Reported,
     /// The reader of standard output has exited (`| head -c1`): ends quietly.
     OutputClosed,
 }
@@ -38,6 +40,7 @@ impl Failure {
     pub(super) fn report(&self) -> ExitCode {
         let (message, hint, code) = match self {
             Failure::OutputClosed => return ExitCode::SUCCESS,
+            Failure::Reported => return ExitCode::from(FAILED),
             Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
             Failure::Error(error) => {
                 let code = match error.is_not_found() {

@@ -24,7 +24,7 @@ pub(super) fn read(what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
 
 /// Reads a value for a secret of this name, [without the newline](without_newline) that ends a single line.
 pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
-    value_of(name, |what, limit| read(what, limit))
+    value_of(name, read)
 }
 
 /// The same from a file.

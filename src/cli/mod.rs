@@ -155,7 +155,9 @@ pub fn main() -> ExitCode {
         logging::init_command();
     }
     let context = Context { config: cli.config };
-    match cli.command.run(&context) {
+    let outcome = cli.command.run(&context);
+    logging::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

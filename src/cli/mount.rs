@@ -8,7 +8,7 @@ use clap::{ValueEnum, ValueHint};
 use super::failure::{say, warn};
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
-use crate::provider::{BACKENDS, BackendVariables};
+use crate::provider::{BACKENDS, backend_variables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -65,7 +65,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         ..context.flags(args.dir.as_deref())?
     };
     if args.foreground {
-        mount::leave_caller()?;
+        mount::detach_from_caller()?;
         // Before the settings are loaded, which may warn. A background part sets up its own log, and the command that started
         // it has shown the warnings.
         if args.part.is_none() {
@@ -81,7 +81,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             None => keep(false),
             Some(Part::BackgroundKeeper) => keep(true),
             Some(Part::Server) => mount::serve(settings()),
-            Some(Part::Successor) => mount::succeed(),
+            Some(Part::Successor) => mount::become_server(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
@@ -101,18 +101,21 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 
 /// The mount keeps the variables that it was started with; warns if this command has others.
 fn warn_of_changed_variables(mount: &MountClient) {
-    let Ok(status) = mount.read_json("status") else {
+    let here = backend_variables();
+    if here.is_empty() {
         return;
-    };
-    let used: Option<BackendVariables> =
-        serde_json::from_value(status["backend_variables"].clone()).ok();
-    let changed = used.map(|used| used.changed_here());
-    if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
-        warn(&format!(
+    }
+    let compared = mount.write_control("variables", &here);
+    match compared.and_then(|()| mount.read_text("variables")) {
+        Ok(differing) if differing.is_empty() => {}
+        Ok(differing) => warn(&format!(
             "the mount still uses the variables that it was started with; changed since: {}; \
              `simpletuner-live umount` and `mount` take the new ones",
-            changed.join(", ")
-        ));
+            differing.lines().collect::<Vec<_>>().join(", ")
+        )),
+        Err(_) => {
+            warn("the mount does not say whether its variables are still these of now; see its log")
+        }
     }
 }
 

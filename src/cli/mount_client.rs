@@ -28,7 +28,7 @@ pub(super) struct MountClient {
 /// Why a mount does not answer, and what to type next.
 fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
-    let stopped: Vec<String> = mount::stopped(mount_point)
+    let stopped: Vec<String> = mount::stopped_processes(mount_point)
         .iter()
         .map(u32::to_string)
         .collect();
@@ -323,7 +323,7 @@ mod tests {
         match failure {
             Failure::Error(error) => error.to_string(),
             Failure::Message(message, _) => message,
-            Failure::OutputClosed => "nothing".into(),
+            Failure::OutputClosed | Failure::Reported => "nothing".into(),
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u
     let signals = signals()?;
     let mut terminal = Some(QuietTerminal::start(&prompt)?);
     let mut typed = Typed::new(limit);
-    let end_by = |terminal: &mut Option<QuietTerminal>, signal| {
+    let raise = |terminal: &mut Option<QuietTerminal>, signal| {
         *terminal = None;
         emulate_default_handler(signal)
     };
@@ -39,7 +39,7 @@ pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u
         let pause = typed.ends_with_line().then_some(PASTE_PAUSE);
         match wait(&signals, pause)? {
             Event::Pause => break,
-            Event::Signal(signal) => end_by(&mut terminal, signal)?,
+            Event::Signal(signal) => raise(&mut terminal, signal)?,
             Event::Input => {}
         }
         let mut chunk = Zeroizing::new([0; 4096]);
@@ -55,10 +55,10 @@ pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u
                 None => {}
                 Some(Key::End) => has_ended = true,
                 Some(Key::Signal(SIGTSTP)) => {
-                    end_by(&mut terminal, SIGTSTP)?;
+                    raise(&mut terminal, SIGTSTP)?;
                     terminal = Some(QuietTerminal::start(&prompt)?);
                 }
-                Some(Key::Signal(signal)) => end_by(&mut terminal, signal)?,
+                Some(Key::Signal(signal)) => raise(&mut terminal, signal)?,
             }
         }
         if has_ended || typed.bytes.len() > limit {
@@ -70,7 +70,7 @@ pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u
     Ok((bytes.len() <= limit).then_some(bytes))
 }
 
-/// What is typed so far.
+/// The input so far.
 struct Typed {
     /// Has its full size from the beginning, because one that grows leaves unzeroed copies.
     bytes: Zeroizing<Vec<u8>>,
@@ -114,7 +114,7 @@ impl Typed {
             0x04 => return Some(Key::End),
             0x1a => return Some(Key::Signal(SIGTSTP)),
             0x1c => return Some(Key::Signal(SIGQUIT)),
-            // Ctrl-U takes all back, Backspace the last character.
+            // Ctrl-U deletes everything, Backspace the last character.
             0x15 => self.bytes.clear(),
             0x08 | 0x7f => while self.bytes.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
             b'\n' if self.has_marked_paste => return Some(Key::End),
@@ -168,7 +168,7 @@ impl Typed {
 enum Event {
     Input,
     Signal(i32),
-    /// Nothing came for as long as the caller wanted to wait.
+    /// The pause passed without input.
     Pause,
 }
 
@@ -180,12 +180,12 @@ fn wait(signals: &[(i32, OwnedFd)], pause: Option<Duration>) -> io::Result<Event
     fds.extend(signals.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)));
     match rustix::event::poll(&mut fds, timeout.as_ref()) {
         Ok(0) => return Ok(Event::Pause),
-        // A signal has come; its pipe is readable now.
+        // A signal has arrived; its pipe is readable now.
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let came = fds[1..].iter().position(|fd| !fd.revents().is_empty());
-    let signal = came.and_then(|index| signals.get(index));
+    let arrived = fds[1..].iter().position(|fd| !fd.revents().is_empty());
+    let signal = arrived.and_then(|index| signals.get(index));
     match signal {
         Some((signal, _)) => Ok(Event::Signal(*signal)),
         None if fds[0].revents().is_empty() => wait(signals, pause),
@@ -205,7 +205,7 @@ fn signals() -> io::Result<Vec<(i32, OwnedFd)>> {
         .collect()
 }
 
-/// A terminal that shows nothing and hands on each byte as it comes, until this is dropped.
+/// Turns off echo and line editing, so that each byte arrives at once, until it is dropped.
 struct QuietTerminal(Termios);
 
 impl QuietTerminal {

@@ -1,4 +1,4 @@
-//! `set`: writes a value from standard input to the secrets file.
+//! `set`: writes a value from standard input or a file to the secrets file.
 
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     target.set(&args.name, &value)
 }
 
-/// What at the ends of a value, or of its lines, is probably there by mistake.
+/// What is probably a mistake at the ends of a value, or of its lines.
 fn surplus(value: &[u8]) -> Option<&'static str> {
     let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
     if value.windows(2).any(|pair| pair == b"\r\n") || value.ends_with(b"\r") {

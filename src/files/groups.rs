@@ -8,7 +8,8 @@ use rustix::io::Errno;
 /// The extended attribute that holds a file's ACL (acl(5), `linux/posix_acl_xattr.h`).
 pub(crate) const ACL_ATTRIBUTE: &str = "system.posix_acl_access";
 
-/// Whether the group has the user's name and no other member, and no ACL of the file names further users.
+/// Whether the group has the user's name and no other member, and no ACL of the file names further users. `path` is not a link,
+/// or one of `/proc/self/fd`.
 pub(super) fn is_private(gid: u32, uid: u32, path: &Path) -> bool {
     let table = |path| std::fs::read_to_string(path).unwrap_or_default();
     is_private_in(&table("/etc/passwd"), &table("/etc/group"), gid, uid) && !has_acl(path)
@@ -31,7 +32,7 @@ fn is_private_in(passwd: &str, group: &str, gid: u32, uid: u32) -> bool {
 
 /// An ACL that names users shows in the group's bits of the mode.
 fn has_acl(path: &Path) -> bool {
-    let acl = rustix::fs::lgetxattr(path, ACL_ATTRIBUTE, &mut [0; 0]);
+    let acl = rustix::fs::getxattr(path, ACL_ATTRIBUTE, &mut [0; 0]);
     !matches!(acl, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 

@@ -349,7 +349,7 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
     let me = rustix::process::geteuid().as_raw();
     let shown = path.display();
     let kind = FileType::from_raw_mode(stat.st_mode);
-    if !is_ours(stat.st_uid, is_in_shared) {
+    if !is_trusted(stat.st_uid, me, is_in_shared) {
         let owner = stat.st_uid;
         return Err(untrusted(match kind {
             FileType::Symlink => {
@@ -366,8 +366,7 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
     if kind == FileType::Symlink {
         return Ok(false);
     }
-    let is_writable = stat.st_mode & 0o002 != 0
-        || stat.st_mode & 0o020 != 0 && !groups::is_private(stat.st_gid, stat.st_uid, path);
+    let is_writable = others_can_write(stat, path);
     let is_sticky = kind == FileType::Directory && stat.st_mode & 0o1000 != 0;
     if is_writable && !is_sticky {
         return Err(match kind {
@@ -394,14 +393,19 @@ fn writable(path: &Path) -> io::Error {
     ))
 }
 
-/// Whether an owner is this user or root.
-fn is_ours(uid: u32, is_in_shared: bool) -> bool {
-    let me = rustix::process::geteuid().as_raw();
-    uid == me || uid == 0 || !is_in_shared && *UNMAPPED_OWNER == Some(uid)
+/// Whether others than the owner can write a file or folder. `path` is not a link, or one of `/proc/self/fd`.
+pub(crate) fn others_can_write(stat: &Stat, path: &Path) -> bool {
+    stat.st_mode & 0o002 != 0
+        || stat.st_mode & 0o020 != 0 && !groups::is_private(stat.st_gid, stat.st_uid, path)
+}
+
+/// Whether `user` trusts an owner: itself, or root. `is_in_shared`: others can add entries to the folder that it lies in.
+pub(crate) fn is_trusted(owner: u32, user: u32, is_in_shared: bool) -> bool {
+    owner == user || owner == 0 || !is_in_shared && *UNMAPPED_OWNER == Some(owner)
 }
 
 /// In a user namespace without root, root's files have this owner, as do those of all other users that are not mapped.
-pub(crate) static UNMAPPED_OWNER: LazyLock<Option<u32>> = LazyLock::new(|| {
+static UNMAPPED_OWNER: LazyLock<Option<u32>> = LazyLock::new(|| {
     let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
     let all = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");

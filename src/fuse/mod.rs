@@ -7,6 +7,7 @@
 mod convert;
 mod drain;
 mod errors;
+mod folders;
 mod init;
 mod read_buffer;
 mod reply;
@@ -30,7 +31,7 @@ use libc::{EINVAL, ENODATA, ENOENT};
 
 use crate::live::{AttrChange, Tree};
 use crate::process::heartbeat::HeartbeatPage;
-use convert::{file_type, open_flags, system_time, utf8};
+use convert::{open_flags, system_time, utf8};
 pub use drain::Drain;
 use reply::xattr_reply;
 use requests::Dispatcher;
@@ -101,12 +102,22 @@ impl Filesystem for Fs {
         self.0.tree.forget(ino.0, count);
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
         self.0.ask(
             request,
             "stat",
             reply,
-            move |tree, caller, waited| tree.attr(caller, ino.0, waited),
+            // The kernel gives the handle where it asks for itself, during a read: fstat(2) comes without.
+            move |tree, caller, waited| match handle {
+                Some(_) => tree.attr_of_open(caller, ino.0, waited),
+                None => tree.attr(caller, ino.0, waited),
+            },
             // `stat` shows the file's number, which a new value keeps, not the inode's.
             |fs, reply, attr| reply.attr(&attr.valid, &fs.file_attr(attr.ino, &attr)),
         );
@@ -341,16 +352,8 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.0.begin(request, reply, |fs, _, mut reply| {
-            let result = fs.tree.read_dir(ino.0, offset, |listed, next| {
-                !reply.add(
-                    INodeNo(listed.ino),
-                    next,
-                    file_type(listed.file_type),
-                    &listed.name,
-                )
-            });
-            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.read_dir(caller, ino.0, offset, reply);
         });
     }
 
@@ -362,15 +365,8 @@ impl Filesystem for Fs {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.0.begin(request, reply, |fs, _, mut reply| {
-            let tree = &fs.tree;
-            let result = tree.read_dir_plus(ino.0, handle.0, offset, |name, found, next| {
-                let ino = INodeNo(found.attr.ino);
-                let attr = fs.file_attr(found.nodeid, &found.attr);
-                let valid = found.attr.valid.min(found.valid);
-                !reply.add(ino, next, name, &valid, &attr, Generation(0))
-            });
-            fs.answer("readdir", result, reply, |reply, ()| reply.ok());
+        self.0.begin(request, reply, |fs, caller, reply| {
+            fs.read_dir_plus(caller, ino.0, handle.0, offset, reply);
         });
     }
 

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::{Change, SecretName, SecretValue};
 
+/// Takes the next piece of a rendered text.
+type Out<'a> = &'a mut dyn FnMut(&str);
+
 /// Secrets by name.
 pub type Document = BTreeMap<SecretName, SecretValue>;
 

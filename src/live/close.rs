@@ -3,6 +3,7 @@
 
 use super::commit::Commits;
 use super::{Caller, Tree};
+use crate::files::reserve;
 use crate::process::ExitState;
 use crate::versions::DirEntry;
 
@@ -11,6 +12,10 @@ impl Tree {
     /// answer; an error of the commit is what close(2) returns. It reads `/proc`, so it must not run on the thread that
     /// answers.
     pub fn close(&self, caller: &Caller, handle: u64) -> Commits {
+        reserve::with(|| self.closed(caller, handle))
+    }
+
+    fn closed(&self, caller: &Caller, handle: u64) -> Commits {
         let (ino, file, opener) = {
             let state = self.state();
             let Some(ino) = state.written_by(handle) else {
@@ -98,7 +103,8 @@ impl Tree {
     pub fn release(&self, handle: u64) -> Commits {
         self.layout.released(handle);
         let mut state = self.state();
-        let released = state.release(handle, |process| self.processes.is_alive(process.pid));
+        let is_alive = |pid| reserve::with(|| self.processes.is_alive(pid));
+        let released = state.release(handle, |process| is_alive(process.pid));
         Commits::of_buffers(released)
     }
 }

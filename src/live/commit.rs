@@ -4,6 +4,7 @@ use super::audit::Writer;
 use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
 use crate::versions::{DirEntry, Inode, Unavailable};
 
@@ -138,6 +139,10 @@ impl Tree {
     /// # Errors
     /// Those of the contract's table; then nothing of that write has changed.
     pub fn commit(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
+        reserve::with(|| self.commit_all(all))
+    }
+
+    fn commit_all(&self, all: &[Commits]) -> Vec<std::result::Result<(), OpError>> {
         let mut results: Vec<_> = all.iter().map(|_| Ok(())).collect();
         let mut batch: Vec<(usize, &Commit, BatchedWrite)> = Vec::new();
         for (index, commits) in all.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::audit::Writer;
 use super::bundle::{self, BundleFormat};
@@ -10,6 +10,7 @@ use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::Actor;
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::hardware;
 use crate::manager::Lookup;

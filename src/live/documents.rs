@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::bundle::{self, Base, BundleFormat, Document};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
+use crate::clock::Instant;
 use crate::error::Result;
 use crate::manager::{Lookup, Snapshot};
 use crate::provider::ListingState;

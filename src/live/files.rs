@@ -11,6 +11,7 @@ use super::Tree;
 use super::resolved::Resolved;
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
+use crate::provider::differing_variables;
 use crate::secret::SecretValue;
 
 /// A file that is always there and whose content is generated at each look. `of` is the cache or the provider whose file
@@ -72,6 +73,21 @@ pub(super) static IN_ROOT: &[Control] = &[
         read: |tree, _| json_text(&tree.status()),
         write: read_only,
     },
+    Control {
+        name: "variables",
+        mode: 0o600,
+        read_mode: ReadMode::Snapshot,
+        read: |tree, _| {
+            let names = tree.mount_info().comparisons.differing;
+            generated(
+                &names
+                    .iter()
+                    .map(|name| format!("{name}\n"))
+                    .collect::<String>(),
+            )
+        },
+        write: compare_variables,
+    },
 ];
 
 /// In `cache/` and in each cache's folder there.
@@ -117,6 +133,23 @@ pub(super) static PROVIDER: Control = Control {
 fn read_only(_: &Tree, _: Option<&str>, _: &[u8]) -> Result<()> {
     let refused = std::io::Error::from_raw_os_error(libc::EACCES);
     Err(Error::io("this file is read-only", refused))
+}
+
+/// Compares the backends' variables of the process that writes with those of the mount.
+fn compare_variables(tree: &Tree, _: Option<&str>, bytes: &[u8]) -> Result<()> {
+    let mut is_counted = false;
+    tree.set_mount_info(|info| is_counted = info.comparisons.count());
+    if !is_counted {
+        let refused = std::io::Error::from_raw_os_error(libc::EBUSY);
+        let what = "the variables were compared too often; try again in a minute";
+        return Err(Error::io(what, refused));
+    }
+    let differing = differing_variables(bytes).ok_or_else(|| Error::Malformed {
+        what: "variables".into(),
+        reason: "it must have NAME=VALUE and a zero byte for each variable".into(),
+    })?;
+    tree.set_mount_info(|info| info.comparisons.differing = differing);
+    Ok(())
 }
 
 fn stats(tree: &Tree, of: Option<&str>) -> Resolved {

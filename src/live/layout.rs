@@ -244,6 +244,16 @@ impl Layout {
         Some(&self.folders.get(&ino)?.dir)
     }
 
+    /// A folder's path below the mount; `/` for the mount itself.
+    pub(super) fn path_of_folder(&self, ino: u64) -> Option<String> {
+        let folder = self.folders.get(&ino)?;
+        if ino == ROOT {
+            return Some("/".to_owned());
+        }
+        let parent = self.path_of_folder(folder.parent)?;
+        Some(format!("{}/{}", parent.trim_end_matches('/'), folder.name))
+    }
+
     /// The folder of a name in another one.
     pub(super) fn subfolder(&self, dir_entry: &DirEntry) -> Option<u64> {
         let number = *self.by_dir_entry.get(dir_entry)?;

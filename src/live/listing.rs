@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, Tree};
+use crate::clock::Instant;
 use crate::manager::Snapshot;
 use crate::versions::DirEntry;
 
@@ -36,11 +36,10 @@ pub(super) struct UnprocessedListings {
 }
 
 impl UnprocessedListings {
-    /// None of the handles is one that an earlier server gave: those count nanoseconds since 1970, too.
+    /// None of the handles is one that an earlier server gave: those count nanoseconds since the machine's start, too.
     pub(super) fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            next: since.map_or(0, |since| since.as_nanos() as u64),
+            next: Instant::now().since_boot().as_nanos() as u64,
             by_handle: HashMap::new(),
             secrets: None,
         }
@@ -56,7 +55,7 @@ impl Tree {
     /// # Errors
     /// EACCES, ENOTDIR.
     pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
-        self.check_caller(caller, "opendir")?;
+        self.check_caller_of(caller, ino)?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         if *dir == DirKind::Secrets {
             // The listing does not wait for it; the next listing shows what came.
@@ -167,27 +166,31 @@ impl Tree {
     /// had room.
     ///
     /// # Errors
-    /// ENOTDIR.
+    /// EACCES, ENOTDIR.
     pub fn read_dir(
         &self,
+        caller: &Caller,
         ino: u64,
         offset: u64,
         mut emit: impl FnMut(Listed, u64) -> bool,
     ) -> Result<(), OpError> {
+        self.check_caller_of(caller, ino)?;
         self.page(ino, offset, |at, listed| !emit(listed, at))
     }
 
     /// As [`read_dir`](Self::read_dir), with what `stat` shows of each name. Each name that `emit` had room for counts as looked up.
     ///
     /// # Errors
-    /// ENOTDIR.
+    /// EACCES, ENOTDIR.
     pub fn read_dir_plus(
         &self,
+        caller: &Caller,
         ino: u64,
         handle: u64,
         offset: u64,
         mut emit: impl FnMut(&str, &LookupReply, u64) -> bool,
     ) -> Result<(), OpError> {
+        self.check_caller_of(caller, ino)?;
         self.listing_is_out(handle);
         self.page(ino, offset, |at, listed| {
             let found = self.listed(ino, &listed);

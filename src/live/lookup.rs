@@ -1,4 +1,4 @@
-//! LOOKUP, GETATTR and ACCESS: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if
+//! LOOKUP and GETATTR: from names to inodes, and what `stat` shows of them. A lookup does not wait for a provider: if
 //! one must be asked, it answers a placeholder, and `stat` or `open` of that placeholder waits.
 
 use std::time::{Duration, SystemTime};
@@ -34,7 +34,7 @@ impl Tree {
             return Ok(LookupReply {
                 nodeid: dir,
                 attr: self.folder_attr(dir),
-                valid: FOLDER_VALID,
+                valid: self.kept_for(FOLDER_VALID),
             });
         }
         if let Some(number) = self.layout.generated_at(&dir_entry)
@@ -199,8 +199,23 @@ impl Tree {
     /// What `stat` shows of an inode. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE if the kernel should look the name up anew; else why the content cannot be read.
+    /// EACCES. ESTALE if the kernel should look the name up anew; else why the content cannot be read.
     pub fn attr(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<Attr, OpError> {
+        self.check_caller_of(caller, ino)?;
+        self.attr_of_open(caller, ino, has_waited)
+    }
+
+    /// As [`attr`](Self::attr), where the kernel says that the caller reads an open file. Who was given a descriptor may read
+    /// what it was opened on.
+    ///
+    /// # Errors
+    /// As for [`attr`](Self::attr), without EACCES.
+    pub fn attr_of_open(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        has_waited: bool,
+    ) -> Result<Attr, OpError> {
         if self.layout.dir(ino).is_some() {
             return Ok(self.folder_attr(ino));
         }
@@ -275,7 +290,7 @@ impl Tree {
             nlink: 2 + self.layout.subfolder_count(ino),
             // A change of what is in it makes the kernel look it up anew, if it holds names at all.
             valid: if ino == ROOT {
-                FOLDER_VALID
+                self.kept_for(FOLDER_VALID)
             } else {
                 self.names.validity()
             },
@@ -324,7 +339,7 @@ impl Tree {
         };
         let mut attr = match state.inode(ino) {
             Some(Inode::Version(version)) => Attr {
-                valid: VERSION_VALID,
+                valid: self.kept_for(VERSION_VALID),
                 ctime: version.changed_at.max(version.mtime),
                 ..self.file_attr(number, mode, version.value.len(), version.mtime)
             },
@@ -340,28 +355,6 @@ impl Tree {
         };
         attr.nlink = u32::from(file.is_some_and(|file| file.dir_entry.is_some()));
         attr
-    }
-
-    /// Whether the caller may look at, write to or search the inode (access(2); `mask` of R_OK, W_OK and X_OK).
-    ///
-    /// # Errors
-    /// EACCES.
-    pub fn access(&self, caller: &Caller, ino: u64, mask: i32) -> Result<(), OpError> {
-        self.check_caller(caller, "access")?;
-        let mode = match (self.layout.dir(ino), self.layout.generated(ino)) {
-            (Some(dir), _) => dir.mode(),
-            (_, Some(generated)) => generated.kind.mode(),
-            _ => {
-                let state = self.state();
-                self.inode_attr(&state, ino).mode
-            }
-        };
-        let root_reads = if caller.uid == 0 { libc::R_OK } else { 0 };
-        if mask & !(i32::from(mode >> 6) | root_reads) & 0o7 == 0 {
-            Ok(())
-        } else {
-            Err(OpError::Errno(libc::EACCES))
-        }
     }
 
     /// The kernel forgets `count` lookups of the inode.

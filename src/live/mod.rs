@@ -4,7 +4,9 @@
 //! A name leads to a version of its content until something changes. A change sends the kernel one epoch before it is
 //! acknowledged ([`KernelNames`]). An operation never waits for a provider: one that cannot be answered yet returns what it is
 //! blocked on ([`WaitOn`]). Its caller waits for that ([`Tree::when_unblocked`]) and then calls it again.
+//! [`Tree`] is one type, because each operation may change any of it; its methods stand in the file of their operation.
 
+mod access;
 mod audit;
 pub mod bundle;
 mod close;
@@ -48,7 +50,7 @@ use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
-use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, Opener, State};
+use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -269,7 +271,7 @@ impl Tree {
             owner,
             sees_callers: processes.sees_callers(),
             processes,
-            names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some()),
+            names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some() || owner.shares_mount()),
             state: Mutex::new(restored.state),
             journal,
             free: Mutex::default(),
@@ -362,38 +364,6 @@ impl Tree {
     /// The user and group that all files belong to.
     pub fn owner(&self) -> Owner {
         self.owner
-    }
-
-    /// Refuses all but the owner, and root where it is let in.
-    fn check_caller(&self, caller: &Caller, what: &str) -> Result<(), OpError> {
-        if caller.uid == self.owner.uid || (self.owner.allows_root && caller.uid == 0) {
-            return Ok(());
-        }
-        Err(self.refuse(caller, what))
-    }
-
-    /// The caller, as the opener of a file to write.
-    ///
-    /// # Errors
-    /// EPERM if the daemon cannot see the caller, because it could not know when the caller closes the file.
-    fn opener(&self, caller: &Caller) -> Result<Opener, OpError> {
-        let process = match caller.tid {
-            0 => None,
-            _ if !self.sees_callers => None,
-            tid => self.processes.of_thread(tid),
-        };
-        let Some(process) = process else {
-            return Err(OpError::Error(Error::io(
-                "a writer in a pid namespace out of sight: run the daemon in the same one as its writers, or write \
-                 from the daemon's",
-                std::io::Error::from_raw_os_error(libc::EPERM),
-            )));
-        };
-        Ok(Opener {
-            process,
-            uid: caller.uid,
-            program: audit::actor(caller).program,
-        })
     }
 
     /// Has `free` free large buffers. `None`: the thread that drops them does.

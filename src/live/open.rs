@@ -53,7 +53,7 @@ impl Tree {
         flags: i32,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
-        self.check_caller(caller, "open")?;
+        self.check_caller_of(caller, ino)?;
         if self.layout.dir(ino).is_some() {
             return Err(OpError::Errno(libc::EISDIR));
         }

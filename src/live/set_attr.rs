@@ -49,7 +49,7 @@ impl Tree {
         change: AttrChange,
         has_waited: bool,
     ) -> Result<AttrChanged, OpError> {
-        self.check_caller(caller, "setattr")?;
+        self.check_caller_of(caller, ino)?;
         let present = self.attr(caller, ino, has_waited);
         let mut state = self.state();
         if !self.is_being_written(&state, ino) {

@@ -1,9 +1,14 @@
 //! The file `status`: the state of the mount, its server, its caches and its providers, as JSON.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
 use super::Tree;
-use crate::provider::BackendVariables;
+
+/// How many comparisons there may be in a minute.
+const MAX_COMPARISONS: usize = 10;
+const COMPARISONS_WINDOW: Duration = Duration::from_secs(60);
 
 /// Facts about the mount, which the code that mounts sets and the file `status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -18,12 +23,33 @@ pub struct MountInfo {
     pub keeper_pid: Option<u32>,
     /// The last servers that ended.
     pub restarts: Vec<Restart>,
-    /// The backends' variables that are in force.
-    pub variables: BackendVariables,
     /// The program that `upgrade` changes to.
     pub program: Option<String>,
     /// The last attempt to upgrade.
     pub upgrade: Option<Upgrade>,
+    /// The comparisons of the backends' variables with another process's.
+    #[serde(skip)]
+    pub(super) comparisons: Comparisons,
+}
+
+/// What the file `variables` shows, and when it was written to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Comparisons {
+    /// The names that differed the last time.
+    pub(super) differing: Vec<String>,
+    times: Vec<Instant>,
+}
+
+impl Comparisons {
+    /// Counts a comparison, unless there were too many in the last minute: each says whether a value was guessed.
+    pub(super) fn count(&mut self) -> bool {
+        self.times.retain(|at| at.elapsed() < COMPARISONS_WINDOW);
+        let may = self.times.len() < MAX_COMPARISONS;
+        if may {
+            self.times.push(Instant::now());
+        }
+        may
+    }
 }
 
 /// A server that ended and was replaced.
@@ -83,7 +109,6 @@ impl Tree {
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
-            "backend_variables": mount.variables,
             "program": mount.program,
             "upgrade": mount.upgrade,
             "mount_point": mount.mount_point,

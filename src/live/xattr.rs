@@ -27,7 +27,7 @@ impl Tree {
         {
             return Err(OpError::Errno(libc::EOPNOTSUPP));
         }
-        self.check_caller(caller, name)?;
+        self.check_caller_of(caller, ino)?;
         let none = || OpError::Errno(libc::ENODATA);
         let secret = match self.file_with_attributes(ino).ok_or_else(none)? {
             FileKind::Secret(secret) if OF_SECRETS.contains(&name) => secret,
@@ -62,7 +62,7 @@ impl Tree {
     /// # Errors
     /// EACCES.
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
-        self.check_caller(caller, "listxattr")?;
+        self.check_caller_of(caller, ino)?;
         let names: &[&str] = match self.file_with_attributes(ino) {
             Some(FileKind::Secret(_)) => &OF_SECRETS,
             Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {

@@ -2,9 +2,10 @@
 //! is the answer if no later provider has the key.
 
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{FoundSecret, Lookup, SecretsManager, Snapshot, provider_failed};
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::provider::{Done, ListingState, wait_for};
 use crate::secret::{SecretName, SecretValue};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use super::Event;
+use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{Provider, View};
 

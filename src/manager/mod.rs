@@ -1,4 +1,7 @@
 //! The chain of providers: the first one that has a key wins, and writes go to the one that has a store. Knows no mount.
+//!
+//! [`SecretsManager`] is one type, because all of it goes through its current [`Snapshot`]. Its methods stand in the file of
+//! what they do: `builder`, `chain` (reads), `writes`, `publish`.
 
 mod builder;
 mod chain;
@@ -27,7 +30,7 @@ pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, ChangedKey};
 pub use snapshot::{Lookup, SecretVersion, Snapshot};
-pub use writes::{Outcome, SetOutcome};
+pub use writes::{SetOutcome, WriteOutcome};
 
 /// The secrets of all providers.
 ///

@@ -119,7 +119,7 @@ impl SecretsManager {
                 {
                     differs = true;
                     // A provider's first answer brings new names.
-                    let now = std::time::Instant::now();
+                    let now = crate::clock::Instant::now();
                     any |= matches!(source.view.listing_state(now), ListingState::Unknown);
                 }
                 sources.push(Source {

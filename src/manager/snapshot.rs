@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::provider_failed;
+use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{ListingState, ProviderReport, View, ViewLookup, no_answer};
 use crate::secret::{SecretName, SecretValue};

@@ -10,7 +10,7 @@ use crate::secret::{Change, SecretName, SecretValue};
 
 /// The outcome of a write for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct WriteOutcome {
     /// The key.
     pub name: SecretName,
     /// Whether it was set or deleted.
@@ -56,7 +56,7 @@ impl SecretsManager {
     ///
     /// # Errors
     /// As for [`set`](Self::set) and [`delete`](Self::delete).
-    pub fn apply(&self, changes: &[Change]) -> Result<Vec<Outcome>> {
+    pub fn apply(&self, changes: &[Change]) -> Result<Vec<WriteOutcome>> {
         let mut results = self.apply_each(&[changes])?;
         results.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
@@ -66,7 +66,7 @@ impl SecretsManager {
     ///
     /// # Errors
     /// As for [`apply`](Self::apply), for each batch. [`Error::Settings`] for all of them if no provider has a store.
-    pub fn apply_each(&self, batches: &[&[Change]]) -> Result<Vec<Result<Vec<Outcome>>>> {
+    pub fn apply_each(&self, batches: &[&[Change]]) -> Result<Vec<Result<Vec<WriteOutcome>>>> {
         let (index, entry, store) = self.store()?;
         let written = store.apply_each(batches);
         let mut all = Vec::new();
@@ -79,7 +79,7 @@ impl SecretsManager {
                 };
                 self.outcome(index, name, kind)
             };
-            let outcomes: Vec<Outcome> = changes.iter().map(outcome).collect();
+            let outcomes: Vec<WriteOutcome> = changes.iter().map(outcome).collect();
             all.extend_from_slice(&outcomes);
             Ok(outcomes)
         });
@@ -152,23 +152,23 @@ impl SecretsManager {
         })
     }
 
-    fn outcome(&self, store_index: usize, name: &SecretName, kind: ChangeKind) -> Outcome {
+    fn outcome(&self, store_index: usize, name: &SecretName, kind: ChangeKind) -> WriteOutcome {
         let mut before = self.chain[..store_index].iter();
         let shadowing = before.find(|entry| entry.provider.view().has(name));
-        Outcome {
+        WriteOutcome {
             name: name.clone(),
             kind,
             shadowed_by: shadowing.map(|entry| entry.name.to_string()),
         }
     }
 
-    fn after_write(&self, entry: &ChainEntry, outcomes: &[Outcome]) {
+    fn after_write(&self, entry: &ChainEntry, outcomes: &[WriteOutcome]) {
         self.publish();
         if let Some(store) = entry.provider.store() {
             store.wait_for_watchers();
         }
         let mut events = Vec::new();
-        for Outcome {
+        for WriteOutcome {
             name,
             kind,
             shadowed_by,

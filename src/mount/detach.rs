@@ -1,23 +1,68 @@
 //! Takes a mount out of the tree: umount(2) for root, `fusermount3` for other users. A mount is what its id says, never what
 //! lies at a path.
 
+use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::connection::Connection;
 use super::fusermount;
 use super::trust::path_of_descriptor;
 use crate::error::{Error, Result};
 use crate::process;
-use crate::process::mountinfo::Mount;
+use crate::process::mountinfo::{Mount, MountId};
+use crate::sync::{self, LARGE_STACK};
 
-/// Takes this mount out of the tree, whether it is in use or not.
+/// How long the system may take to take a mount out of the tree: another filesystem, on which its folder lies, may hang.
+const DETACH_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Takes this mount out of the tree, whether it is in use or not. Another filesystem on the way may never answer, so a
+/// thread of its own does it.
 ///
 /// # Errors
-/// Another filesystem lies on its mount point, or the system refuses.
+/// Another filesystem lies on its mount point, or the system refuses; ETIMEDOUT.
 pub(super) fn detach(mount: &Mount) -> Result<()> {
+    let (sender, receiver) = channel();
+    let place = mount.clone();
+    let run = move || drop(sender.send(detach_by_path(&place)));
+    if sync::spawn("detach", LARGE_STACK, run).is_err() {
+        return detach_by_path(mount);
+    }
+    let detached = receiver.recv_timeout(DETACH_TIMEOUT);
+    detached.unwrap_or_else(|_| {
+        let place = mount.point.display();
+        let context = format!(
+            "{place} cannot be unmounted, because the filesystem that this folder lies on does not answer \
+             (`umount -l {place}` when it does)"
+        );
+        Err(Error::io(context, Errno::TIMEDOUT))
+    })
+}
+
+/// Takes a mount out of the tree, if it is still there, for one of its own processes, which ends then. Returns its connection
+/// if that fails: once the last writes are done, [`end_connection`] ends it, because a thread that the kernel holds may keep
+/// `/dev/fuse` open.
+pub(super) fn leave(mount: &MountId) -> Option<io::Result<Connection>> {
+    let mount = mount.find()?;
+    let connection = Connection::of(&mount);
+    let error = detach(&mount).err()?;
+    tracing::error!("{error}");
+    Some(connection)
+}
+
+/// Ends what [`leave`] left.
+pub(super) fn end_connection(left: Option<io::Result<Connection>>) {
+    if let Some(Err(error)) = left.map(|left| left.and_then(|connection| connection.abort())) {
+        tracing::error!("the connection of the mount cannot be ended: {error}");
+    }
+}
+
+fn detach_by_path(mount: &Mount) -> Result<()> {
     let dir = &mount.point;
     let refused = |error: Errno| Error::io(format!("{} cannot be unmounted", dir.display()), error);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

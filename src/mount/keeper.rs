@@ -1,5 +1,5 @@
 //! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
-//! so that little in it can fail.
+//! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
 mod upgrading;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
-use super::detach::detach;
+use super::detach::{end_connection, leave};
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
@@ -20,6 +20,7 @@ use super::setup::{Signals, leave_terminal, set_up};
 use super::start::READY;
 use super::{device, service};
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
@@ -167,6 +168,7 @@ impl Keeper {
 
     /// Runs until the mount ends.
     fn run(mut self) -> Result<()> {
+        reserve::keep();
         loop {
             if self.unmount_requested {
                 return self.unmount();
@@ -304,7 +306,7 @@ impl Keeper {
             }
             if Instant::now() >= until {
                 // A store that hangs can hold one of its threads in the kernel without end.
-                return match self.server.first_thread_has_ended() {
+                return match self.server.is_held_by_kernel() {
                     true => Wakeup::ServerEnded,
                     false => Wakeup::CheckDue,
                 };
@@ -348,7 +350,7 @@ impl Keeper {
                     let why = "no server could be started for a minute";
                     tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
                     service::notify_stopping();
-                    self.detach();
+                    end_connection(leave(&self.state.mount));
                     return Err(Error::Settings(why.into()));
                 }
                 self.delay_restart();
@@ -376,20 +378,11 @@ impl Keeper {
         }
     }
 
-    /// Takes the mount out of the tree, if it is still there.
-    fn detach(&self) {
-        if let Some(mount) = self.state.mount.find()
-            && let Err(error) = detach(&mount)
-        {
-            tracing::error!("{error}");
-        }
-    }
-
     fn unmount(mut self) -> Result<()> {
         let dir = self.state.mount_point();
         tracing::info!("unmounting {}", dir.display());
         service::notify_stopping();
-        self.detach();
+        let left = leave(&self.state.mount);
         // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
         let _ = self.server.channel.send(&ToServer::Shutdown);
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
@@ -400,7 +393,10 @@ impl Keeper {
             self.server.kill("it did not end");
         }
         let _ = self.server.reap();
-        tracing::info!("{} is unmounted", dir.display());
+        match left {
+            None => tracing::info!("{} is unmounted", dir.display()),
+            left => end_connection(left),
+        }
         Ok(())
     }
 }

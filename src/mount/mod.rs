@@ -42,11 +42,11 @@ pub use crate::fuse::Allocator;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
-pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped};
+pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
 pub use server::serve;
-pub use setup::leave_caller;
+pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};
-pub use successor::succeed;
+pub use successor::become_server;
 pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT};
 pub use unmount::{Unmount, unmount};
@@ -58,7 +58,7 @@ use fuser::SessionACL;
 
 /// The message about a mount that belongs to another user.
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
-    let user = crate::users::user_name(uid).unwrap_or_else(|| uid.to_string());
+    let user = crate::users::shown(uid);
     format!(
         "the mount at {} belongs to another user ({user}); choose another folder",
         mount_point.display()

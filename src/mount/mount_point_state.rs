@@ -9,13 +9,15 @@ use std::time::Duration;
 use super::daemon;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
-use crate::settings::paths::without_links;
+use crate::settings::paths::{lexical, without_links};
 use crate::sync::{self, SMALL_STACK};
 
 /// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
 pub(super) const SOURCE: &str = "simpletuner-live";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the filesystems on the way to a mount point may take to read their links.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is mounted at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +48,12 @@ pub enum MountPointState {
 /// # Errors
 /// [`Error::Io`] if the table of mounts cannot be read.
 pub fn mount_point_state(dir: &Path) -> Result<MountPointState> {
-    mount_point_state_within(dir, ANSWER_TIMEOUT)
+    mount_point_state_within(&resolve(dir), ANSWER_TIMEOUT)
 }
 
-/// [`mount_point_state`], for which the mount has this long to answer.
+/// [`mount_point_state`] at a resolved path, for which the mount has this long to answer.
 pub(super) fn mount_point_state_within(dir: &Path, timeout: Duration) -> Result<MountPointState> {
-    let dir = resolve(dir);
-    let Some(mount) = mounted(&dir)? else {
+    let Some(mount) = mounted(dir)? else {
         return Ok(MountPointState::NotMounted);
     };
     if !is_of_this_program(&mount) {
@@ -63,13 +64,13 @@ pub(super) fn mount_point_state_within(dir: &Path, timeout: Duration) -> Result<
     let me = rustix::process::geteuid().as_raw();
     match mount.user {
         Some(uid) if uid != me => Ok(MountPointState::OfAnother { uid }),
-        _ => Ok(read_status(&dir, me, timeout)),
+        _ => Ok(read_status(dir, me, timeout)),
     }
 }
 
 /// The stopped processes (by SIGSTOP or a debugger) of a mount that does not answer. [`super::mount_background`] and
 /// [`super::unmount`] continue them.
-pub fn stopped(dir: &Path) -> Vec<u32> {
+pub fn stopped_processes(dir: &Path) -> Vec<u32> {
     let Ok(Some(mount)) = mounted(&resolve(dir)) else {
         return Vec::new();
     };
@@ -96,11 +97,17 @@ pub(super) fn mounted(dir: &Path) -> Result<Option<Mount>> {
     Ok(mountinfo::at(&mounts, dir).cloned())
 }
 
-/// The path without symbolic links, as the table of mounts has it. Mounts on the way are not asked, because they may not
-/// answer.
+/// The path without symbolic links, as the table of mounts has it. The mount at its end is not asked, because it may not
+/// answer. If a filesystem on the way does not answer within a second, its links are not followed.
 pub fn resolve(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
-    without_links(&dir)
+    let (sender, receiver) = channel();
+    let path = dir.clone();
+    let follow = move || drop(sender.send(without_links(&path)));
+    // Without a thread, there is no sender.
+    let _ = sync::spawn("links", SMALL_STACK, follow);
+    let resolved = receiver.recv_timeout(RESOLVE_TIMEOUT);
+    resolved.unwrap_or_else(|_| lexical(&dir))
 }
 
 /// Reads the file `status` on another thread, because a daemon that hangs would block this one for ever.

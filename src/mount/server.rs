@@ -10,18 +10,19 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
-use super::detach::detach;
+use super::detach::{end_connection, leave};
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
 use super::poll::is_ready;
 use super::setup::{Signals, set_up};
 use crate::audit::AuditTrail;
+use crate::clock;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
-use crate::provider::BackendVariables;
 use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
@@ -30,6 +31,8 @@ use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the server waits before it tries again to start a keeper.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A shorter sleep makes no name too old.
+const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
@@ -73,6 +76,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
             return Err(error);
         }
     };
+    reserve::keep();
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
@@ -86,6 +90,7 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
         drain: drain.clone(),
         tree,
         manager: manager.clone(),
+        slept: clock::slept(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
@@ -170,7 +175,6 @@ fn assemble(
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
         info.allow_root = settings.allow_root;
-        info.variables = BackendVariables::of_this_process();
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
@@ -309,6 +313,8 @@ struct KeeperLink {
     drain: Drain,
     tree: Arc<Tree>,
     manager: Arc<SecretsManager>,
+    /// How long the machine had slept at the last look.
+    slept: Duration,
 }
 
 impl KeeperLink {
@@ -328,6 +334,7 @@ impl KeeperLink {
     /// Beats, and handles the next signal or message that arrives before the next beat.
     fn poll_once(&mut self) {
         self.heartbeat.beat();
+        self.notice_sleep();
         let mut fds = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.channel, PollFlags::IN),
@@ -358,22 +365,35 @@ impl KeeperLink {
         }
     }
 
+    /// The kernel's clock for the names that it keeps stands still while the machine sleeps, and values expire meanwhile.
+    fn notice_sleep(&mut self) {
+        let slept = clock::slept();
+        if slept > self.slept + MIN_SLEEP {
+            tracing::info!("the machine slept for {} s", (slept - self.slept).as_secs());
+            self.tree.kernel_names().next_epoch();
+        }
+        self.slept = self.slept.max(slept);
+    }
+
     /// Passes a request to unmount on to the keeper. Without a keeper, the server unmounts by itself.
     fn unmount(&self) {
         if self.channel.send(&ToKeeper::Unmount).is_ok() {
             return;
         }
-        if let Some(mount) = self.state.mount.find()
-            && let Err(error) = detach(&mount)
-        {
-            tracing::error!("{error}");
-        }
+        let left = leave(&self.state.mount);
+        self.finish();
+        end_connection(left);
         self.shut_down();
     }
 
-    fn shut_down(&self) -> ! {
+    fn finish(&self) {
         self.drain.finish();
         self.manager.close();
+    }
+
+    fn shut_down(&self) -> ! {
+        self.finish();
+        crate::logging::flush();
         std::process::exit(0);
     }
 
@@ -383,7 +403,13 @@ impl KeeperLink {
             let _ = ended.wait();
         }
         tracing::warn!("the keeper has ended; starting another");
-        let started = Channel::start(&self.shared, &self.state, "keeper");
+        let started = reserve::with(|| {
+            let (child, channel) = Channel::start(&self.shared, &self.state, "keeper")?;
+            self.state.keeper = child.id();
+            // A keeper that has ended meanwhile shows in the next `poll_once`.
+            let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
+            Ok::<_, Error>((child, channel))
+        });
         let (child, channel) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -392,9 +418,6 @@ impl KeeperLink {
                 return;
             }
         };
-        self.state.keeper = child.id();
-        // A keeper that has ended meanwhile shows in the next `poll_once`.
-        let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
         self.tree
             .set_mount_info(|info| info.keeper_pid = Some(child.id()));
         self.keeper = Some(child);

@@ -11,6 +11,7 @@ use super::channel::Channel;
 use super::handover::{HandoverState, Hello, SharedFds};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::process;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::sync::{self, SMALL_STACK};
@@ -28,6 +29,8 @@ const FAULTS: [i32; 7] = [
 
 /// How long a process's other threads may take to exit after the first.
 const THREADS_EXIT_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long a killed process may take to end before the kernel counts as holding it.
+const KILLED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The server's process.
 pub(super) struct ServerProcess {
@@ -112,11 +115,13 @@ impl ServerProcess {
     }
 
     fn start_part(part: &str, state: &HandoverState, shared: &SharedFds) -> Result<Self> {
-        let (child, channel) = Channel::start(shared, state, part)?;
-        let pid = Pid::from_child(&child);
-        // This fails if the process has ended already; `exit_fd` then shows it.
-        let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
-        Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        reserve::with(|| {
+            let (child, channel) = Channel::start(shared, state, part)?;
+            let pid = Pid::from_child(&child);
+            // This fails if the process has ended already; `exit_fd` then shows it.
+            let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);
+            Self::watch(pid, channel).map_err(|e| Error::io("the server's process", e))
+        })
     }
 
     /// Attaches to a server that is serving already. `None`: it has ended, and another process got its exit status.
@@ -213,7 +218,7 @@ impl ServerProcess {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(&self.exit_fd, PollFlags::IN)];
-            if is_ready(&mut fds, left.min(THREADS_EXIT_TIMEOUT)) || self.first_thread_has_ended() {
+            if is_ready(&mut fds, left.min(THREADS_EXIT_TIMEOUT)) || self.is_held_by_kernel() {
                 return true;
             }
             if left.is_zero() {
@@ -222,9 +227,15 @@ impl ServerProcess {
         }
     }
 
-    /// Whether the first thread has ended. The kernel may still hold another one, which reads or writes a store that hangs.
-    pub(super) fn first_thread_has_ended(&self) -> bool {
-        process::has_ended(self.raw_pid())
+    /// Whether the process has ended, apart from threads that the kernel holds, because they read or write a disk that
+    /// hangs. The first thread can be one of them: then the signal that kills it is still pending a moment later.
+    pub(super) fn is_held_by_kernel(&self) -> bool {
+        if process::has_ended(self.raw_pid()) {
+            return true;
+        }
+        let is_being_killed = || process::is_being_killed(self.raw_pid());
+        let mut fds = [PollFd::new(&self.exit_fd, PollFlags::IN)];
+        is_being_killed() && (is_ready(&mut fds, KILLED_TIMEOUT) || is_being_killed())
     }
 }
 

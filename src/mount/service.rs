@@ -5,16 +5,21 @@
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
 use crate::process::mountinfo::MountId;
+use crate::sync::{self, SMALL_STACK};
 
 /// The names of the two stored descriptors.
 const DEVICE: &str = "device";
 const MOUNT: &str = "mount";
+/// How long the service manager may take to read.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a new keeper must know about a stored mount, besides its device. None of it is secret.
 #[derive(Serialize, Deserialize)]
@@ -32,8 +37,18 @@ pub(super) struct RestoredMount {
     pub(super) init: Vec<u8>,
 }
 
-fn notify(state: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
+/// Sends to the service manager, which may not read: a thread of its own waits for that.
+fn notify(send: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let (sender, receiver) = channel();
+    let run = move || drop(sender.send(send()));
+    let sent = sync::spawn("notify", SMALL_STACK, run).and_then(|_| {
+        let sent = receiver.recv_timeout(NOTIFY_TIMEOUT);
+        sent.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    });
+    if let Err(error) = sent {
         tracing::warn!("the service manager could not be notified: {error}");
     }
 }
@@ -41,11 +56,13 @@ fn notify(state: &[NotifyState]) {
 /// Notifies that the mount answers, and that this process is the main one.
 pub(super) fn notify_ready(mount_point: &Path) {
     let status = format!("serving {}", mount_point.display());
-    notify(&[
-        NotifyState::Ready,
-        NotifyState::MainPid(std::process::id()),
-        NotifyState::Status(&status),
-    ]);
+    notify(move || {
+        sd_notify::notify(&[
+            NotifyState::Ready,
+            NotifyState::MainPid(std::process::id()),
+            NotifyState::Status(&status),
+        ])
+    });
 }
 
 /// Has the service manager store the mount.
@@ -58,27 +75,28 @@ pub(super) fn store_mount(mount: &MountId, device: &OwnedFd, init: &[u8]) {
         mount: mount.clone(),
         init: init.to_vec(),
     };
-    let store = || -> std::io::Result<()> {
+    let device = device.try_clone();
+    notify(move || {
         let bytes = postcard::to_stdvec(&stored).map_err(std::io::Error::other)?;
         let memory = rustix::fs::memfd_create("simpletuner-live mount", MemfdFlags::CLOEXEC)?;
         rustix::io::write(&memory, &bytes)?;
-        for (name, descriptor) in [(MOUNT, &memory), (DEVICE, device)] {
+        for (name, descriptor) in [(MOUNT, memory), (DEVICE, device?)] {
             let state = [NotifyState::FdStore, NotifyState::FdName(name)];
             sd_notify::notify_with_fds(&state, &[descriptor.as_fd()])?;
         }
         Ok(())
-    };
-    if let Err(error) = store() {
-        tracing::warn!("the service manager does not store the mount: {error}");
-    }
+    });
 }
 
 /// Notifies that the mount ends, and removes it from the store.
 pub(super) fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
-    for name in [DEVICE, MOUNT] {
-        notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
-    }
+    notify(|| {
+        sd_notify::notify(&[NotifyState::Stopping])?;
+        for name in [DEVICE, MOUNT] {
+            sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])?;
+        }
+        Ok(())
+    });
 }
 
 /// The mount that the service manager passed to this process, if it did.

@@ -8,18 +8,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::provider::path_variables;
 
 /// The name of both processes in `/proc`: the program's name, cut at the kernel's 15 bytes.
 pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
 
 /// Detaches a daemon from its caller: it closes the caller's descriptors (locks, pipes, files being written), which it
-/// would otherwise hold for as long as it lives, and changes to `/`. It also raises the file size limit, and ignores the
-/// signal about it. Call this before the process opens anything or starts a thread.
+/// would otherwise hold for as long as it lives, and changes to `/`. It also raises the limits of file sizes and open files,
+/// and ignores the signal about the first. Call this before the process opens anything or starts a thread.
 ///
 /// # Errors
 /// The process cannot change to `/`.
-pub fn leave_caller() -> Result<()> {
+pub fn detach_from_caller() -> Result<()> {
     close_inherited();
     // A path may be relative to the folder that the daemon was started in, which it leaves.
     for name in path_variables().into_iter().chain(["SSL_CERT_FILE"]) {
@@ -45,6 +46,7 @@ pub fn leave_caller() -> Result<()> {
     // A write past the limit then fails with EFBIG instead of killing the process.
     // SAFETY: an ignored signal runs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    reserve::raise_limit();
     Ok(())
 }
 

@@ -125,7 +125,8 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         )
     })?;
     if report != READY {
-        let _ = child.wait();
+        // A filesystem that does not answer can hold one of its threads.
+        ends_within(&mut child, KILL_TIMEOUT);
         let report = report.trim();
         let log = settings.log_file.display();
         let reason = if report.is_empty() {

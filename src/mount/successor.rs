@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Why it cannot run. The keeper gets the same reason.
-pub fn succeed() -> Result<()> {
+pub fn become_server() -> Result<()> {
     let (Hello::Serve(state), mut shared, channel) = Channel::inherited()?.receive_hello()? else {
         return Err(Error::Settings(
             "only a keeper starts this part of a mount".into(),

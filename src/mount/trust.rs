@@ -10,9 +10,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, read
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::ACL_ATTRIBUTE;
 use crate::files::names::Names;
-use crate::files::place::UNMAPPED_OWNER;
+use crate::files::place::{is_trusted, others_can_write};
+use crate::users;
 
 /// Names a file without opening it: a named pipe, a device or a filesystem that hangs does not block.
 const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -35,26 +35,26 @@ impl Trust {
         Self { user }
     }
 
-    fn trusts(self, user: u32) -> bool {
-        user == self.user || user == 0 || *UNMAPPED_OWNER == Some(user)
-    }
-
     fn names(self) -> String {
         match self.user {
             0 => "root".into(),
-            user => format!("{} or root", user_name(user)),
+            user => format!("{} or root", users::shown(user)),
         }
     }
 
     /// Checks that a trusted user owns it.
     pub(super) fn check_owner(self, path: &Path, stat: &Stat) -> Result<()> {
-        if self.trusts(stat.st_uid) {
+        self.check_owner_in(path, stat, false)
+    }
+
+    fn check_owner_in(self, path: &Path, stat: &Stat, is_in_shared: bool) -> Result<()> {
+        if is_trusted(stat.st_uid, self.user, is_in_shared) {
             return Ok(());
         }
         Err(Error::Settings(format!(
             "{} belongs to {}; it must belong to {}",
             path.display(),
-            user_name(stat.st_uid),
+            users::shown(stat.st_uid),
             self.names()
         )))
     }
@@ -64,14 +64,14 @@ impl Trust {
         let stat = stat_of(folder)?;
         self.check_owner(&folder.path, &stat)?;
         // There, only the owner of an entry can exchange it.
-        if stat.st_mode & libc::S_ISVTX != 0 {
-            return self.check_owner(&folder.path.join(name), named);
+        if stat.st_mode & libc::S_ISVTX != 0 && may_be_written(folder, &stat) {
+            return self.check_owner_in(&folder.path.join(name), named, true);
         }
         self.check_not_writable(folder, &stat)
     }
 
     fn check_not_writable(self, found: &OpenedPath, stat: &Stat) -> Result<()> {
-        if !others_may_write(found, stat) {
+        if !may_be_written(found, stat) {
             return Ok(());
         }
         let path = found.path.display();
@@ -81,19 +81,8 @@ impl Trust {
     }
 }
 
-fn user_name(user: u32) -> String {
-    crate::users::user_name(user).unwrap_or_else(|| format!("user {user}"))
-}
-
-/// Whether its mode lets users other than the owner write. The group does not count if it is the owner's own, which then has
-/// the owner's number. With an ACL, the group's bits are those of all users that the ACL names.
-fn others_may_write(found: &OpenedPath, stat: &Stat) -> bool {
-    let has_acl = || {
-        let path = path_of_descriptor(&found.file);
-        rustix::fs::getxattr(path, ACL_ATTRIBUTE, &mut [0_u8; 0]).is_ok()
-    };
-    stat.st_mode & 0o002 != 0
-        || stat.st_mode & 0o020 != 0 && (stat.st_gid != stat.st_uid || has_acl())
+fn may_be_written(found: &OpenedPath, stat: &Stat) -> bool {
+    others_can_write(stat, Path::new(&path_of_descriptor(&found.file)))
 }
 
 /// A path to what a descriptor names, even if something else lies at its old path now.
@@ -224,6 +213,29 @@ mod tests {
         symlink("link", root.join("opt/program")).unwrap();
         symlink("program", root.join("opt/link")).unwrap();
         assert_eq!(opened().unwrap_err().errno(), libc::ELOOP);
+    }
+
+    /// Whose group it is say the tables of users and groups, as for files on the disk.
+    #[test]
+    fn a_group_with_the_users_number_is_not_their_own_unless_it_has_their_name() {
+        if me() != 0 {
+            return;
+        }
+        const NUMBER: u32 = 54_321;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        set_mode(&root, 0o755);
+        let program = root.join("program");
+        fs::write(&program, "x").unwrap();
+        std::os::unix::fs::chown(&program, Some(NUMBER), Some(NUMBER)).unwrap();
+        set_mode(&program, 0o755);
+        open_program(&program, NUMBER).unwrap();
+        set_mode(&program, 0o775);
+        let said = open_program(&program, NUMBER).unwrap_err().to_string();
+        assert!(said.contains("chmod go-w"), "{said}");
+        std::os::unix::fs::chown(&program, Some(0), Some(0)).unwrap();
+        set_mode(&program, 0o775);
+        open_program(&program, NUMBER).unwrap();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::process::mountinfo::Mount;
 use crate::sync::{self, LARGE_STACK};
 
 /// The command ends within 5 seconds, whatever hangs.
-const TIMEOUT: Duration = Duration::from_millis(4900);
+const TIMEOUT: Duration = Duration::from_millis(4700);
 /// By then the daemon should have finished its writes and ended.
 const DAEMON_TIMEOUT: Duration = Duration::from_millis(4200);
 /// How long a mount may take to answer.
@@ -79,9 +79,13 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     // Before the detach: afterwards `/proc` no longer shows the mount.
     let uses = usage::uses_of(&mount);
     let connection = Connection::of(&mount);
-    detach(&mount)?;
+    let detached = match detach(&mount) {
+        // Nobody can use it any more, but it stays where it is.
+        Err(error) if how == Unmount::Now && error.errno() == libc::ETIMEDOUT => Err(error),
+        detached => Ok(detached?),
+    };
     match how {
-        _ if uses.is_empty() => {}
+        _ if uses.found.is_empty() => {}
         Unmount::Now => tracing::warn!(
             "{place} was in use: a process that still has a file or folder of it open gets ENOTCONN from now on"
         ),
@@ -93,7 +97,7 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     if how == Unmount::Now {
         end_daemons(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
     }
-    Ok(())
+    detached
 }
 
 /// Removes a mount that does not answer. Processes that it still has end with the connection.

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
+use super::setup::PROCESS_NAME;
 use crate::process;
 use crate::process::mountinfo::{self, Mount};
 use crate::sync::{self, LARGE_STACK};
@@ -67,31 +68,58 @@ impl fmt::Display for Use {
     }
 }
 
-/// All uses of the filesystem, as far as this user may see them.
-pub(super) fn uses_of(mount: &Mount) -> Vec<Use> {
+/// The uses that a search has found.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    pub(super) found: Vec<Use>,
+    /// Why there may be more.
+    pub(super) cut_off: Option<String>,
+}
+
+/// The uses of the filesystem, as far as this user may see them.
+pub(super) fn uses_of(mount: &Mount) -> Uses {
+    uses_within(mount, SEARCH_TIMEOUT)
+}
+
+fn uses_within(mount: &Mount, timeout: Duration) -> Uses {
     let (sender, receiver) = channel();
     let mut search = Search {
         mount: mount.clone(),
         found: sender,
         known_mounts: BTreeSet::from([mount.id]),
     };
-    // Without a thread, nothing is found.
-    let _ = sync::spawn("usage", LARGE_STACK, move || search.run());
-    let until = Instant::now() + SEARCH_TIMEOUT;
-    let mut uses = Vec::new();
-    while let Ok(used) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        uses.push(used);
+    let mut uses = Uses::default();
+    if let Err(error) = sync::spawn("usage", LARGE_STACK, move || search.run()) {
+        uses.cut_off = Some(error.to_string());
     }
-    uses
+    let until = Instant::now() + timeout;
+    loop {
+        match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(used) => uses.found.push(used),
+            // The search is over.
+            Err(RecvTimeoutError::Disconnected) => return uses,
+            Err(RecvTimeoutError::Timeout) => {
+                let why = "this machine has many processes, or one of them does not answer";
+                uses.cut_off = Some(why.into());
+                return uses;
+            }
+        }
+    }
 }
 
 /// Logs the uses as warnings.
-pub(super) fn warn_of(uses: &[Use]) {
-    for used in uses.iter().take(MAX_NAMED) {
+pub(super) fn warn_of(uses: &Uses) {
+    let Uses { found, cut_off } = uses;
+    for used in found.iter().take(MAX_NAMED) {
         tracing::warn!("{used}");
     }
-    if uses.len() > MAX_NAMED {
-        tracing::warn!("and {} more", uses.len() - MAX_NAMED);
+    if found.len() > MAX_NAMED {
+        tracing::warn!("and {} more", found.len() - MAX_NAMED);
+    }
+    if let Some(why) = cut_off {
+        tracing::warn!(
+            "the search for what uses the mount ended early, and may not have found all: {why}"
+        );
     }
 }
 
@@ -108,7 +136,10 @@ impl Search {
         for bind in self.new_mounts(mountinfo::of_this_process()) {
             self.report(Use::Bind(bind.point));
         }
-        for pid in process::all_pids().filter(|pid| *pid != me) {
+        // The command that started this process, and waits for it.
+        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
+        let parent = parent.filter(|pid| program_of(*pid) == PROCESS_NAME);
+        for pid in process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent) {
             if let Some(first) = self
                 .new_mounts(mountinfo::of_process(pid))
                 .into_iter()
@@ -189,4 +220,18 @@ fn may_be_in_execve(pid: u32) -> bool {
 
 fn program_of(pid: u32) -> String {
     process::name_of(pid).unwrap_or_else(|| "?".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_that_is_cut_off_says_so() {
+        let mount = mountinfo::of_this_process().unwrap().remove(0);
+        let uses = uses_within(&mount, Duration::ZERO);
+        assert!(uses.cut_off.is_some());
+        let uses = uses_within(&mount, Duration::from_secs(60));
+        assert_eq!(uses.cut_off, None);
+    }
 }

@@ -1,13 +1,25 @@
 //! The system's user database as `nsswitch.conf` configures it (files, LDAP, ...). The cache `user_permission` keeps its
 //! answers. A query can wait for the network until the database's own timeout, so it belongs on threads that may block.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{self, Uid};
 use serde_json::Value;
 
 use crate::cache::{TtlCache, USER_PERMISSION};
+use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
+
+/// The most lookups at once.
+const MAX_LOOKUPS: usize = 16;
+/// How long a message waits for a user's name.
+const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The users that are being looked up, and since when.
+static LOOKUPS: Mutex<BTreeMap<u32, Instant>> = Mutex::new(BTreeMap::new());
+static LOOKED_UP: Condvar = Condvar::new();
 
 /// The answers of the user database, one cache for the whole process: keys `user:{id}:...`, 60 s, 500 entries.
 pub fn user_permission_cache() -> &'static TtlCache<Value> {
@@ -40,6 +52,48 @@ pub fn user_name(uid: u32) -> Option<String> {
 pub fn known_user_name(uid: u32) -> Option<Option<String>> {
     let cached = user_permission_cache().get(&name_key(uid))?;
     Some(cached.as_str().map(ToOwned::to_owned))
+}
+
+/// A user's name, from a database that may hang: a thread of its own asks. `None`: there is none, or the database does not
+/// answer in time. After a lookup has run into the timeout, nobody waits for it again.
+pub(crate) fn name_within(uid: u32, timeout: Duration) -> Option<String> {
+    let now = Instant::now();
+    let mut lookups = LOOKUPS.lock();
+    loop {
+        if let Some(name) = known_user_name(uid) {
+            return name;
+        }
+        let since = match lookups.get(&uid) {
+            Some(since) => *since,
+            None if lookups.len() < MAX_LOOKUPS && look_up(uid) => {
+                *lookups.entry(uid).or_insert(now)
+            }
+            None => return None,
+        };
+        let until = (since + timeout).min(now + timeout);
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        lookups = LOOKED_UP.wait_timeout(lookups, left);
+    }
+}
+
+/// Whether the lookup has started. NSS modules may need a large stack.
+fn look_up(uid: u32) -> bool {
+    let look_up = move || {
+        user_name(uid);
+        let mut lookups = LOOKUPS.lock();
+        lookups.remove(&uid);
+        drop(lookups);
+        LOOKED_UP.notify_all();
+    };
+    sync::spawn("user-names", LARGE_STACK, look_up).is_ok()
+}
+
+/// A user in a message: the name, or the number if the database does not have it at once.
+pub(crate) fn shown(uid: u32) -> String {
+    name_within(uid, MESSAGE_TIMEOUT).unwrap_or_else(|| uid.to_string())
 }
 
 /// Some databases report a missing user by these errors (getpwnam(3), "ERRORS").

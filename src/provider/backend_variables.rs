@@ -1,65 +1,68 @@
-//! Whether two processes have the same variables for the backends, without revealing their values to each other.
+//! Whether two processes have the same variables for the backends. Only the process that was given them first compares: it
+//! answers names, and nothing that is derived from a value.
 
 use std::collections::BTreeMap;
 
-use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::path_variables;
 
-/// The variables of the backends and their libraries that are set in a process, each as a salted hash.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendVariables {
-    salt: String,
-    hashes: BTreeMap<String, String>,
+type Variables = BTreeMap<String, Zeroizing<String>>;
+
+/// The variables of this process that the backends and their libraries read, to be compared by another process: `NAME=VALUE`,
+/// each followed by a zero byte.
+pub fn backend_variables() -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    for (name, value) in of_this_process() {
+        // A vector that grows leaves a copy, which ends with this command.
+        for part in [name.as_bytes(), b"=", value.as_bytes(), b"\0"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes
 }
 
-impl BackendVariables {
-    /// Those of this process.
-    pub fn of_this_process() -> Self {
-        let mut salt = [0; 16];
-        // Without random numbers, the salt is only weaker.
-        let _ = getrandom::fill(&mut salt);
-        Self::hashed(hex(&salt), std::env::vars_os().filter_map(text))
-    }
+/// The names of those that the other process has and this one has not, or has with another value. `None`: they are not what
+/// [`backend_variables`] gives.
+pub fn differing_variables(of_other: &[u8]) -> Option<Vec<String>> {
+    differing(of_other, &of_this_process())
+}
 
-    fn hashed(salt: String, variables: impl Iterator<Item = (String, String)>) -> Self {
-        let paths = path_variables();
-        let hash = |(name, value): (String, String)| {
-            // The daemon has made its paths absolute.
-            let value = match paths.contains(&name.as_str()) && !value.starts_with('~') {
-                true => {
-                    std::path::absolute(&value).map_or(value, |path| path.display().to_string())
-                }
-                false => value,
-            };
-            let hash = digest(&SHA256, format!("{salt}\0{name}\0{value}").as_bytes());
-            (name, hex(&hash.as_ref()[..16]))
+fn differing(of_other: &[u8], here: &Variables) -> Option<Vec<String>> {
+    let text = std::str::from_utf8(of_other).ok()?;
+    let pairs = text.split_terminator('\0');
+    let pairs: Option<Vec<_>> = pairs.map(|pair| pair.split_once('=')).collect();
+    let differs = |(name, value): &(&str, &str)| {
+        is_of_backends(name) && here.get(*name).map(|here| here.as_str()) != Some(*value)
+    };
+    let names = pairs?
+        .into_iter()
+        .filter(differs)
+        .map(|(name, _)| name.to_owned());
+    Some(names.collect())
+}
+
+fn of_this_process() -> Variables {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    of_backends(std::env::vars_os().filter_map(text))
+}
+
+fn of_backends(variables: impl Iterator<Item = (String, String)>) -> Variables {
+    let paths = path_variables();
+    let absolute = |(name, value): (String, String)| {
+        // The daemon has made its paths absolute.
+        let value = match paths.contains(&name.as_str()) && !value.starts_with('~') {
+            true => std::path::absolute(&value).map_or(value, |path| path.display().to_string()),
+            false => value,
         };
-        let hashes = variables
-            .filter(|(name, value)| is_of_backends(name) && !value.is_empty())
-            .map(hash)
-            .collect();
-        Self { salt, hashes }
-    }
-
-    /// The variables of this process that the other one has not, or has with another value.
-    pub fn changed_here(&self) -> Vec<String> {
-        self.changed_in(std::env::vars_os().filter_map(text))
-    }
-
-    fn changed_in(&self, variables: impl Iterator<Item = (String, String)>) -> Vec<String> {
-        let here = Self::hashed(self.salt.clone(), variables);
-        let changed = here.hashes.into_iter();
-        changed
-            .filter(|(name, hash)| self.hashes.get(name) != Some(hash))
-            .map(|(name, _)| name)
-            .collect()
-    }
-}
-
-fn text((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
-    Some((name.into_string().ok()?, value.into_string().ok()?))
+        (name, Zeroizing::new(value))
+    };
+    variables
+        .filter(|(name, value)| is_of_backends(name) && !value.is_empty())
+        .map(absolute)
+        .collect()
 }
 
 /// Whether a backend, or its library, reads the variable.
@@ -70,41 +73,42 @@ fn is_of_backends(name: &str) -> bool {
         || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn variables_that_are_new_or_changed_are_named_and_no_value_is_shown() {
+    fn variables_that_are_new_or_changed_are_named() {
         let set = |variables: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-            variables.iter().map(owned).collect::<Vec<_>>().into_iter()
+            of_backends(variables.iter().map(owned))
         };
-        let there = BackendVariables::hashed(
-            "salt".to_owned(),
-            set(&[
-                ("AWS_PROFILE", "hunter2"),
-                ("VAULT_TOKEN", "hunter2"),
-                ("AWS_REGION", "r"),
-                ("HOME", "/a"),
-                ("no_proxy", "*"),
-                ("VAULT_CACERT", "/a/../ca.pem"),
-            ]),
-        );
-        assert!(!serde_json::to_string(&there).unwrap().contains("hunter2"));
-        let changed = there.changed_in(set(&[
+        let there = set(&[
             ("AWS_PROFILE", "hunter2"),
-            ("VAULT_TOKEN", "other"),
+            ("VAULT_TOKEN", "hunter2"),
+            ("AWS_REGION", "r"),
+            ("HOME", "/a"),
+            ("no_proxy", "*"),
+            ("VAULT_CACERT", "/a/../ca.pem"),
+        ]);
+        let here = set(&[
+            ("AWS_PROFILE", "hunter2"),
+            ("VAULT_TOKEN", "other=1"),
             ("AWS_REGION", ""),
             ("VAULT_ADDR", "new"),
             ("HOME", "/b"),
             ("no_proxy", "*"),
             ("VAULT_CACERT", "/a/../ca.pem"),
-        ]));
+        ]);
+        let given: String = here
+            .iter()
+            .map(|(name, value)| format!("{name}={}\0", value.as_str()))
+            .collect();
+        let changed = differing(given.as_bytes(), &there).unwrap();
         assert_eq!(changed, ["VAULT_ADDR", "VAULT_TOKEN"]);
+        assert_eq!(differing(b"", &there), Some(Vec::new()));
+        for odd in [&b"\xff=x\0"[..], b"AWS_PROFILE\0"] {
+            assert_eq!(differing(odd, &there), None);
+        }
     }
 }

@@ -40,6 +40,7 @@ impl BackendKind {
         let options = BackendOptions {
             ttl: settings.ttl.clone(),
             max_stale: settings.max_stale,
+            max_keys: settings.max_keys as usize,
             timeout: settings.timeout.total,
         };
         Ok(match (self.open)(settings, options)? {
@@ -71,9 +72,9 @@ fn variables(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
+    use crate::clock::Instant;
     use crate::settings::Flags;
 
     fn load(yaml: &str) -> Settings {

@@ -1,10 +1,11 @@
 //! A source's last document, replaced or invalidated, and what that changes for the chain. Asks no source and never waits.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use super::source_view::{CachedDocument, Failure, Rules, SourceDocument, SourceView};
 use super::{KeyChange, ProviderChanges, ProviderUpdate};
+use crate::clock::Instant;
 use crate::error::Error;
 
 /// A source's last document, and its changes for the chain.

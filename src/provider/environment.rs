@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::backends::own_credentials;
-use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN, rfc3339};
+use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN_KEYS, rfc3339};
+use crate::clock::Instant;
 use crate::secret::{SecretName, SecretValue};
 
 /// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or
@@ -60,7 +61,7 @@ impl EnvironmentProvider {
 
 impl Environment {
     fn list(&self, env_keys: &[SecretName]) -> Vec<SecretName> {
-        let mut listed: Vec<SecretName> = WELL_KNOWN
+        let mut listed: Vec<SecretName> = WELL_KNOWN_KEYS
             .iter()
             .filter_map(|name| SecretName::new(name).ok())
             .chain(env_keys.iter().cloned())

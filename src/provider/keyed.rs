@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -12,6 +12,7 @@ use super::{
     Callback, Done, Provided, Provider, ProviderChanges, ProviderReport, ProviderUpdate, View,
     ViewLookup,
 };
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
@@ -38,7 +39,7 @@ pub trait KeyedSource: Send + Sync + 'static {
     }
 }
 
-/// The provider over one such source.
+/// The provider over one [`KeyedSource`].
 pub struct KeyedProvider(Arc<Shared>);
 
 struct Shared {

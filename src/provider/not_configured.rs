@@ -1,9 +1,9 @@
 //! Stands in the chain for a provider that is not configured: it has no keys, and its report says what to set.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{Provider, ProviderReport, View, ViewLookup};
+use crate::clock::Instant;
 use crate::secret::SecretName;
 
 /// A provider that is not configured.

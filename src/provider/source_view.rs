@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::{
     ChangeKind, KeyChange, ListingState, Provided, ProviderReport, View, ViewLookup, rfc3339,
 };
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
@@ -37,6 +38,11 @@ pub(super) trait SourceDocument: Clone + Send + Sync + 'static {
     fn skipped(&self) -> usize;
 
     fn changes_to(&self, newer: &Self) -> Vec<KeyChange>;
+}
+
+/// Why a document with more keys than `max_keys` is not used.
+pub(super) fn too_many_keys(max_keys: usize) -> String {
+    format!("it has more than {max_keys} keys, the most that the setting max_keys allows")
 }
 
 /// The rules for a source's document.

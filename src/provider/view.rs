@@ -1,9 +1,10 @@
 //! What readers see of a provider at one moment. A view ages but never changes, never waits, and touches no disk.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{KeyChange, ListingState, Provided, ProviderReport};
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 

@@ -29,6 +29,8 @@ pub use value::{Given, SettingValue};
 
 /// A hundred years; a larger number is a mistake.
 const MAX_DAYS: u32 = 36_500;
+/// The default of `max_keys`.
+pub const MAX_KEYS: u32 = 10_000;
 
 /// What the command line sets; it overrides everything else.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +87,9 @@ settings_table! {
         credential_key: Option<SecretValue> = variables(&["SIMPLETUNER_CREDENTIAL_KEY"]),
         /// For how long the last good document stands in for a provider that fails
         max_stale: Duration = setting("max_stale").default(|| seconds(3600)),
+        /// The most keys that one document may have: the secrets file, or what AWS or Vault holds. Each takes about a kilobyte of memory
+        max_keys: u32 = setting("max_keys").default(|| MAX_KEYS)
+            .check(|keys: &u32| ensure(*keys > 0, "must be a number of keys, 1 or more")),
         /// Whether backends are asked when mounting, so that the first `ls` has their names
         prefetch: bool = setting("prefetch"),
         /// Whether root may use the mount, too
@@ -309,11 +314,14 @@ fn refuse_unreadable_home() -> Result<()> {
 /// Refuses root in another user's home: root would create files that the owner cannot use, and follow the owner's links.
 fn refuse_foreign_home(home: &Path) -> Result<()> {
     let uid = rustix::process::geteuid();
-    let owner = rustix::fs::stat(home).map_or(uid.as_raw(), |stat| stat.st_uid);
-    if !uid.is_root() || owner == 0 {
+    if !uid.is_root() {
         return Ok(());
     }
-    let user = crate::users::user_name(owner).unwrap_or_else(|| owner.to_string());
+    let owner = rustix::fs::stat(home).map_or(0, |stat| stat.st_uid);
+    if owner == 0 {
+        return Ok(());
+    }
+    let user = crate::users::shown(owner);
     let home = home.display();
     Err(Error::Settings(format!(
         "this is root, and HOME={home} belongs to {user}, who could not use the files that root would create there; \

@@ -45,6 +45,7 @@ fn an_empty_settings_file_gives_the_defaults() {
         assert_eq!(s.key_file, home.path(".simpletuner/credential.key"));
         assert_eq!(s.ttl, Ttl::default());
         assert_eq!(s.max_stale, Duration::from_secs(3600));
+        assert_eq!(s.max_keys, 10_000);
         assert_eq!(s.timeout.total, Duration::from_secs(10));
         assert!(s.encrypt && s.audit_reads && !s.allow_root && !s.prefetch);
         assert!(s.backend::<AwsOptions>().is_none() && s.backend::<VaultOptions>().is_none());
@@ -69,6 +70,7 @@ vault_mount_point: kv
 encrypt: false
 ttl: {default: 30.5, missing: 0, keys: {HF_TOKEN: 60}}
 max_stale: 0
+max_keys: 20000
 timeout: {connect: 1, total: 2}
 prefetch: true
 allow_root: true
@@ -95,6 +97,7 @@ audit_reads: false
         Duration::from_secs(60)
     );
     assert_eq!(s.max_stale, Duration::ZERO);
+    assert_eq!(s.max_keys, 20_000);
     assert_eq!(s.timeout.connect, Duration::from_secs(1));
     assert!(!s.encrypt && !s.audit_reads && s.allow_root && s.prefetch);
     assert_eq!(

@@ -32,24 +32,14 @@ impl State {
             return Vec::new();
         };
         let is_its = |inode: &WriteInode| {
-            inode.file == file
-                && inode.writers > 0
-                && inode
-                    .buffer
-                    .as_ref()
-                    .is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
+            let buffer = inode.buffer.as_ref();
+            buffer.is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
         };
-        let mut closed: Vec<u64> = self
-            .handles
-            .values()
-            .filter_map(|handle| match handle {
-                Handle::Write { ino, .. } => Some(*ino),
-                Handle::Snapshot { .. } => None,
-            })
+        let written = self.written.range((file, 0)..=(file, u64::MAX));
+        let mut closed: Vec<u64> = written
+            .map(|(_, ino)| *ino)
             .filter(|ino| self.write_inode(*ino).is_some_and(is_its))
             .collect();
-        closed.sort_unstable();
-        closed.dedup();
         for ino in &closed {
             if let Some(buffer) = self.buffer_mut(*ino) {
                 buffer.is_closed = true;
@@ -73,9 +63,7 @@ impl State {
         let Handle::Write { ino, .. } = released else {
             return None;
         };
-        let inode = self.write_inode_mut(ino)?;
-        inode.writers = inode.writers.saturating_sub(1);
-        if inode.writers > 0 {
+        if self.remove_writer(ino)? > 0 {
             return None;
         }
         let is_scratch = self.is_scratch_inode(ino);

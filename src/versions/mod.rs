@@ -38,7 +38,7 @@ pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use retries::Retry;
-pub use state::{Dropped, Placeholder, State};
+pub use state::{Dropped, State};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,15 @@ pub struct DirEntry {
     pub dir: u64,
     /// The name in it.
     pub name: String,
+}
+
+/// The name and the number that a placeholder has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placeholder {
+    /// The name.
+    pub dir_entry: DirEntry,
+    /// The `st_ino` of its file.
+    pub st_ino: u64,
 }
 
 impl DirEntry {

@@ -98,10 +98,8 @@ impl State {
                 self.put_handle(number, handle.into_handle());
             }
             Record::HandleGone(number) => {
-                if let Some(Handle::Write { ino, .. }) = self.handles.remove(&number)
-                    && let Some(inode) = self.write_inode_mut(ino)
-                {
-                    inode.writers = inode.writers.saturating_sub(1);
+                if let Some(Handle::Write { ino, .. }) = self.handles.remove(&number) {
+                    self.remove_writer(ino);
                 }
             }
             Record::Wrote {

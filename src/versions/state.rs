@@ -12,19 +12,11 @@ use super::inode::{Handle, Inode, Version};
 use super::lookups::Lookups;
 use super::record::{FileRecord, Record};
 use super::retries::{self, Retries, Retry};
-use super::{DirEntry, FIRST_FILE};
+use super::{DirEntry, FIRST_FILE, Placeholder};
 use crate::secret::SecretValue;
 
 /// The most placeholders that are remembered. Opening a forgotten one returns ESTALE, and the kernel looks its name up anew.
 const MAX_PLACEHOLDERS: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// The name and the number that a placeholder has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placeholder {
-    /// The name.
-    pub dir_entry: DirEntry,
-    /// The `st_ino` of its file.
-    pub st_ino: u64,
-}
 
 /// All files and inodes of a mount.
 pub struct State {
@@ -38,6 +30,8 @@ pub struct State {
     lookups: Lookups,
     pub(super) placeholders: LruCache<u64, Placeholder>,
     pub(super) handles: HashMap<u64, Handle>,
+    /// The inodes that a handle writes to, behind the number of their file.
+    pub(super) written: BTreeSet<(u64, u64)>,
     retries: Retries,
     next: u64,
     /// The records of changes since [`take_records`](Self::take_records) was last called.
@@ -72,6 +66,7 @@ impl State {
             lookups: Lookups::default(),
             placeholders: LruCache::new(MAX_PLACEHOLDERS),
             handles: HashMap::new(),
+            written: BTreeSet::new(),
             retries: Retries::default(),
             next: numbers_from.max(FIRST_FILE),
             records: Vec::new(),
@@ -273,11 +268,9 @@ impl State {
 
     /// The kernel forgets `count` lookups of an inode.
     pub fn forget(&mut self, ino: u64, count: u64) {
-        if let Some(placeholder) = self.placeholders.peek(&ino) {
-            // A listing may give the same number again before this FORGET has arrived.
-            if ino != placeholder.dir_entry.hashed_ino() {
-                self.placeholders.pop(&ino);
-            }
+        // Another lookup may have given the same number before this FORGET has arrived: GETATTR of a lost placeholder would be
+        // ESTALE, and the kernel looks a name up anew only once.
+        if self.placeholders.contains(&ino) {
             return;
         }
         if let Some(ino) = self.lookups.forget(ino, count) {

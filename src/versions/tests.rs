@@ -23,6 +23,11 @@ fn restored(records: Vec<Record>) -> Restored {
 }
 
 fn shown(state: &State) -> Vec<String> {
+    let written = state.handles.values().filter_map(|handle| match handle {
+        Handle::Write { ino, .. } => Some((state.file_of(*ino)?, *ino)),
+        Handle::Snapshot { .. } => None,
+    });
+    assert_eq!(state.written, written.collect());
     let records = state.checkpoint();
     // That a placeholder is forgotten is not in the journal, nor what is known later of an inode that has a buffer.
     let mut shown: Vec<String> = records
@@ -99,7 +104,9 @@ fn records_and_checkpoints_lead_to_the_same_state() {
     let placeholder = state.placeholder_for(&dir_entry("D"));
     check(&mut state, "a retry and a placeholder");
     state.end_retries(5);
+    // Another lookup may have given it again.
     state.forget(placeholder, 1);
+    assert!(state.placeholder_at(placeholder).is_some());
     let file = state.file_at(&dir_entry("A"));
     let write_ino = state.new_write_inode(file, Err(Unavailable::Unknown));
     let handle = state.open_writer(write_ino, &opener(9), 30);

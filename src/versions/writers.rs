@@ -163,8 +163,21 @@ impl State {
             && let Some(inode) = self.write_inode_mut(ino)
         {
             inode.writers += 1;
+            let file = inode.file;
+            self.written.insert((file, ino));
         }
         self.handles.insert(number, handle);
+    }
+
+    /// A handle that wrote to the inode is gone; returns how many are left.
+    pub(super) fn remove_writer(&mut self, ino: u64) -> Option<u32> {
+        let inode = self.write_inode_mut(ino)?;
+        inode.writers = inode.writers.saturating_sub(1);
+        let (file, left) = (inode.file, inode.writers);
+        if left == 0 {
+            self.written.remove(&(file, ino));
+        }
+        Some(left)
     }
 
     /// An open file.

@@ -12,6 +12,10 @@ use super::{EntrySpans, Kind, Mapping, Pair, Value};
 /// How many bytes anchors and aliases may add to a short text; to a long one, twice its length.
 const MIN_COPIES: usize = 64 * 1024;
 
+/// The most events of the parser: one for each key and each text, two for a list or a mapping. A short text of four bytes
+/// takes some hundred.
+const MAX_EVENTS: usize = 500_000;
+
 /// The namespace of the tags that are written with `!!`.
 const NAMESPACE: &str = "tag:yaml.org,2002:";
 
@@ -40,6 +44,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, String> {
         next: None,
         anchored: HashMap::new(),
         copies_left: MIN_COPIES + 2 * text.len(),
+        events_left: MAX_EVENTS,
     };
     composer.document()
 }
@@ -70,6 +75,7 @@ struct Composer<'t> {
     next: Option<Spanned<'t>>,
     anchored: HashMap<usize, Value>,
     copies_left: usize,
+    events_left: usize,
 }
 
 /// A value and where it stands, with its tag and its anchor.
@@ -98,7 +104,11 @@ impl<'t> Composer<'t> {
             return Ok(next);
         }
         match self.events.next() {
-            Some(Ok(next)) => Ok(next),
+            Some(Ok((_, span))) if self.events_left == 0 => Err(at("too many values", &span.start)),
+            Some(Ok(next)) => {
+                self.events_left -= 1;
+                Ok(next)
+            }
             Some(Err(error)) => Err(at("not YAML", error.marker())),
             None => Err("it ends too early".to_owned()),
         }

@@ -51,6 +51,13 @@ fn errors_say_where_and_never_what() {
 }
 
 #[test]
+fn a_text_of_too_many_values_is_refused() {
+    let many = "a: b\n".repeat(260_000);
+    assert!(reason(&many).starts_with("too many values at line 249"));
+    assert!(reason(&format!("A: [{}]", "x,".repeat(500_000))).contains("too many values"));
+}
+
+#[test]
 fn deep_nesting_and_long_texts_end_soon() {
     // In a thread with the stack of a worker.
     let check = || {

@@ -64,7 +64,7 @@ fn the_first_provider_that_has_a_key_wins_and_each_lists_its_keys() {
     for flag in ["", "--no-mount"] {
         let mut command = live.cli();
         command.envs(world.moto.env(&world.aws.url()));
-        command.env("VAULT_TOKEN", world.rvault.token());
+        command.env("VAULT_TOKEN", world.openbao.token());
         command.env("IN_ALL", "e").env("HF_TOKEN", "e");
         let output = command
             .arg("ls")
@@ -290,12 +290,12 @@ fn a_sealed_vault_is_an_outage_until_it_is_unsealed() {
     let world = World::new();
     let live = world.mount("");
     assert_eq!(done(&live, "cat secrets/IN_VAULT"), "v");
-    world.rvault.seal();
+    world.openbao.seal();
     done(&live, "echo > cache/clear");
     assert_eq!(done(&live, "cat secrets/IN_VAULT"), "v");
     let said = live.json("providers/vault")["last_error"].to_string();
     assert!(said.contains("sealed"), "{said}");
-    world.rvault.unseal();
+    world.openbao.unseal();
     wait_until("vault answers again", || {
         done(&live, "cat secrets/IN_VAULT");
         live.json("providers/vault")["available"] == true
@@ -312,7 +312,7 @@ fn no_token_key_or_value_is_ever_printed() {
         "ttl: {default: 1, missing: 1}\n",
         &[("SIMPLETUNER_LIVE_LOG", "trace"), ("RUST_LOG", "trace")],
     );
-    let token = world.rvault.root_token.clone();
+    let token = world.openbao.root_token.clone();
     let faults = [
         Fault::None,
         Fault::Cut,

@@ -18,27 +18,27 @@ use std::process::{Child, Output};
 
 use serde_json::{Value, json};
 use servers::moto::Moto;
+use servers::openbao::OpenBao;
 use servers::proxy::Proxy;
-use servers::rvault::RVault;
 use support::home::signal;
 use support::{Live, Setup, wait_until, waits_for_the_mount};
 
 /// Both backends, each behind a proxy, with the document `simpletuner` in each.
 struct World {
     moto: Moto,
-    rvault: RVault,
+    openbao: OpenBao,
     aws: Proxy,
     vault: Proxy,
 }
 
 impl World {
     fn new() -> Self {
-        let (moto, rvault) = (Moto::start(), RVault::start());
+        let (moto, openbao) = (Moto::start(), OpenBao::start());
         let world = Self {
             aws: Proxy::before(&moto.url()),
-            vault: Proxy::before(&rvault.url()),
+            vault: Proxy::before(&openbao.url()),
             moto,
-            rvault,
+            openbao,
         };
         world.put_in_aws(&json!({"IN_AWS": "a", "IN_BOTH": "a", "IN_ALL": "a"}));
         world.put_in_vault(&json!({"IN_VAULT": "v", "IN_BOTH": "v", "IN_ALL": "v"}));
@@ -50,7 +50,7 @@ impl World {
     }
 
     fn put_in_vault(&self, document: &Value) {
-        self.rvault.put("simpletuner", document);
+        self.openbao.put("simpletuner", document);
     }
 
     /// A mount with these further settings, whose file has `IN_FILE` and `IN_ALL`.
@@ -64,7 +64,7 @@ impl World {
             self.vault.url()
         );
         let mut env = self.moto.env(&self.aws.url());
-        env.push(("VAULT_TOKEN", self.rvault.token()));
+        env.push(("VAULT_TOKEN", self.openbao.token()));
         let env = env.iter().map(|(name, value)| (*name, value.as_str()));
         Live::start_with(Setup {
             env: env.chain(variables.iter().copied()).collect(),

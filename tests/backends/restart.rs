@@ -64,6 +64,7 @@ fn manager(url: &str, ttl: Duration, max_stale: Duration, role: &str) -> Arc<Sec
             ..Ttl::default()
         },
         max_stale,
+        max_keys: 10_000,
         timeout: Duration::from_secs(20),
     };
     let provider = BackendProvider::new(VaultBackend::new(options).unwrap(), kept).unwrap();

@@ -1,6 +1,7 @@
 //! Which operations wait for a backend, and how waiting ends.
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use super::*;
 use crate::servers::proxy::Fault;
@@ -24,6 +25,9 @@ fn readers(live: &Live, count: usize, key: &str) -> Child {
     shell
 }
 
+/// Hundreds of processes take a busy machine longer to start than a call may take.
+const PATIENT: &str = "timeout: {total: 60}\n";
+
 fn threads(live: &Live) -> usize {
     let tasks = format!("/proc/{}/task", live.server_pid());
     std::fs::read_dir(tasks).unwrap().count()
@@ -32,7 +36,7 @@ fn threads(live: &Live) -> usize {
 #[test]
 fn a_thousand_cold_readers_cost_one_call() {
     let world = World::new();
-    let live = world.mount("");
+    let live = world.mount(PATIENT);
     world.aws.set(Fault::Hold);
     let before = threads(&live);
     let shell = readers(&live, 1000, "IN_AWS");
@@ -42,6 +46,21 @@ fn a_thousand_cold_readers_cost_one_call() {
     let output = ended(shell);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.stdout, b"a".repeat(1000));
+    assert_eq!(world.aws.requests(), 1);
+}
+
+/// The client's own limit, which this crate turns off, is at five seconds and more.
+#[test]
+fn a_slow_answer_is_waited_for_as_long_as_the_setting_says() {
+    let world = World::new();
+    let live = world.mount(PATIENT);
+    world.aws.set(Fault::Hold);
+    let reader = readers(&live, 1, "IN_AWS");
+    std::thread::sleep(Duration::from_secs(8));
+    world.aws.set(Fault::None);
+    let output = ended(reader);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.stdout, b"a");
     assert_eq!(world.aws.requests(), 1);
 }
 
@@ -167,7 +186,7 @@ fn a_slow_backend_does_not_delay_reads_of_cached_values() {
 #[test]
 fn signals_end_hundreds_of_waiting_readers() {
     let world = World::new();
-    let live = world.mount("");
+    let live = world.mount(PATIENT);
     world.aws.set(Fault::Hang);
     for (signal, number) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
         // A shell that waits does not let its children have a terminal's interrupt.

@@ -79,6 +79,7 @@ fn over(backends: &[&Far], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager
         let options = BackendOptions {
             ttl: ttl.clone(),
             max_stale,
+            max_keys: 10_000,
             timeout: Duration::from_secs(10),
         };
         let provider = BackendProvider::new((*backend).clone(), options).unwrap();
@@ -130,21 +131,21 @@ fn a_thousand_readers_cost_one_call_and_are_answered_after_the_listeners() {
     for _ in 0..1000 {
         let (answer, heard) = (answer.clone(), heard.clone());
         let done = move |lookup| {
-            let told = heard.lock().unwrap().clone();
-            let told = told.map(|told: Arc<_>| {
-                let told: &simpletuner_live::manager::Snapshot = &told;
-                text(told.find(&name("A")))
+            let notified = heard.lock().unwrap().clone();
+            let notified = notified.map(|notified: Arc<_>| {
+                let notified: &simpletuner_live::manager::Snapshot = &notified;
+                text(notified.find(&name("A")))
             });
-            answer.send((text(lookup), told)).unwrap();
+            answer.send((text(lookup), notified)).unwrap();
         };
         manager.find_async(&name("A"), Box::new(done));
     }
     assert!(answered.try_recv().is_err());
     drop(closed);
     for _ in 0..1000 {
-        let (lookup, told) = answered.recv_timeout(TEST_TIMEOUT).unwrap();
+        let (lookup, notified) = answered.recv_timeout(TEST_TIMEOUT).unwrap();
         assert_eq!(lookup, "fresh a");
-        assert_eq!(told.as_deref(), Some("fresh a"));
+        assert_eq!(notified.as_deref(), Some("fresh a"));
     }
     assert_eq!(far.calls(), 1);
     assert_eq!(found(&manager, "B"), "missing");

@@ -31,6 +31,7 @@ pub fn file_of(home: &Home) -> FileProvider {
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: true,
         max_stale: settings.max_stale,
+        max_keys: 10_000,
         lock_timeout: settings.timeout.total,
     })
 }

@@ -11,18 +11,18 @@ use crate::{Home, another_process, name};
 
 /// The values of the key `K` that a listener has seen.
 #[derive(Clone, Default)]
-struct Told(Arc<(Mutex<Option<String>>, AtomicUsize)>);
+struct Notified(Arc<(Mutex<Option<String>>, AtomicUsize)>);
 
-impl Told {
+impl Notified {
     fn by(manager: &SecretsManager) -> Self {
-        let told = Self::default();
-        let ear = told.clone();
+        let notified = Self::default();
+        let ear = notified.clone();
         manager.on_change(Box::new(move |changes| {
             let version = changes.snapshot.find(&name("K")).fresh();
             *ear.0.0.lock().unwrap() = version.map(|v| v.value().as_str().to_owned());
             ear.0.1.fetch_add(1, Ordering::Relaxed);
         }));
-        told
+        notified
     }
 
     fn last(&self) -> Option<String> {
@@ -36,8 +36,12 @@ fn a_write_returns_once_all_managers_of_the_store_have_seen_it() {
     // An encrypted value is in a snapshot only after a reader has asked for it.
     home.write("live.yaml", "encrypt: false\n");
     let managers = [(); 3].map(|()| home.manager());
-    let told = managers.each_ref().map(|manager| Told::by(manager));
-    let all = |value: Option<&str>| told.iter().all(|told| told.last().as_deref() == value);
+    let notified = managers.each_ref().map(|manager| Notified::by(manager));
+    let all = |value: Option<&str>| {
+        notified
+            .iter()
+            .all(|notified| notified.last().as_deref() == value)
+    };
     for round in 0..60 {
         let value = format!("{round}");
         managers[round % 3].set("K", &value).unwrap();
@@ -55,7 +59,7 @@ fn writers_in_several_processes_have_seen_each_others_writes() {
     let home = Home::make();
     home.write("live.yaml", "encrypt: false\n");
     let manager = home.manager();
-    let told = Told::by(&manager);
+    let notified = Notified::by(&manager);
     let mut others = [(); 2].map(|()| {
         let mut command = another_process(
             "peers::the_other_process_writes_what_it_is_asked_for",
@@ -84,7 +88,7 @@ fn writers_in_several_processes_have_seen_each_others_writes() {
             2 => drop(manager.set("K", &value).unwrap()),
             who => assert_eq!(ask(who, &value), value),
         }
-        assert_eq!(told.last().as_ref(), Some(&value));
+        assert_eq!(notified.last().as_ref(), Some(&value));
         for who in 0..2 {
             assert_eq!(ask(who, "told"), value, "{who} in round {round}");
         }
@@ -99,12 +103,12 @@ fn writers_in_several_processes_have_seen_each_others_writes() {
 #[ignore = "the other process of a test"]
 fn the_other_process_writes_what_it_is_asked_for() {
     let manager = SecretsManager::open().unwrap();
-    let told = Told::by(&manager);
+    let notified = Notified::by(&manager);
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         if line != "told" {
             manager.set("K", &line).unwrap();
         }
-        println!("\nanswer: {}", told.last().unwrap_or_default());
+        println!("\nanswer: {}", notified.last().unwrap_or_default());
     }
 }

@@ -60,10 +60,10 @@ fn a_thousand_background_reads_cost_one_request_and_all_get_its_answer() {
         let remote = Remote::new(has);
         let manager = over(&remote);
         let gate = remote.close();
-        let (told, all) = mpsc::channel();
+        let (notified, all) = mpsc::channel();
         for _ in 0..CALLERS {
-            let told = told.clone();
-            manager.find_async(&name("K"), Box::new(move |_| told.send(()).unwrap()));
+            let notified = notified.clone();
+            manager.find_async(&name("K"), Box::new(move |_| notified.send(()).unwrap()));
         }
         assert!(
             all.try_recv().is_err(),
@@ -100,6 +100,7 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         key: simpletuner_live::credential::KeySource::new(None, settings.key_file),
         encrypt: false,
         max_stale: settings.max_stale,
+        max_keys: 10_000,
         lock_timeout: settings.timeout.total,
     });
     let manager = SecretsManager::builder()

@@ -72,7 +72,7 @@ fn a_snapshot_never_changes_and_the_next_one_has_the_change() {
     assert_eq!(names, ["B file", "C file", "HF_TOKEN environment"]);
 
     let heard = heard.lock().unwrap();
-    let told: Vec<Vec<(&str, bool)>> = heard
+    let notified: Vec<Vec<(&str, bool)>> = heard
         .iter()
         .map(|change| {
             let mut keys: Vec<_> = change
@@ -85,7 +85,7 @@ fn a_snapshot_never_changes_and_the_next_one_has_the_change() {
         })
         .collect();
     assert_eq!(
-        told,
+        notified,
         [
             vec![("A", true)],
             vec![("A", false), ("B", false), ("C", false)]
@@ -133,15 +133,15 @@ fn listeners_are_notified_before_any_reader_is_answered() {
                 for round in 0..20 {
                     let text = round.to_string();
                     manager.set(&key, &text).unwrap();
-                    let told = heard.lock().unwrap().find(&name(&key));
-                    assert_eq!(fresh(told), text);
+                    let notified = heard.lock().unwrap().find(&name(&key));
+                    assert_eq!(fresh(notified), text);
                     assert_eq!(fresh(manager.snapshot().find(&name(&key))), text);
                 }
             });
         }
     });
-    let told = heard.lock().unwrap().generation();
-    assert_eq!(told, manager.snapshot().generation());
+    let notified = heard.lock().unwrap().generation();
+    assert_eq!(notified, manager.snapshot().generation());
 }
 
 #[test]

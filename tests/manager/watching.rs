@@ -285,6 +285,7 @@ fn over(store: &Path) -> Arc<SecretsManager> {
         key: KeySource::new(None, store.with_file_name("credential.key")),
         encrypt: false,
         max_stale: Duration::from_secs(3600),
+        max_keys: 10_000,
         lock_timeout: Duration::from_secs(1),
     });
     SecretsManager::builder()

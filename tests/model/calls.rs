@@ -6,7 +6,7 @@ use std::rc::Rc;
 use simpletuner_live::live::{AttrChange, Opened};
 use simpletuner_live::process::ExitState;
 
-use crate::kernel::{Pin, Told, World, turn};
+use crate::kernel::{OnCarriedOut, Pin, World, turn};
 use crate::processes::File;
 use crate::reference::{Doing, Reference};
 use crate::server::{Answer, Request};
@@ -15,8 +15,8 @@ use crate::server::{Answer, Request};
 const PAGE: u64 = 8;
 
 impl World {
-    fn reference<T>(&self, told: impl FnOnce(&mut Reference) -> T) -> T {
-        told(&mut self.reference.borrow_mut())
+    fn reference<T>(&self, act: impl FnOnce(&mut Reference) -> T) -> T {
+        act(&mut self.reference.borrow_mut())
     }
 
     fn now(&self) -> u64 {
@@ -333,20 +333,20 @@ impl World {
         handle: Option<u64>,
         change: AttrChange,
     ) -> Result<(), i32> {
-        self.setattr_telling(pid, node, handle, change, Box::new(|_| {}))
+        self.setattr_recording(pid, node, handle, change, Box::new(|_| {}))
             .await
     }
 
-    async fn setattr_telling(
+    async fn setattr_recording(
         &self,
         pid: u32,
         node: u64,
         handle: Option<u64>,
         change: AttrChange,
-        told: Told,
+        on_carried_out: OnCarriedOut,
     ) -> Result<(), i32> {
         let request = Request::Setattr(node, handle, change);
-        match self.request_telling(pid, request, told).await? {
+        match self.request_recording(pid, request, on_carried_out).await? {
             Answer::Attr(attr) => self.learn_attr(node, &attr),
             Answer::Done => {}
             _ => unreachable!(),
@@ -358,7 +358,7 @@ impl World {
         let file = self.file(number);
         let (bytes, appends) = (bytes.to_vec(), file.appends);
         let write = Request::Write(file.handle, at, bytes.clone(), appends);
-        let told = move |reference: &mut Reference| {
+        let on_carried_out = move |reference: &mut Reference| {
             reference.wrote(number, |text| {
                 let at = if appends { text.len() } else { at as usize };
                 let len = text.len().max(at + bytes.len());
@@ -366,16 +366,21 @@ impl World {
                 text[at..at + bytes.len()].copy_from_slice(&bytes);
             });
         };
-        if let Err(errno) = self.request_telling(pid, write, Box::new(told)).await {
+        if let Err(errno) = self
+            .request_recording(pid, write, Box::new(on_carried_out))
+            .await
+        {
             self.reference(|reference| reference.wrong(format!("write: errno {errno}")));
         }
     }
 
     pub async fn fsync(&self, pid: u32, number: u64) {
         let file = self.file(number);
-        let told = move |reference: &mut Reference| reference.synced(number);
+        let on_carried_out = move |reference: &mut Reference| reference.synced(number);
         let fsync = Request::Fsync(file.handle);
-        let _ = self.request_telling(pid, fsync, Box::new(told)).await;
+        let _ = self
+            .request_recording(pid, fsync, Box::new(on_carried_out))
+            .await;
     }
 
     /// ftruncate(2).
@@ -385,11 +390,16 @@ impl World {
             size: Some(len),
             ..AttrChange::default()
         };
-        let told = move |reference: &mut Reference| {
+        let on_carried_out = move |reference: &mut Reference| {
             reference.wrote(number, |text| text.resize(len as usize, 0));
         };
-        let resized =
-            self.setattr_telling(pid, file.node, Some(file.handle), change, Box::new(told));
+        let resized = self.setattr_recording(
+            pid,
+            file.node,
+            Some(file.handle),
+            change,
+            Box::new(on_carried_out),
+        );
         if let Err(errno) = resized.await {
             self.reference(|reference| reference.wrong(format!("ftruncate: errno {errno}")));
         }

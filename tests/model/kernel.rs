@@ -61,15 +61,15 @@ pub struct World {
     pub reference: RefCell<Reference>,
     pub dir: u64,
     broken: Broken,
-    /// Requests and answers, for who reads of a failure.
+    /// Requests and answers, for the report of a failure.
     pub trace: RefCell<Vec<String>>,
-    /// What the reference is told when a request was carried out.
-    told: RefCell<HashMap<u64, Told>>,
+    /// What the reference records when a request is carried out.
+    on_carried_out: RefCell<HashMap<u64, OnCarriedOut>>,
     /// Open files that are gone, with their handles: the tree may not have done all for them yet.
     releasing: RefCell<Vec<(u64, u64)>>,
 }
 
-pub type Told = Box<dyn FnOnce(&mut Reference)>;
+pub type OnCarriedOut = Box<dyn FnOnce(&mut Reference)>;
 
 /// Lets others come between.
 pub async fn turn() {
@@ -103,7 +103,7 @@ impl World {
             reference: RefCell::default(),
             broken,
             trace: RefCell::default(),
-            told: RefCell::default(),
+            on_carried_out: RefCell::default(),
             releasing: RefCell::default(),
         });
         world.look_around(true, false);
@@ -149,8 +149,8 @@ impl World {
             reference.mutated(mutation);
         }
         for id in server.take_done() {
-            if let Some(told) = self.told.borrow_mut().remove(&id) {
-                told(&mut reference);
+            if let Some(on_carried_out) = self.on_carried_out.borrow_mut().remove(&id) {
+                on_carried_out(&mut reference);
             }
         }
         self.releasing.borrow_mut().retain(|(file, handle)| {
@@ -199,12 +199,17 @@ impl World {
     }
 
     pub async fn request(&self, tid: u32, request: Request) -> Reply {
-        self.request_telling(tid, request, Box::new(|_| {})).await
+        self.request_recording(tid, request, Box::new(|_| {})).await
     }
 
-    /// A request of which the reference is told in the moment in which it is carried out: of two at the same time the
-    /// first may be answered last.
-    pub async fn request_telling(&self, tid: u32, request: Request, told: Told) -> Reply {
+    /// A request that the reference records at the moment at which it is carried out: of two at the same time the first
+    /// may be answered last.
+    pub async fn request_recording(
+        &self,
+        tid: u32,
+        request: Request,
+        on_carried_out: OnCarriedOut,
+    ) -> Reply {
         let id = {
             let mut kernel = self.kernel.borrow_mut();
             // As Linux counts them.
@@ -217,7 +222,7 @@ impl World {
             request: id,
             is_resend: false,
         };
-        self.told.borrow_mut().insert(id, told);
+        self.on_carried_out.borrow_mut().insert(id, on_carried_out);
         self.note(format!("{tid}: {request:?}"));
         let is_listing = matches!(request, Request::ReadDirPlus(..));
         let is_deaf = is_listing && self.is_deaf_to_listings();

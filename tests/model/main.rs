@@ -25,7 +25,7 @@ const STEPS: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Nothing,
-    /// The kernel is never told of a change.
+    /// The kernel gets no epoch after a change.
     EpochsAreLost,
     /// A child's close counts as that of the process that opened the file.
     ChildClosesCount,

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use simpletuner_live::clock::Instant;
 use simpletuner_live::error::{Error, Result};
 use simpletuner_live::provider::{
     Callback, ChangeKind, Done, KeyChange, ListingState, Provided, Provider, ProviderChanges,

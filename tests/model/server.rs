@@ -300,7 +300,7 @@ impl Server {
             Request::Opendir(dir) => tree.open_dir(&caller, dir).map(Answer::Dir),
             Request::ReadDirPlus(dir, handle, offset) => {
                 let mut names = Vec::new();
-                let read = tree.read_dir_plus(dir, handle, offset, |name, found, next| {
+                let read = tree.read_dir_plus(&caller, dir, handle, offset, |name, found, next| {
                     // Two names are a page.
                     let has_room = names.len() < 2;
                     if has_room {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 
 /// What a value has, and the value.
-const VALUES: [(&str, &str); 34] = [
+const VALUES: [(&str, &str); 35] = [
     ("plain", "hf_abc/x=+,.:@%-"),
     ("empty", ""),
     ("spaces", " a  b "),
@@ -29,6 +29,7 @@ const VALUES: [(&str, &str); 34] = [
     ("quote, $", "it's $5"),
     ("quote, double quotes", "it's \"x\""),
     ("quote, backslash", "it's \\n"),
+    ("quote, backtick", "it's `x`"),
     ("backslash, quote", "a\\'b"),
     ("backslash", "a\\nb C:\\x y"),
     ("backslash, $", "a\\$b"),
@@ -71,6 +72,9 @@ fn misread(reader: &str) -> Vec<&'static str> {
         "go godotenv" => vec!["quote, double quotes", "backslash at the end"],
         _ => return Vec::new(),
     };
+    if !["direnv", "go godotenv"].contains(&reader) {
+        kinds.push("quote, backtick");
+    }
     kinds.push("carriage return");
     kinds
 }

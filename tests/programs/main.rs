@@ -87,12 +87,12 @@ fn succeeds(command: &mut Command) -> String {
 
 #[track_caller]
 fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", told(output));
+    assert!(output.status.success(), "{}", describe(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// How a program ended, and all it printed.
-fn told(output: &Output) -> String {
+fn describe(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
     format!("{}\n{out}{err}", output.status)
 }

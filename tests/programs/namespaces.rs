@@ -45,7 +45,7 @@ fn umount_names_the_process_that_has_the_mount_in_another_mount_namespace() {
     let mut ready = [0; 6];
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).unwrap();
     let umount = cli(&live, &["umount"]);
-    let said = told(&umount);
+    let said = describe(&umount);
     let pid = holder.id().to_string();
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -67,7 +67,7 @@ fn umount_names_the_place_where_a_folder_of_the_mount_is_bound() {
     std::fs::create_dir(&bound).unwrap();
     let script = format!("mount --bind . {}", bound.display());
     bash(&live, "secrets", &script);
-    let said = told(&cli(&live, &["umount"]));
+    let said = describe(&cli(&live, &["umount"]));
     let mut umount = Command::new("umount");
     umount.arg("-l").arg(&bound).status().unwrap();
     assert!(
@@ -133,7 +133,7 @@ impl Inside {
     #[track_caller]
     fn bash(&self, script: &str) -> String {
         let output = self.try_bash(script);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", describe(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 }

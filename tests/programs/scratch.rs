@@ -1,4 +1,4 @@
-//! Names that editors make for themselves: any bytes, there while they are open, and nobody is told of them.
+//! Names that editors make for themselves: any bytes, there while they are open, and no event names them.
 
 use super::*;
 

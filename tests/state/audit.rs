@@ -251,6 +251,7 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
         key: None,
         reads: true,
         keep_days: None,
+        anchor_interval: std::time::Duration::from_secs(60),
     };
     let trail = AuditTrail::new(&options);
     let key = options.signing_key().key_or_create().unwrap();
@@ -434,4 +435,39 @@ fn an_environment_variable_can_set_the_signing_key() {
         failed.err
     );
     assert_eq!(failed.code, 1);
+}
+
+#[test]
+fn a_hash_from_the_log_shows_a_trail_that_was_signed_anew() {
+    let _alone = alone();
+    let home = Home(home_of_simpletuner());
+    let mount = || {
+        home.run(&["mount"]).done();
+        home.sh(&format!(
+            "echo v > {0}; cat {0}",
+            home.live("secrets/A").display()
+        ));
+        home.run(&["umount"]).done();
+    };
+    mount();
+    let log = fs::read_to_string(home.path(".simpletuner/live.log")).unwrap();
+    let logged = log
+        .lines()
+        .filter_map(|line| line.split_once("whose hash is "));
+    let logged: Vec<&str> = logged.map(|(_, hash)| hash).collect();
+    assert_eq!(logged.len(), 2, "{log}");
+    let both = ["audit", "verify", "--hash", logged[0], "--hash", logged[1]];
+    let said = home.run(&both).done();
+    for hash in &logged {
+        assert!(said.contains(&format!("has the hash {hash}")), "{said}");
+    }
+    // By one who has the key: each trail is whole, and they name each other.
+    home.sh("rm .simpletuner/audit.db* .simpletuner/live-audit.db*");
+    mount();
+    home.run(&["audit", "verify"]).done();
+    let said = home.run(&both);
+    assert_eq!(said.code, 1, "{}", said.out);
+    let why = format!("no row of either trail has the hash {}", logged[0]);
+    assert!(said.err.contains(&why), "{}", said.err);
+    assert_eq!(home.run(&["audit", "verify", "--hash", "6f3a"]).code, 2);
 }

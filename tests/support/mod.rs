@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A mounted scratch home.
 pub struct Live {
@@ -142,13 +142,13 @@ impl Live {
     /// What came of a program that uses the mount, and ends in time.
     #[track_caller]
     pub fn output_of(&self, command: &mut Command) -> Output {
-        self.output_within(PATIENCE + PATIENCE / 2, command)
+        self.output_within(WAIT_TIMEOUT + WAIT_TIMEOUT / 2, command)
     }
 
     /// The output of a program that uses the mount. If it does not end in time, both processes of the mount are killed, so
     /// that the kernel releases the program.
     #[track_caller]
-    pub fn output_within(&self, patience: Duration, command: &mut Command) -> Output {
+    pub fn output_within(&self, timeout: Duration, command: &mut Command) -> Output {
         let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let mut program = command
             .stdout(out.try_clone().unwrap())
@@ -159,7 +159,7 @@ impl Live {
         let status = loop {
             match program.try_wait().unwrap() {
                 Some(status) => break Some(status),
-                None if begun.elapsed() > patience => break None,
+                None if begun.elapsed() > timeout => break None,
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
@@ -207,7 +207,7 @@ impl Live {
         }
         let begun = Instant::now();
         while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > WAIT_TIMEOUT {
                 // Whatever either of its processes is at, neither comes back.
                 signal_group(Signal::KILL, &self.daemon);
                 break;
@@ -271,7 +271,10 @@ pub fn waits_for_the_mount(pid: u32) -> bool {
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(
+            begun.elapsed() < WAIT_TIMEOUT,
+            "waited in vain until {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }

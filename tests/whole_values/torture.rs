@@ -50,13 +50,13 @@ fn torture(mode: Mode) {
             )
         });
         assert!(output.status.success(), "{}", output.status);
-        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let what = format!("{mode:?}, {kills} kills: {told:#}");
-        assert_eq!(told["violations"], 0, "{what}");
-        assert_eq!(told["crashed"], serde_json::json!([]), "{what}");
-        assert_eq!(told["left"], serde_json::json!([]), "{what}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let what = format!("{mode:?}, {kills} kills: {report:#}");
+        assert_eq!(report["violations"], 0, "{what}");
+        assert_eq!(report["crashed"], serde_json::json!([]), "{what}");
+        assert_eq!(report["left"], serde_json::json!([]), "{what}");
         assert!(
-            told["operations"].as_object().unwrap().len() >= 21,
+            report["operations"].as_object().unwrap().len() >= 21,
             "{what}"
         );
         println!("{what}");

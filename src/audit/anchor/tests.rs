@@ -16,6 +16,7 @@ impl Trails {
             key: Some("key".into()),
             reads: true,
             keep_days: None,
+            anchor_interval: INTERVAL,
         };
         Self { _dir: dir, options }
     }
@@ -210,4 +211,48 @@ fn threads_that_end_a_mount_at_once_name_the_other_trail_once() {
     let anchors = "SELECT count(*) FROM audit_log WHERE details LIKE '{\"anchor\":%'";
     let anchors = connection.query_row(anchors, [], |row| row.get::<_, i64>(0));
     assert_eq!(anchors.unwrap(), 1);
+}
+
+#[test]
+fn an_interval_after_a_row_the_other_trail_names_it_while_the_mount_goes_on() {
+    let mut trails = Trails::new();
+    trails.options.anchor_interval = Duration::from_millis(20);
+    let trail = AuditTrail::new(&trails.options);
+    let name = SecretName::new("A").unwrap();
+    trail.record(Actor::this_process(), AuditEvent::SecretSet(name.clone()));
+    trail.record_read(0, std::process::id(), ReadTarget::Secret(name));
+    let named = || {
+        trails
+            .chains()
+            .map(|chain| chain.last_anchor(Duration::from_secs(9)))
+    };
+    let began = Instant::now();
+    // Row 1 of each trail is the change and the read, and row 2 names the other trail's row.
+    while !named().into_iter().all(|anchor| anchor.unwrap().is_some()) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", named());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(trails.broken(), [None, None]);
+    // An anchor alone makes no further one.
+    let rows = || trails.verify().map(|verified| verified.unwrap().rows);
+    assert_eq!(rows(), [2, 2]);
+    trail.finish(Duration::from_secs(10));
+    assert_eq!(rows(), [2, 2]);
+}
+
+#[test]
+fn a_trail_that_was_signed_anew_lacks_the_hash_that_was_logged() {
+    let trails = Trails::new();
+    trails.mount();
+    let [changes, reads] = trails.chains();
+    let logged = changes.end(Duration::ZERO).unwrap().unwrap();
+    assert_eq!(changes.find(&logged.hash).unwrap(), Some(logged.id));
+    assert_eq!(reads.find(&logged.hash).unwrap(), None);
+    // By one who has the key, and so shows no breach.
+    trails.remove(&changes);
+    trails.remove(&reads);
+    assert_eq!(changes.find(&logged.hash).unwrap(), None);
+    trails.mount();
+    assert_eq!(trails.broken(), [None, None]);
+    assert_eq!(changes.find(&logged.hash).unwrap(), None);
 }

@@ -65,6 +65,7 @@ fn writer(failures: u32) -> Arc<BatchWriter<TestTrail>> {
         key: None,
         reads: true,
         keep_days: None,
+        anchor_interval: std::time::Duration::from_secs(60),
     });
     writer.lock().queue.failures = failures;
     Arc::new(writer)

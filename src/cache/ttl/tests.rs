@@ -1,9 +1,9 @@
 use super::*;
 use crate::cache::cleaner::Clean;
+use crate::clock::Instant;
 use crate::sync::Mutex;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 struct ByHand {
     cache: TtlCache<u32>,

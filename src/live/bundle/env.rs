@@ -1,26 +1,25 @@
-//! A document as lines `NAME=value`: quoted for shells, systemd and dotenv readers, bare for containers. Which reader reads
-//! what, docs/env-files.md says.
+//! A document as lines `NAME=value`: quoted for shells, systemd and dotenv readers, bare for containers.
+//! docs/env-files.md says which program reads which form.
 
-use super::Document;
-use super::render::Out;
+use super::{Document, Out};
 
 /// The most bytes of a line that Docker and Podman read; a longer one makes them refuse the whole file.
 const MAX_BARE_LINE: usize = 65_535;
 
 /// Lines for shells, systemd's `EnvironmentFile=` and dotenv readers.
 pub(super) fn quoted(document: &Document, out: Out<'_>) {
-    lines(document, out, |_, _| None, quote);
+    write_lines(document, out, |_, _| None, write_quoted);
 }
 
 /// Lines for `--env-file` of Docker and Podman: they take all that stands behind the `=` as it is.
 pub(super) fn bare(document: &Document, out: Out<'_>) {
-    lines(document, out, not_bare, |value, out| out(value));
+    write_lines(document, out, not_bare, |value, out| out(value));
 }
 
 /// Why this format cannot hold a value.
 type Refusal = Option<&'static str>;
 
-fn lines(
+fn write_lines(
     document: &Document,
     out: Out<'_>,
     refusal: fn(&str, &str) -> Refusal,
@@ -75,7 +74,7 @@ fn not_bare(name: &str, value: &str) -> Refusal {
 /// - single quotes cannot hold a `'`; some readers take `\\` inside for one backslash, and a backslash before the
 ///   closing quote for an escaped quote, so that they read on into the next lines;
 /// - more of them read several lines in double quotes.
-fn quote(value: &str, out: Out<'_>) {
+fn write_quoted(value: &str, out: Out<'_>) {
     let unquoted = |c: char| c.is_ascii_alphanumeric() || "_./:@%+=,-".contains(c);
     let special = |c: char| matches!(c, '\\' | '"' | '$' | '`');
     let fits_single = !value.contains('\'') && !value.contains("\\\\") && !value.ends_with('\\');

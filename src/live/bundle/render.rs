@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{BundleFormat, Document, env};
+use super::{BundleFormat, Document, Out, env};
 use crate::yaml::{write_key, write_quoted};
 
 /// Renders a document. The bytes are zeroed when dropped.
@@ -22,9 +22,6 @@ pub fn render(format: BundleFormat, document: &Document) -> Zeroizing<Vec<u8>> {
     });
     bytes
 }
-
-/// Takes the next piece of the text.
-pub(super) type Out<'a> = &'a mut dyn FnMut(&str);
 
 fn json(document: &Document, out: Out<'_>) {
     let mut before = "{\n  ";

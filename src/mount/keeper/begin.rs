@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
+use crate::files::reserve;
 use crate::mount::daemon::continue_stopped;
 use crate::mount::detach::detach;
 use crate::mount::handover::{HandoverState, OsBytes, SharedFds};
@@ -29,6 +30,7 @@ pub(super) fn begin(
 ) -> Result<Option<Keeper>> {
     let log_file = in_background.then(|| settings.log_file.clone());
     set_up(log_file.clone())?;
+    reserve::check_limit()?;
     let mount_point = resolve(&settings.mount_point);
     let restored = service::restored().filter(|restored| {
         let mount = restored.mount.find();

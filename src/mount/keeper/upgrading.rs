@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Keeper, SHUTDOWN_TIMEOUT};
+use crate::files::reserve;
 use crate::live::Upgrade;
 use crate::mount::channel::Channel;
 use crate::mount::handover::{Hello, QUIESCE_TIMEOUT, ToKeeper, ToServer};
@@ -150,7 +151,9 @@ impl Keeper {
         self.state.server = self.server.raw_pid();
         let hello = Hello::Keep(self.state.clone());
         let channel = &self.server.channel;
-        let error = Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
+        crate::logging::flush();
+        let exec = || Channel::exec(&self.shared, &self.state, "keeper", &hello, channel);
+        let error = reserve::with(exec);
         tracing::error!("the keeper keeps running the old program: {error}");
     }
 }

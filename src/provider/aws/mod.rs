@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -154,6 +155,8 @@ impl AwsBackend {
             .http_client(http.clone())
             .identity_cache(IdentityCache::lazy().load_timeout(for_credentials).build())
             .retry_config(RetryConfig::disabled())
+            // It would end a call that AWS has not answered for some seconds, whatever `timeout.total` is.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(self.options.connect_timeout)

@@ -52,6 +52,11 @@ impl BackendDocument {
         self.entries.keys()
     }
 
+    /// How many keys there are, with those that are not among the names.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + self.skipped()
+    }
+
     /// How many keys are not among the names.
     pub fn skipped(&self) -> usize {
         self.unnamed.len() + self.left_out.len()

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::runtime::runtime;
 use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, State};
 use super::{Backend, FetchError, Fetched, Retry};
+use crate::clock::Instant;
 use crate::error::Result;
 use crate::provider::source_view::Rules;
 use crate::provider::{Callback, Done};
@@ -32,6 +33,8 @@ pub struct BackendOptions {
     pub ttl: Ttl,
     /// How long the last document is served while the backend fails.
     pub max_stale: Duration,
+    /// The most keys that the document may have.
+    pub max_keys: usize,
     /// How long a fetch may take, all its retries together.
     pub timeout: Duration,
 }
@@ -64,12 +67,13 @@ pub(super) struct Inner {
 
 impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
-        let mut state = State::new(Rules {
+        let rules = Rules {
             provider: backend.name(),
             ttl: Some(options.ttl),
             max_stale: options.max_stale,
             hangs: Box::new(|_| None),
-        });
+        };
+        let mut state = State::new(rules, options.max_keys);
         state.source.change().source = backend.source();
         let rules = state.source.current().rules.clone();
         Ok(Arc::new(Self {
@@ -265,7 +269,8 @@ impl Fetcher {
                 match next {
                     NextRefresh::Unknown => read.notified().await,
                     NextRefresh::At(due) => {
-                        drop(tokio::time::timeout_at(due.into(), read.notified()).await);
+                        let left = due - Instant::now();
+                        drop(tokio::time::timeout(left, read.notified()).await);
                     }
                 }
             }

@@ -21,7 +21,6 @@ pub use document::BackendDocument;
 pub use fetcher::BackendOptions;
 pub use provider::BackendProvider;
 pub(super) use runtime::after;
-pub(super) use saved::WallTime;
 pub(crate) use saved::to_bytes;
 
 /// The source of a document.

@@ -1,13 +1,13 @@
 //! A backend as a provider of the chain. Makes no call itself: the [`Fetcher`] does.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use zeroize::Zeroizing;
 
 use super::Backend;
 use super::fetcher::{BackendOptions, Fetcher};
 use super::saved::Saved;
+use crate::clock::Instant;
 use crate::error::Result;
 use crate::provider::{Callback, Done, Provider, ProviderUpdate, View, wait_for};
 use crate::secret::SecretName;

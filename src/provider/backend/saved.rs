@@ -1,18 +1,19 @@
-//! A backend's record for the next process: its document with its times, and the backend's own state. The record has
-//! its own types, and wall-clock times.
+//! A backend's record for the next process: its document with its times, and the backend's own state. The record has its own
+//! types. What expires has its time since the machine started; what is only shown has wall-clock times.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::BackendDocument;
+use crate::clock::Instant;
 use crate::provider::source_view::{CachedDocument, Failure, SourceView};
 use crate::secret::SecretName;
 
 /// The version of the record. Records of other versions are ignored.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 /// A wall-clock time: whole seconds since 1970, rounded down, and nanoseconds. The seconds may be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +44,6 @@ impl WallTime {
         time.and_then(|time| time.checked_add(nanoseconds))
             .unwrap_or(UNIX_EPOCH)
     }
-
-    /// How long ago it was; `None` if it is in the future, because the clock was set back.
-    pub(in crate::provider) fn age(self) -> Option<Duration> {
-        SystemTime::now().duration_since(self.time()).ok()
-    }
 }
 
 /// A backend's record.
@@ -68,8 +64,8 @@ pub(super) struct Saved<'a> {
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SavedDocument<'a> {
-    /// When the call that returned it began.
-    pub(super) as_of: WallTime,
+    /// When the call that returned it began, since the machine started.
+    pub(super) as_of: Duration,
     pub(super) is_invalidated: bool,
     pub(super) changed_at: WallTime,
     /// Keys and texts, including keys that are not valid names.
@@ -111,13 +107,9 @@ impl SourceView<BackendDocument> {
         let is_invalidated = self.age(now).is_none();
         let document = self.cached.as_ref().map(|cached| {
             let (entries, left_out) = cached.document.parts();
-            let age = now.saturating_duration_since(cached.as_of);
             let changed = cached.keys_changed_at.iter();
             SavedDocument {
-                as_of: SystemTime::now()
-                    .checked_sub(age)
-                    .unwrap_or(UNIX_EPOCH)
-                    .into(),
+                as_of: cached.as_of.since_boot(),
                 is_invalidated,
                 changed_at: cached.changed_at.into(),
                 entries,
@@ -142,9 +134,8 @@ impl SourceView<BackendDocument> {
     /// Restores a record.
     pub(super) fn restore(&mut self, saved: &Saved<'_>, now: Instant) {
         if let Some(document) = &saved.document {
-            // A time in the future means that the clock was set back since the save.
-            let age = document.as_of.age();
-            let as_of = now.checked_sub(age.unwrap_or_default());
+            // A time to come means that the machine has started anew since the save.
+            let as_of = Some(Instant::from_boot(document.as_of)).filter(|as_of| *as_of <= now);
             let changed = document.changed.iter();
             self.cached = Some(CachedDocument {
                 document: BackendDocument::from_parts(&document.entries, &document.left_out).into(),
@@ -156,7 +147,7 @@ impl SourceView<BackendDocument> {
                         .collect(),
                 ),
             });
-            if document.is_invalidated || age.is_none() || as_of.is_none() {
+            if document.is_invalidated || as_of.is_none() {
                 self.invalidated_at = now.checked_add(Duration::from_nanos(1));
             }
         }
@@ -214,7 +205,7 @@ mod tests {
     fn the_format_of_the_record_does_not_change() {
         let saved = Saved {
             document: Some(SavedDocument {
-                as_of: WallTime(1, 2),
+                as_of: Duration::new(1, 2),
                 is_invalidated: false,
                 changed_at: WallTime(-1, 0),
                 entries: vec![("A", "a")],
@@ -228,7 +219,7 @@ mod tests {
             ..Saved::new("source")
         };
         let golden: &[u8] = &[
-            1, 6, b's', b'o', b'u', b'r', b'c', b'e', 1, 2, 2, 0, 1, 0, 1, 1, b'A', 1, b'a', 1, 1,
+            2, 6, b's', b'o', b'u', b'r', b'c', b'e', 1, 1, 2, 0, 1, 0, 1, 1, b'A', 1, b'a', 1, 1,
             b'L', 1, 1, b'A', 6, 0, 1, 8, 0, 1, 3, b'w', b'h', b'y', 10, 0, 1, 3, b'w', b'h', b'y',
             1, 3, b'o', b'w', b'n',
         ];

@@ -1,11 +1,12 @@
 //! A backend's current attempt, and what its outcome changes. Makes no call and never waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::{BackendDocument, FetchError, Fetched, Retry};
+use crate::clock::Instant;
 use crate::provider::cached_source::CachedSource;
-use crate::provider::source_view::Rules;
+use crate::provider::source_view::{Rules, too_many_keys};
 use crate::provider::{ListingState, View};
 use crate::secret::SecretName;
 use crate::text::printable;
@@ -19,14 +20,17 @@ pub(super) const FAILING_BACKEND_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(super) struct State {
     pub(super) source: CachedSource<BackendDocument>,
+    max_keys: usize,
     /// When the current attempt began.
     attempt: Option<Instant>,
 }
 
 impl State {
-    pub(super) fn new(rules: Rules) -> Self {
+    /// The state of a backend whose document may have `max_keys` keys.
+    pub(super) fn new(rules: Rules, max_keys: usize) -> Self {
         Self {
             source: CachedSource::new(rules),
+            max_keys,
             attempt: None,
         }
     }
@@ -98,13 +102,24 @@ impl State {
         }
     }
 
+    /// A document with more keys than it may have counts as a failure: which of them are meant is not known here.
+    fn bounded(&self, fetched: Fetched) -> Result<Fetched, FetchError> {
+        match &fetched {
+            Fetched::Document { document, .. } if document.len() > self.max_keys => {
+                Err(FetchError::lasting(too_many_keys(self.max_keys)))
+            }
+            _ => Ok(fetched),
+        }
+    }
+
     /// Records the outcome of the attempt.
     pub(super) fn finish(&mut self, result: Result<Fetched, FetchError>, now: Instant) {
         let as_of = self.attempt.take().unwrap_or(now);
         let provider = self.source.current().rules.provider;
         let is_configured = !matches!(result, Ok(Fetched::NotConfigured(_)));
         self.source.change().is_configured = is_configured;
-        let (document, changed_at, missing) = match result {
+        let (document, changed_at, missing) = match result.and_then(|fetched| self.bounded(fetched))
+        {
             Ok(Fetched::Document {
                 document,
                 changed_at,

@@ -15,6 +15,7 @@ use crate::secret::SecretName;
 use crate::yaml::Value;
 
 pub use parse::parse_document;
+pub(super) use parse::parse_within;
 pub(crate) use stored::{Sealed, Stored, looks_encrypted};
 use yaml::{Layout, Lines};
 
@@ -112,6 +113,11 @@ impl Document {
     /// Whether it has this secret.
     pub fn contains(&self, name: &SecretName) -> bool {
         self.index.contains_key(name)
+    }
+
+    /// How many entries there are, secrets and others.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// How many entries are not secrets: null, a list, an object, too long, or without a valid name.

@@ -16,12 +16,14 @@ mod write_queue;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backend::after;
 use super::{Callback, Done, ListingState, Provider, ProviderUpdate, SecretStore, View};
+use crate::clock::Instant;
 use crate::credential::KeySource;
 use crate::error::Result;
+use crate::files::reserve;
 use crate::secret::SecretName;
 use crate::sync::{Condvar, Mutex};
 use peers::Peers;
@@ -46,6 +48,8 @@ pub struct FileOptions {
     pub encrypt: bool,
     /// How long the last good document is served while the file cannot be read.
     pub max_stale: Duration,
+    /// The most keys that the file may have.
+    pub max_keys: usize,
     /// How long a write waits for another writer, and a reader for the disk (one second at least).
     pub lock_timeout: Duration,
 }
@@ -86,7 +90,7 @@ impl FileProvider {
         let watch = Watch::new();
         let timeout = options.lock_timeout.max(MIN_TIMEOUT);
         Self(Arc::new(Shared {
-            reader: StoreReader::new(options.location.clone()),
+            reader: StoreReader::new(options.location.clone(), options.max_keys),
             state: Mutex::new(State::new(watch.clone(), timeout, options.max_stale)),
             options,
             written: Condvar::new(),
@@ -198,6 +202,10 @@ impl CheckTarget for Shared {
 impl Shared {
     /// Reads the file unless it is the one that was read last.
     fn check_now(&self) {
+        reserve::with(|| self.read_if_changed());
+    }
+
+    fn read_if_changed(&self) {
         let started = Instant::now();
         loop {
             let (writes, needs_key) = {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::document::{Document, MAX_DOCUMENT, parse_document};
+use super::document::{Document, MAX_DOCUMENT, parse_document, parse_within};
 use super::location::{StoreLocation, is_yaml};
 use crate::error::{Error, Result};
 use crate::files::place::Place;
@@ -79,14 +79,16 @@ pub(super) struct ReadOutcome {
 /// Reads the file at one location.
 pub(super) struct StoreReader {
     location: StoreLocation,
+    max_keys: usize,
     /// Whether the warning that others can read the file was logged.
     mode_warned: AtomicBool,
 }
 
 impl StoreReader {
-    pub(super) fn new(location: StoreLocation) -> Self {
+    pub(super) fn new(location: StoreLocation, max_keys: usize) -> Self {
         Self {
             location,
+            max_keys,
             mode_warned: AtomicBool::new(false),
         }
     }
@@ -144,7 +146,11 @@ impl StoreReader {
             Ok(content) => {
                 let is_young = content.stamp.is_younger_than(PARTIAL_WRITE_TIMEOUT);
                 let observed = Observed::after_read(located.path(), content.stamp);
-                (observed, parse(located.path(), &content, before), is_young)
+                (
+                    observed,
+                    self.parse(located.path(), &content, before),
+                    is_young,
+                )
             }
             Err(error @ Error::MalformedStore { .. }) => (observed, Err(error), false),
             Err(error) => (Observed::Unsettled, Err(error), false),
@@ -159,6 +165,35 @@ impl StoreReader {
             tracing::warn!("{path} can be read by others; fix it with: chmod 600 {path}");
         }
         Ok(content)
+    }
+
+    /// The document of this content. The same bytes as before are not parsed again.
+    fn parse(
+        &self,
+        path: &Path,
+        content: &Content,
+        before: Option<&LoadedDocument>,
+    ) -> Result<LoadedDocument> {
+        let hash = ContentHash::of(path, &content.bytes);
+        let modified = content.stamp.modified();
+        if let Some(before) = before
+            && before.content.as_ref() == Some(&hash)
+        {
+            return Ok(LoadedDocument {
+                modified,
+                ..before.clone()
+            });
+        }
+        let parsed = parse_within(is_yaml(path), &content.bytes, self.max_keys);
+        let mut document = parsed.map_err(|error| with_path(path, error))?;
+        if let Some(before) = before {
+            document.reuse_decrypted(&before.document);
+        }
+        Ok(LoadedDocument {
+            document: Arc::new(document),
+            content: Some(hash),
+            modified,
+        })
     }
 }
 
@@ -177,34 +212,6 @@ impl LoadedDocument {
             false => Duration::ZERO,
         }
     }
-}
-
-/// The document of this content. The same bytes as before are not parsed again.
-fn parse(
-    path: &Path,
-    content: &Content,
-    before: Option<&LoadedDocument>,
-) -> Result<LoadedDocument> {
-    let hash = ContentHash::of(path, &content.bytes);
-    let modified = content.stamp.modified();
-    if let Some(before) = before
-        && before.content.as_ref() == Some(&hash)
-    {
-        return Ok(LoadedDocument {
-            modified,
-            ..before.clone()
-        });
-    }
-    let parsed = parse_document(is_yaml(path), &content.bytes);
-    let mut document = parsed.map_err(|error| with_path(path, error))?;
-    if let Some(before) = before {
-        document.reuse_decrypted(&before.document);
-    }
-    Ok(LoadedDocument {
-        document: Arc::new(document),
-        content: Some(hash),
-        modified,
-    })
 }
 
 /// The document in the file at a path and the file's stamp; `None` if there is no file.

@@ -1,11 +1,12 @@
 //! The file provider's state: the document that was read last, the key, and what a check must know. Touches no file.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::readable::{Key, Readable};
 use super::reader::{LoadedDocument, Observed, ReadOutcome};
 use super::watch::Watch;
+use crate::clock::Instant;
 use crate::credential::CredentialCipher;
 use crate::error::Result;
 use crate::files::Stamp;

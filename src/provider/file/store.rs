@@ -14,7 +14,7 @@ use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
 use crate::error::{Error, Result};
-use crate::files::Stamp;
+use crate::files::{Stamp, reserve};
 use crate::provider::{ChangeKind, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
@@ -23,14 +23,15 @@ impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.
     fn edit_all(&self, edits: &[&Edit]) -> Vec<Result<()>> {
         let mut results = Vec::new();
-        let written = self.edit(|document| {
+        let edit_all = |document: &mut Document| {
             let mut done = Vec::new();
             results = edits
                 .iter()
                 .map(|edit| self.apply(document, edit, &mut done))
                 .collect();
             Ok((!done.is_empty()).then_some(done))
-        });
+        };
+        let written = reserve::with(|| self.edit(edit_all));
         match written {
             Ok(()) => results,
             // Perhaps only one of them makes the file too large, or would change another entry.
@@ -271,6 +272,7 @@ impl Shared {
                         },
                     ));
                 }
+                self.check_room(document, &is_there)?;
                 let mut gone = Vec::new();
                 for (name, stored) in sealed {
                     let kind = match stored {
@@ -299,6 +301,29 @@ impl Shared {
                     done.push(change(to, ChangeKind::Set));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses an edit that adds keys to a file that would then be too large to be read. `is_there`: its names, and whether
+    /// they exist afterwards.
+    fn check_room(&self, document: &Document, is_there: &HashMap<&SecretName, bool>) -> Result<()> {
+        let new = |(name, is_there): &(&&SecretName, &bool)| **is_there && !document.contains(name);
+        let gone =
+            |(name, is_there): &(&&SecretName, &bool)| !**is_there && document.contains(name);
+        let (new, gone) = (
+            is_there.iter().filter(new).count(),
+            is_there.iter().filter(gone).count(),
+        );
+        let max_keys = self.options.max_keys;
+        if new > gone && document.len() + new - gone > max_keys {
+            return Err(Error::io(
+                format!(
+                    "the secrets file has {} keys, and the setting max_keys allows {max_keys}",
+                    document.len()
+                ),
+                rustix::io::Errno::NOSPC,
+            ));
         }
         Ok(())
     }

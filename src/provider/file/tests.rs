@@ -33,6 +33,7 @@ impl Scratch {
             key: KeySource::new(None, self.path("credential.key")),
             encrypt: true,
             max_stale: Duration::from_secs(3600),
+            max_keys: 10_000,
             lock_timeout: Duration::from_secs(20),
         };
         change(&mut options);

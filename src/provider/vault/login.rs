@@ -3,7 +3,7 @@
 //! Formats: Vault API documentation, "AppRole auth method", "Login with AppRole", and "Token auth method", "Renew a
 //! token (self)". Both respond with `{"auth": {...}}`.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 use super::client::Client;
 use super::failure;
 use super::response::Response;
-use crate::provider::backend::{FetchError, WallTime, to_bytes};
+use crate::clock::Instant;
+use crate::provider::backend::{FetchError, to_bytes};
 use crate::secret::SecretValue;
 
 /// Where the auth method is mounted, below `auth/`.
@@ -35,19 +36,18 @@ pub(super) struct Lease {
 struct SavedLease<'a> {
     role_id: &'a str,
     token: &'a str,
-    issued_at: WallTime,
+    /// Since the machine started.
+    issued_at: Duration,
     ttl: Option<Duration>,
     is_renewable: bool,
 }
 
 impl Lease {
-    pub(super) fn save(&self, role_id: &SecretValue, now: Instant) -> Zeroizing<Vec<u8>> {
-        let age = now.saturating_duration_since(self.issued_at);
-        let issued_at = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+    pub(super) fn save(&self, role_id: &SecretValue) -> Zeroizing<Vec<u8>> {
         to_bytes(&SavedLease {
             role_id: role_id.as_str(),
             token: self.token.as_str(),
-            issued_at: issued_at.into(),
+            issued_at: self.issued_at.since_boot(),
             ttl: self.ttl,
             is_renewable: self.is_renewable,
         })
@@ -58,12 +58,13 @@ impl Lease {
         let saved: SavedLease<'_> = postcard::from_bytes(saved).ok()?;
         let lease = Self {
             token: SecretValue::new(saved.token),
-            // If the clock was set back since, the age is unknown; Vault refuses the token if it has expired.
-            issued_at: now.checked_sub(saved.issued_at.age().unwrap_or_default())?,
+            issued_at: Instant::from_boot(saved.issued_at),
             ttl: saved.ttl,
             is_renewable: saved.is_renewable,
         };
-        (saved.role_id == role_id.as_str() && !lease.has_expired(now)).then_some(lease)
+        // One that is still to come is of an earlier start of the machine.
+        let is_of_now = lease.issued_at <= now && !lease.has_expired(now);
+        (saved.role_id == role_id.as_str() && is_of_now).then_some(lease)
     }
 
     /// Whether a third of its time to live, or less, is left.

@@ -19,11 +19,11 @@ mod trust;
 
 use std::pin::Pin;
 use std::sync::{Arc, Once};
-use std::time::Instant;
 
 use reqwest::header::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::provider::BackendKind;
 use crate::provider::backend::{Backend, BackendProvider, FetchError, Fetched, Fetching, Retry};

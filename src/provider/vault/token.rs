@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use reqwest::header::HeaderValue;
 use tokio::sync::Mutex;
@@ -12,6 +11,7 @@ use zeroize::Zeroizing;
 use super::VaultAuth;
 use super::client::Client;
 use super::login::{self, Lease};
+use crate::clock::Instant;
 use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
@@ -204,7 +204,7 @@ impl Tokens {
             return None;
         };
         let lease = self.lease.lock();
-        Some(lease.as_ref()?.save(role_id, (self.clock)()))
+        Some(lease.as_ref()?.save(role_id))
     }
 
     pub(super) fn restore(&self, saved: &[u8]) {

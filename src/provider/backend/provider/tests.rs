@@ -76,6 +76,7 @@ impl Scripted {
                 keys: [].into(),
             },
             max_stale: NEVER,
+            max_keys: 10_000,
             timeout,
         };
         Arc::new(BackendProvider::new(self.clone(), options).unwrap())

@@ -49,19 +49,26 @@ fn take_changes(timed: &mut Timed) -> Option<Vec<KeyChange>> {
     (changes != ProviderChanges::default()).then_some(changes.keys)
 }
 
+/// The most keys of a document here.
+const MAX_KEYS: usize = 5;
+
+fn rules() -> Rules {
+    Rules {
+        provider: "test",
+        ttl: Some(Ttl {
+            default: 300 * SECOND,
+            missing: 10 * SECOND,
+            keys: [(name("SHORT"), 60 * SECOND)].into(),
+        }),
+        max_stale: 3600 * SECOND,
+        hangs: Box::new(|_| None),
+    }
+}
+
 impl Timed {
     fn new() -> Self {
         Self {
-            state: State::new(Rules {
-                provider: "test",
-                ttl: Some(Ttl {
-                    default: 300 * SECOND,
-                    missing: 10 * SECOND,
-                    keys: [(name("SHORT"), 60 * SECOND)].into(),
-                }),
-                max_stale: 3600 * SECOND,
-                hangs: Box::new(|_| None),
-            }),
+            state: State::new(rules(), MAX_KEYS),
             now: Instant::now(),
         }
     }
@@ -132,6 +139,28 @@ fn an_older_document_is_served_for_as_long_as_max_stale_and_then_the_failure() {
     assert_eq!(timed.after(SECOND).held("A"), Wait);
     timed.attempt(document(r#"{"A": "2"}"#));
     assert_eq!(timed.held("A"), fresh("2"));
+}
+
+#[test]
+fn a_document_with_too_many_keys_is_a_failure_that_names_the_setting() {
+    let mut timed = Timed::new();
+    let with = |keys: usize| {
+        let entries: Vec<_> = (0..keys).map(|n| format!("\"K{n}\": \"v\"")).collect();
+        document(&format!("{{{}}}", entries.join(",")))
+    };
+    timed.attempt(with(MAX_KEYS));
+    assert_eq!(timed.held("K4"), fresh("v"));
+    timed.after(300 * SECOND).attempt(with(MAX_KEYS + 1));
+    assert_eq!(timed.held("K4"), stale("v"));
+    let (why, _) = timed.state.source.current().last_error.clone().unwrap();
+    assert_eq!(
+        why,
+        "it has more than 5 keys, the most that the setting max_keys allows"
+    );
+    timed.attempt(document(
+        r#"{"K0": [], "a/b": "v", "C": "v", "D": "v", "E": "v", "F": "v"}"#,
+    ));
+    assert_eq!(timed.held("K4"), stale("v"), "all keys count");
 }
 
 #[test]

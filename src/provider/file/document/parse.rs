@@ -9,6 +9,7 @@ use super::super::json;
 use super::yaml::Layout;
 use super::{Document, Entry, MAX_DOCUMENT, Stored, Written, malformed};
 use crate::error::Result;
+use crate::provider::source_view::too_many_keys;
 use crate::secret::SecretName;
 use crate::text::{encrypted_by, text_of};
 use crate::yaml::{self, Value};
@@ -18,6 +19,15 @@ use crate::yaml::{self, Value};
 /// # Errors
 /// [`Error::Malformed`](crate::error::Error::Malformed), which never quotes a value.
 pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
+    parse_within(yaml, bytes, usize::MAX)
+}
+
+/// As [`parse_document`], for a document with at most `max_keys` keys.
+pub(in crate::provider::file) fn parse_within(
+    yaml: bool,
+    bytes: &[u8],
+    max_keys: usize,
+) -> Result<Document> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(malformed(format!(
             "it is too large: over {MAX_DOCUMENT} bytes"
@@ -28,23 +38,26 @@ pub fn parse_document(yaml: bool, bytes: &[u8]) -> Result<Document> {
         return Err(malformed("it is empty".to_owned()));
     }
     if !yaml {
-        return parse_json(text);
+        return parse_json(text, max_keys);
     }
     let json = match text.trim_start().starts_with('{') {
-        true => parse_json(text).ok(),
+        true => parse_json(text, max_keys).ok(),
         false => None,
     };
     let mut document = match json {
         Some(document) => return Ok(document),
         None => parse_yaml(text)?,
     };
+    if document.len() > max_keys {
+        return Err(malformed(too_many_keys(max_keys)));
+    }
     if let Some(layout) = &mut document.layout {
         layout.has_bom = text.len() < bytes.len();
     }
     Ok(document)
 }
 
-fn parse_json(text: &str) -> Result<Document> {
+fn parse_json(text: &str, max_keys: usize) -> Result<Document> {
     json::check_object(text).map_err(malformed)?;
     let mut document = Document::empty(false);
     let mut indices: HashMap<Cow<'_, str>, usize> = HashMap::new();
@@ -76,6 +89,7 @@ fn parse_json(text: &str) -> Result<Document> {
         // The last of duplicate keys counts, as in Python's `json`.
         match indices.get(&key) {
             Some(&index) => document.entries[index] = entry,
+            None if indices.len() >= max_keys => return Err(malformed(too_many_keys(max_keys))),
             None => {
                 indices.insert(key, document.entries.len());
                 document.entries.push(entry);

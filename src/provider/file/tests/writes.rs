@@ -36,6 +36,60 @@ fn a_document_that_would_grow_too_large_is_not_written() {
 }
 
 #[test]
+fn a_key_more_than_the_file_may_have_is_not_written_and_the_others_are() {
+    for file in ["secrets.json", "secrets.yaml"] {
+        let scratch = Scratch::new();
+        scratch.write(file, "{\"A\": \"1\", \"B\": \"2\"}");
+        let provider = scratch.with(|o| (o.max_keys, o.encrypt) = (3, false));
+        let change = |key| [Change::Set(name(key), SecretValue::new("new"))];
+        let both = [
+            Change::Delete(name("B")),
+            Change::Set(name("E"), SecretValue::new("new")),
+        ];
+        let (c, d, a) = (change("C"), change("D"), change("A"));
+        let results = provider.apply_each(&[&c, &d, &a, &both]);
+        let refused = results[1].as_ref().unwrap_err();
+        assert_eq!(refused.errno(), libc::ENOSPC, "{refused}");
+        assert!(refused.to_string().contains("max_keys"), "{refused}");
+        for index in [0, 2, 3] {
+            assert!(results[index].is_ok(), "{index}: {:?}", results[index]);
+        }
+        for (key, value) in [
+            ("A", Some("new")),
+            ("B", None),
+            ("C", Some("new")),
+            ("D", None),
+        ] {
+            assert_eq!(get(&provider, key).as_deref(), value, "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_file_with_more_keys_than_it_may_have_is_malformed_and_stays() {
+    let texts = [
+        ("secrets.json", "{\"A\": \"1\", \"B\": \"2\", \"C\": {}}"),
+        ("secrets.yaml", "A: 1\nB: 2\nC: {}\n"),
+    ];
+    for (file, text) in texts {
+        let scratch = Scratch::new();
+        scratch.write(file, text);
+        let provider = scratch.with(|o| o.max_keys = 2);
+        for said in [
+            provider.get(&name("A")).unwrap_err(),
+            set(&provider, "A", "new").unwrap_err(),
+        ] {
+            assert_eq!(said.errno(), libc::EIO);
+            assert!(said.to_string().contains("more than 2 keys"), "{said}");
+            assert!(said.to_string().contains("max_keys"), "{said}");
+        }
+        assert_eq!(scratch.read(file), text);
+        let larger = scratch.with(|o| o.max_keys = 3);
+        assert_eq!(get(&larger, "A").as_deref(), Some("1"));
+    }
+}
+
+#[test]
 fn a_write_that_would_change_another_entry_fails_alone() {
     let scratch = Scratch::new();
     scratch.write("secrets.yaml", "A: &a alpha\nB: *a\n");
