@@ -21,6 +21,7 @@ enum Source {
         file: u64,
         write_ino: u64,
         process: Process,
+        /// Everybody may see a value under the old name: what the file held, or what it was renamed over.
         was_seen: bool,
     },
     /// A file without an unclosed write of this process.
@@ -167,7 +168,13 @@ impl Tree {
         }
     }
 
-    fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
+    fn source(
+        &self,
+        state: &State,
+        caller: &Caller,
+        from: &DirEntry,
+        target: &FileKind,
+    ) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
         if let Some(file) = state.scratch(from) {
             let write_ino = state.file(file).and_then(|file| file.write_ino);
@@ -188,18 +195,16 @@ impl Tree {
         }
         if let Some(process) = process {
             if let Some(file) = state.pending_of(from, || Some(process)) {
-                let write_ino = state
-                    .file(file)
-                    .and_then(|file| file.write_ino)
-                    .ok_or(ENOENT)?;
+                let pending = state.file(file).ok_or(ENOENT)?;
                 return Ok(Source::Unclosed {
                     file,
-                    write_ino,
+                    write_ino: pending.write_ino.ok_or(ENOENT)?,
                     process,
-                    was_seen: false,
+                    was_seen: pending.is_renamed(),
                 });
             }
-            if let Some(file) = state.named(from)
+            if *target != FileKind::Scratch
+                && let Some(file) = state.named(from)
                 && let Some(write_ino) = state.unclosed_by(file, process)
             {
                 return Ok(Source::Unclosed {
@@ -241,7 +246,7 @@ impl Tree {
                 false => Err(ENOENT),
             };
         }
-        let source = self.source(&self.state(), caller, from)?;
+        let source = self.source(&self.state(), caller, from, &target)?;
         match source {
             Source::Scratch(_) if target == FileKind::Scratch => {
                 self.state().rename(from, to);
@@ -379,7 +384,8 @@ impl Tree {
                 self.hardware.invalidate_configured();
             }
             (FileKind::Secret(old), FileKind::Scratch) => {
-                // The value is not lost with its name: it lies under the scratch name until that is removed.
+                // The value is not lost with its name: it lies under the scratch name until that is removed, or until
+                // a process that is writing the file closes it.
                 let value = self.manager.value_in_store(old)?;
                 self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
                 return self.become_scratch(caller, from, to, &value);
@@ -402,8 +408,7 @@ impl Tree {
     ) -> Result<(), OpError> {
         let opener = self.opener(caller)?;
         let mut state = self.state();
-        state.unlink(from);
-        let write_ino = state.create_scratch(to, &opener, value.as_bytes());
+        let write_ino = state.rename_to_scratch(from, to, &opener, value.as_bytes());
         // It has no writer.
         let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
         state.committed(write_ino, changes);
