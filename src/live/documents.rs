@@ -15,7 +15,7 @@ use crate::secret::SecretValue;
 use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// A document with more names than this is rendered on a thread of its own.
-const LARGE: usize = 200;
+const LARGE_DOCUMENT: usize = 200;
 
 /// The documents that were rendered last.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Tree {
                 },
             });
         }
-        if freshness == Freshness::Fresh && snapshot.names().len() > LARGE {
+        if freshness == Freshness::Fresh && snapshot.names().len() > LARGE_DOCUMENT {
             return Resolved::Blocked(WaitOn::Document(format));
         }
         self.render(format, &snapshot, freshness)

@@ -24,7 +24,7 @@ def another_takes(kind, name, flags):
         got = takes(kind, fd)
         wait()
         return 10 + got
-    return Child(other).go_on() == 11
+    return Child(other).resume() == 11
 
 def never_two(kind, name, flags, other_flags, meanwhile=lambda: None):
     fd = os.open(name, flags, 0o600)

@@ -144,14 +144,14 @@ class Child:
         os.close(said)
         same(os.read(self._said, 1), b'.', 'the child came to the point')
 
-    def go_on(self):
+    def resume(self):
         """It goes on to its end, or to its next `wait()`."""
         os.write(self._go, b'.')
         if os.read(self._said, 1) == b'':
             return self._reap()
 
     def ends(self):
-        same(self.go_on(), 0, 'the child ended')
+        same(self.resume(), 0, 'the child ended')
 
     def killed(self, number=signal.SIGKILL):
         os.kill(self.pid, number)

@@ -254,7 +254,7 @@ for n in range(250): append(a, 'config.changed', f'Change {n}', n, json.dumps({'
         anchor_interval: std::time::Duration::from_secs(60),
     };
     let trail = AuditTrail::new(&options);
-    let key = options.signing_key().key_or_create().unwrap();
+    let key = options.signing_key_source().key_or_create().unwrap();
     for n in 0..250 {
         let name = simpletuner_live::secret::SecretName::new(&format!("K{n}")).unwrap();
         trail.record(Actor::this_process(), AuditEvent::SecretSet(name));

@@ -6,7 +6,7 @@ mod support;
 
 mod attackers;
 mod disk;
-mod words;
+mod hostile;
 
 use std::fs;
 use std::path::Path;

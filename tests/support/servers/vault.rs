@@ -29,7 +29,7 @@ pub struct VaultServer {
 
 /// What it was asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct ReceivedRequest {
     pub method: String,
     pub path: String,
     pub namespace: String,
@@ -46,7 +46,7 @@ struct State {
     /// By namespace and mount point.
     engines: BTreeMap<(String, String), Engine>,
     approle: Option<AppRole>,
-    log: Vec<Asked>,
+    log: Vec<ReceivedRequest>,
 }
 
 /// What a token may do, and until when.
@@ -243,7 +243,7 @@ impl VaultServer {
     }
 
     /// What it was asked since the last time.
-    pub fn take_log(&self) -> Vec<Asked> {
+    pub fn take_log(&self) -> Vec<ReceivedRequest> {
         std::mem::take(&mut self.state().log)
     }
 
@@ -289,7 +289,7 @@ async fn answer(
         Some(value.to_owned())
     };
     let path = head.uri.path();
-    let asked = Asked {
+    let asked = ReceivedRequest {
         method: head.method.to_string(),
         path: percent_decode_str(path.strip_prefix("/v1/").unwrap_or(path))
             .decode_utf8()
@@ -322,7 +322,7 @@ impl State {
         name
     }
 
-    fn answer(&mut self, asked: &Asked, body: &[u8]) -> Answer {
+    fn answer(&mut self, asked: &ReceivedRequest, body: &[u8]) -> Answer {
         if self.is_sealed {
             return errors(503, &["Vault is sealed"]);
         }
