@@ -17,7 +17,7 @@ pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
 /// A larger file cannot be a key.
 const MAX_KEY: usize = 64 * 1024;
 
-/// Where the signing key comes from.
+/// The source of the signing key.
 #[derive(Clone)]
 pub struct SigningKeySource {
     variable: Option<SecretValue>,

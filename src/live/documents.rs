@@ -17,7 +17,7 @@ use crate::sync::{self, LARGE_STACK, Mutex};
 /// A document with more names than this is rendered on a thread of its own.
 const LARGE_DOCUMENT: usize = 200;
 
-/// The documents that were rendered last.
+/// The last rendered document of each format.
 #[derive(Default)]
 pub(super) struct Documents(Mutex<HashMap<BundleFormat, Rendered>>);
 

@@ -3,7 +3,7 @@
 /// The most bytes that it holds. A line that would exceed them replaces all others.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// The lines.
+/// The lines of the file `events`.
 #[derive(Default)]
 pub(super) struct EventLog(Vec<u8>);
 

@@ -1,3 +1,5 @@
+//! Hostile databases: endless statements, views, huge values, folders where others can write.
+
 use super::*;
 use std::path::PathBuf;
 

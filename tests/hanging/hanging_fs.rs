@@ -1,5 +1,5 @@
-//! A filesystem over a folder that hangs on demand, as a network filesystem does whose server is gone. It takes every
-//! request and answers none, so the kernel lets no caller go, not even for SIGKILL.
+//! A filesystem that shows a folder and hangs on demand, like a network filesystem whose server is gone. While it hangs, it
+//! reads every request and answers none, so not even SIGKILL ends a caller.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! What a process of the mount waits for may never answer: the disk, the log, the service manager, the user database.
-//! Reads of what is held, `status` and `umount` go on. `docs/architecture.md` has the table. The tests need root.
+//! The disk, the log, the service manager or the user database never answers: reads of cached values, `status` and `umount`
+//! still work. `docs/architecture.md` has the table of all waits ("Waits"). The tests need root.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! A lock is never given to two: it holds by name over versions and writers, or is refused with ENOLCK.
+//! No two processes ever hold the same lock: it excludes others by the file's name, whatever versions and writers there are,
+//! or it is refused with ENOLCK.
 
 use super::*;
 

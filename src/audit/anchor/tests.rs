@@ -1,3 +1,5 @@
+//! Anchors find a trail that was removed, replaced or cut.
+
 use super::*;
 use crate::audit::{AuditEvent, AuditTrail, ReadTarget, Verified};
 use crate::secret::SecretName;

@@ -1,5 +1,5 @@
-//! A server that speaks what Vault speaks, as its HTTP API documentation has it: KV versions 1 and 2, tokens with
-//! policies and an end, AppRole, renewal, namespaces, the seal. It notes what it is asked.
+//! A fake Vault, written from Vault's HTTP API documentation: KV versions 1 and 2, tokens with policies and expiry,
+//! AppRole, renewal, namespaces, the seal. It records its requests, and its time passes as a test says.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -20,14 +20,14 @@ use tokio::runtime::Runtime;
 pub const ROLE_ID: &str = "hunter2-role-id";
 pub const SECRET_ID: &str = "hunter2-secret-id";
 
-/// A server of one's own.
+/// A server for one test.
 pub struct VaultServer {
     port: u16,
     shared: Arc<Mutex<State>>,
     runtime: Runtime,
 }
 
-/// What it was asked.
+/// A request that the server received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReceivedRequest {
     pub method: String,
