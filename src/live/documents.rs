@@ -15,9 +15,9 @@ use crate::secret::{SecretName, SecretValue};
 use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// A document with more names than this is rendered on a thread of its own.
-const LARGE: usize = 200;
+const LARGE_DOCUMENT: usize = 200;
 
-/// The documents that were rendered last.
+/// The last rendered document of each format.
 #[derive(Default)]
 pub(super) struct Documents {
     rendered: Mutex<HashMap<BundleFormat, Rendered>>,
@@ -87,7 +87,7 @@ impl Tree {
                 },
             });
         }
-        if freshness == Freshness::Fresh && snapshot.names().len() > LARGE {
+        if freshness == Freshness::Fresh && snapshot.names().len() > LARGE_DOCUMENT {
             return Resolved::Blocked(WaitOn::Document(format));
         }
         self.render(format, &snapshot, freshness)

@@ -35,7 +35,7 @@ pub struct SecretVersion {
     pub raw: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
-    /// When the value last changed, as far as the provider can tell.
+    /// When the value last changed, as far as the provider knows.
     pub changed_at: SystemTime,
     as_of: Instant,
 }

@@ -64,7 +64,7 @@ use fuser::SessionACL;
 
 /// The message about a mount that belongs to another user.
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
-    let user = crate::users::shown(uid);
+    let user = crate::users::display_name(uid);
     format!(
         "the mount at {} belongs to another user ({user}); choose another folder",
         mount_point.display()

@@ -327,7 +327,7 @@ fn refuse_foreign_home(home: &Path) -> Result<()> {
     if owner == 0 {
         return Ok(());
     }
-    let user = crate::users::shown(owner);
+    let user = crate::users::display_name(owner);
     let home = home.display();
     Err(Error::Settings(format!(
         "this is root, and HOME={home} belongs to {user}, who could not use the files that root would create there; \

@@ -1,4 +1,4 @@
-//! Where AWS's credentials come from, and what is said when they do not.
+//! Where AWS's credentials come from, and the error message when there are none.
 
 use std::time::Instant;
 
@@ -179,7 +179,7 @@ fn a_program_for_credentials_that_hangs_is_killed() {
 #[test]
 fn each_failure_of_a_profile_has_its_own_advice() {
     let moto = Moto::start();
-    for (profile, variables, told) in [
+    for (profile, variables, expected) in [
         (
             "[profile other]\nregion = us-east-1\n",
             &[("AWS_PROFILE", "nope")][..],
@@ -204,7 +204,7 @@ fn each_failure_of_a_profile_has_its_own_advice() {
         ("", &[], "no AWS credentials are found"),
     ] {
         let said = get(&home("", profile), &moto, variables).failed();
-        assert!(said.contains(told), "{told}: {said}");
+        assert!(said.contains(expected), "{expected}: {said}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The store: documents of one moment, a store that hangs, a system call that is missing, many writers at once.
+//! The secrets file: documents of one moment, a disk that hangs, a system call that is missing, many writers at once.
 
 use super::*;
 
@@ -216,12 +216,12 @@ watch = background(['inotifywait', '-m', '-q', '--format', '%f', '-e', 'moved_to
 def probe():
     put(f'{folder}/probe', ''); os.rename(f'{folder}/probe', f'{folder}/probed')
 os.set_blocking(watch.stdout.fileno(), False)
-told = ''
+reported = ''
 def more():
-    global told
-    try: told += os.read(watch.stdout.fileno(), 65536).decode()
+    global reported
+    try: reported += os.read(watch.stdout.fileno(), 65536).decode()
     except BlockingIOError: pass
-    return told
+    return reported
 until(lambda: (probe(), more())[1], 'inotifywait tells')
 def writer(i):
     def way(wait):
@@ -247,13 +247,13 @@ def looks():
         with open(f'/proc/{server}/task/{task}/wchan') as f: return 'futex' not in f.read()
 until(lambda: not any([looks() for _ in range(20)]), 'the closes are with the thread that commits')
 fcntl.flock(lock, fcntl.LOCK_UN)
-same([child._reap() for child in children], [11 if i % 5 == 0 else 10 for i in range(50)], 'what each was told')
+same([child._reap() for child in children], [11 if i % 5 == 0 else 10 for i in range(50)], 'the outcome of each')
 for i in range(50): same(text(f'K{i:02}'), f'value {i}.' if i % 5 else None)
 with open(f'{folder}/secrets.json') as f: same(len(json.load(f)), 41)
 put('LAST', 'v'); probe()
-until(lambda: more().rstrip().endswith('probed'), 'inotifywait told all')
+until(lambda: more().rstrip().endswith('probed'), 'inotifywait has reported all')
 watch.kill(); watch.wait()
-rewrites = told.split().count('secrets.json') - 1
+rewrites = reported.split().count('secrets.json') - 1
 assert rewrites <= 5, f'{rewrites} rewrites of the store for 40 writers'
 "#,
     );

@@ -1,4 +1,4 @@
-//! Servers that backends are tested against, on free ports of the loopback interface. All end when they are dropped.
+//! Servers that tests of backends call, on free ports of the loopback interface. Each ends when it is dropped.
 
 #![allow(dead_code)]
 
