@@ -1,5 +1,5 @@
 //! An AWS and a Vault to try the mount with: moto and OpenBao on loopback, each with a document, and each behind a
-//! proxy that can fail. Prints the variables that lead to them, and then does what each line on standard input says.
+//! proxy that can fail. Prints the variables that lead to them, and then obeys the commands on standard input.
 //!
 //! `scripts/test-tools` makes the servers; they end with this program.
 
@@ -16,7 +16,7 @@ use servers::proxy::{Fault, Proxy};
 const USAGE: &str = "commands, after `aws` or `vault`:
   put KEY=VALUE...        changes its document (KEY= removes the key)
   pass | refuse | hang    answers, refuses connections, never answers
-  hold                    answers once it is told to pass
+  hold                    answers after the next `pass`
   requests                how many there were";
 
 /// One of the two, as the commands see it.

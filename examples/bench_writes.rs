@@ -144,7 +144,7 @@ fn writers(count: &str, folder: &Path) -> Done {
     Ok(())
 }
 
-/// Reads until it is told to end; the times of its reads.
+/// Reads until it is asked to end; the times of its reads.
 fn reads(file: &str, ended: &AtomicBool) -> std::io::Result<Vec<Duration>> {
     let (mut times, mut buffer) = (Vec::new(), [0; 4096]);
     while !ended.load(Ordering::Relaxed) || times.len() < 100 {

@@ -1,6 +1,6 @@
-//! The clock by which things expire. It cannot be set, and it runs while the machine sleeps. What is shown to people is
-//! `SystemTime`, the wall clock; pauses of a running program (a wait for a lock) stay with `std`'s clock, which a
-//! sleeping machine stops.
+//! The clock for everything that expires (CLOCK_BOOTTIME): nobody can set it, and it counts the time in which the machine
+//! sleeps. Times for people are `SystemTime`. Timeouts of waits (for a lock, say) use `std::time::Instant`, which does not
+//! count that time.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
@@ -22,7 +22,7 @@ impl Instant {
         self.0
     }
 
-    /// The moment that was so long after the start of the machine. One that is still to come was in an earlier start.
+    /// The moment this long after the machine started. A moment in the future was recorded before the machine's last start.
     pub fn from_boot(since_boot: Duration) -> Self {
         Self(since_boot)
     }

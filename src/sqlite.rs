@@ -114,10 +114,14 @@ pub(crate) fn identify(path: &Path) -> Result<Option<FileId>> {
                 dev_and_ino: (stat.st_dev as u64, stat.st_ino as u64),
                 stamp: is_immutable(path).then(|| Stamp::of(&stat)),
             })),
-            Some(what) => Err(failed(path, libc::EIO, what)),
+            Some(what) => Err(database_error(path, libc::EIO, what)),
         },
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        Err(errno) => Err(failed(path, errno.raw_os_error(), &errno.to_string())),
+        Err(errno) => Err(database_error(
+            path,
+            errno.raw_os_error(),
+            &errno.to_string(),
+        )),
     }
 }
 
@@ -152,7 +156,7 @@ fn immutable_uri(path: &Path) -> String {
 pub(crate) fn connect(path: &Path, mode: Mode, busy_timeout: Duration) -> Result<Database> {
     let place = find(path).map_err(|error| refused(path, &error))?;
     let connected = connect_to(place.path(), mode, busy_timeout);
-    connected.map_err(|error| explain(path, &error))
+    connected.map_err(|error| from_sqlite(path, &error))
 }
 
 /// The place of a database. Its log and its journal, which SQLite creates beside it, must not be another user's either.
@@ -164,10 +168,10 @@ fn find(path: &Path) -> io::Result<Place> {
 
 fn refused(path: &Path, error: &io::Error) -> Error {
     match place::is_untrusted(error) {
-        true => failed(path, libc::EACCES, &error.to_string()),
+        true => database_error(path, libc::EACCES, &error.to_string()),
         false => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            failed(path, errno, &format!("it cannot be opened: {error}"))
+            database_error(path, errno, &format!("it cannot be opened: {error}"))
         }
     }
 }
@@ -222,10 +226,10 @@ pub(crate) fn has_table(connection: &Connection, path: &Path, name: &str) -> Res
     let kind = "SELECT CASE WHEN type = 'table' AND rootpage = 0 THEN 'virtual table' ELSE type END
                 FROM sqlite_master WHERE name = ?1 COLLATE NOCASE";
     let kind = connection.query_row(kind, [name], |row| row.get::<_, String>(0));
-    match kind.optional().map_err(|error| explain(path, &error))? {
+    match kind.optional().map_err(|error| from_sqlite(path, &error))? {
         None => Ok(false),
         Some(kind) if kind == "table" => Ok(true),
-        Some(kind) => Err(failed(
+        Some(kind) => Err(database_error(
             path,
             libc::EIO,
             &format!("{name} in it must be a table, and is a {kind}; restore a backup"),
@@ -253,12 +257,12 @@ pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<D
         true => refused(path, &error),
         false => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            failed(path, errno, &format!("it cannot be created: {error}"))
+            database_error(path, errno, &format!("it cannot be created: {error}"))
         }
     })?;
     let connection = connect(path, Mode::Write, busy_timeout)?;
     let wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
-    wal.map_err(|e| explain(path, &e))?;
+    wal.map_err(|e| from_sqlite(path, &e))?;
     Ok(connection)
 }
 
@@ -271,7 +275,7 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 /// Turns SQLite's error into this crate's, with the errno that the mount returns.
-pub(crate) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
+pub(crate) fn from_sqlite(path: &Path, error: &rusqlite::Error) -> Error {
     let access = |mode| match rustix::fs::access(path, mode) {
         Err(errno) => errno.raw_os_error(),
         Ok(()) => libc::EACCES,
@@ -302,11 +306,11 @@ pub(crate) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
         // SQLite's message may contain the statement, and names of tables and columns, but no stored value.
         _ => (libc::EIO, error.to_string()),
     };
-    failed(path, errno, &reason)
+    database_error(path, errno, &reason)
 }
 
 /// A database error with a reason of this crate.
-pub(crate) fn failed(path: &Path, errno: i32, reason: &str) -> Error {
+pub(crate) fn database_error(path: &Path, errno: i32, reason: &str) -> Error {
     Error::Database {
         path: path.to_owned(),
         reason: reason.to_owned(),

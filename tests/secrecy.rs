@@ -1,4 +1,4 @@
-//! A value is shown only where it is asked for: never in logs, messages, reports, process tables or files.
+//! A value is shown only where it is asked for: never in logs, messages, reports, process lists or files.
 
 mod support;
 

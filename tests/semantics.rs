@@ -113,7 +113,7 @@ fn untested<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn everything_that_is_waited_for_has_a_bound_and_a_test() {
     let page = text_of("docs/architecture.md");
     let mut sections = page.split("\n## ");
-    let section = sections.find(|section| section.starts_with("What is waited for"));
+    let section = sections.find(|section| section.starts_with("Waits"));
     let rows = section
         .unwrap()
         .lines()

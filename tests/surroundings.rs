@@ -1,4 +1,4 @@
-//! A mount and its surroundings: the process that started it, other mounts, other users, limits.
+//! A mount and what is around it: the process that started it, other mounts, other users, resource limits.
 
 mod support;
 

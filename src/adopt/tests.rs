@@ -1,3 +1,5 @@
+//! `adopt` and `undo` in a scratch home.
+
 use super::*;
 use crate::manager::SecretsManager;
 use crate::provider::BACKENDS;

@@ -88,7 +88,7 @@ fn anchor(of: &Chain, into: &Chain, options: &AuditOptions) -> Result<()> {
         return Ok(());
     }
     let (id, hash, trail) = (end.id, &end.hash, of.file_name());
-    let key = options.signing_key().key()?;
+    let key = options.signing_key_source().key()?;
     into.append(&key, &[row(&trail, id, hash)], BUSY_TIMEOUT)?;
     tracing::info!("{trail} ends at row {id}, whose hash is {hash}");
     Ok(())

@@ -20,7 +20,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior};
 use super::row::UnsignedRow;
 use crate::error::{Error, Result};
 use crate::sqlite::{
-    BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, explain, has_table, identify,
+    BUSY_TIMEOUT, Database, Mode, connect, connect_or_create, from_sqlite, has_table, identify,
 };
 use crate::sync::{self, SMALL_STACK};
 use anchor::ANCHOR;
@@ -105,7 +105,7 @@ impl Chain {
     /// A connection for writing. Creates a missing database or table.
     pub(super) fn connect(&self, busy_timeout: Duration) -> Result<Database> {
         let mut connection = connect_or_create(&self.path, busy_timeout)?;
-        let failed = |e| explain(&self.path, &e);
+        let failed = |e| from_sqlite(&self.path, &e);
         if !has_table(&connection, &self.path, TABLE)? {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let transaction = begun.map_err(failed)?;
@@ -135,7 +135,7 @@ impl Chain {
             }
             transaction.commit()
         };
-        append(&mut connection).map_err(|e| explain(&self.path, &e))
+        append(&mut connection).map_err(|e| from_sqlite(&self.path, &e))
     }
 
     /// A connection for reading; `None` without a database or table.
@@ -159,7 +159,7 @@ impl Chain {
             return Ok(None);
         };
         let found = connection.query_row(sql, [value], read).optional();
-        found.map_err(|error| explain(&self.path, &error))
+        found.map_err(|error| from_sqlite(&self.path, &error))
     }
 
     /// Its end; `None` without a row that is not about the other trail.
@@ -280,7 +280,7 @@ impl Chain {
     }
 
     fn check(&self, key: &hmac::Key, last: Option<u32>) -> Result<Verified> {
-        let failed = |e| explain(&self.path, &e);
+        let failed = |e| from_sqlite(&self.path, &e);
         let Some(connection) = self.connect_to_read(BUSY_TIMEOUT)? else {
             return Ok(Verified::default());
         };
@@ -358,7 +358,7 @@ impl Chain {
         if identify(&self.path)?.is_none() {
             return Ok(0);
         }
-        let failed = |e| explain(&self.path, &e);
+        let failed = |e| from_sqlite(&self.path, &e);
         let mut connection = self.connect(BUSY_TIMEOUT)?;
         prune(&mut connection, key, before).map_err(failed)
     }

@@ -9,7 +9,7 @@ use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::Chain;
 use super::event::AuditEvent;
-use super::key::SigningKey;
+use super::key::SigningKeySource;
 use super::refusals::RefusalLimiter;
 use super::row::UnsignedRow;
 use super::user_names::UserNames;
@@ -103,7 +103,7 @@ pub(super) struct ChangeTrail {
     options: AuditOptions,
     anchor: AnchorTimer,
     chain: Chain,
-    key: SigningKey,
+    key: SigningKeySource,
     was_checked: bool,
 }
 
@@ -118,7 +118,7 @@ impl Trail for ChangeTrail {
             options: options.clone(),
             anchor: AnchorTimer::of_changes(options),
             chain: options.change_chain(),
-            key: options.signing_key(),
+            key: options.signing_key_source(),
             was_checked: false,
         }
     }

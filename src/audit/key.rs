@@ -17,14 +17,14 @@ pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
 /// A larger file cannot be a key.
 const MAX_KEY: usize = 64 * 1024;
 
-/// Where the signing key comes from.
+/// The source of the signing key.
 #[derive(Clone)]
-pub struct SigningKey {
+pub struct SigningKeySource {
     variable: Option<SecretValue>,
     file: PathBuf,
 }
 
-impl SigningKey {
+impl SigningKeySource {
     /// A source: the variable's text if there is one, else the file.
     pub fn new(variable: Option<SecretValue>, file: PathBuf) -> Self {
         Self { variable, file }
@@ -116,7 +116,7 @@ mod tests {
     fn the_first_row_creates_a_private_key_and_verifying_creates_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/audit.key");
-        let source = SigningKey::new(None, path.clone());
+        let source = SigningKeySource::new(None, path.clone());
         assert_eq!(source.key().unwrap_err().errno(), libc::EKEYREJECTED);
         assert!(!path.exists());
         let made = sign(&source.key_or_create().unwrap());
@@ -133,7 +133,7 @@ mod tests {
             libc::EKEYREJECTED
         );
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
-        let variable = SigningKey::new(Some("text".into()), path);
+        let variable = SigningKeySource::new(Some("text".into()), path);
         assert_eq!(
             sign(&variable.key().unwrap()),
             sign(&hmac::Key::new(hmac::HMAC_SHA256, b"text"))
@@ -144,7 +144,7 @@ mod tests {
     fn processes_that_create_the_key_at_the_same_time_get_the_same_key() {
         for _ in 0..50 {
             let dir = tempfile::tempdir().unwrap();
-            let source = SigningKey::new(None, dir.path().join("audit.key"));
+            let source = SigningKeySource::new(None, dir.path().join("audit.key"));
             let ready = std::sync::Barrier::new(8);
             let made: Vec<Vec<u8>> = std::thread::scope(|scope| {
                 let make = || {

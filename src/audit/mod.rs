@@ -3,7 +3,7 @@
 //!
 //! - `event`: what is recorded; `row`: the columns that it becomes
 //! - [`Chain`]: a database whose rows form a hash chain: append, verify, prune
-//! - [`SigningKey`]: the HMAC key of both chains
+//! - [`SigningKeySource`]: the HMAC key of both chains
 //! - `anchor`: each trail names the last row of the other
 //! - `batch_writer`: the thread that both trails are built on, so that no caller waits for a database
 //! - `change_log`, `read_log`: the two trails
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub use actor::Actor;
 pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
-pub use key::{KEY_VARIABLE, SigningKey};
+pub use key::{KEY_VARIABLE, SigningKeySource};
 pub(crate) use timestamp::timestamp;
 
 use crate::secret::SecretValue;
@@ -71,8 +71,8 @@ impl AuditOptions {
     }
 
     /// The source of the signing key.
-    pub fn signing_key(&self) -> SigningKey {
-        SigningKey::new(self.key.clone(), self.state_dir.join("audit.key"))
+    pub fn signing_key_source(&self) -> SigningKeySource {
+        SigningKeySource::new(self.key.clone(), self.state_dir.join("audit.key"))
     }
 
     /// SimpleTuner's chain, which records changes and denied access.

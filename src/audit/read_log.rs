@@ -20,12 +20,12 @@ use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::{Appender, Chain, prune};
 use super::event::ReadTarget;
-use super::key::SigningKey;
+use super::key::SigningKeySource;
 use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
-use crate::sqlite::{Database, explain, has_table};
+use crate::sqlite::{Database, from_sqlite, has_table};
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
 
@@ -161,7 +161,7 @@ pub(super) struct ReadTrail {
     options: AuditOptions,
     anchor: AnchorTimer,
     chain: Chain,
-    signing_key: SigningKey,
+    signing_key: SigningKeySource,
     keep: Option<Duration>,
     owner: String,
     connection: Option<(Database, hmac::Key)>,
@@ -185,7 +185,7 @@ impl Trail for ReadTrail {
             options: options.clone(),
             anchor: AnchorTimer::of_reads(options),
             chain: options.read_chain(),
-            signing_key: options.signing_key(),
+            signing_key: options.signing_key_source(),
             keep: options.keep_days.map(|days| DAY * days),
             owner: owner(std::process::id()),
             connection: None,
@@ -253,7 +253,7 @@ impl ReadTrail {
     }
 
     fn write_batch(&mut self, all: bool) -> Result<()> {
-        let failed = |e| explain(self.chain.path(), &e);
+        let failed = |e| from_sqlite(self.chain.path(), &e);
         let must_recover = self.connection.is_none();
         if must_recover {
             let key = self.signing_key.key_or_create()?;
@@ -317,7 +317,7 @@ impl ReadTrail {
         {
             self.pruned_at = Some(Instant::now());
             if let Err(error) = prune(connection, key, before) {
-                let error = explain(self.chain.path(), &error);
+                let error = from_sqlite(self.chain.path(), &error);
                 tracing::warn!("old rows of the audit trail cannot be removed: {error}");
             }
         }

@@ -106,7 +106,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             let chain = trail.read_chain();
             let removed = match SystemTime::now().checked_sub(keep) {
                 Some(before) if chain.path().exists() => {
-                    chain.prune(&trail.signing_key().key()?, before)?
+                    chain.prune(&trail.signing_key_source().key()?, before)?
                 }
                 _ => 0,
             };
@@ -131,7 +131,7 @@ struct Searched<'a> {
 fn verify(trail: &AuditOptions, hashes: &[String], json: bool) -> Outcome {
     let chains = [trail.change_chain(), trail.read_chain()];
     let verified = match chains.iter().any(|chain| chain.path().exists()) {
-        true => Chain::verify_both(chains.each_ref(), &trail.signing_key().key()?)?,
+        true => Chain::verify_both(chains.each_ref(), &trail.signing_key_source().key()?)?,
         false => [None, None],
     };
     let path = |chain: &Chain| chain.path().display().to_string();

@@ -69,7 +69,7 @@ fn unmount(args: &Args, context: &Context) -> Outcome {
 }
 
 /// Unmounts in another process, and shows what it says. A filesystem that does not answer can keep a process from ending, even
-/// one that is killed, and whoever has started that process waits for it. So this one looks at no path.
+/// one that is killed, and the process that started it waits for it. So this one looks at no path.
 fn run_worker(args: &Args, context: &Context) -> Outcome {
     let until = Instant::now() + TIMEOUT;
     let failed = |e| Error::io("the process that unmounts", e);

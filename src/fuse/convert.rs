@@ -56,7 +56,7 @@ pub(super) fn file_type(kind: live::FileType) -> FileType {
     }
 }
 
-/// Attributes with `node` as the inode number.
+/// Attributes in fuser's form, with `nodeid` as the inode number.
 pub(super) fn file_attr(owner: Owner, nodeid: u64, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(nodeid),

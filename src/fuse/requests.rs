@@ -179,7 +179,7 @@ impl Dispatcher {
         self.failures.errno(operation, error)
     }
 
-    /// Attributes in fuser's form, with `node` as the inode number.
+    /// Attributes in fuser's form, with `nodeid` as the inode number.
     pub(super) fn file_attr(&self, nodeid: u64, attr: &Attr) -> FileAttr {
         convert::file_attr(self.tree.owner(), nodeid, attr)
     }

@@ -1,3 +1,5 @@
+//! Default, configured and overridden prices.
+
 use super::*;
 use crate::cache::HARDWARE;
 use proptest::prelude::*;

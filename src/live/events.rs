@@ -1,9 +1,9 @@
 //! The content of the file `events`: one JSON line for each change, in memory. When it is full, it is emptied.
 
 /// The most bytes that it holds. A line that would exceed them replaces all others.
-const LIMIT: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
-/// The lines.
+/// The lines of the file `events`.
 #[derive(Default)]
 pub(super) struct EventLog(Vec<u8>);
 
@@ -18,7 +18,7 @@ impl EventLog {
 
     /// Adds a line. Returns whether it replaced all others.
     pub(super) fn append(&mut self, line: &[u8]) -> bool {
-        let replaces_all = self.0.len() + line.len() > LIMIT;
+        let replaces_all = self.0.len() + line.len() > MAX_BYTES;
         self.add(replaces_all, line);
         replaces_all
     }
@@ -39,7 +39,7 @@ mod tests {
         let line = [b'x'; 1000];
         for _ in 0..300 {
             log.append(&line);
-            assert!(log.all().len() <= LIMIT);
+            assert!(log.all().len() <= MAX_BYTES);
             assert_eq!(log.all().len() % 1000, 0);
         }
         assert!(log.all().len() < 100 * 1000, "it was emptied");

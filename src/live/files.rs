@@ -16,7 +16,7 @@ use crate::secret::SecretValue;
 
 /// A file that is always there and whose content is generated at each look. `of` is the cache or the provider whose file
 /// it is; `None` in `cache/` itself and in the root.
-pub(super) struct Control {
+pub(super) struct ControlFile {
     /// Its name; empty where the file has the name of its cache or provider.
     pub(super) name: &'static str,
     /// The permission bits that are shown.
@@ -40,23 +40,23 @@ pub(super) enum ReadMode {
     Live,
 }
 
-impl PartialEq for Control {
+impl PartialEq for ControlFile {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
     }
 }
 
-impl Eq for Control {}
+impl Eq for ControlFile {}
 
-impl std::fmt::Debug for Control {
+impl std::fmt::Debug for ControlFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Control({:?})", self.name)
     }
 }
 
 /// In the root.
-pub(super) static IN_ROOT: &[Control] = &[
-    Control {
+pub(super) static IN_ROOT: &[ControlFile] = &[
+    ControlFile {
         name: "events",
         mode: 0o400,
         read_mode: ReadMode::Live,
@@ -66,14 +66,21 @@ pub(super) static IN_ROOT: &[Control] = &[
         },
         write: read_only,
     },
-    Control {
+    ControlFile {
+        name: "reload",
+        mode: 0o200,
+        read_mode: ReadMode::Snapshot,
+        read: |_, _| generated(""),
+        write: |tree, _, bytes| tree.reload(bytes),
+    },
+    ControlFile {
         name: "status",
         mode: 0o400,
         read_mode: ReadMode::Snapshot,
         read: |tree, _| json_text(&tree.status()),
         write: read_only,
     },
-    Control {
+    ControlFile {
         name: "variables",
         mode: 0o600,
         read_mode: ReadMode::Snapshot,
@@ -91,22 +98,22 @@ pub(super) static IN_ROOT: &[Control] = &[
 ];
 
 /// In `cache/` and in each cache's folder there.
-pub(super) static IN_CACHES: &[Control] = &[
-    Control {
+pub(super) static IN_CACHES: &[ControlFile] = &[
+    ControlFile {
         name: "stats",
         mode: 0o400,
         read_mode: ReadMode::SnapshotWithStartTime,
         read: stats,
         write: read_only,
     },
-    Control {
+    ControlFile {
         name: "clear",
         mode: 0o200,
         read_mode: ReadMode::Snapshot,
         read: |_, _| generated(""),
         write: |tree, of, _| clear(tree, of),
     },
-    Control {
+    ControlFile {
         name: "invalidate",
         mode: 0o600,
         read_mode: ReadMode::Snapshot,
@@ -119,7 +126,7 @@ pub(super) static IN_CACHES: &[Control] = &[
 ];
 
 /// In `providers/`.
-pub(super) static PROVIDER: Control = Control {
+pub(super) static PROVIDER: ControlFile = ControlFile {
     name: "",
     mode: 0o400,
     read_mode: ReadMode::Snapshot,

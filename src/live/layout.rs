@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::bundle::BundleFormat;
-use super::files::{Control, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
+use super::files::{ControlFile, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
@@ -52,7 +52,7 @@ pub(super) enum FileKind {
     /// A provider's configuration.
     Config(String),
     /// A control file or report, and the cache or provider that it belongs to.
-    Control(&'static Control, Option<String>),
+    Control(&'static ControlFile, Option<String>),
 }
 
 impl FileKind {
@@ -220,13 +220,19 @@ impl Layout {
         number
     }
 
-    fn add_controls(&mut self, dir: u64, controls: &'static [Control], of: Option<&str>) {
+    fn add_controls(&mut self, dir: u64, controls: &'static [ControlFile], of: Option<&str>) {
         for control in controls {
             self.add_control(dir, control.name, control, of);
         }
     }
 
-    fn add_control(&mut self, dir: u64, name: &str, control: &'static Control, of: Option<&str>) {
+    fn add_control(
+        &mut self,
+        dir: u64,
+        name: &str,
+        control: &'static ControlFile,
+        of: Option<&str>,
+    ) {
         let number = FIRST_GENERATED + self.generated.len() as u64;
         let dir_entry = DirEntry::new(dir, name);
         self.by_dir_entry.insert(dir_entry.clone(), number);

@@ -31,8 +31,8 @@ mod xattr;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub use commit::{Commit, Commits};
@@ -41,7 +41,7 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart};
 
 use crate::audit::AuditTrail;
 use crate::error::Error;
@@ -104,6 +104,8 @@ pub enum WaitOn {
     Secret(SecretName),
     /// The answers of all providers.
     Listing,
+    /// The first read of the secrets file.
+    Store,
     /// A provider's configuration, while another program has locked the database.
     Config(String),
     /// A large document that is being rendered.
@@ -213,6 +215,7 @@ pub struct Tree {
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
+    reload: OnceLock<status::Reload>,
 }
 
 impl Tree {
@@ -285,6 +288,7 @@ impl Tree {
             listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
+            reload: OnceLock::new(),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {
@@ -351,6 +355,7 @@ impl Tree {
                 self.manager.find_async(name, Box::new(answered));
             }
             WaitOn::Listing => self.manager.refresh_async(Box::new(move |_| done())),
+            WaitOn::Store => self.manager.read_store_async(done),
             WaitOn::Config(name) => match &self.configs {
                 Some(configs) => configs.when_readable(name, done),
                 None => done(),

@@ -1,5 +1,5 @@
-//! How many lines one place in the code may log in a minute, so that nothing that repeats fills the log and rotates the rest
-//! of it away. Knows neither texts nor files.
+//! Rate limit of the log: at most so many lines a minute from one call site, so that a message which repeats cannot push
+//! the others out of the rotated log. Knows neither texts nor files.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use tracing::{Level, Metadata};
 use crate::sync::Mutex;
 
 const WINDOW: Duration = Duration::from_secs(60);
-/// The most lines of one place in a window.
+/// The most lines of one call site in a window.
 const MAX_LINES: u64 = 60;
 
-/// Counts the lines of each place in the code that logs. There are some hundred such places, so this stays small.
+/// Counts the lines of each call site (a `tracing` macro in the code). There are some hundred, so the map stays small.
 #[derive(Default)]
 pub(super) struct LineLimit(Mutex<HashMap<Identifier, Lines>>);
 
@@ -34,8 +34,8 @@ pub(super) enum Admitted {
 }
 
 impl LineLimit {
-    /// Whether a line of this place is logged now. Errors always are: each of them is rare, and some are the only trace of
-    /// what is lost. So are debug lines, which someone has asked for.
+    /// Whether a line of this call site is logged now. Errors always are: each of them is rare, and some are the only trace of
+    /// what is lost. So are debug lines, which a user has asked for.
     pub(super) fn admit(&self, metadata: &Metadata<'static>, now: Instant) -> Admitted {
         if !matches!(*metadata.level(), Level::WARN | Level::INFO) {
             return Admitted::Yes;

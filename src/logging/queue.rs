@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex, MutexGuard};
 
-/// How long whoever logs a line waits until it is written. After one that took longer nobody waits, until all are written.
+/// How long a thread that logs a line waits until it is written. After one that took longer, no thread waits until all
+/// lines are written.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

@@ -100,7 +100,7 @@ pub struct FoundSecret {
     pub value: SecretValue,
     /// The provider that has it.
     pub provider: Arc<str>,
-    /// When the value last changed, as far as the provider can tell.
+    /// When the value last changed, as far as the provider knows.
     pub changed_at: SystemTime,
     /// When the provider was asked.
     pub fetched_at: SystemTime,

@@ -38,7 +38,7 @@ impl Trust {
     fn names(self) -> String {
         match self.user {
             0 => "root".into(),
-            user => format!("{} or root", users::shown(user)),
+            user => format!("{} or root", users::display_name(user)),
         }
     }
 
@@ -54,7 +54,7 @@ impl Trust {
         Err(Error::Settings(format!(
             "{} belongs to {}; it must belong to {}",
             path.display(),
-            users::shown(stat.st_uid),
+            users::display_name(stat.st_uid),
             self.names()
         )))
     }

@@ -1,3 +1,5 @@
+//! What `/proc` says of real processes.
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;

@@ -92,7 +92,7 @@ fn look_up(uid: u32) -> bool {
 }
 
 /// A user in a message: the name, or the number if the database does not have it at once.
-pub(crate) fn shown(uid: u32) -> String {
+pub(crate) fn display_name(uid: u32) -> String {
     name_within(uid, MESSAGE_TIMEOUT).unwrap_or_else(|| uid.to_string())
 }
 

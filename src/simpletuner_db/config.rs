@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use super::json::{Layout, parse_object, reformat};
+use super::json::{JsonLayout, parse_object, reformat};
 use crate::error::{Error, Result};
 use crate::provider::parse_rfc3339;
 use crate::secret::{SecretName, SecretValue};
@@ -60,7 +60,7 @@ impl ProviderConfig {
     /// The stored text, indented by two spaces.
     pub fn to_json(&self) -> SecretValue {
         match &self.0 {
-            Some(stored) => reformat(stored.text.as_str(), Layout::Indented),
+            Some(stored) => reformat(stored.text.as_str(), JsonLayout::Indented),
             None => SecretValue::new("{}\n"),
         }
     }
@@ -106,7 +106,7 @@ pub(super) fn to_stored(name: &str, text: &[u8]) -> Result<(SecretValue, Map<Str
     }
     let object = parse_object(text).map_err(malformed)?;
     let text = std::str::from_utf8(text).map_err(|_| malformed("it is not UTF-8".into()))?;
-    let stored = reformat(text, Layout::OneLine);
+    let stored = reformat(text, JsonLayout::OneLine);
     if stored.len() > MAX_CONFIG {
         return Err(Error::TooLarge {
             what: what(),

@@ -10,7 +10,7 @@ use crate::secret::{SecretBuffer, SecretValue};
 
 /// The white space between tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(super) enum JsonLayout {
     /// A line for each element, two spaces of indent, and a newline at the end: for people.
     Indented,
     /// One line, `", "` and `": "`, as Python's `json.dumps` writes it.
@@ -59,7 +59,7 @@ pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// Valid JSON in another layout, in memory that is zeroed when dropped.
-pub(super) fn reformat(text: &str, layout: Layout) -> SecretValue {
+pub(super) fn reformat(text: &str, layout: JsonLayout) -> SecretValue {
     let mut length = 0;
     for_each_part(text, layout, &mut |part| length += part.len());
     let mut buffer = SecretBuffer::new(b"");
@@ -73,8 +73,8 @@ pub(super) fn reformat(text: &str, layout: Layout) -> SecretValue {
     buffer.to_value("").unwrap_or_else(|_| SecretValue::new(""))
 }
 
-fn for_each_part(text: &str, layout: Layout, emit: &mut impl FnMut(&str)) {
-    let indented = layout == Layout::Indented;
+fn for_each_part(text: &str, layout: JsonLayout, emit: &mut impl FnMut(&str)) {
+    let indented = layout == JsonLayout::Indented;
     let mut depth = 0;
     let break_line = |emit: &mut dyn FnMut(&str), depth: usize| {
         if indented {
@@ -146,10 +146,10 @@ mod tests {
         let text = r#" {"a" : [ 1.10 , -0, 1e400,12345678901234567890123 ],"b\"}:,":{ },"c":[ ], "d":{"e":null,"ä":"\u00e4 , : {"} } "#;
         let one_line = r#"{"a": [1.10, -0, 1e400, 12345678901234567890123], "b\"}:,": {}, "c": [], "d": {"e": null, "ä": "\u00e4 , : {"}}"#;
         let indented = "{\n  \"a\": [\n    1.10,\n    -0,\n    1e400,\n    12345678901234567890123\n  ],\n  \"b\\\"}:,\": {},\n  \"c\": [],\n  \"d\": {\n    \"e\": null,\n    \"ä\": \"\\u00e4 , : {\"\n  }\n}\n";
-        assert_eq!(reformat(text, Layout::OneLine).as_str(), one_line);
-        assert_eq!(reformat(text, Layout::Indented).as_str(), indented);
-        assert_eq!(reformat(indented, Layout::OneLine).as_str(), one_line);
-        assert_eq!(reformat("{}", Layout::Indented).as_str(), "{}\n");
+        assert_eq!(reformat(text, JsonLayout::OneLine).as_str(), one_line);
+        assert_eq!(reformat(text, JsonLayout::Indented).as_str(), indented);
+        assert_eq!(reformat(indented, JsonLayout::OneLine).as_str(), one_line);
+        assert_eq!(reformat("{}", JsonLayout::Indented).as_str(), "{}\n");
     }
 
     #[test]

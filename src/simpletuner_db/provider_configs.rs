@@ -19,7 +19,7 @@ use crate::cache::{CacheRegistry, PROVIDER_CONFIG, TtlCache};
 use crate::error::{Error, Result};
 use crate::provider::{BACKENDS, Done};
 use crate::settings::{Flags, Settings};
-use crate::sqlite::{BUSY_TIMEOUT, failed};
+use crate::sqlite::{BUSY_TIMEOUT, database_error};
 use crate::sync::{self, Mutex, SMALL_STACK};
 use reader::{Reader, Refreshed};
 use writer::Writer;
@@ -383,13 +383,13 @@ fn locked(path: &Path) -> Error {
         "another program has locked it for over {} s",
         BUSY_TIMEOUT.as_secs()
     );
-    failed(path, libc::EBUSY, &reason)
+    database_error(path, libc::EBUSY, &reason)
 }
 
 fn unreadable(path: &Path, name: &str, reason: &str) -> Error {
     let reason =
         format!("the configuration of {name} in it is {reason}; saving a whole object replaces it");
-    failed(path, libc::EIO, &reason)
+    database_error(path, libc::EIO, &reason)
 }
 
 fn database_of(settings: &Settings) -> PathBuf {

@@ -1,3 +1,5 @@
+//! Hostile databases: endless statements, views, huge values, folders where others can write.
+
 use super::*;
 use std::path::PathBuf;
 
@@ -23,7 +25,7 @@ fn an_endless_statement_is_interrupted() {
     let connection = connect(&path, Mode::Read, Duration::ZERO).unwrap();
     let began = Instant::now();
     let endless = connection.query_row(ENDLESS, [], |row| row.get::<_, i64>(0));
-    let said = explain(&path, &endless.unwrap_err());
+    let said = from_sqlite(&path, &endless.unwrap_err());
     assert_eq!(said.errno(), libc::EIO);
     assert!(said.to_string().contains("took too long"), "{said}");
     assert!(began.elapsed() < 2 * READ_TIMEOUT);
@@ -60,7 +62,7 @@ fn a_connection_to_read_cannot_write_and_huge_values_are_refused() {
     let read = connect(&path, Mode::Read, Duration::ZERO).unwrap();
     assert!(read.execute("INSERT INTO t VALUES (1)", []).is_err());
     let huge = read.query_row("SELECT y FROM t", [], |row| row.get::<_, Vec<u8>>(0));
-    let said = explain(&path, &huge.unwrap_err()).to_string();
+    let said = from_sqlite(&path, &huge.unwrap_err()).to_string();
     assert!(said.contains("over 16 MiB"), "{said}");
 }
 

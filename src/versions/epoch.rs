@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// For how long the kernel may hold a name that nothing changes. Any change ends it at once.
-const HOLD: Duration = Duration::from_secs(3600);
+const MAX_VALIDITY: Duration = Duration::from_secs(3600);
 /// FUSE_NOTIFY_INC_EPOCH (include/uapi/linux/fuse.h): the device takes {length 16, code, unique 0}.
 const INC_EPOCH: i32 = 8;
 /// The first FUSE protocol that knows it (Linux 6.16).
@@ -51,7 +51,7 @@ impl KernelNames {
     /// For how long the kernel may hold a name without asking.
     pub fn validity(&self) -> Duration {
         match self.are_held() {
-            true => HOLD,
+            true => MAX_VALIDITY,
             false => Duration::ZERO,
         }
     }

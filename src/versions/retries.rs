@@ -13,7 +13,7 @@ const UNSEEN_LIFETIME: Duration = Duration::from_secs(1);
 /// next lookup of the name may be for something else, and could be shown an old value.
 const MISSED_LIFETIME: Duration = Duration::from_secs(1);
 /// With more retries than this, expired ones are dropped.
-const MANY: usize = 1000;
+const CLEANUP_THRESHOLD: usize = 1000;
 
 /// A pending retry of one thread.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ impl Retries {
     }
 
     pub(super) fn put(&mut self, tid: u32, dir_entry: DirEntry, to_write: bool) {
-        if self.0.len() >= MANY {
+        if self.0.len() >= CLEANUP_THRESHOLD {
             self.0.retain(|(tid, _), retry| !retry.is_over(*tid));
         }
         let retry = Retry {

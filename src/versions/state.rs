@@ -43,7 +43,7 @@ pub struct State {
 pub type Dropped = Box<dyn Send>;
 
 /// Dropping more bytes than this takes long.
-const LARGE: usize = 256 * 1024;
+const LARGE_BYTES: usize = 256 * 1024;
 /// About how many bytes a record takes, without those of a value.
 const RECORD: usize = 64;
 
@@ -87,7 +87,7 @@ impl State {
     }
 
     pub(super) fn drop_later(&mut self, what: impl Send + 'static, bytes: usize) {
-        if bytes > LARGE {
+        if bytes > LARGE_BYTES {
             self.dropped.push(Box::new(what));
         }
     }

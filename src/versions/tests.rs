@@ -1,3 +1,5 @@
+//! Records and checkpoints restore the same state, and other versions' records are read.
+
 use super::*;
 use crate::process::Process;
 use crate::secret::SecretValue;

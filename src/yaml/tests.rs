@@ -1,3 +1,5 @@
+//! YAML as PyYAML reads it, and the bounds.
+
 use super::*;
 
 /// What is wrong with the text.

@@ -102,10 +102,10 @@ fn a_binary_secret_holds_the_same_document() {
 fn a_missing_or_deleted_secret_has_no_keys_and_says_so() {
     let moto = Moto::start();
     let home = home();
-    let missing = |told: &str| {
+    let missing = |expected: &str| {
         let ran = run(&home, &moto, &["get", "KEY"]);
         assert_eq!((ran.code, ran.out.as_str()), (4, ""));
-        assert!(ran.err.contains(told), "{}", ran.err);
+        assert!(ran.err.contains(expected), "{}", ran.err);
         assert!(ran.err.contains("aws_secret_name"), "{}", ran.err);
     };
     missing("does not exist");
@@ -121,14 +121,14 @@ fn a_missing_or_deleted_secret_has_no_keys_and_says_so() {
 fn a_secret_that_is_not_a_flat_object_is_a_failure_that_says_where() {
     let moto = Moto::start();
     let home = home();
-    for (text, told) in [
+    for (text, expected) in [
         ("hunter2", "it is not JSON at line 1 column 1"),
         ("[\"hunter2\"]", "it is not an object of names and texts"),
         ("{\"KEY\": \"hunter2", "it ends too early"),
     ] {
         moto.put(SECRET, text);
         let said = refused(&mut command(&home, &moto, &moto.url()));
-        assert!(said.contains(told) && said.contains(SECRET), "{said}");
+        assert!(said.contains(expected) && said.contains(SECRET), "{said}");
     }
 }
 
@@ -231,7 +231,7 @@ fn a_failed_network_has_an_error_that_says_why() {
     moto.put(SECRET, r#"{"KEY": "hunter2"}"#);
     let proxy = Proxy::before(&moto.url());
     let home = home();
-    for (fault, told) in [
+    for (fault, expected) in [
         (Fault::Refuse, "AWS cannot be reached"),
         (Fault::Status(500, ""), "AWS answers 500"),
         (Fault::TooMany(3), "AWS answers 429"),
@@ -244,7 +244,7 @@ fn a_failed_network_has_an_error_that_says_why() {
     ] {
         proxy.set(fault);
         let said = refused(&mut command(&home, &moto, &proxy.url()));
-        assert!(said.contains(told) && said.contains(SECRET), "{said}");
+        assert!(said.contains(expected) && said.contains(SECRET), "{said}");
     }
 }
 
@@ -254,7 +254,7 @@ fn an_error_of_aws_says_what_to_do() {
     let moto = Moto::start();
     let proxy = Proxy::before(&moto.url());
     let home = home();
-    for (body, told) in [
+    for (body, expected) in [
         (
             r#"{"__type": "AccessDeniedException", "Message": "User: arn:aws:iam::1:user/u is not authorized"}"#,
             "allow the caller secretsmanager:GetSecretValue on it (AccessDeniedException: User:",
@@ -302,7 +302,7 @@ fn an_error_of_aws_says_what_to_do() {
     ] {
         proxy.set(Fault::Status(400, body));
         let ran = ran(command(&home, &moto, &proxy.url()).args(["get", "KEY"]));
-        assert!(ran.code != 0 && ran.err.contains(told), "{}", ran.err);
+        assert!(ran.code != 0 && ran.err.contains(expected), "{}", ran.err);
     }
 }
 

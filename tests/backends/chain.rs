@@ -101,10 +101,10 @@ fn an_outage_is_bridged_by_the_last_documents_until_it_ends() {
     for _ in 0..3 {
         assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
     }
-    let told = events(&live);
+    let reported = events(&live);
     for provider in ["aws", "vault"] {
         let down = format!("provider_down - {provider}");
-        assert_eq!(told.iter().filter(|line| **line == down).count(), 1);
+        assert_eq!(reported.iter().filter(|line| **line == down).count(), 1);
         let report = live.json(&format!("providers/{provider}"));
         assert_eq!(report["available"], false);
         assert_eq!(report["stale"], true);
@@ -124,7 +124,7 @@ fn an_outage_is_bridged_by_the_last_documents_until_it_ends() {
     wait_until("vault answers again", || {
         done(&live, "cat secrets/IN_VAULT; cat providers/vault").contains("\"stale\": false")
     });
-    let told = events(&live);
+    let reported = events(&live);
     for line in [
         "provider_up - aws",
         "provider_up - vault",
@@ -132,9 +132,9 @@ fn an_outage_is_bridged_by_the_last_documents_until_it_ends() {
         "deleted IN_ALL aws",
     ] {
         assert_eq!(
-            told.iter().filter(|told| *told == line).count(),
+            reported.iter().filter(|event| *event == line).count(),
             1,
-            "{line}: {told:?}"
+            "{line}: {reported:?}"
         );
     }
     assert_eq!(live.json("providers/aws")["stale"], false);
@@ -204,16 +204,16 @@ fn a_rotation_shows_within_the_time_to_live_and_is_an_event() {
         let output = ended(spawn(&live, "cat secrets/IN_VAULT"));
         String::from_utf8_lossy(&output.stderr).contains("No such file")
     });
-    let told = events(&live);
+    let reported = events(&live);
     for line in [
         "rotated IN_BOTH aws",
         "set NEW aws",
         "deleted IN_VAULT vault",
     ] {
         assert_eq!(
-            told.iter().filter(|told| *told == line).count(),
+            reported.iter().filter(|event| *event == line).count(),
             1,
-            "{line}: {told:?}"
+            "{line}: {reported:?}"
         );
     }
     assert!(
@@ -337,15 +337,15 @@ fn no_token_key_or_value_is_ever_printed() {
     });
     let log = std::fs::read_to_string(live.home("daemon.log")).unwrap();
     assert!(log.contains("not JSON"), "{log}");
-    let mut told = vec![
+    let mut outputs = vec![
         log,
         live.read("events"),
         live.read("status"),
         live.read("cache/stats"),
     ];
-    told.extend(["aws", "vault"].map(|name| live.read(&format!("providers/{name}"))));
-    told.push(std::fs::read_to_string(format!("/proc/{}/cmdline", live.server_pid())).unwrap());
-    for text in told {
+    outputs.extend(["aws", "vault"].map(|name| live.read(&format!("providers/{name}"))));
+    outputs.push(std::fs::read_to_string(format!("/proc/{}/cmdline", live.server_pid())).unwrap());
+    for text in outputs {
         assert!(!text.contains("hunter2"), "{text}");
         assert!(!text.contains(&token), "{text}");
     }

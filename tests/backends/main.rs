@@ -1,8 +1,11 @@
-//! AWS Secrets Manager and Vault behind the mount and the command line, against servers of their own kind.
+//! AWS Secrets Manager and Vault behind the mount and the command line, against moto, OpenBao and a fake Vault.
 
 mod aws;
 mod aws_credentials;
 mod chain;
+mod command;
+mod command_tools;
+mod documents;
 mod orphans;
 mod proxies;
 mod restart;
@@ -114,10 +117,10 @@ fn done(live: &Live, script: &str) -> String {
 #[track_caller]
 fn refused(live: &Live, script: &str) -> String {
     let output = ended(spawn(live, script));
-    let told = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
-        !output.status.success() && told.is_empty(),
-        "{script}: {told}"
+        !output.status.success() && printed.is_empty(),
+        "{script}: {printed}"
     );
     String::from_utf8(output.stderr).unwrap()
 }

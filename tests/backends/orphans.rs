@@ -1,4 +1,4 @@
-//! Nothing that these tests start outlives them, however they end.
+//! Servers and mounts that these tests start end with the test process, even if it is killed.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! Proxies, for AWS and Vault alike. They are variables, so each case is a process of its own.
+//! Proxies, for AWS and Vault alike. Environment variables set them, so each case is a process of its own.
 
 use super::*;
 use crate::servers::proxy::Fault;

@@ -1,5 +1,5 @@
-//! What is held of the backends outlives the process that fetched it: most tests have two managers for
-//! two servers of one mount.
+//! Documents and log-ins of backends survive the process that fetched them. Most tests use two managers, as the two
+//! servers of one mount, before and after a restart.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

@@ -92,7 +92,7 @@ fn an_address_may_be_a_socket_and_a_wrong_one_fails_vault_alone() {
     // The agent behind a socket may add its own token: then none is needed here.
     let said = get(&home, &[("VAULT_ADDR", &unix)]).failed();
     assert!(said.contains("denied the token (403)"), "{said}");
-    for (address, told) in [
+    for (address, expected) in [
         ("vault.corp:8200", "must begin with https://"),
         ("vault.corp", "must begin with https://"),
         ("unix://relative", "must have an absolute path"),
@@ -101,7 +101,7 @@ fn an_address_may_be_a_socket_and_a_wrong_one_fails_vault_alone() {
     ] {
         let variables = [("VAULT_ADDR", address), ("VAULT_TOKEN", token.as_str())];
         let said = get(&home, &variables).failed();
-        assert!(said.contains(told), "{address}: {said}");
+        assert!(said.contains(expected), "{address}: {said}");
         assert!(said.contains("VAULT_ADDR"), "{address}: {said}");
         // What others have is not concerned.
         let mut variables = variables.to_vec();
@@ -133,10 +133,10 @@ fn without_a_token_vault_is_left_out_and_bundles_are_whole() {
     assert!(error.contains("there is no token for Vault"), "{error}");
     let bundle =
         "cat bundle/secrets.json; getfattr -n user.simpletuner.missing bundle/secrets.json 2>&1";
-    let told = ended(spawn(&live, bundle));
-    let told = String::from_utf8(told.stdout).unwrap();
-    assert!(told.contains("IN_FILE"), "{told}");
-    assert!(!told.contains("vault"), "{told}");
+    let output = ended(spawn(&live, bundle));
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(listed.contains("IN_FILE"), "{listed}");
+    assert!(!listed.contains("vault"), "{listed}");
     let listed = ran(live.cli().arg("ls"));
     assert!(!listed.err.contains("vault"), "{}", listed.err);
     assert!(!live.read("events").contains("provider_down"));
@@ -210,7 +210,7 @@ fn a_second_mount_with_other_variables_says_that_the_first_ones_are_in_force() {
     assert!(!said.contains("started with"), "{said}");
     let said = again(&[("VAULT_TOKEN", "hunter2"), ("AWS_PROFILE", "hunter2")]);
     assert!(
-        said.contains("changed since: AWS_PROFILE, VAULT_TOKEN; `simpletuner-live umount`"),
+        said.contains("changed since: AWS_PROFILE, VAULT_TOKEN; `simpletuner-live reload --env`"),
         "{said}"
     );
     assert!(!said.contains("hunter2"), "{said}");

@@ -1,4 +1,4 @@
-//! The wall clock is set forward and back, and the machine sleeps: values expire by neither too early nor too late.
+//! The wall clock is set forward and back, and the machine sleeps. Neither makes a value expire too early or too late.
 //!
 //! A library before libc (LD_PRELOAD) gives the daemon clocks that are ahead of the machine's by what a file says. Sleep is
 //! where CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC.

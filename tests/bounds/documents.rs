@@ -1,4 +1,5 @@
-//! A backend, or a file, with more keys than anybody has: 1 MiB of keys and no more is ever read, and 10,000 of them are taken.
+//! Documents with more than `max_keys` keys, from a backend or in the secrets file: an error that names the setting, and takes
+//! no memory.
 
 use serde_json::{Value, json};
 use std::fs;

@@ -1,5 +1,5 @@
-//! What nobody may exceed, and what nothing may upset: other users on a mount that root may use, the limit of descriptors, the size of
-//! documents, the clock. Each as root and as an ordinary user where that differs; the tests with other users need root.
+//! Bounds that hold whatever happens: other users get nothing of a mount that root may use, descriptors and documents have
+//! limits, and a wall clock that jumps does not matter. The tests run as root and as an ordinary user, so they need root.
 
 #[path = "../support/servers/mod.rs"]
 mod servers;

@@ -1,4 +1,5 @@
-//! Other users on a mount that the kernel lets everybody through to (`allow_root`), whatever the kernel keeps for the owner.
+//! With `allow_root`, the kernel lets every user through to the daemon. All but the owner and root are refused, even where the
+//! kernel has the owner's answers cached.
 
 use super::support::home::{is_root, ran};
 use super::support::user::User;

@@ -1,10 +1,10 @@
-//! What a process of the mount waits for may never answer: the disk, the log, the service manager, the user database.
-//! Reads of what is held, `status` and `umount` go on. `docs/architecture.md` has the table. The tests need root.
+//! The disk, the log, the service manager or the user database never answers: reads of cached values, `status` and `umount`
+//! still work. `docs/architecture.md` has the table of all waits ("Waits"). The tests need root.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod far;
+mod hanging_fs;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use far::Far;
+use hanging_fs::HangingFs;
 use support::home::{
     BINARY, Home, Ran, has_ended, is_mounted, is_root, ran, signal, wait_for_the_end,
 };
@@ -25,18 +25,18 @@ const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
 const LIMIT: Duration = Duration::from_secs(100);
 
 /// A home whose `.simpletuner` lies on a filesystem that hangs on demand: settings, store, keys, databases and log.
-struct FarHome {
+struct HangingHome {
     // First, because the home's folders cannot be used while it hangs.
-    far: Far,
+    hanging_fs: HangingFs,
     home: Home,
 }
 
-impl FarHome {
+impl HangingHome {
     fn new() -> Self {
         let home = Home::new();
         home.sh("mkdir -m 700 disk .simpletuner mnt");
-        let far = Far::mount(&home.path("disk"), &home.path(".simpletuner"));
-        Self { far, home }
+        let hanging_fs = HangingFs::mount(&home.path("disk"), &home.path(".simpletuner"));
+        Self { hanging_fs, home }
     }
 
     /// The keeper and the server of the mount at `place`.
@@ -66,12 +66,12 @@ fn a_disk_that_hangs_under_everything_delays_neither_reads_nor_status_nor_umount
         return;
     }
     let _alone = alone();
-    let here = FarHome::new();
+    let here = HangingHome::new();
     let home = &here.home;
     home.run(&["mount", "mnt"]).done();
     home.sh("printf v > mnt/secrets/A; cat mnt/secrets/A; ls -l mnt/* > /dev/null");
     let pids = here.pids("mnt");
-    here.far.hang();
+    here.hanging_fs.hang();
     let mut writer = home.command("bash");
     writer.args(["-c", "printf w > mnt/secrets/B"]);
     let mut writer = writer.spawn().unwrap();
@@ -90,7 +90,7 @@ fn a_disk_that_hangs_under_everything_delays_neither_reads_nor_status_nor_umount
     wait_until("the writer ends with the mount", || {
         writer.try_wait().unwrap().is_some()
     });
-    here.far.go_on();
+    here.hanging_fs.resume();
     pids.into_iter().for_each(wait_for_the_end);
     for number in [1, 40] {
         assert!(
@@ -111,7 +111,7 @@ fn umount_ends_a_mount_whose_own_folder_lies_on_a_disk_that_hangs() {
         return;
     }
     let _alone = alone();
-    let here = FarHome::new();
+    let here = HangingHome::new();
     let home = &here.home;
     home.run(&["mount"]).done();
     home.sh("printf v > .simpletuner/live/secrets/A");
@@ -122,12 +122,12 @@ fn umount_ends_a_mount_whose_own_folder_lies_on_a_disk_that_hangs() {
     };
     open().unwrap();
     let pids = here.pids(".simpletuner/live");
-    here.far.hang();
+    here.hanging_fs.hang();
     let said = here.umount(".simpletuner/live").failed();
     assert!(said.contains("does not answer"), "{said}");
     // Nobody reads through it any more, although its path is still there.
     assert_eq!(open(), Err(rustix::io::Errno::NOTCONN));
-    here.far.go_on();
+    here.hanging_fs.resume();
     pids.into_iter().for_each(wait_for_the_end);
     assert_eq!(
         home.sh("cat .simpletuner/live/secrets/A || echo gone"),
@@ -169,13 +169,13 @@ fn a_server_that_cannot_start_because_the_disk_hangs_is_replaced_until_it_can() 
         return;
     }
     let _alone = alone();
-    let here = FarHome::new();
+    let here = HangingHome::new();
     let home = &here.home;
     home.write("disk/live.yaml", "timeout: {server: 1}\n");
     let daemon = foreground(home, &mut daemon_at(home));
     home.sh("printf v > mnt/secrets/A");
     let [_, server] = here.pids("mnt");
-    here.far.hang();
+    here.hanging_fs.hang();
     signal("KILL", server);
     let mut reader = home.command("cat");
     let reader = reader.arg("mnt/secrets/A").stdout(Stdio::piped());
@@ -184,7 +184,7 @@ fn a_server_that_cannot_start_because_the_disk_hangs_is_replaced_until_it_can() 
         let log = fs::read_to_string(home.path("daemon.log")).unwrap();
         log.matches("ended: it gave no sign of life").count() > 1
     });
-    here.far.go_on();
+    here.hanging_fs.resume();
     assert_eq!(reader.wait_with_output().unwrap().stdout, b"v");
     end(daemon);
 }

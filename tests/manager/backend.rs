@@ -17,14 +17,14 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A backend whose document and health the test sets, and which answers when the test lets it.
 #[derive(Clone)]
-struct Far {
+struct RemoteBackend {
     name: &'static str,
     json: Arc<Mutex<Option<&'static str>>>,
     gate: Arc<tokio::sync::Semaphore>,
     calls: Arc<AtomicUsize>,
 }
 
-impl Far {
+impl RemoteBackend {
     fn new(name: &'static str, json: &'static str) -> Self {
         Self {
             name,
@@ -41,8 +41,8 @@ impl Far {
     }
 }
 
-impl Backend for Far {
-    fn name(&self) -> &'static str {
+impl Backend for RemoteBackend {
+    fn name(&self) -> &str {
         self.name
     }
     fn source(&self) -> String {
@@ -71,7 +71,7 @@ fn ttl(default: Duration, missing: Duration) -> Ttl {
     }
 }
 
-fn over(backends: &[&Far], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager> {
+fn over(backends: &[&RemoteBackend], ttl: &Ttl, max_stale: Duration) -> Arc<SecretsManager> {
     let mut builder = SecretsManager::builder()
         .ttl(ttl.default, ttl.missing, [])
         .max_stale(max_stale);
@@ -113,7 +113,7 @@ fn found(manager: &SecretsManager, key: &str) -> String {
 
 #[test]
 fn a_thousand_readers_cost_one_call_and_are_answered_after_the_listeners() {
-    let far = Far::new("aws", r#"{"A": "a"}"#);
+    let far = RemoteBackend::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     assert_eq!(found(&manager, "A"), "unknown");
     assert!(matches!(
@@ -157,7 +157,7 @@ fn a_thousand_readers_cost_one_call_and_are_answered_after_the_listeners() {
 
 #[test]
 fn an_expired_value_is_stale_and_a_read_gets_what_may_be_served() {
-    let far = Far::new("aws", r#"{"A": "a"}"#);
+    let far = RemoteBackend::new("aws", r#"{"A": "a"}"#);
     // Nothing stays fresh.
     let no_time = ttl(Duration::ZERO, Duration::ZERO);
     let manager = over(&[&far], &no_time, Duration::from_secs(3600));
@@ -173,24 +173,52 @@ fn an_expired_value_is_stale_and_a_read_gets_what_may_be_served() {
 
 #[test]
 fn a_backend_that_fails_with_nothing_to_serve_is_a_failure_for_a_moment() {
-    let far = Far::new("aws", "{}");
+    let far = RemoteBackend::new("aws", "{}");
     far.now_has(None);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     assert_eq!(text(ask(&manager, "A")), "failed");
     assert_eq!(manager.snapshot().missing_sources().len(), 1);
     far.now_has(Some(r#"{"A": "back"}"#));
-    let patience = std::time::Instant::now() + TEST_TIMEOUT;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while text(ask(&manager, "A")) != "fresh back" {
-        assert!(std::time::Instant::now() < patience);
+        assert!(std::time::Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(manager.snapshot().missing_sources().is_empty());
 }
 
+/// The first may be asked again at any moment, and what others have does not wait for that.
+#[test]
+fn a_reader_that_has_asked_all_gets_what_those_have_that_answer() {
+    let (aws, vault) = (
+        RemoteBackend::new("aws", r#"{"A": "a", "B": "b"}"#),
+        RemoteBackend::new("vault", r#"{"A": "v"}"#),
+    );
+    let manager = over(&[&aws, &vault], &Ttl::default(), Duration::ZERO);
+    assert_eq!(text(ask(&manager, "A")), "fresh a");
+    assert_eq!(text(ask(&manager, "ABSENT")), "missing");
+    aws.now_has(None);
+    manager.clear_cache();
+    assert_eq!(text(ask(&manager, "A")), "fresh v");
+    let settled = |key: &str| text(manager.snapshot().find_settled(&name(key)));
+    let patience = std::time::Instant::now() + TEST_TIMEOUT;
+    while found(&manager, "A") != "unknown" {
+        assert!(std::time::Instant::now() < patience);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(manager.snapshot().must_ask_for_names());
+    assert_eq!(manager.snapshot().missing_sources().len(), 1);
+    assert_eq!(settled("A"), "fresh v");
+    assert_eq!(settled("B"), "failed");
+}
+
 /// That an earlier backend has not the key is good for as long as the value that a later one has.
 #[test]
 fn an_earlier_backend_is_not_asked_again_for_a_key_that_a_later_one_has() {
-    let (aws, vault) = (Far::new("aws", "{}"), Far::new("vault", r#"{"A": "a"}"#));
+    let (aws, vault) = (
+        RemoteBackend::new("aws", "{}"),
+        RemoteBackend::new("vault", r#"{"A": "a"}"#),
+    );
     let quickly_missing = ttl(Duration::from_secs(300), Duration::ZERO);
     let manager = over(&[&aws, &vault], &quickly_missing, Duration::from_secs(3600));
     assert_eq!(text(ask(&manager, "A")), "fresh a");
@@ -201,7 +229,7 @@ fn an_earlier_backend_is_not_asked_again_for_a_key_that_a_later_one_has() {
 
 #[test]
 fn an_invalidation_makes_cached_values_stale_and_is_one_generation() {
-    let far = Far::new("aws", r#"{"A": "a"}"#);
+    let far = RemoteBackend::new("aws", r#"{"A": "a"}"#);
     let manager = over(&[&far], &Ttl::default(), Duration::from_secs(3600));
     ask(&manager, "A");
     let before = manager.snapshot().generation();
@@ -219,7 +247,10 @@ fn an_invalidation_makes_cached_values_stale_and_is_one_generation() {
 
 #[test]
 fn a_refresh_of_all_providers_gives_a_snapshot_with_all_answers() {
-    let (aws, vault) = (Far::new("aws", r#"{"A": "a"}"#), Far::new("vault", "{}"));
+    let (aws, vault) = (
+        RemoteBackend::new("aws", r#"{"A": "a"}"#),
+        RemoteBackend::new("vault", "{}"),
+    );
     vault.now_has(None);
     let manager = over(&[&aws, &vault], &Ttl::default(), Duration::from_secs(3600));
     let (answer, answered) = mpsc::channel();

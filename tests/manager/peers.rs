@@ -80,7 +80,7 @@ fn writers_in_several_processes_have_seen_each_others_writes() {
         answer.unwrap()
     };
     for who in 0..2 {
-        ask(who, "told");
+        ask(who, "last");
     }
     for round in 0..30 {
         let value = format!("{round}");
@@ -90,7 +90,7 @@ fn writers_in_several_processes_have_seen_each_others_writes() {
         }
         assert_eq!(notified.last().as_ref(), Some(&value));
         for who in 0..2 {
-            assert_eq!(ask(who, "told"), value, "{who} in round {round}");
+            assert_eq!(ask(who, "last"), value, "{who} in round {round}");
         }
     }
     for (child, _) in &mut others {
@@ -106,7 +106,7 @@ fn the_other_process_writes_what_it_is_asked_for() {
     let notified = Notified::by(&manager);
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
-        if line != "told" {
+        if line != "last" {
             manager.set("K", &line).unwrap();
         }
         println!("\nanswer: {}", notified.last().unwrap_or_default());

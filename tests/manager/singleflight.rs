@@ -20,9 +20,9 @@ fn over(remote: &Arc<Remote>) -> Arc<SecretsManager> {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
-        assert!(std::time::Instant::now() < patience, "waited for: {what}");
+        assert!(std::time::Instant::now() < deadline, "waited for: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -23,9 +23,9 @@ fn found(manager: &SecretsManager, key: &str) -> Option<String> {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = Instant::now() + TEST_TIMEOUT;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < patience, "waited for: {what}");
+        assert!(Instant::now() < deadline, "waited for: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -179,7 +179,7 @@ fn a_new_or_removed_credential_key_takes_effect_without_a_read() {
 }
 
 /// A filesystem with one file, which answers nothing while its gate is closed.
-struct Far {
+struct SlowFs {
     content: Vec<u8>,
     gate: Arc<Gate>,
 }
@@ -209,7 +209,7 @@ impl Drop for Closed<'_> {
     }
 }
 
-impl Far {
+impl SlowFs {
     fn attr(&self, ino: u64) -> fuser::FileAttr {
         let owner = std::fs::metadata("/proc/self").unwrap();
         let (kind, perm) = match ino {
@@ -236,7 +236,7 @@ impl Far {
     }
 }
 
-impl fuser::Filesystem for Far {
+impl fuser::Filesystem for SlowFs {
     fn lookup(
         &self,
         _: &fuser::Request,
@@ -300,7 +300,7 @@ fn a_store_that_hangs_delays_only_the_readers_that_need_it() {
     let mount_point = home.path("far");
     std::fs::create_dir(&mount_point).unwrap();
     let gate = Arc::new(Gate::default());
-    let far = Far {
+    let far = SlowFs {
         content: br#"{"A": "far away"}"#.to_vec(),
         gate: gate.clone(),
     };

@@ -1,4 +1,4 @@
-//! Steps that once led to a fault of the tree, as new seeds found them.
+//! Regressions: sequences of steps that once revealed a bug of the tree, as random seeds found them.
 
 use crate::machine::{Call, Opening, Step};
 use crate::{Broken, run};

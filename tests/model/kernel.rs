@@ -145,7 +145,7 @@ impl World {
         }
         let mut reference = self.reference.borrow_mut();
         for mutation in server.take_mutations() {
-            self.note(format!("store: {mutation:?}"));
+            self.trace_line(format!("store: {mutation:?}"));
             reference.mutated(mutation);
         }
         for id in server.take_done() {
@@ -173,7 +173,7 @@ impl World {
         self.look_around(false, false);
     }
 
-    pub fn note(&self, line: String) {
+    pub fn trace_line(&self, line: String) {
         self.trace.borrow_mut().push(line);
     }
 
@@ -223,13 +223,13 @@ impl World {
             is_resend: false,
         };
         self.on_carried_out.borrow_mut().insert(id, on_carried_out);
-        self.note(format!("{tid}: {request:?}"));
+        self.trace_line(format!("{tid}: {request:?}"));
         let is_listing = matches!(request, Request::ReadDirPlus(..));
         let is_deaf = is_listing && self.is_deaf_to_listings();
         self.serve_as(false, is_deaf, |server| server.send(id, caller, request));
         loop {
             if let Some(reply) = self.serve(|server| server.reply(id)) {
-                self.note(format!("{tid}: = {reply:?}"));
+                self.trace_line(format!("{tid}: = {reply:?}"));
                 return reply;
             }
             turn().await;

@@ -188,7 +188,7 @@ impl Machine {
 
     pub fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         for step in steps {
-            self.world.note(format!("{step:?}"));
+            self.world.trace_line(format!("{step:?}"));
             self.step(step);
             self.check()?;
         }

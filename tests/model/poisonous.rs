@@ -1,4 +1,4 @@
-//! A write on which two servers crashed is refused without a look at its bytes, which no test of a mount can bring about.
+//! A write on which two servers crashed is refused, and its bytes are never parsed. No test of a mount can bring this about.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ type History = Vec<(u64, Option<Text>)>;
 
 /// A file apart from its name.
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct ModelFile {
     place: Option<String>,
     /// It has no first value yet, and is there for this process only.
     pending: Option<u32>,
@@ -79,7 +79,7 @@ pub struct Reference {
     history: BTreeMap<String, History>,
     /// The same of the backend alone.
     behind: BTreeMap<String, History>,
-    files: Vec<Known>,
+    files: Vec<ModelFile>,
     public: HashMap<String, usize>,
     writers: BTreeMap<u64, Writer>,
     readers: BTreeMap<u64, Reader>,
@@ -265,7 +265,7 @@ impl Reference {
         if let Some(file) = self.public.get(name) {
             return *file;
         }
-        self.files.push(Known {
+        self.files.push(ModelFile {
             place: Some(name.into()),
             pending: None,
         });
@@ -290,7 +290,7 @@ impl Reference {
         let is_new = creates && held.iter().all(Option::is_none);
         let known = match is_new && !is_scratch(name) {
             true => {
-                self.files.push(Known {
+                self.files.push(ModelFile {
                     place: Some(name.into()),
                     pending: Some(opener),
                 });
@@ -472,7 +472,7 @@ impl Reference {
         self.detach(name);
         self.public.retain(|_, known| *known != file);
         self.public.insert(name.into(), file);
-        self.files[file] = Known {
+        self.files[file] = ModelFile {
             place: Some(name.into()),
             pending: None,
         };
@@ -683,7 +683,7 @@ impl Reference {
                 self.wrong(format!("{under:?}: what was fsynced is not there"));
             }
             self.public.retain(|_, known| *known != file);
-            self.files[file] = Known {
+            self.files[file] = ModelFile {
                 place: Some(to.into()),
                 pending: Some(pid),
             };

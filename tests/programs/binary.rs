@@ -1,4 +1,5 @@
-//! Bytes: what is written is what is read, the newline too; what is no text is refused where programs look.
+//! Bytes are read as they were written, the newline at the end too. Bytes that are not UTF-8 are refused in a call whose
+//! result programs check.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Programs that copy: they verify what they wrote, set times and modes, unpack archives, and keep the old until the new is there.
+//! Programs that copy files: they verify what they wrote, set times and modes, unpack archives, and keep the old file until the
+//! new one is complete.
 
 use super::*;
 

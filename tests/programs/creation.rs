@@ -1,4 +1,4 @@
-//! A new file is there for the process that makes it, and for others from its first value on.
+//! The process that creates a file sees it at once; other processes see it from its first value on.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Descriptors: those that a mount was started with, and those that are used by other ways than the name.
+//! Descriptors: a daemon keeps none of its caller's, and a file works the same through a
+//! descriptor, a path below `/proc`, a mapping or an open folder as by its name.
 
 use super::*;
 

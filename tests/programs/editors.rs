@@ -1,4 +1,4 @@
-//! Editors on a terminal of their own: they save without a word of complaint, and find what they left when they crash.
+//! Editors, each at a terminal: they save without a warning, and find their recovery files after a crash.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Further ways in which programs write a file, safely or not: each ends with the value that it meant, or with an error
-//! and the old one.
+//! Further ways in which programs write a file, safe or not: each ends with the new value, or with an error and the old
+//! value.
 
 use super::*;
 

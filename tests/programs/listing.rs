@@ -1,4 +1,4 @@
-//! Listings: rewound ones, long ones, and what inotify tells.
+//! Listings: rewound ones, long ones, and inotify's events.
 
 use super::*;
 

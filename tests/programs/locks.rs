@@ -1,4 +1,5 @@
-//! A lock is never given to two: it holds by name over versions and writers, or is refused with ENOLCK.
+//! No two processes ever hold the same lock: it excludes others by the file's name, whatever versions and writers there are,
+//! or it is refused with ENOLCK.
 
 use super::*;
 
@@ -24,7 +25,7 @@ def another_takes(kind, name, flags):
         got = takes(kind, fd)
         wait()
         return 10 + got
-    return Child(other).go_on() == 11
+    return Child(other).resume() == 11
 
 def never_two(kind, name, flags, other_flags, meanwhile=lambda: None):
     fd = os.open(name, flags, 0o600)

@@ -1,5 +1,5 @@
-//! What programs do with files: the idioms by which they save, copy, lock, edit and append, each beside what the mount
-//! owes them. Most of these programs are Python, whose calls are the kernel's; `prelude.py` is what they share.
+//! What programs do with files: the idioms by which they save, copy, lock, edit and append, and what the
+//! mount promises for each. Most of these programs are Python, whose calls are the kernel's; `prelude.py` is what they share.
 
 mod binary;
 mod closing;

@@ -1,4 +1,5 @@
-//! A mode or an owner that a writer gives to what it is still writing is taken and stays 0600; on a settled name it is refused.
+//! chmod and chown of a file that the caller is still writing succeed without effect (it stays 0600); of any other file they
+//! are refused.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Mount points behind links, mounts that somebody else still has, and processes that see each other under other numbers.
+//! Mount points behind links, mounts that another mount namespace still has, and processes in other pid namespaces.
 
 use std::process::{Child, Stdio};
 

@@ -114,12 +114,12 @@ sys.exit(bool(bad))
         same(self.process.stdout.readline(), 'ready\n')
 
     def ends(self):
-        told, _ = self.process.communicate()
-        assert self.process.returncode == 0, f'reads, flaws: {told}'
+        flaws, _ = self.process.communicate()
+        assert self.process.returncode == 0, f'reads, flaws: {flaws}'
 
 
 class Child:
-    """A process that runs a function up to the point where it calls `wait()`, and is then told to go on or is killed."""
+    """A process that runs a function up to the point where it calls `wait()`, and then resumes or is killed."""
 
     def __init__(self, function):
         to, self._go = os.pipe()
@@ -144,14 +144,14 @@ class Child:
         os.close(said)
         same(os.read(self._said, 1), b'.', 'the child came to the point')
 
-    def go_on(self):
-        """It goes on to its end, or to its next `wait()`."""
+    def resume(self):
+        """It continues to its end, or to its next `wait()`."""
         os.write(self._go, b'.')
         if os.read(self._said, 1) == b'':
             return self._reap()
 
     def ends(self):
-        same(self.go_on(), 0, 'the child ended')
+        same(self.resume(), 0, 'the child ended')
 
     def killed(self, number=signal.SIGKILL):
         os.kill(self.pid, number)

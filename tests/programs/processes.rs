@@ -1,4 +1,4 @@
-//! Writers that are odd as processes: without a leader, stopped, not to be looked into, of another user, in another root.
+//! Writers that are unusual processes: without a main thread, stopped, not dumpable, of another user, in a chroot.
 
 use super::*;
 

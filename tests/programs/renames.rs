@@ -1,4 +1,4 @@
-//! A file that is renamed before it is closed takes its data along, in every folder that is written to.
+//! A file that is renamed before it is closed keeps what was written to it, in every writable folder.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Names that editors make for themselves: any bytes, there while they are open, and no event names them.
+//! Editors' scratch files: they hold any bytes, exist while they are open, and appear in no event.
 
 use super::*;
 

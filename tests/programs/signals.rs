@@ -1,4 +1,4 @@
-//! Calls that change something are not interrupted by a signal that does not kill, and a killed writer is known for one.
+//! A signal that does not kill interrupts no call that changes something, and a writer that a signal killed is recognised.
 
 use super::*;
 

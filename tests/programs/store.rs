@@ -1,4 +1,4 @@
-//! The store: documents of one moment, a store that hangs, a system call that is missing, many writers at once.
+//! The secrets file: documents of one moment, a disk that hangs, a system call that is missing, many writers at once.
 
 use super::*;
 
@@ -85,6 +85,37 @@ assert missing.wait() != 0
     assert!(same_server, "the server was replaced");
     assert!(umounted, "{said}");
     assert_eq!(far.read("secrets/K"), "value");
+}
+
+/// A program that copies the folder would remove at the other end what an empty listing is without.
+#[test]
+fn the_names_are_not_listed_before_the_store_has_been_read_once() {
+    let far = Live::start();
+    far.write("bundle/secrets.json", r#"{"K": "value", "L": "other"}"#);
+    let settings = format!("file_path: {}\n", far.path("bundle/secrets.json").display());
+    let near = Live::start_with(Setup {
+        files: vec![(".simpletuner/live.yaml", &settings)],
+        ..Setup::default()
+    });
+    let server = near.server_pid();
+    let processes = [far.keeper_pid(), far.server_pid()];
+    for pid in processes {
+        support::home::signal("STOP", pid);
+    }
+    support::home::signal("KILL", server);
+    support::wait_until("another server answers", || near.server_pid() != server);
+    let mut ls = Command::new("ls");
+    ls.arg(near.path("secrets"))
+        .stdout(std::process::Stdio::piped());
+    let mut ls = ls.spawn().unwrap();
+    support::wait_until("it waits or has ended", || {
+        support::waits_for_the_mount(ls.id()) || ls.try_wait().unwrap().is_some()
+    });
+    for pid in processes {
+        support::home::signal("CONT", pid);
+    }
+    let listed = ls.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "K\nL\n");
 }
 
 /// Whether a program ends well while the store hangs. What waits for the store may not be killed before it goes on, so
@@ -185,12 +216,12 @@ watch = background(['inotifywait', '-m', '-q', '--format', '%f', '-e', 'moved_to
 def probe():
     put(f'{folder}/probe', ''); os.rename(f'{folder}/probe', f'{folder}/probed')
 os.set_blocking(watch.stdout.fileno(), False)
-told = ''
+reported = ''
 def more():
-    global told
-    try: told += os.read(watch.stdout.fileno(), 65536).decode()
+    global reported
+    try: reported += os.read(watch.stdout.fileno(), 65536).decode()
     except BlockingIOError: pass
-    return told
+    return reported
 until(lambda: (probe(), more())[1], 'inotifywait tells')
 def writer(i):
     def way(wait):
@@ -216,13 +247,13 @@ def looks():
         with open(f'/proc/{server}/task/{task}/wchan') as f: return 'futex' not in f.read()
 until(lambda: not any([looks() for _ in range(20)]), 'the closes are with the thread that commits')
 fcntl.flock(lock, fcntl.LOCK_UN)
-same([child._reap() for child in children], [11 if i % 5 == 0 else 10 for i in range(50)], 'what each was told')
+same([child._reap() for child in children], [11 if i % 5 == 0 else 10 for i in range(50)], 'the outcome of each')
 for i in range(50): same(text(f'K{i:02}'), f'value {i}.' if i % 5 else None)
 with open(f'{folder}/secrets.json') as f: same(len(json.load(f)), 41)
 put('LAST', 'v'); probe()
-until(lambda: more().rstrip().endswith('probed'), 'inotifywait told all')
+until(lambda: more().rstrip().endswith('probed'), 'inotifywait has reported all')
 watch.kill(); watch.wait()
-rewrites = told.split().count('secrets.json') - 1
+rewrites = reported.split().count('secrets.json') - 1
 assert rewrites <= 5, f'{rewrites} rewrites of the store for 40 writers'
 "#,
     );

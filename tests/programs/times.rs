@@ -1,4 +1,4 @@
-//! Times say when something changed: of folders, of values, of control files; and odd ones break nothing.
+//! Modification times of folders, values and control files say when they changed; unusual times break nothing.
 
 use super::*;
 

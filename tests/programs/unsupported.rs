@@ -1,4 +1,4 @@
-//! Operations that the mount does not have, and those that it only half has.
+//! Operations that the mount does not support, and those that it supports in part.
 
 use super::support::alone;
 use super::*;

@@ -1,6 +1,6 @@
 //! The audit trails while servers are killed, databases are locked or damaged, and the user database hangs.
 
-use super::audit::{
+use super::audit_rows::{
     READS, actions, checked_by_simpletuner, count, has_rows_of_reads, me, reads, rows,
 };
 use super::*;

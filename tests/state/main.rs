@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_faults;
+mod audit_rows;
 mod config;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! A real daemon with a real mount in a scratch home, and shells to use it with. All is gone when it is dropped.
+//! A real daemon with a real mount in a scratch home, and shells to use it with. Dropping it unmounts and removes all of it.
 
 #![allow(dead_code)]
 
@@ -254,7 +254,7 @@ pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
     command
 }
 
-/// Tests that tell when a write takes effect run one at a time: a child that another test forks meanwhile has their
+/// Tests that check when a write takes effect run one at a time: a child that another test forks meanwhile has their
 /// files open until it begins its program, and so nobody would have closed them.
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -1,5 +1,5 @@
-//! What must not outlive the test process, however that ends: what is mounted in its scratch homes. (Its servers the
-//! kernel kills: `servers/child.rs`.)
+//! Unmounts what is mounted in scratch homes when the test process ends, however it ends. (The kernel kills its servers:
+//! `servers/child.rs`.)
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -8,7 +8,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 /// Has all that is mounted below a folder unmounted when the test process ends, which ends its daemons, and the folder
-/// removed. A shell sees to it that waits for the end of a pipe.
+/// removed. A shell that waits for the end of a pipe does it.
 pub fn clean_up_after(dir: &Path) {
     const SCRIPT: &str = r#"
         while IFS= read -r dir; do dirs+=("$dir"); done

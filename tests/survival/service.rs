@@ -1,4 +1,4 @@
-//! Under a service manager, which stores the mount.
+//! A mount under a service manager, which stores the mount's descriptors between starts.
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdin, ChildStdout};

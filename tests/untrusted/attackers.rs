@@ -1,4 +1,4 @@
-//! What `docs/security.md` says of attackers, where no other test has tried it.
+//! Attacks in `docs/security.md` that no other test tries.
 
 use super::support::{Live, Setup, wait_until};
 use super::*;

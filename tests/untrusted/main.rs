@@ -1,12 +1,12 @@
-//! What other users may have put on the disk, into a database or into a trail: it is not used, and the error says why. The
-//! tests with other users need root.
+//! Files, databases and trails that an attacker may have made or changed are not used, and the error says why. The tests
+//! with other users need root.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod attackers;
 mod disk;
-mod words;
+mod hostile;
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A reader gets one whole value, and the present one, while it is changed in every way: where names hold until
-//! something changes, and where they never hold, as on kernels that do not know the epoch.
+//! A reader gets one whole value, and the present one, while it is changed in every way: where the
+//! kernel keeps names until something changes, and where it keeps none, as kernels without the epoch do.
 
 mod readers;
 mod stale;

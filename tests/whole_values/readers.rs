@@ -1,4 +1,4 @@
-//! Readers of three kinds beside writers of several.
+//! Three kinds of readers beside several kinds of writers: no reader gets a mix of two values.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

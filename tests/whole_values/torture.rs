@@ -15,7 +15,7 @@ fn kill(pid: u64) -> bool {
 fn torture(mode: Mode) {
     let seconds = std::env::var("SIMPLETUNER_LIVE_TORTURE");
     let seconds: f64 = seconds.map_or(5.0, |seconds| seconds.parse().unwrap());
-    let patience = Duration::from_secs_f64(seconds + 60.0);
+    let timeout = Duration::from_secs_f64(seconds + 60.0);
     for with_kills in [false, true] {
         let live = mounted(mode);
         let script = live.home("torture.py");
@@ -40,7 +40,7 @@ fn torture(mode: Mode) {
                 kills
             });
             let output = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                live.output_within(patience, &mut python)
+                live.output_within(timeout, &mut python)
             }));
             ended.store(true, Ordering::Relaxed);
             let kills = killer.join().unwrap();

@@ -1,3 +1,5 @@
+//! Anchors find a trail that was removed, replaced or cut.
+
 use super::*;
 use crate::audit::{AuditEvent, AuditTrail, ReadTarget, Verified};
 use crate::secret::SecretName;
@@ -49,7 +51,7 @@ impl Trails {
     }
 
     fn verify(&self) -> [Option<Verified>; 2] {
-        let key = self.options.signing_key().key().unwrap();
+        let key = self.options.signing_key_source().key().unwrap();
         Chain::verify_both(self.chains().each_ref(), &key).unwrap()
     }
 
@@ -133,7 +135,7 @@ fn a_trail_that_is_missing_older_or_cut_at_its_end_is_broken() {
 fn rows_that_were_pruned_are_not_missing() {
     let trails = Trails::new();
     trails.mount();
-    let key = trails.options.signing_key().key().unwrap();
+    let key = trails.options.signing_key_source().key().unwrap();
     let later = SystemTime::now() + Duration::from_secs(3600);
     let [_, reads] = trails.chains();
     assert_eq!(reads.prune(&key, later).unwrap(), 2);
@@ -180,7 +182,7 @@ fn a_trail_that_is_a_view_is_refused() {
         &changes,
         "ALTER TABLE audit_log RENAME TO kept; CREATE VIEW audit_log AS SELECT * FROM kept",
     );
-    let key = trails.options.signing_key().key().unwrap();
+    let key = trails.options.signing_key_source().key().unwrap();
     for error in [
         changes.verify(&key).unwrap_err(),
         changes.reader().last(1).unwrap_err(),

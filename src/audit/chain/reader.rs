@@ -7,7 +7,9 @@ use rusqlite::params;
 use super::{TABLE, to_optional_text, to_text};
 use crate::audit::row::SignedColumns;
 use crate::error::Result;
-use crate::sqlite::{BUSY_TIMEOUT, Database, FileId, Mode, connect, explain, has_table, identify};
+use crate::sqlite::{
+    BUSY_TIMEOUT, Database, FileId, Mode, connect, from_sqlite, has_table, identify,
+};
 
 /// A row to show.
 #[derive(Clone, Debug)]
@@ -128,6 +130,6 @@ impl ChainReader {
             })?;
             rows.collect()
         };
-        select().map_err(|error| explain(&self.path, &error))
+        select().map_err(|error| from_sqlite(&self.path, &error))
     }
 }

@@ -1,3 +1,5 @@
+//! Chains are appended to, pruned and verified, and each kind of tampering is found.
+
 use super::*;
 use crate::audit::{Actor, AuditEvent};
 use rusqlite::Connection;

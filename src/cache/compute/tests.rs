@@ -1,3 +1,5 @@
+//! One computation for concurrent callers, on threads and in tasks.
+
 use super::*;
 use crate::cache::{CacheOptions, SECRETS, TtlCache};
 use std::sync::Mutex;

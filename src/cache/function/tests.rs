@@ -1,3 +1,5 @@
+//! `cached!`: its keys, its time to live, what it does not keep.
+
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,3 +1,5 @@
+//! Expiry, eviction, invalidation and statistics of a cache whose clock the test sets.
+
 use super::*;
 use crate::cache::cleaner::Clean;
 use crate::clock::Instant;

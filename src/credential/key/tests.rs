@@ -1,3 +1,5 @@
+//! Where the master secret comes from, and which key files are refused.
+
 use super::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,3 +1,5 @@
+//! Which paths are trusted, and which are refused.
+
 use super::*;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};

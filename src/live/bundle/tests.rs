@@ -1,3 +1,5 @@
+//! Bundles are rendered, parsed and merged.
+
 use super::*;
 use crate::error::Error;
 use crate::secret::MAX_VALUE;

@@ -11,7 +11,7 @@ use super::{TryGet, cache_key, locked, unreadable};
 use crate::cache::TtlCache;
 use crate::error::Result;
 use crate::simpletuner_db::config::ProviderConfig;
-use crate::sqlite::{Database, FileId, Mode, connect, explain, has_table, identify, is_busy};
+use crate::sqlite::{Database, FileId, Mode, connect, from_sqlite, has_table, identify, is_busy};
 
 /// After a database has stayed locked, readers fail at once for this long.
 const LOCKED_BACKOFF: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl Reader {
             Ok(version) if self.version == Some(version) => return Ok(Refreshed::Current),
             Ok(version) => version,
             Err(error) if is_busy(&error) => return Ok(Refreshed::Locked),
-            Err(error) => return Err(explain(&self.path, &error)),
+            Err(error) => return Err(from_sqlite(&self.path, &error)),
         };
         let names = match select_names(connection, &self.path) {
             Ok(names) => names,
@@ -166,7 +166,7 @@ impl Reader {
             Ok(Some(Err(reason))) => TryGet::Failed(unreadable(&self.path, name, &reason)),
             Ok(None) => TryGet::Missing,
             Err(error) if is_busy(&error) => TryGet::Locked,
-            Err(error) => TryGet::Failed(explain(&self.path, &error)),
+            Err(error) => TryGet::Failed(from_sqlite(&self.path, &error)),
         }
     }
 }
@@ -183,7 +183,7 @@ fn select_names(connection: &Connection, path: &Path) -> Result<Vec<String>> {
         })?;
         names.collect()
     };
-    let mut names = select().map_err(|error| explain(path, &error))?;
+    let mut names = select().map_err(|error| from_sqlite(path, &error))?;
     names.retain(|name| !name.is_empty());
     names.sort_unstable();
     Ok(names)

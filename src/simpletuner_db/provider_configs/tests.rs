@@ -1,3 +1,5 @@
+//! The table beside SimpleTuner's own way of using it.
+
 use serde_json::{Map, Value};
 
 use super::writer::CREATE;

@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::simpletuner_db::config::{to_stored, wipe};
 use crate::simpletuner_db::json::parse_object;
 use crate::sqlite::{
-    BUSY_TIMEOUT, Mode, connect, connect_or_create, explain, failed, has_table, identify,
+    BUSY_TIMEOUT, Mode, connect, connect_or_create, database_error, from_sqlite, has_table,
+    identify,
 };
 
 pub(super) const TABLE: &str = "provider_config";
@@ -38,10 +39,10 @@ impl Writer {
         let (text, mut config) = to_stored(name, text)?;
         let changed = self.write(|transaction| {
             let mut before = stored_object(transaction, name)
-                .map_err(|e| explain(&self.path, &e))?
+                .map_err(|e| from_sqlite(&self.path, &e))?
                 .and_then(Result::ok)
                 .unwrap_or_default();
-            put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
+            put(transaction, name, text.as_str()).map_err(|e| from_sqlite(&self.path, &e))?;
             let changed = compare(&before, &config);
             before.values_mut().for_each(wipe);
             Ok(changed)
@@ -57,7 +58,8 @@ impl Writer {
         change: impl FnOnce(&mut Map<String, Value>),
     ) -> Result<ChangedKeys> {
         self.write(|transaction| {
-            let stored = stored_object(transaction, name).map_err(|e| explain(&self.path, &e))?;
+            let stored =
+                stored_object(transaction, name).map_err(|e| from_sqlite(&self.path, &e))?;
             let mut before = match stored {
                 None => Map::new(),
                 Some(Ok(object)) => object,
@@ -69,10 +71,10 @@ impl Writer {
             before.values_mut().for_each(wipe);
             let text = serde_json::to_vec(&after).map(zeroize::Zeroizing::new);
             after.values_mut().for_each(wipe);
-            let text = text.map_err(|e| failed(&self.path, libc::EIO, &e.to_string()))?;
+            let text = text.map_err(|e| database_error(&self.path, libc::EIO, &e.to_string()))?;
             let (text, mut object) = to_stored(name, &text)?;
             object.values_mut().for_each(wipe);
-            put(transaction, name, text.as_str()).map_err(|e| explain(&self.path, &e))?;
+            put(transaction, name, text.as_str()).map_err(|e| from_sqlite(&self.path, &e))?;
             Ok(changed)
         })
     }
@@ -111,7 +113,7 @@ impl Writer {
         let count = in_transaction(
             &mut connection,
             |transaction| match has_table(transaction, &self.path, TABLE)? {
-                true => work(transaction).map_err(|e| explain(&self.path, &e)),
+                true => work(transaction).map_err(|e| from_sqlite(&self.path, &e)),
                 false => Ok(0),
             },
             &self.path,
@@ -126,7 +128,7 @@ impl Writer {
             |transaction| {
                 if !has_table(transaction, &self.path, TABLE)? {
                     let created = transaction.execute_batch(CREATE);
-                    created.map_err(|e| explain(&self.path, &e))?;
+                    created.map_err(|e| from_sqlite(&self.path, &e))?;
                 }
                 work(transaction)
             },
@@ -142,9 +144,9 @@ fn in_transaction<T>(
     path: &Path,
 ) -> Result<T> {
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    let transaction = begun.map_err(|e| explain(path, &e))?;
+    let transaction = begun.map_err(|e| from_sqlite(path, &e))?;
     let done = work(&transaction)?;
-    transaction.commit().map_err(|e| explain(path, &e))?;
+    transaction.commit().map_err(|e| from_sqlite(path, &e))?;
     Ok(done)
 }
 

@@ -1,4 +1,4 @@
-//! What goes wrong between here and Vault, and what its error says to do.
+//! Failures of Vault and of the way to it: each has an error that says what to do.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn other_failures_do_not_try_the_other_version() {
     let proxy = Proxy::before(&server.url());
     let token = server.token("", &[V2, V1]);
     let vault = backend(options(proxy.url(), by_token(&token)));
-    for (fault, retry, told) in [
+    for (fault, retry, expected) in [
         (Fault::Status(500, ""), Retry::Soon, "failed (500)"),
         (Fault::Status(502, "<html>"), Retry::Soon, "failed (502)"),
         (
@@ -65,10 +65,10 @@ fn other_failures_do_not_try_the_other_version() {
         proxy.set(fault);
         let before = proxy.requests();
         let error = failed(&vault);
-        assert!(error.reason.contains(told), "{}", error.reason);
+        assert!(error.reason.contains(expected), "{}", error.reason);
         assert_eq!(error.retry, retry, "{}", error.reason);
         // Another version may be there behind an answer that is none of Vault's.
-        let tries = match told {
+        let tries = match expected {
             "a gateway" => 1..=2,
             _ => 1..=1,
         };
@@ -87,13 +87,13 @@ fn a_failed_connection_has_an_error_that_says_why() {
     let proxy = Proxy::before(&server.url());
     let token = server.token("", &[V2]);
     let vault = backend(options(proxy.url(), by_token(&token)));
-    for (fault, told) in [
+    for (fault, expected) in [
         (Fault::Refuse, "connection refused; is it running there"),
         (Fault::Cut, "broke before the answer was whole"),
     ] {
         proxy.set(fault);
         let error = failed(&vault);
-        assert!(error.reason.contains(told), "{}", error.reason);
+        assert!(error.reason.contains(expected), "{}", error.reason);
         assert_eq!(error.retry, Retry::Soon);
     }
     let huge = format!(
@@ -227,23 +227,23 @@ fn a_wrong_certificate_is_refused_with_a_reason_and_advice() {
             ..options(proxy.https_url("localhost"), by_token(&token))
         })
     };
-    let told = |vault: &VaultBackend, told: &str| {
+    let fails_with = |vault: &VaultBackend, expected: &str| {
         let error = failed(vault);
-        assert!(error.reason.contains(told), "{}", error.reason);
+        assert!(error.reason.contains(expected), "{}", error.reason);
         assert_eq!(error.retry, Retry::No, "{}", error.reason);
         assert_eq!(server.take_log(), []);
     };
-    told(&trusting(None, false), "must begin with http://");
+    fails_with(&trusting(None, false), "must begin with http://");
     proxy.speak_tls(authority.server(&["localhost"]));
     assert_eq!(value(&trusting(Some(ca.clone()), false)), "v");
     assert_eq!(value(&trusting(None, true)), "v");
     server.take_log();
-    told(
+    fails_with(
         &trusting(None, false),
         "set VAULT_CACERT to the PEM file of its issuer",
     );
     let other = file("other.pem", &stranger.pem());
-    told(&trusting(Some(other), false), "set VAULT_CACERT");
+    fails_with(&trusting(Some(other), false), "set VAULT_CACERT");
     for (name, text, why) in [
         ("missing", None, "does not exist"),
         ("empty.pem", Some(""), "holds no PEM certificate"),
@@ -255,16 +255,16 @@ fn a_wrong_certificate_is_refused_with_a_reason_and_advice() {
     ] {
         let path = text.map_or_else(|| dir.path().join(name), |text| file(name, text));
         let vault = trusting(Some(path.clone()), false);
-        told(&vault, &format!("VAULT_CACERT, {}, ", path.display()));
-        told(&vault, why);
+        fails_with(&vault, &format!("VAULT_CACERT, {}, ", path.display()));
+        fails_with(&vault, why);
     }
     proxy.speak_tls(authority.server(&["vault.example"]));
-    told(
+    fails_with(
         &trusting(Some(ca.clone()), false),
         "it is for another name; set vault_url",
     );
     proxy.speak_tls(authority.server_until(&["localhost"], 2020));
-    told(
+    fails_with(
         &trusting(Some(ca.clone()), false),
         "it has expired; renew it",
     );

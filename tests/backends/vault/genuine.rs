@@ -1,4 +1,4 @@
-//! A genuine server: its engines, its policies and its AppRole, as Vault's users have them.
+//! A real server, OpenBao: its engines, policies and AppRole, as users of Vault set them up.
 
 use super::*;
 use crate::servers::openbao::OpenBao;

@@ -112,7 +112,7 @@ fn the_right_to_read_one_path_suffices_and_a_hidden_path_is_missing() {
 fn a_deleted_or_destroyed_version_is_no_such_key() {
     let server = VaultServer::start();
     let vault = reader(&server, &[V2]);
-    for (destroyed, told) in [
+    for (destroyed, expected) in [
         (false, "was deleted at 2026-01-02T03:04:05Z; undelete it"),
         (true, "is destroyed; write a new one"),
     ] {
@@ -121,7 +121,7 @@ fn a_deleted_or_destroyed_version_is_no_such_key() {
         server.take_calls();
         server.delete_v2("secret", "simpletuner", destroyed);
         let said = missing(&vault);
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(expected), "{said}");
         // Version 1 is not asked for it.
         assert_eq!(server.take_calls(), [format!("GET {V2}")]);
     }
@@ -132,7 +132,7 @@ fn the_data_of_the_api_in_the_path_is_an_error_that_says_what_to_set() {
     let server = VaultServer::start();
     server.put_v2("", "secret", "simpletuner", &key("hunter2"));
     let token = server.token("", &[V2]);
-    for (mount_point, path, told) in [
+    for (mount_point, path, expected) in [
         (
             "secret",
             "data/simpletuner",
@@ -150,7 +150,7 @@ fn the_data_of_the_api_in_the_path_is_an_error_that_says_what_to_set() {
             ..options(server.url(), by_token(&token))
         });
         let error = failed(&vault);
-        assert!(error.reason.contains(told), "{}", error.reason);
+        assert!(error.reason.contains(expected), "{}", error.reason);
         assert!(error.reason.contains("data/"), "{}", error.reason);
         assert_eq!(error.retry, Retry::No);
     }

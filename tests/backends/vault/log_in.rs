@@ -30,7 +30,7 @@ fn a_token_file_is_read_at_each_fetch() {
         );
         server.take_log();
     }
-    for (bytes, told) in [
+    for (bytes, expected) in [
         (&b""[..], "holds no token"),
         (b" \n", "holds no token"),
         (b"hunter2 hunter2", "does not hold a token"),
@@ -41,7 +41,7 @@ fn a_token_file_is_read_at_each_fetch() {
     ] {
         std::fs::write(&path, bytes).unwrap();
         let error = failed(&vault);
-        assert!(error.reason.contains(told), "{}", error.reason);
+        assert!(error.reason.contains(expected), "{}", error.reason);
         assert!(
             error.reason.contains("vault_token_file"),
             "{}",

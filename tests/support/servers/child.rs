@@ -1,4 +1,4 @@
-//! Programs that the kernel kills when this process ends, however it does.
+//! Child processes that the kernel kills when the test process ends, however it ends.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};

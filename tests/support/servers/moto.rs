@@ -1,4 +1,4 @@
-//! AWS, as moto has it: Secrets Manager, and IAM and STS where a test asks for them.
+//! AWS as moto imitates it: Secrets Manager, and IAM and STS where a test checks permissions.
 
 use std::process::Command;
 
@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::{MOTO, Server, request, tool};
 
-/// Anything does, unless a test has moto check who asks.
+/// moto accepts any key, unless a test has it check permissions.
 pub const ACCESS_KEY: (&str, &str) = ("AKIAIOSFODNN7EXAMPLE", "hunter2-aws-secret-access-key");
 pub const REGION: &str = "us-west-2";
 
-/// A moto of one's own.
+/// A moto server for one test.
 pub struct Moto(Server);
 
 impl Moto {

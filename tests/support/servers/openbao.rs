@@ -1,4 +1,4 @@
-//! OpenBao, which is Vault continued by others: the genuine engines, policies, tokens, AppRole and seal.
+//! OpenBao, the open-source fork of Vault: real engines, policies, tokens, AppRole and seal, where a fake could be wrong.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{OPENBAO, Server, request, tool};
 
-/// A server of one's own, initialized and unsealed, with an engine of KV version 1 at `secret/`.
+/// A server for one test, initialized and unsealed, with an engine of KV version 1 at `secret/`.
 pub struct OpenBao {
     server: Server,
     _dir: TempDir,

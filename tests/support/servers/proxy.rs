@@ -1,4 +1,4 @@
-//! What lies between a client and a server, and can go wrong: a proxy on loopback that counts what it passes on.
+//! A proxy on loopback between a client and a server. It counts requests, and fails as a test asks.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! An authority of a test's own, and servers with certificates of it. Knows no protocol above TLS.
+//! A certificate authority for tests, and TLS servers with certificates that it issued. Knows no protocol above TLS.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// Who issues certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {

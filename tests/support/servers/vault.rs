@@ -1,5 +1,5 @@
-//! A server that speaks what Vault speaks, as its HTTP API documentation has it: KV versions 1 and 2, tokens with
-//! policies and an end, AppRole, renewal, namespaces, the seal. It notes what it is asked.
+//! A fake Vault, written from Vault's HTTP API documentation: KV versions 1 and 2, tokens with policies and expiry,
+//! AppRole, renewal, namespaces, the seal. It records its requests, and its time passes as a test says.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -20,16 +20,16 @@ use tokio::runtime::Runtime;
 pub const ROLE_ID: &str = "hunter2-role-id";
 pub const SECRET_ID: &str = "hunter2-secret-id";
 
-/// A server of one's own.
+/// A server for one test.
 pub struct VaultServer {
     port: u16,
     shared: Arc<Mutex<State>>,
     runtime: Runtime,
 }
 
-/// What it was asked.
+/// A request that the server received.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct ReceivedRequest {
     pub method: String,
     pub path: String,
     pub namespace: String,
@@ -46,7 +46,7 @@ struct State {
     /// By namespace and mount point.
     engines: BTreeMap<(String, String), Engine>,
     approle: Option<AppRole>,
-    log: Vec<Asked>,
+    log: Vec<ReceivedRequest>,
 }
 
 /// What a token may do, and until when.
@@ -243,7 +243,7 @@ impl VaultServer {
     }
 
     /// What it was asked since the last time.
-    pub fn take_log(&self) -> Vec<Asked> {
+    pub fn take_log(&self) -> Vec<ReceivedRequest> {
         std::mem::take(&mut self.state().log)
     }
 
@@ -289,7 +289,7 @@ async fn answer(
         Some(value.to_owned())
     };
     let path = head.uri.path();
-    let asked = Asked {
+    let asked = ReceivedRequest {
         method: head.method.to_string(),
         path: percent_decode_str(path.strip_prefix("/v1/").unwrap_or(path))
             .decode_utf8()
@@ -322,7 +322,7 @@ impl State {
         name
     }
 
-    fn answer(&mut self, asked: &Asked, body: &[u8]) -> Answer {
+    fn answer(&mut self, asked: &ReceivedRequest, body: &[u8]) -> Answer {
         if self.is_sealed {
             return errors(503, &["Vault is sealed"]);
         }

@@ -1,3 +1,5 @@
+//! Values that need quotes in env files, and those that an env file cannot hold.
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

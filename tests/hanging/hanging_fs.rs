@@ -1,5 +1,5 @@
-//! A filesystem over a folder that hangs on demand, as a network filesystem does whose server is gone. It takes every
-//! request and answers none, so the kernel lets no caller go, not even for SIGKILL.
+//! A filesystem that shows a folder and hangs on demand, like a network filesystem whose server is gone. While it hangs, it
+//! reads every request and answers none, so not even SIGKILL ends a caller.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ const THREADS: usize = 24;
 const NOW: Duration = Duration::ZERO;
 
 /// The mounted filesystem. It answers again, and is unmounted, when this is dropped.
-pub struct Far {
+pub struct HangingFs {
     gate: Arc<Gate>,
     point: PathBuf,
     session: Option<BackgroundSession>,
@@ -53,7 +53,7 @@ impl Gate {
     }
 }
 
-impl Far {
+impl HangingFs {
     /// Shows the folder `over` at the folder `at`.
     pub fn mount(over: &Path, at: &Path) -> Self {
         let gate = Arc::new(Gate::default());
@@ -84,13 +84,13 @@ impl Far {
 
     /// Answers again. Nothing before this may have waited for it.
     #[track_caller]
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         let since = self.answer().unwrap();
         assert!(since.elapsed() < LIMIT, "something waited for the disk");
     }
 }
 
-impl Drop for Far {
+impl Drop for HangingFs {
     fn drop(&mut self) {
         self.answer();
         for point in mounts_below(&self.point) {

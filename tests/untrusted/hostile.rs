@@ -1,4 +1,4 @@
-//! Hostile databases, full disks, odd names, and what the log and the commands say of them.
+//! Hostile databases, full disks and odd names, and what the log and the commands say about them.
 
 use std::ffi::OsStr;
 use std::fs;
