@@ -316,21 +316,6 @@ fn a_file_size_limit_fails_a_write_and_ends_no_process() {
 }
 
 #[test]
-fn a_mount_that_lacks_descriptors_says_so() {
-    for limit in 6..40 {
-        let home = Home::new();
-        let mount = format!("ulimit -n {limit} && exec \"$0\" mount");
-        let mounted = ran(home.command("sh").args(["-c", &mount, BINARY]));
-        if mounted.code == 0 {
-            break;
-        }
-        let said = mounted.failed();
-        assert!(said.contains("Too many open files"), "{limit}: {said}");
-        assert!(!is_mounted(&home.live("")), "{limit}: {said}");
-    }
-}
-
-#[test]
 fn root_is_refused_in_another_users_home_and_leaves_no_file_there() {
     if !is_root() {
         return;

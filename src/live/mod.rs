@@ -24,6 +24,7 @@ mod open;
 mod resolved;
 mod set_attr;
 mod status;
+mod to_scratch;
 mod unlink_rename;
 mod write;
 mod xattr;

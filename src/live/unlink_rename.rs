@@ -7,7 +7,7 @@ use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
-use crate::secret::{Change, SecretValue};
+use crate::secret::Change;
 use crate::versions::{DirEntry, State, Unavailable};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
@@ -141,7 +141,10 @@ impl Tree {
         let (from, to) = (DirEntry::new(parent, name), DirEntry::new(parent, new_name));
         match self.rename_entry(caller, &from, &to, flags) {
             Err(error) if caller.is_resend && self.was_renamed(&error, &from, &to) => {
-                self.state().rename(&from, &to);
+                // Where a scratch file is there already, nothing else is to take its name.
+                if self.state().scratch(&to).is_none() {
+                    self.state().rename(&from, &to);
+                }
                 self.record_rename(caller, &from, &to);
                 self.changed();
                 Ok(())
@@ -384,11 +387,7 @@ impl Tree {
                 self.hardware.invalidate_configured();
             }
             (FileKind::Secret(old), FileKind::Scratch) => {
-                // The value is not lost with its name: it lies under the scratch name until that is removed, or until
-                // a process that is writing the file closes it.
-                let value = self.manager.value_in_store(old)?;
-                self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
-                return self.become_scratch(caller, from, to, &value);
+                return self.move_to_scratch(caller, old, from, to);
             }
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
@@ -396,22 +395,6 @@ impl Tree {
         if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
             self.layout.mark_changed(dir);
         }
-        Ok(())
-    }
-
-    fn become_scratch(
-        &self,
-        caller: &Caller,
-        from: &DirEntry,
-        to: &DirEntry,
-        value: &SecretValue,
-    ) -> Result<(), OpError> {
-        let opener = self.opener(caller)?;
-        let mut state = self.state();
-        let write_ino = state.rename_to_scratch(from, to, &opener, value.as_bytes());
-        // It has no writer.
-        let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
-        state.committed(write_ino, changes);
         Ok(())
     }
 

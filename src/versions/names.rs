@@ -6,7 +6,7 @@ use super::inode::{Inode, Opener, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
-use crate::secret::SecretValue;
+use crate::secret::{SecretBuffer, SecretValue};
 
 impl State {
     /// The file that everybody finds under a name, if an inode of it is known.
@@ -18,6 +18,13 @@ impl State {
     pub fn scratch(&self, dir_entry: &DirEntry) -> Option<u64> {
         self.named(dir_entry)
             .filter(|file| self.files.get(file).is_some_and(|file| file.is_scratch))
+    }
+
+    /// What the scratch file of a name holds.
+    pub fn scratch_data(&self, dir_entry: &DirEntry) -> Option<SecretBuffer> {
+        let file = self.file(self.scratch(dir_entry)?)?;
+        let data = self.buffer(file.write_ino?)?.data.as_ref().ok()?;
+        Some(SecretBuffer::new(data.as_bytes()))
     }
 
     /// How many bytes scratch files hold together.
