@@ -12,6 +12,8 @@ use crate::sync::{self, Condvar, LARGE_STACK, Mutex, MutexGuard};
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The thread ends after this long without a line; the next one starts another.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes that wait to be written. Lines beyond that are lost, and counted.
 const MAX_QUEUED: usize = 256 * 1024;
 
@@ -29,8 +31,10 @@ struct State {
     queued: u64,
     written: u64,
     lost: u64,
+    /// Whether the thread runs. It then has the target.
     is_running: bool,
     is_hanging: bool,
+    target: Option<Box<dyn Write + Send>>,
 }
 
 impl LogQueue {
@@ -44,6 +48,7 @@ impl LogQueue {
                 lost: 0,
                 is_running: false,
                 is_hanging: false,
+                target: None,
             }),
             changed: Condvar::new(),
         }
@@ -53,17 +58,17 @@ impl LogQueue {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start<W: Write>(
+    pub(super) fn start<W: Write + Send + 'static>(
         &'static self,
         open: impl FnOnce() -> Option<W> + Send + 'static,
     ) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.is_running {
+        if state.is_running || state.target.is_some() {
             return Ok(());
         }
         let run = move || {
             match open() {
-                Some(target) => self.write_all(target),
+                Some(target) => self.write_all(Box::new(target)),
                 None => self.state.lock().is_running = false,
             };
         };
@@ -73,11 +78,19 @@ impl LogQueue {
         Ok(())
     }
 
-    fn write_all(&self, mut target: impl Write) {
+    /// Writes lines until none has come for a while.
+    fn write_all(&self, mut target: Box<dyn Write + Send>) {
         let mut state = self.state.lock();
+        let mut idle_since = Instant::now();
         loop {
             let Some(line) = state.lines.pop_front() else {
-                state = self.changed.wait(state);
+                let left = IDLE_TIMEOUT.saturating_sub(idle_since.elapsed());
+                if left.is_zero() {
+                    state.is_running = false;
+                    state.target = Some(target);
+                    return;
+                }
+                state = self.changed.wait_timeout(state, left);
                 continue;
             };
             state.bytes -= line.len();
@@ -85,6 +98,7 @@ impl LogQueue {
             // A line that cannot be written is lost, as on any full disk.
             let _ = target.write_all(&line);
             state = self.state.lock();
+            idle_since = Instant::now();
             state.written += 1;
             if state.lines.is_empty() {
                 let lost = std::mem::take(&mut state.lost);
@@ -101,8 +115,19 @@ impl LogQueue {
         }
     }
 
+    /// Starts the thread again after it ended. If it cannot be started, the lines wait for the next one that is logged.
+    fn restart(&'static self, state: &mut State) {
+        let run = || {
+            let target = self.state.lock().target.take();
+            if let Some(target) = target {
+                self.write_all(target);
+            }
+        };
+        state.is_running = sync::spawn("log", LARGE_STACK, run).is_ok();
+    }
+
     /// Queues a line, and waits a moment until it is written.
-    fn queue(&self, line: &[u8]) {
+    fn queue(&'static self, line: &[u8]) {
         let mut state = self.state.lock();
         if state.bytes + line.len() > MAX_QUEUED {
             state.lost += 1;
@@ -112,6 +137,9 @@ impl LogQueue {
         state.lines.push_back(line.to_vec());
         state.queued += 1;
         let number = state.queued;
+        if !state.is_running && state.target.is_some() {
+            self.restart(&mut state);
+        }
         self.changed.notify_all();
         if !state.is_hanging {
             let mut state = self.wait(state, WRITE_TIMEOUT);
@@ -142,7 +170,7 @@ impl LogQueue {
 }
 
 /// Each write is a line.
-impl Write for &LogQueue {
+impl Write for &'static LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.queue(line);
         Ok(line.len())
@@ -201,5 +229,21 @@ mod tests {
         assert_eq!(written.recv().unwrap(), line(1));
         let state = QUEUE.state.lock();
         assert_eq!((state.bytes, state.lost), (0, 0));
+    }
+
+    #[test]
+    fn without_lines_no_thread_runs_and_the_next_line_is_written_all_the_same() {
+        static QUEUE: LogQueue = LogQueue::new();
+        let (open, gate) = channel();
+        let (sender, written) = channel();
+        QUEUE.start(move || Some(Gated(gate, sender))).unwrap();
+        drop(open);
+        for line in [b"first\n", b"other\n"] {
+            QUEUE.queue(line);
+            assert_eq!(written.recv().unwrap(), line);
+            while QUEUE.state.lock().is_running {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
