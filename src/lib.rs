@@ -46,7 +46,8 @@
 //! - [`hardware`]: prices: defaults, configured prices, overrides
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
 //! - [`audit`]: the two audit trails: who changed what, who read what
-//! - [`provider`]: the providers of the chain: environment, file, AWS, Vault; each gives views that never change
+//! - [`provider`]: the providers of the chain: environment, file, AWS, Vault, programs; each gives views that never change
+//! - `child`: runs a program of the user's, bounded in time and size
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
 //! - [`credential`]: key sources, PBKDF2 and Fernet
@@ -67,6 +68,7 @@
 pub mod adopt;
 pub mod audit;
 pub mod cache;
+mod child;
 pub mod cli;
 pub mod clock;
 pub mod credential;

@@ -8,12 +8,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
+use support::home::is_root;
 use support::{Live, Setup, alone, wait_until};
 
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
 const EPERM: i32 = 1;
+const EBUSY: i32 = 16;
 const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
 const EFBIG: i32 = 27;
@@ -127,6 +129,81 @@ fn a_malformed_secrets_file_fails_reads_and_writes_and_stays_as_it_is() {
         let repaired = || fs::read(live.path("secrets/K")).is_ok_and(|value| value == b"mended");
         wait_until("the repaired file is used", repaired);
     }
+}
+
+#[test]
+fn a_malformed_file_where_there_was_none_may_have_any_key() {
+    let live = Live::start();
+    assert_eq!(read_errno(&live, "secrets/K"), ENOENT);
+    let store = live.home(".simpletuner/secrets.json");
+    fs::write(&store, "{\"K\": \"ha").unwrap();
+    wait_until("the file is noticed", || {
+        live.json("providers/file")["last_error"].is_string()
+    });
+    assert_eq!(read_errno(&live, "secrets/K"), EIO);
+    assert_eq!(write_errno(&live, "secrets/K", b"new"), EIO);
+    fs::remove_file(&store).unwrap();
+    wait_until("the file is gone", || {
+        read_errno(&live, "secrets/K") == ENOENT
+    });
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_is_read_and_a_write_says_why_it_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let home = support::scratch_home();
+    let folder = home.path().join(".simpletuner");
+    fs::create_dir(&folder).unwrap();
+    let (store, outside) = (
+        folder.join("secrets.json"),
+        home.path().join("outside.json"),
+    );
+    for file in [&store, &outside] {
+        fs::write(file, "{\"A\": \"bound\"}").unwrap();
+    }
+    let mount = |args: &[&std::ffi::OsStr]| {
+        let mounted = std::process::Command::new(args[0])
+            .args(&args[1..])
+            .status();
+        assert!(mounted.unwrap().success());
+    };
+    mount(&[
+        "mount".as_ref(),
+        "--bind".as_ref(),
+        outside.as_ref(),
+        store.as_ref(),
+    ]);
+    let live = Live::start_in(home, Setup::default());
+    let (read, written) = (
+        live.read("secrets/A"),
+        write_errno(&live, "secrets/B", b"new"),
+    );
+    let set = live.cli().args(["set", "B", "new"]).output().unwrap();
+    let adopted = live.cli().arg("adopt").output().unwrap();
+    let stored = fs::read_to_string(&store).unwrap();
+    mount(&["umount".as_ref(), store.as_ref()]);
+    assert_eq!((read.as_str(), written), ("bound", EBUSY));
+    assert_eq!(stored, "{\"A\": \"bound\"}");
+    let names = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names
+        .filter(|name| name.to_string_lossy().contains("store"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    for refused in [set, adopted] {
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("mounted as a single file") && said.contains("mount the folder"),
+            "{said}"
+        );
+    }
+    logged(&live, &["B: ", "mounted as a single file"]);
+    logged(&live, &["can be read, and none can be written"]);
 }
 
 #[test]

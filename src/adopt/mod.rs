@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::files::Stamp;
-use crate::provider::file::write::{Lock, Replacement, beside, sync_folder_of};
+use crate::provider::file::write::{Lock, Replacement, beside, refuse_mounted, sync_folder_of};
 use crate::provider::file::{Document, Sealed, Stored, read_document};
 use crate::settings::Settings;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
@@ -99,7 +99,7 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
     layout.remove_old_beside(&link)?;
     if report.changed {
         report.notes.push(
-            "restart SimpleTuner, and a mount that is running, so that they use the new file"
+            "restart SimpleTuner, and type `simpletuner-live reload` if a mount is running, so that they use the new file"
                 .to_owned(),
         );
         if let Some(old) = layout.old.as_ref().filter(|old| old.path != old.target) {
@@ -261,6 +261,8 @@ impl Layout {
     /// Locks both files, always in this order.
     fn lock(&self, settings: &Settings) -> Result<Vec<Lock>> {
         let default = settings.base_dir.join(DEFAULT_NAMES[0]);
+        // It could be neither moved nor replaced by the link.
+        refuse_mounted(self.old.as_ref().map_or(&default, |old| &old.path))?;
         let old = self.old.as_ref().map_or(&default, |old| &old.target);
         let mut locks = vec![Lock::take(old, settings.timeout.total)?];
         if *old != self.store {

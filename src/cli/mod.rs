@@ -20,6 +20,7 @@ mod mount_client;
 mod output;
 mod prompt;
 mod reason;
+mod reload;
 mod rm;
 mod secret_list;
 mod set;
@@ -92,6 +93,7 @@ commands! {
     Mount => mount,
     Umount => umount,
     Status => status,
+    Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,
     Get => get,

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use clap::{ValueEnum, ValueHint};
 
-use super::failure::{say, warn};
+use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
+use super::status::warn_of_changed_settings;
 use super::{Context, Outcome, output};
+use crate::error::Error;
+use crate::mount::MountPointState;
 use crate::provider::{BACKENDS, backend_variables};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
@@ -71,32 +74,53 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         if args.part.is_none() {
             logging::init_foreground();
         }
-        let settings = || Settings::load(&flags, BACKENDS);
         let keep = |in_background| {
-            let settings = settings()?;
+            let settings = Settings::load(&flags, BACKENDS)?;
             let arguments = daemon_arguments(&args, &flags, &settings);
             mount::mount_foreground(&settings, &arguments, in_background)
         };
         return Ok(match args.part {
             None => keep(false),
             Some(Part::BackgroundKeeper) => keep(true),
-            Some(Part::Server) => mount::serve(settings()),
+            Some(Part::Server) => mount::serve(|content| {
+                let flags = Flags {
+                    content,
+                    ..flags.clone()
+                };
+                Settings::load(&flags, BACKENDS)
+            }),
             Some(Part::Successor) => mount::become_server(),
             Some(Part::Keeper) => mount::take_over(),
         }?);
     }
-    let settings = Settings::load(&flags, BACKENDS)?;
+    let settings = Settings::load(&flags, BACKENDS).map_err(|error| wrong(&flags, error))?;
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
     if mounted.already {
         say("note", "it is mounted already");
-        warn_of_changed_variables(&MountClient::require(&mounted.mount_point)?);
+        let mount = MountClient::require(&mounted.mount_point)?;
+        if let Ok(status) = mount.read_json("status") {
+            warn_of_changed_settings(&status);
+        }
+        warn_of_changed_variables(&mount);
     }
     output::line(&path.to_string())?;
     say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
     say("try", &format!("cat {path}/secrets/HF_TOKEN"));
     Ok(())
+}
+
+/// Settings that are wrong do not concern a mount that runs.
+fn wrong(flags: &Flags, error: Error) -> Failure {
+    let state = Settings::mount_point_by(flags).and_then(|dir| mount::mount_point_state(&dir));
+    match state {
+        Ok(MountPointState::Ours { alive: true, .. }) => {
+            let hint = "a mount runs there, and goes on with the settings in force";
+            Failure::with_hint(error.to_string(), hint)
+        }
+        _ => error.into(),
+    }
 }
 
 /// The mount keeps the variables that it was started with; warns if this command has others.
@@ -110,7 +134,7 @@ fn warn_of_changed_variables(mount: &MountClient) {
         Ok(differing) if differing.is_empty() => {}
         Ok(differing) => warn(&format!(
             "the mount still uses the variables that it was started with; changed since: {}; \
-             `simpletuner-live umount` and `mount` take the new ones",
+             `simpletuner-live reload --env` takes the new ones",
             differing.lines().collect::<Vec<_>>().join(", ")
         )),
         Err(_) => {

@@ -72,8 +72,11 @@ const INTRODUCTION: &str = "\
 
 The command line's flags come first, then the environment, then `~/.simpletuner/live.yaml` (or `--config FILE`), then the
 defaults. An empty variable counts as unset. All of the file is optional; an unknown name is an error that names the nearest
-known one. In it, `timeout.total` is `total` inside `timeout`. A path may begin with `~/`; a relative one begins in the folder of
-the file, or for a variable in the working folder.
+known one. In it, `timeout.total` is `total` inside `timeout`, and `command[].name` is `name` in each entry of the list `command`. A
+path may begin with `~/`; a relative one begins in the folder of the file, or for a variable in the working folder.
+
+A mount takes them over when it is started, at `simpletuner-live reload` and at `upgrade`, and at no other time; another mount point
+and `allow_root` only when it is started.
 
 `simpletuner-live settings` shows the values, and where each comes from. `SIMPLETUNER_LIVE_LOG` (`error`, `warn`, `info`,
 `debug`) sets what is logged.
@@ -103,7 +106,9 @@ fn markdown() -> String {
         }
     }
     let own = code(own_credentials());
-    text + &format!("\nThese variables are never served as secrets: {own}.\n")
+    text + &format!(
+        "\nThese variables are never served as secrets: {own}, and those that `command[].env` names.\n"
+    )
 }
 
 fn code<'a>(words: impl IntoIterator<Item = &'a str>) -> String {

@@ -1,12 +1,14 @@
 //! `status`: the state of a mount and of its providers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use serde_json::{Value, json};
 
+use super::failure::warn;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
+use crate::settings::SettingsMark;
 
 /// Show whether a mount runs, and the state of its providers
 #[derive(clap::Args)]
@@ -39,8 +41,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let status = client.read_json("status")?;
     let providers = client.providers();
+    let is_changed = warn_of_changed_settings(&status);
     if args.json {
-        let mut all = json!({ "mounted": true });
+        let mut all = json!({ "mounted": true, "settings_changed": is_changed });
         if let (Some(all), Some(status)) = (all.as_object_mut(), status.as_object()) {
             all.extend(status.clone());
             all.insert("providers".into(), providers.into());
@@ -48,7 +51,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         return output::json(&all);
     }
     let mut fields = Vec::new();
-    flatten("", &status, &mut fields);
+    flatten("", &without_hashes(status), &mut fields);
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in fields {
         output::line(&format!("{name:width$}  {value}"))?;
@@ -59,6 +62,33 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         &["PROVIDER", "STATE", "KEYS", "SOURCE", "LAST ERROR"],
         &rows,
     )
+}
+
+/// The hashes by which commands compare tell people nothing.
+fn without_hashes(mut status: Value) -> Value {
+    if let Some(status) = status.as_object_mut() {
+        status.remove("backend_variables");
+        status["settings"] = status["settings"]["file"].take();
+    }
+    status
+}
+
+/// Warns if the settings file has changed since the mount read it, and returns whether it has.
+pub(super) fn warn_of_changed_settings(status: &Value) -> bool {
+    let settings = &status["settings"];
+    let in_force: Option<SettingsMark> = serde_json::from_value(settings["in_force"].clone()).ok();
+    let file = settings["file"].as_str().map(Path::new);
+    let is_changed = match (in_force, file) {
+        (Some(in_force), Some(file)) => in_force.differs_from(file),
+        _ => false,
+    };
+    if is_changed && let Some(file) = file {
+        let file = file.display();
+        warn(&format!(
+            "{file} is newer than what is in force; `simpletuner-live reload` takes it over"
+        ));
+    }
+    is_changed
 }
 
 /// `{"kernel": {"fuse": "7.44"}}` as `kernel fuse` and `7.44`.

@@ -34,18 +34,16 @@ impl RecentLookups {
         recent_lookups.insert(name, (now, answer));
     }
 
-    fn get(&self, name: &SecretName) -> Option<Resolved> {
+    pub(super) fn get(&self, name: &SecretName) -> Option<Resolved> {
         let recent_lookups = self.0.lock();
         let (at, answer) = recent_lookups.get(name)?;
         if at.elapsed() >= KEPT_FOR {
             return None;
         }
         Some(match answer {
-            Lookup::Fresh(version, _) | Lookup::Stale(version) => Resolved::Content(Content {
-                value: version.raw.clone(),
-                changed_at: version.changed_at,
-                fresh_for: Duration::ZERO,
-            }),
+            Lookup::Fresh(version, _) | Lookup::Stale(version) => {
+                Resolved::of(version.clone(), Duration::ZERO)
+            }
             Lookup::Missing => Resolved::Missing,
             Lookup::Failed(error) => Resolved::Failed(error.duplicate()),
             Lookup::Unknown => return None,
@@ -108,11 +106,7 @@ impl Tree {
             Freshness::LastKnown => self.manager.snapshot().find(name),
         };
         match (lookup, freshness) {
-            (Lookup::Fresh(version, fresh_for), _) => Resolved::Content(Content {
-                value: version.raw,
-                changed_at: version.changed_at,
-                fresh_for,
-            }),
+            (Lookup::Fresh(version, fresh_for), _) => Resolved::of(version, fresh_for),
             (Lookup::Missing, _) => Resolved::Missing,
             (Lookup::Failed(error), _) => Resolved::Failed(error),
             (Lookup::Stale(_) | Lookup::Unknown, Freshness::Fresh) => {
@@ -122,11 +116,7 @@ impl Tree {
             (held, Freshness::LastKnown) => match self.recent_lookups.get(name) {
                 Some(answered) => answered,
                 None => match held.last_known() {
-                    Some(version) => Resolved::Content(Content {
-                        value: version.raw,
-                        changed_at: version.changed_at,
-                        fresh_for: Duration::ZERO,
-                    }),
+                    Some(version) => Resolved::of(version, Duration::ZERO),
                     None => Resolved::Blocked(WaitOn::Secret(name.clone())),
                 },
             },
@@ -177,7 +167,7 @@ impl Tree {
 
     fn store_bundle(&self, format: BundleFormat, bytes: &[u8], writer: &Writer) -> Result<()> {
         let written = bundle::parse(format, bytes)?;
-        let current = self.current_document()?;
+        let current = self.current_document();
         let base = writer.process.and_then(|process| self.base_of(process));
         let changes: Vec<Change> = bundle::merge(base.as_deref(), &current, &written)
             .into_iter()

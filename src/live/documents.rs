@@ -1,6 +1,7 @@
-//! The content of the bundles. A document is rendered once per snapshot and format, from that snapshot alone.
+//! The content of the bundles. A document is rendered once per snapshot and format, from that snapshot alone. It has the
+//! secrets of every provider that answers; what it lacks is logged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +9,9 @@ use super::bundle::{self, Base, BundleFormat, Document};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::clock::Instant;
-use crate::error::Result;
+use crate::error::Error;
 use crate::manager::{Lookup, Snapshot};
-use crate::provider::ListingState;
-use crate::secret::SecretValue;
+use crate::secret::{SecretName, SecretValue};
 use crate::sync::{self, LARGE_STACK, Mutex};
 
 /// A document with more names than this is rendered on a thread of its own.
@@ -19,7 +19,24 @@ const LARGE_DOCUMENT: usize = 200;
 
 /// The last rendered document of each format.
 #[derive(Default)]
-pub(super) struct Documents(Mutex<HashMap<BundleFormat, Rendered>>);
+pub(super) struct Documents {
+    rendered: Mutex<HashMap<BundleFormat, Rendered>>,
+    /// What the last one lacked, as it was logged.
+    lacking: Mutex<BTreeSet<String>>,
+}
+
+impl Documents {
+    /// Logs what a document lacks, unless the one before lacked it, too.
+    fn log_lacking(&self, lacking: BTreeSet<String>) {
+        let before = std::mem::replace(&mut *self.lacking.lock(), lacking.clone());
+        for line in lacking.difference(&before) {
+            tracing::warn!("{line}");
+        }
+        if lacking.is_empty() && !before.is_empty() {
+            tracing::info!("the bundle has all secrets again");
+        }
+    }
+}
 
 #[derive(Clone)]
 struct Rendered {
@@ -39,6 +56,17 @@ struct Secrets {
     changed_at: SystemTime,
     /// For how long they may be given to readers.
     fresh_for: Duration,
+    /// What is not among them, and why: lines for the log.
+    lacking: BTreeSet<String>,
+}
+
+impl Secrets {
+    fn insert(&mut self, name: &SecretName, content: Content) {
+        self.changed_at = self.changed_at.max(content.changed_at);
+        self.fresh_for = self.fresh_for.min(content.fresh_for);
+        self.document
+            .insert(name.clone(), content.value.without_newline());
+    }
 }
 
 impl Tree {
@@ -46,7 +74,7 @@ impl Tree {
     pub(super) fn document(&self, format: BundleFormat, freshness: Freshness) -> Resolved {
         let snapshot = self.manager.snapshot();
         let now = Instant::now();
-        if let Some(rendered) = self.documents.0.lock().get(&format)
+        if let Some(rendered) = self.documents.rendered.lock().get(&format)
             && rendered.generation == snapshot.generation()
             && rendered.fresh_until.is_none_or(|until| until > now)
         {
@@ -103,7 +131,7 @@ impl Tree {
         if !format.is_writable() {
             return None;
         }
-        if let Some(rendered) = self.documents.0.lock().get(&format)
+        if let Some(rendered) = self.documents.rendered.lock().get(&format)
             && rendered.value == *value
         {
             return Some(rendered.base.clone());
@@ -117,6 +145,7 @@ impl Tree {
             Ok(secrets) => secrets,
             Err(on) => return Resolved::Blocked(on),
         };
+        self.documents.log_lacking(secrets.lacking);
         let bytes = bundle::render(format, &secrets.document);
         let value = match SecretValue::from_bytes("bundle", &bytes) {
             Ok(value) => value,
@@ -129,7 +158,7 @@ impl Tree {
             fresh_until: Instant::now().checked_add(secrets.fresh_for),
             base: Arc::new(Base::of(&secrets.document)),
         };
-        self.documents.0.lock().insert(format, rendered);
+        self.documents.rendered.lock().insert(format, rendered);
         Resolved::Content(Content {
             value,
             changed_at: secrets.changed_at,
@@ -144,53 +173,78 @@ impl Tree {
         snapshot: &Snapshot,
         freshness: Freshness,
     ) -> std::result::Result<Secrets, WaitOn> {
-        match snapshot.listing_state() {
-            ListingState::Outdated | ListingState::Unknown if freshness == Freshness::Fresh => {
-                return Err(WaitOn::Listing);
-            }
-            _ => {}
+        let is_fresh = freshness == Freshness::Fresh;
+        // Also where one has failed: the others may answer.
+        if is_fresh && snapshot.must_ask_for_names() {
+            return Err(WaitOn::Listing);
         }
+        let missing = snapshot.missing_sources();
         let mut secrets = Secrets {
             document: Document::new(),
             changed_at: self.started_at(),
-            fresh_for: Duration::MAX,
-        };
-        for (source, error) in snapshot.missing_sources() {
-            let reason = error.map_or_else(
-                || "it has not answered yet".to_owned(),
-                |error| error.to_string(),
-            );
-            tracing::warn!("the bundle is without the secrets of {source}: {reason}");
             // Not for longer than until it answers.
-            secrets.fresh_for = Duration::ZERO;
+            fresh_for: match missing.is_empty() {
+                true => Duration::MAX,
+                false => Duration::ZERO,
+            },
+            lacking: BTreeSet::new(),
+        };
+        for (source, error) in &missing {
+            let reason = match error {
+                Some(error) => error.reason(),
+                None => "it gives no answer".to_owned(),
+            };
+            let line = format!("the bundle is without the secrets of {source}: {reason}");
+            secrets.lacking.insert(line);
         }
         for (name, _) in snapshot.names() {
-            match snapshot.find(name) {
-                Lookup::Fresh(version, fresh_for) => {
-                    secrets.changed_at = secrets.changed_at.max(version.changed_at);
-                    secrets.fresh_for = secrets.fresh_for.min(fresh_for);
-                    secrets.document.insert(name.clone(), version.value());
+            let lookup = match freshness {
+                Freshness::Fresh => snapshot.find(name),
+                Freshness::LastKnown => snapshot.find_settled(name),
+            };
+            let content = match lookup {
+                Lookup::Stale(_) if is_fresh => return Err(WaitOn::Listing),
+                Lookup::Fresh(version, fresh_for) => Resolved::of(version, fresh_for),
+                Lookup::Stale(version) => Resolved::of(version, Duration::ZERO),
+                Lookup::Missing => Resolved::Missing,
+                Lookup::Failed(error) => Resolved::Failed(error),
+                Lookup::Unknown => {
+                    let answered = self.recent_lookups.get(name).filter(|_| !is_fresh);
+                    answered.unwrap_or_else(|| Resolved::Blocked(WaitOn::Secret(name.clone())))
                 }
-                Lookup::Stale(_) if freshness == Freshness::Fresh => return Err(WaitOn::Listing),
-                Lookup::Stale(version) => {
-                    secrets.changed_at = secrets.changed_at.max(version.changed_at);
-                    secrets.fresh_for = Duration::ZERO;
-                    secrets.document.insert(name.clone(), version.value());
+            };
+            match content {
+                Resolved::Content(content) => secrets.insert(name, content),
+                Resolved::Missing => {}
+                Resolved::Blocked(on) => return Err(on),
+                // The line of its provider says so.
+                Resolved::Failed(Error::ProviderFailed { provider, .. })
+                    if missing.iter().any(|(source, _)| **source == *provider) => {}
+                Resolved::Failed(error) => {
+                    let line = format!("left out of the bundle: {error}");
+                    secrets.lacking.insert(line);
                 }
-                Lookup::Missing => {}
-                Lookup::Failed(error) => tracing::warn!("left out of the bundle: {error}"),
-                Lookup::Unknown => return Err(WaitOn::Secret(name.clone())),
             }
         }
         Ok(secrets)
     }
 
-    /// The present document, for a merge.
-    pub(super) fn current_document(&self) -> Result<Document> {
+    /// The values that are known now, for a merge. It never waits for a backend, and lacks a value that must be asked for.
+    pub(super) fn current_document(&self) -> Document {
         let snapshot = self.manager.snapshot();
-        match self.all_secrets(&snapshot, Freshness::LastKnown) {
-            Ok(secrets) => Ok(secrets.document),
-            Err(_) => Ok(Document::new()),
-        }
+        let names = snapshot.names().iter();
+        let known = names.filter_map(|(name, _)| {
+            let value = match snapshot.find_settled(name) {
+                Lookup::Fresh(version, _) | Lookup::Stale(version) => version.value(),
+                // It is in the store, and was not decrypted yet.
+                Lookup::Unknown => {
+                    let stored = self.manager.value_in_store(name).ok()?;
+                    stored.without_newline()
+                }
+                Lookup::Missing | Lookup::Failed(_) => return None,
+            };
+            Some((name.clone(), value))
+        });
+        known.collect()
     }
 }

@@ -67,6 +67,13 @@ pub(super) static IN_ROOT: &[ControlFile] = &[
         write: read_only,
     },
     ControlFile {
+        name: "reload",
+        mode: 0o200,
+        read_mode: ReadMode::Snapshot,
+        read: |_, _| generated(""),
+        write: |tree, _, bytes| tree.reload(bytes),
+    },
+    ControlFile {
         name: "status",
         mode: 0o400,
         read_mode: ReadMode::Snapshot,

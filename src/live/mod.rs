@@ -30,8 +30,8 @@ mod xattr;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub use commit::{Commit, Commits};
@@ -40,7 +40,7 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountInfo, Restart, Upgrade};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart};
 
 use crate::audit::AuditTrail;
 use crate::error::Error;
@@ -212,6 +212,7 @@ pub struct Tree {
     /// How many entries the last invalidation dropped.
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
+    reload: OnceLock<status::Reload>,
 }
 
 impl Tree {
@@ -284,6 +285,7 @@ impl Tree {
             listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
+            reload: OnceLock::new(),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {

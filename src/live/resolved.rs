@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::WaitOn;
 use crate::error::Error;
+use crate::manager::SecretVersion;
 use crate::secret::SecretValue;
 
 /// How fresh a content must be.
@@ -35,6 +36,15 @@ pub(super) enum Resolved {
 }
 
 impl Resolved {
+    /// A secret's content.
+    pub(super) fn of(version: SecretVersion, fresh_for: Duration) -> Self {
+        Resolved::Content(Content {
+            value: version.raw,
+            changed_at: version.changed_at,
+            fresh_for,
+        })
+    }
+
     /// Content that does not expire.
     pub(super) fn lasting(value: SecretValue, changed_at: SystemTime) -> Self {
         Resolved::Content(Content {

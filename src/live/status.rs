@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::Tree;
+use crate::error::{Error, Result};
+use crate::settings::SettingsMark;
 
 /// How many comparisons there may be in a minute.
 const MAX_COMPARISONS: usize = 10;
@@ -23,10 +25,16 @@ pub struct MountInfo {
     pub keeper_pid: Option<u32>,
     /// The last servers that ended.
     pub restarts: Vec<Restart>,
+    /// The settings file.
+    pub settings_file: String,
+    /// What tells whether its content is the one in force.
+    pub settings: SettingsMark,
+    /// The last attempt to reload.
+    pub reload: Option<MountChange>,
     /// The program that `upgrade` changes to.
     pub program: Option<String>,
     /// The last attempt to upgrade.
-    pub upgrade: Option<Upgrade>,
+    pub upgrade: Option<MountChange>,
     /// The comparisons of the backends' variables with another process's.
     #[serde(skip)]
     pub(super) comparisons: Comparisons,
@@ -61,14 +69,14 @@ pub struct Restart {
     pub reason: String,
 }
 
-/// An attempt to upgrade.
+/// An attempt to upgrade, or to reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Upgrade {
+pub struct MountChange {
     /// How many have been tried.
     pub number: u64,
     /// When, as RFC 3339 has it.
     pub at: String,
-    /// Why the old program stayed; `None`: the upgrade succeeded.
+    /// Why the mount goes on as it was; `None`: the change succeeded.
     pub error: Option<String>,
 }
 
@@ -83,7 +91,25 @@ pub struct KernelInfo {
     pub epoch: bool,
 }
 
+/// Carries out what was written to the file `reload`.
+pub type Reload = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
+
 impl Tree {
+    /// Has `reload` called for what is written to the file `reload`. Only the first one is.
+    pub fn on_reload(&self, reload: Reload) {
+        drop(self.reload.set(reload));
+    }
+
+    pub(super) fn reload(&self, request: &[u8]) -> Result<()> {
+        match self.reload.get() {
+            Some(reload) => reload(request),
+            None => {
+                let refused = std::io::Error::from_raw_os_error(libc::EPERM);
+                Err(Error::io("this mount has no settings of its own", refused))
+            }
+        }
+    }
+
     /// Changes what `status` says of the mount.
     pub fn set_mount_info(&self, change: impl FnOnce(&mut MountInfo)) {
         change(&mut self.mount.lock());
@@ -109,6 +135,8 @@ impl Tree {
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
+            "settings": { "file": mount.settings_file, "in_force": mount.settings },
+            "reload": mount.reload,
             "program": mount.program,
             "upgrade": mount.upgrade,
             "mount_point": mount.mount_point,

@@ -11,7 +11,8 @@ use crate::credential::KeySource;
 use crate::error::Result;
 use crate::provider::file::{FileOptions, StoreLocation};
 use crate::provider::{
-    BACKENDS, EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, Provider,
+    BACKENDS, ChainLink, EnvironmentProvider, FileProvider, KeyedProvider, KeyedSource, Provider,
+    in_order,
 };
 use crate::secret::SecretName;
 use crate::settings::{Flags, Settings, Ttl};
@@ -141,8 +142,7 @@ impl SecretsManager {
     /// [`Error::Settings`](crate::error::Error::Settings) if those of a backend are wrong;
     /// [`Error::Io`](crate::error::Error::Io) if the backends' thread cannot be started. Calls no backend yet.
     pub fn from_settings(settings: &Settings) -> Result<Arc<Self>> {
-        let environment =
-            EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
+        let environment = EnvironmentProvider::from_settings(settings);
         Self::from_settings_with(settings, environment)
     }
 
@@ -158,12 +158,19 @@ impl SecretsManager {
     }
 
     fn builder_from(settings: &Settings, environment: EnvironmentProvider) -> Result<Builder> {
-        let mut builder = Self::builder()
-            .with_provider(Arc::new(environment))
-            .with_provider(Arc::new(FileProvider::new(file_options(settings))));
+        let file = FileProvider::new(file_options(settings));
+        let local: [Arc<dyn Provider>; 2] = [Arc::new(environment), Arc::new(file)];
+        let local = local.map(|provider| ChainLink {
+            provider,
+            priority: None,
+        });
+        let mut links = Vec::from(local);
         for backend in BACKENDS {
-            builder = builder.with_provider(backend.provider(settings)?);
+            links.extend(backend.links(settings)?);
         }
+        let builder = in_order(links)
+            .into_iter()
+            .fold(Self::builder(), Builder::with_provider);
         Ok(builder
             .ttl(
                 settings.ttl.default,
@@ -184,8 +191,7 @@ impl SecretsManager {
             Some(manager) => Ok(manager.clone()),
             None => {
                 let settings = Settings::load(&Flags::default(), BACKENDS)?;
-                let environment =
-                    EnvironmentProvider::from_process(&settings.env_prefix, &settings.env_keys);
+                let environment = EnvironmentProvider::from_settings(&settings);
                 let manager = Self::from_settings_with(&settings, environment)?;
                 Ok(global.insert(manager).clone())
             }

@@ -192,6 +192,19 @@ impl Snapshot {
         }
     }
 
+    /// Looks a key up for a reader that has asked all providers: their answers count as they are. [`Lookup::Unknown`] if a
+    /// provider has the key, and must be asked for its value alone.
+    pub fn find_settled(&self, name: &SecretName) -> Lookup {
+        let now = Instant::now();
+        let lacks_value = |source: &Source| {
+            source.view.has(name) && matches!(source.view.find(name, now), ViewLookup::Unknown)
+        };
+        match self.sources.iter().any(lacks_value) {
+            true => self.find(name),
+            false => self.walk(name, self.sources.len()).0,
+        }
+    }
+
     /// Whether a provider has the key cached; decrypts nothing.
     pub fn has(&self, name: &SecretName) -> bool {
         self.sources.iter().any(|source| source.view.has(name))
@@ -237,6 +250,15 @@ impl Snapshot {
             }
         }
         state
+    }
+
+    /// Whether a provider must be asked before [`names`](Self::names) has all that can be had. Another one may fail meanwhile.
+    pub fn must_ask_for_names(&self) -> bool {
+        let now = Instant::now();
+        self.sources.iter().any(|source| {
+            let state = source.view.listing_state(now);
+            matches!(state, ListingState::Unknown | ListingState::Outdated)
+        })
     }
 
     /// The providers whose keys are missing here because they failed or have not answered yet, each with its failure.

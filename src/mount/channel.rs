@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
+use super::environment::Environment;
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
 use super::setup::{block_signals, unblock_signals};
@@ -24,11 +25,11 @@ use crate::error::{Error, Result};
 use crate::secret::SealingKey;
 
 /// The number of descriptors in `SharedFds`.
-const SHARED_FDS: usize = 5;
+const SHARED_FDS: usize = 6;
 /// The most descriptors in one message: those, and another channel.
 const MAX_FDS: usize = SHARED_FDS + 1;
-/// The most bytes in one message.
-const MAX_MESSAGE: usize = 64 * 1024;
+/// The most bytes in one message: the variables of a reload are the longest.
+const MAX_MESSAGE: usize = 96 * 1024;
 
 /// One end of the socket.
 pub(super) struct Channel(OwnedFd);
@@ -41,13 +42,21 @@ impl AsFd for Channel {
 
 /// The command that runs the mount's program as one part. The program is opened by its descriptor, so that it is the same
 /// one even if another lies at its path now.
-fn program(shared: &SharedFds, state: &HandoverState, part: &str) -> Command {
+fn program(
+    shared: &SharedFds,
+    state: &HandoverState,
+    part: &str,
+    environment: Option<&Environment>,
+) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", shared.program.as_raw_fd()));
     command
         .arg0("simpletuner-live")
         .args(["mount", "--foreground", "--part", part, "--handover"])
         .arg(FORMAT.to_string())
         .args(state.arguments.iter().map(OsBytes::to_os));
+    if let Some(environment) = environment {
+        environment.give_to(&mut command);
+    }
     command
 }
 
@@ -72,14 +81,16 @@ impl Channel {
         Ok(Self(end))
     }
 
-    /// Starts the program as one part, with the other end of a new channel.
+    /// Starts the program as one part, with the other end of a new channel, and with other variables than this process if
+    /// there are any.
     pub(super) fn start(
         shared: &SharedFds,
         state: &HandoverState,
         part: &str,
+        environment: Option<&Environment>,
     ) -> Result<(Child, Self)> {
         let (ours, theirs) = pair().map_err(failed)?;
-        let mut command = program(shared, state, part);
+        let mut command = program(shared, state, part, environment);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
         if state.log_file.is_some() {
             command.stderr(Stdio::null());
@@ -96,6 +107,7 @@ impl Channel {
         shared: &SharedFds,
         state: &HandoverState,
         part: &str,
+        environment: Option<&Environment>,
         message: &Hello,
         channel: &Channel,
     ) -> Error {
@@ -107,7 +119,7 @@ impl Channel {
         };
         match sent() {
             Ok(theirs) => {
-                let mut command = program(shared, state, part);
+                let mut command = program(shared, state, part, environment);
                 // The program unblocks them as soon as it has handlers.
                 block_signals();
                 let error = command.stdin(theirs).exec();
@@ -132,7 +144,14 @@ impl Channel {
     ) -> Result<()> {
         let [a, b] = &shared.journal;
         let key = shared.key.as_bytes();
-        let shared = [&shared.device, &shared.heartbeat, a, b, &shared.program];
+        let shared = [
+            &shared.device,
+            &shared.heartbeat,
+            a,
+            b,
+            &shared.settings,
+            &shared.program,
+        ];
         let mut descriptors: Vec<BorrowedFd> = shared.map(AsFd::as_fd).into();
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
@@ -188,6 +207,7 @@ impl Channel {
             device: next()?,
             heartbeat: next()?,
             journal: [next()?, next()?],
+            settings: next()?,
             program: next()?,
             key,
         };
@@ -258,6 +278,8 @@ mod tests {
             server: 5,
             restarts: Vec::new(),
             upgrade: None,
+            reload: None,
+            allow_root: false,
             server_timeout: 6,
         }
     }
@@ -268,6 +290,7 @@ mod tests {
             device: file(),
             heartbeat: file(),
             journal: [file(), file()],
+            settings: file(),
             program: file(),
             key: SealingKey::random().unwrap(),
         }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::live::{Restart, Upgrade};
+use super::environment::Environment;
+use crate::live::{MountChange, Restart};
 use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
 
 /// The handover format that this program speaks. It changes with `HandoverState`, with `Hello`, and with the records of
 /// the tree's journal. A program that speaks another format refuses to start as a part of this program's mount.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Descriptors that both processes hold, so they survive the death of either.
 pub(super) struct SharedFds {
@@ -23,6 +24,8 @@ pub(super) struct SharedFds {
     pub(super) device: OwnedFd,
     pub(super) heartbeat: OwnedFd,
     pub(super) journal: [OwnedFd; 2],
+    /// The settings in force (`in_force`).
+    pub(super) settings: OwnedFd,
     /// The program that the mount runs.
     pub(super) program: OwnedFd,
     /// The journal's key. It travels with the descriptors, but outside the serialized message.
@@ -53,7 +56,11 @@ pub(super) struct HandoverState {
     pub(super) server: u32,
     pub(super) restarts: Vec<Restart>,
     /// The last upgrade that was tried.
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<MountChange>,
+    /// The last reload that was tried.
+    pub(super) reload: Option<MountChange>,
+    /// Whether the kernel lets root in.
+    pub(super) allow_root: bool,
     /// After this many seconds without a heartbeat, or at one request, the server counts as hung.
     pub(super) server_timeout: u64,
 }
@@ -104,7 +111,9 @@ pub(super) enum ToServer {
     /// No other server answers any more: begin. With the restarts so far.
     Begin(Vec<Restart>),
     /// The outcome of an upgrade.
-    Upgraded(Upgrade),
+    Upgraded(MountChange),
+    /// The outcome of a reload.
+    Reloaded(MountChange),
     /// Another server is about to take over: write to disk what is only in memory.
     Quiesce,
     /// The mount is out of the tree: finish the writes that are under way, and exit.
@@ -116,17 +125,35 @@ pub(super) enum ToServer {
 pub(super) enum ToKeeper {
     /// The process has opened the new program, which comes with this message, and is about to execute it.
     Program,
-    /// The server has done everything that it can do before it begins.
-    Prepared,
+    /// The server has done everything that it can do before it begins. With its `HandoverState::server_timeout`.
+    Prepared(u64),
     /// The server answers requests.
     Ready,
     /// The server cannot serve, with the reason.
     Failed(String),
     /// The server was asked to unmount.
     Unmount,
+    /// The server was asked to have the settings file read anew, and to take over these variables.
+    Reload(Option<Environment>),
     /// The server has nothing left that is only in memory: another server may take over.
     Quiesced,
 }
 
+/// A timeout in seconds, rounded up and at least one: the keeper checks the heartbeat once a second.
+pub(super) fn whole_seconds(timeout: Duration) -> u64 {
+    (timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)).max(1)
+}
+
 /// How long a server may take to quiesce.
 pub(super) const QUIESCE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_timeout_is_rounded_up_to_whole_seconds() {
+        let whole = |seconds| whole_seconds(Duration::from_secs_f64(seconds));
+        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(whole), [1, 1, 1, 2, 10]);
+    }
+}

@@ -13,10 +13,11 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
 use super::detach::{end_connection, leave};
+use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
-use super::setup::{Signals, leave_terminal, set_up};
+use super::setup::{Signals, has_terminal, leave_terminal, set_up};
 use super::start::READY;
 use super::{device, service};
 use crate::error::{Error, Result};
@@ -27,7 +28,7 @@ use crate::provider::rfc3339;
 use crate::settings::Settings;
 use crate::sync;
 use begin::begin;
-use upgrading::Upgrading;
+use upgrading::{Kind, Upgrading};
 
 /// How often the keeper checks the server's heartbeat.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 /// How long a process may take to end after it has closed its channel.
 const CHANNEL_CLOSED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Mounts, and keeps a server running until the mount ends or SIGTERM, SIGINT or SIGHUP arrives. With `in_background` it
+/// Mounts, and keeps a server running until the mount ends or SIGTERM or SIGINT arrives, or its terminal hangs up. With `in_background` it
 /// leaves the terminal, logs to its file, and writes to standard output that the mount answers, or why it does not.
 ///
 /// # Errors
@@ -125,12 +126,16 @@ struct Keeper {
     heartbeat: HeartbeatPage,
     server: ServerProcess,
     signals: Signals,
+    /// Whether it has been started at a terminal: it ends with it.
+    has_terminal: bool,
     /// How many servers in a row ended before they were ready.
     failures: u32,
     failing_since: Option<Instant>,
     /// The server passed on a request to unmount while the keeper waited for another message.
     unmount_requested: bool,
     upgrade: Option<Upgrading>,
+    /// The change that was asked for while another was under way.
+    next_change: Option<(Kind, Option<Environment>)>,
 }
 
 /// Why the keeper woke up. `Next` is the server that an upgrade prepares.
@@ -138,6 +143,7 @@ enum Wakeup {
     CheckDue,
     UnmountSignal,
     UpgradeSignal,
+    ReloadSignal,
     Message(ToKeeper),
     ServerEnded,
     /// With the descriptors that came along.
@@ -159,9 +165,11 @@ impl Keeper {
             heartbeat,
             server,
             signals,
+            has_terminal: has_terminal(),
             failures: 0,
             failing_since: None,
             upgrade: None,
+            next_change: None,
             unmount_requested: false,
         }
     }
@@ -173,15 +181,19 @@ impl Keeper {
             if self.unmount_requested {
                 return self.unmount();
             }
+            self.begin_next_change();
             match self.wait(CHECK_INTERVAL) {
                 Wakeup::CheckDue => self.check(),
                 Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {
                     return self.unmount();
                 }
                 Wakeup::UpgradeSignal => self.begin_upgrade(),
+                Wakeup::ReloadSignal | Wakeup::Message(ToKeeper::Reload(None)) => self.reload(),
+                Wakeup::Message(ToKeeper::Reload(environment)) => self.begin_reload(environment),
                 Wakeup::Message(ToKeeper::Ready) => self.server_is_ready(),
                 Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Wakeup::Message(ToKeeper::Program | ToKeeper::Prepared | ToKeeper::Quiesced) => {}
+                Wakeup::Message(ToKeeper::Program | ToKeeper::Prepared(_) | ToKeeper::Quiesced) => {
+                }
                 Wakeup::ServerEnded => {
                     let exit = self.server.reap();
                     if !device::is_connected(&self.shared.device) {
@@ -213,10 +225,22 @@ impl Keeper {
         self.server.is_ready = true;
         self.failures = 0;
         self.failing_since = None;
-        if let Some(Upgrading::Beginning { .. }) = self.upgrade {
-            self.upgrade = None;
-            self.finish_upgrade(None);
-            self.exec_new_program();
+        if let Some(Upgrading::Beginning {
+            kind, environment, ..
+        }) = self.upgrade.take_if(|upgrade| upgrade.has_begun())
+        {
+            self.finish_change(kind, None);
+            if kind == Kind::Upgrade || environment.is_some() {
+                self.exec_new_program(environment.as_ref());
+            }
+        }
+    }
+
+    /// Reloads at SIGHUP, unless it says that the terminal has hung up.
+    fn reload(&mut self) {
+        match self.has_terminal && !has_terminal() {
+            true => self.unmount_requested = true,
+            false => self.begin_reload(None),
         }
     }
 
@@ -261,6 +285,7 @@ impl Keeper {
                 PollFd::new(&self.signals.upgrade, PollFlags::IN),
                 PollFd::new(&self.server.channel, PollFlags::IN),
                 PollFd::new(&self.server.exit_fd, PollFlags::IN),
+                PollFd::new(&self.signals.reload, PollFlags::IN),
             ];
             if let Some(next) = next {
                 fds.push(PollFd::new(&next.channel, PollFlags::IN));
@@ -274,6 +299,10 @@ impl Keeper {
                 let _ = rustix::io::read(&self.signals.upgrade, &mut [0; 16]);
                 return Wakeup::UpgradeSignal;
             }
+            if is_ready(4) {
+                let _ = rustix::io::read(&self.signals.reload, &mut [0; 16]);
+                return Wakeup::ReloadSignal;
+            }
             if is_ready(2)
                 && let Ok(Some(message)) = self.server.channel.receive()
             {
@@ -286,16 +315,16 @@ impl Keeper {
             if is_ready(3) {
                 return Wakeup::ServerEnded;
             }
-            if is_ready(4)
+            if is_ready(5)
                 && let Some(next) = next
                 && let Ok(Some((message, received))) = next.channel.receive_with_descriptors()
             {
                 return Wakeup::NextMessage(message, received);
             }
-            if is_ready(5) {
+            if is_ready(6) {
                 return Wakeup::NextEnded;
             }
-            if is_ready(2) || is_ready(4) {
+            if is_ready(2) || is_ready(5) {
                 // A process has closed its end of the channel, and is about to end.
                 let ending = match is_ready(2) {
                     true => Some(&self.server),
@@ -335,12 +364,7 @@ impl Keeper {
             if exit.is_crash && self.server.is_ready {
                 self.heartbeat.record_crash();
             }
-            if matches!(self.upgrade, Some(Upgrading::Beginning { .. }))
-                && let Some(Upgrading::Beginning { former }) = self.upgrade.take()
-            {
-                self.shared.program = former;
-                self.finish_upgrade(Some("the new server ended before it was ready".into()));
-            }
+            self.go_back();
             if self.server.is_ready {
                 self.failures = 0;
             } else {

@@ -8,7 +8,8 @@
 //! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
 //!   that is mounted on; `trust`: paths that no other user can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
-//! - `start`, `unmount`, `upgrade`: what commands do with a mount; `mount_point_state`: what is mounted at a path; `daemon`: the
+//! - `in_force`: the settings in force; `environment`: the variables that a mount takes over from a command
+//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path; `daemon`: the
 //!   mount's processes; `usage`: which processes still use it; `connection`: the kernel's side of it; `detach`: takes it out
 //!   of the tree
 //! - `successor`: the process that becomes the new program's server in an upgrade
@@ -19,13 +20,16 @@ mod connection;
 mod daemon;
 mod detach;
 mod device;
+mod environment;
 mod fusermount;
 mod handover;
+mod in_force;
 mod in_process;
 mod keeper;
 mod mount_point;
 mod mount_point_state;
 mod poll;
+mod reload;
 mod server;
 mod server_process;
 mod service;
@@ -39,10 +43,12 @@ mod upgrade;
 mod usage;
 
 pub use crate::fuse::Allocator;
+pub use environment::Environment;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
 pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
+pub use reload::reload;
 pub use server::serve;
 pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};

@@ -11,9 +11,13 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
 use super::detach::{end_connection, leave};
-use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
+use super::environment::Environment;
+use super::handover::{
+    HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer, whole_seconds,
+};
+use super::in_force;
 use super::poll::is_ready;
-use super::setup::{Signals, set_up};
+use super::setup::Signals;
 use crate::audit::AuditTrail;
 use crate::clock;
 use crate::error::{Error, Result};
@@ -23,9 +27,9 @@ use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, SMALL_STACK};
+use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, SMALL_STACK};
 
 /// How often the server beats: several times within the shortest `timeout.server`, one second.
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -36,19 +40,19 @@ const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
-/// Serves the mount of the keeper that started this process, until the mount ends. `settings` may be the error of loading
-/// them: the server then reports that to the keeper.
+/// Serves the mount of the keeper that started this process, until the mount ends. `load` loads the settings: from the
+/// content of the settings file that is in force, or from the file if there is none yet.
 ///
 /// # Errors
 /// Why the server cannot serve. The keeper gets the same reason.
-pub fn serve(settings: Result<Settings>) -> Result<()> {
+pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> Result<()> {
     let (Hello::Serve(mut state), shared, channel) = Channel::inherited()?.receive_hello()? else {
         return Err(Error::Settings(
             "only a keeper starts this part of a mount".into(),
         ));
     };
     state.server = std::process::id();
-    set_up(state.log_file())?;
+    let settings = in_force::load(&shared.settings, state.log_file(), load)?;
     let assembled = settings.and_then(|settings| {
         let Some((manager, restarts)) = prepare(&settings, &state, &channel)? else {
             return Ok(None);
@@ -79,9 +83,9 @@ pub fn serve(settings: Result<Settings>) -> Result<()> {
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
     let keeper_link = KeeperLink {
-        channel,
+        channel: Arc::new(RwLock::new(channel)),
         keeper: None,
-        signals: Signals::new()?.end,
+        signals: Signals::new()?,
         state,
         shared,
         heartbeat,
@@ -113,11 +117,11 @@ fn prepare(
     {
         let _ = warm.join();
     }
-    channel.send(&ToKeeper::Prepared)?;
+    channel.send(&ToKeeper::Prepared(whole_seconds(settings.timeout.server)))?;
     loop {
         match channel.receive()? {
             Some(ToServer::Begin(restarts)) => return Ok(Some((manager, restarts))),
-            Some(ToServer::Upgraded(_) | ToServer::Quiesce) => {}
+            Some(ToServer::Upgraded(_) | ToServer::Reloaded(_) | ToServer::Quiesce) => {}
             Some(ToServer::Shutdown) | None => return Ok(None),
         }
     }
@@ -150,7 +154,7 @@ fn assemble(
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
-        allows_root: settings.allow_root,
+        allows_root: in_force::allows_root(settings, state.allow_root),
     };
     let file = |fd: &OwnedFd| match fd.try_clone() {
         Ok(file) => Ok(std::fs::File::from(file)),
@@ -172,7 +176,10 @@ fn assemble(
     )?;
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
-        info.allow_root = settings.allow_root;
+        info.allow_root = owner.allows_root;
+        info.settings_file = settings.config_file.display().to_string();
+        info.settings = settings.content.mark();
+        info.reload.clone_from(&state.reload);
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
@@ -301,10 +308,11 @@ fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
 
 /// The server's link to its keeper: heartbeat, messages and signals, and another keeper when this one ends.
 struct KeeperLink {
-    channel: Channel,
+    /// The thread that commits writes sends on it, too.
+    channel: Arc<RwLock<Channel>>,
     /// The keeper, if this server started it and must reap it.
     keeper: Option<Child>,
-    signals: OwnedFd,
+    signals: Signals,
     state: HandoverState,
     shared: SharedFds,
     heartbeat: HeartbeatPage,
@@ -318,9 +326,14 @@ struct KeeperLink {
 impl KeeperLink {
     /// Starts the thread, which first reports that the server answers.
     fn start_thread(mut self) -> Result<()> {
+        let channel = self.channel.clone();
+        self.tree.on_reload(Box::new(move |request| {
+            let environment = Environment::from_request(request)?;
+            channel.read().send(&ToKeeper::Reload(environment))
+        }));
         let run = move || {
             // A keeper that has ended shows in the first `poll_once`.
-            let _ = self.channel.send(&ToKeeper::Ready);
+            let _ = self.channel.read().send(&ToKeeper::Ready);
             loop {
                 self.poll_once();
             }
@@ -333,29 +346,42 @@ impl KeeperLink {
     fn poll_once(&mut self) {
         self.heartbeat.beat();
         self.notice_sleep();
+        let channel = self.channel.clone();
+        let channel = channel.read();
         let mut fds = [
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.channel, PollFlags::IN),
+            PollFd::new(&self.signals.end, PollFlags::IN),
+            PollFd::new(&self.signals.reload, PollFlags::IN),
+            PollFd::new(&*channel, PollFlags::IN),
         ];
         if !is_ready(&mut fds, BEAT_INTERVAL) {
             return;
         }
-        let [signal, message] = fds.map(|fd| !fd.revents().is_empty());
-        if signal {
-            let _ = rustix::io::read(&self.signals, &mut [0; 16]);
+        let [end, reload, message] = fds.map(|fd| !fd.revents().is_empty());
+        if end {
+            let _ = rustix::io::read(&self.signals.end, &mut [0; 16]);
             self.unmount();
         }
+        if reload {
+            let _ = rustix::io::read(&self.signals.reload, &mut [0; 16]);
+            let _ = channel.send(&ToKeeper::Reload(None));
+        }
         if message {
-            match self.channel.receive() {
+            let message = channel.receive();
+            drop(channel);
+            match message {
                 Ok(Some(ToServer::Shutdown)) => self.shut_down(),
                 Ok(Some(ToServer::Upgraded(upgrade))) => {
                     self.state.upgrade = Some(upgrade.clone());
                     self.tree
                         .set_mount_info(|info| info.upgrade = Some(upgrade));
                 }
+                Ok(Some(ToServer::Reloaded(reload))) => {
+                    self.state.reload = Some(reload.clone());
+                    self.tree.set_mount_info(|info| info.reload = Some(reload));
+                }
                 Ok(Some(ToServer::Quiesce)) => {
                     self.tree.freeze_audit(QUIESCE_TIMEOUT);
-                    let _ = self.channel.send(&ToKeeper::Quiesced);
+                    let _ = self.channel.read().send(&ToKeeper::Quiesced);
                 }
                 Ok(Some(ToServer::Begin(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),
@@ -375,7 +401,7 @@ impl KeeperLink {
 
     /// Passes a request to unmount on to the keeper. Without a keeper, the server unmounts by itself.
     fn unmount(&self) {
-        if self.channel.send(&ToKeeper::Unmount).is_ok() {
+        if self.channel.read().send(&ToKeeper::Unmount).is_ok() {
             return;
         }
         let left = leave(&self.state.mount);
@@ -402,7 +428,7 @@ impl KeeperLink {
         }
         tracing::warn!("the keeper has ended; starting another");
         let started = reserve::with(|| {
-            let (child, channel) = Channel::start(&self.shared, &self.state, "keeper")?;
+            let (child, channel) = Channel::start(&self.shared, &self.state, "keeper", None)?;
             self.state.keeper = child.id();
             // A keeper that has ended meanwhile shows in the next `poll_once`.
             let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
@@ -419,6 +445,6 @@ impl KeeperLink {
         self.tree
             .set_mount_info(|info| info.keeper_pid = Some(child.id()));
         self.keeper = Some(child);
-        self.channel = channel;
+        *self.channel.write() = channel;
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::channel::Channel;
+use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
@@ -105,18 +106,32 @@ impl Heartbeat {
 impl ServerProcess {
     /// Starts a server. It prepares, and then waits for `ToServer::Begin`.
     pub(super) fn start(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
-        Self::start_part("server", state, shared)
+        Self::start_part("server", state, shared, None)
     }
 
     /// Starts a process that opens the program which is now at the mounted program's path, sends it, and becomes its
     /// server.
     pub(super) fn start_successor(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
-        Self::start_part("successor", state, shared)
+        Self::start_part("successor", state, shared, None)
     }
 
-    fn start_part(part: &str, state: &HandoverState, shared: &SharedFds) -> Result<Self> {
+    /// Starts a server of the same program with these variables.
+    pub(super) fn start_with(
+        environment: Option<&Environment>,
+        state: &HandoverState,
+        shared: &SharedFds,
+    ) -> Result<Self> {
+        Self::start_part("server", state, shared, environment)
+    }
+
+    fn start_part(
+        part: &str,
+        state: &HandoverState,
+        shared: &SharedFds,
+        environment: Option<&Environment>,
+    ) -> Result<Self> {
         reserve::with(|| {
-            let (child, channel) = Channel::start(shared, state, part)?;
+            let (child, channel) = Channel::start(shared, state, part, environment)?;
             let pid = Pid::from_child(&child);
             // This fails if the process has ended already; `exit_fd` then shows it.
             let _ = channel.send_hello(&Hello::Serve(state.clone()), shared, None);

@@ -1,5 +1,6 @@
 //! Process setup, for keeper and server alike: logging, signal pipes, not dumpable, nothing inherited.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,14 +24,9 @@ pub(super) const PROCESS_NAME: &str = "simpletuner-liv";
 pub fn detach_from_caller() -> Result<()> {
     close_inherited();
     // A path may be relative to the folder that the daemon was started in, which it leaves.
-    for name in path_variables().into_iter().chain(["SSL_CERT_FILE"]) {
-        let path = std::env::var_os(name).filter(|path| !path.is_empty());
-        let is_relative = |path: &std::ffi::OsString| {
-            Path::new(path).is_relative() && !path.as_encoded_bytes().starts_with(b"~")
-        };
-        if let Some(path) = path.filter(is_relative)
-            && let Ok(path) = std::path::absolute(path)
-        {
+    for name in variables_with_paths() {
+        let path = std::env::var_os(name);
+        if let Some(path) = path.and_then(|path| absolute_variable(name.as_ref(), &path)) {
             // SAFETY: this process has only one thread so far.
             unsafe { std::env::set_var(name, path) };
         }
@@ -48,6 +44,21 @@ pub fn detach_from_caller() -> Result<()> {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     reserve::raise_limit();
     Ok(())
+}
+
+fn variables_with_paths() -> impl Iterator<Item = &'static str> {
+    path_variables().into_iter().chain(["SSL_CERT_FILE"])
+}
+
+/// The value of a variable for a process with another working folder, if it is a relative path.
+pub(super) fn absolute_variable(name: &OsStr, value: &OsStr) -> Option<OsString> {
+    let is_relative = !value.is_empty()
+        && Path::new(value).is_relative()
+        && !value.as_encoded_bytes().starts_with(b"~");
+    if !is_relative || !variables_with_paths().any(|known| known == name) {
+        return None;
+    }
+    Some(std::path::absolute(value).ok()?.into())
 }
 
 /// Closes all descriptors except the three standard ones, and those that a service manager passed to this process
@@ -109,8 +120,10 @@ fn keep_heap_small() {
 
 /// Signals as pipes: for each signal, one byte can be read.
 pub(super) struct Signals {
-    /// SIGTERM, SIGINT, SIGHUP.
+    /// SIGTERM, SIGINT.
     pub(super) end: OwnedFd,
+    /// SIGHUP.
+    pub(super) reload: OwnedFd,
     /// SIGUSR1.
     pub(super) upgrade: OwnedFd,
 }
@@ -119,7 +132,8 @@ impl Signals {
     /// Also unblocks the signals that [`block_signals`] blocked.
     pub(super) fn new() -> Result<Self> {
         let signals = Self {
-            end: pipe_of(&[SIGTERM, SIGINT, SIGHUP])?,
+            end: pipe_of(&[SIGTERM, SIGINT])?,
+            reload: pipe_of(&[SIGHUP])?,
             upgrade: pipe_of(&[SIGUSR1])?,
         };
         unblock_signals();
@@ -161,6 +175,12 @@ fn pipe_of(signals: &[i32]) -> Result<OwnedFd> {
         signal_hook::low_level::pipe::register(*signal, write).map_err(failed)?;
     }
     Ok(read)
+}
+
+/// Whether this process has a terminal. After the terminal has hung up, it has none.
+pub(super) fn has_terminal() -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/tty", flags, Mode::empty()).is_ok()
 }
 
 /// Closes the standard streams: from here on no process reads them.

@@ -21,7 +21,9 @@ pub fn become_server() -> Result<()> {
         shared.program = open_program(&state.program(), user)?;
         channel.send_program(&shared.program)?;
         let hello = Hello::Serve(state.clone());
-        Err(Channel::exec(&shared, &state, "server", &hello, &channel))
+        Err(Channel::exec(
+            &shared, &state, "server", None, &hello, &channel,
+        ))
     };
     execute().inspect_err(|error| {
         // The keeper may have ended.

@@ -10,11 +10,11 @@ use super::belongs_to_another;
 use super::mount_point_state::{MountPointState, mount_point_state, resolve};
 use super::setup::PROCESS_NAME;
 use crate::error::{Error, Result};
-use crate::live::Upgrade;
+use crate::live::MountChange;
 use crate::process;
 
 /// How long the keeper may take. It gives up on a new program earlier by itself.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(45);
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long a keeper may take to have its name after it has executed a new program.
 const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often `status` is read for the outcome.
@@ -40,63 +40,83 @@ pub struct Upgraded {
 /// [`Error::Settings`]: no mount of ours is there, the kernel cannot resend, or the new program does not serve. The old
 /// one then serves on.
 pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
+    let before = status_of_ours(&resolve(dir), "upgrade", force)?;
     let dir = resolve(dir);
+    let Some(keeper) = before["keeper_pid"].as_u64() else {
+        let place = dir.display();
+        return Err(Error::Settings(format!(
+            "the mount at {place} has no keeper to ask"
+        )));
+    };
+    signal_keeper(&dir, keeper)?;
+    let text = |status: &Value, field: &str| status[field].as_str().unwrap_or("?").to_owned();
+    let (now, error) = wait_for_outcome(&dir, "upgrade", &before)?;
+    match error {
+        None => Ok(Upgraded {
+            from: text(&before, "version"),
+            to: text(&now, "version"),
+            server_pid: now["server_pid"].as_u64().unwrap_or(0),
+            program: text(&now, "program"),
+        }),
+        Some(error) => Err(Error::Settings(format!(
+            "{} cannot take over, and the mount keeps running the old program: {error}",
+            text(&now, "program")
+        ))),
+    }
+}
+
+/// What the `status` of the mount at `dir` says, if it can be changed by this command.
+///
+/// # Errors
+/// [`Error::Settings`]: no mount of ours answers there; or the kernel cannot resend requests, unless `force` is set.
+pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<Value> {
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));
-    match mount_point_state(&dir)? {
+    match mount_point_state(dir)? {
         MountPointState::Ours { alive: true, .. } => {}
         MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
                 "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
             ));
         }
-        MountPointState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
+        MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
         _ => return refuse(format!("nothing of ours is mounted at {place}")),
     }
-    let before = status(&dir)?;
-    if before["kernel"]["resend"] != true && !force {
-        return refuse(
-            "this kernel cannot resend the requests that are in flight during the upgrade (Linux 6.9 or newer can): they \
+    let status = status(dir)?;
+    if status["kernel"]["resend"] != true && !force {
+        return refuse(format!(
+            "this kernel cannot resend the requests that are in flight during the {command} (Linux 6.9 or newer can): they \
              would fail with an input/output error; wait until no program uses the mount, then type \
-             `simpletuner-live upgrade --force`"
-                .into(),
-        );
+             `simpletuner-live {command} --force`"
+        ));
     }
-    let Some(keeper) = before["keeper_pid"].as_u64() else {
-        return refuse(format!("the mount at {place} has no keeper to ask"));
-    };
-    signal_keeper(&dir, keeper)?;
+    Ok(status)
+}
+
+/// Waits until `status` has another outcome in this field than `before`: the new status, and why the mount goes on as it was, if
+/// it does.
+pub(super) fn wait_for_outcome(
+    dir: &Path,
+    field: &str,
+    before: &Value,
+) -> Result<(Value, Option<String>)> {
     let begun = Instant::now();
-    let number = |status: &Value| status["upgrade"]["number"].as_u64().unwrap_or(0);
-    let text = |status: &Value, field: &str| status[field].as_str().unwrap_or("?").to_owned();
-    while begun.elapsed() < UPGRADE_TIMEOUT {
+    let number = |status: &Value| status[field]["number"].as_u64().unwrap_or(0);
+    while begun.elapsed() < OUTCOME_TIMEOUT {
         std::thread::sleep(POLL_INTERVAL);
         // On a kernel that cannot resend, this read may itself fail with the old server.
-        let Ok(now) = status(&dir) else {
+        let Ok(now) = status(dir) else {
             continue;
         };
-        if number(&now) == number(&before) {
-            continue;
+        if number(&now) != number(before) {
+            let outcome: Option<MountChange> = serde_json::from_value(now[field].clone()).ok();
+            let error = outcome.and_then(|outcome| outcome.error);
+            return Ok((now, error));
         }
-        let upgrade: Option<Upgrade> = serde_json::from_value(now["upgrade"].clone()).ok();
-        if let Some(error) = upgrade.and_then(|upgrade| upgrade.error) {
-            return refuse(format!(
-                "{} cannot take over, and the mount keeps running the old program: {error}",
-                text(&now, "program")
-            ));
-        }
-        return Ok(Upgraded {
-            from: text(&before, "version"),
-            to: text(&now, "version"),
-            server_pid: now["server_pid"].as_u64().unwrap_or(0),
-            program: text(&now, "program"),
-        });
     }
     let timed_out = rustix::io::Errno::TIMEDOUT;
-    Err(Error::io(
-        "the keeper reports no outcome of the upgrade",
-        timed_out,
-    ))
+    let context = format!("the keeper reports no outcome of the {field}");
+    Err(Error::io(context, timed_out))
 }
 
 fn status(dir: &Path) -> Result<Value> {

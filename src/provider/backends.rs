@@ -8,7 +8,49 @@ use crate::error::Result;
 use crate::settings::{BackendSettings, Row, Settings, rows};
 
 /// The backends, in the order of the chain.
-pub const BACKENDS: &[BackendKind] = &[super::aws::KIND, super::vault::KIND];
+pub const BACKENDS: &[BackendKind] = &[super::aws::KIND, super::vault::KIND, super::command::KIND];
+
+/// A provider, and where the chain has it.
+pub struct ChainLink {
+    /// The provider.
+    pub provider: Arc<dyn Provider>,
+    /// Its position in the chain, from 1; `None`: in the order of [`BACKENDS`].
+    pub priority: Option<u32>,
+}
+
+impl ChainLink {
+    /// The provider of a backend that has just one, which may be [`NotConfigured`].
+    pub(super) fn only(backend: &BackendKind, provider: Option<BackendProvider>) -> Vec<Self> {
+        let provider: Arc<dyn Provider> = match provider {
+            Some(provider) => Arc::new(provider),
+            None => Arc::new(NotConfigured::new(backend.name, backend.settings.switch)),
+        };
+        vec![Self {
+            provider,
+            priority: None,
+        }]
+    }
+}
+
+/// The chain of these links: each that has a priority is at that position, or at the end, and the others keep their order.
+pub(crate) fn in_order(links: Vec<ChainLink>) -> Vec<Arc<dyn Provider>> {
+    let (mut placed, others): (Vec<_>, Vec<_>) =
+        links.into_iter().partition(|link| link.priority.is_some());
+    placed.sort_by_key(|link| link.priority);
+    let mut placed = placed.into_iter().peekable();
+    let mut chain = Vec::new();
+    let mut position = 1;
+    for link in others {
+        while let Some(due) = placed.next_if(|link| link.priority <= Some(position)) {
+            chain.push(due.provider);
+            position += 1;
+        }
+        chain.push(link.provider);
+        position += 1;
+    }
+    chain.extend(placed.map(|link| link.provider));
+    chain
+}
 
 /// What the rest of the program needs to know of a backend. The backend's file defines it.
 pub struct BackendKind {
@@ -20,8 +62,8 @@ pub struct BackendKind {
     pub credentials: &'static [&'static str],
     /// Variables with paths that its library reads by itself; like those of its settings, they stay right when the daemon changes its folder.
     pub paths: &'static [&'static str],
-    /// Makes the provider; `None` if the settings do not configure it.
-    pub open: fn(&Settings, BackendOptions) -> Result<Option<BackendProvider>>,
+    /// Makes its providers.
+    pub open: fn(&Settings, BackendOptions) -> Result<Vec<ChainLink>>,
 }
 
 impl AsRef<BackendSettings> for BackendKind {
@@ -31,22 +73,19 @@ impl AsRef<BackendSettings> for BackendKind {
 }
 
 impl BackendKind {
-    /// The provider, which may be [`NotConfigured`]. Calls nothing yet.
+    /// Its providers; one that is not configured may be [`NotConfigured`]. Calls nothing yet.
     ///
     /// # Errors
     /// [`Error::Settings`](crate::error::Error::Settings) if its settings are wrong;
     /// [`Error::Io`](crate::error::Error::Io) if the backends' thread cannot be started.
-    pub fn provider(&self, settings: &Settings) -> Result<Arc<dyn Provider>> {
+    pub fn links(&self, settings: &Settings) -> Result<Vec<ChainLink>> {
         let options = BackendOptions {
             ttl: settings.ttl.clone(),
             max_stale: settings.max_stale,
             max_keys: settings.max_keys as usize,
             timeout: settings.timeout.total,
         };
-        Ok(match (self.open)(settings, options)? {
-            Some(provider) => Arc::new(provider),
-            None => Arc::new(NotConfigured::new(self.name, self.settings.switch)),
-        })
+        (self.open)(settings, options)
     }
 }
 
@@ -93,16 +132,52 @@ mod tests {
         for backend in BACKENDS {
             let switch = backend.settings.switch;
             let report = |settings: &Settings| {
-                let provider = backend.provider(settings).unwrap();
-                provider.view().report(Instant::now())
+                let links = backend.links(settings).unwrap();
+                let link = links.first()?;
+                Some(link.provider.view().report(Instant::now()))
             };
             let unset = report(&load(""));
-            assert!(!unset.configured, "{switch}");
-            assert_eq!(unset.source, format!("{switch} is not set"));
-            let set = load(&format!("{switch}: https://backend.example"));
-            let set = report(&set);
+            let value = match &unset {
+                Some(unset) => {
+                    assert!(!unset.configured, "{switch}");
+                    assert_eq!(unset.source, format!("{switch} is not set"));
+                    assert_eq!(unset.name, backend.name);
+                    "https://backend.example"
+                }
+                None => "[{name: its-name, run: [program]}]",
+            };
+            let set = report(&load(&format!("{switch}: {value}"))).unwrap();
             assert!(set.configured, "{switch}");
-            assert_eq!(set.name, backend.name);
+            assert_eq!(
+                set.name,
+                unset.map_or("its-name".to_owned(), |unset| unset.name)
+            );
+        }
+    }
+
+    #[test]
+    fn a_priority_is_a_position_in_the_chain_and_the_others_keep_their_order() {
+        let names = |priorities: &[Option<u32>]| {
+            let links = priorities.iter().zip(["a", "b", "c", "d", "e"]);
+            let links = links.map(|(priority, name)| ChainLink {
+                provider: Arc::new(NotConfigured::new(name, "nothing")),
+                priority: *priority,
+            });
+            let chain = in_order(links.collect()).into_iter();
+            chain
+                .map(|provider| provider.name().to_owned())
+                .collect::<String>()
+        };
+        for (priorities, order) in [
+            (&[None, None, None][..], "abc"),
+            (&[None, None, Some(1)], "cab"),
+            (&[None, None, Some(2)], "acb"),
+            (&[None, None, Some(99)], "abc"),
+            (&[None, None, Some(99), Some(2), Some(2)], "adebc"),
+            (&[None, None, None, Some(4), Some(3)], "abedc"),
+            (&[Some(3), Some(1)], "ba"),
+        ] {
+            assert_eq!(names(priorities), order, "{priorities:?}");
         }
     }
 

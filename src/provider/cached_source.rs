@@ -81,6 +81,21 @@ impl<D: SourceDocument> CachedSource<D> {
 
     /// The source has this document. Records what changed.
     pub(super) fn apply(&mut self, document: Arc<D>, as_of: Instant, changed_at: SystemTime) {
+        self.apply_answer(document, false, as_of, changed_at);
+    }
+
+    /// The source has no document: `document` is an empty one.
+    pub(super) fn apply_absence(&mut self, document: Arc<D>, as_of: Instant) {
+        self.apply_answer(document, true, as_of, SystemTime::now());
+    }
+
+    fn apply_answer(
+        &mut self,
+        document: Arc<D>,
+        is_absent: bool,
+        as_of: Instant,
+        changed_at: SystemTime,
+    ) {
         if self.current.failure.is_some() {
             tracing::info!("the {} provider answers again", self.current.rules.provider);
             self.pending.health = true;
@@ -90,7 +105,7 @@ impl<D: SourceDocument> CachedSource<D> {
             None => Vec::new(),
         };
         self.pending.keys.extend_from_slice(&changes);
-        self.replace(document, as_of, changed_at, &changes);
+        self.replace(document, is_absent, as_of, changed_at, &changes);
     }
 
     /// This process wrote this document.
@@ -101,12 +116,13 @@ impl<D: SourceDocument> CachedSource<D> {
         changes: &[KeyChange],
     ) {
         self.pending.own.extend_from_slice(changes);
-        self.replace(document, Instant::now(), changed_at, changes);
+        self.replace(document, false, Instant::now(), changed_at, changes);
     }
 
     fn replace(
         &mut self,
         document: Arc<D>,
+        is_absent: bool,
         as_of: Instant,
         changed_at: SystemTime,
         changes: &[KeyChange],
@@ -117,10 +133,12 @@ impl<D: SourceDocument> CachedSource<D> {
             Some(cached) => {
                 cached.record_change_times(changes, changed_at);
                 (cached.document, cached.as_of) = (document, as_of);
+                cached.is_absent = is_absent;
             }
             None => {
                 current.cached = Some(CachedDocument {
                     document,
+                    is_absent,
                     as_of,
                     changed_at,
                     keys_changed_at: Arc::default(),

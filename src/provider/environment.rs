@@ -9,6 +9,7 @@ use super::backends::own_credentials;
 use super::{Provided, Provider, ProviderReport, View, ViewLookup, WELL_KNOWN_KEYS, rfc3339};
 use crate::clock::Instant;
 use crate::secret::{SecretName, SecretValue};
+use crate::settings::Settings;
 
 /// The environment provider: key `replicate-api-token` is variable `REPLICATE_API_TOKEN`, or
 /// `PREFIX_REPLICATE_API_TOKEN`.
@@ -56,6 +57,14 @@ impl EnvironmentProvider {
     /// The provider over this process's variables.
     pub fn from_process(prefix: &str, env_keys: &[SecretName]) -> Self {
         Self::new(std::env::vars_os(), prefix, env_keys)
+    }
+
+    /// The provider over this process's variables, without those that a program of `command` gets: they are its credentials.
+    pub fn from_settings(settings: &Settings) -> Self {
+        let own = super::command::variables(settings);
+        let variables = std::env::vars_os();
+        let variables = variables.filter(|(name, _)| !own.iter().any(|own| name == own.as_str()));
+        Self::new(variables, &settings.env_prefix, &settings.env_keys)
     }
 }
 

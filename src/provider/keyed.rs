@@ -1,22 +1,25 @@
 //! A source that answers key by key, as a provider of the chain: each key's last answer, how long it is fresh, and one
 //! call for all callers at once. Knows no other provider.
 
+mod saved;
+mod view;
+
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
+use zeroize::Zeroizing;
 
-use super::{
-    Callback, Done, Provided, Provider, ProviderChanges, ProviderReport, ProviderUpdate, View,
-    ViewLookup,
-};
+use super::backend::{FAILING_BACKEND_TIMEOUT, Timer, after};
+use super::{Callback, Done, Provided, Provider, ProviderChanges, ProviderUpdate, View};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 use crate::sync::{self, LARGE_STACK, Mutex};
+use view::KeyedView;
 
 /// How many last answers are kept for one source.
 const MAX_ANSWERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -25,6 +28,11 @@ const MAX_ANSWERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 pub trait KeyedSource: Send + Sync + 'static {
     /// The provider's name.
     fn name(&self) -> &str;
+
+    /// The source of its values, for people.
+    fn source(&self) -> String {
+        self.name().to_owned()
+    }
 
     /// The value, or `None` if there is no such key. May wait, within the source's own timeouts.
     ///
@@ -37,6 +45,14 @@ pub trait KeyedSource: Send + Sync + 'static {
     fn names(&self) -> Vec<SecretName> {
         Vec::new()
     }
+
+    /// How long a key that it failed for is not asked for again.
+    fn retry_pause(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Ends what it still does. Called once, at the end; may wait for some seconds.
+    fn close(&self) {}
 }
 
 /// The provider over one [`KeyedSource`].
@@ -47,6 +63,8 @@ struct Shared {
     /// A leaf lock.
     state: Mutex<State>,
     changed: OnceLock<Callback>,
+    /// Called when there is something new to save for the next process.
+    unsaved: OnceLock<Callback>,
 }
 
 struct Rules {
@@ -59,11 +77,21 @@ struct State {
     answers: LruCache<SecretName, Answer>,
     /// The calls that may answer a new caller, with their waiters.
     calls: HashMap<SecretName, Waiters>,
-    /// Why the last call failed, if it did.
-    failure: Option<Arc<Error>>,
+    /// The outcome of the last call.
+    last: LastCall,
     /// The changes that the chain has not taken yet.
     pending: ProviderChanges,
     view: Option<Arc<KeyedView>>,
+}
+
+/// The outcome of the last call, for people.
+#[derive(Clone, Default)]
+struct LastCall {
+    /// Why it failed, if it did.
+    failure: Option<Arc<Error>>,
+    success: Option<SystemTime>,
+    error: Option<(String, SystemTime)>,
+    took: Option<Duration>,
 }
 
 /// The waiters of one call. Locked only while the state is locked.
@@ -79,6 +107,8 @@ struct Answer {
     is_stale: bool,
     /// Why the source has given no newer answer.
     failure: Option<Arc<Error>>,
+    /// When it may be asked again, if it failed.
+    retry_at: Option<Instant>,
 }
 
 impl KeyedProvider {
@@ -93,11 +123,12 @@ impl KeyedProvider {
             state: Mutex::new(State {
                 answers: LruCache::new(MAX_ANSWERS),
                 calls: HashMap::new(),
-                failure: None,
+                last: LastCall::default(),
                 pending: ProviderChanges::default(),
                 view: None,
             }),
             changed: OnceLock::new(),
+            unsaved: OnceLock::new(),
         }))
     }
 }
@@ -109,10 +140,19 @@ impl Shared {
             Arc::new(KeyedView {
                 rules: self.rules.clone(),
                 answers: answers.map(|(k, v)| (k.clone(), v.clone())).collect(),
-                failure: state.failure.clone(),
+                last: state.last.clone(),
             })
         };
         state.view.get_or_insert_with(new_view).clone()
+    }
+
+    /// Answers the waiters of a call with what there is.
+    fn release(&self, waiters: &Waiters) {
+        let waiters = {
+            let _state = self.state.lock();
+            std::mem::take(&mut *waiters.lock())
+        };
+        waiters.into_iter().for_each(|done| done());
     }
 }
 
@@ -123,27 +163,38 @@ impl State {
         result: Result<Option<Provided>>,
         began: Instant,
         is_stale: bool,
+        retry_pause: Duration,
     ) {
         let answer = match (result, self.answers.pop(name)) {
             // A later call has already answered.
             (_, Some(last)) if is_stale && last.as_of >= began => last,
-            (Ok(provided), _) => {
-                self.pending.health |= self.failure.take().is_some();
+            (Ok(mut provided), last) => {
+                self.pending.health |= self.last.failure.take().is_some();
+                self.last.success = Some(SystemTime::now());
+                self.last.took = Some(began.elapsed());
+                if let (Some(new), Some(old)) = (&mut provided, last.and_then(|last| last.provided))
+                    && new.value == old.value
+                {
+                    new.changed_at = new.changed_at.min(old.changed_at);
+                }
                 Answer {
                     as_of: provided.as_ref().map_or(began, |provided| provided.as_of),
                     provided,
                     is_stale,
                     failure: None,
+                    retry_at: None,
                 }
             }
             (Err(error), last) => {
                 let error = Arc::new(error);
-                self.pending.health |= self.failure.replace(error.clone()).is_none();
+                self.last.error = Some((error.reason(), SystemTime::now()));
+                self.pending.health |= self.last.failure.replace(error.clone()).is_none();
                 Answer {
                     as_of: last.as_ref().map_or(began, |last| last.as_of),
                     provided: last.and_then(|last| last.provided),
                     is_stale,
                     failure: Some(error),
+                    retry_at: Instant::now().checked_add(retry_pause),
                 }
             }
         };
@@ -157,6 +208,8 @@ struct Call {
     shared: Arc<Shared>,
     name: SecretName,
     waiters: Waiters,
+    /// For a key that the source failed for before.
+    _release: Option<Timer>,
 }
 
 impl Call {
@@ -164,9 +217,10 @@ impl Call {
         let began = Instant::now();
         let result = self.shared.rules.source.get(&self.name);
         let mut state = self.shared.state.lock();
-        let (is_stale, was_failing) = (!self.is_current(&state), state.failure.is_some());
-        state.apply(&self.name, result, began, is_stale);
-        if let (false, Some(error)) = (was_failing, &state.failure) {
+        let (is_stale, was_failing) = (!self.is_current(&state), state.last.failure.is_some());
+        let retry_pause = self.shared.rules.source.retry_pause();
+        state.apply(&self.name, result, began, is_stale, retry_pause);
+        if let (false, Some(error)) = (was_failing, &state.last.failure) {
             let source = self.shared.rules.source.name();
             tracing::warn!("the {source} provider failed: {error}");
         }
@@ -188,8 +242,10 @@ impl Drop for Call {
             }
             std::mem::take(&mut *self.waiters.lock())
         };
-        if let Some(changed) = self.shared.changed.get() {
-            changed();
+        for notify in [&self.shared.changed, &self.shared.unsaved] {
+            if let Some(notify) = notify.get() {
+                notify();
+            }
         }
         waiters.into_iter().for_each(|done| done());
     }
@@ -224,10 +280,19 @@ impl Provider for KeyedProvider {
         if let Some(waiters) = state.calls.get(name) {
             return waiters.lock().push(done);
         }
+        let waiters: Waiters = Arc::new(Mutex::new(vec![done]));
+        // One that has recovered answers within this.
+        let release = answer
+            .is_some_and(|answer| answer.retry_at.is_some())
+            .then(|| {
+                let (shared, waiters) = (self.0.clone(), waiters.clone());
+                after(FAILING_BACKEND_TIMEOUT, move || shared.release(&waiters))
+            });
         let call = Call {
             shared: self.0.clone(),
             name: name.clone(),
-            waiters: Arc::new(Mutex::new(vec![done])),
+            waiters,
+            _release: release,
         };
         state.calls.insert(name.clone(), call.waiters.clone());
         drop(state);
@@ -241,10 +306,10 @@ impl Provider for KeyedProvider {
         let mut state = self.0.state.lock();
         let is_expired = |name: &SecretName| name.as_str().starts_with(prefix);
         state.calls.retain(|name, _| !is_expired(name));
-        let names = state.answers.iter().map(|(name, _)| name.clone());
-        let expired: Vec<SecretName> = names.filter(is_expired).collect();
-        for name in expired {
-            state.answers.pop(&name);
+        for (name, answer) in state.answers.iter_mut() {
+            if is_expired(name) {
+                (answer.is_stale, answer.retry_at) = (true, None);
+            }
         }
         state.view = None;
     }
@@ -267,80 +332,28 @@ impl Provider for KeyedProvider {
     fn on_change(&self, changed: Callback) {
         drop(self.0.changed.set(changed));
     }
-}
 
-impl Answer {
-    fn find(&self, name: &SecretName, rules: &Rules, now: Instant) -> ViewLookup {
-        let age = now.saturating_duration_since(self.as_of);
-        let fresh_for = |ttl: Duration| {
-            let left = ttl.saturating_sub(age);
-            (!left.is_zero() && !self.is_stale).then_some(left)
-        };
-        let ttl = rules.ttl.of(name);
-        let is_servable = |error: &Error| age < rules.max_stale && !error.ends_chain();
-        match (&self.provided, &self.failure) {
-            (Some(provided), failure)
-                if failure.as_ref().is_none_or(|error| is_servable(error)) =>
-            {
-                ViewLookup::Value {
-                    provided: provided.clone(),
-                    valid_for: fresh_for(ttl).filter(|_| failure.is_none()),
-                }
-            }
-            (_, Some(error)) => ViewLookup::Failed {
-                error: error.duplicate(),
-                must_ask: true,
-            },
-            _ => ViewLookup::Absent {
-                is_fresh: fresh_for(rules.ttl.missing).is_some(),
-                skip_for: fresh_for(ttl.max(rules.ttl.missing)),
-            },
-        }
-    }
-}
-
-/// The last answers of a source.
-struct KeyedView {
-    rules: Arc<Rules>,
-    answers: HashMap<SecretName, Answer>,
-    failure: Option<Arc<Error>>,
-}
-
-impl View for KeyedView {
-    fn find(&self, name: &SecretName, now: Instant) -> ViewLookup {
-        let answer = self.answers.get(name);
-        answer.map_or(ViewLookup::Unknown, |answer| {
-            answer.find(name, &self.rules, now)
-        })
+    fn save(&self) -> Option<Zeroizing<Vec<u8>>> {
+        Some(self.0.save())
     }
 
-    fn names(&self) -> Vec<SecretName> {
-        self.rules.source.names()
+    fn restore(&self, saved: &[u8]) {
+        self.0.restore(saved);
     }
 
-    fn has(&self, name: &SecretName) -> bool {
-        let answer = self.answers.get(name);
-        answer.is_some_and(|answer| answer.provided.is_some()) || self.names().contains(name)
+    fn on_unsaved(&self, changed: Callback) {
+        drop(self.0.unsaved.set(changed));
     }
 
-    fn report(&self, _now: Instant) -> ProviderReport {
-        let name = self.rules.source.name();
-        ProviderReport {
-            name: name.to_owned(),
-            configured: true,
-            available: self.failure.is_none(),
-            source: name.to_owned(),
-            keys: self.names().iter().map(ToString::to_string).collect(),
-            last_error: self.failure.as_ref().map(ToString::to_string),
-            ..ProviderReport::default()
-        }
+    fn close(&self) {
+        self.0.rules.source.close();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{no_answer, wait_for};
+    use crate::provider::{ViewLookup, no_answer, wait_for};
 
     /// A source that fails for all keys but one, for which it panics.
     struct Failing;
@@ -353,6 +366,61 @@ mod tests {
             assert_ne!(name.as_str(), "PANIC", "as the test has it");
             Err(no_answer("failing"))
         }
+    }
+
+    /// A source that has one value.
+    struct Having(&'static str);
+
+    impl KeyedSource for Having {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn get(&self, _: &SecretName) -> Result<Option<Provided>> {
+            let value = crate::secret::SecretValue::new("v");
+            Ok(Some(Provided::now(value, SystemTime::UNIX_EPOCH)))
+        }
+    }
+
+    #[test]
+    fn the_last_values_are_those_of_the_next_process() {
+        let new = |name| KeyedProvider::new(Arc::new(Having(name)), Ttl::default(), Duration::MAX);
+        let name = SecretName::new("K").unwrap();
+        let first = new("a");
+        wait_for(|done| first.ask(Some(&name), done));
+        let saved = first.save().unwrap();
+        let found = |provider: &KeyedProvider| {
+            provider.restore(&saved);
+            provider.view().find(&name, Instant::now())
+        };
+        match found(&new("a")) {
+            ViewLookup::Value {
+                provided,
+                valid_for: Some(left),
+            } => {
+                assert_eq!(provided.value.as_str(), "v");
+                assert_eq!(provided.changed_at, SystemTime::UNIX_EPOCH);
+                assert!(left <= Ttl::default().default);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(found(&new("another")), ViewLookup::Unknown));
+        first.restore(&saved[..saved.len() - 1]);
+        // What is invalidated stays so.
+        first.expire("");
+        let saved = first.save().unwrap();
+        let next = new("a");
+        next.restore(&saved);
+        let found = next.view().find(&name, Instant::now());
+        assert!(
+            matches!(
+                found,
+                ViewLookup::Value {
+                    valid_for: None,
+                    ..
+                }
+            ),
+            "{found:?}"
+        );
     }
 
     #[test]

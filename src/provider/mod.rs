@@ -6,6 +6,7 @@ pub mod backend;
 mod backend_variables;
 mod backends;
 mod cached_source;
+pub mod command;
 pub mod environment;
 pub mod file;
 mod keyed;
@@ -28,7 +29,8 @@ use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
 pub use backend_variables::{backend_variables, differing_variables};
-pub use backends::{BACKENDS, BackendKind, own_credentials, path_variables};
+pub(crate) use backends::in_order;
+pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use keyed::{KeyedProvider, KeyedSource};

@@ -47,7 +47,7 @@ pub(super) fn too_many_keys(max_keys: usize) -> String {
 
 /// The rules for a source's document.
 pub(super) struct Rules {
-    pub(super) provider: &'static str,
+    pub(super) provider: String,
     /// How long answers are fresh; `None`: until the source itself reports a change.
     pub(super) ttl: Option<Ttl>,
     /// How long the last document is served while the source fails.
@@ -64,7 +64,7 @@ impl Rules {
 
     pub(super) fn unavailable(&self, reason: &str) -> Error {
         Error::Unavailable {
-            provider: self.provider.to_owned(),
+            provider: self.provider.clone(),
             reason: reason.to_owned(),
         }
     }
@@ -97,6 +97,8 @@ struct Status {
 #[derive(Clone)]
 pub(super) struct CachedDocument<D> {
     pub(super) document: Arc<D>,
+    /// The source had no document. That is an answer as long as the source does not fail, and stands in for none then.
+    pub(super) is_absent: bool,
     /// When the source was known to have this document: it may lack later changes there.
     pub(super) as_of: Instant,
     /// When the first document changed, as the source says: the time of a key that has not changed since.
@@ -151,8 +153,14 @@ impl<D: SourceDocument> SourceView<D> {
         (!is_invalidated).then(|| now.saturating_duration_since(as_of))
     }
 
+    /// Since when there is a document that can be served while the source fails.
+    fn bridges_since(&self) -> Option<Instant> {
+        let document = self.cached.as_ref().filter(|cached| !cached.is_absent);
+        document.map(|cached| cached.as_of)
+    }
+
     fn status(&self, now: Instant) -> Status {
-        let as_of = self.cached.as_ref().map(|cached| cached.as_of);
+        let as_of = self.bridges_since();
         let (failure, as_of) = match (&self.failure, (self.rules.hangs)(now)) {
             (Some(failure), _) => (failure.clone(), as_of),
             (None, Some((since, reason))) => {
@@ -191,8 +199,7 @@ impl<D: SourceDocument> SourceView<D> {
 
     /// Whether the document may be served while the source fails.
     pub(super) fn is_servable(&self, now: Instant) -> bool {
-        let as_of = self.cached.as_ref().map(|cached| cached.as_of);
-        !self.servable_for(as_of, now).is_zero()
+        !self.servable_for(self.bridges_since(), now).is_zero()
     }
 }
 
@@ -274,6 +281,8 @@ impl<D: SourceDocument> View for SourceView<D> {
             Some(failure) if !is_servable && status.backoff.is_some() => {
                 ListingState::Failed(failure.error.duplicate())
             }
+            // Its keys may not be served until it answers again.
+            Some(_) if !is_servable => ListingState::Unknown,
             _ if self.cached.is_none() => ListingState::Unknown,
             _ if is_servable && (is_young || status.backoff.is_some()) => ListingState::Complete,
             _ => ListingState::Outdated,
@@ -284,7 +293,7 @@ impl<D: SourceDocument> View for SourceView<D> {
         let status = self.status(now);
         let last_error = self.last_error.as_ref();
         ProviderReport {
-            name: self.rules.provider.to_owned(),
+            name: self.rules.provider.clone(),
             configured: self.is_configured,
             available: self.is_configured && status.failure.is_none(),
             source: self.source.clone(),

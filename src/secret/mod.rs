@@ -4,10 +4,12 @@ mod buffer;
 mod key;
 mod locked;
 mod process;
+mod salted;
 
 pub use buffer::SecretBuffer;
 pub use key::SealingKey;
 pub use process::protect_process;
+pub(crate) use salted::{new_salt, salted_hash};
 
 use std::borrow::Borrow;
 use std::fmt;

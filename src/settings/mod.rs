@@ -4,6 +4,7 @@
 //! Each setting is a row of a table (`table.rs`): one here, or one in the file of a backend.
 
 mod base_paths;
+mod content;
 mod document;
 pub(crate) mod paths;
 mod reader;
@@ -21,6 +22,7 @@ use crate::secret::{SecretName, SecretValue};
 use base_paths::BasePaths;
 use value::{above_zero, ensure};
 
+pub use content::{SettingsContent, SettingsMark};
 pub use reader::{Origin, Reader, SettingInForce};
 pub use setting::{Row, Setting, setting, variables};
 pub(crate) use table::settings_table;
@@ -43,6 +45,8 @@ pub struct Flags {
     pub allow_root: Option<bool>,
     /// The secrets file.
     pub file_path: Option<PathBuf>,
+    /// What the settings file held when it was read before: it is not read again.
+    pub content: Option<SettingsContent>,
 }
 
 settings_table! {
@@ -124,6 +128,8 @@ settings_table! {
         log_file: PathBuf = base_dir.join("live.log"),
         /// The settings file, which need not exist.
         config_file: PathBuf = reader.base.config_file.clone(),
+        /// What the settings file held.
+        content: SettingsContent = reader.document.content.clone(),
         /// What the backends that are configured are made from.
         backends: Vec<Options> = Vec::new(),
         /// Every setting, its value, and where it came from.

@@ -22,6 +22,8 @@ pub struct Reader<'a> {
     pub(super) document: Document,
     pub(super) base: BasePaths,
     variables_count: Cell<bool>,
+    /// Which entry of a list is read.
+    entry: Cell<usize>,
     read: RefCell<Vec<SettingInForce>>,
 }
 
@@ -77,7 +79,10 @@ impl<'a> Reader<'a> {
         base: BasePaths,
     ) -> Result<Self> {
         Ok(Self {
-            document: Document::read(&base.config_file, flags.config.is_some())?,
+            document: match &flags.content {
+                Some(content) => Document::parse(&base.config_file, content.clone())?,
+                None => Document::read(&base.config_file, flags.config.is_some())?,
+            },
             flags,
             env,
             base,
@@ -93,6 +98,7 @@ impl<'a> Reader<'a> {
             document: Document::default(),
             base: BasePaths::default(),
             variables_count: Cell::new(true),
+            entry: Cell::new(0),
             read: RefCell::default(),
         }
     }
@@ -117,7 +123,7 @@ impl<'a> Reader<'a> {
 
     fn find<T: SettingValue>(&self, setting: &Setting<T>) -> Result<(T, Origin)> {
         let row = &setting.row;
-        let file = self.document.find(row);
+        let file = self.document.find(row, self.entry.get());
         let file_decides = row.file_comes_first && file.is_some();
         let variable = match self.variables_count.get() && !file_decides {
             true => self.variable(row),
@@ -132,13 +138,33 @@ impl<'a> Reader<'a> {
             (None, None) => return Ok(((setting.default)(), Origin::Default)),
         };
         let given = Given {
-            name: name.to_owned(),
+            name: name.replace("[]", &format!("[{}]", self.entry.get())),
             source,
             base: &self.base,
         };
         let value = T::parse(&given)?;
         (setting.check)(&value).map_err(|must| given.wrong(&must))?;
         Ok((value, from))
+    }
+
+    /// Reads the entries of a list, whose settings are named `LIST[].NAME`. `read` must accept the defaults: without any entry
+    /// it is called once, so that the table has the settings.
+    ///
+    /// # Errors
+    /// The first error of `read`.
+    pub fn read_each<T>(
+        &self,
+        list: &str,
+        mut read: impl FnMut(&Self) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let entries = self.document.entries(list);
+        let mut all = Vec::new();
+        for entry in 0..entries.max(1) {
+            self.entry.set(entry);
+            all.push(read(self)?);
+        }
+        all.truncate(entries);
+        Ok(all)
     }
 
     /// The first of the variables that is set.
@@ -149,7 +175,7 @@ impl<'a> Reader<'a> {
 
     /// From now on, variables count only if this setting is set.
     pub(super) fn count_variables_if_set(&self, row: Option<&Row>) {
-        let is_set = |row| self.document.find(row).is_some() || self.variable(row).is_some();
+        let is_set = |row| self.document.find(row, 0).is_some() || self.variable(row).is_some();
         self.variables_count.set(row.is_some_and(is_set));
     }
 

@@ -121,6 +121,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
         file_path: Some("/flag".into()),
         allow_root: Some(false),
         config: None,
+        content: None,
     };
     let s = home.load_with(&flags, &env).unwrap();
     assert_eq!(s.backend::<VaultOptions>().unwrap().path, "env");

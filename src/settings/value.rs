@@ -194,6 +194,25 @@ impl SettingValue for u32 {
     }
 }
 
+/// Words as they stand, which may be empty and may have commas in them.
+impl SettingValue for Vec<String> {
+    const FORM: &'static str = "list of texts";
+
+    fn parse(given: &Given<'_>) -> Result<Self> {
+        let wrong =
+            || given.wrong("must be a list of texts (in quotes, if one looks like a number)");
+        let Source::File(_, Value::Sequence(items)) = given.source else {
+            return Err(wrong());
+        };
+        let text = |item: &Value| item.as_str().map(ToOwned::to_owned).ok_or_else(wrong);
+        items.iter().map(text).collect()
+    }
+
+    fn shown(&self) -> serde_json::Value {
+        json!(self)
+    }
+}
+
 impl SettingValue for Vec<SecretName> {
     const FORM: &'static str = "list of keys";
 

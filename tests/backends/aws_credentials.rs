@@ -6,7 +6,7 @@ use super::*;
 use crate::servers::moto::{ACCESS_KEY, REGION};
 use crate::servers::proxy::Fault;
 use crate::servers::tls::Authority;
-use crate::support::home::{BINARY, Home, Ran, ran};
+use crate::support::home::{BINARY, Home, Ran, has_ended, ran};
 
 /// A home whose profile is the only source of credentials.
 fn home(settings: &str, profile: &str) -> Home {
@@ -74,7 +74,7 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     let moto = Moto::start();
     moto.put("simpletuner", r#"{"KEY": "v"}"#);
     let (id, key) = ACCESS_KEY;
-    let home = home("timeout: {total: 3, connect: 1}", "");
+    let home = home("timeout: {total: 30, connect: 1}", "");
     let program = home.path("credentials");
     let runs = home.path("runs");
     let write = |seconds: u32| {
@@ -94,7 +94,11 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     // Longer than connecting may take.
     write(2);
     assert_eq!(get(&home, &moto, &[]).done(), "v");
-    write(4);
+    write(30);
+    home.write(
+        ".simpletuner/live.yaml",
+        "aws_secret_name: simpletuner\ntimeout: {total: 3, connect: 1}\n",
+    );
     let begun = Instant::now();
     let said = get(&home, &moto, &[]).failed();
     assert!(said.contains("longer than timeout.total (3 s)"), "{said}");
@@ -102,6 +106,7 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     assert!(begun.elapsed().as_secs() < 10);
 
     // A mount waits on for the one that it has started.
+    write(4);
     home.write("runs", "");
     let url = moto.url();
     let settings = "aws_secret_name: simpletuner\ntimeout: {total: 1}\n";
@@ -123,6 +128,52 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
         read.is_ok_and(|text| text == "v")
     });
     assert_eq!(std::fs::read_to_string(&runs).unwrap(), "x\n");
+}
+
+#[test]
+fn a_program_for_credentials_that_hangs_is_killed() {
+    let moto = Moto::start();
+    moto.put("simpletuner", r#"{"KEY": "v"}"#);
+    let (id, key) = ACCESS_KEY;
+    let answer = json!({"Version": 1, "AccessKeyId": id, "SecretAccessKey": key}).to_string();
+    // The first run hangs, with a child that ignores signals.
+    let script = format!(
+        "[ -e ~/pids ] && echo '{answer}' && exit\n\
+         sh -c 'trap \"\" TERM; echo $$ >> ~/pids; sleep 1000; sleep 1000' & echo $$ >> ~/pids; wait\n"
+    );
+    let url = moto.url();
+    let live = Live::start_with(Setup {
+        env: vec![
+            ("AWS_ENDPOINT_URL", url.as_str()),
+            ("AWS_REGION", REGION),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ],
+        files: vec![
+            (
+                ".simpletuner/live.yaml",
+                "aws_secret_name: simpletuner\ntimeout: {total: 0.5}\n",
+            ),
+            (
+                ".aws/config",
+                "[default]\ncredential_process = sh ~/credentials\n",
+            ),
+            ("credentials", &script),
+        ],
+        ..Setup::default()
+    });
+    let pids = || -> Vec<u32> {
+        let pids = std::fs::read_to_string(live.home("pids")).unwrap_or_default();
+        pids.lines().filter_map(|pid| pid.parse().ok()).collect()
+    };
+    let said = live.try_sh("cat secrets/KEY");
+    assert!(!said.status.success());
+    wait_until("the program runs", || pids().len() == 2);
+    for pid in pids() {
+        wait_until("it is killed", || has_ended(pid));
+    }
+    wait_until("the next run gives credentials", || {
+        live.try_sh("cat secrets/KEY").stdout == b"v"
+    });
 }
 
 #[test]

@@ -3,6 +3,9 @@
 mod aws;
 mod aws_credentials;
 mod chain;
+mod command;
+mod command_tools;
+mod documents;
 mod orphans;
 mod proxies;
 mod restart;

@@ -210,7 +210,7 @@ fn a_second_mount_with_other_variables_says_that_the_first_ones_are_in_force() {
     assert!(!said.contains("started with"), "{said}");
     let said = again(&[("VAULT_TOKEN", "hunter2"), ("AWS_PROFILE", "hunter2")]);
     assert!(
-        said.contains("changed since: AWS_PROFILE, VAULT_TOKEN; `simpletuner-live umount`"),
+        said.contains("changed since: AWS_PROFILE, VAULT_TOKEN; `simpletuner-live reload --env`"),
         "{said}"
     );
     assert!(!said.contains("hunter2"), "{said}");

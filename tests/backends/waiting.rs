@@ -1,6 +1,7 @@
 //! Which operations wait for a backend, and how waiting ends.
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use super::*;
 use crate::servers::proxy::Fault;
@@ -45,6 +46,21 @@ fn a_thousand_cold_readers_cost_one_call() {
     let output = ended(shell);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.stdout, b"a".repeat(1000));
+    assert_eq!(world.aws.requests(), 1);
+}
+
+/// The client's own limit, which this crate turns off, is at five seconds and more.
+#[test]
+fn a_slow_answer_is_waited_for_as_long_as_the_setting_says() {
+    let world = World::new();
+    let live = world.mount(PATIENT);
+    world.aws.set(Fault::Hold);
+    let reader = readers(&live, 1, "IN_AWS");
+    std::thread::sleep(Duration::from_secs(8));
+    world.aws.set(Fault::None);
+    let output = ended(reader);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.stdout, b"a");
     assert_eq!(world.aws.requests(), 1);
 }
 

@@ -42,7 +42,7 @@ impl RemoteBackend {
 }
 
 impl Backend for RemoteBackend {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.name
     }
     fn source(&self) -> String {
@@ -185,6 +185,31 @@ fn a_backend_that_fails_with_nothing_to_serve_is_a_failure_for_a_moment() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(manager.snapshot().missing_sources().is_empty());
+}
+
+/// The first may be asked again at any moment, and what others have does not wait for that.
+#[test]
+fn a_reader_that_has_asked_all_gets_what_those_have_that_answer() {
+    let (aws, vault) = (
+        RemoteBackend::new("aws", r#"{"A": "a", "B": "b"}"#),
+        RemoteBackend::new("vault", r#"{"A": "v"}"#),
+    );
+    let manager = over(&[&aws, &vault], &Ttl::default(), Duration::ZERO);
+    assert_eq!(text(ask(&manager, "A")), "fresh a");
+    assert_eq!(text(ask(&manager, "ABSENT")), "missing");
+    aws.now_has(None);
+    manager.clear_cache();
+    assert_eq!(text(ask(&manager, "A")), "fresh v");
+    let settled = |key: &str| text(manager.snapshot().find_settled(&name(key)));
+    let patience = std::time::Instant::now() + TEST_TIMEOUT;
+    while found(&manager, "A") != "unknown" {
+        assert!(std::time::Instant::now() < patience);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(manager.snapshot().must_ask_for_names());
+    assert_eq!(manager.snapshot().missing_sources().len(), 1);
+    assert_eq!(settled("A"), "fresh v");
+    assert_eq!(settled("B"), "failed");
 }
 
 /// That an earlier backend has not the key is good for as long as the value that a later one has.

@@ -88,27 +88,32 @@ fn a_write_on_which_two_servers_crash_fails_and_everything_else_keeps_working() 
     assert!(reasons.iter().all(|restart| restart["reason"] == "SIGABRT"));
 }
 
-const MALFORMED: &str = "file_path: [\n";
+/// While the log's name leads into the mount, no server can begin.
+fn let_no_server_begin(live: &Live) -> std::path::PathBuf {
+    let log = live.home(".simpletuner/live.log");
+    std::os::unix::fs::symlink("live/status", &log).unwrap();
+    log
+}
 
 #[test]
 fn the_keeper_starts_servers_until_one_succeeds() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/A", "value");
-    fs::write(live.home(".simpletuner/live.yaml"), MALFORMED).unwrap();
     let server = live.server_pid();
+    let link = let_no_server_begin(&live);
     signal("KILL", server);
     let reader = spawn_outside(&live, "cat $LIVE/secrets/A");
     wait_until("several servers have failed", || {
         let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-        log.matches("live.yaml").count() > 6
+        log.matches("leads into the mount at").count() > 6
     });
-    fs::remove_file(live.home(".simpletuner/live.yaml")).unwrap();
+    fs::remove_file(link).unwrap();
     assert_eq!(done(reader), "value");
     let restarts = live.json("status")["restarts"].clone();
     let last = restarts.as_array().unwrap().last().unwrap();
     assert!(
-        last["reason"].as_str().unwrap().contains("live.yaml"),
+        last["reason"].as_str().unwrap().contains("live.log"),
         "{last}"
     );
 }
@@ -116,8 +121,9 @@ fn the_keeper_starts_servers_until_one_succeeds() {
 #[test]
 fn after_a_minute_without_a_server_readers_fail_and_the_mount_ends() {
     let live = Live::start();
-    fs::write(live.home(".simpletuner/live.yaml"), MALFORMED).unwrap();
-    signal("KILL", live.server_pid());
+    let server = live.server_pid();
+    let_no_server_begin(&live);
+    signal("KILL", server);
     let mut reader = spawn_outside(&live, "cat $LIVE/secrets/A");
     let begun = Instant::now();
     while reader.try_wait().unwrap().is_none() {

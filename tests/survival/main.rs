@@ -2,6 +2,7 @@
 
 mod faults;
 mod kills;
+mod reload;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;

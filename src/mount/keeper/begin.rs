@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
@@ -12,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::files::reserve;
 use crate::mount::daemon::continue_stopped;
 use crate::mount::detach::detach;
-use crate::mount::handover::{HandoverState, OsBytes, SharedFds};
+use crate::mount::handover::{HandoverState, OsBytes, SharedFds, whole_seconds};
 use crate::mount::mount_point::MountPoint;
 use crate::mount::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use crate::mount::setup::{Signals, set_up};
 use crate::mount::unmount::remove_dead;
-use crate::mount::{device, service};
+use crate::mount::{device, in_force, service};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
@@ -71,6 +70,7 @@ pub(super) fn begin(
         device,
         heartbeat: heartbeat_file,
         journal: [journal_file()?, journal_file()?],
+        settings: in_force::of(&settings.content)?,
         program: own_program()?,
         key: SealingKey::random()?,
     };
@@ -88,6 +88,8 @@ pub(super) fn begin(
         server: 0,
         restarts: Vec::new(),
         upgrade: None,
+        reload: None,
+        allow_root: settings.allow_root,
         server_timeout: whole_seconds(settings.timeout.server),
     };
     let begun = start_serving(&state, &shared).and_then(|server| {
@@ -101,11 +103,6 @@ pub(super) fn begin(
         let _ = detach(&mount);
     }
     begun.map(Some)
-}
-
-/// The timeout in seconds, rounded up and at least one: the keeper checks the heartbeat once a second.
-fn whole_seconds(timeout: Duration) -> u64 {
-    (timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)).max(1)
 }
 
 fn random(bytes: &mut [u8]) -> Result<()> {
@@ -157,15 +154,4 @@ fn own_program() -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/exe", flags, Mode::empty())
         .map_err(|e| Error::io("this program's own file", e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_timeout_is_rounded_up_to_whole_seconds() {
-        let whole = |seconds| whole_seconds(Duration::from_secs_f64(seconds));
-        assert_eq!([0.001, 0.5, 1.0, 1.5, 10.0].map(whole), [1, 1, 1, 2, 10]);
-    }
 }

@@ -4,16 +4,19 @@
 //! - `connector`: the SDK's requests through the client of all backends
 //! - `credentials`: looked up once at a time
 //! - `failure`: what an error means, and what to do
+//! - `process`: `credential_process`, which is killed if it hangs
 
 mod connector;
 mod credentials;
 mod failure;
+mod process;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -23,9 +26,9 @@ use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::BackendKind;
 use super::backend::tls::{self, TlsOptions};
 use super::backend::{Backend, BackendDocument, BackendProvider, FetchError, Fetched, Fetching};
+use super::{BackendKind, ChainLink};
 use crate::error::Result;
 use crate::settings::{
     BackendSettings, Reader, Settings, as_options, setting, settings_table, variables,
@@ -33,6 +36,10 @@ use crate::settings::{
 use connector::Http;
 use credentials::{OneAtATime, Running};
 use failure::Refusal;
+use process::CredentialProcess;
+
+/// After this many times `timeout.total`, `credential_process` is killed. Until then it goes on, because it may wait for its user.
+const PROCESS_TIMEOUTS: u32 = 10;
 
 /// Which secret to read, and where.
 #[derive(Clone, Debug)]
@@ -84,9 +91,8 @@ pub(super) const KIND: BackendKind = BackendKind {
     ],
     open: |settings, options| {
         let backend = settings.backend().cloned().map(AwsBackend::new);
-        backend
-            .map(|backend| BackendProvider::new(backend, options))
-            .transpose()
+        let provider = backend.map(|backend| BackendProvider::new(backend, options));
+        Ok(ChainLink::only(&KIND, provider.transpose()?))
     },
 };
 
@@ -154,6 +160,8 @@ impl AwsBackend {
             .http_client(http.clone())
             .identity_cache(IdentityCache::lazy().load_timeout(for_credentials).build())
             .retry_config(RetryConfig::disabled())
+            // It would end a call that AWS has not answered for some seconds, whatever `timeout.total` is.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(self.options.connect_timeout)
@@ -161,6 +169,12 @@ impl AwsBackend {
             );
         if let Some(region) = &self.options.region {
             loader = loader.region(Region::new(region.clone()));
+        }
+        let profiles = credentials::profiles().await.ok();
+        let timeout = total.saturating_mul(PROCESS_TIMEOUTS);
+        let process = profiles.and_then(|profiles| CredentialProcess::of(&profiles, timeout));
+        if let Some(process) = process {
+            loader = loader.credentials_provider(process);
         }
         let mut config = loader.load().await;
         if let Some(inner) = config.credentials_provider() {
@@ -284,7 +298,7 @@ impl AwsBackend {
 }
 
 impl Backend for AwsBackend {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "aws"
     }
 

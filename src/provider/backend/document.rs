@@ -52,6 +52,11 @@ impl BackendDocument {
         self.entries.keys()
     }
 
+    /// All values, also those under keys that are not valid secret names.
+    pub(in crate::provider) fn values(&self) -> impl Iterator<Item = &SecretValue> {
+        self.entries.values().chain(self.unnamed.values())
+    }
+
     /// How many keys there are, with those that are not among the names.
     pub(super) fn len(&self) -> usize {
         self.entries.len() + self.skipped()

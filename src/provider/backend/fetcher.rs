@@ -68,7 +68,7 @@ pub(super) struct Inner {
 impl Fetcher {
     pub(super) fn new(backend: impl Backend, options: BackendOptions) -> Result<Arc<Self>> {
         let rules = Rules {
-            provider: backend.name(),
+            provider: backend.name().to_owned(),
             ttl: Some(options.ttl),
             max_stale: options.max_stale,
             hangs: Box::new(|_| None),

@@ -20,13 +20,15 @@ use zeroize::Zeroizing;
 pub use document::BackendDocument;
 pub use fetcher::BackendOptions;
 pub use provider::BackendProvider;
-pub(super) use runtime::after;
+pub(super) use runtime::{Timer, after};
+pub(super) use saved::WallTime;
 pub(crate) use saved::to_bytes;
+pub(super) use state::FAILING_BACKEND_TIMEOUT;
 
 /// The source of a document.
 pub trait Backend: Send + Sync + 'static {
     /// The provider's name: `aws`, `vault`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// The source of its values, for people: `simpletuner/production (us-west-2)`.
     fn source(&self) -> String;

@@ -105,7 +105,8 @@ impl SourceView<BackendDocument> {
     /// The record for the next process; `own` is the backend's own state.
     pub(super) fn save(&self, own: Option<&[u8]>, now: Instant) -> Zeroizing<Vec<u8>> {
         let is_invalidated = self.age(now).is_none();
-        let document = self.cached.as_ref().map(|cached| {
+        let cached = self.cached.as_ref().filter(|cached| !cached.is_absent);
+        let document = cached.map(|cached| {
             let (entries, left_out) = cached.document.parts();
             let changed = cached.keys_changed_at.iter();
             SavedDocument {
@@ -139,6 +140,7 @@ impl SourceView<BackendDocument> {
             let changed = document.changed.iter();
             self.cached = Some(CachedDocument {
                 document: BackendDocument::from_parts(&document.entries, &document.left_out).into(),
+                is_absent: false,
                 as_of: as_of.unwrap_or(now),
                 changed_at: document.changed_at.time(),
                 keys_changed_at: Arc::new(

@@ -16,7 +16,7 @@ pub(super) const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest pause that a backend may ask for (`Retry-After`).
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a reader waits for a backend whose last attempt failed: one that has recovered answers within this.
-pub(super) const FAILING_BACKEND_TIMEOUT: Duration = Duration::from_millis(500);
+pub(in crate::provider) const FAILING_BACKEND_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(super) struct State {
     pub(super) source: CachedSource<BackendDocument>,
@@ -115,7 +115,8 @@ impl State {
     /// Records the outcome of the attempt.
     pub(super) fn finish(&mut self, result: Result<Fetched, FetchError>, now: Instant) {
         let as_of = self.attempt.take().unwrap_or(now);
-        let provider = self.source.current().rules.provider;
+        let rules = self.source.current().rules.clone();
+        let provider = &rules.provider;
         let is_configured = !matches!(result, Ok(Fetched::NotConfigured(_)));
         self.source.change().is_configured = is_configured;
         let (document, changed_at, missing) = match result.and_then(|fetched| self.bounded(fetched))
@@ -136,6 +137,7 @@ impl State {
                 return self.source.fail(error, Some(now + pause));
             }
         };
+        let is_absent = missing.is_some();
         match missing {
             Some(why) => {
                 if self.source.record_error(&why) {
@@ -152,8 +154,14 @@ impl State {
             }
         }
         self.source.change().latency = Some(now.saturating_duration_since(as_of));
-        let changed_at = changed_at.unwrap_or_else(SystemTime::now);
-        self.source.apply(Arc::new(document), as_of, changed_at);
+        let document = Arc::new(document);
+        match is_absent {
+            true => self.source.apply_absence(document, as_of),
+            false => {
+                let changed_at = changed_at.unwrap_or_else(SystemTime::now);
+                self.source.apply(document, as_of, changed_at);
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Document, MAX_DOCUMENT, parse_document, parse_within};
 use super::location::{StoreLocation, is_yaml};
+use super::write::is_mounted;
 use crate::error::{Error, Result};
 use crate::files::place::Place;
 use crate::files::{Content, ReadError, Stamp, read_file, read_place};
@@ -82,6 +83,8 @@ pub(super) struct StoreReader {
     max_keys: usize,
     /// Whether the warning that others can read the file was logged.
     mode_warned: AtomicBool,
+    /// Whether the warning that the file cannot be written was logged.
+    mount_warned: AtomicBool,
 }
 
 impl StoreReader {
@@ -90,6 +93,7 @@ impl StoreReader {
             location,
             max_keys,
             mode_warned: AtomicBool::new(false),
+            mount_warned: AtomicBool::new(false),
         }
     }
 
@@ -163,6 +167,12 @@ impl StoreReader {
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
             tracing::warn!("{path} can be read by others; fix it with: chmod 600 {path}");
+        }
+        if is_mounted(path) && !self.mount_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{} is mounted as a single file: its secrets can be read, and none can be written",
+                path.display()
+            );
         }
         Ok(content)
     }

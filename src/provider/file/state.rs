@@ -40,7 +40,7 @@ impl State {
         };
         Self {
             source: CachedSource::new(Rules {
-                provider: "file",
+                provider: "file".to_owned(),
                 ttl: None,
                 max_stale,
                 hangs: Box::new(hangs),
@@ -80,7 +80,10 @@ impl State {
     /// The file has this document, which another program wrote.
     pub(super) fn apply_loaded(&mut self, loaded: LoadedDocument) {
         let readable = self.readable(&loaded).into();
-        self.source.apply(readable, Instant::now(), loaded.modified);
+        match loaded.content {
+            Some(_) => self.source.apply(readable, Instant::now(), loaded.modified),
+            None => self.source.apply_absence(readable, Instant::now()),
+        }
         self.loaded = Some(loaded);
     }
 

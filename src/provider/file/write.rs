@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, Mode, OFlags, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, StatxAttributes, StatxFlags, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -78,8 +80,9 @@ impl Replacement {
     /// replaces what a killed one left.
     ///
     /// # Errors
-    /// [`Error::Io`]; nothing is left behind.
+    /// [`Error::Io`], `EBUSY` for a file that is mounted; nothing is left behind.
     pub(crate) fn prepare(target: &Path, content: &[u8], mode: u32) -> Result<Self> {
+        refuse_mounted(target)?;
         let temporary = beside(target, ".", ".tmp");
         let failed =
             |error: std::io::Error| Error::io(format!("writing {}", target.display()), error);
@@ -124,7 +127,12 @@ impl Replacement {
         let failed = |error: std::io::Error| {
             Error::io(format!("replacing {}", self.target.display()), error)
         };
-        std::fs::rename(&self.temporary, &self.target).map_err(failed)?;
+        match std::fs::rename(&self.temporary, &self.target) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                return Err(mounted(&self.target));
+            }
+            renamed => renamed.map_err(failed)?,
+        }
         let stat = rustix::fs::fstat(&self.file).map_err(|errno| failed(errno.into()));
         self.committed = true;
         stat.map(|stat| Stamp::of(&stat))
@@ -137,6 +145,39 @@ impl Drop for Replacement {
             let _ = std::fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// Whether the file itself is a mount point: a bind mount of this one file. `false` where the kernel cannot tell (before
+/// Linux 5.8).
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty());
+    statx.is_ok_and(|statx| {
+        let attributes = statx.stx_attributes & statx.stx_attributes_mask;
+        attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
+}
+
+/// Refuses a file that is a mount point. It cannot be replaced, and a crash while it is written in place would lose every
+/// secret in it.
+///
+/// # Errors
+/// [`Error::Io`], `EBUSY`.
+pub(crate) fn refuse_mounted(path: &Path) -> Result<()> {
+    match is_mounted(path) {
+        true => Err(mounted(path)),
+        false => Ok(()),
+    }
+}
+
+fn mounted(path: &Path) -> Error {
+    let context = format!(
+        "{} is mounted as a single file (`docker run -v FILE:FILE` does that), so it cannot be replaced by a rename, and a \
+         crash during a write in place would lose all of it; mount the folder that it is in instead, or let file_path \
+         name a file in a folder",
+        path.display()
+    );
+    Error::io(context, Errno::BUSY)
 }
 
 /// Syncs the folder of a file. A failure is only a warning, because the rename is done.

@@ -25,8 +25,8 @@ use zeroize::Zeroizing;
 
 use crate::clock::Instant;
 use crate::error::{Error, Result};
-use crate::provider::BackendKind;
 use crate::provider::backend::{Backend, BackendProvider, FetchError, Fetched, Fetching, Retry};
+use crate::provider::{BackendKind, ChainLink};
 use crate::secret::SecretValue;
 use crate::settings::{BackendSettings, as_options};
 use crate::sync::Mutex;
@@ -53,7 +53,7 @@ pub(super) const KIND: BackendKind = BackendKind {
             Err(Error::Settings(why)) => BackendProvider::new(Misconfigured(why), options),
             Err(error) => Err(error),
         });
-        provider.transpose()
+        Ok(ChainLink::only(&KIND, provider.transpose()?))
     },
 };
 
@@ -253,7 +253,7 @@ impl VaultBackend {
 struct Misconfigured(String);
 
 impl Backend for Misconfigured {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "vault"
     }
 
@@ -280,7 +280,7 @@ enum Refusal {
 }
 
 impl Backend for VaultBackend {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "vault"
     }
 

