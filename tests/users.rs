@@ -207,3 +207,41 @@ fn an_ordinary_user_with_a_bare_path_mounts_and_unmounts() {
     }
     assert!(!is_mounted(&nobody.live("")));
 }
+
+/// The kernel shows an ordinary user's daemon no descriptor of such a program: the close that follows a write is taken for
+/// the last one.
+#[test]
+fn a_program_that_cannot_be_looked_into_learns_at_close_whether_its_write_failed() {
+    if !is_root() {
+        return;
+    }
+    let home = Nobody::new();
+    home.home.sh(
+        "install -d -o nobody -g nogroup home/.simpletuner && echo 'max_keys: 1' > home/.simpletuner/live.yaml \
+         && chown nobody:nogroup home/.simpletuner/live.yaml",
+    );
+    home.run(&["mount"]).done();
+    home.run(&["set", "A", "first"]).done();
+    assert_eq!(home.run(&["get", "A"]).done(), "first");
+    let said = home.run(&["set", "B", "second"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("max_keys"), "{}", said.err);
+    let program = format!(
+        "import ctypes, os\n\
+         ctypes.CDLL(None).prctl(4, 0)\n\
+         os.chdir('{}')\n\
+         for turn in range(50):\n\
+         \x20   with open('A', 'w') as file: file.write(f'{{turn}}')\n\
+         \x20   assert open('A').read() == f'{{turn}}'\n\
+         file = os.open('C', os.O_WRONLY | os.O_CREAT)\n\
+         os.write(file, b'third')\n\
+         try: os.close(file)\n\
+         except OSError as error: print(error.errno)\n",
+        home.live("secrets").display()
+    );
+    let mut python = home.command("nobody", Path::new("python3"));
+    // The first python3 in the path may lie in a folder of root alone.
+    python.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    let printed = ran(python.args(["-c", &program])).done();
+    assert_eq!(printed, format!("{}\n", libc::ENOSPC));
+}

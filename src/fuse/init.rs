@@ -10,7 +10,7 @@ pub(super) const MAX_WRITE: u32 = 128 * 1024;
 /// RELEASE is a background request. Past this many unanswered ones the kernel would delay and reorder them.
 const MAX_BACKGROUND: u16 = 1024;
 /// An older kernel works without those that it does not have.
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 7] = [
     // One slow lookup must not lock the folder.
     InitFlags::FUSE_PARALLEL_DIROPS,
     // `ls -l` takes one request for each page of names.
@@ -22,6 +22,9 @@ const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_FLOCK_LOCKS,
     // A writer may map the file that it writes.
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // Without it, the kernel (6.18) does not advance the position of an io_uring read of a direct I/O file. io_uring reads the
+    // rest of its buffer there again, and the file's content comes several times over.
+    InitFlags::FUSE_ASYNC_DIO,
 ];
 
 /// Sets what the kernel is asked for, and records in the tree what this kernel can do.

@@ -339,7 +339,7 @@ impl Filesystem for Fs {
             request,
             "opendir",
             reply,
-            move |tree, caller, _| tree.open_dir(caller, ino.0),
+            move |tree, caller, has_waited| tree.open_dir(caller, ino.0, has_waited),
             |_, reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()),
         );
     }

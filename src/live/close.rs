@@ -42,6 +42,18 @@ impl Tree {
             }
             // RELEASE commits it.
             ExitState::Hidden => return Commits::default(),
+            // Whether it has more descriptors cannot be seen. It has written, and is no child: so it probably closes the only
+            // one, and must learn whether the write fails. If it writes more, its next close or RELEASE commits that.
+            ExitState::Running if self.processes.hides_descriptors(caller.tid) => {
+                let mut state = self.state();
+                let data = state.buffer(ino).map(|buffer| &buffer.data);
+                let has_content = matches!(data, Some(Ok(data)) if !data.is_empty());
+                let closed = match has_content {
+                    true => state.close(ino),
+                    false => Vec::new(),
+                };
+                return Commits::of_buffers(closed);
+            }
             ExitState::Running | ExitState::Exited => {}
         }
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.

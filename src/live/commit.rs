@@ -236,7 +236,7 @@ impl Tree {
 
     /// What a commit has to write, and the number of changes that the buffer had by then.
     fn prepare(&self, commit: &Commit) -> (Prepared, u64) {
-        let state = self.state();
+        let mut state = self.state();
         let ino = match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => *ino,
             CommitSource::Truncation {
@@ -284,9 +284,19 @@ impl Tree {
             return (Prepared::Nothing, changes);
         };
         // The file was removed or replaced meanwhile, so what was written goes with it.
-        let Some(dir_entry) = file.dir_entry.clone().filter(|_| !file.is_scratch) else {
+        let Some(dir_entry) = file.dir_entry.clone() else {
             return (Prepared::Nothing, changes);
         };
+        if file.is_scratch {
+            if let Err(Unavailable::Failed(errno)) = data {
+                return (Prepared::Failed(OpError::Errno(errno)), changes);
+            }
+            if data.is_ok() && file.write_ino != Some(ino) {
+                let file = inode.file;
+                state.keep_in_scratch(file, ino);
+            }
+            return (Prepared::Nothing, changes);
+        }
         let Some(kind) = self.layout.kind_at(&dir_entry) else {
             return (Prepared::Nothing, changes);
         };

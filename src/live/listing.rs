@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
-use super::{Attr, Caller, LookupReply, OpError, Tree};
+use super::{Attr, Caller, LookupReply, OpError, Tree, WaitOn};
 use crate::clock::Instant;
 use crate::manager::Snapshot;
 use crate::versions::DirEntry;
@@ -50,14 +50,17 @@ impl UnprocessedListings {
 type Names = Arc<Vec<(u64, String)>>;
 
 impl Tree {
-    /// Opens a folder.
+    /// Opens a folder. No listing waits for a backend, but it would be empty until the secrets file has been read once.
     ///
     /// # Errors
-    /// EACCES, ENOTDIR.
-    pub fn open_dir(&self, caller: &Caller, ino: u64) -> Result<u64, OpError> {
+    /// EACCES, ENOTDIR. [`OpError::Blocked`] on the first read of the secrets file.
+    pub fn open_dir(&self, caller: &Caller, ino: u64, has_waited: bool) -> Result<u64, OpError> {
         self.check_caller_of(caller, ino)?;
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         if *dir == DirKind::Secrets {
+            if !has_waited && !self.manager.has_read_store() {
+                return Err(OpError::Blocked(WaitOn::Store));
+            }
             // The listing does not wait for it; the next listing shows what came.
             self.manager.refresh_async(Box::new(|_| {}));
         }

@@ -24,6 +24,7 @@ mod open;
 mod resolved;
 mod set_attr;
 mod status;
+mod to_scratch;
 mod unlink_rename;
 mod write;
 mod xattr;
@@ -103,6 +104,8 @@ pub enum WaitOn {
     Secret(SecretName),
     /// The answers of all providers.
     Listing,
+    /// The first read of the secrets file.
+    Store,
     /// A provider's configuration, while another program has locked the database.
     Config(String),
     /// A large document that is being rendered.
@@ -352,6 +355,7 @@ impl Tree {
                 self.manager.find_async(name, Box::new(answered));
             }
             WaitOn::Listing => self.manager.refresh_async(Box::new(move |_| done())),
+            WaitOn::Store => self.manager.read_store_async(done),
             WaitOn::Config(name) => match &self.configs {
                 Some(configs) => configs.when_readable(name, done),
                 None => done(),

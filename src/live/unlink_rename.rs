@@ -7,7 +7,7 @@ use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;
 use crate::process::Process;
-use crate::secret::{Change, SecretValue};
+use crate::secret::Change;
 use crate::versions::{DirEntry, State, Unavailable};
 
 const ENOENT: OpError = OpError::Errno(libc::ENOENT);
@@ -21,6 +21,7 @@ enum Source {
         file: u64,
         write_ino: u64,
         process: Process,
+        /// Everybody may see a value under the old name: what the file held, or what it was renamed over.
         was_seen: bool,
     },
     /// A file without an unclosed write of this process.
@@ -140,7 +141,10 @@ impl Tree {
         let (from, to) = (DirEntry::new(parent, name), DirEntry::new(parent, new_name));
         match self.rename_entry(caller, &from, &to, flags) {
             Err(error) if caller.is_resend && self.was_renamed(&error, &from, &to) => {
-                self.state().rename(&from, &to);
+                // Where a scratch file is there already, nothing else is to take its name.
+                if self.state().scratch(&to).is_none() {
+                    self.state().rename(&from, &to);
+                }
                 self.record_rename(caller, &from, &to);
                 self.changed();
                 Ok(())
@@ -167,7 +171,13 @@ impl Tree {
         }
     }
 
-    fn source(&self, state: &State, caller: &Caller, from: &DirEntry) -> Result<Source, OpError> {
+    fn source(
+        &self,
+        state: &State,
+        caller: &Caller,
+        from: &DirEntry,
+        target: &FileKind,
+    ) -> Result<Source, OpError> {
         let process = self.processes.of_thread(caller.tid);
         if let Some(file) = state.scratch(from) {
             let write_ino = state.file(file).and_then(|file| file.write_ino);
@@ -188,18 +198,16 @@ impl Tree {
         }
         if let Some(process) = process {
             if let Some(file) = state.pending_of(from, || Some(process)) {
-                let write_ino = state
-                    .file(file)
-                    .and_then(|file| file.write_ino)
-                    .ok_or(ENOENT)?;
+                let pending = state.file(file).ok_or(ENOENT)?;
                 return Ok(Source::Unclosed {
                     file,
-                    write_ino,
+                    write_ino: pending.write_ino.ok_or(ENOENT)?,
                     process,
-                    was_seen: false,
+                    was_seen: pending.is_renamed(),
                 });
             }
-            if let Some(file) = state.named(from)
+            if *target != FileKind::Scratch
+                && let Some(file) = state.named(from)
                 && let Some(write_ino) = state.unclosed_by(file, process)
             {
                 return Ok(Source::Unclosed {
@@ -241,7 +249,7 @@ impl Tree {
                 false => Err(ENOENT),
             };
         }
-        let source = self.source(&self.state(), caller, from)?;
+        let source = self.source(&self.state(), caller, from, &target)?;
         match source {
             Source::Scratch(_) if target == FileKind::Scratch => {
                 self.state().rename(from, to);
@@ -379,10 +387,7 @@ impl Tree {
                 self.hardware.invalidate_configured();
             }
             (FileKind::Secret(old), FileKind::Scratch) => {
-                // The value is not lost with its name: it lies under the scratch name until that is removed.
-                let value = self.manager.value_in_store(old)?;
-                self.apply(&[Change::Delete(old.clone())], &actor(caller))?;
-                return self.become_scratch(caller, from, to, &value);
+                return self.move_to_scratch(caller, old, from, to);
             }
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
@@ -390,23 +395,6 @@ impl Tree {
         if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
             self.layout.mark_changed(dir);
         }
-        Ok(())
-    }
-
-    fn become_scratch(
-        &self,
-        caller: &Caller,
-        from: &DirEntry,
-        to: &DirEntry,
-        value: &SecretValue,
-    ) -> Result<(), OpError> {
-        let opener = self.opener(caller)?;
-        let mut state = self.state();
-        state.unlink(from);
-        let write_ino = state.create_scratch(to, &opener, value.as_bytes());
-        // It has no writer.
-        let changes = state.buffer(write_ino).map_or(0, |buffer| buffer.changes);
-        state.committed(write_ino, changes);
         Ok(())
     }
 

@@ -80,6 +80,36 @@ impl SecretsManager {
         }
     }
 
+    /// Whether the secrets file has been read, or that has failed. Until then its names are unknown.
+    pub fn has_read_store(&self) -> bool {
+        let (snapshot, now) = (self.snapshot(), Instant::now());
+        let mut sources = self.chain.iter().zip(snapshot.sources());
+        sources.all(|(entry, source)| {
+            entry.provider.store().is_none()
+                || !matches!(source.view.listing_state(now), ListingState::Unknown)
+        })
+    }
+
+    /// Reads the secrets file in the background if that has not been done. `done` runs as for
+    /// [`find_async`](Self::find_async).
+    pub fn read_store_async(&self, done: Done) {
+        let manager = self.weak_self.clone();
+        let publish: Done = Box::new(move || {
+            if let Some(manager) = manager.upgrade() {
+                manager.publish();
+            }
+            done();
+        });
+        let store = self
+            .chain
+            .iter()
+            .find(|entry| entry.provider.store().is_some());
+        match store {
+            Some(entry) => entry.provider.ask(None, publish),
+            None => publish(),
+        }
+    }
+
     /// Looks a key up in the current snapshot. The `secrets` cache counts it as a hit or a miss. The provider learns
     /// that the key was read, and then refreshes it before it expires.
     pub fn look_up(&self, name: &SecretName) -> Lookup {

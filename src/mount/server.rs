@@ -58,7 +58,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             return Ok(None);
         };
         state.restarts = restarts;
-        assemble(&settings, &state, &shared, manager.clone()).map(|parts| Some((parts, manager)))
+        let parts = assemble(&settings, &state, &shared, manager.clone())?;
+        Ok(Some((parts, manager, Signals::new()?)))
     });
     let (
         Assembled {
@@ -69,6 +70,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             unfinished,
         },
         manager,
+        signals,
     ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
@@ -85,7 +87,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     let keeper_link = KeeperLink {
         channel: Arc::new(RwLock::new(channel)),
         keeper: None,
-        signals: Signals::new()?,
+        signals,
         state,
         shared,
         heartbeat,

@@ -108,6 +108,12 @@ pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
     false
 }
 
+/// Whether the kernel lets this process see no descriptor of the thread: another user's, or a program that is not dumpable.
+pub fn hides_descriptors(tid: u32) -> bool {
+    let open = fs::read_dir(format!("/proc/{tid}/fdinfo"));
+    open.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
 /// Whether the thread is in an open(2) with O_CREAT and O_EXCL. `/proc/TID/syscall` shows that; where it may not be read,
 /// the answer is no.
 pub fn creates_exclusively(tid: u32) -> bool {
@@ -246,6 +252,10 @@ pub trait Processes: Send + Sync {
     fn exit_state(&self, tid: u32) -> ExitState;
     /// As [`has_writable_descriptor`].
     fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool;
+    /// As [`hides_descriptors`].
+    fn hides_descriptors(&self, _tid: u32) -> bool {
+        false
+    }
     /// As [`is_alive`].
     fn is_alive(&self, pid: u32) -> bool;
     /// As [`sees_callers`].
@@ -279,6 +289,10 @@ impl Processes for Proc {
 
     fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool {
         has_writable_descriptor(tid, inodes)
+    }
+
+    fn hides_descriptors(&self, tid: u32) -> bool {
+        hides_descriptors(tid)
     }
 
     fn is_alive(&self, pid: u32) -> bool {

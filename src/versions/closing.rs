@@ -66,8 +66,7 @@ impl State {
         if self.remove_writer(ino)? > 0 {
             return None;
         }
-        let file = self.file_of(ino)?;
-        let is_scratch = self.files.get(&file).is_some_and(|file| file.is_scratch);
+        let is_scratch = self.is_scratch_inode(ino);
         // An opener that is gone and never closed was killed while its close was on the way.
         let is_left = self.buffer(ino).is_some_and(|buffer| {
             buffer.is_dirty()
@@ -161,20 +160,20 @@ impl State {
     /// Begins the commits that an earlier server left: inodes that no process has open and that have something to commit, in
     /// the order of opening.
     pub(super) fn resume_commits(&mut self) -> Vec<u64> {
-        let is_left = |inode: &Inode| match inode {
+        let is_left = |ino: u64, inode: &Inode| match inode {
             Inode::Write(inode) => {
                 inode.writers == 0
-                    && !self
-                        .files
-                        .get(&inode.file)
-                        .is_some_and(|file| file.is_scratch)
+                    && !self.is_scratch_inode(ino)
                     && inode.buffer.as_ref().is_some_and(|buffer| {
                         buffer.is_dirty() && buffer.is_closed && !buffer.is_killed
                     })
             }
             Inode::Version(_) => false,
         };
-        let inodes = self.inodes.iter().filter(|(_, inode)| is_left(inode));
+        let inodes = self
+            .inodes
+            .iter()
+            .filter(|(ino, inode)| is_left(**ino, inode));
         let mut left: Vec<u64> = inodes.map(|(ino, _)| *ino).collect();
         left.sort_unstable();
         left.iter().for_each(|ino| self.begin_commit(*ino));

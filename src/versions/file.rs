@@ -32,6 +32,16 @@ pub struct File {
 }
 
 impl File {
+    /// Whether it had this name before its last rename.
+    pub fn was_at(&self, dir_entry: &DirEntry) -> bool {
+        self.earlier.as_ref() == Some(dir_entry)
+    }
+
+    /// Whether it ever had another name.
+    pub fn is_renamed(&self) -> bool {
+        self.earlier.is_some()
+    }
+
     pub(super) fn move_to(&mut self, dir_entry: &DirEntry) {
         if self.last != *dir_entry {
             self.earlier = Some(std::mem::replace(&mut self.last, dir_entry.clone()));

@@ -6,7 +6,7 @@ use super::inode::{Inode, Opener, WriteInode};
 use super::record::Record;
 use super::state::State;
 use crate::process::Process;
-use crate::secret::SecretValue;
+use crate::secret::{SecretBuffer, SecretValue};
 
 impl State {
     /// The file that everybody finds under a name, if an inode of it is known.
@@ -18,6 +18,13 @@ impl State {
     pub fn scratch(&self, dir_entry: &DirEntry) -> Option<u64> {
         self.named(dir_entry)
             .filter(|file| self.files.get(file).is_some_and(|file| file.is_scratch))
+    }
+
+    /// What the scratch file of a name holds.
+    pub fn scratch_data(&self, dir_entry: &DirEntry) -> Option<SecretBuffer> {
+        let file = self.file(self.scratch(dir_entry)?)?;
+        let data = self.buffer(file.write_ino?)?.data.as_ref().ok()?;
+        Some(SecretBuffer::new(data.as_bytes()))
     }
 
     /// How many bytes scratch files hold together.
@@ -121,16 +128,57 @@ impl State {
     pub fn create_scratch(&mut self, dir_entry: &DirEntry, maker: &Opener, bytes: &[u8]) -> u64 {
         self.unlink(dir_entry);
         let file = self.new_file(dir_entry);
+        self.fill_scratch(file, dir_entry, maker, bytes)
+    }
+
+    /// Renames a file that everybody sees to a scratch name, under which it holds these bytes. Whoever is writing it goes on,
+    /// and [`keep_in_scratch`](Self::keep_in_scratch) puts what was written into the scratch file.
+    pub fn rename_to_scratch(
+        &mut self,
+        from: &DirEntry,
+        to: &DirEntry,
+        maker: &Opener,
+        bytes: &[u8],
+    ) -> u64 {
+        self.unlink(to);
+        let file = self.file_at(from);
+        self.names.remove(from);
+        let ino = self.fill_scratch(file, to, maker, bytes);
+        if let Some(old) = self.files.get(&file).and_then(|file| file.current) {
+            self.change_file(file, |file| file.current = None);
+            self.drop_if_unused(old);
+        }
+        ino
+    }
+
+    fn fill_scratch(&mut self, file: u64, to: &DirEntry, maker: &Opener, bytes: &[u8]) -> u64 {
         let ino = self.new_write_inode(file, Ok(SecretValue::new("")));
         self.start_buffer(ino, maker);
         self.write_bytes(ino, 0, bytes);
-        self.names.insert(dir_entry.clone(), file);
+        self.names.insert(to.clone(), file);
         self.change_file(file, |file| {
-            file.dir_entry = Some(dir_entry.clone());
+            file.dir_entry = Some(to.clone());
+            file.move_to(to);
+            file.has_vanished = false;
             file.is_scratch = true;
             file.write_ino = Some(ino);
         });
         ino
+    }
+
+    /// A process has closed a file that was renamed to a scratch name meanwhile: the scratch file holds what it wrote.
+    pub fn keep_in_scratch(&mut self, file: u64, ino: u64) {
+        let old = self.files.get(&file).and_then(|file| file.write_ino);
+        self.change_file(file, |file| file.write_ino = Some(ino));
+        if let Some(old) = old {
+            self.drop_if_unused(old);
+        }
+    }
+
+    /// Whether this inode is a scratch file's own: what is written to it is in the file at once, and never committed.
+    pub fn is_scratch_inode(&self, ino: u64) -> bool {
+        let file = self.file_of(ino).and_then(|file| self.files.get(&file));
+        file.is_some_and(|file| file.is_scratch && file.write_ino == Some(ino))
     }
 
     /// Makes a file pending: from now on only this process sees it.
@@ -245,7 +293,7 @@ impl State {
         let is_renamed = self
             .files
             .get(&file)
-            .is_some_and(|file| file.earlier.is_some() || file.is_scratch);
+            .is_some_and(|file| file.is_renamed() || file.is_scratch);
         match is_renamed {
             true => self.unlink(dir_entry),
             // Two made the name at the same time: writers of the other one's file keep writing it.

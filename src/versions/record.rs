@@ -94,6 +94,8 @@ pub enum Record {
     Vanished(u64),
     /// An inode with a buffer was opened to read.
     Viewed(u64),
+    /// The name of a file before its last rename. It follows each [`Record::File`] of a file that has one.
+    Earlier(u64, DirEntry),
 }
 
 /// A [`File`].
@@ -110,7 +112,16 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    pub(super) fn of(number: u64, file: &File) -> Self {
+    /// The records of a file, but for [`Record::Vanished`].
+    pub(super) fn all_of(number: u64, file: &File) -> impl Iterator<Item = Record> + use<> {
+        let earlier = file.earlier.clone();
+        let earlier = earlier.map(|dir_entry| Record::Earlier(number, dir_entry));
+        [Record::File(Self::of(number, file))]
+            .into_iter()
+            .chain(earlier)
+    }
+
+    fn of(number: u64, file: &File) -> Self {
         Self {
             number,
             dir_entry: file.dir_entry.clone(),

@@ -121,6 +121,11 @@ impl State {
                 }
             }
             Record::Viewed(ino) => self.view(ino),
+            Record::Earlier(number, dir_entry) => {
+                if let Some(file) = self.files.get_mut(&number) {
+                    file.earlier = Some(dir_entry);
+                }
+            }
         }
         // These changes are in the journal already.
         drop(self.take_records());
@@ -191,8 +196,9 @@ impl State {
     /// The whole state as records.
     pub fn checkpoint(&self) -> Vec<Record> {
         let mut records = vec![Record::Numbers(self.last_number())];
-        let files = self.files.iter();
-        records.extend(files.map(|(number, file)| Record::File(FileRecord::of(*number, file))));
+        for (number, file) in &self.files {
+            records.extend(FileRecord::all_of(*number, file));
+        }
         let vanished = self.files.iter().filter(|(_, file)| file.has_vanished);
         records.extend(vanished.map(|(number, _)| Record::Vanished(*number)));
         for (ino, inode) in &self.inodes {

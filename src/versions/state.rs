@@ -115,8 +115,6 @@ impl State {
         self.next
     }
 
-    // Entries.
-
     /// A file.
     pub fn file(&self, number: u64) -> Option<&File> {
         self.files.get(&number)
@@ -140,9 +138,10 @@ impl State {
     }
 
     pub(super) fn record_file(&mut self, number: u64) {
-        let file = self.files.get(&number);
-        let file = file.map(|file| FileRecord::of(number, file));
-        self.record(file.map_or(Record::FileGone(number), Record::File));
+        match self.files.get(&number) {
+            Some(file) => self.records.extend(FileRecord::all_of(number, file)),
+            None => self.record(Record::FileGone(number)),
+        }
     }
 
     pub(super) fn change_file(&mut self, number: u64, change: impl FnOnce(&mut File)) {

@@ -219,6 +219,31 @@ fn an_inode_that_the_kernel_forgot_leaves_nothing_behind() {
     assert_eq!(state.checkpoint().len(), 1, "{:?}", shown(&state));
 }
 
+#[test]
+fn a_file_that_was_renamed_under_an_earlier_server_replaces_the_file_of_the_new_name() {
+    let (name, value) = (DirEntry::new(2, "A"), SecretValue::new("old"));
+    let mut state = State::new(0);
+    let version = state.version(&name, &value, SystemTime::now());
+    let replaced = state.file_of(version).unwrap();
+    let other = state.new_write_inode(replaced, Ok(value));
+    let handle = state.open_writer(other, &opener(8), 1);
+    state.write(handle, 2, 0, b"of another process");
+    let new = state.create(&DirEntry::new(2, "B"), &opener(7));
+    state.open_writer(new, &opener(7), 3);
+    let file = state.file_of(new).unwrap();
+    state.move_pending(file, &name);
+    for records in [state.take_records(), state.checkpoint()] {
+        let mut state = restored(records).state;
+        state.publish(file, &name);
+        assert_eq!(state.named(&name), Some(file));
+        let replaced = state.file(replaced).unwrap();
+        assert_eq!(
+            replaced.dir_entry, None,
+            "the other process's close makes the name anew"
+        );
+    }
+}
+
 /// Every record as another version of the program wrote it: a line each, its bytes in hexadecimal.
 const GOLDEN: &str = include_str!("golden.in");
 
@@ -292,6 +317,7 @@ fn samples() -> Vec<Record> {
     let opened = state.take_records().into_iter();
     samples.extend(opened.filter(|record| matches!(record, Record::Handle(..))));
     samples.extend([Record::Vanished(65_537), Record::Viewed(65_538)]);
+    samples.push(Record::Earlier(65_537, dir_entry()));
     samples
 }
 

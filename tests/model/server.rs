@@ -297,7 +297,7 @@ impl Server {
             Request::Unlink(..) | Request::Rename(..) => {
                 return self.storing.push_back(Storing::Work(id, caller, request));
             }
-            Request::Opendir(dir) => tree.open_dir(&caller, dir).map(Answer::Dir),
+            Request::Opendir(dir) => tree.open_dir(&caller, dir, true).map(Answer::Dir),
             Request::ReadDirPlus(dir, handle, offset) => {
                 let mut names = Vec::new();
                 let read = tree.read_dir_plus(&caller, dir, handle, offset, |name, found, next| {

@@ -274,3 +274,46 @@ same((text('K'), text('L'), text('M')), (None, 'other', 'new'))
 "#,
     );
 }
+
+/// The kernel reads from io_uring until the buffer is full or a read says that the file has ended.
+#[test]
+fn io_uring_reads_and_writes_each_byte_once() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+params = (ctypes.c_uint32 * 30)()
+ring_fd = libc.syscall(425, 8, params)
+if ring_fd < 0: print('no io_uring here:', os.strerror(ctypes.get_errno())); sys.exit()
+submitted, completed = params[10:20], params[20:30]
+ring = mmap.mmap(ring_fd, max(submitted[6] + params[0] * 4, completed[5] + params[1] * 16))
+entries = mmap.mmap(ring_fd, params[0] * 64, offset=0x10000000)
+def at(offset): return struct.unpack_from('<I', ring, offset)[0]
+READ, WRITE = 22, 23
+def do(what, fd, buffer, length, offset, flags=0):
+    tail = at(submitted[1]); slot = tail & at(submitted[2])
+    struct.pack_into('<BBHiQQI', entries, slot * 64, what, flags, 0, fd, offset, ctypes.addressof(buffer), length)
+    struct.pack_into('<I', ring, submitted[6] + 4 * slot, slot); struct.pack_into('<I', ring, submitted[1], tail + 1)
+    libc.syscall(426, ring_fd, 1, 1, 1, None, 0)
+    head = at(completed[0]); done = completed[5] + (head & at(completed[2])) * 16
+    struct.pack_into('<I', ring, completed[0], head + 1)
+    return struct.unpack_from('<i', ring, done + 8)[0]
+
+for name in ('K', '.scratch'):
+    for flags in (0, 16):  # 16: a thread of the ring does it
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        for offset in (0, 6): same(do(WRITE, fd, ctypes.create_string_buffer(b'twice '), 6, offset, flags), 6, name)
+        room = ctypes.create_string_buffer(9999)
+        same(do(READ, fd, room, 9999, 0, flags), 12, name)
+        os.close(fd)
+        same(text(name), 'twice twice ')
+for name in ('K', '.scratch', '../status', '../cache/stats', '../providers/file'):
+    fd = os.open(name, os.O_RDONLY); room = ctypes.create_string_buffer(99999)
+    for flags in (0, 16): same(do(READ, fd, room, 99999, 0, flags), len(os.pread(fd, 99999, 0)), name)
+    os.close(fd)
+"#,
+    );
+}

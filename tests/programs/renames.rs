@@ -340,3 +340,25 @@ grep -c 'secrets.json$' ~/out; ls live/secrets; cat live/secrets/B
     );
     assert_eq!(said, "1\nB\nvalue");
 }
+
+#[test]
+fn a_file_that_is_renamed_twice_before_its_close_leaves_nothing_under_the_name_between() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+other = Other()
+for between, last in (('B', 'A'), ('B', 'C'), ('B', 'B~')):
+    put('A', 'old A'); put('B', 'old B')
+    with open('.new', 'w') as f:
+        f.write('new'); f.flush()
+        os.rename('.new', between)
+        same(other.read(between), 'old B')
+        os.rename(between, last)
+        same(other.read(between), None, 'renamed again')
+    same((other.read(between), other.read(last)), (None, 'new'), last)
+    os.unlink(last)
+"#,
+    );
+}

@@ -96,3 +96,37 @@ put('K', 'v'); same(text('K'), 'v')
 "#,
     );
 }
+
+#[test]
+fn what_is_written_to_a_secret_that_becomes_a_scratch_file_is_not_lost() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+other = Other()
+def open_and_write(name, wait=lambda: None):
+    fd = os.open(name, os.O_RDWR | os.O_TRUNC)
+    write(fd, b'new'); wait()
+    return fd
+
+for rename in (os.rename, lambda a, b: subprocess.run(['mv', a, b], check=True)):
+    for there in (False, True):
+        put('K', 'old')
+        if there: put('K~', 'older')
+        fd = open_and_write('K')
+        rename('K', 'K~')
+        same((other.read('K'), other.read('K~'), os.fstat(fd).st_nlink), (None, 'old', 1), 'after the rename')
+        write(fd, b'er'); os.close(fd)
+        same((other.read('K'), other.read('K~')), (None, 'newer'), 'after the close')
+        os.rename('K~', 'K')
+        same(other.read('K'), 'newer', 'renamed back'); os.unlink('K')
+
+put('K', 'old')
+child = Child(lambda wait: open_and_write('K', wait))
+os.rename('K', 'K~')
+child.killed()
+same((other.read('K'), other.read('K~')), (None, 'old'), 'after the writer was killed')
+"#,
+    );
+}

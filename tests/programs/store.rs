@@ -87,6 +87,37 @@ assert missing.wait() != 0
     assert_eq!(far.read("secrets/K"), "value");
 }
 
+/// A program that copies the folder would remove at the other end what an empty listing is without.
+#[test]
+fn the_names_are_not_listed_before_the_store_has_been_read_once() {
+    let far = Live::start();
+    far.write("bundle/secrets.json", r#"{"K": "value", "L": "other"}"#);
+    let settings = format!("file_path: {}\n", far.path("bundle/secrets.json").display());
+    let near = Live::start_with(Setup {
+        files: vec![(".simpletuner/live.yaml", &settings)],
+        ..Setup::default()
+    });
+    let server = near.server_pid();
+    let processes = [far.keeper_pid(), far.server_pid()];
+    for pid in processes {
+        support::home::signal("STOP", pid);
+    }
+    support::home::signal("KILL", server);
+    support::wait_until("another server answers", || near.server_pid() != server);
+    let mut ls = Command::new("ls");
+    ls.arg(near.path("secrets"))
+        .stdout(std::process::Stdio::piped());
+    let mut ls = ls.spawn().unwrap();
+    support::wait_until("it waits or has ended", || {
+        support::waits_for_the_mount(ls.id()) || ls.try_wait().unwrap().is_some()
+    });
+    for pid in processes {
+        support::home::signal("CONT", pid);
+    }
+    let listed = ls.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "K\nL\n");
+}
+
 /// Whether a program ends well while the store hangs. What waits for the store may not be killed before it goes on, so
 /// nobody waits for the program longer than it may take.
 fn ends(live: &Live, mut command: Command) -> bool {

@@ -44,6 +44,12 @@ pub(super) fn begin(
     let (heartbeat, heartbeat_file) = HeartbeatPage::new()?;
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
+    // All that can fail comes before the mount, so that none is left behind.
+    let journal = [journal_file()?, journal_file()?];
+    let (program, key) = (own_program()?, SealingKey::random()?);
+    let settings_in_force = in_force::of(&settings.content)?;
+    let program_path =
+        std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let (device, mount, init, numbers_from) = match restored {
         Some(restored) => {
             tracing::info!(
@@ -69,16 +75,15 @@ pub(super) fn begin(
     let shared = SharedFds {
         device,
         heartbeat: heartbeat_file,
-        journal: [journal_file()?, journal_file()?],
-        settings: in_force::of(&settings.content)?,
-        program: own_program()?,
-        key: SealingKey::random()?,
+        journal,
+        settings: settings_in_force,
+        program,
+        key,
     };
-    let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let state = HandoverState {
         mount: mount.clone(),
         mount_point: OsBytes::from(&mount_point),
-        program: OsBytes::from(program),
+        program: OsBytes::from(program_path),
         arguments: arguments.iter().map(OsBytes::from).collect(),
         log_file: log_file.map(OsBytes::from),
         fingerprints,
