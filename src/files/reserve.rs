@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::sync::Mutex;
 
 /// How many are kept, for all that may need one at once: a write of the store has five files open, each of two databases
-/// three, a look at `/proc` two, and a new process takes five.
-const SIZE: usize = 18;
+/// five, a check of one of these as many, a look at `/proc` two, and a new process takes five.
+const SIZE: usize = 28;
 /// The fewest descriptors that a daemon can work with: what each part holds, its databases and backends, and the reserve.
-const MIN_LIMIT: u64 = 64;
+const MIN_LIMIT: u64 = 96;
 /// As many as there ever is use for.
 const WANTED_LIMIT: u64 = 1024;
 

@@ -33,7 +33,7 @@ fn used(pid: u32) -> u32 {
 }
 
 fn limit(user: &User, pid: u32, limit: u32) {
-    user.sh(&format!("prlimit --pid {pid} --nofile={limit}:64"));
+    user.sh(&format!("prlimit --pid {pid} --nofile={limit}:96"));
 }
 
 /// Opens 300 files to write, writes and closes them; prints how many were opened, and how many of these were stored.
@@ -64,7 +64,7 @@ fn a_soft_limit_is_raised_and_a_mount_with_too_few_descriptors_says_what_to_do()
             "{said}"
         );
 
-        limited(&user, 24, 64, &["mount"]).done();
+        limited(&user, 24, 96, &["mount"]).done();
         assert_eq!(write_300(&user), "300 300\n");
         let [keeper, server] = user.pids(LIVE);
         for pid in [server, keeper] {
@@ -83,7 +83,7 @@ fn a_soft_limit_is_raised_and_a_mount_with_too_few_descriptors_says_what_to_do()
 #[test]
 fn a_server_without_descriptors_refuses_writers_and_stores_what_is_open_and_is_replaced() {
     for user in users() {
-        limited(&user, 64, 64, &["mount"]).done();
+        limited(&user, 96, 96, &["mount"]).done();
         let live = LIVE;
         user.set_secret(live);
         let pids = user.pids(live);
