@@ -20,13 +20,14 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
 use base_paths::BasePaths;
-use value::{above_zero, ensure};
+use value::above_zero;
 
 pub use content::{SettingsContent, SettingsDigest};
 pub use reader::{Origin, Reader, SettingInForce};
 pub use setting::{Setting, SettingRow, setting, variables};
 pub(crate) use table::settings_table;
 pub use table::{BackendSettings, Options, as_options};
+pub(crate) use value::ensure;
 pub use value::{RawSetting, SettingValue};
 
 /// A hundred years; a larger number is a mistake.

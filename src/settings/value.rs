@@ -170,7 +170,7 @@ impl SettingValue for Duration {
 }
 
 /// For [`Setting::check`](super::setting::Setting::check): `must` continues the sentence after the setting's name.
-pub(super) fn ensure(is_right: bool, must: &str) -> Result<(), String> {
+pub(crate) fn ensure(is_right: bool, must: &str) -> Result<(), String> {
     is_right.then_some(()).ok_or_else(|| must.to_owned())
 }
 
