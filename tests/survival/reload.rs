@@ -171,7 +171,17 @@ fn a_reload_with_env_takes_over_the_variables_of_the_command() {
     }
     assert_eq!(token().as_deref(), Some("of-the-command"));
     assert_eq!(mount.value(), "of-the-first");
-    // What a program printed with the variables of before is asked for anew.
+    // A reload that fails takes over no variables.
+    mount.settings("nonsense: 1\n");
+    let mut command = mount.0.command(support::home::BINARY);
+    support::home::ran(command.env("HF_TOKEN", "newer").args(["reload", "--env"])).failed();
+    mount.kill("server_pid");
+    assert_eq!(token().as_deref(), Some("of-the-command"));
+}
+
+#[test]
+fn a_reload_has_programs_asked_anew_and_a_second_mount_names_their_variables() {
+    let mount = Mounted::new();
     mount.settings(
         "command:\n  - {name: who, run: [sh, -c, 'echo \"{\\\"B\\\": \\\"$WHO\\\"}\"'], env: [WHO]}\n",
     );
@@ -186,11 +196,4 @@ fn a_reload_with_env_takes_over_the_variables_of_the_command() {
     }
     let said = ran_with("a-third", &["mount"]).err;
     assert!(said.contains("changed since: WHO;"), "{said}");
-    ran_with("another", &["reload", "--env"]).done();
-    // A reload that fails takes over no variables.
-    mount.settings("nonsense: 1\n");
-    let mut command = mount.0.command(support::home::BINARY);
-    support::home::ran(command.env("HF_TOKEN", "newer").args(["reload", "--env"])).failed();
-    mount.kill("server_pid");
-    assert_eq!(token().as_deref(), Some("of-the-command"));
 }
