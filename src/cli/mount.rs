@@ -102,7 +102,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let mount = MountClient::require(&mounted.mount_point)?;
         if let Ok(status) = mount.read_json("status") {
             warn_of_changed_settings(&status);
-            if settings.allow_root && status["allow_root"] == false {
+            let is_root = rustix::process::geteuid().is_root();
+            if settings.allow_root && !is_root && status["allow_root"] == false {
                 warn(
                     "root is not let in: that takes `simpletuner-live umount`, and then this command again",
                 );
