@@ -18,7 +18,7 @@ pub enum Error {
         name: String,
     },
     /// A provider that may have the key failed, and no usable older value is cached.
-    #[error("{provider} provider failed for {name}: {reason}")]
+    #[error("the {provider} provider failed for {name}: {reason}")]
     ProviderFailed {
         /// The key that was asked for.
         name: String,
@@ -28,7 +28,7 @@ pub enum Error {
         reason: String,
     },
     /// A backend did not answer, and no usable older value is cached.
-    #[error("{provider} provider: {reason}")]
+    #[error("the {provider} provider: {reason}")]
     Unavailable {
         /// The provider.
         provider: String,

@@ -174,7 +174,7 @@ pub fn undo(settings: &Settings) -> Result<Report> {
     report.changed = true;
     report.store = plain;
     report.notes.push(format!(
-        "the values are plain text in {} now, as SimpleTuner needs them; restart a mount that is running",
+        "the values are plain text in {} now, as SimpleTuner needs them; type `simpletuner-live reload` if a mount is running",
         report.store.display()
     ));
     Ok(report)

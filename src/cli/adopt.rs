@@ -15,7 +15,7 @@ use crate::adopt;
   simpletuner-live adopt --undo"
 )]
 pub(super) struct Args {
-    /// Put everything back
+    /// Put the file back, its values in plain text, as SimpleTuner needs them
     #[arg(long)]
     undo: bool,
 }

@@ -6,7 +6,8 @@ use crate::secret::SecretName;
 
 /// Print the value of a secret
 ///
-/// The value is printed byte for byte. Only at a terminal, a newline follows a value of a single line.
+/// The value is printed byte for byte. The newline that ends a single line, as `echo` writes it to a file, is no part of it.
+/// Only at a terminal, a newline follows a value of a single line.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,

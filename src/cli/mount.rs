@@ -11,7 +11,7 @@ use super::status::warn_of_changed_settings;
 use super::{Context, Outcome, output};
 use crate::error::Error;
 use crate::mount::MountPointState;
-use crate::provider::{BACKENDS, backend_variables};
+use crate::provider::{BACKENDS, backend_variables, variables_of_programs};
 use crate::settings::{Flags, Settings};
 use crate::{logging, mount};
 
@@ -102,8 +102,14 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let mount = MountClient::require(&mounted.mount_point)?;
         if let Ok(status) = mount.read_json("status") {
             warn_of_changed_settings(&status);
+            let is_root = rustix::process::geteuid().is_root();
+            if settings.allow_root && !is_root && status["allow_root"] == false {
+                warn(
+                    "root is not let in: that takes `simpletuner-live umount`, and then this command again",
+                );
+            }
         }
-        warn_of_changed_variables(&mount);
+        warn_of_changed_variables(&mount, &settings);
     }
     output::line(&path.to_string())?;
     say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
@@ -124,8 +130,8 @@ fn wrong(flags: &Flags, error: Error) -> Failure {
 }
 
 /// The mount keeps the variables that it was started with; warns if this command has others.
-fn warn_of_changed_variables(mount: &MountClient) {
-    let here = backend_variables();
+fn warn_of_changed_variables(mount: &MountClient, settings: &Settings) {
+    let here = backend_variables(&variables_of_programs(settings));
     if here.is_empty() {
         return;
     }

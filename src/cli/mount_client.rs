@@ -15,7 +15,7 @@ use super::reason;
 use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
-use crate::secret::{MAX_VALUE, SecretName};
+use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
@@ -99,12 +99,15 @@ impl MountClient {
         self.root.join("secrets").join(name.as_str())
     }
 
+    /// The value, [without the newline](without_newline) that ends a single line.
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
         // Allocated at its full size, because a vector that grows leaves unzeroed copies.
         let mut value = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 1));
         File::open(self.secret_path(name))
             .and_then(|file| file.take(MAX_VALUE as u64 + 1).read_to_end(&mut value))
             .map_err(|error| self.failure(name, "read", error))?;
+        let kept = without_newline(&value).len();
+        value.truncate(kept);
         Ok(value)
     }
 

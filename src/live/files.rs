@@ -151,7 +151,8 @@ fn compare_variables(tree: &Tree, _: Option<&str>, bytes: &[u8]) -> Result<()> {
         let what = "the variables were compared too often; try again in a minute";
         return Err(Error::io(what, refused));
     }
-    let differing = differing_variables(bytes).ok_or_else(|| Error::Malformed {
+    let named = tree.mount_info().variables_of_programs;
+    let differing = differing_variables(bytes, &named).ok_or_else(|| Error::Malformed {
         what: "variables".into(),
         reason: "it must have NAME=VALUE and a zero byte for each variable".into(),
     })?;

@@ -35,6 +35,9 @@ pub struct MountInfo {
     pub program: Option<String>,
     /// The last attempt to upgrade.
     pub upgrade: Option<MountChange>,
+    /// The variables that the settings give to programs.
+    #[serde(skip)]
+    pub variables_of_programs: Vec<String>,
     /// The comparisons of the backends' variables with another process's.
     #[serde(skip)]
     pub(super) comparisons: Comparisons,

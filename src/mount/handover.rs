@@ -65,6 +65,9 @@ pub(super) struct HandoverState {
     pub(super) server_timeout: u64,
 }
 
+/// Why the server ended that one with other settings or variables replaced.
+pub(super) const RELOADED: &str = "reload";
+
 impl HandoverState {
     pub(super) fn mount_point(&self) -> PathBuf {
         self.mount_point.to_os().into()

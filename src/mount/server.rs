@@ -13,7 +13,7 @@ use super::channel::{Channel, pair};
 use super::detach::{detach_own, end_connection};
 use super::environment::Environment;
 use super::handover::{
-    HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer, whole_seconds,
+    HandoverState, Hello, QUIESCE_TIMEOUT, RELOADED, SharedFds, ToKeeper, ToServer, whole_seconds,
 };
 use super::in_force;
 use super::poll::is_ready;
@@ -27,6 +27,7 @@ use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
 use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, SMALL_STACK};
@@ -181,6 +182,7 @@ fn assemble(
         info.allow_root = owner.allows_root;
         info.settings_file = settings.config_file.display().to_string();
         info.settings = settings.content.digest();
+        info.variables_of_programs = variables_of_programs(settings);
         info.reload.clone_from(&state.reload);
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
@@ -201,6 +203,10 @@ fn assemble(
     }
     if let Some(restart) = state.restarts.last() {
         tree.notify_restart(restart);
+        if restart.reason == RELOADED {
+            // What the server before this one held may be another account's, under the same name.
+            manager.clear_cache();
+        }
     }
     // Not earlier: if this server ends before it has the requests sent again, its successor must still know them.
     let unanswered = heartbeat.drain_unanswered();

@@ -222,7 +222,7 @@ impl Call {
         state.apply(&self.name, result, began, is_stale, retry_pause);
         if let (false, Some(error)) = (was_failing, &state.last.failure) {
             let source = self.shared.rules.source.name();
-            tracing::warn!("the {source} provider failed: {error}");
+            tracing::warn!("the {source} provider failed: {}", error.reason());
         }
     }
 

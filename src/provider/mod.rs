@@ -31,6 +31,7 @@ pub(crate) use backend::to_bytes;
 pub use backend_variables::{backend_variables, differing_variables};
 pub(crate) use backends::in_order;
 pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
+pub use command::variables as variables_of_programs;
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub use keyed::{KeyedProvider, KeyedSource};

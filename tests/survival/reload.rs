@@ -178,3 +178,22 @@ fn a_reload_with_env_takes_over_the_variables_of_the_command() {
     mount.kill("server_pid");
     assert_eq!(token().as_deref(), Some("of-the-command"));
 }
+
+#[test]
+fn a_reload_has_programs_asked_anew_and_a_second_mount_names_their_variables() {
+    let mount = Mounted::new();
+    mount.settings(
+        "command:\n  - {name: who, run: [sh, -c, 'echo \"{\\\"B\\\": \\\"$WHO\\\"}\"'], env: [WHO]}\n",
+    );
+    let ran_with = |who: &str, arguments: &[&str]| {
+        let mut command = mount.0.command(support::home::BINARY);
+        support::home::ran(command.env("WHO", who).args(arguments))
+    };
+    for who in ["one", "another"] {
+        ran_with(who, &["reload", "--env"]).done();
+        let value = fs::read_to_string(mount.0.live("secrets/B")).unwrap();
+        assert_eq!(value, who);
+    }
+    let said = ran_with("a-third", &["mount"]).err;
+    assert!(said.contains("changed since: WHO;"), "{said}");
+}

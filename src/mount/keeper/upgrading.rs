@@ -13,7 +13,7 @@ use crate::live::MountChange;
 use crate::mount::channel::Channel;
 use crate::mount::environment::Environment;
 use crate::mount::handover::{
-    HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer,
+    HandoverState, Hello, QUIESCE_TIMEOUT, RELOADED, SharedFds, ToKeeper, ToServer,
 };
 use crate::mount::in_force;
 use crate::mount::poll::is_ready;
@@ -218,7 +218,7 @@ impl Keeper {
         };
         let reason = match kind {
             Kind::Upgrade => "upgrade",
-            Kind::Reload => "reload",
+            Kind::Reload => RELOADED,
         };
         self.quiesce_server();
         self.server.kill(reason);

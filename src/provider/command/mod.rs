@@ -44,7 +44,7 @@ pub(super) const KIND: BackendKind = BackendKind {
 };
 
 /// The variables that the programs get besides the common ones.
-pub(super) fn variables(settings: &Settings) -> Vec<String> {
+pub fn variables(settings: &Settings) -> Vec<String> {
     let commands = settings.backend::<Commands>().into_iter();
     let commands = commands.flat_map(|Commands(commands)| commands);
     commands.flat_map(|command| command.env.clone()).collect()

@@ -181,7 +181,7 @@ fn a_failing_backend_is_called_at_most_once_a_second() {
     let mut reads = 0;
     while backend.calls() < 3 {
         let error = provider.get(&a()).unwrap_err();
-        assert_eq!(error.to_string(), "scripted provider: out of order");
+        assert_eq!(error.to_string(), "the scripted provider: out of order");
         reads += 1;
     }
     let seconds = begun.elapsed().as_secs_f64();

@@ -134,7 +134,7 @@ fn an_older_document_is_served_for_as_long_as_max_stale_and_then_the_failure() {
     timed.after(3299 * SECOND).attempt(failure());
     assert_eq!(timed.held("A"), stale("1"));
     timed.after(2 * SECOND).attempt(failure());
-    let failed = Failed("test provider: out of order".to_owned());
+    let failed = Failed("the test provider: out of order".to_owned());
     assert_eq!(timed.held("A"), failed);
     // A key that may exist is never absent.
     assert_eq!(timed.held("B"), failed);
@@ -221,7 +221,7 @@ fn that_there_was_no_document_does_not_stand_in_for_one_in_an_outage() {
     assert_eq!(timed.held("A"), Absent);
     timed.after(11 * SECOND).attempt(failure());
     // It may have been made meanwhile.
-    let failed = Failed("test provider: out of order".to_owned());
+    let failed = Failed("the test provider: out of order".to_owned());
     assert_eq!(timed.held("A"), failed);
     timed.attempt(document(r#"{"A": "1"}"#));
     assert_eq!(timed.held("A"), fresh("1"));
