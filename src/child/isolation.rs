@@ -1,4 +1,4 @@
-//! What a program does between fork and exec, so that it inherits nothing of this process but its standard streams.
+//! What a child does between fork and exec, so that its program inherits nothing of this process but the standard streams.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;

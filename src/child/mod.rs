@@ -28,7 +28,7 @@ const MAX_ERRORS: usize = 4 * 1024;
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A program that has ended by itself.
-pub(crate) struct Ended {
+pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) output: SecretBuffer,
     /// The end of its standard error.
@@ -37,20 +37,20 @@ pub(crate) struct Ended {
 
 /// Why a program did not end by itself.
 #[derive(Debug)]
-pub(crate) enum Stopped {
+pub(crate) enum RunError {
     /// It could not be started.
     NotStarted(io::Error),
     /// It was killed at the end of its time.
     TimedOut,
     /// It was killed because it printed more than [`MAX_OUTPUT`].
     TooLarge,
-    /// It was killed by [`Running::close`].
+    /// It was killed by [`RunHandle::close`].
     Closed,
 }
 
-/// The program that runs, for others who want to end it.
+/// The program that runs, so that another thread can end it.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<State>);
+pub(crate) struct RunHandle(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -59,7 +59,7 @@ struct State {
     is_closed: bool,
 }
 
-impl Running {
+impl RunHandle {
     /// Kills the program that runs, and lets no further one begin.
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
@@ -88,8 +88,8 @@ impl State {
 pub(crate) fn run(
     command: &mut Command,
     timeout: Duration,
-    running: &Running,
-) -> Result<Ended, Stopped> {
+    running: &RunHandle,
+) -> Result<Finished, RunError> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -97,19 +97,19 @@ pub(crate) fn run(
     isolation::isolate(command);
     let until = Instant::now() + timeout;
     if running.0.lock().is_closed {
-        return Err(Stopped::Closed);
+        return Err(RunError::Closed);
     }
-    let mut child = command.spawn().map_err(Stopped::NotStarted)?;
+    let mut child = command.spawn().map_err(RunError::NotStarted)?;
     let mut output = Output::new();
     let outcome = match running.begin(&child) {
-        false => Err(Stopped::Closed),
+        false => Err(RunError::Closed),
         true => watch(&mut child, &mut output, until, running),
     };
     let status = end(child, running);
     outcome?;
     let errors = output.whole_lines();
-    Ok(Ended {
-        status: status.ok_or(Stopped::TimedOut)?,
+    Ok(Finished {
+        status: status.ok_or(RunError::TimedOut)?,
         output: output.text,
         errors,
     })
@@ -120,9 +120,9 @@ fn watch(
     child: &mut Child,
     output: &mut Output,
     until: Instant,
-    running: &Running,
-) -> Result<(), Stopped> {
-    let mut watched = Watched::new(child).map_err(Stopped::NotStarted)?;
+    running: &RunHandle,
+) -> Result<(), RunError> {
+    let mut watched = Watched::new(child).map_err(RunError::NotStarted)?;
     watched.wait(output, until)?;
     let is_closed = {
         let state = running.0.lock();
@@ -130,14 +130,14 @@ fn watch(
         state.is_closed
     };
     if is_closed {
-        return Err(Stopped::Closed);
+        return Err(RunError::Closed);
     }
     // Others that held the pipes are gone or have left the group: what is in them is all.
     watched.read(output)
 }
 
 /// Kills the group and reaps its leader. `None`: the kernel still holds it, in a call that no signal ends.
-fn end(mut child: Child, running: &Running) -> Option<ExitStatus> {
+fn end(mut child: Child, running: &RunHandle) -> Option<ExitStatus> {
     let until = Instant::now() + END_TIMEOUT;
     loop {
         {
@@ -224,11 +224,11 @@ impl Watched {
     }
 
     /// Reads what is printed until the process has ended.
-    fn wait(&mut self, output: &mut Output, until: Instant) -> Result<(), Stopped> {
+    fn wait(&mut self, output: &mut Output, until: Instant) -> Result<(), RunError> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Stopped::TimedOut);
+                return Err(RunError::TimedOut);
             }
             let mut fds = vec![PollFd::new(&self.exit, PollFlags::IN)];
             let pipes = [&self.output, &self.errors].into_iter().flatten();
@@ -236,7 +236,7 @@ impl Watched {
             let left = Timespec::try_from(left).ok();
             match poll(&mut fds, left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(Stopped::NotStarted(error.into())),
+                Err(error) => return Err(RunError::NotStarted(error.into())),
             }
             let has_ended = !fds[0].revents().is_empty();
             self.read(output)?;
@@ -247,7 +247,7 @@ impl Watched {
     }
 
     /// Reads what is in the pipes now.
-    fn read(&mut self, output: &mut Output) -> Result<(), Stopped> {
+    fn read(&mut self, output: &mut Output) -> Result<(), RunError> {
         let Output {
             text,
             errors,
@@ -258,13 +258,13 @@ impl Watched {
             text.write_at(text.len(), bytes);
             text.len() > MAX_OUTPUT
         });
-        // A pipe holds no more than this at a time, so whoever prints without end cannot keep this from looking at the clock.
+        // A pipe holds no more than this at a time, so a program that prints without end cannot keep this from looking at the clock.
         drain(&mut self.errors, buffer, 64 * 1024, |bytes| {
             Output::add_errors(errors, is_cut, bytes);
             false
         });
         match is_full {
-            true => Err(Stopped::TooLarge),
+            true => Err(RunError::TooLarge),
             false => Ok(()),
         }
     }

@@ -1,3 +1,5 @@
+//! Programs that end, hang, print too much or leave processes behind.
+
 use std::os::unix::process::ExitStatusExt;
 
 use super::*;
@@ -10,8 +12,8 @@ fn sh(script: &str) -> Command {
     command
 }
 
-fn run_for(script: &str, timeout: Duration) -> Result<Ended, Stopped> {
-    run(&mut sh(script), timeout, &Running::default())
+fn run_for(script: &str, timeout: Duration) -> Result<Finished, RunError> {
+    run(&mut sh(script), timeout, &RunHandle::default())
 }
 
 fn text(buffer: &SecretBuffer) -> String {
@@ -30,8 +32,8 @@ fn a_program_that_ends_gives_its_output_its_errors_and_its_status() {
     assert_eq!(ended.status.signal(), Some(libc::SIGSEGV));
     let ended = run_for("cat", LONG).unwrap();
     assert!(ended.output.is_empty(), "its standard input is empty");
-    let stopped = run(&mut Command::new("/nowhere"), LONG, &Running::default());
-    assert!(matches!(stopped, Err(Stopped::NotStarted(_))));
+    let stopped = run(&mut Command::new("/nowhere"), LONG, &RunHandle::default());
+    assert!(matches!(stopped, Err(RunError::NotStarted(_))));
 }
 
 #[test]
@@ -40,7 +42,7 @@ fn output_up_to_a_mebibyte_is_read_whole_and_more_ends_the_program() {
     assert_eq!(ended.output.len(), MAX_OUTPUT);
     for script in ["head -c 1048577 /dev/zero", "cat /dev/zero"] {
         let stopped = run_for(script, LONG);
-        assert!(matches!(stopped, Err(Stopped::TooLarge)), "{script}");
+        assert!(matches!(stopped, Err(RunError::TooLarge)), "{script}");
     }
 }
 
@@ -92,7 +94,7 @@ fn at_the_end_of_its_time_the_whole_group_is_killed_even_if_it_ignores_signals()
         file.display()
     );
     let stopped = run_for(&script, Duration::from_secs(3));
-    assert!(matches!(stopped, Err(Stopped::TimedOut)));
+    assert!(matches!(stopped, Err(RunError::TimedOut)));
     pids(&file, 2).into_iter().for_each(wait_for_the_end);
 }
 
@@ -124,7 +126,7 @@ fn what_a_program_leaves_behind_neither_holds_up_its_output_nor_lives_on() {
 
 #[test]
 fn closing_kills_the_program_that_runs_and_lets_no_other_begin() {
-    let running = std::sync::Arc::new(Running::default());
+    let running = std::sync::Arc::new(RunHandle::default());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pids");
     let script = format!("echo $$ > {}; sleep 1000", file.display());
@@ -132,10 +134,10 @@ fn closing_kills_the_program_that_runs_and_lets_no_other_begin() {
     let runs = std::thread::spawn(move || run(&mut sh(&script), LONG, &on_thread).err());
     let pid = pids(&file, 1)[0];
     running.close();
-    assert!(matches!(runs.join().unwrap(), Some(Stopped::Closed)));
+    assert!(matches!(runs.join().unwrap(), Some(RunError::Closed)));
     wait_for_the_end(pid);
     let stopped = run(&mut sh("true"), LONG, &running);
-    assert!(matches!(stopped, Err(Stopped::Closed)));
+    assert!(matches!(stopped, Err(RunError::Closed)));
 }
 
 #[test]

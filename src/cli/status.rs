@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::failure::warn;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
-use crate::settings::SettingsMark;
+use crate::settings::SettingsDigest;
 
 /// Show whether a mount runs, and the state of its providers
 #[derive(clap::Args)]
@@ -64,7 +64,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     )
 }
 
-/// The hashes by which commands compare tell people nothing.
+/// The hashes by which commands compare mean nothing to people.
 fn without_hashes(mut status: Value) -> Value {
     if let Some(status) = status.as_object_mut() {
         status.remove("backend_variables");
@@ -76,7 +76,8 @@ fn without_hashes(mut status: Value) -> Value {
 /// Warns if the settings file has changed since the mount read it, and returns whether it has.
 pub(super) fn warn_of_changed_settings(status: &Value) -> bool {
     let settings = &status["settings"];
-    let in_force: Option<SettingsMark> = serde_json::from_value(settings["in_force"].clone()).ok();
+    let in_force: Option<SettingsDigest> =
+        serde_json::from_value(settings["in_force"].clone()).ok();
     let file = settings["file"].as_str().map(Path::new);
     let is_changed = match (in_force, file) {
         (Some(in_force), Some(file)) => in_force.differs_from(file),

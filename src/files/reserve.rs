@@ -9,8 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
 
-/// How many are kept: a write of the store has four files open at once, a database its three, and a new process takes five.
-const SIZE: usize = 8;
+/// How many are kept, for all that may need one at once: a write of the store has five files open, each of two databases
+/// three, a look at `/proc` two, and a new process takes five.
+const SIZE: usize = 18;
 /// The fewest descriptors that a daemon can work with: what each part holds, its databases and backends, and the reserve.
 const MIN_LIMIT: u64 = 64;
 /// As many as there ever is use for.

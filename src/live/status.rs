@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Tree;
 use crate::error::{Error, Result};
-use crate::settings::SettingsMark;
+use crate::settings::SettingsDigest;
 
 /// How many comparisons there may be in a minute.
 const MAX_COMPARISONS: usize = 10;
@@ -28,7 +28,7 @@ pub struct MountInfo {
     /// The settings file.
     pub settings_file: String,
     /// What tells whether its content is the one in force.
-    pub settings: SettingsMark,
+    pub settings: SettingsDigest,
     /// The last attempt to reload.
     pub reload: Option<MountChange>,
     /// The program that `upgrade` changes to.

@@ -47,7 +47,7 @@ pub(super) fn detach(mount: &Mount) -> Result<()> {
 /// Takes a mount out of the tree, if it is still there, for one of its own processes, which ends then. Returns its connection
 /// if that fails: once the last writes are done, [`end_connection`] ends it, because a thread that the kernel holds may keep
 /// `/dev/fuse` open.
-pub(super) fn leave(mount: &MountId) -> Option<io::Result<Connection>> {
+pub(super) fn detach_own(mount: &MountId) -> Option<io::Result<Connection>> {
     let mount = mount.find()?;
     let connection = Connection::of(&mount);
     let error = detach(&mount).err()?;
@@ -55,7 +55,7 @@ pub(super) fn leave(mount: &MountId) -> Option<io::Result<Connection>> {
     Some(connection)
 }
 
-/// Ends what [`leave`] left.
+/// Ends the connection that [`detach_own`] returned.
 pub(super) fn end_connection(left: Option<io::Result<Connection>>) {
     if let Some(Err(error)) = left.map(|left| left.and_then(|connection| connection.abort())) {
         tracing::error!("the connection of the mount cannot be ended: {error}");

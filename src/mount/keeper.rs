@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::Channel;
-use super::detach::{end_connection, leave};
+use super::detach::{detach_own, end_connection};
 use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
@@ -374,7 +374,7 @@ impl Keeper {
                     let why = "no server could be started for a minute";
                     tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
                     service::notify_stopping();
-                    end_connection(leave(&self.state.mount));
+                    end_connection(detach_own(&self.state.mount));
                     return Err(Error::Settings(why.into()));
                 }
                 self.delay_restart();
@@ -406,7 +406,7 @@ impl Keeper {
         let dir = self.state.mount_point();
         tracing::info!("unmounting {}", dir.display());
         service::notify_stopping();
-        let left = leave(&self.state.mount);
+        let left = detach_own(&self.state.mount);
         // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
         let _ = self.server.channel.send(&ToServer::Shutdown);
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {

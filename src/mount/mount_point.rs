@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::detach::detach;
 use super::mount_point_state::is_own;
-use super::trust::{OpenedPath, Trust, failed, follow, path_of_descriptor, stat_of};
+use super::trust::{OpenedPath, Trust, follow, path_error, path_of_descriptor, stat_of};
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
 
@@ -33,16 +33,16 @@ impl MountPoint {
         let found = follow(dir, Some(trust).filter(|_| me.is_root()), true).map_err(refused)?;
         let stat = stat_of(&found)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            return Err(failed(&found.path, Errno::NOTDIR));
+            return Err(path_error(&found.path, Errno::NOTDIR));
         }
         trust.check_owner(&found.path, &stat).map_err(refused)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = rustix::fs::openat(&found.file, ".", flags, Mode::empty())
             .and_then(Dir::new)
-            .map_err(|e| failed(&found.path, e))?;
+            .map_err(|e| path_error(&found.path, e))?;
         let is_entry = |name: &[u8]| name != b"." && name != b"..";
         for entry in listed {
-            let entry = entry.map_err(|e| failed(&found.path, e))?;
+            let entry = entry.map_err(|e| path_error(&found.path, e))?;
             if is_entry(entry.file_name().to_bytes()) {
                 let dir = found.path.display();
                 return Err(Error::Settings(format!(

@@ -10,7 +10,7 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
-use super::detach::{end_connection, leave};
+use super::detach::{detach_own, end_connection};
 use super::environment::Environment;
 use super::handover::{
     HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer, whole_seconds,
@@ -180,7 +180,7 @@ fn assemble(
         info.mount_point = state.mount_point().display().to_string();
         info.allow_root = owner.allows_root;
         info.settings_file = settings.config_file.display().to_string();
-        info.settings = settings.content.mark();
+        info.settings = settings.content.digest();
         info.reload.clone_from(&state.reload);
         info.keeper_pid = Some(state.keeper);
         info.restarts.clone_from(&state.restarts);
@@ -406,7 +406,7 @@ impl KeeperLink {
         if self.channel.read().send(&ToKeeper::Unmount).is_ok() {
             return;
         }
-        let left = leave(&self.state.mount);
+        let left = detach_own(&self.state.mount);
         self.finish();
         end_connection(left);
         self.shut_down();

@@ -91,10 +91,10 @@ pub(super) fn path_of_descriptor(file: &OwnedFd) -> String {
 }
 
 pub(super) fn stat_of(found: &OpenedPath) -> Result<Stat> {
-    fstat(&found.file).map_err(|e| failed(&found.path, e))
+    fstat(&found.file).map_err(|e| path_error(&found.path, e))
 }
 
-pub(super) fn failed(path: &Path, error: Errno) -> Error {
+pub(super) fn path_error(path: &Path, error: Errno) -> Error {
     Error::io(path.display().to_string(), error)
 }
 
@@ -105,7 +105,7 @@ pub(super) fn failed(path: &Path, error: Errno) -> Error {
 /// [`Error::Settings`] names the folder that others can change.
 pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<OpenedPath> {
     let root = || {
-        let file = openat(CWD, "/", NAMED, Mode::empty()).map_err(|e| failed(path, e))?;
+        let file = openat(CWD, "/", NAMED, Mode::empty()).map_err(|e| path_error(path, e))?;
         Ok::<_, Error>(OpenedPath {
             file,
             path: "/".into(),
@@ -119,15 +119,15 @@ pub(super) fn follow(path: &Path, trust: Option<Trust>, create: bool) -> Result<
             Err(Errno::NOENT) if create => make_folder(&here.file, &name),
             named => named,
         };
-        let file = named.map_err(|e| failed(&here.path.join(&name), e))?;
-        let stat = fstat(&file).map_err(|e| failed(&here.path.join(&name), e))?;
+        let file = named.map_err(|e| path_error(&here.path.join(&name), e))?;
+        let stat = fstat(&file).map_err(|e| path_error(&here.path.join(&name), e))?;
         if let Some(trust) = trust.filter(|_| !is_parent) {
             trust.check_folder(&here, &name, &stat)?;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let target = readlinkat(&file, "", Vec::new()).map_err(|e| failed(path, e))?;
+            let target = readlinkat(&file, "", Vec::new()).map_err(|e| path_error(path, e))?;
             let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
-            rest.follow(&target).map_err(|e| failed(path, e))?;
+            rest.follow(&target).map_err(|e| path_error(path, e))?;
             if target.is_absolute() {
                 here = root()?;
             }
@@ -166,7 +166,7 @@ pub fn open_program(path: &Path, user: u32) -> Result<OwnedFd> {
     trust.check_not_writable(&found, &stat)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(path_of_descriptor(&found.file), flags, Mode::empty())
-        .map_err(|e| failed(&found.path, e))
+        .map_err(|e| path_error(&found.path, e))
 }
 
 #[cfg(test)]

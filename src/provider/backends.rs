@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::backend::{BackendOptions, BackendProvider};
 use super::{NotConfigured, Provider};
 use crate::error::Result;
-use crate::settings::{BackendSettings, Row, Settings, rows};
+use crate::settings::{BackendSettings, SettingRow, Settings, rows};
 
 /// The backends, in the order of the chain.
 pub const BACKENDS: &[BackendKind] = &[super::aws::KIND, super::vault::KIND, super::command::KIND];
@@ -91,16 +91,16 @@ impl BackendKind {
 
 /// The variables with the program's own credentials: those of all secret settings, and those that the backends' libraries read.
 pub fn own_credentials() -> Vec<&'static str> {
-    variables(Row::is_secret, |backend| backend.credentials)
+    variables(SettingRow::is_secret, |backend| backend.credentials)
 }
 
 /// The variables that contain paths.
 pub fn path_variables() -> Vec<&'static str> {
-    variables(Row::is_path, |backend| backend.paths)
+    variables(SettingRow::is_path, |backend| backend.paths)
 }
 
 fn variables(
-    which: fn(&Row) -> bool,
+    which: fn(&SettingRow) -> bool,
     of_library: fn(&BackendKind) -> &'static [&'static str],
 ) -> Vec<&'static str> {
     let rows = rows(BACKENDS).into_iter();

@@ -42,7 +42,7 @@ impl<D: SourceDocument> CachedSource<D> {
     }
 
     /// The same, to be changed.
-    pub(super) fn change(&mut self) -> &mut SourceView<D> {
+    pub(super) fn current_mut(&mut self) -> &mut SourceView<D> {
         self.published = None;
         &mut self.current
     }
@@ -127,7 +127,7 @@ impl<D: SourceDocument> CachedSource<D> {
         changed_at: SystemTime,
         changes: &[KeyChange],
     ) {
-        let current = self.change();
+        let current = self.current_mut();
         (current.failure, current.last_success) = (None, Some(SystemTime::now()));
         match &mut current.cached {
             Some(cached) => {
@@ -150,7 +150,7 @@ impl<D: SourceDocument> CachedSource<D> {
     /// Replaces the document by one with the same keys, whose values may differ if `any_changed`.
     pub(super) fn replace_same(&mut self, document: Arc<D>, any_changed: bool) {
         self.pending.any |= any_changed;
-        if let Some(cached) = &mut self.change().cached {
+        if let Some(cached) = &mut self.current_mut().cached {
             cached.document = document;
         }
     }
@@ -160,7 +160,7 @@ impl<D: SourceDocument> CachedSource<D> {
         let reason = error.reason();
         let is_new = self.record_error(&reason);
         let now = Instant::now();
-        let current = self.change();
+        let current = self.current_mut();
         let times = current.failure.as_ref().map_or(0, |failure| failure.times);
         if is_new || times == 0 {
             let meanwhile = match current.is_servable(now) {
@@ -182,7 +182,7 @@ impl<D: SourceDocument> CachedSource<D> {
 
     /// Records why there are no secrets; returns whether the reason is new.
     pub(super) fn record_error(&mut self, reason: &str) -> bool {
-        let last_error = &mut self.change().last_error;
+        let last_error = &mut self.current_mut().last_error;
         let is_new = last_error.as_ref().is_none_or(|(last, _)| last != reason);
         *last_error = Some((reason.to_owned(), SystemTime::now()));
         is_new

@@ -1,7 +1,7 @@
 //! A source that answers key by key, as a provider of the chain: each key's last answer, how long it is fresh, and one
 //! call for all callers at once. Knows no other provider.
 
-mod saved;
+mod record;
 mod view;
 
 use std::collections::HashMap;
@@ -74,7 +74,7 @@ struct Rules {
 }
 
 struct State {
-    answers: LruCache<SecretName, Answer>,
+    answers: LruCache<SecretName, CachedAnswer>,
     /// The calls that may answer a new caller, with their waiters.
     calls: HashMap<SecretName, Waiters>,
     /// The outcome of the last call.
@@ -99,7 +99,7 @@ type Waiters = Arc<Mutex<Vec<Done>>>;
 
 /// The last answer for a key.
 #[derive(Clone)]
-struct Answer {
+struct CachedAnswer {
     /// The value, if the source has the key.
     provided: Option<Provided>,
     as_of: Instant,
@@ -177,7 +177,7 @@ impl State {
                 {
                     new.changed_at = new.changed_at.min(old.changed_at);
                 }
-                Answer {
+                CachedAnswer {
                     as_of: provided.as_ref().map_or(began, |provided| provided.as_of),
                     provided,
                     is_stale,
@@ -189,7 +189,7 @@ impl State {
                 let error = Arc::new(error);
                 self.last.error = Some((error.reason(), SystemTime::now()));
                 self.pending.health |= self.last.failure.replace(error.clone()).is_none();
-                Answer {
+                CachedAnswer {
                     as_of: last.as_ref().map_or(began, |last| last.as_of),
                     provided: last.and_then(|last| last.provided),
                     is_stale,

@@ -46,7 +46,7 @@ pub const WELL_KNOWN_KEYS: [&str; 3] = ["REPLICATE_API_TOKEN", "HF_TOKEN", "CLOU
 pub struct Provided {
     /// The value.
     pub value: SecretValue,
-    /// When it last changed, as far as the provider can tell.
+    /// When it last changed, as far as the provider knows.
     pub changed_at: SystemTime,
     /// When the provider was known to have this value: the start of its time to live.
     pub as_of: Instant,

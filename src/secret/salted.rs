@@ -1,4 +1,4 @@
-//! Hashes by which two processes can see whether they have the same text, without telling one the other's.
+//! Hashes by which two processes can see whether they have the same text, without revealing it.
 
 use ring::digest::{SHA256, digest};
 

@@ -47,10 +47,10 @@ impl SettingsContent {
         }
     }
 
-    /// What another process can tell it by.
-    pub fn mark(&self) -> SettingsMark {
+    /// A digest by which another process can compare it.
+    pub fn digest(&self) -> SettingsDigest {
         let salt = new_salt();
-        SettingsMark {
+        SettingsDigest {
             hash: salted_hash(&salt, &[&self.to_record()]),
             salt,
         }
@@ -69,12 +69,12 @@ impl fmt::Debug for SettingsContent {
 
 /// Shows whether a settings file has the content that is in force, and not what that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SettingsMark {
+pub struct SettingsDigest {
     salt: String,
     hash: String,
 }
 
-impl SettingsMark {
+impl SettingsDigest {
     /// Whether the settings file there now has another content. A file that cannot be read has.
     pub fn differs_from(&self, file: &Path) -> bool {
         let content = match read_file(file, MAX_SETTINGS) {
@@ -109,7 +109,7 @@ mod tests {
         for bad in [&b""[..], b"\0rest", b"\x01rest", b"\x09"] {
             assert!(SettingsContent::from_record(bad).is_none());
         }
-        let differ = || [&none, &empty, &some].map(|content| content.mark().differs_from(&file));
+        let differ = || [&none, &empty, &some].map(|content| content.digest().differs_from(&file));
         assert_eq!(differ(), [false, true, true]);
         std::fs::write(&file, "").unwrap();
         assert_eq!(differ(), [true, false, true]);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::content::{MAX_SETTINGS, SettingsContent};
-use super::setting::Row;
+use super::setting::SettingRow;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
 use crate::text::text_of;
@@ -65,7 +65,7 @@ impl Document {
     }
 
     /// Refuses a name that is not in the table.
-    pub(super) fn check_names(&self, rows: &[Row]) -> Result<()> {
+    pub(super) fn check_names(&self, rows: &[SettingRow]) -> Result<()> {
         let is_set = |(setting, _): &&(&str, &str)| self.root.get(setting).is_some();
         match REMOVED.iter().find(is_set) {
             Some((setting, why)) => Err(self.wrong(&format!("{setting} {why}"))),
@@ -74,7 +74,7 @@ impl Document {
     }
 
     /// Checks the names of a group: `within` is `timeout.` for what is inside `timeout`, and empty at the top.
-    fn check_group(&self, group: &Value, within: &str, rows: &[Row]) -> Result<()> {
+    fn check_group(&self, group: &Value, within: &str, rows: &[SettingRow]) -> Result<()> {
         let map = match group {
             Value::Mapping(map) => map,
             Value::Sequence(entries) if within.ends_with(IN_EACH) => {
@@ -140,7 +140,7 @@ impl Document {
 
     /// The value of a setting and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if the group holds just one
     /// value. A name without a value counts as absent. `entry` is the entry of the list, for a setting in a list.
-    pub(super) fn find(&self, row: &Row, entry: usize) -> Option<(&'static str, &Value)> {
+    pub(super) fn find(&self, row: &SettingRow, entry: usize) -> Option<(&'static str, &Value)> {
         let alone = row
             .short
             .and_then(|group| Some((group, self.root.get(group)?)));

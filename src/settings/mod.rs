@@ -22,12 +22,12 @@ use crate::secret::{SecretName, SecretValue};
 use base_paths::BasePaths;
 use value::{above_zero, ensure};
 
-pub use content::{SettingsContent, SettingsMark};
+pub use content::{SettingsContent, SettingsDigest};
 pub use reader::{Origin, Reader, SettingInForce};
-pub use setting::{Row, Setting, setting, variables};
+pub use setting::{Setting, SettingRow, setting, variables};
 pub(crate) use table::settings_table;
 pub use table::{BackendSettings, Options, as_options};
-pub use value::{Given, SettingValue};
+pub use value::{RawSetting, SettingValue};
 
 /// A hundred years; a larger number is a mistake.
 const MAX_DAYS: u32 = 36_500;
@@ -151,7 +151,7 @@ impl Default for Ttl {
 }
 
 /// Settings that belong together, for the documentation.
-pub struct Group {
+pub struct SettingGroup {
     /// What they are about.
     pub title: &'static str,
     /// The setting without which the variables of the others do not count.
@@ -161,17 +161,17 @@ pub struct Group {
 }
 
 /// The whole table, with the settings of these backends.
-pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<Group> {
+pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<SettingGroup> {
     let reader = Reader::empty();
     let defaults = valid_defaults(Settings::read(&reader));
-    let general = Group {
+    let general = SettingGroup {
         title: "General",
         switch: None,
         settings: reader.take_read(),
     };
     let backends = backends.iter().map(AsRef::as_ref).map(|backend| {
         valid_defaults((backend.read)(&reader, &defaults));
-        Group {
+        SettingGroup {
             title: backend.title,
             switch: Some(backend.switch),
             settings: reader.take_read(),
@@ -181,7 +181,7 @@ pub fn groups(backends: &[impl AsRef<BackendSettings>]) -> Vec<Group> {
 }
 
 /// All rows of the table.
-pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<Row> {
+pub fn rows(backends: &[impl AsRef<BackendSettings>]) -> Vec<SettingRow> {
     let settings = groups(backends)
         .into_iter()
         .flat_map(|group| group.settings);
@@ -260,7 +260,7 @@ impl Settings {
             settings.state_dir = paths::state_dir(&settings.base_dir, root);
         }
         for backend in backends.iter().map(AsRef::as_ref) {
-            let is_switch = |row: &&Row| row.name == backend.switch;
+            let is_switch = |row: &&SettingRow| row.name == backend.switch;
             reader.count_variables_if_set(rows.iter().find(is_switch));
             settings
                 .backends

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::Flags;
 use super::base_paths::BasePaths;
 use super::document::Document;
-use super::setting::{Row, Setting};
-use super::value::{Given, SettingValue, Source};
+use super::setting::{Setting, SettingRow};
+use super::value::{RawSetting, SettingValue, Source};
 use crate::error::Result;
 
 /// Looks settings up in the flags, the environment and the settings file.
@@ -38,7 +38,7 @@ pub struct SettingInForce {
     pub from: Origin,
     /// How it is set, and what it is for.
     #[serde(flatten)]
-    pub row: Row,
+    pub row: SettingRow,
 }
 
 /// Where a value came from.
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         };
         self.read.borrow_mut().push(SettingInForce {
             name: setting.row.title(),
-            value: value.shown(),
+            value: value.to_json(),
             from,
             row: setting.row,
         });
@@ -137,13 +137,13 @@ impl<'a> Reader<'a> {
             }
             (None, None) => return Ok(((setting.default)(), Origin::Default)),
         };
-        let given = Given {
+        let raw = RawSetting {
             name: name.replace("[]", &format!("[{}]", self.entry.get())),
             source,
             base: &self.base,
         };
-        let value = T::parse(&given)?;
-        (setting.check)(&value).map_err(|must| given.wrong(&must))?;
+        let value = T::parse(&raw)?;
+        (setting.check)(&value).map_err(|must| raw.wrong(&must))?;
         Ok((value, from))
     }
 
@@ -168,13 +168,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The first of the variables that is set.
-    fn variable(&self, row: &Row) -> Option<(&'static str, Zeroizing<String>)> {
+    fn variable(&self, row: &SettingRow) -> Option<(&'static str, Zeroizing<String>)> {
         let text = |name: &&'static str| Some((*name, Zeroizing::new((self.env)(name)?)));
         row.variables.iter().find_map(text)
     }
 
     /// From now on, variables count only if this setting is set.
-    pub(super) fn count_variables_if_set(&self, row: Option<&Row>) {
+    pub(super) fn count_variables_if_set(&self, row: Option<&SettingRow>) {
         let is_set = |row| self.document.find(row, 0).is_some() || self.variable(row).is_some();
         self.variables_count.set(row.is_some_and(is_set));
     }

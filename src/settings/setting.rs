@@ -10,7 +10,7 @@ use crate::secret::SecretValue;
 
 /// A setting. Its type says how its value is parsed.
 pub struct Setting<T> {
-    pub(super) row: Row,
+    pub(super) row: SettingRow,
     pub(super) flag: fn(&Flags) -> Option<T>,
     pub(super) default: fn() -> T,
     pub(super) check: fn(&T) -> Result<(), String>,
@@ -18,7 +18,7 @@ pub struct Setting<T> {
 
 /// The names of a setting, and its documentation.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Row {
+pub struct SettingRow {
     /// The name in `live.yaml`; empty if only variables set it.
     #[serde(skip)]
     pub name: &'static str,
@@ -35,7 +35,7 @@ pub struct Row {
     pub(super) short: Option<&'static str>,
 }
 
-impl Row {
+impl SettingRow {
     /// Its name, or else that of its variable.
     pub fn title(&self) -> &'static str {
         match (self.name, self.variables) {
@@ -58,7 +58,7 @@ impl Row {
 /// The setting of this name in `live.yaml`; `timeout.total` is `total` inside `timeout`.
 pub fn setting<T: SettingValue + Default>(name: &'static str) -> Setting<T> {
     Setting {
-        row: Row {
+        row: SettingRow {
             name,
             variables: &[],
             file_comes_first: false,

@@ -1,3 +1,5 @@
+//! Where settings come from, and the errors for wrong ones.
+
 use super::*;
 use crate::provider::BACKENDS;
 use crate::provider::aws::AwsOptions;
@@ -227,17 +229,17 @@ fn a_settings_file_is_read_as_pyyaml_reads_it() {
     let settings = Home::new(&file.replace("'yes'", "yes")).load().unwrap();
     assert!(!settings.encrypt && settings.allow_root);
     assert_eq!(settings.ttl.default, Duration::from_millis(1500));
-    for (file, told) in [
+    for (file, expected) in [
         ("ttl: 1\nttl: 2\n", "ttl is set twice"),
         ("ttl: 0x10\n", "ttl must be a number of seconds"),
         ("t\0t\0l\0:\0", "UTF-16"),
         ("ttl: 1\nencrypt: [hunter2", "not YAML at line 2 column 10"),
         ("ttl: 1\n---\nttl: 2\n", "it has another document at line 2"),
     ] {
-        let told_now = error_of(file);
+        let message = error_of(file);
         assert!(
-            told_now.contains(told) && !told_now.contains("hunter2"),
-            "{told_now}"
+            message.contains(expected) && !message.contains("hunter2"),
+            "{message}"
         );
     }
 }

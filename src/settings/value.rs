@@ -23,22 +23,22 @@ pub trait SettingValue: Sized {
     ///
     /// # Errors
     /// [`Error::Settings`] names the setting.
-    fn parse(given: &Given<'_>) -> Result<Self>;
+    fn parse(raw: &RawSetting<'_>) -> Result<Self>;
 
     /// Parses a value that may stand for none.
     ///
     /// # Errors
     /// As for [`parse`](Self::parse).
-    fn parse_optional(given: &Given<'_>) -> Result<Option<Self>> {
-        Self::parse(given).map(Some)
+    fn parse_optional(raw: &RawSetting<'_>) -> Result<Option<Self>> {
+        Self::parse(raw).map(Some)
     }
 
     /// The value for people and scripts; a secret only says that it is set.
-    fn shown(&self) -> serde_json::Value;
+    fn to_json(&self) -> serde_json::Value;
 }
 
 /// A value that the settings file or a variable gives.
-pub struct Given<'a> {
+pub struct RawSetting<'a> {
     /// The setting's name, or the variable's.
     pub(super) name: String,
     pub(super) source: Source<'a>,
@@ -52,7 +52,7 @@ pub(super) enum Source<'a> {
     Variable(&'a str),
 }
 
-impl Given<'_> {
+impl RawSetting<'_> {
     /// The error for this setting; `must` continues the sentence after its name.
     pub(super) fn wrong(&self, must: &str) -> Error {
         Error::Settings(match self.source {
@@ -80,9 +80,9 @@ impl Given<'_> {
 impl SettingValue for bool {
     const FORM: &'static str = "true or false";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        let wrong = || given.wrong("must be true or false");
-        match given.source {
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        let wrong = || raw.wrong("must be true or false");
+        match raw.source {
             Source::File(_, value) => value.as_bool().ok_or_else(wrong),
             // As Vault's own command line does (Go's `strconv.ParseBool`).
             Source::Variable("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -91,7 +91,7 @@ impl SettingValue for bool {
         }
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         (*self).into()
     }
 }
@@ -99,11 +99,11 @@ impl SettingValue for bool {
 impl SettingValue for String {
     const FORM: &'static str = "text";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        given.text().map(ToOwned::to_owned)
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        raw.text().map(ToOwned::to_owned)
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         self.as_str().into()
     }
 }
@@ -111,16 +111,16 @@ impl SettingValue for String {
 impl SettingValue for SecretValue {
     const FORM: &'static str = "secret text";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        given.text().map(Self::new)
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        raw.text().map(Self::new)
     }
 
-    fn parse_optional(given: &Given<'_>) -> Result<Option<Self>> {
-        let text = given.text()?;
+    fn parse_optional(raw: &RawSetting<'_>) -> Result<Option<Self>> {
+        let text = raw.text()?;
         Ok((!text.is_empty()).then(|| Self::new(text)))
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         "(secret)".into()
     }
 }
@@ -130,21 +130,21 @@ impl SettingValue for SecretValue {
 impl SettingValue for PathBuf {
     const FORM: &'static str = "path";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        let base = given.base;
-        let path = match (given.source, given.text()?) {
-            (_, "") => return Err(given.wrong("must be a path")),
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        let base = raw.base;
+        let path = match (raw.source, raw.text()?) {
+            (_, "") => return Err(raw.wrong("must be a path")),
             (Source::Variable(_), text) => base.absolute(Path::new(text))?,
             (Source::File(..), text) => {
                 let beside = base.config_file.parent().unwrap_or(Path::new("/"));
                 base.expand(text, beside)?
             }
         };
-        base.keep_out_of_mount(&given.name, &path)?;
+        base.keep_out_of_mount(&raw.name, &path)?;
         Ok(path)
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         self.display().to_string().into()
     }
 }
@@ -152,16 +152,16 @@ impl SettingValue for PathBuf {
 impl SettingValue for Duration {
     const FORM: &'static str = "seconds";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         let fits = |seconds: &f64| (0.0..=MAX_SECONDS).contains(seconds);
-        let seconds = given.number().filter(fits);
+        let seconds = raw.number().filter(fits);
         let must = "must be a number of seconds, 0 or more";
         seconds
             .map(Duration::from_secs_f64)
-            .ok_or_else(|| given.wrong(must))
+            .ok_or_else(|| raw.wrong(must))
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         match self.subsec_nanos() {
             0 => self.as_secs().into(),
             _ => self.as_secs_f64().into(),
@@ -181,15 +181,15 @@ pub(super) fn above_zero(duration: &Duration) -> Result<(), String> {
 impl SettingValue for u32 {
     const FORM: &'static str = "whole number";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         let whole =
             |number: &f64| number.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(number);
-        let number = given.number().filter(whole);
-        let number = number.ok_or_else(|| given.wrong("must be a whole number, 0 or more"))?;
+        let number = raw.number().filter(whole);
+        let number = number.ok_or_else(|| raw.wrong("must be a whole number, 0 or more"))?;
         Ok(number as u32)
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         (*self).into()
     }
 }
@@ -198,17 +198,16 @@ impl SettingValue for u32 {
 impl SettingValue for Vec<String> {
     const FORM: &'static str = "list of texts";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        let wrong =
-            || given.wrong("must be a list of texts (in quotes, if one looks like a number)");
-        let Source::File(_, Value::Sequence(items)) = given.source else {
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        let wrong = || raw.wrong("must be a list of texts (in quotes, if one looks like a number)");
+        let Source::File(_, Value::Sequence(items)) = raw.source else {
             return Err(wrong());
         };
         let text = |item: &Value| item.as_str().map(ToOwned::to_owned).ok_or_else(wrong);
         items.iter().map(text).collect()
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         json!(self)
     }
 }
@@ -216,9 +215,9 @@ impl SettingValue for Vec<String> {
 impl SettingValue for Vec<SecretName> {
     const FORM: &'static str = "list of keys";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        let wrong = || given.wrong("must be a list of texts");
-        let texts: Vec<&str> = match given.source {
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        let wrong = || raw.wrong("must be a list of texts");
+        let texts: Vec<&str> = match raw.source {
             Source::Variable(text) => text.split(',').map(str::trim).collect(),
             Source::File(_, Value::Sequence(items)) => {
                 let texts = items.iter().map(|item| item.as_str().ok_or_else(wrong));
@@ -227,12 +226,12 @@ impl SettingValue for Vec<SecretName> {
             Source::File(..) => return Err(wrong()),
         };
         let name = |text: &str| {
-            SecretName::new(text).map_err(|error| given.wrong(&format!("is wrong: {error}")))
+            SecretName::new(text).map_err(|error| raw.wrong(&format!("is wrong: {error}")))
         };
         texts.into_iter().map(name).collect()
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         json!(self)
     }
 }
@@ -240,22 +239,22 @@ impl SettingValue for Vec<SecretName> {
 impl SettingValue for BTreeMap<SecretName, Duration> {
     const FORM: &'static str = "keys and seconds";
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        let Source::File(file, Value::Mapping(map)) = given.source else {
-            return Err(given.wrong("must hold names and values"));
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        let Source::File(file, Value::Mapping(map)) = raw.source else {
+            return Err(raw.wrong("must hold names and values"));
         };
         let mut durations = Self::new();
         for pair in map.iter().filter(|pair| !pair.value.is_null()) {
             let key = pair
                 .key
                 .as_str()
-                .ok_or_else(|| given.wrong("holds a name that is not text"))?;
+                .ok_or_else(|| raw.wrong("holds a name that is not text"))?;
             let name =
-                SecretName::new(key).map_err(|error| given.wrong(&format!("is wrong: {error}")))?;
-            let below = Given {
-                name: format!("{}.{key}", given.name),
+                SecretName::new(key).map_err(|error| raw.wrong(&format!("is wrong: {error}")))?;
+            let below = RawSetting {
+                name: format!("{}.{key}", raw.name),
                 source: Source::File(file, &pair.value),
-                ..*given
+                ..*raw
             };
             let duration = Duration::parse(&below)?;
             above_zero(&duration).map_err(|must| below.wrong(&must))?;
@@ -266,10 +265,10 @@ impl SettingValue for BTreeMap<SecretName, Duration> {
         Ok(durations)
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         let rows = self
             .iter()
-            .map(|(name, time)| (name.to_string(), time.shown()));
+            .map(|(name, time)| (name.to_string(), time.to_json()));
         serde_json::Value::Object(rows.collect())
     }
 }
@@ -277,11 +276,11 @@ impl SettingValue for BTreeMap<SecretName, Duration> {
 impl<T: SettingValue> SettingValue for Option<T> {
     const FORM: &'static str = T::FORM;
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        T::parse_optional(given)
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        T::parse_optional(raw)
     }
 
-    fn shown(&self) -> serde_json::Value {
-        self.as_ref().map_or(serde_json::Value::Null, T::shown)
+    fn to_json(&self) -> serde_json::Value {
+        self.as_ref().map_or(serde_json::Value::Null, T::to_json)
     }
 }

@@ -93,7 +93,7 @@ fn a_program_gives_the_secrets_of_its_json_object_to_all_readers_by_one_run() {
 
 #[test]
 fn each_way_to_print_no_document_is_an_error_that_says_what_to_do() {
-    for (script, told) in [
+    for (script, expected) in [
         ("exit 3", "ended with exit code 3, and said nothing"),
         (
             "echo 'not signed in' >&2; exit 1",
@@ -131,7 +131,7 @@ fn each_way_to_print_no_document_is_an_error_that_says_what_to_do() {
             "{script}: {said}"
         );
         assert!(
-            said.contains(told) && !said.contains("hunter2"),
+            said.contains(expected) && !said.contains("hunter2"),
             "{script}: {said}"
         );
     }
@@ -275,7 +275,7 @@ fn a_program_for_one_key_gives_its_value_and_runs_once_at_a_time() {
         assert_eq!(said.matches("No such file").count(), 2, "{said}");
     }
     assert_eq!(runs(&live), 5);
-    for (key, told) in [
+    for (key, expected) in [
         ("BIG", "its value is over 64 KiB"),
         ("BINARY", "its value is not UTF-8 text"),
         (
@@ -288,7 +288,7 @@ fn a_program_for_one_key_gives_its_value_and_runs_once_at_a_time() {
         assert!(said.contains("Input/output error"), "{said}");
         let report = live.json("providers/prog");
         let said = report["last_error"].as_str().unwrap();
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(expected), "{said}");
     }
     // A failure of one key holds up no other, and what looks like an option is never asked for.
     assert_eq!(done(&live, "cat secrets/A"), "value of A");
@@ -344,7 +344,7 @@ fn a_priority_is_the_position_in_the_chain() {
 
 #[test]
 fn a_wrong_setting_of_a_program_is_an_error_that_names_it() {
-    for (command, told) in [
+    for (command, expected) in [
         ("[{run: [a]}]", "command[0].name must be set"),
         ("[{name: a/b, run: [a]}]", "command[0].name is wrong"),
         ("[{name: .., run: [a]}]", "command[0].name is wrong"),
@@ -408,7 +408,7 @@ fn a_wrong_setting_of_a_program_is_an_error_that_names_it() {
         let said = home(&format!("command: {command}\n"), "")
             .run(&["get", "KEY"])
             .failed();
-        assert!(said.contains(told), "{command}: {said}");
+        assert!(said.contains(expected), "{command}: {said}");
     }
     // A list of one may be written without the list.
     let one = home("command: {name: p, run: [echo, '{\"KEY\": \"v\"}']}\n", "");

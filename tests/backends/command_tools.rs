@@ -1,4 +1,4 @@
-//! The recipes of `docs/backends.md`, with the real tools: pass, gopass and sops. A tool that is missing is skipped, with a word.
+//! The recipes of `docs/backends.md`, with the real tools: pass, gopass and sops. A tool that is missing is skipped, with a message.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -201,9 +201,9 @@ fn a_reader_that_has_asked_all_gets_what_those_have_that_answer() {
     manager.clear_cache();
     assert_eq!(text(ask(&manager, "A")), "fresh v");
     let settled = |key: &str| text(manager.snapshot().find_settled(&name(key)));
-    let patience = std::time::Instant::now() + TEST_TIMEOUT;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while found(&manager, "A") != "unknown" {
-        assert!(std::time::Instant::now() < patience);
+        assert!(std::time::Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(manager.snapshot().must_ask_for_names());

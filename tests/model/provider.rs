@@ -1,5 +1,5 @@
-//! Providers in memory: a store that is written to, and a backend whose document ages and that answers when it is told
-//! to. What they hold outlives the server over them. Each change of the store is noted, for the reference to judge.
+//! Providers in memory: a store that is written to, and a backend whose document ages and that answers when the test lets
+//! it. What they hold outlives the server over them. Each change of the store is noted, for the reference to judge.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

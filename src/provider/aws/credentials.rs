@@ -12,17 +12,17 @@ use tokio::task::JoinHandle;
 use super::failure::error_chain;
 
 /// The lookup that runs: a program (`credential_process`), a log-in, the metadata of the machine.
-pub(super) type Running = Arc<Mutex<Option<JoinHandle<provider::Result>>>>;
+pub(super) type RunningLookup = Arc<Mutex<Option<JoinHandle<provider::Result>>>>;
 
 /// Looks credentials up once at a time. A lookup continues when its caller gives up, and answers the next caller: a
 /// program that waits for its user is not started a second time.
 #[derive(Debug)]
-pub(super) struct OneAtATime {
+pub(super) struct SingleflightCredentials {
     pub(super) inner: SharedCredentialsProvider,
-    pub(super) running: Running,
+    pub(super) running: RunningLookup,
 }
 
-impl ProvideCredentials for OneAtATime {
+impl ProvideCredentials for SingleflightCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -41,12 +41,12 @@ impl ProvideCredentials for OneAtATime {
     }
 }
 
-/// The files of profiles, and the profile that counts.
+/// The files of profiles, and the active profile.
 pub(super) async fn profiles() -> Result<ProfileSet, ProfileFileLoadError> {
     profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await
 }
 
-/// What is wrong with the profile that counts; `None`: nothing that shows.
+/// What is wrong with the active profile; `None`: nothing that shows.
 pub(super) async fn wrong_profile() -> Option<String> {
     match profiles().await {
         Err(error) => Some(format!(

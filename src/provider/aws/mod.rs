@@ -34,7 +34,7 @@ use crate::settings::{
     BackendSettings, Reader, Settings, as_options, setting, settings_table, variables,
 };
 use connector::Http;
-use credentials::{OneAtATime, Running};
+use credentials::{RunningLookup, SingleflightCredentials};
 use failure::Refusal;
 use process::CredentialProcess;
 
@@ -122,7 +122,7 @@ pub struct AwsBackend {
     /// Built at the first call, because finding credentials and reading certificates takes time. Built again after a
     /// call without an answer or with bad credentials, because the user may have mended what it was built from.
     made: Mutex<Option<Made>>,
-    running: Running,
+    running: RunningLookup,
 }
 
 /// The client, and the HTTP below it.
@@ -138,7 +138,7 @@ impl AwsBackend {
         Self {
             options,
             made: Mutex::new(None),
-            running: Running::default(),
+            running: RunningLookup::default(),
         }
     }
 
@@ -179,7 +179,8 @@ impl AwsBackend {
         let mut config = loader.load().await;
         if let Some(inner) = config.credentials_provider() {
             let running = self.running.clone();
-            let provider = SharedCredentialsProvider::new(OneAtATime { inner, running });
+            let provider =
+                SharedCredentialsProvider::new(SingleflightCredentials { inner, running });
             config = config.into_builder().credentials_provider(provider).build();
         }
         let client = Client::new(&config);

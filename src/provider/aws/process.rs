@@ -1,4 +1,4 @@
-//! `credential_process` of the profile that counts, run so that it ends. The SDK would never kill it. Knows neither roles nor
+//! Runs the `credential_process` of the active profile with a time limit. The SDK would never kill it. Knows neither roles nor
 //! SSO.
 
 use std::process::Command;
@@ -10,7 +10,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use zeroize::Zeroizing;
 
-use crate::child::{self, Running, Stopped};
+use crate::child::{self, RunError, RunHandle};
 use crate::provider::backend::BackendDocument;
 use crate::provider::parse_rfc3339;
 use crate::sync::{self, LARGE_STACK};
@@ -82,11 +82,11 @@ impl ProvideCredentials for CredentialProcess {
 fn run(command: &str, timeout: Duration) -> Result<Credentials, String> {
     let mut shell = Command::new("sh");
     shell.args(["-c", command]);
-    let ended = child::run(&mut shell, timeout, &Running::default());
+    let ended = child::run(&mut shell, timeout, &RunHandle::default());
     let ended = ended.map_err(|stopped| match stopped {
-        Stopped::NotStarted(error) => format!("cannot be started: {error}"),
-        Stopped::TooLarge => "printed more than 1 MiB, and was killed".to_owned(),
-        Stopped::TimedOut | Stopped::Closed => {
+        RunError::NotStarted(error) => format!("cannot be started: {error}"),
+        RunError::TooLarge => "printed more than 1 MiB, and was killed".to_owned(),
+        RunError::TimedOut | RunError::Closed => {
             format!("was killed after {} s", timeout.as_secs_f64())
         }
     })?;
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(parsed.secret_access_key(), "key");
         assert_eq!(parsed.session_token(), Some("token"));
         assert_eq!(parsed.expiry(), parse_rfc3339("2035-01-01T00:00:00Z"));
-        for (json, told) in [
+        for (json, expected) in [
             (
                 r#"{"Version": 2, "AccessKeyId": "i", "SecretAccessKey": "hunter2"}"#,
                 "Version is not 1",
@@ -158,7 +158,10 @@ mod tests {
             ("hunter2", "not JSON"),
         ] {
             let said = parse(json.as_bytes()).unwrap_err();
-            assert!(said.contains(told) && !said.contains("hunter2"), "{said}");
+            assert!(
+                said.contains(expected) && !said.contains("hunter2"),
+                "{said}"
+            );
         }
     }
 

@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_a_flat_object_is_refused_without_quoting_it() {
-        for (json, told) in [
+        for (json, expected) in [
             ("hunter2", "it is not JSON at line 1 column 1"),
             ("\"hunter2\"", "it is not an object of names and texts"),
             ("[\"hunter2\"]", "it is not an object of names and texts"),
@@ -297,7 +297,7 @@ mod tests {
             ("", "it ends too early"),
         ] {
             let said = BackendDocument::parse(json.as_bytes()).unwrap_err();
-            assert!(said.contains(told), "{json}: {said}");
+            assert!(said.contains(expected), "{json}: {said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
     }
@@ -317,13 +317,13 @@ mod tests {
         let parse = |json: &str| BackendDocument::parse(json.as_bytes()).unwrap();
         let old = parse(r#"{"SAME": "1", "TURNED": "1", "GONE": "1"}"#);
         let new = parse(r#"{"SAME": "1", "TURNED": "2", "NEW": "1"}"#);
-        let told: Vec<(String, ChangeKind)> = old
+        let reported: Vec<(String, ChangeKind)> = old
             .changes_to(&new)
             .into_iter()
             .map(|change| (change.name.to_string(), change.kind))
             .collect();
         assert_eq!(
-            told,
+            reported,
             [
                 ("NEW".to_owned(), ChangeKind::Set),
                 ("TURNED".to_owned(), ChangeKind::Rotated),

@@ -74,7 +74,7 @@ impl Fetcher {
             hangs: Box::new(|_| None),
         };
         let mut state = State::new(rules, options.max_keys);
-        state.source.change().source = backend.source();
+        state.source.current_mut().source = backend.source();
         let rules = state.source.current().rules.clone();
         Ok(Arc::new(Self {
             runtime: runtime()?,
@@ -224,7 +224,7 @@ impl Fetcher {
     fn finish(self: &Arc<Self>, result: Result<Fetched, FetchError>) {
         let waiting = {
             let mut inner = self.inner();
-            inner.state.source.change().source = self.backend.source();
+            inner.state.source.current_mut().source = self.backend.source();
             inner.state.finish(result, Instant::now());
             if !inner.refreshes_ahead && inner.state.source.current().cached.is_some() {
                 inner.refreshes_ahead = true;

@@ -6,8 +6,8 @@ mod fetcher;
 pub(crate) mod http;
 mod provider;
 pub(crate) mod proxy;
+mod record;
 mod runtime;
-mod saved;
 mod state;
 pub(crate) mod tls;
 
@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 pub use document::BackendDocument;
 pub use fetcher::BackendOptions;
 pub use provider::BackendProvider;
+pub(super) use record::WallTime;
+pub(crate) use record::to_bytes;
 pub(super) use runtime::{Timer, after};
-pub(super) use saved::WallTime;
-pub(crate) use saved::to_bytes;
 pub(super) use state::FAILING_BACKEND_TIMEOUT;
 
 /// The source of a document.

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::Backend;
 use super::fetcher::{BackendOptions, Fetcher};
-use super::saved::Saved;
+use super::record::BackendRecord;
 use crate::clock::Instant;
 use crate::error::Result;
 use crate::provider::{Callback, Done, Provider, ProviderUpdate, View, wait_for};
@@ -73,7 +73,7 @@ impl Provider for BackendProvider {
 
     fn restore(&self, saved: &[u8]) {
         let source = self.fetcher.backend.source();
-        let Some(saved) = Saved::read(saved, &source) else {
+        let Some(saved) = BackendRecord::read(saved, &source) else {
             return;
         };
         if let Some(own) = saved.own {
@@ -81,7 +81,11 @@ impl Provider for BackendProvider {
         }
         let mut inner = self.fetcher.inner();
         if inner.state.is_unused() {
-            inner.state.source.change().restore(&saved, Instant::now());
+            inner
+                .state
+                .source
+                .current_mut()
+                .restore(&saved, Instant::now());
         }
     }
 

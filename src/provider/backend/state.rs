@@ -84,7 +84,7 @@ impl State {
 
     /// Invalidates the document: it is served only if the backend fails.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.source.change().invalidated_at = Some(now);
+        self.source.current_mut().invalidated_at = Some(now);
     }
 
     /// When to fetch the document again if its recently read keys live for `ttl`: before they expire, and ever more
@@ -118,7 +118,7 @@ impl State {
         let rules = self.source.current().rules.clone();
         let provider = &rules.provider;
         let is_configured = !matches!(result, Ok(Fetched::NotConfigured(_)));
-        self.source.change().is_configured = is_configured;
+        self.source.current_mut().is_configured = is_configured;
         let (document, changed_at, missing) = match result.and_then(|fetched| self.bounded(fetched))
         {
             Ok(Fetched::Document {
@@ -144,7 +144,7 @@ impl State {
                     tracing::warn!("the {provider} provider has no secrets: {why}");
                 }
             }
-            None => self.source.change().last_error = None,
+            None => self.source.current_mut().last_error = None,
         }
         let before = self.source.current().document();
         if document.skipped() != before.map_or(0, BackendDocument::skipped) {
@@ -153,7 +153,7 @@ impl State {
                 tracing::warn!("the {provider} provider's key {shown:?} is left out: {why}");
             }
         }
-        self.source.change().latency = Some(now.saturating_duration_since(as_of));
+        self.source.current_mut().latency = Some(now.saturating_duration_since(as_of));
         let document = Arc::new(document);
         match is_absent {
             true => self.source.apply_absence(document, as_of),

@@ -1,4 +1,4 @@
-//! What a program says on its standard error, for the log: the end of it, in one line, without the values that are known.
+//! The end of a program's standard error as one line for the log, with every known value masked.
 
 use zeroize::Zeroizing;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::mask::Secrets;
 use super::options::{CommandOptions, KEY};
-use crate::child::{self, Ended, Running, Stopped};
+use crate::child::{self, Finished, RunError, RunHandle};
 use crate::secret::{SecretBuffer, SecretName, SecretValue};
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 
@@ -31,7 +31,7 @@ pub(super) enum Failure {
 pub(super) struct Runner {
     options: CommandOptions,
     turn: Turn,
-    running: Running,
+    running: RunHandle,
     /// What it said last, so that it is logged once.
     last_said: Mutex<String>,
 }
@@ -62,7 +62,7 @@ impl Runner {
         Self {
             options,
             turn: Turn::default(),
-            running: Running::default(),
+            running: RunHandle::default(),
             last_said: Mutex::default(),
         }
     }
@@ -138,7 +138,7 @@ impl Runner {
             .envs(environment.iter().map(|(name, value)| (name, value)));
         let ended = child::run(&mut command, self.options.timeout, &self.running);
         let ended = ended.map_err(|stopped| failed(self.why(&program, stopped)))?;
-        let Ended {
+        let Finished {
             status,
             output,
             errors,
@@ -195,15 +195,15 @@ impl Runner {
         Failure::Failed(format!("{program}{asked} {ended}, {said}{unset}"))
     }
 
-    fn why(&self, program: &str, stopped: Stopped) -> String {
+    fn why(&self, program: &str, stopped: RunError) -> String {
         match stopped {
-            Stopped::TimedOut => format!(
+            RunError::TimedOut => format!(
                 "{program} was killed after {} s (setting timeout of this command)",
                 self.options.timeout.as_secs_f64()
             ),
-            Stopped::TooLarge => format!("{program} printed more than 1 MiB, and was killed"),
-            Stopped::Closed => format!("{program} was killed, because the mount ends"),
-            Stopped::NotStarted(error) => match error.raw_os_error() {
+            RunError::TooLarge => format!("{program} printed more than 1 MiB, and was killed"),
+            RunError::Closed => format!("{program} was killed, because the mount ends"),
+            RunError::NotStarted(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => format!(
                     "{program} cannot be started: the interpreter in its first line, or the folder {}, does not exist",
                     self.options.folder.display()

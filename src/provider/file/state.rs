@@ -67,11 +67,11 @@ impl State {
     /// A check read the file, and began `started`.
     pub(super) fn apply_read(&mut self, read: ReadOutcome, started: Instant) {
         self.observed = read.observed;
-        self.source.change().source = read.source;
+        self.source.current_mut().source = read.source;
         match read.loaded {
             Ok(loaded) => {
                 self.apply_loaded(loaded);
-                self.source.change().latency = Some(started.elapsed());
+                self.source.current_mut().latency = Some(started.elapsed());
             }
             Err(error) => self.source.fail(error, None),
         }

@@ -75,7 +75,7 @@ impl Shared {
             let (stamp, mut state) = self.put_in_place(replacement)?;
             // First what other programs changed since the last check, so that it is reported; own changes are not.
             state.apply_loaded(found);
-            state.source.change().source = path.display().to_string();
+            state.source.current_mut().source = path.display().to_string();
             let written = LoadedDocument {
                 document: Arc::new(document),
                 content: Some(ContentHash::of(&path, &content)),

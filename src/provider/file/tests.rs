@@ -1,3 +1,5 @@
+//! The file provider: what it reads, notices and reports.
+
 mod writes;
 
 use std::time::SystemTime;

@@ -147,7 +147,7 @@ impl Drop for Replacement {
     }
 }
 
-/// Whether the file itself is a mount point: a bind mount of this one file. `false` where the kernel cannot tell (before
+/// Whether the file itself is a mount point: a bind mount of this one file. `false` where the kernel cannot say (before
 /// Linux 5.8).
 pub(crate) fn is_mounted(path: &Path) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, LastCall, Rules};
+use super::{CachedAnswer, LastCall, Rules};
 use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{ProviderReport, View, ViewLookup, rfc3339};
 use crate::secret::SecretName;
 
-impl Answer {
+impl CachedAnswer {
     /// What a reader gets.
     pub(super) fn find(&self, name: &SecretName, rules: &Rules, now: Instant) -> ViewLookup {
         let age = now.saturating_duration_since(self.as_of);
@@ -50,7 +50,7 @@ impl Answer {
 /// The last answers of a source.
 pub(super) struct KeyedView {
     pub(super) rules: Arc<Rules>,
-    pub(super) answers: HashMap<SecretName, Answer>,
+    pub(super) answers: HashMap<SecretName, CachedAnswer>,
     pub(super) last: LastCall,
 }
 
@@ -74,7 +74,7 @@ impl View for KeyedView {
     fn report(&self, now: Instant) -> ProviderReport {
         let last = &self.last;
         let last_error = last.error.as_ref();
-        let is_stale = |(name, answer): (&SecretName, &Answer)| {
+        let is_stale = |(name, answer): (&SecretName, &CachedAnswer)| {
             let found = answer.find(name, &self.rules, now);
             answer.failure.is_some() && matches!(found, ViewLookup::Value { .. })
         };

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::address::Address;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;
-use crate::settings::{Given, Reader, SettingValue, Settings, setting, settings_table, variables};
+use crate::settings::{
+    RawSetting, Reader, SettingValue, Settings, setting, settings_table, variables,
+};
 
 /// What a [`VaultBackend`](super::VaultBackend) is built from.
 #[derive(Clone, Debug)]
@@ -156,11 +158,11 @@ struct AddressText(String);
 impl SettingValue for AddressText {
     const FORM: &'static str = String::FORM;
 
-    fn parse(given: &Given<'_>) -> Result<Self> {
-        String::parse(given).map(Self)
+    fn parse(raw: &RawSetting<'_>) -> Result<Self> {
+        String::parse(raw).map(Self)
     }
 
-    fn shown(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         match Address::parse(&self.0) {
             Ok(address) => address.to_string().into(),
             Err(_) => "(not an address)".into(),
@@ -170,6 +172,6 @@ impl SettingValue for AddressText {
 
 impl fmt::Debug for AddressText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.shown(), f)
+        fmt::Display::fmt(&self.to_json(), f)
     }
 }

@@ -1,3 +1,5 @@
+//! A backend that a test scripts, behind the provider: shared calls, retries, refreshing ahead.
+
 use std::sync::atomic::AtomicUsize;
 
 use std::sync::atomic::Ordering;
@@ -133,22 +135,22 @@ fn held(provider: &BackendProvider) -> String {
 
 /// Asks; the receiver gets the value that is held then.
 fn ask(provider: &Arc<BackendProvider>) -> mpsc::Receiver<String> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let asked = provider.clone();
-    let done = move || drop(tell.send(held(&asked)));
+    let done = move || drop(sender.send(held(&asked)));
     provider.ask(Some(&a()), Box::new(done));
-    told
+    receiver
 }
 
 #[test]
 fn a_thousand_concurrent_readers_cost_one_call() {
     let backend = Scripted::new(0);
     let provider = backend.provider(NEVER, NEVER);
-    let told: Vec<_> = (0..1000).map(|_| ask(&provider)).collect();
+    let receivers: Vec<_> = (0..1000).map(|_| ask(&provider)).collect();
     backend.wait_for_calls(1);
     backend.allow_answers(1000);
-    for told in told {
-        assert_eq!(told.recv().unwrap(), "1");
+    for receiver in receivers {
+        assert_eq!(receiver.recv().unwrap(), "1");
     }
     assert_eq!(value(&provider), "1");
     assert_eq!(backend.calls(), 1);
@@ -196,11 +198,11 @@ fn a_failed_call_is_retried_before_the_answer_if_there_is_nothing_to_serve() {
     let backend = Scripted::new(1);
     backend.say(Says::Failure(Retry::Soon));
     let provider = backend.provider(NEVER, NEVER);
-    let told = ask(&provider);
+    let receiver = ask(&provider);
     backend.wait_for_calls(2);
     backend.say_value("1");
     backend.allow_answers(1);
-    assert_eq!(told.recv().unwrap(), "1");
+    assert_eq!(receiver.recv().unwrap(), "1");
     // With something to serve it is not.
     provider.expire("");
     backend.say(Says::Failure(Retry::Soon));
@@ -272,15 +274,15 @@ fn only_keys_that_are_read_are_fetched_again_before_they_expire() {
 fn changes_are_notified_and_returned_once() {
     let backend = Scripted::new(usize::MAX >> 4);
     let provider = backend.provider(Duration::ZERO, NEVER);
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     provider.on_change(Box::new(move || {
-        let _ = tell.send(());
+        let _ = sender.send(());
     }));
     assert_eq!(value(&provider), "1");
     assert!(provider.take_update().changes.keys.is_empty());
     backend.say_value("2");
     assert_eq!(value(&provider), "2");
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     let change = KeyChange {
         name: a(),
         kind: ChangeKind::Rotated,

@@ -1,3 +1,5 @@
+//! The outcomes of attempts, with a clock that the test sets.
+
 use super::*;
 use crate::provider::{ChangeKind, KeyChange, ProviderChanges, ViewLookup};
 use crate::settings::Ttl;
@@ -12,20 +14,20 @@ struct Timed {
 
 /// What a reader gets.
 #[derive(Debug, PartialEq)]
-enum Given {
+enum Reading {
     Fresh(String),
     Stale(String),
     Absent,
     Failed(String),
     Wait,
 }
-use Given::{Absent, Failed, Fresh, Stale, Wait};
+use Reading::{Absent, Failed, Fresh, Stale, Wait};
 
-fn fresh(text: &str) -> Given {
+fn fresh(text: &str) -> Reading {
     Fresh(text.to_owned())
 }
 
-fn stale(text: &str) -> Given {
+fn stale(text: &str) -> Reading {
     Stale(text.to_owned())
 }
 
@@ -84,14 +86,14 @@ impl Timed {
         self
     }
 
-    fn held(&self, key: &str) -> Given {
+    fn held(&self, key: &str) -> Reading {
         match self.state.must_ask(Some(&name(key)), self.now) {
             true => Wait,
             false => self.answer(key),
         }
     }
 
-    fn answer(&self, key: &str) -> Given {
+    fn answer(&self, key: &str) -> Reading {
         match self.state.source.current().find(&name(key), self.now) {
             ViewLookup::Value { provided, .. } if self.state.source.is_failing() => {
                 stale(provided.value.as_str())
@@ -233,9 +235,9 @@ fn a_missing_document_is_not_a_failure_and_its_reason_is_kept() {
     timed.attempt(Ok(Fetched::Missing("nothing there".to_owned())));
     assert_eq!(timed.held("A"), Absent);
     assert!(!timed.state.source.is_failing());
-    let told = take_changes(&mut timed).unwrap();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].kind, ChangeKind::Deleted);
+    let changes = take_changes(&mut timed).unwrap();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].kind, ChangeKind::Deleted);
     let (reason, _) = timed.state.source.current().last_error.as_ref().unwrap();
     assert_eq!(reason, "nothing there");
     timed.attempt(document(r#"{"A": "1"}"#));
@@ -245,10 +247,10 @@ fn a_missing_document_is_not_a_failure_and_its_reason_is_kept() {
 #[test]
 fn a_failure_a_recovery_and_each_change_are_reported_once() {
     let mut timed = Timed::new();
-    let told = |timed: &mut Timed, result| {
+    let reported = |timed: &mut Timed, result| {
         timed.attempt(result);
-        let told = take_changes(timed);
-        told.map(|changes| {
+        let changes = take_changes(timed);
+        changes.map(|changes| {
             let words = changes
                 .iter()
                 .map(|change| format!("{} {}", change.kind.event(), change.name));
@@ -256,15 +258,21 @@ fn a_failure_a_recovery_and_each_change_are_reported_once() {
         })
     };
     // The first document is not a change.
-    assert_eq!(told(&mut timed, document(r#"{"A": "1", "B": "1"}"#)), None);
-    assert_eq!(told(&mut timed, failure()), Some(vec![]));
-    assert_eq!(told(&mut timed, failure()), None);
+    assert_eq!(
+        reported(&mut timed, document(r#"{"A": "1", "B": "1"}"#)),
+        None
+    );
+    assert_eq!(reported(&mut timed, failure()), Some(vec![]));
+    assert_eq!(reported(&mut timed, failure()), None);
     let changed = ["rotated B", "set C", "deleted A"].map(String::from);
     assert_eq!(
-        told(&mut timed, document(r#"{"B": "2", "C": "1"}"#)),
+        reported(&mut timed, document(r#"{"B": "2", "C": "1"}"#)),
         Some(changed.to_vec())
     );
-    assert_eq!(told(&mut timed, document(r#"{"B": "2", "C": "1"}"#)), None);
+    assert_eq!(
+        reported(&mut timed, document(r#"{"B": "2", "C": "1"}"#)),
+        None
+    );
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! JSON documents: what is parsed, and what an edit changes.
+
 use super::*;
 use crate::provider::file::json;
 use crate::secret::{MAX_VALUE, SecretValue};
@@ -176,7 +178,7 @@ fn a_value_that_is_too_long_is_kept_and_not_served() {
 fn changes_between_documents_are_reported_by_name() {
     let old = parse_document(false, br#"{"A": "1", "B": "2", "C": "3"}"#).unwrap();
     let new = parse_document(false, br#"{"C": "3", "B": "x", "D": "4"}"#).unwrap();
-    let told: Vec<(String, ChangeKind)> = old
+    let reported: Vec<(String, ChangeKind)> = old
         .changes_to(&new)
         .into_iter()
         .map(|change| (change.name.to_string(), change.kind))
@@ -186,7 +188,7 @@ fn changes_between_documents_are_reported_by_name() {
         ("D", ChangeKind::Set),
         ("A", ChangeKind::Deleted),
     ];
-    assert_eq!(told, expected.map(|(key, kind)| (key.to_owned(), kind)));
+    assert_eq!(reported, expected.map(|(key, kind)| (key.to_owned(), kind)));
 }
 
 proptest! {

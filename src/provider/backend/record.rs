@@ -48,12 +48,12 @@ impl WallTime {
 
 /// A backend's record.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Saved<'a> {
+pub(super) struct BackendRecord<'a> {
     pub(super) version: u8,
     /// The source of the document. A record of another source is ignored.
     pub(super) source: &'a str,
     #[serde(borrow)]
-    pub(super) document: Option<SavedDocument<'a>>,
+    pub(super) document: Option<DocumentRecord<'a>>,
     pub(super) last_success: Option<WallTime>,
     pub(super) last_error: Option<(&'a str, WallTime)>,
     /// Why the last attempt failed, if it did.
@@ -63,7 +63,7 @@ pub(super) struct Saved<'a> {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct SavedDocument<'a> {
+pub(super) struct DocumentRecord<'a> {
     /// When the call that returned it began, since the machine started.
     pub(super) as_of: Duration,
     pub(super) is_invalidated: bool,
@@ -79,7 +79,7 @@ pub(super) struct SavedDocument<'a> {
     pub(super) changed: Vec<(&'a str, WallTime)>,
 }
 
-impl<'a> Saved<'a> {
+impl<'a> BackendRecord<'a> {
     pub(super) fn new(source: &'a str) -> Self {
         Self {
             version: FORMAT_VERSION,
@@ -109,7 +109,7 @@ impl SourceView<BackendDocument> {
         let document = cached.map(|cached| {
             let (entries, left_out) = cached.document.parts();
             let changed = cached.keys_changed_at.iter();
-            SavedDocument {
+            DocumentRecord {
                 as_of: cached.as_of.since_boot(),
                 is_invalidated,
                 changed_at: cached.changed_at.into(),
@@ -122,18 +122,18 @@ impl SourceView<BackendDocument> {
         });
         let last_error = self.last_error.as_ref();
         let failure = self.failure.as_ref().map(|failure| failure.error.reason());
-        to_bytes(&Saved {
+        to_bytes(&BackendRecord {
             document,
             last_success: self.last_success.map(Into::into),
             last_error: last_error.map(|(why, at)| (why.as_str(), (*at).into())),
             failure: failure.as_deref(),
             own,
-            ..Saved::new(&self.source)
+            ..BackendRecord::new(&self.source)
         })
     }
 
     /// Restores a record.
-    pub(super) fn restore(&mut self, saved: &Saved<'_>, now: Instant) {
+    pub(super) fn restore(&mut self, saved: &BackendRecord<'_>, now: Instant) {
         if let Some(document) = &saved.document {
             // A time to come means that the machine has started anew since the save.
             let as_of = Some(Instant::from_boot(document.as_of)).filter(|as_of| *as_of <= now);
@@ -205,8 +205,8 @@ mod tests {
     /// A newer server must read what an older one wrote: these bytes change only together with `FORMAT_VERSION`.
     #[test]
     fn the_format_of_the_record_does_not_change() {
-        let saved = Saved {
-            document: Some(SavedDocument {
+        let saved = BackendRecord {
+            document: Some(DocumentRecord {
                 as_of: Duration::new(1, 2),
                 is_invalidated: false,
                 changed_at: WallTime(-1, 0),
@@ -218,7 +218,7 @@ mod tests {
             last_error: Some(("why", WallTime(5, 0))),
             failure: Some("why"),
             own: Some(b"own"),
-            ..Saved::new("source")
+            ..BackendRecord::new("source")
         };
         let golden: &[u8] = &[
             2, 6, b's', b'o', b'u', b'r', b'c', b'e', 1, 1, 2, 0, 1, 0, 1, 1, b'A', 1, b'a', 1, 1,
@@ -226,10 +226,10 @@ mod tests {
             1, 3, b'o', b'w', b'n',
         ];
         assert_eq!(&**to_bytes(&saved), golden);
-        assert_eq!(Saved::read(golden, "source"), Some(saved));
-        assert_eq!(Saved::read(golden, "elsewhere"), None);
+        assert_eq!(BackendRecord::read(golden, "source"), Some(saved));
+        assert_eq!(BackendRecord::read(golden, "elsewhere"), None);
         for cut in 0..golden.len() {
-            assert_eq!(Saved::read(&golden[..cut], "source"), None, "{cut}");
+            assert_eq!(BackendRecord::read(&golden[..cut], "source"), None, "{cut}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Answer, Shared};
+use super::{CachedAnswer, Shared};
 use crate::clock::Instant;
 use crate::provider::Provided;
 use crate::provider::backend::{WallTime, to_bytes};
@@ -15,7 +15,7 @@ use crate::secret::{SecretName, SecretValue};
 const FORMAT_VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
-struct Saved<'a> {
+struct KeyedRecord<'a> {
     version: u8,
     /// A record of another source is ignored.
     source: &'a str,
@@ -36,7 +36,7 @@ struct SavedValue<'a> {
 impl Shared {
     pub(super) fn save(&self) -> Zeroizing<Vec<u8>> {
         let state = self.state.lock();
-        let value = |(name, answer): (&'_ SecretName, &'_ Answer)| {
+        let value = |(name, answer): (&'_ SecretName, &'_ CachedAnswer)| {
             let as_of = answer.as_of.since_boot();
             let provided = answer.provided.clone()?;
             Some((name.clone(), provided, as_of, answer.is_stale))
@@ -52,7 +52,7 @@ impl Shared {
                 as_of: *as_of,
                 is_stale: *is_stale,
             });
-        to_bytes(&Saved {
+        to_bytes(&KeyedRecord {
             version: FORMAT_VERSION,
             source: &self.rules.source.source(),
             values: values.collect(),
@@ -63,7 +63,7 @@ impl Shared {
     pub(super) fn restore(&self, saved: &[u8]) {
         let is_known = saved.first() == Some(&FORMAT_VERSION);
         let Some(saved) = is_known
-            .then(|| postcard::from_bytes::<Saved<'_>>(saved).ok())
+            .then(|| postcard::from_bytes::<KeyedRecord<'_>>(saved).ok())
             .flatten()
         else {
             return;
@@ -80,7 +80,7 @@ impl Shared {
             };
             // One that is still to come is of an earlier start of the machine.
             let as_of = Some(Instant::from_boot(value.as_of)).filter(|as_of| *as_of <= now);
-            let answer = Answer {
+            let answer = CachedAnswer {
                 provided: Some(Provided {
                     value: SecretValue::new(value.text),
                     changed_at: value.changed_at.time(),
