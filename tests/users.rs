@@ -245,3 +245,31 @@ fn a_program_that_cannot_be_looked_into_learns_at_close_whether_its_write_failed
     let printed = ran(python.args(["-c", &program])).done();
     assert_eq!(printed, format!("{}\n", libc::ENOSPC));
 }
+
+#[test]
+fn an_ordinary_users_writer_that_is_not_dumpable_and_is_killed_changes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    nobody.run(&["mount"]).done();
+    let program = r"
+import ctypes, os, sys
+def write(end):
+    if (child := os.fork()) == 0:
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+        f = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.write(f, b'of one that ' + end.__name__.encode())
+        end()
+    os.waitpid(child, 0)
+    print(open(sys.argv[1]).read())
+def exits(): os._exit(0)
+def is_killed(): os.kill(os.getpid(), 9)
+write(exits)
+write(is_killed)
+";
+    let mut python = nobody.command("nobody", Path::new("python3"));
+    python.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    let printed = ran(python.args(["-c", program]).arg(nobody.live("secrets/K"))).done();
+    assert_eq!(printed, "of one that exits\nof one that exits\n");
+}

@@ -21,7 +21,8 @@ pub(crate) use find::find;
 
 /// The most that a program may print.
 pub(crate) const MAX_OUTPUT: usize = 1024 * 1024;
-/// What is kept of its standard error: the end.
+/// What is kept of its standard error: the last lines that have room. A line is kept whole or not at all: of a part, nobody could
+/// tell whether a secret stands in it.
 const MAX_ERRORS: usize = 4 * 1024;
 /// How long a killed process may take to end before this waits for it no longer.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,10 +107,11 @@ pub(crate) fn run(
     };
     let status = end(child, running);
     outcome?;
+    let errors = output.whole_lines();
     Ok(Finished {
         status: status.ok_or(RunError::TimedOut)?,
         output: output.text,
-        errors: output.errors,
+        errors,
     })
 }
 
@@ -161,6 +163,8 @@ fn end(mut child: Child, running: &RunHandle) -> Option<ExitStatus> {
 struct Output {
     text: SecretBuffer,
     errors: SecretBuffer,
+    /// Whether more was printed there than is kept.
+    is_cut: bool,
     buffer: Zeroizing<Vec<u8>>,
 }
 
@@ -169,15 +173,29 @@ impl Output {
         Self {
             text: SecretBuffer::new(&[]),
             errors: SecretBuffer::new(&[]),
+            is_cut: false,
             buffer: Zeroizing::new(vec![0; 16 * 1024]),
         }
     }
 
-    fn add_errors(errors: &mut SecretBuffer, bytes: &[u8]) {
-        let all =
-            [errors.as_bytes(), bytes].map(|part| &part[part.len().saturating_sub(MAX_ERRORS)..]);
-        let all = Zeroizing::new(all.concat());
-        *errors = SecretBuffer::new(&all[all.len().saturating_sub(MAX_ERRORS)..]);
+    fn add_errors(errors: &mut SecretBuffer, is_cut: &mut bool, bytes: &[u8]) {
+        let all = Zeroizing::new([errors.as_bytes(), bytes].concat());
+        let from = all.len().saturating_sub(MAX_ERRORS);
+        *is_cut |= from > 0;
+        *errors = SecretBuffer::new(&all[from..]);
+    }
+
+    /// The end of its standard error, from the beginning of a line.
+    fn whole_lines(&mut self) -> SecretBuffer {
+        if !self.is_cut {
+            return std::mem::replace(&mut self.errors, SecretBuffer::new(&[]));
+        }
+        let bytes = self.errors.as_bytes();
+        let first = bytes.split_inclusive(|byte| *byte == b'\n').next();
+        match &bytes[first.map_or(0, <[u8]>::len)..] {
+            [] => SecretBuffer::new(b"(a line of more than 4 KiB)"),
+            lines => SecretBuffer::new(lines),
+        }
     }
 }
 
@@ -233,6 +251,7 @@ impl Watched {
         let Output {
             text,
             errors,
+            is_cut,
             buffer,
         } = output;
         let is_full = drain(&mut self.output, buffer, MAX_OUTPUT + 1, |bytes| {
@@ -241,7 +260,7 @@ impl Watched {
         });
         // A pipe holds no more than this at a time, so a program that prints without end cannot keep this from looking at the clock.
         drain(&mut self.errors, buffer, 64 * 1024, |bytes| {
-            Output::add_errors(errors, bytes);
+            Output::add_errors(errors, is_cut, bytes);
             false
         });
         match is_full {

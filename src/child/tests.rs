@@ -44,10 +44,22 @@ fn output_up_to_a_mebibyte_is_read_whole_and_more_ends_the_program() {
         let stopped = run_for(script, LONG);
         assert!(matches!(stopped, Err(RunError::TooLarge)), "{script}");
     }
-    // Of the standard error, the end.
-    let ended = run_for("head -c 1000000 /dev/zero >&2; echo end >&2", LONG).unwrap();
-    assert_eq!(ended.errors.len(), MAX_ERRORS);
-    assert!(ended.errors.as_bytes().ends_with(b"end\n"));
+}
+
+#[test]
+fn of_the_standard_error_the_last_lines_are_kept_each_whole_or_not_at_all() {
+    let errors = |script: &str| text(&run_for(script, LONG).unwrap().errors);
+    let long = "head -c 1000000 /dev/zero | tr '\\0' x";
+    assert_eq!(errors(&format!("({long}; echo; echo end) >&2")), "end\n");
+    for script in [long.to_owned(), format!("echo a; {long}; echo end")] {
+        let said = errors(&format!("({script}) >&2"));
+        assert_eq!(said, "(a line of more than 4 KiB)");
+    }
+    let numbers = errors("seq 100000 >&2");
+    assert!(numbers.ends_with("\n99999\n100000\n") && numbers.len() <= MAX_ERRORS);
+    let first: u32 = numbers.lines().next().unwrap().parse().unwrap();
+    let whole: String = (first..=100_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(numbers, whole);
 }
 
 fn wait_until(mut condition: impl FnMut() -> bool) {

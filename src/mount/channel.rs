@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::environment::Environment;
+use super::environment::{Environment, MAX_VARIABLES};
 use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
 use super::poll::is_ready;
 use super::setup::{block_signals, unblock_signals};
@@ -29,7 +29,7 @@ const SHARED_FDS: usize = 6;
 /// The most descriptors in one message: those, and another channel.
 const MAX_FDS: usize = SHARED_FDS + 1;
 /// The most bytes in one message: the variables of a reload are the longest.
-const MAX_MESSAGE: usize = 96 * 1024;
+const MAX_MESSAGE: usize = MAX_VARIABLES + 1024;
 
 /// One end of the socket.
 pub(super) struct Channel(OwnedFd);

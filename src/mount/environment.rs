@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// What the text begins with.
 const FIRST: &str = "environment\0";
+/// The most bytes of variables that a mount takes over: it passes them on in one message.
+pub(super) const MAX_VARIABLES: usize = 128 * 1024;
 /// These stay the mount's own: where its files are, and what a service manager has set.
 const KEPT: [&str; 10] = [
     "HOME",
@@ -53,14 +55,28 @@ impl Environment {
     }
 
     /// The text to write to `reload`.
-    pub(super) fn to_request(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(format!("{FIRST}{}", self.0))
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub(super) fn to_request(&self) -> Result<zeroize::Zeroizing<String>> {
+        self.ensure_size()?;
+        Ok(zeroize::Zeroizing::new(format!("{FIRST}{}", self.0)))
+    }
+
+    fn ensure_size(&self) -> Result<()> {
+        match self.0.len() > MAX_VARIABLES {
+            true => Err(Error::TooLarge {
+                what: "the environment (all variables together)".into(),
+                limit: MAX_VARIABLES,
+            }),
+            false => Ok(()),
+        }
     }
 
     /// What was written to `reload`: nothing but white space, or variables as well.
     ///
     /// # Errors
-    /// [`Error::Malformed`].
+    /// [`Error::Malformed`], [`Error::TooLarge`].
     pub(super) fn from_request(request: &[u8]) -> Result<Option<Self>> {
         let malformed = |reason: &str| Error::Malformed {
             what: "reload".into(),
@@ -76,7 +92,11 @@ impl Environment {
         let is_variable = |line: &str| line.find('=').is_some_and(|at| at > 0);
         let mut lines = variables.split_terminator('\0');
         match variables.ends_with('\0') && lines.all(is_variable) {
-            true => Ok(Some(Self(variables.to_owned()))),
+            true => {
+                let environment = Self(variables.to_owned());
+                environment.ensure_size()?;
+                Ok(Some(environment))
+            }
             false => Err(malformed("a variable has no name")),
         }
     }
@@ -119,7 +139,10 @@ mod tests {
         }
         let request = b"environment\0A=1=2\nx\0B=\0HOME=/elsewhere\0";
         let environment = Environment::from_request(request).unwrap().unwrap();
-        assert_eq!(environment.to_request().as_bytes(), request);
+        assert_eq!(environment.to_request().unwrap().as_bytes(), request);
+        let long = format!("environment\0A={}\0", "x".repeat(MAX_VARIABLES));
+        let refused = Environment::from_request(long.as_bytes()).err().unwrap();
+        assert_eq!(refused.errno(), libc::EFBIG);
         let mut command = Command::new("true");
         environment.give_to(&mut command);
         let given: Vec<_> = command.get_envs().collect();

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Settings`]: no mount of ours is there, the kernel cannot resend, or the settings are wrong: what was in force then
-/// stays so. The errors of `write`.
+/// stays so. [`Error::TooLarge`]: of the variables. The errors of `write`.
 pub fn reload<E: From<Error>>(
     dir: &Path,
     environment: Option<&Environment>,
@@ -25,7 +25,7 @@ pub fn reload<E: From<Error>>(
     let dir = resolve(dir);
     let before = status_of_ours(&dir, "reload", force)?;
     let request = match environment {
-        Some(environment) => environment.to_request(),
+        Some(environment) => environment.to_request()?,
         None => Zeroizing::new("\n".to_owned()),
     };
     write("reload", request.as_bytes())?;

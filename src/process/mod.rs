@@ -37,6 +37,8 @@ const HARMLESS: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGTTOU);
 /// Set in a task's flags while it exits (include/linux/sched.h).
 const PF_EXITING: u64 = 0x4;
+/// Set in a task's flags when a signal ends it, which may be that of another thread's exit(3).
+const PF_SIGNALED: u64 = 0x400;
 
 const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
@@ -62,7 +64,7 @@ pub fn process_of(tid: u32) -> Option<u32> {
     Status::of(tid)?.number(b"Tgid:")
 }
 
-/// Whether the thread is exiting, and why. Only the exit code says whether a signal killed it: the kernel also sets
+/// Whether the thread is exiting, and why. The exit code says whether a signal killed it: the kernel also sets
 /// `PF_SIGNALED` on the other threads of a program that called exit(3).
 pub fn exit_state(tid: u32) -> ExitState {
     let when_unseen = || match exists(tid) {
@@ -80,8 +82,22 @@ pub fn exit_state(tid: u32) -> ExitState {
         None => when_unseen(),
         Some(stat) if stat.flags & PF_EXITING == 0 => ExitState::Running,
         Some(stat) if stat.exit_code & 0x7f != 0 => ExitState::Killed,
+        Some(stat) if stat.flags & PF_SIGNALED != 0 && hides_exit_code(tid) => {
+            // Without the code, the first thread shows it: exit(3) is nearly always called there.
+            let first = process_of(tid).and_then(Stat::of);
+            match first.is_none_or(|first| first.flags & PF_SIGNALED != 0) {
+                true => ExitState::Killed,
+                false => ExitState::Exited,
+            }
+        }
         Some(_) => ExitState::Exited,
     }
+}
+
+/// Whether the kernel shows this process zero for the thread's exit code: it then refuses whatever else it protects so.
+fn hides_exit_code(tid: u32) -> bool {
+    let namespace = fs::read_link(format!("/proc/{tid}/ns/user"));
+    namespace.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be inspected counts

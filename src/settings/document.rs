@@ -104,6 +104,11 @@ impl Document {
                 return Err(self.wrong(&format!("{within}a name is not text")));
             };
             if !known.contains(&name) {
+                if !could_be_a_name(name) {
+                    return Err(self.wrong(&format!(
+                        "{within}a name is no setting, and is not shown: this may be another file"
+                    )));
+                }
                 let distance = |known: &&&str| strsim::levenshtein(known, name);
                 let nearest = known.iter().min_by_key(distance).copied();
                 return Err(self.wrong(&format!(
@@ -160,6 +165,12 @@ impl Document {
     fn wrong(&self, what: &str) -> Error {
         Error::Settings(format!("{}: {what}", self.name))
     }
+}
+
+/// Whether this may be a misspelt setting, and not a line of another file that is read in this one's place: it may hold secrets.
+fn could_be_a_name(text: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
+    text.len() <= 64 && text.chars().all(is_part)
 }
 
 /// Settings that were removed, and their replacement.

@@ -176,6 +176,20 @@ fn an_unknown_setting_is_an_error_that_suggests_the_nearest_known_one() {
 }
 
 #[test]
+fn a_name_that_no_setting_could_have_is_not_shown() {
+    let long = "hunter2".repeat(100);
+    for yaml in [
+        "root:$6$hunter2: x",
+        "'hunter2!': x",
+        &format!("? {long}\n: x"),
+    ] {
+        let error = error_of(yaml);
+        assert!(error.contains("a name is no setting"), "{error}");
+        assert!(!error.contains("hunter2"));
+    }
+}
+
+#[test]
 fn a_wrong_value_is_an_error_that_names_the_setting_and_never_quotes_the_value() {
     for (yaml, setting) in [
         ("encrypt: hunter2", "encrypt must"),

@@ -197,3 +197,20 @@ fn a_reload_has_programs_asked_anew_and_a_second_mount_names_their_variables() {
     let said = ran_with("a-third", &["mount"]).err;
     assert!(said.contains("changed since: WHO;"), "{said}");
 }
+
+#[test]
+fn variables_are_taken_over_up_to_128_kib_and_more_are_refused_with_the_reason() {
+    let mount = Mounted::new();
+    let reload = |size: usize| {
+        let mut command = mount.0.command(support::home::BINARY);
+        command.args(["reload", "--env"]).env("HF_TOKEN", "new");
+        let half = "x".repeat(size / 2);
+        support::home::ran(command.env("FIRST", &half).env("SECOND", &half))
+    };
+    let refused = reload(160 * 1024).failed();
+    assert!(refused.contains("at most 131072 bytes"), "{refused}");
+    assert!(fs::read(mount.0.live("secrets/HF_TOKEN")).is_err());
+    reload(110 * 1024).done();
+    let token = fs::read_to_string(mount.0.live("secrets/HF_TOKEN"));
+    assert_eq!(token.unwrap(), "new");
+}

@@ -16,31 +16,47 @@ const MAX_SHOWN: usize = 500;
 pub(super) struct Secrets(Vec<Zeroizing<String>>);
 
 impl Secrets {
-    /// Adds a value, and each of its lines.
+    /// Adds a value, each of its lines, and the form that it has in JSON.
     pub(super) fn add(&mut self, value: &str) {
-        let lines = value.lines().chain([value]).map(str::trim);
-        let texts = lines.filter(|line| !line.is_empty());
+        let escaped = Zeroizing::new(serde_json::to_string(value).unwrap_or_default());
+        let texts = value.lines().chain([value, escaped.trim_matches('"')]);
+        let texts = texts.map(str::trim).filter(|text| !text.is_empty());
         self.0
             .extend(texts.map(|text| Zeroizing::new(text.to_owned())));
     }
 
-    /// Adds what may be values in what a program printed: its lines, and what stands in quotes.
+    /// Adds what may be values in what a program printed, also where the document leaves them out: its lines, and what stands in
+    /// quotes, unless it is a name.
     pub(super) fn add_parts(&mut self, printed: &[u8]) {
         let printed = Zeroizing::new(String::from_utf8_lossy(printed).into_owned());
-        let lines = printed
-            .lines()
-            .filter(|line| line.trim().len() >= MIN_LENGTH);
-        lines.for_each(|line| self.add(line));
-        let parts = printed
-            .split('"')
-            .filter(|part| part.trim().len() >= MIN_LENGTH);
-        parts.for_each(|part| self.add(part));
+        let mut add = |part: &str| {
+            if part.trim().len() >= MIN_LENGTH {
+                self.add(part);
+            }
+        };
+        printed.lines().for_each(&mut add);
+        let mut rest = printed.as_str();
+        while let Some(from) = rest.find('"') {
+            let text = &rest[from + 1..];
+            let length = quoted_length(text);
+            let quoted = &text[..length];
+            rest = text[length..].strip_prefix('"').unwrap_or_default();
+            if rest.trim_start().starts_with(':') {
+                continue;
+            }
+            add(quoted);
+            let token = Zeroizing::new(format!("\"{quoted}\""));
+            if let Ok(value) = serde_json::from_str::<String>(&token) {
+                add(&Zeroizing::new(value));
+            }
+        }
     }
 
     /// The end of the text in one line, its values masked and its hidden characters escaped.
     pub(super) fn masked(mut self, text: &[u8]) -> String {
         // A value that contains another one is masked first.
-        self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        self.0
+            .sort_by(|a, b| (b.len(), b.as_str()).cmp(&(a.len(), a.as_str())));
         self.0.dedup();
         let mut text = Zeroizing::new(String::from_utf8_lossy(text).into_owned());
         for value in &self.0 {
@@ -56,6 +72,17 @@ impl Secrets {
             None => line,
         }
     }
+}
+
+/// How long the text is that ends before the next quote without a backslash.
+fn quoted_length(text: &str) -> usize {
+    let mut is_escaped = false;
+    let end = text.bytes().position(|byte| {
+        let is_end = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        is_end
+    });
+    end.unwrap_or(text.len())
 }
 
 fn mask_words(text: &str, word: &str) -> String {
@@ -95,6 +122,16 @@ mod tests {
         secrets.add_parts(b"{\"KEY\": \"hunter2\", \"N\": ");
         let shown = secrets.masked(b"cannot go on after hunter2");
         assert_eq!(shown, "cannot go on after ***");
+    }
+
+    #[test]
+    fn what_the_document_leaves_out_and_what_is_escaped_in_it_is_masked_and_its_names_are_not() {
+        let mut secrets = Secrets::default();
+        secrets.add("q\"uo\\te");
+        secrets.add_parts(br#"{"NAME" : "gr\u00fcn\"x", "deep": {"list": ["hidden"]}}"#);
+        let text = r#"NAME deep: hidden q"uo\te q\"uo\\te grün"x gr\u00fcn\"x"#;
+        let shown = secrets.masked(text.as_bytes());
+        assert_eq!(shown, "NAME deep: *** *** *** *** ***");
     }
 
     #[test]

@@ -46,12 +46,13 @@ pub(super) struct Printed {
 impl Printed {
     /// What it said on its standard error, without these values and those of its variables.
     pub(super) fn said(&self, values: &[SecretValue]) -> String {
+        if self.errors.as_bytes().is_empty() {
+            return String::new();
+        }
         let mut secrets = Secrets::default();
         let known = values.iter().chain(&self.environment);
         known.for_each(|value| secrets.add(value.as_str()));
-        if values.is_empty() {
-            secrets.add_parts(self.output.as_bytes());
-        }
+        secrets.add_parts(self.output.as_bytes());
         secrets.masked(self.errors.as_bytes())
     }
 }
