@@ -26,6 +26,7 @@ mod handover;
 mod in_force;
 mod in_process;
 mod keeper;
+mod keeper_link;
 mod mount_point;
 mod mount_point_state;
 mod poll;

@@ -1,22 +1,17 @@
-//! The server: assembles the tree, answers the kernel, and starts another keeper when its own has ended.
+//! The server: assembles the tree and answers the kernel.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
-use rustix::event::{PollFd, PollFlags};
 
 use super::channel::{Channel, pair};
-use super::detach::{detach_own, end_connection};
-use super::environment::Environment;
 use super::handover::{
-    HandoverState, Hello, QUIESCE_TIMEOUT, RELOADED, SharedFds, ToKeeper, ToServer, whole_seconds,
+    HandoverState, Hello, RELOADED, SharedFds, ToKeeper, ToServer, whole_seconds,
 };
 use super::in_force;
-use super::poll::is_ready;
+use super::keeper_link::KeeperLink;
 use super::setup::Signals;
 use crate::audit::AuditTrail;
 use crate::clock;
@@ -30,14 +25,8 @@ use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, SMALL_STACK};
+use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock};
 
-/// How often the server beats: several times within the shortest `timeout.server`, one second.
-const BEAT_INTERVAL: Duration = Duration::from_millis(250);
-/// How long the server waits before it tries again to start a keeper.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// A shorter sleep makes no name too old.
-const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 
@@ -312,147 +301,4 @@ fn warm_up(manager: Arc<SecretsManager>) -> Option<JoinHandle<()>> {
         }
     };
     sync::spawn("warm-up", LARGE_STACK, warm).ok()
-}
-
-/// The server's link to its keeper: heartbeat, messages and signals, and another keeper when this one ends.
-struct KeeperLink {
-    /// The thread that commits writes sends on it, too.
-    channel: Arc<RwLock<Channel>>,
-    /// The keeper, if this server started it and must reap it.
-    keeper: Option<Child>,
-    signals: Signals,
-    state: HandoverState,
-    shared: SharedFds,
-    heartbeat: HeartbeatPage,
-    drain: Drain,
-    tree: Arc<Tree>,
-    manager: Arc<SecretsManager>,
-    /// How long the machine had slept at the last look.
-    slept: Duration,
-}
-
-impl KeeperLink {
-    /// Starts the thread, which first reports that the server answers.
-    fn start_thread(mut self) -> Result<()> {
-        let channel = self.channel.clone();
-        self.tree.on_reload(Box::new(move |request| {
-            let environment = Environment::from_request(request)?;
-            channel.read().send(&ToKeeper::Reload(environment))
-        }));
-        let run = move || {
-            // A keeper that has ended shows in the first `poll_once`.
-            let _ = self.channel.read().send(&ToKeeper::Ready);
-            loop {
-                self.poll_once();
-            }
-        };
-        let spawned = sync::spawn("keeper-link", SMALL_STACK, run);
-        spawned.map(drop).map_err(|e| Error::io("threads", e))
-    }
-
-    /// Beats, and handles the next signal or message that arrives before the next beat.
-    fn poll_once(&mut self) {
-        self.heartbeat.beat();
-        self.notice_sleep();
-        let channel = self.channel.clone();
-        let channel = channel.read();
-        let mut fds = [
-            PollFd::new(&self.signals.end, PollFlags::IN),
-            PollFd::new(&self.signals.reload, PollFlags::IN),
-            PollFd::new(&*channel, PollFlags::IN),
-        ];
-        if !is_ready(&mut fds, BEAT_INTERVAL) {
-            return;
-        }
-        let [end, reload, message] = fds.map(|fd| !fd.revents().is_empty());
-        if end {
-            let _ = rustix::io::read(&self.signals.end, &mut [0; 16]);
-            self.unmount();
-        }
-        if reload {
-            let _ = rustix::io::read(&self.signals.reload, &mut [0; 16]);
-            let _ = channel.send(&ToKeeper::Reload(None));
-        }
-        if message {
-            let message = channel.receive();
-            drop(channel);
-            match message {
-                Ok(Some(ToServer::Shutdown)) => self.shut_down(),
-                Ok(Some(ToServer::Upgraded(upgrade))) => {
-                    self.state.upgrade = Some(upgrade.clone());
-                    self.tree
-                        .set_mount_info(|info| info.upgrade = Some(upgrade));
-                }
-                Ok(Some(ToServer::Reloaded(reload))) => {
-                    self.state.reload = Some(reload.clone());
-                    self.tree.set_mount_info(|info| info.reload = Some(reload));
-                }
-                Ok(Some(ToServer::Quiesce)) => {
-                    self.tree.freeze_audit(QUIESCE_TIMEOUT);
-                    let _ = self.channel.read().send(&ToKeeper::Quiesced);
-                }
-                Ok(Some(ToServer::Begin(_))) => {}
-                Ok(None) | Err(_) => self.replace_keeper(),
-            }
-        }
-    }
-
-    /// The kernel's clock for the names that it keeps stands still while the machine sleeps, and values expire meanwhile.
-    fn notice_sleep(&mut self) {
-        let slept = clock::slept();
-        if slept > self.slept + MIN_SLEEP {
-            tracing::info!("the machine slept for {} s", (slept - self.slept).as_secs());
-            self.tree.kernel_names().next_epoch();
-        }
-        self.slept = self.slept.max(slept);
-    }
-
-    /// Passes a request to unmount on to the keeper. Without a keeper, the server unmounts by itself.
-    fn unmount(&self) {
-        if self.channel.read().send(&ToKeeper::Unmount).is_ok() {
-            return;
-        }
-        let left = detach_own(&self.state.mount);
-        self.finish();
-        end_connection(left);
-        self.shut_down();
-    }
-
-    fn finish(&self) {
-        self.drain.finish();
-        self.manager.close();
-    }
-
-    fn shut_down(&self) -> ! {
-        self.finish();
-        crate::logging::flush();
-        std::process::exit(0);
-    }
-
-    /// Starts another keeper after one ended.
-    fn replace_keeper(&mut self) {
-        if let Some(mut ended) = self.keeper.take() {
-            let _ = ended.wait();
-        }
-        tracing::warn!("the keeper has ended; starting another");
-        let started = reserve::with(|| {
-            let (child, channel) = Channel::start(&self.shared, &self.state, "keeper", None)?;
-            self.state.keeper = child.id();
-            // A keeper that has ended meanwhile shows in the next `poll_once`.
-            let _ = channel.send_hello(&Hello::Keep(self.state.clone()), &self.shared, None);
-            Ok::<_, Error>((child, channel))
-        });
-        let (child, channel) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                tracing::error!("{error}; trying again in a second");
-                std::thread::sleep(RETRY_DELAY);
-                return;
-            }
-        };
-        self.tree
-            .set_mount_info(|info| info.keeper_pid = Some(child.id()));
-        self.keeper = Some(child);
-        *self.channel.write() = channel;
-    }
 }
