@@ -209,7 +209,9 @@ fn rows() -> Vec<Row> {
         "SecretsManager::from_settings(&settings)" => {
             let settings = Settings::load(&Flags::default(), BACKENDS).unwrap();
             let manager = SecretsManager::from_settings(&settings).unwrap();
-            assert_eq!(manager.reports().len(), 2 + BACKENDS.len());
+            let reports = manager.reports();
+            let names = reports.iter().map(|report| report.name.as_ref());
+            assert_eq!(names.collect::<Vec<&str>>(), ["environment", "file", "aws", "vault"]);
         }
         "manager.get(key)" => {
             assert!(matches!(manager().get("NO_SUCH"), Err(Error::NotFound { .. })));
