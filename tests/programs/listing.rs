@@ -75,7 +75,7 @@ for args in (['-l'], ['-l', '--json']):
     # Four times as many: the square would be sixteen times the work.
     assert many < 9 * few + 0.05, (args, few, many)
 "#;
-    home.write(".simpletuner/live.yaml", "encrypt: true\n");
+    home.write(".simpletuner/live.yaml", "max_keys: 12000\n");
     let mut python = home.command("python3");
     python.args(["-c", script, support::home::BINARY]);
     succeeds(&mut bounded(python));

@@ -13,7 +13,7 @@ mkdir elsewhere .simpletuner; chmod 700 .simpletuner elsewhere; ln -s ../elsewhe
 echo v > .simpletuner/live/secrets/A; cat elsewhere/secrets/A
 "$BIN" status > /dev/null || echo 'status failed'
 "$BIN" mount > /dev/null 2>&1 || echo 'mount once more failed'
-"$BIN" get A
+"$BIN" get A; echo
 "$BIN" umount 2> /dev/null || echo 'umount failed'
 ls -A elsewhere
 "$BIN" mount elsewhere > /dev/null 2>&1 && "$BIN" umount .simpletuner/live 2> /dev/null && ls -A elsewhere; test -L .simpletuner/live
