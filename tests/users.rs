@@ -95,7 +95,7 @@ fn an_ordinary_users_mount_is_for_that_user_alone() {
     }
     let root = fs::read(&secret).unwrap_err();
     assert_eq!(root.raw_os_error(), Some(libc::EACCES));
-    assert_eq!(nobody.run(&["get", "K"]).done(), "mine\n");
+    assert_eq!(nobody.run(&["get", "K"]).done(), "mine");
 
     let again = nobody.run(&["mount"]);
     assert!(again.err.contains("mounted already"), "{}", again.err);
