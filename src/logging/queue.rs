@@ -13,7 +13,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The thread ends after this long without a line; the next one starts another.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// The most bytes that wait to be written. Lines beyond that are lost, and counted.
 const MAX_QUEUED: usize = 256 * 1024;
 
