@@ -15,7 +15,7 @@ const PEM: &str = "-----BEGIN KEY-----\nMC4CAQAw\n-----END KEY-----\n";
 
 struct Home(TempDir);
 
-struct Ran {
+struct CommandOutput {
     code: i32,
     out: String,
     err: String,
@@ -50,11 +50,11 @@ impl Home {
         command
     }
 
-    fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ran {
+    fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> CommandOutput {
         ran(self.command().args(args), b"")
     }
 
-    fn run_with(&self, input: &[u8], args: &[&str]) -> Ran {
+    fn run_with(&self, input: &[u8], args: &[&str]) -> CommandOutput {
         ran(self.command().args(args), input)
     }
 
@@ -66,7 +66,7 @@ impl Home {
     }
 }
 
-fn ran(command: &mut Command, input: &[u8]) -> Ran {
+fn ran(command: &mut Command, input: &[u8]) -> CommandOutput {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -80,7 +80,7 @@ fn ran(command: &mut Command, input: &[u8]) -> Ran {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     let killed = || panic!("{}", String::from_utf8_lossy(&output.stderr));
-    let ran = Ran {
+    let ran = CommandOutput {
         code: output.status.code().unwrap_or_else(killed),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::home::{
-    BINARY, Home, Ran, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
+    BINARY, CommandOutput, Home, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
 };
 
 /// A home of the user `nobody`, with a copy of the program that they can reach.
@@ -48,7 +48,7 @@ impl Nobody {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> CommandOutput {
         if args[0] == "mount" {
             self.mounted.set(true);
         }

@@ -110,7 +110,7 @@ pub(crate) fn with<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Whether there are descriptors besides the reserve, for what is begun now.
-pub(crate) fn has_more() -> bool {
+pub(crate) fn has_unreserved() -> bool {
     let Some(file) = spare() else {
         // Its place may be free in a moment, if another thread is using the reserve.
         return !RESERVE.lock().is_kept;

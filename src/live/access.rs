@@ -68,7 +68,7 @@ impl Tree {
     /// EPERM if the daemon cannot see the caller, because it could not know when the caller closes the file. ENFILE if it
     /// would have no descriptors to store what is written.
     pub(super) fn opener(&self, caller: &Caller) -> Result<Opener, OpError> {
-        if !reserve::has_more() {
+        if !reserve::has_unreserved() {
             return Err(OpError::Error(Error::io(
                 "the daemon has no descriptors left for another writer: raise its limit of open files (`ulimit -n`, or \
                  `LimitNOFILE=` of the systemd unit)",

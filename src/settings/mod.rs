@@ -262,7 +262,7 @@ impl Settings {
         }
         for backend in backends.iter().map(AsRef::as_ref) {
             let is_switch = |row: &&SettingRow| row.name == backend.switch;
-            reader.count_variables_if_set(rows.iter().find(is_switch));
+            reader.use_variables_only_with(rows.iter().find(is_switch));
             settings
                 .backends
                 .extend((backend.read)(&reader, &settings)?);

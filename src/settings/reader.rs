@@ -173,8 +173,8 @@ impl<'a> Reader<'a> {
         row.variables.iter().find_map(text)
     }
 
-    /// From now on, variables count only if this setting is set.
-    pub(super) fn count_variables_if_set(&self, row: Option<&SettingRow>) {
+    /// From now on, variables are read only if this setting is set: a backend that is not configured reads none.
+    pub(super) fn use_variables_only_with(&self, row: Option<&SettingRow>) {
         let is_set = |row| self.document.find(row, 0).is_some() || self.variable(row).is_some();
         self.variables_count.set(row.is_some_and(is_set));
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::servers::moto::{ACCESS_KEY, REGION};
 use crate::servers::proxy::Fault;
 use crate::servers::tls::Authority;
-use crate::support::home::{BINARY, Home, Ran, ran};
+use crate::support::home::{BINARY, CommandOutput, Home, ran};
 
 const SECRET: &str = "team/simpletuner";
 
@@ -27,7 +27,7 @@ fn command(home: &Home, moto: &Moto, endpoint: &str) -> Command {
     command
 }
 
-fn run(home: &Home, moto: &Moto, args: &[&str]) -> Ran {
+fn run(home: &Home, moto: &Moto, args: &[&str]) -> CommandOutput {
     ran(command(home, moto, &moto.url()).args(args))
 }
 

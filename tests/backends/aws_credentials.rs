@@ -6,7 +6,7 @@ use super::*;
 use crate::servers::moto::{ACCESS_KEY, REGION};
 use crate::servers::proxy::Fault;
 use crate::servers::tls::Authority;
-use crate::support::home::{BINARY, Home, Ran, has_ended, ran};
+use crate::support::home::{BINARY, CommandOutput, Home, has_ended, ran};
 
 /// A home whose profile is the only source of credentials.
 fn home(settings: &str, profile: &str) -> Home {
@@ -19,7 +19,7 @@ fn home(settings: &str, profile: &str) -> Home {
     home
 }
 
-fn get(home: &Home, moto: &Moto, variables: &[(&str, &str)]) -> Ran {
+fn get(home: &Home, moto: &Moto, variables: &[(&str, &str)]) -> CommandOutput {
     let mut command = home.command(BINARY);
     command
         .env("AWS_ENDPOINT_URL", moto.url())

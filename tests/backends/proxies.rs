@@ -3,11 +3,11 @@
 use super::*;
 use crate::servers::proxy::Fault;
 use crate::servers::vault::VaultServer;
-use crate::support::home::{BINARY, Home, Ran, ran};
+use crate::support::home::{BINARY, CommandOutput, Home, ran};
 
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "https_proxy", "ALL_PROXY"];
 
-fn get(home: &Home, variables: &[(&str, &str)]) -> Ran {
+fn get(home: &Home, variables: &[(&str, &str)]) -> CommandOutput {
     let mut command = home.command(BINARY);
     ran(command.envs(variables.iter().copied()).args(["get", "KEY"]))
 }

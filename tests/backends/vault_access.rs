@@ -4,7 +4,7 @@
 use super::*;
 use crate::servers::tls::Authority;
 use crate::servers::vault::{AppRole, ROLE_ID, SECRET_ID, VaultServer};
-use crate::support::home::{BINARY, Home, Ran, ran};
+use crate::support::home::{BINARY, CommandOutput, Home, ran};
 
 const PATH: &str = "secret/data/simpletuner";
 
@@ -15,7 +15,7 @@ fn server() -> (VaultServer, String) {
     (server, token)
 }
 
-fn get(home: &Home, variables: &[(&str, &str)]) -> Ran {
+fn get(home: &Home, variables: &[(&str, &str)]) -> CommandOutput {
     let mut command = home.command(BINARY);
     ran(command.envs(variables.iter().copied()).args(["get", "KEY"]))
 }

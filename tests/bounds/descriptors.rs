@@ -3,13 +3,13 @@
 use std::fs;
 use std::process::Command;
 
-use super::support::home::{Ran, ran, signal, wait_for_the_end};
+use super::support::home::{CommandOutput, ran, signal, wait_for_the_end};
 use super::support::user::{LIVE, User};
 use super::support::wait_until;
 use super::users;
 
 /// The program with these limits of open files, the soft one and the hard one.
-fn limited(user: &User, soft: u32, hard: u32, args: &[&str]) -> Ran {
+fn limited(user: &User, soft: u32, hard: u32, args: &[&str]) -> CommandOutput {
     let cli = user.cli(args);
     let mut command = Command::new("prlimit");
     command

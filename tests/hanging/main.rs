@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use hanging_fs::HangingFs;
 use support::home::{
-    BINARY, Home, Ran, has_ended, is_mounted, is_root, ran, signal, wait_for_the_end,
+    BINARY, CommandOutput, Home, has_ended, is_mounted, is_root, ran, signal, wait_for_the_end,
 };
 use support::{Setup, alone, daemon_command, wait_until};
 
@@ -47,7 +47,7 @@ impl HangingHome {
     }
 
     #[track_caller]
-    fn umount(&self, place: &str) -> Ran {
+    fn umount(&self, place: &str) -> CommandOutput {
         let begun = Instant::now();
         let ran = self.home.run(&["umount", place]);
         assert!(begun.elapsed() < UMOUNT_LIMIT, "{:?}", begun.elapsed());

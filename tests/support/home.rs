@@ -15,13 +15,13 @@ use super::{Setup, daemon_command, scratch_home, wait_until};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_simpletuner-live");
 
 /// The outcome of a program.
-pub struct Ran {
+pub struct CommandOutput {
     pub code: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Ran {
+impl CommandOutput {
     /// What it printed; it must have succeeded.
     #[track_caller]
     pub fn done(self) -> String {
@@ -78,11 +78,11 @@ impl Home {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub fn run(&self, args: &[&str]) -> CommandOutput {
         ran(self.command(BINARY).args(args))
     }
 
-    pub fn run_with(&self, input: &str, args: &[&str]) -> Ran {
+    pub fn run_with(&self, input: &str, args: &[&str]) -> CommandOutput {
         self.write("input", input);
         let input = File::open(self.path("input")).unwrap();
         ran(self.command(BINARY).args(args).stdin(input))
@@ -142,9 +142,9 @@ impl Drop for Home {
 }
 
 #[track_caller]
-pub fn ran(command: &mut Command) -> Ran {
+pub fn ran(command: &mut Command) -> CommandOutput {
     let output = command.output().unwrap();
-    let ran = Ran {
+    let ran = CommandOutput {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 
 use serde_json::Value;
 
-use super::home::{BINARY, Home, Ran, is_mounted, ran, ready};
+use super::home::{BINARY, CommandOutput, Home, is_mounted, ran, ready};
 
 /// The usual mount point, below the home.
 pub const LIVE: &str = ".simpletuner/live";
@@ -92,11 +92,11 @@ impl User {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub fn run(&self, args: &[&str]) -> CommandOutput {
         ran(&mut self.cli(args))
     }
 
-    pub fn try_sh(&self, script: &str) -> Ran {
+    pub fn try_sh(&self, script: &str) -> CommandOutput {
         ran(self.command("bash").args(["-c", script]))
     }
 

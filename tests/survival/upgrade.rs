@@ -15,7 +15,7 @@ impl Installed {
         home
     }
 
-    fn run(&self, args: &[&str]) -> support::home::Ran {
+    fn run(&self, args: &[&str]) -> support::home::CommandOutput {
         let program = self.0.path("bin/simpletuner-live");
         support::home::ran(self.0.command(program.to_str().unwrap()).args(args))
     }

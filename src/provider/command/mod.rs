@@ -103,16 +103,16 @@ impl CommandBackend {
             ))
         };
         if printed.output.as_bytes().trim_ascii().is_empty() {
-            self.0.log(printed.said(&[]));
+            self.0.log(printed.masked_errors(&[]));
             return Err(wrong("it printed nothing"));
         }
         let document = BackendDocument::parse(printed.output.as_bytes());
         let document = document.map_err(|why| {
-            self.0.log(printed.said(&[]));
+            self.0.log(printed.masked_errors(&[]));
             wrong(&why)
         })?;
         let values: Vec<SecretValue> = document.values().cloned().collect();
-        self.0.log(printed.said(&values));
+        self.0.log(printed.masked_errors(&values));
         Ok(Fetched::Document {
             document,
             changed_at: None,
@@ -188,11 +188,11 @@ impl KeyedSource for KeyedCommand {
         };
         let bytes = printed.output.as_bytes();
         if bytes.is_empty() {
-            self.0.log(printed.said(&[]));
+            self.0.log(printed.masked_errors(&[]));
             return Ok(None);
         }
         let wrong = |why: &str| {
-            self.0.log(printed.said(&[]));
+            self.0.log(printed.masked_errors(&[]));
             let program = self.0.program();
             Err(self.unavailable(format!("{program}, asked for {name}: {why}")))
         };
@@ -203,7 +203,8 @@ impl KeyedSource for KeyedCommand {
             return wrong("its value is not UTF-8 text");
         };
         let value = SecretValue::new(value).without_newline();
-        self.0.log(printed.said(std::slice::from_ref(&value)));
+        self.0
+            .log(printed.masked_errors(std::slice::from_ref(&value)));
         Ok(Some(Provided::now(value, SystemTime::now())))
     }
 

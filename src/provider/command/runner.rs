@@ -37,15 +37,15 @@ pub(super) struct Runner {
 }
 
 /// What a program printed.
-pub(super) struct Printed {
+pub(super) struct ProgramOutput {
     pub(super) output: SecretBuffer,
     errors: SecretBuffer,
     environment: Vec<SecretValue>,
 }
 
-impl Printed {
+impl ProgramOutput {
     /// What it said on its standard error, without these values and those of its variables.
-    pub(super) fn said(&self, values: &[SecretValue]) -> String {
+    pub(super) fn masked_errors(&self, values: &[SecretValue]) -> String {
         if self.errors.as_bytes().is_empty() {
             return String::new();
         }
@@ -94,7 +94,7 @@ impl Runner {
     pub(super) fn start(
         self: &Arc<Self>,
         key: Option<&SecretName>,
-        done: impl FnOnce(Result<Printed, Failure>) + Send + 'static,
+        done: impl FnOnce(Result<ProgramOutput, Failure>) + Send + 'static,
     ) {
         let (runner, key) = (self.clone(), key.cloned());
         let run = move || done(runner.run(key.as_ref()));
@@ -116,7 +116,7 @@ impl Runner {
         *last = said;
     }
 
-    fn run(&self, key: Option<&SecretName>) -> Result<Printed, Failure> {
+    fn run(&self, key: Option<&SecretName>) -> Result<ProgramOutput, Failure> {
         let program = self.program();
         let failed = |why: String| Failure::Failed(why);
         let Some(_turn) = self.turn.take(self.options.timeout) else {
@@ -145,7 +145,7 @@ impl Runner {
         } = ended;
         let is_named = |(name, _): &&(OsString, OsString)| self.is_named(name);
         let named = environment.iter().filter(is_named);
-        let printed = Printed {
+        let printed = ProgramOutput {
             output,
             errors,
             environment: named
@@ -163,10 +163,10 @@ impl Runner {
         &self,
         program: &str,
         status: ExitStatus,
-        printed: &Printed,
+        printed: &ProgramOutput,
         key: Option<&SecretName>,
     ) -> Failure {
-        let said = printed.said(&[]);
+        let said = printed.masked_errors(&[]);
         let said = match said.as_str() {
             "" => "and said nothing on its standard error".to_owned(),
             said => format!("and said: {said}"),
