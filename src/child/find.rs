@@ -119,7 +119,7 @@ mod tests {
         assert!(said.contains("does not exist"), "{said}");
         fs::remove_file(&second).unwrap();
         assert!(by("tool").unwrap_err().contains("not executable"));
-        // Whoever can write the folder could have put any program there.
+        // A user who can write the folder can put any program there.
         make("b/tool", 0o755);
         fs::set_permissions(root.join("b"), Permissions::from_mode(0o757)).unwrap();
         let said = by("tool").unwrap_err();

@@ -4,7 +4,7 @@
 use super::commit::Commits;
 use super::{Caller, Tree};
 use crate::files::reserve;
-use crate::process::ExitState;
+use crate::process::{ExitState, WritableDescriptor};
 use crate::versions::DirEntry;
 
 impl Tree {
@@ -34,7 +34,7 @@ impl Tree {
             // A child closed what it inherited, which delays nothing and commits nothing.
             return Commits::default();
         }
-        match self.processes.exit_state(caller.tid) {
+        let has_exited = match self.processes.exit_state(caller.tid) {
             // A thread that is gone was killed: any other still waits for this answer.
             ExitState::Killed | ExitState::Gone => {
                 self.state().kill(ino);
@@ -42,29 +42,29 @@ impl Tree {
             }
             // RELEASE commits it.
             ExitState::Hidden => return Commits::default(),
-            // Whether it has more descriptors cannot be seen. It has written, and is no child: so it probably closes the only
-            // one, and must learn whether the write fails. If it writes more, its next close or RELEASE commits that.
-            ExitState::Running if self.processes.hides_descriptors(caller.tid) => {
-                let mut state = self.state();
-                let data = state.buffer(ino).map(|buffer| &buffer.data);
-                let has_content = matches!(data, Some(Ok(data)) if !data.is_empty());
-                let closed = match has_content {
-                    true => state.close(ino),
-                    false => Vec::new(),
-                };
-                return Commits::of_buffers(closed);
-            }
-            ExitState::Running | ExitState::Exited => {}
-        }
+            ExitState::Running => false,
+            ExitState::Exited => true,
+        };
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
-        if self
-            .processes
-            .has_writable_descriptor(caller.tid, [ino, file])
-        {
-            self.state().flushed(ino);
-            return Commits::default();
+        let writable = self.processes.writable_descriptor(caller.tid, [ino, file]);
+        let mut state = self.state();
+        match writable {
+            WritableDescriptor::None => {}
+            // It has written, and is no child: so it probably closes its only descriptor, and must learn whether the write
+            // fails. If it writes more, its next close or RELEASE commits that.
+            WritableDescriptor::Hidden if !has_exited => {
+                let data = state.buffer(ino).map(|buffer| &buffer.data);
+                if !matches!(data, Some(Ok(data)) if !data.is_empty()) {
+                    return Commits::default();
+                }
+            }
+            WritableDescriptor::Open | WritableDescriptor::Hidden => {
+                state.flushed(ino);
+                return Commits::default();
+            }
         }
-        let closed = self.state().close(ino);
+        let closed = state.close(ino);
+        drop(state);
         Commits::of_buffers(closed)
     }
 

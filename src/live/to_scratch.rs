@@ -30,16 +30,16 @@ impl Tree {
             }
         }
         let deleted = self.apply(&[Change::Delete(secret.clone())], &actor(caller));
-        if deleted.is_err() {
-            let mut state = self.state();
-            if let Some(file) = state.scratch(to) {
-                state.publish(file, from);
-            }
-            if let Some(data) = replaced {
-                state.create_scratch(to, &opener, data.as_bytes());
-            }
+        let Err(error) = deleted else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        if let Some(file) = state.scratch(to) {
+            state.publish(file, from);
         }
-        deleted?;
-        Ok(())
+        if let Some(data) = replaced {
+            state.create_scratch(to, &opener, data.as_bytes());
+        }
+        Err(error.into())
     }
 }

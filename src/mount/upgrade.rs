@@ -40,8 +40,8 @@ pub struct Upgraded {
 /// [`Error::Settings`]: no mount of ours is there, the kernel cannot resend, or the new program does not serve. The old
 /// one then serves on.
 pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
-    let before = status_of_ours(&resolve(dir), "upgrade", force)?;
     let dir = resolve(dir);
+    let before = status_of_ours(&dir, "upgrade", force)?;
     let Some(keeper) = before["keeper_pid"].as_u64() else {
         let place = dir.display();
         return Err(Error::Settings(format!(

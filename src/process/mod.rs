@@ -100,34 +100,46 @@ fn hides_exit_code(tid: u32) -> bool {
     namespace.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
+/// Whether a thread has a descriptor that can write a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritableDescriptor {
+    /// It has one, or one that cannot be inspected.
+    Open,
+    /// It has none.
+    None,
+    /// The kernel lets this process see no descriptor of the thread: another user's, or a program that is not dumpable.
+    Hidden,
+}
+
 /// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be inspected counts
 /// as one: the caller then waits for the kernel to release the file. Each descriptor takes about 12 us.
-pub fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
-    let when_unseen = |kind| !matches!(kind, ErrorKind::NotFound) || exists(tid);
+pub fn writable_descriptor(tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
+    let open_if = |is_open| match is_open {
+        true => WritableDescriptor::Open,
+        false => WritableDescriptor::None,
+    };
     let open = match fs::read_dir(format!("/proc/{tid}/fdinfo")) {
         Ok(open) => open,
-        Err(error) => return when_unseen(error.kind()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return WritableDescriptor::Hidden;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return open_if(exists(tid)),
+        Err(_) => return WritableDescriptor::Open,
     };
     for entry in open {
         let Ok(entry) = entry else {
-            return exists(tid);
+            return open_if(exists(tid));
         };
         match fs::read(entry.path()) {
-            Ok(info) if fields::can_write(&info, inodes) => return true,
+            Ok(info) if fields::can_write(&info, inodes) => return WritableDescriptor::Open,
             Ok(_) => {}
             // The descriptor was closed meanwhile, or the thread has ended.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => {}
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(_) => return true,
+            Err(_) => return WritableDescriptor::Open,
         }
     }
-    false
-}
-
-/// Whether the kernel lets this process see no descriptor of the thread: another user's, or a program that is not dumpable.
-pub fn hides_descriptors(tid: u32) -> bool {
-    let open = fs::read_dir(format!("/proc/{tid}/fdinfo"));
-    open.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    WritableDescriptor::None
 }
 
 /// Whether the thread is in an open(2) with O_CREAT and O_EXCL. `/proc/TID/syscall` shows that; where it may not be read,
@@ -266,12 +278,8 @@ pub trait Processes: Send + Sync {
     fn process_of(&self, tid: u32) -> Option<u32>;
     /// As [`exit_state`].
     fn exit_state(&self, tid: u32) -> ExitState;
-    /// As [`has_writable_descriptor`].
-    fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool;
-    /// As [`hides_descriptors`].
-    fn hides_descriptors(&self, _tid: u32) -> bool {
-        false
-    }
+    /// As [`writable_descriptor`].
+    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor;
     /// As [`is_alive`].
     fn is_alive(&self, pid: u32) -> bool;
     /// As [`sees_callers`].
@@ -303,12 +311,8 @@ impl Processes for Proc {
         exit_state(tid)
     }
 
-    fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool {
-        has_writable_descriptor(tid, inodes)
-    }
-
-    fn hides_descriptors(&self, tid: u32) -> bool {
-        hides_descriptors(tid)
+    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
+        writable_descriptor(tid, inodes)
     }
 
     fn is_alive(&self, pid: u32) -> bool {

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
+    writable_descriptor(tid, inodes) != WritableDescriptor::None
+}
+
 #[track_caller]
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();

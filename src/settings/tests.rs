@@ -1,4 +1,5 @@
-//! Where settings come from, and the errors for wrong ones.
+//! Where settings come from, and the errors for wrong ones. Over 450 lines, because nearly all of it is tables of cases for one
+//! loader, which share the scratch home.
 
 use super::*;
 use crate::provider::BACKENDS;

@@ -131,8 +131,8 @@ impl State {
         self.fill_scratch(file, dir_entry, maker, bytes)
     }
 
-    /// Renames a file that everybody sees to a scratch name, under which it holds these bytes. Whoever is writing it goes on,
-    /// and [`keep_in_scratch`](Self::keep_in_scratch) puts what was written into the scratch file.
+    /// Renames a file that everybody sees to a scratch name, under which it holds these bytes. A process that is
+    /// writing the file keeps writing; [`keep_in_scratch`](Self::keep_in_scratch) then puts its bytes into the scratch file.
     pub fn rename_to_scratch(
         &mut self,
         from: &DirEntry,

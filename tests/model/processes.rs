@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
-use simpletuner_live::process::{ExitState, Process, Processes};
+use simpletuner_live::process::{ExitState, Process, Processes, WritableDescriptor};
 
 use crate::Broken;
 
@@ -148,8 +148,11 @@ impl Processes for Table {
         }
     }
 
-    fn has_writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> bool {
-        self.lock().writes(tid & !1, inodes)
+    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
+        match self.lock().writes(tid & !1, inodes) {
+            true => WritableDescriptor::Open,
+            false => WritableDescriptor::None,
+        }
     }
 
     fn is_alive(&self, pid: u32) -> bool {
