@@ -17,15 +17,17 @@ pub enum Error {
         /// The key that was asked for.
         name: String,
     },
-    /// A provider that may have the key failed, and no usable older value is cached.
-    #[error("the {provider} provider failed for {name}: {reason}")]
+    /// Providers that may have the key failed, and no usable older value is cached.
+    #[error("{}", providers_failed(name, (provider, reason), others))]
     ProviderFailed {
         /// The key that was asked for.
         name: String,
-        /// The provider that failed.
+        /// The first provider that failed.
         provider: String,
         /// Its error.
         reason: String,
+        /// Further providers that failed, each with its error.
+        others: Vec<(String, String)>,
     },
     /// A backend did not answer, and no usable older value is cached.
     #[error("the {provider} provider: {reason}")]
@@ -119,13 +121,42 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     /// A system call failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {}", in_words(source))]
     Io {
         /// The operation, with its path.
         context: String,
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// The system's words for an error, without its number.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.rsplit_once(" (os error ");
+    words.map_or(&*text, |(words, _)| words).to_owned()
+}
+
+/// Each provider with its own reason.
+fn providers_failed(name: &str, first: (&str, &str), others: &[(String, String)]) -> String {
+    let others = others
+        .iter()
+        .map(|(provider, reason)| (&**provider, &**reason));
+    let failures: Vec<(&str, &str)> = std::iter::once(first).chain(others).collect();
+    match &failures[..] {
+        [(provider, reason)] => format!("the {provider} provider failed for {name}: {reason}"),
+        several => {
+            let providers: Vec<&str> = several.iter().map(|(provider, _)| *provider).collect();
+            let reasons = several
+                .iter()
+                .map(|(provider, reason)| format!("{provider}: {reason}"));
+            format!(
+                "the providers {} failed for {name}: {}",
+                providers.join(" and "),
+                reasons.collect::<Vec<_>>().join("; ")
+            )
+        }
+    }
 }
 
 impl Error {
@@ -149,6 +180,27 @@ impl Error {
                 source: Box::new(self),
             },
             named => named,
+        }
+    }
+
+    /// The key, or the document, that it is about.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Error::NotFound { name }
+            | Error::ProviderFailed { name, .. }
+            | Error::CannotDecrypt { name, .. }
+            | Error::InvalidName { name, .. }
+            | Error::NotUtf8 { name }
+            | Error::ReadOnlyProvider { name, .. }
+            | Error::At { name, .. } => Some(name),
+            Error::Malformed { what, .. } => Some(what),
+            Error::TooLarge { what, .. } => what.rsplit(' ').next(),
+            Error::Unavailable { .. }
+            | Error::KeyUnusable { .. }
+            | Error::MalformedStore { .. }
+            | Error::Database { .. }
+            | Error::Settings(_)
+            | Error::Io { .. } => None,
         }
     }
 
@@ -203,10 +255,12 @@ impl Error {
                 name,
                 provider,
                 reason,
+                others,
             } => Error::ProviderFailed {
                 name: name.clone(),
                 provider: provider.clone(),
                 reason: reason.clone(),
+                others: others.clone(),
             },
             Error::Unavailable { provider, reason } => Error::Unavailable {
                 provider: provider.clone(),

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -12,17 +13,23 @@ use super::Outcome;
 use super::close::close;
 use super::failure::{Failure, warn};
 use super::reason;
-use super::secret_list::{Detail, ListedSecret};
+use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
+/// Of a bundle: the providers whose secrets are missing.
+const MISSING: &str = "user.simpletuner.missing";
+/// How often a provider that has not answered yet is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// How long to wait for a provider.
+    timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -50,6 +57,7 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            timeout: Duration::ZERO,
         }
     }
 
@@ -57,7 +65,12 @@ impl MountClient {
     pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
         let mount_point = &settings.mount_point;
         match mount::mount_point_state(mount_point)? {
-            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: true, .. } => {
+                return Ok(Some(Self {
+                    timeout: settings.timeout.total,
+                    ..Self::new(mount_point)
+                }));
+            }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
                 warn(&format!("{what}; {hint}"));
@@ -162,10 +175,35 @@ impl MountClient {
     }
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        Some(text.to_string())
+        attribute(&self.secret_path(name), PROVIDER)
+    }
+
+    /// The providers whose names a listing lacks. Waits for those that have not answered yet.
+    pub(super) fn unlisted(&self) -> Vec<Unlisted> {
+        let began = Instant::now();
+        // Opening the folder has the mount ask them.
+        let _ = fs::read_dir(self.path("secrets"));
+        loop {
+            let missing = attribute(&self.path("bundle/secrets.json"), MISSING).unwrap_or_default();
+            let reports = self.providers();
+            let report_of = |name: &&str| reports.iter().find(|report| report["name"] == **name);
+            let is_asked = |name: &str| {
+                report_of(&name).is_none_or(|report| {
+                    !report["last_success"].is_null() || !report["last_error"].is_null()
+                })
+            };
+            if missing.split(' ').all(is_asked) || began.elapsed() >= self.timeout {
+                let unlisted = |name: &str| Unlisted {
+                    provider: name.to_owned(),
+                    reason: report_of(&name)
+                        .and_then(|report| report["last_error"].as_str())
+                        .unwrap_or(NO_ANSWER)
+                        .to_owned(),
+                };
+                return missing.split_whitespace().map(unlisted).collect();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -287,6 +325,14 @@ impl MountClient {
     }
 }
 
+/// An extended attribute of at most a kilobyte.
+fn attribute(path: &Path, name: &str) -> Option<String> {
+    let mut buffer = [0; 1024];
+    let length = rustix::fs::getxattr(path, name, &mut buffer).ok()?;
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    Some(text.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,7 +400,7 @@ mod tests {
             (libc::ENOENT, "no such secret: K"),
             (
                 libc::EIO,
-                "cannot write K: the vault provider says: it is sealed",
+                "cannot write K: the vault provider fails: it is sealed",
             ),
             (
                 libc::EKEYREJECTED,
@@ -365,14 +411,8 @@ mod tests {
                 "the value of K is too large: at most 65536 bytes",
             ),
             (libc::EILSEQ, "the value of K is not UTF-8 text"),
-            (
-                libc::EPERM,
-                "cannot write K: Operation not permitted (os error 1)",
-            ),
-            (
-                libc::ENOSPC,
-                "cannot write K: No space left on device (os error 28)",
-            ),
+            (libc::EPERM, "cannot write K: Operation not permitted"),
+            (libc::ENOSPC, "cannot write K: No space left on device"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
             assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);

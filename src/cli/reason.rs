@@ -24,20 +24,9 @@ pub(super) fn of_key(mount: &Path, name: &SecretName) -> Option<String> {
 /// The errors of all providers that fail, with their names; `None` if none fails.
 pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
     let failing = failing(reports);
-    let errors = failing.map(|(name, reason)| format!("the {name} provider says: {reason}"));
+    let errors = failing.map(|(name, reason)| format!("the {name} provider fails: {reason}"));
     let errors: Vec<String> = errors.collect();
     (!errors.is_empty()).then(|| errors.join("; "))
-}
-
-/// The providers whose secrets may be missing from a list, and why.
-pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
-    let unanswered = reports.iter().filter_map(|report| {
-        let has_not_answered = report["configured"] == true
-            && report["available"] == true
-            && report["last_success"].is_null();
-        Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| has_not_answered)
-    });
-    failing(reports).chain(unanswered).collect()
 }
 
 /// The providers that are unavailable now, and why.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{FoundSecret, Lookup, SecretsManager, Snapshot, provider_failed};
+use super::{FoundSecret, Lookup, SecretsManager, Snapshot, add_failure};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::provider::{Done, ListingState, wait_for};
@@ -146,7 +146,7 @@ impl SecretsManager {
                 Ok(None) => {}
                 Ok(Some(value)) => return Ok(Some(value.without_newline())),
                 Err(error) => {
-                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)));
+                    add_failure(&mut failure, &entry.name, key, &error);
                 }
             }
         }
