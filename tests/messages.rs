@@ -42,11 +42,15 @@ fn a_mistake_in_the_settings_is_one_line_with_the_file_the_line_and_an_example()
     command.args(["settings"]).env("VAULT_ADDR", "https://v");
     let said = ran(command.env("VAULT_SKIP_VERIFY", "hunter2")).failed();
     let must = "must be true or false; for example: VAULT_SKIP_VERIFY=false";
-    assert_eq!(said, format!("error: the variable VAULT_SKIP_VERIFY {must}\n"));
+    assert_eq!(
+        said,
+        format!("error: the variable VAULT_SKIP_VERIFY {must}\n")
+    );
 }
 
 #[test]
-fn a_mistake_in_the_secrets_file_is_named_by_its_line_wherever_it_is_seen_and_never_shows_a_value() {
+fn a_mistake_in_the_secrets_file_is_named_by_its_line_wherever_it_is_seen_and_never_shows_a_value()
+{
     for (yaml, expected) in [
         (
             "HF_TOKEN: hf_hunter2\nWANDB: \"hunter2\n",
@@ -102,7 +106,8 @@ fn ls_names_each_provider_whose_names_it_lacks_and_fails() {
         assert_eq!(listed.code, 1);
         let listed: Value = serde_json::from_str(&listed.out).unwrap();
         assert_eq!(listed[0]["name"], "K");
-        let error = |n: usize| json!({ "name": null, "provider": errors[n].0, "error": errors[n].1 });
+        let error =
+            |n: usize| json!({ "name": null, "provider": errors[n].0, "error": errors[n].1 });
         assert_eq!(listed[1], error(0));
         assert_eq!(listed[2], error(1));
     }
@@ -140,9 +145,16 @@ fn what_one_provider_cannot_decrypt_is_not_blamed_on_another_that_fails() {
     home.run(&["mount"]).done();
     home.sh("! cat ~/.simpletuner/live/secrets/OTHER 2>/dev/null");
     let mounted = home.run(&["get", "route"]).failed();
-    assert!(direct.starts_with("error: route cannot be decrypted: "), "{direct}");
+    assert!(
+        direct.starts_with("error: route cannot be decrypted: "),
+        "{direct}"
+    );
     assert_eq!(mounted, direct);
     home.sh("! cat ~/.simpletuner/live/secrets/OTHER 2>/dev/null");
-    let attribute = "getfattr --only-values -n user.simpletuner.error.route ~/.simpletuner/live/secrets";
-    assert!(home.sh(attribute).starts_with("route cannot be decrypted: "));
+    let attribute =
+        "getfattr --only-values -n user.simpletuner.error.route ~/.simpletuner/live/secrets";
+    assert!(
+        home.sh(attribute)
+            .starts_with("route cannot be decrypted: ")
+    );
 }

@@ -56,6 +56,14 @@ impl Target {
             Target::Mount(client) => client.get(name),
             Target::Store(Store { manager, audit }) => {
                 let value = manager.get(name.as_str())?;
+                for (provider, error) in manager.snapshot().missing_sources() {
+                    if let Some(error) = error {
+                        warn(&format!(
+                            "the {provider} provider failed: {}",
+                            error.reason()
+                        ));
+                    }
+                }
                 let target = ReadTarget::WithoutMount(name.clone(), "simpletuner-live");
                 let uid = rustix::process::geteuid().as_raw();
                 audit.record_read(uid, std::process::id(), target);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{FoundSecret, Lookup, SecretsManager, Snapshot, add_failure};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::logging::PROVIDER_FAILURES;
 use crate::provider::{Done, ListingState, wait_for};
 use crate::secret::{SecretName, SecretValue};
 use crate::sync::Mutex;
@@ -203,7 +204,12 @@ impl SecretsManager {
                 && let Some(event) = entry.check_health(&source.view)
             {
                 if let Some(error) = failure {
-                    tracing::warn!("the {} provider is skipped: {error}", entry.name);
+                    tracing::warn!(
+                        target: PROVIDER_FAILURES,
+                        "the {} provider is skipped: {}",
+                        entry.name,
+                        error.reason()
+                    );
                 }
                 self.emit(&[event]);
             }
