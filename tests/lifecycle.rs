@@ -317,3 +317,89 @@ fn two_mounts_agree_after_their_peers_file_was_damaged_or_removed() {
         home.sh(&format!("{AGREE}; agree 5"));
     }
 }
+
+#[test]
+fn the_command_line_and_the_mount_agree_at_once() {
+    let _alone = alone();
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    for (round, flags) in [&[][..], &["--no-mount"]].into_iter().enumerate() {
+        let with = |args: &[&'static str]| [args, flags].concat();
+        let (one, two) = (format!("one{round}"), format!("two, longer {round}"));
+        home.run_with(&one, &with(&["set", "K"])).done();
+        assert_eq!(home.sh("cat ~/.simpletuner/live/secrets/K"), one);
+        home.sh(&format!("echo '{two}' > ~/.simpletuner/live/secrets/K"));
+        assert_eq!(home.run(&with(&["get", "K"])).done().trim_end(), two);
+        assert_eq!(home.run(&with(&["ls"])).done(), "K\n");
+        home.run(&with(&["rm", "K"])).done();
+        assert_eq!(home.sh("ls ~/.simpletuner/live/secrets"), "");
+        assert_eq!(home.run(&with(&["get", "K"])).code, 4);
+        assert_eq!(home.run(&with(&["rm", "K"])).code, 4);
+        assert_eq!(home.run(&with(&["ls"])).done(), "");
+    }
+}
+
+#[test]
+fn an_edit_by_another_program_shows_and_makes_an_event() {
+    let _alone = alone();
+    let home = Home::new();
+    home.write(".simpletuner/secrets.json", r#"{"K": "old", "GOES": "1"}"#);
+    home.run(&["mount"]).done();
+    assert_eq!(fs::read_to_string(home.live("secrets/K")).unwrap(), "old");
+    // Programs write the file in place, or rename another file over it.
+    home.write(
+        ".simpletuner/secrets.json",
+        r#"{"K": "edited", "NEW": "2"}"#,
+    );
+    let reads = |value: &str| fs::read_to_string(home.live("secrets/K")).unwrap() == value;
+    wait_until("the edit shows", || reads("edited"));
+    assert_eq!(fs::read_to_string(home.live("secrets/NEW")).unwrap(), "2");
+    assert!(!home.live("secrets/GOES").exists());
+    home.write("beside", r#"{"K": "renamed"}"#);
+    fs::rename(home.path("beside"), home.path(".simpletuner/secrets.json")).unwrap();
+    wait_until("the new file shows", || reads("renamed"));
+    let seen = |event: &str, key: &str| {
+        let events = fs::read_to_string(home.live("events")).unwrap();
+        let mut lines = events
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.any(|line| line["event"] == event && line["key"] == key)
+    };
+    for (event, key) in [("set", "K"), ("set", "NEW"), ("deleted", "GOES")] {
+        assert!(seen(event, key), "{event} {key}");
+    }
+    // No process opens a file for this one: the watching thread notices it.
+    home.write(".simpletuner/secrets.json", r#"{"K": "v", "WATCHED": "3"}"#);
+    wait_until("the edit is an event", || seen("set", "WATCHED"));
+}
+
+#[test]
+fn a_mount_that_fails_says_why_and_leaves_no_mount() {
+    let home = Home::new();
+    let no_home = ran(home.command(BINARY).arg("mount").env_remove("HOME")).failed();
+    assert!(no_home.contains("HOME"), "{no_home}");
+
+    home.write(".simpletuner/live.yaml", "allow_other: true\n");
+    let gone = home.run(&["mount"]).failed();
+    assert!(gone.contains("use a view"), "{gone}");
+
+    home.write(".simpletuner/live.yaml", "alow_root: true\n");
+    let unknown = home.run(&["mount"]).failed();
+    assert!(unknown.contains("alow_root"), "{unknown}");
+    assert!(unknown.contains("allow_root"), "{unknown}");
+    assert_eq!(mounts_below(home.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_writer_still_open_when_the_daemon_ends_changes_nothing() {
+    let _alone = alone();
+    let home = Home::new();
+    let daemon = home.foreground();
+    home.sh("echo whole > ~/.simpletuner/live/secrets/K");
+    let mut open = File::create(home.live("secrets/K")).unwrap();
+    open.write_all(b"half").unwrap();
+    signal("TERM", daemon.id());
+    assert_eq!(exit_code(daemon), Some(0));
+    drop(open);
+    assert_eq!(home.run(&["get", "K"]).done(), "whole");
+}
