@@ -121,13 +121,26 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     /// A system call failed.
-    #[error("{context}: {}", in_words(source))]
+    #[error("{}", failed_call(context, source))]
     Io {
         /// The operation, with its path.
         context: String,
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// The operation, and why it failed. A reason that has the operation's path in it says all by itself.
+fn failed_call(context: &str, error: &io::Error) -> String {
+    let words = in_words(error);
+    let path = context
+        .rsplit(' ')
+        .next()
+        .filter(|word| word.starts_with('/'));
+    match path.is_some_and(|path| words.contains(path)) {
+        true => words,
+        false => format!("{context}: {words}"),
+    }
 }
 
 /// The system's words for an error, without its number.
@@ -317,5 +330,22 @@ impl Error {
                 },
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_has_the_systems_words_once_and_no_number() {
+        let of = |context: &str, error: io::Error| Error::io(context, error).to_string();
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(
+            of("opening /a/b", denied),
+            "opening /a/b: Permission denied"
+        );
+        let owned = io::Error::other("/a/b belongs to another user");
+        assert_eq!(of("reading /a/b", owned), "/a/b belongs to another user");
     }
 }
