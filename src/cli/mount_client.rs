@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -13,23 +13,19 @@ use super::Outcome;
 use super::close::close;
 use super::failure::{Failure, warn};
 use super::reason;
-use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
+use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
-/// Of a bundle: the providers whose secrets are missing.
-const MISSING: &str = "user.simpletuner.missing";
-/// How often a provider that has not answered yet is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
     /// How long to wait for a provider.
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -175,35 +171,7 @@ impl MountClient {
     }
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {
-        attribute(&self.secret_path(name), PROVIDER)
-    }
-
-    /// The providers whose names a listing lacks. Waits for those that have not answered yet.
-    pub(super) fn unlisted(&self) -> Vec<Unlisted> {
-        let began = Instant::now();
-        // Opening the folder has the mount ask them.
-        let _ = fs::read_dir(self.path("secrets"));
-        loop {
-            let missing = attribute(&self.path("bundle/secrets.json"), MISSING).unwrap_or_default();
-            let reports = self.providers();
-            let report_of = |name: &&str| reports.iter().find(|report| report["name"] == **name);
-            let is_asked = |name: &str| {
-                report_of(&name).is_none_or(|report| {
-                    !report["last_success"].is_null() || !report["last_error"].is_null()
-                })
-            };
-            if missing.split(' ').all(is_asked) || began.elapsed() >= self.timeout {
-                let unlisted = |name: &str| Unlisted {
-                    provider: name.to_owned(),
-                    reason: report_of(&name)
-                        .and_then(|report| report["last_error"].as_str())
-                        .unwrap_or(NO_ANSWER)
-                        .to_owned(),
-                };
-                return missing.split_whitespace().map(unlisted).collect();
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -323,14 +291,6 @@ impl MountClient {
             _ => Error::io(format!("cannot {verb} {name}"), error).into(),
         }
     }
-}
-
-/// An extended attribute of at most a kilobyte.
-fn attribute(path: &Path, name: &str) -> Option<String> {
-    let mut buffer = [0; 1024];
-    let length = rustix::fs::getxattr(path, name, &mut buffer).ok()?;
-    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-    Some(text.to_string())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::failure::warn;
 use super::mount_client::MountClient;
+use super::reason;
 use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
@@ -140,7 +141,7 @@ impl Target {
     /// The providers whose names [`list`](Self::list) lacks. Waits for those that have not answered yet.
     pub(super) fn unlisted(&self) -> Vec<Unlisted> {
         match self {
-            Target::Mount(client) => client.unlisted(),
+            Target::Mount(client) => reason::unlisted(client),
             Target::Store(Store { manager, .. }) => {
                 let _ = manager.list();
                 let missing = manager.snapshot().missing_sources().into_iter();
