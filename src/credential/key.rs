@@ -105,6 +105,17 @@ impl KeySource {
         self.cipher()
     }
 
+    /// Whether the present key can be used. Derives nothing, so it is quick.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`], but not for a key that is missing.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.variable {
+            Some(_) => Ok(()),
+            None => self.read().map(drop),
+        }
+    }
+
     /// The variable's name or the file's path, for messages.
     pub fn describe(&self) -> String {
         match self.variable {

@@ -10,6 +10,7 @@ mod reader;
 mod state;
 mod store;
 mod watch;
+mod writable;
 pub(crate) mod write;
 mod write_queue;
 
@@ -176,7 +177,12 @@ impl CheckTarget for Shared {
     fn check(&self) {
         let peers = self.join_peers();
         let generation = peers.as_ref().and_then(|peers| peers.join());
+        let is_writer_waiting = self.state.lock().begin_write_check();
         self.check_now();
+        if is_writer_waiting {
+            let checked = reserve::with(|| self.check_writable());
+            self.state.lock().refusal = checked.err().map(Arc::new);
+        }
         if let Some(changed) = self.changed.get() {
             changed();
         }

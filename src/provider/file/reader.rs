@@ -208,6 +208,13 @@ impl StoreReader {
 }
 
 impl LoadedDocument {
+    /// The file's size, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.content
+            .as_ref()
+            .map_or(0, |content| content.len as u64)
+    }
+
     /// How long to wait for the rest of a document that may be half written.
     fn partial_write_timeout(&self, before: Option<&LoadedDocument>, is_young: bool) -> Duration {
         let Some(before) = before.filter(|before| before.content.is_some()) else {

@@ -8,7 +8,7 @@ use super::reader::{LoadedDocument, Observed, ReadOutcome};
 use super::watch::Watch;
 use crate::clock::Instant;
 use crate::credential::CredentialCipher;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Stamp;
 use crate::files::place::Place;
 use crate::provider::KeyChange;
@@ -27,6 +27,10 @@ pub(super) struct State {
     pub(super) is_writing: bool,
     /// Counts this provider's own writes.
     pub(super) writes: u64,
+    /// A program wants to write: the next check finds out whether it can.
+    wants_write_check: bool,
+    /// Why the last such check found that no write can succeed.
+    pub(super) refusal: Option<Arc<Error>>,
 }
 
 impl State {
@@ -50,7 +54,19 @@ impl State {
             observed: Observed::default(),
             is_writing: false,
             writes: 0,
+            wants_write_check: false,
+            refusal: None,
         }
+    }
+
+    /// The next check finds out whether the file can be written.
+    pub(super) fn request_write_check(&mut self) {
+        self.wants_write_check = true;
+    }
+
+    /// Whether the check that begins now is to find out whether the file can be written.
+    pub(super) fn begin_write_check(&mut self) -> bool {
+        std::mem::take(&mut self.wants_write_check)
     }
 
     /// Whether the file at this location is the one that was read last.
@@ -82,7 +98,11 @@ impl State {
         let readable = self.readable(&loaded).into();
         match loaded.content {
             Some(_) => self.source.apply(readable, Instant::now(), loaded.modified),
-            None => self.source.apply_absence(readable, Instant::now()),
+            None => {
+                // A file that is not there is no error.
+                self.source.current_mut().last_error = None;
+                self.source.apply_absence(readable, Instant::now());
+            }
         }
         self.loaded = Some(loaded);
     }
