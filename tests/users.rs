@@ -96,6 +96,12 @@ fn an_ordinary_users_mount_is_for_that_user_alone() {
     let root = fs::read(&secret).unwrap_err();
     assert_eq!(root.raw_os_error(), Some(libc::EACCES));
     assert_eq!(nobody.run(&["get", "K"]).done(), "mine");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let place = nobody.live("").display().to_string();
+    let mut mounts = mounts
+        .lines()
+        .filter(|line| line.contains(place.trim_end_matches('/')));
+    assert!(mounts.all(|line| line.contains(" - fuse.simpletuner-live simpletuner-live ")));
 
     let again = nobody.run(&["mount"]);
     assert!(again.err.contains("mounted already"), "{}", again.err);
