@@ -32,9 +32,7 @@ pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
 /// The providers whose secrets may be missing from a list, and why.
 pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
     let unanswered = reports.iter().filter_map(|report| {
-        let has_not_answered = report["configured"] == true
-            && report["available"] == true
-            && report["last_success"].is_null();
+        let has_not_answered = report["configured"] == true && report["available"].is_null();
         Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| has_not_answered)
     });
     failing(reports).chain(unanswered).collect()
@@ -42,7 +40,7 @@ pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
 
 /// The providers that are unavailable now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    let fails = |report: &&Value| report["available"] != true && report["configured"] != false;
+    let fails = |report: &&Value| report["available"] == false && report["configured"] != false;
     reports.iter().filter(fails).filter_map(|report| {
         let reason = report["last_error"].as_str()?;
         Some((report["name"].as_str()?, reason))
