@@ -110,9 +110,16 @@ impl KeySource {
     /// # Errors
     /// [`Error::KeyUnusable`], but not for a key that is missing.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.variable {
-            Some(_) => Ok(()),
-            None => self.read().map(drop),
+        let stamp = rustix::fs::stat(&self.key_file).map(|stat| Stamp::of(&stat));
+        let derived_from = self
+            .derived
+            .lock()
+            .as_ref()
+            .and_then(|derived| derived.file);
+        match (&self.variable, stamp, derived_from) {
+            (Some(_), ..) => Ok(()),
+            (None, Ok(stamp), Some(known)) if stamp == known => Ok(()),
+            _ => self.read().map(drop),
         }
     }
 

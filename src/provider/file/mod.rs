@@ -177,18 +177,18 @@ impl CheckTarget for Shared {
     fn check(&self) {
         let peers = self.join_peers();
         let generation = peers.as_ref().and_then(|peers| peers.join());
-        let is_writer_waiting = self.state.lock().begin_write_check();
         self.check_now();
-        if is_writer_waiting {
-            let checked = reserve::with(|| self.check_writable());
-            self.state.lock().refusal = checked.err().map(Arc::new);
-        }
         if let Some(changed) = self.changed.get() {
             changed();
         }
         if let (Some(peers), Some(generation)) = (peers, generation) {
             peers.acknowledge(generation);
         }
+    }
+
+    fn check_for_writers(&self) {
+        let refusal = reserve::with(|| self.check_writable()).err();
+        self.state.lock().refusal = refusal.map(Arc::new);
     }
 
     fn files(&self) -> Vec<PathBuf> {

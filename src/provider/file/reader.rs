@@ -27,6 +27,8 @@ pub(super) enum Observed {
     /// The next check must read the file again.
     #[default]
     Unsettled,
+    /// So does it here, but the file was read: a change within the same moment may have the same stamp.
+    Young(PathBuf, Stamp),
     Missing(PathBuf),
     File(PathBuf, Stamp),
 }
@@ -35,7 +37,7 @@ impl Observed {
     /// A file that was read. If it changed only just now, its stamp may not show the next change.
     pub(super) fn after_read(path: &Path, stamp: Stamp) -> Self {
         if stamp.may_repeat() {
-            Observed::Unsettled
+            Observed::Young(path.to_owned(), stamp)
         } else {
             Observed::File(path.to_owned(), stamp)
         }

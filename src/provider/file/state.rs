@@ -27,9 +27,7 @@ pub(super) struct State {
     pub(super) is_writing: bool,
     /// Counts this provider's own writes.
     pub(super) writes: u64,
-    /// A program wants to write: the next check finds out whether it can.
-    wants_write_check: bool,
-    /// Why the last such check found that no write can succeed.
+    /// Why the last check for a writer found that no write can succeed.
     pub(super) refusal: Option<Arc<Error>>,
 }
 
@@ -54,19 +52,8 @@ impl State {
             observed: Observed::default(),
             is_writing: false,
             writes: 0,
-            wants_write_check: false,
             refusal: None,
         }
-    }
-
-    /// The next check finds out whether the file can be written.
-    pub(super) fn request_write_check(&mut self) {
-        self.wants_write_check = true;
-    }
-
-    /// Whether the check that begins now is to find out whether the file can be written.
-    pub(super) fn begin_write_check(&mut self) -> bool {
-        std::mem::take(&mut self.wants_write_check)
     }
 
     /// Whether the file at this location is the one that was read last.
@@ -77,6 +64,16 @@ impl State {
                 *stamp == Stamp::of(stat) && path == located.path()
             }
             _ => false,
+        }
+    }
+
+    /// Whether the file at this location seems to be the one that was read last: enough to know whether it can be written.
+    pub(super) fn seems_current(&self, located: &Place) -> bool {
+        match (&self.observed, located.stat()) {
+            (Observed::Young(path, stamp), Some(stat)) => {
+                *stamp == Stamp::of(stat) && path == located.path()
+            }
+            _ => self.is_current(located),
         }
     }
 
@@ -168,6 +165,7 @@ impl State {
 
     /// Whether the file was read so soon after a change that its stamp may not show the next one.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.observed == Observed::Unsettled && !self.source.is_failing()
+        let is_unsettled = matches!(self.observed, Observed::Unsettled | Observed::Young(..));
+        is_unsettled && !self.source.is_failing()
     }
 }

@@ -238,8 +238,7 @@ impl SecretStore for FileProvider {
     }
 
     fn check_writable(&self, done: Done) {
-        self.0.state.lock().request_write_check();
-        self.0.watch.check_then(&self.0, done);
+        self.0.watch.check_for_writer_then(&self.0, done);
     }
 
     fn refusal(&self, name: Option<&SecretName>) -> Option<Error> {

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use super::document::Stored;
 use super::reader::LoadedDocument;
+use super::watch::CheckTarget;
 use super::write::{Lock, beside, refuse_mounted};
 use super::{Document, Shared};
 use crate::error::{Error, Result};
@@ -12,12 +15,16 @@ use crate::files::place::{self, Place};
 use crate::files::writable::{check_replaceable, check_writable};
 
 impl Shared {
-    /// Runs on the thread `store`, after a check of the file: what it found is in the state.
+    /// Runs on the thread `store`. Reads the file only if it seems to have changed.
     ///
     /// # Errors
     /// Those that a write would have.
     pub(super) fn check_writable(&self) -> Result<()> {
-        let located = self.options.location.locate()?;
+        let mut located = self.options.location.locate()?;
+        if !self.state.lock().seems_current(&located) {
+            self.check();
+            located = self.options.location.locate()?;
+        }
         let loaded = {
             let state = self.state.lock();
             match &state.source.current().failure {
@@ -26,6 +33,7 @@ impl Shared {
             }
         };
         refuse_mounted(located.path())?;
+        self.check_lock(&located)?;
         self.check_disk(&located, loaded.as_ref().map_or(0, LoadedDocument::size))?;
         match loaded {
             Some(loaded) => self.check_key(&loaded.document),
@@ -37,9 +45,7 @@ impl Shared {
     fn check_disk(&self, located: &Place, size: u64) -> Result<()> {
         let path = located.path();
         let failed = |error| Error::io(format!("writing {}", path.display()), error);
-        let lock = beside(path, "", ".lock");
-        let locked = place::find(&lock).and_then(|lock| check_writable(&lock));
-        match locked.and_then(|()| check_replaceable(located, size)) {
+        match check_replaceable(located, size) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 // Another writer's copy may take the room, and give it back.
                 match Lock::take(path, Duration::ZERO) {
@@ -50,6 +56,16 @@ impl Shared {
             }
             checked => checked.map_err(failed),
         }
+    }
+
+    /// Whether this process may take the lock. Another writer may have it just now.
+    fn check_lock(&self, located: &Place) -> Result<()> {
+        let lock = beside(located.path(), "", ".lock");
+        let opened = place::find(&lock).and_then(|place| match place.stat() {
+            Some(_) => place.open(OFlags::RDWR).map(drop),
+            None => Ok(()),
+        });
+        opened.map_err(|error| Error::io(format!("opening {}", lock.display()), error))
     }
 
     /// Whether there is a key to encrypt values with, or it can be made.
