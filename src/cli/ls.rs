@@ -2,25 +2,36 @@
 
 use serde_json::{Value, json};
 
+use super::failure::Failure;
 use super::secret_list::{Detail, ListedSecret};
 use super::target::Target;
 use super::{Context, Outcome, output};
+use crate::error::Error;
 use crate::provider::rfc3339;
+use crate::secret::{NamePattern, SecretName};
 
 /// List the secrets of all providers
+///
+/// In a pattern, * stands for any characters and ? for one; quote it, so that the shell does not replace it. A pattern that
+/// matches nothing is an error, with exit code 4.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
+    visible_alias = "list",
     after_help = "Examples:
   simpletuner-live ls
   simpletuner-live ls -l
+  simpletuner-live ls 'HF_*' WANDB_API_KEY
   simpletuner-live ls --json | jq -r '.[].name'"
 )]
 pub(super) struct Args {
+    /// Only names that match one of these patterns
+    #[arg(value_name = "PATTERN")]
+    patterns: Vec<NamePattern>,
     /// Show provider, size and time of the last change too
     #[arg(short, long)]
     long: bool,
-    /// Print JSON
+    /// Print JSON, with all that -l shows
     #[arg(long)]
     json: bool,
     /// Ask the providers directly, even if a mount is running
@@ -29,17 +40,29 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let detail = match (args.long, args.json) {
-        (true, _) => Detail::All,
-        (false, true) => Detail::Providers,
-        (false, false) => Detail::Names,
+    let detail = match args.long || args.json {
+        true => Detail::All,
+        false => Detail::Names,
     };
-    let listed = Target::open(context, args.no_mount)?.list(detail)?;
+    let is_wanted = |name: &SecretName| {
+        let mut patterns = args.patterns.iter();
+        args.patterns.is_empty() || patterns.any(|pattern| pattern.matches(name.as_str()))
+    };
+    let listed = Target::open(context, args.no_mount)?.list(detail, &is_wanted)?;
+    show(&args, &listed)?;
+    let names = || listed.iter().map(|one| one.name.as_str());
+    let matches_none = |pattern: &&NamePattern| !names().any(|name| pattern.matches(name));
+    let unmatched = args.patterns.iter().filter(matches_none);
+    Failure::of_all(unmatched.map(|pattern| missing(pattern)).collect())
+}
+
+fn show(args: &Args, listed: &[ListedSecret]) -> Outcome {
     if args.json {
-        let entries: Vec<Value> = listed.iter().map(|one| entry(one, args.long)).collect();
+        let entries: Vec<Value> = listed.iter().map(entry).collect();
         return output::json(&entries);
     }
-    if args.long {
+    // A table without rows would only have its header.
+    if args.long && (!listed.is_empty() || args.patterns.is_empty()) {
         let rows: Vec<_> = listed.iter().map(row).collect();
         return output::table(&["NAME", "PROVIDER", "BYTES", "CHANGED"], &rows);
     }
@@ -47,13 +70,23 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     output::write(names.as_bytes())
 }
 
-fn entry(listed: &ListedSecret, long: bool) -> Value {
-    let mut entry = json!({ "name": listed.name.as_str(), "provider": listed.provider });
-    if long {
-        entry["size"] = json!(listed.size);
-        entry["changed_at"] = json!(listed.changed_at.map(rfc3339));
+fn missing(pattern: &NamePattern) -> Failure {
+    match SecretName::new(pattern.as_str()) {
+        Ok(name) => Error::NotFound {
+            name: name.to_string(),
+        }
+        .into(),
+        Err(_) => Failure::NoMatch(pattern.to_string()),
     }
-    entry
+}
+
+fn entry(listed: &ListedSecret) -> Value {
+    json!({
+        "name": listed.name.as_str(),
+        "provider": listed.provider,
+        "size": listed.size,
+        "changed_at": listed.changed_at.map(rfc3339),
+    })
 }
 
 /// `?` stands for what is unknown, because the value cannot be read.

@@ -132,8 +132,12 @@ impl MountClient {
         fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         let folder = self.root.join("secrets");
         let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
         let mut listed = Vec::new();
@@ -142,13 +146,16 @@ impl MountClient {
             let Some(name) = name.to_str().and_then(|name| SecretName::new(name).ok()) else {
                 continue;
             };
+            if !is_wanted(&name) {
+                continue;
+            }
             let metadata = match detail {
                 Detail::All => fs::metadata(self.secret_path(&name)).ok(),
-                _ => None,
+                Detail::Names => None,
             };
             let provider = match detail {
                 Detail::Names => None,
-                _ => self.provider_of(&name),
+                Detail::All => self.provider_of(&name),
             };
             listed.push(ListedSecret {
                 provider,
@@ -312,7 +319,7 @@ mod tests {
         client.set(&key("A"), b"one").unwrap();
         fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
         assert_eq!(client.get(&key("A")).unwrap().as_slice(), b"one");
-        let listed = client.list(Detail::All).unwrap();
+        let listed = client.list(Detail::All, &|_| true).unwrap();
         let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
         assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
         client.remove(&key("A")).unwrap();
@@ -323,11 +330,7 @@ mod tests {
     }
 
     fn message_of(failure: Failure) -> String {
-        match failure {
-            Failure::Error(error) => error.to_string(),
-            Failure::Message(message, _) => message,
-            Failure::OutputClosed | Failure::Reported => "nothing".into(),
-        }
+        failure.message()
     }
 
     #[test]

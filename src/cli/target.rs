@@ -99,11 +99,15 @@ impl Target {
         }
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         match self {
             Target::Mount(client) => {
-                let listed = client.list(detail)?;
+                let listed = client.list(detail, is_wanted)?;
                 for (provider, reason) in reason::unlisted(&client.providers()) {
                     warn(&format!(
                         "the {provider} provider's names may be missing: {reason}"
@@ -112,7 +116,8 @@ impl Target {
                 Ok(listed)
             }
             Target::Store(Store { manager, .. }) => {
-                let (names, whole) = manager.list();
+                let (mut names, whole) = manager.list();
+                names.retain(|(name, _)| is_wanted(name));
                 if let Err(error) = whole {
                     warn(&error.to_string());
                 }
@@ -127,7 +132,7 @@ impl Target {
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
                         Detail::All => snapshot.find(&name).last_known(),
-                        _ => None,
+                        Detail::Names => None,
                     };
                     ListedSecret {
                         provider: Some(provider.to_string()),
