@@ -1,7 +1,7 @@
 //! The real binary in a scratch home, without a mount. One file: the commands share the home and its checks.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -471,7 +471,8 @@ fn the_help_of_every_command_has_examples() {
         .skip_while(|line| *line != "Commands:")
         .skip(1)
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_whitespace().next())
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split(' ').next().filter(|word| !word.is_empty()))
         .filter(|command| *command != "help");
     let mut seen = 0;
     for command in commands {

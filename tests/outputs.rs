@@ -115,7 +115,16 @@ fn ls_lists_the_names_that_match_patterns() {
     ]);
     for mounted in [false, true] {
         if mounted {
-            home.run(&["mount"]).done();
+            // A variable that is not listed by itself overrides the file.
+            let mut mount = home.command(BINARY);
+            ran(mount.env("WANDB_API_KEY", "12345").arg("mount")).done();
+            let listed = &json_of(&home, "ls --json WANDB_API_KEY")[0];
+            assert_eq!(
+                (&listed["provider"], &listed["size"]),
+                (&json!("environment"), &json!(5))
+            );
+            let report = home.sh("cat .simpletuner/live/providers/environment");
+            assert!(report.contains("\"WANDB_API_KEY\""), "{report}");
         }
         assert_eq!(run(&home, "ls HF_*").done(), "HF_OTHER\nHF_TOKEN\n");
         assert_eq!(
@@ -316,7 +325,7 @@ fn help_is_as_wide_as_the_terminal_but_no_wider_than_a_reader_likes() {
     for columns in [40, 72, 200] {
         let help = |args: &str| {
             let mut script = Command::new("script");
-            let at_terminal = format!("stty cols {columns}; {BINARY} {args}");
+            let at_terminal = format!("stty cols {columns} rows 24; {BINARY} {args}");
             script
                 .args(["-qec", &at_terminal, "/dev/null"])
                 .env("SHELL", "/bin/sh");

@@ -7,6 +7,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use position::{Position, Wanted};
 use values::ValueKind;
 
 /// How long names are waited for. After that the line is completed without them.
-const TIMEOUT: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Print what fits at the cursor: the kind of it, and then a line for each word
 ///
@@ -112,7 +113,13 @@ fn for_bash(candidates: Vec<Candidate>, current: &str, cut: &str) -> String {
 /// killed, so this one does not ask it.
 fn names_in_time(kind: ValueKind, config: Option<&str>, context: &Context) -> Vec<String> {
     let until = Instant::now() + TIMEOUT;
-    let config = config.map(Into::into).or_else(|| context.config.clone());
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    // The shell has not expanded it yet.
+    let typed = config.map(|config| match config.strip_prefix("~/") {
+        Some(below) => Path::new(&home).join(below),
+        None => config.into(),
+    });
+    let config = typed.or_else(|| context.config.clone());
     let start = || {
         let mut command = Command::new(std::env::current_exe().ok()?);
         if let Some(config) = config {

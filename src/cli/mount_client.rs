@@ -1,5 +1,6 @@
 //! A running mount, used through its files; turns errnos back into error messages. Knows no provider.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -140,6 +141,11 @@ impl MountClient {
     ) -> Outcome<Vec<ListedSecret>> {
         let folder = self.root.join("secrets");
         let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
+        // One file for each provider, instead of one attribute for each secret.
+        let providers = match detail {
+            Detail::Names => HashMap::new(),
+            Detail::All => self.providers_by_name(),
+        };
         let mut listed = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
@@ -155,7 +161,10 @@ impl MountClient {
             };
             let provider = match detail {
                 Detail::Names => None,
-                Detail::All => self.provider_of(&name),
+                Detail::All => match providers.get(name.as_str()) {
+                    Some(provider) => Some(provider.clone()),
+                    None => self.provider_of(&name),
+                },
             };
             listed.push(ListedSecret {
                 provider,
@@ -166,6 +175,19 @@ impl MountClient {
         }
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(listed)
+    }
+
+    /// The first provider of the chain that has it, for each secret.
+    fn providers_by_name(&self) -> HashMap<String, String> {
+        let mut providers = HashMap::new();
+        for report in self.providers() {
+            let keys = report["keys"].as_array().into_iter().flatten();
+            for key in keys.filter_map(Value::as_str) {
+                let provider = providers.entry(key.to_owned());
+                provider.or_insert_with(|| report["name"].as_str().unwrap_or("?").to_owned());
+            }
+        }
+        providers
     }
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {

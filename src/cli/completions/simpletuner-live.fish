@@ -9,14 +9,18 @@ function __simpletuner_live_complete
     set -l program simpletuner-live
     string match --quiet '*/simpletuner-live' -- $words[1]
     and set program (string replace --regex '^~/' "$HOME/" -- $words[1])
-    set -l answer (command $program complete fish -- $words[2..-1] "$current" 2>/dev/null </dev/null)
+    set --erase words[1]
+    set -l answer (command $program complete fish -- $words "$current" 2>/dev/null </dev/null)
+    # The value of an option may stand behind a `=`.
+    set -l option (string match --regex -- '^--[^=]*=' "$current")
+    set -l value (string replace --regex -- '^--[^=]*=' '' "$current")
     switch "$answer[1]"
         case files
-            __fish_complete_path "$current"
+            __fish_complete_path "$value" | string replace --regex '^' "$option"
         case folders
-            __fish_complete_directories "$current" ''
+            __fish_complete_directories "$value" '' | string replace --regex '^' "$option"
         case users
-            __fish_complete_users
+            __fish_complete_users | string replace --regex '^' "$option"
         case words parts
             printf '%s\n' $answer[2..-1]
     end
