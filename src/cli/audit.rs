@@ -115,7 +115,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             };
             match json {
                 true => output::json(&json!({ "removed": removed })),
-                false => output::line(&format!("{} removed", counted(removed as u64, "row"))),
+                false => output::line(&format!("{} removed", counted(removed, "row"))),
             }
         }
     }

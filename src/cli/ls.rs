@@ -53,7 +53,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let names = || listed.iter().map(|one| one.name.as_str());
     let matches_none = |pattern: &&NamePattern| !names().any(|name| pattern.matches(name));
     let unmatched = args.patterns.iter().filter(matches_none);
-    Failure::of_all(unmatched.map(|pattern| missing(pattern)).collect())
+    Failure::of_all(unmatched.map(missing).collect())
 }
 
 fn show(args: &Args, listed: &[ListedSecret]) -> Outcome {
