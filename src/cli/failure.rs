@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::error::Error;
+use crate::error::{Error, in_words};
 
 const FAILED: u8 = 1;
 const NO_SUCH_SECRET: u8 = 4;
@@ -17,7 +17,7 @@ pub(super) enum Failure {
     Message(String, Option<String>),
     /// No secret's name matches this pattern.
     NoMatch(String),
-    /// Another process has printed why, as [`report`](Self::report) does.
+    /// It has been printed why, as [`report`](Self::report) does.
     Reported,
     /// What failed of a command that did several things.
     Several(Vec<Failure>),
@@ -42,7 +42,7 @@ impl Failure {
 
     /// Standard output takes nothing more.
     pub(super) fn unwritable(error: &io::Error) -> Self {
-        Failure::new(format!("cannot write standard output: {error}"))
+        Failure::new(format!("cannot write standard output: {}", in_words(error)))
     }
 
     /// The failures of a command that did several things; `Ok` if there are none.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::secret_list::{Detail, ListedSecret};
+use super::secret_list::{Detail, ListedSecret, Unlisted};
 use super::target::Target;
 use super::{Context, Outcome, output};
 use crate::error::Error;
@@ -14,6 +14,9 @@ use crate::secret::{NamePattern, SecretName};
 ///
 /// In a pattern, * stands for any characters and ? for one; quote it, so that the shell does not replace it. A pattern that
 /// matches nothing is an error, with exit code 4.
+///
+/// If a provider does not give its names, the others' are listed, an error says why, and the exit code is 1. With --json,
+/// the provider has an entry with "error" and without a name.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -22,7 +25,7 @@ use crate::secret::{NamePattern, SecretName};
   simpletuner-live ls
   simpletuner-live ls -l
   simpletuner-live ls 'HF_*' WANDB_API_KEY
-  simpletuner-live ls --json | jq -r '.[].name'"
+  simpletuner-live ls --json | jq -r '.[].name // empty'"
 )]
 pub(super) struct Args {
     /// Only names that match one of these patterns
@@ -48,18 +51,28 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let mut patterns = args.patterns.iter();
         args.patterns.is_empty() || patterns.any(|pattern| pattern.matches(name.as_str()))
     };
-    let listed = Target::open(context, args.no_mount)?.list(detail, &is_wanted)?;
-    show(&args, &listed)?;
+    let target = Target::open(context, args.no_mount)?;
+    let unlisted = target.unlisted();
+    let listed = target.list(detail, &is_wanted)?;
+    show(&args, &listed, &unlisted)?;
     let names = || listed.iter().map(|one| one.name.as_str());
     let matches_none = |pattern: &&NamePattern| !names().any(|name| pattern.matches(name));
-    let unmatched = args.patterns.iter().filter(matches_none);
-    Failure::of_all(unmatched.map(missing).collect())
+    let unmatched = args.patterns.iter().filter(matches_none).map(missing);
+    let unlisted = unlisted.iter().map(|Unlisted { provider, reason }| {
+        Failure::new(format!(
+            "the names of the {provider} provider are missing: {reason}"
+        ))
+    });
+    Failure::of_all(unlisted.chain(unmatched).collect())
 }
 
-fn show(args: &Args, listed: &[ListedSecret]) -> Outcome {
+fn show(args: &Args, listed: &[ListedSecret], unlisted: &[Unlisted]) -> Outcome {
     if args.json {
-        let entries: Vec<Value> = listed.iter().map(entry).collect();
-        return output::json(&entries);
+        let missing = unlisted.iter().map(|Unlisted { provider, reason }| {
+            json!({ "name": null, "provider": provider, "error": reason })
+        });
+        let names = listed.iter().map(entry);
+        return output::json(&names.chain(missing).collect::<Vec<Value>>());
     }
     // A table without rows would only have its header.
     if args.long && (!listed.is_empty() || args.patterns.is_empty()) {
