@@ -181,25 +181,27 @@ fn stats(tree: &Tree, of: Option<&str>) -> Resolved {
             stats.extend(function_caches().stats());
             json_text(&stats)
         }
-        Some(name) => match tree.manager.caches().get(name) {
-            Some(cache) => json_text(&cache.stats()),
-            None => Resolved::Missing,
+        Some(name) => match cache(tree, name) {
+            Ok(cache) => json_text(&cache.stats()),
+            Err(_) => Resolved::Missing,
         },
     }
 }
 
 fn clear(tree: &Tree, of: Option<&str>) -> Result<()> {
-    match of {
+    let count = match of {
         None => {
-            tree.manager.caches().clear();
-            function_caches().clear();
+            let count = tree.manager.caches().clear() + function_caches().clear();
             tree.manager.clear_cache();
+            count
         }
         Some(name) => {
-            cache(tree, name)?.clear();
+            let count = cache(tree, name)?.clear();
             notify_invalidated(tree, name, None);
+            count
         }
-    }
+    };
+    tree.invalidated.store(count as u64, Ordering::Relaxed);
     Ok(())
 }
 
@@ -218,6 +220,7 @@ fn invalidate(tree: &Tree, of: Option<&str>, bytes: &[u8]) -> Result<()> {
 
 fn cache(tree: &Tree, name: &str) -> Result<Arc<dyn NamedCache>> {
     let cache = tree.manager.caches().get(name);
+    let cache = cache.or_else(|| function_caches().get(name));
     cache.ok_or_else(|| Error::NotFound { name: name.into() })
 }
 
