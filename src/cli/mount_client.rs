@@ -16,7 +16,6 @@ use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
-use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
 
@@ -53,9 +52,8 @@ impl MountClient {
         }
     }
 
-    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
-    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
-        let mount_point = &settings.mount_point;
+    /// The mount at `mount_point`, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
             MountPointState::Ours { alive: false, .. } => {

@@ -54,7 +54,7 @@ pub fn init_foreground() {
 }
 
 /// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB). If its disk does not answer, the
-/// lines are written when it does.
+/// lines are written when it does. If this user may not write there, or nobody may, there is no log.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
@@ -63,17 +63,20 @@ pub fn init_daemon(path: &Path) -> Result<()> {
     let place = path.to_owned();
     let open = move || {
         let log = LogFile::open(&place, MAX_LOG_SIZE);
-        let (log, result) = match log {
+        let (log, result): (Option<Box<dyn Write + Send>>, _) = match log {
             Ok(log) => {
                 let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-                (Some(log), Ok(mode))
+                (Some(Box::new(log)), Ok(mode))
             }
+            Err(error) if error.is_read_only() => (Some(Box::new(io::sink())), Ok(0)),
             Err(error) => (None, Err(error)),
         };
         let _ = sender.send(result);
         log
     };
-    QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
+    QUEUE
+        .start(open)
+        .map_err(|e| Error::io("a thread cannot be started", e))?;
     start(LevelFilter::INFO, LineFormat::of_daemon(true), || &QUEUE);
     let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
