@@ -80,10 +80,21 @@ impl MountClient {
                 let (what, hint) = explain_no_answer(mount_point);
                 Err(Failure::with_hint(what, hint))
             }
-            MountPointState::NotMounted => Err(Failure::with_hint(
-                format!("nothing is mounted at {path}"),
-                "`simpletuner-live mount` mounts it",
-            )),
+            MountPointState::NotMounted => {
+                let others = mount::own_mount_points();
+                let others: Vec<_> = others.iter().map(|dir| dir.display().to_string()).collect();
+                let hint = match others.len() {
+                    0 => "`simpletuner-live mount` mounts it".to_owned(),
+                    _ => format!(
+                        "`simpletuner-live mount` mounts it; this user has a mount at {}",
+                        others.join(", ")
+                    ),
+                };
+                Err(Failure::with_hint(
+                    format!("nothing is mounted at {path}"),
+                    hint,
+                ))
+            }
             MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
             }

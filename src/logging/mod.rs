@@ -23,7 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
-use crate::files::place;
+use crate::files::{base_folder, place};
 use limit::{Admitted, LineLimit};
 use queue::LogQueue;
 
@@ -68,7 +68,9 @@ pub fn init_daemon(path: &Path) -> Result<()> {
                 let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
                 (Some(Box::new(log)), Ok(mode))
             }
-            Err(error) if error.is_read_only() => (Some(Box::new(io::sink())), Ok(0)),
+            Err(error) if error.is_read_only() || base_folder::refuse_anew(&place).is_err() => {
+                (Some(Box::new(LateLog::Missing(place))), Ok(0))
+            }
             Err(error) => (None, Err(error)),
         };
         let _ = sender.send(result);
@@ -193,6 +195,30 @@ where
             write!(out, " (more such lines within a minute are only counted)")?;
         }
         writeln!(out)
+    }
+}
+
+/// A log that could not be opened: the lines until it can be are lost.
+enum LateLog {
+    Missing(PathBuf),
+    Open(LogFile),
+}
+
+impl Write for LateLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Self::Missing(path) = self
+            && let Ok(log) = LogFile::open(path, MAX_LOG_SIZE)
+        {
+            *self = Self::Open(log);
+        }
+        match self {
+            Self::Missing(_) => Ok(line.len()),
+            Self::Open(log) => log.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

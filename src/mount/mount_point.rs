@@ -73,7 +73,7 @@ impl MountPoint {
             if is_entry(entry.file_name().to_bytes()) {
                 return Err(Error::Settings(format!(
                     "{dir} is not empty: a mount would hide what is in it; choose an empty folder, or a name that does not exist \
-                     yet (`simpletuner-live mount {})`",
+                     yet (`simpletuner-live mount {}`)",
                     self.path().join("live").display()
                 )));
             }

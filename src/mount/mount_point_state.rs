@@ -91,6 +91,13 @@ pub(super) fn is_own(mount: &Mount) -> bool {
     is_of_this_program(mount) && mount.user == Some(me)
 }
 
+/// Where this user's mounts are.
+pub fn own_mount_points() -> Vec<PathBuf> {
+    let mounts = mountinfo::of_this_process().unwrap_or_default();
+    let own = mounts.into_iter().filter(is_own);
+    own.map(|mount| mount.point).collect()
+}
+
 /// The topmost mount at a resolved path.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock};
+use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, not_started};
 
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
@@ -92,6 +92,13 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
     })?;
     let result = session.run();
+    if let Err(error) = &result {
+        let why = format!(
+            "the device: {}",
+            not_started(io::Error::new(error.kind(), error.to_string()))
+        );
+        let _ = channel.read().send(&ToKeeper::Failed(why));
+    }
     drain.finish();
     manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))

@@ -191,13 +191,12 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
             "the daemon ended; see its log, {}",
             settings.log_file.display()
         ))),
-        _ => Err(Error::io(
-            format!(
-                "{} is mounted, but does not answer; see {}",
-                mount_point.display(),
+        _ => {
+            give_up(&mut child, &mount_point);
+            Err(Error::Settings(format!(
+                "the daemon was started and does not answer any more; see its log, {}",
                 settings.log_file.display()
-            ),
-            Errno::IO,
-        )),
+            )))
+        }
     }
 }

@@ -16,7 +16,11 @@ fn a_folder_that_is_moved_away_is_not_made_anew_and_works_again_when_it_is_back(
         let away = away.to_str().unwrap();
         user.mounts.borrow_mut().push(user.path("away/live"));
         user.sh("mv .simpletuner away");
-        let write = |value: &str| user.try_sh(&format!("printf {value} > '{away}/secrets/NEW'"));
+        let write = |value: &str| {
+            user.try_sh(&format!(
+                "printf {value} | dd status=none of='{away}/secrets/NEW'"
+            ))
+        };
         for round in 0..3 {
             // Neither this server nor the next one makes anything, and the values that are held stay readable.
             assert_ne!(write("lost").code, 0, "{round}");

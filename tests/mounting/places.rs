@@ -15,12 +15,18 @@ fn a_place_that_cannot_be_mounted_on_is_refused_in_one_sentence_that_says_what_t
         let home = home.trim_end_matches('/');
         let roots = user.scratch.path("roots").display().to_string();
         let mut cases = vec![
-            ("/".to_owned(), "/ is not empty"),
+            (
+                "/".to_owned(),
+                "/ cannot be a mount point: a mount would hide",
+            ),
             (
                 home.to_owned(),
-                "is not empty: a mount would hide what is in it; choose an empty folder",
+                "cannot be a mount point: a mount would hide",
             ),
-            ("full".to_owned(), "full is not empty"),
+            (
+                "full".to_owned(),
+                "full is not empty: a mount would hide what is in it; choose an empty folder",
+            ),
             ("way".to_owned(), "full is not empty"),
             (
                 "file".to_owned(),

@@ -87,7 +87,7 @@ fn a_device_that_is_missing_or_may_not_be_opened_is_named_with_what_to_do() {
     let home = Home::new();
     for (how, words) in [
         (
-            "mount -t tmpfs none /dev",
+            "mkdir dev; mount -t tmpfs none dev; mknod -m 666 dev/null c 1 3; mkdir dev/shm; mount --rbind /dev/shm dev/shm; mount --rbind dev /dev",
             "load the kernel module (`modprobe fuse`), or give the container the device",
         ),
         (
@@ -118,13 +118,23 @@ fn folders_of_path_that_may_not_be_looked_into_are_passed_over() {
         ".simpletuner/live.yaml",
         "command: [{name: own, run: [own-tool]}]\n",
     );
-    user.sh("mkdir -p bin; printf '#!/bin/sh\\necho \"{\\\"FROM_TOOL\\\": \\\"tool\\\"}\"\\n' > bin/own-tool; chmod 755 bin/own-tool");
+    user.sh("mkdir bin");
+    user.write(
+        "bin/own-tool",
+        "#!/bin/sh\necho '{\"FROM_TOOL\": \"tool\"}'\n",
+    );
+    user.sh("chmod 755 bin/own-tool");
     let path = format!(
         "{}:/nonexistent:{}:/usr/bin:/bin",
         user.scratch.path("closed").display(),
         user.path("bin").display()
     );
-    let run = |args: &[&str], path: &str| ran(user.cli(args).env("PATH", path));
+    user.mounts.borrow_mut().push(user.path(LIVE));
+    let run = |args: &[&str], path: &str| {
+        let mut command = user.command("env");
+        let program = user.scratch.path("program");
+        ran(command.arg(format!("PATH={path}")).arg(program).args(args))
+    };
     run(&["mount"], &path).done();
     assert_eq!(run(&["get", "FROM_TOOL"], &path).done(), "tool");
     let pids = user.pids(&user.live(""));
