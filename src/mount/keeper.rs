@@ -111,9 +111,10 @@ pub fn take_over() -> Result<()> {
             "only a server starts this part of a mount".into(),
         ));
     };
+    // Before the log is opened.
+    base_folder::keep(state.base_folder.clone());
     set_up(state.log_file())?;
     let signals = Signals::new()?;
-    base_folder::keep(state.base_folder.clone());
     state.keeper = std::process::id();
     let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
     let dir = state.mount_point();
