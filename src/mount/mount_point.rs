@@ -66,35 +66,38 @@ impl MountPoint {
     /// Checks that the folder is empty, and that this user may mount on it.
     fn check(&self) -> Result<()> {
         let dir = self.path().display();
-        let listed = Dir::read_from(&self.folder).map_err(|e| path_error(self.path(), e))?;
-        let is_entry = |name: &[u8]| name != b"." && name != b"..";
-        for entry in listed {
-            let entry = entry.map_err(|e| path_error(self.path(), e))?;
-            if is_entry(entry.file_name().to_bytes()) {
-                return Err(Error::Settings(format!(
-                    "{dir} is not empty: a mount would hide what is in it; choose an empty folder, or a name that does not exist \
-                     yet (`simpletuner-live mount {}`)",
-                    self.path().join("live").display()
-                )));
+        // The system's rule for users who mount through fusermount3.
+        let me = rustix::process::geteuid();
+        let place = self.descriptor_path();
+        let writable = rustix::fs::accessat(CWD, place, Access::WRITE_OK, AtFlags::EACCESS);
+        let may_write = me.is_root() || writable != Err(Errno::ACCESS);
+        match (self.is_empty()?, may_write) {
+            (true, true) => Ok(()),
+            (false, true) => Err(Error::Settings(format!(
+                "{dir} is not empty: a mount would hide what is in it; choose an empty folder, or a name that does not exist \
+                 yet (`simpletuner-live mount {}`)",
+                self.path().join("live").display()
+            ))),
+            (false, false) => Err(Error::Settings(format!(
+                "{dir} is not empty: a mount would hide what is in it; choose a folder of your own: `simpletuner-live mount DIR`"
+            ))),
+            (true, false) => Err(Error::Settings(format!(
+                "{dir} cannot be a mount point of this user's, who may not write to it; choose a folder of your own, or type: \
+                 sudo chown {} {dir}",
+                users::display_name(me.as_raw())
+            ))),
+        }
+    }
+
+    fn is_empty(&self) -> Result<bool> {
+        let failed = |e| path_error(self.path(), e);
+        for entry in Dir::read_from(&self.folder).map_err(failed)? {
+            let name = entry.map_err(failed)?;
+            if ![&b"."[..], b".."].contains(&name.file_name().to_bytes()) {
+                return Ok(false);
             }
         }
-        // The system's rule for users who mount through fusermount3.
-        let may_write = || {
-            rustix::fs::accessat(
-                CWD,
-                self.descriptor_path(),
-                Access::WRITE_OK,
-                AtFlags::EACCESS,
-            )
-        };
-        if !rustix::process::geteuid().is_root() && may_write() == Err(Errno::ACCESS) {
-            let user = users::display_name(rustix::process::geteuid().as_raw());
-            return Err(Error::Settings(format!(
-                "{dir} cannot be a mount point of this user's, who may not write to it; choose a folder of your own, or type: \
-                 sudo chown {user} {dir}"
-            )));
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until no other keeper is about to mount here. Its turn ends with this object.

@@ -50,6 +50,12 @@ fn a_place_that_cannot_be_mounted_on_is_refused_in_one_sentence_that_says_what_t
                 format!("{roots}/new/live"),
                 "is not yours to write to; choose another folder",
             ));
+            let full = user.folder_beside("full", 0o755, 0);
+            user.scratch.sh("touch full/x");
+            cases.push((
+                full.display().to_string(),
+                "choose a folder of your own: `simpletuner-live mount DIR`",
+            ));
         }
         for (place, words) in cases {
             let failed = user.run(&["mount", &place]).failed();
