@@ -13,8 +13,8 @@ use crate::sync;
 
 /// The source of our mounts.
 pub(super) const SOURCE: &str = "simpletuner-live";
-/// Their type, which `updatedb`, `df -x` and backups can leave out.
-pub(super) const FSTYPE: &str = "fuse.simpletuner-live";
+/// Their type, by which `updatedb`, `df -x` and backups leave them out.
+pub(super) const FILESYSTEM_TYPE: &str = "fuse.simpletuner-live";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to say that a mount has ended.
