@@ -61,10 +61,7 @@ impl MountClient {
     pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
-                return Ok(Some(Self {
-                    timeout: settings.timeout.total,
-                    ..Self::new(mount_point)
-                }));
+                return Ok(Some(Self::new(mount_point)));
             }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
