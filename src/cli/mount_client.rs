@@ -20,7 +20,7 @@ use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 
 const PROVIDER: &str = "user.simpletuner.provider";
-/// How long to wait for a provider: the default of `timeout.total`. Here, the settings need not be right.
+/// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A mount of this program that answers.
