@@ -20,6 +20,8 @@ use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 
 const PROVIDER: &str = "user.simpletuner.provider";
+/// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
@@ -61,7 +63,10 @@ impl MountClient {
     pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
-                return Ok(Some(Self::new(mount_point)));
+                return Ok(Some(Self {
+                    timeout: PROVIDER_TIMEOUT,
+                    ..Self::new(mount_point)
+                }));
             }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
