@@ -41,7 +41,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     if args.long {
         let rows: Vec<_> = listed.iter().map(row).collect();
-        return output::table(&["NAME", "PROVIDER", "BYTES", "CHANGED"], &rows);
+        let mut head = vec!["NAME", "PROVIDER", "BYTES", "CHANGED"];
+        if listed.iter().any(|one| one.problem.is_some()) {
+            head.push("PROBLEM");
+        }
+        return output::table(&head, &rows);
     }
     let names: String = listed.iter().map(|one| format!("{}\n", one.name)).collect();
     output::write(names.as_bytes())
@@ -52,6 +56,9 @@ fn entry(listed: &ListedSecret, long: bool) -> Value {
     if long {
         entry["size"] = json!(listed.size);
         entry["changed_at"] = json!(listed.changed_at.map(rfc3339));
+        if let Some(problem) = &listed.problem {
+            entry["problem"] = json!(problem);
+        }
     }
     entry
 }
@@ -64,5 +71,6 @@ fn row(listed: &ListedSecret) -> Vec<String> {
         known(listed.provider.clone()),
         known(listed.size.map(|size| size.to_string())),
         known(listed.changed_at.map(rfc3339)),
+        listed.problem.clone().unwrap_or_default(),
     ]
 }

@@ -12,6 +12,7 @@ mod encrypt_file;
 mod failure;
 mod get;
 mod hardware;
+mod history;
 mod input;
 mod install_service;
 mod ls;
@@ -19,6 +20,7 @@ mod mount;
 mod mount_client;
 mod output;
 mod prompt;
+mod question;
 mod reason;
 mod reload;
 mod rm;
@@ -28,6 +30,7 @@ mod settings;
 mod status;
 mod target;
 mod umount;
+mod undo;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -100,6 +103,8 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    History => history,
+    Undo => undo,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,

@@ -19,6 +19,7 @@ use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
+const ERROR: &str = "user.simpletuner.error";
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
@@ -150,8 +151,13 @@ impl MountClient {
                 Detail::Names => None,
                 _ => self.provider_of(&name),
             };
+            // The mount shows a value that cannot be read as an empty one.
+            let looks_empty = metadata.as_ref().is_some_and(|m| m.len() == 0);
+            let problem = looks_empty.then(|| self.attribute(&name, ERROR)).flatten();
+            let metadata = metadata.filter(|_| problem.is_none());
             listed.push(ListedSecret {
                 provider,
+                problem,
                 size: metadata.as_ref().map(|m| m.len()),
                 changed_at: metadata.and_then(|m| m.modified().ok()),
                 name,
@@ -162,8 +168,12 @@ impl MountClient {
     }
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
+        self.attribute(name, PROVIDER)
+    }
+
+    fn attribute(&self, name: &SecretName, attribute: &str) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let length = rustix::fs::getxattr(self.secret_path(name), attribute, &mut buffer).ok()?;
         let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
         Some(text.to_string())
     }

@@ -49,6 +49,7 @@ impl View for Unset {
         ProviderReport {
             name: self.name.to_owned(),
             source: format!("{} is not set", self.setting),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }
