@@ -86,7 +86,9 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         }
     }
     if let Some(old) = &layout.old {
-        move_previous(&old.target, &layout.store)?;
+        let cipher = key_of(settings).cipher_if_present()?;
+        let cipher = cipher.as_ref().filter(|_| settings.encrypt);
+        move_previous(&old.target, &layout.store, cipher)?;
     }
     if !layout.is_linked {
         put_link(&link, &link_target(settings))?;
@@ -149,7 +151,7 @@ pub fn undo(settings: &Settings) -> Result<Report> {
             Stored::Plain(_) => Ok(None),
         })?;
         write(&plain, &document)?;
-        move_previous(&layout.store, &plain)?;
+        move_previous(&layout.store, &plain, None)?;
         if layout.is_linked && plain != link {
             remove(&link)?;
         }

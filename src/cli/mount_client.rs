@@ -129,6 +129,10 @@ impl MountClient {
         Ok(self.provider_of(name).filter(|provider| provider != "file"))
     }
 
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        fs::symlink_metadata(self.secret_path(name)).is_ok()
+    }
+
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
         fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }

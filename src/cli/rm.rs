@@ -29,7 +29,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let target = Target::open(context, args.no_mount)?;
-    if !args.force && question::is_refused(&format!("remove {}?", args.name))? {
+    // A name that is mistyped is not worth a question.
+    let asks = !args.force && target.has(&args.name);
+    if asks && question::is_refused(&format!("remove {}?", args.name))? {
         return Err(question::nothing_changed());
     }
     target.remove(&args.name)

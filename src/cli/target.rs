@@ -131,6 +131,14 @@ impl Target {
         }
     }
 
+    /// Whether there is a secret of this name.
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        match self {
+            Target::Mount(client) => client.has(name),
+            Target::Store(store) => store.has(name),
+        }
+    }
+
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
         Store::of(&context.settings()?)

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::previous::{self, Previous};
+use super::previous::{self, Bounds, Previous, Update};
 use super::write::Replacement;
 use super::{Did, Document, Sealed, Shared, Stored, key_check};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::SecretName;
 
@@ -108,40 +108,57 @@ impl Shared {
         if new.is_empty() && !changes.is_empty() {
             return Ok(Kept::Same);
         }
-        let before = Previous::read_to_write(store)?;
-        let mut previous = before.clone();
-        for done in &new {
-            previous.record(&done.key.name, done.did.clone(), done.before.clone());
-        }
-        previous.bound(keep, self.options.max_keys);
-        let is_encrypted = self.options.encrypt && self.encrypt_kept(document, &mut previous);
-        if new.is_empty() && !is_encrypted {
+        let updates = || {
+            let updates = new.iter().copied().map(|done| Update {
+                name: &done.key.name,
+                did: &done.did,
+                before: done.before.clone(),
+            });
+            updates.collect::<Vec<_>>()
+        };
+        let bounds = Bounds {
+            entries: keep,
+            keys: self.options.max_keys,
+        };
+        let seal = |stored| self.kept_form(document, stored);
+        let made = Previous::read(store).and_then(|before| {
+            let after = match new.is_empty() {
+                true => before.sealed(seal)?,
+                false => before.updated(updates(), &bounds, seal)?,
+            };
+            Ok((before, after))
+        });
+        let (before, after) = match made {
+            Err(error @ Error::Malformed { .. }) => {
+                Previous::set_aside(store, &error)?;
+                let before = Previous::default();
+                let after = before.updated(updates(), &bounds, seal)?;
+                (before, after)
+            }
+            made => made?,
+        };
+        if before.is_empty() && after.is_empty() {
             return Ok(Kept::Same);
         }
         Ok(Kept::New {
-            replacement: previous.prepare(store)?,
+            replacement: after.prepare(store)?,
             store: store.to_owned(),
             before,
         })
     }
 
-    /// Encrypts values that are kept as plain text, if the key at hand is that of the document; returns whether there were any.
-    fn encrypt_kept(&self, document: &Document, previous: &mut Previous) -> bool {
-        let mut plain = previous.plain().peekable();
-        if plain.peek().is_none() {
-            return false;
-        }
-        let Ok(Some(cipher)) = self.options.key.cipher_if_present() else {
-            return false;
+    /// A value that was plain is kept encrypted if values are, and the key at hand is that of the document.
+    fn kept_form(&self, document: &Document, stored: Stored) -> Stored {
+        let Stored::Plain(value) = &stored else {
+            return stored;
         };
-        if key_check::misfit(document, Some(&cipher)).is_some() {
-            return false;
-        }
-        for stored in plain {
-            if let Stored::Plain(value) = stored {
-                *stored = Stored::Encrypted(Sealed::seal(value, &cipher));
+        match self.options.key.cipher_if_present() {
+            Ok(Some(cipher))
+                if self.options.encrypt && key_check::misfit(document, Some(&cipher)).is_none() =>
+            {
+                Stored::Encrypted(Sealed::seal(value, &cipher))
             }
+            _ => stored,
         }
-        true
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::document::looks_encrypted;
 use super::keep::Done;
-use super::previous::Previous;
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
@@ -323,7 +322,7 @@ impl Shared {
                 self.replace(document, sealed, None, done);
             }
             Edit::Undo(planned) => {
-                Self::check_planned(&Previous::read_to_write(path)?, planned)?;
+                self.check_planned(planned)?;
                 let mut restored = Vec::with_capacity(planned.len());
                 for undo in planned {
                     let stored = match &undo.to {

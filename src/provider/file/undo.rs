@@ -1,9 +1,10 @@
 //! Looks at what keys held before a change, and plans what an undo sets back. Writes nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::previous::{Did, Entry, KeyHistory, Previous};
+use super::previous::{Did, Entry, KeyHistory, Previous, path_for};
 use super::{Document, Sealed, Shared, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
@@ -66,11 +67,23 @@ fn past(name: &SecretName, entry: &Entry) -> PastChange {
 }
 
 impl Shared {
+    /// What is kept of all keys.
+    fn previous(&self) -> Result<BTreeMap<SecretName, KeyHistory>> {
+        let store = self.path_now()?;
+        let all = Previous::read(&store).and_then(|previous| previous.all());
+        all.map_err(|error| match error {
+            Error::Malformed { reason, .. } => Error::Malformed {
+                what: path_for(&store).display().to_string(),
+                reason,
+            },
+            other => other,
+        })
+    }
+
     /// All changes that are kept, the newest first.
     pub(super) fn history(&self) -> Result<Vec<PastChange>> {
-        let previous = Previous::read(&self.path_now()?)?;
+        let previous = self.previous()?;
         let mut changes: Vec<PastChange> = previous
-            .keys
             .iter()
             .flat_map(|(name, history)| history.entries.iter().map(|entry| past(name, entry)))
             .collect();
@@ -81,9 +94,8 @@ impl Shared {
     /// What an undo would set back.
     pub(super) fn plan_undo(&self, what: &UndoRequest) -> Result<Vec<Undo>> {
         let found = self.read_now().loaded?;
-        let previous = Previous::read(&self.path_now()?)?;
         let mut planned = Vec::new();
-        for (name, history) in &previous.keys {
+        for (name, history) in &self.previous()? {
             if let Some((entry, is_partial)) = target(what, name, history) {
                 planned.extend(self.plan(&found.document, name, history, entry, is_partial));
             }
@@ -150,9 +162,10 @@ impl Shared {
     }
 
     /// Checks that nothing has changed the keys since this was planned.
-    pub(super) fn check_planned(previous: &Previous, planned: &[Undo]) -> Result<()> {
+    pub(super) fn check_planned(&self, planned: &[Undo]) -> Result<()> {
+        let previous = self.previous()?;
         for undo in planned {
-            let history = previous.keys.get(&undo.name);
+            let history = previous.get(&undo.name);
             if history.and_then(KeyHistory::newest) != undo.newest {
                 return Err(Error::Malformed {
                     what: undo.name.to_string(),
