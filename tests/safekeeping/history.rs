@@ -150,6 +150,21 @@ fn encrypting_a_file_or_adopting_it_leaves_no_plain_text_behind() {
 }
 
 #[test]
+fn an_edit_by_another_program_is_not_kept() {
+    let home = Home::new();
+    settings(&home, "encrypt: false\nkeep_previous: 5\n");
+    set(&home, "K", "one");
+    set(&home, "K", "two");
+    home.write(".simpletuner/secrets.json", r#"{"K": "by hand"}"#);
+    assert_eq!(get(&home, "K"), "by hand");
+    assert_eq!(history(&home, "K").as_array().unwrap().len(), 2);
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "one");
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "by hand");
+}
+
+#[test]
 fn with_keep_previous_0_nothing_is_kept() {
     let home = Home::new();
     set(&home, "K", "one");
