@@ -8,13 +8,12 @@
 //! newest entry comes first. `did` is `set`, `deleted`, `renamed` (with `to` or `from`) or `undone`; `before` is `null` where the
 //! key did not exist. `dropped` is the time of the newest entry that is no longer kept.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod key_history;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::write::{Replacement, beside, sync_folder_of};
@@ -22,94 +21,16 @@ use super::{Sealed, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
-use crate::provider::{parse_rfc3339, rfc3339_in_microseconds};
 use crate::secret::SecretName;
+use key_history::{parse, size, write_line};
+
+pub use key_history::Did;
+pub(super) use key_history::{Entry, KeyHistory};
 
 /// The largest file, in bytes. Above it, the keys are dropped that have not changed for longest, whatever `keep_previous` is.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// What an entry needs besides its value and two names.
-const ENTRY_OVERHEAD: usize = 128;
 /// How each line begins; a name has no character that JSON escapes.
 const LINE_START: &[u8] = b"{\"key\":\"";
-
-/// What a write did to a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Did {
-    /// It got a value.
-    Set,
-    /// It was removed.
-    Deleted,
-    /// It was renamed to this key.
-    RenamedTo(SecretName),
-    /// This key was renamed to it.
-    RenamedFrom(SecretName),
-    /// It was set back to an earlier value.
-    Undone,
-}
-
-/// A change of a key, and what the key held before.
-#[derive(Clone)]
-pub(super) struct Entry {
-    pub(super) at: SystemTime,
-    pub(super) did: Did,
-    pub(super) before: Option<Stored>,
-}
-
-impl Entry {
-    fn size(&self) -> usize {
-        let before = match &self.before {
-            None => 0,
-            Some(Stored::Encrypted(sealed)) => sealed.as_str().len(),
-            // Escapes make a text at most six times as long.
-            Some(Stored::Plain(value)) => 6 * value.len(),
-        };
-        before + ENTRY_OVERHEAD
-    }
-}
-
-/// The last entries of a key.
-#[derive(Clone, Default)]
-pub(super) struct KeyHistory {
-    /// The newest first.
-    pub(super) entries: VecDeque<Entry>,
-    /// When the newest change was made whose entry is no longer kept.
-    pub(super) dropped: Option<SystemTime>,
-}
-
-impl KeyHistory {
-    /// When the key last changed.
-    pub(super) fn newest(&self) -> Option<SystemTime> {
-        self.entries.front().map(|entry| entry.at)
-    }
-
-    /// Adds an entry for a change that is made now.
-    fn record(&mut self, did: Did, before: Option<Stored>) {
-        // The time also identifies the entry, so it always advances, whatever the clock does.
-        let mut at = in_microseconds(SystemTime::now());
-        if let Some(newest) = self.newest().max(self.dropped)
-            && at <= newest
-        {
-            at = newest + Duration::from_micros(1);
-        }
-        // The write that the last entry was for did not take place: the power failed, or the rename did.
-        if before.is_some()
-            && self
-                .entries
-                .front()
-                .is_some_and(|last| last.before == before)
-        {
-            self.entries.pop_front();
-        }
-        self.entries.push_front(Entry { at, did, before });
-    }
-
-    fn truncate(&mut self, len: usize) {
-        if let Some(first) = self.entries.get(len) {
-            self.dropped = self.dropped.max(Some(first.at));
-            self.entries.truncate(len);
-        }
-    }
-}
 
 /// What the file holds.
 #[derive(Default)]
@@ -158,9 +79,11 @@ impl Previous {
         self.0.is_empty()
     }
 
-    /// Each line is at least that of a key.
+    /// Each line is at least that of a key, and whole.
     fn check(&self) -> Result<()> {
-        match self.lines().position(|(name, _)| name.is_none()) {
+        let is_wrong =
+            |(name, line): (Option<&str>, &[u8])| name.is_none() || !line.ends_with(b"\n");
+        match self.lines().position(is_wrong) {
             None => Ok(()),
             Some(index) => Err(malformed_line(index)),
         }
@@ -232,35 +155,27 @@ impl Previous {
         let new = order
             .iter()
             .filter_map(|name| changed.get_key_value(name.as_str()));
-        let new_size: usize = new.clone().map(|(name, history)| size(name, history)).sum();
-        let mut size = new_size + kept.iter().map(|line| line.len()).sum::<usize>();
-        let mut surplus = (kept.len() + order.len()).saturating_sub(bounds.keys);
-        let mut kept = kept.into_iter();
-        let mut new = new;
-        let mut first = kept.next();
-        while let Some(line) = first
-            && (size > MAX_BYTES || surplus > 0)
-        {
-            size -= line.len();
-            surplus = surplus.saturating_sub(1);
-            first = kept.next();
-        }
-        while first.is_none()
-            && (size > MAX_BYTES || surplus > 0)
-            && let Some((name, history)) = new.next()
-        {
-            size -= self::size(name, history);
-            surplus = surplus.saturating_sub(1);
-        }
+        let size: usize = new.clone().map(|(name, history)| size(name, history)).sum();
+        let size = size + kept.iter().map(|line| line.len()).sum::<usize>();
+        let surplus = (kept.len() + order.len()).saturating_sub(bounds.keys);
         // Allocated at its full size, because a vector that grows leaves unzeroed copies.
         let mut out = Zeroizing::new(Vec::with_capacity(size));
-        for line in first.into_iter().chain(kept) {
+        for line in kept.iter().skip(surplus) {
             out.extend_from_slice(line);
         }
-        for (name, history) in new {
+        for (name, history) in new.skip(surplus.saturating_sub(kept.len())) {
             write_line(name, history, &mut out);
         }
-        Ok(Self(out))
+        Ok(Self::within_largest_size(out))
+    }
+
+    /// Without the first lines, if it is too large with them.
+    fn within_largest_size(bytes: Zeroizing<Vec<u8>>) -> Self {
+        let Some(over) = bytes.len().checked_sub(MAX_BYTES).filter(|over| *over > 0) else {
+            return Self(bytes);
+        };
+        let mut rest = bytes[over..].splitn(2, |byte| *byte == b'\n');
+        Self(Zeroizing::new(rest.nth(1).unwrap_or_default().to_vec()))
     }
 
     /// The same with every value in this form.
@@ -276,7 +191,7 @@ impl Previous {
             }
             write_line(name.as_str(), &history, &mut out);
         }
-        Ok(Self(out))
+        Ok(Self::within_largest_size(out))
     }
 
     /// Moves a malformed file aside, because it must not prevent writing.
@@ -319,67 +234,6 @@ fn malformed_line(index: usize) -> Error {
     ))
 }
 
-/// At least the length of its line.
-fn size(name: &str, history: &KeyHistory) -> usize {
-    let entries = history.entries.iter().map(Entry::size).sum::<usize>();
-    entries + name.len() + ENTRY_OVERHEAD
-}
-
-fn write_line(name: &str, history: &KeyHistory, out: &mut Vec<u8>) {
-    let entries = history.entries.iter().map(|entry| {
-        let (did, to, from) = match &entry.did {
-            Did::Set => ("set", None, None),
-            Did::Deleted => ("deleted", None, None),
-            Did::RenamedTo(to) => ("renamed", Some(to), None),
-            Did::RenamedFrom(from) => ("renamed", None, Some(from)),
-            Did::Undone => ("undone", None, None),
-        };
-        WrittenEntry {
-            at: rfc3339_in_microseconds(entry.at),
-            did: did.into(),
-            to: to.cloned(),
-            from: from.cloned(),
-            before: entry
-                .before
-                .as_ref()
-                .map(|stored| Text(stored.as_str().into())),
-        }
-    });
-    let line = Line {
-        key: name.into(),
-        entries: entries.collect(),
-        dropped: history.dropped.map(rfc3339_in_microseconds),
-    };
-    // Writing to a vector cannot fail.
-    let _ = serde_json::to_writer(&mut *out, &line);
-    out.push(b'\n');
-}
-
-fn parse(line: &[u8]) -> Option<(SecretName, KeyHistory)> {
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
-    let entries = line.entries.into_iter().map(|entry| {
-        Some(Entry {
-            at: parse_rfc3339(&entry.at)?,
-            did: match (&*entry.did, entry.to, entry.from) {
-                ("deleted", ..) => Did::Deleted,
-                ("renamed", Some(to), _) => Did::RenamedTo(to),
-                ("renamed", None, Some(from)) => Did::RenamedFrom(from),
-                ("undone", ..) => Did::Undone,
-                _ => Did::Set,
-            },
-            before: entry.before.map(|text| Stored::from_text(&text.0)),
-        })
-    });
-    let history = KeyHistory {
-        entries: entries.collect::<Option<_>>()?,
-        dropped: match line.dropped {
-            Some(at) => Some(parse_rfc3339(&at)?),
-            None => None,
-        },
-    };
-    Some((SecretName::new(&line.key).ok()?, history))
-}
-
 /// Moves what is kept beside one store to another one, whose locks the caller holds. With a cipher, values that are kept as plain
 /// text are encrypted.
 ///
@@ -405,7 +259,8 @@ pub(crate) fn move_beside(
     let others = there.lines();
     let others = others.filter(|(name, _)| name.is_none_or(|name| !names.contains(name)));
     let lines = others.chain(moved.lines()).map(|(_, line)| line);
-    let mut moved = Previous(Zeroizing::new(lines.collect::<Vec<_>>().concat()));
+    let lines = lines.collect::<Vec<_>>().concat();
+    let mut moved = Previous::within_largest_size(Zeroizing::new(lines));
     if let Some(cipher) = cipher {
         moved = moved.sealed(|stored| match &stored {
             Stored::Plain(value) => Stored::Encrypted(Sealed::seal(value, cipher)),
@@ -430,39 +285,6 @@ pub(super) fn remove(store: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
-
-/// Times are written in microseconds.
-fn in_microseconds(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let micros = since.unwrap_or_default().as_micros();
-    SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default())
-}
-
-#[derive(Serialize, Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    key: Cow<'a, str>,
-    #[serde(borrow)]
-    entries: Vec<WrittenEntry<'a>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    dropped: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WrittenEntry<'a> {
-    at: String,
-    did: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    to: Option<SecretName>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    from: Option<SecretName>,
-    #[serde(borrow)]
-    before: Option<Text<'a>>,
-}
-
-/// Borrows a text without escapes, so that no copy of it is left in memory.
-#[derive(Serialize, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What is kept of whose values, within which bounds.
 
+use std::time::{Duration, SystemTime};
+
 use super::*;
 use crate::secret::SecretValue;
 
