@@ -206,10 +206,7 @@ fn ls_and_status_say_which_values_cannot_be_decrypted_and_why() {
         let json: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json[0]["size"], Value::Null, "{json}");
         assert!(
-            json[0]["problem"]
-                .as_str()
-                .unwrap()
-                .contains("no such file"),
+            json[0]["error"].as_str().unwrap().contains("no such file"),
             "{json}"
         );
     }

@@ -70,7 +70,7 @@ impl KeyHistory {
         if let Some(newest) = self.newest().max(self.dropped)
             && at <= newest
         {
-            at = newest + Duration::from_micros(1);
+            at = in_microseconds(newest + Duration::from_micros(1));
         }
         // The write that the last entry was for did not take place: the power failed, or the rename did.
         if before.is_some()
