@@ -11,14 +11,14 @@ use crate::provider::{ChangeKind, KeyChange};
 use crate::secret::SecretName;
 
 /// A key that an edit changed.
-pub(super) struct Done {
+pub(super) struct KeyEdit {
     pub(super) key: KeyChange,
     did: Did,
     before: Option<Stored>,
     after: Option<Stored>,
 }
 
-impl Done {
+impl KeyEdit {
     /// `document`: as it was before the change.
     pub(super) fn new(
         document: &Document,
@@ -96,14 +96,14 @@ impl Shared {
         &self,
         store: &Path,
         document: &Document,
-        changes: &[Done],
+        changes: &[KeyEdit],
     ) -> Result<Kept> {
         let keep = self.options.keep_previous;
         if keep == 0 {
             return Ok(Kept::Nothing(store.to_owned()));
         }
-        let is_new = |done: &&Done| !self.is_same(done.before.as_ref(), done.after.as_ref());
-        let new: Vec<&Done> = changes.iter().filter(is_new).collect();
+        let is_new = |done: &&KeyEdit| !self.is_same(done.before.as_ref(), done.after.as_ref());
+        let new: Vec<&KeyEdit> = changes.iter().filter(is_new).collect();
         // Without a change of a key, only the form of the values changes.
         if new.is_empty() && !changes.is_empty() {
             return Ok(Kept::Same);

@@ -14,6 +14,7 @@ mod state;
 mod store;
 mod undo;
 mod watch;
+mod writable;
 pub(crate) mod write;
 mod write_queue;
 
@@ -196,6 +197,11 @@ impl CheckTarget for Shared {
         if self.is_peer() {
             self.state.lock().request_key_if_encrypted();
         }
+    }
+
+    fn check_for_writers(&self) {
+        let refusal = reserve::with(|| self.check_writable()).err();
+        self.state.lock().refusal = refusal.map(Arc::new);
     }
 
     fn files(&self) -> Vec<PathBuf> {

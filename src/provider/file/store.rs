@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::document::looks_encrypted;
-use super::keep::Done;
+use super::keep::KeyEdit;
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
@@ -18,7 +18,7 @@ use super::{PastChange, Undo, UndoRequest, key_check};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{KeyChange, SecretStore};
+use crate::provider::{Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -56,7 +56,7 @@ impl Shared {
     /// as own writes, and what was there before is kept.
     fn edit(
         &self,
-        edit: impl FnOnce(&mut Document, &Path) -> Result<Option<Vec<Done>>>,
+        edit: impl FnOnce(&mut Document, &Path) -> Result<Option<Vec<KeyEdit>>>,
     ) -> Result<()> {
         let (path, _lock) = self.lock()?;
         let found = self.read_under_lock()?;
@@ -277,6 +277,25 @@ impl SecretStore for FileProvider {
         }
     }
 
+    fn check_writable(&self, done: Done) {
+        self.0.watch.check_for_writer_then(&self.0, done);
+    }
+
+    fn refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        let state = self.0.state.lock();
+        if let Some(refusal) = &state.refusal {
+            return Some(refusal.duplicate());
+        }
+        let document = state.loaded()?.document.clone();
+        drop(state);
+        let is_there = HashMap::from_iter(name.map(|name| (name, true)));
+        self.0.check_room(&document, &is_there).err()
+    }
+
+    fn timeout(&self) -> Duration {
+        FileProvider::timeout(self)
+    }
+
     fn path(&self) -> std::path::PathBuf {
         self.0.path_now().unwrap_or_default()
     }
@@ -289,7 +308,7 @@ impl Shared {
         document: &mut Document,
         path: &Path,
         edit: &Edit,
-        done: &mut Vec<Done>,
+        done: &mut Vec<KeyEdit>,
     ) -> Result<()> {
         let missing = |name: &SecretName| Error::NotFound {
             name: name.to_string(),
@@ -342,9 +361,14 @@ impl Shared {
             Edit::Rename(from, to) => {
                 let stored = document.get(from).cloned().ok_or_else(|| missing(from))?;
                 if from != to {
-                    done.push(Done::new(document, from, None, Did::RenamedTo(to.clone())));
+                    done.push(KeyEdit::new(
+                        document,
+                        from,
+                        None,
+                        Did::RenamedTo(to.clone()),
+                    ));
                     let did = Did::RenamedFrom(from.clone());
-                    done.push(Done::new(document, to, Some(&stored), did));
+                    done.push(KeyEdit::new(document, to, Some(&stored), did));
                     document.remove(&[from]);
                     document.set(to, stored);
                 }
@@ -359,7 +383,7 @@ impl Shared {
         document: &mut Document,
         new: Vec<(&SecretName, Option<Stored>)>,
         did: Option<Did>,
-        done: &mut Vec<Done>,
+        done: &mut Vec<KeyEdit>,
     ) {
         let mut gone = HashSet::new();
         for (name, stored) in new {
@@ -368,7 +392,7 @@ impl Shared {
                 None => Did::Deleted,
             };
             let kind = did.clone().unwrap_or(kind);
-            done.push(Done::new(document, name, stored.as_ref(), kind));
+            done.push(KeyEdit::new(document, name, stored.as_ref(), kind));
             match stored {
                 Some(stored) => {
                     document.set(name, stored);
