@@ -1,6 +1,7 @@
 //! Keeps what a write replaces, in the same step as the write: the file beside the store is on the disk before the store is
 //! replaced.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::previous::{self, Bounds, Previous, Update};
@@ -38,6 +39,34 @@ impl KeyEdit {
             before: document.get(name).cloned(),
             after: after.cloned(),
         }
+    }
+}
+
+/// Gives names their new stored values; `None` removes them. `did`: what is kept as the reason.
+pub(super) fn replace(
+    document: &mut Document,
+    new: Vec<(&SecretName, Option<Stored>)>,
+    did: Option<Did>,
+    done: &mut Vec<KeyEdit>,
+) {
+    let mut gone = HashSet::new();
+    for (name, stored) in new {
+        let kind = match &stored {
+            Some(_) => Did::Set,
+            None => Did::Deleted,
+        };
+        let kind = did.clone().unwrap_or(kind);
+        done.push(KeyEdit::new(document, name, stored.as_ref(), kind));
+        match stored {
+            Some(stored) => {
+                document.set(name, stored);
+                gone.remove(name);
+            }
+            None => drop(gone.insert(name)),
+        }
+    }
+    if !gone.is_empty() {
+        document.remove(&Vec::from_iter(gone));
     }
 }
 

@@ -1,14 +1,14 @@
 //! Writes the secrets file: reads it again under its lock, edits the document, replaces the file whole. Knows no cache
 //! and no other provider.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::document::looks_encrypted;
-use super::keep::KeyEdit;
+use super::keep::{KeyEdit, replace};
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
@@ -338,7 +338,7 @@ impl Shared {
                     sealed.push((name, stored));
                 }
                 self.check_room(document, &is_there)?;
-                self.replace(document, sealed, None, done);
+                replace(document, sealed, None, done);
             }
             Edit::Undo(planned) => {
                 self.check_planned(planned)?;
@@ -356,7 +356,7 @@ impl Shared {
                 }
                 let is_there = restored.iter().map(|(name, to)| (*name, to.is_some()));
                 self.check_room(document, &is_there.collect())?;
-                self.replace(document, restored, Some(Did::Undone), done);
+                replace(document, restored, Some(Did::Undone), done);
             }
             Edit::Rename(from, to) => {
                 let stored = document.get(from).cloned().ok_or_else(|| missing(from))?;
@@ -375,35 +375,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    /// Gives names their new stored values; `None` removes them. `did`: what is kept as the reason.
-    fn replace(
-        &self,
-        document: &mut Document,
-        new: Vec<(&SecretName, Option<Stored>)>,
-        did: Option<Did>,
-        done: &mut Vec<KeyEdit>,
-    ) {
-        let mut gone = HashSet::new();
-        for (name, stored) in new {
-            let kind = match &stored {
-                Some(_) => Did::Set,
-                None => Did::Deleted,
-            };
-            let kind = did.clone().unwrap_or(kind);
-            done.push(KeyEdit::new(document, name, stored.as_ref(), kind));
-            match stored {
-                Some(stored) => {
-                    document.set(name, stored);
-                    gone.remove(name);
-                }
-                None => drop(gone.insert(name)),
-            }
-        }
-        if !gone.is_empty() {
-            document.remove(&Vec::from_iter(gone));
-        }
     }
 
     /// Refuses an edit that adds keys to a file that would then be too large to be read. `is_there`: its names, and whether
