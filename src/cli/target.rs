@@ -77,11 +77,14 @@ impl Store {
 
 impl Target {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
-        let settings = context.settings()?;
-        if !no_mount && let Some(client) = MountClient::find(&settings)? {
+        // Before the settings are read: what is wrong with them does not concern a mount that runs.
+        if !no_mount && let Some(mut client) = MountClient::find(&context.mount_point(None)?)? {
+            if let Ok(settings) = context.settings() {
+                client.timeout = settings.timeout.total;
+            }
             return Ok(Target::Mount(client));
         }
-        Ok(Target::Store(Store::of(&settings)?))
+        Ok(Target::Store(Store::of(&context.settings()?)?))
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
