@@ -22,7 +22,7 @@ impl Terminal {
     fn run(home: &Home, script: &str) -> Self {
         home.write(
             "script.sh",
-            &format!("ask() {{ {BINARY} set \"$@\"; }}\n{script}"),
+            &format!("ask() {{ {BINARY} set \"$@\"; }}\nlive() {{ {BINARY} \"$@\"; }}\n{script}"),
         );
         let mut command = home.command("script");
         command.args(["-qec", "sh script.sh", "/dev/null"]);
@@ -143,4 +143,48 @@ fn a_prompt_that_is_terminated_restores_the_terminal() {
     let shown = terminal.end();
     assert!(shown.contains("code=143\r\n"), "{shown}");
     assert!(shown.ends_with("\necho\r\n"), "{shown}");
+}
+
+#[test]
+fn rm_and_undo_ask_at_a_terminal_and_anything_but_yes_changes_nothing() {
+    let home = Home::new();
+    home.run_with("one", &["set", "HF_TOKEN"]).done();
+    home.run_with("two", &["set", "HF_TOKEN"]).done();
+    for mounted in [false, true] {
+        if mounted {
+            home.run(&["mount"]).done();
+        }
+        for answer in ["n\r", "\r", "\x04", "maybe\r", "\x03"] {
+            for (command, question) in [
+                ("rm HF_TOKEN", "remove HF_TOKEN? [y/N] "),
+                ("undo HF_TOKEN", "set HF_TOKEN back? [y/N] "),
+            ] {
+                let mut terminal = Terminal::run(&home, &format!("live {command}; echo code=$?"));
+                terminal.wait_for(question);
+                terminal.types(answer);
+                let shown = terminal.end();
+                if answer != "\x03" {
+                    assert!(shown.contains("nothing has changed"), "{shown}");
+                    assert!(shown.contains("code=1"), "{shown}");
+                }
+                assert_eq!(home.run(&["get", "HF_TOKEN"]).done(), "two");
+            }
+        }
+        let mut terminal = Terminal::run(&home, "live undo HF_TOKEN; live rm HF_TOKEN");
+        terminal.wait_for("gets its earlier value");
+        terminal.wait_for("[y/N] ");
+        terminal.types("y\r");
+        terminal.wait_for("remove HF_TOKEN? [y/N] ");
+        terminal.types("yes\r");
+        terminal.end();
+        assert_eq!(home.run(&["get", "HF_TOKEN"]).code, 4);
+        home.run(&["undo", "HF_TOKEN", "--yes"]).done();
+        // Neither with -f nor for a name that is mistyped.
+        let shown = Terminal::run(&home, "live rm NEVER; live rm -f HF_TOKEN; echo code=$?").end();
+        assert!(!shown.contains("[y/N]"), "{shown}");
+        assert!(shown.contains("code=0"), "{shown}");
+        home.run(&["undo", "HF_TOKEN", "--yes"]).done();
+        home.run_with("two", &["set", "HF_TOKEN"]).done();
+    }
+    home.run(&["umount"]).done();
 }

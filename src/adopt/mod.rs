@@ -12,7 +12,7 @@ use crate::credential::KeySource;
 use crate::error::{Error, Result};
 use crate::files::Stamp;
 use crate::provider::file::write::{Lock, Replacement, beside, refuse_mounted, sync_folder_of};
-use crate::provider::file::{Document, Sealed, Stored, read_document};
+use crate::provider::file::{Document, Stored, move_previous, read_document};
 use crate::settings::Settings;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
 
@@ -69,14 +69,7 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         let is_new = stored.is_none();
         let (mut document, mut differs) = layout.merge(old.as_ref(), stored)?;
         if settings.encrypt {
-            let key = key_of(settings);
-            report.values += document.replace_each(|_, stored| match stored {
-                Stored::Plain(value) => {
-                    let cipher = key.cipher_or_create()?;
-                    Ok(Some(Stored::Encrypted(Sealed::seal(value, &cipher))))
-                }
-                Stored::Encrypted(_) => Ok(None),
-            })?;
+            report.values += document.encrypt_plain(&key_of(settings), &layout.store)?;
             differs |= report.values > 0;
         }
         if is_new || differs {
@@ -91,6 +84,11 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         if layout.stamp_of_old() == old.map(|(_, stamp)| stamp) {
             break;
         }
+    }
+    if let Some(old) = &layout.old {
+        let cipher = key_of(settings).cipher_if_present()?;
+        let cipher = cipher.as_ref().filter(|_| settings.encrypt);
+        move_previous(&old.target, &layout.store, cipher)?;
     }
     if !layout.is_linked {
         put_link(&link, &link_target(settings))?;
@@ -153,6 +151,7 @@ pub fn undo(settings: &Settings) -> Result<Report> {
             Stored::Plain(_) => Ok(None),
         })?;
         write(&plain, &document)?;
+        move_previous(&layout.store, &plain, None)?;
         if layout.is_linked && plain != link {
             remove(&link)?;
         }

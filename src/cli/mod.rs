@@ -15,6 +15,7 @@ mod fstab;
 mod get;
 mod hardware;
 mod help;
+mod history;
 mod input;
 mod install_service;
 mod ls;
@@ -22,6 +23,7 @@ mod mount;
 mod mount_client;
 mod output;
 mod prompt;
+mod question;
 mod reason;
 mod reload;
 mod rm;
@@ -31,6 +33,7 @@ mod settings;
 mod status;
 mod target;
 mod umount;
+mod undo;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -103,6 +106,8 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    History => history,
+    Undo => undo,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,

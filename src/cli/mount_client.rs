@@ -22,6 +22,7 @@ use crate::secret::{MAX_VALUE, SecretName, without_newline};
 const PROVIDER: &str = "user.simpletuner.provider";
 /// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
+const ERROR: &str = "user.simpletuner.error";
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
@@ -149,6 +150,10 @@ impl MountClient {
         Ok(self.provider_of(name).filter(|provider| provider != "file"))
     }
 
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        fs::symlink_metadata(self.secret_path(name)).is_ok()
+    }
+
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
         fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }
@@ -186,8 +191,15 @@ impl MountClient {
                     None => self.provider_of(&name),
                 },
             };
+            // The mount shows a value that cannot be read as an empty one.
+            let looks_empty = metadata.as_ref().is_some_and(|m| m.len() == 0);
+            let problem = looks_empty
+                .then(|| reason::attribute(&self.secret_path(&name), ERROR))
+                .flatten();
+            let metadata = metadata.filter(|_| problem.is_none());
             listed.push(ListedSecret {
                 provider,
+                problem,
                 size: metadata.as_ref().map(|m| m.len()),
                 changed_at: metadata.and_then(|m| m.modified().ok()),
                 name,

@@ -12,8 +12,10 @@ use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
-use crate::manager::SecretsManager;
+use crate::manager::{Lookup, SecretsManager};
+use crate::provider::{ChangeKind, PastChange, Undo, UndoRequest};
 use crate::secret::SecretName;
+use crate::settings::Settings;
 
 pub(super) enum Target {
     /// A mount is running: its caches are warm, and it records who reads.
@@ -35,6 +37,39 @@ impl Drop for Store {
 }
 
 impl Store {
+    fn of(settings: &Settings) -> Outcome<Self> {
+        Ok(Self {
+            manager: SecretsManager::from_settings(settings)?,
+            audit: AuditTrail::from_settings(settings),
+        })
+    }
+
+    /// What was done to the keys, the newest first.
+    pub(super) fn history(&self) -> Outcome<Vec<PastChange>> {
+        Ok(self.manager.history()?)
+    }
+
+    /// Whether the store has the key.
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        self.manager.is_in_store(name)
+    }
+
+    /// What an undo would set back.
+    pub(super) fn plan_undo(&self, what: &UndoRequest) -> Outcome<Vec<Undo>> {
+        Ok(self.manager.plan_undo(what)?)
+    }
+
+    /// Sets keys back as planned.
+    pub(super) fn undo(&self, planned: &[Undo]) -> Outcome {
+        for outcome in self.manager.undo(planned)? {
+            self.record(match outcome.kind {
+                ChangeKind::Deleted => AuditEvent::SecretUndone(outcome.name),
+                ChangeKind::Set | ChangeKind::Rotated => AuditEvent::SecretRestored(outcome.name),
+            });
+        }
+        Ok(())
+    }
+
     fn record(&self, event: AuditEvent) {
         self.audit.record(Actor::this_process(), event);
     }
@@ -49,11 +84,7 @@ impl Target {
             }
             return Ok(Target::Mount(client));
         }
-        let settings = context.settings()?;
-        Ok(Target::Store(Store {
-            manager: SecretsManager::from_settings(&settings)?,
-            audit: AuditTrail::from_settings(&settings),
-        }))
+        Ok(Target::Store(Store::of(&context.settings()?)?))
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
@@ -111,6 +142,19 @@ impl Target {
         }
     }
 
+    /// Whether there is a secret of this name.
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        match self {
+            Target::Mount(client) => client.has(name),
+            Target::Store(store) => store.has(name),
+        }
+    }
+
+    /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
+    pub(super) fn open_store(context: &Context) -> Outcome<Store> {
+        Store::of(&context.settings()?)
+    }
+
     /// All names that are wanted, sorted.
     pub(super) fn list(
         &self,
@@ -131,14 +175,20 @@ impl Target {
                 }
                 let snapshot = manager.snapshot();
                 let listed = names.into_iter().map(|(name, provider)| {
-                    let found = match detail {
-                        Detail::All => snapshot.find(&name).last_known(),
-                        Detail::Names => None,
+                    let looked_up = match detail {
+                        Detail::All => snapshot.find(&name),
+                        Detail::Names => Lookup::Unknown,
                     };
+                    let problem = match &looked_up {
+                        Lookup::Failed(error) => Some(error.to_string()),
+                        _ => None,
+                    };
+                    let found = looked_up.last_known();
                     ListedSecret {
                         provider: Some(provider.to_string()),
                         size: found.as_ref().map(|found| found.size() as u64),
                         changed_at: found.map(|found| found.changed_at),
+                        problem,
                         name,
                     }
                 });

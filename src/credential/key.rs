@@ -146,7 +146,8 @@ impl KeySource {
         self.variable == other.variable && self.key_file == other.key_file
     }
 
-    fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
+    /// The cipher of the current key; `None`: there is none.
+    pub(crate) fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
         let mut derived = self.derived.lock();
         if let Some(variable) = &self.variable {
             let derived = derived.get_or_insert_with(|| Derived {

@@ -215,6 +215,7 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
         encrypt: settings.encrypt,
         max_stale: settings.max_stale,
         max_keys: settings.max_keys as usize,
+        keep_previous: settings.keep_previous as usize,
         lock_timeout: settings.timeout.total,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ChainEntry, Event, SecretsManager};
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, Done, SecretStore};
+use crate::provider::{ChangeKind, Done, PastChange, SecretStore, Undo, UndoRequest};
 use crate::secret::{Change, SecretName, SecretValue};
 
 /// The outcome of a write for one key.
@@ -118,6 +118,52 @@ impl SecretsManager {
         self.publish();
         store.wait_for_watchers();
         encrypted
+    }
+
+    /// Makes the key with which the store's values are encrypted, if there is none.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] if the store has values that need an old one.
+    pub fn ensure_key(&self) -> Result<()> {
+        self.store()?.2.ensure_key()
+    }
+
+    /// What was done to the keys of the store, as far as it is kept, the newest first.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    pub fn history(&self) -> Result<Vec<PastChange>> {
+        self.store()?.2.history()
+    }
+
+    /// What an undo would set back. Changes nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    pub fn plan_undo(&self, what: &UndoRequest) -> Result<Vec<Undo>> {
+        self.store()?.2.plan_undo(what)
+    }
+
+    /// Sets keys of the store back as it was planned, all in one atomic write, or none. That can be undone, too.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if one of them has changed since it was planned; else why the write failed.
+    pub fn undo(&self, planned: &[Undo]) -> Result<Vec<WriteOutcome>> {
+        let (index, entry, store) = self.store()?;
+        store.undo(planned)?;
+        let outcomes: Vec<WriteOutcome> = planned
+            .iter()
+            .filter(|undo| undo.change.had_value || undo.has_value)
+            .map(|undo| {
+                let kind = match undo.change.had_value {
+                    true => ChangeKind::Set,
+                    false => ChangeKind::Deleted,
+                };
+                self.outcome(index, &undo.name, kind)
+            })
+            .collect();
+        self.after_write(entry, &outcomes);
+        Ok(outcomes)
     }
 
     /// Whether the store has this key.

@@ -95,6 +95,9 @@ settings_table! {
         /// The most keys that one document may have: the secrets file, or what AWS or Vault holds. Each takes about a kilobyte of memory
         max_keys: u32 = setting("max_keys").default(|| MAX_KEYS)
             .check(|keys: &u32| ensure(*keys > 0, "must be a number of keys, 1 or more")),
+        /// How many earlier values of each key are kept, for `undo`: in the file `NAME.previous` beside the secrets file, encrypted as in there. With 0, the next write removes that file
+        keep_previous: u32 = setting("keep_previous").default(|| 1)
+            .check(|values: &u32| ensure(*values <= 20, "must be a number of values, 0 to 20")),
         /// Whether backends are asked when mounting, so that the first `ls` has their names
         prefetch: bool = setting("prefetch"),
         /// Whether root may use the mount, too

@@ -3,12 +3,16 @@
 
 mod document;
 mod json;
+mod keep;
+mod key_check;
 mod location;
 mod peers;
+mod previous;
 mod readable;
 mod reader;
 mod state;
 mod store;
+mod undo;
 mod watch;
 mod writable;
 pub(crate) mod write;
@@ -36,7 +40,10 @@ use write_queue::WriteQueue;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
+pub use previous::Did;
+pub(crate) use previous::move_beside as move_previous;
 pub(crate) use reader::read_document;
+pub use undo::{PastChange, Undo, UndoRequest};
 
 /// How a [`FileProvider`] works.
 #[derive(Debug)]
@@ -51,6 +58,8 @@ pub struct FileOptions {
     pub max_stale: Duration,
     /// The most keys that the file may have.
     pub max_keys: usize,
+    /// How many earlier values of a key are kept.
+    pub keep_previous: usize,
     /// How long a write waits for another writer, and a reader for the disk (one second at least).
     pub lock_timeout: Duration,
 }
@@ -183,6 +192,10 @@ impl CheckTarget for Shared {
         }
         if let (Some(peers), Some(generation)) = (peers, generation) {
             peers.acknowledge(generation);
+        }
+        // A mount says soon which values cannot be decrypted. The next check derives the key, so that nobody waits for it.
+        if self.is_peer() {
+            self.state.lock().request_key_if_encrypted();
         }
     }
 
