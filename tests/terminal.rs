@@ -144,3 +144,57 @@ fn a_prompt_that_is_terminated_restores_the_terminal() {
     assert!(shown.contains("code=143\r\n"), "{shown}");
     assert!(shown.ends_with("\necho\r\n"), "{shown}");
 }
+
+#[test]
+fn the_first_mount_at_a_terminal_says_what_to_try_and_quotes_its_path() {
+    let parent = Home::new();
+    for (set, first) in [(false, "echo hf_xxxx > "), (true, "ls -l ")] {
+        let home = parent.path(&format!("it's a \"home\" {set}"));
+        std::fs::create_dir(&home).unwrap();
+        let run = format!("export HOME={}", format!("{home:?}").replace('$', "\\$"));
+        if set {
+            parent.sh(&format!("{run}; printf old | {BINARY} set HF_TOKEN"));
+        }
+        let shown = Terminal::run(&parent, &format!("{run}; {BINARY} mount")).end();
+        let tries: Vec<&str> = shown
+            .lines()
+            .filter_map(|line| line.strip_prefix("try: "))
+            .collect();
+        assert!(tries.len() == 2 && tries[0].starts_with(first), "{shown}");
+        let value = if set { "old" } else { "hf_xxxx\n" };
+        let did = parent.sh(&format!("cd /; {}", tries.join("\n")));
+        assert!(did.ends_with(value), "{did}");
+        parent.sh(&format!("{run}; {BINARY} umount"));
+        let again = Terminal::run(&parent, &format!("{run}; {BINARY} mount")).end();
+        assert!(!again.contains("try: "), "{again}");
+    }
+}
+
+#[test]
+fn values_become_plain_once_the_user_has_answered_yes() {
+    let home = Home::new();
+    home.run_with("a", &["set", "A"]).done();
+    let store = || home.sh("cat ~/.simpletuner/secrets.json");
+    let encrypted = store();
+    for (answer, code) in [("n\r", 1), ("\r", 1), ("\x04", 1), ("\x03", 130)] {
+        let mut terminal = Terminal::run(&home, &format!("{BINARY} decrypt-file; echo code=$?"));
+        terminal.wait_for("[y/N] ");
+        terminal.types(answer);
+        let shown = terminal.end();
+        assert!(shown.contains(&format!("code={code}\r\n")), "{shown}");
+        assert_eq!(store(), encrypted);
+    }
+    let mut terminal = Terminal::run(&home, &format!("{BINARY} decrypt-file"));
+    terminal.wait_for("1 encrypted value in plain text");
+    terminal.wait_for("[y/N] ");
+    terminal.types("y\r");
+    terminal.end();
+    assert!(store().contains("\"A\": \"a\""));
+    home.run(&["encrypt-file"]).done();
+    home.run(&["adopt"]).done();
+    let mut terminal = Terminal::run(&home, &format!("{BINARY} adopt --undo"));
+    terminal.wait_for("[y/N] ");
+    terminal.types("yes\r");
+    terminal.end();
+    assert!(store().contains("\"A\": \"a\""));
+}

@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
+    /// The library's own error, and a better hint than its usual one.
+    Hinted(Error, String),
     /// Another process has printed why, as [`report`](Self::report) does.
     Reported,
     /// The reader of standard output has exited (`| head -c1`): ends quietly.
@@ -42,19 +44,21 @@ impl Failure {
             Failure::OutputClosed => return ExitCode::SUCCESS,
             Failure::Reported => return ExitCode::from(FAILED),
             Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
-            Failure::Error(error) => {
-                let code = match error.is_not_found() {
-                    true => NO_SUCH_SECRET,
-                    false => FAILED,
-                };
-                (error.to_string(), hint_for(error), code)
-            }
+            Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
+            Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),
         };
         say("error", &message);
         if let Some(hint) = hint {
             say("hint", &hint);
         }
         ExitCode::from(code)
+    }
+}
+
+fn code_of(error: &Error) -> u8 {
+    match error.is_not_found() {
+        true => NO_SUCH_SECRET,
+        false => FAILED,
     }
 }
 

@@ -17,12 +17,16 @@ use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
+use crate::settings::paths::{DEFAULT_NAMES, without_links};
 
 const PROVIDER: &str = "user.simpletuner.provider";
+const STORED: &str = "user.simpletuner.stored";
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// `~/.simpletuner`, if the settings were read.
+    base_dir: Option<PathBuf>,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -50,6 +54,7 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            base_dir: None,
         }
     }
 
@@ -57,7 +62,13 @@ impl MountClient {
     pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
         let mount_point = &settings.mount_point;
         match mount::mount_point_state(mount_point)? {
-            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: true, .. } => {
+                let base_dir = Some(settings.base_dir.clone());
+                return Ok(Some(Self {
+                    base_dir,
+                    ..Self::new(mount_point)
+                }));
+            }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
                 warn(&format!("{what}; {hint}"));
@@ -111,8 +122,8 @@ impl MountClient {
         Ok(value)
     }
 
-    /// Sets the value. Returns the provider that overrides it, if there is one.
-    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+    /// Sets the value.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -124,8 +135,22 @@ impl MountClient {
             file.write_all(value)?;
             close(file)
         };
-        write().map_err(|error| self.failure(name, "write", error))?;
-        Ok(self.provider_of(name).filter(|provider| provider != "file"))
+        write().map_err(|error| self.failure(name, "write", error))
+    }
+
+    /// Whether the secrets file has the key, and its value there is encrypted.
+    pub(super) fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        Some(self.attribute(name, STORED)? == "encrypted")
+    }
+
+    /// The secrets file, if it is the one that SimpleTuner reads itself.
+    pub(super) fn simpletuners_own_file(&self) -> Option<PathBuf> {
+        let report = self.read_json("providers/file").ok()?;
+        let store = without_links(Path::new(report["source"].as_str()?));
+        let base_dir = self.base_dir.as_ref()?;
+        let mut defaults = DEFAULT_NAMES.iter().map(|name| base_dir.join(name));
+        let first = defaults.find(|path| fs::symlink_metadata(path).is_ok())?;
+        (without_links(&first) == store).then_some(store)
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
@@ -161,9 +186,14 @@ impl MountClient {
         Ok(listed)
     }
 
-    fn provider_of(&self, name: &SecretName) -> Option<String> {
+    /// The provider that reads of the key come from.
+    pub(super) fn provider_of(&self, name: &SecretName) -> Option<String> {
+        self.attribute(name, PROVIDER)
+    }
+
+    fn attribute(&self, name: &SecretName, attribute: &str) -> Option<String> {
         let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
+        let length = rustix::fs::getxattr(self.secret_path(name), attribute, &mut buffer).ok()?;
         let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
         Some(text.to_string())
     }
@@ -324,7 +354,7 @@ mod tests {
 
     fn message_of(failure: Failure) -> String {
         match failure {
-            Failure::Error(error) => error.to_string(),
+            Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
             Failure::Message(message, _) => message,
             Failure::OutputClosed | Failure::Reported => "nothing".into(),
         }

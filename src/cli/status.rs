@@ -36,6 +36,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             if args.json {
                 output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
             }
+            context.warn_of_simpletuner(args.dir.as_deref());
             return Err(failure);
         }
     };

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::failure::warn;
+use super::failure::{Failure, warn};
 use super::mount_client::MountClient;
+use super::nearest::nearest;
 use super::reason;
 use super::secret_list::{Detail, ListedSecret};
 use super::{Context, Outcome};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
 use crate::manager::SecretsManager;
+use crate::provider;
 use crate::secret::SecretName;
 
 pub(super) enum Target {
@@ -54,9 +56,12 @@ impl Target {
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
         match self {
-            Target::Mount(client) => client.get(name),
+            Target::Mount(client) => client
+                .get(name)
+                .map_err(|failure| self.suggest(name, failure)),
             Target::Store(Store { manager, audit }) => {
-                let value = manager.get(name.as_str())?;
+                let value = manager.get(name.as_str());
+                let value = value.map_err(|error| self.suggest(name, error.into()))?;
                 let target = ReadTarget::WithoutMount(name.clone(), "simpletuner-live");
                 let uid = rustix::process::geteuid().as_raw();
                 audit.record_read(uid, std::process::id(), target);
@@ -65,22 +70,32 @@ impl Target {
         }
     }
 
-    /// Sets the value, and warns if another provider overrides it.
+    /// Sets the value, and warns if another provider overrides it, or if SimpleTuner could read it before and cannot now.
     pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         match self {
             Target::Mount(client) => {
-                if let Some(provider) = client.set(name, value)? {
+                let was_plain = client.is_encrypted(name) == Some(false);
+                client.set(name, value)?;
+                if let Some(provider) = client.provider_of(name)
+                    && provider != "file"
+                {
                     warn(&format!(
-                        "{name} is written to the file, but the {provider} provider has it too, and reads still give \
-                         that value"
+                        "{name} is written to the file provider, but the {provider} provider has it, too, and reads still \
+                         give that value"
                     ));
+                }
+                if was_plain
+                    && client.is_encrypted(name) == Some(true)
+                    && let Some(store) = client.simpletuners_own_file()
+                {
+                    warn(&provider::file::hidden(name, &store));
                 }
             }
             Target::Store(store) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
                     name: name.to_string(),
                 })?;
-                // The manager itself warns about a provider that overrides the file.
+                // The manager itself logs these warnings.
                 store.manager.set(name.as_str(), text)?;
                 store.record(AuditEvent::SecretSet(name.clone()));
             }
@@ -88,13 +103,60 @@ impl Target {
         Ok(())
     }
 
+    /// Removes the secret, and warns if another provider has it, too.
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
-        match self {
-            Target::Mount(client) => client.remove(name),
+        let left = match self {
+            Target::Mount(client) => {
+                client
+                    .remove(name)
+                    .map_err(|failure| self.suggest(name, failure))?;
+                client.provider_of(name)
+            }
             Target::Store(store) => {
-                store.manager.delete(name.as_str())?;
+                let deleted = store.manager.delete(name.as_str());
+                deleted.map_err(|error| self.suggest(name, error.into()))?;
                 store.record(AuditEvent::SecretDeleted(name.clone()));
-                Ok(())
+                // The manager itself logs it where that provider comes before the file.
+                let found = store.manager.snapshot().find(name).last_known();
+                let provider = found.map(|found| found.provider.to_string());
+                provider.filter(|provider| provider != "environment")
+            }
+        };
+        if let Some(provider) = left {
+            warn(&format!(
+                "{name} is removed from the file provider, but the {provider} provider has it, too, and reads give that value"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The failure of a command about this secret, with the name that the user may have meant.
+    pub(super) fn suggest(&self, name: &SecretName, failure: Failure) -> Failure {
+        let is_missing = matches!(&failure, Failure::Error(error) if error.is_not_found());
+        if !is_missing {
+            return failure;
+        }
+        let names = self.names();
+        let nearest = nearest(name.as_str(), names.iter().map(SecretName::as_str));
+        match (failure, nearest) {
+            (Failure::Error(error), Some(nearest)) => {
+                let hint = format!("did you mean {nearest}? `simpletuner-live ls` shows all names");
+                Failure::Hinted(error, hint)
+            }
+            (failure, _) => failure,
+        }
+    }
+
+    /// The names that are known without asking anybody.
+    fn names(&self) -> Vec<SecretName> {
+        match self {
+            Target::Mount(client) => {
+                let listed = client.list(Detail::Names).unwrap_or_default();
+                listed.into_iter().map(|one| one.name).collect()
+            }
+            Target::Store(Store { manager, .. }) => {
+                let (names, _) = manager.list();
+                names.into_iter().map(|(name, _)| name).collect()
             }
         }
     }

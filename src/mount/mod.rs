@@ -9,7 +9,8 @@
 //!   that is mounted on; `trust`: paths that no other user can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
 //! - `in_force`: the settings in force; `environment`: the variables that a mount takes over from a command
-//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path; `daemon`: the
+//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path;
+//!   `running`: this user's mounts; `daemon`: the
 //!   mount's processes; `usage`: which processes still use it; `connection`: the kernel's side of it; `detach`: takes it out
 //!   of the tree
 //! - `successor`: the process that becomes the new program's server in an upgrade
@@ -31,6 +32,7 @@ mod mount_point;
 mod mount_point_state;
 mod poll;
 mod reload;
+mod running;
 mod server;
 mod server_process;
 mod service;
@@ -50,6 +52,7 @@ pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
 pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
 pub use reload::reload;
+pub use running::{RunningMount, running_mounts};
 pub use server::serve;
 pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};

@@ -2,8 +2,10 @@
 //! program has encrypted. Knows no format.
 
 mod printable;
+mod shell;
 
 pub(crate) use printable::printable;
+pub(crate) use shell::{shell_path, shell_word};
 
 const BOM: &str = "\u{feff}";
 

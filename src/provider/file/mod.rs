@@ -35,6 +35,7 @@ use write_queue::WriteQueue;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
+pub(crate) use peers::path_for as path_of_peers;
 pub(crate) use reader::read_document;
 
 /// How a [`FileProvider`] works.
@@ -72,6 +73,17 @@ struct Shared {
     peers: Mutex<Option<Arc<Peers>>>,
     changed: OnceLock<Callback>,
     warned: Warned,
+    /// Keys that were encrypted where SimpleTuner could read them, until they are taken. A leaf lock.
+    hidden: Mutex<Vec<SecretName>>,
+}
+
+/// What is said of a value that was plain text in the file that SimpleTuner's server reads itself.
+pub(crate) fn hidden(name: &SecretName, file: &Path) -> String {
+    format!(
+        "{name} was plain text in {} and is encrypted now; SimpleTuner's server reads that file itself and cannot decrypt it: \
+         `simpletuner-live adopt` lets it read through the mount",
+        file.display()
+    )
 }
 
 /// Which warnings were logged already.
@@ -100,6 +112,7 @@ impl FileProvider {
             peers: Mutex::default(),
             changed: OnceLock::new(),
             warned: Warned::default(),
+            hidden: Mutex::default(),
         }))
     }
 

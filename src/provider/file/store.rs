@@ -13,9 +13,10 @@ use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
+use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{ChangeKind, KeyChange, SecretStore};
+use crate::provider::{ChangeKind, Decrypted, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -70,7 +71,7 @@ impl Shared {
         }
         self.warn_if_linked(&path);
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
-        self.warn_if_hidden(&path, &found.document, &document);
+        self.report_hidden(&path, &found.document, &document);
         {
             let (stamp, mut state) = self.put_in_place(replacement)?;
             // First what other programs changed since the last check, so that it is reported; own changes are not.
@@ -125,6 +126,10 @@ impl Shared {
             if now == path {
                 return Ok((path, lock));
             }
+            // `adopt` has removed it, and this process has made it anew.
+            if matches!(rustix::fs::lstat(&path), Err(rustix::io::Errno::NOENT)) {
+                lock.remove();
+            }
             path = now;
         }
     }
@@ -165,21 +170,21 @@ impl Shared {
     }
 
     /// SimpleTuner's server reads the default file itself, and decrypts nothing in it.
-    fn warn_if_hidden(&self, path: &Path, before: &Document, after: &Document) {
-        let is_hidden = |name: &SecretName| {
+    fn report_hidden(&self, path: &Path, before: &Document, after: &Document) {
+        let is_hidden = |name: &&SecretName| {
             let stored = (before.get(name), after.get(name));
             matches!(stored, (Some(Stored::Plain(_)), Some(Stored::Encrypted(_))))
         };
-        if self.options.location.is_default(path)
-            && before.names().any(is_hidden)
+        let hidden: Vec<SecretName> = before.names().filter(is_hidden).cloned().collect();
+        if hidden.is_empty() || !self.options.location.is_default(path) {
+            return;
+        }
+        if let Some(first) = hidden.first()
             && !self.warned.hidden.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(
-                "a value that was plain text in {} is encrypted now, and SimpleTuner's server cannot read it there; \
-                 `simpletuner-live adopt` lets it read through the mount",
-                path.display()
-            );
+            tracing::warn!("{}", super::hidden(first, path));
         }
+        self.hidden.lock().extend(hidden);
     }
 }
 
@@ -215,6 +220,26 @@ impl SecretStore for FileProvider {
 
     fn encrypt_all(&self) -> Result<usize> {
         self.0.encrypt_all()
+    }
+
+    fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
+        self.0.decrypt_all(dry_run)
+    }
+
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        let document = self.0.read_now().loaded?.document;
+        let is_plain = |name: &&SecretName| matches!(document.get(name), Some(Stored::Plain(_)));
+        Ok(document.names().filter(is_plain).cloned().collect())
+    }
+
+    fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        let state = self.0.state.lock();
+        let stored = state.loaded()?.document.get(name)?;
+        Some(matches!(stored, Stored::Encrypted(_)))
+    }
+
+    fn take_hidden(&self) -> Vec<SecretName> {
+        std::mem::take(&mut *self.0.hidden.lock())
     }
 
     fn check_for_changes(&self, timeout: Duration) {
@@ -369,4 +394,46 @@ impl Shared {
         })?;
         Ok(encrypted)
     }
+
+    fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
+        let found = self.read_now().loaded?.document;
+        if found.encrypted() == 0 {
+            return Ok(Decrypted::default());
+        }
+        let cipher = self.options.key.cipher()?;
+        if dry_run {
+            return decrypt(&mut (*found).clone(), &cipher);
+        }
+        let mut result = Decrypted::default();
+        self.edit(|document| {
+            result = decrypt(document, &cipher)?;
+            Ok((!result.names.is_empty()).then(Vec::new))
+        })?;
+        Ok(result)
+    }
+}
+
+/// Makes each encrypted value plain that this cipher opens, without the newline of a single line: SimpleTuner reads plain values
+/// as they are stored.
+fn decrypt(document: &mut Document, cipher: &Arc<CredentialCipher>) -> Result<Decrypted> {
+    let mut result = Decrypted::default();
+    document.replace_each(|name, stored| {
+        let Stored::Encrypted(sealed) = stored else {
+            return Ok(None);
+        };
+        let error = match sealed.open(name.as_str(), cipher) {
+            Ok(value) if looks_encrypted(value.as_str()) => Error::Malformed {
+                what: name.to_string(),
+                reason: "its plain text would be taken for an encrypted value".to_owned(),
+            },
+            Ok(value) => {
+                result.names.push(name.clone());
+                return Ok(Some(Stored::Plain(value.without_newline())));
+            }
+            Err(error) => error,
+        };
+        result.failed.push((name.clone(), error));
+        Ok(None)
+    })?;
+    Ok(result)
 }
