@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use support::home::{BINARY, Home, is_root, ran};
@@ -205,18 +206,18 @@ fn a_second_run_says_that_nothing_had_to_be_done() {
     assert_eq!(stores(&home), set(&["secrets.json", "secrets.json.lock"]));
 }
 
-/// Runs a command and has it killed as it makes its Nth call of a kind, for each N, until it ends by itself.
-fn killed_at_each_step(
-    name: &str,
-    home: impl Fn() -> Home,
-    args: &[&str],
-    check: impl Fn(&Home, &str),
-) {
+/// Copies this home for each step of a command, has the command killed as it makes its Nth call of a kind, for each N until it ends by
+/// itself, and then runs `next` and checks what came of it.
+fn killed_at_each_step(home: &Home, args: &[&str], next: &[&str], check: impl Fn(&Home, &str)) {
     let mut killed = 0;
     for call in ["rename", "unlink", "symlink"] {
         for step in 1.. {
-            let home = home();
-            let mut command = home.command("strace");
+            let copy = Home::new();
+            copy.sh(&format!(
+                "cp -a '{}' .",
+                home.path(".simpletuner").display()
+            ));
+            let mut command = copy.command("strace");
             command.args([
                 "-f",
                 "-qq",
@@ -227,94 +228,76 @@ fn killed_at_each_step(
             ]);
             command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={step}")]);
             let done = command.arg(BINARY).args(args).output().unwrap();
-            let at = format!(
-                "{name}, killed at {call} {step}: {}",
-                String::from_utf8_lossy(&done.stderr)
-            );
+            let at = format!("{args:?}, killed at {call} {step}");
             if done.status.success() {
                 break;
             }
-            assert_eq!(String::from_utf8_lossy(&done.stderr), "", "{at}");
+            assert_eq!(done.status.signal(), Some(libc::SIGKILL), "{at}: {done:?}");
             killed += 1;
-            check(&home, &at);
+            let value = copy.run(&["get", "B"]).out;
+            assert_eq!(value, "beta", "{at}");
+            copy.run(next).done();
+            check(&copy, &at);
         }
     }
-    assert!(killed >= 3, "{name} was killed {killed} times");
+    assert!(killed >= 5, "{args:?} was killed {killed} times");
+}
+
+fn plain_home() -> Home {
+    let home = Home::new();
+    home.write(".simpletuner/secrets.json", PLAIN);
+    home.write(".simpletuner/live.yaml", "# mine\nttl: 60\n");
+    home
+}
+
+fn adopted_home() -> Home {
+    let home = plain_home();
+    home.run(&["adopt"]).done();
+    home
+}
+
+fn is_adopted(home: &Home, at: &str) {
+    let wanted = ["live.yaml", "secrets.json", "store.json", "store.json.lock"];
+    assert_eq!(stores(home), set(&wanted), "{at}");
+    let read = |name: &str| fs::read_to_string(home.path(".simpletuner").join(name)).unwrap();
+    assert!(home.path(".simpletuner/secrets.json").is_symlink(), "{at}");
+    let store = read("store.json");
+    assert!(
+        !store.contains("alpha") && store.matches("Z0FBQUFB").count() == 2,
+        "{at}: {store}"
+    );
+    assert!(read("live.yaml").contains("store.json"), "{at}");
+}
+
+fn is_undone(home: &Home, at: &str) {
+    let left = stores(home);
+    let wanted = set(&["live.yaml", "secrets.json", "secrets.json.lock"]);
+    assert!(left.is_subset(&wanted), "{at}: {left:?}");
+    let read = |name: &str| fs::read_to_string(home.path(".simpletuner").join(name)).unwrap();
+    assert_eq!(read("secrets.json"), PLAIN, "{at}");
+    assert_eq!(read("live.yaml"), "# mine\nttl: 60\n", "{at}");
+}
+
+const UNDO: [&str; 3] = ["adopt", "--undo", "--yes"];
+
+#[test]
+fn an_adopt_that_is_killed_at_any_step_is_finished_by_the_next_one() {
+    killed_at_each_step(&plain_home(), &["adopt"], &["adopt"], is_adopted);
 }
 
 #[test]
-fn a_run_that_is_killed_at_any_step_is_finished_by_the_next_one() {
-    let plain = || {
-        let home = Home::new();
-        home.write(".simpletuner/secrets.json", PLAIN);
-        home.write(".simpletuner/live.yaml", "# mine\nttl: 60\n");
-        home
-    };
-    let adopted = || {
-        let home = plain();
-        home.run(&["adopt"]).done();
-        home
-    };
-    let has_both = |home: &Home, at: &str| {
-        let values = ["A", "B"].map(|name| home.run(&["get", name]).out);
-        assert_eq!(values, ["alpha", "beta"], "{at}");
-    };
-    let is_adopted = |home: &Home, at: &str| {
-        has_both(home, at);
-        let wanted = ["live.yaml", "secrets.json", "store.json", "store.json.lock"];
-        assert_eq!(stores(home), set(&wanted), "{at}");
-        assert!(home.path(".simpletuner/secrets.json").is_symlink(), "{at}");
-        let store = home.sh("cat ~/.simpletuner/store.json");
-        assert!(!store.contains("alpha"), "{at}");
-    };
-    let is_undone = |home: &Home, at: &str| {
-        let left = stores(home);
-        assert!(
-            left.is_subset(&set(&["live.yaml", "secrets.json", "secrets.json.lock"])),
-            "{at}: {left:?}"
-        );
-        assert_eq!(home.sh("cat ~/.simpletuner/secrets.json"), PLAIN, "{at}");
-        assert_eq!(
-            home.sh("cat ~/.simpletuner/live.yaml"),
-            "# mine\nttl: 60\n",
-            "{at}"
-        );
-    };
-    killed_at_each_step("adopt", plain, &["adopt"], |home, at| {
-        has_both(home, at);
-        home.run(&["adopt"]).done();
-        is_adopted(home, at);
-        home.run(&["adopt", "--undo", "--yes"]).done();
-        is_undone(home, at);
-    });
-    killed_at_each_step("adopt, then undone", plain, &["adopt"], |home, at| {
-        home.run(&["adopt", "--undo", "--yes"]).done();
-        has_both(home, at);
-        let left = stores(home);
-        assert!(
-            left.is_subset(&set(&["live.yaml", "secrets.json", "secrets.json.lock"])),
-            "{at}: {left:?}"
-        );
-    });
-    killed_at_each_step(
-        "undo",
-        adopted,
-        &["adopt", "--undo", "--yes"],
-        |home, at| {
-            has_both(home, at);
-            home.run(&["adopt", "--undo", "--yes"]).done();
-            is_undone(home, at);
-        },
-    );
-    killed_at_each_step(
-        "undo, then adopted",
-        adopted,
-        &["adopt", "--undo", "--yes"],
-        |home, at| {
-            home.run(&["adopt"]).done();
-            is_adopted(home, at);
-        },
-    );
+fn an_adopt_that_is_killed_at_any_step_is_undone_by_an_undo() {
+    killed_at_each_step(&plain_home(), &["adopt"], &UNDO, is_undone);
+}
+
+#[test]
+fn an_undo_that_is_killed_at_any_step_is_finished_by_the_next_one() {
+    killed_at_each_step(&adopted_home(), &UNDO, &UNDO, is_undone);
+}
+
+#[test]
+fn an_undo_that_is_killed_at_any_step_is_taken_back_by_an_adopt() {
+    killed_at_each_step(&adopted_home(), &UNDO, &["adopt"], is_adopted);
 }
 
 #[test]

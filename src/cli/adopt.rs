@@ -12,7 +12,6 @@ use crate::error::Error;
 use crate::mount::{self, RunningMount};
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
-use crate::text::shell_path;
 
 /// How long a mount may take to notice that the secrets are in another file.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +39,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
-    let mounts = mount::running_mounts()?;
+    let mounts = mount::running_mounts(&mount::resolve(&settings.home))?;
     refuse_moved(&mounts, &settings)?;
     let report = match args.undo {
         true => {
@@ -107,8 +106,8 @@ fn refuse_moved(mounts: &[RunningMount], settings: &Settings) -> Outcome {
                 mount.mount_point.display()
             ),
             format!(
-                "give the folder its old name, or type `simpletuner-live umount {}`",
-                shell_path(&mount.mount_point)
+                "give the folder its old name, or type {}",
+                mount::command_for("umount", &mount.mount_point)
             ),
         )),
     }
@@ -134,10 +133,7 @@ fn follow(before: &RunningMount, settings: &Settings, report: &Report) -> Outcom
         return Ok(true);
     }
     let is_ours = without_links(&answer.settings_file) == without_links(&settings.config_file);
-    let reload = format!(
-        "`simpletuner-live reload {}`",
-        shell_path(&before.mount_point)
-    );
+    let reload = mount::command_for("reload", &before.mount_point);
     if is_ours && answer.settings_changed {
         say(
             "note",
@@ -187,8 +183,9 @@ fn warn_if_not_mounted(mounts: &[RunningMount], settings: &Settings) {
     let here = mount::resolve(&settings.mount_point);
     if !mounts.iter().any(|mount| mount.mount_point == here) {
         warn(&format!(
-            "nothing is mounted at {}, so SimpleTuner finds no secrets; `simpletuner-live mount` mounts it",
-            here.display()
+            "nothing is mounted at {}, so SimpleTuner finds no secrets; {} mounts it",
+            here.display(),
+            mount::command_for("mount", &here)
         ));
     }
 }

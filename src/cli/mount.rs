@@ -107,9 +107,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             warn_of_changed_settings(&status);
             let is_root = rustix::process::geteuid().is_root();
             if settings.allow_root && !is_root && status["allow_root"] == false {
-                warn(
-                    "root is not let in: that takes `simpletuner-live umount`, and then this command again",
-                );
+                warn(&format!(
+                    "root is not let in: that takes {}, and then this command again",
+                    mount::command_for("umount", &mounted.mount_point)
+                ));
             }
         }
         warn_of_changed_variables(&mount, &settings);
@@ -156,8 +157,9 @@ fn warn_of_changed_variables(mount: &MountClient, settings: &Settings) {
         Ok(differing) if differing.is_empty() => {}
         Ok(differing) => warn(&format!(
             "the mount still uses the variables that it was started with; changed since: {}; \
-             `simpletuner-live reload --env` takes the new ones",
-            differing.lines().collect::<Vec<_>>().join(", ")
+             {} takes the new ones",
+            differing.lines().collect::<Vec<_>>().join(", "),
+            mount::command_for("reload --env", &settings.mount_point)
         )),
         Err(_) => {
             warn("the mount does not say whether its variables are still these of now; see its log")

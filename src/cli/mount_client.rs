@@ -32,6 +32,7 @@ pub(super) struct MountClient {
 /// Why a mount does not answer, and what to type next.
 fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
+    let mount = mount::command_for("mount", mount_point);
     let stopped: Vec<String> = mount::stopped_processes(mount_point)
         .iter()
         .map(u32::to_string)
@@ -39,13 +40,13 @@ fn explain_no_answer(mount_point: &Path) -> (String, String) {
     match stopped.join(" ") {
         none if none.is_empty() => (
             format!("the mount at {path} is dead"),
-            "`simpletuner-live mount` cleans it up and mounts again".into(),
+            format!("{mount} cleans it up and mounts again"),
         ),
         pids => (
             format!(
                 "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
             ),
-            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, continues it"),
+            format!("{mount}, or `kill -CONT {pids}`, continues it"),
         ),
     }
 }
@@ -95,7 +96,7 @@ impl MountClient {
             }
             MountPointState::NotMounted => Err(Failure::with_hint(
                 format!("nothing is mounted at {path}"),
-                "`simpletuner-live mount` mounts it",
+                format!("{} mounts it", mount::command_for("mount", mount_point)),
             )),
             MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
@@ -269,7 +270,10 @@ impl MountClient {
             Some(libc::ENOTCONN) => {
                 return Failure::with_hint(
                     format!("the mount at {} has died", self.root.display()),
-                    "`simpletuner-live mount` cleans it up and mounts again",
+                    format!(
+                        "{} cleans it up and mounts again",
+                        mount::command_for("mount", &self.root)
+                    ),
                 );
             }
             _ => {}

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::failure::warn;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
+use crate::mount;
 use crate::settings::SettingsDigest;
 
 /// Show whether a mount runs, and the state of its providers
@@ -85,9 +86,11 @@ pub(super) fn warn_of_changed_settings(status: &Value) -> bool {
         _ => false,
     };
     if is_changed && let Some(file) = file {
+        let mount_point = status["mount_point"].as_str().unwrap_or_default();
         let file = file.display();
         warn(&format!(
-            "{file} is newer than what is in force; `simpletuner-live reload` takes it over"
+            "{file} is newer than what is in force; {} takes it over",
+            mount::command_for("reload", Path::new(mount_point))
         ));
     }
     is_changed

@@ -66,6 +66,9 @@ use std::path::Path;
 
 use fuser::SessionACL;
 
+use crate::settings::{Flags, Settings};
+use crate::text::shell_path;
+
 /// The message about a mount that belongs to another user.
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
     let user = crate::users::display_name(uid);
@@ -73,6 +76,15 @@ pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
         "the mount at {} belongs to another user ({user}); choose another folder",
         mount_point.display()
     )
+}
+
+/// The command to type about the mount there: with its path, unless it is the default one.
+pub(crate) fn command_for(command: &str, mount_point: &Path) -> String {
+    let default = Settings::mount_point_by(&Flags::default());
+    match default.is_ok_and(|default| resolve(&default) == resolve(mount_point)) {
+        true => format!("`simpletuner-live {command}`"),
+        false => format!("`simpletuner-live {command} {}`", shell_path(mount_point)),
+    }
 }
 
 /// Which users fuser serves. Without `allow_root` the kernel itself refuses every user but the one who mounted.

@@ -15,7 +15,9 @@ use crate::settings::SettingsDigest;
 use crate::sync::{self, SMALL_STACK};
 
 /// How long a mount may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for one that is mounted where this caller expects none.
+const ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A mount of this user's.
 #[derive(Clone, Debug)]
@@ -39,25 +41,30 @@ pub struct Answer {
     pub store: PathBuf,
 }
 
-/// This user's mounts, each once.
+/// This user's mounts, each once. Those outside of `home` get little time to answer: one that hangs is hardly this caller's.
 ///
 /// # Errors
 /// [`Error::Io`] if the table of mounts cannot be read.
-pub fn running_mounts() -> Result<Vec<RunningMount>> {
+pub fn running_mounts(home: &Path) -> Result<Vec<RunningMount>> {
     let mounts = mountinfo::of_this_process().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
     let mut own: Vec<_> = mounts.iter().filter(|mount| is_own(mount)).collect();
     // A bind mount shows the same mount again.
     let mut seen = HashSet::new();
     own.retain(|mount| seen.insert(&mount.filesystem));
     // All at once, so that several that hang cost no more than one.
-    let asked: Vec<_> = own.iter().map(|mount| Asked::new(&mount.point)).collect();
+    let timeout = |point: &Path| match point.starts_with(home) {
+        true => ANSWER_TIMEOUT,
+        false => ELSEWHERE_TIMEOUT,
+    };
+    let ask = |point: &PathBuf| Asked::new(point, timeout(point));
+    let asked: Vec<_> = own.iter().map(|mount| ask(&mount.point)).collect();
     Ok(asked.into_iter().map(Asked::wait).collect())
 }
 
 impl RunningMount {
     /// What the mount there says now.
     pub fn at(mount_point: &Path) -> Self {
-        Asked::new(mount_point).wait()
+        Asked::new(mount_point, ANSWER_TIMEOUT).wait()
     }
 }
 
@@ -69,7 +76,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(mount_point: &Path) -> Self {
+    fn new(mount_point: &Path, timeout: Duration) -> Self {
         let (sender, answer) = channel();
         let root = mount_point.to_owned();
         let ask = move || drop(sender.send(ask(&root)));
@@ -77,7 +84,7 @@ impl Asked {
         let _ = sync::spawn("status", SMALL_STACK, ask);
         Self {
             mount_point: mount_point.to_owned(),
-            until: Instant::now() + ANSWER_TIMEOUT,
+            until: Instant::now() + timeout,
             answer,
         }
     }
