@@ -166,6 +166,7 @@ fn the_first_mount_at_a_terminal_says_what_to_try_and_quotes_its_path() {
         assert!(did.ends_with(value), "{did}");
         parent.sh(&format!("{run}; {BINARY} umount"));
         let again = Terminal::run(&parent, &format!("{run}; {BINARY} mount")).end();
+        parent.sh(&format!("{run}; {BINARY} umount"));
         assert!(!again.contains("try: "), "{again}");
     }
 }

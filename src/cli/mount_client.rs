@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 use crate::settings::Settings;
-use crate::settings::paths::{DEFAULT_NAMES, without_links};
 
 const PROVIDER: &str = "user.simpletuner.provider";
 const STORED: &str = "user.simpletuner.stored";
@@ -26,7 +25,7 @@ const STORED: &str = "user.simpletuner.stored";
 pub(super) struct MountClient {
     root: PathBuf,
     /// `~/.simpletuner`, if the settings were read.
-    base_dir: Option<PathBuf>,
+    pub(super) base_dir: Option<PathBuf>,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -142,16 +141,6 @@ impl MountClient {
     /// Whether the secrets file has the key, and its value there is encrypted.
     pub(super) fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
         Some(self.attribute(name, STORED)? == "encrypted")
-    }
-
-    /// The secrets file, if it is the one that SimpleTuner reads itself.
-    pub(super) fn simpletuners_own_file(&self) -> Option<PathBuf> {
-        let report = self.read_json("providers/file").ok()?;
-        let store = without_links(Path::new(report["source"].as_str()?));
-        let base_dir = self.base_dir.as_ref()?;
-        let mut defaults = DEFAULT_NAMES.iter().map(|name| base_dir.join(name));
-        let first = defaults.find(|path| fs::symlink_metadata(path).is_ok())?;
-        (without_links(&first) == store).then_some(store)
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {

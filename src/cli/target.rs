@@ -1,6 +1,8 @@
 //! Where a command finds the secrets: in the files of a running mount, or without one through the library. Both give the
 //! same answers.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -16,6 +18,7 @@ use crate::error::Error;
 use crate::manager::SecretsManager;
 use crate::provider;
 use crate::secret::SecretName;
+use crate::settings::paths::{DEFAULT_NAMES, without_links};
 
 pub(super) enum Target {
     /// A mount is running: its caches are warm, and it records who reads.
@@ -86,7 +89,7 @@ impl Target {
                 }
                 if was_plain
                     && client.is_encrypted(name) == Some(true)
-                    && let Some(store) = client.simpletuners_own_file()
+                    && let Some(store) = simpletuners_own_file(client)
                 {
                     warn(&provider::file::hidden(name, &store));
                 }
@@ -202,4 +205,14 @@ impl Target {
             }
         }
     }
+}
+
+/// The secrets file of a mount, if it is the one that SimpleTuner reads itself.
+fn simpletuners_own_file(mount: &MountClient) -> Option<PathBuf> {
+    let report = mount.read_json("providers/file").ok()?;
+    let store = without_links(Path::new(report["source"].as_str()?));
+    let base_dir = mount.base_dir.as_ref()?;
+    let mut defaults = DEFAULT_NAMES.iter().map(|name| base_dir.join(name));
+    let first = defaults.find(|path| fs::symlink_metadata(path).is_ok())?;
+    (without_links(&first) == store).then_some(store)
 }
