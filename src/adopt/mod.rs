@@ -51,11 +51,16 @@ impl std::fmt::Display for Report {
             (true, _, true) => format!(": {values} encrypted"),
             (true, _, false) => format!(": {values} in plain text now"),
         };
-        writeln!(f, "the secrets are in {}{done}", self.store.display())?;
+        let is_there = std::fs::symlink_metadata(&self.store).is_ok();
+        let what = match is_there {
+            true => "the secrets are in",
+            false => "there is no secrets file",
+        };
+        writeln!(f, "{what} {}{done}", self.store.display())?;
         if self.is_adopted {
             let link = self.simpletuner_reads.display();
             writeln!(f, "SimpleTuner reads {link}, a link into the mount")?;
-        } else if self.simpletuner_reads == self.store {
+        } else if is_there && self.simpletuner_reads == self.store {
             writeln!(f, "SimpleTuner reads this file itself")?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
@@ -198,8 +203,12 @@ pub fn undo(settings: &Settings) -> Result<Report> {
     let has_store = stored.is_some();
     let encrypted = old.as_ref().map_or(0, |(document, _)| document.encrypted());
     if encrypted > 0 && !layout.is_adopted() {
+        let values = match encrypted {
+            1 => "1 encrypted value, which SimpleTuner cannot read".to_owned(),
+            n => format!("{n} encrypted values, which SimpleTuner cannot read"),
+        };
         report.notes.push(format!(
-            "it has {encrypted} encrypted values, which SimpleTuner cannot read; `simpletuner-live decrypt-file` writes them in plain text"
+            "it has {values}; `simpletuner-live decrypt-file` writes plain text"
         ));
     }
     if layout.is_adopted() {

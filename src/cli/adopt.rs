@@ -120,7 +120,9 @@ fn follow(before: &RunningMount, settings: &Settings, report: &Report) -> Outcom
     let Some(answer) = &before.answer else {
         // Which store one elsewhere uses is not known. Each notices the change by itself once it goes on.
         if before.mount_point == mount::resolve(&settings.mount_point) {
-            warn(&format!("the mount at {point} does not answer"));
+            warn(&format!(
+                "the mount at {point} does not answer; once it does, it uses this file, too"
+            ));
         }
         return Ok(true);
     };
@@ -134,27 +136,23 @@ fn follow(before: &RunningMount, settings: &Settings, report: &Report) -> Outcom
     }
     let is_ours = without_links(&answer.settings_file) == without_links(&settings.config_file);
     let reload = mount::command_for("reload", &before.mount_point);
-    if is_ours && answer.settings_changed {
-        say(
-            "note",
-            &format!(
-                "live.yaml had been changed before, and the mount at {point} has not read it; {reload} has it do so"
-            ),
-        );
-    } else if is_ours
-        && RunningMount::at(&before.mount_point)
-            .answer
-            .is_some_and(|now| now.settings_changed)
-    {
-        let client = MountClient::require(&before.mount_point)?;
-        let write = |file: &str, request: &[u8]| client.write_control(file, request);
-        let reloaded: Outcome = mount::reload(&before.mount_point, None, false, write);
-        if let Err(failure) = reloaded {
-            failure.report();
+    let now_changed = || {
+        let now = RunningMount::at(&before.mount_point).answer;
+        now.is_some_and(|now| now.settings_changed)
+    };
+    if is_ours && now_changed() {
+        let failed = match answer.settings_changed {
+            // The user may not want the rest of the change yet.
+            true => Some("live.yaml had been changed before".to_owned()),
+            false => reload_settings(&before.mount_point)
+                .err()
+                .map(|failure| failure.message()),
+        };
+        if let Some(why) = failed {
             say(
                 "note",
                 &format!(
-                    "the mount at {point} goes on with its settings of before; {reload} has it read live.yaml"
+                    "{why}: the mount at {point} goes on with its settings of before; {reload} has it read live.yaml"
                 ),
             );
         }
@@ -177,6 +175,12 @@ fn follow(before: &RunningMount, settings: &Settings, report: &Report) -> Outcom
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn reload_settings(mount_point: &Path) -> Outcome {
+    let client = MountClient::require(mount_point)?;
+    let write = |file: &str, request: &[u8]| client.write_control(file, request);
+    mount::reload(mount_point, None, false, write)
 }
 
 fn warn_if_not_mounted(mounts: &[RunningMount], settings: &Settings) {

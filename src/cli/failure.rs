@@ -38,6 +38,15 @@ impl Failure {
         Failure::Message(message.into(), Some(hint.into()))
     }
 
+    /// What is wrong, without the hint.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
+            Failure::Message(message, _) => message.clone(),
+            Failure::Reported | Failure::OutputClosed => String::new(),
+        }
+    }
+
     /// Prints it on standard error and returns the exit code.
     pub(super) fn report(&self) -> ExitCode {
         let (message, hint, code) = match self {
