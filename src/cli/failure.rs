@@ -17,7 +17,7 @@ pub(super) enum Failure {
     Message(String, Option<String>),
     /// The library's own error, and a better hint than its usual one.
     Hinted(Error, String),
-    /// Another process has printed why, as [`report`](Self::report) does.
+    /// It has been printed why, as [`report`](Self::report) does.
     Reported,
     /// The reader of standard output has exited (`| head -c1`): ends quietly.
     OutputClosed,

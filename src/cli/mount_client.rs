@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -26,6 +27,8 @@ pub(super) struct MountClient {
     root: PathBuf,
     /// `~/.simpletuner`, if the settings were read.
     pub(super) base_dir: Option<PathBuf>,
+    /// How long to wait for a provider.
+    pub(super) timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -55,6 +58,7 @@ impl MountClient {
         Self {
             root: mount_point.into(),
             base_dir: None,
+            timeout: Duration::ZERO,
         }
     }
 
@@ -63,9 +67,9 @@ impl MountClient {
         let mount_point = &settings.mount_point;
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
-                let base_dir = Some(settings.base_dir.clone());
                 return Ok(Some(Self {
-                    base_dir,
+                    base_dir: Some(settings.base_dir.clone()),
+                    timeout: settings.timeout.total,
                     ..Self::new(mount_point)
                 }));
             }
@@ -140,7 +144,7 @@ impl MountClient {
 
     /// Whether the secrets file has the key, and its value there is encrypted.
     pub(super) fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
-        Some(self.attribute(name, STORED)? == "encrypted")
+        Some(reason::attribute(&self.secret_path(name), STORED)? == "encrypted")
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
@@ -178,14 +182,7 @@ impl MountClient {
 
     /// The provider that reads of the key come from.
     pub(super) fn provider_of(&self, name: &SecretName) -> Option<String> {
-        self.attribute(name, PROVIDER)
-    }
-
-    fn attribute(&self, name: &SecretName, attribute: &str) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), attribute, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        Some(text.to_string())
+        reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -377,7 +374,7 @@ mod tests {
             (libc::ENOENT, "no such secret: K"),
             (
                 libc::EIO,
-                "cannot write K: the vault provider says: it is sealed",
+                "cannot write K: the vault provider fails: it is sealed",
             ),
             (
                 libc::EKEYREJECTED,
@@ -388,14 +385,8 @@ mod tests {
                 "the value of K is too large: at most 65536 bytes",
             ),
             (libc::EILSEQ, "the value of K is not UTF-8 text"),
-            (
-                libc::EPERM,
-                "cannot write K: Operation not permitted (os error 1)",
-            ),
-            (
-                libc::ENOSPC,
-                "cannot write K: No space left on device (os error 28)",
-            ),
+            (libc::EPERM, "cannot write K: Operation not permitted"),
+            (libc::ENOSPC, "cannot write K: No space left on device"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
             assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);
