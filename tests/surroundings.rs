@@ -4,7 +4,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -402,41 +402,19 @@ fn a_mount_command_that_gave_up_leaves_no_mount_now_or_later() {
 }
 
 #[test]
-fn a_command_in_a_message_can_be_typed_as_it_stands_whatever_the_path() {
+fn the_mount_has_a_type_of_its_own_by_which_tools_leave_it_out() {
     let home = Home::new();
-    let odd = home.path("it's a \"home\" of $HOME");
-    let cli = |args: &[&str]| ran(home.command(BINARY).env("HOME", &odd).args(args));
-    let typed = |said: &str, before: &str, after: &str| {
-        let command = said
-            .split(before)
-            .nth(1)
-            .unwrap_or_else(|| panic!("{said}"));
-        let command = command
-            .split(after)
-            .next()
-            .unwrap()
-            .replace("simpletuner-live", BINARY);
-        ran(home
-            .command("bash")
-            .env("HOME", &odd)
-            .args(["-c", &command]))
-        .done();
-    };
-    fs::create_dir_all(odd.join(".simpletuner")).unwrap();
-    let store = odd.join(".simpletuner/secrets.json");
-    fs::write(&store, "{\"A\": \"a\"}").unwrap();
-    for mode in [0o644, 0o622] {
-        fs::set_permissions(&store, PermissionsExt::from_mode(mode)).unwrap();
-        typed(&cli(&["get", "A"]).err, "fix it with: ", "\n");
-        let mode = fs::metadata(&store).unwrap().permissions().mode();
-        assert_eq!(mode & 0o022, 0, "{mode:o}");
-    }
-    let place = odd.join("a place");
-    let place = place.to_str().unwrap();
-    typed(&cli(&["status", place]).err, "hint: `", "`");
-    assert_eq!(cli(&["status", place]).code, 0);
-    fs::write(odd.join(".simpletuner/live.yaml"), "ttl: 60\n").unwrap();
-    typed(&cli(&["status", place]).err, "in force; `", "`");
-    assert_eq!(cli(&["status", place]).err, "");
-    cli(&["umount", place]).done();
+    home.run(&["mount"]).done();
+    let place = home.live("").display().to_string();
+    let place = place.trim_end_matches('/');
+    let of_type = home.sh("findmnt -n -o TARGET -t fuse.simpletuner-live");
+    assert!(
+        of_type.lines().any(|line| line.ends_with(place)),
+        "{of_type}"
+    );
+    let listed = |options: &str| home.sh(&format!("df {options} --output=target 2> said || :"));
+    assert!(listed("-a").contains(place));
+    assert!(!listed("-a -x fuse.simpletuner-live").contains(place));
+    assert_eq!(home.sh(&format!("stat -f -c %T {place}")), "fuseblk\n");
+    home.run(&["umount"]).done();
 }

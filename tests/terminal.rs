@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use support::home::{BINARY, Home, signal};
@@ -205,4 +206,45 @@ fn values_become_plain_once_the_user_has_answered_yes() {
     terminal.types("yes\r");
     terminal.end();
     assert!(store().contains("\"A\": \"a\""));
+}
+
+#[test]
+fn a_command_in_a_message_can_be_typed_as_it_stands_whatever_the_path() {
+    let home = Home::new();
+    let odd = home.path("it's a \"home\" of $HOME");
+    let cli = |args: &[&str]| support::home::ran(home.command(BINARY).env("HOME", &odd).args(args));
+    let typed = |said: &str, before: &str, after: &str| {
+        let command = said
+            .split(before)
+            .nth(1)
+            .unwrap_or_else(|| panic!("{said}"));
+        let command = command
+            .split(after)
+            .next()
+            .unwrap()
+            .replace("simpletuner-live", BINARY);
+        support::home::ran(
+            home.command("bash")
+                .env("HOME", &odd)
+                .args(["-c", &command]),
+        )
+        .done();
+    };
+    std::fs::create_dir_all(odd.join(".simpletuner")).unwrap();
+    let store = odd.join(".simpletuner/secrets.json");
+    std::fs::write(&store, "{\"A\": \"a\"}").unwrap();
+    for mode in [0o644, 0o622] {
+        std::fs::set_permissions(&store, PermissionsExt::from_mode(mode)).unwrap();
+        typed(&cli(&["get", "A"]).err, "fix it with: ", "\n");
+        let mode = std::fs::metadata(&store).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{mode:o}");
+    }
+    let place = odd.join("a place");
+    let place = place.to_str().unwrap();
+    typed(&cli(&["status", place]).err, "hint: `", "`");
+    assert_eq!(cli(&["status", place]).code, 0);
+    std::fs::write(odd.join(".simpletuner/live.yaml"), "ttl: 60\n").unwrap();
+    typed(&cli(&["status", place]).err, "in force; `", "`");
+    assert_eq!(cli(&["status", place]).err, "");
+    cli(&["umount", place]).done();
 }

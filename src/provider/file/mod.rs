@@ -1,6 +1,7 @@
 //! The file provider: a flat object of names and texts, encrypted or plain, in JSON or YAML. It is the provider that
 //! secrets are written to. Knows no other provider and no cache.
 
+mod decrypt;
 mod document;
 mod json;
 mod location;
@@ -10,6 +11,7 @@ mod reader;
 mod state;
 mod store;
 mod watch;
+mod writable;
 pub(crate) mod write;
 mod write_queue;
 
@@ -196,6 +198,11 @@ impl CheckTarget for Shared {
         if let (Some(peers), Some(generation)) = (peers, generation) {
             peers.acknowledge(generation);
         }
+    }
+
+    fn check_for_writers(&self) {
+        let refusal = reserve::with(|| self.check_writable()).err();
+        self.state.lock().refusal = refusal.map(Arc::new);
     }
 
     fn files(&self) -> Vec<PathBuf> {

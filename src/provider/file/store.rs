@@ -13,10 +13,9 @@ use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
-use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{ChangeKind, Decrypted, KeyChange, SecretStore};
+use crate::provider::{ChangeKind, Decrypted, Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -52,7 +51,7 @@ impl Shared {
 
     /// Changes the document in one atomic write, unless `edit` returns `None`. The changes that it returns are recorded
     /// as own writes.
-    fn edit(
+    pub(super) fn edit(
         &self,
         edit: impl FnOnce(&mut Document) -> Result<Option<Vec<KeyChange>>>,
     ) -> Result<()> {
@@ -262,6 +261,25 @@ impl SecretStore for FileProvider {
         }
     }
 
+    fn check_writable(&self, done: Done) {
+        self.0.watch.check_for_writer_then(&self.0, done);
+    }
+
+    fn refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        let state = self.0.state.lock();
+        if let Some(refusal) = &state.refusal {
+            return Some(refusal.duplicate());
+        }
+        let document = state.loaded()?.document.clone();
+        drop(state);
+        let is_there = HashMap::from_iter(name.map(|name| (name, true)));
+        self.0.check_room(&document, &is_there).err()
+    }
+
+    fn timeout(&self) -> Duration {
+        FileProvider::timeout(self)
+    }
+
     fn path(&self) -> std::path::PathBuf {
         self.0.path_now().unwrap_or_default()
     }
@@ -394,46 +412,4 @@ impl Shared {
         })?;
         Ok(encrypted)
     }
-
-    fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
-        let found = self.read_now().loaded?.document;
-        if found.encrypted() == 0 {
-            return Ok(Decrypted::default());
-        }
-        let cipher = self.options.key.cipher()?;
-        if dry_run {
-            return decrypt(&mut (*found).clone(), &cipher);
-        }
-        let mut result = Decrypted::default();
-        self.edit(|document| {
-            result = decrypt(document, &cipher)?;
-            Ok((!result.names.is_empty()).then(Vec::new))
-        })?;
-        Ok(result)
-    }
-}
-
-/// Makes each encrypted value plain that this cipher opens, without the newline of a single line: SimpleTuner reads plain values
-/// as they are stored.
-fn decrypt(document: &mut Document, cipher: &Arc<CredentialCipher>) -> Result<Decrypted> {
-    let mut result = Decrypted::default();
-    document.replace_each(|name, stored| {
-        let Stored::Encrypted(sealed) = stored else {
-            return Ok(None);
-        };
-        let error = match sealed.open(name.as_str(), cipher) {
-            Ok(value) if looks_encrypted(value.as_str()) => Error::Malformed {
-                what: name.to_string(),
-                reason: "its plain text would be taken for an encrypted value".to_owned(),
-            },
-            Ok(value) => {
-                result.names.push(name.clone());
-                return Ok(Some(Stored::Plain(value.without_newline())));
-            }
-            Err(error) => error,
-        };
-        result.failed.push((name.clone(), error));
-        Ok(None)
-    })?;
-    Ok(result)
 }
