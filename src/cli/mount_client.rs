@@ -18,7 +18,6 @@ use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
-use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
 const STORED: &str = "user.simpletuner.stored";
@@ -63,16 +62,11 @@ impl MountClient {
         }
     }
 
-    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
-    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
-        let mount_point = &settings.mount_point;
+    /// The mount at `mount_point`, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
-                return Ok(Some(Self {
-                    base_dir: Some(settings.base_dir.clone()),
-                    timeout: settings.timeout.total,
-                    ..Self::new(mount_point)
-                }));
+                return Ok(Some(Self::new(mount_point)));
             }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
@@ -98,10 +92,22 @@ impl MountClient {
                 let (what, hint) = explain_no_answer(mount_point);
                 Err(Failure::with_hint(what, hint))
             }
-            MountPointState::NotMounted => Err(Failure::with_hint(
-                format!("nothing is mounted at {path}"),
-                format!("{} mounts it", mount::command_for("mount", mount_point)),
-            )),
+            MountPointState::NotMounted => {
+                let others = mount::own_mount_points();
+                let others: Vec<_> = others.iter().map(|dir| dir.display().to_string()).collect();
+                let mount = mount::command_for("mount", mount_point);
+                let hint = match others.len() {
+                    0 => format!("{mount} mounts it"),
+                    _ => format!(
+                        "{mount} mounts it; this user has a mount at {}",
+                        others.join(", ")
+                    ),
+                };
+                Err(Failure::with_hint(
+                    format!("nothing is mounted at {path}"),
+                    hint,
+                ))
+            }
             MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
             }

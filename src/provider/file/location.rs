@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::files::base_folder;
 use crate::files::place::Place;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, adopted_store, find, is_link_of_adopt};
 
@@ -88,6 +89,9 @@ impl StoreLocation {
         let path = candidates.iter().find(is_there).map_or(first, |p| p);
         let is_adopted = is_link_of_adopt(path) && self.adopted(path).is_ok();
         if !is_adopted && let Some(place) = find(path, self.mount_point.as_deref())? {
+            if place.stat().is_none() {
+                base_folder::refuse_anew(place.path())?;
+            }
             return Ok(place);
         }
         let store = self.adopted(path)?;
