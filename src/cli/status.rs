@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::failure::warn;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
+use crate::mount;
 use crate::settings::SettingsDigest;
 
 /// How long to wait until the mount knows which values cannot be decrypted.
@@ -42,6 +43,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             if args.json {
                 output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
             }
+            context.warn_of_simpletuner(args.dir.as_deref());
             return Err(failure);
         }
     };
@@ -126,9 +128,11 @@ pub(super) fn warn_of_changed_settings(status: &Value) -> bool {
         _ => false,
     };
     if is_changed && let Some(file) = file {
+        let mount_point = status["mount_point"].as_str().unwrap_or_default();
         let file = file.display();
         warn(&format!(
-            "{file} is newer than what is in force; `simpletuner-live reload` takes it over"
+            "{file} is newer than what is in force; {} takes it over",
+            mount::command_for("reload", Path::new(mount_point))
         ));
     }
     is_changed

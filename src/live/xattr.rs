@@ -17,6 +17,8 @@ const OF_UNREADABLE: [&str; 2] = ["user.simpletuner.provider", ERROR];
 
 /// Of a secret whose value cannot be read: why.
 const ERROR: &str = "user.simpletuner.error";
+/// Of a secret that the secrets file has: whether its value there is `plain` or `encrypted`.
+const STORED: &str = "user.simpletuner.stored";
 
 /// Of a bundle: the providers whose secrets are missing in it, because they failed or have never answered.
 const MISSING: &str = "user.simpletuner.missing";
@@ -43,6 +45,14 @@ impl Tree {
                 };
             }
             FileKind::Secret(secret) if OF_SECRETS.contains(&name) => secret,
+            FileKind::Secret(secret) if name == STORED => {
+                let is_encrypted = self.manager.is_encrypted(&secret).ok_or_else(none)?;
+                let form = match is_encrypted {
+                    true => "encrypted",
+                    false => "plain",
+                };
+                return Ok(form.to_owned());
+            }
             FileKind::Bundle(_) if name == MISSING => {
                 let missing = self.manager.snapshot().missing_sources();
                 let names: Vec<&str> = missing.iter().map(|(source, _)| &**source).collect();
@@ -79,15 +89,19 @@ impl Tree {
     /// EACCES.
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
         self.check_caller_of(caller, ino)?;
-        let names: &[&str] = match self.file_with_attributes(ino) {
-            Some(FileKind::Secret(secret)) => match self.manager.snapshot().find(&secret) {
-                Lookup::Failed(_) => &OF_UNREADABLE,
-                _ => &OF_SECRETS,
-            },
-            Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
-                &[MISSING]
+        let names: Vec<&str> = match self.file_with_attributes(ino) {
+            Some(FileKind::Secret(secret)) => {
+                let stored = self.manager.is_encrypted(&secret).map(|_| STORED);
+                let of_value: &[&str] = match self.manager.snapshot().find(&secret) {
+                    Lookup::Failed(_) => &OF_UNREADABLE,
+                    _ => &OF_SECRETS,
+                };
+                of_value.iter().copied().chain(stored).collect()
             }
-            _ => &[],
+            Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
+                vec![MISSING]
+            }
+            _ => Vec::new(),
         };
         let names = names.iter().flat_map(|name| name.bytes().chain([0]));
         Ok(names.collect())

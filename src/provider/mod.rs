@@ -208,6 +208,15 @@ pub(crate) fn no_answer(provider: &str) -> Error {
     }
 }
 
+/// What became of a store's encrypted values.
+#[derive(Debug, Default)]
+pub struct Decrypted {
+    /// Those that are plain text now.
+    pub names: Vec<SecretName>,
+    /// Those that stay as they are, and why.
+    pub failed: Vec<(SecretName, Error)>,
+}
+
 /// A provider that can be written to.
 pub trait SecretStore: Send + Sync {
     /// Applies all changes in one atomic write, or none.
@@ -263,6 +272,32 @@ pub trait SecretStore: Send + Sync {
     /// [`Error::Malformed`] if one of them has changed since it was planned; else why the write failed.
     fn undo(&self, _planned: &[Undo]) -> Result<()> {
         Ok(())
+    }
+
+    /// Writes all encrypted values in plain text, in one atomic write; with `dry_run` only says what it would do.
+    ///
+    /// # Errors
+    /// Why the write failed.
+    fn decrypt_all(&self, _dry_run: bool) -> Result<Decrypted> {
+        Ok(Decrypted::default())
+    }
+
+    /// The names of the values that are plain text, as the store is now.
+    ///
+    /// # Errors
+    /// Why the store cannot be read.
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the key's value is encrypted, as the store was last read; `None`: it is not there.
+    fn is_encrypted(&self, _name: &SecretName) -> Option<bool> {
+        None
+    }
+
+    /// The keys that since the last call were encrypted in a file where SimpleTuner's server could read them before.
+    fn take_hidden(&self) -> Vec<SecretName> {
+        Vec::new()
     }
 
     /// Checks whether another program changed something, for [`Provider::take_update`] to return. Waits at

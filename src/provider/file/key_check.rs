@@ -77,7 +77,7 @@ pub(super) fn misfit(
 
 impl Document {
     /// Its encrypted values.
-    pub(super) fn encrypted(&self) -> impl Iterator<Item = &Sealed> {
+    pub(crate) fn encrypted(&self) -> impl Iterator<Item = &Sealed> {
         let stored = self.names().filter_map(|name| self.get(name));
         stored.filter_map(|stored| match stored {
             Stored::Encrypted(sealed) => Some(sealed),

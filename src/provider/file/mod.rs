@@ -1,6 +1,7 @@
 //! The file provider: a flat object of names and texts, encrypted or plain, in JSON or YAML. It is the provider that
 //! secrets are written to. Knows no other provider and no cache.
 
+mod decrypt;
 mod document;
 mod json;
 mod keep;
@@ -40,6 +41,7 @@ use write_queue::WriteQueue;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
+pub(crate) use peers::path_for as path_of_peers;
 pub use previous::Did;
 pub(crate) use previous::move_beside as move_previous;
 pub(crate) use reader::read_document;
@@ -82,6 +84,17 @@ struct Shared {
     peers: Mutex<Option<Arc<Peers>>>,
     changed: OnceLock<Callback>,
     warned: Warned,
+    /// Keys that were encrypted where SimpleTuner could read them, until they are taken. A leaf lock.
+    hidden: Mutex<Vec<SecretName>>,
+}
+
+/// What is said of a value that was plain text in the file that SimpleTuner's server reads itself.
+pub(crate) fn hidden(name: &SecretName, file: &Path) -> String {
+    format!(
+        "{name} was plain text in {} and is encrypted now; SimpleTuner's server reads that file itself and cannot decrypt it: \
+         `simpletuner-live adopt` lets it read through the mount",
+        file.display()
+    )
 }
 
 /// Which warnings were logged already.
@@ -110,6 +123,7 @@ impl FileProvider {
             peers: Mutex::default(),
             changed: OnceLock::new(),
             warned: Warned::default(),
+            hidden: Mutex::default(),
         }))
     }
 

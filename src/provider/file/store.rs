@@ -18,7 +18,7 @@ use super::{PastChange, Undo, UndoRequest, key_check};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{Done, KeyChange, SecretStore};
+use crate::provider::{Decrypted, Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -54,7 +54,7 @@ impl Shared {
 
     /// Changes the document in one atomic write, unless `edit` returns `None`. The changes that it returns are recorded
     /// as own writes, and what was there before is kept.
-    fn edit(
+    pub(super) fn edit(
         &self,
         edit: impl FnOnce(&mut Document, &Path) -> Result<Option<Vec<KeyEdit>>>,
     ) -> Result<()> {
@@ -74,7 +74,7 @@ impl Shared {
         self.warn_if_linked(&path);
         let kept = self.prepare_previous(&path, &document, &changes)?;
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
-        self.warn_if_hidden(&path, &found.document, &document);
+        self.report_hidden(&path, &found.document, &document);
         let kept = kept.put_in_place()?;
         {
             let (stamp, mut state) = match self.put_in_place(replacement) {
@@ -137,6 +137,10 @@ impl Shared {
             if now == path {
                 return Ok((path, lock));
             }
+            // `adopt` has removed it, and this process has made it anew.
+            if matches!(rustix::fs::lstat(&path), Err(rustix::io::Errno::NOENT)) {
+                lock.remove();
+            }
             path = now;
         }
     }
@@ -184,21 +188,21 @@ impl Shared {
     }
 
     /// SimpleTuner's server reads the default file itself, and decrypts nothing in it.
-    fn warn_if_hidden(&self, path: &Path, before: &Document, after: &Document) {
-        let is_hidden = |name: &SecretName| {
+    fn report_hidden(&self, path: &Path, before: &Document, after: &Document) {
+        let is_hidden = |name: &&SecretName| {
             let stored = (before.get(name), after.get(name));
             matches!(stored, (Some(Stored::Plain(_)), Some(Stored::Encrypted(_))))
         };
-        if self.options.location.is_default(path)
-            && before.names().any(is_hidden)
+        let hidden: Vec<SecretName> = before.names().filter(is_hidden).cloned().collect();
+        if hidden.is_empty() || !self.options.location.is_default(path) {
+            return;
+        }
+        if let Some(first) = hidden.first()
             && !self.warned.hidden.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(
-                "a value that was plain text in {} is encrypted now, and SimpleTuner's server cannot read it there; \
-                 `simpletuner-live adopt` lets it read through the mount",
-                path.display()
-            );
+            tracing::warn!("{}", super::hidden(first, path));
         }
+        self.hidden.lock().extend(hidden);
     }
 }
 
@@ -255,6 +259,26 @@ impl SecretStore for FileProvider {
     fn undo(&self, planned: &[Undo]) -> Result<()> {
         let mut results = self.0.write(vec![Edit::Undo(planned.to_vec())]);
         results.pop().unwrap_or(Ok(()))
+    }
+
+    fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
+        self.0.decrypt_all(dry_run)
+    }
+
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        let document = self.0.read_now().loaded?.document;
+        let is_plain = |name: &&SecretName| matches!(document.get(name), Some(Stored::Plain(_)));
+        Ok(document.names().filter(is_plain).cloned().collect())
+    }
+
+    fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        let state = self.0.state.lock();
+        let stored = state.loaded()?.document.get(name)?;
+        Some(matches!(stored, Stored::Encrypted(_)))
+    }
+
+    fn take_hidden(&self) -> Vec<SecretName> {
+        std::mem::take(&mut *self.0.hidden.lock())
     }
 
     fn check_for_changes(&self, timeout: Duration) {
