@@ -174,6 +174,33 @@ fn bash_prints_that_the_disk_is_full() {
 }
 
 #[test]
+fn bash_prints_that_the_disk_has_no_room_for_the_earlier_values() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let home = support::scratch_home();
+    let small = Small::mount(home.path().join("small"), "size=1m");
+    let store = small.0.join("secrets.json");
+    let live = over(home, &store);
+    live.write("secrets/K", "old");
+    // Large values before, small ones now: there is room for a copy of the file, and none for both.
+    for n in 0..6 {
+        live.write(&format!("secrets/LARGE{n}"), &"x".repeat(40_000));
+        live.write(&format!("secrets/LARGE{n}"), "small");
+    }
+    let kept = fs::metadata(small.0.join("secrets.json.previous")).unwrap();
+    assert!(kept.len() > 300_000 && fs::metadata(&store).unwrap().len() < 10_000);
+    live.sh(&format!(
+        "cd {}; head -c $(($(df --output=avail -B1 . | tail -1) - 100000)) /dev/zero > filler",
+        small.0.display()
+    ));
+    is_refused(&live, &store, "No space left on device");
+    fs::remove_file(small.0.join("filler")).unwrap();
+    is_written(&live);
+}
+
+#[test]
 fn bash_prints_that_the_key_cannot_be_used() {
     let _alone = alone();
     let live = Live::start();

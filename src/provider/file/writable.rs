@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::key_check::misfit;
+use super::previous::path_for;
 use super::reader::LoadedDocument;
 use super::watch::CheckTarget;
 use super::write::{Lock, beside, refuse_mounted};
@@ -42,17 +43,22 @@ impl Shared {
         }
     }
 
-    /// Whether the folder may be written, and has room for a copy of the file.
+    /// Whether the folder may be written, and has room for a copy of the file and of what is kept beside it: both are written
+    /// before either takes the place of the one there.
     fn check_disk(&self, located: &Place, size: u64) -> Result<()> {
         let path = located.path();
         let failed = |error| Error::io(format!("writing {}", path.display()), error);
-        match check_replaceable(located, size) {
+        let kept = match self.options.keep_previous {
+            0 => 0,
+            _ => rustix::fs::stat(path_for(path)).map_or(0, |kept| kept.st_size.unsigned_abs()),
+        };
+        match check_replaceable(located, size, kept) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 // Another writer's copy may take the room, and give it back.
                 match Lock::take(path, Duration::ZERO) {
                     Err(error) if error.errno() == libc::ETIMEDOUT => Ok(()),
                     Err(error) => Err(error),
-                    Ok(_lock) => check_replaceable(located, size).map_err(failed),
+                    Ok(_lock) => check_replaceable(located, size, kept).map_err(failed),
                 }
             }
             checked => checked.map_err(failed),
