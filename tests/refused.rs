@@ -217,16 +217,14 @@ fn bash_prints_that_the_key_cannot_be_used() {
     is_written(&live);
 }
 
-#[test]
-fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
+/// An ordinary user, who may write everything, sees that nothing can be written while this file has another mode.
+fn is_refused_with_mode(mode: &str, file: &str, good: &str) {
     if !is_root() {
         return;
     }
     let nobody = User::new("nobody");
     nobody.run(&["mount"]).done();
-    nobody.sh(&format!(
-        "echo old > {LIVE}/secrets/K; chmod 500 .simpletuner"
-    ));
+    nobody.sh(&format!("echo old > {LIVE}/secrets/K; chmod {mode} {file}"));
     for name in ["K", "L"] {
         let said = nobody.try_sh(&format!("echo new > {LIVE}/secrets/{name}"));
         assert!(said.err.contains("Permission denied"), "{}", said.err);
@@ -235,9 +233,19 @@ fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
     let status: Value = serde_json::from_str(&nobody.sh(&format!("cat {LIVE}/status"))).unwrap();
     assert_eq!(status["failed_write"]["file"], "secrets/L");
     nobody.sh(&format!(
-        "chmod 700 .simpletuner; echo new > {LIVE}/secrets/K; [ $(cat {LIVE}/secrets/K) = new ]"
+        "chmod {good} {file}; echo new > {LIVE}/secrets/K; [ $(cat {LIVE}/secrets/K) = new ]"
     ));
     nobody.run(&["umount"]).done();
+}
+
+#[test]
+fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
+    is_refused_with_mode("500", ".simpletuner", "700");
+}
+
+#[test]
+fn bash_prints_that_the_earlier_values_cannot_be_read() {
+    is_refused_with_mode("0", ".simpletuner/secrets.json.previous", "600");
 }
 
 #[test]

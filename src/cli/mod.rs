@@ -29,6 +29,7 @@ mod question;
 mod reason;
 mod reload;
 mod rm;
+mod same_store;
 mod secret_list;
 mod set;
 mod settings;
