@@ -76,7 +76,7 @@ use crate::text::shell_path;
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
     let user = crate::users::display_name(uid);
     format!(
-        "the mount at {} belongs to another user ({user}); choose another folder",
+        "the mount at {} belongs to another user ({user})",
         mount_point.display()
     )
 }

@@ -187,10 +187,8 @@ fn clear(mount_point: &Path) -> Result<bool> {
                 }
             }
             MountPointState::OfAnother { uid } => {
-                return Err(Error::Settings(crate::mount::belongs_to_another(
-                    mount_point,
-                    uid,
-                )));
+                let what = crate::mount::belongs_to_another(mount_point, uid);
+                return Err(Error::Settings(format!("{what}; choose another folder")));
             }
             MountPointState::Foreign { fstype } => {
                 let dir = mount_point.display();
