@@ -224,8 +224,8 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
                 retry_at = Some(Instant::now() + RETRY_DELAY);
                 let is_first = !std::mem::replace(&mut is_failing, true);
                 if is_first && error.errno() == libc::EROFS {
-                    // So it is meant to be, and it stays so.
-                    tracing::warn!("{} cannot be written: {error}", T::NAME);
+                    // So it is meant to be, and the mount has warned.
+                    tracing::info!("{} cannot be written: {error}", T::NAME);
                 } else if is_first {
                     tracing::error!("{} cannot be written, and is tried again: {error}", T::NAME);
                 }

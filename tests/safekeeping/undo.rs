@@ -202,3 +202,28 @@ fn an_undo_never_sets_back_the_secrets_of_another_file_than_the_mount_shows() {
     assert_eq!(get(&home, "K"), "mine, newer");
     home.run(&["umount"]).done();
 }
+
+/// A program that replaces the link with a file of its own: the younger file wins, and the other's value is not lost.
+#[test]
+fn what_an_adoption_replaces_can_be_set_back() {
+    let home = Home::new();
+    let replace = |value: &str| {
+        home.sh(&format!(
+            "echo '{{\"K\": \"{value}\", \"NEW\": \"n\"}}' > new && mv new ~/.simpletuner/secrets.json"
+        ))
+    };
+    set(&home, "K", "stored");
+    set(&home, "SAME", "s");
+    home.run(&["adopt"]).done();
+    replace("theirs");
+    home.run(&["adopt"]).done();
+    assert_eq!(get(&home, "K") + &get(&home, "NEW"), "theirsn");
+    assert!(!home.sh("cat ~/.simpletuner/*.previous").contains("stored"));
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "stored");
+    replace("theirs again");
+    home.run(&["adopt", "--undo", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "theirs again");
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K") + &get(&home, "SAME"), "storeds");
+}

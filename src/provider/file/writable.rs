@@ -48,7 +48,12 @@ impl Shared {
     fn check_disk(&self, located: &Place, size: u64) -> Result<()> {
         let path = located.path();
         let kept = self.check_previous(path)?;
-        let failed = |error| Error::io(format!("writing {}{}", path.display(), hint_for(&error)), error);
+        let failed = |error| {
+            Error::io(
+                format!("writing {}{}", path.display(), hint_for(&error)),
+                error,
+            )
+        };
         match check_replaceable(located, size, kept) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 // Another writer's copy may take the room, and give it back.
