@@ -11,8 +11,9 @@ use crate::support::home::ran;
 use crate::support::user::{LIVE, User};
 
 /// What no two runs have in common is set aside, in what a page shows and in what comes out: the home folder, times, process
-/// ids, ports, the user's name, ciphertext, and how wide blanks are.
+/// ids, ports, the user's name, ciphertext, colours, and how wide blanks are.
 const ASIDE: &str = r"
+s/\x1b\[[0-9;]*m//g
 s#HOME#/home/me#g
 s/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,}Z/TIME/g
 s/[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}/TIME/g
@@ -37,8 +38,9 @@ pub struct Session {
 impl Session {
     pub fn new(user: &'static str) -> Self {
         let user = User::new(user);
-        user.scratch
-            .sh("mkdir -m 755 bin && ln program bin/simpletuner-live && mkdir steps && chmod 755 steps");
+        user.scratch.sh(
+            "mkdir -m 755 bin && ln program bin/simpletuner-live && mkdir steps && chmod 755 steps",
+        );
         user.mounts.borrow_mut().push(user.path(LIVE));
         Self { user }
     }
@@ -106,6 +108,7 @@ impl Session {
             ))
             .arg("/dev/null")
             .env("PATH", format!("{}:{path}", folder.join("bin").display()))
+            .env("HOME", self.home())
             .env("SHELL", "/bin/sh")
             .env("TERM", "dumb");
         ran(&mut session).out.replace('\r', "")
@@ -135,9 +138,12 @@ impl Session {
         lines
     }
 
+    fn home(&self) -> String {
+        self.user.scratch.path("home").display().to_string()
+    }
+
     fn set_aside(&self, text: &str) -> String {
-        let home = self.user.path("").display().to_string();
-        let rules = ASIDE.replace("HOME", home.trim_end_matches('/'));
+        let rules = ASIDE.replace("HOME", &self.home());
         let mut sed = Command::new("sed")
             .args(["-E", &rules])
             .stdin(Stdio::piped())
@@ -154,13 +160,28 @@ impl Session {
     }
 }
 
-/// Whether lines are those that a page shows, in which a line of three dots stands for any lines.
+/// Whether lines are those that a page shows. There, three dots stand for any text, and on a line of their own for any lines.
 fn agree(shown: &[String], came_out: &[String]) -> bool {
     match shown.split_first() {
         None => came_out.is_empty(),
         Some((dots, rest)) if dots == "..." => {
             (0..=came_out.len()).any(|skipped| agree(rest, &came_out[skipped..]))
         }
-        Some((line, rest)) => came_out.first() == Some(line) && agree(rest, &came_out[1..]),
+        Some((line, rest)) => match came_out.split_first() {
+            Some((first, others)) => is_line(line, first) && agree(rest, others),
+            None => false,
+        },
+    }
+}
+
+fn is_line(shown: &str, came_out: &str) -> bool {
+    match shown.split_once("...") {
+        None => shown == came_out,
+        Some((before, after)) => came_out.strip_prefix(before).is_some_and(|rest| {
+            rest.char_indices()
+                .map(|(at, _)| at)
+                .chain([rest.len()])
+                .any(|at| is_line(after, &rest[at..]))
+        }),
     }
 }
