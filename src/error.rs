@@ -152,7 +152,7 @@ impl Error {
         }
     }
 
-    /// The errno that the mount returns for it (see the table of errors in `docs/operation.md`).
+    /// The errno that the mount returns for it (see the README's table of errors).
     pub fn errno(&self) -> i32 {
         match self {
             Error::NotFound { .. } => libc::ENOENT,
