@@ -44,7 +44,7 @@ enum Action {
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live audit verify && echo whole
-  simpletuner-live audit verify --hash 6f3a...  # all 64 digits, from the log
+  simpletuner-live audit verify --hash \"$HASH\"     # its 64 digits, from the log
 
 The daemon logs the last row of each trail, and its hash, a minute after a row and when the mount ends. Who has the key can
 write and sign both trails anew, but cannot change a log that is kept elsewhere.

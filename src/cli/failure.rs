@@ -15,7 +15,7 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
-    /// Another process has printed why, as [`report`](Self::report) does.
+    /// It has been printed why, as [`report`](Self::report) does.
     Reported,
     /// The reader of standard output has exited (`| head -c1`): ends quietly.
     OutputClosed,

@@ -2,19 +2,23 @@
 
 use serde_json::{Value, json};
 
-use super::secret_list::{Detail, ListedSecret};
+use super::failure::{Failure, say};
+use super::secret_list::{Detail, ListedSecret, Unlisted};
 use super::target::Target;
 use super::{Context, Outcome, output};
 use crate::provider::rfc3339;
 
 /// List the secrets of all providers
+///
+/// If a provider does not give its names, the others' are listed, an error says why, and the exit code is 1. With --json,
+/// the provider has an entry with "error" and without a name.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live ls
   simpletuner-live ls -l
-  simpletuner-live ls --json | jq -r '.[].name'"
+  simpletuner-live ls --json | jq -r '.[].name // empty'"
 )]
 pub(super) struct Args {
     /// Show provider, size and time of the last change too
@@ -34,10 +38,29 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         (false, true) => Detail::Providers,
         (false, false) => Detail::Names,
     };
-    let listed = Target::open(context, args.no_mount)?.list(detail)?;
+    let target = Target::open(context, args.no_mount)?;
+    let unlisted = target.unlisted();
+    let listed = target.list(detail)?;
+    show(&args, &listed, &unlisted)?;
+    for Unlisted { provider, reason } in &unlisted {
+        say(
+            "error",
+            &format!("the names of the {provider} provider are missing: {reason}"),
+        );
+    }
+    match unlisted.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Reported),
+    }
+}
+
+fn show(args: &Args, listed: &[ListedSecret], unlisted: &[Unlisted]) -> Outcome {
     if args.json {
-        let entries: Vec<Value> = listed.iter().map(|one| entry(one, args.long)).collect();
-        return output::json(&entries);
+        let names = listed.iter().map(|one| entry(one, args.long));
+        let missing = unlisted.iter().map(|Unlisted { provider, reason }| {
+            json!({ "name": null, "provider": provider, "error": reason })
+        });
+        return output::json(&names.chain(missing).collect::<Vec<Value>>());
     }
     if args.long {
         let rows: Vec<_> = listed.iter().map(row).collect();

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -23,6 +24,8 @@ const PROVIDER: &str = "user.simpletuner.provider";
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// How long to wait for a provider.
+    pub(super) timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -50,6 +53,7 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            timeout: Duration::ZERO,
         }
     }
 
@@ -57,7 +61,12 @@ impl MountClient {
     pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
         let mount_point = &settings.mount_point;
         match mount::mount_point_state(mount_point)? {
-            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: true, .. } => {
+                return Ok(Some(Self {
+                    timeout: settings.timeout.total,
+                    ..Self::new(mount_point)
+                }));
+            }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
                 warn(&format!("{what}; {hint}"));
@@ -162,10 +171,7 @@ impl MountClient {
     }
 
     fn provider_of(&self, name: &SecretName) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        Some(text.to_string())
+        reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -354,7 +360,7 @@ mod tests {
             (libc::ENOENT, "no such secret: K"),
             (
                 libc::EIO,
-                "cannot write K: the vault provider says: it is sealed",
+                "cannot write K: the vault provider fails: it is sealed",
             ),
             (
                 libc::EKEYREJECTED,
@@ -365,14 +371,8 @@ mod tests {
                 "the value of K is too large: at most 65536 bytes",
             ),
             (libc::EILSEQ, "the value of K is not UTF-8 text"),
-            (
-                libc::EPERM,
-                "cannot write K: Operation not permitted (os error 1)",
-            ),
-            (
-                libc::ENOSPC,
-                "cannot write K: No space left on device (os error 28)",
-            ),
+            (libc::EPERM, "cannot write K: Operation not permitted"),
+            (libc::ENOSPC, "cannot write K: No space left on device"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
             assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);

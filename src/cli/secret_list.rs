@@ -22,3 +22,13 @@ pub(super) enum Detail {
     /// Also sizes and times, which may wait for a backend.
     All,
 }
+
+/// Why a provider gave no names that has never answered.
+pub(super) const NO_ANSWER: &str = "it has not answered yet";
+
+/// A provider whose names are missing in the list.
+pub(super) struct Unlisted {
+    pub(super) provider: String,
+    /// Why it did not give them.
+    pub(super) reason: String,
+}

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialCipher;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, Stamp, place, read_file};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
@@ -168,7 +168,7 @@ impl KeySource {
             Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
             Err(ReadError::TooLarge) => return Err(self.unusable("it is too large to be a key")),
             Err(ReadError::Io(error)) => {
-                return Err(self.unusable(format!("it cannot be read: {error}")));
+                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
             }
         };
         let text = std::str::from_utf8(&content.bytes)

@@ -43,11 +43,18 @@ impl ChainEntry {
     }
 }
 
-/// The error for a key whose provider failed.
-pub(super) fn provider_failed(provider: &str, name: &str, error: &Error) -> Error {
-    Error::ProviderFailed {
-        name: name.to_owned(),
-        provider: provider.to_owned(),
-        reason: error.reason(),
+/// Adds a provider's failure to those of a key.
+pub(super) fn add_failure(failure: &mut Option<Error>, provider: &str, name: &str, error: &Error) {
+    let reason = error.reason();
+    match failure {
+        Some(Error::ProviderFailed { others, .. }) => others.push((provider.to_owned(), reason)),
+        _ => {
+            *failure = Some(Error::ProviderFailed {
+                name: name.to_owned(),
+                provider: provider.to_owned(),
+                reason,
+                others: Vec::new(),
+            });
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 use crate::sync::Mutex;
 use crate::users::user_permission_cache;
-use chain_entry::{ChainEntry, provider_failed};
+use chain_entry::{ChainEntry, add_failure};
 use event::Listeners;
 use publish::ChangeListeners;
 

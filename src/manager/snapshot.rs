@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::provider_failed;
+use super::add_failure;
 use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{ListingState, ProviderReport, View, ViewLookup, no_answer};
@@ -183,7 +183,7 @@ impl Snapshot {
                     None => (Lookup::Failed(failed), None),
                 };
             }
-            failure.get_or_insert_with(|| provider_failed(&source.name, name.as_str(), &failed));
+            add_failure(&mut failure, &source.name, name.as_str(), &failed);
         }
         match (must_ask.or(must_ask_if_missing), failure) {
             (Some(index), _) => (Lookup::Unknown, Some(index)),
@@ -232,15 +232,12 @@ impl Snapshot {
     pub fn listing_state(&self) -> ListingState {
         let now = Instant::now();
         let mut state = ListingState::Complete;
+        let mut failure = None;
         for source in &self.sources {
             match source.view.listing_state(now) {
                 ListingState::Complete => {}
                 ListingState::Failed(error) => {
-                    return ListingState::Failed(provider_failed(
-                        &source.name,
-                        "a listing",
-                        &error,
-                    ));
+                    add_failure(&mut failure, &source.name, "a list of names", &error);
                 }
                 ListingState::Unknown => state = ListingState::Unknown,
                 ListingState::Outdated if matches!(state, ListingState::Complete) => {
@@ -249,7 +246,7 @@ impl Snapshot {
                 ListingState::Outdated => {}
             }
         }
-        state
+        failure.map_or(state, ListingState::Failed)
     }
 
     /// Whether a provider must be asked before [`names`](Self::names) has all that can be had. Another one may fail meanwhile.

@@ -7,6 +7,7 @@ use super::source_view::{CachedDocument, Failure, Rules, SourceDocument, SourceV
 use super::{KeyChange, ProviderChanges, ProviderUpdate};
 use crate::clock::Instant;
 use crate::error::Error;
+use crate::logging::PROVIDER_FAILURES;
 
 /// A source's last document, and its changes for the chain.
 pub(super) struct CachedSource<D> {
@@ -168,6 +169,7 @@ impl<D: SourceDocument> CachedSource<D> {
                 false => "",
             };
             tracing::warn!(
+                target: PROVIDER_FAILURES,
                 "the {} provider failed: {reason}{meanwhile}",
                 current.rules.provider
             );

@@ -402,8 +402,14 @@ fn a_wrong_setting_of_a_program_is_an_error_that_names_it() {
             "[{name: p, run: [a], prioritty: 1}]",
             "did you mean \"command[].priority\"",
         ),
-        ("pass", "command must hold names and values"),
-        ("[pass]", "command must hold names and values"),
+        (
+            "pass",
+            "command must be a list of names and values, not a text",
+        ),
+        (
+            "[pass]",
+            "command must be a list of names and values, not a text",
+        ),
     ] {
         let said = home(&format!("command: {command}\n"), "")
             .run(&["get", "KEY"])

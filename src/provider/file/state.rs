@@ -11,6 +11,7 @@ use crate::credential::CredentialCipher;
 use crate::error::Result;
 use crate::files::Stamp;
 use crate::files::place::Place;
+use crate::logging::PROVIDER_FAILURES;
 use crate::provider::KeyChange;
 use crate::provider::cached_source::CachedSource;
 use crate::provider::source_view::Rules;
@@ -132,7 +133,7 @@ impl State {
         self.key = match cipher {
             Ok(cipher) => Key::Usable(cipher),
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::warn!(target: PROVIDER_FAILURES, "{error}");
                 Key::Unusable(Arc::new(error))
             }
         };
