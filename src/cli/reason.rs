@@ -39,7 +39,7 @@ pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
 
 /// The providers that are unavailable now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    let fails = |report: &&Value| report["available"] != true && report["configured"] != false;
+    let fails = |report: &&Value| report["available"] == false && report["configured"] != false;
     reports.iter().filter(fails).filter_map(|report| {
         let reason = report["last_error"].as_str()?;
         Some((report["name"].as_str()?, reason))

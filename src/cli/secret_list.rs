@@ -17,9 +17,7 @@ pub(super) struct ListedSecret {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
     Names,
-    /// Names and providers.
-    Providers,
-    /// Also sizes and times, which may wait for a backend.
+    /// Also providers, sizes and times, which may wait for a backend.
     All,
 }
 

@@ -107,12 +107,17 @@ impl Target {
         }
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         match self {
-            Target::Mount(client) => client.list(detail),
+            Target::Mount(client) => client.list(detail, is_wanted),
             Target::Store(Store { manager, .. }) => {
-                let (names, _) = manager.list();
+                let (mut names, _) = manager.list();
+                names.retain(|(name, _)| is_wanted(name));
                 // Asking for one value derives the file's key; after that the snapshot has all values.
                 if detail == Detail::All
                     && let Some((name, _)) =
@@ -124,7 +129,7 @@ impl Target {
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
                         Detail::All => snapshot.find(&name).last_known(),
-                        _ => None,
+                        Detail::Names => None,
                     };
                     ListedSecret {
                         provider: Some(provider.to_string()),

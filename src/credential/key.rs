@@ -105,6 +105,24 @@ impl KeySource {
         self.cipher()
     }
 
+    /// Whether the present key can be used. Derives nothing, so it is quick.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`], but not for a key that is missing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let stamp = rustix::fs::stat(&self.key_file).map(|stat| Stamp::of(&stat));
+        let derived_from = self
+            .derived
+            .lock()
+            .as_ref()
+            .and_then(|derived| derived.file);
+        match (&self.variable, stamp, derived_from) {
+            (Some(_), ..) => Ok(()),
+            (None, Ok(stamp), Some(known)) if stamp == known => Ok(()),
+            _ => self.read().map(drop),
+        }
+    }
+
     /// The variable's name or the file's path, for messages.
     pub fn describe(&self) -> String {
         match self.variable {

@@ -5,6 +5,7 @@ mod groups;
 pub(crate) mod names;
 pub(crate) mod place;
 pub(crate) mod reserve;
+pub(crate) mod writable;
 
 use std::io::Read;
 use std::path::Path;

@@ -15,6 +15,7 @@ mod content;
 mod create;
 mod documents;
 mod events;
+mod failed_write;
 mod files;
 mod journaled;
 mod layout;
@@ -27,6 +28,7 @@ mod status;
 mod to_scratch;
 mod unlink_rename;
 mod write;
+mod write_check;
 mod xattr;
 
 use std::collections::HashMap;
@@ -42,6 +44,7 @@ pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
 pub use status::{KernelInfo, MountChange, MountInfo, Restart};
+pub use write_check::WriteCheck;
 
 use crate::audit::AuditTrail;
 use crate::error::Error;
@@ -112,6 +115,8 @@ pub enum WaitOn {
     Document(bundle::BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
     Write(DirEntry),
+    /// Whether the file of a request can be written.
+    WriteCheck(WriteCheck),
 }
 
 /// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
@@ -208,6 +213,9 @@ pub struct Tree {
     recent_lookups: content::RecentLookups,
     /// Names whose last writer is gone and whose commit may still be under way, with the number of such writers.
     releasing: Mutex<HashMap<DirEntry, usize>>,
+    write_checks: write_check::WriteChecks,
+    /// A leaf lock.
+    failed_write: Mutex<Option<failed_write::FailedWrite>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
@@ -284,6 +292,8 @@ impl Tree {
             documents: Documents::default(),
             recent_lookups: content::RecentLookups::default(),
             releasing: Mutex::default(),
+            write_checks: write_check::WriteChecks::default(),
+            failed_write: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
             listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
@@ -364,6 +374,7 @@ impl Tree {
             // The write may have ended before this caller began to wait.
             WaitOn::Write(dir_entry) if !self.is_releasing(dir_entry) => done(),
             WaitOn::Write(_) => {}
+            WaitOn::WriteCheck(check) => self.begin_write_check(check, done),
         }
     }
 

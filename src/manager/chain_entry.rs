@@ -32,7 +32,7 @@ impl ChainEntry {
     /// The event, if the provider has failed or recovered since the last one.
     pub(super) fn check_health(&self, view: &Arc<dyn View>) -> Option<Event> {
         let report = view.report(Instant::now());
-        let is_down = report.configured && !report.available;
+        let is_down = report.configured && report.available == Some(false);
         let was_down = self.is_down.swap(is_down, Ordering::Relaxed);
         let event = match (was_down, is_down) {
             (false, true) => "provider_down",

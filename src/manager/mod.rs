@@ -177,7 +177,7 @@ impl SecretsManager {
     pub fn available_providers(&self) -> Vec<String> {
         let reports = self.reports().into_iter();
         reports
-            .filter(|report| report.available)
+            .filter(|report| report.available == Some(true))
             .map(|report| report.name)
             .collect()
     }

@@ -1,6 +1,6 @@
 //! All providers' documents at one moment. A snapshot never changes, never waits, and touches neither disk nor network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -271,22 +271,27 @@ impl Snapshot {
 
     /// The state of all providers, in the order of the chain.
     pub fn reports(&self) -> Vec<ProviderReport> {
-        let now = Instant::now();
-        let reports = self.sources.iter().enumerate();
-        let report = |(index, source): (usize, &Source)| ProviderReport {
-            priority: index + 1,
-            ..source.view.report(now)
-        };
-        reports.map(report).collect()
+        let indices = 0..self.sources.len();
+        indices.filter_map(|index| self.report_at(index)).collect()
     }
 
     /// The state of one provider.
     pub fn report(&self, provider: &str) -> Option<ProviderReport> {
         let mut sources = self.sources.iter();
-        let index = sources.position(|source| &*source.name == provider)?;
+        self.report_at(sources.position(|source| &*source.name == provider)?)
+    }
+
+    /// A provider's state. Its keys are also those that only others list, such as a variable that overrides the file.
+    fn report_at(&self, index: usize) -> Option<ProviderReport> {
+        let view = &self.sources.get(index)?.view;
+        let report = view.report(Instant::now());
+        let listed: HashSet<String> = report.keys.into_iter().collect();
+        let names = self.names().iter().map(|(name, _)| name);
+        let has = |name: &&SecretName| listed.contains(name.as_str()) || view.has(name);
         Some(ProviderReport {
             priority: index + 1,
-            ..self.sources.get(index)?.view.report(Instant::now())
+            keys: names.filter(has).map(ToString::to_string).collect(),
+            ..report
         })
     }
 }

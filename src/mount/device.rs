@@ -13,7 +13,7 @@ use rustix::mount::MountFlags;
 
 use super::fusermount;
 use super::mount_point::MountPoint;
-use super::mount_point_state::SOURCE;
+use super::mount_point_state::{FILESYSTEM_TYPE, SOURCE};
 use super::poll::poll;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
@@ -52,7 +52,12 @@ fn mount_as_root(mount_point: &MountPoint) -> Result<OwnedFd> {
         CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::from(e)))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let target = mount_point.descriptor_path();
-    let mounted = rustix::mount::mount(SOURCE, target, "fuse", flags, Some(&*options));
+    let mount = |fstype| rustix::mount::mount(SOURCE, &target, fstype, flags, Some(&*options));
+    let mounted = match mount(FILESYSTEM_TYPE) {
+        // This kernel knows no subtypes.
+        Err(rustix::io::Errno::NODEV) => mount("fuse"),
+        mounted => mounted,
+    };
     mounted.map_err(|error| match error {
         rustix::io::Errno::PERM => Error::Settings(format!(
             "{dir} cannot be mounted: {error}; in a container, it needs the capability SYS_ADMIN"

@@ -12,8 +12,10 @@ use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::{lexical, without_links};
 use crate::sync::{self, SMALL_STACK};
 
-/// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
+/// The source of our mounts.
 pub(super) const SOURCE: &str = "simpletuner-live";
+/// Their type, by which `updatedb`, `df -x` and backups leave them out.
+pub(super) const FILESYSTEM_TYPE: &str = "fuse.simpletuner-live";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the filesystems on the way to a mount point may take to read their links.

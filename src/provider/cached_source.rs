@@ -130,6 +130,9 @@ impl<D: SourceDocument> CachedSource<D> {
     ) {
         let current = self.current_mut();
         (current.failure, current.last_success) = (None, Some(SystemTime::now()));
+        if !is_absent {
+            current.last_error = None;
+        }
         match &mut current.cached {
             Some(cached) => {
                 cached.record_change_times(changes, changed_at);

@@ -200,6 +200,13 @@ impl State {
             }
         };
         self.answers.put(name.clone(), answer);
+        if self
+            .answers
+            .iter()
+            .all(|(_, answer)| answer.failure.is_none())
+        {
+            self.last.error = None;
+        }
         self.view = None;
     }
 }
