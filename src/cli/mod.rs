@@ -11,6 +11,7 @@ mod decrypt;
 mod encrypt;
 mod encrypt_file;
 mod failure;
+mod fstab;
 mod get;
 mod hardware;
 mod help;
@@ -141,12 +142,21 @@ impl Context {
 
 /// The daemon changes its working folder, so it needs absolute paths.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::io(format!("{}", path.display()), e))
+    std::path::absolute(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Settings(format!(
+            "{} is relative to the working folder, which no longer exists; give an absolute path, or `cd` to another folder",
+            path.display()
+        )),
+        _ => Error::io(path.display().to_string(), error),
+    })
 }
 
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     secret::protect_process();
+    if let Some(exit_code) = fstab::run_as_helper() {
+        return exit_code;
+    }
     let matches = help::command().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

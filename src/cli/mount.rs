@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// Let root in, too
     #[arg(long)]
     allow_root: bool,
+    /// Print nothing but errors and warnings
+    #[arg(long, hide = true)]
+    quiet: bool,
     /// The part of the mount that this process is
     #[arg(long, hide = true, requires = "foreground")]
     part: Option<Part>,
@@ -97,7 +100,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
-    if mounted.already {
+    if mounted.already && !args.quiet {
         say("note", "it is mounted already");
         let mount = MountClient::require(&mounted.mount_point)?;
         if let Ok(status) = mount.read_json("status") {
@@ -110,6 +113,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             }
         }
         warn_of_changed_variables(&mount, &settings);
+    }
+    if args.quiet {
+        return Ok(());
     }
     output::line(&path.to_string())?;
     say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));

@@ -18,7 +18,6 @@ use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
-use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
 
@@ -58,9 +57,8 @@ impl MountClient {
         }
     }
 
-    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
-    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
-        let mount_point = &settings.mount_point;
+    /// The mount at `mount_point`, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
                 return Ok(Some(Self {
@@ -92,10 +90,21 @@ impl MountClient {
                 let (what, hint) = explain_no_answer(mount_point);
                 Err(Failure::with_hint(what, hint))
             }
-            MountPointState::NotMounted => Err(Failure::with_hint(
-                format!("nothing is mounted at {path}"),
-                "`simpletuner-live mount` mounts it",
-            )),
+            MountPointState::NotMounted => {
+                let others = mount::own_mount_points();
+                let others: Vec<_> = others.iter().map(|dir| dir.display().to_string()).collect();
+                let hint = match others.len() {
+                    0 => "`simpletuner-live mount` mounts it".to_owned(),
+                    _ => format!(
+                        "`simpletuner-live mount` mounts it; this user has a mount at {}",
+                        others.join(", ")
+                    ),
+                };
+                Err(Failure::with_hint(
+                    format!("nothing is mounted at {path}"),
+                    hint,
+                ))
+            }
             MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
             }

@@ -42,10 +42,11 @@ impl Store {
 
 impl Target {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
-        let settings = context.settings()?;
-        if !no_mount && let Some(client) = MountClient::find(&settings)? {
+        // Before the settings are read: what is wrong with them does not concern a mount that runs.
+        if !no_mount && let Some(client) = MountClient::find(&context.mount_point(None)?)? {
             return Ok(Target::Mount(client));
         }
+        let settings = context.settings()?;
         Ok(Target::Store(Store {
             manager: SecretsManager::from_settings(&settings)?,
             audit: AuditTrail::from_settings(&settings),

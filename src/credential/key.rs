@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialCipher;
 use crate::error::{Error, Result, in_words};
-use crate::files::{ReadError, Stamp, place, read_file};
+use crate::files::{ReadError, Stamp, base_folder, place, read_file};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
 
@@ -92,6 +92,7 @@ impl KeySource {
         if let Some(cipher) = self.cipher_if_present()? {
             return Ok(cipher);
         }
+        base_folder::refuse_anew(&self.key_file)?;
         create(&self.key_file).map_err(|error| {
             Error::io(
                 format!(
@@ -162,6 +163,12 @@ impl KeySource {
             return Ok(Some(derived.cipher.clone()));
         }
         let Some((text, file)) = self.read()? else {
+            // In a folder that was moved away, the key is what it was.
+            if base_folder::refuse_anew(&self.key_file).is_err()
+                && let Some(last) = &*derived
+            {
+                return Ok(Some(last.cipher.clone()));
+            }
             *derived = None;
             return Ok(None);
         };

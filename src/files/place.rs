@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::names::Names;
-use super::{groups, not_a_file};
+use super::{base_folder, groups, not_a_file};
 
 const FOLDER: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
@@ -196,6 +196,9 @@ impl Place {
     /// # Errors
     /// As for [`find`].
     pub(crate) fn make_folders(mut self) -> io::Result<Self> {
+        if !self.missing.is_empty() {
+            base_folder::refuse_anew(&self.path).map_err(io::Error::other)?;
+        }
         let below = self.path.parent().unwrap_or(Path::new("/"));
         let depth = below.components().count() - self.missing.len();
         for (name, at) in std::mem::take(&mut self.missing).iter().zip(depth..) {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
+use crate::files::base_folder::BaseFolder;
 use crate::live::{MountChange, Restart};
 use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
 
 /// The handover format that this program speaks. It changes with `HandoverState`, with `Hello`, and with the records of
 /// the tree's journal. A program that speaks another format refuses to start as a part of this program's mount.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// Descriptors that both processes hold, so they survive the death of either.
 pub(super) struct SharedFds {
@@ -59,6 +60,8 @@ pub(super) struct HandoverState {
     pub(super) upgrade: Option<MountChange>,
     /// The last reload that was tried.
     pub(super) reload: Option<MountChange>,
+    /// `~/.simpletuner` as it was at the time of the mount; `None`: there was none.
+    pub(super) base_folder: Option<BaseFolder>,
     /// Whether the kernel lets root in.
     pub(super) allow_root: bool,
     /// After this many seconds without a heartbeat, or at one request, the server counts as hung.

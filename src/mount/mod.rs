@@ -48,14 +48,17 @@ pub use environment::Environment;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
-pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
+pub use mount_point::make_for;
+pub use mount_point_state::{
+    MountPointState, mount_point_state, own_mount_points, resolve, stopped_processes,
+};
 pub use reload::reload;
 pub use server::serve;
 pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};
 pub use successor::become_server;
 pub use trust::open_program;
-pub use unit::{Scope, Service, UNIT};
+pub use unit::{Scope, Service, UNIT, runtime_folder};
 pub use unmount::{Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 

@@ -16,7 +16,7 @@ use super::setup::Signals;
 use crate::audit::AuditTrail;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::files::reserve;
+use crate::files::{base_folder, reserve};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Restart, Tree};
@@ -25,7 +25,7 @@ use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock};
+use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, not_started};
 
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
@@ -42,7 +42,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         ));
     };
     state.server = std::process::id();
-    let settings = in_force::load(&shared.settings, state.log_file(), load)?;
+    base_folder::keep(state.base_folder.clone());
+    let settings = in_force::load(&shared.settings, state.log_file(), load);
     let assembled = settings.and_then(|settings| {
         let Some((manager, restarts)) = prepare(&settings, &state, &channel)? else {
             return Ok(None);
@@ -74,8 +75,9 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
+    let channel = Arc::new(RwLock::new(channel));
     let keeper_link = KeeperLink {
-        channel: Arc::new(RwLock::new(channel)),
+        channel: channel.clone(),
         keeper: None,
         signals,
         state,
@@ -86,8 +88,17 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         manager: manager.clone(),
         slept: clock::slept(),
     };
-    keeper_link.start_thread()?;
+    keeper_link.start_thread().inspect_err(|error| {
+        let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
+    })?;
     let result = session.run();
+    if let Err(error) = &result {
+        let why = format!(
+            "the device: {}",
+            not_started(io::Error::new(error.kind(), error.to_string()))
+        );
+        let _ = channel.read().send(&ToKeeper::Failed(why));
+    }
     drain.finish();
     manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
@@ -178,7 +189,7 @@ fn assemble(
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
         info.upgrade.clone_from(&state.upgrade);
     });
-    let threads = |e| Error::io("threads", e);
+    let threads = |e| Error::io("a thread cannot be started", e);
     let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
     let session = attach_session(fs, state, shared, &heartbeat)?;

@@ -218,11 +218,14 @@ impl Settings {
     }
 
     /// The mount point by the flags and this process's environment. Does not read the settings file: a mistake in it must not
-    /// prevent `status` or `umount`.
+    /// prevent `status` or `umount`. An absolute path among the flags needs no home.
     ///
     /// # Errors
     /// [`Error::Settings`] if there is no home, or it belongs to another user.
     pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        if let Some(path) = flags.mount_point.as_ref().filter(|path| path.is_absolute()) {
+            return Ok(path.clone());
+        }
         refuse_unreadable_home()?;
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;

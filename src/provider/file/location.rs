@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::files::base_folder;
 use crate::files::place::Place;
 use crate::settings::paths::{DEFAULT_NAMES, adopted_store, find};
 
@@ -54,6 +55,9 @@ impl StoreLocation {
         let first = self.candidates.first().map_or(Path::new("/"), |path| path);
         let path = self.candidates.iter().find(is_there).map_or(first, |p| p);
         if let Some(place) = find(path, self.mount_point.as_deref())? {
+            if place.stat().is_none() {
+                base_folder::refuse_anew(place.path())?;
+            }
             return Ok(place);
         }
         let store = self.adopted(path)?;
