@@ -20,6 +20,8 @@ use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
 
 const PROVIDER: &str = "user.simpletuner.provider";
+/// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
@@ -62,7 +64,7 @@ impl MountClient {
         match mount::mount_point_state(mount_point)? {
             MountPointState::Ours { alive: true, .. } => {
                 return Ok(Some(Self {
-                    timeout: settings.timeout.total,
+                    timeout: PROVIDER_TIMEOUT,
                     ..Self::new(mount_point)
                 }));
             }

@@ -43,7 +43,10 @@ impl Store {
 impl Target {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
         // Before the settings are read: what is wrong with them does not concern a mount that runs.
-        if !no_mount && let Some(client) = MountClient::find(&context.mount_point(None)?)? {
+        if !no_mount && let Some(mut client) = MountClient::find(&context.mount_point(None)?)? {
+            if let Ok(settings) = context.settings() {
+                client.timeout = settings.timeout.total;
+            }
             return Ok(Target::Mount(client));
         }
         let settings = context.settings()?;

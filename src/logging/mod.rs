@@ -85,7 +85,9 @@ pub fn init_daemon(path: &Path) -> Result<()> {
         let _ = sender.send(result);
         log
     };
-    QUEUE.start(open).map_err(|e| Error::io("a thread cannot be started", e))?;
+    QUEUE
+        .start(open)
+        .map_err(|e| Error::io("a thread cannot be started", e))?;
     start(LevelFilter::INFO, None, LineFormat::of_daemon(true), || {
         &QUEUE
     });
