@@ -7,7 +7,9 @@ mod cache;
 mod close;
 mod complete;
 mod completions;
+mod confirm;
 mod decrypt;
+mod decrypt_file;
 mod encrypt;
 mod encrypt_file;
 mod failure;
@@ -15,13 +17,16 @@ mod fstab;
 mod get;
 mod hardware;
 mod help;
+mod history;
 mod input;
 mod install_service;
 mod ls;
 mod mount;
 mod mount_client;
+mod nearest;
 mod output;
 mod prompt;
+mod question;
 mod reason;
 mod reload;
 mod rm;
@@ -31,6 +36,7 @@ mod settings;
 mod status;
 mod target;
 mod umount;
+mod undo;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -103,11 +109,14 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    History => history,
+    Undo => undo,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
+    DecryptFile => decrypt_file,
     Adopt => adopt,
     Audit => audit,
     Settings => settings,
@@ -132,6 +141,17 @@ impl Context {
 
     fn settings(&self) -> Result<Settings> {
         Settings::load(&self.flags(None)?, BACKENDS)
+    }
+
+    /// Warns that SimpleTuner finds no secrets, if it reads them through this mount, which is not there.
+    fn warn_of_simpletuner(&self, mount_point: Option<&Path>) {
+        let flags = self.flags(mount_point).ok();
+        if let Some(link) = flags.and_then(|flags| Settings::link_to_mount(&flags)) {
+            failure::warn(&format!(
+                "SimpleTuner reads {} through this mount, so it finds no secrets until it is mounted again",
+                link.display()
+            ));
+        }
     }
 
     /// Where the mount is. Does not read the settings file, which may be malformed.

@@ -22,10 +22,14 @@ use crate::secret::{MAX_VALUE, SecretName, without_newline};
 const PROVIDER: &str = "user.simpletuner.provider";
 /// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
+const ERROR: &str = "user.simpletuner.error";
+const STORED: &str = "user.simpletuner.stored";
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// `~/.simpletuner`, if the settings were read.
+    pub(super) base_dir: Option<PathBuf>,
     /// How long to wait for a provider.
     pub(super) timeout: Duration,
 }
@@ -33,6 +37,7 @@ pub(super) struct MountClient {
 /// Why a mount does not answer, and what to type next.
 fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
+    let mount = mount::command_for("mount", mount_point);
     let stopped: Vec<String> = mount::stopped_processes(mount_point)
         .iter()
         .map(u32::to_string)
@@ -40,13 +45,13 @@ fn explain_no_answer(mount_point: &Path) -> (String, String) {
     match stopped.join(" ") {
         none if none.is_empty() => (
             format!("the mount at {path} is dead"),
-            "`simpletuner-live mount` cleans it up and mounts again".into(),
+            format!("{mount} cleans it up and mounts again"),
         ),
         pids => (
             format!(
                 "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
             ),
-            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, continues it"),
+            format!("{mount}, or `kill -CONT {pids}`, continues it"),
         ),
     }
 }
@@ -55,6 +60,7 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            base_dir: None,
             timeout: Duration::ZERO,
         }
     }
@@ -95,10 +101,11 @@ impl MountClient {
             MountPointState::NotMounted => {
                 let others = mount::own_mount_points();
                 let others: Vec<_> = others.iter().map(|dir| dir.display().to_string()).collect();
+                let mount = mount::command_for("mount", mount_point);
                 let hint = match others.len() {
-                    0 => "`simpletuner-live mount` mounts it".to_owned(),
+                    0 => format!("{mount} mounts it"),
                     _ => format!(
-                        "`simpletuner-live mount` mounts it; this user has a mount at {}",
+                        "{mount} mounts it; this user has a mount at {}",
                         others.join(", ")
                     ),
                 };
@@ -132,8 +139,8 @@ impl MountClient {
         Ok(value)
     }
 
-    /// Sets the value. Returns the provider that overrides it, if there is one.
-    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+    /// Sets the value.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -145,8 +152,16 @@ impl MountClient {
             file.write_all(value)?;
             close(file)
         };
-        write().map_err(|error| self.failure(name, "write", error))?;
-        Ok(self.provider_of(name).filter(|provider| provider != "file"))
+        write().map_err(|error| self.failure(name, "write", error))
+    }
+
+    /// Whether the secrets file's value is encrypted.
+    pub(super) fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        Some(reason::attribute(&self.secret_path(name), STORED)? == "encrypted")
+    }
+
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        fs::symlink_metadata(self.secret_path(name)).is_ok()
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
@@ -186,8 +201,15 @@ impl MountClient {
                     None => self.provider_of(&name),
                 },
             };
+            // The mount shows a value that cannot be read as an empty one.
+            let looks_empty = metadata.as_ref().is_some_and(|m| m.len() == 0);
+            let problem = looks_empty
+                .then(|| reason::attribute(&self.secret_path(&name), ERROR))
+                .flatten();
+            let metadata = metadata.filter(|_| problem.is_none());
             listed.push(ListedSecret {
                 provider,
+                problem,
                 size: metadata.as_ref().map(|m| m.len()),
                 changed_at: metadata.and_then(|m| m.modified().ok()),
                 name,
@@ -210,7 +232,8 @@ impl MountClient {
         providers
     }
 
-    fn provider_of(&self, name: &SecretName) -> Option<String> {
+    /// The provider that reads of the key come from.
+    pub(super) fn provider_of(&self, name: &SecretName) -> Option<String> {
         reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
@@ -285,7 +308,10 @@ impl MountClient {
             Some(libc::ENOTCONN) => {
                 return Failure::with_hint(
                     format!("the mount at {} has died", self.root.display()),
-                    "`simpletuner-live mount` cleans it up and mounts again",
+                    format!(
+                        "{} cleans it up and mounts again",
+                        mount::command_for("mount", &self.root)
+                    ),
                 );
             }
             _ => {}
@@ -368,10 +394,6 @@ mod tests {
         ));
     }
 
-    fn message_of(failure: Failure) -> String {
-        failure.message()
-    }
-
     #[test]
     fn an_errno_becomes_its_error_and_names_only_providers_that_fail() {
         let (folder, client) = folder();
@@ -411,7 +433,7 @@ mod tests {
             (libc::ENOSPC, "cannot write K: No space left on device"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);
+            assert_eq!(client.failure(&key("K"), "write", error).message(), words);
         }
     }
 
@@ -436,7 +458,7 @@ mod tests {
         .unwrap();
         let failure = |name: &str, errno| {
             let error = io::Error::from_raw_os_error(errno);
-            message_of(client.failure(&key(name), "read", error))
+            client.failure(&key(name), "read", error).message()
         };
         assert_eq!(
             failure("K", libc::EIO),

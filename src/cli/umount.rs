@@ -67,7 +67,9 @@ fn unmount(args: &Args, context: &Context) -> Outcome {
         true => Unmount::Lazily,
         false => Unmount::Now,
     };
-    Ok(mount::unmount(&mount_point, how)?)
+    mount::unmount(&mount_point, how)?;
+    context.warn_of_simpletuner(args.dir.as_deref());
+    Ok(())
 }
 
 /// Unmounts in another process, and shows what it says. A filesystem that does not answer can keep a process from ending, even

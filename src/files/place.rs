@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::names::Names;
 use super::{base_folder, groups, not_a_file};
+use crate::text::shell_path;
 
 const FOLDER: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
@@ -368,7 +369,8 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
             }
             _ => format!(
                 "{shown} belongs to another user (uid {owner}), so it is not used; \
-                 use another path, or fix it with: sudo chown {me} {shown}"
+                 use another path, or fix it with: sudo chown {me} {}",
+                shell_path(path)
             ),
         }));
     }
@@ -381,7 +383,8 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
         return Err(match kind {
             // Root's own folder for all, such as /workspace.
             FileType::Directory if stat.st_uid != me => untrusted(format!(
-                "other users can write {shown}, so it is not used; fix it with: sudo chmod +t {shown}"
+                "other users can write {shown}, so it is not used; fix it with: sudo chmod +t {}",
+                shell_path(path)
             )),
             _ => writable(path),
         });
@@ -396,9 +399,10 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
 }
 
 fn writable(path: &Path) -> io::Error {
-    let path = path.display();
     untrusted(format!(
-        "other users can write {path}, so it is not used; fix it with: chmod go-w {path}"
+        "other users can write {}, so it is not used; fix it with: chmod go-w {}",
+        path.display(),
+        shell_path(path)
     ))
 }
 

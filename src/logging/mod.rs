@@ -24,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
 use crate::files::{base_folder, place};
+use crate::text::shell_path;
 use limit::{Admitted, LineLimit};
 use queue::LogQueue;
 
@@ -94,8 +95,11 @@ pub fn init_daemon(path: &Path) -> Result<()> {
     let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
-        let path = path.display();
-        tracing::warn!("other users may open the log {path}; fix it with: chmod 600 {path}");
+        tracing::warn!(
+            "other users may open the log {}; fix it with: chmod 600 {}",
+            path.display(),
+            shell_path(path)
+        );
     }
     Ok(())
 }

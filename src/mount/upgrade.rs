@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
-use super::belongs_to_another;
 use super::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use super::setup::PROCESS_NAME;
+use super::{belongs_to_another, command_for};
 use crate::error::{Error, Result};
 use crate::live::MountChange;
 use crate::process;
@@ -81,7 +81,8 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(
         MountPointState::Ours { alive: true, .. } => {}
         MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
-                "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
+                "the mount at {place} does not answer; {} cleans it up and mounts again",
+                command_for("mount", dir)
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
@@ -95,7 +96,8 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(
         return refuse(format!(
             "this kernel cannot resend the requests that are in flight during the {command} (Linux 6.9 or newer can): they \
              would fail with an input/output error; wait until no program uses the mount, then type \
-             `simpletuner-live {command} --force`"
+             {}",
+            command_for(&format!("{command} --force"), dir)
         ));
     }
     Ok((mount, status))

@@ -17,6 +17,27 @@ pub(crate) const DEFAULT_NAMES: [&str; 3] = ["secrets.json", "secrets.yaml", "se
 /// The names that `adopt` gives the store, in the same order.
 pub(crate) const ADOPTED_NAMES: [&str; 3] = ["store.json", "store.yaml", "store.yml"];
 
+/// What a default file links to once `adopt` has replaced it: this, in a mount.
+pub(crate) const IN_MOUNT: &str = "bundle/secrets.json";
+/// Ends the line of the settings file that `adopt` adds.
+pub(crate) const ADOPT_MARK: &str = "# by `simpletuner-live adopt`";
+
+/// Whether `adopt` wrote this line of the settings file: `file_path`, set to the store.
+pub(crate) fn is_line_of_adopt(line: &str) -> bool {
+    is_file_path(line) && line.trim_end().ends_with(ADOPT_MARK)
+}
+
+/// Whether this line of the settings file sets `file_path`.
+pub(crate) fn is_file_path(line: &str) -> bool {
+    line.strip_prefix("file_path")
+        .is_some_and(|rest| rest.trim_start().starts_with(':'))
+}
+
+/// Whether the path is a link to the bundle of a mount, as `adopt` makes it. The mount need not be there.
+pub(crate) fn is_link_of_adopt(path: &Path) -> bool {
+    std::fs::read_link(path).is_ok_and(|target| target.ends_with(IN_MOUNT))
+}
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Resolved {
