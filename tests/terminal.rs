@@ -158,7 +158,7 @@ fn rm_and_undo_ask_at_a_terminal_and_anything_but_yes_changes_nothing() {
         for answer in ["n\r", "\r", "\x04", "maybe\r", "\x03"] {
             for (command, question) in [
                 ("rm HF_TOKEN", "remove HF_TOKEN? [y/N] "),
-                ("undo HF_TOKEN", "set HF_TOKEN back? [y/N] "),
+                ("undo HF_TOKEN", "this sets HF_TOKEN back. Go on? [y/N] "),
             ] {
                 let mut terminal = Terminal::run(&home, &format!("live {command}; echo code=$?"));
                 terminal.wait_for(question);

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::confirm::confirm;
 use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
+use super::question::confirm;
 use super::{Context, Outcome, output};
 use crate::adopt::{self, Report};
 use crate::error::Error;

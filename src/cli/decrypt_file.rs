@@ -1,7 +1,7 @@
 //! `decrypt-file`: the way back from `encrypt-file`.
 
-use super::confirm::confirm;
 use super::failure::{Failure, say, warn};
+use super::question::confirm;
 use super::{Context, Outcome, output};
 use crate::manager::SecretsManager;
 

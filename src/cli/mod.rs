@@ -7,7 +7,6 @@ mod cache;
 mod close;
 mod complete;
 mod completions;
-mod confirm;
 mod decrypt;
 mod decrypt_file;
 mod encrypt;

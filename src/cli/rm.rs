@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::failure::{Failure, say};
+use super::question::ask_if_possible;
 use super::target::Target;
-use super::{Context, Outcome, output, question};
+use super::{Context, Outcome, output};
 use crate::secret::SecretName;
 
 /// Remove secrets from the secrets file
@@ -65,10 +66,10 @@ fn ask(names: &[SecretName], target: &Target) -> Outcome {
         .filter(|name| target.has(name))
         .map(SecretName::as_str)
         .collect();
-    if !there.is_empty() && question::is_refused(&format!("remove {}?", there.join(", ")))? {
-        return Err(question::nothing_changed());
+    match there.is_empty() {
+        true => Ok(()),
+        false => ask_if_possible(&format!("remove {}?", there.join(", "))),
     }
-    Ok(())
 }
 
 fn result(name: &SecretName, removed: &Outcome) -> Value {

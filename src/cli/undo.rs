@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::failure::{Failure, say, warn};
 use super::history::what;
+use super::question::confirm;
 use super::target::{Store, Target};
-use super::{Context, Outcome, output, question};
+use super::{Context, Outcome, output};
 use crate::error::Error;
 use crate::provider::{Undo, UndoRequest, parse_rfc3339, rfc3339};
 use crate::secret::SecretName;
@@ -63,21 +64,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     if args.dry_run {
         return Ok(());
     }
-    let question = match planned.as_slice() {
-        [one] => format!("set {} back?", one.name),
-        many => format!("set these {} secrets back?", many.len()),
+    let what = match planned.as_slice() {
+        [one] => format!("this sets {} back", one.name),
+        many => format!("this sets {} secrets back", many.len()),
     };
-    if !args.yes {
-        if !question::can_ask() {
-            return Err(Failure::with_hint(
-                "nothing has changed, because there is no terminal to ask at",
-                "add --yes",
-            ));
-        }
-        if question::is_refused(&question)? {
-            return Err(question::nothing_changed());
-        }
-    }
+    confirm(&what, args.yes)?;
     store.undo(&planned)
 }
 

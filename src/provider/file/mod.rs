@@ -1,6 +1,7 @@
 //! The file provider: a flat object of names and texts, encrypted or plain, in JSON or YAML. It is the provider that
 //! secrets are written to. Knows no other provider and no cache.
 
+mod apply;
 mod decrypt;
 mod document;
 mod json;
