@@ -122,6 +122,7 @@ impl Mount {
         };
         let tree = Tree::new(
             Parts {
+                views: None,
                 manager,
                 hardware: Arc::new(hardware),
                 configs: None,

@@ -1,8 +1,9 @@
 //! Files on the disk: [`place`] opens only what this user or root can have put there; `read_file` reads a whole regular
-//! file, at most so many bytes, never blocking; [`reserve`] keeps descriptors for what must not fail. Knows no content.
+//! file, at most so many bytes, never blocking; [`notifier`] waits for changes; [`reserve`] keeps descriptors for what must not fail. Knows no content.
 
 mod groups;
 pub(crate) mod names;
+pub(crate) mod notifier;
 pub(crate) mod place;
 pub(crate) mod reserve;
 

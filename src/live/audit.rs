@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bundle::BundleFormat;
+use crate::bundle::BundleFormat;
 use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};

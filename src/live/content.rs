@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::Writer;
-use super::bundle::{self, BundleFormat};
+use crate::bundle::{self, BundleFormat};
 use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
@@ -17,6 +17,7 @@ use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
+use crate::views::ViewStore;
 
 /// How long a lookup is kept for the callers that waited for it.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -70,6 +71,7 @@ impl Tree {
                 self.since_start(&hardware::table_to_json(&self.hardware.table()))
             }
             FileKind::Config(name) => self.config(name),
+            FileKind::View(name) => self.view(name),
             FileKind::Control(control, of) => (control.read)(self, of.as_deref()),
             // A scratch file's bytes are in its inode.
             FileKind::Scratch => Resolved::Missing,
@@ -97,6 +99,18 @@ impl Tree {
             TryGet::Missing => Resolved::Missing,
             TryGet::Failed(error) => Resolved::Failed(error),
             TryGet::Locked => Resolved::Blocked(WaitOn::Config(name.into())),
+        }
+    }
+
+    fn view(&self, name: &str) -> Resolved {
+        let views = self.views.as_ref().map(|views| views.current());
+        match views.as_ref().and_then(|views| views.get(name)) {
+            Some(view) => {
+                let mut text = format!("{:#}", view.definition.to_json());
+                text.push('\n');
+                Resolved::lasting(SecretValue::new(&text), view.changed_at)
+            }
+            None => Resolved::Missing,
         }
     }
 
@@ -152,6 +166,7 @@ impl Tree {
                 self.hardware.invalidate_configured();
                 Ok(())
             }
+            FileKind::View(name) => self.views_or_eperm()?.put(name, bytes),
             FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.
             FileKind::Scratch => Ok(()),
@@ -162,6 +177,13 @@ impl Tree {
         self.configs.as_ref().ok_or_else(|| {
             let none = std::io::Error::from_raw_os_error(libc::EPERM);
             Error::io("this tree has no provider configurations", none)
+        })
+    }
+
+    pub(super) fn views_or_eperm(&self) -> Result<&Arc<ViewStore>> {
+        self.views.as_ref().ok_or_else(|| {
+            let none = std::io::Error::from_raw_os_error(libc::EPERM);
+            Error::io("this tree has no views", none)
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::bundle::{self, Base, BundleFormat, Document};
+use crate::bundle::{self, Base, BundleFormat, Document};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::clock::Instant;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Tree;
-use super::bundle::Base;
+use crate::bundle::Base;
 use super::events::EventLog;
 use crate::process::Process;
 use crate::secret::SecretBuffer;

@@ -8,7 +8,6 @@
 
 mod access;
 mod audit;
-pub mod bundle;
 mod close;
 mod commit;
 mod content;
@@ -41,9 +40,10 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountChange, MountInfo, Restart};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart, ViewsInfo};
 
 use crate::audit::AuditTrail;
+use crate::bundle::BundleFormat;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, ChangedKey, SecretsManager, Snapshot};
@@ -52,6 +52,7 @@ use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
 use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
+use crate::views::{DefinitionsChange, ViewStore};
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -109,7 +110,7 @@ pub enum WaitOn {
     /// A provider's configuration, while another program has locked the database.
     Config(String),
     /// A large document that is being rendered.
-    Document(bundle::BundleFormat),
+    Document(BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
     Write(DirEntry),
 }
@@ -133,6 +134,8 @@ pub struct Parts {
     pub configs: Option<Arc<ProviderConfigs>>,
     /// The audit trail; `None`: nothing is recorded.
     pub audit: Option<Arc<AuditTrail>>,
+    /// The definitions of views; without them `views/` is empty.
+    pub views: Option<Arc<ViewStore>>,
     /// Its callers: [`Proc`](crate::process::Proc), unless a test makes them up.
     pub processes: Arc<dyn Processes>,
 }
@@ -189,6 +192,7 @@ pub struct Tree {
     hardware: Arc<Hardware>,
     configs: Option<Arc<ProviderConfigs>>,
     audit: Option<Arc<AuditTrail>>,
+    views: Option<Arc<ViewStore>>,
     processes: Arc<dyn Processes>,
     owner: Owner,
     layout: Layout,
@@ -254,6 +258,7 @@ impl Tree {
             hardware,
             configs,
             audit,
+            views,
             processes,
         } = parts;
         let (journaled, left) = Journaled::restore(&restored.others);
@@ -272,6 +277,7 @@ impl Tree {
             hardware,
             configs,
             audit,
+            views,
             owner,
             sees_callers: processes.sees_callers(),
             processes,
@@ -302,6 +308,14 @@ impl Tree {
                 tree.secrets_changed(changes);
             }
         }));
+        if let Some(views) = &tree.views {
+            let listener = Arc::downgrade(&tree);
+            views.on_change(Box::new(move |change| {
+                if let Some(tree) = listener.upgrade().filter(|_| !change.is_repeat) {
+                    tree.views_changed(change);
+                }
+            }));
+        }
         let listener = Arc::downgrade(&tree);
         manager.on_backends_changed(move || {
             if let Some(tree) = listener.upgrade() {
@@ -329,6 +343,20 @@ impl Tree {
         if changes.any || changes.keys.iter().any(names_differ) {
             self.layout.mark_changed(&layout::DirKind::Secrets);
         }
+        self.changed();
+    }
+
+    /// The definitions of views have changed.
+    fn views_changed(&self, change: &DefinitionsChange) {
+        for (view, is_there) in change.views() {
+            let event = match is_there {
+                true => "view_set",
+                false => "view_removed",
+            };
+            let at = crate::provider::rfc3339(SystemTime::now());
+            self.add_event(&serde_json::json!({ "at": at, "event": event, "view": view.name }));
+        }
+        self.layout.mark_changed(&layout::DirKind::Views);
         self.changed();
     }
 

@@ -11,7 +11,6 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-use super::mount_point_state::SOURCE;
 use crate::error::{Error, Result};
 
 /// Where to look for `fusermount3`. An ordinary user's PATH comes first, and need not contain its folder.
@@ -34,21 +33,22 @@ fn programs() -> Vec<OsString> {
     }
 }
 
-/// Mounts, and returns the device.
+/// Why `allow_other` is refused.
+const NO_OTHERS: &str =
+    "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)";
+
+/// Whether a mount failed because this user may not let other users in.
+pub(super) fn is_refusal_of_others(error: &Error) -> bool {
+    matches!(error, Error::Settings(why) if why == NO_OTHERS)
+}
+
+/// Mounts with these further options, and returns the device.
 ///
 /// # Errors
 /// Why it failed, and what to do about it.
-pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
-    let options = format!(
-        "fsname={SOURCE},subtype={SOURCE},nosuid,nodev,noexec,noatime{}",
-        // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
-        // answers from its cache without asking the server, so it must check the modes by itself.
-        if allow_root {
-            ",allow_other,default_permissions"
-        } else {
-            ""
-        }
-    );
+pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<OwnedFd> {
+    let options =
+        format!("fsname={source},subtype={source},nosuid,nodev,noexec,noatime{options}");
     let failed = |e: io::Error| Error::io("fusermount3", e);
     for program in programs() {
         let (ours, theirs) = rustix::net::socketpair(
@@ -90,7 +90,7 @@ pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
 fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
     let stderr = String::from_utf8_lossy(stderr);
     if stderr.contains("user_allow_other") {
-        return "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)".into();
+        return NO_OTHERS.into();
     }
     format!(
         "{} cannot be mounted: {}",

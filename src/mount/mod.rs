@@ -3,6 +3,7 @@
 //! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
 //!   server's process as the keeper sees it
 //! - `server`: answers the kernel, starts another keeper when one ends
+//! - `views`: the views' mount, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
 //! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
@@ -42,6 +43,7 @@ mod unit;
 mod unmount;
 mod upgrade;
 mod usage;
+mod views;
 
 pub use crate::fuse::Allocator;
 pub use environment::Environment;

@@ -14,6 +14,8 @@ use crate::sync::{self, SMALL_STACK};
 
 /// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
 pub(super) const SOURCE: &str = "simpletuner-live";
+/// The source of mounts of views.
+pub(super) const VIEWS_SOURCE: &str = "simpletuner-live-views";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the filesystems on the way to a mount point may take to read their links.
@@ -82,10 +84,10 @@ pub(super) fn is_of_this_program(mount: &Mount) -> bool {
     mount.fstype.starts_with("fuse") && mount.source == SOURCE
 }
 
-/// Whether this user has mounted it with this program.
-pub(super) fn is_own(mount: &Mount) -> bool {
+/// Whether this user has mounted it with this program, from this source.
+pub(super) fn is_own(mount: &Mount, source: &str) -> bool {
     let me = rustix::process::geteuid().as_raw();
-    is_of_this_program(mount) && mount.user == Some(me)
+    mount.fstype.starts_with("fuse") && mount.source == source && mount.user == Some(me)
 }
 
 /// The topmost mount at a resolved path.

@@ -78,15 +78,28 @@ pub(super) struct Uses {
 
 /// The uses of the filesystem, as far as this user may see them.
 pub(super) fn uses_of(mount: &Mount) -> Uses {
-    uses_within(mount, SEARCH_TIMEOUT)
+    uses_within(mount, SEARCH_TIMEOUT, Kinds::All)
 }
 
-fn uses_within(mount: &Mount, timeout: Duration) -> Uses {
+/// Where else the filesystem, or a folder of it, is mounted, in any mount namespace that this user may see. The same mount in
+/// another namespace does not count: most services have such a copy of all mounts, and did not ask for this one.
+pub(super) fn binds_of(mount: &Mount) -> Uses {
+    uses_within(mount, SEARCH_TIMEOUT, Kinds::Binds)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kinds {
+    All,
+    Binds,
+}
+
+fn uses_within(mount: &Mount, timeout: Duration, kinds: Kinds) -> Uses {
     let (sender, receiver) = channel();
     let mut search = Search {
         mount: mount.clone(),
         found: sender,
         known_mounts: BTreeSet::from([mount.id]),
+        kinds,
     };
     let mut uses = Uses::default();
     if let Err(error) = sync::spawn("usage", LARGE_STACK, move || search.run()) {
@@ -128,6 +141,7 @@ struct Search {
     found: Sender<Use>,
     /// The ids of the filesystem's mounts found so far, in any mount namespace.
     known_mounts: BTreeSet<u64>,
+    kinds: Kinds,
 }
 
 impl Search {
@@ -151,7 +165,9 @@ impl Search {
                     program: program_of(pid),
                 });
             }
-            self.search_process(pid);
+            if self.kinds == Kinds::All {
+                self.search_process(pid);
+            }
         }
     }
 
@@ -163,8 +179,12 @@ impl Search {
     /// identify it as well, but following it waits for a process in execve(2).)
     fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
         let mut mounts = table.unwrap_or_default();
+        let is_copy = |mount: &Mount| mount.root == Path::new("/") && mount.point == self.mount.point;
+        let counts = |mount: &Mount| self.kinds == Kinds::All || !is_copy(mount);
         mounts.retain(|mount| {
-            mount.filesystem == self.mount.filesystem && self.known_mounts.insert(mount.id)
+            mount.filesystem == self.mount.filesystem
+                && counts(mount)
+                && self.known_mounts.insert(mount.id)
         });
         mounts
     }
@@ -229,9 +249,9 @@ mod tests {
     #[test]
     fn a_search_that_is_cut_off_says_so() {
         let mount = mountinfo::of_this_process().unwrap().remove(0);
-        let uses = uses_within(&mount, Duration::ZERO);
+        let uses = uses_within(&mount, Duration::ZERO, Kinds::All);
         assert!(uses.cut_off.is_some());
-        let uses = uses_within(&mount, Duration::from_secs(60));
+        let uses = uses_within(&mount, Duration::from_secs(60), Kinds::All);
         assert_eq!(uses.cut_off, None);
     }
 }

@@ -1,0 +1,22 @@
+//! Views: folders of secrets that other users may read, in a mount of their own. Knows no fuser type, and nothing of what the live tree
+//! writes.
+//!
+//! [`ViewStore`] has the definitions, [`Views`] is the read-only tree of files over them and over the manager's snapshot.
+
+mod answer;
+pub mod definition;
+mod files;
+mod owner;
+mod pattern;
+mod store;
+mod tree;
+
+pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
+pub use definition::{DocumentFormat, ViewDefinition};
+pub use owner::FileOwner;
+pub use pattern::Pattern;
+pub use store::{Definitions, DefinitionsChange, DefinitionsListener, MAX_VIEWS, View, ViewStore};
+pub use tree::Views;
+
+/// The inode number of the root folder.
+pub const ROOT: u64 = 1;
