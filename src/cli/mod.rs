@@ -29,6 +29,7 @@ mod status;
 mod target;
 mod umount;
 mod upgrade;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -100,6 +101,7 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    View => view,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,

@@ -58,7 +58,7 @@ pub use start::{Mounted, mount_background};
 pub use successor::become_server;
 pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT};
-pub use unmount::{Unmount, unmount};
+pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;

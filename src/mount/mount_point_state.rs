@@ -32,6 +32,8 @@ pub enum MountPointState {
         alive: bool,
         /// Its server and keeper, if the daemon answers.
         pids: Vec<u32>,
+        /// Where its views are mounted, if the daemon answers and there are any.
+        views: Option<PathBuf>,
     },
     /// A mount of this program that belongs to another user.
     OfAnother {
@@ -131,11 +133,13 @@ fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountPointState {
             MountPointState::Ours {
                 alive: true,
                 pids: pids.into_iter().flatten().map(|pid| pid as u32).collect(),
+                views: status["views"]["mount_point"].as_str().map(PathBuf::from),
             }
         }
         Ok(Err(_)) | Err(_) => MountPointState::Ours {
             alive: false,
             pids: Vec::new(),
+            views: None,
         },
     }
 }
