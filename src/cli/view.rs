@@ -137,11 +137,17 @@ fn definition(
     let mut definition = ViewDefinition::empty();
     for secret in secrets {
         let Some((name, file)) = secret.split_once('=') else {
-            definition.secrets.push(Pattern::new(secret).map_err(|error| error.to_string())?);
+            definition
+                .secrets
+                .push(Pattern::new(secret).map_err(|error| error.to_string())?);
             continue;
         };
         let valid = |name: &str| SecretName::new(name).map_err(|error| error.to_string());
-        if definition.files.insert(valid(file)?, valid(name)?).is_some() {
+        if definition
+            .files
+            .insert(valid(file)?, valid(name)?)
+            .is_some()
+        {
             return Err(format!("the file {file:?} is there twice"));
         }
     }
@@ -201,10 +207,14 @@ impl Target {
     fn all(&self) -> Outcome<BTreeMap<String, Value>> {
         let Some(client) = &self.client else {
             if let Some(problem) = self.store.problem() {
-                return Err(Failure::new(format!("the definitions cannot be read: {problem}")));
+                return Err(Failure::new(format!(
+                    "the definitions cannot be read: {problem}"
+                )));
             }
             let views = self.store.current();
-            let views = views.all().map(|view| (view.name.clone(), view.definition.to_json()));
+            let views = views
+                .all()
+                .map(|view| (view.name.clone(), view.definition.to_json()));
             return Ok(views.collect());
         };
         let folder = client.path("views");
@@ -214,7 +224,10 @@ impl Target {
             let file = entry.map_err(failed)?.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
             if let Some(name) = name {
-                views.insert(name.to_owned(), client.read_json(&format!("views/{name}.json"))?);
+                views.insert(
+                    name.to_owned(),
+                    client.read_json(&format!("views/{name}.json"))?,
+                );
             }
         }
         Ok(views)
@@ -249,17 +262,22 @@ impl Target {
                     }
                 })
             }
-            None => self.store.remove(name).map_err(|error| match error.is_not_found() {
-                true => no_such_view(name),
-                false => error.into(),
-            }),
+            None => self
+                .store
+                .remove(name)
+                .map_err(|error| match error.is_not_found() {
+                    true => no_such_view(name),
+                    false => error.into(),
+                }),
         }
     }
 }
 
 /// The server's own reason, if it gives one.
 fn why(client: &MountClient, name: &str, failure: Failure) -> Failure {
-    let reason = SecretName::new(name).ok().and_then(|name| reason::of_key(&client.path(""), &name));
+    let reason = SecretName::new(name)
+        .ok()
+        .and_then(|name| reason::of_key(&client.path(""), &name));
     reason.map_or(failure, Failure::new)
 }
 
@@ -278,7 +296,10 @@ fn create(target: &Target, name: &str, definition: &ViewDefinition, json: bool) 
     }
     let path = target.path(name);
     match &target.client {
-        None => say("note", "no mount is running; `simpletuner-live mount` shows the view"),
+        None => say(
+            "note",
+            "no mount is running; `simpletuner-live mount` shows the view",
+        ),
         Some(client) => {
             let status = client.read_json("status")?;
             warn_of_views(&status["views"], definition, &path);
@@ -334,19 +355,23 @@ fn list(target: &Target, json: bool) -> Outcome {
         });
         return output::json(&views.collect::<Map<_, _>>());
     }
-    let rows: Vec<_> = views.iter().map(|(name, definition)| row(name, definition)).collect();
+    let rows: Vec<_> = views
+        .iter()
+        .map(|(name, definition)| row(name, definition))
+        .collect();
     output::table(&["NAME", "USER", "GROUP", "MODE", "SECRETS"], &rows)
 }
 
 fn row(name: &str, definition: &Value) -> Vec<String> {
     let text = |field: &str| definition[field].as_str().unwrap_or("-").to_owned();
     let patterns = definition["secrets"].as_array().into_iter().flatten();
-    let mut secrets: Vec<String> =
-        patterns.filter_map(|pattern| Some(pattern.as_str()?.to_owned())).collect();
+    let mut secrets: Vec<String> = patterns
+        .filter_map(|pattern| Some(pattern.as_str()?.to_owned()))
+        .collect();
     let files = definition["files"].as_object().into_iter().flatten();
-    secrets.extend(files.map(|(file, secret)| {
-        format!("{}={file}", secret.as_str().unwrap_or_default())
-    }));
+    secrets.extend(
+        files.map(|(file, secret)| format!("{}={file}", secret.as_str().unwrap_or_default())),
+    );
     let documents = definition["documents"].as_array().into_iter().flatten();
     secrets.extend(documents.map(|name| format!("secrets.{}", name.as_str().unwrap_or_default())));
     vec![

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen,
-    ReplyStatfs, Request,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry,
+    ReplyOpen, ReplyStatfs, Request,
 };
 
 use super::convert::{caller, utf8};
@@ -74,7 +74,9 @@ impl Dispatcher {
             return reply.fail(Errno::EIO);
         }
         self.heartbeat.set(Slot::LastViewsRequest, caller.request);
-        let _working = self.heartbeat.working_on(Slot::ReadingViews, caller.request);
+        let _working = self
+            .heartbeat
+            .working_on(Slot::ReadingViews, caller.request);
         operation(self, caller, reply);
     }
 
@@ -138,7 +140,10 @@ impl Filesystem for ViewsFs {
         let has = |flag| config.capabilities().contains(flag);
         *self.0.opens_folders.lock() = has(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         let version = config.kernel_abi();
-        self.0.views.kernel_names().set_protocol((version.0, version.1));
+        self.0
+            .views
+            .kernel_names()
+            .set_protocol((version.0, version.1));
         Ok(())
     }
 
@@ -236,7 +241,8 @@ impl Filesystem for ViewsFs {
                 None,
                 move |views, answer| views.list(ino.0, answer.is_some()),
                 move |mut reply, listed| {
-                    for entry in listed.iter().filter(|entry| entry.offset > offset) {
+                    let behind = listed.partition_point(|entry| entry.offset <= offset);
+                    for entry in &listed[behind..] {
                         let kind = file_type(entry.is_dir);
                         if reply.add(INodeNo(entry.ino), entry.offset, kind, &entry.name) {
                             break;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::bundle::BundleFormat;
 use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
+use crate::bundle::BundleFormat;
 use crate::process::Process;
 use crate::secret::Change;
 use crate::versions::Opener;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::Writer;
-use crate::bundle::{self, BundleFormat};
 use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::Actor;
+use crate::bundle::{self, BundleFormat};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::hardware;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use crate::bundle::BundleFormat;
 use super::files::{ControlFile, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
+use crate::bundle::BundleFormat;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
@@ -114,10 +114,7 @@ impl DirKind {
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
     /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
     fn accepts_scratch(&self, name: &str) -> bool {
-        let renames = !matches!(
-            self,
-            DirKind::Hardware | DirKind::Config | DirKind::Views
-        );
+        let renames = !matches!(self, DirKind::Hardware | DirKind::Config | DirKind::Views);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 

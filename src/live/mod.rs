@@ -57,9 +57,6 @@ use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
 
-/// This variable makes the mount behave as on a kernel without epochs, for tests.
-const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
-
 /// The process that asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
@@ -281,7 +278,7 @@ impl Tree {
             owner,
             sees_callers: processes.sees_callers(),
             processes,
-            names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some() || owner.shares_mount()),
+            names: KernelNames::new(owner.shares_mount()),
             state: Mutex::new(restored.state),
             journal,
             free: Mutex::default(),

@@ -388,7 +388,9 @@ impl Tree {
                 }
                 self.hardware.invalidate_configured();
             }
-            (FileKind::View(old), FileKind::View(new)) => self.views_or_eperm()?.rename(old, new)?,
+            (FileKind::View(old), FileKind::View(new)) => {
+                self.views_or_eperm()?.rename(old, new)?
+            }
             (FileKind::Secret(old), FileKind::Scratch) => {
                 return self.move_to_scratch(caller, old, from, to);
             }

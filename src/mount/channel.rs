@@ -160,7 +160,11 @@ impl Channel {
     }
 
     /// Sends a message about the views' mount, with its descriptors if there is one.
-    pub(super) fn send_views(&self, message: &impl Serialize, views: Option<&ViewsFds>) -> Result<()> {
+    pub(super) fn send_views(
+        &self,
+        message: &impl Serialize,
+        views: Option<&ViewsFds>,
+    ) -> Result<()> {
         let descriptors: Vec<BorrowedFd> = views.map(ViewsFds::all).into_iter().flatten().collect();
         self.send_with(&[], message, &descriptors)
     }
@@ -396,7 +400,9 @@ mod tests {
         });
         let (other, answers) = pair().unwrap();
         let hello = Hello::Keep(state);
-        Channel(ours).send_hello(&hello, &sent, Some(&Channel(other))).unwrap();
+        Channel(ours)
+            .send_hello(&hello, &sent, Some(&Channel(other)))
+            .unwrap();
         let (message, received, channel) = Channel(theirs).receive_hello().unwrap();
         assert!(matches!(message, Hello::Keep(state) if state.views.is_some()));
         assert!(received.views.is_some());

@@ -30,9 +30,11 @@ pub(super) fn mount(mount_point: &MountPoint, allow_root: bool) -> Result<(Owned
         true => mount_as_root(mount_point, SOURCE, MountFlags::empty(), ""),
         // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
         // answers from its cache without asking the server, so it must check the modes by itself.
-        false if allow_root => {
-            fusermount::mount(mount_point.path(), SOURCE, ",allow_other,default_permissions")
-        }
+        false if allow_root => fusermount::mount(
+            mount_point.path(),
+            SOURCE,
+            ",allow_other,default_permissions",
+        ),
         false => fusermount::mount(mount_point.path(), SOURCE, ""),
     }?;
     Ok((device, mount_point.mounted(SOURCE)?))
@@ -46,8 +48,9 @@ pub(super) fn mount_views(mount_point: &MountPoint) -> Result<(OwnedFd, Mount, b
     const OPTIONS: &str = ",default_permissions";
     const FOR_ALL: &str = ",default_permissions,allow_other";
     require_device()?;
-    let by_helper =
-        |options: &str| fusermount::mount(mount_point.path(), VIEWS_SOURCE, &format!(",ro{options}"));
+    let by_helper = |options: &str| {
+        fusermount::mount(mount_point.path(), VIEWS_SOURCE, &format!(",ro{options}"))
+    };
     let (device, allow_other) = match rustix::process::geteuid().is_root() {
         true => {
             let device = mount_as_root(mount_point, VIEWS_SOURCE, MountFlags::RDONLY, FOR_ALL);
@@ -88,11 +91,8 @@ fn mount_as_root(
     );
     let options =
         CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::from(e)))?;
-    let flags = flags
-        | MountFlags::NOSUID
-        | MountFlags::NODEV
-        | MountFlags::NOEXEC
-        | MountFlags::NOATIME;
+    let flags =
+        flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let target = mount_point.descriptor_path();
     let mounted = rustix::mount::mount(source, target, "fuse", flags, Some(&*options));
     mounted.map_err(|error| match error {

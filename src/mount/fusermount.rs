@@ -47,8 +47,7 @@ pub(super) fn is_refusal_of_others(error: &Error) -> bool {
 /// # Errors
 /// Why it failed, and what to do about it.
 pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<OwnedFd> {
-    let options =
-        format!("fsname={source},subtype={source},nosuid,nodev,noexec,noatime{options}");
+    let options = format!("fsname={source},subtype={source},nosuid,nodev,noexec,noatime{options}");
     let failed = |e: io::Error| Error::io("fusermount3", e);
     for program in programs() {
         let (ours, theirs) = rustix::net::socketpair(

@@ -38,7 +38,8 @@ const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 /// # Errors
 /// Why the server cannot serve. The keeper gets the same reason.
 pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> Result<()> {
-    let (Hello::Serve(mut state), mut shared, channel) = Channel::inherited()?.receive_hello()? else {
+    let (Hello::Serve(mut state), mut shared, channel) = Channel::inherited()?.receive_hello()?
+    else {
         return Err(Error::Settings(
             "only a keeper starts this part of a mount".into(),
         ));

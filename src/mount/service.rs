@@ -149,7 +149,10 @@ pub(super) fn restored() -> Restored {
     for (number, name) in passed {
         // SAFETY: the service manager passed this descriptor to the process, and no other object owns it.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-        match [&LIVE, &VIEWS].iter().any(|names| [names.device, names.mount].contains(&&*name)) {
+        match [&LIVE, &VIEWS]
+            .iter()
+            .any(|names| [names.device, names.mount].contains(&&*name))
+        {
             true => drop(descriptors.insert(name, descriptor)),
             false => tracing::warn!(
                 "the service manager passed descriptor {} under the unknown name {name}",

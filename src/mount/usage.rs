@@ -179,7 +179,8 @@ impl Search {
     /// identify it as well, but following it waits for a process in execve(2).)
     fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
         let mut mounts = table.unwrap_or_default();
-        let is_copy = |mount: &Mount| mount.root == Path::new("/") && mount.point == self.mount.point;
+        let is_copy =
+            |mount: &Mount| mount.root == Path::new("/") && mount.point == self.mount.point;
         let counts = |mount: &Mount| self.kinds == Kinds::All || !is_copy(mount);
         mounts.retain(|mount| {
             mount.filesystem == self.mount.filesystem

@@ -27,8 +27,6 @@ use crate::secret::SealingKey;
 use crate::sync::{self, LARGE_STACK, Mutex, RwLock, SMALL_STACK};
 use crate::views::{DefinitionsChange, ViewStore, Views};
 
-/// This variable makes the mount behave as on a kernel without epochs, for tests.
-const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
 /// How long a mount of a server before this one may take to show that it has ended.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the start of a server waits for the definitions.
@@ -81,6 +79,10 @@ impl ViewsMount {
                 },
                 false => drop(self.channel.read().send(&ToKeeper::ViewsEnded)),
             }
+        }
+        if self.serving.lock().is_none() {
+            // Both processes of an earlier mount have ended at once.
+            let _ = clear(&self.dir);
         }
         let mount = Arc::downgrade(self);
         self.store.on_change(Box::new(move |change| {
@@ -170,7 +172,6 @@ impl ViewsMount {
             journal.map(File::from),
             self.key.clone(),
             state.numbers_from,
-            std::env::var_os(NO_EPOCH).is_some(),
         )?;
         let fs = ViewsFs::new(views.clone(), self.heartbeat);
         let slot = Slot::ViewsInitialized;
@@ -192,7 +193,10 @@ impl ViewsMount {
     /// Somebody has unmounted it, or this server has.
     fn has_ended(&self, views: &Arc<Views>) {
         let mut serving = self.serving.lock();
-        if serving.as_ref().is_some_and(|now| Arc::ptr_eq(&now.views, views)) {
+        if serving
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(&now.views, views))
+        {
             tracing::info!("the views are unmounted");
             *serving = None;
             let _ = self.channel.read().send(&ToKeeper::ViewsEnded);
@@ -208,7 +212,9 @@ impl ViewsMount {
         let binds = binds_of(&mount);
         if !binds.found.is_empty() || binds.cut_off.is_some() {
             let dir = mount.point.display();
-            tracing::info!("{dir} has no view any more, and stays because it is still bound elsewhere");
+            tracing::info!(
+                "{dir} has no view any more, and stays because it is still bound elsewhere"
+            );
             return usage::warn_of(&binds);
         }
         match detach(&mount) {

@@ -97,13 +97,17 @@ fn look_up(uid: u32) -> bool {
 /// The number of a user, by name; `None` also if the database does not answer within two seconds.
 pub(crate) fn uid_of(name: &str) -> Option<u32> {
     let name = name.to_owned();
-    within(ID_TIMEOUT, move || Some(User::from_name(&name).ok()??.uid.as_raw()))
+    within(ID_TIMEOUT, move || {
+        Some(User::from_name(&name).ok()??.uid.as_raw())
+    })
 }
 
 /// The number of a group, by name; `None` also if the database does not answer within two seconds.
 pub(crate) fn gid_of(name: &str) -> Option<u32> {
     let name = name.to_owned();
-    within(ID_TIMEOUT, move || Some(Group::from_name(&name).ok()??.gid.as_raw()))
+    within(ID_TIMEOUT, move || {
+        Some(Group::from_name(&name).ok()??.gid.as_raw())
+    })
 }
 
 /// Asks the database on a thread of its own.

@@ -243,7 +243,9 @@ impl ViewDefinition {
 /// Why they cannot be a view's.
 pub fn parse_mode(text: &str) -> Result<u16, String> {
     let wrong = || {
-        format!("\"mode\" must be a text such as \"0440\", with nothing but bits to read, not {text:?}")
+        format!(
+            "\"mode\" must be a text such as \"0440\", with nothing but bits to read, not {text:?}"
+        )
     };
     let is_octal = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     match u16::from_str_radix(text, 8) {
@@ -264,7 +266,10 @@ pub fn check_user(text: &str, field: &str) -> Result<(), String> {
     if text.bytes().all(|b| b.is_ascii_digit()) && parse_id(text).is_none() {
         return wrong("must be a number from 0 to 4294967294");
     }
-    if text.chars().any(|c| c.is_control() || c.is_whitespace() || ":/".contains(c)) {
+    if text
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace() || ":/".contains(c))
+    {
         return wrong("must be a name or a number, without spaces, ':' and '/'");
     }
     Ok(())
@@ -278,11 +283,16 @@ pub(super) fn parse_id(text: &str) -> Option<u32> {
 
 fn unknown_field(unknown: &str) -> String {
     let shown: String = unknown.chars().take(100).collect();
-    let nearest = FIELDS.iter().min_by_key(|field| strsim::damerau_levenshtein(field, &shown));
+    let nearest = FIELDS
+        .iter()
+        .min_by_key(|field| strsim::damerau_levenshtein(field, &shown));
     let near = nearest.filter(|field| strsim::damerau_levenshtein(field, &shown) <= 3);
     match near {
         Some(field) => format!("there is no field {shown:?}; did you mean {field:?}?"),
-        None => format!("there is no field {shown:?}; the fields are {}", FIELDS.join(", ")),
+        None => format!(
+            "there is no field {shown:?}; the fields are {}",
+            FIELDS.join(", ")
+        ),
     }
 }
 
@@ -309,10 +319,14 @@ fn texts(value: &str, field: &str) -> Result<Vec<String>, String> {
 fn patterns(value: &str) -> Result<Vec<Pattern>, String> {
     let texts = texts(value, "secrets")?;
     if texts.len() > MAX_PATTERNS {
-        return Err(format!("\"secrets\" must have at most {MAX_PATTERNS} patterns"));
+        return Err(format!(
+            "\"secrets\" must have at most {MAX_PATTERNS} patterns"
+        ));
     }
     let parsed = texts.iter().map(|text| Pattern::new(text));
-    parsed.collect::<Result<_>>().map_err(|error| error.to_string())
+    parsed
+        .collect::<Result<_>>()
+        .map_err(|error| error.to_string())
 }
 
 fn documents(value: &str) -> Result<Vec<DocumentFormat>, String> {

@@ -81,7 +81,9 @@ fn is_listed(manager: &SecretsManager, name: &SecretName, version: &SecretVersio
     }
     let snapshot = manager.snapshot();
     let names = snapshot.names();
-    names.binary_search_by(|(listed, _)| listed.cmp(name)).is_ok()
+    names
+        .binary_search_by(|(listed, _)| listed.cmp(name))
+        .is_ok()
 }
 
 /// The secrets of a view that are there now, as far as is known: the name of each file, and its secret.
@@ -108,13 +110,23 @@ pub(super) fn secrets_of(
 pub(super) fn unmatched(definition: &ViewDefinition, snapshot: &Snapshot) -> Vec<String> {
     let is_missing = |name: &SecretName| matches!(snapshot.find(name), Lookup::Missing);
     let named = definition.named_secrets().map(|(_, secret)| secret);
-    let mut missing: Vec<String> = named.filter(is_missing).map(|name| name.to_string()).collect();
-    let patterns = definition.secrets.iter().filter(|pattern| !pattern.is_name());
+    let mut missing: Vec<String> = named
+        .filter(is_missing)
+        .map(|name| name.to_string())
+        .collect();
+    let patterns = definition
+        .secrets
+        .iter()
+        .filter(|pattern| !pattern.is_name());
     let matches_none = |pattern: &&super::Pattern| {
         let mut names = snapshot.names().iter();
         !names.any(|(name, _)| pattern.matches(name.as_str()))
     };
-    missing.extend(patterns.filter(matches_none).map(|pattern| pattern.as_str().to_owned()));
+    missing.extend(
+        patterns
+            .filter(matches_none)
+            .map(|pattern| pattern.as_str().to_owned()),
+    );
     missing
 }
 

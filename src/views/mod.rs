@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod definition;
+mod document;
 mod files;
 mod owner;
 mod pattern;
@@ -13,9 +14,10 @@ mod tree;
 
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
+pub use document::MAX_VIEWS;
 pub use owner::FileOwner;
 pub use pattern::Pattern;
-pub use store::{Definitions, DefinitionsChange, DefinitionsListener, MAX_VIEWS, View, ViewStore};
+pub use store::{Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore};
 pub use tree::Views;
 
 /// The inode number of the root folder.

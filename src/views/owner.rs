@@ -74,7 +74,10 @@ mod tests {
             mode: 0o440,
         };
         let dir_entry = owner.dir_entry(7, "token");
-        assert_eq!((dir_entry.dir, &*dir_entry.name), (7, "4294967294/0/440/token"));
+        assert_eq!(
+            (dir_entry.dir, &*dir_entry.name),
+            (7, "4294967294/0/440/token")
+        );
         assert_eq!(FileOwner::of_dir_entry(&dir_entry), Some(owner));
         assert_eq!(owner.dir_mode(), 0o550);
     }
@@ -90,7 +93,10 @@ mod tests {
         definition.mode = 0o444;
         definition.user = Some("3999999999".into());
         let (owner, warnings) = FileOwner::of(&definition, mounting);
-        assert_eq!((owner.uid, owner.gid, owner.mode), (3_999_999_999, 2, 0o444));
+        assert_eq!(
+            (owner.uid, owner.gid, owner.mode),
+            (3_999_999_999, 2, 0o444)
+        );
         assert!(warnings.is_empty());
         definition.group = Some("no-such-group".into());
         let (owner, warnings) = FileOwner::of(&definition, mounting);

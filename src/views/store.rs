@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::definition::{Pairs, ViewDefinition};
+use super::definition::ViewDefinition;
+use super::document::{MAX_FILE, check_number, parse_all, to_text};
 use super::owner::FileOwner;
 use crate::error::{Error, Result};
 use crate::files::notifier::FileNotifier;
@@ -16,10 +17,6 @@ use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
 use crate::sync::{self, LARGE_STACK, Mutex, RwLock};
 use crate::versions::DirEntry;
 
-/// The most views.
-pub const MAX_VIEWS: usize = 10_000;
-/// The most bytes of `views.json`.
-const MAX_FILE: usize = 16 * 1024 * 1024;
 /// How often the file is looked at without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// When to look again at a file that changed only just now: its stamp may not show the next change.
@@ -88,7 +85,11 @@ impl Definitions {
     /// The file's content.
     pub fn to_text(&self) -> String {
         let views = self.all();
-        to_text(&views.map(|view| (view.name.clone(), view.definition.clone())).collect())
+        to_text(
+            &views
+                .map(|view| (view.name.clone(), view.definition.clone()))
+                .collect(),
+        )
     }
 
     /// The next definitions: views that stay as they are keep their time.
@@ -117,35 +118,6 @@ impl Definitions {
     }
 }
 
-fn to_text(views: &BTreeMap<String, ViewDefinition>) -> String {
-    let views: serde_json::Map<String, serde_json::Value> = views
-        .iter()
-        .map(|(name, definition)| (name.clone(), definition.to_json()))
-        .collect();
-    let mut text = serde_json::to_string_pretty(&views).unwrap_or_default();
-    text.push('\n');
-    text
-}
-
-fn parse_all(bytes: &[u8]) -> Result<BTreeMap<String, ViewDefinition>, String> {
-    let views: Pairs = serde_json::from_slice(bytes)
-        .map_err(|error| format!("it must be a JSON object of views: {error}"))?;
-    check_number(views.0.len())?;
-    let views = views.unique("the view")?.into_iter();
-    let parse = |(name, text): (String, Box<serde_json::value::RawValue>)| {
-        let definition = ViewDefinition::parse(&name, text.get().as_bytes());
-        definition.map(|definition| (name, definition)).map_err(|error| error.to_string())
-    };
-    views.map(parse).collect()
-}
-
-fn check_number(views: usize) -> Result<(), String> {
-    match views > MAX_VIEWS {
-        true => Err(format!("there must be at most {MAX_VIEWS} views")),
-        false => Ok(()),
-    }
-}
-
 /// A change of the definitions.
 #[derive(Clone)]
 pub struct DefinitionsChange {
@@ -160,9 +132,17 @@ pub struct DefinitionsChange {
 impl DefinitionsChange {
     /// The views that differ, as they are now or were until now; each with whether it is there now.
     pub fn views(&self) -> impl Iterator<Item = (&Arc<View>, bool)> {
-        let changed = self.after.all().filter(|view| self.before.get(&view.name) != Some(view));
-        let removed = self.before.all().filter(|view| self.after.get(&view.name).is_none());
-        changed.map(|view| (view, true)).chain(removed.map(|view| (view, false)))
+        let changed = self
+            .after
+            .all()
+            .filter(|view| self.before.get(&view.name) != Some(view));
+        let removed = self
+            .before
+            .all()
+            .filter(|view| self.after.get(&view.name).is_none());
+        changed
+            .map(|view| (view, true))
+            .chain(removed.map(|view| (view, false)))
     }
 }
 
@@ -308,7 +288,10 @@ impl ViewStore {
     fn unreadable(&self, reason: &str) -> Error {
         let path = self.path.display();
         let eio = std::io::Error::from_raw_os_error(libc::EIO);
-        Error::io(format!("{path} is not changed, because it cannot be read: {reason}"), eio)
+        Error::io(
+            format!("{path} is not changed, because it cannot be read: {reason}"),
+            eio,
+        )
     }
 
     /// The file's views, and its stamp; none if there is no file.
@@ -382,7 +365,10 @@ impl ViewStore {
     }
 
     fn notify(&self, change: &DefinitionsChange) {
-        self.listeners.read().iter().for_each(|listener| listener(change));
+        self.listeners
+            .read()
+            .iter()
+            .for_each(|listener| listener(change));
     }
 
     /// Repeats the last change once its time has come.

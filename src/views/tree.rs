@@ -5,17 +5,17 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
+use super::ROOT;
 use super::answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 use super::files::{self, content};
 use super::owner::FileOwner;
 use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
-use super::ROOT;
 use crate::error::{Error, Result};
 use crate::manager::{ChangeSet, ChangedKey, Lookup, SecretsManager, Snapshot};
-use crate::secret::{SealingKey, SecretBuffer, SecretValue};
+use crate::secret::{SealingKey, SecretBuffer, SecretName, SecretValue};
 use crate::sync::Mutex;
 use crate::versions::{DirEntry, Inode, Journal, KernelNames, Record, State};
 
@@ -39,6 +39,15 @@ pub struct Views {
     seen: Mutex<Arc<Snapshot>>,
     /// When the files of any view may last have come or gone.
     names_changed_at: Mutex<SystemTime>,
+    /// The last listing, because the kernel asks for its pages one by one.
+    listing: Mutex<Option<Listing>>,
+}
+
+/// A listing, and what it was made of. It keeps no snapshot alive, because that has values.
+struct Listing {
+    view: Arc<View>,
+    snapshot: Weak<Snapshot>,
+    names: Arc<Vec<Listed>>,
 }
 
 impl Views {
@@ -53,7 +62,6 @@ impl Views {
         journal: [std::fs::File; 2],
         key: SealingKey,
         numbers_from: u64,
-        without_epoch: bool,
     ) -> Result<Arc<Self>> {
         let (journal, restored) = Journal::open(journal, key, numbers_from)
             .map_err(|e| Error::io("the journal of the server before this one", e))?;
@@ -66,11 +74,12 @@ impl Views {
             seen: Mutex::new(manager.snapshot()),
             manager,
             store,
-            names: KernelNames::new(without_epoch),
+            names: KernelNames::new(false),
             device: OnceLock::new(),
             state: Mutex::new(restored.state),
             journal,
             names_changed_at: Mutex::new(SystemTime::now()),
+            listing: Mutex::default(),
         });
         views.checkpoint(&views.state.lock());
         let listener = Arc::downgrade(&views);
@@ -208,47 +217,46 @@ impl Views {
     ///
     /// # Errors
     /// ENOTDIR; what to wait for.
-    pub fn list(&self, folder: u64, has_waited: bool) -> Result<Vec<Listed>, ViewError> {
+    pub fn list(&self, folder: u64, has_waited: bool) -> Result<Arc<Vec<Listed>>, ViewError> {
         let definitions = self.store.current();
-        let dots = [(".", folder), ("..", ROOT)].into_iter().zip(1..);
-        let mut listed: Vec<Listed> = dots
-            .map(|((name, ino), offset)| Listed {
-                offset,
-                ino,
-                is_dir: true,
-                name: name.into(),
-            })
-            .collect();
-        let offset = |name: &str| DirEntry::new(folder, name).hashed_ino();
-        if folder == ROOT {
-            listed.extend(definitions.all().map(|view| Listed {
-                offset: offset(&view.name),
-                ino: view.folder,
-                is_dir: true,
-                name: view.name.clone(),
-            }));
-        } else if let Some(view) = definitions.at(folder) {
-            if !has_waited && !self.manager.has_read_store() {
-                return Err(ViewError::Ask(Ask::Store));
+        let Some(view) = definitions.at(folder) else {
+            if folder != ROOT && !is_folder(folder) {
+                return Err(ViewError::Errno(libc::ENOTDIR));
             }
-            let secrets = files::secrets_of(&view.definition, &self.manager.snapshot());
-            let names = secrets.into_keys().map(|name| name.to_string());
-            let documents = view.definition.documents.iter().map(|format| format.file_name());
-            let state = self.state.lock();
-            let names = names.chain(documents.map(str::to_owned)).map(|name| Listed {
-                offset: offset(&name),
-                ino: state
-                    .current_version(&view.owner.dir_entry(folder, &name))
-                    .unwrap_or_else(|| offset(&name)),
-                is_dir: false,
-                name,
-            });
-            listed.extend(names);
-        } else if !is_folder(folder) {
-            return Err(ViewError::Errno(libc::ENOTDIR));
+            let views = definitions.all().filter(|_| folder == ROOT);
+            let views = views.map(|view| (view.name.clone(), Some(view.folder)));
+            return Ok(Arc::new(in_order(folder, true, views)));
+        };
+        if !has_waited && !self.manager.has_read_store() {
+            return Err(ViewError::Ask(Ask::Store));
         }
-        listed.sort_unstable_by_key(|listed| listed.offset);
-        Ok(listed)
+        let snapshot = self.manager.snapshot();
+        let mut last = self.listing.lock();
+        let is_same = |last: &Listing| {
+            Arc::ptr_eq(&last.view, view) && last.snapshot.as_ptr() == Arc::as_ptr(&snapshot)
+        };
+        if let Some(last) = last.as_ref().filter(|last| is_same(last)) {
+            return Ok(last.names.clone());
+        }
+        let secrets = files::secrets_of(&view.definition, &snapshot);
+        let documents = view
+            .definition
+            .documents
+            .iter()
+            .map(|format| format.file_name());
+        let files = secrets.keys().map(SecretName::as_str).chain(documents);
+        let state = self.state.lock();
+        let files = files.map(|file| {
+            let ino = state.current_version(&view.owner.dir_entry(folder, file));
+            (file.to_owned(), ino)
+        });
+        let names = Arc::new(in_order(folder, false, files));
+        *last = Some(Listing {
+            view: view.clone(),
+            snapshot: Arc::downgrade(&snapshot),
+            names: names.clone(),
+        });
+        Ok(names)
     }
 
     /// The kernel forgets `count` lookups of an inode.
@@ -382,6 +390,33 @@ impl Views {
 /// The definitions in force, for a server that begins while the file is malformed.
 fn definitions_record(definitions: &Definitions) -> Record {
     Record::Other(SecretBuffer::new(definitions.to_text().as_bytes()))
+}
+
+/// The names in a folder, in the order of their offsets.
+fn in_order(
+    folder: u64,
+    are_folders: bool,
+    names: impl Iterator<Item = (String, Option<u64>)>,
+) -> Vec<Listed> {
+    let dots = [(".", folder), ("..", ROOT)].into_iter().zip(1..);
+    let dots = dots.map(|((name, ino), offset)| Listed {
+        offset,
+        ino,
+        is_dir: true,
+        name: name.into(),
+    });
+    let names = names.map(|(name, ino)| {
+        let offset = DirEntry::new(folder, &name).hashed_ino();
+        Listed {
+            offset,
+            ino: ino.unwrap_or(offset),
+            is_dir: are_folders,
+            name,
+        }
+    });
+    let mut listed: Vec<Listed> = dots.chain(names).collect();
+    listed.sort_unstable_by_key(|listed| listed.offset);
+    listed
 }
 
 fn version_attr(state: &State, ino: u64) -> Option<ViewAttr> {

@@ -15,8 +15,8 @@ use crate::mount::handover::{
     HandoverState, OsBytes, SharedFds, ViewsFds, ViewsState, journal_files, whole_seconds,
 };
 use crate::mount::mount_point::MountPoint;
-use crate::mount::service::RestoredMount;
 use crate::mount::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
+use crate::mount::service::RestoredMount;
 use crate::mount::setup::{Signals, set_up};
 use crate::mount::unmount::remove_dead;
 use crate::mount::{device, in_force, service};

@@ -29,7 +29,9 @@ impl Keeper {
     /// Sends the views' mount to a server that is about to begin: it has the descriptors of when it began to prepare.
     pub(super) fn send_views(&self, next: &ServerProcess) {
         let message = ToServer::Views(self.state.views.clone());
-        let _ = next.channel.send_views(&message, self.shared.views.as_ref());
+        let _ = next
+            .channel
+            .send_views(&message, self.shared.views.as_ref());
     }
 
     /// Has the service manager store the views' mount.
@@ -38,7 +40,13 @@ impl Keeper {
             && device::can_resend(&state.init)
         {
             let (mount, init) = (&state.mount, &state.init);
-            service::store_mount(&service::VIEWS, mount, &views.device, init, state.allow_other);
+            service::store_mount(
+                &service::VIEWS,
+                mount,
+                &views.device,
+                init,
+                state.allow_other,
+            );
         }
     }
 

@@ -19,7 +19,10 @@ fn a_definition_is_read_with_its_defaults() {
     assert_eq!(all.documents, DocumentFormat::ALL);
     let least = parse(r#"{"secrets": ["A"]}"#).unwrap();
     assert_eq!((least.user, least.group, least.mode), (None, None, 0o400));
-    assert_eq!(parse(r#"{"secrets":["A"],"user":1000}"#).unwrap().user, Some("1000".into()));
+    assert_eq!(
+        parse(r#"{"secrets":["A"],"user":1000}"#).unwrap().user,
+        Some("1000".into())
+    );
 }
 
 #[test]
@@ -28,31 +31,67 @@ fn what_is_wrong_in_a_definition_is_said_and_where() {
         ("", "it must be a JSON object"),
         ("[]", "it must be a JSON object"),
         ("{}", "it has no secrets"),
-        (r#"{"secrets":["A"],"secret":["B"]}"#, "did you mean \"secrets\"?"),
-        (r#"{"secrets":["A"],"xxxxxxxxxxxx":1}"#, "the fields are secrets, files"),
-        (r#"{"secrets":["A"],"secrets":["B"]}"#, "\"secrets\" is there twice"),
+        (
+            r#"{"secrets":["A"],"secret":["B"]}"#,
+            "did you mean \"secrets\"?",
+        ),
+        (
+            r#"{"secrets":["A"],"xxxxxxxxxxxx":1}"#,
+            "the fields are secrets, files",
+        ),
+        (
+            r#"{"secrets":["A"],"secrets":["B"]}"#,
+            "\"secrets\" is there twice",
+        ),
         (r#"{"secrets":"A"}"#, "\"secrets\" must be a list of texts"),
         (r#"{"secrets":["a/b"]}"#, "only letters, digits"),
         (r#"{"secrets":["a\nb"]}"#, "only letters, digits"),
-        (r#"{"files":{"a":"X","a":"Y"}}"#, "the file \"a\" is there twice"),
+        (
+            r#"{"files":{"a":"X","a":"Y"}}"#,
+            "the file \"a\" is there twice",
+        ),
         (r#"{"files":{"../a":"X"}}"#, "the file name \"../a\""),
         (r#"{"files":{"..":"X"}}"#, "the file name \"..\""),
         (r#"{"files":{"a\nb":"X"}}"#, "the file name \"a\\nb\""),
         (r#"{"files":{"a":"X/Y"}}"#, "the secret name \"X/Y\""),
         (r#"{"files":{"a":1}}"#, "the name of a secret for each file"),
         (r#"{"files":["a"]}"#, "\"files\" must be an object"),
-        (r#"{"files":{"secrets.env":"A"},"documents":["env"]}"#, "secrets.env is there twice"),
-        (r#"{"secrets":["A"],"documents":["yaml"]}"#, "\"env\" and \"json\""),
-        (r#"{"secrets":["A"],"mode":"0600"}"#, "nothing but bits to read"),
-        (r#"{"secrets":["A"],"mode":"0500"}"#, "nothing but bits to read"),
-        (r#"{"secrets":["A"],"mode":"0"}"#, "nothing but bits to read"),
-        (r#"{"secrets":["A"],"mode":"+440"}"#, "nothing but bits to read"),
+        (
+            r#"{"files":{"secrets.env":"A"},"documents":["env"]}"#,
+            "secrets.env is there twice",
+        ),
+        (
+            r#"{"secrets":["A"],"documents":["yaml"]}"#,
+            "\"env\" and \"json\"",
+        ),
+        (
+            r#"{"secrets":["A"],"mode":"0600"}"#,
+            "nothing but bits to read",
+        ),
+        (
+            r#"{"secrets":["A"],"mode":"0500"}"#,
+            "nothing but bits to read",
+        ),
+        (
+            r#"{"secrets":["A"],"mode":"0"}"#,
+            "nothing but bits to read",
+        ),
+        (
+            r#"{"secrets":["A"],"mode":"+440"}"#,
+            "nothing but bits to read",
+        ),
         (r#"{"secrets":["A"],"mode":440}"#, "\"mode\" must be a text"),
-        (r#"{"secrets":["A"],"user":"4294967295"}"#, "0 to 4294967294"),
+        (
+            r#"{"secrets":["A"],"user":"4294967295"}"#,
+            "0 to 4294967294",
+        ),
         (r#"{"secrets":["A"],"user":""}"#, "a name or a number"),
         (r#"{"secrets":["A"],"user":"a:b"}"#, "without spaces"),
         (r#"{"secrets":["A"],"user":-1}"#, "a name or a number"),
-        (r#"{"secrets":["A"],"group":["x"]}"#, "\"group\" must be a name or a number"),
+        (
+            r#"{"secrets":["A"],"group":["x"]}"#,
+            "\"group\" must be a name or a number",
+        ),
     ] {
         let said = reason(text);
         assert!(said.contains(words), "{text}: {said}");
@@ -68,7 +107,11 @@ fn a_definition_and_its_parts_have_bounds() {
     let many = vec!["\"A\""; MAX_PATTERNS + 1].join(",");
     assert!(reason(&format!(r#"{{"secrets":[{many}]}}"#)).contains("at most 1000 patterns"));
     for bad in ["", "a/b", "..", ".x", "a\n", "x~", &"x".repeat(251)] {
-        assert_eq!(check_name(bad).unwrap_err().errno(), libc::EINVAL, "{bad:?}");
+        assert_eq!(
+            check_name(bad).unwrap_err().errno(),
+            libc::EINVAL,
+            "{bad:?}"
+        );
     }
     check_name(&"x".repeat(250)).unwrap();
 }
@@ -79,11 +122,20 @@ fn a_file_holds_the_document_before_the_named_secret_before_what_a_pattern_match
     let view = parse(view).unwrap();
     let name = |name: &str| SecretName::new(name).unwrap();
     let content = |file: &str| view.content_of(file);
-    assert_eq!(content("secrets.env"), Some(FileContent::Document(DocumentFormat::Env)));
-    assert_eq!(content("HF_TOKEN"), Some(FileContent::Secret(name("OTHER"))));
+    assert_eq!(
+        content("secrets.env"),
+        Some(FileContent::Document(DocumentFormat::Env))
+    );
+    assert_eq!(
+        content("HF_TOKEN"),
+        Some(FileContent::Secret(name("OTHER")))
+    );
     assert_eq!(content("HF_X"), Some(FileContent::Matched(name("HF_X"))));
     assert_eq!(content("K"), Some(FileContent::Secret(name("K"))));
-    assert_eq!(content("secrets.json"), Some(FileContent::Matched(name("secrets.json"))));
+    assert_eq!(
+        content("secrets.json"),
+        Some(FileContent::Matched(name("secrets.json")))
+    );
     for none in ["k", "OTHER", "sx~", "s/x", ""] {
         assert_eq!(content(none), None, "{none:?}");
     }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+use super::super::document::MAX_VIEWS;
 use super::*;
 
 fn store() -> (tempfile::TempDir, Arc<ViewStore>) {
@@ -24,7 +25,11 @@ fn count(store: &Arc<ViewStore>) -> Arc<Mutex<(usize, usize)>> {
 }
 
 fn names(store: &ViewStore) -> Vec<String> {
-    store.current().all().map(|view| view.name.clone()).collect()
+    store
+        .current()
+        .all()
+        .map(|view| view.name.clone())
+        .collect()
 }
 
 const A: &[u8] = br#"{"secrets": ["A"]}"#;
@@ -36,9 +41,15 @@ fn a_definition_is_written_whole_for_its_owner_only_and_listeners_run_before_it_
     store.put("trainer", A).unwrap();
     assert_eq!(counts.lock().0, 1);
     let file = dir.path().join("views.json");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("\"trainer\"") && text.ends_with("}\n"), "{text}");
+    assert!(
+        text.contains("\"trainer\"") && text.ends_with("}\n"),
+        "{text}"
+    );
     store.put("trainer", A).unwrap();
     assert_eq!(counts.lock().0, 1, "nothing has changed");
     let other = ViewStore::new(&file, Duration::from_secs(5));
@@ -50,7 +61,11 @@ fn a_definition_is_written_whole_for_its_owner_only_and_listeners_run_before_it_
     store.remove("other").unwrap();
     assert!(store.remove("other").unwrap_err().is_not_found());
     assert!(store.current().is_empty());
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the file and its lock");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "the file and its lock"
+    );
 }
 
 #[test]
@@ -76,7 +91,11 @@ fn while_the_file_is_malformed_the_last_good_definitions_stay_in_force_and_nothi
     let file = dir.path().join("views.json");
     store.put("trainer", A).unwrap();
     let bads = [
-        "", "{", "[]", r#"{"trainer": {"secrets": "A"}}"#, r#"{"a/b": {"secrets": ["A"]}}"#,
+        "",
+        "{",
+        "[]",
+        r#"{"trainer": {"secrets": "A"}}"#,
+        r#"{"a/b": {"secrets": ["A"]}}"#,
         r#"{"x": {"secrets":["A"]}, "x": {"secrets":["B"]}}"#,
     ];
     for bad in bads {
@@ -90,7 +109,10 @@ fn while_the_file_is_malformed_the_last_good_definitions_stay_in_force_and_nothi
     }
     fs::write(&file, r#"{"other": {"secrets": ["B"]}}"#).unwrap();
     store.check();
-    assert_eq!((names(&store), store.problem()), (vec!["other".to_owned()], None));
+    assert_eq!(
+        (names(&store), store.problem()),
+        (vec!["other".to_owned()], None)
+    );
     fs::remove_file(&file).unwrap();
     store.check();
     assert!(store.current().is_empty());
@@ -140,7 +162,11 @@ fn an_edit_is_noticed_and_a_change_is_repeated_a_moment_later() {
     let (dir, store) = store();
     let counts = count(&store);
     store.watch(Duration::from_secs(10));
-    fs::write(dir.path().join("views.json"), r#"{"x": {"secrets": ["A"]}}"#).unwrap();
+    fs::write(
+        dir.path().join("views.json"),
+        r#"{"x": {"secrets": ["A"]}}"#,
+    )
+    .unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     while *counts.lock() != (1, 1) {
         assert!(Instant::now() < until, "{:?}", counts.lock());
