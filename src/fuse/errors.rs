@@ -97,7 +97,11 @@ impl Failures {
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let names = |reason: &&String| {
             let mut words = reason.split(|c| !is_of_name(c));
-            words.any(|word| word == key || word.trim_end_matches('.') == key)
+            words.any(|word| {
+                let word = word.trim_end_matches('.');
+                // A view, a price or a provider's configuration is a file `KEY.json`.
+                word == key || word.strip_suffix(".json") == Some(key)
+            })
         };
         reasons.iter().rev().find(names).cloned()
     }

@@ -137,8 +137,8 @@ impl Filesystem for ViewsFs {
             let _ = config.add_capabilities(capability);
         }
         let _ = config.set_max_write(MAX_WRITE);
-        let has = |flag| config.capabilities().contains(flag);
-        *self.0.opens_folders.lock() = has(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let flag = InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        *self.0.opens_folders.lock() = config.capabilities().contains(flag);
         let version = config.kernel_abi();
         self.0
             .views

@@ -154,13 +154,15 @@ impl Search {
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
         let parent = parent.filter(|pid| program_of(*pid) == PROCESS_NAME);
         for pid in process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent) {
-            if let Some(first) = self
-                .new_mounts(mountinfo::of_process(pid))
-                .into_iter()
-                .next()
-            {
+            // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
+            let at_most = match self.kinds {
+                Kinds::All => 1,
+                Kinds::Binds => usize::MAX,
+            };
+            let mounts = self.new_mounts(mountinfo::of_process(pid));
+            for mount in mounts.into_iter().take(at_most) {
                 self.report(Use::Namespace {
-                    point: first.point,
+                    point: mount.point,
                     pid,
                     program: program_of(pid),
                 });

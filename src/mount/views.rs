@@ -29,6 +29,8 @@ use crate::views::{DefinitionsChange, ViewStore, Views};
 
 /// How long a mount of a server before this one may take to show that it has ended.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// When to try again to mount, or to unmount.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the start of a server waits for the definitions.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -121,12 +123,13 @@ impl ViewsMount {
             if !change.is_repeat {
                 tracing::error!("the views cannot be mounted: {error}");
             }
+            self.store.repeat_after(RETRY_INTERVAL);
         }
         if let Some(serving) = &*serving {
             serving.views.definitions_changed(change);
         }
-        if change.after.is_empty() {
-            self.unmount(&mut serving);
+        if change.after.is_empty() && !self.unmount(&mut serving, !change.is_repeat) {
+            self.store.repeat_after(RETRY_INTERVAL);
         }
         self.update_status(&mut serving, problem);
     }
@@ -204,26 +207,33 @@ impl ViewsMount {
         }
     }
 
-    /// Unmounts after the last view has gone, unless a folder of it is still bound somewhere: that one stays, and is empty.
-    fn unmount(&self, serving: &mut Option<Serving>) {
+    /// Unmounts after the last view has gone, unless a folder of it is still bound somewhere: that one stays, and is empty. Returns
+    /// whether there is no mount any more; `is_first`: what holds it is logged.
+    fn unmount(&self, serving: &mut Option<Serving>, is_first: bool) -> bool {
         let Some(mount) = serving.as_ref().and_then(|now| now.state.mount.find()) else {
-            return;
+            return true;
         };
         let binds = binds_of(&mount);
+        // A search that was cut off may not have found all.
         if !binds.found.is_empty() || binds.cut_off.is_some() {
-            let dir = mount.point.display();
-            tracing::info!(
-                "{dir} has no view any more, and stays because it is still bound elsewhere"
-            );
-            return usage::warn_of(&binds);
+            if is_first {
+                let dir = mount.point.display();
+                tracing::info!("{dir} has no view any more, and stays while it is bound elsewhere");
+                usage::warn_of(&binds);
+            }
+            return false;
         }
         match detach(&mount) {
             Ok(()) => {
                 *serving = None;
                 let _ = self.channel.read().send(&ToKeeper::ViewsEnded);
                 tracing::info!("the last view has gone, and the views are unmounted");
+                true
             }
-            Err(error) => tracing::error!("{error}"),
+            Err(error) => {
+                tracing::error!("{error}");
+                false
+            }
         }
     }
 

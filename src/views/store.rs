@@ -371,6 +371,19 @@ impl ViewStore {
             .for_each(|listener| listener(change));
     }
 
+    /// Calls the listeners again after this time, as if for a change that was the last one.
+    pub fn repeat_after(&self, pause: Duration) {
+        let mut in_force = self.in_force.lock();
+        let change = DefinitionsChange {
+            before: in_force.definitions.clone(),
+            after: in_force.definitions.clone(),
+            is_repeat: true,
+        };
+        // A change that is to be repeated sooner comes first.
+        let repeat = (Instant::now() + pause, change);
+        in_force.repeat.get_or_insert(repeat);
+    }
+
     /// Repeats the last change once its time has come.
     fn repeat(&self) {
         let _changing = self.changing.lock();

@@ -1,5 +1,6 @@
 //! Views are defined by files, by commands and by an edit; a wrong definition changes nothing and says why.
 
+use std::fs::File;
 use std::io::Write;
 
 use super::*;
@@ -8,7 +9,7 @@ use support::home::Home;
 #[test]
 fn a_view_is_defined_changed_renamed_and_removed_by_files_of_the_live_mount() {
     let live = start();
-    live.write("secrets/A", "one");
+    write(&live, "secrets/A", "one");
     define(&live, "trainer", r#"{"secrets": ["A"], "mode": "0440"}"#);
     assert_eq!(read(&live, "trainer/A"), "one");
     assert_eq!(live.json("views/trainer.json")["mode"], "0440");
@@ -43,7 +44,7 @@ fn a_view_is_defined_changed_renamed_and_removed_by_files_of_the_live_mount() {
 #[test]
 fn a_wrong_definition_is_einval_at_the_close_with_its_reason_and_changes_nothing() {
     let live = start();
-    live.write("secrets/A", "one");
+    write(&live, "secrets/A", "one");
     define(&live, "trainer", r#"{"secrets": ["A"]}"#);
     for (wrong, words) in [
         (r#"{"secret": ["A"]}"#, "did you mean \"secrets\"?"),
@@ -55,10 +56,13 @@ fn a_wrong_definition_is_einval_at_the_close_with_its_reason_and_changes_nothing
         (r#"{"files": {"../a": "A"}}"#, "\"../a\""),
         ("", "must be a JSON object"),
     ] {
-        let mut file = fs::File::create(live.path("views/trainer.json")).unwrap();
-        file.write_all(wrong.as_bytes()).unwrap();
-        let closed = nix::unistd::close(file).unwrap_err();
-        assert_eq!(closed as i32, libc::EINVAL, "{wrong}");
+        let script = "import os, sys\nfile = os.open('views/trainer.json', os.O_WRONLY | os.O_TRUNC)\n\
+            os.write(file, sys.argv[1].encode())\n\
+            try: os.close(file)\nexcept OSError as error: print(error.errno)";
+        let mut python = live.command("python3");
+        let output = live.output_of(python.args(["-c", script, wrong]));
+        let errno = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(errno.trim(), libc::EINVAL.to_string(), "{wrong}");
         let log = fs::read_to_string(live.home("daemon.log")).unwrap();
         assert!(log.contains(words), "{log}");
         let said = live.sh("getfattr --only-values -n user.simpletuner.error.trainer secrets");
@@ -76,14 +80,16 @@ fn a_wrong_definition_is_einval_at_the_close_with_its_reason_and_changes_nothing
     }
     assert_eq!(names(&view(&live, "")), ["trainer"]);
     let large = format!(r#"{{"secrets": ["A"]{}}}"#, " ".repeat(1024 * 1024));
-    assert!(fs::write(live.path("views/large.json"), large).is_err());
+    let mut file = File::create(live.path("views/large.json")).unwrap();
+    assert!(file.write_all(large.as_bytes()).is_err());
+    drop(file);
     assert!(!live.path("views/large.json").exists());
 }
 
 #[test]
 fn an_edit_shows_and_while_the_file_is_malformed_the_views_stay_as_they_were_and_status_says_so() {
     let live = start();
-    live.write("secrets/A", "one");
+    write(&live, "secrets/A", "one");
     let file = live.home(".simpletuner/views.json");
     fs::write(&file, r#"{"a": {"secrets": ["A"]}}"#).unwrap();
     wait_until("the view is there", || view(&live, "a/A").exists());
@@ -190,7 +196,7 @@ fn the_commands_define_list_and_remove_views_with_and_without_a_mount() {
 #[test]
 fn a_user_that_does_not_exist_and_a_pattern_without_a_secret_are_warned_of() {
     let live = start();
-    live.write("secrets/A", "one");
+    write(&live, "secrets/A", "one");
     define(
         &live,
         "v",

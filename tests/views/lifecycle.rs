@@ -9,7 +9,7 @@ fn the_mount_comes_with_the_first_view_and_goes_with_the_last() {
     let place = live.home("views");
     assert!(!is_mounted(&place));
     assert!(live.json("status")["views"]["mount_point"].is_null());
-    live.write("secrets/A", "a");
+    write(&live, "secrets/A", "a");
     define(&live, "a", r#"{"secrets": ["A"]}"#);
     define(&live, "b", r#"{"secrets": ["A"]}"#);
     let views = &live.json("status")["views"];
@@ -99,7 +99,7 @@ fn a_copy_of_all_mounts_in_another_namespace_does_not_hold_umount_up() {
 #[test]
 fn a_mount_point_that_is_taken_is_said_and_the_live_mount_goes_on() {
     let live = start();
-    live.write("secrets/A", "a");
+    write(&live, "secrets/A", "a");
     fs::create_dir(live.home("views")).unwrap();
     fs::write(live.home("views/mine"), "").unwrap();
     define(&live, "v", r#"{"secrets": ["A"]}"#);

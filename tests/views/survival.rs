@@ -41,7 +41,7 @@ fn started(env: &[(&'static str, &'static str)]) -> Live {
         env: env.to_vec(),
         ..Setup::default()
     });
-    live.write("secrets/A", &"x".repeat(2000));
+    write(&live, "secrets/A", &"x".repeat(2000));
     define(&live, "v", r#"{"secrets": ["A"]}"#);
     live
 }
@@ -75,14 +75,14 @@ fn readers_of_a_view_do_not_notice_an_upgrade_and_a_reload() {
     // Both processes are the new ones, and have the mount.
     kill_part(&live, "keeper_pid");
     kill_part(&live, "server_pid");
-    live.write("secrets/A", "after");
+    write(&live, "secrets/A", "after");
     assert_eq!(read(&live, "v/A"), "after");
 }
 
 #[test]
 fn views_that_begin_while_a_reload_prepares_are_there_after_it() {
     let live = start();
-    live.write("secrets/A", "a");
+    write(&live, "secrets/A", "a");
     for round in 0..5 {
         let mut reload = live.cli().arg("reload").spawn().unwrap();
         let name = format!("v{round}");
@@ -100,7 +100,7 @@ fn views_that_begin_while_a_reload_prepares_are_there_after_it() {
 fn an_unread_open_file_of_a_view_is_read_from_the_next_server_whatever_has_changed() {
     let live = started(MODES[0]);
     let mut open = File::open(view(&live, "v/A")).unwrap();
-    live.write("secrets/A", "other");
+    write(&live, "secrets/A", "other");
     define(&live, "v", r#"{"secrets": ["A"], "user": "1001"}"#);
     kill_part(&live, "server_pid");
     kill_part(&live, "server_pid");

@@ -17,8 +17,8 @@ fn two_users_read_their_own_views_and_nobody_elses_through_the_mount_a_bind_moun
         return;
     }
     let live = start();
-    live.write("secrets/A", "a");
-    live.write("secrets/B", "b");
+    write(&live, "secrets/A", "a");
+    write(&live, "secrets/B", "b");
     define(
         &live,
         "one",
@@ -95,7 +95,7 @@ fn a_user_who_is_taken_out_of_a_view_reads_nothing_new_through_what_they_hold() 
             env: env.to_vec(),
             ..Setup::default()
         });
-        live.write("secrets/A", "old");
+        write(&live, "secrets/A", "old");
         define(&live, "v", r#"{"secrets": ["A"], "user": "1001"}"#);
         let bind = Bind::new(&view(&live, "v"), live.home("bind"));
         let bound = bind.0.display();
@@ -118,7 +118,7 @@ fn a_user_who_is_taken_out_of_a_view_reads_nothing_new_through_what_they_hold() 
         };
         assert_eq!(look(), "old | old | old");
         define(&live, "v", r#"{"secrets": ["A"], "user": "1002"}"#);
-        live.write("secrets/A", "new");
+        write(&live, "secrets/A", "new");
         let seen = look();
         assert!(!seen.contains("new"), "{env:?}: {seen}");
         assert_eq!(seen.matches("Permission denied").count(), 2, "{seen}");
@@ -126,7 +126,7 @@ fn a_user_who_is_taken_out_of_a_view_reads_nothing_new_through_what_they_hold() 
         define(&live, "v", r#"{"secrets": ["A"], "user": "1001"}"#);
         assert!(look().starts_with("new | new"));
         live.sh("rm views/v.json");
-        live.write("secrets/A", "newest");
+        write(&live, "secrets/A", "newest");
         let seen = look();
         assert!(!seen.contains("newest"), "{seen}");
         assert_eq!(
@@ -150,13 +150,13 @@ fn a_bound_folder_shows_new_and_removed_names_and_is_the_same_after_its_view_was
             env: env.to_vec(),
             ..Setup::default()
         });
-        live.write("secrets/A", "a");
+        write(&live, "secrets/A", "a");
         define(&live, "v", r#"{"secrets": ["A", "B"]}"#);
         define(&live, "other", r#"{"secrets": ["A"]}"#);
         let bind = Bind::new(&view(&live, "v"), live.home("bind"));
         // The kernel keeps the listing.
         assert_eq!(names(&bind.0), ["A"]);
-        live.write("secrets/B", "b");
+        write(&live, "secrets/B", "b");
         assert_eq!(names(&bind.0), ["A", "B"]);
         live.sh("rm secrets/A");
         assert_eq!(names(&bind.0), ["B"]);
@@ -215,7 +215,7 @@ fn a_view_can_be_mounted_with_mapped_users() {
         return;
     }
     let live = start();
-    live.write("secrets/A", "a");
+    write(&live, "secrets/A", "a");
     define(
         &live,
         "v",
@@ -245,8 +245,29 @@ fn a_view_can_be_mounted_with_mapped_users() {
     assert_eq!(fs::metadata(&path).unwrap().uid(), 101_001);
     assert_eq!(sh_as(101_001, &format!("cat {}", path.display())), "a");
     denied_as(1001, &format!("cat {}", path.display()));
-    live.write("secrets/A", "new");
+    write(&live, "secrets/A", "new");
     assert_eq!(sh_as(101_001, &format!("cat {}", path.display())), "new");
+}
+
+#[test]
+fn a_bind_mount_of_a_single_file_keeps_its_value() {
+    if !is_root() {
+        return;
+    }
+    let live = start();
+    write(&live, "secrets/A", "old");
+    define(&live, "v", r#"{"secrets": ["A"]}"#);
+    let file = live.home("file");
+    fs::write(&file, "").unwrap();
+    let bound = Command::new("mount")
+        .arg("--bind")
+        .arg(view(&live, "v/A"))
+        .arg(&file)
+        .status();
+    assert!(bound.unwrap().success());
+    let _unmount = Unmount(file.clone());
+    write(&live, "secrets/A", "new");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "old");
 }
 
 struct Unmount(PathBuf);
