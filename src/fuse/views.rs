@@ -90,6 +90,9 @@ impl Dispatcher {
         ask: impl Fn(&Views, Option<Answer>) -> Result<T, ViewError> + Send + 'static,
         give: impl FnOnce(R, T) + Send + 'static,
     ) {
+        let Some(_turn) = self.views.turn() else {
+            return reply.fail(Errno::ENOTCONN);
+        };
         let has_waited = answer.is_some();
         let error = match ask(&self.views, answer) {
             Ok(given) => return give(reply, given),

@@ -139,6 +139,7 @@ impl KeeperLink {
     }
 
     fn finish(&self) {
+        self.views.end();
         self.drain.finish();
         self.manager.close();
     }

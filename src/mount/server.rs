@@ -88,12 +88,13 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         heartbeat,
         drain: drain.clone(),
         tree,
-        views,
+        views: views.clone(),
         manager: manager.clone(),
         slept: clock::slept(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
+    views.end();
     drain.finish();
     manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))

@@ -29,6 +29,8 @@ use crate::views::{DefinitionsChange, ViewStore, Views};
 
 /// How long a mount of a server before this one may take to show that it has ended.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the end of all reading may take.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// When to try again to mount, or to unmount.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the start of a server waits for the definitions.
@@ -234,6 +236,21 @@ impl ViewsMount {
                 tracing::error!("{error}");
                 false
             }
+        }
+    }
+
+    /// Ends all reading: the mount ends. The kernel may wait for a page that nobody gives it, so a thread of its own does it.
+    pub(super) fn end(&self) {
+        let Some(views) = self.serving.lock().as_ref().map(|now| now.views.clone()) else {
+            return;
+        };
+        let (sender, receiver) = channel();
+        let end = move || {
+            views.end();
+            sender.send(()).unwrap_or_default();
+        };
+        if sync::spawn("views-end", SMALL_STACK, end).is_ok() {
+            let _ = receiver.recv_timeout(END_TIMEOUT);
         }
     }
 

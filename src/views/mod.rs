@@ -7,6 +7,7 @@ mod answer;
 pub mod definition;
 mod document;
 mod files;
+mod notify;
 mod owner;
 mod pattern;
 mod store;

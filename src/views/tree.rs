@@ -16,7 +16,7 @@ use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
 use crate::error::{Error, Result};
 use crate::manager::{ChangeSet, ChangedKey, Lookup, SecretsManager, Snapshot};
 use crate::secret::{SealingKey, SecretBuffer, SecretName, SecretValue};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 use crate::versions::{DirEntry, Inode, Journal, KernelNames, Record, State};
 
 /// The attributes of a version never change, and those of a folder end with a notification.
@@ -29,16 +29,18 @@ const REMOVED_MODE: u16 = 0o555;
 /// The tree of views; see the [module](self).
 pub struct Views {
     manager: Arc<SecretsManager>,
-    store: Arc<ViewStore>,
-    names: KernelNames,
-    device: OnceLock<OwnedFd>,
+    pub(super) store: Arc<ViewStore>,
+    pub(super) names: KernelNames,
+    pub(super) device: OnceLock<OwnedFd>,
     // Taken for each request, for moments. Listeners of the manager must not take it.
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     journal: Journal,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// When the files of any view may last have come or gone.
     names_changed_at: Mutex<SystemTime>,
+    /// Whether the mount has ended. Held to read while a request is answered.
+    pub(super) has_ended: RwLock<bool>,
     /// The last listing, because the kernel asks for its pages one by one.
     listing: Mutex<Option<Listing>>,
 }
@@ -79,6 +81,7 @@ impl Views {
             state: Mutex::new(restored.state),
             journal,
             names_changed_at: Mutex::new(SystemTime::now()),
+            has_ended: RwLock::default(),
             listing: Mutex::default(),
         });
         views.checkpoint(&views.state.lock());
@@ -94,15 +97,6 @@ impl Views {
     /// The names that the kernel keeps.
     pub fn kernel_names(&self) -> &KernelNames {
         &self.names
-    }
-
-    /// Sets the device of the mount: the kernel asks anew for every name, and for the attributes of every folder.
-    pub fn set_device(&self, device: OwnedFd) -> std::io::Result<()> {
-        let names = device.try_clone()?;
-        drop(self.device.set(device));
-        self.expire_folders(self.store.current().all().map(|view| view.folder));
-        self.names.set_device(names);
-        Ok(())
     }
 
     /// Has the views' secrets fetched in the background, so that the first reader need not wait, and then warns of patterns that match
@@ -304,25 +298,6 @@ impl Views {
     fn touch(&self) {
         let mut at = self.names_changed_at.lock();
         *at = SystemTime::now().max(*at + Duration::from_nanos(1));
-    }
-
-    /// Has the kernel ask again for the attributes of these folders (FUSE_NOTIFY_INVAL_INODE, include/uapi/linux/fuse.h). It keeps those
-    /// of a folder that is bind-mounted, because it never looks such a folder up. Takes no lock in the kernel: no page is dropped.
-    fn expire_folders(&self, folders: impl Iterator<Item = u64>) {
-        const INVAL_INODE: i32 = 2;
-        let Some(device) = self.device.get() else {
-            return;
-        };
-        for folder in folders {
-            // `fuse_out_header`, then the inode, an offset (-1: no pages), and a length.
-            let mut message = [0; 40];
-            message[..4].copy_from_slice(&40u32.to_ne_bytes());
-            message[4..8].copy_from_slice(&INVAL_INODE.to_ne_bytes());
-            message[16..24].copy_from_slice(&folder.to_ne_bytes());
-            message[24..32].copy_from_slice(&(-1i64).to_ne_bytes());
-            // ENOENT: the kernel does not know the folder.
-            let _ = rustix::io::write(device, &message);
-        }
     }
 
     // Attributes.

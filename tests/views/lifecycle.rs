@@ -1,5 +1,8 @@
 //! The views' mount comes with the first view and goes with the last; `umount` takes it along.
 
+use std::fs::File;
+use std::io::{Read, Seek};
+
 use super::*;
 use support::home::{Home, is_mounted};
 
@@ -71,10 +74,20 @@ fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
     home.run(&["view", "create", "a", "--secret", "K"]).done();
     let inside = format!("/proc/{}/root/mnt/K", container.id());
     assert_eq!(fs::read_to_string(&inside).unwrap(), "v");
+    // The kernel has the name and the page.
+    let mut open = File::open(&inside).unwrap();
+    let mut read = || -> std::io::Result<String> {
+        let mut value = String::new();
+        open.rewind()?;
+        open.read_to_string(&mut value)?;
+        Ok(value)
+    };
+    assert_eq!(read().unwrap(), "v");
     home.run(&["umount", "--force"]).done();
     assert!(!is_mounted(&place));
-    let errno = fs::read_to_string(&inside).unwrap_err().raw_os_error();
-    assert_eq!(errno, Some(libc::ENOTCONN));
+    for result in [fs::read_to_string(&inside), read()] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    }
     drop(container.stdin.take());
     container.wait().unwrap();
 }
