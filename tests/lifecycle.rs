@@ -319,32 +319,6 @@ fn two_mounts_agree_after_their_peers_file_was_damaged_or_removed() {
 }
 
 #[test]
-fn ls_warns_which_providers_names_may_be_missing() {
-    let home = Home::new();
-    home.write(
-        ".simpletuner/live.yaml",
-        "aws_secret_name: simpletuner/production\n",
-    );
-    home.run(&["mount"]).done();
-    home.sh("echo v > ~/.simpletuner/live/secrets/K");
-    for args in [&["ls"][..], &["ls", "-l"]] {
-        let ran = home.run(args);
-        assert!(
-            ran.err.contains("the aws provider's names may be missing"),
-            "{}",
-            ran.err
-        );
-        assert!(
-            !ran.err.contains("vault"),
-            "vault is not configured: {}",
-            ran.err
-        );
-        assert!(!ran.err.contains("environment"), "{}", ran.err);
-        assert!(ran.done().contains('K'));
-    }
-}
-
-#[test]
 fn the_command_line_and_the_mount_agree_at_once() {
     let _alone = alone();
     let home = Home::new();

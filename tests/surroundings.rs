@@ -400,3 +400,21 @@ fn a_mount_command_that_gave_up_leaves_no_mount_now_or_later() {
     assert_eq!(home.run(&["get", "FAR"]).done(), "far");
     home.run(&["umount"]).done();
 }
+
+#[test]
+fn the_mount_has_a_type_of_its_own_by_which_tools_leave_it_out() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    let place = home.live("").display().to_string();
+    let place = place.trim_end_matches('/');
+    let of_type = home.sh("findmnt -n -o TARGET -t fuse.simpletuner-live");
+    assert!(
+        of_type.lines().any(|line| line.ends_with(place)),
+        "{of_type}"
+    );
+    let listed = |options: &str| home.sh(&format!("df {options} --output=target 2> said || :"));
+    assert!(listed("-a").contains(place));
+    assert!(!listed("-a -x fuse.simpletuner-live").contains(place));
+    assert_eq!(home.sh(&format!("stat -f -c %T {place}")), "fuseblk\n");
+    home.run(&["umount"]).done();
+}

@@ -5,6 +5,7 @@ mod adopt;
 mod audit;
 mod cache;
 mod close;
+mod complete;
 mod completions;
 mod decrypt;
 mod encrypt;
@@ -12,6 +13,7 @@ mod encrypt_file;
 mod failure;
 mod get;
 mod hardware;
+mod help;
 mod input;
 mod install_service;
 mod ls;
@@ -34,7 +36,7 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::error::{Error, Result};
 use crate::provider::BACKENDS;
@@ -111,6 +113,7 @@ commands! {
     Audit => audit,
     Settings => settings,
     Completions => completions,
+    Complete => complete,
 }
 
 /// The arguments that all commands have in common.
@@ -146,13 +149,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     secret::protect_process();
-    let cli = match Cli::try_parse() {
+    let matches = help::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Printing fails if the reader of a pipe (`--help | head`) has exited, which is not an error.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return help::print(&error),
     };
     // The daemon sets up its own log, and only the first setup has an effect.
     if !matches!(&cli.command, Command::Mount(args) if args.foreground) {
@@ -172,6 +172,16 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    /// The commands that `--help` lists.
+    fn shown() -> Vec<clap::Command> {
+        let command = Cli::command();
+        let shown = command.get_subcommands();
+        shown
+            .filter(|command| !command.is_hide_set())
+            .cloned()
+            .collect()
+    }
+
     #[test]
     fn clap_accepts_the_definition_of_every_command() {
         Cli::command().debug_assert();
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in shown() {
             let help = command.get_after_help().map(ToString::to_string);
             assert!(
                 help.is_some_and(|text| text.contains("simpletuner-live")),
@@ -196,10 +206,10 @@ mod tests {
             .filter_map(|line| line.strip_prefix("simpletuner-live "))
             .filter_map(|rest| rest.split(' ').next())
             .collect();
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
+        for command in shown() {
+            let name = command.get_name().to_owned();
             assert!(
-                listed.contains(&name),
+                listed.contains(&&*name),
                 "README.md, \"Commands\", does not list {name}"
             );
         }

@@ -1,9 +1,11 @@
 //! A running mount, used through its files; turns errnos back into error messages. Knows no provider.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -23,6 +25,8 @@ const PROVIDER: &str = "user.simpletuner.provider";
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// How long to wait for a provider.
+    pub(super) timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
@@ -50,6 +54,7 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            timeout: Duration::ZERO,
         }
     }
 
@@ -57,7 +62,12 @@ impl MountClient {
     pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
         let mount_point = &settings.mount_point;
         match mount::mount_point_state(mount_point)? {
-            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: true, .. } => {
+                return Ok(Some(Self {
+                    timeout: settings.timeout.total,
+                    ..Self::new(mount_point)
+                }));
+            }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
                 warn(&format!("{what}; {hint}"));
@@ -132,23 +142,38 @@ impl MountClient {
         fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         let folder = self.root.join("secrets");
         let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
+        // One file for each provider, instead of one attribute for each secret.
+        let providers = match detail {
+            Detail::Names => HashMap::new(),
+            Detail::All => self.providers_by_name(),
+        };
         let mut listed = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str().and_then(|name| SecretName::new(name).ok()) else {
                 continue;
             };
+            if !is_wanted(&name) {
+                continue;
+            }
             let metadata = match detail {
                 Detail::All => fs::metadata(self.secret_path(&name)).ok(),
-                _ => None,
+                Detail::Names => None,
             };
             let provider = match detail {
                 Detail::Names => None,
-                _ => self.provider_of(&name),
+                Detail::All => match providers.get(name.as_str()) {
+                    Some(provider) => Some(provider.clone()),
+                    None => self.provider_of(&name),
+                },
             };
             listed.push(ListedSecret {
                 provider,
@@ -161,11 +186,21 @@ impl MountClient {
         Ok(listed)
     }
 
+    /// The first provider of the chain that has it, for each secret.
+    fn providers_by_name(&self) -> HashMap<String, String> {
+        let mut providers = HashMap::new();
+        for report in self.providers() {
+            let keys = report["keys"].as_array().into_iter().flatten();
+            for key in keys.filter_map(Value::as_str) {
+                let provider = providers.entry(key.to_owned());
+                provider.or_insert_with(|| report["name"].as_str().unwrap_or("?").to_owned());
+            }
+        }
+        providers
+    }
+
     fn provider_of(&self, name: &SecretName) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        Some(text.to_string())
+        reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -312,7 +347,7 @@ mod tests {
         client.set(&key("A"), b"one").unwrap();
         fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
         assert_eq!(client.get(&key("A")).unwrap().as_slice(), b"one");
-        let listed = client.list(Detail::All).unwrap();
+        let listed = client.list(Detail::All, &|_| true).unwrap();
         let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
         assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
         client.remove(&key("A")).unwrap();
@@ -323,11 +358,7 @@ mod tests {
     }
 
     fn message_of(failure: Failure) -> String {
-        match failure {
-            Failure::Error(error) => error.to_string(),
-            Failure::Message(message, _) => message,
-            Failure::OutputClosed | Failure::Reported => "nothing".into(),
-        }
+        failure.message()
     }
 
     #[test]
@@ -354,7 +385,7 @@ mod tests {
             (libc::ENOENT, "no such secret: K"),
             (
                 libc::EIO,
-                "cannot write K: the vault provider says: it is sealed",
+                "cannot write K: the vault provider fails: it is sealed",
             ),
             (
                 libc::EKEYREJECTED,
@@ -365,14 +396,8 @@ mod tests {
                 "the value of K is too large: at most 65536 bytes",
             ),
             (libc::EILSEQ, "the value of K is not UTF-8 text"),
-            (
-                libc::EPERM,
-                "cannot write K: Operation not permitted (os error 1)",
-            ),
-            (
-                libc::ENOSPC,
-                "cannot write K: No space left on device (os error 28)",
-            ),
+            (libc::EPERM, "cannot write K: Operation not permitted"),
+            (libc::ENOSPC, "cannot write K: No space left on device"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
             assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);

@@ -17,8 +17,16 @@ pub(super) struct ListedSecret {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
     Names,
-    /// Names and providers.
-    Providers,
-    /// Also sizes and times, which may wait for a backend.
+    /// Also providers, sizes and times, which may wait for a backend.
     All,
+}
+
+/// Why a provider gave no names that has never answered.
+pub(super) const NO_ANSWER: &str = "it has not answered yet";
+
+/// A provider whose names are missing in the list.
+pub(super) struct Unlisted {
+    pub(super) provider: String,
+    /// Why it did not give them.
+    pub(super) reason: String,
 }

@@ -125,11 +125,16 @@ fn plain(value: &Value) -> String {
 
 fn row(report: &Value) -> Vec<String> {
     let is = |field: &str| report[field].as_bool().unwrap_or(false);
-    let state = match (is("configured"), is("available"), is("stale")) {
-        (false, ..) => "not configured",
-        (true, false, _) => "failing",
-        (true, true, true) => "stale",
-        (true, true, false) => "available",
+    let state = match (is("configured"), report["available"].as_bool()) {
+        (false, _) => "not configured",
+        (true, None) => "not asked yet",
+        (true, Some(true)) => "available",
+        (true, Some(false)) if is("stale") => "failing, last values served",
+        (true, Some(false)) => "failing",
+    };
+    let last_error = match (&report["last_error"], &report["last_error_at"]) {
+        (Value::String(error), Value::String(at)) => format!("{at}  {error}"),
+        (error, _) => plain(error),
     };
     let keys = report["keys"].as_array().map_or(0, Vec::len);
     vec![
@@ -137,7 +142,7 @@ fn row(report: &Value) -> Vec<String> {
         state.into(),
         keys.to_string(),
         plain(&report["source"]),
-        plain(&report["last_error"]),
+        last_error,
     ]
 }
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::failure::warn;
 use super::mount_client::MountClient;
 use super::reason;
-use super::secret_list::{Detail, ListedSecret};
+use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
@@ -57,6 +57,14 @@ impl Target {
             Target::Mount(client) => client.get(name),
             Target::Store(Store { manager, audit }) => {
                 let value = manager.get(name.as_str())?;
+                for (provider, error) in manager.snapshot().missing_sources() {
+                    if let Some(error) = error {
+                        warn(&format!(
+                            "the {provider} provider failed: {}",
+                            error.reason()
+                        ));
+                    }
+                }
                 let target = ReadTarget::WithoutMount(name.clone(), "simpletuner-live");
                 let uid = rustix::process::geteuid().as_raw();
                 audit.record_read(uid, std::process::id(), target);
@@ -99,23 +107,17 @@ impl Target {
         }
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         match self {
-            Target::Mount(client) => {
-                let listed = client.list(detail)?;
-                for (provider, reason) in reason::unlisted(&client.providers()) {
-                    warn(&format!(
-                        "the {provider} provider's names may be missing: {reason}"
-                    ));
-                }
-                Ok(listed)
-            }
+            Target::Mount(client) => client.list(detail, is_wanted),
             Target::Store(Store { manager, .. }) => {
-                let (names, whole) = manager.list();
-                if let Err(error) = whole {
-                    warn(&error.to_string());
-                }
+                let (mut names, _) = manager.list();
+                names.retain(|(name, _)| is_wanted(name));
                 // Asking for one value derives the file's key; after that the snapshot has all values.
                 if detail == Detail::All
                     && let Some((name, _)) =
@@ -127,7 +129,7 @@ impl Target {
                 let listed = names.into_iter().map(|(name, provider)| {
                     let found = match detail {
                         Detail::All => snapshot.find(&name).last_known(),
-                        _ => None,
+                        Detail::Names => None,
                     };
                     ListedSecret {
                         provider: Some(provider.to_string()),
@@ -137,6 +139,22 @@ impl Target {
                     }
                 });
                 Ok(listed.collect())
+            }
+        }
+    }
+
+    /// The providers whose names [`list`](Self::list) lacks. Waits for those that have not answered yet.
+    pub(super) fn unlisted(&self) -> Vec<Unlisted> {
+        match self {
+            Target::Mount(client) => reason::unlisted(client),
+            Target::Store(Store { manager, .. }) => {
+                let _ = manager.list();
+                let missing = manager.snapshot().missing_sources().into_iter();
+                let unlisted = missing.map(|(provider, error)| Unlisted {
+                    provider: provider.to_string(),
+                    reason: error.map_or_else(|| NO_ANSWER.to_owned(), |error| error.reason()),
+                });
+                unlisted.collect()
             }
         }
     }

@@ -27,6 +27,7 @@ const END: u8 = 0;
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
+    visible_alias = "unmount",
     after_help = "Examples:
   simpletuner-live umount
   simpletuner-live umount /run/secrets-live

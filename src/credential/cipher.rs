@@ -35,17 +35,24 @@ pub fn is_encrypted(stored: &str) -> bool {
 /// Whether the text has the form of an encrypted value, but its first characters were changed, lost or added to: half of
 /// the prefix is there, and the rest is what base64 makes of a token.
 fn is_damaged_token(stored: &str) -> bool {
-    let length = PREFIX.len() as isize;
-    (-length / 2..=length).any(|added| {
-        let is_same = |at: isize| {
-            let there = usize::try_from(at + added)
-                .ok()
-                .and_then(|at| stored.chars().nth(at));
-            there == PREFIX.chars().nth(at.unsigned_abs())
-        };
-        let same = (0..length).filter(|at| is_same(*at)).count();
-        let rest = stored.char_indices().nth((length + added).unsigned_abs());
-        same >= PREFIX.len() / 2 && rest.is_some_and(|(at, _)| is_rest_of_token(&stored[at..]))
+    const LENGTH: usize = PREFIX.len();
+    // Once, because every plain value of a store is looked at.
+    let mut front = ['\0'; 2 * LENGTH];
+    for (place, c) in front.iter_mut().zip(stored.chars()) {
+        *place = c;
+    }
+    let half = LENGTH as isize / 2;
+    (-half..=LENGTH as isize).any(|added| {
+        let mut same = 0;
+        for (at, byte) in PREFIX.bytes().enumerate() {
+            let there = at.checked_add_signed(added).and_then(|at| front.get(at));
+            same += usize::from(there == Some(&char::from(byte)));
+        }
+        same >= LENGTH / 2 && {
+            let rest = LENGTH.checked_add_signed(added);
+            let rest = rest.and_then(|rest| stored.char_indices().nth(rest));
+            rest.is_some_and(|(at, _)| is_rest_of_token(&stored[at..]))
+        }
     })
 }
 

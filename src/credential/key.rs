@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialCipher;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, Stamp, place, read_file};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
@@ -105,6 +105,24 @@ impl KeySource {
         self.cipher()
     }
 
+    /// Whether the present key can be used. Derives nothing, so it is quick.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`], but not for a key that is missing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let stamp = rustix::fs::stat(&self.key_file).map(|stat| Stamp::of(&stat));
+        let derived_from = self
+            .derived
+            .lock()
+            .as_ref()
+            .and_then(|derived| derived.file);
+        match (&self.variable, stamp, derived_from) {
+            (Some(_), ..) => Ok(()),
+            (None, Ok(stamp), Some(known)) if stamp == known => Ok(()),
+            _ => self.read().map(drop),
+        }
+    }
+
     /// The variable's name or the file's path, for messages.
     pub fn describe(&self) -> String {
         match self.variable {
@@ -168,7 +186,7 @@ impl KeySource {
             Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
             Err(ReadError::TooLarge) => return Err(self.unusable("it is too large to be a key")),
             Err(ReadError::Io(error)) => {
-                return Err(self.unusable(format!("it cannot be read: {error}")));
+                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
             }
         };
         let text = std::str::from_utf8(&content.bytes)

@@ -6,6 +6,7 @@ pub(crate) mod names;
 pub(crate) mod notifier;
 pub(crate) mod place;
 pub(crate) mod reserve;
+pub(crate) mod writable;
 
 use std::io::Read;
 use std::path::Path;

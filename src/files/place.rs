@@ -174,6 +174,12 @@ impl Place {
         self.stat.as_ref()
     }
 
+    /// The last folder on the way that exists, and the file's name if the file is in it.
+    pub(super) fn existing_folder(&self) -> (&OwnedFd, Option<&OsStr>) {
+        let is_there = self.missing.is_empty() && self.stat.is_some();
+        (&self.folder.fd, is_there.then_some(&*self.name))
+    }
+
     /// Refuses a sticky folder that others can write, for files that have further files beside them.
     ///
     /// # Errors

@@ -158,6 +158,7 @@ impl Tree {
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
+            "failed_write": self.failed_write(),
             "settings": { "file": mount.settings_file, "in_force": mount.settings },
             "reload": mount.reload,
             "program": mount.program,

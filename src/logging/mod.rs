@@ -30,6 +30,9 @@ use queue::LogQueue;
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
 
+/// The target of lines about providers that fail. A command does not print them: its own error names each provider once.
+pub(crate) const PROVIDER_FAILURES: &str = concat!(env!("CARGO_CRATE_NAME"), "::provider_failures");
+
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
 /// How long a daemon waits until its log file is open. Lines are then written when it is.
@@ -37,9 +40,15 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 static QUEUE: LogQueue = LogQueue::new();
 
-/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
+/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`, without
+/// [those about providers](PROVIDER_FAILURES) unless the user has set a level.
 pub fn init_command() {
-    start(LevelFilter::WARN, LineFormat::of_command(), io::stderr);
+    let of_providers = match std::env::var_os(LEVEL_VARIABLE) {
+        Some(_) => None,
+        None => Some(LevelFilter::OFF),
+    };
+    let format = LineFormat::of_command();
+    start(LevelFilter::WARN, of_providers, format, io::stderr);
 }
 
 /// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
@@ -47,9 +56,9 @@ pub fn init_foreground() {
     let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
     let format = LineFormat::of_daemon(with_time);
     match QUEUE.start(|| Some(io::stderr())) {
-        Ok(()) => start(LevelFilter::INFO, format, || &QUEUE),
+        Ok(()) => start(LevelFilter::INFO, None, format, || &QUEUE),
         // Without a thread, at least the lines are there.
-        Err(_) => start(LevelFilter::INFO, format, io::stderr),
+        Err(_) => start(LevelFilter::INFO, None, format, io::stderr),
     }
 }
 
@@ -74,7 +83,9 @@ pub fn init_daemon(path: &Path) -> Result<()> {
         log
     };
     QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
-    start(LevelFilter::INFO, LineFormat::of_daemon(true), || &QUEUE);
+    start(LevelFilter::INFO, None, LineFormat::of_daemon(true), || {
+        &QUEUE
+    });
     let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
@@ -90,7 +101,7 @@ pub fn flush() {
 }
 
 /// Only the first call in a process has an effect.
-fn start<W>(default: LevelFilter, format: LineFormat, writer: W)
+fn start<W>(default: LevelFilter, of_providers: Option<LevelFilter>, format: LineFormat, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -107,7 +118,11 @@ where
         .event_format(format)
         .finish()
         // Only this crate's messages: the backends' clients may log what they sent.
-        .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
+        .with(
+            Targets::new()
+                .with_target(env!("CARGO_CRATE_NAME"), level_now)
+                .with_target(PROVIDER_FAILURES, of_providers.unwrap_or(level_now)),
+        );
     if tracing::subscriber::set_global_default(subscriber).is_ok() && level.is_none() {
         tracing::warn!("{LEVEL_VARIABLE} must be error, warn, info or debug; it is ignored");
     }

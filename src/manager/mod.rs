@@ -21,7 +21,7 @@ use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 use crate::sync::Mutex;
 use crate::users::user_permission_cache;
-use chain_entry::{ChainEntry, provider_failed};
+use chain_entry::{ChainEntry, add_failure};
 use event::Listeners;
 use publish::ChangeListeners;
 
@@ -177,7 +177,7 @@ impl SecretsManager {
     pub fn available_providers(&self) -> Vec<String> {
         let reports = self.reports().into_iter();
         reports
-            .filter(|report| report.available)
+            .filter(|report| report.available == Some(true))
             .map(|report| report.name)
             .collect()
     }

@@ -2,10 +2,11 @@
 //! write returns.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{ChainEntry, Event, SecretsManager};
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, SecretStore};
+use crate::provider::{ChangeKind, Done, SecretStore};
 use crate::secret::{Change, SecretName, SecretValue};
 
 /// The outcome of a write for one key.
@@ -135,6 +136,35 @@ impl SecretsManager {
             name: name.to_string(),
         });
         Ok(provided.map_err(|error| self.explain(error))?.value)
+    }
+
+    /// Whether this is the provider that secrets are written to.
+    pub fn is_store(&self, provider: &str) -> bool {
+        self.store()
+            .is_ok_and(|(_, entry, _)| &*entry.name == provider)
+    }
+
+    /// Checks in the background whether the store could be written now, for [`store_refusal`](Self::store_refusal); then calls
+    /// `done`, on any thread. That can take for as long as the disk does.
+    pub fn check_store_async(&self, done: Done) {
+        match self.store() {
+            Ok((_, _, store)) => store.check_writable(done),
+            Err(_) => done(),
+        }
+    }
+
+    /// Why the last check found that the store cannot be written, or that this key cannot be added; touches no disk.
+    pub fn store_refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        match self.store() {
+            Ok((_, _, store)) => store.refusal(name),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// How long a caller may wait for the store's disk.
+    pub fn store_timeout(&self) -> Duration {
+        let store = self.store();
+        store.map_or(Duration::ZERO, |(_, _, store)| store.timeout())
     }
 
     /// The path of the store, if there is one.

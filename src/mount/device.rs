@@ -94,7 +94,14 @@ fn mount_as_root(
     let flags =
         flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let target = mount_point.descriptor_path();
-    let mounted = rustix::mount::mount(source, target, "fuse", flags, Some(&*options));
+    let mount =
+        |fstype: &str| rustix::mount::mount(source, &target, fstype, flags, Some(&*options));
+    // By the type, `updatedb`, `df -x` and backups leave it out.
+    let mounted = match mount(&format!("fuse.{source}")) {
+        // This kernel knows no subtypes.
+        Err(rustix::io::Errno::NODEV) => mount("fuse"),
+        mounted => mounted,
+    };
     mounted.map_err(|error| match error {
         rustix::io::Errno::PERM => Error::Settings(format!(
             "{dir} cannot be mounted: {error}; in a container, it needs the capability SYS_ADMIN"

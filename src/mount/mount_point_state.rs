@@ -12,7 +12,7 @@ use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::{lexical, without_links};
 use crate::sync::{self, SMALL_STACK};
 
-/// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
+/// The source of our mounts.
 pub(super) const SOURCE: &str = "simpletuner-live";
 /// The source of mounts of views.
 pub(super) const VIEWS_SOURCE: &str = "simpletuner-live-views";

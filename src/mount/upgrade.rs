@@ -80,7 +80,7 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<V
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
-        _ => return refuse(format!("nothing of ours is mounted at {place}")),
+        _ => return refuse(format!("nothing of simpletuner-live is mounted at {place}")),
     }
     let status = status(dir)?;
     if status["kernel"]["resend"] != true && !force {

@@ -139,7 +139,7 @@ impl View for Environment {
         ProviderReport {
             name: "environment".to_owned(),
             configured: true,
-            available: true,
+            available: Some(true),
             source: if self.prefix.is_empty() {
                 "environment variables".to_owned()
             } else {

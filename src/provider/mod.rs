@@ -242,6 +242,23 @@ pub trait SecretStore: Send + Sync {
     /// Waits until all other watchers of the store have seen the last write: one second at most.
     fn wait_for_watchers(&self) {}
 
+    /// Checks in the background whether a write could succeed now, for [`refusal`](Self::refusal); then calls `done`, on any
+    /// thread. That can take for as long as the disk does.
+    fn check_writable(&self, done: Done) {
+        done();
+    }
+
+    /// Why the last [`check_writable`](Self::check_writable) found that no write can succeed. With a name, also why that
+    /// key cannot be added. Never waits, touches no disk.
+    fn refusal(&self, _name: Option<&SecretName>) -> Option<Error> {
+        None
+    }
+
+    /// How long a caller may wait for the disk.
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// The path of the store.
     fn path(&self) -> PathBuf;
 }
@@ -255,8 +272,8 @@ pub struct ProviderReport {
     pub priority: usize,
     /// Whether the settings name it.
     pub configured: bool,
-    /// Whether it answered when it was last asked.
-    pub available: bool,
+    /// Whether it answered when it was last asked; `None`: nobody has asked it yet.
+    pub available: Option<bool>,
     /// The source of its values.
     pub source: String,
     /// The keys it lists.
@@ -265,9 +282,9 @@ pub struct ProviderReport {
     pub skipped_keys: usize,
     /// When it last answered.
     pub last_success: Option<String>,
-    /// Why it last failed.
+    /// Why it fails, or has no secrets.
     pub last_error: Option<String>,
-    /// When it last failed.
+    /// When it said so last.
     pub last_error_at: Option<String>,
     /// How long its last answer took, in milliseconds.
     pub latency_ms: Option<f64>,

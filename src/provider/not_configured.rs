@@ -48,6 +48,7 @@ impl View for Unset {
     fn report(&self, _now: Instant) -> ProviderReport {
         ProviderReport {
             name: self.name.to_owned(),
+            available: Some(false),
             source: format!("{} is not set", self.setting),
             ..ProviderReport::default()
         }

@@ -314,7 +314,7 @@ fn a_store_that_hangs_delays_only_the_readers_that_need_it() {
     wait_until("the store is known to hang", || {
         // The last document is served throughout.
         assert_eq!(found(&warm, "A").as_deref(), Some("far away"));
-        !warm.snapshot().report("file").unwrap().available
+        warm.snapshot().report("file").unwrap().available == Some(false)
     });
     let report = warm.snapshot().report("file").unwrap();
     assert!(report.stale && report.last_error.unwrap().contains("does not respond"));
@@ -336,6 +336,6 @@ fn a_store_that_hangs_delays_only_the_readers_that_need_it() {
     drop(closed);
     wait_until("it is back", || {
         found(&cold, "A").as_deref() == Some("far away")
-            && warm.snapshot().report("file").unwrap().available
+            && warm.snapshot().report("file").unwrap().available == Some(true)
     });
 }

@@ -10,6 +10,7 @@ mod reader;
 mod state;
 mod store;
 mod watch;
+mod writable;
 pub(crate) mod write;
 mod write_queue;
 
@@ -183,6 +184,11 @@ impl CheckTarget for Shared {
         if let (Some(peers), Some(generation)) = (peers, generation) {
             peers.acknowledge(generation);
         }
+    }
+
+    fn check_for_writers(&self) {
+        let refusal = reserve::with(|| self.check_writable()).err();
+        self.state.lock().refusal = refusal.map(Arc::new);
     }
 
     fn files(&self) -> Vec<PathBuf> {

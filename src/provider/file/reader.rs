@@ -27,6 +27,8 @@ pub(super) enum Observed {
     /// The next check must read the file again.
     #[default]
     Unsettled,
+    /// So does it here, but the file was read: a change within the same moment may have the same stamp.
+    Young(PathBuf, Stamp),
     Missing(PathBuf),
     File(PathBuf, Stamp),
 }
@@ -35,7 +37,7 @@ impl Observed {
     /// A file that was read. If it changed only just now, its stamp may not show the next change.
     pub(super) fn after_read(path: &Path, stamp: Stamp) -> Self {
         if stamp.may_repeat() {
-            Observed::Unsettled
+            Observed::Young(path.to_owned(), stamp)
         } else {
             Observed::File(path.to_owned(), stamp)
         }
@@ -208,6 +210,13 @@ impl StoreReader {
 }
 
 impl LoadedDocument {
+    /// The file's size, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.content
+            .as_ref()
+            .map_or(0, |content| content.len as u64)
+    }
+
     /// How long to wait for the rest of a document that may be half written.
     fn partial_write_timeout(&self, before: Option<&LoadedDocument>, is_young: bool) -> Duration {
         let Some(before) = before.filter(|before| before.content.is_some()) else {

@@ -15,7 +15,7 @@ use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{ChangeKind, KeyChange, SecretStore};
+use crate::provider::{ChangeKind, Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -235,6 +235,25 @@ impl SecretStore for FileProvider {
         if let Some(peers) = peers {
             peers.wait();
         }
+    }
+
+    fn check_writable(&self, done: Done) {
+        self.0.watch.check_for_writer_then(&self.0, done);
+    }
+
+    fn refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        let state = self.0.state.lock();
+        if let Some(refusal) = &state.refusal {
+            return Some(refusal.duplicate());
+        }
+        let document = state.loaded()?.document.clone();
+        drop(state);
+        let is_there = HashMap::from_iter(name.map(|name| (name, true)));
+        self.0.check_room(&document, &is_there).err()
+    }
+
+    fn timeout(&self) -> Duration {
+        FileProvider::timeout(self)
     }
 
     fn path(&self) -> std::path::PathBuf {

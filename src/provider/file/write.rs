@@ -125,7 +125,11 @@ impl Replacement {
     /// [`Error::Io`]; the old file is unchanged then.
     pub(crate) fn commit(mut self) -> Result<Stamp> {
         let failed = |error: std::io::Error| {
-            Error::io(format!("replacing {}", self.target.display()), error)
+            let hint = match error.raw_os_error() {
+                Some(libc::EPERM) => ", which may be immutable (lsattr shows that)",
+                _ => "",
+            };
+            Error::io(format!("replacing {}{hint}", self.target.display()), error)
         };
         match std::fs::rename(&self.temporary, &self.target) {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {

@@ -12,6 +12,7 @@ use super::VaultAuth;
 use super::client::Client;
 use super::login::{self, Lease};
 use crate::clock::Instant;
+use crate::error::in_words;
 use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
@@ -238,7 +239,9 @@ impl Tokens {
             Err(ReadError::TooLarge) => {
                 return Err(invalid("is over 8 KiB, too large for a token"));
             }
-            Err(ReadError::Io(error)) => return Err(invalid(&format!("cannot be read: {error}"))),
+            Err(ReadError::Io(error)) => {
+                return Err(invalid(&format!("cannot be read: {}", in_words(&error))));
+            }
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
