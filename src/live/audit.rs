@@ -6,7 +6,7 @@ use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::bundle::BundleFormat;
-use crate::process::Process;
+use crate::process::{Process, container_of};
 use crate::secret::Change;
 use crate::versions::Opener;
 
@@ -22,9 +22,10 @@ impl Writer {
         Self {
             process: Some(opener.process),
             actor: Actor {
-                uid: opener.uid,
+                uid: Some(opener.uid),
                 pid: opener.process.pid,
                 program: opener.program.clone(),
+                container: container_of(opener.process.pid),
             },
         }
     }

@@ -9,6 +9,7 @@
 //! the mount itself. So nothing follows `/proc/PID/fd/N`, and `/proc/PID/stat` is read only of a thread that has given
 //! up its memory; [`started_at`] states what its caller must know.
 
+mod container;
 mod fields;
 pub(crate) mod heartbeat;
 pub(crate) mod mountinfo;
@@ -17,6 +18,7 @@ pub mod users;
 use std::fs;
 use std::io::ErrorKind;
 
+pub use container::container_of;
 use fields::{Stat, Status, field, number};
 
 /// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
@@ -341,6 +343,15 @@ pub fn name_of(tid: u32) -> Option<String> {
 /// The id of the mount that a descriptor belongs to, from its `/proc/PID/fdinfo/N`.
 pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
+}
+
+/// The user as whom the process opens files, and its name as [`name_of`] gives it.
+pub(crate) fn file_user_and_name(pid: u32) -> Option<(u32, String)> {
+    let status = Status::of(pid)?;
+    let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);
+    let uid = number(ids.nth(3)?)?;
+    let name = String::from_utf8_lossy(status.field(b"Name:")?);
+    Some((uid, crate::text::printable(&name)))
 }
 
 /// The process's effective user.
