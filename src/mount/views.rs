@@ -109,7 +109,9 @@ impl ViewsMount {
         let serving = self.serve(state, fds)?;
         request_resend(&serving.fds.device, &unanswered, last, can_resend)
             .map_err(|e| Error::io("the requests of the server before this one", e))?;
-        serving.views.prefetch(self.store.current().all().cloned());
+        serving
+            .views
+            .prefetch(self.store.current().all().cloned(), false);
         Ok(serving)
     }
 
