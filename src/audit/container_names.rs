@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use serde::Deserialize;
@@ -42,25 +42,44 @@ struct PodmanContainer {
     names: Vec<String>,
 }
 
-/// The name that the container had when it was first asked for. `None`: its engine is another one, this user may not read the engine's
-/// files, or the disk does not answer in time. It is then not asked again.
-pub(super) fn container_name(id: &str) -> Option<String> {
-    let mut names = NAMES.lock();
-    let names = names.get_or_insert_with(|| LruCache::new(MAX_NAMES));
-    if let Some(name) = names.get(id) {
-        return name.clone();
+/// Looks up the names of containers that are not known yet, for at most 0.1 s in all.
+pub(super) fn look_up<'a>(ids: impl Iterator<Item = &'a String>) {
+    let until = Instant::now() + TIMEOUT;
+    for id in ids {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let mut names = NAMES.lock();
+        if !names
+            .get_or_insert_with(|| LruCache::new(MAX_NAMES))
+            .contains(id)
+        {
+            drop(names);
+            let name = within(left, id);
+            let mut names = NAMES.lock();
+            let names = names.get_or_insert_with(|| LruCache::new(MAX_NAMES));
+            names.put(id.clone(), name);
+        }
     }
-    let (sender, receiver) = channel();
-    let wanted = id.to_owned();
-    let look = move || sender.send(look_up(&wanted)).unwrap_or_default();
-    // Without a thread, there is no sender.
-    let _ = sync::spawn("container-name", SMALL_STACK, look);
-    let name = receiver.recv_timeout(TIMEOUT).ok().flatten();
-    names.put(id.to_owned(), name.clone());
-    name
 }
 
-fn look_up(id: &str) -> Option<String> {
+/// The name that the container had when it was looked up. `None`: it was not, its engine is another one, this user may not read the
+/// engine's files, or the disk did not answer in time.
+pub(super) fn container_name(id: &str) -> Option<String> {
+    NAMES.lock().as_mut()?.get(id)?.clone()
+}
+
+fn within(timeout: Duration, id: &str) -> Option<String> {
+    let (sender, receiver) = channel();
+    let id = id.to_owned();
+    let find = move || sender.send(find(&id)).unwrap_or_default();
+    // Without a thread, there is no sender.
+    let _ = sync::spawn("container-name", SMALL_STACK, find);
+    receiver.recv_timeout(timeout).ok().flatten()
+}
+
+fn find(id: &str) -> Option<String> {
     let of_podman = || PODMAN.iter().find_map(|list| in_list(Path::new(list), id));
     in_docker(Path::new(DOCKER), id).or_else(of_podman)
 }
@@ -89,14 +108,19 @@ mod tests {
         let id = "0f".repeat(32);
         fs::create_dir(dir.path().join(&id)).unwrap();
         let config = dir.path().join(&id).join("config.v2.json");
-        fs::write(&config, r#"{"ID": "x", "Name": "/web\n1", "Config": {"Env": ["A=b"]}}"#).unwrap();
+        fs::write(
+            &config,
+            r#"{"ID": "x", "Name": "/web\n1", "Config": {"Env": ["A=b"]}}"#,
+        )
+        .unwrap();
         assert_eq!(in_docker(dir.path(), &id).as_deref(), Some("web\\n1"));
         assert_eq!(in_docker(dir.path(), "another"), None);
         fs::write(&config, "{").unwrap();
         assert_eq!(in_docker(dir.path(), &id), None);
 
         let list = dir.path().join("containers.json");
-        let text = format!(r#"[{{"id": "1", "names": ["a"]}}, {{"id": "{id}", "names": ["web"]}}]"#);
+        let text =
+            format!(r#"[{{"id": "1", "names": ["a"]}}, {{"id": "{id}", "names": ["web"]}}]"#);
         fs::write(&list, text).unwrap();
         assert_eq!(in_list(&list, &id).as_deref(), Some("web"));
         assert_eq!(in_list(&list, "2"), None);

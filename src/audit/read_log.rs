@@ -19,6 +19,7 @@ use super::actor::{Actor, ActorProcess, process_of};
 use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::{Appender, Chain, prune};
+use super::container_names;
 use super::event::ReadTarget;
 use super::key::SigningKeySource;
 use super::row::{RowFields, UnsignedRow};
@@ -254,8 +255,7 @@ impl Trail for ReadTrail {
         // Merged without the lock, for which readers wait.
         let taken = shared.lock().queue.take();
         self.merge(taken);
-        if !all && !self.must_recover && self.reads.is_empty() && self.lost + self.dropped == 0
-        {
+        if !all && !self.must_recover && self.reads.is_empty() && self.lost + self.dropped == 0 {
             self.connection = None;
             return Ok(());
         }
@@ -316,6 +316,8 @@ impl ReadTrail {
             .iter()
             .filter(|(_, read)| all || read.is_due(now));
         let names = UserNames::look_up(due.map(|(_, read)| read.actor.uid));
+        let containers = self.reads.iter().map(|(_, read)| &read.actor);
+        container_names::look_up(containers.filter_map(|actor| actor.container.as_ref()));
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
@@ -57,10 +57,8 @@ impl OpenEvents {
     }
 
     fn with_flags(flags: InitFlags) -> io::Result<Self> {
-        let flags = flags
-            | InitFlags::FAN_CLOEXEC
-            | InitFlags::FAN_NONBLOCK
-            | InitFlags::FAN_CLASS_NOTIF;
+        let flags =
+            flags | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK | InitFlags::FAN_CLASS_NOTIF;
         let files = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
         let queue = Fanotify::init(flags | InitFlags::FAN_REPORT_PIDFD, files);
         let queue = match queue {
@@ -105,9 +103,9 @@ impl OpenEvents {
     }
 }
 
-impl AsFd for OpenEvents {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl From<OpenEvents> for OwnedFd {
+    fn from(queue: OpenEvents) -> Self {
+        queue.0
     }
 }
 

@@ -19,7 +19,7 @@ use super::waiting::{InterruptedBy, Waiting};
 use crate::live::{Caller, OpError};
 use crate::process::heartbeat::{HeartbeatPage, OF_VIEWS, Slot};
 use crate::sync::Mutex;
-use crate::views::{Answer, Ask, ViewAttr, ViewError, Views};
+use crate::views::{Answer, Ask, OpenAudit, ViewAttr, ViewError, Views};
 
 /// An older kernel works without those that it does not have.
 const CAPABILITIES: [InitFlags; 5] = [
@@ -192,8 +192,27 @@ impl Filesystem for ViewsFs {
         });
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    fn open(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.0.begin(request, reply, |fs, caller, reply| {
+            if fs.views.open_audit() != OpenAudit::Open {
+                return reply.error(Errno::ENOSYS);
+            }
+            let (uid, tid) = (caller.uid, caller.tid);
+            fs.ask(
+                caller,
+                "open in a view",
+                reply,
+                None,
+                move |views, _| {
+                    views.record_open(ino.0, uid, tid);
+                    Ok(())
+                },
+                |reply, ()| {
+                    let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                    reply.opened(FileHandle(0), flags);
+                },
+            );
+        });
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {

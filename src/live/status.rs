@@ -92,7 +92,7 @@ pub struct ViewsInfo {
     pub mount_point: Option<String>,
     /// Whether the kernel lets other users in.
     pub allow_other: bool,
-    /// How it is recorded who reads: `off`.
+    /// How it is recorded who reads: `fanotify`, `open` or `off`.
     pub audit: &'static str,
     /// How many views there are.
     pub count: usize,

@@ -144,7 +144,7 @@ impl Channel {
     ) -> Result<()> {
         let [a, b] = &shared.journal;
         let key = shared.key.as_bytes();
-        let views = shared.views.as_ref().map(ViewsFds::all);
+        let views = shared.views.iter().flat_map(ViewsFds::all);
         let shared = [
             &shared.device,
             &shared.heartbeat,
@@ -154,7 +154,7 @@ impl Channel {
             &shared.program,
         ];
         let mut descriptors: Vec<BorrowedFd> = shared.map(AsFd::as_fd).into();
-        descriptors.extend(views.into_iter().flatten());
+        descriptors.extend(views);
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
     }
@@ -165,7 +165,7 @@ impl Channel {
         message: &impl Serialize,
         views: Option<&ViewsFds>,
     ) -> Result<()> {
-        let descriptors: Vec<BorrowedFd> = views.map(ViewsFds::all).into_iter().flatten().collect();
+        let descriptors: Vec<BorrowedFd> = views.into_iter().flat_map(ViewsFds::all).collect();
         self.send_with(&[], message, &descriptors)
     }
 
@@ -225,8 +225,8 @@ impl Channel {
             key,
             views: None,
         };
-        if state.views.is_some() {
-            let views = ViewsFds::from_message(descriptors.by_ref());
+        if let Some(state) = &state.views {
+            let views = ViewsFds::from_message(state, descriptors.by_ref());
             shared.views = Some(views.ok_or_else(incomplete)?);
         }
         let channel = descriptors.next().map_or(self, Self);

@@ -41,22 +41,32 @@ pub(super) struct ViewsFds {
     /// `/dev/fuse`.
     pub(super) device: OwnedFd,
     pub(super) journal: [OwnedFd; 2],
+    /// The kernel's queue of opens, if there is one: [`ViewsState::watches_opens`] says whether.
+    pub(super) opens: Option<OwnedFd>,
 }
 
 impl ViewsFds {
-    /// How many there are.
-    pub(super) const COUNT: usize = 3;
+    /// The most that there are.
+    pub(super) const COUNT: usize = 4;
 
-    pub(super) fn all(&self) -> [BorrowedFd<'_>; Self::COUNT] {
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let [a, b] = &self.journal;
-        [self.device.as_fd(), a.as_fd(), b.as_fd()]
+        let always = [self.device.as_fd(), a.as_fd(), b.as_fd()];
+        always.into_iter().chain(self.opens.iter().map(AsFd::as_fd))
     }
 
     /// From the descriptors of a message, in the order of [`all`](Self::all).
-    pub(super) fn from_message(mut received: impl Iterator<Item = OwnedFd>) -> Option<Self> {
+    pub(super) fn from_message(
+        state: &ViewsState,
+        mut received: impl Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
         Some(Self {
             device: received.next()?,
             journal: [received.next()?, received.next()?],
+            opens: match state.watches_opens {
+                true => Some(received.next()?),
+                false => None,
+            },
         })
     }
 
@@ -69,6 +79,7 @@ impl ViewsFds {
         Ok(Self {
             device: self.device.try_clone()?,
             journal: [a.try_clone()?, b.try_clone()?],
+            opens: self.opens.as_ref().map(OwnedFd::try_clone).transpose()?,
         })
     }
 }
@@ -85,6 +96,10 @@ pub(super) struct ViewsState {
     pub(super) numbers_from: u64,
     /// Whether the kernel lets other users in.
     pub(super) allow_other: bool,
+    /// Whether the kernel has a queue of opens for it.
+    pub(super) watches_opens: bool,
+    /// Whether the kernel may open files by itself. It goes on doing so for as long as the mount is there.
+    pub(super) kernel_opens: bool,
 }
 
 /// Memory for a new journal.

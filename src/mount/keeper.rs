@@ -83,7 +83,14 @@ pub fn mount_foreground(
     // The service manager has a restored mount already.
     if device::can_resend(&state.init) && state.numbers_from == 0 {
         let device = &keeper.shared.device;
-        service::store_mount(&service::LIVE, &state.mount, device, &state.init, false);
+        service::store_mount(
+            &service::LIVE,
+            &state.mount,
+            device,
+            &state.init,
+            false,
+            false,
+        );
         keeper.store_views();
     }
     keeper.run()

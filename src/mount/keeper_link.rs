@@ -105,6 +105,7 @@ impl KeeperLink {
                     self.tree.set_mount_info(|info| info.reload = Some(reload));
                 }
                 Ok(Some(ToServer::Quiesce)) => {
+                    self.views.leave_opens();
                     self.tree.freeze_audit(QUIESCE_TIMEOUT);
                     let _ = self.channel.read().send(&ToKeeper::Quiesced);
                 }

@@ -30,6 +30,7 @@ mod keeper;
 mod keeper_link;
 mod mount_point;
 mod mount_point_state;
+mod open_watch;
 mod poll;
 mod reload;
 mod server;

@@ -125,8 +125,9 @@ fn prepare(
                 return Ok(Some(manager));
             }
             Some((ToServer::Views(views), received)) => {
+                let fds = |state| ViewsFds::from_message(state, received.into_iter());
+                shared.views = views.as_ref().and_then(fds);
                 state.views = views;
-                shared.views = ViewsFds::from_message(received.into_iter());
             }
             Some((ToServer::Shutdown, _)) | None => return Ok(None),
             Some(_) => {}
@@ -176,7 +177,7 @@ fn assemble(
             manager: manager.clone(),
             hardware,
             configs: Some(configs),
-            audit: Some(audit),
+            audit: Some(audit.clone()),
             views: Some(view_store.clone()),
             processes: Arc::new(crate::process::Proc),
         },
@@ -233,6 +234,7 @@ fn assemble(
         heartbeat,
         key: shared.key.clone(),
         channel: channel.clone(),
+        trail: audit,
         serving: Mutex::default(),
     });
     let fds = shared.views.as_ref().map(ViewsFds::try_clone).transpose();

@@ -42,6 +42,7 @@ struct StoredMount {
     mount: MountId,
     init: Vec<u8>,
     allow_other: bool,
+    kernel_opens: bool,
 }
 
 /// A mount whose processes have ended, from the service manager's store.
@@ -52,6 +53,8 @@ pub(super) struct RestoredMount {
     pub(super) init: Vec<u8>,
     /// Of the views' mount: whether the kernel lets other users in.
     pub(super) allow_other: bool,
+    /// Of the views' mount: whether the kernel may open files by itself.
+    pub(super) kernel_opens: bool,
 }
 
 /// The mounts of the service manager's store.
@@ -96,6 +99,7 @@ pub(super) fn store_mount(
     device: &OwnedFd,
     init: &[u8],
     allow_other: bool,
+    kernel_opens: bool,
 ) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -105,6 +109,7 @@ pub(super) fn store_mount(
         mount: mount.clone(),
         init: init.to_vec(),
         allow_other,
+        kernel_opens,
     };
     let device = device.try_clone();
     notify(move || {
@@ -181,5 +186,6 @@ fn restored_mount(device: OwnedFd, stored: OwnedFd) -> Option<RestoredMount> {
         device,
         init: stored.init,
         allow_other: stored.allow_other,
+        kernel_opens: stored.kernel_opens,
     })
 }

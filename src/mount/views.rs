@@ -14,9 +14,11 @@ use super::detach::detach;
 use super::handover::{OsBytes, ToKeeper, ViewsFds, ViewsState, journal_files};
 use super::mount_point::MountPoint;
 use super::mount_point_state::{VIEWS_SOURCE, is_own, mounted, resolve};
+use super::open_watch::{self, OpenWatch};
 use super::server::{attach_session, request_resend};
 use super::usage::binds_of;
 use super::{device, usage};
+use crate::audit::AuditTrail;
 use crate::error::{Error, Result};
 use crate::fuse::ViewsFs;
 use crate::live::{Tree, ViewsInfo};
@@ -25,7 +27,7 @@ use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::process::mountinfo::Mount;
 use crate::secret::SealingKey;
 use crate::sync::{self, LARGE_STACK, Mutex, RwLock, SMALL_STACK};
-use crate::views::{DefinitionsChange, ViewStore, Views};
+use crate::views::{DefinitionsChange, OpenAudit, ViewStore, Views};
 
 /// How long a mount of a server before this one may take to show that it has ended.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,6 +47,7 @@ pub(super) struct ViewsMount {
     pub(super) heartbeat: HeartbeatPage,
     pub(super) key: SealingKey,
     pub(super) channel: Arc<RwLock<Channel>>,
+    pub(super) trail: Arc<AuditTrail>,
     /// Held while the mount begins or ends, and while the keeper is told.
     pub(super) serving: Mutex<Option<Serving>>,
 }
@@ -54,6 +57,7 @@ pub(super) struct Serving {
     pub(super) state: ViewsState,
     pub(super) fds: ViewsFds,
     views: Arc<Views>,
+    watch: Option<Arc<OpenWatch>>,
 }
 
 /// The mount of a server before this one.
@@ -100,12 +104,18 @@ impl ViewsMount {
 
     fn go_on(self: &Arc<Self>, inherited: Inherited) -> Result<Serving> {
         let Inherited {
-            state,
-            fds,
+            mut state,
+            mut fds,
             unanswered,
             last,
             can_resend,
         } = inherited;
+        let had_queue = fds.opens.is_some();
+        self.choose_audit(&mut state, &mut fds);
+        if had_queue != fds.opens.is_some() {
+            let message = ToKeeper::ViewsMounted(state.clone());
+            let _ = self.channel.read().send_views(&message, Some(&fds));
+        }
         let serving = self.serve(state, fds)?;
         request_resend(&serving.fds.device, &unanswered, last, can_resend)
             .map_err(|e| Error::io("the requests of the server before this one", e))?;
@@ -143,17 +153,21 @@ impl ViewsMount {
         let place = MountPoint::open(&self.dir)?;
         let (device, mount, allow_other) = device::mount_views(&place)?;
         let begin = || {
-            let state = ViewsState {
+            let mut state = ViewsState {
                 mount: mount.id(),
                 mount_point: OsBytes::from(place.path()),
                 init: device::read_init(&device)?,
                 numbers_from: 0,
                 allow_other,
+                watches_opens: false,
+                kernel_opens: false,
             };
-            let fds = ViewsFds {
+            let mut fds = ViewsFds {
                 device,
                 journal: journal_files()?,
+                opens: None,
             };
+            self.choose_audit(&mut state, &mut fds);
             self.heartbeat.set(Slot::ViewsInitialized, 0);
             // A keeper that has ended gets them from this server as the next one begins.
             let message = ToKeeper::ViewsMounted(state.clone());
@@ -169,10 +183,23 @@ impl ViewsMount {
         Ok(())
     }
 
+    /// Makes the queue of opens if the kernel gives one and reads are recorded, and gives it up if they are not any more.
+    fn choose_audit(&self, state: &mut ViewsState, fds: &mut ViewsFds) {
+        let records = self.trail.records_reads();
+        let queue = fds.opens.take().filter(|_| records);
+        fds.opens = queue.or_else(|| open_watch::new_queue().filter(|_| records));
+        state.watches_opens = fds.opens.is_some();
+        state.kernel_opens |= !records || state.watches_opens;
+    }
+
     /// Answers the kernel, on a thread of its own.
     fn serve(self: &Arc<Self>, state: ViewsState, fds: ViewsFds) -> Result<Serving> {
         let failed = |e| Error::io("the journal", e);
-        let ViewsFds { device, journal } = fds.try_clone().map_err(failed)?;
+        let ViewsFds {
+            device,
+            journal,
+            opens,
+        } = fds.try_clone().map_err(failed)?;
         let views = Views::restore(
             self.manager.clone(),
             self.store.clone(),
@@ -180,6 +207,15 @@ impl ViewsMount {
             self.key.clone(),
             state.numbers_from,
         )?;
+        let records = self.trail.records_reads();
+        match records && !(state.kernel_opens && opens.is_none()) {
+            // Also until the kernel reports opens.
+            true => views.record_opens(OpenAudit::Open, self.trail.clone()),
+            false if records => tracing::warn!(
+                "who reads views is not recorded before the views are mounted again: reads were not recorded when their mount began"
+            ),
+            false => {}
+        }
         let fs = ViewsFs::new(views.clone(), self.heartbeat);
         let slot = Slot::ViewsInitialized;
         let session = attach_session(fs, &state.init, &fds.device, &self.heartbeat, slot)?;
@@ -194,7 +230,20 @@ impl ViewsMount {
             }
         };
         sync::spawn("views", LARGE_STACK, run).map_err(|e| Error::io("threads", e))?;
-        Ok(Serving { state, fds, views })
+        let watch = opens.and_then(|queue| {
+            let mount = state.mount.clone();
+            let watch = OpenWatch::start(queue, mount, &views, self.trail.clone());
+            let failed = |error: &Error| {
+                tracing::warn!("the kernel does not report who opens files of views: {error}");
+            };
+            watch.inspect_err(failed).ok()
+        });
+        Ok(Serving {
+            state,
+            fds,
+            views,
+            watch,
+        })
     }
 
     /// Somebody has unmounted it, or this server has.
@@ -243,12 +292,16 @@ impl ViewsMount {
 
     /// Ends all reading: the mount ends. The kernel may wait for a page that nobody gives it, so a thread of its own does it.
     pub(super) fn end(&self) {
-        let Some(views) = self.serving.lock().as_ref().map(|now| now.views.clone()) else {
+        let now = |serving: &Serving| (serving.views.clone(), serving.watch.clone());
+        let Some((views, watch)) = self.serving.lock().as_ref().map(now) else {
             return;
         };
         let (sender, receiver) = channel();
         let end = move || {
             views.end();
+            if let Some(watch) = watch {
+                watch.finish(END_TIMEOUT);
+            }
             sender.send(()).unwrap_or_default();
         };
         if sync::spawn("views-end", SMALL_STACK, end).is_ok() {
@@ -261,6 +314,18 @@ impl ViewsMount {
         super::detach::detach_own(&self.serving.lock().as_ref()?.state.mount)
     }
 
+    /// Leaves the opens that the kernel reports from now on to the next server.
+    pub(super) fn leave_opens(&self) {
+        let watch = self
+            .serving
+            .lock()
+            .as_ref()
+            .and_then(|now| now.watch.clone());
+        if let Some(watch) = watch {
+            watch.pause();
+        }
+    }
+
     /// Has the kernel ask again for every name.
     pub(super) fn next_epoch(&self) {
         if let Some(serving) = &*self.serving.lock() {
@@ -271,12 +336,14 @@ impl ViewsMount {
     fn update_status(&self, serving: &mut Option<Serving>, problem: Option<String>) {
         let place = serving.as_ref().map(|now| now.state.mount_point.to_os());
         let allow_other = serving.as_ref().is_some_and(|now| now.state.allow_other);
+        let audit = serving.as_ref().map(|now| now.views.open_audit());
+        let audit = audit.unwrap_or_default().as_str();
         let count = self.store.current().len();
         self.tree.set_mount_info(|info| {
             info.views = ViewsInfo {
                 mount_point: place.map(|place| place.to_string_lossy().into_owned()),
                 allow_other,
-                audit: "off",
+                audit,
                 count,
                 problem,
             };

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::ROOT;
 use super::answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 use super::files::{self, content};
+use super::opens::Opens;
 use super::owner::FileOwner;
 use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
 use crate::error::{Error, Result};
@@ -45,6 +46,7 @@ pub struct Views {
     pub(super) has_ended: RwLock<bool>,
     /// The last listing, because the kernel asks for its pages one by one.
     listing: Mutex<Option<Listing>>,
+    pub(super) opens: Mutex<Opens>,
 }
 
 /// A listing, and what it was made of. It keeps no snapshot alive, because that has values.
@@ -85,6 +87,7 @@ impl Views {
             names_changed_at: Mutex::new(SystemTime::now()),
             has_ended: RwLock::default(),
             listing: Mutex::default(),
+            opens: Mutex::default(),
         });
         views.checkpoint(&views.state.lock());
         let listener = Arc::downgrade(&views);

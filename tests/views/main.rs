@@ -1,6 +1,7 @@
 //! Views: folders of secrets for other users, in a second mount. What is in them, who may read, and that neither a change nor the end of a
 //! process is noticed by readers.
 
+mod audit;
 mod definitions;
 mod lifecycle;
 mod reading;

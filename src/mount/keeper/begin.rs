@@ -115,10 +115,13 @@ pub(super) fn begin(
             init: views.init,
             numbers_from: random_start()?,
             allow_other: views.allow_other,
+            watches_opens: false,
+            kernel_opens: views.kernel_opens,
         });
         shared.views = Some(ViewsFds {
             device: views.device,
             journal: journal_files()?,
+            opens: None,
         });
     }
     let begun = start_serving(&state, &shared).and_then(|server| {

@@ -13,7 +13,8 @@ use crate::mount::{device, service};
 impl Keeper {
     /// The server has mounted the views, or their mount has ended.
     pub(super) fn views_changed(&mut self, state: Option<ViewsState>, received: Vec<OwnedFd>) {
-        let views = ViewsFds::from_message(received.into_iter());
+        let fds = |state| ViewsFds::from_message(state, received.into_iter());
+        let views = state.as_ref().and_then(fds);
         if state.is_some() && views.is_none() {
             return tracing::error!("the server sent no descriptors of the views' mount");
         }
@@ -21,9 +22,13 @@ impl Keeper {
             None if self.state.views.is_some() => service::remove_mount(&service::VIEWS),
             _ => {}
         }
+        let mount = |state: &Option<ViewsState>| state.as_ref().map(|state| state.mount.clone());
+        let is_another = mount(&self.state.views) != mount(&state);
         self.state.views = state;
         self.shared.views = views;
-        self.store_views();
+        if is_another {
+            self.store_views();
+        }
     }
 
     /// Sends the views' mount to a server that is about to begin: it has the descriptors of when it began to prepare.
@@ -46,6 +51,7 @@ impl Keeper {
                 &views.device,
                 init,
                 state.allow_other,
+                state.kernel_opens,
             );
         }
     }
