@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::owner::FileOwner;
 use super::tree::Views;
 use crate::audit::{Actor, AuditTrail, ReadTarget};
 use crate::versions::Inode;
@@ -76,7 +77,7 @@ impl Views {
         let definitions = self.store.current();
         Some(ReadTarget::ViewFile {
             view: definitions.at(place.dir).map(|view| view.name.clone()),
-            file: place.name,
+            file: FileOwner::file_of(&place).to_owned(),
         })
     }
 }

@@ -51,6 +51,12 @@ impl FileOwner {
         DirEntry::new(folder, &format!("{uid}/{gid}/{mode:o}/{file}"))
     }
 
+    /// The file's name in such an entry.
+    pub(super) fn file_of(dir_entry: &DirEntry) -> &str {
+        // No file's name has a slash.
+        dir_entry.name.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The owner that is part of such a name.
     pub(super) fn of_dir_entry(dir_entry: &DirEntry) -> Option<Self> {
         let mut parts = dir_entry.name.splitn(4, '/');
