@@ -239,6 +239,15 @@ impl Error {
         }
     }
 
+    /// Whether the place may not be written to: nobody may, or this user may not.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let code = match self {
+            Error::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        matches!(code, Some(libc::EROFS | libc::EACCES | libc::EPERM))
+    }
+
     /// Whether no provider has the key; the chain then asks the next provider.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::NotFound { .. })

@@ -56,6 +56,7 @@ fn file_options() -> FileOptions {
         encrypt: true,
         max_stale: Duration::from_secs(3600),
         max_keys: 10_000,
+        keep_previous: 1,
         lock_timeout: Duration::from_secs(10),
     }
 }

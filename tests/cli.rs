@@ -397,7 +397,7 @@ fn adopt_creates_a_link_into_the_mount_and_undo_removes_it() {
     assert!(home.text("store.json").contains("Z0FBQUFB"));
     assert_eq!(home.quiet("", &["get", "HF_TOKEN"]), "plain");
 
-    let undone = home.run(["adopt", "--undo"]);
+    let undone = home.run(["adopt", "--undo", "--yes"]);
     assert_eq!(undone.code, 0, "{}", undone.err);
     assert!(!home.path("secrets.json").is_symlink());
     let store: Value = serde_json::from_str(&home.text("secrets.json")).unwrap();

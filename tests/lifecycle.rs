@@ -16,7 +16,7 @@ use support::home::{
 use support::wait_until;
 
 #[test]
-fn mount_returns_when_it_answers_and_says_what_to_try() {
+fn mount_returns_when_it_answers() {
     let home = Home::new();
     let mounted = home.run(&["mount"]);
     let status = fs::read(home.live("status"));
@@ -24,13 +24,10 @@ fn mount_returns_when_it_answers_and_says_what_to_try() {
     let place = place.trim_end_matches('/');
     assert_eq!((mounted.code, mounted.out), (0, format!("{place}\n")));
     assert!(status.is_ok(), "{status:?}");
-    let tries: Vec<&str> = mounted
-        .err
-        .lines()
-        .filter_map(|line| line.strip_prefix("try: "))
-        .collect();
-    assert_eq!(tries.len(), 2, "{}", mounted.err);
-    assert_eq!(home.sh(&tries.join("\n")), "hf_xxxx\n");
+    assert_eq!(
+        mounted.err, "",
+        "no terminal is there to show a suggestion at"
+    );
 }
 
 #[test]

@@ -26,14 +26,9 @@ impl Actor {
 
     /// A process that may have ended: `look` gives what it finds by the process's number, if that is still the process's.
     pub fn of_opener(pid: u32, look: impl FnOnce(fn(u32) -> Option<Self>) -> Option<Self>) -> Self {
-        let found = look(|pid| {
-            let (uid, program) = process::file_user_and_name(pid)?;
-            Some(Self {
-                uid: Some(uid),
-                pid,
-                program: Some(program),
-                container: process::container_of(pid),
-            })
+        let found = look(|tid| {
+            let uid = process::file_user_of(tid)?;
+            Some(process_of(tid).of_user(Some(uid)))
         });
         found.unwrap_or(Self {
             uid: None,

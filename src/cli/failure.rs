@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
+    /// The library's own error, and a better hint than its usual one.
+    Hinted(Error, String),
     /// No secret's name matches this pattern.
     NoMatch(String),
     /// It has been printed why, as [`report`](Self::report) does.
@@ -60,7 +62,7 @@ impl Failure {
     /// What is wrong, without what to type next.
     pub(super) fn message(&self) -> String {
         match self {
-            Failure::Error(error) => error.to_string(),
+            Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
             Failure::Message(message, _) => message.clone(),
             Failure::NoMatch(pattern) => format!("no secret matches {pattern:?}"),
             Failure::Several(failures) => {
@@ -90,19 +92,21 @@ impl Failure {
             }
             Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
             Failure::NoMatch(_) => (self.message(), None, NO_SUCH_SECRET),
-            Failure::Error(error) => {
-                let code = match error.is_not_found() {
-                    true => NO_SUCH_SECRET,
-                    false => FAILED,
-                };
-                (error.to_string(), hint_for(error), code)
-            }
+            Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
+            Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),
         };
         say("error", &message);
         if let Some(hint) = hint {
             say("hint", &hint);
         }
         code
+    }
+}
+
+fn code_of(error: &Error) -> u8 {
+    match error.is_not_found() {
+        true => NO_SUCH_SECRET,
+        false => FAILED,
     }
 }
 

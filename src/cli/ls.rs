@@ -77,7 +77,11 @@ fn show(args: &Args, listed: &[ListedSecret], unlisted: &[Unlisted]) -> Outcome 
     // A table without rows would only have its header.
     if args.long && (!listed.is_empty() || args.patterns.is_empty()) {
         let rows: Vec<_> = listed.iter().map(row).collect();
-        return output::table(&["NAME", "PROVIDER", "BYTES", "CHANGED"], &rows);
+        let mut head = vec!["NAME", "PROVIDER", "BYTES", "CHANGED"];
+        if listed.iter().any(|one| one.problem.is_some()) {
+            head.push("PROBLEM");
+        }
+        return output::table(&head, &rows);
     }
     let names: String = listed.iter().map(|one| format!("{}\n", one.name)).collect();
     output::write(names.as_bytes())
@@ -94,12 +98,16 @@ fn missing(pattern: &NamePattern) -> Failure {
 }
 
 fn entry(listed: &ListedSecret) -> Value {
-    json!({
+    let mut entry = json!({
         "name": listed.name.as_str(),
         "provider": listed.provider,
         "size": listed.size,
         "changed_at": listed.changed_at.map(rfc3339),
-    })
+    });
+    if let Some(problem) = &listed.problem {
+        entry["error"] = json!(problem);
+    }
+    entry
 }
 
 /// `?` stands for what is unknown, because the value cannot be read.
@@ -110,5 +118,6 @@ fn row(listed: &ListedSecret) -> Vec<String> {
         known(listed.provider.clone()),
         known(listed.size.map(|size| size.to_string())),
         known(listed.changed_at.map(rfc3339)),
+        listed.problem.clone().unwrap_or_default(),
     ]
 }

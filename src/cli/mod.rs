@@ -8,19 +8,24 @@ mod close;
 mod complete;
 mod completions;
 mod decrypt;
+mod decrypt_file;
 mod encrypt;
 mod encrypt_file;
 mod failure;
+mod fstab;
 mod get;
 mod hardware;
 mod help;
+mod history;
 mod input;
 mod install_service;
 mod ls;
 mod mount;
 mod mount_client;
+mod nearest;
 mod output;
 mod prompt;
+mod question;
 mod reason;
 mod reload;
 mod rm;
@@ -30,6 +35,7 @@ mod settings;
 mod status;
 mod target;
 mod umount;
+mod undo;
 mod upgrade;
 mod view;
 
@@ -103,12 +109,15 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    History => history,
+    Undo => undo,
     View => view,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
+    DecryptFile => decrypt_file,
     Adopt => adopt,
     Audit => audit,
     Settings => settings,
@@ -135,6 +144,17 @@ impl Context {
         Settings::load(&self.flags(None)?, BACKENDS)
     }
 
+    /// Warns that SimpleTuner finds no secrets, if it reads them through this mount, which is not there.
+    fn warn_of_simpletuner(&self, mount_point: Option<&Path>) {
+        let flags = self.flags(mount_point).ok();
+        if let Some(link) = flags.and_then(|flags| Settings::link_to_mount(&flags)) {
+            failure::warn(&format!(
+                "SimpleTuner reads {} through this mount, so it finds no secrets until it is mounted again",
+                link.display()
+            ));
+        }
+    }
+
     /// Where the mount is. Does not read the settings file, which may be malformed.
     fn mount_point(&self, mount_point: Option<&Path>) -> Result<PathBuf> {
         Settings::mount_point_by(&self.flags(mount_point)?)
@@ -143,12 +163,21 @@ impl Context {
 
 /// The daemon changes its working folder, so it needs absolute paths.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::io(format!("{}", path.display()), e))
+    std::path::absolute(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Settings(format!(
+            "{} is relative to the working folder, which no longer exists; give an absolute path, or `cd` to another folder",
+            path.display()
+        )),
+        _ => Error::io(path.display().to_string(), error),
+    })
 }
 
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     secret::protect_process();
+    if let Some(exit_code) = fstab::run_as_helper() {
+        return exit_code;
+    }
     let matches = help::command().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

@@ -76,7 +76,7 @@ pub(super) fn unlisted(client: &MountClient) -> Vec<Unlisted> {
 
 /// An extended attribute of at most a kilobyte.
 pub(super) fn attribute(path: &Path, name: &str) -> Option<String> {
-    let mut buffer = [0; 1024];
+    let mut buffer = [0; 4096];
     let length = rustix::fs::getxattr(path, name, &mut buffer).ok()?;
     let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
     Some(text.to_string())

@@ -11,6 +11,8 @@ pub(super) struct ListedSecret {
     /// In bytes; only for [`Detail::All`], if the value can be read.
     pub(super) size: Option<u64>,
     pub(super) changed_at: Option<SystemTime>,
+    /// Why the value cannot be read; only for [`Detail::All`].
+    pub(super) problem: Option<String>,
 }
 
 /// What `ls` shows.

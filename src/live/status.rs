@@ -88,7 +88,9 @@ pub struct MountChange {
 /// The views' mount.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ViewsInfo {
-    /// Where it is; `None`: there is none.
+    /// Where it is, or would be.
+    pub dir: String,
+    /// The same, while it is there.
     pub mount_point: Option<String>,
     /// Whether the kernel lets other users in.
     pub allow_other: bool,

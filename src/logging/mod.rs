@@ -23,7 +23,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
-use crate::files::place;
+use crate::files::{base_folder, place};
+use crate::text::shell_path;
 use limit::{Admitted, LineLimit};
 use queue::LogQueue;
 
@@ -63,7 +64,7 @@ pub fn init_foreground() {
 }
 
 /// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB). If its disk does not answer, the
-/// lines are written when it does.
+/// lines are written when it does. If this user may not write there, or nobody may, there is no log.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
@@ -72,25 +73,33 @@ pub fn init_daemon(path: &Path) -> Result<()> {
     let place = path.to_owned();
     let open = move || {
         let log = LogFile::open(&place, MAX_LOG_SIZE);
-        let (log, result) = match log {
+        let (log, result): (Option<Box<dyn Write + Send>>, _) = match log {
             Ok(log) => {
                 let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-                (Some(log), Ok(mode))
+                (Some(Box::new(log)), Ok(mode))
+            }
+            Err(error) if error.is_read_only() || base_folder::refuse_anew(&place).is_err() => {
+                (Some(Box::new(LateLog::Missing(place))), Ok(0))
             }
             Err(error) => (None, Err(error)),
         };
         let _ = sender.send(result);
         log
     };
-    QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
+    QUEUE
+        .start(open)
+        .map_err(|e| Error::io("a thread cannot be started", e))?;
     start(LevelFilter::INFO, None, LineFormat::of_daemon(true), || {
         &QUEUE
     });
     let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
-        let path = path.display();
-        tracing::warn!("other users may open the log {path}; fix it with: chmod 600 {path}");
+        tracing::warn!(
+            "other users may open the log {}; fix it with: chmod 600 {}",
+            path.display(),
+            shell_path(path)
+        );
     }
     Ok(())
 }
@@ -205,6 +214,30 @@ where
             write!(out, " (more such lines within a minute are only counted)")?;
         }
         writeln!(out)
+    }
+}
+
+/// A log that could not be opened: the lines until it can be are lost.
+enum LateLog {
+    Missing(PathBuf),
+    Open(LogFile),
+}
+
+impl Write for LateLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Self::Missing(path) = self
+            && let Ok(log) = LogFile::open(path, MAX_LOG_SIZE)
+        {
+            *self = Self::Open(log);
+        }
+        match self {
+            Self::Missing(_) => Ok(line.len()),
+            Self::Open(log) => log.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

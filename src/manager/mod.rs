@@ -11,6 +11,7 @@ mod publish;
 mod snapshot;
 mod writes;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -58,6 +59,8 @@ pub struct SecretsManager {
     /// Held from taking the providers' updates until the listeners have run. A second reader finds no update, and could
     /// otherwise still get the old value.
     publish_lock: Mutex<()>,
+    /// Keys of which it was logged that another provider has them, too; `true`: when they were removed. A leaf lock.
+    logged_shadows: Mutex<HashSet<(SecretName, bool)>>,
 }
 
 /// The cache `secrets` in the registry: invalidating it also expires what the providers have cached.

@@ -205,6 +205,12 @@ impl Snapshot {
         }
     }
 
+    /// The first provider that has the key cached; decrypts nothing.
+    pub fn provider_of(&self, name: &SecretName) -> Option<&Arc<str>> {
+        let source = self.sources.iter().find(|source| source.view.has(name))?;
+        Some(&source.name)
+    }
+
     /// Whether a provider has the key cached; decrypts nothing.
     pub fn has(&self, name: &SecretName) -> bool {
         self.sources.iter().any(|source| source.view.has(name))

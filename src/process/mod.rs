@@ -13,6 +13,7 @@ mod container;
 mod fields;
 pub(crate) mod heartbeat;
 pub(crate) mod mountinfo;
+pub(crate) mod pidfd;
 pub mod users;
 
 use std::fs;
@@ -345,13 +346,11 @@ pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
 }
 
-/// The user as whom the process opens files, and its name as [`name_of`] gives it.
-pub(crate) fn file_user_and_name(pid: u32) -> Option<(u32, String)> {
-    let status = Status::of(pid)?;
+/// The user as whom the thread opens files.
+pub fn file_user_of(tid: u32) -> Option<u32> {
+    let status = Status::of(tid)?;
     let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);
-    let uid = number(ids.nth(3)?)?;
-    let name = String::from_utf8_lossy(status.field(b"Name:")?);
-    Some((uid, crate::text::printable(&name)))
+    number(ids.nth(3)?)
 }
 
 /// The process's effective user.

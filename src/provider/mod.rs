@@ -34,8 +34,10 @@ pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_varia
 pub use command::variables as variables_of_programs;
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
+pub use file::{Did, PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
+pub(crate) use timestamp::rfc3339_in_microseconds;
 pub use timestamp::{parse_rfc3339, rfc3339};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
@@ -206,6 +208,15 @@ pub(crate) fn no_answer(provider: &str) -> Error {
     }
 }
 
+/// What became of a store's encrypted values.
+#[derive(Debug, Default)]
+pub struct Decrypted {
+    /// Those that are plain text now.
+    pub names: Vec<SecretName>,
+    /// Those that stay as they are, and why.
+    pub failed: Vec<(SecretName, Error)>,
+}
+
 /// A provider that can be written to.
 pub trait SecretStore: Send + Sync {
     /// Applies all changes in one atomic write, or none.
@@ -230,6 +241,64 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// Why the write failed.
     fn encrypt_all(&self) -> Result<usize>;
+
+    /// Makes the key with which values are encrypted, if there is none.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] if the store has values that need an old one.
+    fn ensure_key(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What was done to the keys, as far as it is kept, the newest first.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    fn history(&self) -> Result<Vec<PastChange>> {
+        Ok(Vec::new())
+    }
+
+    /// What to set back. Changes nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    fn plan_undo(&self, _what: &UndoRequest) -> Result<Vec<Undo>> {
+        Ok(Vec::new())
+    }
+
+    /// Sets keys back, all in one atomic write, or none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if one of them has changed since it was planned; else why the write failed.
+    fn undo(&self, _planned: &[Undo]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes all encrypted values in plain text, in one atomic write; with `dry_run` only says what it would do.
+    ///
+    /// # Errors
+    /// Why the write failed.
+    fn decrypt_all(&self, _dry_run: bool) -> Result<Decrypted> {
+        Ok(Decrypted::default())
+    }
+
+    /// The names of the values that are plain text, as the store is now.
+    ///
+    /// # Errors
+    /// Why the store cannot be read.
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the key's value is encrypted, as the store was last read; `None`: it is not there.
+    fn is_encrypted(&self, _name: &SecretName) -> Option<bool> {
+        None
+    }
+
+    /// The keys that since the last call were encrypted in a file where SimpleTuner's server could read them before.
+    fn take_hidden(&self) -> Vec<SecretName> {
+        Vec::new()
+    }
 
     /// Checks whether another program changed something, for [`Provider::take_update`] to return. Waits at
     /// most `timeout`.
@@ -263,6 +332,15 @@ pub trait SecretStore: Send + Sync {
     fn path(&self) -> PathBuf;
 }
 
+/// Keys whose values cannot be decrypted for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UndecryptableKeys {
+    /// Why.
+    pub reason: String,
+    /// The keys.
+    pub keys: Vec<String>,
+}
+
 /// A provider's state, for people and for `providers/NAME` in the mount. Times are RFC 3339 in UTC.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ProviderReport {
@@ -280,6 +358,8 @@ pub struct ProviderReport {
     pub keys: Vec<String>,
     /// How many entries are not secrets: not a text, or without a valid name.
     pub skipped_keys: usize,
+    /// The keys whose values cannot be decrypted; `None`: nobody has tried yet.
+    pub undecryptable: Option<Vec<UndecryptableKeys>>,
     /// When it last answered.
     pub last_success: Option<String>,
     /// Why it fails, or has no secrets.

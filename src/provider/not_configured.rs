@@ -50,6 +50,7 @@ impl View for Unset {
             name: self.name.to_owned(),
             available: Some(false),
             source: format!("{} is not set", self.setting),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }

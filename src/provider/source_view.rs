@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ChangeKind, KeyChange, ListingState, Provided, ProviderReport, View, ViewLookup, rfc3339,
+    ChangeKind, KeyChange, ListingState, Provided, ProviderReport, UndecryptableKeys, View,
+    ViewLookup, rfc3339,
 };
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -36,6 +37,11 @@ pub(super) trait SourceDocument: Clone + Send + Sync + 'static {
 
     /// How many entries are not secrets.
     fn skipped(&self) -> usize;
+
+    /// The keys whose values cannot be decrypted; `None`: nobody has tried yet.
+    fn undecryptable(&self) -> Option<Vec<UndecryptableKeys>> {
+        Some(Vec::new())
+    }
 
     fn changes_to(&self, newer: &Self) -> Vec<KeyChange>;
 }
@@ -309,6 +315,10 @@ impl<D: SourceDocument> View for SourceView<D> {
             source: self.source.clone(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             skipped_keys: self.document().map_or(0, D::skipped),
+            undecryptable: match self.document() {
+                Some(document) => document.undecryptable(),
+                None => Some(Vec::new()),
+            },
             last_success: self.last_success.map(rfc3339),
             last_error: last_error.map(|(text, _)| text.clone()),
             last_error_at: last_error.map(|(_, at)| rfc3339(*at)),

@@ -2,8 +2,10 @@
 //! program has encrypted. Knows no format.
 
 mod printable;
+mod shell;
 
 pub(crate) use printable::printable;
+pub(crate) use shell::{shell_path, shell_word};
 
 /// A count with its noun: `1 row`, `2 rows`, `2 entries`.
 pub(crate) fn counted(count: u64, noun: &str) -> String {

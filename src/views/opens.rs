@@ -5,7 +5,11 @@ use std::sync::Arc;
 use super::owner::FileOwner;
 use super::tree::Views;
 use crate::audit::{Actor, AuditTrail, ReadTarget};
+use crate::process::process_of;
 use crate::versions::Inode;
+
+/// The kernel names no user in an open if views can be mounted with mapped users.
+const NO_UID: u32 = u32::MAX;
 
 /// How it is recorded who opens files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +57,13 @@ impl Views {
 
     /// Records an open by a user's thread, which waits for the answer.
     pub fn record_open(&self, ino: u64, uid: u32, tid: u32) {
-        let trail = self.opens.lock().trail.clone();
-        if let Some((trail, target)) = trail.zip(self.target_of(ino)) {
-            trail.record_read(uid, tid, target);
-        }
+        self.record_open_by(
+            ino,
+            match uid {
+                NO_UID => Actor::of_opener(process_of(tid).unwrap_or(tid), |look| look(tid)),
+                uid => Actor::of_thread(uid, tid),
+            },
+        );
     }
 
     /// Records an open that the kernel has reported.

@@ -286,6 +286,7 @@ fn over(store: &Path) -> Arc<SecretsManager> {
         encrypt: false,
         max_stale: Duration::from_secs(3600),
         max_keys: 10_000,
+        keep_previous: 1,
         lock_timeout: Duration::from_secs(1),
     });
     SecretsManager::builder()

@@ -129,7 +129,13 @@ impl<'a> Position<'a> {
         }
         match self.positional().and_then(|arg| values_of(arg, "")) {
             Some(wanted) => wanted,
-            None if current.is_empty() && !self.is_escaped => self.options(current),
+            // Behind a command that does not exist, nothing fits.
+            None if current.is_empty()
+                && !self.is_escaped
+                && !(self.command.has_subcommands() && self.positionals > 0) =>
+            {
+                self.options(current)
+            }
             None => Wanted::Words(Vec::new()),
         }
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::place::Place;
 use crate::files::{Content, ReadError, Stamp, read_file, read_place};
 use crate::secret::{SecretName, fingerprint};
+use crate::text::shell_path;
 
 const TOO_LARGE: &str = "it is too large: over 16 MiB";
 /// How long a malformed or missing file may be a half-written one: SimpleTuner truncates the file and writes it again
@@ -167,8 +168,11 @@ impl StoreReader {
         let path = located.path();
         let content = read_place(located, MAX_DOCUMENT).map_err(|error| read_error(path, error))?;
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
-            let path = path.display();
-            tracing::warn!("{path} can be read by others; fix it with: chmod 600 {path}");
+            tracing::warn!(
+                "{} can be read by others; fix it with: chmod 600 {}",
+                path.display(),
+                shell_path(path)
+            );
         }
         if is_mounted(path) && !self.mount_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(

@@ -133,6 +133,14 @@ impl State {
         }
     }
 
+    /// The next check gets the key if the file has encrypted values.
+    pub(super) fn request_key_if_encrypted(&mut self) {
+        let document = self.loaded.as_ref().map(|loaded| &loaded.document);
+        if document.is_some_and(|document| document.encrypted().next().is_some()) {
+            self.request_key();
+        }
+    }
+
     pub(super) fn needs_key(&self) -> bool {
         !matches!(self.key, Key::Unused)
     }

@@ -36,6 +36,7 @@ impl Scratch {
             encrypt: true,
             max_stale: Duration::from_secs(3600),
             max_keys: 10_000,
+            keep_previous: 1,
             lock_timeout: Duration::from_secs(20),
         };
         change(&mut options);

@@ -1,11 +1,12 @@
 //! Whether the secrets file can be written now, as far as that shows without writing: the file, its folder, the disk, the
 //! key. A program learns it when it opens a secret to write, because many do not look at what close(2) returns.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::document::Stored;
+use super::key_check::misfit;
 use super::reader::LoadedDocument;
 use super::watch::CheckTarget;
 use super::write::{Lock, beside, refuse_mounted};
@@ -36,7 +37,7 @@ impl Shared {
         self.check_lock(&located)?;
         self.check_disk(&located, loaded.as_ref().map_or(0, LoadedDocument::size))?;
         match loaded {
-            Some(loaded) => self.check_key(&loaded.document),
+            Some(loaded) => self.check_key(&loaded.document, located.path()),
             None => Ok(()),
         }
     }
@@ -68,19 +69,21 @@ impl Shared {
         opened.map_err(|error| Error::io(format!("opening {}", lock.display()), error))
     }
 
-    /// Whether there is a key to encrypt values with, or it can be made.
-    fn check_key(&self, document: &Document) -> Result<()> {
+    /// Whether there is a key to encrypt values with, which is that of the document, or it can be made.
+    fn check_key(&self, document: &Document, store: &Path) -> Result<()> {
         let key = &self.options.key;
         if !self.options.encrypt {
             return Ok(());
         }
+        if document.encrypted().next().is_some() {
+            let cipher = key.cipher_if_present()?;
+            return match misfit(document, cipher.as_ref()) {
+                Some(misfit) => Err(misfit.error(key, store)),
+                None => Ok(()),
+            };
+        }
         if key.exists() {
             return key.check();
-        }
-        let is_encrypted = |name| matches!(document.get(name), Some(Stored::Encrypted(_)));
-        if document.names().any(is_encrypted) {
-            // A new key would not decrypt them.
-            return key.cipher().map(drop);
         }
         let Some(file) = key.file() else {
             return Ok(());

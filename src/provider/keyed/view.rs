@@ -93,6 +93,7 @@ impl View for KeyedView {
             last_error_at: last_error.map(|(_, at)| rfc3339(*at)),
             latency_ms: last.took.map(|took| took.as_micros() as f64 / 1000.0),
             stale: self.answers.iter().any(is_stale),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }

@@ -1,5 +1,6 @@
 //! Error messages for Vault: what failed, which setting it concerns, what to do. They never quote the server.
 
+use std::io;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -28,9 +29,14 @@ pub(super) fn no_response(address: &Address, error: &reqwest::Error) -> FetchErr
             }
         });
     }
+    let is_refused = causes().any(|cause| {
+        let system = cause.downcast_ref::<io::Error>();
+        system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
     let advice = match error.is_timeout() {
         true => "is vault_url (or VAULT_ADDR) right, and is there no firewall in between?",
-        false => "is it running there, and is vault_url (or VAULT_ADDR) right?",
+        false if is_refused => "is it running there, and is vault_url (or VAULT_ADDR) right?",
+        false => "is vault_url (or VAULT_ADDR) right?",
     };
     let why = why_not_connected(error);
     FetchError::passing(format!(

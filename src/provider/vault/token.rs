@@ -17,6 +17,7 @@ use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
 use crate::sync;
+use crate::text::shell_path;
 
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -245,7 +246,8 @@ impl Tokens {
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{shown} holds a Vault token and can be read by others; fix it with: chmod 600 {shown}"
+                "{shown} holds a Vault token and can be read by others; fix it with: chmod 600 {}",
+                shell_path(path)
             );
         }
         self.had_token.store(true, Ordering::Relaxed);
