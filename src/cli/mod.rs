@@ -38,6 +38,7 @@ mod target;
 mod umount;
 mod undo;
 mod upgrade;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ commands! {
     Ls => ls,
     History => history,
     Undo => undo,
+    View => view,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,

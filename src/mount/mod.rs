@@ -3,6 +3,7 @@
 //! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
 //!   server's process as the keeper sees it
 //! - `server`: answers the kernel, starts another keeper when one ends
+//! - `views`: the views' mount, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
 //! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
@@ -30,6 +31,7 @@ mod keeper;
 mod keeper_link;
 mod mount_point;
 mod mount_point_state;
+mod open_watch;
 mod poll;
 mod reload;
 mod running;
@@ -44,6 +46,7 @@ mod unit;
 mod unmount;
 mod upgrade;
 mod usage;
+mod views;
 
 pub use crate::fuse::Allocator;
 pub use environment::Environment;
@@ -62,7 +65,7 @@ pub use start::{Mounted, mount_background};
 pub use successor::become_server;
 pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT, runtime_folder};
-pub use unmount::{Unmount, unmount};
+pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;
