@@ -40,7 +40,7 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountChange, MountInfo, Restart, ViewsInfo};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart, SocketInfo, ViewsInfo};
 
 use crate::audit::AuditTrail;
 use crate::bundle::BundleFormat;

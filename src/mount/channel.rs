@@ -26,8 +26,10 @@ use crate::secret::SealingKey;
 
 /// The number of descriptors in `SharedFds`.
 const SHARED_FDS: usize = 6;
-/// The most descriptors in one message: those, those of the views' mount, and another channel.
-const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + 1;
+/// The most listening sockets.
+const MAX_SOCKETS: usize = 4;
+/// The most descriptors in one message: those, those of the views' mount, the sockets, and another channel.
+const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + MAX_SOCKETS + 1;
 /// The most bytes in one message: the variables of a reload are the longest.
 const MAX_MESSAGE: usize = MAX_VARIABLES + 1024;
 
@@ -145,6 +147,7 @@ impl Channel {
         let [a, b] = &shared.journal;
         let key = shared.key.as_bytes();
         let views = shared.views.as_ref().map(ViewsFds::all);
+        let sockets = &shared.sockets;
         let shared = [
             &shared.device,
             &shared.heartbeat,
@@ -155,6 +158,7 @@ impl Channel {
         ];
         let mut descriptors: Vec<BorrowedFd> = shared.map(AsFd::as_fd).into();
         descriptors.extend(views.into_iter().flatten());
+        descriptors.extend(sockets.iter().map(AsFd::as_fd));
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
     }
@@ -166,6 +170,12 @@ impl Channel {
         views: Option<&ViewsFds>,
     ) -> Result<()> {
         let descriptors: Vec<BorrowedFd> = views.map(ViewsFds::all).into_iter().flatten().collect();
+        self.send_with(&[], message, &descriptors)
+    }
+
+    /// Sends a message about the listening sockets, with them.
+    pub(super) fn send_sockets(&self, message: &ToKeeper, sockets: &[OwnedFd]) -> Result<()> {
+        let descriptors: Vec<BorrowedFd> = sockets.iter().map(AsFd::as_fd).collect();
         self.send_with(&[], message, &descriptors)
     }
 
@@ -224,10 +234,16 @@ impl Channel {
             program: next()?,
             key,
             views: None,
+            sockets: Vec::new(),
         };
         if state.views.is_some() {
             let views = ViewsFds::from_message(descriptors.by_ref());
             shared.views = Some(views.ok_or_else(incomplete)?);
+        }
+        for _ in &state.sockets {
+            shared
+                .sockets
+                .push(descriptors.next().ok_or_else(incomplete)?);
         }
         let channel = descriptors.next().map_or(self, Self);
         Ok((message, shared, channel))
@@ -300,6 +316,7 @@ mod tests {
             allow_root: false,
             server_timeout: 6,
             views: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -313,6 +330,7 @@ mod tests {
             program: file(),
             key: SealingKey::random().unwrap(),
             views: None,
+            sockets: Vec::new(),
         }
     }
 

@@ -13,6 +13,7 @@ use super::handover::{
 use super::in_force;
 use super::keeper_link::KeeperLink;
 use super::setup::Signals;
+use super::sockets::Sockets;
 use super::views::{Inherited, ViewsMount};
 use crate::audit::AuditTrail;
 use crate::clock;
@@ -53,7 +54,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             return Ok(None);
         };
         let parts = assemble(&settings, &state, &shared, manager.clone(), &channel)?;
-        Ok(Some((parts, manager, Signals::new()?)))
+        Ok(Some((parts, manager, Signals::new()?, settings)))
     });
     let (
         Assembled {
@@ -66,6 +67,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         },
         manager,
         signals,
+        settings,
     ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
@@ -75,6 +77,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             return Err(error);
         }
     };
+    let sockets = Sockets::start(&settings, &mut state, &mut shared, &views, &channel.read());
+    let sockets = Arc::new(sockets);
     reserve::keep();
     drain.resume(unfinished);
     let mount_point = state.mount_point();
@@ -89,11 +93,13 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         drain: drain.clone(),
         tree,
         views: views.clone(),
+        sockets: sockets.clone(),
         manager: manager.clone(),
         slept: clock::slept(),
     };
     keeper_link.start_thread()?;
     let result = session.run();
+    sockets.remove();
     views.end();
     drain.finish();
     manager.close();
