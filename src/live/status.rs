@@ -38,7 +38,6 @@ pub struct MountInfo {
     /// The views' mount.
     pub views: ViewsInfo,
     /// The socket for container engines.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<SocketInfo>,
     /// The variables that the settings give to programs.
     #[serde(skip)]
@@ -178,6 +177,7 @@ impl Tree {
             "allow_root": mount.allow_root,
             "kernel": mount.kernel,
             "views": mount.views,
+            "docker": mount.docker,
         })
     }
 }

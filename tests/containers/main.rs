@@ -23,10 +23,11 @@ struct Daemon {
 
 impl Daemon {
     fn at(socket: PathBuf) -> Self {
-        let home = scratch_home();
         let settings = format!("docker: true\ndocker_socket: {}\n", socket.display());
-        let files = vec![(".simpletuner/live.yaml", &*settings)];
-        let live = Live::start_in(home, setup_files(files));
+        let live = Live::start_with(Setup {
+            files: vec![(".simpletuner/live.yaml", &*settings)],
+            ..Setup::default()
+        });
         Self { live, socket }
     }
 
@@ -49,13 +50,6 @@ impl Daemon {
         let before = pid();
         signal("KILL", before);
         wait_until("another process is there", || pid() != before);
-    }
-}
-
-fn setup_files<'a>(files: Vec<(&'a str, &'a str)>) -> Setup<'a> {
-    Setup {
-        files,
-        ..Setup::default()
     }
 }
 
