@@ -59,6 +59,19 @@ impl BundleFormat {
     }
 }
 
+/// Why a format cannot hold a secret; `None` if it can.
+pub fn refusal(
+    format: BundleFormat,
+    name: &SecretName,
+    value: &SecretValue,
+) -> Option<&'static str> {
+    match format {
+        BundleFormat::Json | BundleFormat::Yaml => None,
+        BundleFormat::Env => env::not_a_variable(name.as_str(), value.as_str()),
+        BundleFormat::DockerEnv => env::not_bare(name.as_str(), value.as_str()),
+    }
+}
+
 /// What a document held when a process last read or wrote it: its names, and fingerprints instead of its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base(BTreeMap<SecretName, u64>);

@@ -17,15 +17,17 @@ pub enum Error {
         /// The key that was asked for.
         name: String,
     },
-    /// A provider that may have the key failed, and no usable older value is cached.
-    #[error("the {provider} provider failed for {name}: {reason}")]
+    /// Providers that may have the key failed, and no usable older value is cached.
+    #[error("{}", providers_failed(name, (provider, reason), others))]
     ProviderFailed {
         /// The key that was asked for.
         name: String,
-        /// The provider that failed.
+        /// The first provider that failed.
         provider: String,
         /// Its error.
         reason: String,
+        /// Further providers that failed, each with its error.
+        others: Vec<(String, String)>,
     },
     /// A backend did not answer, and no usable older value is cached.
     #[error("the {provider} provider: {reason}")]
@@ -119,13 +121,55 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     /// A system call failed.
-    #[error("{context}: {source}")]
+    #[error("{}", failed_call(context, source))]
     Io {
         /// The operation, with its path.
         context: String,
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// The operation, and why it failed. A reason that has the operation's path in it says all by itself.
+fn failed_call(context: &str, error: &io::Error) -> String {
+    let words = in_words(error);
+    let path = context
+        .rsplit(' ')
+        .next()
+        .filter(|word| word.starts_with('/'));
+    match path.is_some_and(|path| words.contains(path)) {
+        true => words,
+        false => format!("{context}: {words}"),
+    }
+}
+
+/// The system's words for an error, without its number.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.rsplit_once(" (os error ");
+    words.map_or(&*text, |(words, _)| words).to_owned()
+}
+
+/// Each provider with its own reason.
+fn providers_failed(name: &str, first: (&str, &str), others: &[(String, String)]) -> String {
+    let others = others
+        .iter()
+        .map(|(provider, reason)| (&**provider, &**reason));
+    let failures: Vec<(&str, &str)> = std::iter::once(first).chain(others).collect();
+    match &failures[..] {
+        [(provider, reason)] => format!("the {provider} provider failed for {name}: {reason}"),
+        several => {
+            let providers: Vec<&str> = several.iter().map(|(provider, _)| *provider).collect();
+            let reasons = several
+                .iter()
+                .map(|(provider, reason)| format!("{provider}: {reason}"));
+            format!(
+                "the providers {} failed for {name}: {}",
+                providers.join(" and "),
+                reasons.collect::<Vec<_>>().join("; ")
+            )
+        }
+    }
 }
 
 impl Error {
@@ -152,6 +196,27 @@ impl Error {
         }
     }
 
+    /// The key, or the document, that it is about.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Error::NotFound { name }
+            | Error::ProviderFailed { name, .. }
+            | Error::CannotDecrypt { name, .. }
+            | Error::InvalidName { name, .. }
+            | Error::NotUtf8 { name }
+            | Error::ReadOnlyProvider { name, .. }
+            | Error::At { name, .. } => Some(name),
+            // "the value of K", "the view v"
+            Error::Malformed { what, .. } | Error::TooLarge { what, .. } => what.rsplit(' ').next(),
+            Error::Unavailable { .. }
+            | Error::KeyUnusable { .. }
+            | Error::MalformedStore { .. }
+            | Error::Database { .. }
+            | Error::Settings(_)
+            | Error::Io { .. } => None,
+        }
+    }
+
     /// The errno that the mount returns for it (see the README's table of errors).
     pub fn errno(&self) -> i32 {
         match self {
@@ -172,6 +237,15 @@ impl Error {
                 _ => source.raw_os_error().unwrap_or(libc::EIO),
             },
         }
+    }
+
+    /// Whether the place may not be written to: nobody may, or this user may not.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let code = match self {
+            Error::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        matches!(code, Some(libc::EROFS | libc::EACCES | libc::EPERM))
     }
 
     /// Whether no provider has the key; the chain then asks the next provider.
@@ -203,10 +277,12 @@ impl Error {
                 name,
                 provider,
                 reason,
+                others,
             } => Error::ProviderFailed {
                 name: name.clone(),
                 provider: provider.clone(),
                 reason: reason.clone(),
+                others: others.clone(),
             },
             Error::Unavailable { provider, reason } => Error::Unavailable {
                 provider: provider.clone(),
@@ -263,5 +339,22 @@ impl Error {
                 },
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_has_the_systems_words_once_and_no_number() {
+        let of = |context: &str, error: io::Error| Error::io(context, error).to_string();
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(
+            of("opening /a/b", denied),
+            "opening /a/b: Permission denied"
+        );
+        let owned = io::Error::other("/a/b belongs to another user");
+        assert_eq!(of("reading /a/b", owned), "/a/b belongs to another user");
     }
 }

@@ -59,8 +59,8 @@
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
 //! - `yaml`: YAML as PyYAML reads it, with the byte offsets of its entries
-//! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters
 //! - `files`: opens files, and only those that this user or root can have put where they are
+//! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters; words of a shell
 //! - [`error`]: every error, and its errno
 //! - [`clock`]: the clock by which things expire, which cannot be set
 //! - `sync`: locks that are never poisoned, and threads; in the tests with shuttle, those of shuttle

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use rustix::fs::{Access, OFlags};
 
 use crate::error::{Error, Result};
 use crate::files::place::{self, Place};
-use crate::files::{Stamp, not_a_file};
+use crate::files::{self, Stamp, not_a_file};
 
 /// How long a writer waits for other programs' locks; SimpleTuner waits as long.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -264,6 +264,32 @@ pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<D
     let wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
     wal.map_err(|e| from_sqlite(path, &e))?;
     Ok(connection)
+}
+
+/// Checks whether the database can be written now, or made, as far as that shows without writing. A lock of another program
+/// is no reason why not.
+///
+/// # Errors
+/// [`Error::Database`].
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let place = find(path).map_err(|error| refused(path, &error))?;
+    if let Err(error) = files::writable::check_writable(&place) {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let reason = format!("it cannot be written: {error}");
+        return Err(database_error(path, errno, &reason));
+    }
+    if place.stat().is_none() {
+        return Ok(());
+    }
+    let begin = |mut connection: Database| {
+        // Rolled back at once.
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        begun.map(drop).map_err(|error| from_sqlite(path, &error))
+    };
+    match connect(path, Mode::Write, Duration::ZERO).and_then(begin) {
+        Err(error) if error.errno() == libc::EBUSY => Ok(()),
+        checked => checked,
+    }
 }
 
 /// Whether the error means that another program holds a lock.

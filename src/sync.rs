@@ -103,7 +103,34 @@ pub(crate) fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let thread = thread::Builder::new().name(name.into());
-    thread.stack_size(stack_size).spawn(work)
+    let spawned = thread.stack_size(stack_size).spawn(work);
+    spawned.map_err(not_started)
+}
+
+/// The error of a thread or a process that could not be started: EAGAIN says nothing to a user.
+pub(crate) fn not_started(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(
+            error.kind(),
+            "this user may have no more processes and threads; see `ulimit -u`, or TasksMax= of a systemd unit",
+        ),
+        _ => error,
+    }
+}
+
+/// Runs work that may never end on a thread of its own, and waits for it; `None`: it takes too long. Without a thread, the caller
+/// has to wait for the work.
+pub(crate) fn within<T: Send + 'static>(
+    name: &'static str,
+    timeout: Duration,
+    work: impl FnOnce() -> T + Clone + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let again = work.clone();
+    match spawn(name, SMALL_STACK, move || drop(sender.send(again()))) {
+        Ok(_) => receiver.recv_timeout(timeout).ok(),
+        Err(_) => Some(work()),
+    }
 }
 
 #[cfg(all(test, feature = "shuttle"))]

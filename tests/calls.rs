@@ -56,6 +56,7 @@ fn file_options() -> FileOptions {
         encrypt: true,
         max_stale: Duration::from_secs(3600),
         max_keys: 10_000,
+        keep_previous: 1,
         lock_timeout: Duration::from_secs(10),
     }
 }
@@ -281,8 +282,8 @@ fn rows() -> Vec<Row> {
             let provider = EnvironmentProvider::new([("K".into(), "v".into())], "", &[]);
             assert_eq!(provider.get(&name("k")).unwrap().unwrap().value.as_str(), "v");
         }
-        "provider.view().report(now).available" => {
-            assert!(EnvironmentProvider::new([], "", &[]).view().report(simpletuner_live::clock::Instant::now()).available);
+        "provider.view().report(now).available == Some(true)" => {
+            assert!(EnvironmentProvider::new([], "", &[]).view().report(simpletuner_live::clock::Instant::now()).available == Some(true));
         }
         "credential::encrypt_credential(text)" => {
             assert!(credential::encrypt_credential("v").unwrap().starts_with("Z0FBQUFB"));

@@ -1,7 +1,7 @@
 //! The real binary in a scratch home, without a mount. One file: the commands share the home and its checks.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -303,10 +303,11 @@ fn ls_shows_each_name_with_its_provider() {
     assert_eq!(json[1]["provider"], "file");
     assert_eq!(json[1]["size"], 5);
     assert!(json[1]["changed_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(json[2]["provider"], "environment");
     let short: Value = serde_json::from_str(&list(&["ls", "--json"]).out).unwrap();
     assert_eq!(
-        short[2],
-        serde_json::json!({"name": "HF_TOKEN", "provider": "environment"})
+        short.as_array().unwrap()[..2],
+        json.as_array().unwrap()[..2]
     );
     assert!(!long.contains("12345") && !long.contains("from_env"));
 }
@@ -396,7 +397,7 @@ fn adopt_creates_a_link_into_the_mount_and_undo_removes_it() {
     assert!(home.text("store.json").contains("Z0FBQUFB"));
     assert_eq!(home.quiet("", &["get", "HF_TOKEN"]), "plain");
 
-    let undone = home.run(["adopt", "--undo"]);
+    let undone = home.run(["adopt", "--undo", "--yes"]);
     assert_eq!(undone.code, 0, "{}", undone.err);
     assert!(!home.path("secrets.json").is_symlink());
     let store: Value = serde_json::from_str(&home.text("secrets.json")).unwrap();
@@ -462,41 +463,6 @@ fn commands_that_need_a_mount_say_so_without_one() {
 }
 
 #[test]
-fn completions_know_every_command() {
-    let home = Home::new();
-    for shell in ["bash", "zsh", "fish"] {
-        let script = home.quiet("", &["completions", shell]);
-        for command in ["mount", "umount", "encrypt-file", "adopt"] {
-            assert!(script.contains(command), "{shell}: {command}");
-        }
-    }
-}
-
-#[test]
-fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_an_error() {
-    let home = Home::new();
-    home.quiet("v", &["set", "A"]);
-    for args in [
-        &["get", "A"][..],
-        &["ls"],
-        &["completions", "bash"],
-        &["--help"],
-    ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let output = home.command().args(args).stdout(writer).output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{args:?}");
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
-    }
-    for args in [&["get", "A"][..], &["completions", "bash"]] {
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let output = home.command().args(args).stdout(full).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"));
-    }
-}
-
-#[test]
 fn the_help_of_every_command_has_examples() {
     let home = Home::new();
     let all = home.quiet("", &["--help"]);
@@ -505,7 +471,8 @@ fn the_help_of_every_command_has_examples() {
         .skip_while(|line| *line != "Commands:")
         .skip(1)
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_whitespace().next())
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split(' ').next().filter(|word| !word.is_empty()))
         .filter(|command| *command != "help");
     let mut seen = 0;
     for command in commands {

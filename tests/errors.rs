@@ -223,14 +223,18 @@ fn a_value_that_cannot_be_decrypted_is_ekeyrejected_and_the_others_work() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/BAD", "hidden-value");
-    let stored = json_of_store(&live)["BAD"].as_str().unwrap().to_owned();
+    live.write("secrets/KEPT", "kept");
+    let store = json_of_store(&live);
+    let stored = store["BAD"].as_str().unwrap().to_owned();
     let mut damaged = stored.into_bytes();
     let middle = damaged.len() / 2;
     damaged[middle] = if damaged[middle] == b'A' { b'B' } else { b'A' };
     let damaged = String::from_utf8(damaged).unwrap();
     let home = live.stop();
     let file = home.path().join(".simpletuner/secrets.json");
-    fs::write(&file, json!({"BAD": damaged, "GOOD": "plain"}).to_string()).unwrap();
+    // One value of the key shows that it is the file's.
+    let store = json!({"BAD": damaged, "GOOD": "plain", "KEPT": store["KEPT"]});
+    fs::write(&file, store.to_string()).unwrap();
     let live = Live::start_in(
         home,
         Setup {
@@ -241,8 +245,11 @@ fn a_value_that_cannot_be_decrypted_is_ekeyrejected_and_the_others_work() {
     assert_eq!(read_errno(&live, "secrets/BAD"), EKEYREJECTED);
     assert_eq!(live.read("secrets/GOOD"), "plain");
     assert_eq!(live.read("secrets/GOOD_TOO"), "e");
-    assert_eq!(live.sh("ls secrets"), "BAD\nGOOD\n");
-    assert_eq!(live.json("bundle/secrets.json"), json!({"GOOD": "plain"}));
+    assert_eq!(live.sh("ls secrets"), "BAD\nGOOD\nKEPT\n");
+    assert_eq!(
+        live.json("bundle/secrets.json"),
+        json!({"GOOD": "plain", "KEPT": "kept"})
+    );
     logged(&live, &["BAD cannot be decrypted"]);
     // A program that rewrites the bundle does not delete secrets that it could not see.
     live.sh(

@@ -16,7 +16,7 @@ use support::home::{
 use support::wait_until;
 
 #[test]
-fn mount_returns_when_it_answers_and_says_what_to_try() {
+fn mount_returns_when_it_answers() {
     let home = Home::new();
     let mounted = home.run(&["mount"]);
     let status = fs::read(home.live("status"));
@@ -24,13 +24,10 @@ fn mount_returns_when_it_answers_and_says_what_to_try() {
     let place = place.trim_end_matches('/');
     assert_eq!((mounted.code, mounted.out), (0, format!("{place}\n")));
     assert!(status.is_ok(), "{status:?}");
-    let tries: Vec<&str> = mounted
-        .err
-        .lines()
-        .filter_map(|line| line.strip_prefix("try: "))
-        .collect();
-    assert_eq!(tries.len(), 2, "{}", mounted.err);
-    assert_eq!(home.sh(&tries.join("\n")), "hf_xxxx\n");
+    assert_eq!(
+        mounted.err, "",
+        "no terminal is there to show a suggestion at"
+    );
 }
 
 #[test]
@@ -315,32 +312,6 @@ fn two_mounts_agree_after_their_peers_file_was_damaged_or_removed() {
         home.sh("rm b/secrets/K");
         wait_until("a shows the removal", || !home.path("a/secrets/K").exists());
         home.sh(&format!("{AGREE}; agree 5"));
-    }
-}
-
-#[test]
-fn ls_warns_which_providers_names_may_be_missing() {
-    let home = Home::new();
-    home.write(
-        ".simpletuner/live.yaml",
-        "aws_secret_name: simpletuner/production\n",
-    );
-    home.run(&["mount"]).done();
-    home.sh("echo v > ~/.simpletuner/live/secrets/K");
-    for args in [&["ls"][..], &["ls", "-l"]] {
-        let ran = home.run(args);
-        assert!(
-            ran.err.contains("the aws provider's names may be missing"),
-            "{}",
-            ran.err
-        );
-        assert!(
-            !ran.err.contains("vault"),
-            "vault is not configured: {}",
-            ran.err
-        );
-        assert!(!ran.err.contains("environment"), "{}", ran.err);
-        assert!(ran.done().contains('K'));
     }
 }
 

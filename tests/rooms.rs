@@ -142,7 +142,12 @@ fn every_thread_is_in_the_table_of_threads() {
             assert!(!code.contains(call), "{call} in {}", file.display());
         }
         // The last one is for the audit trails.
-        for before in ["sync::spawn(", "Worker::start(", "THREAD: &'static str ="] {
+        for before in [
+            "sync::spawn(",
+            "sync::within(",
+            "Worker::start(",
+            "THREAD: &'static str =",
+        ] {
             let calls = code.split(before).skip(1);
             for name in calls.filter_map(|call| call.trim_start().strip_prefix('"')) {
                 let name = name.split('"').next().unwrap();

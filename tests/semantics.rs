@@ -41,6 +41,10 @@ fn flaws(page: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
                 "section {number}: {rules:?} have the rows {tested:?}"
             ));
         }
+        let last = section.trim_end().lines().next_back().unwrap_or_default();
+        if !last.starts_with("| ") {
+            flaws.push(format!("section {number} has text below its table"));
+        }
         for (rule, tests) in rows {
             if tests.is_empty() {
                 flaws.push(format!("rule {rule} has no test"));
@@ -160,7 +164,7 @@ fn every_statement_about_an_attacker_was_tried() {
 fn a_rule_without_a_test_and_a_test_that_does_not_exist_are_found() {
     let page = |rules: &str, rows: &str| {
         let page = format!(
-            "# Page\n## 1. Names\n\n{rules}\n\n| rule | tests |\n| --- | --- |\n{rows}\n\nText.\n"
+            "# Page\n## 1. Names\n\n{rules}\n\nText.\n\n| rule | tests |\n| --- | --- |\n{rows}\n"
         );
         flaws(&page, |test| test == "a::b")
     };
@@ -176,6 +180,7 @@ fn a_rule_without_a_test_and_a_test_that_does_not_exist_are_found() {
             "| 1.1 | `a::b` |\n| 1.3 | `a::b` |",
         ),
         ("No rule.", ""),
+        (two, "| 1.1 | `a::b` |\n| 1.2 | `a::b` |\n\nText."),
     ] {
         assert_ne!(page(rules, rows), [""; 0], "{rules}\n{rows}");
     }

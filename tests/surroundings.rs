@@ -279,7 +279,7 @@ fn a_store_that_lies_in_the_mount_by_another_name_is_a_settings_error() {
         printf v > ~/.simpletuner/live/secrets/K; mount --bind ~/.simpletuner/live/bundle/secrets.json ~/file");
     for path in ["alias/secrets.json", "file"] {
         home.write(".simpletuner/live.yaml", &format!("file_path: ~/{path}\n"));
-        let said = home.run(&["get", "K"]).failed();
+        let said = home.run(&["get", "--no-mount", "K"]).failed();
         assert!(said.contains("leads into the mount at"), "{path}: {said}");
     }
     fs::remove_file(home.path(".simpletuner/live.yaml")).unwrap();
@@ -352,9 +352,12 @@ fn status_and_umount_work_with_a_malformed_settings_file() {
     home.write(".simpletuner/live.yaml", "aws_secret: x\n");
     home.run(&["status"]).done();
     home.run(&["cache", "stats"]).done();
+    home.sh("printf v > ~/.simpletuner/live/secrets/K");
+    assert_eq!(home.run(&["get", "K"]).done(), "v");
+    home.run(&["umount"]).done();
+    // Without a mount, the settings count.
     let said = home.run(&["get", "K"]).failed();
     assert!(said.contains("aws_secret_name"), "{said}");
-    home.run(&["umount"]).done();
     assert!(!is_mounted(&home.live("")));
 }
 
@@ -398,5 +401,23 @@ fn a_mount_command_that_gave_up_leaves_no_mount_now_or_later() {
         home.run(&["mount"]).done();
     }
     assert_eq!(home.run(&["get", "FAR"]).done(), "far");
+    home.run(&["umount"]).done();
+}
+
+#[test]
+fn the_mount_has_a_type_of_its_own_by_which_tools_leave_it_out() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    let place = home.live("").display().to_string();
+    let place = place.trim_end_matches('/');
+    let of_type = home.sh("findmnt -n -o TARGET -t fuse.simpletuner-live");
+    assert!(
+        of_type.lines().any(|line| line.ends_with(place)),
+        "{of_type}"
+    );
+    let listed = |options: &str| home.sh(&format!("df {options} --output=target 2> said || :"));
+    assert!(listed("-a").contains(place));
+    assert!(!listed("-a -x fuse.simpletuner-live").contains(place));
+    assert_eq!(home.sh(&format!("stat -f -c %T {place}")), "fuseblk\n");
     home.run(&["umount"]).done();
 }

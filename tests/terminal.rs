@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use support::home::{BINARY, Home, signal};
@@ -22,7 +23,7 @@ impl Terminal {
     fn run(home: &Home, script: &str) -> Self {
         home.write(
             "script.sh",
-            &format!("ask() {{ {BINARY} set \"$@\"; }}\n{script}"),
+            &format!("ask() {{ {BINARY} set \"$@\"; }}\nlive() {{ {BINARY} \"$@\"; }}\n{script}"),
         );
         let mut command = home.command("script");
         command.args(["-qec", "sh script.sh", "/dev/null"]);
@@ -143,4 +144,151 @@ fn a_prompt_that_is_terminated_restores_the_terminal() {
     let shown = terminal.end();
     assert!(shown.contains("code=143\r\n"), "{shown}");
     assert!(shown.ends_with("\necho\r\n"), "{shown}");
+}
+
+#[test]
+fn rm_and_undo_ask_at_a_terminal_and_anything_but_yes_changes_nothing() {
+    let home = Home::new();
+    home.run_with("one", &["set", "HF_TOKEN"]).done();
+    home.run_with("two", &["set", "HF_TOKEN"]).done();
+    for mounted in [false, true] {
+        if mounted {
+            home.run(&["mount"]).done();
+        }
+        for answer in ["n\r", "\r", "\x04", "maybe\r", "\x03"] {
+            for (command, question) in [
+                ("rm HF_TOKEN", "remove HF_TOKEN? [y/N] "),
+                ("undo HF_TOKEN", "this sets HF_TOKEN back. Go on? [y/N] "),
+            ] {
+                let mut terminal = Terminal::run(&home, &format!("live {command}; echo code=$?"));
+                terminal.wait_for(question);
+                terminal.types(answer);
+                let shown = terminal.end();
+                if answer != "\x03" {
+                    assert!(shown.contains("nothing has changed"), "{shown}");
+                    assert!(shown.contains("code=1"), "{shown}");
+                }
+                assert_eq!(home.run(&["get", "HF_TOKEN"]).done(), "two");
+            }
+        }
+        let mut terminal = Terminal::run(&home, "live undo HF_TOKEN; live rm HF_TOKEN");
+        terminal.wait_for("gets its earlier value");
+        terminal.wait_for("[y/N] ");
+        terminal.types("y\r");
+        terminal.wait_for("remove HF_TOKEN? [y/N] ");
+        terminal.types("yes\r");
+        terminal.end();
+        assert_eq!(home.run(&["get", "HF_TOKEN"]).code, 4);
+        home.run(&["undo", "HF_TOKEN", "--yes"]).done();
+        // Neither with -f nor for a name that is mistyped.
+        let shown = Terminal::run(&home, "live rm NEVER; live rm -f HF_TOKEN; echo code=$?").end();
+        assert!(!shown.contains("[y/N]"), "{shown}");
+        assert!(shown.contains("code=0"), "{shown}");
+        home.run(&["undo", "HF_TOKEN", "--yes"]).done();
+        home.run_with("two", &["set", "HF_TOKEN"]).done();
+    }
+    home.run(&["umount"]).done();
+}
+
+#[test]
+fn the_first_mount_at_a_terminal_says_what_to_try_and_quotes_its_path() {
+    let parent = Home::new();
+    for (set, first) in [(false, "echo hf_xxxx > "), (true, "ls -l ")] {
+        let home = parent.path(&format!("it's a \"home\" {set}"));
+        std::fs::create_dir(&home).unwrap();
+        let run = format!("export HOME={}", format!("{home:?}").replace('$', "\\$"));
+        if set {
+            parent.sh(&format!("{run}; printf old | {BINARY} set HF_TOKEN"));
+        }
+        let shown = Terminal::run(&parent, &format!("{run}; {BINARY} mount")).end();
+        let tries: Vec<&str> = shown
+            .lines()
+            .filter_map(|line| line.strip_prefix("try: "))
+            .collect();
+        assert!(tries.len() == 2 && tries[0].starts_with(first), "{shown}");
+        let value = if set { "old" } else { "hf_xxxx\n" };
+        let did = parent.sh(&format!("cd /; {}", tries.join("\n")));
+        assert!(did.ends_with(value), "{did}");
+        parent.sh(&format!("{run}; {BINARY} umount"));
+        let again = Terminal::run(&parent, &format!("{run}; {BINARY} mount")).end();
+        parent.sh(&format!("{run}; {BINARY} umount"));
+        assert!(!again.contains("try: "), "{again}");
+    }
+}
+
+#[test]
+fn values_become_plain_once_the_user_has_answered_yes() {
+    let home = Home::new();
+    home.run_with("a", &["set", "A"]).done();
+    let store = || home.sh("cat ~/.simpletuner/secrets.json");
+    let encrypted = store();
+    for (answer, code) in [
+        ("n\r", Some(1)),
+        ("\r", Some(1)),
+        ("\x04", Some(1)),
+        ("\x03", None),
+    ] {
+        let mut terminal = Terminal::run(&home, &format!("{BINARY} decrypt-file; echo code=$?"));
+        terminal.wait_for("[y/N] ");
+        terminal.types(answer);
+        let shown = terminal.end();
+        // Ctrl-C ends the shell, too.
+        let code = code.map_or(String::new(), |code| format!("code={code}\r\n"));
+        assert!(shown.ends_with(&code), "{shown}");
+        assert_eq!(store(), encrypted);
+    }
+    let mut terminal = Terminal::run(&home, &format!("{BINARY} decrypt-file"));
+    terminal.wait_for("1 encrypted value in plain text");
+    terminal.wait_for("[y/N] ");
+    terminal.types("y\r");
+    terminal.end();
+    assert!(store().contains("\"A\": \"a\""));
+    home.run(&["encrypt-file"]).done();
+    home.run(&["adopt"]).done();
+    let mut terminal = Terminal::run(&home, &format!("{BINARY} adopt --undo"));
+    terminal.wait_for("[y/N] ");
+    terminal.types("yes\r");
+    terminal.end();
+    assert!(store().contains("\"A\": \"a\""));
+}
+
+#[test]
+fn a_command_in_a_message_can_be_typed_as_it_stands_whatever_the_path() {
+    let home = Home::new();
+    let odd = home.path("it's a \"home\" of $HOME");
+    let cli = |args: &[&str]| support::home::ran(home.command(BINARY).env("HOME", &odd).args(args));
+    let typed = |said: &str, before: &str, after: &str| {
+        let command = said
+            .split(before)
+            .nth(1)
+            .unwrap_or_else(|| panic!("{said}"));
+        let command = command
+            .split(after)
+            .next()
+            .unwrap()
+            .replace("simpletuner-live", BINARY);
+        support::home::ran(
+            home.command("bash")
+                .env("HOME", &odd)
+                .args(["-c", &command]),
+        )
+        .done();
+    };
+    std::fs::create_dir_all(odd.join(".simpletuner")).unwrap();
+    let store = odd.join(".simpletuner/secrets.json");
+    std::fs::write(&store, "{\"A\": \"a\"}").unwrap();
+    for mode in [0o644, 0o622] {
+        std::fs::set_permissions(&store, PermissionsExt::from_mode(mode)).unwrap();
+        typed(&cli(&["get", "A"]).err, "fix it with: ", "\n");
+        let mode = std::fs::metadata(&store).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{mode:o}");
+    }
+    let place = odd.join("a place");
+    let place = place.to_str().unwrap();
+    typed(&cli(&["status", place]).err, "hint: `", "`");
+    assert_eq!(cli(&["status", place]).code, 0);
+    std::fs::write(odd.join(".simpletuner/live.yaml"), "ttl: 60\n").unwrap();
+    typed(&cli(&["status", place]).err, "in force; `", "`");
+    assert_eq!(cli(&["status", place]).err, "");
+    cli(&["umount", place]).done();
 }

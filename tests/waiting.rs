@@ -104,6 +104,7 @@ impl Mount {
             encrypt: true,
             max_stale: Duration::from_secs(3600),
             max_keys: 10_000,
+            keep_previous: 1,
             lock_timeout: Duration::from_secs(10),
         });
         let slow = Arc::new(Slow::default());

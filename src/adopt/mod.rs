@@ -1,45 +1,68 @@
 //! `adopt`: moves the store to `~/.simpletuner/store.json`, encrypts it, and replaces SimpleTuner's file with a link into the
 //! mount, so that an unmodified SimpleTuner reads and writes through the mount. Never accesses the mount itself.
 //!
-//! No step loses a value, and the next run finishes one that was interrupted: the new store is on disk before the settings
-//! name it, and the settings name it before the old file is removed. `undo` takes the same steps backwards.
+//! No step loses a value, and the next run finishes one that was interrupted. What every process uses changes in one step: `adopt`
+//! puts the link in the place of SimpleTuner's file once the store is on the disk, and `undo` removes the store once the file is
+//! back. `provider::file::StoreLocation` follows both, so a mount that runs does, too.
 
 mod config;
+mod layout;
 
 use std::path::{Path, PathBuf};
 
+use config::Change;
+use layout::Layout;
+
 use crate::credential::KeySource;
 use crate::error::{Error, Result};
-use crate::files::Stamp;
-use crate::provider::file::write::{Lock, Replacement, beside, refuse_mounted, sync_folder_of};
-use crate::provider::file::{Document, Sealed, Stored, read_document};
+use crate::provider::file::write::{Replacement, beside, sync_folder_of};
+use crate::provider::file::{Document, Stored, move_previous, read_document};
 use crate::settings::Settings;
-use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow};
+use crate::settings::paths::IN_MOUNT;
 
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Where the store is now.
+    /// Where the secrets are now.
     pub store: PathBuf,
     /// The file that SimpleTuner reads: a link into the mount; after `undo`, the store itself.
     pub simpletuner_reads: PathBuf,
+    /// Where the secrets were before; they may be there still.
+    pub before: PathBuf,
     /// Whether the run changed anything.
     pub changed: bool,
     /// How many values it encrypted (`undo`: decrypted).
     pub values: usize,
+    /// Whether SimpleTuner reads through the mount now.
+    pub is_adopted: bool,
     /// What the user should know or do next.
     pub notes: Vec<String>,
 }
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let done = if self.changed {
-            ""
-        } else {
-            " (nothing had to be done)"
+        let values = match self.values {
+            1 => "1 value".to_owned(),
+            n => format!("{n} values"),
         };
-        writeln!(f, "the store is {}{done}", self.store.display())?;
-        writeln!(f, "SimpleTuner reads {}", self.simpletuner_reads.display())?;
+        let done = match (self.changed, self.values, self.is_adopted) {
+            (false, ..) => " (nothing had to be done)".to_owned(),
+            (true, 0, _) => String::new(),
+            (true, _, true) => format!(": {values} encrypted"),
+            (true, _, false) => format!(": {values} in plain text now"),
+        };
+        let is_there = std::fs::symlink_metadata(&self.store).is_ok();
+        let what = match is_there {
+            true => "the secrets are in",
+            false => "there is no secrets file",
+        };
+        writeln!(f, "{what} {}{done}", self.store.display())?;
+        if self.is_adopted {
+            let link = self.simpletuner_reads.display();
+            writeln!(f, "SimpleTuner reads {link}, a link into the mount")?;
+        } else if is_there && self.simpletuner_reads == self.store {
+            writeln!(f, "SimpleTuner reads this file itself")?;
+        }
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }
@@ -50,41 +73,42 @@ impl std::fmt::Display for Report {
 /// [`Error::Settings`] if there are two stores that cannot be merged; else the error of a step. No value is lost, and the
 /// next run finishes this one.
 pub fn adopt(settings: &Settings) -> Result<Report> {
-    let layout = Layout::survey(settings)?;
-    let link = settings.base_dir.join(DEFAULT_NAMES[0]);
-    let mut report = layout.report(link.clone());
+    let (layout, mut locks) = Layout::lock(settings)?;
     if layout.is_elsewhere && layout.old.is_some() {
         return Err(Error::Settings(format!(
             "file_path names {}, but SimpleTuner reads {}, and both hold secrets; \
              move the secrets of one into the other, or remove file_path from {}",
             layout.store.display(),
-            layout.old_path().display(),
+            layout.plain().display(),
             settings.config_file.display()
         )));
     }
-    let _locks = layout.lock(settings)?;
+    // Before anything has changed.
+    let config = match layout.is_elsewhere {
+        true => None,
+        false => Some(Change::prepare(settings, Some(&layout.store))?),
+    };
+    let mut report = Report {
+        store: layout.store.clone(),
+        simpletuner_reads: layout.link.clone(),
+        before: locks.in_use.clone(),
+        changed: false,
+        values: 0,
+        is_adopted: true,
+        notes: Vec::new(),
+    };
     loop {
         let old = layout.read_old()?;
         let stored = read_document(&layout.store)?;
         let is_new = stored.is_none();
         let (mut document, mut differs) = layout.merge(old.as_ref(), stored)?;
         if settings.encrypt {
-            let key = key_of(settings);
-            report.values += document.replace_each(|_, stored| match stored {
-                Stored::Plain(value) => {
-                    let cipher = key.cipher_or_create()?;
-                    Ok(Some(Stored::Encrypted(Sealed::seal(value, &cipher))))
-                }
-                Stored::Encrypted(_) => Ok(None),
-            })?;
-            differs |= report.values > 0;
+            let encrypted = document.encrypt_plain(&key_of(settings), &layout.store)?;
+            report.values = report.values.max(encrypted);
+            differs |= encrypted > 0;
         }
         if is_new || differs {
             write(&layout.store, &document)?;
-            report.changed = true;
-        }
-        if !layout.is_elsewhere && !layout.is_named {
-            config::set_store(settings, Some(&layout.store))?;
             report.changed = true;
         }
         // SimpleTuner writes the old file without taking the lock: if it did so meanwhile, merge again.
@@ -92,16 +116,26 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
             break;
         }
     }
+    if let Some(old) = &layout.old {
+        let cipher = key_of(settings).cipher_if_present()?;
+        let cipher = cipher.as_ref().filter(|_| settings.encrypt);
+        move_previous(&old.target, &layout.store, cipher)?;
+    }
     if !layout.is_linked {
-        put_link(&link, &link_target(settings))?;
+        put_link(&layout.link, &link_target(settings))?;
         report.changed = true;
     }
-    layout.remove_old_beside(&link)?;
+    locks.in_use = layout.store.clone();
+    if let Some(config) = config {
+        report.changed |= config.apply()?;
+    }
+    if let Some(old) = layout.old.as_ref().filter(|old| old.path != layout.link) {
+        remove(&old.path)?;
+        report.changed = true;
+    }
     if report.changed {
-        report.notes.push(
-            "restart SimpleTuner, and type `simpletuner-live reload` if a mount is running, so that they use the new file"
-                .to_owned(),
-        );
+        let restart = "restart SimpleTuner: one that runs goes on with what it has read";
+        report.notes.push(restart.to_owned());
         if let Some(old) = layout.old.as_ref().filter(|old| old.path != old.target) {
             report.notes.push(format!(
                 "{} was a link: its target {} is unchanged; remove it when nothing else uses it",
@@ -113,217 +147,141 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
     Ok(report)
 }
 
+/// How many encrypted values [`undo`] would write in plain text.
+///
+/// # Errors
+/// Why the files cannot be read.
+pub fn encrypted_values(settings: &Settings) -> Result<usize> {
+    let layout = Layout::survey(settings)?;
+    if !layout.is_adopted() || layout.is_elsewhere {
+        return Ok(0);
+    }
+    let stored = read_document(&layout.store)?;
+    Ok(stored.map_or(0, |(document, _)| document.encrypted().count()))
+}
+
 /// Restores what was before `adopt`: the values, decrypted (SimpleTuner decrypts nothing), in the plain file that
 /// SimpleTuner reads, and the old `file_path`.
 ///
 /// # Errors
 /// [`Error::CannotDecrypt`], [`Error::KeyUnusable`] before anything is changed; else the error of a step.
 pub fn undo(settings: &Settings) -> Result<Report> {
-    let layout = Layout::survey(settings)?;
-    let plain = match &layout.old {
-        Some(old) => old.path.clone(),
-        None => default_for(&layout.store, &settings.base_dir),
+    let plain = Layout::survey(settings)?.plain();
+    let mut report = Report {
+        store: plain.clone(),
+        simpletuner_reads: plain.clone(),
+        before: plain.clone(),
+        changed: false,
+        values: 0,
+        is_adopted: false,
+        notes: Vec::new(),
     };
-    let mut report = layout.report(plain.clone());
-    let link = settings.base_dir.join(DEFAULT_NAMES[0]);
+    if std::fs::symlink_metadata(&settings.base_dir).is_err() {
+        // The locks would make it.
+        return Ok(report);
+    }
+    let (layout, mut locks) = Layout::lock(settings)?;
+    let config = Change::prepare(settings, None)?;
+    report.before = locks.in_use.clone();
     if layout.is_elsewhere {
         if layout.is_linked {
-            remove(&link)?;
+            remove(&layout.link)?;
             report.changed = true;
         }
+        report.store = layout.store.clone();
         report.notes.push(format!(
-            "the store stays at {}, which file_path names",
-            layout.store.display()
+            "file_path in {} names this file, so it stays as it is, and SimpleTuner finds no secrets in {}",
+            settings.config_file.display(),
+            plain.display()
         ));
         return Ok(report);
     }
-    let _locks = layout.lock(settings)?;
+    let old = layout.read_old()?;
     let stored = read_document(&layout.store)?;
     let has_store = stored.is_some();
-    if layout.is_linked || layout.is_named {
-        let old = layout.read_old()?;
+    let encrypted = old
+        .as_ref()
+        .map_or(0, |(document, _)| document.encrypted().count());
+    if encrypted > 0 && !layout.is_adopted() {
+        let values = match encrypted {
+            1 => "1 encrypted value, which SimpleTuner cannot read".to_owned(),
+            n => format!("{n} encrypted values, which SimpleTuner cannot read"),
+        };
+        report.notes.push(format!(
+            "it has {values}; `simpletuner-live decrypt-file` writes plain text"
+        ));
+    }
+    if layout.is_adopted() {
         let (mut document, _) = layout.merge(old.as_ref(), stored)?;
         let key = key_of(settings);
         report.values = document.replace_each(|name, stored| match stored {
-            Stored::Encrypted(sealed) => {
-                // SimpleTuner uses the text as it is, and the newline of a single line is not part of the value.
-                let value = sealed.open(name.as_str(), &key.cipher()?)?;
-                Ok(Some(Stored::Plain(value.without_newline())))
-            }
+            Stored::Encrypted(_) => plain_form(name.as_str(), stored, &key).map(Some),
             Stored::Plain(_) => Ok(None),
         })?;
-        write(&plain, &document)?;
-        if layout.is_linked && plain != link {
-            remove(&link)?;
+        // An empty store was made by `adopt`.
+        if !document.is_blank() {
+            write(&plain, &document)?;
         }
-        config::set_store(settings, None)?;
-    } else if let (Some((stored, _)), Some((old, _))) = (&stored, layout.read_old()?) {
-        // An earlier undo was interrupted before its last step: the plain file already has every value of the store.
-        if stored.names().any(|name| !old.contains(name)) {
-            report
-                .notes
-                .push(format!("{} is left as it is", layout.store.display()));
+        if layout.is_linked && (plain != layout.link || document.is_blank()) {
+            remove(&layout.link)?;
+        }
+        report.changed = true;
+    } else if let (Some((stored, _)), Some((old, _))) = (&stored, &old) {
+        // An `adopt` was interrupted before the link led to this copy.
+        if !is_copy(stored, old, &key_of(settings)) {
+            let store = layout.store.display();
+            report.notes.push(format!(
+                "{store} is not in use, and has other values; it is left as it is"
+            ));
             return Ok(report);
         }
-    } else {
+    } else if stored.is_some() {
+        let store = layout.store.display();
+        report.notes.push(format!(
+            "{store} is not in use, and is left as it is; `simpletuner-live adopt` uses it"
+        ));
         return Ok(report);
     }
+    move_previous(&layout.store, &plain, None)?;
     if has_store {
         remove(&layout.store)?;
+        report.changed = true;
     }
-    report.changed = true;
-    report.store = plain;
-    report.notes.push(format!(
-        "the values are plain text in {} now, as SimpleTuner needs them; type `simpletuner-live reload` if a mount is running",
-        report.store.display()
-    ));
+    locks.in_use = plain;
+    report.changed |= config.apply()?;
+    if report.values > 0 {
+        let keep = match settings.encrypt {
+            true => {
+                "what is written from now on is encrypted again, unless live.yaml has `encrypt: false`"
+            }
+            false => {
+                "live.yaml has `encrypt: false`, so what is written from now on is plain text, too"
+            }
+        };
+        report.notes.push(keep.to_owned());
+    }
+    if report.changed {
+        let restart = "restart SimpleTuner: one that runs goes on with what it has read";
+        report.notes.push(restart.to_owned());
+    }
     Ok(report)
 }
 
-/// Which file is where, before the run changes anything.
-struct Layout {
-    /// The file that SimpleTuner reads now, unless it already leads into the mount.
-    old: Option<Old>,
-    store: PathBuf,
-    /// Whether `secrets.json` leads into the mount.
-    is_linked: bool,
-    /// Whether the settings name the store.
-    is_named: bool,
-    /// Whether the user chose the store's path; it is then not moved.
-    is_elsewhere: bool,
+/// SimpleTuner uses the text as it is, and the newline of a single line is not part of the value.
+fn plain_form(name: &str, stored: &Stored, key: &KeySource) -> Result<Stored> {
+    let value = match stored {
+        Stored::Plain(value) => value.clone(),
+        Stored::Encrypted(sealed) => sealed.open(name, &key.cipher()?)?,
+    };
+    Ok(Stored::Plain(value.without_newline()))
 }
 
-struct Old {
-    path: PathBuf,
-    /// The same with links followed.
-    target: PathBuf,
-}
-
-impl Layout {
-    fn survey(settings: &Settings) -> Result<Self> {
-        let base = &settings.base_dir;
-        let mut old = None;
-        let mut is_linked = false;
-        for path in DEFAULT_NAMES.iter().map(|name| base.join(name)) {
-            if std::fs::symlink_metadata(&path).is_err() {
-                continue;
-            }
-            match follow(&path, Some(&settings.mount_point))? {
-                Resolved::InsideMount => is_linked = true,
-                Resolved::Path(target) => {
-                    old = Some(Old { path, target });
-                    break;
-                }
-            }
-        }
-        let adopted = ADOPTED_NAMES.map(|name| base.join(name));
-        let is_default = |path: &Path| DEFAULT_NAMES.iter().any(|name| base.join(name) == path);
-        let named = settings.file_path.as_ref().filter(|path| !is_default(path));
-        let store = match named {
-            Some(path) => path.clone(),
-            None => {
-                let found = adopted.iter().find(|store| is_linked && store.is_file());
-                let beside_old = || match &old {
-                    Some(old) => base
-                        .join("store")
-                        .with_extension(old.path.extension().unwrap_or_default()),
-                    None => adopted[0].clone(),
-                };
-                found.cloned().unwrap_or_else(beside_old)
-            }
-        };
-        // Once adopted, only the file that the store came from can be left by an interrupted run; another default file,
-        // which SimpleTuner never reads, is not touched.
-        let old = old.filter(|old| !is_linked || old.path == default_for(&store, base));
-        Ok(Self {
-            old,
-            is_linked,
-            is_named: named.is_some(),
-            is_elsewhere: !adopted.contains(&store),
-            store,
-        })
-    }
-
-    fn report(&self, simpletuner_reads: PathBuf) -> Report {
-        Report {
-            store: self.store.clone(),
-            simpletuner_reads,
-            changed: false,
-            values: 0,
-            notes: Vec::new(),
-        }
-    }
-
-    fn old_path(&self) -> &Path {
-        self.old.as_ref().map_or(Path::new(""), |old| &old.path)
-    }
-
-    /// Locks both files, always in this order.
-    fn lock(&self, settings: &Settings) -> Result<Vec<Lock>> {
-        let default = settings.base_dir.join(DEFAULT_NAMES[0]);
-        // It could be neither moved nor replaced by the link.
-        refuse_mounted(self.old.as_ref().map_or(&default, |old| &old.path))?;
-        let old = self.old.as_ref().map_or(&default, |old| &old.target);
-        let mut locks = vec![Lock::take(old, settings.timeout.total)?];
-        if *old != self.store {
-            locks.push(Lock::take(&self.store, settings.timeout.total)?);
-        }
-        Ok(locks)
-    }
-
-    fn read_old(&self) -> Result<Option<(Document, Stamp)>> {
-        match &self.old {
-            Some(old) => read_document(&old.target),
-            None => Ok(None),
-        }
-    }
-
-    fn stamp_of_old(&self) -> Option<Stamp> {
-        let old = self.old.as_ref()?;
-        let stat = rustix::fs::lstat(&old.target).ok()?;
-        Some(Stamp::of(&stat))
-    }
-
-    /// Merges both files into one document. Also returns whether it differs from the store.
-    fn merge(
-        &self,
-        old: Option<&(Document, Stamp)>,
-        stored: Option<(Document, Stamp)>,
-    ) -> Result<(Document, bool)> {
-        match (old, stored) {
-            (None, None) => Ok((Document::empty(false), true)),
-            (None, Some((stored, _))) => Ok((stored, false)),
-            (Some((old, _)), None) => Ok((old.clone(), true)),
-            // The store is in use, and SimpleTuner's own file exists, too: an earlier run was interrupted, or another program
-            // replaced the link with a file. For a key in both, the younger file wins.
-            (Some((old, old_stamp)), Some((mut stored, stamp)))
-                if self.is_named || self.is_linked =>
-            {
-                let is_younger = old_stamp.modified() > stamp.modified();
-                let differs = stored.merge(old, is_younger)?;
-                Ok((stored, differs))
-            }
-            // An earlier run was interrupted before the settings named the store; nothing has written to it since.
-            (Some((old, _)), Some((stored, _))) => {
-                if stored.names().any(|name| !old.contains(name)) {
-                    return Err(Error::Settings(format!(
-                        "{} exists already, with keys that {} does not have; move it away first",
-                        self.store.display(),
-                        self.old_path().display()
-                    )));
-                }
-                Ok((old.clone(), true))
-            }
-        }
-    }
-
-    /// Removes a `secrets.yaml` that was moved to the store; the link replaces only `secrets.json`.
-    fn remove_old_beside(&self, link: &Path) -> Result<()> {
-        match &self.old {
-            Some(old) if old.path != link => remove(&old.path),
-            _ => Ok(()),
-        }
-    }
+/// Whether every value of `stored` is in `old`, too.
+fn is_copy(stored: &Document, old: &Document, key: &KeySource) -> bool {
+    stored.names().all(|name| {
+        let form = |document: &Document| plain_form(name.as_str(), document.get(name)?, key).ok();
+        form(stored).is_some_and(|value| form(old) == Some(value))
+    })
 }
 
 fn key_of(settings: &Settings) -> KeySource {
@@ -334,18 +292,11 @@ fn key_of(settings: &Settings) -> KeySource {
     )
 }
 
-/// The default path that a store was moved from: `secrets.yaml` for `store.yaml`.
-fn default_for(store: &Path, base: &Path) -> PathBuf {
-    base.join("secrets")
-        .with_extension(store.extension().unwrap_or_default())
-}
-
 /// Relative if the mount point is below `~/.simpletuner`, so that the folder can be moved.
 fn link_target(settings: &Settings) -> PathBuf {
-    let inside = Path::new("bundle").join(DEFAULT_NAMES[0]);
     match settings.mount_point.strip_prefix(&settings.base_dir) {
-        Ok(below) => below.join(inside),
-        Err(_) => settings.mount_point.join(inside),
+        Ok(below) => below.join(IN_MOUNT),
+        Err(_) => settings.mount_point.join(IN_MOUNT),
     }
 }
 

@@ -142,7 +142,10 @@ fn an_undo_that_was_interrupted_at_any_step_is_finished_by_the_next_one() {
         std::fs::remove_file(home.path("secrets.json")).unwrap();
         std::fs::write(home.path("secrets.json"), OLD).unwrap();
         if steps == 2 {
-            config::set_store(&home.settings(), None).unwrap();
+            Change::prepare(&home.settings(), None)
+                .unwrap()
+                .apply()
+                .unwrap();
         }
         assert!(undo(&home.settings()).unwrap().changed, "{steps}");
         assert_eq!(home.read("secrets.json"), OLD);

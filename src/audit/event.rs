@@ -15,6 +15,10 @@ pub enum AuditEvent {
     SecretDeleted(SecretName),
     /// A secret was renamed: old name, new name.
     SecretRenamed(SecretName, SecretName),
+    /// A secret was set back to an earlier value.
+    SecretRestored(SecretName),
+    /// A secret that did not exist before was removed again.
+    SecretUndone(SecretName),
     /// A provider's configuration was saved.
     ProviderConfigured(String, ChangedKeys),
     /// A provider's configuration was deleted.
@@ -66,6 +70,16 @@ impl AuditEvent {
                 "credential.created",
                 format!("Secret {from} renamed to {to}"),
                 json!({"key": to, "from": from}),
+            ),
+            AuditEvent::SecretRestored(key) => RowFields::new(
+                "credential.created",
+                format!("Secret {key} set back to an earlier value"),
+                json!({"key": key, "undo": true}),
+            ),
+            AuditEvent::SecretUndone(key) => RowFields::new(
+                "credential.deleted",
+                format!("Secret {key} removed by an undo"),
+                json!({"key": key, "undo": true}),
             ),
             AuditEvent::ProviderConfigured(name, changed) => {
                 let mut details = json!({"provider": name, "keys": changed.set});

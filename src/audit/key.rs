@@ -10,6 +10,7 @@ use ring::hmac;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, place, read_file};
 use crate::secret::SecretValue;
+use crate::text::shell_path;
 
 /// The environment variable that holds the key itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
@@ -79,9 +80,10 @@ impl SigningKeySource {
         // Once, because the key is read for every batch of rows.
         static WARNED: AtomicBool = AtomicBool::new(false);
         if content.is_open_to_others() && !WARNED.swap(true, Ordering::Relaxed) {
-            let file = self.file.display();
             tracing::warn!(
-                "the audit trail's key {file} can be read by others, who could forge the trail; fix it with: chmod 600 {file}"
+                "the audit trail's key {} can be read by others, who could forge the trail; fix it with: chmod 600 {}",
+                self.file.display(),
+                shell_path(&self.file)
             );
         }
         Ok(Some(key(&content.bytes)))

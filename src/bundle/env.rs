@@ -8,7 +8,7 @@ const MAX_BARE_LINE: usize = 65_535;
 
 /// Lines for shells, systemd's `EnvironmentFile=` and dotenv readers.
 pub(super) fn quoted(document: &Document, out: Out<'_>) {
-    write_lines(document, out, |_, _| None, write_quoted);
+    write_lines(document, out, not_a_variable, write_quoted);
 }
 
 /// Lines for `--env-file` of Docker and Podman: they take all that stands behind the `=` as it is.
@@ -27,7 +27,7 @@ fn write_lines(
 ) {
     for (name, value) in document {
         let (name, value) = (name.as_str(), value.as_str());
-        match not_a_variable(name, value).or_else(|| refusal(name, value)) {
+        match refusal(name, value) {
             Some(reason) => {
                 out("# ");
                 out(name);
@@ -45,7 +45,7 @@ fn write_lines(
     }
 }
 
-fn not_a_variable(name: &str, value: &str) -> Refusal {
+pub(super) fn not_a_variable(name: &str, value: &str) -> Refusal {
     let is_identifier = !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !is_identifier {
@@ -57,8 +57,10 @@ fn not_a_variable(name: &str, value: &str) -> Refusal {
     }
 }
 
-fn not_bare(name: &str, value: &str) -> Refusal {
-    if value.contains('\n') {
+pub(super) fn not_bare(name: &str, value: &str) -> Refusal {
+    if let Some(reason) = not_a_variable(name, value) {
+        Some(reason)
+    } else if value.contains('\n') {
         Some("this format cannot hold a value of several lines")
     } else if value.ends_with('\r') {
         Some("this format cannot hold a carriage return at the end")

@@ -61,6 +61,11 @@ fn check(path: &Path) -> Result<Candidate, String> {
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
             return Ok(Candidate::Unusable("it is a folder"));
         }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Ok(Candidate::Unusable(
+                "this user may not look into a folder on the way to it",
+            ));
+        }
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
     let Some(stat) = found.stat() else {

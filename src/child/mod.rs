@@ -99,7 +99,9 @@ pub(crate) fn run(
     if running.0.lock().is_closed {
         return Err(RunError::Closed);
     }
-    let mut child = command.spawn().map_err(RunError::NotStarted)?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| RunError::NotStarted(sync::not_started(error)))?;
     let mut output = Output::new();
     let outcome = match running.begin(&child) {
         false => Err(RunError::Closed),

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
 use crate::error::Error;
-use crate::text::printable;
+use crate::text::{counted, printable};
 
 /// How often `tail -f` looks for new rows.
 const POLL_INTERVAL: Timespec = Timespec {
@@ -44,7 +44,7 @@ enum Action {
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live audit verify && echo whole
-  simpletuner-live audit verify --hash 6f3a...  # all 64 digits, from the log
+  simpletuner-live audit verify --hash \"$HASH\"     # its 64 digits, from the log
 
 The daemon logs the last row of each trail, and its hash, a minute after a row and when the mount ends. Who has the key can
 write and sign both trails anew, but cannot change a log that is kept elsewhere.
@@ -89,6 +89,9 @@ With `audit_keep_days: 90` in live.yaml the mount does this once a day. SimpleTu
         /// Keep the reads of this many days
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
         keep_days: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -101,7 +104,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             follow,
             json,
         } => tail(&trail, lines, follow, json),
-        Action::Prune { keep_days } => {
+        Action::Prune { keep_days, json } => {
             let keep = Duration::from_secs(24 * 3600) * keep_days;
             let chain = trail.read_chain();
             let removed = match SystemTime::now().checked_sub(keep) {
@@ -110,7 +113,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 }
                 _ => 0,
             };
-            output::line(&removed.to_string())
+            match json {
+                true => output::json(&json!({ "removed": removed })),
+                false => output::line(&format!("{} removed", counted(removed, "row"))),
+            }
         }
     }
 }
@@ -211,10 +217,7 @@ fn describe(verified: &Option<Verified>) -> String {
     let Some(verified) = verified else {
         return "not there yet".into();
     };
-    let mut words = match verified.rows {
-        1 => "1 row".to_owned(),
-        rows => format!("{rows} rows"),
-    };
+    let mut words = counted(verified.rows, "row");
     if verified.removed > 0 {
         words.push_str(&format!(" ({} older ones were removed)", verified.removed));
     }

@@ -3,6 +3,7 @@
 use super::{Context, Outcome, input, output};
 use crate::credential::encrypt_credential;
 use crate::error::Error;
+use crate::manager::SecretsManager;
 
 /// Encrypt a value from standard input, as SimpleTuner's encrypt_credential does
 ///
@@ -17,10 +18,14 @@ use crate::error::Error;
 )]
 pub(super) struct Args {}
 
-pub(super) fn run(_: Args, _: &Context) -> Outcome {
+pub(super) fn run(_: Args, context: &Context) -> Outcome {
     let value = input::read_value("the text")?;
     let text = std::str::from_utf8(&value).map_err(|_| Error::NotUtf8 {
         name: "the text".into(),
     })?;
+    // Makes no key beside values that need an old one. The settings may be unusable here: the text does not depend on them.
+    if let Ok(settings) = context.settings() {
+        SecretsManager::from_settings(&settings)?.ensure_key()?;
+    }
     output::line(&encrypt_credential(text)?)
 }

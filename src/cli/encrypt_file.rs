@@ -1,28 +1,48 @@
 //! `encrypt-file`: encrypts all plain values of the secrets file.
 
 use super::failure::say;
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::manager::SecretsManager;
 
 /// Encrypt every value in the secrets file that is still plain text
 ///
 /// One atomic write; values that are encrypted already stay as they are. SimpleTuner's server reads
-/// ~/.simpletuner/secrets.json by itself and does not decrypt: see `adopt`.
+/// ~/.simpletuner/secrets.json by itself and does not decrypt: see `adopt`. The way back is `decrypt-file`.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
+  simpletuner-live encrypt-file --dry-run
   simpletuner-live encrypt-file"
 )]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Print the names of the secrets that would be encrypted, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
 
-pub(super) fn run(_: Args, context: &Context) -> Outcome {
+pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
-    let encrypted = SecretsManager::from_settings(&settings)?.encrypt_all()?;
-    match encrypted {
-        0 => say("note", "every value was encrypted already"),
-        1 => say("note", "1 value is encrypted now"),
-        n => say("note", &format!("{n} values are encrypted now")),
-    }
+    let manager = SecretsManager::from_settings(&settings)?;
+    let count = match args.dry_run {
+        true => {
+            let plain = manager.plain_names()?;
+            let names: String = plain.iter().map(|name| format!("{name}\n")).collect();
+            output::write(names.as_bytes())?;
+            plain.len()
+        }
+        false => manager.encrypt_all()?,
+    };
+    let values = match count {
+        1 => "1 value".to_owned(),
+        n => format!("{n} values"),
+    };
+    let note = match (count, args.dry_run) {
+        (0, _) => "every value was encrypted already".to_owned(),
+        (_, true) => format!("{values} would be encrypted"),
+        (1, false) => format!("{values} is encrypted now"),
+        (_, false) => format!("{values} are encrypted now"),
+    };
+    say("note", &note);
     Ok(())
 }

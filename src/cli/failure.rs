@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::error::Error;
+use crate::error::{Error, in_words};
 
 const FAILED: u8 = 1;
 const NO_SUCH_SECRET: u8 = 4;
@@ -15,8 +15,14 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
-    /// Another process has printed why, as [`report`](Self::report) does.
+    /// The library's own error, and a better hint than its usual one.
+    Hinted(Error, String),
+    /// No secret's name matches this pattern.
+    NoMatch(String),
+    /// It has been printed why, as [`report`](Self::report) does.
     Reported,
+    /// What failed of a command that did several things.
+    Several(Vec<Failure>),
     /// The reader of standard output has exited (`| head -c1`): ends quietly.
     OutputClosed,
 }
@@ -36,25 +42,71 @@ impl Failure {
         Failure::Message(message.into(), Some(hint.into()))
     }
 
+    /// Standard output takes nothing more.
+    pub(super) fn unwritable(error: &io::Error) -> Self {
+        Failure::new(format!("cannot write standard output: {}", in_words(error)))
+    }
+
+    /// The failures of a command that did several things; `Ok` if there are none.
+    pub(super) fn of_all(mut failures: Vec<Failure>) -> Result<(), Self> {
+        match (failures.pop(), failures.is_empty()) {
+            (None, _) => Ok(()),
+            (Some(only), true) => Err(only),
+            (Some(last), false) => {
+                failures.push(last);
+                Err(Failure::Several(failures))
+            }
+        }
+    }
+
+    /// What is wrong, without what to type next.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
+            Failure::Message(message, _) => message.clone(),
+            Failure::NoMatch(pattern) => format!("no secret matches {pattern:?}"),
+            Failure::Several(failures) => {
+                let messages: Vec<String> = failures.iter().map(Self::message).collect();
+                messages.join("; ")
+            }
+            Failure::Reported | Failure::OutputClosed => String::new(),
+        }
+    }
+
     /// Prints it on standard error and returns the exit code.
     pub(super) fn report(&self) -> ExitCode {
+        ExitCode::from(self.print())
+    }
+
+    /// The same, with the exit code as a number. That of several failures is [`FAILED`] if one of them has it.
+    fn print(&self) -> u8 {
         let (message, hint, code) = match self {
-            Failure::OutputClosed => return ExitCode::SUCCESS,
-            Failure::Reported => return ExitCode::from(FAILED),
-            Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
-            Failure::Error(error) => {
-                let code = match error.is_not_found() {
-                    true => NO_SUCH_SECRET,
-                    false => FAILED,
+            Failure::OutputClosed => return 0,
+            Failure::Reported => return FAILED,
+            Failure::Several(failures) => {
+                let codes: Vec<u8> = failures.iter().map(Self::print).collect();
+                return match codes.contains(&FAILED) {
+                    true => FAILED,
+                    false => codes.into_iter().max().unwrap_or_default(),
                 };
-                (error.to_string(), hint_for(error), code)
             }
+            Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
+            Failure::NoMatch(_) => (self.message(), None, NO_SUCH_SECRET),
+            Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
+            Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),
         };
         say("error", &message);
         if let Some(hint) = hint {
             say("hint", &hint);
         }
-        ExitCode::from(code)
+        code
+    }
+}
+
+fn code_of(error: &Error) -> u8 {
+    match error.is_not_found() {
+        true => NO_SUCH_SECRET,
+        false => FAILED,
     }
 }
 

@@ -11,7 +11,6 @@ use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::error::Error;
 use crate::hardware::{self, Hardware, Price, PriceTable};
-use crate::settings::Settings;
 use crate::simpletuner_db::ProviderConfigs;
 
 /// Show what hardware costs, set it, or estimate a run
@@ -104,9 +103,8 @@ fn amount(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let settings = context.settings()?;
     match args.action {
-        Action::Ls { json } => list(&prices(&settings)?, json),
+        Action::Ls { json } => list(&prices(context)?, json),
         Action::Set {
             id,
             name,
@@ -117,11 +115,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 name,
                 cost_per_second,
             };
-            set(&settings, &id, &price, save)
+            set(context, &id, &price, save)
         }
-        Action::Reset { id } => reset(&settings, id.as_deref()),
+        Action::Reset { id } => reset(context, id.as_deref()),
         Action::Estimate { id, hours, json } => {
-            let prices = prices(&settings)?;
+            let prices = prices(context)?;
             let price = prices.get(&id).ok_or_else(|| unknown(&id))?;
             estimate(&id, price, hours, json)
         }
@@ -129,13 +127,13 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 /// The prices in force.
-fn prices(settings: &Settings) -> Outcome<PriceTable> {
-    match MountClient::find(settings)? {
+fn prices(context: &Context) -> Outcome<PriceTable> {
+    match MountClient::find(&context.mount_point(None)?)? {
         Some(client) => Ok(hardware::parse_table(
             client.read_text("hardware/all.json")?.as_bytes(),
         )?),
         None => {
-            let configs = Arc::new(ProviderConfigs::from_settings(settings));
+            let configs = Arc::new(ProviderConfigs::from_settings(&context.settings()?));
             Ok(PriceTable::clone(&Hardware::with_configs(configs).table()))
         }
     }
@@ -166,9 +164,9 @@ fn list(prices: &PriceTable, json: bool) -> Outcome {
     output::table(&["ID", "NAME", "PER SECOND", "PER HOUR"], &rows)
 }
 
-fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
+fn set(context: &Context, id: &str, price: &Price, save: bool) -> Outcome {
     hardware::check_price(id, price)?;
-    let client = MountClient::find(settings)?;
+    let client = MountClient::find(&context.mount_point(None)?)?;
     if !save && client.is_none() {
         return Err(Failure::with_hint(
             "no mount is running, so the price cannot be set",
@@ -176,7 +174,8 @@ fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
         ));
     }
     if save {
-        hardware::save_price(&ProviderConfigs::from_settings(settings), id, price)?;
+        let configs = ProviderConfigs::from_settings(&context.settings()?);
+        hardware::save_price(&configs, id, price)?;
     }
     if let Some(client) = client {
         if save {
@@ -188,8 +187,8 @@ fn set(settings: &Settings, id: &str, price: &Price, save: bool) -> Outcome {
     Ok(())
 }
 
-fn reset(settings: &Settings, id: Option<&str>) -> Outcome {
-    let client = MountClient::require(&settings.mount_point)?;
+fn reset(context: &Context, id: Option<&str>) -> Outcome {
+    let client = MountClient::require(&context.mount_point(None)?)?;
     let id = id.unwrap_or("all");
     let path = client.path(&file(id));
     fs::remove_file(&path).map_err(|error| match error.raw_os_error() {

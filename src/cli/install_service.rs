@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
+use nix::unistd::User;
 
-use super::failure::{Failure, say};
+use super::failure::{Failure, say, warn};
 use super::{Context, Outcome, absolute, output};
 use crate::error::Error;
 use crate::mount::{self, Scope, Service, UNIT};
@@ -22,7 +24,7 @@ use crate::mount::{self, Scope, Service, UNIT};
     after_help = "Examples:
   simpletuner-live install-service
   simpletuner-live install-service --print > my.service
-  sudo simpletuner-live install-service --system --user trainer /run/secrets-live"
+  sudo simpletuner-live install-service --system --user trainer /run/trainer/live"
 )]
 pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
@@ -69,11 +71,29 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         true => Scope::System { user: args.user },
         false => Scope::User,
     };
+    let mut runtime_folder = None;
+    if let Scope::System { user } = &scope
+        && user != "root"
+    {
+        let dir = args.dir.as_deref().map(absolute).transpose()?;
+        if let Some(dir) = &dir {
+            runtime_folder = mount::runtime_folder(dir)?;
+        }
+        // What is printed may be for another machine.
+        if !args.print {
+            let user = existing_user(user)?;
+            let dir = dir.unwrap_or_else(|| user.dir.join(".simpletuner/live"));
+            if runtime_folder.is_none() {
+                check_mount_point(&user, &dir)?;
+            }
+        }
+    }
     let service = Service {
         scope: scope.clone(),
         program,
         arguments,
         upgrade_arguments,
+        runtime_folder,
     };
     let unit = service.unit()?;
     if args.print {
@@ -110,7 +130,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 fn check_program(program: &Path, user: Option<&str>) -> Outcome {
     let uid = match user {
         // A user that this machine does not have yet owns nothing on it.
-        Some(user) => nix::unistd::User::from_name(user)
+        Some(user) => User::from_name(user)
             .ok()
             .flatten()
             .map_or(0, |user| user.uid.as_raw()),
@@ -130,6 +150,50 @@ fn check_program(program: &Path, user: Option<&str>) -> Outcome {
                 ),
             )
         })
+}
+
+/// The user that the service is to run as.
+fn existing_user(name: &str) -> Outcome<User> {
+    let user = User::from_name(name).map_err(|e| Error::io(format!("the user {name}"), e))?;
+    let Some(user) = user else {
+        return Err(Failure::with_hint(
+            format!("this machine has no user {name}"),
+            format!("sudo useradd --system --create-home {name}"),
+        ));
+    };
+    if !Path::new("/usr/bin/fusermount3").exists() && !Path::new("/bin/fusermount3").exists() {
+        warn(
+            "the service will need `fusermount3`, which is not installed (Debian: apt install fuse3)",
+        );
+    }
+    Ok(user)
+}
+
+/// Refuses a mount point that the user can neither make nor mount on.
+fn check_mount_point(user: &User, mount_point: &Path) -> Outcome {
+    let (name, mut missing) = (&user.name, mount_point);
+    for at in mount_point.ancestors() {
+        match fs::symlink_metadata(at) {
+            Err(error) if error.kind() == ErrorKind::NotFound => missing = at,
+            Ok(found)
+                if found.is_dir()
+                    && found.uid() != user.uid.as_raw()
+                    && found.mode() & 0o002 == 0 =>
+            {
+                return Err(Failure::with_hint(
+                    format!(
+                        "{name} cannot mount at {}: {} is not theirs",
+                        mount_point.display(),
+                        at.display()
+                    ),
+                    format!("sudo install -d -o {name} {}", missing.display()),
+                ));
+            }
+            // What root may not see is the mount itself. A link is followed when the service starts.
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, unit: &str, force: bool) -> Outcome {

@@ -5,20 +5,27 @@ mod adopt;
 mod audit;
 mod cache;
 mod close;
+mod complete;
 mod completions;
 mod decrypt;
+mod decrypt_file;
 mod encrypt;
 mod encrypt_file;
 mod failure;
+mod fstab;
 mod get;
 mod hardware;
+mod help;
+mod history;
 mod input;
 mod install_service;
 mod ls;
 mod mount;
 mod mount_client;
+mod nearest;
 mod output;
 mod prompt;
+mod question;
 mod reason;
 mod reload;
 mod rm;
@@ -28,13 +35,14 @@ mod settings;
 mod status;
 mod target;
 mod umount;
+mod undo;
 mod upgrade;
 mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::error::{Error, Result};
 use crate::provider::BACKENDS;
@@ -101,16 +109,20 @@ commands! {
     Set => set,
     Rm => rm,
     Ls => ls,
+    History => history,
+    Undo => undo,
     View => view,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
+    DecryptFile => decrypt_file,
     Adopt => adopt,
     Audit => audit,
     Settings => settings,
     Completions => completions,
+    Complete => complete,
 }
 
 /// The arguments that all commands have in common.
@@ -132,6 +144,17 @@ impl Context {
         Settings::load(&self.flags(None)?, BACKENDS)
     }
 
+    /// Warns that SimpleTuner finds no secrets, if it reads them through this mount, which is not there.
+    fn warn_of_simpletuner(&self, mount_point: Option<&Path>) {
+        let flags = self.flags(mount_point).ok();
+        if let Some(link) = flags.and_then(|flags| Settings::link_to_mount(&flags)) {
+            failure::warn(&format!(
+                "SimpleTuner reads {} through this mount, so it finds no secrets until it is mounted again",
+                link.display()
+            ));
+        }
+    }
+
     /// Where the mount is. Does not read the settings file, which may be malformed.
     fn mount_point(&self, mount_point: Option<&Path>) -> Result<PathBuf> {
         Settings::mount_point_by(&self.flags(mount_point)?)
@@ -140,19 +163,25 @@ impl Context {
 
 /// The daemon changes its working folder, so it needs absolute paths.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::io(format!("{}", path.display()), e))
+    std::path::absolute(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Settings(format!(
+            "{} is relative to the working folder, which no longer exists; give an absolute path, or `cd` to another folder",
+            path.display()
+        )),
+        _ => Error::io(path.display().to_string(), error),
+    })
 }
 
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     secret::protect_process();
-    let cli = match Cli::try_parse() {
+    if let Some(exit_code) = fstab::run_as_helper() {
+        return exit_code;
+    }
+    let matches = help::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Printing fails if the reader of a pipe (`--help | head`) has exited, which is not an error.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return help::print(&error),
     };
     // The daemon sets up its own log, and only the first setup has an effect.
     if !matches!(&cli.command, Command::Mount(args) if args.foreground) {
@@ -172,6 +201,16 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    /// The commands that `--help` lists.
+    fn shown() -> Vec<clap::Command> {
+        let command = Cli::command();
+        let shown = command.get_subcommands();
+        shown
+            .filter(|command| !command.is_hide_set())
+            .cloned()
+            .collect()
+    }
+
     #[test]
     fn clap_accepts_the_definition_of_every_command() {
         Cli::command().debug_assert();
@@ -179,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in shown() {
             let help = command.get_after_help().map(ToString::to_string);
             assert!(
                 help.is_some_and(|text| text.contains("simpletuner-live")),
@@ -196,10 +235,10 @@ mod tests {
             .filter_map(|line| line.strip_prefix("simpletuner-live "))
             .filter_map(|rest| rest.split(' ').next())
             .collect();
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
+        for command in shown() {
+            let name = command.get_name().to_owned();
             assert!(
-                listed.contains(&name),
+                listed.contains(&&*name),
                 "README.md, \"Commands\", does not list {name}"
             );
         }

@@ -1,7 +1,8 @@
 //! `mount`: starts the daemon.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
 use clap::{ValueEnum, ValueHint};
 
@@ -13,6 +14,7 @@ use crate::error::Error;
 use crate::mount::MountPointState;
 use crate::provider::{BACKENDS, backend_variables, variables_of_programs};
 use crate::settings::{Flags, Settings};
+use crate::text::shell_path;
 use crate::{logging, mount};
 
 /// Mount the secrets as files, in the background
@@ -39,6 +41,9 @@ pub(super) struct Args {
     /// Let root in, too
     #[arg(long)]
     allow_root: bool,
+    /// Print nothing but errors and warnings
+    #[arg(long, hide = true)]
+    quiet: bool,
     /// The part of the mount that this process is
     #[arg(long, hide = true, requires = "foreground")]
     part: Option<Part>,
@@ -94,27 +99,45 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }?);
     }
     let settings = Settings::load(&flags, BACKENDS).map_err(|error| wrong(&flags, error))?;
+    let is_first = std::fs::symlink_metadata(&settings.log_file).is_err();
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
-    if mounted.already {
+    if mounted.already && !args.quiet {
         say("note", "it is mounted already");
         let mount = MountClient::require(&mounted.mount_point)?;
         if let Ok(status) = mount.read_json("status") {
             warn_of_changed_settings(&status);
             let is_root = rustix::process::geteuid().is_root();
             if settings.allow_root && !is_root && status["allow_root"] == false {
-                warn(
-                    "root is not let in: that takes `simpletuner-live umount`, and then this command again",
-                );
+                warn(&format!(
+                    "root is not let in: that takes {}, and then this command again",
+                    mount::command_for("umount", &mounted.mount_point)
+                ));
             }
         }
         warn_of_changed_variables(&mount, &settings);
     }
+    if args.quiet {
+        return Ok(());
+    }
     output::line(&path.to_string())?;
-    say("try", &format!("echo hf_xxxx > {path}/secrets/HF_TOKEN"));
-    say("try", &format!("cat {path}/secrets/HF_TOKEN"));
+    // Every mount in the background makes the log.
+    if is_first && std::io::stderr().is_terminal() {
+        suggest(&mounted.mount_point);
+    }
     Ok(())
+}
+
+/// What somebody may try who mounts for the first time. No suggestion replaces a secret.
+fn suggest(mount_point: &Path) {
+    let secrets = mount_point.join("secrets");
+    let token = secrets.join("HF_TOKEN");
+    match std::fs::symlink_metadata(&token).is_err() {
+        true => say("try", &format!("echo hf_xxxx > {}", shell_path(&token))),
+        false => say("try", &format!("ls -l {}", shell_path(&secrets))),
+    }
+    say("try", &format!("cat {}", shell_path(&token)));
 }
 
 /// Settings that are wrong do not concern a mount that runs.
@@ -140,8 +163,9 @@ fn warn_of_changed_variables(mount: &MountClient, settings: &Settings) {
         Ok(differing) if differing.is_empty() => {}
         Ok(differing) => warn(&format!(
             "the mount still uses the variables that it was started with; changed since: {}; \
-             `simpletuner-live reload --env` takes the new ones",
-            differing.lines().collect::<Vec<_>>().join(", ")
+             {} takes the new ones",
+            differing.lines().collect::<Vec<_>>().join(", "),
+            mount::command_for("reload --env", &settings.mount_point)
         )),
         Err(_) => {
             warn("the mount does not say whether its variables are still these of now; see its log")

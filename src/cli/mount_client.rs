@@ -1,9 +1,11 @@
 //! A running mount, used through its files; turns errnos back into error messages. Knows no provider.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -16,18 +18,26 @@ use super::secret_list::{Detail, ListedSecret};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
-use crate::settings::Settings;
 
 const PROVIDER: &str = "user.simpletuner.provider";
+/// How long to wait for a provider if the settings cannot be read: the default of `timeout.total`.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
+const ERROR: &str = "user.simpletuner.error";
+const STORED: &str = "user.simpletuner.stored";
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
     root: PathBuf,
+    /// `~/.simpletuner`, if the settings were read.
+    pub(super) base_dir: Option<PathBuf>,
+    /// How long to wait for a provider.
+    pub(super) timeout: Duration,
 }
 
 /// Why a mount does not answer, and what to type next.
 fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
+    let mount = mount::command_for("mount", mount_point);
     let stopped: Vec<String> = mount::stopped_processes(mount_point)
         .iter()
         .map(u32::to_string)
@@ -35,13 +45,13 @@ fn explain_no_answer(mount_point: &Path) -> (String, String) {
     match stopped.join(" ") {
         none if none.is_empty() => (
             format!("the mount at {path} is dead"),
-            "`simpletuner-live mount` cleans it up and mounts again".into(),
+            format!("{mount} cleans it up and mounts again"),
         ),
         pids => (
             format!(
                 "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
             ),
-            format!("`simpletuner-live mount`, or `kill -CONT {pids}`, continues it"),
+            format!("{mount}, or `kill -CONT {pids}`, continues it"),
         ),
     }
 }
@@ -50,14 +60,20 @@ impl MountClient {
     fn new(mount_point: &Path) -> Self {
         Self {
             root: mount_point.into(),
+            base_dir: None,
+            timeout: Duration::ZERO,
         }
     }
 
-    /// The mount that the settings name, if it answers; warns about one that is dead or another user's.
-    pub(super) fn find(settings: &Settings) -> Outcome<Option<Self>> {
-        let mount_point = &settings.mount_point;
+    /// The mount at `mount_point`, if it answers; warns about one that is dead or another user's.
+    pub(super) fn find(mount_point: &Path) -> Outcome<Option<Self>> {
         match mount::mount_point_state(mount_point)? {
-            MountPointState::Ours { alive: true, .. } => return Ok(Some(Self::new(mount_point))),
+            MountPointState::Ours { alive: true, .. } => {
+                return Ok(Some(Self {
+                    timeout: PROVIDER_TIMEOUT,
+                    ..Self::new(mount_point)
+                }));
+            }
             MountPointState::Ours { alive: false, .. } => {
                 let (what, hint) = explain_no_answer(mount_point);
                 warn(&format!("{what}; {hint}"));
@@ -82,10 +98,22 @@ impl MountClient {
                 let (what, hint) = explain_no_answer(mount_point);
                 Err(Failure::with_hint(what, hint))
             }
-            MountPointState::NotMounted => Err(Failure::with_hint(
-                format!("nothing is mounted at {path}"),
-                "`simpletuner-live mount` mounts it",
-            )),
+            MountPointState::NotMounted => {
+                let others = mount::own_mount_points();
+                let others: Vec<_> = others.iter().map(|dir| dir.display().to_string()).collect();
+                let mount = mount::command_for("mount", mount_point);
+                let hint = match others.len() {
+                    0 => format!("{mount} mounts it"),
+                    _ => format!(
+                        "{mount} mounts it; this user has a mount at {}",
+                        others.join(", ")
+                    ),
+                };
+                Err(Failure::with_hint(
+                    format!("nothing is mounted at {path}"),
+                    hint,
+                ))
+            }
             MountPointState::OfAnother { uid } => {
                 Err(Failure::new(mount::belongs_to_another(mount_point, uid)))
             }
@@ -111,8 +139,8 @@ impl MountClient {
         Ok(value)
     }
 
-    /// Sets the value. Returns the provider that overrides it, if there is one.
-    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome<Option<String>> {
+    /// Sets the value.
+    pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -124,34 +152,64 @@ impl MountClient {
             file.write_all(value)?;
             close(file)
         };
-        write().map_err(|error| self.failure(name, "write", error))?;
-        Ok(self.provider_of(name).filter(|provider| provider != "file"))
+        write().map_err(|error| self.failure(name, "write", error))
+    }
+
+    /// Whether the secrets file's value is encrypted.
+    pub(super) fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        Some(reason::attribute(&self.secret_path(name), STORED)? == "encrypted")
+    }
+
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        fs::symlink_metadata(self.secret_path(name)).is_ok()
     }
 
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
         fs::remove_file(self.secret_path(name)).map_err(|error| self.failure(name, "remove", error))
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
         let folder = self.root.join("secrets");
         let failed = |e| Failure::Error(Error::io(format!("cannot list {}", folder.display()), e));
+        // One file for each provider, instead of one attribute for each secret.
+        let providers = match detail {
+            Detail::Names => HashMap::new(),
+            Detail::All => self.providers_by_name(),
+        };
         let mut listed = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str().and_then(|name| SecretName::new(name).ok()) else {
                 continue;
             };
+            if !is_wanted(&name) {
+                continue;
+            }
             let metadata = match detail {
                 Detail::All => fs::metadata(self.secret_path(&name)).ok(),
-                _ => None,
+                Detail::Names => None,
             };
             let provider = match detail {
                 Detail::Names => None,
-                _ => self.provider_of(&name),
+                Detail::All => match providers.get(name.as_str()) {
+                    Some(provider) => Some(provider.clone()),
+                    None => self.provider_of(&name),
+                },
             };
+            // The mount shows a value that cannot be read as an empty one.
+            let looks_empty = metadata.as_ref().is_some_and(|m| m.len() == 0);
+            let problem = looks_empty
+                .then(|| reason::attribute(&self.secret_path(&name), ERROR))
+                .flatten();
+            let metadata = metadata.filter(|_| problem.is_none());
             listed.push(ListedSecret {
                 provider,
+                problem,
                 size: metadata.as_ref().map(|m| m.len()),
                 changed_at: metadata.and_then(|m| m.modified().ok()),
                 name,
@@ -161,11 +219,22 @@ impl MountClient {
         Ok(listed)
     }
 
-    fn provider_of(&self, name: &SecretName) -> Option<String> {
-        let mut buffer = [0; 256];
-        let length = rustix::fs::getxattr(self.secret_path(name), PROVIDER, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        Some(text.to_string())
+    /// The first provider of the chain that has it, for each secret.
+    fn providers_by_name(&self) -> HashMap<String, String> {
+        let mut providers = HashMap::new();
+        for report in self.providers() {
+            let keys = report["keys"].as_array().into_iter().flatten();
+            for key in keys.filter_map(Value::as_str) {
+                let provider = providers.entry(key.to_owned());
+                provider.or_insert_with(|| report["name"].as_str().unwrap_or("?").to_owned());
+            }
+        }
+        providers
+    }
+
+    /// The provider that reads of the key come from.
+    pub(super) fn provider_of(&self, name: &SecretName) -> Option<String> {
+        reason::attribute(&self.secret_path(name), PROVIDER)
     }
 
     /// Reads a JSON file: `status`, `cache/stats`, ...
@@ -239,7 +308,10 @@ impl MountClient {
             Some(libc::ENOTCONN) => {
                 return Failure::with_hint(
                     format!("the mount at {} has died", self.root.display()),
-                    "`simpletuner-live mount` cleans it up and mounts again",
+                    format!(
+                        "{} cleans it up and mounts again",
+                        mount::command_for("mount", &self.root)
+                    ),
                 );
             }
             _ => {}
@@ -288,132 +360,4 @@ impl MountClient {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A plain folder that looks like a mount.
-    fn folder() -> (tempfile::TempDir, MountClient) {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["secrets", "providers"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let client = MountClient::new(folder.path());
-        (folder, client)
-    }
-
-    fn key(name: &str) -> SecretName {
-        SecretName::new(name).unwrap()
-    }
-
-    #[test]
-    fn secrets_are_set_read_listed_and_removed_through_files() {
-        let (folder, client) = folder();
-        client.set(&key("B"), b"two").unwrap();
-        client.set(&key("A"), b"one").unwrap();
-        fs::write(folder.path().join("secrets/.scratch"), "").unwrap();
-        assert_eq!(client.get(&key("A")).unwrap().as_slice(), b"one");
-        let listed = client.list(Detail::All).unwrap();
-        let shown: Vec<_> = listed.iter().map(|l| (l.name.as_str(), l.size)).collect();
-        assert_eq!(shown, [("A", Some(3)), ("B", Some(3))]);
-        client.remove(&key("A")).unwrap();
-        assert!(matches!(
-            client.get(&key("A")),
-            Err(Failure::Error(Error::NotFound { name })) if name == "A"
-        ));
-    }
-
-    fn message_of(failure: Failure) -> String {
-        match failure {
-            Failure::Error(error) => error.to_string(),
-            Failure::Message(message, _) => message,
-            Failure::OutputClosed | Failure::Reported => "nothing".into(),
-        }
-    }
-
-    #[test]
-    fn an_errno_becomes_its_error_and_names_only_providers_that_fail() {
-        let (folder, client) = folder();
-        let providers = folder.path().join("providers");
-        let report = |name: &str, report: &str| {
-            fs::write(providers.join(name), report).unwrap();
-        };
-        report(
-            "environment",
-            r#"{"name": "environment", "priority": 1, "available": true, "last_error": null}"#,
-        );
-        // An error of an earlier operation: the provider is available.
-        report(
-            "file",
-            r#"{"name": "file", "priority": 2, "available": true, "last_error": "it was 0 bytes long"}"#,
-        );
-        report(
-            "vault",
-            r#"{"name": "vault", "priority": 4, "available": false, "last_error": "it is sealed"}"#,
-        );
-        for (errno, words) in [
-            (libc::ENOENT, "no such secret: K"),
-            (
-                libc::EIO,
-                "cannot write K: the vault provider says: it is sealed",
-            ),
-            (
-                libc::EKEYREJECTED,
-                "K cannot be decrypted: the key is wrong, or the stored value is damaged; the daemon's log says more",
-            ),
-            (
-                libc::EFBIG,
-                "the value of K is too large: at most 65536 bytes",
-            ),
-            (libc::EILSEQ, "the value of K is not UTF-8 text"),
-            (
-                libc::EPERM,
-                "cannot write K: Operation not permitted (os error 1)",
-            ),
-            (
-                libc::ENOSPC,
-                "cannot write K: No space left on device (os error 28)",
-            ),
-        ] {
-            let error = io::Error::from_raw_os_error(errno);
-            assert_eq!(message_of(client.failure(&key("K"), "write", error)), words);
-        }
-    }
-
-    #[test]
-    fn the_servers_own_reason_replaces_the_errnos_message() {
-        let (folder, client) = folder();
-        let secrets = folder.path().join("secrets");
-        let set_reason = |name: &str, reason: &str| {
-            let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::setxattr(&secrets, name, reason.as_bytes(), flags)
-        };
-        if set_reason("user.simpletuner.error.K", "vault provider: it is sealed\n")
-            == Err(rustix::io::Errno::OPNOTSUPP)
-        {
-            eprintln!("skipped: the scratch folder keeps no extended attributes");
-            return;
-        }
-        set_reason(
-            "user.simpletuner.error.L",
-            "L cannot be decrypted: another key",
-        )
-        .unwrap();
-        let failure = |name: &str, errno| {
-            let error = io::Error::from_raw_os_error(errno);
-            message_of(client.failure(&key(name), "read", error))
-        };
-        assert_eq!(
-            failure("K", libc::EIO),
-            "cannot read K: vault provider: it is sealed"
-        );
-        assert_eq!(
-            failure("L", libc::EKEYREJECTED),
-            "L cannot be decrypted: another key"
-        );
-        assert_eq!(failure("L", libc::ENOENT), "no such secret: L");
-        assert_eq!(
-            failure("M", libc::EILSEQ),
-            "the value of M is not UTF-8 text"
-        );
-    }
-}
+mod tests;

@@ -19,12 +19,7 @@ pub(super) fn write(bytes: &[u8]) -> Outcome {
             // Another process that shares the terminal or pipe made it non-blocking.
             Err(Errno::AGAIN) => wait_until_writable(&out),
             Err(Errno::PIPE) => return Err(Failure::OutputClosed),
-            Err(errno) => {
-                let error = io::Error::from(errno);
-                return Err(Failure::new(format!(
-                    "cannot write standard output: {error}"
-                )));
-            }
+            Err(errno) => return Err(Failure::unwritable(&errno.into())),
         }
     }
     Ok(())

@@ -1,13 +1,21 @@
 //! Why an operation through the mount failed, as the server reports it: the errno alone does not say which provider failed.
 
+use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::mount_client::MountClient;
+use super::secret_list::{NO_ANSWER, Unlisted};
 use crate::secret::SecretName;
 
 /// With a key's name appended, an attribute of the folder `secrets`: why this user's last operation on the key failed.
 const ATTRIBUTE: &str = "user.simpletuner.error.";
+/// Of a bundle: the providers whose secrets are missing.
+const MISSING: &str = "user.simpletuner.missing";
+/// How often a provider that has not answered yet is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The kernel's limit for an extended attribute (XATTR_SIZE_MAX).
 const MAX_REASON: usize = 64 * 1024;
 
@@ -24,27 +32,52 @@ pub(super) fn of_key(mount: &Path, name: &SecretName) -> Option<String> {
 /// The errors of all providers that fail, with their names; `None` if none fails.
 pub(super) fn of_providers(reports: &[Value]) -> Option<String> {
     let failing = failing(reports);
-    let errors = failing.map(|(name, reason)| format!("the {name} provider says: {reason}"));
+    let errors = failing.map(|(name, reason)| format!("the {name} provider fails: {reason}"));
     let errors: Vec<String> = errors.collect();
     (!errors.is_empty()).then(|| errors.join("; "))
 }
 
-/// The providers whose secrets may be missing from a list, and why.
-pub(super) fn unlisted(reports: &[Value]) -> Vec<(&str, &str)> {
-    let unanswered = reports.iter().filter_map(|report| {
-        let has_not_answered = report["configured"] == true
-            && report["available"] == true
-            && report["last_success"].is_null();
-        Some((report["name"].as_str()?, "it has not answered yet")).filter(|_| has_not_answered)
-    });
-    failing(reports).chain(unanswered).collect()
-}
-
 /// The providers that are unavailable now, and why.
 pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    let fails = |report: &&Value| report["available"] != true && report["configured"] != false;
+    let fails = |report: &&Value| report["available"] == false && report["configured"] != false;
     reports.iter().filter(fails).filter_map(|report| {
         let reason = report["last_error"].as_str()?;
         Some((report["name"].as_str()?, reason))
     })
+}
+
+/// The providers whose names a listing lacks. Waits for those that have not answered yet.
+pub(super) fn unlisted(client: &MountClient) -> Vec<Unlisted> {
+    let began = Instant::now();
+    // Opening the folder has the mount ask them.
+    let _ = fs::read_dir(client.path("secrets"));
+    loop {
+        let missing = attribute(&client.path("bundle/secrets.json"), MISSING).unwrap_or_default();
+        let reports = client.providers();
+        let report_of = |name: &str| reports.iter().find(|report| report["name"] == *name);
+        let is_asked = |name: &str| {
+            report_of(name).is_none_or(|report| {
+                !report["last_success"].is_null() || !report["last_error"].is_null()
+            })
+        };
+        if missing.split(' ').all(is_asked) || began.elapsed() >= client.timeout {
+            let unlisted = |name: &str| Unlisted {
+                provider: name.to_owned(),
+                reason: report_of(name)
+                    .and_then(|report| report["last_error"].as_str())
+                    .unwrap_or(NO_ANSWER)
+                    .to_owned(),
+            };
+            return missing.split_whitespace().map(unlisted).collect();
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// An extended attribute of at most a kilobyte.
+pub(super) fn attribute(path: &Path, name: &str) -> Option<String> {
+    let mut buffer = [0; 4096];
+    let length = rustix::fs::getxattr(path, name, &mut buffer).ok()?;
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    Some(text.to_string())
 }

@@ -11,14 +11,24 @@ pub(super) struct ListedSecret {
     /// In bytes; only for [`Detail::All`], if the value can be read.
     pub(super) size: Option<u64>,
     pub(super) changed_at: Option<SystemTime>,
+    /// Why the value cannot be read; only for [`Detail::All`].
+    pub(super) problem: Option<String>,
 }
 
 /// What `ls` shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
     Names,
-    /// Names and providers.
-    Providers,
-    /// Also sizes and times, which may wait for a backend.
+    /// Also providers, sizes and times, which may wait for a backend.
     All,
+}
+
+/// Why a provider gave no names that has never answered.
+pub(super) const NO_ANSWER: &str = "it has not answered yet";
+
+/// A provider whose names are missing in the list.
+pub(super) struct Unlisted {
+    pub(super) provider: String,
+    /// Why it did not give them.
+    pub(super) reason: String,
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::provider::{BACKENDS, own_credentials};
 use crate::settings::{Origin, SettingInForce, groups};
@@ -12,6 +13,9 @@ use crate::settings::{Origin, SettingInForce, groups};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = help())]
 pub(super) struct Args {
+    /// Only these settings
+    #[arg(value_name = "SETTING")]
+    names: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -22,6 +26,7 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "Examples:
   simpletuner-live settings
+  simpletuner-live settings ttl.default file_path
   simpletuner-live settings --json | jq '.[] | select(.from != \"default\")'";
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
@@ -29,11 +34,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         return output::write(markdown().as_bytes());
     }
     let settings = context.settings()?;
+    let shown = wanted(&settings.in_force, &args.names)?;
     if args.json {
-        return output::json(&settings.in_force);
+        return output::json(&shown);
     }
     let file = settings.config_file.display().to_string();
-    let rows = settings.in_force.iter().map(|setting| {
+    let rows = shown.iter().map(|setting| {
         let from = match &setting.from {
             Origin::File => file.clone(),
             other => other.to_string(),
@@ -41,6 +47,25 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         vec![setting.name.to_owned(), plain(&setting.value), from]
     });
     output::table(&["NAME", "VALUE", "FROM"], &rows.collect::<Vec<_>>())
+}
+
+/// The settings of these names, or of the groups of these names; all, if there are none.
+fn wanted<'a>(all: &'a [SettingInForce], names: &[String]) -> Outcome<Vec<&'a SettingInForce>> {
+    let is_in = |setting: &SettingInForce, name: &str| {
+        let rest = setting.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let unknown = |name: &&String| !all.iter().any(|setting| is_in(setting, name));
+    if let Some(name) = names.iter().find(unknown) {
+        return Err(Failure::with_hint(
+            format!("there is no setting {name:?}"),
+            "`simpletuner-live settings` shows the names",
+        ));
+    }
+    let is_wanted = |setting: &&SettingInForce| {
+        names.is_empty() || names.iter().any(|name| is_in(setting, name))
+    };
+    Ok(all.iter().filter(is_wanted).collect())
 }
 
 fn plain(value: &Value) -> String {

@@ -1,6 +1,7 @@
 //! `status`: the state of a mount and of its providers.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use serde_json::{Value, json};
@@ -8,7 +9,13 @@ use serde_json::{Value, json};
 use super::failure::warn;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
+use crate::mount;
 use crate::settings::SettingsDigest;
+
+/// How long to wait until the mount knows which values cannot be decrypted.
+const DECRYPTING_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many keys are named that cannot be decrypted.
+const MAX_SHOWN: usize = 10;
 
 /// Show whether a mount runs, and the state of its providers
 #[derive(clap::Args)]
@@ -36,11 +43,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             if args.json {
                 output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
             }
+            context.warn_of_simpletuner(args.dir.as_deref());
             return Err(failure);
         }
     };
     let status = client.read_json("status")?;
-    let providers = client.providers();
+    let providers = providers_of(&client);
     let is_changed = warn_of_changed_settings(&status);
     if args.json {
         let mut all = json!({ "mounted": true, "settings_changed": is_changed });
@@ -61,7 +69,43 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     output::table(
         &["PROVIDER", "STATE", "KEYS", "SOURCE", "LAST ERROR"],
         &rows,
-    )
+    )?;
+    let groups = providers
+        .iter()
+        .filter_map(|report| report["undecryptable"].as_array());
+    groups.flatten().try_for_each(|group| {
+        let keys = group["keys"].as_array().into_iter().flatten();
+        let keys: Vec<&str> = keys.filter_map(Value::as_str).collect();
+        let shown = keys
+            .iter()
+            .take(MAX_SHOWN)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let others = match keys.len().saturating_sub(MAX_SHOWN) {
+            0 => String::new(),
+            others => format!(" and {others} others"),
+        };
+        output::line(&format!(
+            "\n{shown}{others} cannot be decrypted: {}",
+            plain(&group["reason"])
+        ))
+    })
+}
+
+/// The providers' reports. A mount that has just begun may not have tried yet which values can be decrypted.
+fn providers_of(client: &MountClient) -> Vec<Value> {
+    let until = Instant::now() + DECRYPTING_TIMEOUT;
+    loop {
+        let providers = client.providers();
+        let is_known = providers
+            .iter()
+            .all(|report| !report["undecryptable"].is_null());
+        if is_known || Instant::now() >= until {
+            return providers;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The hashes by which commands compare mean nothing to people.
@@ -84,9 +128,11 @@ pub(super) fn warn_of_changed_settings(status: &Value) -> bool {
         _ => false,
     };
     if is_changed && let Some(file) = file {
+        let mount_point = status["mount_point"].as_str().unwrap_or_default();
         let file = file.display();
         warn(&format!(
-            "{file} is newer than what is in force; `simpletuner-live reload` takes it over"
+            "{file} is newer than what is in force; {} takes it over",
+            mount::command_for("reload", Path::new(mount_point))
         ));
     }
     is_changed
@@ -125,11 +171,16 @@ fn plain(value: &Value) -> String {
 
 fn row(report: &Value) -> Vec<String> {
     let is = |field: &str| report[field].as_bool().unwrap_or(false);
-    let state = match (is("configured"), is("available"), is("stale")) {
-        (false, ..) => "not configured",
-        (true, false, _) => "failing",
-        (true, true, true) => "stale",
-        (true, true, false) => "available",
+    let state = match (is("configured"), report["available"].as_bool()) {
+        (false, _) => "not configured",
+        (true, None) => "not asked yet",
+        (true, Some(true)) => "available",
+        (true, Some(false)) if is("stale") => "failing, last values served",
+        (true, Some(false)) => "failing",
+    };
+    let last_error = match (&report["last_error"], &report["last_error_at"]) {
+        (Value::String(error), Value::String(at)) => format!("{at}  {error}"),
+        (error, _) => plain(error),
     };
     let keys = report["keys"].as_array().map_or(0, Vec::len);
     vec![
@@ -137,7 +188,7 @@ fn row(report: &Value) -> Vec<String> {
         state.into(),
         keys.to_string(),
         plain(&report["source"]),
-        plain(&report["last_error"]),
+        last_error,
     ]
 }
 

@@ -1,19 +1,25 @@
 //! Where a command finds the secrets: in the files of a running mount, or without one through the library. Both give the
 //! same answers.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::failure::warn;
+use super::failure::{Failure, warn};
 use super::mount_client::MountClient;
+use super::nearest::nearest;
 use super::reason;
-use super::secret_list::{Detail, ListedSecret};
+use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
-use crate::manager::SecretsManager;
+use crate::manager::{Lookup, SecretsManager};
+use crate::provider::{self, ChangeKind, PastChange, Undo, UndoRequest};
 use crate::secret::SecretName;
+use crate::settings::Settings;
+use crate::settings::paths::{DEFAULT_NAMES, without_links};
 
 pub(super) enum Target {
     /// A mount is running: its caches are warm, and it records who reads.
@@ -35,6 +41,39 @@ impl Drop for Store {
 }
 
 impl Store {
+    fn of(settings: &Settings) -> Outcome<Self> {
+        Ok(Self {
+            manager: SecretsManager::from_settings(settings)?,
+            audit: AuditTrail::from_settings(settings),
+        })
+    }
+
+    /// What was done to the keys, the newest first.
+    pub(super) fn history(&self) -> Outcome<Vec<PastChange>> {
+        Ok(self.manager.history()?)
+    }
+
+    /// Whether the store has the key.
+    pub(super) fn has(&self, name: &SecretName) -> bool {
+        self.manager.is_in_store(name)
+    }
+
+    /// What an undo would set back.
+    pub(super) fn plan_undo(&self, what: &UndoRequest) -> Outcome<Vec<Undo>> {
+        Ok(self.manager.plan_undo(what)?)
+    }
+
+    /// Sets keys back as planned.
+    pub(super) fn undo(&self, planned: &[Undo]) -> Outcome {
+        for outcome in self.manager.undo(planned)? {
+            self.record(match outcome.kind {
+                ChangeKind::Deleted => AuditEvent::SecretUndone(outcome.name),
+                ChangeKind::Set | ChangeKind::Rotated => AuditEvent::SecretRestored(outcome.name),
+            });
+        }
+        Ok(())
+    }
+
     fn record(&self, event: AuditEvent) {
         self.audit.record(Actor::this_process(), event);
     }
@@ -42,21 +81,33 @@ impl Store {
 
 impl Target {
     pub(super) fn open(context: &Context, no_mount: bool) -> Outcome<Self> {
-        let settings = context.settings()?;
-        if !no_mount && let Some(client) = MountClient::find(&settings)? {
+        // Before the settings are read: what is wrong with them does not concern a mount that runs.
+        if !no_mount && let Some(mut client) = MountClient::find(&context.mount_point(None)?)? {
+            if let Ok(settings) = context.settings() {
+                client.timeout = settings.timeout.total;
+                client.base_dir = Some(settings.base_dir);
+            }
             return Ok(Target::Mount(client));
         }
-        Ok(Target::Store(Store {
-            manager: SecretsManager::from_settings(&settings)?,
-            audit: AuditTrail::from_settings(&settings),
-        }))
+        Ok(Target::Store(Store::of(&context.settings()?)?))
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
         match self {
-            Target::Mount(client) => client.get(name),
+            Target::Mount(client) => client
+                .get(name)
+                .map_err(|failure| self.suggest(name, failure)),
             Target::Store(Store { manager, audit }) => {
-                let value = manager.get(name.as_str())?;
+                let value = manager.get(name.as_str());
+                let value = value.map_err(|error| self.suggest(name, error.into()))?;
+                for (provider, error) in manager.snapshot().missing_sources() {
+                    if let Some(error) = error {
+                        warn(&format!(
+                            "the {provider} provider failed: {}",
+                            error.reason()
+                        ));
+                    }
+                }
                 let target = ReadTarget::WithoutMount(name.clone(), "simpletuner-live");
                 let uid = rustix::process::geteuid().as_raw();
                 audit.record_read(uid, std::process::id(), target);
@@ -65,22 +116,32 @@ impl Target {
         }
     }
 
-    /// Sets the value, and warns if another provider overrides it.
+    /// Sets the value, and warns if another provider overrides it, or if SimpleTuner could read it before and cannot now.
     pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         match self {
             Target::Mount(client) => {
-                if let Some(provider) = client.set(name, value)? {
+                let was_plain = client.is_encrypted(name) == Some(false);
+                client.set(name, value)?;
+                if let Some(provider) = client.provider_of(name)
+                    && provider != "file"
+                {
                     warn(&format!(
-                        "{name} is written to the file, but the {provider} provider has it too, and reads still give \
-                         that value"
+                        "{name} is written to the file provider, but the {provider} provider has it, too, and reads still \
+                         give that value"
                     ));
+                }
+                if was_plain
+                    && client.is_encrypted(name) == Some(true)
+                    && let Some(store) = simpletuners_own_file(client)
+                {
+                    warn(&provider::file::hidden(name, &store));
                 }
             }
             Target::Store(store) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
                     name: name.to_string(),
                 })?;
-                // The manager itself warns about a provider that overrides the file.
+                // The manager itself logs these warnings.
                 store.manager.set(name.as_str(), text)?;
                 store.record(AuditEvent::SecretSet(name.clone()));
             }
@@ -88,34 +149,88 @@ impl Target {
         Ok(())
     }
 
+    /// Removes the secret, and warns if another provider has it, too.
     pub(super) fn remove(&self, name: &SecretName) -> Outcome {
-        match self {
-            Target::Mount(client) => client.remove(name),
+        let left = match self {
+            Target::Mount(client) => {
+                client
+                    .remove(name)
+                    .map_err(|failure| self.suggest(name, failure))?;
+                client.provider_of(name)
+            }
             Target::Store(store) => {
-                store.manager.delete(name.as_str())?;
+                let deleted = store.manager.delete(name.as_str());
+                deleted.map_err(|error| self.suggest(name, error.into()))?;
                 store.record(AuditEvent::SecretDeleted(name.clone()));
-                Ok(())
+                // The manager itself logs it where that provider comes before the file.
+                let found = store.manager.snapshot().find(name).last_known();
+                let provider = found.map(|found| found.provider.to_string());
+                provider.filter(|provider| provider != "environment")
+            }
+        };
+        if let Some(provider) = left {
+            warn(&format!(
+                "{name} is removed from the file provider, but the {provider} provider has it, too, and reads give that value"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The failure of a command about this secret, with the name that the user may have meant.
+    pub(super) fn suggest(&self, name: &SecretName, failure: Failure) -> Failure {
+        let is_missing = matches!(&failure, Failure::Error(error) if error.is_not_found());
+        if !is_missing {
+            return failure;
+        }
+        let names = self.names();
+        let nearest = nearest(name.as_str(), names.iter().map(SecretName::as_str));
+        match (failure, nearest) {
+            (Failure::Error(error), Some(nearest)) => {
+                let hint = format!("did you mean {nearest}? `simpletuner-live ls` shows all names");
+                Failure::Hinted(error, hint)
+            }
+            (failure, _) => failure,
+        }
+    }
+
+    /// The names that are known without asking anybody.
+    fn names(&self) -> Vec<SecretName> {
+        match self {
+            Target::Mount(client) => {
+                let listed = client.list(Detail::Names, &|_| true).unwrap_or_default();
+                listed.into_iter().map(|one| one.name).collect()
+            }
+            Target::Store(Store { manager, .. }) => {
+                let (names, _) = manager.list();
+                names.into_iter().map(|(name, _)| name).collect()
             }
         }
     }
 
-    /// All names, sorted.
-    pub(super) fn list(&self, detail: Detail) -> Outcome<Vec<ListedSecret>> {
+    /// Whether there is a secret of this name.
+    pub(super) fn has(&self, name: &SecretName) -> bool {
         match self {
-            Target::Mount(client) => {
-                let listed = client.list(detail)?;
-                for (provider, reason) in reason::unlisted(&client.providers()) {
-                    warn(&format!(
-                        "the {provider} provider's names may be missing: {reason}"
-                    ));
-                }
-                Ok(listed)
-            }
+            Target::Mount(client) => client.has(name),
+            Target::Store(store) => store.has(name),
+        }
+    }
+
+    /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
+    pub(super) fn open_store(context: &Context) -> Outcome<Store> {
+        Store::of(&context.settings()?)
+    }
+
+    /// All names that are wanted, sorted.
+    pub(super) fn list(
+        &self,
+        detail: Detail,
+        is_wanted: &dyn Fn(&SecretName) -> bool,
+    ) -> Outcome<Vec<ListedSecret>> {
+        match self {
+            Target::Mount(client) => client.list(detail, is_wanted),
             Target::Store(Store { manager, .. }) => {
-                let (names, whole) = manager.list();
-                if let Err(error) = whole {
-                    warn(&error.to_string());
-                }
+                let (mut names, _) = manager.list();
+                names.retain(|(name, _)| is_wanted(name));
                 // Asking for one value derives the file's key; after that the snapshot has all values.
                 if detail == Detail::All
                     && let Some((name, _)) =
@@ -125,14 +240,20 @@ impl Target {
                 }
                 let snapshot = manager.snapshot();
                 let listed = names.into_iter().map(|(name, provider)| {
-                    let found = match detail {
-                        Detail::All => snapshot.find(&name).last_known(),
+                    let looked_up = match detail {
+                        Detail::All => snapshot.find(&name),
+                        Detail::Names => Lookup::Unknown,
+                    };
+                    let problem = match &looked_up {
+                        Lookup::Failed(error) => Some(error.to_string()),
                         _ => None,
                     };
+                    let found = looked_up.last_known();
                     ListedSecret {
                         provider: Some(provider.to_string()),
                         size: found.as_ref().map(|found| found.size() as u64),
                         changed_at: found.map(|found| found.changed_at),
+                        problem,
                         name,
                     }
                 });
@@ -140,4 +261,30 @@ impl Target {
             }
         }
     }
+
+    /// The providers whose names [`list`](Self::list) lacks. Waits for those that have not answered yet.
+    pub(super) fn unlisted(&self) -> Vec<Unlisted> {
+        match self {
+            Target::Mount(client) => reason::unlisted(client),
+            Target::Store(Store { manager, .. }) => {
+                let _ = manager.list();
+                let missing = manager.snapshot().missing_sources().into_iter();
+                let unlisted = missing.map(|(provider, error)| Unlisted {
+                    provider: provider.to_string(),
+                    reason: error.map_or_else(|| NO_ANSWER.to_owned(), |error| error.reason()),
+                });
+                unlisted.collect()
+            }
+        }
+    }
+}
+
+/// The secrets file of a mount, if it is the one that SimpleTuner reads itself.
+fn simpletuners_own_file(mount: &MountClient) -> Option<PathBuf> {
+    let report = mount.read_json("providers/file").ok()?;
+    let store = without_links(Path::new(report["source"].as_str()?));
+    let base_dir = mount.base_dir.as_ref()?;
+    let mut defaults = DEFAULT_NAMES.iter().map(|name| base_dir.join(name));
+    let first = defaults.find(|path| fs::symlink_metadata(path).is_ok())?;
+    (without_links(&first) == store).then_some(store)
 }

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::{Context, Outcome};
 use crate::error::Error;
 use crate::mount::{self, BoundViews, Unmount};
+use crate::sync::not_started;
 
 /// How long the command takes at most.
 const TIMEOUT: Duration = Duration::from_millis(4900);
@@ -27,6 +28,7 @@ const END: u8 = 0;
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
+    visible_alias = "unmount",
     after_help = "Examples:
   simpletuner-live umount
   simpletuner-live umount /run/secrets-live
@@ -73,7 +75,9 @@ fn unmount(args: &Args, context: &Context) -> Outcome {
         true => BoundViews::End,
         false => BoundViews::Refuse,
     };
-    Ok(mount::unmount(&mount_point, how, views)?)
+    mount::unmount(&mount_point, how, views)?;
+    context.warn_of_simpletuner(args.dir.as_deref());
+    Ok(())
 }
 
 /// Unmounts in another process, and shows what it says. A filesystem that does not answer can keep a process from ending, even
@@ -93,7 +97,7 @@ fn run_worker(args: &Args, context: &Context) -> Outcome {
     worker.args(&args.dir);
     let copy = end.try_clone().map_err(failed)?;
     worker.stdin(Stdio::null()).stdout(copy).stderr(end);
-    worker.spawn().map_err(failed)?;
+    worker.spawn().map_err(not_started).map_err(failed)?;
     // It has copies of the pipe's end, which would keep the pipe open.
     drop(worker);
     match relay(&output, until).map_err(failed)? {

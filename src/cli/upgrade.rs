@@ -17,7 +17,7 @@ use crate::mount;
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
-  cargo install simpletuner-live && simpletuner-live upgrade
+  cargo install --path . && simpletuner-live upgrade
   simpletuner-live upgrade /run/secrets-live"
 )]
 pub(super) struct Args {

@@ -16,7 +16,6 @@ use super::mount_client::MountClient;
 use super::{Context, Outcome, output, reason};
 use crate::error::Error;
 use crate::secret::SecretName;
-use crate::settings::Settings;
 use crate::views::definition::check_name;
 use crate::views::{ViewDefinition, ViewStore};
 
@@ -150,7 +149,7 @@ struct Target {
     /// The mount that runs.
     client: Option<MountClient>,
     /// Without a mount.
-    store: Arc<ViewStore>,
+    store: Option<Arc<ViewStore>>,
     /// Where the views are, or would be.
     dir: PathBuf,
     /// What the mount's `status` says of the views.
@@ -159,22 +158,23 @@ struct Target {
 
 impl Target {
     fn open(context: &Context) -> Outcome<Self> {
-        let settings: Settings = context.settings()?;
-        let client = MountClient::find(&settings)?;
-        let status = match &client {
-            Some(client) => client.read_json("status")?["views"].take(),
-            None => Value::Null,
-        };
-        let store = ViewStore::new(&settings.views_file, settings.timeout.total);
-        if client.is_none() {
-            store.check();
+        if let Some(client) = MountClient::find(&context.mount_point(None)?)? {
+            let status = client.read_json("status")?["views"].take();
+            return Ok(Self {
+                client: Some(client),
+                store: None,
+                dir: status["dir"].as_str().unwrap_or_default().into(),
+                status,
+            });
         }
-        let mounted = status["mount_point"].as_str().map(PathBuf::from);
+        let settings = context.settings()?;
+        let store = ViewStore::new(&settings.views_file, settings.timeout.total);
+        store.check();
         Ok(Self {
-            client,
-            store,
-            dir: mounted.unwrap_or(settings.views_dir),
-            status,
+            client: None,
+            store: Some(store),
+            dir: settings.views_dir,
+            status: Value::Null,
         })
     }
 
@@ -182,15 +182,21 @@ impl Target {
         self.dir.join(name)
     }
 
+    fn store(&self) -> Outcome<&ViewStore> {
+        let none = || Failure::new("there is neither a mount nor a file of definitions");
+        self.store.as_deref().ok_or_else(none)
+    }
+
     /// All definitions, as JSON.
     fn all(&self) -> Outcome<BTreeMap<String, Value>> {
         let Some(client) = &self.client else {
-            if let Some(problem) = self.store.problem() {
+            let store = self.store()?;
+            if let Some(problem) = store.problem() {
                 return Err(Failure::new(format!(
                     "the definitions cannot be read: {problem}"
                 )));
             }
-            let views = self.store.current();
+            let views = store.current();
             let views = views
                 .all()
                 .map(|view| (view.name.clone(), view.definition.to_json()));
@@ -224,7 +230,7 @@ impl Target {
                 let written = client.write_whole(&format!("views/{name}.json"), text.as_bytes());
                 written.map_err(|failure| why(client, name, failure))
             }
-            None => Ok(self.store.put(name, text.as_bytes())?),
+            None => Ok(self.store()?.put(name, text.as_bytes())?),
         }
     }
 
@@ -242,7 +248,7 @@ impl Target {
                 })
             }
             None => self
-                .store
+                .store()?
                 .remove(name)
                 .map_err(|error| match error.is_not_found() {
                     true => no_such_view(name),

@@ -35,17 +35,24 @@ pub fn is_encrypted(stored: &str) -> bool {
 /// Whether the text has the form of an encrypted value, but its first characters were changed, lost or added to: half of
 /// the prefix is there, and the rest is what base64 makes of a token.
 fn is_damaged_token(stored: &str) -> bool {
-    let length = PREFIX.len() as isize;
-    (-length / 2..=length).any(|added| {
-        let is_same = |at: isize| {
-            let there = usize::try_from(at + added)
-                .ok()
-                .and_then(|at| stored.chars().nth(at));
-            there == PREFIX.chars().nth(at.unsigned_abs())
-        };
-        let same = (0..length).filter(|at| is_same(*at)).count();
-        let rest = stored.char_indices().nth((length + added).unsigned_abs());
-        same >= PREFIX.len() / 2 && rest.is_some_and(|(at, _)| is_rest_of_token(&stored[at..]))
+    const LENGTH: usize = PREFIX.len();
+    // Once, because every plain value of a store is looked at.
+    let mut front = ['\0'; 2 * LENGTH];
+    for (place, c) in front.iter_mut().zip(stored.chars()) {
+        *place = c;
+    }
+    let half = LENGTH as isize / 2;
+    (-half..=LENGTH as isize).any(|added| {
+        let mut same = 0;
+        for (at, byte) in PREFIX.bytes().enumerate() {
+            let there = at.checked_add_signed(added).and_then(|at| front.get(at));
+            same += usize::from(there == Some(&char::from(byte)));
+        }
+        same >= LENGTH / 2 && {
+            let rest = LENGTH.checked_add_signed(added);
+            let rest = rest.and_then(|rest| stored.char_indices().nth(rest));
+            rest.is_some_and(|(at, _)| is_rest_of_token(&stored[at..]))
+        }
     })
 }
 
@@ -107,28 +114,55 @@ impl CredentialCipher {
     /// # Errors
     /// [`Error::CannotDecrypt`]: it was encrypted with another key, or is damaged.
     pub fn decrypt(&self, name: &str, stored: &str) -> Result<SecretValue> {
-        let cannot = |reason: &str| Error::CannotDecrypt {
-            name: name.into(),
-            reason: reason.into(),
-        };
-        let damaged = "the stored value is damaged; restore it from a backup, or set it again";
-        let token = URL_SAFE
-            .decode(stored.trim())
-            .map_err(|_| cannot(damaged))?;
-        let token = std::str::from_utf8(&token).map_err(|_| cannot(damaged))?;
+        self.try_decrypt(stored).map_err(|why| why.error(name))
+    }
+
+    /// Decrypts a stored value of any age.
+    pub(crate) fn try_decrypt(&self, stored: &str) -> Result<SecretValue, Undecryptable> {
+        let damaged = Undecryptable::Damaged;
+        let token = URL_SAFE.decode(stored.trim()).map_err(|_| damaged)?;
+        let token = std::str::from_utf8(&token).map_err(|_| damaged)?;
         // With the largest time, no token is from the future. Python's Fernet ignores the time without a limit, so a value
         // that was encrypted under a fast clock must be readable here, too.
         let text = self
             .0
             .decrypt_at_time(token, None, u64::MAX - 60)
             .map(Zeroizing::new)
-            .map_err(|_| {
-                cannot(
-                    "it was encrypted with another credential key, or is damaged; restore that key, or set the value again",
-                )
-            })?;
-        SecretValue::from_bytes(name, &text)
-            .map_err(|_| cannot("what it decrypts to is not UTF-8 text"))
+            .map_err(|_| Undecryptable::OtherKey)?;
+        SecretValue::from_bytes("", &text).map_err(|_| Undecryptable::NotText)
+    }
+}
+
+/// Why a stored value cannot be decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Undecryptable {
+    /// It is no token at all, whatever the key.
+    Damaged,
+    /// Its signature is not of this key, or it was changed.
+    OtherKey,
+    /// It is of this key, and is no text.
+    NotText,
+}
+
+impl Undecryptable {
+    /// The reason, for people.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Undecryptable::Damaged => {
+                "the stored value is damaged; restore it from a backup, or set it again"
+            }
+            Undecryptable::OtherKey => {
+                "it was encrypted with another credential key, or is damaged; restore that key, or set the value again"
+            }
+            Undecryptable::NotText => "what it decrypts to is not UTF-8 text",
+        }
+    }
+
+    pub(crate) fn error(self, name: &str) -> Error {
+        Error::CannotDecrypt {
+            name: name.into(),
+            reason: self.reason().into(),
+        }
     }
 }
 

@@ -12,10 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialCipher;
-use crate::error::{Error, Result};
-use crate::files::{ReadError, Stamp, place, read_file};
+use crate::error::{Error, Result, in_words};
+use crate::files::{ReadError, Stamp, base_folder, place, read_file};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
+use crate::text::shell_path;
 
 /// The environment variable that holds the master secret itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
@@ -92,6 +93,7 @@ impl KeySource {
         if let Some(cipher) = self.cipher_if_present()? {
             return Ok(cipher);
         }
+        base_folder::refuse_anew(&self.key_file)?;
         create(&self.key_file).map_err(|error| {
             Error::io(
                 format!(
@@ -103,6 +105,24 @@ impl KeySource {
         })?;
         // Another process may have been first; the key is the one in the file.
         self.cipher()
+    }
+
+    /// Whether the present key can be used. Derives nothing, so it is quick.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`], but not for a key that is missing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let stamp = rustix::fs::stat(&self.key_file).map(|stat| Stamp::of(&stat));
+        let derived_from = self
+            .derived
+            .lock()
+            .as_ref()
+            .and_then(|derived| derived.file);
+        match (&self.variable, stamp, derived_from) {
+            (Some(_), ..) => Ok(()),
+            (None, Ok(stamp), Some(known)) if stamp == known => Ok(()),
+            _ => self.read().map(drop),
+        }
     }
 
     /// The variable's name or the file's path, for messages.
@@ -127,7 +147,8 @@ impl KeySource {
         self.variable == other.variable && self.key_file == other.key_file
     }
 
-    fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
+    /// The cipher of the current key; `None`: there is none.
+    pub(crate) fn cipher_if_present(&self) -> Result<Option<Arc<CredentialCipher>>> {
         let mut derived = self.derived.lock();
         if let Some(variable) = &self.variable {
             let derived = derived.get_or_insert_with(|| Derived {
@@ -144,6 +165,12 @@ impl KeySource {
             return Ok(Some(derived.cipher.clone()));
         }
         let Some((text, file)) = self.read()? else {
+            // In a folder that was moved away, the key is what it was.
+            if base_folder::refuse_anew(&self.key_file).is_err()
+                && let Some(last) = &*derived
+            {
+                return Ok(Some(last.cipher.clone()));
+            }
             *derived = None;
             return Ok(None);
         };
@@ -168,7 +195,7 @@ impl KeySource {
             Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
             Err(ReadError::TooLarge) => return Err(self.unusable("it is too large to be a key")),
             Err(ReadError::Io(error)) => {
-                return Err(self.unusable(format!("it cannot be read: {error}")));
+                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
             }
         };
         let text = std::str::from_utf8(&content.bytes)
@@ -181,9 +208,10 @@ impl KeySource {
             ));
         }
         if content.mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
-            let path = self.key_file.display();
             tracing::warn!(
-                "other users may open the credential key {path}; fix it with: chmod 600 {path}"
+                "other users may open the credential key {}; fix it with: chmod 600 {}",
+                self.key_file.display(),
+                shell_path(&self.key_file)
             );
         }
         Ok(Some((SecretValue::new(text), content.stamp)))

@@ -7,6 +7,7 @@
 mod cipher;
 mod key;
 
+pub(crate) use cipher::Undecryptable;
 pub use cipher::{CredentialCipher, is_encrypted};
 pub use key::{KEY_VARIABLE, KeySource};
 

@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -49,9 +48,9 @@ impl FileNotifier {
         }
     }
 
-    /// Waits until a file changes, `wake` (an eventfd that does not block) is written to, or `pause` has passed.
-    pub(crate) fn wait(&self, wake: Option<BorrowedFd<'_>>, pause: Duration) {
-        let until = Instant::now() + pause;
+    /// Waits until a file changes, `wake` (an eventfd that does not block) is written to, or this time has come; returns whether a file
+    /// changed.
+    pub(crate) fn wait(&self, wake: Option<BorrowedFd<'_>>, until: Instant) -> bool {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let timeout = Timespec {
@@ -64,11 +63,12 @@ impl FileNotifier {
                 fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
             }
             if poll(&mut fds, Some(&timeout)).is_err() && left.is_zero() {
-                return;
+                return false;
             }
             let woken = wake.is_some_and(|wake| rustix::io::read(wake, &mut [0; 8]).is_ok());
-            if self.has_event() || woken || left.is_zero() {
-                return;
+            let has_event = self.has_event();
+            if has_event || woken || left.is_zero() {
+                return has_event;
             }
         }
     }

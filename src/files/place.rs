@@ -17,7 +17,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::names::Names;
-use super::{groups, not_a_file};
+use super::{base_folder, groups, not_a_file};
+use crate::text::shell_path;
 
 const FOLDER: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
@@ -174,6 +175,12 @@ impl Place {
         self.stat.as_ref()
     }
 
+    /// The last folder on the way that exists, and the file's name if the file is in it.
+    pub(super) fn existing_folder(&self) -> (&OwnedFd, Option<&OsStr>) {
+        let is_there = self.missing.is_empty() && self.stat.is_some();
+        (&self.folder.fd, is_there.then_some(&*self.name))
+    }
+
     /// Refuses a sticky folder that others can write, for files that have further files beside them.
     ///
     /// # Errors
@@ -190,6 +197,9 @@ impl Place {
     /// # Errors
     /// As for [`find`].
     pub(crate) fn make_folders(mut self) -> io::Result<Self> {
+        if !self.missing.is_empty() {
+            base_folder::refuse_anew(&self.path).map_err(io::Error::other)?;
+        }
         let below = self.path.parent().unwrap_or(Path::new("/"));
         let depth = below.components().count() - self.missing.len();
         for (name, at) in std::mem::take(&mut self.missing).iter().zip(depth..) {
@@ -359,7 +369,8 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
             }
             _ => format!(
                 "{shown} belongs to another user (uid {owner}), so it is not used; \
-                 use another path, or fix it with: sudo chown {me} {shown}"
+                 use another path, or fix it with: sudo chown {me} {}",
+                shell_path(path)
             ),
         }));
     }
@@ -372,7 +383,8 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
         return Err(match kind {
             // Root's own folder for all, such as /workspace.
             FileType::Directory if stat.st_uid != me => untrusted(format!(
-                "other users can write {shown}, so it is not used; fix it with: sudo chmod +t {shown}"
+                "other users can write {shown}, so it is not used; fix it with: sudo chmod +t {}",
+                shell_path(path)
             )),
             _ => writable(path),
         });
@@ -387,9 +399,10 @@ fn check(stat: &Stat, path: &Path, is_in_shared: bool) -> io::Result<bool> {
 }
 
 fn writable(path: &Path) -> io::Error {
-    let path = path.display();
     untrusted(format!(
-        "other users can write {path}, so it is not used; fix it with: chmod go-w {path}"
+        "other users can write {}, so it is not used; fix it with: chmod go-w {}",
+        path.display(),
+        shell_path(path)
     ))
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::time::SystemTime;
 
-use fuser::{FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
 
 use crate::live::{self, Attr, Caller, Opened, Owner};
 
@@ -29,9 +29,19 @@ pub(super) fn unique(caller: &Caller) -> u64 {
     }
 }
 
-/// `None`: the name is not UTF-8.
-pub(super) fn utf8(name: &OsStr) -> Option<String> {
-    name.to_str().map(String::from)
+/// The longest name, in bytes, as on Linux's own filesystems.
+const MAX_NAME: usize = 255;
+
+/// A name as text.
+///
+/// # Errors
+/// ENAMETOOLONG; `not_utf8` for a name that is not UTF-8.
+pub(super) fn text_of(name: &OsStr, not_utf8: i32) -> Result<String, Errno> {
+    match name.to_str() {
+        _ if name.len() > MAX_NAME => Err(Errno::from_i32(libc::ENAMETOOLONG)),
+        Some(text) => Ok(text.to_owned()),
+        None => Err(Errno::from_i32(not_utf8)),
+    }
 }
 
 pub(super) fn system_time(time: TimeOrNow) -> SystemTime {

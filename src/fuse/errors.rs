@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
+use crate::error::in_words;
 use crate::live::OpError;
 use crate::sync::Mutex;
 
@@ -58,8 +59,8 @@ struct Logged {
 #[derive(Default)]
 pub(super) struct Failures {
     logged: Mutex<HashMap<String, Logged>>,
-    /// Why the last operations failed, the newest last.
-    reasons: Mutex<VecDeque<String>>,
+    /// Why the last operations failed, each with the key or document that it was about, the newest last.
+    reasons: Mutex<VecDeque<(String, String)>>,
 }
 
 impl Failures {
@@ -67,17 +68,16 @@ impl Failures {
     pub(super) fn errno(&self, operation: &str, error: OpError) -> Errno {
         let (errno, reason, is_expected) = match error {
             OpError::Errno(errno) => (errno, None, true),
-            OpError::Error(error) => (error.errno(), Some(error.to_string()), error.is_not_found()),
+            OpError::Error(error) => {
+                let reason = error.to_string();
+                if let Some(name) = error.name() {
+                    self.keep_reason(name, &reason);
+                }
+                (error.errno(), Some(reason), error.is_not_found())
+            }
             // Unreachable by design: operations that can block are parked instead.
             OpError::Blocked(on) => (libc::EIO, Some(format!("blocked on {on:?}")), false),
         };
-        if let Some(reason) = &reason {
-            let mut reasons = self.reasons.lock();
-            if reasons.len() >= MAX_REASONS {
-                reasons.pop_front();
-            }
-            reasons.push_back(reason.clone());
-        }
         let allowed = match ALLOWED.contains(&errno) {
             true => errno,
             false => libc::EIO,
@@ -91,19 +91,19 @@ impl Failures {
         Errno::from_i32(allowed)
     }
 
-    /// The reason of the last failure that names this key.
+    fn keep_reason(&self, name: &str, reason: &str) {
+        let mut reasons = self.reasons.lock();
+        if reasons.len() >= MAX_REASONS {
+            reasons.pop_front();
+        }
+        reasons.push_back((name.to_owned(), reason.to_owned()));
+    }
+
+    /// The reason of the last failure of this key, or document.
     pub(super) fn last_of(&self, key: &str) -> Option<String> {
         let reasons = self.reasons.lock();
-        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let names = |reason: &&String| {
-            let mut words = reason.split(|c| !is_of_name(c));
-            words.any(|word| {
-                let word = word.trim_end_matches('.');
-                // A view, a price or a provider's configuration is a file `KEY.json`.
-                word == key || word.strip_suffix(".json") == Some(key)
-            })
-        };
-        reasons.iter().rev().find(names).cloned()
+        let last = reasons.iter().rev().find(|(name, _)| name == key);
+        last.map(|(_, reason)| reason.clone())
     }
 
     fn log(&self, operation: &str, errno: i32, reason: &str) {
@@ -140,12 +140,7 @@ impl Failures {
 }
 
 fn name_of(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    // "No such file or directory (os error 2)"
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    in_words(&std::io::Error::from_raw_os_error(errno))
 }
 
 #[cfg(test)]
@@ -172,7 +167,8 @@ mod tests {
             let error = Error::ProviderFailed {
                 name: name.into(),
                 provider: provider.into(),
-                reason: "it is sealed".into(),
+                reason: "A region is missing".into(),
+                others: Vec::new(),
             };
             failures.errno("open", OpError::Error(error));
         };
@@ -185,6 +181,8 @@ mod tests {
         assert!(failures.last_of("HF_TOKEN").unwrap().contains("vault"));
         assert!(failures.last_of("TOKEN").unwrap().contains("aws"));
         assert_eq!(failures.last_of("HF"), None);
+        // A word of another key's reason.
+        assert_eq!(failures.last_of("A"), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use libc::{EINVAL, ENODATA, ENOENT};
 
 use crate::live::{AttrChange, Tree};
 use crate::process::heartbeat::HeartbeatPage;
-use convert::{open_flags, system_time, utf8};
+use convert::{open_flags, system_time, text_of};
 pub use drain::Drain;
 use reply::xattr_reply;
 use requests::Dispatcher;
@@ -169,8 +169,9 @@ impl Filesystem for Fs {
             if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
                 return reply.error(Errno::EPERM);
             }
-            let Some(name) = utf8(name) else {
-                return reply.error(Errno::EINVAL);
+            let name = match text_of(name, EINVAL) {
+                Ok(name) => name,
+                Err(errno) => return reply.error(errno),
             };
             let result = fs.tree.mknod(&caller, parent.0, &name);
             fs.answer("mknod", result, reply, |reply, found| {
@@ -200,8 +201,10 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         self.0.begin(request, reply, |fs, caller, reply| {
-            let (Some(name), Some(new_name)) = (utf8(name), utf8(new_name)) else {
-                return reply.error(Errno::EINVAL);
+            let names = (text_of(name, EINVAL), text_of(new_name, EINVAL));
+            let (name, new_name) = match names {
+                (Ok(name), Ok(new_name)) => (name, new_name),
+                (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
             };
             let queue = fs.tree.queue_of_names(from.0, &[&name, &new_name]);
             fs.work(&caller, "rename", queue, reply, move |tree| {
@@ -232,12 +235,17 @@ impl Filesystem for Fs {
     ) {
         self.0
             .begin_named(request, name, EINVAL, reply, |fs, caller, name, reply| {
-                let result = fs.tree.create(&caller, parent.0, &name, flags);
-                fs.answer("create", result, reply, |reply, (found, opened)| {
-                    let attr = fs.file_attr(found.nodeid, &found.attr);
-                    let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
-                    reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
-                });
+                fs.ask_for(
+                    caller,
+                    "create",
+                    reply,
+                    move |tree, caller, waited| tree.create(caller, parent.0, &name, flags, waited),
+                    |fs, reply, (found, opened)| {
+                        let attr = fs.file_attr(found.nodeid, &found.attr);
+                        let (handle, flags) = (FileHandle(opened.handle), open_flags(opened));
+                        reply.created(&Duration::ZERO, &attr, Generation(0), handle, flags);
+                    },
+                );
             });
     }
 

@@ -11,7 +11,7 @@ use fuser::{
 };
 use zeroize::Zeroizing;
 
-use super::convert::{self, caller, utf8};
+use super::convert::{self, caller, text_of};
 use super::errors::Failures;
 use super::reply::{Device, ErrorReply, xattr_reply};
 use super::threads::{Job, Workers};
@@ -85,7 +85,8 @@ impl Dispatcher {
         operation(self, caller, reply);
     }
 
-    /// As [`Dispatcher::begin`], for an operation on a name. A name that is not UTF-8 fails with `errno`.
+    /// As [`Dispatcher::begin`], for an operation on a name. A name that is too long fails with ENAMETOOLONG, and one that
+    /// is not UTF-8 with `errno`.
     pub(super) fn begin_named<R: ErrorReply>(
         self: &Arc<Self>,
         request: &Request,
@@ -94,9 +95,11 @@ impl Dispatcher {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, String, R),
     ) {
-        self.begin(request, reply, |fs, caller, reply| match utf8(name) {
-            Some(name) => operation(fs, caller, name, reply),
-            None => reply.fail(Errno::from_i32(errno)),
+        self.begin(request, reply, |fs, caller, reply| {
+            match text_of(name, errno) {
+                Ok(name) => operation(fs, caller, name, reply),
+                Err(errno) => reply.fail(errno),
+            }
         });
     }
 

@@ -11,7 +11,7 @@ use fuser::{
     ReplyOpen, ReplyStatfs, Request,
 };
 
-use super::convert::{caller, utf8};
+use super::convert::{caller, text_of};
 use super::errors::Failures;
 use super::init::MAX_WRITE;
 use super::reply::ErrorReply;
@@ -156,8 +156,9 @@ impl Filesystem for ViewsFs {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.0.begin(request, reply, |fs, caller, reply| {
-            let Some(name) = utf8(name) else {
-                return reply.error(Errno::ENOENT);
+            let name = match text_of(name, libc::ENOENT) {
+                Ok(name) => name,
+                Err(errno) => return reply.error(errno),
             };
             fs.ask(
                 caller,

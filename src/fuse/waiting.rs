@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
@@ -16,7 +16,7 @@ use crate::process::heartbeat::HeartbeatPage;
 use crate::process::{has_fatal_signal_pending, is_being_killed};
 use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
 
-/// How often the thread reads the pending signals.
+/// How often the thread reads the pending signals, and looks who has waited long enough.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Resumes a parked request: with `Ok` it continues or is answered, with an errno it fails.
@@ -36,6 +36,8 @@ struct Waiter {
     interrupted_by: InterruptedBy,
     request: u64,
     on: Option<WaitOn>,
+    /// When it is resumed even if it is still blocked.
+    until: Option<Instant>,
     resume: Resume,
 }
 
@@ -95,6 +97,7 @@ impl Waiting {
         resume: Resume,
     ) -> u64 {
         let (tid, request) = (caller.tid, caller.request);
+        let patience = on.as_ref().and_then(WaitOn::patience);
         let mut waiters = self.waiters.lock();
         waiters.next += 1;
         let id = waiters.next;
@@ -113,6 +116,7 @@ impl Waiting {
                 tid,
                 interrupted_by,
                 request,
+                until: patience.and_then(|patience| Instant::now().checked_add(patience)),
                 on,
                 resume,
             },
@@ -169,6 +173,22 @@ impl Waiting {
         }
     }
 
+    /// Resumes the requests that are not to wait any longer.
+    fn resume_impatient(&self) {
+        let now = Instant::now();
+        let late: Vec<Waiter> = {
+            let mut waiters = self.waiters.lock();
+            waiters
+                .by_id
+                .extract_if(|_, waiter| waiter.until.is_some_and(|until| until <= now))
+                .map(|(_, waiter)| waiter)
+                .collect()
+        };
+        for waiter in late {
+            self.resume(waiter, Ok(()));
+        }
+    }
+
     /// Answers EINTR to each request whose caller has a pending signal that ends its wait.
     fn interrupt_signalled(&self) {
         let threads: Vec<(u64, u32, InterruptedBy)> = self
@@ -204,6 +224,7 @@ fn watch_signals(waiting: &Waiting) {
         // First wait: most requests are resumed before a signal could arrive.
         sync::sleep(POLL_INTERVAL);
         waiting.interrupt_signalled();
+        waiting.resume_impatient();
     }
 }
 

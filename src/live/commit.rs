@@ -3,7 +3,7 @@
 use super::audit::Writer;
 use super::layout::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::reserve;
 use crate::secret::{Change, SecretBuffer, SecretName, SecretValue};
 use crate::versions::{DirEntry, Inode, Unavailable};
@@ -302,13 +302,7 @@ impl Tree {
         };
         let value = match data {
             Ok(data) => data.to_value(&dir_entry.name),
-            Err(Unavailable::Failed(libc::EFBIG)) => Err(Error::TooLarge {
-                what: dir_entry.name.clone(),
-                limit: kind.limit(),
-            }),
-            Err(Unavailable::Failed(libc::EILSEQ)) => Err(Error::NotUtf8 {
-                name: dir_entry.name.clone(),
-            }),
+            // The write that was refused has given its reason.
             Err(Unavailable::Failed(errno)) => {
                 return (Prepared::Failed(OpError::Errno(errno)), changes);
             }
@@ -336,6 +330,22 @@ impl Tree {
         written: std::result::Result<(), OpError>,
     ) {
         let mut state = self.state();
+        match (&written, write) {
+            (Ok(()), Some(write)) => self.forget_failed_write(&write.kind),
+            (Ok(()), None) | (Err(OpError::Errno(_)), _) => {}
+            (Err(error), write) => {
+                let dir_entry = match (write, &commit.0) {
+                    (Some(write), _) => Some(&write.dir_entry),
+                    (None, CommitSource::Truncation { dir_entry, .. }) => Some(dir_entry),
+                    (None, CommitSource::Buffer(ino) | CommitSource::Synced(ino)) => {
+                        state.last_dir_entry(*ino)
+                    }
+                };
+                if let Some(dir_entry) = dir_entry {
+                    self.record_failed_write(dir_entry, error);
+                }
+            }
+        }
         match &commit.0 {
             CommitSource::Buffer(ino) | CommitSource::Synced(ino) => {
                 let mtime = state.buffer(*ino).and_then(|buffer| buffer.mtime);

@@ -17,7 +17,6 @@ use crate::manager::Lookup;
 use crate::secret::{Change, SecretName, SecretValue};
 use crate::simpletuner_db::{ProviderConfigs, TryGet};
 use crate::sync::Mutex;
-use crate::views::ViewStore;
 
 /// How long a lookup is kept for the callers that waited for it.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -102,18 +101,6 @@ impl Tree {
         }
     }
 
-    fn view(&self, name: &str) -> Resolved {
-        let views = self.views.as_ref().map(|views| views.current());
-        match views.as_ref().and_then(|views| views.get(name)) {
-            Some(view) => {
-                let mut text = format!("{:#}", view.definition.to_json());
-                text.push('\n');
-                Resolved::lasting(SecretValue::new(&text), view.changed_at)
-            }
-            None => Resolved::Missing,
-        }
-    }
-
     fn secret(&self, name: &SecretName, freshness: Freshness) -> Resolved {
         let lookup = match freshness {
             Freshness::Fresh => self.manager.look_up(name),
@@ -166,7 +153,10 @@ impl Tree {
                 self.hardware.invalidate_configured();
                 Ok(())
             }
-            FileKind::View(name) => self.views_or_eperm()?.put(name, bytes),
+            FileKind::View(name) => {
+                let views = self.views_or_eperm()?;
+                views.put(name, bytes).map_err(|error| error.at(name))
+            }
             FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.
             FileKind::Scratch => Ok(()),
@@ -177,13 +167,6 @@ impl Tree {
         self.configs.as_ref().ok_or_else(|| {
             let none = std::io::Error::from_raw_os_error(libc::EPERM);
             Error::io("this tree has no provider configurations", none)
-        })
-    }
-
-    pub(super) fn views_or_eperm(&self) -> Result<&Arc<ViewStore>> {
-        self.views.as_ref().ok_or_else(|| {
-            let none = std::io::Error::from_raw_os_error(libc::EPERM);
-            Error::io("this tree has no views", none)
         })
     }
 

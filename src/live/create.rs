@@ -78,13 +78,14 @@ impl Tree {
     ///
     /// # Errors
     /// EINVAL for a name that no secret or price can have, EPERM where nothing can be created, EEXIST where the name is
-    /// there or being made and the flags say O_EXCL.
+    /// there or being made and the flags say O_EXCL. Why a write cannot succeed, if that is known within a moment.
     pub fn create(
         &self,
         caller: &Caller,
         parent: u64,
         name: &str,
         flags: i32,
+        has_waited: bool,
     ) -> Result<(LookupReply, Opened), OpError> {
         self.check_caller(caller, name)?;
         let mut state = self.state();
@@ -98,6 +99,8 @@ impl Tree {
             ));
         }
         let dir_entry = DirEntry::new(parent, name);
+        let kind = self.kind_to_create(&dir_entry, flags & libc::O_EXCL != 0)?;
+        self.check_write(caller, &dir_entry, &kind, true, has_waited)?;
         // This may be the retry that the caller was asked for.
         state.end_retries(caller.tid);
         let ino = self.make(&mut state, caller, &dir_entry, flags)?;

@@ -217,9 +217,12 @@ impl Tree {
                 Resolved::Content(content) => secrets.insert(name, content),
                 Resolved::Missing => {}
                 Resolved::Blocked(on) => return Err(on),
-                // The line of its provider says so.
-                Resolved::Failed(Error::ProviderFailed { provider, .. })
-                    if missing.iter().any(|(source, _)| **source == *provider) => {}
+                // The lines of its providers say so.
+                Resolved::Failed(Error::ProviderFailed {
+                    provider, others, ..
+                }) if std::iter::once(&provider)
+                    .chain(others.iter().map(|(provider, _)| provider))
+                    .all(|provider| missing.iter().any(|(source, _)| **source == **provider)) => {}
                 Resolved::Failed(error) => {
                     let line = format!("left out of the bundle: {error}");
                     secrets.lacking.insert(line);

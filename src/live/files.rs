@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::Tree;
+use super::failed_write::FailedWrite;
 use super::resolved::Resolved;
 use crate::cache::{NamedCache, function_caches};
 use crate::error::{Error, Result};
-use crate::provider::differing_variables;
+use crate::provider::{ProviderReport, differing_variables};
 use crate::secret::SecretValue;
 
 /// A file that is always there and whose content is generated at each look. `of` is the cache or the provider whose file
@@ -131,11 +133,23 @@ pub(super) static PROVIDER: ControlFile = ControlFile {
     mode: 0o400,
     read_mode: ReadMode::Snapshot,
     read: |tree, of| match of.and_then(|name| tree.manager.snapshot().report(name)) {
+        Some(report) if tree.manager.is_store(&report.name) => json_text(&StoreReport {
+            report,
+            failed_write: tree.failed_write_of_secrets(),
+        }),
         Some(report) => json_text(&report),
         None => Resolved::Missing,
     },
     write: read_only,
 };
+
+/// The report of the provider that is written to.
+#[derive(Serialize)]
+struct StoreReport {
+    #[serde(flatten)]
+    report: ProviderReport,
+    failed_write: Option<FailedWrite>,
+}
 
 fn read_only(_: &Tree, _: Option<&str>, _: &[u8]) -> Result<()> {
     let refused = std::io::Error::from_raw_os_error(libc::EACCES);
@@ -167,25 +181,27 @@ fn stats(tree: &Tree, of: Option<&str>) -> Resolved {
             stats.extend(function_caches().stats());
             json_text(&stats)
         }
-        Some(name) => match tree.manager.caches().get(name) {
-            Some(cache) => json_text(&cache.stats()),
-            None => Resolved::Missing,
+        Some(name) => match cache(tree, name) {
+            Ok(cache) => json_text(&cache.stats()),
+            Err(_) => Resolved::Missing,
         },
     }
 }
 
 fn clear(tree: &Tree, of: Option<&str>) -> Result<()> {
-    match of {
+    let count = match of {
         None => {
-            tree.manager.caches().clear();
-            function_caches().clear();
+            let count = tree.manager.caches().clear() + function_caches().clear();
             tree.manager.clear_cache();
+            count
         }
         Some(name) => {
-            cache(tree, name)?.clear();
+            let count = cache(tree, name)?.clear();
             notify_invalidated(tree, name, None);
+            count
         }
-    }
+    };
+    tree.invalidated.store(count as u64, Ordering::Relaxed);
     Ok(())
 }
 
@@ -204,6 +220,7 @@ fn invalidate(tree: &Tree, of: Option<&str>, bytes: &[u8]) -> Result<()> {
 
 fn cache(tree: &Tree, name: &str) -> Result<Arc<dyn NamedCache>> {
     let cache = tree.manager.caches().get(name);
+    let cache = cache.or_else(|| function_caches().get(name));
     cache.ok_or_else(|| Error::NotFound { name: name.into() })
 }
 

@@ -1,7 +1,11 @@
 //! The layout of the tree: which folders there are, and what kind of file a name in one of them is. Knows no content.
 
+mod growing;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
+
+use growing::GrowingList;
 
 use super::files::{ControlFile, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
 use crate::bundle::BundleFormat;
@@ -169,6 +173,15 @@ pub(super) struct Generated {
 }
 
 impl Generated {
+    fn new(dir: u64, name: &str, control: &'static ControlFile, of: Option<&str>) -> Self {
+        Self {
+            dir_entry: DirEntry::new(dir, name),
+            kind: FileKind::Control(control, of.map(Into::into)),
+            read_mode: control.read_mode,
+            seen: Mutex::new(None),
+        }
+    }
+
     /// Since when it has had the content with this fingerprint.
     pub(super) fn held_since(&self, fingerprint: u64) -> SystemTime {
         let mut seen = self.seen.lock();
@@ -179,11 +192,22 @@ impl Generated {
     }
 }
 
+/// The folder of a function's cache, which comes when the function is first called.
+struct LateFolder {
+    number: u64,
+    folder: Folder,
+    generated: Vec<(u64, Generated)>,
+}
+
 /// The folders, and the generated files in them.
 pub(super) struct Layout {
     folders: HashMap<u64, Folder>,
     generated: HashMap<u64, Generated>,
     by_dir_entry: HashMap<DirEntry, u64>,
+    /// The folder `cache`.
+    cache: u64,
+    /// Stays empty in a server, which has no such functions.
+    late: GrowingList<LateFolder>,
     /// The handles through which generated files are open: the file's number, and the size of what it held at the open.
     open: Mutex<BTreeMap<u64, (u64, usize)>>,
 }
@@ -195,6 +219,8 @@ impl Layout {
             folders: HashMap::new(),
             generated: HashMap::new(),
             by_dir_entry: HashMap::new(),
+            cache: ROOT,
+            late: GrowingList::default(),
             open: Mutex::default(),
         };
         layout.add_folder(ROOT, "", DirKind::Root, started_at);
@@ -206,6 +232,7 @@ impl Layout {
         folder("config", DirKind::Config);
         folder("views", DirKind::Views);
         let cache = folder("cache", DirKind::Cache);
+        layout.cache = cache;
         layout.add_controls(ROOT, IN_ROOT, None);
         layout.add_controls(cache, IN_CACHES, None);
         for name in caches {
@@ -250,25 +277,88 @@ impl Layout {
         of: Option<&str>,
     ) {
         let number = FIRST_GENERATED + self.generated.len() as u64;
-        let dir_entry = DirEntry::new(dir, name);
-        self.by_dir_entry.insert(dir_entry.clone(), number);
-        let generated = Generated {
-            dir_entry,
-            kind: FileKind::Control(control, of.map(Into::into)),
-            read_mode: control.read_mode,
-            seen: Mutex::new(None),
-        };
+        let generated = Generated::new(dir, name, control, of);
+        self.by_dir_entry
+            .insert(generated.dir_entry.clone(), number);
         self.generated.insert(number, generated);
+    }
+
+    /// Adds a folder for each of these caches that has none yet, if `dir` is the folder of all caches.
+    pub(super) fn add_caches(&self, dir: u64, names: impl FnOnce() -> Vec<String>) {
+        if dir != self.cache {
+            return;
+        }
+        for name in names() {
+            self.late.push(|known| {
+                // A `/` can be part of a function's prefix, but of no name in a folder.
+                let shown = name.replace('/', "_");
+                let number = ROOT + (self.folders.len() + known) as u64;
+                let is_known = self.subfolder(&DirEntry::new(dir, &shown)).is_some();
+                (number < FIRST_GENERATED && !is_known).then(|| {
+                    self.mark_changed(&DirKind::Cache);
+                    self.late_folder(number, shown, &name, known)
+                })
+            });
+        }
+    }
+
+    fn late_folder(&self, number: u64, shown: String, cache: &str, known: usize) -> LateFolder {
+        let first = self.generated.len() + known * IN_CACHES.len();
+        let controls = (FIRST_GENERATED + first as u64..).zip(IN_CACHES);
+        let file = |control: &'static ControlFile| {
+            Generated::new(number, control.name, control, Some(cache))
+        };
+        LateFolder {
+            number,
+            generated: controls.map(|(at, control)| (at, file(control))).collect(),
+            folder: Folder {
+                parent: self.cache,
+                name: shown,
+                dir: DirKind::CacheOf(cache.to_owned()),
+                changed_at: Mutex::new(SystemTime::now()),
+            },
+        }
+    }
+
+    fn folder(&self, number: u64) -> Option<&Folder> {
+        let late = || self.late.iter().find(|late| late.number == number);
+        self.folders
+            .get(&number)
+            .or_else(|| late().map(|late| &late.folder))
+    }
+
+    /// All folders with their numbers.
+    fn all_folders(&self) -> impl Iterator<Item = (u64, &Folder)> {
+        let folders = self
+            .folders
+            .iter()
+            .map(|(number, folder)| (*number, folder));
+        folders.chain(self.late.iter().map(|late| (late.number, &late.folder)))
+    }
+
+    /// The number of a folder or of a generated file.
+    fn number_at(&self, dir_entry: &DirEntry) -> Option<u64> {
+        let late = || {
+            self.late.iter().find_map(|late| {
+                let mut files = late.generated.iter();
+                let file = files.find(|(_, file)| file.dir_entry == *dir_entry);
+                let is_folder =
+                    late.folder.parent == dir_entry.dir && late.folder.name == dir_entry.name;
+                file.map(|(number, _)| *number)
+                    .or_else(|| is_folder.then_some(late.number))
+            })
+        };
+        self.by_dir_entry.get(dir_entry).copied().or_else(late)
     }
 
     /// A folder.
     pub(super) fn dir(&self, ino: u64) -> Option<&DirKind> {
-        Some(&self.folders.get(&ino)?.dir)
+        Some(&self.folder(ino)?.dir)
     }
 
     /// A folder's path below the mount; `/` for the mount itself.
     pub(super) fn path_of_folder(&self, ino: u64) -> Option<String> {
-        let folder = self.folders.get(&ino)?;
+        let folder = self.folder(ino)?;
         if ino == ROOT {
             return Some("/".to_owned());
         }
@@ -278,18 +368,24 @@ impl Layout {
 
     /// The folder of a name in another one.
     pub(super) fn subfolder(&self, dir_entry: &DirEntry) -> Option<u64> {
-        let number = *self.by_dir_entry.get(dir_entry)?;
-        self.folders.contains_key(&number).then_some(number)
+        let number = self.number_at(dir_entry)?;
+        self.folder(number).map(|_| number)
     }
 
     /// The folder that a folder is in.
     pub(super) fn parent(&self, ino: u64) -> u64 {
-        self.folders.get(&ino).map_or(ROOT, |folder| folder.parent)
+        self.folder(ino).map_or(ROOT, |folder| folder.parent)
     }
 
     /// A generated file.
     pub(super) fn generated(&self, ino: u64) -> Option<&Generated> {
-        self.generated.get(&ino)
+        let late = || {
+            let mut files = self.late.iter().flat_map(|late| &late.generated);
+            files.find(|(number, _)| *number == ino)
+        };
+        self.generated
+            .get(&ino)
+            .or_else(|| late().map(|(_, file)| file))
     }
 
     /// Records that a generated file is open through this handle, with the size that it had then.
@@ -311,21 +407,22 @@ impl Layout {
 
     /// The generated file of a name.
     pub(super) fn generated_at(&self, dir_entry: &DirEntry) -> Option<u64> {
-        let number = *self.by_dir_entry.get(dir_entry)?;
-        self.generated.contains_key(&number).then_some(number)
+        let number = self.number_at(dir_entry)?;
+        self.generated(number).map(|_| number)
     }
 
     /// The folders and generated files in a folder, in the order of their numbers.
     pub(super) fn static_entries(&self, dir: u64) -> Vec<(&str, u64, FileType)> {
         let folders = self
-            .folders
-            .iter()
-            .filter(|(number, folder)| folder.parent == dir && **number != ROOT);
-        let folders =
-            folders.map(|(number, folder)| (folder.name.as_str(), *number, FileType::Dir));
+            .all_folders()
+            .filter(|(number, folder)| folder.parent == dir && *number != ROOT)
+            .map(|(number, folder)| (folder.name.as_str(), number, FileType::Dir));
+        let late = self.late.iter().flat_map(|late| &late.generated);
+        let late = late.map(|(number, file)| (number, file));
         let files = self
             .generated
             .iter()
+            .chain(late)
             .filter(|(_, file)| file.dir_entry.dir == dir);
         let files =
             files.map(|(number, file)| (file.dir_entry.name.as_str(), *number, FileType::File));
@@ -337,21 +434,21 @@ impl Layout {
     /// The kind of file that a name is.
     pub(super) fn kind_at(&self, dir_entry: &DirEntry) -> Option<FileKind> {
         match self.generated_at(dir_entry) {
-            Some(number) => Some(self.generated.get(&number)?.kind.clone()),
+            Some(number) => Some(self.generated(number)?.kind.clone()),
             None => self.dir(dir_entry.dir)?.kind_of_name(&dir_entry.name),
         }
     }
 
     /// How many folders are in a folder.
     pub(super) fn subfolder_count(&self, dir: u64) -> u32 {
-        let folders = self.folders.iter();
-        let inside = folders.filter(|(number, folder)| folder.parent == dir && **number != ROOT);
+        let folders = self.all_folders();
+        let inside = folders.filter(|(number, folder)| folder.parent == dir && *number != ROOT);
         inside.count() as u32
     }
 
     /// When the names in a folder last changed.
     pub(super) fn changed_at(&self, dir: u64) -> SystemTime {
-        let folder = self.folders.get(&dir);
+        let folder = self.folder(dir);
         folder.map_or(SystemTime::UNIX_EPOCH, |folder| *folder.changed_at.lock())
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::layout::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, Tree, WaitOn};
+use crate::cache::function_caches;
 use crate::clock::Instant;
 use crate::manager::Snapshot;
 use crate::versions::DirEntry;
@@ -130,6 +131,7 @@ impl Tree {
         mut emit: impl FnMut(u64, Listed) -> bool,
     ) -> Result<(), OpError> {
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
+        self.layout.add_caches(ino, || function_caches().names());
         let dots = [
             (".", ino, FileType::Dir),
             ("..", self.layout.parent(ino), FileType::Dir),

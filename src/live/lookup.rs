@@ -7,6 +7,7 @@ use super::files::ReadMode;
 use super::layout::{DirKind, FileKind, FileType, Generated};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, ROOT, Tree, WaitOn};
+use crate::cache::function_caches;
 use crate::secret::SecretValue;
 use crate::versions::{DirEntry, Inode, State, Unavailable};
 
@@ -30,6 +31,7 @@ impl Tree {
     ) -> Result<LookupReply, OpError> {
         self.check_caller(caller, name)?;
         let dir_entry = DirEntry::new(parent, name);
+        self.layout.add_caches(parent, || function_caches().names());
         if let Some(dir) = self.layout.subfolder(&dir_entry) {
             return Ok(LookupReply {
                 nodeid: dir,

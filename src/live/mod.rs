@@ -14,6 +14,7 @@ mod content;
 mod create;
 mod documents;
 mod events;
+mod failed_write;
 mod files;
 mod journaled;
 mod layout;
@@ -25,7 +26,9 @@ mod set_attr;
 mod status;
 mod to_scratch;
 mod unlink_rename;
+mod views;
 mod write;
+mod write_check;
 mod xattr;
 
 use std::collections::HashMap;
@@ -41,6 +44,7 @@ pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
 pub use status::{KernelInfo, MountChange, MountInfo, Restart, SocketInfo, ViewsInfo};
+pub use write_check::WriteCheck;
 
 use crate::audit::AuditTrail;
 use crate::bundle::BundleFormat;
@@ -52,7 +56,7 @@ use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
 use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
-use crate::views::{DefinitionsChange, ViewStore};
+use crate::views::ViewStore;
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
@@ -110,6 +114,8 @@ pub enum WaitOn {
     Document(BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
     Write(DirEntry),
+    /// Whether the file of a request can be written.
+    WriteCheck(WriteCheck),
 }
 
 /// Which resource blocking work waits on. Each has its own worker thread, so that one cannot delay the other.
@@ -209,6 +215,9 @@ pub struct Tree {
     recent_lookups: content::RecentLookups,
     /// Names whose last writer is gone and whose commit may still be under way, with the number of such writers.
     releasing: Mutex<HashMap<DirEntry, usize>>,
+    write_checks: write_check::WriteChecks,
+    /// A leaf lock.
+    failed_write: Mutex<Option<failed_write::FailedWrite>>,
     /// The snapshot of the last change, to see which names a change adds or takes away.
     seen: Mutex<Arc<Snapshot>>,
     /// Pages of listings that the kernel may not have processed yet.
@@ -287,6 +296,8 @@ impl Tree {
             documents: Documents::default(),
             recent_lookups: content::RecentLookups::default(),
             releasing: Mutex::default(),
+            write_checks: write_check::WriteChecks::default(),
+            failed_write: Mutex::default(),
             seen: Mutex::new(manager.snapshot()),
             listings: Mutex::new(listing::UnprocessedListings::new()),
             invalidated: AtomicU64::new(0),
@@ -343,20 +354,6 @@ impl Tree {
         self.changed();
     }
 
-    /// The definitions of views have changed.
-    fn views_changed(&self, change: &DefinitionsChange) {
-        for (view, is_there) in change.views() {
-            let event = match is_there {
-                true => "view_set",
-                false => "view_removed",
-            };
-            let at = crate::provider::rfc3339(SystemTime::now());
-            self.add_event(&serde_json::json!({ "at": at, "event": event, "view": view.name }));
-        }
-        self.layout.mark_changed(&layout::DirKind::Views);
-        self.changed();
-    }
-
     /// The names that the kernel holds.
     pub fn kernel_names(&self) -> &KernelNames {
         &self.names
@@ -389,6 +386,7 @@ impl Tree {
             // The write may have ended before this caller began to wait.
             WaitOn::Write(dir_entry) if !self.is_releasing(dir_entry) => done(),
             WaitOn::Write(_) => {}
+            WaitOn::WriteCheck(check) => self.begin_write_check(check, done),
         }
     }
 

@@ -44,8 +44,8 @@ impl Tree {
     /// Opens an inode with open(2)'s flags. After a wait (`has_waited`) the last known content is good enough.
     ///
     /// # Errors
-    /// ESTALE has the kernel look the name up once more. Else why the content cannot be read; EACCES; EISDIR; EPERM for a
-    /// writer that the daemon cannot see.
+    /// ESTALE has the kernel look the name up once more. Else why the content cannot be read, or why a write cannot
+    /// succeed; EACCES; EISDIR; EPERM for a writer that the daemon cannot see.
     pub fn open(
         &self,
         caller: &Caller,
@@ -66,6 +66,7 @@ impl Tree {
         {
             return Ok(Opened::direct(handle));
         }
+        let is_checked = has_waited;
         // A thread is asked to retry only once: the kernel would pass a second ESTALE on to the program.
         let dir_entry = state.last_dir_entry(ino).cloned();
         let has_waited = match &dir_entry {
@@ -101,7 +102,7 @@ impl Tree {
                 Ok(Opened::VERSION)
             }
             Some(Inode::Write(_)) => {
-                self.open_write_inode(&mut state, caller, ino, flags, has_waited)
+                self.open_write_inode(&mut state, caller, ino, flags, is_checked, has_waited)
             }
             None => self.open_placeholder(&mut state, caller, ino, flags, has_waited),
         }
@@ -133,6 +134,7 @@ impl Tree {
         caller: &Caller,
         ino: u64,
         flags: i32,
+        is_checked: bool,
         has_waited: bool,
     ) -> Result<Opened, OpError> {
         let dir_entry = state.last_dir_entry(ino).cloned().ok_or(ESTALE)?;
@@ -149,6 +151,7 @@ impl Tree {
                 return Err(self.ask_writer_to_retry(state, caller, ino, &dir_entry, &kind));
             }
             let opener = self.opener(caller)?;
+            self.check_write(caller, &dir_entry, &kind, false, is_checked)?;
             if flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_TRUNC == 0 {
                 self.record_read(caller, &kind);
             }

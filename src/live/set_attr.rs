@@ -171,7 +171,7 @@ impl Tree {
         if kind == FileKind::Scratch {
             let present = state.write_inode(write_ino).map_or(0, |inode| inode.len());
             if len > present && state.scratch_bytes() + (len - present) > MAX_SCRATCH {
-                return Err(scratch_is_full(state, write_ino));
+                return Err(OpError::Error(scratch_is_full(state, write_ino)));
             }
         }
         match state.set_len(write_ino, len) {

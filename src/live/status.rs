@@ -90,7 +90,9 @@ pub struct MountChange {
 /// The views' mount.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ViewsInfo {
-    /// Where it is; `None`: there is none.
+    /// Where it is, or would be.
+    pub dir: String,
+    /// The same, while it is there.
     pub mount_point: Option<String>,
     /// Whether the kernel lets other users in.
     pub allow_other: bool,
@@ -169,6 +171,7 @@ impl Tree {
             "server_pid": std::process::id(),
             "started_at": crate::provider::rfc3339(self.journaled.lock().started_at),
             "restarts": mount.restarts,
+            "failed_write": self.failed_write(),
             "settings": { "file": mount.settings_file, "in_force": mount.settings },
             "reload": mount.reload,
             "program": mount.program,

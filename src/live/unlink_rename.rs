@@ -61,7 +61,9 @@ impl Tree {
                 // The server that died before it answered has removed it, and may not have recorded that.
                 self.record_removal(caller, &kind);
             }
-            removed => removed.map_err(|error| at(error, name))?,
+            removed => removed
+                .map_err(|error| at(error, name))
+                .inspect_err(|error| self.record_failed_write(&dir_entry, error))?,
         }
         let mut state = self.state();
         if let Some(file) = mine {
@@ -151,7 +153,7 @@ impl Tree {
                 self.changed();
                 Ok(())
             }
-            renamed => renamed,
+            renamed => renamed.inspect_err(|error| self.record_failed_write(&to, error)),
         }
     }
 

@@ -88,25 +88,34 @@ impl Tree {
             .ok()
             .and_then(|start| start.checked_add(bytes.len()));
         let Some(end) = end.filter(|end| *end <= kind.limit()) else {
-            state.taint(ino, libc::EFBIG);
-            return Err(OpError::Errno(libc::EFBIG));
+            let name = name_of(&state, ino);
+            let too_large = Error::TooLarge {
+                what: name,
+                limit: kind.limit(),
+            };
+            return Err(self.taint(&mut state, ino, too_large));
         };
         if kind == FileKind::Scratch {
             if end > len && state.scratch_bytes() + (end - len) > MAX_SCRATCH {
-                state.taint(ino, libc::ENOSPC);
-                return Err(scratch_is_full(&state, ino));
+                let is_full = scratch_is_full(&state, ino);
+                return Err(self.taint(&mut state, ino, is_full));
             }
         } else if never_utf8(&in_context(&state, ino, start as usize, bytes)) {
-            state.taint(ino, libc::EILSEQ);
-            let name = state
-                .last_dir_entry(ino)
-                .map(|dir_entry| dir_entry.name.clone());
-            return Err(OpError::Error(Error::NotUtf8 {
-                name: name.unwrap_or_default(),
-            }));
+            let name = name_of(&state, ino);
+            return Err(self.taint(&mut state, ino, Error::NotUtf8 { name }));
         }
         state.write(handle, caller.request, start as usize, bytes);
         Ok(bytes.len() as u32)
+    }
+
+    /// Refuses a write, and with it all that the buffer has.
+    fn taint(&self, state: &mut State, ino: u64, error: Error) -> OpError {
+        state.taint(ino, error.errno());
+        let error = OpError::Error(error);
+        if let Some(dir_entry) = state.last_dir_entry(ino) {
+            self.record_failed_write(dir_entry, &error);
+        }
+        error
     }
 
     /// write(2) fails before its bytes are in the buffer. The writer may ignore the error and close the file, so nothing of
@@ -139,18 +148,20 @@ impl Tree {
     }
 }
 
-pub(super) fn scratch_is_full(state: &State, ino: u64) -> OpError {
-    let name = state
-        .last_dir_entry(ino)
-        .map(|dir_entry| dir_entry.name.clone());
-    OpError::Error(Error::io(
+fn name_of(state: &State, ino: u64) -> String {
+    let dir_entry = state.last_dir_entry(ino);
+    dir_entry.map_or_else(String::new, |dir_entry| dir_entry.name.clone())
+}
+
+pub(super) fn scratch_is_full(state: &State, ino: u64) -> Error {
+    Error::io(
         format!(
             "{}: all scratch files together hold at most {} MiB",
-            name.unwrap_or_default(),
+            name_of(state, ino),
             MAX_SCRATCH >> 20
         ),
         std::io::Error::from_raw_os_error(libc::ENOSPC),
-    ))
+    )
 }
 
 #[cfg(test)]

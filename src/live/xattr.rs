@@ -12,6 +12,14 @@ const OF_SECRETS: [&str; 3] = [
     "user.simpletuner.fetched_at",
 ];
 
+/// Those of secrets whose value cannot be read.
+const OF_UNREADABLE: [&str; 2] = ["user.simpletuner.provider", ERROR];
+
+/// Of a secret whose value cannot be read: why.
+const ERROR: &str = "user.simpletuner.error";
+/// Of a secret that the secrets file has: whether its value there is `plain` or `encrypted`.
+const STORED: &str = "user.simpletuner.stored";
+
 /// Of a bundle: the providers whose secrets are missing in it, because they failed or have never answered.
 const MISSING: &str = "user.simpletuner.missing";
 
@@ -30,7 +38,21 @@ impl Tree {
         self.check_caller_of(caller, ino)?;
         let none = || OpError::Errno(libc::ENODATA);
         let secret = match self.file_with_attributes(ino).ok_or_else(none)? {
+            FileKind::Secret(secret) if name == ERROR => {
+                return match self.manager.snapshot().find(&secret) {
+                    Lookup::Failed(error) => Ok(error.to_string()),
+                    _ => Err(none()),
+                };
+            }
             FileKind::Secret(secret) if OF_SECRETS.contains(&name) => secret,
+            FileKind::Secret(secret) if name == STORED => {
+                let is_encrypted = self.manager.is_encrypted(&secret).ok_or_else(none)?;
+                let form = match is_encrypted {
+                    true => "encrypted",
+                    false => "plain",
+                };
+                return Ok(form.to_owned());
+            }
             FileKind::Bundle(_) if name == MISSING => {
                 let missing = self.manager.snapshot().missing_sources();
                 let names: Vec<&str> = missing.iter().map(|(source, _)| &**source).collect();
@@ -41,7 +63,8 @@ impl Tree {
             }
             _ => return Err(none()),
         };
-        match self.manager.snapshot().find(&secret) {
+        let snapshot = self.manager.snapshot();
+        match snapshot.find(&secret) {
             Lookup::Fresh(version, valid_for) => Ok(match name.rsplit('.').next() {
                 Some("provider") => version.provider.to_string(),
                 Some("expires_in") => valid_for.as_secs().to_string(),
@@ -53,7 +76,10 @@ impl Tree {
                 _ => rfc3339(version.fetched_at()),
             }),
             Lookup::Missing | Lookup::Unknown => Err(OpError::Errno(libc::ENODATA)),
-            Lookup::Failed(error) => Err(OpError::Error(error)),
+            Lookup::Failed(error) => match snapshot.provider_of(&secret) {
+                Some(provider) if name.ends_with(".provider") => Ok(provider.to_string()),
+                _ => Err(OpError::Error(error)),
+            },
         }
     }
 
@@ -63,12 +89,19 @@ impl Tree {
     /// EACCES.
     pub fn xattr_names(&self, caller: &Caller, ino: u64) -> Result<Vec<u8>, OpError> {
         self.check_caller_of(caller, ino)?;
-        let names: &[&str] = match self.file_with_attributes(ino) {
-            Some(FileKind::Secret(_)) => &OF_SECRETS,
-            Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
-                &[MISSING]
+        let names: Vec<&str> = match self.file_with_attributes(ino) {
+            Some(FileKind::Secret(secret)) => {
+                let stored = self.manager.is_encrypted(&secret).map(|_| STORED);
+                let of_value: &[&str] = match self.manager.snapshot().find(&secret) {
+                    Lookup::Failed(_) => &OF_UNREADABLE,
+                    _ => &OF_SECRETS,
+                };
+                of_value.iter().copied().chain(stored).collect()
             }
-            _ => &[],
+            Some(FileKind::Bundle(_)) if !self.manager.snapshot().missing_sources().is_empty() => {
+                vec![MISSING]
+            }
+            _ => Vec::new(),
         };
         let names = names.iter().flat_map(|name| name.bytes().chain([0]));
         Ok(names.collect())

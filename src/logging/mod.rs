@@ -23,12 +23,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
-use crate::files::place;
+use crate::files::{base_folder, place};
+use crate::text::shell_path;
 use limit::{Admitted, LineLimit};
 use queue::LogQueue;
 
 /// The environment variable that sets the level: `error`, `warn`, `info` or `debug`.
 pub const LEVEL_VARIABLE: &str = "SIMPLETUNER_LIVE_LOG";
+
+/// The target of lines about providers that fail. A command does not print them: its own error names each provider once.
+pub(crate) const PROVIDER_FAILURES: &str = concat!(env!("CARGO_CRATE_NAME"), "::provider_failures");
 
 /// Above this size the log file is renamed to `NAME.1`, which replaces an older one.
 const MAX_LOG_SIZE: u64 = 1024 * 1024;
@@ -37,9 +41,15 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 static QUEUE: LogQueue = LogQueue::new();
 
-/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`.
+/// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`, without
+/// [those about providers](PROVIDER_FAILURES) unless the user has set a level.
 pub fn init_command() {
-    start(LevelFilter::WARN, LineFormat::of_command(), io::stderr);
+    let of_providers = match std::env::var_os(LEVEL_VARIABLE) {
+        Some(_) => None,
+        None => Some(LevelFilter::OFF),
+    };
+    let format = LineFormat::of_command();
+    start(LevelFilter::WARN, of_providers, format, io::stderr);
 }
 
 /// Sets up the log of `mount --foreground`: information on standard error, with the time unless the journal adds its own.
@@ -47,14 +57,14 @@ pub fn init_foreground() {
     let with_time = std::env::var_os("JOURNAL_STREAM").is_none();
     let format = LineFormat::of_daemon(with_time);
     match QUEUE.start(|| Some(io::stderr())) {
-        Ok(()) => start(LevelFilter::INFO, format, || &QUEUE),
+        Ok(()) => start(LevelFilter::INFO, None, format, || &QUEUE),
         // Without a thread, at least the lines are there.
-        Err(_) => start(LevelFilter::INFO, format, io::stderr),
+        Err(_) => start(LevelFilter::INFO, None, format, io::stderr),
     }
 }
 
 /// Sets up the log of a background daemon: information in the file `path` (0600, rotated at 1 MiB). If its disk does not answer, the
-/// lines are written when it does.
+/// lines are written when it does. If this user may not write there, or nobody may, there is no log.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or created.
@@ -63,23 +73,33 @@ pub fn init_daemon(path: &Path) -> Result<()> {
     let place = path.to_owned();
     let open = move || {
         let log = LogFile::open(&place, MAX_LOG_SIZE);
-        let (log, result) = match log {
+        let (log, result): (Option<Box<dyn Write + Send>>, _) = match log {
             Ok(log) => {
                 let mode = log.file.metadata().map_or(0, |metadata| metadata.mode());
-                (Some(log), Ok(mode))
+                (Some(Box::new(log)), Ok(mode))
+            }
+            Err(error) if error.is_read_only() || base_folder::refuse_anew(&place).is_err() => {
+                (Some(Box::new(LateLog::Missing(place))), Ok(0))
             }
             Err(error) => (None, Err(error)),
         };
         let _ = sender.send(result);
         log
     };
-    QUEUE.start(open).map_err(|e| Error::io("threads", e))?;
-    start(LevelFilter::INFO, LineFormat::of_daemon(true), || &QUEUE);
+    QUEUE
+        .start(open)
+        .map_err(|e| Error::io("a thread cannot be started", e))?;
+    start(LevelFilter::INFO, None, LineFormat::of_daemon(true), || {
+        &QUEUE
+    });
     let mode = opened.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(0))?;
     // The user may have chosen the mode, so it is not changed.
     if mode & 0o077 != 0 {
-        let path = path.display();
-        tracing::warn!("other users may open the log {path}; fix it with: chmod 600 {path}");
+        tracing::warn!(
+            "other users may open the log {}; fix it with: chmod 600 {}",
+            path.display(),
+            shell_path(path)
+        );
     }
     Ok(())
 }
@@ -90,7 +110,7 @@ pub fn flush() {
 }
 
 /// Only the first call in a process has an effect.
-fn start<W>(default: LevelFilter, format: LineFormat, writer: W)
+fn start<W>(default: LevelFilter, of_providers: Option<LevelFilter>, format: LineFormat, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -107,7 +127,11 @@ where
         .event_format(format)
         .finish()
         // Only this crate's messages: the backends' clients may log what they sent.
-        .with(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level_now));
+        .with(
+            Targets::new()
+                .with_target(env!("CARGO_CRATE_NAME"), level_now)
+                .with_target(PROVIDER_FAILURES, of_providers.unwrap_or(level_now)),
+        );
     if tracing::subscriber::set_global_default(subscriber).is_ok() && level.is_none() {
         tracing::warn!("{LEVEL_VARIABLE} must be error, warn, info or debug; it is ignored");
     }
@@ -190,6 +214,30 @@ where
             write!(out, " (more such lines within a minute are only counted)")?;
         }
         writeln!(out)
+    }
+}
+
+/// A log that could not be opened: the lines until it can be are lost.
+enum LateLog {
+    Missing(PathBuf),
+    Open(LogFile),
+}
+
+impl Write for LateLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Self::Missing(path) = self
+            && let Ok(log) = LogFile::open(path, MAX_LOG_SIZE)
+        {
+            *self = Self::Open(log);
+        }
+        match self {
+            Self::Missing(_) => Ok(line.len()),
+            Self::Open(log) => log.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -102,6 +102,7 @@ impl Builder {
                 current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
                 ttl,
                 publish_lock: Mutex::new(()),
+                logged_shadows: Mutex::default(),
             }
         });
         for entry in manager.chain.iter() {
@@ -207,7 +208,8 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
             settings.file_path.clone(),
             &settings.base_dir,
             &settings.mount_point,
-        ),
+        )
+        .named_by_adopt(settings.is_store_of_adopt),
         key: KeySource::new(
             key.map(|key| key.as_str().to_owned()),
             settings.key_file.clone(),
@@ -215,6 +217,7 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
         encrypt: settings.encrypt,
         max_stale: settings.max_stale,
         max_keys: settings.max_keys as usize,
+        keep_previous: settings.keep_previous as usize,
         lock_timeout: settings.timeout.total,
     }
 }

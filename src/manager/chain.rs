@@ -4,9 +4,10 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{FoundSecret, Lookup, SecretsManager, Snapshot, provider_failed};
+use super::{FoundSecret, Lookup, SecretsManager, Snapshot, add_failure};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::logging::PROVIDER_FAILURES;
 use crate::provider::{Done, ListingState, wait_for};
 use crate::secret::{SecretName, SecretValue};
 use crate::sync::Mutex;
@@ -146,7 +147,7 @@ impl SecretsManager {
                 Ok(None) => {}
                 Ok(Some(value)) => return Ok(Some(value.without_newline())),
                 Err(error) => {
-                    failure = failure.or_else(|| Some(provider_failed(&entry.name, key, &error)));
+                    add_failure(&mut failure, &entry.name, key, &error);
                 }
             }
         }
@@ -203,7 +204,12 @@ impl SecretsManager {
                 && let Some(event) = entry.check_health(&source.view)
             {
                 if let Some(error) = failure {
-                    tracing::warn!("the {} provider is skipped: {error}", entry.name);
+                    tracing::warn!(
+                        target: PROVIDER_FAILURES,
+                        "the {} provider is skipped: {}",
+                        entry.name,
+                        error.reason()
+                    );
                 }
                 self.emit(&[event]);
             }

@@ -32,7 +32,7 @@ impl ChainEntry {
     /// The event, if the provider has failed or recovered since the last one.
     pub(super) fn check_health(&self, view: &Arc<dyn View>) -> Option<Event> {
         let report = view.report(Instant::now());
-        let is_down = report.configured && !report.available;
+        let is_down = report.configured && report.available == Some(false);
         let was_down = self.is_down.swap(is_down, Ordering::Relaxed);
         let event = match (was_down, is_down) {
             (false, true) => "provider_down",
@@ -43,11 +43,18 @@ impl ChainEntry {
     }
 }
 
-/// The error for a key whose provider failed.
-pub(super) fn provider_failed(provider: &str, name: &str, error: &Error) -> Error {
-    Error::ProviderFailed {
-        name: name.to_owned(),
-        provider: provider.to_owned(),
-        reason: error.reason(),
+/// Adds a provider's failure to those of a key.
+pub(super) fn add_failure(failure: &mut Option<Error>, provider: &str, name: &str, error: &Error) {
+    let reason = error.reason();
+    match failure {
+        Some(Error::ProviderFailed { others, .. }) => others.push((provider.to_owned(), reason)),
+        _ => {
+            *failure = Some(Error::ProviderFailed {
+                name: name.to_owned(),
+                provider: provider.to_owned(),
+                reason,
+                others: Vec::new(),
+            });
+        }
     }
 }

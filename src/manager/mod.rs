@@ -11,6 +11,7 @@ mod publish;
 mod snapshot;
 mod writes;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,7 @@ use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
 use crate::sync::Mutex;
 use crate::users::user_permission_cache;
-use chain_entry::{ChainEntry, provider_failed};
+use chain_entry::{ChainEntry, add_failure};
 use event::Listeners;
 use publish::ChangeListeners;
 
@@ -58,6 +59,8 @@ pub struct SecretsManager {
     /// Held from taking the providers' updates until the listeners have run. A second reader finds no update, and could
     /// otherwise still get the old value.
     publish_lock: Mutex<()>,
+    /// Keys of which it was logged that another provider has them, too; `true`: when they were removed. A leaf lock.
+    logged_shadows: Mutex<HashSet<(SecretName, bool)>>,
 }
 
 /// The cache `secrets` in the registry: invalidating it also expires what the providers have cached.
@@ -177,7 +180,7 @@ impl SecretsManager {
     pub fn available_providers(&self) -> Vec<String> {
         let reports = self.reports().into_iter();
         reports
-            .filter(|report| report.available)
+            .filter(|report| report.available == Some(true))
             .map(|report| report.name)
             .collect()
     }

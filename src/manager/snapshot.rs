@@ -1,11 +1,11 @@
 //! All providers' documents at one moment. A snapshot never changes, never waits, and touches neither disk nor network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::provider_failed;
+use super::add_failure;
 use crate::clock::Instant;
 use crate::error::Error;
 use crate::provider::{ListingState, ProviderReport, View, ViewLookup, no_answer};
@@ -183,7 +183,7 @@ impl Snapshot {
                     None => (Lookup::Failed(failed), None),
                 };
             }
-            failure.get_or_insert_with(|| provider_failed(&source.name, name.as_str(), &failed));
+            add_failure(&mut failure, &source.name, name.as_str(), &failed);
         }
         match (must_ask.or(must_ask_if_missing), failure) {
             (Some(index), _) => (Lookup::Unknown, Some(index)),
@@ -203,6 +203,12 @@ impl Snapshot {
             true => self.find(name),
             false => self.walk(name, self.sources.len()).0,
         }
+    }
+
+    /// The first provider that has the key cached; decrypts nothing.
+    pub fn provider_of(&self, name: &SecretName) -> Option<&Arc<str>> {
+        let source = self.sources.iter().find(|source| source.view.has(name))?;
+        Some(&source.name)
     }
 
     /// Whether a provider has the key cached; decrypts nothing.
@@ -232,15 +238,12 @@ impl Snapshot {
     pub fn listing_state(&self) -> ListingState {
         let now = Instant::now();
         let mut state = ListingState::Complete;
+        let mut failure = None;
         for source in &self.sources {
             match source.view.listing_state(now) {
                 ListingState::Complete => {}
                 ListingState::Failed(error) => {
-                    return ListingState::Failed(provider_failed(
-                        &source.name,
-                        "a listing",
-                        &error,
-                    ));
+                    add_failure(&mut failure, &source.name, "a list of names", &error);
                 }
                 ListingState::Unknown => state = ListingState::Unknown,
                 ListingState::Outdated if matches!(state, ListingState::Complete) => {
@@ -249,7 +252,7 @@ impl Snapshot {
                 ListingState::Outdated => {}
             }
         }
-        state
+        failure.map_or(state, ListingState::Failed)
     }
 
     /// Whether a provider must be asked before [`names`](Self::names) has all that can be had. Another one may fail meanwhile.
@@ -274,22 +277,27 @@ impl Snapshot {
 
     /// The state of all providers, in the order of the chain.
     pub fn reports(&self) -> Vec<ProviderReport> {
-        let now = Instant::now();
-        let reports = self.sources.iter().enumerate();
-        let report = |(index, source): (usize, &Source)| ProviderReport {
-            priority: index + 1,
-            ..source.view.report(now)
-        };
-        reports.map(report).collect()
+        let indices = 0..self.sources.len();
+        indices.filter_map(|index| self.report_at(index)).collect()
     }
 
     /// The state of one provider.
     pub fn report(&self, provider: &str) -> Option<ProviderReport> {
         let mut sources = self.sources.iter();
-        let index = sources.position(|source| &*source.name == provider)?;
+        self.report_at(sources.position(|source| &*source.name == provider)?)
+    }
+
+    /// A provider's state. Its keys are also those that only others list, such as a variable that overrides the file.
+    fn report_at(&self, index: usize) -> Option<ProviderReport> {
+        let view = &self.sources.get(index)?.view;
+        let report = view.report(Instant::now());
+        let listed: HashSet<String> = report.keys.into_iter().collect();
+        let names = self.names().iter().map(|(name, _)| name);
+        let has = |name: &&SecretName| listed.contains(name.as_str()) || view.has(name);
         Some(ProviderReport {
             priority: index + 1,
-            ..self.sources.get(index)?.view.report(Instant::now())
+            keys: names.filter(has).map(ToString::to_string).collect(),
+            ..report
         })
     }
 }

@@ -2,11 +2,15 @@
 //! write returns.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{ChainEntry, Event, SecretsManager};
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, SecretStore};
+use crate::provider::{ChangeKind, Decrypted, Done, PastChange, SecretStore, Undo, UndoRequest};
 use crate::secret::{Change, SecretName, SecretValue};
+
+/// For how many keys it is remembered that a warning was logged.
+const MAX_LOGGED_SHADOWS: usize = 10_000;
 
 /// The outcome of a write for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +120,80 @@ impl SecretsManager {
         let encrypted = store.encrypt_all();
         self.publish();
         store.wait_for_watchers();
+        // An event for each would say nothing new to the caller.
+        drop(store.take_hidden());
         encrypted
+    }
+
+    /// Makes the key with which the store's values are encrypted, if there is none.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] if the store has values that need an old one.
+    pub fn ensure_key(&self) -> Result<()> {
+        self.store()?.2.ensure_key()
+    }
+
+    /// What was done to the keys of the store, as far as it is kept, the newest first.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    pub fn history(&self) -> Result<Vec<PastChange>> {
+        self.store()?.2.history()
+    }
+
+    /// What an undo would set back. Changes nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    pub fn plan_undo(&self, what: &UndoRequest) -> Result<Vec<Undo>> {
+        self.store()?.2.plan_undo(what)
+    }
+
+    /// Sets keys of the store back as it was planned, all in one atomic write, or none. That can be undone, too.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if one of them has changed since it was planned; else why the write failed.
+    pub fn undo(&self, planned: &[Undo]) -> Result<Vec<WriteOutcome>> {
+        let (index, entry, store) = self.store()?;
+        store.undo(planned)?;
+        let outcomes: Vec<WriteOutcome> = planned
+            .iter()
+            .filter(|undo| undo.change.had_value || undo.has_value)
+            .map(|undo| {
+                let kind = match undo.change.had_value {
+                    true => ChangeKind::Set,
+                    false => ChangeKind::Deleted,
+                };
+                self.outcome(index, &undo.name, kind)
+            })
+            .collect();
+        self.after_write(entry, &outcomes);
+        Ok(outcomes)
+    }
+
+    /// Writes all encrypted values of the store in plain text; with `dry_run` only says what it would do.
+    ///
+    /// # Errors
+    /// Why the write failed.
+    pub fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
+        let store = self.store()?.2;
+        let decrypted = store.decrypt_all(dry_run);
+        self.publish();
+        store.wait_for_watchers();
+        decrypted
+    }
+
+    /// The names of the store's values that are plain text.
+    ///
+    /// # Errors
+    /// Why the store cannot be read.
+    pub fn plain_names(&self) -> Result<Vec<SecretName>> {
+        self.store()?.2.plain_names()
+    }
+
+    /// Whether the store's value of this key is encrypted; `None`: it has none. Never waits.
+    pub fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        self.store().ok()?.2.is_encrypted(name)
     }
 
     /// Whether the store has this key.
@@ -135,6 +212,35 @@ impl SecretsManager {
             name: name.to_string(),
         });
         Ok(provided.map_err(|error| self.explain(error))?.value)
+    }
+
+    /// Whether this is the provider that secrets are written to.
+    pub fn is_store(&self, provider: &str) -> bool {
+        self.store()
+            .is_ok_and(|(_, entry, _)| &*entry.name == provider)
+    }
+
+    /// Checks in the background whether the store could be written now, for [`store_refusal`](Self::store_refusal); then calls
+    /// `done`, on any thread. That can take for as long as the disk does.
+    pub fn check_store_async(&self, done: Done) {
+        match self.store() {
+            Ok((_, _, store)) => store.check_writable(done),
+            Err(_) => done(),
+        }
+    }
+
+    /// Why the last check found that the store cannot be written, or that this key cannot be added; touches no disk.
+    pub fn store_refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        match self.store() {
+            Ok((_, _, store)) => store.refusal(name),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// How long a caller may wait for the store's disk.
+    pub fn store_timeout(&self) -> Duration {
+        let store = self.store();
+        store.map_or(Duration::ZERO, |(_, _, store)| store.timeout())
     }
 
     /// The path of the store, if there is one.
@@ -176,15 +282,36 @@ impl SecretsManager {
         {
             let key = Some(name.as_str());
             events.push(Event::new(kind.event(), key, Some(&entry.name)));
-            if let (ChangeKind::Set, Some(provider)) = (kind, shadowed_by) {
-                tracing::warn!(
-                    "{name} is written to the {}, but the {provider} has it too, and reads still give that value",
-                    entry.name
-                );
+            if let Some(provider) = shadowed_by {
+                self.warn_if_shadowed(name, *kind, &entry.name, provider);
                 events.push(Event::new("shadowed", key, Some(provider)));
             }
         }
+        let hidden = entry.provider.store().map(|store| store.take_hidden());
+        for name in hidden.into_iter().flatten() {
+            let event = Event::new("encrypted", Some(name.as_str()), Some(&entry.name));
+            events.push(event);
+        }
         self.emit(&events);
+    }
+
+    /// Logs each key once: a program may write it every second.
+    fn warn_if_shadowed(&self, name: &SecretName, kind: ChangeKind, store: &str, provider: &str) {
+        let mut logged = self.logged_shadows.lock();
+        if logged.len() >= MAX_LOGGED_SHADOWS
+            || !logged.insert((name.clone(), kind == ChangeKind::Deleted))
+        {
+            return;
+        }
+        drop(logged);
+        match kind {
+            ChangeKind::Deleted => tracing::warn!(
+                "{name} is removed from the {store} provider, but the {provider} provider has it, too, and reads give that value"
+            ),
+            _ => tracing::warn!(
+                "{name} is written to the {store} provider, but the {provider} provider has it, too, and reads still give that value"
+            ),
+        }
     }
 
     /// If the store does not have the key but another provider has, the error says so.

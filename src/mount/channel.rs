@@ -23,6 +23,7 @@ use super::poll::is_ready;
 use super::setup::{block_signals, unblock_signals};
 use crate::error::{Error, Result};
 use crate::secret::SealingKey;
+use crate::sync::not_started;
 
 /// The number of descriptors in `SharedFds`.
 const SHARED_FDS: usize = 6;
@@ -99,7 +100,7 @@ impl Channel {
         }
         let child = command
             .spawn()
-            .map_err(|e| Error::io(format!("the {part} cannot be started"), e))?;
+            .map_err(|e| Error::io(format!("the {part} cannot be started"), not_started(e)))?;
         Ok((child, Self(ours)))
     }
 
@@ -313,6 +314,7 @@ mod tests {
             restarts: Vec::new(),
             upgrade: None,
             reload: None,
+            base_folder: None,
             allow_root: false,
             server_timeout: 6,
             views: None,

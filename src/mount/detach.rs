@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::process;
 use crate::process::mountinfo::{Mount, MountId};
 use crate::sync::{self, LARGE_STACK};
+use crate::text::shell_path;
 
 /// How long the system may take to take a mount out of the tree: another filesystem, on which its folder lies, may hang.
 const DETACH_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -38,7 +39,8 @@ pub(super) fn detach(mount: &Mount) -> Result<()> {
         let place = mount.point.display();
         let context = format!(
             "{place} cannot be unmounted, because the filesystem that this folder lies on does not answer \
-             (`umount -l {place}` when it does)"
+             (`umount -l {}` when it does)",
+            shell_path(&mount.point)
         );
         Err(Error::io(context, Errno::TIMEDOUT))
     })

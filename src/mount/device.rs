@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::fusermount;
@@ -19,6 +20,25 @@ use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
 
 const DEVICE: &str = "/dev/fuse";
+/// What to do if the system may not mount.
+pub(super) const MISSING_CAPABILITY: &str = "a container needs the capability SYS_ADMIN (`--cap-add SYS_ADMIN`, and `--security-opt apparmor=unconfined` where AppArmor is)";
+
+/// Why the device cannot be opened, and what to do.
+pub(super) fn unusable_device(error: Errno) -> Error {
+    Error::Settings(match error {
+        Errno::NOENT => "there is no /dev/fuse: load the kernel module (`modprobe fuse`), or give the container the device \
+                         (`--device /dev/fuse`)"
+            .to_owned(),
+        Errno::NODEV | Errno::NXIO => format!(
+            "{DEVICE} cannot be opened: {error}; the kernel has no FUSE: load its module (`modprobe fuse`)"
+        ),
+        Errno::ACCESS | Errno::PERM => format!(
+            "{DEVICE} may not be opened: {error}; give the container the device (`--device /dev/fuse`, also if it is there \
+             already), or type: sudo chmod 666 {DEVICE}"
+        ),
+        error => format!("{DEVICE} cannot be opened: {error}"),
+    })
+}
 
 /// Mounts a filesystem, and returns the descriptor through which a process answers its requests, and the mount.
 ///
@@ -66,9 +86,7 @@ pub(super) fn mount_views(mount_point: &MountPoint) -> Result<(OwnedFd, Mount, b
 
 fn require_device() -> Result<()> {
     if !Path::new(DEVICE).exists() {
-        return Err(Error::Settings(
-            "there is no /dev/fuse: load the kernel module (`modprobe fuse`), or give the container the device (`--device /dev/fuse`)".into(),
-        ));
+        return Err(unusable_device(Errno::NOENT));
     }
     Ok(())
 }
@@ -81,7 +99,7 @@ fn mount_as_root(
 ) -> Result<OwnedFd> {
     let dir = mount_point.path().display();
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::io(DEVICE, e))?;
+        .map_err(unusable_device)?;
     // The options of mount(8) for FUSE (Documentation/filesystems/fuse.rst).
     let options = format!(
         "fd={},rootmode=40000,user_id={},group_id={}{options}",
@@ -94,10 +112,17 @@ fn mount_as_root(
     let flags =
         flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let target = mount_point.descriptor_path();
-    let mounted = rustix::mount::mount(source, target, "fuse", flags, Some(&*options));
+    let mount =
+        |fstype: &str| rustix::mount::mount(source, &target, fstype, flags, Some(&*options));
+    // By the type, `updatedb`, `df -x` and backups leave it out.
+    let mounted = match mount(&format!("fuse.{source}")) {
+        // This kernel knows no subtypes.
+        Err(Errno::NODEV) => mount("fuse"),
+        mounted => mounted,
+    };
     mounted.map_err(|error| match error {
-        rustix::io::Errno::PERM => Error::Settings(format!(
-            "{dir} cannot be mounted: {error}; in a container, it needs the capability SYS_ADMIN"
+        Errno::PERM => Error::Settings(format!(
+            "{dir} cannot be mounted: {error}; {MISSING_CAPABILITY}"
         )),
         error => Error::Settings(format!("{dir} cannot be mounted: {error}")),
     })?;

@@ -11,7 +11,10 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::device::MISSING_CAPABILITY;
 use crate::error::{Error, Result};
+use crate::sync::not_started;
+use crate::users;
 
 /// Where to look for `fusermount3`. An ordinary user's PATH comes first, and need not contain its folder.
 const PROGRAMS: [&str; 4] = [
@@ -48,7 +51,8 @@ pub(super) fn is_refusal_of_others(error: &Error) -> bool {
 /// Why it failed, and what to do about it.
 pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<OwnedFd> {
     let options = format!("fsname={source},subtype={source},nosuid,nodev,noexec,noatime{options}");
-    let failed = |e: io::Error| Error::io("fusermount3", e);
+    let failed = |e: io::Error| Error::io("fusermount3 cannot be run", not_started(e));
+    let mut unusable = None;
     for program in programs() {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -68,7 +72,12 @@ pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<O
             .spawn();
         let child = match run {
             Ok(child) => child,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if is_elsewhere(&error) => {
+                unusable = unusable
+                    .or(Some(error))
+                    .filter(|error| error.kind() != ErrorKind::NotFound);
+                continue;
+            }
             Err(error) => return Err(failed(error)),
         };
         let received = receive_descriptor(&ours);
@@ -81,9 +90,20 @@ pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<O
             ))),
         };
     }
-    Err(Error::Settings(
-        "an ordinary user mounts through `fusermount3`, which is not installed (Debian: apt install fuse3)".into(),
-    ))
+    Err(match unusable {
+        Some(error) => Error::io("an ordinary user mounts through `fusermount3`, which this user may not run", error),
+        None => Error::Settings(
+            "an ordinary user mounts through `fusermount3`, which is not installed (Debian: apt install fuse3)".into(),
+        ),
+    })
+}
+
+/// Whether the program may be found in another folder: it is not in this one, or this user may not look into it.
+fn is_elsewhere(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory
+    )
 }
 
 fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
@@ -91,8 +111,23 @@ fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
     if stderr.contains("user_allow_other") {
         return NO_OTHERS.into();
     }
+    let what_to_do = match () {
+        // It has opened the device by then.
+        () if stderr.contains("mount failed: Operation not permitted") => {
+            format!("; fusermount3 must be set-user-id root, and {MISSING_CAPABILITY}")
+        }
+        () if stderr.contains("could not determine username") => format!(
+            "; it mounts only for users of /etc/passwd, which has no number {}: add one, or run as another user",
+            users::display_name(rustix::process::geteuid().as_raw())
+        ),
+        () if stderr.contains("failed to open /dev/fuse") => {
+            "; give the container the device (`--device /dev/fuse`, also if it is there already)"
+                .into()
+        }
+        () => String::new(),
+    };
     format!(
-        "{} cannot be mounted: {}",
+        "{} cannot be mounted: {}{what_to_do}",
         mount_point.display(),
         stderr.trim()
     )
@@ -125,17 +160,19 @@ pub(super) fn unmount(dir: &Path) -> Result<Output> {
             .stdin(Stdio::null())
             .output()
     };
-    let is_there = |result: &io::Result<Output>| {
-        result.as_ref().err().map(io::Error::kind) != Some(ErrorKind::NotFound)
-    };
+    let is_there = |result: &io::Result<Output>| !result.as_ref().is_err_and(is_elsewhere);
     let mut results = programs().into_iter().map(run);
     let result = results.find(is_there);
     result
         .unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
         .map_err(|e| {
-            Error::io(
-                "`fusermount3`, which an ordinary user needs to unmount, cannot be run (Debian: apt install fuse3)",
-                e,
-            )
+            let package = match is_elsewhere(&e) {
+                true => " (Debian: apt install fuse3)",
+                false => "",
+            };
+            let context = format!(
+                "`fusermount3`, which an ordinary user needs to unmount, cannot be run{package}"
+            );
+            Error::io(context, not_started(e))
         })
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
 use crate::error::{Error, Result};
+use crate::files::base_folder::BaseFolder;
 use crate::live::{MountChange, Restart};
 use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
@@ -129,6 +130,8 @@ pub(super) struct HandoverState {
     pub(super) upgrade: Option<MountChange>,
     /// The last reload that was tried.
     pub(super) reload: Option<MountChange>,
+    /// `~/.simpletuner` as it was at the time of the mount; `None`: there was none.
+    pub(super) base_folder: Option<BaseFolder>,
     /// Whether the kernel lets root in.
     pub(super) allow_root: bool,
     /// After this many seconds without a heartbeat, or at one request, the server counts as hung.

@@ -54,18 +54,17 @@ pub(super) fn load(
     memory: &OwnedFd,
     log_file: Option<PathBuf>,
     load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>,
-) -> Result<Result<Settings>> {
+) -> Result<Settings> {
     let in_force = read(memory)?;
     if in_force.is_some() {
         let settings = load(in_force);
         set_up(log_file)?;
-        return Ok(settings);
+        return settings;
     }
     set_up(log_file)?;
-    Ok(load(None).and_then(|settings| {
-        write(memory, &settings.content)?;
-        Ok(settings)
-    }))
+    let settings = load(None)?;
+    write(memory, &settings.content)?;
+    Ok(settings)
 }
 
 /// Whether root may use the mount. A reload cannot let root in.

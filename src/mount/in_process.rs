@@ -34,13 +34,16 @@ pub struct MountedTree {
 pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Result<MountedTree> {
     let dir = std::path::absolute(mount_point)
         .map_err(|e| Error::io(mount_point.display().to_string(), e))?;
-    let place = MountPoint::open(&dir)?;
+    let place = MountPoint::open(&dir)?.ok_or_else(|| {
+        let dir = dir.display();
+        Error::Settings(format!("{dir} has a mount on it; choose another folder"))
+    })?;
     let mount_point = place.path().to_owned();
     tree.set_mount_info(|info| {
         info.mount_point = mount_point.display().to_string();
         info.allow_root = allow_root;
     });
-    let failed = |e| Error::io("threads", e);
+    let failed = |e| Error::io("a thread cannot be started", e);
     let fs = Fs::new(tree, None).map_err(failed)?;
     let drain = fs.drain();
     let (device, mount) = device::mount(&place, allow_root)?;

@@ -20,10 +20,10 @@ use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
 use super::setup::{Signals, has_terminal, leave_terminal, set_up};
-use super::start::READY;
+use super::start::{ALREADY, READY};
 use super::{device, service};
 use crate::error::{Error, Result};
-use crate::files::reserve;
+use crate::files::{base_folder, reserve};
 use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
@@ -66,19 +66,25 @@ pub fn mount_foreground(
     let begun = begin(settings, arguments, in_background);
     let report = match &begun {
         _ if !in_background => None,
-        Ok(_) => Some(READY.to_owned()),
+        Ok(Some(_)) => Some(READY.to_owned()),
+        Ok(None) => Some(ALREADY.to_owned()),
         Err(error) => Some(error.to_string()),
     };
-    if let Some(report) = report {
-        let mut out = std::io::stdout();
-        out.write_all(report.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::io("the command that started the daemon is gone", e))?;
-        leave_terminal()?;
-    }
+    let reported = match report {
+        Some(report) => report_and_leave(&report),
+        None => Ok(()),
+    };
     let Some(keeper) = begun? else {
         return Ok(());
     };
+    if let Err(error) = reported {
+        // Nobody was told of this mount.
+        tracing::error!(
+            "{error}: unmounting {}",
+            keeper.state.mount_point().display()
+        );
+        return keeper.unmount().and(Err(error));
+    }
     let state = &keeper.state;
     service::notify_ready(&state.mount_point());
     // The service manager has a restored mount already.
@@ -88,6 +94,15 @@ pub fn mount_foreground(
         keeper.store_views();
     }
     keeper.run()
+}
+
+/// Reports to the command that started the daemon, and leaves its terminal.
+fn report_and_leave(report: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(report.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("the command that started the daemon is gone", e))?;
+    leave_terminal()
 }
 
 /// Takes over the mount of a server whose keeper has ended.
@@ -100,6 +115,8 @@ pub fn take_over() -> Result<()> {
             "only a server starts this part of a mount".into(),
         ));
     };
+    // Before the log is opened.
+    base_folder::keep(state.base_folder.clone());
     set_up(state.log_file())?;
     let signals = Signals::new()?;
     state.keeper = std::process::id();
@@ -361,9 +378,14 @@ impl Keeper {
     }
 
     /// Logs that the server ended, and records it for `status`.
-    fn record_restart(&mut self, reason: String) {
+    fn record_crash(&mut self, reason: String) {
         let dir = self.state.mount_point();
         tracing::warn!("the server of {} ended: {reason}", dir.display());
+        self.record_restart(reason);
+    }
+
+    /// Records for `status` why another server begins.
+    fn record_restart(&mut self, reason: String) {
         let restarts = &mut self.state.restarts;
         restarts.push(Restart {
             at: rfc3339(SystemTime::now()),
@@ -376,7 +398,7 @@ impl Keeper {
     /// Starts another server after one ended.
     fn replace_server(&mut self, mut exit: Exit) -> Result<()> {
         loop {
-            self.record_restart(exit.reason);
+            self.record_crash(exit.reason);
             // A server that never became ready handled no request; the slots still hold its predecessor's.
             if exit.is_crash && self.server.is_ready {
                 self.heartbeat.record_crash();

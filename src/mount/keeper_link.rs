@@ -66,7 +66,9 @@ impl KeeperLink {
             }
         };
         let spawned = sync::spawn("keeper-link", SMALL_STACK, run);
-        spawned.map(drop).map_err(|e| Error::io("threads", e))
+        spawned
+            .map(drop)
+            .map_err(|e| Error::io("a thread cannot be started", e))
     }
 
     /// Beats, and handles the next signal or message that arrives before the next beat.

@@ -11,7 +11,8 @@
 //!   that is mounted on; `trust`: paths that no other user can change
 //! - `service`: the service manager, which can keep the mount; `unit`: the systemd unit that configures it
 //! - `in_force`: the settings in force; `environment`: the variables that a mount takes over from a command
-//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path; `daemon`: the
+//! - `start`, `unmount`, `upgrade`, `reload`: what commands do with a mount; `mount_point_state`: what is mounted at a path;
+//!   `running`: this user's mounts; `daemon`: the
 //!   mount's processes; `usage`: which processes still use it; `connection`: the kernel's side of it; `detach`: takes it out
 //!   of the tree
 //! - `successor`: the process that becomes the new program's server in an upgrade
@@ -33,6 +34,7 @@ mod mount_point;
 mod mount_point_state;
 mod poll;
 mod reload;
+mod running;
 mod server;
 mod server_process;
 mod service;
@@ -52,20 +54,27 @@ pub use environment::Environment;
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
-pub use mount_point_state::{MountPointState, mount_point_state, resolve, stopped_processes};
+pub use mount_point::make_for;
+pub use mount_point_state::{
+    MountPointState, mount_point_state, own_mount_points, resolve, stopped_processes,
+};
 pub use reload::reload;
+pub use running::{RunningMount, running_mounts};
 pub use server::serve;
 pub use setup::detach_from_caller;
 pub use start::{Mounted, mount_background};
 pub use successor::become_server;
 pub use trust::open_program;
-pub use unit::{Scope, Service, UNIT};
+pub use unit::{Scope, Service, UNIT, runtime_folder};
 pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;
 
 use fuser::SessionACL;
+
+use crate::settings::{Flags, Settings};
+use crate::text::shell_path;
 
 /// The message about a mount that belongs to another user.
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
@@ -74,6 +83,15 @@ pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
         "the mount at {} belongs to another user ({user}); choose another folder",
         mount_point.display()
     )
+}
+
+/// The command to type about the mount there: with its path, unless it is the default one.
+pub(crate) fn command_for(command: &str, mount_point: &Path) -> String {
+    let default = Settings::mount_point_by(&Flags::default());
+    match default.is_ok_and(|default| resolve(&default) == resolve(mount_point)) {
+        true => format!("`simpletuner-live {command}`"),
+        false => format!("`simpletuner-live {command} {}`", shell_path(mount_point)),
+    }
 }
 
 /// Which users fuser serves. Without `allow_root` the kernel itself refuses every user but the one who mounted.

@@ -1,26 +1,39 @@
 //! The folder that is mounted on. It is opened once, and the checks and the mount use that descriptor.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::detach::detach;
-use super::mount_point_state::is_own;
+use super::mount_point_state::{is_own, mounted};
 use super::trust::{OpenedPath, Trust, follow, path_error, path_of_descriptor, stat_of};
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
+use crate::users;
+
+/// How long a keeper waits for another one that is mounting on the same folder. Then it goes on without its turn, because
+/// any user who may read the folder can hold its lock.
+const TURN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often it tries meanwhile.
+const TURN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// An empty folder of this user's.
-pub(super) struct MountPoint(OpenedPath);
+pub(super) struct MountPoint {
+    found: OpenedPath,
+    /// Locked by the keeper that mounts on it.
+    folder: OwnedFd,
+}
 
 impl MountPoint {
     /// Opens the folder, and makes it if it is missing, for its owner only. Where root mounts, nobody else may be able to
-    /// put another folder in its place.
+    /// put another folder in its place. `None`: something has been mounted there meanwhile.
     ///
     /// # Errors
-    /// Why it cannot be a mount point.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    /// Why it cannot be a mount point, and what to do.
+    pub(super) fn open(dir: &Path) -> Result<Option<Self>> {
         let me = rustix::process::geteuid();
         let trust = Trust::of(me.as_raw());
         let refused = |error: Error| match error {
@@ -28,39 +41,96 @@ impl MountPoint {
                 "{} cannot be a mount point of this user's: {why}, or choose another folder",
                 dir.display()
             )),
-            error => error,
+            error => explained(dir, error),
         };
         let found = follow(dir, Some(trust).filter(|_| me.is_root()), true).map_err(refused)?;
+        if mounted(&found.path)?.is_some() {
+            return Ok(None);
+        }
         let stat = stat_of(&found)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            return Err(path_error(&found.path, Errno::NOTDIR));
+            return Err(explained(dir, path_error(&found.path, Errno::NOTDIR)));
         }
         trust.check_owner(&found.path, &stat).map_err(refused)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let listed = rustix::fs::openat(&found.file, ".", flags, Mode::empty())
-            .and_then(Dir::new)
-            .map_err(|e| path_error(&found.path, e))?;
-        let is_entry = |name: &[u8]| name != b"." && name != b"..";
-        for entry in listed {
-            let entry = entry.map_err(|e| path_error(&found.path, e))?;
-            if is_entry(entry.file_name().to_bytes()) {
-                let dir = found.path.display();
-                return Err(Error::Settings(format!(
-                    "{dir} is not empty: a mount would hide what is in it; choose another folder"
-                )));
+        let folder = rustix::fs::openat(&found.file, ".", flags, Mode::empty())
+            .map_err(|e| explained(dir, path_error(&found.path, e)))?;
+        let place = Self { found, folder };
+        match place.check() {
+            // The mount covers the folder, so its own files are not those of the folder.
+            Err(_) if mounted(place.path())?.is_some() => Ok(None),
+            checked => checked.map(|()| Some(place)),
+        }
+    }
+
+    /// Checks that the folder is empty, and that this user may mount on it.
+    fn check(&self) -> Result<()> {
+        let dir = self.path().display();
+        // The system's rule for users who mount through fusermount3.
+        let me = rustix::process::geteuid();
+        let place = self.descriptor_path();
+        let writable = rustix::fs::accessat(CWD, place, Access::WRITE_OK, AtFlags::EACCESS);
+        let may_write = me.is_root() || writable != Err(Errno::ACCESS);
+        match (self.is_empty()?, may_write) {
+            (true, true) => Ok(()),
+            (false, true) => Err(Error::Settings(format!(
+                "{dir} is not empty: a mount would hide what is in it; choose an empty folder, or a name that does not exist \
+                 yet (`simpletuner-live mount {}`)",
+                self.path().join("live").display()
+            ))),
+            (false, false) => Err(Error::Settings(format!(
+                "{dir} is not empty: a mount would hide what is in it; choose a folder of your own: `simpletuner-live mount DIR`"
+            ))),
+            (true, false) => Err(Error::Settings(format!(
+                "{dir} cannot be a mount point of this user's, who may not write to it; choose a folder of your own, or type: \
+                 sudo chown {} {dir}",
+                users::display_name(me.as_raw())
+            ))),
+        }
+    }
+
+    fn is_empty(&self) -> Result<bool> {
+        let failed = |e| path_error(self.path(), e);
+        for entry in Dir::read_from(&self.folder).map_err(failed)? {
+            let name = entry.map_err(failed)?;
+            if ![&b"."[..], b".."].contains(&name.file_name().to_bytes()) {
+                return Ok(false);
             }
         }
-        Ok(Self(found))
+        Ok(true)
+    }
+
+    /// Waits until no other keeper is about to mount here. Its turn ends with this object.
+    pub(super) fn take_turn(&self) {
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&self.folder, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < TURN_TIMEOUT => {
+                    std::thread::sleep(TURN_INTERVAL);
+                }
+                // Not every filesystem has locks.
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether the folder still has its path.
+    pub(super) fn is_current(&self) -> bool {
+        let there = rustix::fs::lstat(self.path());
+        there.is_ok_and(|there| {
+            rustix::fs::fstat(&self.folder)
+                .is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+        })
     }
 
     /// Its path without links.
     pub(super) fn path(&self) -> &Path {
-        &self.0.path
+        &self.found.path
     }
 
     /// A path that leads to this folder, even if another has its name now. Only this process can use it.
     pub(super) fn descriptor_path(&self) -> String {
-        path_of_descriptor(&self.0.file)
+        path_of_descriptor(&self.found.file)
     }
 
     /// The mount that this process has just made here, from this source.
@@ -91,4 +161,65 @@ impl MountPoint {
             }
         }
     }
+}
+
+/// Makes a missing mount point for another user, as root, in a folder that no other user can change; elsewhere that user makes
+/// it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn make_for(dir: &Path, user: u32, group: u32) -> Result<()> {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+        return Ok(());
+    };
+    let Ok(parent) = follow(parent, Some(Trust::of(0)), false) else {
+        return Ok(());
+    };
+    let failed = |e| path_error(dir, e);
+    match rustix::fs::mkdirat(&parent.file, name, Mode::RWXU) {
+        Err(Errno::EXIST) => return Ok(()),
+        made => made.map_err(failed)?,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(&parent.file, name, flags, Mode::empty()).map_err(failed)?;
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    rustix::fs::fchown(&made, Some(user), Some(group)).map_err(failed)
+}
+
+/// A system's error on the way to a mount point as a sentence, with what to do.
+fn explained(dir: &Path, error: Error) -> Error {
+    let Error::Io { context, source } = &error else {
+        return error;
+    };
+    let at = Path::new(context);
+    let folder = at.parent().unwrap_or(at).display();
+    let seen = rustix::fs::lstat(at).map(drop);
+    let why = match source.raw_os_error() {
+        Some(libc::ENOTDIR) => {
+            let file = if seen.is_ok() {
+                at
+            } else {
+                at.parent().unwrap_or(at)
+            };
+            format!("{} is not a folder", file.display())
+        }
+        Some(libc::EROFS) => format!(
+            "{folder} is on a read-only filesystem, so {} cannot be created",
+            at.display()
+        ),
+        Some(libc::EACCES | libc::EPERM) if seen == Err(Errno::NOENT) => {
+            format!(
+                "you may not create {}: {folder} is not yours to write to",
+                at.display()
+            )
+        }
+        Some(libc::EACCES) if seen.is_err() => format!("you may not look into {folder}"),
+        Some(libc::EACCES) => format!("you may not look into {}", at.display()),
+        Some(libc::ENOENT) => format!("{} does not exist, and cannot be created", at.display()),
+        _ => return error,
+    };
+    Error::Settings(format!(
+        "{} cannot be a mount point: {why}; choose another folder: `simpletuner-live mount DIR`",
+        dir.display()
+    ))
 }

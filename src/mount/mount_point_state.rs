@@ -3,21 +3,22 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::daemon;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::{self, Mount};
 use crate::settings::paths::{lexical, without_links};
-use crate::sync::{self, SMALL_STACK};
+use crate::sync;
 
-/// The source of our mounts. Their type is `fuse`, or `fuse.simpletuner-live` if `fusermount3` mounted.
+/// The source of our mounts.
 pub(super) const SOURCE: &str = "simpletuner-live";
 /// The source of mounts of views.
 pub(super) const VIEWS_SOURCE: &str = "simpletuner-live-views";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to say that a mount has ended.
+const ENDED_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the filesystems on the way to a mount point may take to read their links.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -92,6 +93,13 @@ pub(super) fn is_own(mount: &Mount, source: &str) -> bool {
     mount.fstype.starts_with("fuse") && mount.source == source && mount.user == Some(me)
 }
 
+/// Where this user's mounts are.
+pub fn own_mount_points() -> Vec<PathBuf> {
+    let mounts = mountinfo::of_this_process().unwrap_or_default();
+    let own = mounts.into_iter().filter(|mount| is_own(mount, SOURCE));
+    own.map(|mount| mount.point).collect()
+}
+
 /// The topmost mount at a resolved path.
 ///
 /// # Errors
@@ -105,29 +113,29 @@ pub(super) fn mounted(dir: &Path) -> Result<Option<Mount>> {
 /// answer. If a filesystem on the way does not answer within a second, its links are not followed.
 pub fn resolve(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
-    let (sender, receiver) = channel();
     let path = dir.clone();
-    let follow = move || drop(sender.send(without_links(&path)));
-    // Without a thread, there is no sender.
-    let _ = sync::spawn("links", SMALL_STACK, follow);
-    let resolved = receiver.recv_timeout(RESOLVE_TIMEOUT);
-    resolved.unwrap_or_else(|_| lexical(&dir))
+    let resolved = sync::within("links", RESOLVE_TIMEOUT, move || without_links(&path));
+    resolved.unwrap_or_else(|| lexical(&dir))
+}
+
+/// Whether no process has the mount's device any more: the kernel then answers at once, with ENOTCONN.
+pub(super) fn has_ended(dir: &Path) -> bool {
+    let file = dir.join("status");
+    let answer = sync::within("status", ENDED_TIMEOUT, move || fs::read(file).map(drop));
+    let code = answer.and_then(|answer| answer.err()?.raw_os_error());
+    matches!(code, Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 /// Reads the file `status` on another thread, because a daemon that hangs would block this one for ever.
 fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountPointState {
-    let (sender, receiver) = channel();
     let root = dir.to_owned();
     let ask = move || {
-        let answer = fs::metadata(&root)
-            .and_then(|metadata| Ok((metadata.uid(), fs::read(root.join("status"))?)));
-        drop(sender.send(answer));
+        fs::metadata(&root)
+            .and_then(|metadata| Ok((metadata.uid(), fs::read(root.join("status"))?)))
     };
-    // Without a thread, there is no sender, and the daemon counts as one that hangs.
-    let _ = sync::spawn("status", SMALL_STACK, ask);
-    match receiver.recv_timeout(timeout) {
-        Ok(Ok((uid, _))) if uid != me => MountPointState::OfAnother { uid },
-        Ok(Ok((_, bytes))) => {
+    match sync::within("status", timeout, ask) {
+        Some(Ok((uid, _))) if uid != me => MountPointState::OfAnother { uid },
+        Some(Ok((_, bytes))) => {
             let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let pids = ["server_pid", "keeper_pid"].map(|field| status[field].as_u64());
             MountPointState::Ours {
@@ -136,7 +144,7 @@ fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountPointState {
                 views: status["views"]["mount_point"].as_str().map(PathBuf::from),
             }
         }
-        Ok(Err(_)) | Err(_) => MountPointState::Ours {
+        Some(Err(_)) | None => MountPointState::Ours {
             alive: false,
             pids: Vec::new(),
             views: None,

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::environment::Environment;
 use super::mount_point_state::resolve;
-use super::upgrade::{status_of_ours, wait_for_outcome};
+use super::upgrade::{has_ended, status_of_ours, wait_for_outcome};
 use crate::error::{Error, Result};
 
 /// Has the mount at `dir` read its settings file anew, and take over these variables if there are any. Processes that use
@@ -23,13 +23,16 @@ pub fn reload<E: From<Error>>(
     write: impl FnOnce(&str, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let dir = resolve(dir);
-    let before = status_of_ours(&dir, "reload", force)?;
+    let (mount, before) = status_of_ours(&dir, "reload", force)?;
     let request = match environment {
         Some(environment) => environment.to_request()?,
         None => Zeroizing::new("\n".to_owned()),
     };
-    write("reload", request.as_bytes())?;
-    match wait_for_outcome(&dir, "reload", &before)?.1 {
+    write("reload", request.as_bytes()).map_err(|error| match mount.find() {
+        Some(_) => error,
+        None => has_ended(&dir).into(),
+    })?;
+    match wait_for_outcome(&dir, &mount, "reload", &before)?.1 {
         None => Ok(()),
         Some(error) => {
             let why = format!("{error}; what was in force stays so");

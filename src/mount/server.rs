@@ -18,7 +18,7 @@ use super::views::{Inherited, ViewsMount};
 use crate::audit::AuditTrail;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::files::reserve;
+use crate::files::{base_folder, reserve};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, database_loader};
 use crate::live::{Commits, Owner, Parts, Tree};
@@ -27,7 +27,7 @@ use crate::process::heartbeat::{HeartbeatPage, OF_VIEWS, Slot};
 use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, Mutex, RwLock};
+use crate::sync::{self, JoinHandle, LARGE_STACK, Mutex, RwLock, not_started};
 use crate::views::ViewStore;
 
 /// This variable makes the server act as on a kernel that cannot resend requests.
@@ -46,7 +46,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         ));
     };
     state.server = std::process::id();
-    let settings = in_force::load(&shared.settings, state.log_file(), load)?;
+    base_folder::keep(state.base_folder.clone());
+    let settings = in_force::load(&shared.settings, state.log_file(), load);
     let channel = Arc::new(RwLock::new(channel));
     let assembled = settings.and_then(|settings| {
         let prepared = prepare(&settings, &mut state, &mut shared, &channel.read())?;
@@ -84,7 +85,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
     let keeper_link = KeeperLink {
-        channel,
+        channel: channel.clone(),
         keeper: None,
         signals,
         state,
@@ -97,10 +98,19 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         manager: manager.clone(),
         slept: clock::slept(),
     };
-    keeper_link.start_thread()?;
+    keeper_link.start_thread().inspect_err(|error| {
+        let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
+    })?;
     let result = session.run();
     sockets.remove();
     views.end();
+    if let Err(error) = &result {
+        let why = format!(
+            "the device: {}",
+            not_started(io::Error::new(error.kind(), error.to_string()))
+        );
+        let _ = channel.read().send(&ToKeeper::Failed(why));
+    }
     drain.finish();
     manager.close();
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
@@ -203,7 +213,7 @@ fn assemble(
         info.program = Some(state.program.to_os().to_string_lossy().into_owned());
         info.upgrade.clone_from(&state.upgrade);
     });
-    let threads = |e| Error::io("threads", e);
+    let threads = |e| Error::io("a thread cannot be started", e);
     let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
     let slot = Slot::Initialized;

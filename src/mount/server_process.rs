@@ -13,8 +13,8 @@ use super::handover::{HandoverState, Hello, SharedFds};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
 use crate::files::reserve;
-use crate::process;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::process::{self, pidfd};
 use crate::sync::{self, SMALL_STACK};
 
 /// Signals that the kernel sends a process for a fault of its own.
@@ -30,6 +30,8 @@ const FAULTS: [i32; 7] = [
 
 /// How long a process's other threads may take to exit after the first.
 const THREADS_EXIT_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long init may take to wait for a process whose parent has ended.
+const INIT_TIMEOUT: Duration = Duration::from_millis(10);
 /// How long a killed process may take to end before the kernel counts as holding it.
 const KILLED_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -193,6 +195,7 @@ impl ServerProcess {
 
     fn wait(&self) -> ExitStatus {
         let until = Instant::now() + THREADS_EXIT_TIMEOUT;
+        let until_known = Instant::now() + INIT_TIMEOUT;
         loop {
             match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => return ExitStatus::from_raw(status.as_raw()),
@@ -208,9 +211,16 @@ impl ServerProcess {
                     return status.map_or(unknown, ExitStatus::from_raw);
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => {
-                    return ExitStatus::Unknown("it ended, and its parent had ended before");
-                }
+                // The keeper that started it has ended, and init waits for it.
+                Err(_) => match pidfd::exit_status(&self.exit_fd) {
+                    Some(status) => return ExitStatus::from_raw(status),
+                    None if Instant::now() < until_known => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    None => {
+                        return ExitStatus::Unknown("it ended, and this kernel does not say how");
+                    }
+                },
             }
         }
     }

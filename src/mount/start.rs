@@ -2,24 +2,29 @@
 //! serves, or why it does not.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::daemon::continue_stopped;
 use super::mount_point::MountPoint;
 use super::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
+use super::poll::is_ready;
 use super::unmount::remove_dead;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
-use crate::sync::{self, SMALL_STACK};
+use crate::sync::not_started;
 
 /// What the daemon writes once it serves. Anything else is the reason why it does not.
 pub(super) const READY: &str = "ready\n";
+/// What it writes if another mount already answers there.
+pub(super) const ALREADY: &str = "already\n";
 /// How long the daemon may take to serve. A network home can be slow, but after this long the daemon counts as hung.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the daemon may take to end after SIGTERM.
@@ -50,11 +55,36 @@ fn give_up(child: &mut Child, mount_point: &Path) {
         mount_point_state(mount_point),
         Ok(MountPointState::Ours { .. })
     );
-    if is_ours
-        && let Ok(Some(mount)) = mounted(&resolve(mount_point))
+    if is_ours {
+        remove(mount_point);
+    }
+}
+
+fn remove(mount_point: &Path) {
+    if let Ok(Some(mount)) = mounted(&resolve(mount_point))
         && let Err(error) = remove_dead(&mount)
     {
         tracing::warn!("{error}");
+    }
+}
+
+/// What the daemon writes until it closes its end; `None`: that takes too long.
+fn report_of(output: impl AsFd) -> Option<String> {
+    let until = Instant::now() + START_TIMEOUT;
+    let mut report = Vec::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut bytes = [0; 4096];
+        if is_ready(&mut [PollFd::new(&output, PollFlags::IN)], left) {
+            match rustix::io::read(&output, &mut bytes) {
+                Ok(0) => return Some(String::from_utf8_lossy(&report).into_owned()),
+                Ok(count) => report.extend_from_slice(&bytes[..count]),
+                Err(Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        } else if left.is_zero() {
+            return None;
+        }
     }
 }
 
@@ -67,6 +97,29 @@ fn ends_within(child: &mut Child, timeout: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     true
+}
+
+/// Warns if nothing can be written below `~/.simpletuner`, as in many containers.
+pub(super) fn warn_of_read_only(settings: &Settings, in_background: bool) {
+    let dir = &settings.base_dir;
+    // A missing folder is made in the first one above it that exists.
+    let mut existing = dir.ancestors().filter(|dir| dir.symlink_metadata().is_ok());
+    let Some(place) = existing.next() else {
+        return;
+    };
+    let why = match rustix::fs::accessat(CWD, place, Access::WRITE_OK, AtFlags::EACCESS) {
+        Err(Errno::ROFS) => "is on a read-only filesystem",
+        Err(Errno::ACCESS | Errno::PERM) => "may not be written to by this user",
+        _ => return,
+    };
+    let log = match in_background {
+        true => ", and there is no log (`mount --foreground` shows it)",
+        false => "",
+    };
+    tracing::warn!(
+        "{} {why}: secrets in it can be read and not changed, what SimpleTuner's audit trail should get is lost{log}",
+        place.display()
+    );
 }
 
 /// Mounts in the background, with the flags `arguments` for the daemon. Returns once the mount answers.
@@ -98,6 +151,7 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
             already: true,
         });
     }
+    warn_of_read_only(settings, true);
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let mut child = Command::new(program)
         .args(["mount", "--foreground", "--part", "background-keeper"])
@@ -105,49 +159,44 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|e| Error::io("the daemon cannot be started", e))?;
-    let Some(mut output) = child.stdout.take() else {
+        .map_err(|e| Error::io("the daemon cannot be started", not_started(e)))?;
+    let Some(output) = child.stdout.take() else {
         return Err(Error::Settings("the daemon has no standard output".into()));
     };
-    let (sender, receiver) = channel();
-    let read = move || {
-        let mut report = String::new();
-        let _ = output.read_to_string(&mut report);
-        drop(sender.send(report));
-    };
-    // Without a thread, there is no sender, and the daemon counts as one that does not answer.
-    let _ = sync::spawn("start-report", SMALL_STACK, read);
-    let report = receiver.recv_timeout(START_TIMEOUT).map_err(|_| {
+    let Some(report) = report_of(output) else {
         give_up(&mut child, &mount_point);
-        Error::io(
+        return Err(Error::io(
             "the daemon was started and did not answer",
-            rustix::io::Errno::TIMEDOUT,
-        )
-    })?;
-    if report != READY {
+            Errno::TIMEDOUT,
+        ));
+    };
+    let already = report == ALREADY;
+    if report != READY && !already {
         // A filesystem that does not answer can hold one of its threads.
         ends_within(&mut child, KILL_TIMEOUT);
-        let report = report.trim();
-        let log = settings.log_file.display();
-        let reason = if report.is_empty() {
-            format!("the daemon ended; see its log, {log}")
-        } else {
-            report.to_owned()
-        };
-        return Err(Error::Settings(reason));
+        if !report.trim().is_empty() {
+            return Err(Error::Settings(report.trim().to_owned()));
+        }
+        // It was killed. Its server, if there is one already, starts another keeper.
+        if let MountPointState::Ours { alive: false, .. } = mount_point_state(&mount_point)? {
+            remove(&mount_point);
+        }
     }
     match mount_point_state(&mount_point)? {
         MountPointState::Ours { alive: true, .. } => Ok(Mounted {
             mount_point,
-            already: false,
+            already,
         }),
-        _ => Err(Error::io(
-            format!(
-                "{} is mounted, but does not answer; see {}",
-                mount_point.display(),
+        MountPointState::NotMounted => Err(Error::Settings(format!(
+            "the daemon ended; see its log, {}",
+            settings.log_file.display()
+        ))),
+        _ => {
+            give_up(&mut child, &mount_point);
+            Err(Error::Settings(format!(
+                "the daemon was started and does not answer any more; see its log, {}",
                 settings.log_file.display()
-            ),
-            rustix::io::Errno::IO,
-        )),
+            )))
+        }
     }
 }

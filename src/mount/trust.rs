@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::files::names::Names;
 use crate::files::place::{is_trusted, others_can_write};
+use crate::text::shell_path;
 use crate::users;
 
 /// Names a file without opening it: a named pipe, a device or a filesystem that hangs does not block.
@@ -74,9 +75,10 @@ impl Trust {
         if !may_be_written(found, stat) {
             return Ok(());
         }
-        let path = found.path.display();
         Err(Error::Settings(format!(
-            "other users may write to {path}, and could exchange what is there; fix it with: chmod go-w {path}"
+            "other users may write to {}, and could exchange what is there; fix it with: chmod go-w {}",
+            found.path.display(),
+            shell_path(&found.path)
         )))
     }
 }

@@ -33,6 +33,32 @@ pub struct Service {
     pub arguments: Vec<std::ffi::OsString>,
     /// The arguments after `upgrade`.
     pub upgrade_arguments: Vec<std::ffi::OsString>,
+    /// The folder below `/run` that the service manager makes for the user, and removes in the end.
+    pub runtime_folder: Option<PathBuf>,
+}
+
+/// The folder below `/run` in which an ordinary user's mount point is to be. Only root may make it, and `/run` is empty after each
+/// boot. `None`: the mount point is not below `/run`.
+///
+/// # Errors
+/// [`Error::Settings`]: the mount point would be such a folder itself. The service manager changes its mode at each start, also
+/// while it is the root of a mount, where it may not.
+pub fn runtime_folder(mount_point: &Path) -> Result<Option<PathBuf>> {
+    let run = ["/run", "/var/run"];
+    let below = run
+        .iter()
+        .find_map(|run| mount_point.strip_prefix(run).ok());
+    let Some(below) = below.filter(|below| !below.starts_with("user")) else {
+        return Ok(None);
+    };
+    match below.parent() {
+        Some(folder) if folder != Path::new("") => Ok(Some(folder.to_owned())),
+        _ => Err(Error::Settings(format!(
+            "only root may make {}; choose a folder in one of its own, which the service manager makes: {}",
+            mount_point.display(),
+            mount_point.join("live").display()
+        ))),
+    }
 }
 
 /// A command line for a unit, its words quoted as systemd reads them.
@@ -131,6 +157,17 @@ impl Service {
                      # With NoNewPrivileges=, or an option that implies it, fusermount3 could not mount.\n"
                 });
             }
+        }
+        if let Some(folder) = &self.runtime_folder {
+            let folder = command_line(std::iter::once(folder.as_os_str()))?;
+            writeln!(
+                unit,
+                "# The mount may outlive a restart in this folder.\n\
+                 RuntimeDirectory={folder}\n\
+                 RuntimeDirectoryMode=0700\n\
+                 RuntimeDirectoryPreserve=restart"
+            )
+            .map_err(|e| Error::Settings(e.to_string()))?;
         }
         unit.push_str(match self.scope {
             Scope::User => "\n[Install]\nWantedBy=default.target\n",

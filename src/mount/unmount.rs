@@ -57,7 +57,9 @@ pub fn unmount(dir: &Path, how: Unmount, bound: BoundViews) -> Result<()> {
     let place = dir.to_owned();
     let begun = Instant::now();
     let run = move || drop(sender.send(unmount_by(&place, how, bound, begun)));
-    sync::spawn("unmount", LARGE_STACK, run).map_err(|e| Error::io("threads", e))?;
+    if sync::spawn("unmount", LARGE_STACK, run).is_err() {
+        return unmount_by(dir, how, bound, begun);
+    }
     let ended = receiver.recv_timeout(TIMEOUT);
     ended.unwrap_or_else(|_| {
         let context = format!("{}, or a folder on the way to it,", dir.display());

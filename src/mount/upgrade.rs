@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
-use super::belongs_to_another;
-use super::mount_point_state::{MountPointState, mount_point_state, resolve};
+use super::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use super::setup::PROCESS_NAME;
+use super::{belongs_to_another, command_for};
 use crate::error::{Error, Result};
 use crate::live::MountChange;
 use crate::process;
+use crate::process::mountinfo::MountId;
 
 /// How long the keeper may take. It gives up on a new program earlier by itself.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(45);
@@ -41,16 +42,19 @@ pub struct Upgraded {
 /// one then serves on.
 pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
     let dir = resolve(dir);
-    let before = status_of_ours(&dir, "upgrade", force)?;
+    let (mount, before) = status_of_ours(&dir, "upgrade", force)?;
     let Some(keeper) = before["keeper_pid"].as_u64() else {
         let place = dir.display();
         return Err(Error::Settings(format!(
             "the mount at {place} has no keeper to ask"
         )));
     };
-    signal_keeper(&dir, keeper)?;
+    signal_keeper(&dir, keeper).map_err(|error| match mount.find() {
+        Some(_) => error,
+        None => has_ended(&dir),
+    })?;
     let text = |status: &Value, field: &str| status[field].as_str().unwrap_or("?").to_owned();
-    let (now, error) = wait_for_outcome(&dir, "upgrade", &before)?;
+    let (now, error) = wait_for_outcome(&dir, &mount, "upgrade", &before)?;
     match error {
         None => Ok(Upgraded {
             from: text(&before, "version"),
@@ -65,38 +69,53 @@ pub fn upgrade(dir: &Path, force: bool) -> Result<Upgraded> {
     }
 }
 
-/// What the `status` of the mount at `dir` says, if it can be changed by this command.
+/// The mount at `dir`, and what its `status` says, if it can be changed by this command.
 ///
 /// # Errors
 /// [`Error::Settings`]: no mount of ours answers there; or the kernel cannot resend requests, unless `force` is set.
-pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<Value> {
+pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(MountId, Value)> {
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));
+    let mount = mounted(dir)?.map(|mount| mount.id());
     match mount_point_state(dir)? {
         MountPointState::Ours { alive: true, .. } => {}
         MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
-                "the mount at {place} does not answer; `simpletuner-live mount` cleans it up and mounts again"
+                "the mount at {place} does not answer; {} cleans it up and mounts again",
+                command_for("mount", dir)
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
-        _ => return refuse(format!("nothing of ours is mounted at {place}")),
+        _ => return refuse(format!("nothing of simpletuner-live is mounted at {place}")),
     }
+    let Some(mount) = mount else {
+        return refuse(format!("nothing of ours is mounted at {place}"));
+    };
     let status = status(dir)?;
     if status["kernel"]["resend"] != true && !force {
         return refuse(format!(
             "this kernel cannot resend the requests that are in flight during the {command} (Linux 6.9 or newer can): they \
              would fail with an input/output error; wait until no program uses the mount, then type \
-             `simpletuner-live {command} --force`"
+             {}",
+            command_for(&format!("{command} --force"), dir)
         ));
     }
-    Ok(status)
+    Ok((mount, status))
+}
+
+/// The mount has been unmounted while the command waited.
+pub(super) fn has_ended(dir: &Path) -> Error {
+    Error::Settings(format!(
+        "the mount at {} has ended meanwhile: it was unmounted",
+        dir.display()
+    ))
 }
 
 /// Waits until `status` has another outcome in this field than `before`: the new status, and why the mount goes on as it was, if
 /// it does.
 pub(super) fn wait_for_outcome(
     dir: &Path,
+    mount: &MountId,
     field: &str,
     before: &Value,
 ) -> Result<(Value, Option<String>)> {
@@ -105,8 +124,10 @@ pub(super) fn wait_for_outcome(
     while begun.elapsed() < OUTCOME_TIMEOUT {
         std::thread::sleep(POLL_INTERVAL);
         // On a kernel that cannot resend, this read may itself fail with the old server.
-        let Ok(now) = status(dir) else {
-            continue;
+        let now = match status(dir) {
+            Ok(now) => now,
+            Err(_) if mount.find().is_none() => return Err(has_ended(dir)),
+            Err(_) => continue,
         };
         if number(&now) != number(before) {
             let outcome: Option<MountChange> = serde_json::from_value(now[field].clone()).ok();

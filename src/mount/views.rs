@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rustix::fs::statfs;
@@ -24,7 +23,7 @@ use crate::manager::SecretsManager;
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::process::mountinfo::Mount;
 use crate::secret::SealingKey;
-use crate::sync::{self, LARGE_STACK, Mutex, RwLock, SMALL_STACK};
+use crate::sync::{self, LARGE_STACK, Mutex, RwLock};
 use crate::views::{DefinitionsChange, ViewStore, Views};
 
 /// How long a mount of a server before this one may take to show that it has ended.
@@ -109,7 +108,9 @@ impl ViewsMount {
         let serving = self.serve(state, fds)?;
         request_resend(&serving.fds.device, &unanswered, last, can_resend)
             .map_err(|e| Error::io("the requests of the server before this one", e))?;
-        serving.views.prefetch(self.store.current().all().cloned());
+        serving
+            .views
+            .prefetch(self.store.current().all().cloned(), false);
         Ok(serving)
     }
 
@@ -138,7 +139,10 @@ impl ViewsMount {
 
     fn mount(self: &Arc<Self>, serving: &mut Option<Serving>) -> Result<()> {
         clear(&self.dir)?;
-        let place = MountPoint::open(&self.dir)?;
+        let place = MountPoint::open(&self.dir)?.ok_or_else(|| {
+            let dir = self.dir.display();
+            Error::Settings(format!("something has just been mounted at {dir}"))
+        })?;
         let (device, mount, allow_other) = device::mount_views(&place)?;
         let begin = || {
             let state = ViewsState {
@@ -244,14 +248,7 @@ impl ViewsMount {
         let Some(views) = self.serving.lock().as_ref().map(|now| now.views.clone()) else {
             return;
         };
-        let (sender, receiver) = channel();
-        let end = move || {
-            views.end();
-            sender.send(()).unwrap_or_default();
-        };
-        if sync::spawn("views-end", SMALL_STACK, end).is_ok() {
-            let _ = receiver.recv_timeout(END_TIMEOUT);
-        }
+        let _ = sync::within("views-end", END_TIMEOUT, move || views.end());
     }
 
     /// Takes the mount out of the tree, for a server without a keeper. Returns its connection if that fails.
@@ -268,11 +265,15 @@ impl ViewsMount {
 
     fn update_status(&self, serving: &mut Option<Serving>, problem: Option<String>) {
         let place = serving.as_ref().map(|now| now.state.mount_point.to_os());
+        let place = place.map(|place| place.to_string_lossy().into_owned());
         let allow_other = serving.as_ref().is_some_and(|now| now.state.allow_other);
         let count = self.store.current().len();
         self.tree.set_mount_info(|info| {
             info.views = ViewsInfo {
-                mount_point: place.map(|place| place.to_string_lossy().into_owned()),
+                dir: place
+                    .clone()
+                    .unwrap_or_else(|| self.dir.display().to_string()),
+                mount_point: place,
                 allow_other,
                 audit: "off",
                 count,
@@ -310,10 +311,6 @@ fn clear(dir: &Path) -> Result<()> {
 
 /// Whether nobody answers a mount any more. One that does not answer in time counts as alive.
 fn has_ended(mount: &Mount) -> bool {
-    let (sender, receiver) = channel();
     let point = mount.point.clone();
-    let ask = move || sender.send(statfs(&point).is_err()).unwrap_or_default();
-    // Without a thread, there is no sender.
-    let _ = sync::spawn("status", SMALL_STACK, ask);
-    receiver.recv_timeout(DEAD_TIMEOUT).unwrap_or(false)
+    sync::within("status", DEAD_TIMEOUT, move || statfs(&point).is_err()).unwrap_or(false)
 }

@@ -12,6 +12,7 @@
 mod fields;
 pub(crate) mod heartbeat;
 pub(crate) mod mountinfo;
+pub(crate) mod pidfd;
 pub mod users;
 
 use std::fs;

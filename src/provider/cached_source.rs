@@ -7,6 +7,7 @@ use super::source_view::{CachedDocument, Failure, Rules, SourceDocument, SourceV
 use super::{KeyChange, ProviderChanges, ProviderUpdate};
 use crate::clock::Instant;
 use crate::error::Error;
+use crate::logging::PROVIDER_FAILURES;
 
 /// A source's last document, and its changes for the chain.
 pub(super) struct CachedSource<D> {
@@ -129,6 +130,9 @@ impl<D: SourceDocument> CachedSource<D> {
     ) {
         let current = self.current_mut();
         (current.failure, current.last_success) = (None, Some(SystemTime::now()));
+        if !is_absent {
+            current.last_error = None;
+        }
         match &mut current.cached {
             Some(cached) => {
                 cached.record_change_times(changes, changed_at);
@@ -168,6 +172,7 @@ impl<D: SourceDocument> CachedSource<D> {
                 false => "",
             };
             tracing::warn!(
+                target: PROVIDER_FAILURES,
                 "the {} provider failed: {reason}{meanwhile}",
                 current.rules.provider
             );

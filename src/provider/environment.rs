@@ -139,7 +139,7 @@ impl View for Environment {
         ProviderReport {
             name: "environment".to_owned(),
             configured: true,
-            available: true,
+            available: Some(true),
             source: if self.prefix.is_empty() {
                 "environment variables".to_owned()
             } else {
@@ -148,6 +148,7 @@ impl View for Environment {
             keys: self.listed.iter().map(ToString::to_string).collect(),
             skipped_keys: self.skipped,
             last_success: Some(rfc3339(self.taken_at)),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }

@@ -16,6 +16,7 @@ use super::backend::{FAILING_BACKEND_TIMEOUT, Timer, after};
 use super::{Callback, Done, Provided, Provider, ProviderChanges, ProviderUpdate, View};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::logging::PROVIDER_FAILURES;
 use crate::secret::SecretName;
 use crate::settings::Ttl;
 use crate::sync::{self, LARGE_STACK, Mutex};
@@ -199,6 +200,13 @@ impl State {
             }
         };
         self.answers.put(name.clone(), answer);
+        if self
+            .answers
+            .iter()
+            .all(|(_, answer)| answer.failure.is_none())
+        {
+            self.last.error = None;
+        }
         self.view = None;
     }
 }
@@ -222,7 +230,8 @@ impl Call {
         state.apply(&self.name, result, began, is_stale, retry_pause);
         if let (false, Some(error)) = (was_failing, &state.last.failure) {
             let source = self.shared.rules.source.name();
-            tracing::warn!("the {source} provider failed: {}", error.reason());
+            let reason = error.reason();
+            tracing::warn!(target: PROVIDER_FAILURES, "the {source} provider failed: {reason}");
         }
     }
 

@@ -34,8 +34,10 @@ pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_varia
 pub use command::variables as variables_of_programs;
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
+pub use file::{Did, PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
+pub(crate) use timestamp::rfc3339_in_microseconds;
 pub use timestamp::{parse_rfc3339, rfc3339};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
@@ -206,6 +208,15 @@ pub(crate) fn no_answer(provider: &str) -> Error {
     }
 }
 
+/// What became of a store's encrypted values.
+#[derive(Debug, Default)]
+pub struct Decrypted {
+    /// Those that are plain text now.
+    pub names: Vec<SecretName>,
+    /// Those that stay as they are, and why.
+    pub failed: Vec<(SecretName, Error)>,
+}
+
 /// A provider that can be written to.
 pub trait SecretStore: Send + Sync {
     /// Applies all changes in one atomic write, or none.
@@ -231,6 +242,64 @@ pub trait SecretStore: Send + Sync {
     /// Why the write failed.
     fn encrypt_all(&self) -> Result<usize>;
 
+    /// Makes the key with which values are encrypted, if there is none.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] if the store has values that need an old one.
+    fn ensure_key(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What was done to the keys, as far as it is kept, the newest first.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    fn history(&self) -> Result<Vec<PastChange>> {
+        Ok(Vec::new())
+    }
+
+    /// What to set back. Changes nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    fn plan_undo(&self, _what: &UndoRequest) -> Result<Vec<Undo>> {
+        Ok(Vec::new())
+    }
+
+    /// Sets keys back, all in one atomic write, or none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if one of them has changed since it was planned; else why the write failed.
+    fn undo(&self, _planned: &[Undo]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes all encrypted values in plain text, in one atomic write; with `dry_run` only says what it would do.
+    ///
+    /// # Errors
+    /// Why the write failed.
+    fn decrypt_all(&self, _dry_run: bool) -> Result<Decrypted> {
+        Ok(Decrypted::default())
+    }
+
+    /// The names of the values that are plain text, as the store is now.
+    ///
+    /// # Errors
+    /// Why the store cannot be read.
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the key's value is encrypted, as the store was last read; `None`: it is not there.
+    fn is_encrypted(&self, _name: &SecretName) -> Option<bool> {
+        None
+    }
+
+    /// The keys that since the last call were encrypted in a file where SimpleTuner's server could read them before.
+    fn take_hidden(&self) -> Vec<SecretName> {
+        Vec::new()
+    }
+
     /// Checks whether another program changed something, for [`Provider::take_update`] to return. Waits at
     /// most `timeout`.
     fn check_for_changes(&self, _timeout: Duration) {}
@@ -242,8 +311,34 @@ pub trait SecretStore: Send + Sync {
     /// Waits until all other watchers of the store have seen the last write: one second at most.
     fn wait_for_watchers(&self) {}
 
+    /// Checks in the background whether a write could succeed now, for [`refusal`](Self::refusal); then calls `done`, on any
+    /// thread. That can take for as long as the disk does.
+    fn check_writable(&self, done: Done) {
+        done();
+    }
+
+    /// Why the last [`check_writable`](Self::check_writable) found that no write can succeed. With a name, also why that
+    /// key cannot be added. Never waits, touches no disk.
+    fn refusal(&self, _name: Option<&SecretName>) -> Option<Error> {
+        None
+    }
+
+    /// How long a caller may wait for the disk.
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// The path of the store.
     fn path(&self) -> PathBuf;
+}
+
+/// Keys whose values cannot be decrypted for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UndecryptableKeys {
+    /// Why.
+    pub reason: String,
+    /// The keys.
+    pub keys: Vec<String>,
 }
 
 /// A provider's state, for people and for `providers/NAME` in the mount. Times are RFC 3339 in UTC.
@@ -255,19 +350,21 @@ pub struct ProviderReport {
     pub priority: usize,
     /// Whether the settings name it.
     pub configured: bool,
-    /// Whether it answered when it was last asked.
-    pub available: bool,
+    /// Whether it answered when it was last asked; `None`: nobody has asked it yet.
+    pub available: Option<bool>,
     /// The source of its values.
     pub source: String,
     /// The keys it lists.
     pub keys: Vec<String>,
     /// How many entries are not secrets: not a text, or without a valid name.
     pub skipped_keys: usize,
+    /// The keys whose values cannot be decrypted; `None`: nobody has tried yet.
+    pub undecryptable: Option<Vec<UndecryptableKeys>>,
     /// When it last answered.
     pub last_success: Option<String>,
-    /// Why it last failed.
+    /// Why it fails, or has no secrets.
     pub last_error: Option<String>,
-    /// When it last failed.
+    /// When it said so last.
     pub last_error_at: Option<String>,
     /// How long its last answer took, in milliseconds.
     pub latency_ms: Option<f64>,

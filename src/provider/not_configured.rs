@@ -48,7 +48,9 @@ impl View for Unset {
     fn report(&self, _now: Instant) -> ProviderReport {
         ProviderReport {
             name: self.name.to_owned(),
+            available: Some(false),
             source: format!("{} is not set", self.setting),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }

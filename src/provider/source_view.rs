@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ChangeKind, KeyChange, ListingState, Provided, ProviderReport, View, ViewLookup, rfc3339,
+    ChangeKind, KeyChange, ListingState, Provided, ProviderReport, UndecryptableKeys, View,
+    ViewLookup, rfc3339,
 };
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -36,6 +37,11 @@ pub(super) trait SourceDocument: Clone + Send + Sync + 'static {
 
     /// How many entries are not secrets.
     fn skipped(&self) -> usize;
+
+    /// The keys whose values cannot be decrypted; `None`: nobody has tried yet.
+    fn undecryptable(&self) -> Option<Vec<UndecryptableKeys>> {
+        Some(Vec::new())
+    }
 
     fn changes_to(&self, newer: &Self) -> Vec<KeyChange>;
 }
@@ -291,19 +297,30 @@ impl<D: SourceDocument> View for SourceView<D> {
 
     fn report(&self, now: Instant) -> ProviderReport {
         let status = self.status(now);
-        let last_error = self.last_error.as_ref();
+        // A source that hangs has reported no error.
+        let hangs = (self.rules.hangs)(now).filter(|_| self.failure.is_none());
+        let hangs = hangs.map(|(since, reason)| {
+            let at = SystemTime::now().checked_sub(now.saturating_duration_since(since));
+            (reason.to_owned(), at.unwrap_or(SystemTime::UNIX_EPOCH))
+        });
+        let last_error = hangs.as_ref().or(self.last_error.as_ref());
+        let has_answered = self.last_success.is_some();
         ProviderReport {
             name: self.rules.provider.clone(),
             configured: self.is_configured,
-            available: self.is_configured && status.failure.is_none(),
+            available: match status.failure {
+                None if self.is_configured => has_answered.then_some(true),
+                _ => Some(false),
+            },
             source: self.source.clone(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             skipped_keys: self.document().map_or(0, D::skipped),
-            last_success: self.last_success.map(rfc3339),
-            last_error: match (&self.failure, &status.failure) {
-                (None, Some(hangs)) => Some(hangs.error.reason()),
-                _ => last_error.map(|(text, _)| text.clone()),
+            undecryptable: match self.document() {
+                Some(document) => document.undecryptable(),
+                None => Some(Vec::new()),
             },
+            last_success: self.last_success.map(rfc3339),
+            last_error: last_error.map(|(text, _)| text.clone()),
             last_error_at: last_error.map(|(_, at)| rfc3339(*at)),
             latency_ms: self.latency.map(|took| took.as_micros() as f64 / 1000.0),
             stale: status.failure.is_some() && !status.servable_for.is_zero(),

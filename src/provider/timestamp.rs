@@ -17,6 +17,17 @@ pub fn rfc3339(time: SystemTime) -> String {
         .unwrap_or_default()
 }
 
+/// The same with microseconds, which must be whole ones: `2026-01-02T03:04:05.678901Z`.
+pub(crate) fn rfc3339_in_microseconds(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = rfc3339(time);
+    format!(
+        "{}.{:06}Z",
+        seconds.trim_end_matches('Z'),
+        since.subsec_micros()
+    )
+}
+
 /// The time of an RFC 3339 text: `2018-03-22T02:24:06.945319214Z`, or with an offset (`+01:00`). `None` for any other
 /// text and for times before 1970. A leap second counts as the end of the second before it.
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {

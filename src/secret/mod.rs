@@ -3,11 +3,13 @@
 mod buffer;
 mod key;
 mod locked;
+mod pattern;
 mod process;
 mod salted;
 
 pub use buffer::SecretBuffer;
 pub use key::SealingKey;
+pub use pattern::NamePattern;
 pub use process::protect_process;
 pub(crate) use salted::{new_salt, salted_hash};
 

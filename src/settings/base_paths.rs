@@ -50,7 +50,8 @@ impl BasePaths {
             (None, None) => {
                 return Err(Error::Settings(
                     "HOME is not set (to an absolute path), so ~/.simpletuner cannot be found; \
-                     set HOME, or pass --config FILE to use the folder of that file"
+                     set HOME, or pass --config FILE to use the folder of that file; `umount`, \
+                     `status`, `reload` and `upgrade` also take the mount's folder"
                         .to_owned(),
                 ));
             }
@@ -93,6 +94,14 @@ impl BasePaths {
         let is_adopted = paths::adopted_store(path, &self.base_dir).is_some();
         if is_adopted || !paths::leads_into(path, mount_point) {
             return Ok(());
+        }
+        if self.base_dir.starts_with(mount_point) {
+            return Err(Error::Settings(format!(
+                "{} cannot be a mount point: a mount would hide {}, which it needs; choose an empty folder, or a name that does not \
+                 exist yet",
+                mount_point.display(),
+                self.base_dir.display()
+            )));
         }
         Err(Error::Settings(format!(
             "{what}, {}, leads into the mount at {}, which would wait for itself; use a path outside of it",

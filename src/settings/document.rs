@@ -1,14 +1,15 @@
 //! The settings file, `live.yaml`: reads it, and refuses names that no setting has. Knows no setting, flag or variable.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::content::{MAX_SETTINGS, SettingsContent};
 use super::setting::SettingRow;
+use super::value::Place;
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
 use crate::text::text_of;
-use crate::yaml::{self, Value};
+use crate::yaml::{self, Pair, Value};
 
 /// In a setting's name, what joins the list and a setting of each of its entries.
 const IN_EACH: &str = "[].";
@@ -66,67 +67,94 @@ impl Document {
 
     /// Refuses a name that is not in the table.
     pub(super) fn check_names(&self, rows: &[SettingRow]) -> Result<()> {
-        let is_set = |(setting, _): &&(&str, &str)| self.root.get(setting).is_some();
-        match REMOVED.iter().find(is_set) {
-            Some((setting, why)) => Err(self.wrong(&format!("{setting} {why}"))),
-            None => self.check_group(&self.root, "", rows),
+        let removed = |(name, why)| Some((self.root.entry(name)?.line, name, why));
+        match REMOVED.into_iter().find_map(removed) {
+            Some((line, setting, why)) => Err(self.wrong(line, &format!("{setting} {why}"))),
+            None => self.check_group(&self.root, (1, ""), rows),
         }
     }
 
-    /// Checks the names of a group: `within` is `timeout.` for what is inside `timeout`, and empty at the top.
-    fn check_group(&self, group: &Value, within: &str, rows: &[SettingRow]) -> Result<()> {
-        let map = match group {
-            Value::Mapping(map) => map,
-            Value::Sequence(entries) if within.ends_with(IN_EACH) => {
-                let mut groups = entries.iter();
-                return groups.try_for_each(|group| self.check_group(group, within, rows));
-            }
-            group if group.is_null() => return Ok(()),
-            _ => {
-                let group = within.trim_end_matches(IN_EACH);
-                let group = group.strip_suffix('.').unwrap_or(match group {
-                    "" => "it",
-                    group => group,
-                });
-                return match rows.iter().any(|row| row.short == Some(group)) {
-                    true => Ok(()),
-                    false => Err(self.wrong(&format!("{group} must hold names and values"))),
-                };
-            }
-        };
+    /// Checks the names of a group: `within` is `timeout.` for what is inside `timeout`, and empty at the top. `line` is that of
+    /// the group's name.
+    fn check_group(
+        &self,
+        group: &Value,
+        (line, within): (usize, &str),
+        rows: &[SettingRow],
+    ) -> Result<()> {
         let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
         let known: Vec<&str> = known
             .filter_map(|name| name.split(['.', '[']).next())
             .collect();
-        let mut seen = HashSet::new();
+        let map = match group {
+            Value::Mapping(map) => map,
+            Value::Sequence(entries) if within.ends_with(IN_EACH) => {
+                let mut groups = entries.iter();
+                return groups.try_for_each(|group| self.check_group(group, (line, within), rows));
+            }
+            group if group.is_null() => return Ok(()),
+            _ => return self.check_lone_value(group, (line, within), &known, rows),
+        };
+        let mut seen: HashMap<&str, usize> = HashMap::new();
         for pair in map {
+            let line = pair.line;
             let Some(name) = pair.key.as_str() else {
-                return Err(self.wrong(&format!("{within}a name is not text")));
+                return Err(self.wrong(line, "a name is not a text"));
             };
             if !known.contains(&name) {
                 if !could_be_a_name(name) {
-                    return Err(self.wrong(&format!(
-                        "{within}a name is no setting, and is not shown: this may be another file"
-                    )));
+                    return Err(self.wrong(
+                        line,
+                        "the name is no setting, and is not shown: this may be another file",
+                    ));
                 }
                 let distance = |known: &&&str| strsim::levenshtein(known, name);
                 let nearest = known.iter().min_by_key(distance).copied();
-                return Err(self.wrong(&format!(
+                let what = format!(
                     "unknown setting {:?}; did you mean {:?}?",
                     format!("{within}{name}"),
                     format!("{within}{}", nearest.unwrap_or_default()),
-                )));
+                );
+                return Err(self.wrong(line, &what));
             }
-            if !seen.insert(name) {
-                return Err(self.wrong(&format!("{within}{name} is set twice")));
+            if let Some(first) = seen.insert(name, line) {
+                let what = format!("{within}{name} is set twice, in line {first} and here");
+                return Err(self.wrong(line, &what));
             }
             for below in [".", IN_EACH].map(|joint| format!("{within}{name}{joint}")) {
                 if rows.iter().any(|row| row.name.starts_with(&below)) {
-                    self.check_group(&pair.value, &below, rows)?;
+                    self.check_group(&pair.value, (line, &below), rows)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Checks a value that stands where names and values should: a group may have a setting that it stands for.
+    fn check_lone_value(
+        &self,
+        value: &Value,
+        (line, within): (usize, &str),
+        known: &[&str],
+        rows: &[SettingRow],
+    ) -> Result<()> {
+        let is = value.type_name();
+        let names: Vec<String> = known.iter().map(|name| format!("{name}: ...")).collect();
+        let what = match (within.strip_suffix(IN_EACH), within.strip_suffix('.')) {
+            (Some(list), _) => format!(
+                "{list} must be a list of names and values, not {is}; for example: {list}: [{{{}}}]",
+                names[..names.len().min(2)].join(", ")
+            ),
+            (None, Some(group)) if rows.iter().any(|row| row.short == Some(group)) => return Ok(()),
+            (None, Some(group)) => format!(
+                "{group} must hold names and values, not {is}; for example: {group}: {{{}}}",
+                names[0]
+            ),
+            (None, None) => format!(
+                "the file must hold names and values, not {is}; for example: `ttl: 60`, with a blank behind the colon"
+            ),
+        };
+        Err(self.wrong(line, &what))
     }
 
     /// How many entries the list of this name has. What is no list counts as one.
@@ -138,32 +166,66 @@ impl Document {
         }
     }
 
-    /// The value of a setting and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if the group holds just one
-    /// value. A name without a value counts as absent. `entry` is the entry of the list, for a setting in a list.
-    pub(super) fn find(&self, row: &SettingRow, entry: usize) -> Option<(&'static str, &Value)> {
+    /// The value of a setting, where it stands, and the name that the file gives it: `timeout.total`, or `ttl` for `ttl.default` if
+    /// the group holds just one value. A name without a value counts as absent. `entry` is the entry of the list, for a
+    /// setting in a list.
+    pub(super) fn find(
+        &self,
+        row: &SettingRow,
+        entry: usize,
+    ) -> Option<(&'static str, Place<'_>, &Value)> {
         let alone = row
             .short
-            .and_then(|group| Some((group, self.root.get(group)?)));
-        let (name, value) = match alone.filter(|(_, value)| !value.is_mapping()) {
+            .and_then(|group| Some((group, self.root.entry(group)?)));
+        let (name, found) = match alone.filter(|(_, found)| !found.value.is_mapping()) {
             Some(alone) => alone,
-            None => (
-                row.name,
-                row.name.split('.').try_fold(&self.root, |group, name| {
-                    match name.strip_suffix("[]") {
-                        None => group.get(name),
-                        Some(list) => match group.get(list)? {
-                            Value::Sequence(entries) => entries.get(entry),
-                            only => Some(only),
-                        },
-                    }
-                })?,
-            ),
+            None => (row.name, self.entry_of(row.name, entry)?),
         };
-        (!value.is_null()).then_some((name, value))
+        let place = self.place(found.line);
+        (!found.value.is_null()).then_some((name, place, &found.value))
     }
 
-    fn wrong(&self, what: &str) -> Error {
-        Error::Settings(format!("{}: {what}", self.name))
+    /// Where a setting stands, or else the nearest group or list that it belongs to.
+    pub(super) fn place_of(&self, name: &str, entry: usize) -> Place<'_> {
+        let list = name.split("[]").next().unwrap_or(name);
+        let first_of_entry = || match self.root.get(list)? {
+            Value::Sequence(entries) => match entries.get(entry)? {
+                Value::Mapping(pairs) => pairs.first(),
+                _ => None,
+            },
+            _ => None,
+        };
+        let found = self.entry_of(name, entry).or_else(first_of_entry);
+        let found = found.or_else(|| self.root.entry(list));
+        self.place(found.map_or(1, |found| found.line))
+    }
+
+    fn entry_of(&self, name: &str, entry: usize) -> Option<&Pair> {
+        let mut parts = name.split('.').peekable();
+        let mut group = &self.root;
+        while let Some(part) = parts.next() {
+            let list = part.strip_suffix("[]");
+            let found = group.entry(list.unwrap_or(part))?;
+            if parts.peek().is_none() {
+                return Some(found);
+            }
+            group = match &found.value {
+                Value::Sequence(entries) if list.is_some() => entries.get(entry)?,
+                only => only,
+            };
+        }
+        None
+    }
+
+    fn place(&self, line: usize) -> Place<'_> {
+        Place {
+            file: &self.name,
+            line,
+        }
+    }
+
+    fn wrong(&self, line: usize, what: &str) -> Error {
+        Error::Settings(format!("{}: {what}", self.place(line)))
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
+use crate::text::shell_word;
 use base_paths::BasePaths;
 use value::above_zero;
 
@@ -95,6 +96,9 @@ settings_table! {
         /// The most keys that one document may have: the secrets file, or what AWS or Vault holds. Each takes about a kilobyte of memory
         max_keys: u32 = setting("max_keys").default(|| MAX_KEYS)
             .check(|keys: &u32| ensure(*keys > 0, "must be a number of keys, 1 or more")),
+        /// How many earlier values of each key are kept, for `undo`: in the file `NAME.previous` beside the secrets file, encrypted as in there. With 0, the next write removes that file
+        keep_previous: u32 = setting("keep_previous").default(|| 1)
+            .check(|values: &u32| ensure(*values <= 20, "must be a number of values, 0 to 20")),
         /// Whether backends are asked when mounting, so that the first `ls` has their names
         prefetch: bool = setting("prefetch"),
         /// Whether root may use the mount, too
@@ -143,6 +147,8 @@ settings_table! {
         content: SettingsContent = reader.document.content.clone(),
         /// What the backends that are configured are made from.
         backends: Vec<Options> = Vec::new(),
+        /// Whether `adopt` wrote the line that names the secrets file.
+        is_store_of_adopt: bool = false,
         /// Every setting, its value, and where it came from.
         in_force: Vec<SettingInForce> = Vec::new(),
     }
@@ -228,16 +234,28 @@ impl Settings {
     }
 
     /// The mount point by the flags and this process's environment. Does not read the settings file: a mistake in it must not
-    /// prevent `status` or `umount`.
+    /// prevent `status` or `umount`. An absolute path among the flags needs no home.
     ///
     /// # Errors
     /// [`Error::Settings`] if there is no home, or it belongs to another user.
     pub fn mount_point_by(flags: &Flags) -> Result<PathBuf> {
+        if let Some(path) = flags.mount_point.as_ref().filter(|path| path.is_absolute()) {
+            return Ok(path.clone());
+        }
         refuse_unreadable_home()?;
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let base = BasePaths::find(flags, &env)?;
         refuse_foreign_home(&base.home)?;
         Ok(base.mount_point)
+    }
+
+    /// SimpleTuner's secrets file, if `adopt` has made it a link to this mount point. Does not read the settings file.
+    pub fn link_to_mount(flags: &Flags) -> Option<PathBuf> {
+        let base = BasePaths::find(flags, &|name| std::env::var(name).ok()).ok()?;
+        let link = base.base_dir.join(paths::DEFAULT_NAMES[0]);
+        let target = base.base_dir.join(std::fs::read_link(&link).ok()?);
+        let leads_there = paths::lexical(&target) == base.mount_point.join(paths::IN_MOUNT);
+        leads_there.then_some(link)
     }
 
     /// What a backend is made from; `None` if it is not configured.
@@ -278,16 +296,28 @@ impl Settings {
                 .extend((backend.read)(&reader, &settings)?);
         }
         settings.in_force = reader.take_read();
+        settings.is_store_of_adopt = settings.names_store_by_adopt();
         settings.keep_own_files_out_of_mount(&reader.base)?;
         let in_file =
             |setting: &SettingInForce| setting.from == Origin::File && setting.row.is_secret();
         if reader.document.is_open_to_others && settings.in_force.iter().any(in_file) {
             let name = &reader.document.name;
             tracing::warn!(
-                "{name} holds a credential, and other users may read it; fix it with: chmod 600 {name}"
+                "{name} holds a credential, and other users may read it; fix it with: chmod 600 {}",
+                shell_word(name)
             );
         }
         Ok(settings)
+    }
+
+    fn names_store_by_adopt(&self) -> bool {
+        let is_own =
+            |setting: &SettingInForce| setting.name == "file_path" && setting.from == Origin::File;
+        let content = self.content.bytes().unwrap_or_default();
+        let mut lines = content.split(|byte| *byte == b'\n');
+        let is_line_of_adopt =
+            |line: &[u8]| std::str::from_utf8(line).is_ok_and(paths::is_line_of_adopt);
+        self.in_force.iter().any(is_own) && lines.any(is_line_of_adopt)
     }
 
     fn keep_own_files_out_of_mount(&self, base: &BasePaths) -> Result<()> {

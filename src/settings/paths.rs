@@ -1,14 +1,13 @@
 //! Resolves paths without accessing their target: if it were in this program's mount, the server would wait for itself.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::files::names::Names;
 use crate::files::place::{self, Place};
 use crate::process::mountinfo;
-use crate::sync::{self, SMALL_STACK};
+use crate::sync;
 
 /// How long a filesystem may take to read links.
 const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -17,6 +16,27 @@ const READ_LINK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const DEFAULT_NAMES: [&str; 3] = ["secrets.json", "secrets.yaml", "secrets.yml"];
 /// The names that `adopt` gives the store, in the same order.
 pub(crate) const ADOPTED_NAMES: [&str; 3] = ["store.json", "store.yaml", "store.yml"];
+
+/// What a default file links to once `adopt` has replaced it: this, in a mount.
+pub(crate) const IN_MOUNT: &str = "bundle/secrets.json";
+/// Ends the line of the settings file that `adopt` adds.
+pub(crate) const ADOPT_MARK: &str = "# by `simpletuner-live adopt`";
+
+/// Whether `adopt` wrote this line of the settings file: `file_path`, set to the store.
+pub(crate) fn is_line_of_adopt(line: &str) -> bool {
+    is_file_path(line) && line.trim_end().ends_with(ADOPT_MARK)
+}
+
+/// Whether this line of the settings file sets `file_path`.
+pub(crate) fn is_file_path(line: &str) -> bool {
+    line.strip_prefix("file_path")
+        .is_some_and(|rest| rest.trim_start().starts_with(':'))
+}
+
+/// Whether the path is a link to the bundle of a mount, as `adopt` makes it. The mount need not be there.
+pub(crate) fn is_link_of_adopt(path: &Path) -> bool {
+    std::fs::read_link(path).is_ok_and(|target| target.ends_with(IN_MOUNT))
+}
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,18 +71,15 @@ pub(crate) fn find(path: &Path, mount_point: Option<&Path>) -> Result<Option<Pla
 /// links, and for a filesystem that does not answer within two seconds: that is another one, because this mount is never
 /// accessed.
 pub(crate) fn leads_into(path: &Path, mount_point: &Path) -> bool {
-    let (sender, receiver) = channel();
     let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
     let look = move || {
         let real = without_links(&mount_point);
         let mut mount_points = mountinfo::aliases(&real);
         mount_points.extend([lexical(&mount_point), real]);
         let resolved = resolve(&path, &mount_points);
-        let _ = sender.send(matches!(resolved, Ok(Resolved::InsideMount)));
+        matches!(resolved, Ok(Resolved::InsideMount))
     };
-    // Without a thread, there is no sender.
-    let _ = sync::spawn("links", SMALL_STACK, look);
-    receiver.recv_timeout(READ_LINK_TIMEOUT).unwrap_or(false)
+    sync::within("links", READ_LINK_TIMEOUT, look).unwrap_or(false)
 }
 
 /// The path that an absolute path leads to, found only by reading links, so that a hung mount at its end does not block.

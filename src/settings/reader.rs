@@ -13,7 +13,7 @@ use super::base_paths::BasePaths;
 use super::document::Document;
 use super::setting::{Setting, SettingRow};
 use super::value::{RawSetting, SettingValue, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Looks settings up in the flags, the environment and the settings file.
 pub struct Reader<'a> {
@@ -131,20 +131,25 @@ impl<'a> Reader<'a> {
         };
         let (name, source, from) = match (&variable, file) {
             (Some((name, text)), _) => (*name, Source::Variable(text), Origin::Variable(name)),
-            (None, Some((name, value))) => {
-                let source = Source::File(&self.document.name, value);
-                (name, source, Origin::File)
-            }
+            (None, Some((name, place, value))) => (name, Source::File(place, value), Origin::File),
             (None, None) => return Ok(((setting.default)(), Origin::Default)),
         };
         let raw = RawSetting {
             name: name.replace("[]", &format!("[{}]", self.entry.get())),
             source,
+            example: setting.a_right_value(),
             base: &self.base,
         };
         let value = T::parse(&raw)?;
         (setting.check)(&value).map_err(|must| raw.wrong(&must))?;
         Ok((value, from))
+    }
+
+    /// The error about a setting of an entry of a list, or of the file; `what` continues the sentence after its name.
+    pub fn wrong(&self, name: &str, entry: usize, what: &str) -> Error {
+        let place = self.document.place_of(name, entry);
+        let name = name.replace("[]", &format!("[{entry}]"));
+        Error::Settings(format!("{place}: {name} {what}"))
     }
 
     /// Reads the entries of a list, whose settings are named `LIST[].NAME`. `read` must accept the defaults: without any entry

@@ -30,6 +30,9 @@ pub struct SettingRow {
     pub form: &'static str,
     /// What it is for.
     pub help: &'static str,
+    /// A right value, as `live.yaml` has it.
+    #[serde(skip)]
+    pub(super) example: Option<&'static str>,
     /// The name of its group, if that may hold just its value: `ttl: 60` for `ttl: {default: 60}`.
     #[serde(skip)]
     pub(super) short: Option<&'static str>,
@@ -64,6 +67,7 @@ pub fn setting<T: SettingValue + Default>(name: &'static str) -> Setting<T> {
             file_comes_first: false,
             form: T::FORM,
             help: "",
+            example: None,
             short: None,
         },
         flag: |_| None,
@@ -78,6 +82,17 @@ pub fn variables<T: SettingValue + Default>(names: &'static [&'static str]) -> S
 }
 
 impl<T: SettingValue> Setting<T> {
+    pub(super) fn a_right_value(&self) -> String {
+        let default = || match (self.default)().to_json() {
+            serde_json::Value::String(text) if !text.is_empty() => text,
+            value @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_)) => {
+                value.to_string()
+            }
+            _ => T::EXAMPLE.to_owned(),
+        };
+        self.row.example.map_or_else(default, ToOwned::to_owned)
+    }
+
     /// Variables that override `live.yaml`.
     pub fn or_variables(mut self, names: &'static [&'static str]) -> Self {
         self.row.variables = names;
@@ -115,6 +130,12 @@ impl<T: SettingValue> Setting<T> {
     /// The unit of a number.
     pub fn unit(mut self, unit: &'static str) -> Self {
         self.row.form = unit;
+        self
+    }
+
+    /// A right value, as `live.yaml` has it, for messages. Unless it is given, it is the default, or else one of the type.
+    pub fn example(mut self, value: &'static str) -> Self {
+        self.row.example = Some(value);
         self
     }
 

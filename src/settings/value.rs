@@ -1,6 +1,7 @@
 //! The types that a setting can have: how each is parsed and shown. An error names the setting, and never quotes the value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::json;
 use super::base_paths::BasePaths;
 use crate::error::{Error, Result};
 use crate::secret::{SecretName, SecretValue};
-use crate::yaml::Value;
+use crate::yaml::{Kind, Value};
 
 /// The longest duration that a setting may name: 31 years, far below what a clock overflows at.
 const MAX_SECONDS: f64 = 1e9;
@@ -18,6 +19,8 @@ const MAX_SECONDS: f64 = 1e9;
 pub trait SettingValue: Sized {
     /// How it is written, for people.
     const FORM: &'static str;
+    /// A value as `live.yaml` has it.
+    const EXAMPLE: &'static str;
 
     /// Parses a value.
     ///
@@ -42,46 +45,110 @@ pub struct RawSetting<'a> {
     /// The setting's name, or the variable's.
     pub(super) name: String,
     pub(super) source: Source<'a>,
+    /// A right value, as `live.yaml` has it.
+    pub(super) example: String,
     pub(super) base: &'a BasePaths,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
-    /// `live.yaml` as the user named it, and the value in it.
-    File(&'a str, &'a Value),
+    File(Place<'a>, &'a Value),
     Variable(&'a str),
+}
+
+/// Where a value stands: `live.yaml` as the user named it, and the line.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) file: &'a str,
+    pub(super) line: usize,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: line {}", self.file, self.line)
+    }
+}
+
+/// A setting as `live.yaml` has it: `timeout: {total: 10}` for `timeout.total`.
+fn in_yaml(name: &str, value: &str) -> String {
+    let name = name.rsplit("].").next().unwrap_or(name);
+    let mut parts = name.rsplit('.');
+    let last = format!("{}: {value}", parts.next().unwrap_or(name));
+    parts.fold(last, |inner, group| format!("{group}: {{{inner}}}"))
 }
 
 impl RawSetting<'_> {
     /// The error for this setting; `must` continues the sentence after its name.
     pub(super) fn wrong(&self, must: &str) -> Error {
+        let Self { name, example, .. } = self;
         Error::Settings(match self.source {
-            Source::File(file, _) => format!("{file}: {} {must}", self.name),
-            Source::Variable(_) => format!("{} {must}", self.name),
+            Source::File(place, _) => {
+                let example = in_yaml(name, example);
+                format!("{place}: {name} {must}; for example: {example}")
+            }
+            Source::Variable(_) => {
+                let example = example.trim_matches(['[', ']', '"']);
+                format!("the variable {name} {must}; for example: {name}={example}")
+            }
         })
     }
 
-    fn text(&self) -> Result<&str> {
-        let wrong = || self.wrong("must be a text (in quotes, if it looks like a number)");
+    /// The error for a value of another type.
+    fn wrong_type(&self, must: &str) -> Error {
         match self.source {
-            Source::File(_, value) => value.as_str().ok_or_else(wrong),
-            Source::Variable(text) => Ok(text),
+            Source::Variable(_) => self.wrong(must),
+            Source::File(_, value) if value.needs_its_quotes() => {
+                self.wrong(&format!("{must}, without quotes"))
+            }
+            Source::File(_, value) => self.wrong(&format!("{must}, not {}", value.type_name())),
         }
     }
 
-    fn number(&self) -> Option<f64> {
+    fn text(&self) -> Result<&str> {
         match self.source {
+            Source::Variable(text) => Ok(text),
+            Source::File(_, value) => value.as_str().ok_or_else(|| match value {
+                Value::Sequence(_) | Value::Mapping(_) => self.wrong_type("must be a text"),
+                _ => self.wrong(&format!(
+                    "must be a text; put it in quotes, because YAML takes it for {}",
+                    value.type_name()
+                )),
+            }),
+        }
+    }
+
+    fn text_of_list<'v>(&self, item: &'v Value) -> Result<&'v str> {
+        item.as_str().ok_or_else(|| {
+            self.wrong(&format!(
+                "must be a list of texts, and one is {}; put it in quotes",
+                item.type_name()
+            ))
+        })
+    }
+
+    /// The number, if it is one of those that `fits`.
+    fn number(&self, must: &str, fits: impl Fn(&f64) -> bool) -> Result<f64> {
+        let number = match self.source {
             Source::File(_, value) => value.as_f64(),
             Source::Variable(text) => text.parse().ok(),
-        }
+        };
+        let is_number = match self.source {
+            Source::File(_, Value::Scalar(kind, _)) => matches!(kind, Kind::Int | Kind::Float),
+            _ => number.is_some(),
+        };
+        number.filter(fits).ok_or_else(|| match is_number {
+            true => self.wrong(must),
+            false => self.wrong_type(must),
+        })
     }
 }
 
 impl SettingValue for bool {
     const FORM: &'static str = "true or false";
+    const EXAMPLE: &'static str = "true";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
-        let wrong = || raw.wrong("must be true or false");
+        let wrong = || raw.wrong_type("must be true or false");
         match raw.source {
             Source::File(_, value) => value.as_bool().ok_or_else(wrong),
             // As Vault's own command line does (Go's `strconv.ParseBool`).
@@ -98,6 +165,7 @@ impl SettingValue for bool {
 
 impl SettingValue for String {
     const FORM: &'static str = "text";
+    const EXAMPLE: &'static str = "\"...\"";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         raw.text().map(ToOwned::to_owned)
@@ -110,6 +178,7 @@ impl SettingValue for String {
 
 impl SettingValue for SecretValue {
     const FORM: &'static str = "secret text";
+    const EXAMPLE: &'static str = "\"...\"";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         raw.text().map(Self::new)
@@ -129,6 +198,7 @@ impl SettingValue for SecretValue {
 /// file's folder. It must not lead into the mount: the server would wait for itself.
 impl SettingValue for PathBuf {
     const FORM: &'static str = "path";
+    const EXAMPLE: &'static str = "~/file";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         let base = raw.base;
@@ -151,14 +221,12 @@ impl SettingValue for PathBuf {
 
 impl SettingValue for Duration {
     const FORM: &'static str = "seconds";
+    const EXAMPLE: &'static str = "60";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         let fits = |seconds: &f64| (0.0..=MAX_SECONDS).contains(seconds);
-        let seconds = raw.number().filter(fits);
-        let must = "must be a number of seconds, 0 or more";
-        seconds
+        raw.number("must be a number of seconds, 0 or more", fits)
             .map(Duration::from_secs_f64)
-            .ok_or_else(|| raw.wrong(must))
     }
 
     fn to_json(&self) -> serde_json::Value {
@@ -180,12 +248,12 @@ pub(super) fn above_zero(duration: &Duration) -> Result<(), String> {
 
 impl SettingValue for u32 {
     const FORM: &'static str = "whole number";
+    const EXAMPLE: &'static str = "10";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         let whole =
             |number: &f64| number.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(number);
-        let number = raw.number().filter(whole);
-        let number = number.ok_or_else(|| raw.wrong("must be a whole number, 0 or more"))?;
+        let number = raw.number("must be a whole number, 0 or more", whole)?;
         Ok(number as u32)
     }
 
@@ -197,13 +265,13 @@ impl SettingValue for u32 {
 /// Words as they stand, which may be empty and may have commas in them.
 impl SettingValue for Vec<String> {
     const FORM: &'static str = "list of texts";
+    const EXAMPLE: &'static str = "[one, two]";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
-        let wrong = || raw.wrong("must be a list of texts (in quotes, if one looks like a number)");
         let Source::File(_, Value::Sequence(items)) = raw.source else {
-            return Err(wrong());
+            return Err(raw.wrong_type("must be a list of texts"));
         };
-        let text = |item: &Value| item.as_str().map(ToOwned::to_owned).ok_or_else(wrong);
+        let text = |item| raw.text_of_list(item).map(ToOwned::to_owned);
         items.iter().map(text).collect()
     }
 
@@ -214,16 +282,16 @@ impl SettingValue for Vec<String> {
 
 impl SettingValue for Vec<SecretName> {
     const FORM: &'static str = "list of keys";
+    const EXAMPLE: &'static str = "[HF_TOKEN, WANDB_API_KEY]";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
-        let wrong = || raw.wrong("must be a list of texts");
         let texts: Vec<&str> = match raw.source {
             Source::Variable(text) => text.split(',').map(str::trim).collect(),
             Source::File(_, Value::Sequence(items)) => {
-                let texts = items.iter().map(|item| item.as_str().ok_or_else(wrong));
+                let texts = items.iter().map(|item| raw.text_of_list(item));
                 texts.collect::<Result<_>>()?
             }
-            Source::File(..) => return Err(wrong()),
+            Source::File(..) => return Err(raw.wrong_type("must be a list of keys")),
         };
         let name = |text: &str| {
             SecretName::new(text).map_err(|error| raw.wrong(&format!("is wrong: {error}")))
@@ -238,22 +306,30 @@ impl SettingValue for Vec<SecretName> {
 
 impl SettingValue for BTreeMap<SecretName, Duration> {
     const FORM: &'static str = "keys and seconds";
+    const EXAMPLE: &'static str = "{HF_TOKEN: 60}";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
-        let Source::File(file, Value::Mapping(map)) = raw.source else {
-            return Err(raw.wrong("must hold names and values"));
+        let Source::File(place, Value::Mapping(map)) = raw.source else {
+            return Err(raw.wrong_type("must be keys with numbers of seconds"));
         };
         let mut durations = Self::new();
         for pair in map.iter().filter(|pair| !pair.value.is_null()) {
             let key = pair
                 .key
                 .as_str()
-                .ok_or_else(|| raw.wrong("holds a name that is not text"))?;
+                .ok_or_else(|| raw.wrong("has a key that is not a text; put it in quotes"))?;
             let name =
                 SecretName::new(key).map_err(|error| raw.wrong(&format!("is wrong: {error}")))?;
             let below = RawSetting {
                 name: format!("{}.{key}", raw.name),
-                source: Source::File(file, &pair.value),
+                source: Source::File(
+                    Place {
+                        line: pair.line,
+                        ..place
+                    },
+                    &pair.value,
+                ),
+                example: Duration::EXAMPLE.to_owned(),
                 ..*raw
             };
             let duration = Duration::parse(&below)?;
@@ -275,6 +351,7 @@ impl SettingValue for BTreeMap<SecretName, Duration> {
 
 impl<T: SettingValue> SettingValue for Option<T> {
     const FORM: &'static str = T::FORM;
+    const EXAMPLE: &'static str = T::EXAMPLE;
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         T::parse_optional(raw)

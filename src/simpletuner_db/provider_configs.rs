@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::provider::{BACKENDS, Done};
 use crate::settings::{Flags, Settings};
 use crate::sqlite::{BUSY_TIMEOUT, database_error};
-use crate::sync::{self, Mutex, SMALL_STACK};
+use crate::sync::{self, LARGE_STACK, Mutex, SMALL_STACK};
 use reader::{Reader, Refreshed};
 use writer::Writer;
 
@@ -49,6 +49,8 @@ pub struct ProviderConfigs {
     reader: Mutex<Reader>,
     writer: Writer,
     waiters: Mutex<Vec<Waiter>>,
+    /// Why the last check found that the database cannot be written.
+    refusal: Mutex<Option<Error>>,
 }
 
 /// A caller that waits for the lock.
@@ -92,6 +94,7 @@ impl ProviderConfigs {
             cache,
             audit: None,
             waiters: Mutex::default(),
+            refusal: Mutex::default(),
         }
     }
 
@@ -328,6 +331,30 @@ impl ProviderConfigs {
                 all.into_iter().for_each(|waiter| (waiter.done)());
             }
         }
+    }
+
+    /// Finds out in the background whether the database can be written, for [`refusal`](Self::refusal), and then calls `done`.
+    pub fn check_writable(self: &Arc<Self>, done: Done) {
+        let done = Arc::new(Mutex::new(Some(done)));
+        let call = |done: &Mutex<Option<Done>>| {
+            if let Some(done) = done.lock().take() {
+                done();
+            }
+        };
+        let (configs, on_thread) = (self.clone(), done.clone());
+        let check = move || {
+            *configs.refusal.lock() = crate::sqlite::check_writable(&configs.path).err();
+            call(&on_thread);
+        };
+        if let Err(error) = sync::spawn("database", LARGE_STACK, check) {
+            tracing::warn!("it is not known whether the database can be written: {error}");
+            call(&done);
+        }
+    }
+
+    /// Why the last [`check_writable`](Self::check_writable) found that the database cannot be written.
+    pub fn refusal(&self) -> Option<Error> {
+        self.refusal.lock().as_ref().map(Error::duplicate)
     }
 
     fn poll_for_waiters(&self) {

@@ -2,8 +2,19 @@
 //! program has encrypted. Knows no format.
 
 mod printable;
+mod shell;
 
 pub(crate) use printable::printable;
+pub(crate) use shell::{shell_path, shell_word};
+
+/// A count with its noun: `1 row`, `2 rows`, `2 entries`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    match (count, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
+    }
+}
 
 const BOM: &str = "\u{feff}";
 
@@ -48,6 +59,21 @@ pub(crate) fn encrypted_by(program: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_count_has_its_noun_in_the_right_number() {
+        let shown = [
+            (0, "row"),
+            (1, "row"),
+            (7, "row"),
+            (1, "entry"),
+            (2, "entry"),
+        ];
+        assert_eq!(
+            shown.map(|(count, noun)| counted(count, noun)),
+            ["0 rows", "1 row", "7 rows", "1 entry", "2 entries"]
+        );
+    }
 
     #[test]
     fn what_is_not_utf_8_is_refused_with_its_name() {

@@ -15,7 +15,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Whether the character shows nothing itself, or changes how the text around it is shown: control characters, bidirectional
 /// marks, line separators, and what Unicode calls default ignorable.
-fn is_hidden(c: char) -> bool {
+pub(super) fn is_hidden(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }
 

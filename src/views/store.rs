@@ -414,7 +414,7 @@ impl ViewStore {
                     true => RECHECK_DELAY,
                     false => POLL_INTERVAL,
                 };
-                notifier.wait(None, pause);
+                notifier.wait(None, crate::clock::Instant::now() + pause);
             }
         };
         match sync::spawn("view-store", LARGE_STACK, run) {

@@ -21,6 +21,8 @@ use crate::versions::{DirEntry, Inode, Journal, KernelNames, Record, State};
 
 /// The attributes of a version never change, and those of a folder end with a notification.
 const ATTR_VALID: Duration = Duration::from_secs(3600);
+/// Where more views are defined at once, none is searched for patterns that match nothing, which takes long.
+const MAX_WARNED: usize = 100;
 /// The permission bits of the root: everybody may pass, only the user who mounts may list.
 const ROOT_MODE: u16 = 0o711;
 /// The permission bits of the folder of a view that was removed. Nothing is in it.
@@ -99,9 +101,9 @@ impl Views {
         &self.names
     }
 
-    /// Has the views' secrets fetched in the background, so that the first reader need not wait, and then warns of patterns that match
-    /// none.
-    pub fn prefetch(self: &Arc<Self>, views: impl Iterator<Item = Arc<View>>) {
+    /// Has the views' secrets fetched in the background, so that the first reader need not wait. `warns`: then warns of patterns that
+    /// match none.
+    pub fn prefetch(&self, views: impl Iterator<Item = Arc<View>>, warns: bool) {
         let snapshot = self.manager.snapshot();
         let views: Vec<Arc<View>> = views.collect();
         for view in &views {
@@ -112,6 +114,7 @@ impl Views {
             }
         }
         let warn = move |snapshot: Arc<Snapshot>| {
+            let views = views.iter().filter(|_| warns && views.len() <= MAX_WARNED);
             for view in views {
                 let unmatched = files::unmatched(&view.definition, &snapshot);
                 if !unmatched.is_empty() {
@@ -290,7 +293,7 @@ impl Views {
         if !change.is_repeat {
             let there = change.views().filter(|(_, is_there)| *is_there);
             let there: Vec<Arc<View>> = there.map(|(view, _)| view.clone()).collect();
-            self.prefetch(there.into_iter());
+            self.prefetch(there.into_iter(), true);
         }
     }
 

@@ -1,6 +1,7 @@
 //! YAML as PyYAML reads it, with the byte offsets of its entries. Errors say where and why, and never quote the text.
 //! Knows no setting and no secret.
 
+mod explain;
 mod parse;
 mod quote;
 mod scalar;
@@ -32,6 +33,8 @@ pub(crate) type Mapping = Vec<Pair>;
 pub(crate) struct Pair {
     pub(crate) key: Value,
     pub(crate) value: Value,
+    /// The line of its key, from 1.
+    pub(crate) line: usize,
     /// Where the entry stands; `None` for one of a merge key.
     pub(crate) spans: Option<EntrySpans>,
 }
@@ -98,6 +101,12 @@ impl Value {
         }
     }
 
+    /// Whether this is a text that would be something else without its quotes.
+    pub(crate) fn needs_its_quotes(&self) -> bool {
+        self.as_str()
+            .is_some_and(|text| Kind::of_plain(text) != Kind::Text)
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self, Value::Scalar(Kind::Null, _))
     }
@@ -106,14 +115,18 @@ impl Value {
         matches!(self, Value::Mapping(_))
     }
 
-    /// The value under a name, in a mapping.
-    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+    /// The entry of a name, in a mapping.
+    pub(crate) fn entry(&self, name: &str) -> Option<&Pair> {
         let Value::Mapping(pairs) = self else {
             return None;
         };
         let mut pairs = pairs.iter().rev();
-        let found = pairs.find(|pair| pair.key.as_str() == Some(name));
-        found.map(|pair| &pair.value)
+        pairs.find(|pair| pair.key.as_str() == Some(name))
+    }
+
+    /// The value under a name, in a mapping.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.entry(name).map(|entry| &entry.value)
     }
 
     /// The word for its type, for messages.
@@ -126,9 +139,10 @@ impl Value {
             Value::Scalar(Kind::Timestamp, _) => "a date",
             Value::Sequence(_) => "a list",
             Value::Mapping(_) => "an object",
-            Value::Scalar(Kind::Merge | Kind::Default, _) | Value::Tagged(_) => {
-                "neither a text nor a number"
-            }
+            Value::Scalar(Kind::Anchor, _) => "an anchor (`&`)",
+            Value::Scalar(Kind::Merge, _) => "a merge key (`<<`)",
+            Value::Scalar(Kind::Default, _) => "a default (`=`)",
+            Value::Tagged(_) => "a value with a tag (`!`)",
         }
     }
 

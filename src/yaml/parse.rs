@@ -7,7 +7,7 @@ use std::ops::Range;
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, StructureStyle, Tag};
 use zeroize::Zeroizing;
 
-use super::{EntrySpans, Kind, Mapping, Pair, Value};
+use super::{EntrySpans, Kind, Mapping, Pair, Value, explain};
 
 /// How many bytes anchors and aliases may add to a short text; to a long one, twice its length.
 const MIN_COPIES: usize = 64 * 1024;
@@ -62,9 +62,8 @@ fn refuse_unprintable(text: &str) -> Result<(), String> {
     };
     let line = 1 + text[..at].matches('\n').count();
     let code = u32::from(c);
-    Err(format!(
-        "the character U+{code:04X} at line {line} must be an escape in double quotes"
-    ))
+    let what = format!("write the character U+{code:04X} as `\\u{code:04x}`, in double quotes");
+    Err(explain::at(text, line, &what))
 }
 
 type Spanned<'t> = (Event<'t>, Span);
@@ -89,27 +88,24 @@ fn bytes(span: &Span) -> Range<usize> {
     span.byte_range().unwrap_or_default()
 }
 
-/// `what`, and where.
-fn at(what: &str, marker: &Marker) -> String {
-    format!(
-        "{what} at line {} column {}",
-        marker.line(),
-        marker.col() + 1
-    )
-}
-
 impl<'t> Composer<'t> {
+    fn at(&self, place: &Marker, what: &str) -> String {
+        explain::at(self.text, place.line(), what)
+    }
+
     fn next(&mut self) -> Result<Spanned<'t>, String> {
         if let Some(next) = self.next.take() {
             return Ok(next);
         }
         match self.events.next() {
-            Some(Ok((_, span))) if self.events_left == 0 => Err(at("too many values", &span.start)),
+            Some(Ok((_, span))) if self.events_left == 0 => {
+                Err(self.at(&span.start, "there are too many values"))
+            }
             Some(Ok(next)) => {
                 self.events_left -= 1;
                 Ok(next)
             }
-            Some(Err(error)) => Err(at("not YAML", error.marker())),
+            Some(Err(error)) => Err(explain::explain(self.text, &error)),
             None => Err("it ends too early".to_owned()),
         }
     }
@@ -127,7 +123,7 @@ impl<'t> Composer<'t> {
                 Event::StreamEnd => return Ok(parsed),
                 Event::StreamStart | Event::DocumentEnd => {}
                 Event::DocumentStart(..) if documents > 0 => {
-                    return Err(at("it has another document", &span.start));
+                    return Err(self.at(&span.start, "another document begins here, by `---` or `...`; only one may be in the file"));
                 }
                 Event::DocumentStart(..) => documents += 1,
                 event => {
@@ -135,7 +131,7 @@ impl<'t> Composer<'t> {
                     let node = self.node((event, span))?;
                     let line = self.text[..node.place.start].rsplit(['\n', '\r']).next();
                     if !node.is_flow && line.is_some_and(|line| line.contains('\t')) {
-                        return Err(at("indented by a tab", &start));
+                        return Err(self.at(&start, explain::BY_TAB));
                     }
                     parsed.root = node.value;
                     parsed.place = node.place;
@@ -159,7 +155,7 @@ impl<'t> Composer<'t> {
             _ => Some(self.next()?.1),
         };
         let mut is_flow = false;
-        let value = match event {
+        let mut value = match event {
             Event::Alias(id) => self.copy_of_anchor(id, &span)?,
             Event::Scalar(text, style, ..) => {
                 let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
@@ -179,13 +175,19 @@ impl<'t> Composer<'t> {
                 let pairs = self.mapping(&mut place)?;
                 collection(Value::Mapping(pairs), "map", tag.as_deref())
             }
-            _ => return Err(at("not YAML", &span.start)),
+            _ => return Err(self.at(&span.start, "this is not YAML")),
         };
+        let is_empty = place.is_empty();
         for property in anchor_span.iter().chain(&span.tag_span()).map(bytes) {
             place.start = place.start.min(property.start);
             place.end = place.end.max(property.end);
         }
         if anchor != 0 {
+            if let Value::Scalar(kind @ Kind::Null, _) = &mut value
+                && is_empty
+            {
+                *kind = Kind::Anchor;
+            }
             self.charge(&value, &span)?;
             self.anchored.insert(anchor, value.clone());
         }
@@ -225,7 +227,9 @@ impl<'t> Composer<'t> {
             place.end = place.end.max(key.place.end).max(value.place.end);
             match key.value {
                 Value::Scalar(Kind::Merge, _) => {
-                    let wrong = || at("a merge key without a mapping", &start);
+                    let wrong = || {
+                        self.at(&start, "`<<` copies the entries of another object, and this is none; put the name in quotes")
+                    };
                     merge(value.value, &mut merged).ok_or_else(wrong)?;
                 }
                 mut name => {
@@ -235,6 +239,7 @@ impl<'t> Composer<'t> {
                     own.push(Pair {
                         key: name,
                         value: value.value,
+                        line: start.line(),
                         spans: Some(EntrySpans {
                             key: key.place,
                             value: value.place,
@@ -247,7 +252,7 @@ impl<'t> Composer<'t> {
 
     fn copy_of_anchor(&mut self, id: usize, span: &Span) -> Result<Value, String> {
         let Some(value) = self.anchored.get(&id) else {
-            return Err(at("an alias inside the value that it repeats", &span.start));
+            return Err(self.at(&span.start, "`*` stands inside the value that it repeats"));
         };
         let value = value.clone();
         self.charge(&value, span)?;
@@ -257,7 +262,8 @@ impl<'t> Composer<'t> {
     /// Counts a copy against the limit.
     fn charge(&mut self, value: &Value, span: &Span) -> Result<(), String> {
         let left = self.copies_left.checked_sub(value.size());
-        self.copies_left = left.ok_or_else(|| at("too much is copied by aliases", &span.start))?;
+        self.copies_left =
+            left.ok_or_else(|| self.at(&span.start, "aliases (`*`) copy too much"))?;
         Ok(())
     }
 }

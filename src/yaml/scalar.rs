@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Merge,
     /// `=`
     Default,
+    /// `&name` without a value, which a text that begins with `&` is taken for. PyYAML reads it as null.
+    Anchor,
 }
 
 impl Kind {

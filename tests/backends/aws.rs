@@ -129,6 +129,9 @@ fn a_secret_that_is_not_a_flat_object_is_a_failure_that_says_where() {
         moto.put(SECRET, text);
         let said = refused(&mut command(&home, &moto, &moto.url()));
         assert!(said.contains(expected) && said.contains(SECRET), "{said}");
+        for word in ["dispatch", "io error", "os error", "client error"] {
+            assert!(!said.contains(word), "{said}");
+        }
     }
 }
 
@@ -221,8 +224,16 @@ fn an_error_names_the_missing_setting() {
     let said = without(&["AWS_REGION"]);
     assert!(said.contains("set aws_region"), "{said}");
     let said = without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]);
-    assert!(said.contains("no AWS credentials are found"), "{said}");
-    assert!(said.contains("AWS_PROFILE"), "{said}");
+    let advice = "no AWS credentials are found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and";
+    assert!(said.contains(advice), "{said}");
+    for (region, advice) in [
+        ("", "no AWS region is set; set aws_region"),
+        ("us west", "is not a valid name; correct aws_region"),
+    ] {
+        let mut command = command(&home, &moto, &moto.url());
+        let said = refused(command.env("AWS_REGION", region));
+        assert!(said.contains(advice), "{said}");
+    }
 }
 
 #[test]
@@ -232,7 +243,14 @@ fn a_failed_network_has_an_error_that_says_why() {
     let proxy = Proxy::before(&moto.url());
     let home = home();
     for (fault, expected) in [
-        (Fault::Refuse, "AWS cannot be reached"),
+        (
+            Fault::Refuse,
+            "AWS cannot be reached: connection refused; check AWS_ENDPOINT_URL",
+        ),
+        (
+            Fault::Status(404, ""),
+            "what answers (404) does not seem to be AWS; is AWS_ENDPOINT_URL right?",
+        ),
         (Fault::Status(500, ""), "AWS answers 500"),
         (Fault::TooMany(3), "AWS answers 429"),
         (Fault::Cut, "the response cannot be read"),

@@ -15,7 +15,7 @@ fn home(settings: &str, script: &str) -> Home {
     home
 }
 
-fn put(home: &Path, script: &str) {
+pub fn put(home: &Path, script: &str) {
     let program = home.join(".simpletuner/program");
     std::fs::create_dir_all(program.parent().unwrap()).unwrap();
     let new = home.join(".simpletuner/program.new");
@@ -29,7 +29,7 @@ const ONE: &str = "command: [{name: prog, run: [./program]}]\n";
 const PER_KEY: &str =
     "command: [{name: prog, run: [./program, '{key}'], per_key: true, missing: not there}]\n";
 
-fn mount(settings: &str, script: &str, variables: &[(&str, &str)]) -> Live {
+pub fn mount(settings: &str, script: &str, variables: &[(&str, &str)]) -> Live {
     let home = support::scratch_home();
     put(home.path(), script);
     let settings_file = home.path().join(".simpletuner/live.yaml");
@@ -402,8 +402,14 @@ fn a_wrong_setting_of_a_program_is_an_error_that_names_it() {
             "[{name: p, run: [a], prioritty: 1}]",
             "did you mean \"command[].priority\"",
         ),
-        ("pass", "command must hold names and values"),
-        ("[pass]", "command must hold names and values"),
+        (
+            "pass",
+            "command must be a list of names and values, not a text",
+        ),
+        (
+            "[pass]",
+            "command must be a list of names and values, not a text",
+        ),
     ] {
         let said = home(&format!("command: {command}\n"), "")
             .run(&["get", "KEY"])

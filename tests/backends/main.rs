@@ -8,6 +8,7 @@ mod command_tools;
 mod documents;
 mod orphans;
 mod proxies;
+mod reports;
 mod restart;
 #[path = "../support/servers/mod.rs"]
 mod servers;

@@ -143,7 +143,10 @@ fn a_server_restarted_in_an_outage_serves_the_last_document_until_max_stale() {
     let third = manager(&url, Duration::ZERO, HOUR, ROLE_ID);
     third.restore_backends(&second.save_backends());
     assert_eq!(ask(&third).unwrap(), "v");
-    assert!(!third.snapshot().report("vault").unwrap().available);
+    assert_eq!(
+        third.snapshot().report("vault").unwrap().available,
+        Some(false)
+    );
 
     // A document past `max_stale` is not served, although this process restored it only just now.
     let strict = manager(&url, Duration::ZERO, Duration::from_millis(1), ROLE_ID);

@@ -294,3 +294,66 @@ fn a_server_that_may_open_no_more_files_goes_on_when_it_may() {
     assert!(!has_ended(server));
     end(daemon);
 }
+
+/// A home on a disk that hangs, with a mount at `mnt` that has this limit in seconds, and the secret A.
+fn hanging_with_limit(limit: u32) -> HangingHome {
+    let here = HangingHome::new();
+    let settings = format!("timeout: {{total: {limit}}}\n");
+    here.home.write("disk/live.yaml", &settings);
+    here.home.run(&["mount", "mnt"]).done();
+    here.home.sh("printf v > mnt/secrets/A");
+    here.hanging_fs.hang();
+    here
+}
+
+#[test]
+fn opening_to_write_to_a_disk_that_hangs_ends_in_time_or_by_a_signal() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let here = hanging_with_limit(2);
+    for way in [
+        "> mnt/secrets/A",
+        ">> mnt/secrets/A",
+        "> mnt/bundle/secrets.json",
+    ] {
+        let said = ran(here
+            .home
+            .command("bash")
+            .args(["-c", &format!("echo w {way}")]));
+        assert!(said.err.contains("Connection timed out"), "{}", said.err);
+        assert_ne!(said.code, 0);
+    }
+    let status: serde_json::Value =
+        serde_json::from_slice(&fs::read(here.home.path("mnt/status")).unwrap()).unwrap();
+    let reason = status["failed_write"]["reason"].as_str().unwrap();
+    assert!(reason.contains("has not answered for 2 s"), "{reason}");
+    here.hanging_fs.resume();
+    wait_until("the disk is used again", || {
+        let written = here
+            .home
+            .command("bash")
+            .args(["-c", "echo w > mnt/secrets/A"])
+            .status();
+        written.unwrap().success()
+    });
+    here.umount("mnt").done();
+
+    let here = hanging_with_limit(100_000);
+    for name in ["INT", "TERM", "HUP"] {
+        let mut writer = here.home.command("bash");
+        writer.args(["-c", "echo w > mnt/secrets/A"]);
+        let mut writer = writer.spawn().unwrap();
+        let wchan = format!("/proc/{}/wchan", writer.id());
+        wait_until("the writer waits for the open", || {
+            fs::read_to_string(&wchan)
+                .is_ok_and(|at| at.contains("fuse") || at == "request_wait_answer")
+        });
+        signal(name, writer.id());
+        assert!(!writer.wait().unwrap().success());
+    }
+    here.hanging_fs.resume();
+    assert_eq!(here.home.sh("cat mnt/secrets/A"), "v");
+    here.umount("mnt").done();
+}

@@ -32,6 +32,7 @@ pub fn file_of(home: &Home) -> FileProvider {
         encrypt: true,
         max_stale: settings.max_stale,
         max_keys: 10_000,
+        keep_previous: 1,
         lock_timeout: settings.timeout.total,
     })
 }

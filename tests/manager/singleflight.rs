@@ -101,6 +101,7 @@ fn asked_during(invalidate: impl FnOnce(&SecretsManager)) -> (String, usize) {
         encrypt: false,
         max_stale: settings.max_stale,
         max_keys: 10_000,
+        keep_previous: 1,
         lock_timeout: settings.timeout.total,
     });
     let manager = SecretsManager::builder()

@@ -226,7 +226,7 @@ impl View for MemoryView {
     fn report(&self, _: Instant) -> ProviderReport {
         ProviderReport {
             name: self.name.into(),
-            available: true,
+            available: Some(true),
             ..ProviderReport::default()
         }
     }

@@ -280,7 +280,7 @@ impl Server {
                 opened.map(Answer::Opened)
             }
             Request::Create(dir, name, flags) => tree
-                .create(&caller, dir, &name, flags)
+                .create(&caller, dir, &name, flags, has_waited)
                 .map(|(found, opened)| Answer::Created(found, opened)),
             Request::Read(node, handle, at, size) => tree
                 .read(node, handle, at, size, has_waited, <[u8]>::to_vec)

@@ -209,6 +209,21 @@ echo "$(< K) $(cat K)"; wc -l < K
     );
 }
 
+#[test]
+fn read_wants_a_newline_and_a_substitution_does_not() {
+    let live = Live::start();
+    let said = bash(
+        &live,
+        "secrets",
+        r#"
+printf hf_abc > K
+read -r T < K && echo done; echo "read $T"
+set -e; T=$(< K); echo "substituted $T"; T=$(cat K); echo "cat $T"
+"#,
+    );
+    assert_eq!(said, "read hf_abc\nsubstituted hf_abc\ncat hf_abc\n");
+}
+
 /// The first write and the last one would be a text without the second.
 #[test]
 fn a_value_of_which_a_write_was_refused_is_not_stored_without_that_part() {

@@ -312,11 +312,12 @@ fn a_bind_mount_of_one_file_shows_one_version_for_ever_and_cannot_be_written_thr
         "secrets",
         r#"
 printf old > K; touch ~/bound; mount --bind K ~/bound || exit 1
-trap 'umount -l ~/bound' EXIT
-printf new > K; cat K ~/bound; echo
+mkdir ~/folder; mount --bind . ~/folder || exit 1
+trap 'umount -l ~/bound ~/folder' EXIT
+printf new > K; cat K ~/bound ~/folder/K; echo
 printf other 2> ~/said > ~/bound && echo written; grep -o 'Stale file handle' ~/said
 cat K ~/bound; echo
 "#,
     );
-    assert_eq!(said, "newold\nStale file handle\nnewold\n");
+    assert_eq!(said, "newoldnew\nStale file handle\nnewold\n");
 }

@@ -79,7 +79,7 @@ fn unsupported_operations_get_an_errno_and_the_mount_keeps_working() {
         setxattr ENOTSUP\nremovexattr ENOTSUP\nacross EXDEV\nexchange EINVAL\nwhiteout EINVAL\nnoreplace EEXIST\n\
         rename-folder EPERM\nrename-control EINVAL\nunlink-control EPERM\nunlink-folder EISDIR\ntmpfile ENOTSUP\n\
         open-folder EISDIR\ncreate-root EPERM\ncreate-providers EPERM\nwrite-status EACCES\nexcl EEXIST\n\
-        file-as-folder ENOTDIR\nlong-name ENOENT\ndirect ok\npast-end ok\nseek-data ok\nflock ENOLCK\nlockf ENOLCK\npoll ok\n\
+        file-as-folder ENOTDIR\nlong-name ENAMETOOLONG\ndirect ok\npast-end ok\nseek-data ok\nflock ENOLCK\nlockf ENOLCK\npoll ok\n\
         select ok\nepoll ok\nioctl ENOTTY\nread-writer EBADF\nwrite-reader EBADF\nwrite-far EFBIG\n\
         truncate-far EFBIG\nstatvfs ok\nsync ok\nsync-folder ok\n";
     let differing: Vec<_> = printed
@@ -93,4 +93,39 @@ fn unsupported_operations_get_an_errno_and_the_mount_keeps_working() {
     live.write("secrets/K", "and it still answers");
     assert_eq!(live.read("secrets/K"), "and it still answers");
     assert_eq!(live.sh("ls secrets"), "K\nL2\n");
+}
+
+#[test]
+fn a_name_that_is_too_long_is_enametoolong() {
+    let live = Live::start();
+    live.write("secrets/K", "kept");
+    python(
+        &live,
+        "secrets",
+        r#"
+valid, wrong, long = 'x' * 255, '!' * 255, 'x' * 256
+for folder in ('', '../config/', '../hardware/', '../providers/', '../'):
+    for name in (long, '!' * 256, '.' + long, b'\xff' * 256, 'x' * 1000):
+        name = os.fsencode(folder) + os.fsencode(name)
+        for operation in (
+            lambda: os.stat(name),
+            lambda: os.open(name, os.O_RDONLY),
+            lambda: os.open(name, os.O_WRONLY | os.O_CREAT, 0o600),
+            lambda: os.mknod(name),
+            lambda: os.mkdir(name),
+            lambda: os.rmdir(name),
+            lambda: os.unlink(name),
+            lambda: os.symlink('K', name),
+            lambda: os.link('K', name),
+            lambda: os.rename('K', name),
+            lambda: os.rename(name, 'K'),
+        ):
+            refused(errno.ENAMETOOLONG, operation)
+same(open('K').read(), 'kept')
+put(valid, 'long'); same(open(valid).read(), 'long'); os.rename(valid, 'y' * 255); os.unlink('y' * 255)
+refused(errno.ENOENT, os.stat, wrong)
+refused(errno.EINVAL, os.open, wrong, os.O_WRONLY | os.O_CREAT)
+same(os.statvfs('.').f_namemax, 255)
+"#,
+    );
 }

@@ -288,7 +288,7 @@ fn commands_without_a_mount_are_recorded_too() {
     assert_eq!(verified.matches("whole").count(), 2, "{verified}");
     assert_eq!(
         home.run(&["audit", "prune", "--keep-days", "1"]).done(),
-        "0\n"
+        "0 rows removed\n"
     );
     assert_eq!(home.run(&["audit", "prune", "--keep-days", "0"]).code, 2);
 }
@@ -307,7 +307,7 @@ append(a, 'credential.used', 'Secret YOUNG read')";
     let mut home = Home(home);
     assert_eq!(
         home.run(&["audit", "prune", "--keep-days", "30"]).done(),
-        "7\n"
+        "7 rows removed\n"
     );
     let verified = home.run(&["audit", "verify"]).done();
     assert!(

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -160,11 +160,25 @@ pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let points = table.split(|byte| *byte == b'\n');
     let points = points.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     let mut below: Vec<PathBuf> = points
-        .map(|point| std::ffi::OsStr::from_bytes(point).into())
+        .map(|point| std::ffi::OsString::from_vec(unescaped(point)).into())
         .filter(|point: &PathBuf| point.starts_with(dir))
         .collect();
     below.reverse();
     below
+}
+
+/// Undoes the kernel's escapes in the table of mounts: `\040` and so on.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).filter(|_| *first == b'\\');
+        let code = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = code.and_then(|code| u8::from_str_radix(code, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    bytes
 }
 
 pub fn is_mounted(dir: &Path) -> bool {

@@ -233,6 +233,14 @@ fn systemd_accepts_the_unit_for_a_user_and_for_the_machine() {
         &["--system", "--user", "daemon", "--allow-root"],
     );
     assert!(other.contains("\nUser=daemon\n"), "{other}");
+    let below_run = verify(
+        "--system",
+        &["--system", "--user", "trainer", "/run/trainer/my live"],
+    );
+    assert!(
+        below_run.contains("\nRuntimeDirectory=trainer\nRuntimeDirectoryMode=0700\nRuntimeDirectoryPreserve=restart\n"),
+        "{below_run}"
+    );
     // Options that would hide the mount from all other processes.
     for option in [
         "Protect",
@@ -247,6 +255,36 @@ fn systemd_accepts_the_unit_for_a_user_and_for_the_machine() {
             assert!(!unit.lines().any(|line| line.starts_with(option)), "{unit}");
         }
     }
+}
+
+#[test]
+fn install_service_refuses_a_user_that_is_missing_and_a_folder_that_is_not_theirs() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    let refused = |args: &[&str], words: &str| {
+        let mut all = vec!["install-service", "--system", "--user"];
+        all.extend(args);
+        let said = home.run(&all).failed();
+        assert!(said.contains(words), "{said}");
+    };
+    let roots = home.path("roots/deep/live").display().to_string();
+    home.sh("chmod 755 .; mkdir roots");
+    refused(
+        &["no_such_user"],
+        "this machine has no user no_such_user\nhint: sudo useradd --system --create-home no_such_user",
+    );
+    let mend = format!(
+        "hint: sudo install -d -o daemon {}",
+        home.path("roots/deep").display()
+    );
+    refused(&["daemon", &roots], &mend);
+    refused(
+        &["daemon", "/run/secrets-live"],
+        "the service manager makes: /run/secrets-live/live",
+    );
+    refused(&["daemon", "/run"], "choose a folder in one of its own");
 }
 
 #[test]

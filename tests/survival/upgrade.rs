@@ -197,7 +197,10 @@ fn without_resend_an_upgrade_is_refused_unless_forced() {
     home.run(&["upgrade", "--force"]).done();
     home.run(&["umount"]).done();
     let said = home.run(&["upgrade"]).failed();
-    assert!(said.contains("nothing of ours is mounted"), "{said}");
+    assert!(
+        said.contains("nothing of simpletuner-live is mounted"),
+        "{said}"
+    );
 }
 
 /// A daemon in a pid namespace of its own reports ids of that namespace, which are other processes' here.

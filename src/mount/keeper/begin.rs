@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
+use crate::files::base_folder::{self, BaseFolder};
 use crate::files::reserve;
 use crate::mount::daemon::continue_stopped;
 use crate::mount::detach::detach;
@@ -15,14 +17,24 @@ use crate::mount::handover::{
     HandoverState, OsBytes, SharedFds, ViewsFds, ViewsState, journal_files, whole_seconds,
 };
 use crate::mount::mount_point::MountPoint;
-use crate::mount::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
+use crate::mount::mount_point_state::{
+    MountPointState, has_ended, mount_point_state, mounted, resolve,
+};
 use crate::mount::service::RestoredMount;
 use crate::mount::setup::{Signals, set_up};
+use crate::mount::start::warn_of_read_only;
 use crate::mount::unmount::remove_dead;
 use crate::mount::{device, in_force, service};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
+
+/// How long a keeper tries to get a folder on which others mount and unmount.
+const FREE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a mount that has a process may take to answer before it counts as dead.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Mounts and waits until the first server answers. `None`: a mount that answers is there already.
 pub(super) fn begin(
@@ -33,6 +45,9 @@ pub(super) fn begin(
     let log_file = in_background.then(|| settings.log_file.clone());
     set_up(log_file.clone())?;
     reserve::check_limit()?;
+    if !in_background {
+        warn_of_read_only(settings, false);
+    }
     let mount_point = resolve(&settings.mount_point);
     let restored = service::restored();
     let lives = |restored: &RestoredMount| {
@@ -43,9 +58,13 @@ pub(super) fn begin(
         let mount = restored.mount.find();
         mount.is_some_and(|mount| mount.point == mount_point) && lives(restored)
     });
-    if restored.is_none() && !clear(&mount_point)? {
-        return Ok(None);
-    }
+    let place = match restored.is_some() {
+        true => None,
+        false => match free_place(&settings.mount_point)? {
+            Some(place) => Some(place),
+            None => return Ok(None),
+        },
+    };
     // Set up before the mount, so that no signal is lost meanwhile.
     let signals = Signals::new()?;
     let (heartbeat, heartbeat_file) = HeartbeatPage::new()?;
@@ -57,8 +76,8 @@ pub(super) fn begin(
     let settings_in_force = in_force::of(&settings.content)?;
     let program_path =
         std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
-    let (device, mount, init, numbers_from) = match restored {
-        Some(restored) => {
+    let (device, mount, init, numbers_from) = match (restored, &place) {
+        (Some(restored), _) => {
             tracing::info!(
                 "taking over the mount at {} from the service manager",
                 mount_point.display()
@@ -71,14 +90,15 @@ pub(super) fn begin(
                 random_start()?,
             )
         }
-        None => {
-            // Not the resolved path: the folders that its links lie in count, too.
-            let mount_point = MountPoint::open(&settings.mount_point)?;
-            let (device, mount) = device::mount(&mount_point, settings.allow_root)?;
+        (None, None) => return Ok(None),
+        (None, Some(place)) => {
+            let (device, mount) = device::mount(place, settings.allow_root)?;
             let init = device::read_init(&device).inspect_err(|_| drop(detach(&mount)))?;
             (device, mount.id(), init, 0)
         }
     };
+    let base_folder = BaseFolder::find(&settings.base_dir);
+    base_folder::keep(base_folder.clone());
     let mut shared = SharedFds {
         device,
         heartbeat: heartbeat_file,
@@ -103,6 +123,7 @@ pub(super) fn begin(
         restarts: Vec::new(),
         upgrade: None,
         reload: None,
+        base_folder: base_folder.clone(),
         allow_root: settings.allow_root,
         server_timeout: whole_seconds(settings.timeout.server),
         views: None,
@@ -149,39 +170,70 @@ fn random(bytes: &mut [u8]) -> Result<()> {
         .map_err(|e| Error::io("random numbers", std::io::Error::other(e.to_string())))
 }
 
-/// Returns whether the mount point is free. A mount of ours that does not answer is unmounted, unless its processes were
-/// only stopped.
-fn clear(mount_point: &Path) -> Result<bool> {
-    match mount_point_state(mount_point)? {
-        MountPointState::NotMounted => {}
-        MountPointState::Ours { alive: true, .. } => {
-            tracing::info!("{} is mounted already", mount_point.display());
-            return Ok(false);
+/// The folder to mount on, once it is this keeper's turn to do so; `None`: a mount that answers is there already.
+fn free_place(dir: &Path) -> Result<Option<MountPoint>> {
+    let begun = Instant::now();
+    while begun.elapsed() < FREE_TIMEOUT {
+        if !clear(&resolve(dir))? {
+            return Ok(None);
         }
-        MountPointState::Ours { alive: false, .. } => {
-            let Some(mount) = mounted(mount_point)? else {
-                return Ok(true);
-            };
-            if continue_stopped(&mount) {
-                return clear(mount_point);
-            }
-            tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
-            remove_dead(&mount)?;
-        }
-        MountPointState::OfAnother { uid } => {
-            return Err(Error::Settings(crate::mount::belongs_to_another(
-                mount_point,
-                uid,
-            )));
-        }
-        MountPointState::Foreign { fstype } => {
-            let dir = mount_point.display();
-            return Err(Error::Settings(format!(
-                "{dir} has a mount of type {fstype} on it; choose another folder"
-            )));
+        // Not the resolved path: the folders that its links lie in count, too.
+        let Some(place) = MountPoint::open(dir)? else {
+            continue;
+        };
+        place.take_turn();
+        // Another keeper may have mounted, and unmounted, since the folder was opened.
+        if mounted(place.path())?.is_none() && place.is_current() {
+            return Ok(Some(place));
         }
     }
-    Ok(true)
+    Err(Error::Settings(format!(
+        "{} is being mounted and unmounted by others all the time",
+        dir.display()
+    )))
+}
+
+/// Returns whether nothing is mounted at the mount point. A mount of ours that does not answer is unmounted, unless its processes
+/// are only stopped, or are about to answer.
+fn clear(mount_point: &Path) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match mount_point_state(mount_point)? {
+            MountPointState::NotMounted => return Ok(true),
+            MountPointState::Ours { alive: true, .. } => {
+                tracing::info!("{} is mounted already", mount_point.display());
+                return Ok(false);
+            }
+            MountPointState::Ours { alive: false, .. } => {
+                let Some(mount) = mounted(mount_point)? else {
+                    continue;
+                };
+                let is_beginning = || begun.elapsed() < BEGIN_TIMEOUT && !has_ended(mount_point);
+                if continue_stopped(&mount) || is_beginning() {
+                    std::thread::sleep(LOOK_INTERVAL);
+                    continue;
+                }
+                tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
+                match remove_dead(&mount) {
+                    // Another command has removed it.
+                    Err(_) if mount.id().find().is_none() => {}
+                    removed => removed?,
+                }
+            }
+            MountPointState::OfAnother { uid } => {
+                return Err(Error::Settings(crate::mount::belongs_to_another(
+                    mount_point,
+                    uid,
+                )));
+            }
+            MountPointState::Foreign { fstype } => {
+                let dir = mount_point.display();
+                return Err(Error::Settings(format!(
+                    "{dir} has a mount of type {fstype} on it; choose another folder"
+                )));
+            }
+        }
+    }
 }
 
 fn own_program() -> Result<OwnedFd> {

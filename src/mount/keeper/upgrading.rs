@@ -225,6 +225,11 @@ impl Keeper {
             Kind::Upgrade => "upgrade",
             Kind::Reload => RELOADED,
         };
+        let (dir, pid) = (self.state.mount_point(), self.server.raw_pid());
+        tracing::info!(
+            "another server replaces process {pid} at {} ({reason})",
+            dir.display()
+        );
         self.quiesce_server();
         self.server.kill(reason);
         self.server.wait_for_exit(SHUTDOWN_TIMEOUT);

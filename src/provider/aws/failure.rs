@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
-use crate::provider::backend::http::{BodyError, retry_after};
+use crate::provider::backend::http::{BodyError, causes_of, retry_after, why_not_connected};
 use crate::provider::backend::{FetchError, Fetched, Retry};
 
 /// What an error response means.
@@ -75,6 +75,9 @@ pub(super) fn refused(
                  secretsmanager:GetSecretValue on it",
             ));
         }
+        "no error code" if status < 500 && status != 429 => Err(FetchError::lasting(format!(
+            "{secret}: what answers ({status}) does not seem to be AWS; is AWS_ENDPOINT_URL right?"
+        ))),
         _ => Err(FetchError {
             reason: format!("{secret}: AWS answers {status} ({said})"),
             retry: match wait.and_then(retry_after) {
@@ -120,11 +123,20 @@ pub(super) fn no_response<R: Debug + 'static>(
             "{secret}: the response is too large, over 1 MiB; is AWS_ENDPOINT_URL right?"
         ));
     }
-    if chain.contains("certificate") {
-        return FetchError::lasting(format!(
-            "{secret}: the server's certificate is not accepted ({chain}); if it is the right one, name its authority in \
-             AWS_CA_BUNDLE (or ca_bundle in the profile), or add it to the system's certificates or SSL_CERT_FILE"
-        ));
+    let tls = causes_of(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            return FetchError::passing(format!(
+                "{secret}: what answers does not speak TLS; is AWS_ENDPOINT_URL right?"
+            ));
+        }
+        Some(tls) if chain.contains("certificate") => {
+            return FetchError::lasting(format!(
+                "{secret}: the server's certificate is not accepted ({tls}); if it is the right one, name its authority in \
+                 AWS_CA_BUNDLE (or ca_bundle in the profile), or add it to the system's certificates or SSL_CERT_FILE"
+            ));
+        }
+        _ => {}
     }
     if http.is_some_and(|error| error.is_body() || error.is_decode()) {
         return FetchError::passing(format!("{secret}: the response cannot be read ({chain})"));
@@ -133,14 +145,19 @@ pub(super) fn no_response<R: Debug + 'static>(
         SdkError::ResponseError(_) => {
             FetchError::passing(format!("{secret}: the response cannot be read ({chain})"))
         }
-        SdkError::TimeoutError(_) => {
-            FetchError::passing(format!("{secret}: AWS does not respond ({chain})"))
-        }
+        SdkError::TimeoutError(_) => FetchError::passing(format!("{secret}: AWS does not respond")),
         SdkError::DispatchFailure(failure) if failure.is_timeout() || failure.is_io() => {
+            let why = match http.filter(|error| error.is_connect()) {
+                Some(error) => why_not_connected(error),
+                None => "the connection broke".to_owned(),
+            };
             FetchError::passing(format!(
-                "{secret}: AWS cannot be reached ({chain}); see AWS_ENDPOINT_URL, aws_region and the network"
+                "{secret}: AWS cannot be reached: {why}; check AWS_ENDPOINT_URL, aws_region and the network"
             ))
         }
+        _ if chain.contains("`region`") => FetchError::lasting(format!(
+            "{secret}: the AWS region is not a valid name; correct aws_region (or AWS_REGION)"
+        )),
         _ if chain.contains("credential") || chain.contains("identity") => {
             FetchError::lasting(no_credentials(&chain))
         }
@@ -160,15 +177,22 @@ fn no_credentials(chain: &str) -> String {
     } else {
         "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
     };
-    format!("no AWS credentials are found ({chain}); {advice}")
+    // Where the SDK has looked says nothing, if nothing is set anywhere.
+    match chain.contains("no credentials found in chain") {
+        true => format!("no AWS credentials are found; {advice}"),
+        false => format!("no AWS credentials are found ({chain}); {advice}"),
+    }
 }
 
-fn causes_of<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'a (dyn StdError + 'static)| {
-        error.source()
-    })
+/// What the SDK and its client say of themselves, and nothing of the cause.
+fn is_internal(said: &str) -> bool {
+    let words = [
+        "dispatch failure",
+        "io error",
+        "other",
+        "error sending request",
+    ];
+    words.contains(&said) || said.starts_with("client error (")
 }
 
 /// The messages of an error and its causes, each once. Uses only `Display`: `Debug` may show the body of a response.
@@ -176,7 +200,9 @@ pub(super) fn error_chain(error: &(dyn StdError + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in causes_of(error) {
         let said = cause.to_string();
-        if !words.contains(&said) {
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = said.split(" (os error ").next().unwrap_or(&said).to_owned();
+        if !is_internal(&said) && !words.contains(&said) {
             words.push(said);
         }
     }

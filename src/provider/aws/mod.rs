@@ -227,9 +227,10 @@ impl AwsBackend {
     }
 
     async fn fetch_by(&self, Made { client, http }: &Made) -> Refusal {
-        if client.config().region().is_none() {
+        let region = client.config().region();
+        if region.is_none_or(|region| region.as_ref().trim().is_empty()) {
             self.made.lock().await.take();
-            let advice = "no AWS region is set: set aws_region (or AWS_REGION, or a region in the AWS profile)";
+            let advice = "no AWS region is set; set aws_region (or AWS_REGION, or a region in the AWS profile)";
             let why = credentials::wrong_profile().await;
             return Refusal::Other(Err(FetchError::lasting(why.as_deref().unwrap_or(advice))));
         }
@@ -264,7 +265,7 @@ impl AwsBackend {
         if let Refusal::Credentials(error) | Refusal::Other(Err(error)) = &mut refusal
             && let Some(proxy) = http.last_proxy()
         {
-            error.reason = format!("{}; it was asked through {proxy}", error.reason);
+            error.reason = format!("{} (asked through {proxy})", error.reason);
         }
         refusal
     }

@@ -11,6 +11,7 @@ use aws_credential_types::provider::{self, ProvideCredentials, future};
 use zeroize::Zeroizing;
 
 use crate::child::{self, RunError, RunHandle};
+use crate::error::in_words;
 use crate::provider::backend::BackendDocument;
 use crate::provider::parse_rfc3339;
 use crate::sync::{self, LARGE_STACK};
@@ -84,7 +85,7 @@ fn run(command: &str, timeout: Duration) -> Result<Credentials, String> {
     shell.args(["-c", command]);
     let ended = child::run(&mut shell, timeout, &RunHandle::default());
     let ended = ended.map_err(|stopped| match stopped {
-        RunError::NotStarted(error) => format!("cannot be started: {error}"),
+        RunError::NotStarted(error) => format!("cannot be started: {}", in_words(&error)),
         RunError::TooLarge => "printed more than 1 MiB, and was killed".to_owned(),
         RunError::TimedOut | RunError::Closed => {
             format!("was killed after {} s", timeout.as_secs_f64())

@@ -1,11 +1,14 @@
 //! The HTTP client of the backends: their proxies, no redirects, and bounded responses. Knows no backend.
 
+use std::error::Error;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Response};
 
 use super::tls;
+use crate::error::in_words;
 use crate::secret::SecretBuffer;
 
 /// The largest response, in bytes. A document of 64 KiB, the most that AWS holds, is far below.
@@ -50,6 +53,37 @@ pub(crate) fn retry_after(header: &str) -> Option<Duration> {
     }
     let until = httpdate::parse_http_date(header).ok()?;
     Some(until.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Why a server could not be connected to.
+pub(in crate::provider) fn why_not_connected(error: &reqwest::Error) -> String {
+    let system = causes_of(error).find_map(|cause| cause.downcast_ref::<io::Error>());
+    if error.is_timeout() {
+        "it took too long".to_owned()
+    } else if causes_of(error).any(|cause| cause.to_string().starts_with("dns error")) {
+        "its name cannot be resolved".to_owned()
+    } else {
+        match system {
+            Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connection refused".to_owned()
+            }
+            Some(error) => in_words(error),
+            None => "the connection broke".to_owned(),
+        }
+    }
+}
+
+/// The error and its causes. An [`io::Error`] does not give the error that it wraps as its `source`.
+pub(in crate::provider) fn causes_of<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
+        let wrapped = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .map(|inner| inner as &(dyn Error + 'static));
+        wrapped.or_else(|| error.source())
+    })
 }
 
 #[cfg(test)]

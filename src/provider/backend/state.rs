@@ -138,13 +138,10 @@ impl State {
             }
         };
         let is_absent = missing.is_some();
-        match missing {
-            Some(why) => {
-                if self.source.record_error(&why) {
-                    tracing::warn!("the {provider} provider has no secrets: {why}");
-                }
-            }
-            None => self.source.current_mut().last_error = None,
+        if let Some(why) = missing
+            && self.source.record_error(&why)
+        {
+            tracing::warn!("the {provider} provider has no secrets: {why}");
         }
         let before = self.source.current().document();
         if document.skipped() != before.map_or(0, BackendDocument::skipped) {

@@ -15,6 +15,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::FetchError;
+use crate::error::in_words;
 use crate::files::{ReadError, read_file};
 
 /// The largest PEM file, in bytes; a system's bundle has about 250 KiB.
@@ -192,7 +193,7 @@ pub(crate) fn read_pem(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>
         Err(ReadError::Missing) => "does not exist".to_owned(),
         Err(ReadError::NotAFile(what)) => format!("cannot be used: {what}"),
         Err(ReadError::TooLarge) => "is over 4 MiB".to_owned(),
-        Err(ReadError::Io(error)) => format!("cannot be read: {error}"),
+        Err(ReadError::Io(error)) => format!("cannot be read: {}", in_words(&error)),
     };
     Err(invalid(variable, path, &why))
 }

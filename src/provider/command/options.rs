@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::provider::BACKENDS;
 use crate::secret::SecretName;
 use crate::settings::paths::lexical;
@@ -21,9 +21,9 @@ settings_table! {
     /// One program.
     struct Entry {
         /// The provider's name, as in `providers/NAME`
-        name: String = setting("command[].name"),
+        name: String = setting("command[].name").example("onepassword"),
         /// The program and its arguments, run without a shell: `[op, item, get, SimpleTuner]`; the first is a path, or found in `PATH`
-        run: Vec<String> = setting("command[].run"),
+        run: Vec<String> = setting("command[].run").example("[op, item, get, SimpleTuner]"),
         /// Whether it prints the value of the one key that replaces `{key}` in `run`, instead of a flat JSON object of all keys and values; such keys are not listed
         per_key: bool = setting("command[].per_key"),
         /// A text in its standard error that means that there is no such key (or document), and no failure
@@ -31,7 +31,7 @@ settings_table! {
         /// How long it may run; unless it is set, as long as `timeout.total`
         timeout: Option<Duration> = setting("command[].timeout"),
         /// The variables that it gets from the daemon's environment, besides `HOME`, `PATH` and the like
-        env: Vec<String> = setting("command[].env"),
+        env: Vec<String> = setting("command[].env").example("[OP_SESSION]"),
         /// Its position in the chain, from 1; unless it is set, it comes after Vault
         priority: Option<u32> = setting("command[].priority"),
     }
@@ -64,7 +64,6 @@ pub(super) struct Commands(pub(super) Vec<CommandOptions>);
 impl Commands {
     /// The programs that the settings name; `None`: none.
     pub(super) fn read(reader: &Reader<'_>, settings: &Settings) -> Result<Option<Self>> {
-        let file = settings.config_file.display();
         let entries = reader.read_each("command", |reader| Entry::read(reader))?;
         let mut names: HashSet<String> = BUILT_IN
             .into_iter()
@@ -74,7 +73,7 @@ impl Commands {
         let mut commands = Vec::new();
         for (index, entry) in entries.into_iter().enumerate() {
             let wrong = |setting: &str, what: &str| {
-                Error::Settings(format!("{file}: command[{index}].{setting} {what}"))
+                reader.wrong(&format!("command[].{setting}"), index, what)
             };
             let name = entry.name.clone();
             let command = entry

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::mask::Secrets;
 use super::options::{CommandOptions, KEY};
 use crate::child::{self, Finished, RunError, RunHandle};
+use crate::error::in_words;
 use crate::secret::{SecretBuffer, SecretName, SecretValue};
 use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 
@@ -208,7 +209,7 @@ impl Runner {
                     "{program} cannot be started: the interpreter in its first line, or the folder {}, does not exist",
                     self.options.folder.display()
                 ),
-                _ => format!("{program} cannot be started: {error}"),
+                _ => format!("{program} cannot be started: {}", in_words(&error)),
             },
         }
     }

@@ -120,6 +120,11 @@ impl Document {
         self.entries.len()
     }
 
+    /// Whether it is an empty JSON document, which says no more than no file at all.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.entries.is_empty() && !self.is_yaml()
+    }
+
     /// How many entries are not secrets: null, a list, an object, too long, or without a valid name.
     pub fn skipped(&self) -> usize {
         let is_other = |entry: &&Entry| entry.secret.is_none();

@@ -1,15 +1,22 @@
 //! The file provider: a flat object of names and texts, encrypted or plain, in JSON or YAML. It is the provider that
 //! secrets are written to. Knows no other provider and no cache.
 
+mod apply;
+mod decrypt;
 mod document;
 mod json;
+mod keep;
+mod key_check;
 mod location;
 mod peers;
+mod previous;
 mod readable;
 mod reader;
 mod state;
 mod store;
+mod undo;
 mod watch;
+mod writable;
 pub(crate) mod write;
 mod write_queue;
 
@@ -35,7 +42,11 @@ use write_queue::WriteQueue;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
+pub(crate) use peers::path_for as path_of_peers;
+pub use previous::Did;
+pub(crate) use previous::move_beside as move_previous;
 pub(crate) use reader::read_document;
+pub use undo::{PastChange, Undo, UndoRequest};
 
 /// How a [`FileProvider`] works.
 #[derive(Debug)]
@@ -50,6 +61,8 @@ pub struct FileOptions {
     pub max_stale: Duration,
     /// The most keys that the file may have.
     pub max_keys: usize,
+    /// How many earlier values of a key are kept.
+    pub keep_previous: usize,
     /// How long a write waits for another writer, and a reader for the disk (one second at least).
     pub lock_timeout: Duration,
 }
@@ -72,6 +85,17 @@ struct Shared {
     peers: Mutex<Option<Arc<Peers>>>,
     changed: OnceLock<Callback>,
     warned: Warned,
+    /// Keys that were encrypted where SimpleTuner could read them, until they are taken. A leaf lock.
+    hidden: Mutex<Vec<SecretName>>,
+}
+
+/// What is said of a value that was plain text in the file that SimpleTuner's server reads itself.
+pub(crate) fn hidden(name: &SecretName, file: &Path) -> String {
+    format!(
+        "{name} was plain text in {} and is encrypted now; SimpleTuner's server reads that file itself and cannot decrypt it: \
+         `simpletuner-live adopt` lets it read through the mount",
+        file.display()
+    )
 }
 
 /// Which warnings were logged already.
@@ -100,6 +124,7 @@ impl FileProvider {
             peers: Mutex::default(),
             changed: OnceLock::new(),
             warned: Warned::default(),
+            hidden: Mutex::default(),
         }))
     }
 
@@ -183,6 +208,15 @@ impl CheckTarget for Shared {
         if let (Some(peers), Some(generation)) = (peers, generation) {
             peers.acknowledge(generation);
         }
+        // A mount says soon which values cannot be decrypted. The next check derives the key, so that nobody waits for it.
+        if self.is_peer() {
+            self.state.lock().request_key_if_encrypted();
+        }
+    }
+
+    fn check_for_writers(&self) {
+        let refusal = reserve::with(|| self.check_writable()).err();
+        self.state.lock().refusal = refusal.map(Arc::new);
     }
 
     fn files(&self) -> Vec<PathBuf> {

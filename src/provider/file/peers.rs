@@ -53,7 +53,7 @@ pub(super) struct Peers {
 }
 
 /// The path of a store's `NAME.peers`.
-pub(super) fn path_for(store: &Path) -> PathBuf {
+pub(crate) fn path_for(store: &Path) -> PathBuf {
     beside(store, "", ".peers")
 }
 

@@ -1,12 +1,13 @@
 //! The secrets file's document together with the key that decrypts it. Touches no file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{Document, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::provider::source_view::SourceDocument;
-use crate::provider::{KeyChange, ViewLookup};
+use crate::provider::{KeyChange, UndecryptableKeys, ViewLookup};
 use crate::secret::{SecretName, SecretValue};
 
 /// The credential key, as far as a reader needed it.
@@ -59,6 +60,34 @@ impl SourceDocument for Readable {
 
     fn skipped(&self) -> usize {
         self.document.skipped()
+    }
+
+    fn undecryptable(&self) -> Option<Vec<UndecryptableKeys>> {
+        let names = self.document.names().filter_map(|name| {
+            let stored = self.document.get(name)?;
+            match stored {
+                Stored::Encrypted(sealed) => Some((name, sealed)),
+                Stored::Plain(_) => None,
+            }
+        });
+        let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, sealed) in names {
+            let reason = match &self.key {
+                Key::Unused | Key::Requested => return None,
+                Key::Unusable(error) => error.to_string(),
+                Key::Usable(cipher) => match sealed.problem(cipher) {
+                    Some(problem) => problem.reason().to_owned(),
+                    None => continue,
+                },
+            };
+            by_reason.entry(reason).or_default().push(name.to_string());
+        }
+        let groups = by_reason.into_iter();
+        Some(
+            groups
+                .map(|(reason, keys)| UndecryptableKeys { reason, keys })
+                .collect(),
+        )
     }
 
     fn changes_to(&self, newer: &Self) -> Vec<KeyChange> {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::place::Place;
 use crate::files::{Content, ReadError, Stamp, read_file, read_place};
 use crate::secret::{SecretName, fingerprint};
+use crate::text::shell_path;
 
 const TOO_LARGE: &str = "it is too large: over 16 MiB";
 /// How long a malformed or missing file may be a half-written one: SimpleTuner truncates the file and writes it again
@@ -27,6 +28,8 @@ pub(super) enum Observed {
     /// The next check must read the file again.
     #[default]
     Unsettled,
+    /// So does it here, but the file was read: a change within the same moment may have the same stamp.
+    Young(PathBuf, Stamp),
     Missing(PathBuf),
     File(PathBuf, Stamp),
 }
@@ -35,7 +38,7 @@ impl Observed {
     /// A file that was read. If it changed only just now, its stamp may not show the next change.
     pub(super) fn after_read(path: &Path, stamp: Stamp) -> Self {
         if stamp.may_repeat() {
-            Observed::Unsettled
+            Observed::Young(path.to_owned(), stamp)
         } else {
             Observed::File(path.to_owned(), stamp)
         }
@@ -165,8 +168,11 @@ impl StoreReader {
         let path = located.path();
         let content = read_place(located, MAX_DOCUMENT).map_err(|error| read_error(path, error))?;
         if content.is_open_to_others() && !self.mode_warned.swap(true, Ordering::Relaxed) {
-            let path = path.display();
-            tracing::warn!("{path} can be read by others; fix it with: chmod 600 {path}");
+            tracing::warn!(
+                "{} can be read by others; fix it with: chmod 600 {}",
+                path.display(),
+                shell_path(path)
+            );
         }
         if is_mounted(path) && !self.mount_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -208,6 +214,13 @@ impl StoreReader {
 }
 
 impl LoadedDocument {
+    /// The file's size, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.content
+            .as_ref()
+            .map_or(0, |content| content.len as u64)
+    }
+
     /// How long to wait for the rest of a document that may be half written.
     fn partial_write_timeout(&self, before: Option<&LoadedDocument>, is_young: bool) -> Duration {
         let Some(before) = before.filter(|before| before.content.is_some()) else {

@@ -8,9 +8,10 @@ use super::reader::{LoadedDocument, Observed, ReadOutcome};
 use super::watch::Watch;
 use crate::clock::Instant;
 use crate::credential::CredentialCipher;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Stamp;
 use crate::files::place::Place;
+use crate::logging::PROVIDER_FAILURES;
 use crate::provider::KeyChange;
 use crate::provider::cached_source::CachedSource;
 use crate::provider::source_view::Rules;
@@ -27,6 +28,8 @@ pub(super) struct State {
     pub(super) is_writing: bool,
     /// Counts this provider's own writes.
     pub(super) writes: u64,
+    /// Why the last check for a writer found that no write can succeed.
+    pub(super) refusal: Option<Arc<Error>>,
 }
 
 impl State {
@@ -50,6 +53,7 @@ impl State {
             observed: Observed::default(),
             is_writing: false,
             writes: 0,
+            refusal: None,
         }
     }
 
@@ -61,6 +65,16 @@ impl State {
                 *stamp == Stamp::of(stat) && path == located.path()
             }
             _ => false,
+        }
+    }
+
+    /// Whether the file at this location seems to be the one that was read last: enough to know whether it can be written.
+    pub(super) fn seems_current(&self, located: &Place) -> bool {
+        match (&self.observed, located.stat()) {
+            (Observed::Young(path, stamp), Some(stat)) => {
+                *stamp == Stamp::of(stat) && path == located.path()
+            }
+            _ => self.is_current(located),
         }
     }
 
@@ -82,7 +96,11 @@ impl State {
         let readable = self.readable(&loaded).into();
         match loaded.content {
             Some(_) => self.source.apply(readable, Instant::now(), loaded.modified),
-            None => self.source.apply_absence(readable, Instant::now()),
+            None => {
+                // A file that is not there is no error.
+                self.source.current_mut().last_error = None;
+                self.source.apply_absence(readable, Instant::now());
+            }
         }
         self.loaded = Some(loaded);
     }
@@ -115,6 +133,14 @@ impl State {
         }
     }
 
+    /// The next check gets the key if the file has encrypted values.
+    pub(super) fn request_key_if_encrypted(&mut self) {
+        let document = self.loaded.as_ref().map(|loaded| &loaded.document);
+        if document.is_some_and(|document| document.encrypted().next().is_some()) {
+            self.request_key();
+        }
+    }
+
     pub(super) fn needs_key(&self) -> bool {
         !matches!(self.key, Key::Unused)
     }
@@ -132,7 +158,7 @@ impl State {
         self.key = match cipher {
             Ok(cipher) => Key::Usable(cipher),
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::warn!(target: PROVIDER_FAILURES, "{error}");
                 Key::Unusable(Arc::new(error))
             }
         };
@@ -148,6 +174,7 @@ impl State {
 
     /// Whether the file was read so soon after a change that its stamp may not show the next one.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.observed == Observed::Unsettled && !self.source.is_failing()
+        let is_unsettled = matches!(self.observed, Observed::Unsettled | Observed::Young(..));
+        is_unsettled && !self.source.is_failing()
     }
 }

@@ -8,14 +8,17 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::document::looks_encrypted;
+use super::keep::KeyEdit;
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
+use super::{PastChange, Undo, UndoRequest, key_check};
+use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
-use crate::provider::{ChangeKind, KeyChange, SecretStore};
+use crate::provider::{Decrypted, Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
 
@@ -23,11 +26,11 @@ impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.
     fn edit_all(&self, edits: &[&Edit]) -> Vec<Result<()>> {
         let mut results = Vec::new();
-        let edit_all = |document: &mut Document| {
+        let edit_all = |document: &mut Document, path: &Path| {
             let mut done = Vec::new();
             results = edits
                 .iter()
-                .map(|edit| self.apply(document, edit, &mut done))
+                .map(|edit| self.apply(document, path, edit, &mut done))
                 .collect();
             Ok((!done.is_empty()).then_some(done))
         };
@@ -50,15 +53,15 @@ impl Shared {
     }
 
     /// Changes the document in one atomic write, unless `edit` returns `None`. The changes that it returns are recorded
-    /// as own writes.
-    fn edit(
+    /// as own writes, and what was there before is kept.
+    pub(super) fn edit(
         &self,
-        edit: impl FnOnce(&mut Document) -> Result<Option<Vec<KeyChange>>>,
+        edit: impl FnOnce(&mut Document, &Path) -> Result<Option<Vec<KeyEdit>>>,
     ) -> Result<()> {
         let (path, _lock) = self.lock()?;
         let found = self.read_under_lock()?;
         let mut document = (*found.document).clone();
-        let Some(changes) = edit(&mut document)? else {
+        let Some(changes) = edit(&mut document, &path)? else {
             return Ok(());
         };
         let content = document.render()?;
@@ -69,10 +72,18 @@ impl Shared {
             });
         }
         self.warn_if_linked(&path);
+        let kept = self.prepare_previous(&path, &document, &changes)?;
         let replacement = Replacement::prepare(&path, &content, 0o600)?;
-        self.warn_if_hidden(&path, &found.document, &document);
+        self.report_hidden(&path, &found.document, &document);
+        let kept = kept.put_in_place()?;
         {
-            let (stamp, mut state) = self.put_in_place(replacement)?;
+            let (stamp, mut state) = match self.put_in_place(replacement) {
+                Ok(written) => written,
+                Err(error) => {
+                    kept.take_back();
+                    return Err(error);
+                }
+            };
             // First what other programs changed since the last check, so that it is reported; own changes are not.
             state.apply_loaded(found);
             state.source.current_mut().source = path.display().to_string();
@@ -81,6 +92,7 @@ impl Shared {
                 content: Some(ContentHash::of(&path, &content)),
                 modified: stamp.modified(),
             };
+            let changes: Vec<KeyChange> = changes.into_iter().map(|done| done.key).collect();
             state.apply_own_write(Observed::after_read(&path, stamp), written, &changes);
         }
         if let Some(peers) = self.peers_of(&path, false) {
@@ -125,30 +137,45 @@ impl Shared {
             if now == path {
                 return Ok((path, lock));
             }
+            // `adopt` has removed it, and this process has made it anew.
+            if matches!(rustix::fs::lstat(&path), Err(rustix::io::Errno::NOENT)) {
+                lock.remove();
+            }
             path = now;
         }
     }
 
-    fn seal(&self, value: &SecretValue) -> Result<Stored> {
-        // SimpleTuner reads plain values as they are stored, with the newline.
-        let trimmed = value.without_newline();
-        let value = if self.options.encrypt {
-            value
-        } else {
-            &trimmed
-        };
-        // A plain value that looks encrypted would be decrypted when it is read.
-        if self.options.encrypt || looks_encrypted(value.as_str()) {
-            self.encrypted(value)
-        } else {
-            Ok(Stored::Plain(value.clone()))
+    /// A value's stored form. `cipher` gives the key if it is needed.
+    pub(super) fn seal(
+        &self,
+        value: &SecretValue,
+        cipher: impl FnOnce() -> Result<Arc<CredentialCipher>>,
+    ) -> Result<Stored> {
+        match self.needs_key(value) {
+            true if self.options.encrypt => Ok(Stored::Encrypted(Sealed::seal(value, &cipher()?))),
+            true => Ok(Stored::Encrypted(Sealed::seal(
+                &value.without_newline(),
+                &cipher()?,
+            ))),
+            // SimpleTuner reads plain values as they are stored, with the newline.
+            false => Ok(Stored::Plain(value.without_newline())),
         }
     }
 
-    fn encrypted(&self, value: &SecretValue) -> Result<Stored> {
-        let cipher = self.options.key.cipher_or_create()?;
+    /// A plain value that looks encrypted would be decrypted when it is read.
+    fn needs_key(&self, value: &SecretValue) -> bool {
+        self.options.encrypt || looks_encrypted(value.without_newline().as_str())
+    }
+
+    /// The cipher for new values of this document.
+    pub(super) fn cipher_for(
+        &self,
+        document: &Document,
+        path: &Path,
+    ) -> Result<Arc<CredentialCipher>> {
+        let cipher = key_check::cipher_for(document, &self.options.key, path)?;
         self.state.lock().set_key(Ok(cipher.clone()));
-        Ok(Stored::Encrypted(Sealed::seal(value, &cipher)))
+        Ok(cipher)
     }
 
     /// A write replaces only one of a file's hard links.
@@ -165,21 +192,21 @@ impl Shared {
     }
 
     /// SimpleTuner's server reads the default file itself, and decrypts nothing in it.
-    fn warn_if_hidden(&self, path: &Path, before: &Document, after: &Document) {
-        let is_hidden = |name: &SecretName| {
+    fn report_hidden(&self, path: &Path, before: &Document, after: &Document) {
+        let is_hidden = |name: &&SecretName| {
             let stored = (before.get(name), after.get(name));
             matches!(stored, (Some(Stored::Plain(_)), Some(Stored::Encrypted(_))))
         };
-        if self.options.location.is_default(path)
-            && before.names().any(is_hidden)
+        let hidden: Vec<SecretName> = before.names().filter(is_hidden).cloned().collect();
+        if hidden.is_empty() || !self.options.location.is_default(path) {
+            return;
+        }
+        if let Some(first) = hidden.first()
             && !self.warned.hidden.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(
-                "a value that was plain text in {} is encrypted now, and SimpleTuner's server cannot read it there; \
-                 `simpletuner-live adopt` lets it read through the mount",
-                path.display()
-            );
+            tracing::warn!("{}", super::hidden(first, path));
         }
+        self.hidden.lock().extend(hidden);
     }
 }
 
@@ -217,6 +244,47 @@ impl SecretStore for FileProvider {
         self.0.encrypt_all()
     }
 
+    fn ensure_key(&self) -> Result<()> {
+        if !self.0.options.key.exists() {
+            let document = self.0.read_now().loaded?.document;
+            self.0.cipher_for(&document, &self.0.path_now()?)?;
+        }
+        Ok(())
+    }
+
+    fn history(&self) -> Result<Vec<PastChange>> {
+        self.0.history()
+    }
+
+    fn plan_undo(&self, what: &UndoRequest) -> Result<Vec<Undo>> {
+        self.0.plan_undo(what)
+    }
+
+    fn undo(&self, planned: &[Undo]) -> Result<()> {
+        let mut results = self.0.write(vec![Edit::Undo(planned.to_vec())]);
+        results.pop().unwrap_or(Ok(()))
+    }
+
+    fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
+        self.0.decrypt_all(dry_run)
+    }
+
+    fn plain_names(&self) -> Result<Vec<SecretName>> {
+        let document = self.0.read_now().loaded?.document;
+        let is_plain = |name: &&SecretName| matches!(document.get(name), Some(Stored::Plain(_)));
+        Ok(document.names().filter(is_plain).cloned().collect())
+    }
+
+    fn is_encrypted(&self, name: &SecretName) -> Option<bool> {
+        let state = self.0.state.lock();
+        let stored = state.loaded()?.document.get(name)?;
+        Some(matches!(stored, Stored::Encrypted(_)))
+    }
+
+    fn take_hidden(&self) -> Vec<SecretName> {
+        std::mem::take(&mut *self.0.hidden.lock())
+    }
+
     fn check_for_changes(&self, timeout: Duration) {
         let (done, ended) = mpsc::channel();
         let done = move || done.send(()).unwrap_or_default();
@@ -237,97 +305,31 @@ impl SecretStore for FileProvider {
         }
     }
 
+    fn check_writable(&self, done: Done) {
+        self.0.watch.check_for_writer_then(&self.0, done);
+    }
+
+    fn refusal(&self, name: Option<&SecretName>) -> Option<Error> {
+        let state = self.0.state.lock();
+        if let Some(refusal) = &state.refusal {
+            return Some(refusal.duplicate());
+        }
+        let document = state.loaded()?.document.clone();
+        drop(state);
+        let is_there = HashMap::from_iter(name.map(|name| (name, true)));
+        self.0.check_room(&document, &is_there).err()
+    }
+
+    fn timeout(&self) -> Duration {
+        FileProvider::timeout(self)
+    }
+
     fn path(&self) -> std::path::PathBuf {
         self.0.path_now().unwrap_or_default()
     }
 }
 
 impl Shared {
-    /// Applies one edit to the document, or fails and changes nothing; appends the changes to `done`.
-    fn apply(&self, document: &mut Document, edit: &Edit, done: &mut Vec<KeyChange>) -> Result<()> {
-        let missing = |name: &SecretName| Error::NotFound {
-            name: name.to_string(),
-        };
-        let change = |name: &SecretName, kind| KeyChange {
-            name: name.clone(),
-            kind,
-        };
-        match edit {
-            Edit::Changes(changes) => {
-                // Validated before the document changes: whether each name exists after this edit.
-                let mut is_there: HashMap<&SecretName, bool> = HashMap::new();
-                let mut sealed = Vec::with_capacity(changes.len());
-                for (name, new) in changes {
-                    let known = is_there.get(name).copied();
-                    if new.is_none() && !known.unwrap_or_else(|| document.contains(name)) {
-                        return Err(missing(name));
-                    }
-                    is_there.insert(name, new.is_some());
-                    sealed.push((
-                        name,
-                        match new {
-                            Some(NewValue::Sealed(stored)) => Some(stored.clone()),
-                            Some(NewValue::Value(value)) => Some(self.seal(value)?),
-                            None => None,
-                        },
-                    ));
-                }
-                self.check_room(document, &is_there)?;
-                let mut gone = Vec::new();
-                for (name, stored) in sealed {
-                    let kind = match stored {
-                        Some(stored) => {
-                            document.set(name, stored);
-                            ChangeKind::Set
-                        }
-                        None => {
-                            gone.push(name);
-                            ChangeKind::Deleted
-                        }
-                    };
-                    done.push(change(name, kind));
-                }
-                gone.retain(|name| is_there.get(name) == Some(&false));
-                if !gone.is_empty() {
-                    document.remove(&gone);
-                }
-            }
-            Edit::Rename(from, to) => {
-                let stored = document.get(from).cloned().ok_or_else(|| missing(from))?;
-                if from != to {
-                    document.remove(&[from]);
-                    document.set(to, stored);
-                    done.push(change(from, ChangeKind::Deleted));
-                    done.push(change(to, ChangeKind::Set));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses an edit that adds keys to a file that would then be too large to be read. `is_there`: its names, and whether
-    /// they exist afterwards.
-    fn check_room(&self, document: &Document, is_there: &HashMap<&SecretName, bool>) -> Result<()> {
-        let new = |(name, is_there): &(&&SecretName, &bool)| **is_there && !document.contains(name);
-        let gone =
-            |(name, is_there): &(&&SecretName, &bool)| !**is_there && document.contains(name);
-        let (new, gone) = (
-            is_there.iter().filter(new).count(),
-            is_there.iter().filter(gone).count(),
-        );
-        let max_keys = self.options.max_keys;
-        if new > gone && document.len() + new - gone > max_keys {
-            return Err(Error::io(
-                format!(
-                    "the secrets file has {} keys, and the setting max_keys allows {max_keys}",
-                    document.len()
-                ),
-                rustix::io::Errno::NOSPC,
-            ));
-        }
-        Ok(())
-    }
-
     fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
         self.queue.write(edits, |group| self.edit_all(group))
     }
@@ -340,11 +342,12 @@ impl Shared {
                 limit: MAX_VALUE,
             }),
             // Creates no key for a write that may still fail.
-            Change::Set(name, value) if self.options.encrypt && !self.options.key.exists() => {
+            Change::Set(name, value) if self.needs_key(value) && !self.options.key.exists() => {
                 Ok((name.clone(), Some(NewValue::Value(value.clone()))))
             }
             Change::Set(name, value) => {
-                Ok((name.clone(), Some(NewValue::Sealed(self.seal(value)?))))
+                let sealed = self.seal(value, || self.options.key.cipher())?;
+                Ok((name.clone(), Some(NewValue::Sealed(sealed))))
             }
             Change::Delete(name) => Ok((name.clone(), None)),
         });
@@ -360,11 +363,8 @@ impl Shared {
             return Ok(0);
         }
         let mut encrypted = 0;
-        self.edit(|document| {
-            encrypted = document.replace_each(|_, stored| match stored {
-                Stored::Plain(value) => Ok(Some(self.encrypted(value)?)),
-                Stored::Encrypted(_) => Ok(None),
-            })?;
+        self.edit(|document, path| {
+            encrypted = document.encrypt_plain(&self.options.key, path)?;
             Ok(Some(Vec::new()))
         })?;
         Ok(encrypted)

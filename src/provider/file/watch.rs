@@ -37,12 +37,17 @@ struct Checks {
     started: u64,
     /// Callbacks, each with the number of the check that it waits for.
     waiting: Vec<(u64, Done)>,
+    /// Those of writers, who wait only until it is known whether the file can be written.
+    writers: Vec<Done>,
 }
 
 /// What the thread checks.
 pub(super) trait CheckTarget: Send + Sync + 'static {
     /// Checks the file, and reports what is new.
     fn check(&self);
+
+    /// Finds out whether the file can be written.
+    fn check_for_writers(&self);
 
     /// The files to watch.
     fn files(&self) -> Vec<PathBuf>;
@@ -89,6 +94,53 @@ impl Watch {
         done();
     }
 
+    /// Calls `done` once it is known whether the file can be written now. If the thread cannot be started, looks on this
+    /// thread.
+    pub(super) fn check_for_writer_then<L: CheckTarget>(
+        self: &Arc<Self>,
+        target: &Arc<L>,
+        done: Done,
+    ) {
+        {
+            let mut checks = self.checks.lock();
+            if self.ensure_running(&mut checks, target) && !checks.has_stopped {
+                checks.writers.push(done);
+                drop(checks);
+                return self.wake();
+            }
+        }
+        target.check_for_writers();
+        done();
+    }
+
+    /// Whether a caller waits for a check of the file itself.
+    fn is_check_due(&self) -> bool {
+        let checks = self.checks.lock();
+        checks.has_stopped || !checks.waiting.is_empty()
+    }
+
+    /// Answers the writers that wait.
+    fn serve_writers(&self, target: &impl CheckTarget) {
+        let writers = std::mem::take(&mut self.checks.lock().writers);
+        if writers.is_empty() {
+            return;
+        }
+        self.begin();
+        target.check_for_writers();
+        self.end();
+        writers.into_iter().for_each(|done| done());
+    }
+
+    /// A check begins that may hang with the disk.
+    fn begin(&self) {
+        let began = u64::try_from(BASE.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.began.store(began + 1, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.began.store(0, Ordering::Relaxed);
+    }
+
     /// Starts the thread at the first use.
     fn ensure_running<L: CheckTarget>(
         self: &Arc<Self>,
@@ -99,20 +151,28 @@ impl Watch {
             let (watch, target) = (self.clone(), Arc::downgrade(target));
             let run = move || {
                 let mut notifier = FileNotifier::new();
+                let mut check_at = Instant::now();
                 loop {
                     let Some(target) = target.upgrade() else {
                         return;
                     };
-                    if !watch.run_check(&*target, &mut notifier) {
-                        return;
+                    if Instant::now() >= check_at || watch.is_check_due() {
+                        if !watch.run_check(&*target, &mut notifier) {
+                            return;
+                        }
+                        let pause = if target.is_unsettled() {
+                            RECHECK_DELAY
+                        } else {
+                            POLL_INTERVAL
+                        };
+                        check_at = Instant::now() + pause;
                     }
-                    let pause = if target.is_unsettled() {
-                        RECHECK_DELAY
-                    } else {
-                        POLL_INTERVAL
-                    };
+                    watch.serve_writers(&*target);
                     drop(target);
-                    notifier.wait(watch.wake.as_ref().map(AsFd::as_fd), pause);
+                    let wake = watch.wake.as_ref().map(AsFd::as_fd);
+                    if notifier.wait(wake, check_at) {
+                        check_at = Instant::now();
+                    }
                 }
             };
             match sync::spawn("store", LARGE_STACK, run) {
@@ -135,12 +195,11 @@ impl Watch {
             checks.started += 1;
             checks.started
         };
-        let began = u64::try_from(BASE.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.began.store(began + 1, Ordering::Relaxed);
+        self.begin();
         // Before the check, so that a change after it is noticed.
         notifier.watch_folders_of(&target.files());
         target.check();
-        self.began.store(0, Ordering::Relaxed);
+        self.end();
         let served = {
             let mut checks = self.checks.lock();
             let all = std::mem::take(&mut checks.waiting);
@@ -155,12 +214,14 @@ impl Watch {
 
     /// Ends the thread after the current check.
     pub(super) fn stop(&self) {
-        let waiting = {
+        let (waiting, writers) = {
             let mut checks = self.checks.lock();
             checks.has_stopped = true;
-            std::mem::take(&mut checks.waiting)
+            let waiting = std::mem::take(&mut checks.waiting);
+            (waiting, std::mem::take(&mut checks.writers))
         };
         self.wake();
-        waiting.into_iter().for_each(|(_, done)| done());
+        let waiting = waiting.into_iter().map(|(_, done)| done);
+        waiting.chain(writers).for_each(|done| done());
     }
 }

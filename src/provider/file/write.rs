@@ -14,9 +14,11 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::files::{ACL_ATTRIBUTE, Stamp, not_a_file, place};
 
-/// The lock file beside a file, locked until dropped. The file stays: if it were removed, two writers could lock two
-/// files.
+/// The lock file beside a file, locked until dropped. The file stays, because a program that does not look again after it has
+/// the lock, as this one does, could lock one that was removed.
 pub(crate) struct Lock {
+    /// The path of the lock file.
+    path: PathBuf,
     _file: File,
 }
 
@@ -60,9 +62,17 @@ impl Lock {
             if let (Ok(mine), Ok(there)) = (mine, there)
                 && (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
             {
-                return Ok(Self { _file: file });
+                return Ok(Self {
+                    path: lock,
+                    _file: file,
+                });
             }
         }
+    }
+
+    /// Removes the lock file: what it was the lock of is no longer used. Another writer that waits for it notices.
+    pub(crate) fn remove(self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -125,7 +135,11 @@ impl Replacement {
     /// [`Error::Io`]; the old file is unchanged then.
     pub(crate) fn commit(mut self) -> Result<Stamp> {
         let failed = |error: std::io::Error| {
-            Error::io(format!("replacing {}", self.target.display()), error)
+            let hint = match error.raw_os_error() {
+                Some(libc::EPERM) => ", which may be immutable (lsattr shows that)",
+                _ => "",
+            };
+            Error::io(format!("replacing {}{hint}", self.target.display()), error)
         };
         match std::fs::rename(&self.temporary, &self.target) {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::document::Stored;
+use super::undo::Undo;
 use crate::error::Result;
 use crate::secret::{SecretName, SecretValue};
 use crate::sync::{Condvar, Mutex};
@@ -14,6 +15,8 @@ pub(super) enum Edit {
     Changes(Vec<(SecretName, Option<NewValue>)>),
     /// Gives the first name's value the second name.
     Rename(SecretName, SecretName),
+    /// Sets names back to what they held.
+    Undo(Vec<Undo>),
 }
 
 /// The new value of a name.

@@ -1,6 +1,6 @@
 //! A source's last values as a record for the next process, in its own types.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -93,6 +93,9 @@ impl Shared {
             };
             state.answers.put(name, answer);
         }
+        let newest = state.answers.iter().map(|(_, answer)| answer.as_of).max();
+        state.last.success = newest
+            .and_then(|as_of| SystemTime::now().checked_sub(now.saturating_duration_since(as_of)));
         state.view = None;
     }
 }

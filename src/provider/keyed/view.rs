@@ -81,7 +81,11 @@ impl View for KeyedView {
         ProviderReport {
             name: self.rules.source.name().to_owned(),
             configured: true,
-            available: last.failure.is_none(),
+            available: match (&last.failure, last.success) {
+                (Some(_), _) => Some(false),
+                (None, Some(_)) => Some(true),
+                (None, None) => None,
+            },
             source: self.rules.source.source(),
             keys: self.names().iter().map(ToString::to_string).collect(),
             last_success: last.success.map(rfc3339),
@@ -89,6 +93,7 @@ impl View for KeyedView {
             last_error_at: last_error.map(|(_, at)| rfc3339(*at)),
             latency_ms: last.took.map(|took| took.as_micros() as f64 / 1000.0),
             stale: self.answers.iter().any(is_stale),
+            undecryptable: Some(Vec::new()),
             ..ProviderReport::default()
         }
     }

@@ -103,7 +103,7 @@ impl Client {
     /// The failure, with the proxy that the request went through.
     pub(super) fn by_proxy(&self, mut error: FetchError) -> FetchError {
         if let Some(proxy) = &self.proxy {
-            error.reason = format!("{}; it was asked through {proxy}", error.reason);
+            error.reason = format!("{} (asked through {proxy})", error.reason);
         }
         error
     }

@@ -1,6 +1,5 @@
 //! Error messages for Vault: what failed, which setting it concerns, what to do. They never quote the server.
 
-use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::address::{Address, SecretPath};
 use super::response::Response;
+use crate::provider::backend::http::{causes_of, why_not_connected};
 use crate::provider::backend::{FetchError, Retry};
 
 /// Vault did not respond, or not completely.
@@ -29,34 +29,19 @@ pub(super) fn no_response(address: &Address, error: &reqwest::Error) -> FetchErr
             }
         });
     }
-    let system = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
-    let why = if error.is_timeout() {
-        "it took too long; is vault_url (or VAULT_ADDR) right, and is there no firewall in between?"
-            .to_owned()
-    } else if causes().any(|cause| cause.to_string().starts_with("dns error")) {
-        "its name cannot be resolved; is vault_url (or VAULT_ADDR) right?".to_owned()
-    } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        "connection refused; is it running there, and is vault_url (or VAULT_ADDR) right?"
-            .to_owned()
-    } else if let Some(error) = system {
-        format!("{}; is vault_url (or VAULT_ADDR) right?", error.kind())
-    } else {
-        "the connection broke; is vault_url (or VAULT_ADDR) right?".to_owned()
+    let is_refused = causes().any(|cause| {
+        let system = cause.downcast_ref::<io::Error>();
+        system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
+    let advice = match error.is_timeout() {
+        true => "is vault_url (or VAULT_ADDR) right, and is there no firewall in between?",
+        false if is_refused => "is it running there, and is vault_url (or VAULT_ADDR) right?",
+        false => "is vault_url (or VAULT_ADDR) right?",
     };
-    FetchError::passing(format!("cannot connect to Vault at {address}: {why}"))
-}
-
-/// The error and its causes. An [`io::Error`] does not give the error that it wraps as its `source`.
-fn causes_of<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
-        let wrapped = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .map(|inner| inner as &(dyn Error + 'static));
-        wrapped.or_else(|| error.source())
-    })
+    let why = why_not_connected(error);
+    FetchError::passing(format!(
+        "cannot connect to Vault at {address}: {why}; {advice}"
+    ))
 }
 
 fn wrong_tls(address: &Address, error: &rustls::Error) -> String {

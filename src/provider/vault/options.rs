@@ -109,15 +109,14 @@ impl VaultOptions {
     /// token, a token file, an AppRole, `~/.vault-token`.
     pub(super) fn read(reader: &Reader<'_>, settings: &Settings) -> Result<Option<Self>> {
         let vault = VaultSettings::read(reader)?;
-        let both = |first, second| {
-            Error::Settings(format!("{first} and {second} must be set both, or neither"))
-        };
-        if vault.role_id.is_some() != vault.secret_id.is_some() {
-            return Err(both("vault_role_id", "vault_secret_id"));
-        }
-        if vault.client_cert.is_some() != vault.client_key.is_some() {
-            return Err(both("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"));
-        }
+        both(
+            ("vault_role_id", vault.role_id.is_some()),
+            ("vault_secret_id", vault.secret_id.is_some()),
+        )?;
+        both(
+            ("VAULT_CLIENT_CERT", vault.client_cert.is_some()),
+            ("VAULT_CLIENT_KEY", vault.client_key.is_some()),
+        )?;
         let Some(AddressText(url)) = vault.url else {
             return Ok(None);
         };
@@ -150,6 +149,18 @@ impl VaultOptions {
     }
 }
 
+/// Refuses one of two settings without the other.
+fn both(first: (&str, bool), second: (&str, bool)) -> Result<()> {
+    let (set, missing) = match (first, second) {
+        ((first, true), (second, false)) => (first, second),
+        ((first, false), (second, true)) => (second, first),
+        _ => return Ok(()),
+    };
+    Err(Error::Settings(format!(
+        "{set} is set without {missing}; set both, or neither"
+    )))
+}
+
 /// The text of an address. One that is wrong fails Vault and no command, so it is not checked here; nor is it shown, because it
 /// may contain a password.
 #[derive(Clone, Default)]
@@ -157,6 +168,7 @@ struct AddressText(String);
 
 impl SettingValue for AddressText {
     const FORM: &'static str = String::FORM;
+    const EXAMPLE: &'static str = "https://vault.example.com:8200";
 
     fn parse(raw: &RawSetting<'_>) -> Result<Self> {
         String::parse(raw).map(Self)

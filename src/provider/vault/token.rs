@@ -12,10 +12,12 @@ use super::VaultAuth;
 use super::client::Client;
 use super::login::{self, Lease};
 use crate::clock::Instant;
+use crate::error::in_words;
 use crate::files::{ReadError, read_file_of_anybody};
 use crate::provider::backend::FetchError;
 use crate::secret::SecretValue;
 use crate::sync;
+use crate::text::shell_path;
 
 /// The largest token file, in bytes. Vault's longest tokens, batch tokens, have some hundreds.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -238,11 +240,14 @@ impl Tokens {
             Err(ReadError::TooLarge) => {
                 return Err(invalid("is over 8 KiB, too large for a token"));
             }
-            Err(ReadError::Io(error)) => return Err(invalid(&format!("cannot be read: {error}"))),
+            Err(ReadError::Io(error)) => {
+                return Err(invalid(&format!("cannot be read: {}", in_words(&error))));
+            }
         };
         if content.is_open_to_others() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{shown} holds a Vault token and can be read by others; fix it with: chmod 600 {shown}"
+                "{shown} holds a Vault token and can be read by others; fix it with: chmod 600 {}",
+                shell_path(path)
             );
         }
         self.had_token.store(true, Ordering::Relaxed);

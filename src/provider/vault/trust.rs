@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::VaultTls;
+use crate::error::in_words;
 use crate::provider::backend::FetchError;
 use crate::provider::backend::tls::{TlsOptions, certificates, invalid, read_pem};
 
@@ -42,8 +43,13 @@ pub(super) fn read(options: &VaultTls) -> Result<TlsOptions, FetchError> {
 /// The certificates of all files directly in the folder; at least one file is required.
 fn certificates_in(folder: &Path) -> Result<Vec<CertificateDer<'static>>, FetchError> {
     let variable = "VAULT_CAPATH";
-    let unreadable =
-        |error: std::io::Error| invalid(variable, folder, &format!("cannot be read: {error}"));
+    let unreadable = |error: std::io::Error| {
+        invalid(
+            variable,
+            folder,
+            &format!("cannot be read: {}", in_words(&error)),
+        )
+    };
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();

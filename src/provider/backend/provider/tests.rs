@@ -237,7 +237,7 @@ fn a_call_that_hangs_times_out_and_names_the_setting() {
         said.contains("the script gave no answer within 0.03 s (setting timeout.total)"),
         "{said}"
     );
-    assert!(!report(&provider).available);
+    assert_eq!(report(&provider).available, Some(false));
 }
 
 #[test]

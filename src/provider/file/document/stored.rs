@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::credential::{CredentialCipher, is_encrypted};
+use crate::credential::{CredentialCipher, Undecryptable, is_encrypted};
 use crate::error::Result;
 use crate::secret::{MAX_VALUE, SecretValue};
 use crate::sync::Mutex;
@@ -24,7 +24,7 @@ pub(crate) enum Stored {
 
 impl Stored {
     /// White space around and in an encrypted value is not part of it: SimpleTuner's decoder skips it, too.
-    pub(super) fn from_text(text: &str) -> Self {
+    pub(crate) fn from_text(text: &str) -> Self {
         if looks_encrypted(text) {
             Stored::Encrypted(Sealed::new(&text.split_whitespace().collect::<String>()))
         } else {
@@ -32,7 +32,7 @@ impl Stored {
         }
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Stored::Plain(value) => value.as_str(),
             Stored::Encrypted(sealed) => sealed.as_str(),
@@ -59,10 +59,17 @@ struct Inner {
     opened: Mutex<Option<Opened>>,
 }
 
+/// What a cipher made of the text; another one may make something else of it.
 struct Opened {
-    /// Another cipher may give another value, or fail.
     with: Arc<CredentialCipher>,
-    value: SecretValue,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Value(SecretValue),
+    /// It can be decrypted, and no reader has needed the value yet.
+    Decryptable,
+    Cannot(Undecryptable),
 }
 
 impl Sealed {
@@ -79,7 +86,7 @@ impl Sealed {
             text: cipher.encrypt(value).into(),
             opened: Mutex::new(Some(Opened {
                 with: cipher.clone(),
-                value: value.clone(),
+                outcome: Outcome::Value(value.clone()),
             })),
         }))
     }
@@ -94,17 +101,55 @@ impl Sealed {
     /// [`Error::CannotDecrypt`](crate::error::Error::CannotDecrypt).
     pub(crate) fn open(&self, name: &str, cipher: &Arc<CredentialCipher>) -> Result<SecretValue> {
         let mut opened = self.0.opened.lock();
+        match opened
+            .as_ref()
+            .filter(|opened| Arc::ptr_eq(&opened.with, cipher))
+            .map(|opened| &opened.outcome)
+        {
+            Some(Outcome::Value(value)) => return Ok(value.clone()),
+            Some(Outcome::Cannot(why)) => return Err(why.error(name)),
+            Some(Outcome::Decryptable) | None => {}
+        }
+        let value = cipher.try_decrypt(self.as_str());
+        *opened = Some(Opened {
+            with: cipher.clone(),
+            outcome: match &value {
+                Ok(value) => Outcome::Value(value.clone()),
+                Err(why) => Outcome::Cannot(*why),
+            },
+        });
+        value.map_err(|why| why.error(name))
+    }
+
+    /// Why this cipher cannot decrypt it; `None` if it can. Keeps no value.
+    pub(crate) fn problem(&self, cipher: &Arc<CredentialCipher>) -> Option<Undecryptable> {
+        let mut opened = self.0.opened.lock();
         if let Some(opened) = &*opened
             && Arc::ptr_eq(&opened.with, cipher)
         {
-            return Ok(opened.value.clone());
+            return match opened.outcome {
+                Outcome::Cannot(why) => Some(why),
+                Outcome::Value(_) | Outcome::Decryptable => None,
+            };
         }
-        let value = cipher.decrypt(name, self.as_str())?;
+        let problem = cipher.try_decrypt(self.as_str()).err();
         *opened = Some(Opened {
             with: cipher.clone(),
-            value: value.clone(),
+            outcome: problem.map_or(Outcome::Decryptable, Outcome::Cannot),
         });
-        Ok(value)
+        problem
+    }
+
+    /// The same value under this cipher, if another one sealed it.
+    #[must_use]
+    pub(crate) fn sealed_with(&self, cipher: &Arc<CredentialCipher>) -> Self {
+        match &*self.0.opened.lock() {
+            Some(Opened {
+                with,
+                outcome: Outcome::Value(value),
+            }) if !Arc::ptr_eq(with, cipher) => Self::seal(value, cipher),
+            _ => self.clone(),
+        }
     }
 }
 

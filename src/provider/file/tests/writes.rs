@@ -142,7 +142,10 @@ fn a_store_that_becomes_a_link_into_the_mount_is_never_touched_there() {
     std::fs::remove_file(scratch.path("secrets.json")).unwrap();
     symlink("live/bundle/secrets.json", scratch.path("secrets.json")).unwrap();
     assert!(matches!(set(&provider, "A", "2"), Err(Error::Settings(_))));
-    assert!(!report(&provider).available || poll_changes(&provider) != ProviderChanges::default());
+    assert!(
+        report(&provider).available == Some(false)
+            || poll_changes(&provider) != ProviderChanges::default()
+    );
 }
 
 #[test]
@@ -328,4 +331,30 @@ fn said_while(work: impl FnOnce()) -> String {
     tracing::subscriber::with_default(subscriber, work);
     let said = said.0.lock().clone();
     String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn a_key_that_has_changed_since_an_undo_was_planned_is_not_set_back() {
+    let scratch = Scratch::new();
+    let provider = scratch.provider();
+    for value in ["one", "two"] {
+        set(&provider, "A", value).unwrap();
+        set(&provider, "B", value).unwrap();
+    }
+    let request = UndoRequest::Since(SystemTime::UNIX_EPOCH, None);
+    let planned = provider.plan_undo(&request).unwrap();
+    assert_eq!(planned.len(), 2);
+    set(&provider, "B", "three").unwrap();
+    let refused = provider.undo(&planned).unwrap_err();
+    assert!(
+        refused.to_string().contains("changed meanwhile"),
+        "{refused}"
+    );
+    assert_eq!(get(&provider, "A").as_deref(), Some("two"));
+    assert_eq!(get(&provider, "B").as_deref(), Some("three"));
+    let planned = provider.plan_undo(&request).unwrap();
+    provider.undo(&planned).unwrap();
+    assert_eq!(get(&provider, "A").as_deref(), Some("one"));
+    assert_eq!(get(&provider, "B").as_deref(), Some("two"));
+    scratch.has_no_leftovers();
 }
