@@ -55,7 +55,7 @@ impl Sockets {
                     let served = served.inspect_err(|_| file.remove())?;
                     Ok((shared_socket, file, served))
                 });
-            let problem = started.as_ref().err().map(ToString::to_string);
+            let problem = started.as_ref().err().map(problem_of);
             match started {
                 Ok((socket, file, served)) => {
                     tracing::info!("container engines are answered at {}", path.display());
@@ -63,7 +63,10 @@ impl Sockets {
                     sockets.files.push(file);
                     sockets.served.push(served);
                 }
-                Err(error) => tracing::error!("container engines are not answered: {error}"),
+                Err(error) => {
+                    let problem = problem_of(&error);
+                    tracing::error!("container engines are not answered: {problem}");
+                }
             }
             views.tree.set_mount_info(|info| {
                 info.docker = Some(SocketInfo {
@@ -90,6 +93,15 @@ impl Sockets {
     /// The mount ends.
     pub(super) fn remove(&self) {
         self.files.iter().for_each(SocketFile::remove);
+    }
+}
+
+fn problem_of(error: &Error) -> String {
+    match error.errno() {
+        libc::EACCES | libc::EPERM | libc::EROFS => {
+            format!("{error}; mount as root, or name another path by the setting docker_socket")
+        }
+        _ => error.to_string(),
     }
 }
 
