@@ -37,6 +37,7 @@
 //! through them.
 //! - `cli`: the command line, one file for each command: parses, asks, prints
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
+//! - `serve`: the sockets on which other programs ask for views: the volume plugin of Docker and Podman
 //! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
 //! - [`views`]: what other users may read: definitions, and a read-only tree of files over them
@@ -86,6 +87,7 @@ pub mod mount;
 pub mod process;
 pub mod provider;
 pub mod secret;
+mod serve;
 pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;

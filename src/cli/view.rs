@@ -1,5 +1,7 @@
 //! `view`: the definitions of views, through a running mount, or without one in their file.
 
+mod cdi;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +16,8 @@ use super::mount_client::MountClient;
 use super::{Context, Outcome, output, reason};
 use crate::error::Error;
 use crate::secret::SecretName;
-use crate::views::definition::{check_name, check_user, parse_mode};
-use crate::views::{DocumentFormat, Pattern, ViewDefinition, ViewStore};
+use crate::views::definition::check_name;
+use crate::views::{ViewDefinition, ViewStore};
 
 /// Give secrets to a container, a service or another user
 ///
@@ -96,6 +98,20 @@ enum Action {
         /// The view's name
         name: String,
     },
+    /// Write the file by which Podman, Docker and containerd know views as devices (CDI)
+    ///
+    /// A container that is given the device has the view at /run/secrets. Run it again when a view is made or removed.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Examples:
+  simpletuner-live view cdi
+  podman run --device simpletuner.live/view=trainer ..."
+    )]
+    Cdi {
+        /// The engine's folder for such files
+        #[arg(long, default_value = "/etc/cdi", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
@@ -111,7 +127,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             json,
         } => {
             check_name(&name)?;
-            let definition = definition(&secrets, user.as_deref(), &mode, &documents);
+            let definition =
+                ViewDefinition::from_words(&secrets, user.as_deref(), &mode, &documents);
             let definition = definition.map_err(|reason| Error::Malformed {
                 what: format!("the view {name}"),
                 reason,
@@ -123,46 +140,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             target.get(&name)?.ok_or_else(|| no_such_view(&name))?;
             output::line(&target.path(&name).display().to_string())
         }
+        Action::Cdi { dir } => cdi::run(&target, &dir),
     }
-}
-
-/// The definition that the arguments give.
-fn definition(
-    secrets: &[String],
-    user: Option<&str>,
-    mode: &str,
-    documents: &[String],
-) -> Result<ViewDefinition, String> {
-    let mut definition = ViewDefinition::empty();
-    for secret in secrets {
-        let Some((name, file)) = secret.split_once('=') else {
-            definition
-                .secrets
-                .push(Pattern::new(secret).map_err(|error| error.to_string())?);
-            continue;
-        };
-        let valid = |name: &str| SecretName::new(name).map_err(|error| error.to_string());
-        if definition
-            .files
-            .insert(valid(file)?, valid(name)?)
-            .is_some()
-        {
-            return Err(format!("the file {file:?} is there twice"));
-        }
-    }
-    let (user, group) = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
-        Some((user, group)) => (Some(user), Some(group).filter(|group| !group.is_empty())),
-        None => (None, None),
-    };
-    for (text, field) in [(user, "user"), (group, "group")] {
-        text.map_or(Ok(()), |text| check_user(text, field))?;
-    }
-    (definition.user, definition.group) = (user.map(Into::into), group.map(Into::into));
-    definition.mode = parse_mode(mode)?;
-    let chosen = |format: &DocumentFormat| documents.iter().any(|name| name == format.name());
-    definition.documents = DocumentFormat::ALL.into_iter().filter(chosen).collect();
-    definition.check()?;
-    Ok(definition)
 }
 
 /// Where the definitions are.
@@ -395,38 +374,4 @@ fn row(name: &str, definition: &Value) -> Vec<String> {
         text("mode"),
         secrets.join(" "),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn texts(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_arguments_make_the_definition_that_a_file_would() {
-        let secrets = texts(&["HF_*", "HF_TOKEN=token"]);
-        let made = definition(&secrets, Some("1000:ml"), "440", &texts(&["json", "env"])).unwrap();
-        let file = br#"{"secrets":["HF_*"],"files":{"token":"HF_TOKEN"},"user":"1000","group":"ml","mode":"0440",
-            "documents":["env","json"]}"#;
-        assert_eq!(made, ViewDefinition::parse("v", file).unwrap());
-        let made = definition(&texts(&["A"]), Some("www-data"), "0400", &[]).unwrap();
-        assert_eq!((made.user.as_deref(), made.group), (Some("www-data"), None));
-    }
-
-    #[test]
-    fn wrong_arguments_are_refused_with_their_reason() {
-        let wrong = |secrets: &[&str], user, mode, words: &str| {
-            let reason = definition(&texts(secrets), user, mode, &[]).unwrap_err();
-            assert!(reason.contains(words), "{reason}");
-        };
-        wrong(&["a/b"], None, "0400", "only letters");
-        wrong(&["HF_*=token"], None, "0400", "only letters");
-        wrong(&["A=x", "B=x"], None, "0400", "\"x\" is there twice");
-        wrong(&["A"], Some(":ml"), "0400", "\"user\" must be");
-        wrong(&["A"], Some("a b"), "0400", "without spaces");
-        wrong(&["A"], None, "0777", "nothing but bits to read");
-    }
 }

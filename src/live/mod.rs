@@ -43,7 +43,7 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountChange, MountInfo, Restart, ViewsInfo};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart, SocketInfo, ViewsInfo};
 pub use write_check::WriteCheck;
 
 use crate::audit::AuditTrail;

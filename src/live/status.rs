@@ -37,6 +37,8 @@ pub struct MountInfo {
     pub upgrade: Option<MountChange>,
     /// The views' mount.
     pub views: ViewsInfo,
+    /// The socket for container engines.
+    pub docker: Option<SocketInfo>,
     /// The variables that the settings give to programs.
     #[serde(skip)]
     pub variables_of_programs: Vec<String>,
@@ -99,6 +101,15 @@ pub struct ViewsInfo {
     /// How many views there are.
     pub count: usize,
     /// Why there is no mount, or why the definitions are not those of the file.
+    pub problem: Option<String>,
+}
+
+/// A socket on which the server answers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SocketInfo {
+    /// Its path.
+    pub socket: String,
+    /// Why nobody answers there.
     pub problem: Option<String>,
 }
 
@@ -169,6 +180,7 @@ impl Tree {
             "allow_root": mount.allow_root,
             "kernel": mount.kernel,
             "views": mount.views,
+            "docker": mount.docker,
         })
     }
 }

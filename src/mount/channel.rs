@@ -27,8 +27,10 @@ use crate::sync::not_started;
 
 /// The number of descriptors in `SharedFds`.
 const SHARED_FDS: usize = 6;
-/// The most descriptors in one message: those, those of the views' mount, and another channel.
-const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + 1;
+/// The most listening sockets.
+const MAX_SOCKETS: usize = 4;
+/// The most descriptors in one message: those, those of the views' mount, the sockets, and another channel.
+const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + MAX_SOCKETS + 1;
 /// The most bytes in one message: the variables of a reload are the longest.
 const MAX_MESSAGE: usize = MAX_VARIABLES + 1024;
 
@@ -146,6 +148,7 @@ impl Channel {
         let [a, b] = &shared.journal;
         let key = shared.key.as_bytes();
         let views = shared.views.iter().flat_map(ViewsFds::all);
+        let sockets = &shared.sockets;
         let shared = [
             &shared.device,
             &shared.heartbeat,
@@ -156,6 +159,7 @@ impl Channel {
         ];
         let mut descriptors: Vec<BorrowedFd> = shared.map(AsFd::as_fd).into();
         descriptors.extend(views);
+        descriptors.extend(sockets.iter().map(AsFd::as_fd));
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
     }
@@ -167,6 +171,12 @@ impl Channel {
         views: Option<&ViewsFds>,
     ) -> Result<()> {
         let descriptors: Vec<BorrowedFd> = views.into_iter().flat_map(ViewsFds::all).collect();
+        self.send_with(&[], message, &descriptors)
+    }
+
+    /// Sends a message about the listening sockets, with them.
+    pub(super) fn send_sockets(&self, message: &ToKeeper, sockets: &[OwnedFd]) -> Result<()> {
+        let descriptors: Vec<BorrowedFd> = sockets.iter().map(AsFd::as_fd).collect();
         self.send_with(&[], message, &descriptors)
     }
 
@@ -225,10 +235,16 @@ impl Channel {
             program: next()?,
             key,
             views: None,
+            sockets: Vec::new(),
         };
         if let Some(state) = &state.views {
             let views = ViewsFds::from_message(state, descriptors.by_ref());
             shared.views = Some(views.ok_or_else(incomplete)?);
+        }
+        for _ in &state.sockets {
+            shared
+                .sockets
+                .push(descriptors.next().ok_or_else(incomplete)?);
         }
         let channel = descriptors.next().map_or(self, Self);
         Ok((message, shared, channel))
@@ -302,6 +318,7 @@ mod tests {
             allow_root: false,
             server_timeout: 6,
             views: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -315,6 +332,7 @@ mod tests {
             program: file(),
             key: SealingKey::random().unwrap(),
             views: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -392,6 +410,7 @@ mod tests {
         sent.views = Some(ViewsFds {
             device: file(),
             journal: [file(), file()],
+            opens: Some(file()),
         });
         state.views = Some(ViewsState {
             mount: state.mount.clone(),
@@ -399,6 +418,8 @@ mod tests {
             init: vec![3; 104],
             numbers_from: 7,
             allow_other: true,
+            watches_opens: true,
+            kernel_opens: true,
         });
         let (other, answers) = pair().unwrap();
         let hello = Hello::Keep(state);

@@ -16,10 +16,11 @@ use crate::files::base_folder::BaseFolder;
 use crate::live::{MountChange, Restart};
 use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
+use crate::serve::socket::SocketFile;
 
 /// The handover format that this program speaks. It changes with `HandoverState`, with `Hello`, and with the records of
 /// the tree's journal. A program that speaks another format refuses to start as a part of this program's mount.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// Descriptors that both processes hold, so they survive the death of either.
 pub(super) struct SharedFds {
@@ -35,6 +36,8 @@ pub(super) struct SharedFds {
     pub(super) key: SealingKey,
     /// Those of the views' mount, while there is one: [`HandoverState::views`] says whether.
     pub(super) views: Option<ViewsFds>,
+    /// The listening sockets, in the order of [`HandoverState::sockets`].
+    pub(super) sockets: Vec<OwnedFd>,
 }
 
 /// The descriptors of the views' mount.
@@ -150,6 +153,8 @@ pub(super) struct HandoverState {
     pub(super) server_timeout: u64,
     /// The views' mount, while there is one.
     pub(super) views: Option<ViewsState>,
+    /// The files of the listening sockets.
+    pub(super) sockets: Vec<SocketFile>,
 }
 
 /// Why the server ended that one with other settings or variables replaced.
@@ -233,6 +238,8 @@ pub(super) enum ToKeeper {
     ViewsMounted(ViewsState),
     /// The views' mount has ended.
     ViewsEnded,
+    /// The listening sockets are these from now on. With their descriptors.
+    Sockets(Vec<SocketFile>),
 }
 
 /// A timeout in seconds, rounded up and at least one: the keeper checks the heartbeat once a second.

@@ -2,6 +2,7 @@
 //! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
+mod sockets;
 mod upgrading;
 mod views;
 
@@ -222,6 +223,7 @@ impl Keeper {
                         let dir = self.state.mount_point();
                         service::notify_stopping();
                         end_connection(self.detach_views());
+                        self.remove_sockets();
                         tracing::info!("{} is unmounted", dir.display());
                         return Ok(());
                     }
@@ -245,6 +247,7 @@ impl Keeper {
             ToKeeper::Failed(why) => self.server.reason = Some(why),
             ToKeeper::ViewsMounted(state) => self.views_changed(Some(state), received),
             ToKeeper::ViewsEnded => self.views_changed(None, Vec::new()),
+            ToKeeper::Sockets(files) => self.sockets_changed(files, received),
             ToKeeper::Program | ToKeeper::Prepared(_) | ToKeeper::Quiesced => {}
         }
     }
@@ -418,6 +421,7 @@ impl Keeper {
                     tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
                     service::notify_stopping();
                     end_connection(self.detach_views());
+                    self.remove_sockets();
                     end_connection(detach_own(&self.state.mount));
                     return Err(Error::Settings(why.into()));
                 }
@@ -462,6 +466,7 @@ impl Keeper {
             self.server.kill("it did not end");
         }
         let _ = self.server.reap();
+        self.remove_sockets();
         end_connection(left_of_views);
         match left {
             None => tracing::info!("{} is unmounted", dir.display()),

@@ -13,6 +13,7 @@ use super::environment::Environment;
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
 use super::poll::is_ready;
 use super::setup::Signals;
+use super::sockets::Sockets;
 use super::views::ViewsMount;
 use crate::clock;
 use crate::error::{Error, Result};
@@ -43,6 +44,7 @@ pub(super) struct KeeperLink {
     pub(super) drain: Drain,
     pub(super) tree: Arc<Tree>,
     pub(super) views: Arc<ViewsMount>,
+    pub(super) sockets: Arc<Sockets>,
     pub(super) manager: Arc<SecretsManager>,
     /// How long the machine had slept at the last look.
     pub(super) slept: Duration,
@@ -108,6 +110,7 @@ impl KeeperLink {
                 }
                 Ok(Some(ToServer::Quiesce)) => {
                     self.views.leave_opens();
+                    self.sockets.pause(QUIESCE_TIMEOUT / 2);
                     self.tree.freeze_audit(QUIESCE_TIMEOUT);
                     let _ = self.channel.read().send(&ToKeeper::Quiesced);
                 }
@@ -142,6 +145,7 @@ impl KeeperLink {
     }
 
     fn finish(&self) {
+        self.sockets.remove();
         self.views.end();
         self.drain.finish();
         self.manager.close();

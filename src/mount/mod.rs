@@ -4,6 +4,7 @@
 //!   server's process as the keeper sees it
 //! - `server`: answers the kernel, starts another keeper when one ends
 //! - `views`: the views' mount, which the server makes and the keeper holds, too
+//! - `sockets`: the listening sockets, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
 //! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
@@ -39,6 +40,7 @@ mod server;
 mod server_process;
 mod service;
 mod setup;
+mod sockets;
 mod start;
 mod successor;
 mod trust;

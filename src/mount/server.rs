@@ -13,6 +13,7 @@ use super::handover::{
 use super::in_force;
 use super::keeper_link::KeeperLink;
 use super::setup::Signals;
+use super::sockets::Sockets;
 use super::views::{Inherited, ViewsMount};
 use crate::audit::AuditTrail;
 use crate::clock;
@@ -54,7 +55,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             return Ok(None);
         };
         let parts = assemble(&settings, &state, &shared, manager.clone(), &channel)?;
-        Ok(Some((parts, manager, Signals::new()?)))
+        Ok(Some((parts, manager, Signals::new()?, settings)))
     });
     let (
         Assembled {
@@ -67,6 +68,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         },
         manager,
         signals,
+        settings,
     ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
@@ -76,6 +78,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             return Err(error);
         }
     };
+    let sockets = Sockets::start(&settings, &mut state, &mut shared, &views, &channel.read());
+    let sockets = Arc::new(sockets);
     reserve::keep();
     drain.resume(unfinished);
     let mount_point = state.mount_point();
@@ -90,6 +94,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         drain: drain.clone(),
         tree,
         views: views.clone(),
+        sockets: sockets.clone(),
         manager: manager.clone(),
         slept: clock::slept(),
     };
@@ -97,6 +102,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
     })?;
     let result = session.run();
+    sockets.remove();
     views.end();
     if let Err(error) = &result {
         let why = format!(

@@ -87,6 +87,22 @@ pub(super) fn binds_of(mount: &Mount) -> Uses {
     uses_within(mount, SEARCH_TIMEOUT, Kinds::Binds)
 }
 
+/// A mount of this folder at the filesystem's root, in any mount namespace that this user may see.
+pub(super) fn bind_of_folder(mount: &Mount, folder: &str) -> Option<Use> {
+    let root = Path::new("/").join(folder);
+    let is_bind =
+        |found: &Mount| found.filesystem == mount.filesystem && found.root.starts_with(&root);
+    let tables = process::all_pids().map(|pid| (pid, mountinfo::of_process(pid)));
+    tables.into_iter().find_map(|(pid, table)| {
+        let found = table.unwrap_or_default().into_iter().find(is_bind)?;
+        Some(Use::Namespace {
+            point: found.point,
+            pid,
+            program: program_of(pid),
+        })
+    })
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kinds {
     All,

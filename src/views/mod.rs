@@ -4,11 +4,13 @@
 //! [`ViewStore`] has the definitions, [`Views`] is the read-only tree of files over them and over the manager's snapshot.
 
 mod answer;
+pub mod cdi;
 pub mod definition;
 mod document;
 mod files;
 mod notify;
 mod opens;
+mod options;
 mod owner;
 mod pattern;
 mod store;

@@ -107,6 +107,7 @@ pub(super) fn begin(
         program,
         key,
         views: None,
+        sockets: Vec::new(),
     };
     let mut state = HandoverState {
         mount: mount.clone(),
@@ -126,6 +127,7 @@ pub(super) fn begin(
         allow_root: settings.allow_root,
         server_timeout: whole_seconds(settings.timeout.server),
         views: None,
+        sockets: Vec::new(),
     };
     if let Some(views) = restored_views {
         heartbeat.set(Slot::ViewsInitialized, 1);
