@@ -16,10 +16,9 @@ fn the_mount_comes_with_the_first_view_and_goes_with_the_last() {
     define(&live, "a", r#"{"secrets": ["A"]}"#);
     define(&live, "b", r#"{"secrets": ["A"]}"#);
     let views = &live.json("status")["views"];
-    assert_eq!(
-        (&views["count"], &views["audit"]),
-        (&2.into(), &"off".into())
-    );
+    assert_eq!(views["count"], 2);
+    // The kernel's report, or the server's answer.
+    assert_ne!(views["audit"], "off");
     assert_eq!(views["mount_point"], place.display().to_string());
     live.sh("rm views/a.json");
     assert!(is_mounted(&place));
