@@ -206,8 +206,8 @@ impl Error {
             | Error::NotUtf8 { name }
             | Error::ReadOnlyProvider { name, .. }
             | Error::At { name, .. } => Some(name),
-            Error::Malformed { what, .. } => Some(what),
-            Error::TooLarge { what, .. } => what.rsplit(' ').next(),
+            // "the value of K", "the view v"
+            Error::Malformed { what, .. } | Error::TooLarge { what, .. } => what.rsplit(' ').next(),
             Error::Unavailable { .. }
             | Error::KeyUnusable { .. }
             | Error::MalformedStore { .. }

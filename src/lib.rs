@@ -37,8 +37,10 @@
 //! through them.
 //! - `cli`: the command line, one file for each command: parses, asks, prints
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
+//! - `serve`: the sockets on which other programs ask for views: the volume plugin of Docker and Podman
 //! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
+//! - [`views`]: what other users may read: definitions, and a read-only tree of files over them
 //! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
 //! - [`manager`]: [`SecretsManager`](manager::SecretsManager): the snapshot of all providers' views, reads
@@ -47,6 +49,7 @@
 //! - [`simpletuner_db`]: the configuration of SimpleTuner's providers, in SimpleTuner's database
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the providers of the chain: environment, file, AWS, Vault, programs; each gives views that never change
+//! - [`bundle`]: all secrets as one document: rendered, parsed, merged
 //! - `child`: runs a program of the user's, bounded in time and size
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
@@ -67,6 +70,7 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod bundle;
 pub mod cache;
 mod child;
 pub mod cli;
@@ -83,12 +87,14 @@ pub mod mount;
 pub mod process;
 pub mod provider;
 pub mod secret;
+mod serve;
 pub mod settings;
 pub mod simpletuner_db;
 mod sqlite;
 mod sync;
 mod text;
 pub mod versions;
+pub mod views;
 mod yaml;
 
 pub use process::users;

@@ -19,7 +19,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use rustix::fs::{Access, OFlags};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::place::{self, Place};
 use crate::files::{self, Stamp, not_a_file};
 
@@ -257,7 +257,11 @@ pub(crate) fn connect_or_create(path: &Path, busy_timeout: Duration) -> Result<D
         true => refused(path, &error),
         false => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            database_error(path, errno, &format!("it cannot be created: {error}"))
+            database_error(
+                path,
+                errno,
+                &format!("it cannot be created: {}", in_words(&error)),
+            )
         }
     })?;
     let connection = connect(path, Mode::Write, busy_timeout)?;

@@ -49,7 +49,12 @@ fn undo_takes_a_running_mount_along() {
     home.run_with("new", &["set", "B"]).done();
     assert_eq!(
         stores(&home),
-        set(&["secrets.json", "secrets.json.lock", "secrets.json.peers"])
+        set(&[
+            "secrets.json",
+            "secrets.json.lock",
+            "secrets.json.peers",
+            "secrets.json.previous",
+        ])
     );
     assert!(
         home.sh("cat ~/.simpletuner/secrets.json")
@@ -99,7 +104,8 @@ fn adopt_takes_all_running_mounts_along() {
             "secrets.json",
             "store.json",
             "store.json.lock",
-            "store.json.peers"
+            "store.json.peers",
+            "store.json.previous",
         ])
     );
     // SimpleTuner, which follows the link, and writes the file in place.
@@ -114,7 +120,12 @@ fn adopt_takes_all_running_mounts_along() {
     assert_eq!(home.sh("cat ~/.simpletuner/live/secrets/E"), "three\n");
     assert_eq!(
         stores(&home),
-        set(&["secrets.json", "secrets.json.lock", "secrets.json.peers"])
+        set(&[
+            "secrets.json",
+            "secrets.json.lock",
+            "secrets.json.peers",
+            "secrets.json.previous",
+        ])
     );
 }
 

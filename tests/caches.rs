@@ -70,6 +70,7 @@ fn a_function_cache_of_a_program_that_mounts_has_a_folder_once_it_is_used() {
         allows_root: false,
     };
     let parts = Parts {
+        views: None,
         manager,
         hardware: Arc::new(hardware),
         configs: None,

@@ -174,6 +174,33 @@ fn bash_prints_that_the_disk_is_full() {
 }
 
 #[test]
+fn bash_prints_that_the_disk_has_no_room_for_the_earlier_values() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let home = support::scratch_home();
+    let small = Small::mount(home.path().join("small"), "size=1m");
+    let store = small.0.join("secrets.json");
+    let live = over(home, &store);
+    live.write("secrets/K", "old");
+    // Large values before, small ones now: there is room for a copy of the file, and none for both.
+    for n in 0..6 {
+        live.write(&format!("secrets/LARGE{n}"), &"x".repeat(40_000));
+        live.write(&format!("secrets/LARGE{n}"), "small");
+    }
+    let kept = fs::metadata(small.0.join("secrets.json.previous")).unwrap();
+    assert!(kept.len() > 300_000 && fs::metadata(&store).unwrap().len() < 10_000);
+    live.sh(&format!(
+        "cd {}; head -c $(($(df --output=avail -B1 . | tail -1) - 100000)) /dev/zero > filler",
+        small.0.display()
+    ));
+    is_refused(&live, &store, "No space left on device");
+    fs::remove_file(small.0.join("filler")).unwrap();
+    is_written(&live);
+}
+
+#[test]
 fn bash_prints_that_the_key_cannot_be_used() {
     let _alone = alone();
     let live = Live::start();
@@ -190,16 +217,14 @@ fn bash_prints_that_the_key_cannot_be_used() {
     is_written(&live);
 }
 
-#[test]
-fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
+/// An ordinary user, who may write everything, sees that nothing can be written while this file has another mode.
+fn is_refused_with_mode(mode: &str, file: &str, good: &str) {
     if !is_root() {
         return;
     }
     let nobody = User::new("nobody");
     nobody.run(&["mount"]).done();
-    nobody.sh(&format!(
-        "echo old > {LIVE}/secrets/K; chmod 500 .simpletuner"
-    ));
+    nobody.sh(&format!("echo old > {LIVE}/secrets/K; chmod {mode} {file}"));
     for name in ["K", "L"] {
         let said = nobody.try_sh(&format!("echo new > {LIVE}/secrets/{name}"));
         assert!(said.err.contains("Permission denied"), "{}", said.err);
@@ -208,9 +233,19 @@ fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
     let status: Value = serde_json::from_str(&nobody.sh(&format!("cat {LIVE}/status"))).unwrap();
     assert_eq!(status["failed_write"]["file"], "secrets/L");
     nobody.sh(&format!(
-        "chmod 700 .simpletuner; echo new > {LIVE}/secrets/K; [ $(cat {LIVE}/secrets/K) = new ]"
+        "chmod {good} {file}; echo new > {LIVE}/secrets/K; [ $(cat {LIVE}/secrets/K) = new ]"
     ));
     nobody.run(&["umount"]).done();
+}
+
+#[test]
+fn bash_prints_that_an_ordinary_users_folder_may_not_be_written() {
+    is_refused_with_mode("500", ".simpletuner", "700");
+}
+
+#[test]
+fn bash_prints_that_the_earlier_values_cannot_be_read() {
+    is_refused_with_mode("0", ".simpletuner/secrets.json.previous", "600");
 }
 
 #[test]

@@ -259,6 +259,9 @@ fn another_users_mount_is_never_mistaken_for_ones_own() {
             said.contains("belongs to another user (nobody)"),
             "{command}: {said}"
         );
+        // Another folder is no advice on what is asked of this one.
+        let advice = said.contains("choose another folder");
+        assert_eq!(advice, command == "mount", "{said}");
     }
     // The mount refuses root as well, but root may unmount it.
     let said = home.run(&["mount", &place]).failed();

@@ -123,6 +123,7 @@ impl Mount {
         };
         let tree = Tree::new(
             Parts {
+                views: None,
                 manager,
                 hardware: Arc::new(hardware),
                 configs: None,

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use simpletuner_live::hardware::{parse_price, parse_table, table_to_json, to_json};
-use simpletuner_live::live::bundle::{Base, BundleFormat, merge, parse, render};
+use simpletuner_live::bundle::{Base, BundleFormat, merge, parse, render};
 
 fuzz_target!(|bytes: &[u8]| {
     // Only that it is taken again: the last bit of a long number may differ.

@@ -9,14 +9,16 @@ mod config;
 mod layout;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use config::Change;
 use layout::Layout;
 
-use crate::credential::KeySource;
+use crate::credential::{CredentialCipher, KeySource};
 use crate::error::{Error, Result};
 use crate::provider::file::write::{Replacement, beside, sync_folder_of};
-use crate::provider::file::{Document, Stored, move_previous, read_document};
+use crate::provider::file::{Document, Stored, keep_replaced, move_previous, read_document};
+use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::settings::paths::IN_MOUNT;
 
@@ -101,13 +103,16 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         let old = layout.read_old()?;
         let stored = read_document(&layout.store)?;
         let is_new = stored.is_none();
+        let before = in_use(&layout, stored.as_ref());
         let (mut document, mut differs) = layout.merge(old.as_ref(), stored)?;
+        let replaced = replaced(before.as_ref(), &document, &key_of(settings));
         if settings.encrypt {
             let encrypted = document.encrypt_plain(&key_of(settings), &layout.store)?;
             report.values = report.values.max(encrypted);
             differs |= encrypted > 0;
         }
         if is_new || differs {
+            keep(settings, &layout.store, &replaced)?;
             write(&layout.store, &document)?;
             report.changed = true;
         }
@@ -117,9 +122,8 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         }
     }
     if let Some(old) = &layout.old {
-        let cipher = key_of(settings).cipher_if_present()?;
-        let cipher = cipher.as_ref().filter(|_| settings.encrypt);
-        move_previous(&old.target, &layout.store, cipher)?;
+        let cipher = cipher_to_keep(settings)?;
+        move_previous(&old.target, &layout.store, cipher.as_ref())?;
     }
     if !layout.is_linked {
         put_link(&layout.link, &link_target(settings))?;
@@ -212,12 +216,15 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         ));
     }
     if layout.is_adopted() {
-        let (mut document, _) = layout.merge(old.as_ref(), stored)?;
         let key = key_of(settings);
+        let before = in_use(&layout, stored.as_ref());
+        let (mut document, _) = layout.merge(old.as_ref(), stored)?;
+        let replaced = replaced(before.as_ref(), &document, &key);
         report.values = document.replace_each(|name, stored| match stored {
             Stored::Encrypted(_) => plain_form(name.as_str(), stored, &key).map(Some),
             Stored::Plain(_) => Ok(None),
         })?;
+        keep(settings, &layout.store, &replaced)?;
         // An empty store was made by `adopt`.
         if !document.is_blank() {
             write(&plain, &document)?;
@@ -282,6 +289,43 @@ fn is_copy(stored: &Document, old: &Document, key: &KeySource) -> bool {
         let form = |document: &Document| plain_form(name.as_str(), document.get(name)?, key).ok();
         form(stored).is_some_and(|value| form(old) == Some(value))
     })
+}
+
+/// The store's document, if it is the one in use and not the copy that an interrupted `adopt` has left.
+fn in_use<T>(layout: &Layout, stored: Option<&(Document, T)>) -> Option<Document> {
+    let stored = stored.filter(|_| layout.is_linked || layout.is_named);
+    stored.map(|(document, _)| document.clone())
+}
+
+/// The values that a merge has replaced.
+fn replaced(
+    before: Option<&Document>,
+    after: &Document,
+    key: &KeySource,
+) -> Vec<(SecretName, Stored)> {
+    let form = |name: &SecretName, stored: &Stored| plain_form(name.as_str(), stored, key).ok();
+    let replaced = |before: &Document, name: &SecretName| {
+        let (old, new) = (before.get(name)?, after.get(name)?);
+        let is_same = old == new || form(name, old).is_some_and(|old| form(name, new) == Some(old));
+        (!is_same).then(|| (name.clone(), old.clone()))
+    };
+    let names = before.into_iter().flat_map(Document::names);
+    names.filter_map(|name| replaced(before?, name)).collect()
+}
+
+/// Keeps values that a merge replaces, so that `simpletuner-live undo` can set them back.
+fn keep(settings: &Settings, store: &Path, replaced: &[(SecretName, Stored)]) -> Result<()> {
+    let kept = (settings.keep_previous as usize, settings.max_keys as usize);
+    let cipher = cipher_to_keep(settings)?;
+    keep_replaced(store, replaced, kept, cipher.as_ref())
+}
+
+/// With what earlier values are encrypted.
+fn cipher_to_keep(settings: &Settings) -> Result<Option<Arc<CredentialCipher>>> {
+    match settings.encrypt {
+        true => key_of(settings).cipher_if_present(),
+        false => Ok(None),
+    }
 }
 
 fn key_of(settings: &Settings) -> KeySource {

@@ -2,25 +2,40 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::user_names::{NAME_TIMEOUT, name_within};
+use super::user_names::{NAME_TIMEOUT, NO_USER, name_within};
 use crate::process;
 
 /// A user and their process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Actor {
-    /// The user's number.
-    pub uid: u32,
+    /// The user's number; `None`: the process had ended before it was looked at.
+    pub uid: Option<u32>,
     /// The process's number; 0 if it is in a pid namespace that this process cannot see.
     pub pid: u32,
     /// The program's name, if `/proc` shows it.
     pub program: Option<String>,
+    /// The id of the container that the process is in, if it is in one.
+    pub container: Option<String>,
 }
 
 impl Actor {
     /// The process of a user's thread. The thread must still exist.
     pub fn of_thread(uid: u32, tid: u32) -> Self {
-        let (pid, program) = process_of(tid);
-        Self { uid, pid, program }
+        process_of(tid).of_user(Some(uid))
+    }
+
+    /// A process that may have ended: `look` gives what it finds by the process's number, if that is still the process's.
+    pub fn of_opener(pid: u32, look: impl FnOnce(fn(u32) -> Option<Self>) -> Option<Self>) -> Self {
+        let found = look(|tid| {
+            let uid = process::file_user_of(tid)?;
+            Some(process_of(tid).of_user(Some(uid)))
+        });
+        found.unwrap_or(Self {
+            uid: None,
+            pid,
+            program: None,
+            container: None,
+        })
     }
 
     /// This process.
@@ -29,16 +44,39 @@ impl Actor {
     }
 }
 
-/// A thread's process: its number and the program's name.
-pub(super) fn process_of(tid: u32) -> (u32, Option<String>) {
+/// A process, without its user.
+#[derive(Clone)]
+pub(super) struct ActorProcess {
+    pub(super) pid: u32,
+    pub(super) program: Option<String>,
+    pub(super) container: Option<String>,
+}
+
+impl ActorProcess {
+    pub(super) fn of_user(self, uid: Option<u32>) -> Actor {
+        Actor {
+            uid,
+            pid: self.pid,
+            program: self.program,
+            container: self.container,
+        }
+    }
+}
+
+/// A thread's process.
+pub(super) fn process_of(tid: u32) -> ActorProcess {
     let pid = process::process_of(tid).unwrap_or(tid);
-    // Not the thread's name, which a program may set for each thread.
-    (pid, process::name_of(pid))
+    ActorProcess {
+        pid,
+        // Not the thread's name, which a program may set for each thread.
+        program: process::name_of(pid),
+        container: process::container_of(pid),
+    }
 }
 
 /// The user's name, or their number if it cannot be found in time.
-pub(super) fn user_of(uid: u32) -> String {
-    name_within(uid, NAME_TIMEOUT)
+pub(super) fn user_of(uid: Option<u32>) -> String {
+    uid.map_or_else(|| NO_USER.into(), |uid| name_within(uid, NAME_TIMEOUT))
 }
 
 #[cfg(test)]
@@ -51,10 +89,12 @@ mod tests {
             .name("another".into())
             .spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32))
             .unwrap();
-        let (pid, program) = tid.join().unwrap();
-        assert_eq!(pid, std::process::id());
-        assert!(program.is_some_and(|program| program != "another"));
-        assert_eq!(process_of(0), (0, None));
-        assert_eq!(process_of(u32::MAX), (u32::MAX, None));
+        let process = tid.join().unwrap();
+        assert_eq!(process.pid, std::process::id());
+        assert!(process.program.is_some_and(|program| program != "another"));
+        for nobody in [0, u32::MAX] {
+            let process = process_of(nobody);
+            assert_eq!((process.pid, process.program), (nobody, None));
+        }
     }
 }

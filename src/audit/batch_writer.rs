@@ -222,7 +222,11 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
             }
             Err(error) => {
                 retry_at = Some(Instant::now() + RETRY_DELAY);
-                if !std::mem::replace(&mut is_failing, true) {
+                let is_first = !std::mem::replace(&mut is_failing, true);
+                if is_first && error.errno() == libc::EROFS {
+                    // So it is meant to be, and the mount has warned.
+                    tracing::info!("{} cannot be written: {error}", T::NAME);
+                } else if is_first {
                     tracing::error!("{} cannot be written, and is tried again: {error}", T::NAME);
                 }
             }

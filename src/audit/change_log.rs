@@ -81,7 +81,7 @@ impl ChangeLog {
 }
 
 impl Queue {
-    fn uids(&self) -> BTreeSet<u32> {
+    fn uids(&self) -> BTreeSet<Option<u32>> {
         let events = self.events.iter().map(|(_, actor, _)| actor.uid);
         events.chain(self.refusals.uids()).collect()
     }

@@ -43,6 +43,13 @@ pub enum ReadTarget {
     Secret(SecretName),
     /// All secrets at once, through a document (its path in the mount).
     AllSecrets(&'static str),
+    /// A view's file.
+    ViewFile {
+        /// The view; `None`: it was removed.
+        view: Option<String>,
+        /// The file's name in it.
+        file: String,
+    },
     /// A secret, by a command or program without a mount (its name).
     WithoutMount(SecretName, &'static str),
 }
@@ -129,6 +136,15 @@ impl ReadTarget {
                 "All secrets read".into(),
                 json!({"key": "*", "file": file}),
             ),
+            ReadTarget::ViewFile { view, file } => {
+                // A removed view has no name any more, and no view can have this one.
+                let shown = view.as_deref().unwrap_or("?");
+                RowFields::new(
+                    "credential.used",
+                    format!("File {file} of the view {shown} read"),
+                    json!({"key": file, "view": view, "file": format!("views/{shown}/{file}")}),
+                )
+            }
             ReadTarget::WithoutMount(key, program) => RowFields::new(
                 "credential.used",
                 format!("Secret {key} read"),

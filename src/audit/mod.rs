@@ -8,6 +8,7 @@
 //! - `batch_writer`: the thread that both trails are built on, so that no caller waits for a database
 //! - `change_log`, `read_log`: the two trails
 //! - [`Actor`]: the user and process of an event, as `/proc` shows them
+//! - `container_names`: what Docker and Podman call a container, from their files
 //! - `user_names`: the names of users, without waiting for a user database that hangs
 
 mod actor;
@@ -15,6 +16,7 @@ mod anchor;
 mod batch_writer;
 mod chain;
 mod change_log;
+mod container_names;
 mod event;
 mod key;
 mod read_log;
@@ -124,6 +126,25 @@ impl AuditTrail {
     pub fn record_read(&self, uid: u32, tid: u32, target: ReadTarget) {
         if let Some(reads) = &self.reads {
             reads.record(uid, tid, target);
+        }
+    }
+
+    /// Whether reads are recorded.
+    pub fn records_reads(&self) -> bool {
+        self.reads.is_some()
+    }
+
+    /// Records a read by a process that may have ended, if reads are recorded.
+    pub fn record_read_by(&self, actor: Actor, target: ReadTarget) {
+        if let Some(reads) = &self.reads {
+            reads.record_by(actor, target);
+        }
+    }
+
+    /// Records that the kernel dropped reads of which nothing is known.
+    pub fn record_dropped_reads(&self) {
+        if let Some(reads) = &self.reads {
+            reads.record_dropped();
         }
     }
 

@@ -15,10 +15,11 @@ use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::AuditOptions;
-use super::actor::{Actor, process_of};
+use super::actor::{Actor, ActorProcess, process_of};
 use super::anchor::AnchorTimer;
 use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
 use super::chain::{Appender, Chain, prune};
+use super::container_names;
 use super::event::ReadTarget;
 use super::key::SigningKeySource;
 use super::row::{RowFields, UnsignedRow};
@@ -48,8 +49,10 @@ pub(super) struct Queue {
     /// When the first of them was added.
     since: Option<Instant>,
     /// The processes of their threads: `/proc` is read once for each.
-    processes: HashMap<u32, (u32, Option<String>)>,
+    processes: HashMap<u32, ActorProcess>,
     lost: u64,
+    /// How many times the kernel has dropped reads before they came here.
+    dropped: u64,
     /// The reads that the thread has taken and could not write.
     unwritten: u64,
 }
@@ -57,13 +60,14 @@ pub(super) struct Queue {
 /// What the thread has taken from the queue.
 struct Taken {
     reads: Vec<(ReadKey, QueuedRead)>,
-    processes: HashMap<u32, (u32, Option<String>)>,
+    processes: HashMap<u32, ActorProcess>,
     lost: u64,
+    dropped: u64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
 struct ReadKey {
-    uid: u32,
+    uid: Option<u32>,
     tid: u32,
     target: ReadTarget,
 }
@@ -87,8 +91,35 @@ impl ReadLog {
     }
 
     pub(super) fn record(&self, uid: u32, tid: u32, target: ReadTarget) {
-        let key = ReadKey { uid, tid, target };
-        self.0.enqueue(|queue| queue.add(key));
+        let key = ReadKey {
+            uid: Some(uid),
+            tid,
+            target,
+        };
+        self.0.enqueue(|queue| queue.add(key, || process_of(tid)));
+    }
+
+    pub(super) fn record_by(&self, actor: Actor, target: ReadTarget) {
+        let key = ReadKey {
+            uid: actor.uid,
+            tid: actor.pid,
+            target,
+        };
+        let process = move || ActorProcess {
+            pid: actor.pid,
+            program: actor.program,
+            container: actor.container,
+        };
+        self.0.enqueue(|queue| queue.add(key, process));
+    }
+
+    pub(super) fn record_dropped(&self) {
+        self.0.enqueue(|queue| {
+            queue.dropped += 1;
+            let is_first = queue.since.is_none();
+            queue.since.get_or_insert_with(Instant::now);
+            is_first
+        });
     }
 
     pub(super) fn flush(&self, until: Instant) -> bool {
@@ -123,7 +154,7 @@ impl ReadLog {
 
 impl Queue {
     /// Whether it is the first read of a batch, for which the thread has to be woken.
-    fn add(&mut self, key: ReadKey) -> bool {
+    fn add(&mut self, key: ReadKey, process: impl FnOnce() -> ActorProcess) -> bool {
         if let Some(read) = self.reads.get_mut(&key) {
             read.count += 1;
             return false;
@@ -132,8 +163,11 @@ impl Queue {
             self.lost += 1;
             return false;
         }
-        let process = self.processes.entry(key.tid);
-        process.or_insert_with(|| process_of(key.tid));
+        let known = self.processes.get(&key.tid);
+        // Of one that has ended, an earlier read may have shown more.
+        if known.is_none_or(|known| known.program.is_none()) {
+            self.processes.insert(key.tid, process());
+        }
         let now = Instant::now();
         let read = QueuedRead {
             order: self.reads.len(),
@@ -153,6 +187,7 @@ impl Queue {
             reads: self.reads.drain().collect(),
             processes: std::mem::take(&mut self.processes),
             lost: std::mem::take(&mut self.lost),
+            dropped: std::mem::take(&mut self.dropped),
         }
     }
 }
@@ -168,6 +203,7 @@ pub(super) struct ReadTrail {
     used_at: Instant,
     reads: CoalescedReads,
     lost: u64,
+    dropped: u64,
     /// The rows of servers that were killed are not finished yet.
     must_recover: bool,
     was_checked: bool,
@@ -192,6 +228,7 @@ impl Trail for ReadTrail {
             used_at: Instant::now(),
             reads: CoalescedReads::default(),
             lost: 0,
+            dropped: 0,
             must_recover: true,
             was_checked: false,
             pruned_at: None,
@@ -218,7 +255,7 @@ impl Trail for ReadTrail {
         // Merged without the lock, for which readers wait.
         let taken = shared.lock().queue.take();
         self.merge(taken);
-        if !all && !self.must_recover && self.reads.is_empty() && self.lost == 0 {
+        if !all && !self.must_recover && self.reads.is_empty() && self.lost + self.dropped == 0 {
             self.connection = None;
             return Ok(());
         }
@@ -244,10 +281,15 @@ impl ReadTrail {
     fn merge(&mut self, mut taken: Taken) {
         taken.reads.sort_by_key(|(_, read)| read.order);
         self.lost += taken.lost;
+        self.dropped += taken.dropped;
         for (ReadKey { uid, tid, target }, read) in taken.reads {
             let process = taken.processes.get(&tid).cloned();
-            let (pid, program) = process.unwrap_or((tid, None));
-            let actor = Actor { uid, pid, program };
+            let process = process.unwrap_or(ActorProcess {
+                pid: tid,
+                program: None,
+                container: None,
+            });
+            let actor = process.of_user(uid);
             self.lost += self.reads.add(actor, target, &read);
         }
     }
@@ -274,6 +316,8 @@ impl ReadTrail {
             .iter()
             .filter(|(_, read)| all || read.is_due(now));
         let names = UserNames::look_up(due.map(|(_, read)| read.actor.uid));
+        let containers = self.reads.iter().map(|(_, read)| &read.actor);
+        container_names::look_up(containers.filter_map(|actor| actor.container.as_ref()));
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
@@ -290,11 +334,18 @@ impl ReadTrail {
         }
         let written = batch.write(&mut appender, &self.reads).map_err(failed)?;
         if self.lost > 0 {
-            let row = lost_row(self.lost, &names);
+            let what = format!("{} reads were too many to be recorded", self.lost);
+            let row = lost_row(what, self.lost, &names);
+            appender.append(&row).map_err(failed)?;
+        }
+        if self.dropped > 0 {
+            let what = "the kernel dropped reads of views before they could be recorded".to_owned();
+            let row = lost_row(what, self.dropped, &names);
             appender.append(&row).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
         self.lost = 0;
+        self.dropped = 0;
         self.must_recover = false;
         self.reads.mark_written(written);
         self.maintain();
@@ -324,13 +375,9 @@ impl ReadTrail {
     }
 }
 
-fn lost_row(lost: u64, names: &UserNames) -> UnsignedRow {
+fn lost_row(what: String, count: u64, names: &UserNames) -> UnsignedRow {
     let actor = Actor::this_process();
     let user = names.get(actor.uid);
-    let fields = RowFields::new(
-        "audit.lost",
-        format!("{lost} reads were too many to be recorded"),
-        json!({"count": lost}),
-    );
+    let fields = RowFields::new("audit.lost", what, json!({"count": count}));
     fields.row(&actor, &user, timestamp(SystemTime::now()), None)
 }

@@ -143,7 +143,7 @@ impl RefusalLimiter {
     }
 
     /// The users whose refusals are counted.
-    pub(super) fn uids(&self) -> BTreeSet<u32> {
+    pub(super) fn uids(&self) -> BTreeSet<Option<u32>> {
         let counted = self
             .counted()
             .filter_map(|(_, window)| window.counted.as_ref());

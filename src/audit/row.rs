@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::actor::Actor;
+use super::container_names::container_name;
 
 /// A row that has neither an id nor a place in the chain yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,11 @@ impl RowFields {
         details.insert("user".into(), json!(user));
         details.insert("pid".into(), json!(actor.pid));
         details.insert("program".into(), json!(actor.program));
+        if let Some(container) = &actor.container {
+            details.insert("container".into(), json!(container));
+            let name = container_name(container);
+            details.extend(name.map(|name| ("container_name".into(), json!(name))));
+        }
         if let Some(count) = count {
             details.insert("count".into(), json!(count));
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
 use super::question::confirm;
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, same_store};
 use crate::adopt::{self, Report};
 use crate::error::Error;
 use crate::mount::{self, RunningMount};
@@ -40,7 +40,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
     let mounts = mount::running_mounts(&mount::resolve(&settings.home))?;
-    refuse_moved(&mounts, &settings)?;
+    same_store::refuse_moved(&mounts, &settings)?;
     let report = match args.undo {
         true => {
             let values = adopt::encrypted_values(&settings)?;
@@ -83,33 +83,6 @@ fn explain_undo(error: Error) -> Failure {
             ),
         ),
         other => other.into(),
-    }
-}
-
-/// A mount whose folder was moved: the settings name a folder that is not its own any more.
-fn refuse_moved(mounts: &[RunningMount], settings: &Settings) -> Outcome {
-    let here = mount::resolve(&settings.mount_point);
-    let moved = mounts.iter().find(|mount| {
-        let was_here = |at: &Path| mount::resolve(at) == here;
-        mount.mount_point != here
-            && mount
-                .answer
-                .as_ref()
-                .is_some_and(|answer| was_here(&answer.mounted_at))
-    });
-    match moved {
-        None => Ok(()),
-        Some(mount) => Err(Failure::with_hint(
-            format!(
-                "the mount that was at {} is at {} now, because a folder was renamed; nothing has changed",
-                here.display(),
-                mount.mount_point.display()
-            ),
-            format!(
-                "give the folder its old name, or type {}",
-                mount::command_for("umount", &mount.mount_point)
-            ),
-        )),
     }
 }
 

@@ -324,6 +324,12 @@ fn row_as_line(row: &Row) -> String {
         let program = details["program"].as_str().unwrap_or("?");
         line.push_str(&format!("  {program}[{pid}]"));
     }
+    if let Some(id) = details["container"].as_str() {
+        // As much of the id as the engines show.
+        let short = id.get(..12).unwrap_or(id);
+        let name = details["container_name"].as_str().unwrap_or(short);
+        line.push_str(&format!("  in {name}"));
+    }
     line.push_str(&format!("  {}", row.action));
     if let Some(count) = details["count"].as_u64().filter(|count| *count > 1) {
         line.push_str(&format!(" {count} times"));

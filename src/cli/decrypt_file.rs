@@ -2,7 +2,7 @@
 
 use super::failure::{Failure, say, warn};
 use super::question::confirm;
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, same_store};
 use crate::manager::SecretsManager;
 
 /// Write every encrypted value of the secrets file in plain text
@@ -30,6 +30,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
     let manager = SecretsManager::from_settings(&settings)?;
     let store = manager.store_path().unwrap_or_default();
+    same_store::require(context, &settings, &store)?;
     let store = store.display();
     let planned = manager.decrypt_all(true)?;
     if planned.names.is_empty() && planned.failed.is_empty() {

@@ -1,7 +1,7 @@
 //! `encrypt-file`: encrypts all plain values of the secrets file.
 
 use super::failure::say;
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, same_store};
 use crate::manager::SecretsManager;
 
 /// Encrypt every value in the secrets file that is still plain text
@@ -24,6 +24,11 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
     let manager = SecretsManager::from_settings(&settings)?;
+    same_store::require(
+        context,
+        &settings,
+        &manager.store_path().unwrap_or_default(),
+    )?;
     let count = match args.dry_run {
         true => {
             let plain = manager.plain_names()?;

@@ -119,9 +119,11 @@ fn hint_for(error: &Error) -> Option<String> {
     }
 }
 
-/// Prints a line on standard error, after a label. A closed standard error is not a failure.
+/// Prints a line on standard error, after a label, whole: several commands may print there at once. A closed standard error is
+/// not a failure.
 pub(super) fn say(label: &str, message: &str) {
-    let _ = writeln!(io::stderr(), "{label}: {message}");
+    let line = format!("{label}: {message}\n");
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 pub(super) fn warn(message: &str) {

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::failure::Failure;
 use super::target::Target;
 use super::{Context, Outcome, output};
-use crate::live::bundle::{BundleFormat, Document, refusal, render};
+use crate::bundle::{BundleFormat, Document, refusal, render};
 use crate::secret::{SecretName, SecretValue};
 
 /// Print the value of a secret

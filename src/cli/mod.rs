@@ -29,6 +29,7 @@ mod question;
 mod reason;
 mod reload;
 mod rm;
+mod same_store;
 mod secret_list;
 mod set;
 mod settings;
@@ -37,6 +38,7 @@ mod target;
 mod umount;
 mod undo;
 mod upgrade;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -110,6 +112,7 @@ commands! {
     Ls => ls,
     History => history,
     Undo => undo,
+    View => view,
     Cache => cache,
     Hardware => hardware,
     Encrypt => encrypt,

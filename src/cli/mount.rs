@@ -9,7 +9,7 @@ use clap::{ValueEnum, ValueHint};
 use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
 use super::status::warn_of_changed_settings;
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, same_store};
 use crate::error::Error;
 use crate::mount::MountPointState;
 use crate::provider::{BACKENDS, backend_variables, variables_of_programs};
@@ -99,6 +99,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }?);
     }
     let settings = Settings::load(&flags, BACKENDS).map_err(|error| wrong(&flags, error))?;
+    same_store::refuse_moved_home(&settings)?;
     let is_first = std::fs::symlink_metadata(&settings.log_file).is_err();
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;

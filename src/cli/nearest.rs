@@ -7,7 +7,9 @@ pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> O
     let far = |known: &str| strsim::damerau_levenshtein(&wanted, &upper(known));
     let near = names.map(|known| (far(known), known));
     let nearest = near.min_by_key(|(distance, _)| *distance);
-    nearest.and_then(|(distance, known)| (distance <= name.len().div_ceil(3)).then_some(known))
+    // Of a name of one letter, a letter in three is the whole name.
+    let is_slip = |distance| distance <= name.len().div_ceil(3) && distance < name.len();
+    nearest.and_then(|(distance, known)| is_slip(distance).then_some(known))
 }
 
 #[cfg(test)]
@@ -24,5 +26,7 @@ mod tests {
         assert_eq!(nearest("WANDB_KEY"), None);
         assert_eq!(nearest("WANDB_APIKEY"), Some("WANDB_API_KEY"));
         assert_eq!(nearest("GITHUB_PASSWORD"), None);
+        assert_eq!(nearest("x"), Some("X"));
+        assert_eq!(nearest("Y"), None);
     }
 }

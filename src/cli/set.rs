@@ -71,7 +71,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     if let Some(surplus) = surplus(&value) {
         warn(&format!(
-            "the value of {} {surplus}, which is stored as part of it; to drop white space at its ends, add --trim",
+            "the value of {} {surplus}, and is stored as it is; to drop white space at its ends, add --trim",
             args.name
         ));
     }

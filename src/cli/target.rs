@@ -12,7 +12,7 @@ use super::mount_client::MountClient;
 use super::nearest::nearest;
 use super::reason;
 use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
-use super::{Context, Outcome};
+use super::{Context, Outcome, same_store};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
 use crate::manager::{Lookup, SecretsManager};
@@ -46,6 +46,10 @@ impl Store {
             manager: SecretsManager::from_settings(settings)?,
             audit: AuditTrail::from_settings(settings),
         })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.manager.store_path().unwrap_or_default()
     }
 
     /// What was done to the keys, the newest first.
@@ -89,7 +93,9 @@ impl Target {
             }
             return Ok(Target::Mount(client));
         }
-        Ok(Target::Store(Store::of(&context.settings()?)?))
+        let settings = context.settings()?;
+        same_store::refuse_moved_home(&settings)?;
+        Ok(Target::Store(Store::of(&settings)?))
     }
 
     pub(super) fn get(&self, name: &SecretName) -> Outcome<Zeroizing<Vec<u8>>> {
@@ -217,7 +223,10 @@ impl Target {
 
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
-        Store::of(&context.settings()?)
+        let settings = context.settings()?;
+        let store = Store::of(&settings)?;
+        same_store::require(context, &settings, &store.path())?;
+        Ok(store)
     }
 
     /// All names that are wanted, sorted.

@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::failure::Failure;
 use super::{Context, Outcome};
 use crate::error::Error;
-use crate::mount::{self, Unmount};
+use crate::mount::{self, BoundViews, Unmount};
 use crate::sync::not_started;
 
 /// How long the command takes at most.
@@ -32,7 +32,8 @@ const END: u8 = 0;
     after_help = "Examples:
   simpletuner-live umount
   simpletuner-live umount /run/secrets-live
-  simpletuner-live umount --lazy               # processes that use the mount go on"
+  simpletuner-live umount --lazy               # processes that use the mount go on
+  simpletuner-live umount --force              # even if containers still have views"
 )]
 pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// Let the processes that use the mount go on: it ends with the last of them
     #[arg(long)]
     lazy: bool,
+    /// Unmount even if a view is still bound into a container or elsewhere: who reads it gets ENOTCONN
+    #[arg(long)]
+    force: bool,
     /// Unmount in this process
     #[arg(long, hide = true)]
     worker: bool,
@@ -67,7 +71,11 @@ fn unmount(args: &Args, context: &Context) -> Outcome {
         true => Unmount::Lazily,
         false => Unmount::Now,
     };
-    mount::unmount(&mount_point, how)?;
+    let views = match args.force {
+        true => BoundViews::End,
+        false => BoundViews::Refuse,
+    };
+    mount::unmount(&mount_point, how, views)?;
     context.warn_of_simpletuner(args.dir.as_deref());
     Ok(())
 }
@@ -84,7 +92,8 @@ fn run_worker(args: &Args, context: &Context) -> Outcome {
         worker.arg("--config").arg(config);
     }
     worker.args(["umount", "--worker"]);
-    worker.args(args.lazy.then_some("--lazy")).arg("--");
+    worker.args(args.lazy.then_some("--lazy"));
+    worker.args(args.force.then_some("--force")).arg("--");
     worker.args(&args.dir);
     let copy = end.try_clone().map_err(failed)?;
     worker.stdin(Stdio::null()).stdout(copy).stderr(end);

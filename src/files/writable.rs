@@ -10,11 +10,12 @@ use super::place::Place;
 /// Space for what a write adds, and for the entries of the folder.
 const MARGIN: u64 = 4096;
 
-/// Why a file of `size` bytes cannot take the place of the one there, made beside it and renamed onto it.
+/// Why a file of `size` bytes cannot take the place of the one there, made beside it and renamed onto it. `beside`: the bytes of
+/// other files that are made in the folder at the same time.
 ///
 /// # Errors
 /// EROFS, EACCES, EPERM (an immutable file or folder), ENOSPC, EFBIG (`ulimit -f`).
-pub(crate) fn check_replaceable(place: &Place, size: u64) -> io::Result<()> {
+pub(crate) fn check_replaceable(place: &Place, size: u64, beside: u64) -> io::Result<()> {
     let (folder, name) = place.existing_folder();
     rustix::fs::accessat(
         folder,
@@ -29,7 +30,7 @@ pub(crate) fn check_replaceable(place: &Place, size: u64) -> io::Result<()> {
     {
         return Err(Errno::PERM.into());
     }
-    check_room(place, size)
+    check_room(place, size, beside)
 }
 
 /// Why the file there cannot be written in place by a program that also makes files beside it. If there is none, it is made.
@@ -37,7 +38,7 @@ pub(crate) fn check_replaceable(place: &Place, size: u64) -> io::Result<()> {
 /// # Errors
 /// As for [`check_replaceable`].
 pub(crate) fn check_writable(place: &Place) -> io::Result<()> {
-    check_replaceable(place, 0)?;
+    check_replaceable(place, 0, 0)?;
     let (folder, name) = place.existing_folder();
     match name {
         Some(name) => Ok(rustix::fs::accessat(
@@ -50,8 +51,8 @@ pub(crate) fn check_writable(place: &Place) -> io::Result<()> {
     }
 }
 
-/// Whether the filesystem has room for a file of `size` bytes.
-fn check_room(place: &Place, size: u64) -> io::Result<()> {
+/// Whether the filesystem has room for a file of `size` bytes, and for as many bytes of others.
+fn check_room(place: &Place, size: u64, beside: u64) -> io::Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
     if limit.current.is_some_and(|limit| size > limit) {
         return Err(Errno::FBIG.into());
@@ -64,8 +65,9 @@ fn check_room(place: &Place, size: u64) -> io::Result<()> {
         true => room.f_bfree,
         false => room.f_bavail,
     };
+    let wanted = size.saturating_add(beside).saturating_add(MARGIN);
     // Some filesystems do not count their blocks, and some not their inodes.
-    let is_full = room.f_blocks > 0 && blocks.saturating_mul(room.f_frsize) < size + MARGIN;
+    let is_full = room.f_blocks > 0 && blocks.saturating_mul(room.f_frsize) < wanted;
     let has_no_inode = room.f_files > 0 && room.f_ffree == 0;
     match is_full || has_no_inode {
         true => Err(Errno::NOSPC.into()),
@@ -82,9 +84,11 @@ mod tests {
     fn a_file_that_would_not_fit_on_the_disk_is_refused_before_it_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let place = place::find(&dir.path().join("new/file")).unwrap();
-        check_replaceable(&place, 1024).unwrap();
-        let error = check_replaceable(&place, u64::MAX / 2).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        check_replaceable(&place, 1024, 1024).unwrap();
+        for (size, beside) in [(u64::MAX / 2, 0), (0, u64::MAX)] {
+            let error = check_replaceable(&place, size, beside).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        }
     }
 
     #[test]
@@ -95,14 +99,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let mode = std::fs::Permissions::from_mode;
         std::fs::set_permissions(&file, mode(0o400)).unwrap();
-        check_replaceable(&place::find(&file).unwrap(), 0).unwrap();
+        check_replaceable(&place::find(&file).unwrap(), 0, 0).unwrap();
         if rustix::process::geteuid().is_root() {
             return;
         }
         let refused = check_writable(&place::find(&file).unwrap()).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
         std::fs::set_permissions(dir.path(), mode(0o500)).unwrap();
-        let refused = check_replaceable(&place::find(&file).unwrap(), 0).unwrap_err();
+        let refused = check_replaceable(&place::find(&file).unwrap(), 0, 0).unwrap_err();
         std::fs::set_permissions(dir.path(), mode(0o700)).unwrap();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }

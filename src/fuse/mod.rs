@@ -13,6 +13,7 @@ mod read_buffer;
 mod reply;
 mod requests;
 mod threads;
+mod views;
 mod waiting;
 
 use std::ffi::OsStr;
@@ -37,6 +38,7 @@ use reply::xattr_reply;
 use requests::Dispatcher;
 
 pub use read_buffer::Allocator;
+pub(crate) use views::ViewsFs;
 
 /// The filesystem: fuser calls it for each request.
 pub struct Fs(Arc<Dispatcher>);

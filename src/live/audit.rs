@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::bundle::BundleFormat;
 use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
-use crate::process::Process;
+use crate::bundle::BundleFormat;
+use crate::process::{Process, container_of};
 use crate::secret::Change;
 use crate::versions::Opener;
 
@@ -22,9 +22,10 @@ impl Writer {
         Self {
             process: Some(opener.process),
             actor: Actor {
-                uid: opener.uid,
+                uid: Some(opener.uid),
                 pid: opener.process.pid,
                 program: opener.program.clone(),
+                container: container_of(opener.process.pid),
             },
         }
     }

@@ -357,8 +357,9 @@ impl Tree {
                     if is_there && is_whole {
                         let is_new = state.named(&write.dir_entry) != Some(file);
                         if is_new
-                            && let Some(dir @ (DirKind::Hardware | DirKind::Config)) =
-                                self.layout.dir(write.dir_entry.dir)
+                            && let Some(
+                                dir @ (DirKind::Hardware | DirKind::Config | DirKind::Views),
+                            ) = self.layout.dir(write.dir_entry.dir)
                         {
                             self.layout.mark_changed(dir);
                         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::Writer;
-use super::bundle::{self, BundleFormat};
 use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::Actor;
+use crate::bundle::{self, BundleFormat};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::hardware;
@@ -70,6 +70,7 @@ impl Tree {
                 self.since_start(&hardware::table_to_json(&self.hardware.table()))
             }
             FileKind::Config(name) => self.config(name),
+            FileKind::View(name) => self.view(name),
             FileKind::Control(control, of) => (control.read)(self, of.as_deref()),
             // A scratch file's bytes are in its inode.
             FileKind::Scratch => Resolved::Missing,
@@ -151,6 +152,17 @@ impl Tree {
                 configs.save_text_as(&writer.actor, name, bytes)?;
                 self.hardware.invalidate_configured();
                 Ok(())
+            }
+            FileKind::View(name) => {
+                let views = self.views_or_eperm()?;
+                // The attribute `user.simpletuner.error.NAME` is found by the name.
+                views.put(name, bytes).map_err(|error| match error.name() {
+                    Some(of) if of == name => error,
+                    _ => Error::At {
+                        name: name.clone(),
+                        source: Box::new(error),
+                    },
+                })
             }
             FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.

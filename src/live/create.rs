@@ -10,14 +10,29 @@ use crate::error::Error;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
 use crate::versions::{DirEntry, Handle, State, Unavailable};
+use crate::views::definition::check_name;
 
 /// Why no file of this name can be made in `config/`.
 pub(super) fn not_a_config(name: &str) -> OpError {
+    not_a_json_name(name, "config", "provider", check_provider_name)
+}
+
+/// Why no file of this name can be made in `views/`.
+pub(super) fn not_a_view(name: &str) -> OpError {
+    not_a_json_name(name, "views", "view", check_name)
+}
+
+fn not_a_json_name(
+    name: &str,
+    folder: &str,
+    of: &str,
+    check: fn(&str) -> crate::error::Result<()>,
+) -> OpError {
     let problem = match name.strip_suffix(".json") {
-        Some(provider) => check_provider_name(provider).err(),
+        Some(stem) => check(stem).err(),
         None => Some(Error::Malformed {
-            what: format!("{name:?} in config/"),
-            reason: "the name must be a provider's, and end in .json".into(),
+            what: format!("{name:?} in {folder}/"),
+            reason: format!("the name must be a {of}'s, and end in .json"),
         }),
     };
     problem.map_or(OpError::Errno(libc::EINVAL), OpError::Error)
@@ -38,6 +53,7 @@ impl Tree {
                 kind @ (FileKind::Secret(_)
                 | FileKind::Price(_)
                 | FileKind::Config(_)
+                | FileKind::View(_)
                 | FileKind::Scratch),
             ) => Ok(kind),
             // Such a file always exists, so creating it means opening it.
@@ -50,6 +66,7 @@ impl Tree {
                     .map_or(OpError::Errno(libc::EINVAL), OpError::Error),
                 DirKind::Hardware => OpError::Errno(libc::EINVAL),
                 DirKind::Config => not_a_config(&dir_entry.name),
+                DirKind::Views => not_a_view(&dir_entry.name),
                 _ => OpError::Errno(libc::EPERM),
             }),
             Some(_) => Err(OpError::Errno(libc::EPERM)),

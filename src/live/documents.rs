@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::bundle::{self, Base, BundleFormat, Document};
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
+use crate::bundle::{self, Base, BundleFormat, Document};
 use crate::clock::Instant;
 use crate::error::Error;
 use crate::manager::{Lookup, Snapshot};

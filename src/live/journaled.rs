@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Tree;
-use super::bundle::Base;
 use super::events::EventLog;
+use crate::bundle::Base;
 use crate::process::Process;
 use crate::secret::SecretBuffer;
 use crate::versions::{Record, State, Timestamp};

@@ -7,13 +7,14 @@ use std::time::SystemTime;
 
 use growing::GrowingList;
 
-use super::bundle::BundleFormat;
 use super::files::{ControlFile, IN_CACHES, IN_ROOT, PROVIDER, ReadMode};
+use crate::bundle::BundleFormat;
 use crate::provider::file::MAX_DOCUMENT;
 use crate::secret::{SecretName, is_scratch_name};
 use crate::simpletuner_db::{MAX_CONFIG, check_provider_name};
 use crate::sync::Mutex;
 use crate::versions::DirEntry;
+use crate::views::definition::{MAX_DEFINITION, check_name};
 
 /// The inode number of the root folder.
 pub const ROOT: u64 = 1;
@@ -42,6 +43,7 @@ pub(super) enum DirKind {
     /// `cache/NAME`
     CacheOf(String),
     Config,
+    Views,
 }
 
 /// What a file is: it decides what reading and writing it do.
@@ -55,6 +57,8 @@ pub(super) enum FileKind {
     PriceTable,
     /// A provider's configuration.
     Config(String),
+    /// A view's definition.
+    View(String),
     /// A control file or report, and the cache or provider that it belongs to.
     Control(&'static ControlFile, Option<String>),
 }
@@ -67,7 +71,8 @@ impl FileKind {
             | FileKind::Scratch
             | FileKind::Price(_)
             | FileKind::PriceTable
-            | FileKind::Config(_) => 0o600,
+            | FileKind::Config(_)
+            | FileKind::View(_) => 0o600,
             FileKind::Bundle(format) if !format.is_writable() => 0o400,
             FileKind::Bundle(_) => 0o600,
             FileKind::Control(control, _) => control.mode,
@@ -84,6 +89,7 @@ impl FileKind {
             FileKind::Secret(_) => crate::secret::MAX_VALUE,
             FileKind::Bundle(_) | FileKind::Scratch => MAX_DOCUMENT,
             FileKind::Config(_) => MAX_CONFIG,
+            FileKind::View(_) => MAX_DEFINITION,
             _ => 1024 * 1024,
         }
     }
@@ -101,14 +107,18 @@ impl DirKind {
     pub(super) fn has_scratch(&self) -> bool {
         matches!(
             self,
-            DirKind::Secrets | DirKind::Bundle | DirKind::Hardware | DirKind::Config
+            DirKind::Secrets
+                | DirKind::Bundle
+                | DirKind::Hardware
+                | DirKind::Config
+                | DirKind::Views
         )
     }
 
     /// Whether scratch of this name may be made here. vim tries `4913` to learn whether it may rename a file away and
     /// write it anew. Where that fails, vim writes in place, and there is no moment without the file.
     fn accepts_scratch(&self, name: &str) -> bool {
-        let renames = !matches!(self, DirKind::Hardware | DirKind::Config);
+        let renames = !matches!(self, DirKind::Hardware | DirKind::Config | DirKind::Views);
         self.has_scratch() && is_scratch_name(name) && (renames || name != "4913")
     }
 
@@ -130,6 +140,11 @@ impl DirKind {
                 let name = name.strip_suffix(".json")?;
                 check_provider_name(name).ok()?;
                 Some(FileKind::Config(name.into()))
+            }
+            DirKind::Views => {
+                let name = name.strip_suffix(".json")?;
+                check_name(name).ok()?;
+                Some(FileKind::View(name.into()))
             }
             DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => None,
         }
@@ -215,6 +230,7 @@ impl Layout {
         let of_providers = folder("providers", DirKind::Providers);
         folder("hardware", DirKind::Hardware);
         folder("config", DirKind::Config);
+        folder("views", DirKind::Views);
         let cache = folder("cache", DirKind::Cache);
         layout.cache = cache;
         layout.add_controls(ROOT, IN_ROOT, None);

@@ -95,7 +95,7 @@ impl Tree {
                 names
             }
             DirKind::Bundle => in_order(
-                super::bundle::BundleFormat::ALL
+                crate::bundle::BundleFormat::ALL
                     .map(|format| format.file_name().to_owned())
                     .into(),
             ),
@@ -107,6 +107,14 @@ impl Tree {
             DirKind::Config => {
                 let names = self.configs.iter().flat_map(|configs| configs.try_list());
                 in_order(names.map(|name| format!("{name}.json")).collect())
+            }
+            DirKind::Views => {
+                let views = self.views.iter().map(|views| views.current());
+                let names = views.flat_map(|views| {
+                    let names = views.all().map(|view| format!("{}.json", view.name));
+                    names.collect::<Vec<_>>()
+                });
+                in_order(names.collect())
             }
             DirKind::Root | DirKind::Providers | DirKind::Cache | DirKind::CacheOf(_) => {
                 Arc::default()

@@ -8,7 +8,6 @@
 
 mod access;
 mod audit;
-pub mod bundle;
 mod close;
 mod commit;
 mod content;
@@ -27,6 +26,7 @@ mod set_attr;
 mod status;
 mod to_scratch;
 mod unlink_rename;
+mod views;
 mod write;
 mod write_check;
 mod xattr;
@@ -43,10 +43,11 @@ pub use layout::{FileType, ROOT};
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
-pub use status::{KernelInfo, MountChange, MountInfo, Restart};
+pub use status::{KernelInfo, MountChange, MountInfo, Restart, SocketInfo, ViewsInfo};
 pub use write_check::WriteCheck;
 
 use crate::audit::AuditTrail;
+use crate::bundle::BundleFormat;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, ChangedKey, SecretsManager, Snapshot};
@@ -55,12 +56,10 @@ use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
 use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
+use crate::views::ViewStore;
 use documents::Documents;
 use journaled::Journaled;
 use layout::Layout;
-
-/// This variable makes the mount behave as on a kernel without epochs, for tests.
-const NO_EPOCH: &str = "SIMPLETUNER_LIVE_NO_EPOCH";
 
 /// The process that asks.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +111,7 @@ pub enum WaitOn {
     /// A provider's configuration, while another program has locked the database.
     Config(String),
     /// A large document that is being rendered.
-    Document(bundle::BundleFormat),
+    Document(BundleFormat),
     /// The end of a write that is committed only after its writer's close has returned.
     Write(DirEntry),
     /// Whether the file of a request can be written.
@@ -138,6 +137,8 @@ pub struct Parts {
     pub configs: Option<Arc<ProviderConfigs>>,
     /// The audit trail; `None`: nothing is recorded.
     pub audit: Option<Arc<AuditTrail>>,
+    /// The definitions of views; without them `views/` is empty.
+    pub views: Option<Arc<ViewStore>>,
     /// Its callers: [`Proc`](crate::process::Proc), unless a test makes them up.
     pub processes: Arc<dyn Processes>,
 }
@@ -194,6 +195,7 @@ pub struct Tree {
     hardware: Arc<Hardware>,
     configs: Option<Arc<ProviderConfigs>>,
     audit: Option<Arc<AuditTrail>>,
+    views: Option<Arc<ViewStore>>,
     processes: Arc<dyn Processes>,
     owner: Owner,
     layout: Layout,
@@ -262,6 +264,7 @@ impl Tree {
             hardware,
             configs,
             audit,
+            views,
             processes,
         } = parts;
         let (journaled, left) = Journaled::restore(&restored.others);
@@ -280,10 +283,11 @@ impl Tree {
             hardware,
             configs,
             audit,
+            views,
             owner,
             sees_callers: processes.sees_callers(),
             processes,
-            names: KernelNames::new(std::env::var_os(NO_EPOCH).is_some() || owner.shares_mount()),
+            names: KernelNames::new(owner.shares_mount()),
             state: Mutex::new(restored.state),
             journal,
             free: Mutex::default(),
@@ -312,6 +316,14 @@ impl Tree {
                 tree.secrets_changed(changes);
             }
         }));
+        if let Some(views) = &tree.views {
+            let listener = Arc::downgrade(&tree);
+            views.on_change(Box::new(move |change| {
+                if let Some(tree) = listener.upgrade().filter(|_| !change.is_repeat) {
+                    tree.views_changed(change);
+                }
+            }));
+        }
         let listener = Arc::downgrade(&tree);
         manager.on_backends_changed(move || {
             if let Some(tree) = listener.upgrade() {

@@ -35,6 +35,10 @@ pub struct MountInfo {
     pub program: Option<String>,
     /// The last attempt to upgrade.
     pub upgrade: Option<MountChange>,
+    /// The views' mount.
+    pub views: ViewsInfo,
+    /// The socket for container engines.
+    pub docker: Option<SocketInfo>,
     /// The variables that the settings give to programs.
     #[serde(skip)]
     pub variables_of_programs: Vec<String>,
@@ -81,6 +85,32 @@ pub struct MountChange {
     pub at: String,
     /// Why the mount goes on as it was; `None`: the change succeeded.
     pub error: Option<String>,
+}
+
+/// The views' mount.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ViewsInfo {
+    /// Where it is, or would be.
+    pub dir: String,
+    /// The same, while it is there.
+    pub mount_point: Option<String>,
+    /// Whether the kernel lets other users in.
+    pub allow_other: bool,
+    /// How it is recorded who reads: `fanotify`, `open` or `off`.
+    pub audit: &'static str,
+    /// How many views there are.
+    pub count: usize,
+    /// Why there is no mount, or why the definitions are not those of the file.
+    pub problem: Option<String>,
+}
+
+/// A socket on which the server answers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SocketInfo {
+    /// Its path.
+    pub socket: String,
+    /// Why nobody answers there.
+    pub problem: Option<String>,
 }
 
 /// The kernel's FUSE protocol.
@@ -131,7 +161,10 @@ impl Tree {
     }
 
     pub(super) fn status(&self) -> impl Serialize + use<> {
-        let mount = self.mount_info();
+        let mut mount = self.mount_info();
+        if let Some(problem) = self.views.as_ref().and_then(|views| views.problem()) {
+            mount.views.problem = Some(problem);
+        }
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "keeper_pid": mount.keeper_pid,
@@ -146,6 +179,8 @@ impl Tree {
             "mount_point": mount.mount_point,
             "allow_root": mount.allow_root,
             "kernel": mount.kernel,
+            "views": mount.views,
+            "docker": mount.docker,
         })
     }
 }

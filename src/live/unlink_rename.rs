@@ -72,7 +72,8 @@ impl Tree {
         }
         state.unlink(&dir_entry);
         drop(state);
-        if let Some(dir @ (DirKind::Hardware | DirKind::Config)) = self.layout.dir(parent) {
+        let dir = self.layout.dir(parent);
+        if let Some(dir @ (DirKind::Hardware | DirKind::Config | DirKind::Views)) = dir {
             self.layout.mark_changed(dir);
         }
         if matches!(kind, FileKind::Price(_) | FileKind::PriceTable) {
@@ -99,6 +100,7 @@ impl Tree {
                 }
                 self.hardware.invalidate_configured();
             }
+            FileKind::View(name) => self.views_or_eperm()?.remove(name)?,
             FileKind::Scratch => return Err(ENOENT),
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
@@ -388,13 +390,16 @@ impl Tree {
                 }
                 self.hardware.invalidate_configured();
             }
+            (FileKind::View(old), FileKind::View(new)) => {
+                self.views_or_eperm()?.rename(old, new)?
+            }
             (FileKind::Secret(old), FileKind::Scratch) => {
                 return self.move_to_scratch(caller, old, from, to);
             }
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
         self.state().rename(from, to);
-        if let Some(dir @ DirKind::Config) = self.layout.dir(from.dir) {
+        if let Some(dir @ (DirKind::Config | DirKind::Views)) = self.layout.dir(from.dir) {
             self.layout.mark_changed(dir);
         }
         Ok(())

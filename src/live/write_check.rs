@@ -72,8 +72,9 @@ impl Tree {
             FileKind::Secret(name) => (WorkQueue::Store, Some(name)),
             FileKind::Bundle(_) => (WorkQueue::Store, None),
             FileKind::Config(_) => (WorkQueue::Database, None),
-            // Nothing of these is on a disk.
-            FileKind::Scratch
+            // Nothing of these is on a disk, and of a view's definition the close will tell.
+            FileKind::View(_)
+            | FileKind::Scratch
             | FileKind::Price(_)
             | FileKind::PriceTable
             | FileKind::Control(..) => return Ok(()),

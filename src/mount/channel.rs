@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::environment::{Environment, MAX_VARIABLES};
-use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper};
+use super::handover::{FORMAT, HandoverState, Hello, OsBytes, SharedFds, ToKeeper, ViewsFds};
 use super::poll::is_ready;
 use super::setup::{block_signals, unblock_signals};
 use crate::error::{Error, Result};
@@ -27,8 +27,10 @@ use crate::sync::not_started;
 
 /// The number of descriptors in `SharedFds`.
 const SHARED_FDS: usize = 6;
-/// The most descriptors in one message: those, and another channel.
-const MAX_FDS: usize = SHARED_FDS + 1;
+/// The most listening sockets.
+const MAX_SOCKETS: usize = 4;
+/// The most descriptors in one message: those, those of the views' mount, the sockets, and another channel.
+const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + MAX_SOCKETS + 1;
 /// The most bytes in one message: the variables of a reload are the longest.
 const MAX_MESSAGE: usize = MAX_VARIABLES + 1024;
 
@@ -145,6 +147,8 @@ impl Channel {
     ) -> Result<()> {
         let [a, b] = &shared.journal;
         let key = shared.key.as_bytes();
+        let views = shared.views.iter().flat_map(ViewsFds::all);
+        let sockets = &shared.sockets;
         let shared = [
             &shared.device,
             &shared.heartbeat,
@@ -154,8 +158,26 @@ impl Channel {
             &shared.program,
         ];
         let mut descriptors: Vec<BorrowedFd> = shared.map(AsFd::as_fd).into();
+        descriptors.extend(views);
+        descriptors.extend(sockets.iter().map(AsFd::as_fd));
         descriptors.extend(channel.map(AsFd::as_fd));
         self.send_with(key, message, &descriptors)
+    }
+
+    /// Sends a message about the views' mount, with its descriptors if there is one.
+    pub(super) fn send_views(
+        &self,
+        message: &impl Serialize,
+        views: Option<&ViewsFds>,
+    ) -> Result<()> {
+        let descriptors: Vec<BorrowedFd> = views.into_iter().flat_map(ViewsFds::all).collect();
+        self.send_with(&[], message, &descriptors)
+    }
+
+    /// Sends a message about the listening sockets, with them.
+    pub(super) fn send_sockets(&self, message: &ToKeeper, sockets: &[OwnedFd]) -> Result<()> {
+        let descriptors: Vec<BorrowedFd> = sockets.iter().map(AsFd::as_fd).collect();
+        self.send_with(&[], message, &descriptors)
     }
 
     /// The key goes in front of the serialized message, so that no other buffer of this process contains it.
@@ -204,15 +226,27 @@ impl Channel {
         let (message, descriptors) = received.ok_or_else(incomplete)?;
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or_else(incomplete);
-        let shared = SharedFds {
+        let (Hello::Serve(state) | Hello::Keep(state)) = &message;
+        let mut shared = SharedFds {
             device: next()?,
             heartbeat: next()?,
             journal: [next()?, next()?],
             settings: next()?,
             program: next()?,
             key,
+            views: None,
+            sockets: Vec::new(),
         };
-        let channel = next().map_or(self, Self);
+        if let Some(state) = &state.views {
+            let views = ViewsFds::from_message(state, descriptors.by_ref());
+            shared.views = Some(views.ok_or_else(incomplete)?);
+        }
+        for _ in &state.sockets {
+            shared
+                .sockets
+                .push(descriptors.next().ok_or_else(incomplete)?);
+        }
+        let channel = descriptors.next().map_or(self, Self);
         Ok((message, shared, channel))
     }
 
@@ -262,7 +296,7 @@ mod tests {
 
     use zeroize::Zeroize;
 
-    use super::super::handover::ToServer;
+    use super::super::handover::{ToServer, ViewsState};
     use super::*;
 
     fn state() -> HandoverState {
@@ -283,6 +317,8 @@ mod tests {
             base_folder: None,
             allow_root: false,
             server_timeout: 6,
+            views: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -295,6 +331,8 @@ mod tests {
             settings: file(),
             program: file(),
             key: SealingKey::random().unwrap(),
+            views: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -362,6 +400,38 @@ mod tests {
         assert!(matches!(message, Hello::Serve(state) if state.server_timeout == 6));
         assert_eq!(received.key.as_bytes(), sent.key.as_bytes());
         assert_eq!(count(sent.key.as_bytes()), (2, 0));
+    }
+
+    #[test]
+    fn the_descriptors_of_the_views_go_along_and_so_does_the_channel() {
+        let (ours, theirs) = pair().unwrap();
+        let (mut sent, mut state) = (shared_fds(), state());
+        let file = || OwnedFd::from(File::open("/dev/null").unwrap());
+        sent.views = Some(ViewsFds {
+            device: file(),
+            journal: [file(), file()],
+            opens: Some(file()),
+        });
+        state.views = Some(ViewsState {
+            mount: state.mount.clone(),
+            mount_point: OsBytes::from("/views"),
+            init: vec![3; 104],
+            numbers_from: 7,
+            allow_other: true,
+            watches_opens: true,
+            kernel_opens: true,
+        });
+        let (other, answers) = pair().unwrap();
+        let hello = Hello::Keep(state);
+        Channel(ours)
+            .send_hello(&hello, &sent, Some(&Channel(other)))
+            .unwrap();
+        let (message, received, channel) = Channel(theirs).receive_hello().unwrap();
+        assert!(matches!(message, Hello::Keep(state) if state.views.is_some()));
+        assert!(received.views.is_some());
+        channel.send(&ToKeeper::Ready).unwrap();
+        let answered = Channel(answers).receive::<ToKeeper>().unwrap();
+        assert!(matches!(answered, Some(ToKeeper::Ready)));
     }
 
     #[test]

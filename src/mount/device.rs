@@ -14,7 +14,7 @@ use rustix::mount::MountFlags;
 
 use super::fusermount;
 use super::mount_point::MountPoint;
-use super::mount_point_state::{FILESYSTEM_TYPE, SOURCE};
+use super::mount_point_state::{SOURCE, VIEWS_SOURCE};
 use super::poll::poll;
 use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
@@ -45,33 +45,77 @@ pub(super) fn unusable_device(error: Errno) -> Error {
 /// # Errors
 /// Why it failed, and what to do about it.
 pub(super) fn mount(mount_point: &MountPoint, allow_root: bool) -> Result<(OwnedFd, Mount)> {
+    require_device()?;
+    let device = match rustix::process::geteuid().is_root() {
+        true => mount_as_root(mount_point, SOURCE, MountFlags::empty(), ""),
+        // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
+        // answers from its cache without asking the server, so it must check the modes by itself.
+        false if allow_root => fusermount::mount(
+            mount_point.path(),
+            SOURCE,
+            ",allow_other,default_permissions",
+        ),
+        false => fusermount::mount(mount_point.path(), SOURCE, ""),
+    }?;
+    Ok((device, mount_point.mounted(SOURCE)?))
+}
+
+/// Mounts the views, for all users if that is allowed, and returns whether it is, too.
+///
+/// # Errors
+/// As for [`mount`].
+pub(super) fn mount_views(mount_point: &MountPoint) -> Result<(OwnedFd, Mount, bool)> {
+    const OPTIONS: &str = ",default_permissions";
+    const FOR_ALL: &str = ",default_permissions,allow_other";
+    require_device()?;
+    let by_helper = |options: &str| {
+        fusermount::mount(mount_point.path(), VIEWS_SOURCE, &format!(",ro{options}"))
+    };
+    let (device, allow_other) = match rustix::process::geteuid().is_root() {
+        true => {
+            let device = mount_as_root(mount_point, VIEWS_SOURCE, MountFlags::RDONLY, FOR_ALL);
+            (device?, true)
+        }
+        false => match by_helper(FOR_ALL) {
+            Err(error) if fusermount::is_refusal_of_others(&error) => (by_helper(OPTIONS)?, false),
+            device => (device?, true),
+        },
+    };
+    Ok((device, mount_point.mounted(VIEWS_SOURCE)?, allow_other))
+}
+
+fn require_device() -> Result<()> {
     if !Path::new(DEVICE).exists() {
         return Err(unusable_device(Errno::NOENT));
     }
-    let device = match rustix::process::geteuid().is_root() {
-        true => mount_as_root(mount_point),
-        false => fusermount::mount(mount_point.path(), allow_root),
-    }?;
-    Ok((device, mount_point.mounted()?))
+    Ok(())
 }
 
-fn mount_as_root(mount_point: &MountPoint) -> Result<OwnedFd> {
+fn mount_as_root(
+    mount_point: &MountPoint,
+    source: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<OwnedFd> {
     let dir = mount_point.path().display();
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(unusable_device)?;
     // The options of mount(8) for FUSE (Documentation/filesystems/fuse.rst).
     let options = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}",
+        "fd={},rootmode=40000,user_id={},group_id={}{options}",
         device.as_raw_fd(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
     let options =
         CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::from(e)))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
+    let flags =
+        flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let target = mount_point.descriptor_path();
-    let mount = |fstype| rustix::mount::mount(SOURCE, &target, fstype, flags, Some(&*options));
-    let mounted = match mount(FILESYSTEM_TYPE) {
+    let mount =
+        |fstype: &str| rustix::mount::mount(source, &target, fstype, flags, Some(&*options));
+    // By the type, `updatedb`, `df -x` and backups leave it out.
+    let mounted = match mount(&format!("fuse.{source}")) {
         // This kernel knows no subtypes.
         Err(Errno::NODEV) => mount("fuse"),
         mounted => mounted,

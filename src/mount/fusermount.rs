@@ -12,7 +12,6 @@ use rustix::net::{
 };
 
 use super::device::MISSING_CAPABILITY;
-use super::mount_point_state::SOURCE;
 use crate::error::{Error, Result};
 use crate::sync::not_started;
 use crate::users;
@@ -37,21 +36,21 @@ fn programs() -> Vec<OsString> {
     }
 }
 
-/// Mounts, and returns the device.
+/// Why `allow_other` is refused.
+const NO_OTHERS: &str =
+    "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)";
+
+/// Whether a mount failed because this user may not let other users in.
+pub(super) fn is_refusal_of_others(error: &Error) -> bool {
+    matches!(error, Error::Settings(why) if why == NO_OTHERS)
+}
+
+/// Mounts with these further options, and returns the device.
 ///
 /// # Errors
 /// Why it failed, and what to do about it.
-pub(super) fn mount(mount_point: &Path, allow_root: bool) -> Result<OwnedFd> {
-    let options = format!(
-        "fsname={SOURCE},subtype={SOURCE},nosuid,nodev,noexec,noatime{}",
-        // The kernel can admit only the owner or all users, so the server refuses all others but root. The kernel also
-        // answers from its cache without asking the server, so it must check the modes by itself.
-        if allow_root {
-            ",allow_other,default_permissions"
-        } else {
-            ""
-        }
-    );
+pub(super) fn mount(mount_point: &Path, source: &str, options: &str) -> Result<OwnedFd> {
+    let options = format!("fsname={source},subtype={source},nosuid,nodev,noexec,noatime{options}");
     let failed = |e: io::Error| Error::io("fusermount3 cannot be run", not_started(e));
     let mut unusable = None;
     for program in programs() {
@@ -110,7 +109,7 @@ fn is_elsewhere(error: &io::Error) -> bool {
 fn explain_failure(mount_point: &Path, stderr: &[u8]) -> String {
     let stderr = String::from_utf8_lossy(stderr);
     if stderr.contains("user_allow_other") {
-        return "--allow-root needs the line `user_allow_other` in /etc/fuse.conf (or root)".into();
+        return NO_OTHERS.into();
     }
     let what_to_do = match () {
         // It has opened the device by then.

@@ -2,22 +2,25 @@
 //! socket that carries them.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
+use crate::error::{Error, Result};
 use crate::files::base_folder::BaseFolder;
 use crate::live::{MountChange, Restart};
 use crate::process::mountinfo::MountId;
 use crate::secret::SealingKey;
+use crate::serve::socket::SocketFile;
 
 /// The handover format that this program speaks. It changes with `HandoverState`, with `Hello`, and with the records of
 /// the tree's journal. A program that speaks another format refuses to start as a part of this program's mount.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// Descriptors that both processes hold, so they survive the death of either.
 pub(super) struct SharedFds {
@@ -31,6 +34,88 @@ pub(super) struct SharedFds {
     pub(super) program: OwnedFd,
     /// The journal's key. It travels with the descriptors, but outside the serialized message.
     pub(super) key: SealingKey,
+    /// Those of the views' mount, while there is one: [`HandoverState::views`] says whether.
+    pub(super) views: Option<ViewsFds>,
+    /// The listening sockets, in the order of [`HandoverState::sockets`].
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+/// The descriptors of the views' mount.
+pub(super) struct ViewsFds {
+    /// `/dev/fuse`.
+    pub(super) device: OwnedFd,
+    pub(super) journal: [OwnedFd; 2],
+    /// The kernel's queue of opens, if there is one: [`ViewsState::watches_opens`] says whether.
+    pub(super) opens: Option<OwnedFd>,
+}
+
+impl ViewsFds {
+    /// The most that there are.
+    pub(super) const COUNT: usize = 4;
+
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let [a, b] = &self.journal;
+        let always = [self.device.as_fd(), a.as_fd(), b.as_fd()];
+        always.into_iter().chain(self.opens.iter().map(AsFd::as_fd))
+    }
+
+    /// From the descriptors of a message, in the order of [`all`](Self::all).
+    pub(super) fn from_message(
+        state: &ViewsState,
+        mut received: impl Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
+        Some(Self {
+            device: received.next()?,
+            journal: [received.next()?, received.next()?],
+            opens: match state.watches_opens {
+                true => Some(received.next()?),
+                false => None,
+            },
+        })
+    }
+
+    /// More descriptors of the same.
+    ///
+    /// # Errors
+    /// This process has no descriptor left.
+    pub(super) fn try_clone(&self) -> std::io::Result<Self> {
+        let [a, b] = &self.journal;
+        Ok(Self {
+            device: self.device.try_clone()?,
+            journal: [a.try_clone()?, b.try_clone()?],
+            opens: self.opens.as_ref().map(OwnedFd::try_clone).transpose()?,
+        })
+    }
+}
+
+/// What the next keeper or server must know of the views' mount.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct ViewsState {
+    pub(super) mount: MountId,
+    /// Its path at the time of the mount, to show.
+    pub(super) mount_point: OsBytes,
+    /// The kernel's first request.
+    pub(super) init: Vec<u8>,
+    /// The first inode number to give out.
+    pub(super) numbers_from: u64,
+    /// Whether the kernel lets other users in.
+    pub(super) allow_other: bool,
+    /// Whether the kernel has a queue of opens for it.
+    pub(super) watches_opens: bool,
+    /// Whether the kernel may open files by itself. It goes on doing so for as long as the mount is there.
+    pub(super) kernel_opens: bool,
+}
+
+/// Memory for a new journal.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn journal_files() -> Result<[OwnedFd; 2]> {
+    let file = || {
+        rustix::fs::memfd_create("simpletuner-live journal", MemfdFlags::CLOEXEC)
+            .map_err(|e| Error::io("memory for the journal", e))
+    };
+    Ok([file()?, file()?])
 }
 
 /// What the next keeper or server must know.
@@ -66,6 +151,10 @@ pub(super) struct HandoverState {
     pub(super) allow_root: bool,
     /// After this many seconds without a heartbeat, or at one request, the server counts as hung.
     pub(super) server_timeout: u64,
+    /// The views' mount, while there is one.
+    pub(super) views: Option<ViewsState>,
+    /// The files of the listening sockets.
+    pub(super) sockets: Vec<SocketFile>,
 }
 
 /// Why the server ended that one with other settings or variables replaced.
@@ -124,6 +213,8 @@ pub(super) enum ToServer {
     Quiesce,
     /// The mount is out of the tree: finish the writes that are under way, and exit.
     Shutdown,
+    /// For a server that has not begun yet: the views' mount has begun, with its descriptors, or has ended.
+    Views(Option<ViewsState>),
 }
 
 /// The server's messages.
@@ -143,6 +234,12 @@ pub(super) enum ToKeeper {
     Reload(Option<Environment>),
     /// The server has nothing left that is only in memory: another server may take over.
     Quiesced,
+    /// The server has mounted the views. With the descriptors.
+    ViewsMounted(ViewsState),
+    /// The views' mount has ended.
+    ViewsEnded,
+    /// The listening sockets are these from now on. With their descriptors.
+    Sockets(Vec<SocketFile>),
 }
 
 /// A timeout in seconds, rounded up and at least one: the keeper checks the heartbeat once a second.

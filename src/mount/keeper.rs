@@ -2,7 +2,9 @@
 //! so that little in it can fail. `upgrading` has its steps of an upgrade.
 
 mod begin;
+mod sockets;
 mod upgrading;
+mod views;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -87,7 +89,16 @@ pub fn mount_foreground(
     service::notify_ready(&state.mount_point());
     // The service manager has a restored mount already.
     if device::can_resend(&state.init) && state.numbers_from == 0 {
-        service::store_mount(&state.mount, &keeper.shared.device, &state.init);
+        let device = &keeper.shared.device;
+        service::store_mount(
+            &service::LIVE,
+            &state.mount,
+            device,
+            &state.init,
+            false,
+            false,
+        );
+        keeper.store_views();
     }
     keeper.run()
 }
@@ -161,7 +172,8 @@ enum Wakeup {
     UnmountSignal,
     UpgradeSignal,
     ReloadSignal,
-    Message(ToKeeper),
+    /// With the descriptors that came along.
+    Message(ToKeeper, Vec<OwnedFd>),
     ServerEnded,
     /// With the descriptors that came along.
     NextMessage(ToKeeper, Vec<OwnedFd>),
@@ -201,21 +213,17 @@ impl Keeper {
             self.begin_next_change();
             match self.wait(CHECK_INTERVAL) {
                 Wakeup::CheckDue => self.check(),
-                Wakeup::UnmountSignal | Wakeup::Message(ToKeeper::Unmount) => {
-                    return self.unmount();
-                }
+                Wakeup::UnmountSignal => return self.unmount(),
                 Wakeup::UpgradeSignal => self.begin_upgrade(),
-                Wakeup::ReloadSignal | Wakeup::Message(ToKeeper::Reload(None)) => self.reload(),
-                Wakeup::Message(ToKeeper::Reload(environment)) => self.begin_reload(environment),
-                Wakeup::Message(ToKeeper::Ready) => self.server_is_ready(),
-                Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
-                Wakeup::Message(ToKeeper::Program | ToKeeper::Prepared(_) | ToKeeper::Quiesced) => {
-                }
+                Wakeup::ReloadSignal => self.reload(),
+                Wakeup::Message(message, received) => self.handle_message(message, received),
                 Wakeup::ServerEnded => {
                     let exit = self.server.reap();
                     if !device::is_connected(&self.shared.device) {
                         let dir = self.state.mount_point();
                         service::notify_stopping();
+                        end_connection(self.detach_views());
+                        self.remove_sockets();
                         tracing::info!("{} is unmounted", dir.display());
                         return Ok(());
                     }
@@ -226,6 +234,21 @@ impl Keeper {
                 }
                 Wakeup::NextEnded => self.give_up_upgrade(),
             }
+        }
+    }
+
+    /// Handles a message of the server.
+    fn handle_message(&mut self, message: ToKeeper, received: Vec<OwnedFd>) {
+        match message {
+            ToKeeper::Unmount => self.unmount_requested = true,
+            ToKeeper::Reload(None) => self.reload(),
+            ToKeeper::Reload(environment) => self.begin_reload(environment),
+            ToKeeper::Ready => self.server_is_ready(),
+            ToKeeper::Failed(why) => self.server.reason = Some(why),
+            ToKeeper::ViewsMounted(state) => self.views_changed(Some(state), received),
+            ToKeeper::ViewsEnded => self.views_changed(None, Vec::new()),
+            ToKeeper::Sockets(files) => self.sockets_changed(files, received),
+            ToKeeper::Program | ToKeeper::Prepared(_) | ToKeeper::Quiesced => {}
         }
     }
 
@@ -271,17 +294,17 @@ impl Keeper {
                 return Err(Error::Settings(why.into()));
             }
             match self.wait(CHECK_INTERVAL) {
-                Wakeup::Message(ToKeeper::Ready) => {
+                Wakeup::Message(ToKeeper::Ready, _) => {
                     self.server_is_ready();
                     return Ok(());
                 }
-                Wakeup::Message(ToKeeper::Failed(why)) => self.server.reason = Some(why),
+                Wakeup::Message(ToKeeper::Unmount, _) => end_at = Some(Instant::now()),
+                Wakeup::Message(message, received) => self.handle_message(message, received),
                 // The server may answer already, and its message be on the way.
                 Wakeup::UnmountSignal => {
                     end_at.get_or_insert(Instant::now() + END_GRACE);
                     sync::sleep(SIGNAL_PAUSE);
                 }
-                Wakeup::Message(ToKeeper::Unmount) => end_at = Some(Instant::now()),
                 Wakeup::ServerEnded => return Err(Error::Settings(self.server.reap().reason)),
                 _ => {}
             }
@@ -321,9 +344,10 @@ impl Keeper {
                 return Wakeup::ReloadSignal;
             }
             if is_ready(2)
-                && let Ok(Some(message)) = self.server.channel.receive()
+                && let Ok(Some((message, received))) =
+                    self.server.channel.receive_with_descriptors()
             {
-                return Wakeup::Message(message);
+                return Wakeup::Message(message, received);
             }
             // After the server's messages: one of them may say that it is ready. The signal is never taken from its pipe.
             if is_ready(0) {
@@ -396,6 +420,8 @@ impl Keeper {
                     let why = "no server could be started for a minute";
                     tracing::error!("{why}: unmounting {}", self.state.mount_point().display());
                     service::notify_stopping();
+                    end_connection(self.detach_views());
+                    self.remove_sockets();
                     end_connection(detach_own(&self.state.mount));
                     return Err(Error::Settings(why.into()));
                 }
@@ -429,6 +455,7 @@ impl Keeper {
         tracing::info!("unmounting {}", dir.display());
         service::notify_stopping();
         let left = detach_own(&self.state.mount);
+        let left_of_views = self.detach_views();
         // Open files would keep the mount alive: the server finishes the writes under way, and then exits.
         let _ = self.server.channel.send(&ToServer::Shutdown);
         if let Some(Upgrading::Preparing { mut next, .. }) = self.upgrade.take() {
@@ -439,6 +466,8 @@ impl Keeper {
             self.server.kill("it did not end");
         }
         let _ = self.server.reap();
+        self.remove_sockets();
+        end_connection(left_of_views);
         match left {
             None => tracing::info!("{} is unmounted", dir.display()),
             left => end_connection(left),

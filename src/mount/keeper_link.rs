@@ -13,6 +13,8 @@ use super::environment::Environment;
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
 use super::poll::is_ready;
 use super::setup::Signals;
+use super::sockets::Sockets;
+use super::views::ViewsMount;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::files::reserve;
@@ -41,6 +43,8 @@ pub(super) struct KeeperLink {
     pub(super) heartbeat: HeartbeatPage,
     pub(super) drain: Drain,
     pub(super) tree: Arc<Tree>,
+    pub(super) views: Arc<ViewsMount>,
+    pub(super) sockets: Arc<Sockets>,
     pub(super) manager: Arc<SecretsManager>,
     /// How long the machine had slept at the last look.
     pub(super) slept: Duration,
@@ -105,10 +109,12 @@ impl KeeperLink {
                     self.tree.set_mount_info(|info| info.reload = Some(reload));
                 }
                 Ok(Some(ToServer::Quiesce)) => {
+                    self.views.leave_opens();
+                    self.sockets.pause(QUIESCE_TIMEOUT / 2);
                     self.tree.freeze_audit(QUIESCE_TIMEOUT);
                     let _ = self.channel.read().send(&ToKeeper::Quiesced);
                 }
-                Ok(Some(ToServer::Begin(_))) => {}
+                Ok(Some(ToServer::Begin(_) | ToServer::Views(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),
             }
         }
@@ -120,6 +126,7 @@ impl KeeperLink {
         if slept > self.slept + MIN_SLEEP {
             tracing::info!("the machine slept for {} s", (slept - self.slept).as_secs());
             self.tree.kernel_names().next_epoch();
+            self.views.next_epoch();
         }
         self.slept = self.slept.max(slept);
     }
@@ -130,12 +137,16 @@ impl KeeperLink {
             return;
         }
         let left = detach_own(&self.state.mount);
+        let left_of_views = self.views.detach();
         self.finish();
+        end_connection(left_of_views);
         end_connection(left);
         self.shut_down();
     }
 
     fn finish(&self) {
+        self.sockets.remove();
+        self.views.end();
         self.drain.finish();
         self.manager.close();
     }
@@ -152,7 +163,12 @@ impl KeeperLink {
             let _ = ended.wait();
         }
         tracing::warn!("the keeper has ended; starting another");
+        // Held until the next keeper is there: what it is told of the views' mount must not go to the last one.
+        let serving = self.views.serving.lock();
         let started = reserve::with(|| {
+            let views = serving.as_ref().map(|now| now.fds.try_clone()).transpose();
+            self.shared.views = views.map_err(|e| Error::io("the views' mount", e))?;
+            self.state.views = serving.as_ref().map(|now| now.state.clone());
             let (child, channel) = Channel::start(&self.shared, &self.state, "keeper", None)?;
             self.state.keeper = child.id();
             // A keeper that has ended meanwhile shows in the next `poll_once`.
@@ -162,6 +178,7 @@ impl KeeperLink {
         let (child, channel) = match started {
             Ok(started) => started,
             Err(error) => {
+                drop(serving);
                 tracing::error!("{error}; trying again in a second");
                 std::thread::sleep(RETRY_DELAY);
                 return;

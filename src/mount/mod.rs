@@ -3,6 +3,8 @@
 //! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
 //!   server's process as the keeper sees it
 //! - `server`: answers the kernel, starts another keeper when one ends
+//! - `views`: the views' mount, which the server makes and the keeper holds, too
+//! - `sockets`: the listening sockets, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
 //!   them; `poll`: poll(2) with a `Duration`
 //! - `device`: `/dev/fuse`; `fusermount`: the helper by which an ordinary user mounts and unmounts; `mount_point`: the folder
@@ -30,6 +32,7 @@ mod keeper;
 mod keeper_link;
 mod mount_point;
 mod mount_point_state;
+mod open_watch;
 mod poll;
 mod reload;
 mod running;
@@ -37,6 +40,7 @@ mod server;
 mod server_process;
 mod service;
 mod setup;
+mod sockets;
 mod start;
 mod successor;
 mod trust;
@@ -44,6 +48,7 @@ mod unit;
 mod unmount;
 mod upgrade;
 mod usage;
+mod views;
 
 pub use crate::fuse::Allocator;
 pub use environment::Environment;
@@ -62,7 +67,7 @@ pub use start::{Mounted, mount_background};
 pub use successor::become_server;
 pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT, runtime_folder};
-pub use unmount::{Unmount, unmount};
+pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
 
 use std::path::Path;
@@ -76,7 +81,7 @@ use crate::text::shell_path;
 pub(crate) fn belongs_to_another(mount_point: &Path, uid: u32) -> String {
     let user = crate::users::display_name(uid);
     format!(
-        "the mount at {} belongs to another user ({user}); choose another folder",
+        "the mount at {} belongs to another user ({user})",
         mount_point.display()
     )
 }

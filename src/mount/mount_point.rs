@@ -142,18 +142,19 @@ impl MountPoint {
         path_of_descriptor(&self.found.file)
     }
 
-    /// The mount that this process has just made here.
+    /// The mount that this process has just made here, from this source.
     ///
     /// # Errors
     /// The folder was exchanged meanwhile. Nothing of ours stays mounted.
-    pub(super) fn mounted(&self) -> Result<Mount> {
+    pub(super) fn mounted(&self, source: &str) -> Result<Mount> {
         let dir = self.path();
         // Where the folder is now: its owner, or a parent's, can have moved it.
         let here = std::fs::read_link(self.descriptor_path())
             .map_err(|e| Error::io(dir.display().to_string(), e))?;
         let mounts =
             mountinfo::of_this_process().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
-        let ours = |point: &PathBuf| mountinfo::at(&mounts, point).filter(|mount| is_own(mount));
+        let is_ours = |mount: &&Mount| is_own(mount, source);
+        let ours = |point: &PathBuf| mountinfo::at(&mounts, point).filter(is_ours);
         match ours(&here) {
             Some(mount) if here == dir => Ok(mount.clone()),
             _ => {

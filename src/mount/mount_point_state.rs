@@ -13,8 +13,8 @@ use crate::sync;
 
 /// The source of our mounts.
 pub(super) const SOURCE: &str = "simpletuner-live";
-/// Their type, by which `updatedb`, `df -x` and backups leave them out.
-pub(super) const FILESYSTEM_TYPE: &str = "fuse.simpletuner-live";
+/// The source of mounts of views.
+pub(super) const VIEWS_SOURCE: &str = "simpletuner-live-views";
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to say that a mount has ended.
@@ -33,6 +33,8 @@ pub enum MountPointState {
         alive: bool,
         /// Its server and keeper, if the daemon answers.
         pids: Vec<u32>,
+        /// Where its views are mounted, if the daemon answers and there are any.
+        views: Option<PathBuf>,
     },
     /// A mount of this program that belongs to another user.
     OfAnother {
@@ -85,16 +87,16 @@ pub(super) fn is_of_this_program(mount: &Mount) -> bool {
     mount.fstype.starts_with("fuse") && mount.source == SOURCE
 }
 
-/// Whether this user has mounted it with this program.
-pub(super) fn is_own(mount: &Mount) -> bool {
+/// Whether this user has mounted it with this program, from this source.
+pub(super) fn is_own(mount: &Mount, source: &str) -> bool {
     let me = rustix::process::geteuid().as_raw();
-    is_of_this_program(mount) && mount.user == Some(me)
+    mount.fstype.starts_with("fuse") && mount.source == source && mount.user == Some(me)
 }
 
 /// Where this user's mounts are.
 pub fn own_mount_points() -> Vec<PathBuf> {
     let mounts = mountinfo::of_this_process().unwrap_or_default();
-    let own = mounts.into_iter().filter(is_own);
+    let own = mounts.into_iter().filter(|mount| is_own(mount, SOURCE));
     own.map(|mount| mount.point).collect()
 }
 
@@ -139,11 +141,13 @@ fn read_status(dir: &Path, me: u32, timeout: Duration) -> MountPointState {
             MountPointState::Ours {
                 alive: true,
                 pids: pids.into_iter().flatten().map(|pid| pid as u32).collect(),
+                views: status["views"]["mount_point"].as_str().map(PathBuf::from),
             }
         }
         Some(Err(_)) | None => MountPointState::Ours {
             alive: false,
             pids: Vec::new(),
+            views: None,
         },
     }
 }

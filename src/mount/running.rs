@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::mount_point_state::is_own;
+use super::mount_point_state::{SOURCE, is_own};
 use crate::error::{Error, Result};
 use crate::process::mountinfo;
 use crate::settings::SettingsDigest;
@@ -47,7 +47,10 @@ pub struct Answer {
 /// [`Error::Io`] if the table of mounts cannot be read.
 pub fn running_mounts(home: &Path) -> Result<Vec<RunningMount>> {
     let mounts = mountinfo::of_this_process().map_err(|e| Error::io("/proc/self/mountinfo", e))?;
-    let mut own: Vec<_> = mounts.iter().filter(|mount| is_own(mount)).collect();
+    let mut own: Vec<_> = mounts
+        .iter()
+        .filter(|mount| is_own(mount, SOURCE))
+        .collect();
     // A bind mount shows the same mount again.
     let mut seen = HashSet::new();
     own.retain(|mount| seen.insert(&mount.filesystem));

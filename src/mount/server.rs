@@ -4,28 +4,31 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 
 use super::channel::{Channel, pair};
 use super::handover::{
-    HandoverState, Hello, RELOADED, SharedFds, ToKeeper, ToServer, whole_seconds,
+    HandoverState, Hello, RELOADED, SharedFds, ToKeeper, ToServer, ViewsFds, whole_seconds,
 };
 use super::in_force;
 use super::keeper_link::KeeperLink;
 use super::setup::Signals;
+use super::sockets::Sockets;
+use super::views::{Inherited, ViewsMount};
 use crate::audit::AuditTrail;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::files::{base_folder, reserve};
 use crate::fuse::{Drain, Fs};
 use crate::hardware::{Hardware, database_loader};
-use crate::live::{Commits, Owner, Parts, Restart, Tree};
+use crate::live::{Commits, Owner, Parts, Tree};
 use crate::manager::SecretsManager;
-use crate::process::heartbeat::{HeartbeatPage, Slot};
+use crate::process::heartbeat::{HeartbeatPage, OF_VIEWS, Slot};
 use crate::provider::variables_of_programs;
 use crate::settings::{Settings, SettingsContent};
 use crate::simpletuner_db::ProviderConfigs;
-use crate::sync::{self, JoinHandle, LARGE_STACK, RwLock, not_started};
+use crate::sync::{self, JoinHandle, LARGE_STACK, Mutex, RwLock, not_started};
+use crate::views::ViewStore;
 
 /// This variable makes the server act as on a kernel that cannot resend requests.
 const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
@@ -36,7 +39,8 @@ const NO_RESEND: &str = "SIMPLETUNER_LIVE_NO_RESEND";
 /// # Errors
 /// Why the server cannot serve. The keeper gets the same reason.
 pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> Result<()> {
-    let (Hello::Serve(mut state), shared, channel) = Channel::inherited()?.receive_hello()? else {
+    let (Hello::Serve(mut state), mut shared, channel) = Channel::inherited()?.receive_hello()?
+    else {
         return Err(Error::Settings(
             "only a keeper starts this part of a mount".into(),
         ));
@@ -44,13 +48,14 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     state.server = std::process::id();
     base_folder::keep(state.base_folder.clone());
     let settings = in_force::load(&shared.settings, state.log_file(), load);
+    let channel = Arc::new(RwLock::new(channel));
     let assembled = settings.and_then(|settings| {
-        let Some((manager, restarts)) = prepare(&settings, &state, &channel)? else {
+        let prepared = prepare(&settings, &mut state, &mut shared, &channel.read())?;
+        let Some(manager) = prepared else {
             return Ok(None);
         };
-        state.restarts = restarts;
-        let parts = assemble(&settings, &state, &shared, manager.clone())?;
-        Ok(Some((parts, manager, Signals::new()?)))
+        let parts = assemble(&settings, &state, &shared, manager.clone(), &channel)?;
+        Ok(Some((parts, manager, Signals::new()?, settings)))
     });
     let (
         Assembled {
@@ -59,23 +64,26 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             drain,
             tree,
             unfinished,
+            views,
         },
         manager,
         signals,
+        settings,
     ) = match assembled {
         Ok(Some(assembled)) => assembled,
         Ok(None) => return Ok(()),
         Err(error) => {
             // The keeper may have ended as well.
-            let _ = channel.send(&ToKeeper::Failed(error.to_string()));
+            let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
             return Err(error);
         }
     };
+    let sockets = Sockets::start(&settings, &mut state, &mut shared, &views, &channel.read());
+    let sockets = Arc::new(sockets);
     reserve::keep();
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
-    let channel = Arc::new(RwLock::new(channel));
     let keeper_link = KeeperLink {
         channel: channel.clone(),
         keeper: None,
@@ -85,6 +93,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         heartbeat,
         drain: drain.clone(),
         tree,
+        views: views.clone(),
+        sockets: sockets.clone(),
         manager: manager.clone(),
         slept: clock::slept(),
     };
@@ -92,6 +102,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
         let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
     })?;
     let result = session.run();
+    sockets.remove();
+    views.end();
     if let Err(error) = &result {
         let why = format!(
             "the device: {}",
@@ -104,13 +116,14 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     result.map_err(|e| Error::io(mount_point.display().to_string(), e))
 }
 
-/// Does what is possible while another server still answers, and waits until the keeper says to begin. Returns the
-/// restarts so far, too. `None`: the mount has ended meanwhile.
+/// Does what is possible while another server still answers, and waits until the keeper says to begin. Puts the restarts so far and the
+/// views' mount as it is then into `state` and `shared`. `None`: the mount has ended meanwhile.
 fn prepare(
     settings: &Settings,
-    state: &HandoverState,
+    state: &mut HandoverState,
+    shared: &mut SharedFds,
     channel: &Channel,
-) -> Result<Option<(Arc<SecretsManager>, Vec<Restart>)>> {
+) -> Result<Option<Arc<SecretsManager>>> {
     crate::secret::set_fingerprint_key(state.fingerprints);
     let manager = SecretsManager::from_settings(settings)?;
     let warm = warm_up(manager.clone());
@@ -122,10 +135,18 @@ fn prepare(
     }
     channel.send(&ToKeeper::Prepared(whole_seconds(settings.timeout.server)))?;
     loop {
-        match channel.receive()? {
-            Some(ToServer::Begin(restarts)) => return Ok(Some((manager, restarts))),
-            Some(ToServer::Upgraded(_) | ToServer::Reloaded(_) | ToServer::Quiesce) => {}
-            Some(ToServer::Shutdown) | None => return Ok(None),
+        match channel.receive_with_descriptors()? {
+            Some((ToServer::Begin(restarts), _)) => {
+                state.restarts = restarts;
+                return Ok(Some(manager));
+            }
+            Some((ToServer::Views(views), received)) => {
+                let fds = |state| ViewsFds::from_message(state, received.into_iter());
+                shared.views = views.as_ref().and_then(fds);
+                state.views = views;
+            }
+            Some((ToServer::Shutdown, _)) | None => return Ok(None),
+            Some(_) => {}
         }
     }
 }
@@ -136,6 +157,7 @@ struct Assembled {
     drain: Drain,
     tree: Arc<Tree>,
     unfinished: Commits,
+    views: Arc<ViewsMount>,
 }
 
 /// Builds everything that can fail before the server answers.
@@ -144,6 +166,7 @@ fn assemble(
     state: &HandoverState,
     shared: &SharedFds,
     manager: Arc<SecretsManager>,
+    channel: &Arc<RwLock<Channel>>,
 ) -> Result<Assembled> {
     let heartbeat = HeartbeatPage::map(&shared.heartbeat)?;
     heartbeat.beat();
@@ -164,12 +187,14 @@ fn assemble(
         Err(error) => Err(Error::io("the journal", error)),
     };
     let journal = [file(&shared.journal[0])?, file(&shared.journal[1])?];
+    let view_store = ViewStore::new(&settings.views_file, settings.timeout.total);
     let (tree, unfinished) = Tree::restore(
         Parts {
             manager: manager.clone(),
             hardware,
             configs: Some(configs),
-            audit: Some(audit),
+            audit: Some(audit.clone()),
+            views: Some(view_store.clone()),
             processes: Arc::new(crate::process::Proc),
         },
         owner,
@@ -192,7 +217,8 @@ fn assemble(
     let threads = |e| Error::io("a thread cannot be started", e);
     let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
-    let session = attach_session(fs, state, shared, &heartbeat)?;
+    let slot = Slot::Initialized;
+    let session = attach_session(fs, &state.init, &shared.device, &heartbeat, slot)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
     }
@@ -209,12 +235,35 @@ fn assemble(
         }
     }
     // Not earlier: if this server ends before it has the requests sent again, its successor must still know them.
-    let unanswered = heartbeat.drain_unanswered();
+    let unanswered = heartbeat.drain_unanswered().into_iter();
+    let (of_views, unanswered): (Vec<u64>, Vec<u64>) =
+        unanswered.partition(|request| request & OF_VIEWS != 0);
     let last = heartbeat.get(Slot::LastRequest);
     let can_resend = tree.mount_info().kernel.resend;
     request_resend(&shared.device, &unanswered, last, can_resend)
         .map_err(|e| Error::io("the requests of the server before this one", e))?;
+    let views = Arc::new(ViewsMount {
+        dir: settings.views_dir.clone(),
+        manager,
+        store: view_store,
+        tree: tree.clone(),
+        heartbeat,
+        key: shared.key.clone(),
+        channel: channel.clone(),
+        trail: audit,
+        serving: Mutex::default(),
+    });
+    let fds = shared.views.as_ref().map(ViewsFds::try_clone).transpose();
+    let fds = fds.map_err(|e| Error::io("the descriptors of the views' mount", e))?;
+    views.start(state.views.clone().zip(fds).map(|(state, fds)| Inherited {
+        state,
+        fds,
+        unanswered: of_views.iter().map(|request| request & !OF_VIEWS).collect(),
+        last: heartbeat.get(Slot::LastViewsRequest) & !OF_VIEWS,
+        can_resend,
+    }));
     Ok(Assembled {
+        views,
         session,
         heartbeat,
         drain,
@@ -226,15 +275,16 @@ fn assemble(
 /// Makes a fuser session on a device whose INIT an earlier server may have answered. The session first reads INIT from a
 /// socket, and its answer goes to the kernel only if it is the first one. The device then replaces the socket under the
 /// same descriptor number.
-fn attach_session(
-    fs: Fs,
-    state: &HandoverState,
-    shared: &SharedFds,
+pub(super) fn attach_session<F: Filesystem>(
+    fs: F,
+    init: &[u8],
+    device: &OwnedFd,
     heartbeat: &HeartbeatPage,
-) -> Result<Session<Fs>> {
+    initialized: Slot,
+) -> Result<Session<F>> {
     let failed = |e: io::Error| Error::io("the device", e);
     let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
-    rustix::io::write(&ours, &state.init).map_err(|e| failed(e.into()))?;
+    rustix::io::write(&ours, init).map_err(|e| failed(e.into()))?;
     // No check by fuser: the kernel admits only the owner, and root with `allow_root`, and the tree checks again. fuser
     // would also refuse the close of a process that has changed its user since the open.
     let mut config = Config::default();
@@ -242,16 +292,16 @@ fn attach_session(
     let session = Session::from_fd(fs, theirs, SessionACL::All, config).map_err(failed)?;
     let mut answer = [0; 1024];
     let len = rustix::io::read(&ours, &mut answer).map_err(|e| failed(e.into()))?;
-    if heartbeat.get(Slot::Initialized) == 0 {
-        rustix::io::write(&shared.device, &answer[..len]).map_err(|e| failed(e.into()))?;
-        heartbeat.set(Slot::Initialized, 1);
+    if heartbeat.get(initialized) == 0 {
+        rustix::io::write(device, &answer[..len]).map_err(|e| failed(e.into()))?;
+        heartbeat.set(initialized, 1);
     }
-    replace_fd(&session, &shared.device).map_err(failed)?;
+    replace_fd(&session, device).map_err(failed)?;
     Ok(session)
 }
 
 /// Puts the device under the descriptor number that the session reads and writes.
-fn replace_fd(session: &Session<Fs>, device: &OwnedFd) -> io::Result<()> {
+fn replace_fd<F: Filesystem>(session: &Session<F>, device: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: both are open descriptors of this process. The session still owns its number, which now names the device.
     let result = unsafe {
@@ -269,7 +319,7 @@ fn replace_fd(session: &Session<Fs>, device: &OwnedFd) -> io::Result<()> {
 
 /// Asks the kernel to resend the requests that earlier servers read and did not answer. A kernel that cannot resend gets
 /// EIO for them.
-fn request_resend(
+pub(super) fn request_resend(
     device: &OwnedFd,
     unanswered: &[u64],
     last: u64,

@@ -1,7 +1,7 @@
 //! Ends a mount: takes it out of the tree, ends its daemon, and with it the kernel's connection to it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,9 @@ use rustix::process::Signal;
 use super::connection::Connection;
 use super::daemon::{self, continue_stopped, wait_for_exit};
 use super::detach::detach;
-use super::mount_point_state::{MountPointState, mount_point_state_within, mounted, resolve};
+use super::mount_point_state::{
+    MountPointState, VIEWS_SOURCE, is_own, mount_point_state_within, mounted, resolve,
+};
 use super::{belongs_to_another, usage};
 use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
@@ -35,19 +37,28 @@ pub enum Unmount {
     Lazily,
 }
 
-/// Ends what is mounted at `dir`, within 5 seconds; warnings name the processes that used it. What was closed is written
+/// What becomes of a mount whose views are still bound somewhere: into a container, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundViews {
+    /// It stays, and so do the views; the error says where they are bound.
+    Refuse,
+    /// It ends: nobody reads through those any more.
+    End,
+}
+
+/// Ends what is mounted at `dir`, with its views, within 5 seconds; warnings name the processes that used it. What was closed is written
 /// first, unless that takes longer: the daemon then still finishes it.
 ///
 /// # Errors
 /// [`Error::Settings`] if nothing of this user's is mounted there (root may end any user's mount); [`Error::Io`] if the
 /// system refuses to unmount it, or a filesystem on the way to it does not answer.
-pub fn unmount(dir: &Path, how: Unmount) -> Result<()> {
+pub fn unmount(dir: &Path, how: Unmount, bound: BoundViews) -> Result<()> {
     let (sender, receiver) = channel();
     let place = dir.to_owned();
     let begun = Instant::now();
-    let run = move || drop(sender.send(unmount_by(&place, how, begun)));
+    let run = move || drop(sender.send(unmount_by(&place, how, bound, begun)));
     if sync::spawn("unmount", LARGE_STACK, run).is_err() {
-        return unmount_by(dir, how, begun);
+        return unmount_by(dir, how, bound, begun);
     }
     let ended = receiver.recv_timeout(TIMEOUT);
     ended.unwrap_or_else(|_| {
@@ -56,7 +67,7 @@ pub fn unmount(dir: &Path, how: Unmount) -> Result<()> {
     })
 }
 
-fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
+fn unmount_by(dir: &Path, how: Unmount, bound: BoundViews, begun: Instant) -> Result<()> {
     let dir = resolve(dir);
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));
@@ -67,9 +78,11 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     if matches!(state, MountPointState::Ours { alive: false, .. }) && continue_stopped(&mount) {
         state = mount_point_state_within(&dir, ANSWER_TIMEOUT)?;
     }
-    let pids = match state {
-        MountPointState::Ours { pids, .. } => pids,
-        MountPointState::OfAnother { .. } if rustix::process::geteuid().is_root() => Vec::new(),
+    let (pids, views) = match state {
+        MountPointState::Ours { pids, views, .. } => (pids, views),
+        MountPointState::OfAnother { .. } if rustix::process::geteuid().is_root() => {
+            (Vec::new(), None)
+        }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(&dir, uid)),
         MountPointState::NotMounted => return refuse(format!("nothing is mounted at {place}")),
         MountPointState::Foreign { fstype } => {
@@ -78,9 +91,21 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
             ));
         }
     };
+    let views = views_of(&dir, views);
+    if let Some(views) = &views
+        && bound == BoundViews::Refuse
+    {
+        refuse_bound(views)?;
+    }
     // Before the detach: afterwards `/proc` no longer shows the mount.
     let uses = usage::uses_of(&mount);
     let connection = Connection::of(&mount);
+    let views_connection = views.as_ref().map(Connection::of);
+    if let Some(views) = &views
+        && let Err(error) = detach(views)
+    {
+        tracing::warn!("{error}");
+    }
     let detached = match detach(&mount) {
         // Nobody can use it any more, but it stays where it is.
         Err(error) if how == Unmount::Now && error.errno() == libc::ETIMEDOUT => Err(error),
@@ -98,8 +123,34 @@ fn unmount_by(dir: &Path, how: Unmount, begun: Instant) -> Result<()> {
     usage::warn_of(&uses);
     if how == Unmount::Now {
         end_daemons(&mount, connection, &pids, begun + DAEMON_TIMEOUT);
+        // A dead mount, or a daemon that still writes.
+        if let Some(Ok(connection)) = views_connection {
+            let _ = connection.abort();
+        }
     }
     detached
+}
+
+/// The mount of the views that belong to the mount at `dir`: where its `status` says, or, if it does not answer, at its usual place, if
+/// that is a mount of this user's views.
+fn views_of(dir: &Path, named: Option<PathBuf>) -> Option<Mount> {
+    let usual = || dir.with_file_name("views");
+    let mount = mounted(&resolve(&named.unwrap_or_else(usual))).ok()??;
+    is_own(&mount, VIEWS_SOURCE).then_some(mount)
+}
+
+/// # Errors
+/// A folder of the views is bound somewhere; the message says where.
+fn refuse_bound(views: &Mount) -> Result<()> {
+    let binds = usage::binds_of(views);
+    if binds.found.is_empty() {
+        return Ok(());
+    }
+    usage::warn_of(&binds);
+    Err(Error::Settings(format!(
+        "the views at {} are still bound elsewhere, where nobody could read them any more; end what uses them, or add --force",
+        views.point.display()
+    )))
 }
 
 /// Removes a mount that does not answer. Processes that it still has end with the connection.

@@ -78,15 +78,44 @@ pub(super) struct Uses {
 
 /// The uses of the filesystem, as far as this user may see them.
 pub(super) fn uses_of(mount: &Mount) -> Uses {
-    uses_within(mount, SEARCH_TIMEOUT)
+    uses_within(mount, SEARCH_TIMEOUT, Kinds::All)
 }
 
-fn uses_within(mount: &Mount, timeout: Duration) -> Uses {
+/// Where else the filesystem, or a folder of it, is mounted, in any mount namespace that this user may see. The same mount in
+/// another namespace does not count: most services have such a copy of all mounts, and did not ask for this one.
+pub(super) fn binds_of(mount: &Mount) -> Uses {
+    uses_within(mount, SEARCH_TIMEOUT, Kinds::Binds)
+}
+
+/// A mount of this folder at the filesystem's root, in any mount namespace that this user may see.
+pub(super) fn bind_of_folder(mount: &Mount, folder: &str) -> Option<Use> {
+    let root = Path::new("/").join(folder);
+    let is_bind =
+        |found: &Mount| found.filesystem == mount.filesystem && found.root.starts_with(&root);
+    let tables = process::all_pids().map(|pid| (pid, mountinfo::of_process(pid)));
+    tables.into_iter().find_map(|(pid, table)| {
+        let found = table.unwrap_or_default().into_iter().find(is_bind)?;
+        Some(Use::Namespace {
+            point: found.point,
+            pid,
+            program: program_of(pid),
+        })
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kinds {
+    All,
+    Binds,
+}
+
+fn uses_within(mount: &Mount, timeout: Duration, kinds: Kinds) -> Uses {
     let (sender, receiver) = channel();
     let mut search = Search {
         mount: mount.clone(),
         found: sender,
         known_mounts: BTreeSet::from([mount.id]),
+        kinds,
     };
     let mut uses = Uses::default();
     if let Err(error) = sync::spawn("usage", LARGE_STACK, move || search.run()) {
@@ -128,6 +157,7 @@ struct Search {
     found: Sender<Use>,
     /// The ids of the filesystem's mounts found so far, in any mount namespace.
     known_mounts: BTreeSet<u64>,
+    kinds: Kinds,
 }
 
 impl Search {
@@ -140,18 +170,22 @@ impl Search {
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
         let parent = parent.filter(|pid| program_of(*pid) == PROCESS_NAME);
         for pid in process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent) {
-            if let Some(first) = self
-                .new_mounts(mountinfo::of_process(pid))
-                .into_iter()
-                .next()
-            {
+            // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
+            let at_most = match self.kinds {
+                Kinds::All => 1,
+                Kinds::Binds => usize::MAX,
+            };
+            let mounts = self.new_mounts(mountinfo::of_process(pid));
+            for mount in mounts.into_iter().take(at_most) {
                 self.report(Use::Namespace {
-                    point: first.point,
+                    point: mount.point,
                     pid,
                     program: program_of(pid),
                 });
             }
-            self.search_process(pid);
+            if self.kinds == Kinds::All {
+                self.search_process(pid);
+            }
         }
     }
 
@@ -163,8 +197,13 @@ impl Search {
     /// identify it as well, but following it waits for a process in execve(2).)
     fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
         let mut mounts = table.unwrap_or_default();
+        let is_copy =
+            |mount: &Mount| mount.root == Path::new("/") && mount.point == self.mount.point;
+        let counts = |mount: &Mount| self.kinds == Kinds::All || !is_copy(mount);
         mounts.retain(|mount| {
-            mount.filesystem == self.mount.filesystem && self.known_mounts.insert(mount.id)
+            mount.filesystem == self.mount.filesystem
+                && counts(mount)
+                && self.known_mounts.insert(mount.id)
         });
         mounts
     }
@@ -230,9 +269,9 @@ mod tests {
     #[test]
     fn a_search_that_is_cut_off_says_so() {
         let mount = mountinfo::of_this_process().unwrap().remove(0);
-        let uses = uses_within(&mount, Duration::ZERO);
+        let uses = uses_within(&mount, Duration::ZERO, Kinds::All);
         assert!(uses.cut_off.is_some());
-        let uses = uses_within(&mount, Duration::from_secs(60));
+        let uses = uses_within(&mount, Duration::from_secs(60), Kinds::All);
         assert_eq!(uses.cut_off, None);
     }
 }

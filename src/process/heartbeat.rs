@@ -39,11 +39,27 @@ pub(crate) enum Slot {
     LastRequest = 6,
     /// The request that the thread `close` works on.
     Closing = 7,
+    /// The request that the thread `views` works on, with [`OF_VIEWS`].
+    ReadingViews = 8,
+    /// 1: the first request (INIT) of the views' mount is answered.
+    ViewsInitialized = 9,
+    /// The last request of the views' mount that a server began to work on, with [`OF_VIEWS`].
+    LastViewsRequest = 10,
 }
+
+/// The numbers of requests of the views' mount have this bit on the page, which no request's number has: the kernel numbers the requests of
+/// each mount from the beginning.
+pub(crate) const OF_VIEWS: u64 = 1 << 61;
 
 impl Slot {
     /// The slots in which threads write the request that they work on.
-    const OF_REQUESTS: [Slot; 4] = [Slot::Reading, Slot::Closing, Slot::Committing, Slot::Saving];
+    const OF_REQUESTS: [Slot; 5] = [
+        Slot::Reading,
+        Slot::Closing,
+        Slot::Committing,
+        Slot::Saving,
+        Slot::ReadingViews,
+    ];
 }
 
 /// The page, mapped into this process until it ends: threads may outlive their mount.

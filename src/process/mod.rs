@@ -9,6 +9,7 @@
 //! the mount itself. So nothing follows `/proc/PID/fd/N`, and `/proc/PID/stat` is read only of a thread that has given
 //! up its memory; [`started_at`] states what its caller must know.
 
+mod container;
 mod fields;
 pub(crate) mod heartbeat;
 pub(crate) mod mountinfo;
@@ -18,6 +19,7 @@ pub mod users;
 use std::fs;
 use std::io::ErrorKind;
 
+pub use container::container_of;
 use fields::{Stat, Status, field, number};
 
 /// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
@@ -342,6 +344,13 @@ pub fn name_of(tid: u32) -> Option<String> {
 /// The id of the mount that a descriptor belongs to, from its `/proc/PID/fdinfo/N`.
 pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
+}
+
+/// The user as whom the thread opens files.
+pub fn file_user_of(tid: u32) -> Option<u32> {
+    let status = Status::of(tid)?;
+    let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);
+    number(ids.nth(3)?)
 }
 
 /// The process's effective user.

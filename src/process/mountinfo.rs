@@ -49,6 +49,8 @@ pub(crate) struct Mount {
     pub(crate) id: u64,
     /// The filesystem as `MAJOR:MINOR`; all mounts of one filesystem have the same.
     pub(crate) filesystem: String,
+    /// Which folder of the filesystem is mounted; `/`: all of it.
+    pub(crate) root: PathBuf,
     /// The mount point.
     pub(crate) point: PathBuf,
     /// `fuse`, `ext4`, ...
@@ -128,7 +130,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = text(fields.next()?).parse().ok()?;
     let (_parent, filesystem) = (fields.next()?, fields.next()?);
-    let (_root, point) = (fields.next()?, fields.next()?);
+    let (root, point) = (fields.next()?, fields.next()?);
     // Any number of optional fields ends with a dash.
     fields.find(|field| *field == b"-")?;
     let (fstype, source) = (fields.next()?, fields.next()?);
@@ -138,6 +140,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount {
         id,
         filesystem: text(filesystem),
+        root: unescape(root).into(),
         point: unescape(point).into(),
         fstype: text(fstype),
         source: unescape(source),

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{self, Uid};
+use nix::unistd::{self, Group, Uid, User};
 use serde_json::Value;
 
 use crate::cache::{TtlCache, USER_PERMISSION};
@@ -16,6 +17,8 @@ use crate::sync::{self, Condvar, LARGE_STACK, Mutex};
 const MAX_LOOKUPS: usize = 16;
 /// How long a message waits for a user's name.
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a name's number is waited for.
+const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The users that are being looked up, and since when.
 static LOOKUPS: Mutex<BTreeMap<u32, Instant>> = Mutex::new(BTreeMap::new());
@@ -89,6 +92,33 @@ fn look_up(uid: u32) -> bool {
         LOOKED_UP.notify_all();
     };
     sync::spawn("user-names", LARGE_STACK, look_up).is_ok()
+}
+
+/// The number of a user, by name; `None` also if the database does not answer within two seconds.
+pub(crate) fn uid_of(name: &str) -> Option<u32> {
+    let name = name.to_owned();
+    within(ID_TIMEOUT, move || {
+        Some(User::from_name(&name).ok()??.uid.as_raw())
+    })
+}
+
+/// The number of a group, by name; `None` also if the database does not answer within two seconds.
+pub(crate) fn gid_of(name: &str) -> Option<u32> {
+    let name = name.to_owned();
+    within(ID_TIMEOUT, move || {
+        Some(Group::from_name(&name).ok()??.gid.as_raw())
+    })
+}
+
+/// Asks the database on a thread of its own.
+fn within<T: Send + 'static>(
+    timeout: Duration,
+    ask: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = channel();
+    let run = move || drop(sender.send(ask()));
+    sync::spawn("user-names", LARGE_STACK, run).ok()?;
+    receiver.recv_timeout(timeout).ok()?
 }
 
 /// A user in a message: the name, or the number if the database does not have it at once.

@@ -109,6 +109,12 @@ settings_table! {
         audit_keep_days: Option<u32> = setting("audit_keep_days")
             .unit("days")
             .check(|days: &Option<u32>| ensure(days.is_none_or(|days| (1..=MAX_DAYS).contains(&days)), "must be a number of days, 1 or more")),
+        /// Where views are mounted; unless it is set, in `~/.simpletuner/views`
+        named_views_dir: Option<PathBuf> = setting("views_dir"),
+        /// Whether Docker and Podman may have views as volumes
+        docker: bool = setting("docker"),
+        /// The socket for that; unless it is set, `/run/docker/plugins/simpletuner-live.sock`
+        docker_socket: Option<PathBuf> = setting("docker_socket"),
         /// The audit trails' signing key; unless it is set, it is in a file beside the trail
         audit_key: Option<SecretValue> = variables(&["SIMPLETUNER_AUDIT_KEY"]),
         /// SimpleTuner's state folder; unless it is set, it is found as SimpleTuner finds it
@@ -127,6 +133,10 @@ settings_table! {
         state_dir: PathBuf = named_state_dir.clone().unwrap_or_default(),
         /// The mount point.
         mount_point: PathBuf = reader.base.mount_point.clone(),
+        /// Where views are mounted.
+        views_dir: PathBuf = named_views_dir.clone().unwrap_or_else(|| base_dir.join("views")),
+        /// The file of the views' definitions.
+        views_file: PathBuf = base_dir.join("views.json"),
         /// The credential key's file.
         key_file: PathBuf = base_dir.join("credential.key"),
         /// The background daemon's log.

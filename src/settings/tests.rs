@@ -78,6 +78,7 @@ max_stale: 0
 max_keys: 20000
 timeout: {connect: 1, total: 2}
 prefetch: true
+docker: true
 allow_root: true
 audit_reads: false
 "#,
@@ -104,7 +105,7 @@ audit_reads: false
     assert_eq!(s.max_stale, Duration::ZERO);
     assert_eq!(s.max_keys, 20_000);
     assert_eq!(s.timeout.connect, Duration::from_secs(1));
-    assert!(!s.encrypt && !s.audit_reads && s.allow_root && s.prefetch);
+    assert!(!s.encrypt && !s.audit_reads && s.allow_root && s.prefetch && s.docker);
     assert_eq!(
         Home::new("ttl: 7").load().unwrap().ttl.default,
         Duration::from_secs(7)

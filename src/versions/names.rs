@@ -14,6 +14,11 @@ impl State {
         self.names.get(dir_entry).copied()
     }
 
+    /// The numbers of all inodes.
+    pub fn all_inodes(&self) -> Vec<u64> {
+        self.inodes.keys().copied().collect()
+    }
+
     /// The scratch file of a name.
     pub fn scratch(&self, dir_entry: &DirEntry) -> Option<u64> {
         self.named(dir_entry)

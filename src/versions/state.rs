@@ -233,6 +233,11 @@ impl State {
         ino
     }
 
+    /// The inode of a name's current version, if one is known.
+    pub fn current_version(&self, dir_entry: &DirEntry) -> Option<u64> {
+        self.file(self.named(dir_entry)?)?.current
+    }
+
     /// The placeholder of a name: LOOKUP gives it if a provider must be asked first, READDIRPLUS for every name. A name has the
     /// same placeholder each time, so that concurrent lookups get one inode. Opening it returns ESTALE.
     pub fn placeholder_for(&mut self, dir_entry: &DirEntry) -> u64 {

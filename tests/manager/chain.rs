@@ -62,7 +62,13 @@ fn a_key_of_the_environment_hides_the_files_and_a_write_says_so() {
     assert_eq!(value(&home.manager(), "A"), "written");
     assert_eq!(
         *heard.lock().unwrap(),
-        ["set A file", "shadowed A environment", "set B file"]
+        [
+            "set A file",
+            "shadowed A environment",
+            "encrypted A file",
+            "set B file",
+            "encrypted B file"
+        ]
     );
     manager.delete("A").unwrap();
     assert_eq!(value(&manager, "A"), "environment");

@@ -117,7 +117,12 @@ fn a_killed_writer_leaves_the_old_file_unchanged() {
     );
     assert_eq!(
         home.files(),
-        ["live.yaml", "secrets.json", "secrets.json.lock"]
+        [
+            "live.yaml",
+            "secrets.json",
+            "secrets.json.lock",
+            "secrets.json.previous"
+        ]
     );
 }
 

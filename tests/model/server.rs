@@ -131,6 +131,7 @@ impl Server {
             manager,
             hardware: Arc::new(hardware),
             configs: None,
+            views: None,
             audit: None,
             processes: keeper.table.clone(),
         };

@@ -67,3 +67,34 @@ fn a_folder_that_is_moved_away_is_not_made_anew_and_works_again_when_it_is_back(
         user.run(&["umount"]).done();
     }
 }
+
+#[test]
+fn no_command_begins_anew_in_the_place_of_a_folder_that_was_moved_away_under_a_mount() {
+    for user in users() {
+        user.run(&["mount"]).done();
+        user.set_secret(&user.live(""));
+        user.mounts.borrow_mut().push(user.path("away/live"));
+        user.sh("mv .simpletuner away");
+        for command in [
+            &["set", "NEW", "value"][..],
+            &["get", "K"],
+            &["rm", "K"],
+            &["ls"],
+            &["undo", "K", "--yes"],
+            &["encrypt-file"],
+            &["mount"],
+        ] {
+            let said = user.run(command);
+            assert_eq!(said.code, 1, "{}", said.err);
+            assert!(
+                said.err.contains("because a folder was renamed") && said.err.contains("umount"),
+                "{}",
+                said.err
+            );
+        }
+        assert!(!user.path(".simpletuner").exists());
+        user.sh("mv away .simpletuner");
+        assert_eq!(user.run(&["get", "K"]).done(), "v");
+        user.run(&["umount"]).done();
+    }
+}

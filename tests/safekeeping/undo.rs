@@ -160,3 +160,70 @@ fn a_value_kept_while_values_were_plain_comes_back_as_the_settings_say() {
     let store = fs::read_to_string(home.path(".simpletuner/secrets.json")).unwrap();
     assert!(store.contains("\"one\""), "{store}");
 }
+
+#[test]
+fn an_undo_never_sets_back_the_secrets_of_another_file_than_the_mount_shows() {
+    let home = Home::new();
+    set(&home, "K", "default file");
+    set(&home, "K", "default file, newer");
+    home.write("my.yaml", "file_path: ~/mine.json\n");
+    home.run(&["mount", "--config", "my.yaml"]).done();
+    set(&home, "K", "mine");
+    set(&home, "K", "mine, newer");
+    for command in [
+        &["undo", "K", "--yes"][..],
+        &["history"],
+        &["encrypt-file"],
+        &["decrypt-file", "--yes"],
+    ] {
+        let said = home.run(command).failed();
+        assert!(said.contains("mine.json"), "{said}");
+        assert!(said.contains("/my.yaml` takes the settings"), "{said}");
+    }
+    home.run(&["undo", "K", "--yes", "--config", "my.yaml"])
+        .done();
+    assert_eq!(get(&home, "K"), "mine");
+    assert_eq!(
+        home.run(&["get", "K", "--no-mount"]).done(),
+        "default file, newer"
+    );
+    home.run(&["umount"]).done();
+    home.run(&["mount"]).done();
+    // live.yaml is newer than what is in force.
+    settings(&home, "file_path: ~/mine.json\n");
+    let said = home.run(&["undo", "K", "--yes"]).failed();
+    assert!(
+        said.contains("`simpletuner-live reload` has the mount use that file"),
+        "{said}"
+    );
+    assert_eq!(get(&home, "K"), "default file, newer");
+    home.run(&["reload"]).done();
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "mine, newer");
+    home.run(&["umount"]).done();
+}
+
+/// A program that replaces the link with a file of its own: the younger file wins, and the other's value is not lost.
+#[test]
+fn what_an_adoption_replaces_can_be_set_back() {
+    let home = Home::new();
+    let replace = |value: &str| {
+        home.sh(&format!(
+            "echo '{{\"K\": \"{value}\", \"NEW\": \"n\"}}' > new && mv new ~/.simpletuner/secrets.json"
+        ))
+    };
+    set(&home, "K", "stored");
+    set(&home, "SAME", "s");
+    home.run(&["adopt"]).done();
+    replace("theirs");
+    home.run(&["adopt"]).done();
+    assert_eq!(get(&home, "K") + &get(&home, "NEW"), "theirsn");
+    assert!(!home.sh("cat ~/.simpletuner/*.previous").contains("stored"));
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "stored");
+    replace("theirs again");
+    home.run(&["adopt", "--undo", "--yes"]).done();
+    assert_eq!(get(&home, "K"), "theirs again");
+    home.run(&["undo", "K", "--yes"]).done();
+    assert_eq!(get(&home, "K") + &get(&home, "SAME"), "storeds");
+}

@@ -160,6 +160,52 @@ fn with_a_service_manager_the_mount_survives_when_both_processes_are_killed_at_o
 }
 
 #[test]
+fn the_views_survive_the_end_of_both_processes_under_a_service_manager() {
+    let _alone = alone();
+    let home = Home::new();
+    home.write(".simpletuner/views.json", r#"{"v": {"secrets": ["A"]}}"#);
+    let mut manager = Manager::of(&home);
+    manager.start();
+    let is_stored = |known: &Value| known["store"].as_array().unwrap().len() == 4;
+    wait_until("the mount answers", || {
+        fs::read(home.live("status")).is_ok()
+    });
+    let status: Value = serde_json::from_slice(&fs::read(home.live("status")).unwrap()).unwrap();
+    if status["kernel"]["resend"] != true {
+        return;
+    }
+    manager.until(is_stored);
+    fs::write(home.live("secrets/A"), "value").unwrap();
+    let place = home.path(".simpletuner/views");
+    let folder = || {
+        let folder = fs::metadata(place.join("v")).unwrap();
+        (folder.dev(), folder.ino())
+    };
+    let before = folder();
+    for round in 0..2 {
+        home.kill(&home.live(""));
+        manager.start();
+        let value = format!("value {round}");
+        wait_until("the mount answers", || {
+            fs::write(home.live("secrets/A"), &value).is_ok()
+        });
+        assert_eq!(fs::read_to_string(place.join("v/A")).unwrap(), value);
+        assert_eq!(folder(), before);
+    }
+    fs::remove_file(home.live("views/v.json")).unwrap();
+    manager.until(|known| known["store"].as_array().unwrap().len() == 2);
+    assert!(!is_mounted(&place));
+    fs::write(home.live("views/w.json"), r#"{"secrets": ["A"]}"#).unwrap();
+    manager.until(is_stored);
+    let keeper: Value = serde_json::from_slice(&fs::read(home.live("status")).unwrap()).unwrap();
+    signal("TERM", keeper["keeper_pid"].as_u64().unwrap() as u32);
+    manager.until(|known| known["store"].as_array().unwrap().is_empty());
+    wait_until("both are unmounted", || {
+        !is_mounted(&home.live("")) && !is_mounted(&place)
+    });
+}
+
+#[test]
 fn systemd_accepts_the_unit_for_a_user_and_for_the_machine() {
     let home = Home::new();
     let verify = |scope: &str, args: &[&str]| {

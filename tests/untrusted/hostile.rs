@@ -126,10 +126,12 @@ fn without_room_for_the_credential_key_a_write_is_enospc() {
         "{said:?}"
     );
     let log = fs::read_to_string(home.path(".simpletuner/live.log")).unwrap();
+    // At the open, because without an inode no file can be made there.
     assert!(
-        log.contains("cannot create the credential key") && log.contains("No space left"),
+        log.contains("create: A: writing") && log.contains("No space left"),
         "{log}"
     );
+    assert!(!home.path(".simpletuner/credential.key").exists());
     home.run(&["umount"]).done();
 }
 

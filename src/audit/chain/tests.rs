@@ -10,9 +10,10 @@ fn key() -> hmac::Key {
 
 fn rows(count: usize, at: &str) -> Vec<UnsignedRow> {
     let actor = Actor {
-        uid: 1000,
+        uid: Some(1000),
         pid: 42,
         program: Some("cat".into()),
+        container: None,
     };
     let row = |number| {
         let name = crate::secret::SecretName::new(&format!("K{number}")).unwrap();

@@ -57,7 +57,7 @@ pub(super) struct CoalescedReads {
     /// In the order in which they happened.
     by_number: BTreeMap<u64, CoalescedRead>,
     /// The youngest read of each user, process and target.
-    youngest: HashMap<(u32, u32, ReadTarget), u64>,
+    youngest: HashMap<(Option<u32>, u32, ReadTarget), u64>,
     next: u64,
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::{Keeper, start_serving};
 use crate::error::{Error, Result};
@@ -13,11 +13,14 @@ use crate::files::base_folder::{self, BaseFolder};
 use crate::files::reserve;
 use crate::mount::daemon::continue_stopped;
 use crate::mount::detach::detach;
-use crate::mount::handover::{HandoverState, OsBytes, SharedFds, whole_seconds};
+use crate::mount::handover::{
+    HandoverState, OsBytes, SharedFds, ViewsFds, ViewsState, journal_files, whole_seconds,
+};
 use crate::mount::mount_point::MountPoint;
 use crate::mount::mount_point_state::{
     MountPointState, has_ended, mount_point_state, mounted, resolve,
 };
+use crate::mount::service::RestoredMount;
 use crate::mount::setup::{Signals, set_up};
 use crate::mount::start::warn_of_read_only;
 use crate::mount::unmount::remove_dead;
@@ -46,10 +49,14 @@ pub(super) fn begin(
         warn_of_read_only(settings, false);
     }
     let mount_point = resolve(&settings.mount_point);
-    let restored = service::restored().filter(|restored| {
+    let restored = service::restored();
+    let lives = |restored: &RestoredMount| {
+        restored.mount.find().is_some() && device::is_connected(&restored.device)
+    };
+    let restored_views = restored.views.filter(lives);
+    let restored = restored.live.filter(|restored| {
         let mount = restored.mount.find();
-        mount.is_some_and(|mount| mount.point == mount_point)
-            && device::is_connected(&restored.device)
+        mount.is_some_and(|mount| mount.point == mount_point) && lives(restored)
     });
     let place = match restored.is_some() {
         true => None,
@@ -64,7 +71,7 @@ pub(super) fn begin(
     let mut fingerprints = [0; 16];
     random(&mut fingerprints)?;
     // All that can fail comes before the mount, so that none is left behind.
-    let journal = [journal_file()?, journal_file()?];
+    let journal = journal_files()?;
     let (program, key) = (own_program()?, SealingKey::random()?);
     let settings_in_force = in_force::of(&settings.content)?;
     let program_path =
@@ -76,12 +83,12 @@ pub(super) fn begin(
                 mount_point.display()
             );
             heartbeat.set(Slot::Initialized, 1);
-            // The kernel may remember inode numbers and handles of the processes that ended. A random start keeps the
-            // new ones apart from them.
-            let mut from = [0; 8];
-            random(&mut from[2..6])?;
-            let from = u64::from_le_bytes(from);
-            (restored.device, restored.mount, restored.init, from)
+            (
+                restored.device,
+                restored.mount,
+                restored.init,
+                random_start()?,
+            )
         }
         (None, None) => return Ok(None),
         (None, Some(place)) => {
@@ -92,15 +99,17 @@ pub(super) fn begin(
     };
     let base_folder = BaseFolder::find(&settings.base_dir);
     base_folder::keep(base_folder.clone());
-    let shared = SharedFds {
+    let mut shared = SharedFds {
         device,
         heartbeat: heartbeat_file,
         journal,
         settings: settings_in_force,
         program,
         key,
+        views: None,
+        sockets: Vec::new(),
     };
-    let state = HandoverState {
+    let mut state = HandoverState {
         mount: mount.clone(),
         mount_point: OsBytes::from(&mount_point),
         program: OsBytes::from(program_path),
@@ -117,7 +126,27 @@ pub(super) fn begin(
         base_folder: base_folder.clone(),
         allow_root: settings.allow_root,
         server_timeout: whole_seconds(settings.timeout.server),
+        views: None,
+        sockets: Vec::new(),
     };
+    if let Some(views) = restored_views {
+        heartbeat.set(Slot::ViewsInitialized, 1);
+        let point = views.mount.find().map(|mount| mount.point);
+        state.views = Some(ViewsState {
+            mount_point: OsBytes::from(point.unwrap_or_default()),
+            mount: views.mount,
+            init: views.init,
+            numbers_from: random_start()?,
+            allow_other: views.allow_other,
+            watches_opens: false,
+            kernel_opens: views.kernel_opens,
+        });
+        shared.views = Some(ViewsFds {
+            device: views.device,
+            journal: journal_files()?,
+            opens: None,
+        });
+    }
     let begun = start_serving(&state, &shared).and_then(|server| {
         let mut keeper = Keeper::new(state, shared, heartbeat, server, signals);
         keeper.wait_until_ready()?;
@@ -129,6 +158,14 @@ pub(super) fn begin(
         let _ = detach(&mount);
     }
     begun.map(Some)
+}
+
+/// Where inode numbers and handles begin if the kernel may remember those of processes that have ended. A random start keeps the new
+/// ones apart from them.
+fn random_start() -> Result<u64> {
+    let mut from = [0; 8];
+    random(&mut from[2..6])?;
+    Ok(u64::from_le_bytes(from))
 }
 
 fn random(bytes: &mut [u8]) -> Result<()> {
@@ -187,10 +224,8 @@ fn clear(mount_point: &Path) -> Result<bool> {
                 }
             }
             MountPointState::OfAnother { uid } => {
-                return Err(Error::Settings(crate::mount::belongs_to_another(
-                    mount_point,
-                    uid,
-                )));
+                let what = crate::mount::belongs_to_another(mount_point, uid);
+                return Err(Error::Settings(format!("{what}; choose another folder")));
             }
             MountPointState::Foreign { fstype } => {
                 let dir = mount_point.display();
@@ -200,11 +235,6 @@ fn clear(mount_point: &Path) -> Result<bool> {
             }
         }
     }
-}
-
-fn journal_file() -> Result<OwnedFd> {
-    rustix::fs::memfd_create("simpletuner-live journal", MemfdFlags::CLOEXEC)
-        .map_err(|e| Error::io("memory for the journal", e))
 }
 
 fn own_program() -> Result<OwnedFd> {

@@ -176,7 +176,8 @@ impl Keeper {
             ToKeeper::Program => *program = received.into_iter().next(),
             ToKeeper::Prepared(server_timeout) => self.switch_servers(server_timeout),
             ToKeeper::Failed(why) => next.reason = Some(why),
-            ToKeeper::Ready | ToKeeper::Unmount | ToKeeper::Quiesced | ToKeeper::Reload(_) => {}
+            // Later messages are those of a server.
+            _ => {}
         }
     }
 
@@ -195,9 +196,13 @@ impl Keeper {
             if !is_ready(&mut fds, left) {
                 return;
             }
-            match self.server.channel.receive() {
-                Ok(Some(ToKeeper::Quiesced)) | Ok(None) | Err(_) => return,
-                Ok(Some(ToKeeper::Unmount)) => self.unmount_requested = true,
+            match self.server.channel.receive_with_descriptors() {
+                Ok(Some((ToKeeper::Quiesced, _))) | Ok(None) | Err(_) => return,
+                Ok(Some((ToKeeper::Unmount, _))) => self.unmount_requested = true,
+                Ok(Some((ToKeeper::ViewsMounted(state), received))) => {
+                    self.views_changed(Some(state), received);
+                }
+                Ok(Some((ToKeeper::ViewsEnded, _))) => self.views_changed(None, Vec::new()),
                 Ok(Some(_)) => {}
             }
         }
@@ -229,6 +234,7 @@ impl Keeper {
         self.server.kill(reason);
         self.server.wait_for_exit(SHUTDOWN_TIMEOUT);
         self.record_restart(reason.into());
+        self.send_views(&next);
         let _ = next
             .channel
             .send(&ToServer::Begin(self.state.restarts.clone()));

@@ -247,29 +247,61 @@ pub(crate) fn move_beside(
     if from == to || std::fs::symlink_metadata(path_for(from)).is_err() {
         return Ok(());
     }
-    let read = |store: &Path| match Previous::read(store) {
-        Err(error @ Error::Malformed { .. }) => {
-            Previous::set_aside(store, &error).map(|()| Previous::default())
-        }
-        read => read,
-    };
-    let (moved, there) = (read(from)?, read(to)?);
+    let (moved, there) = (read_or_set_aside(from)?, read_or_set_aside(to)?);
     // What is there already is older: nothing has written beside it since the store was moved away.
     let names: HashSet<_> = moved.lines().filter_map(|(name, _)| name).collect();
     let others = there.lines();
     let others = others.filter(|(name, _)| name.is_none_or(|name| !names.contains(name)));
     let lines = others.chain(moved.lines()).map(|(_, line)| line);
     let lines = lines.collect::<Vec<_>>().concat();
-    let mut moved = Previous::within_largest_size(Zeroizing::new(lines));
-    if let Some(cipher) = cipher {
-        moved = moved.sealed(|stored| match &stored {
-            Stored::Plain(value) => Stored::Encrypted(Sealed::seal(value, cipher)),
-            Stored::Encrypted(_) => stored,
-        })?;
-    }
+    let moved = Previous::within_largest_size(Zeroizing::new(lines));
+    let moved = moved.sealed(|stored| sealed_with(cipher, stored))?;
     moved.prepare(to)?.commit()?;
     sync_folder_of(to);
     remove(from)
+}
+
+/// Keeps values that another file's replace in a store, whose lock the caller holds. With a cipher, those that are plain text are
+/// encrypted. `entries` and `keys`: how much is kept.
+///
+/// # Errors
+/// [`Error::Io`]; nothing has changed then.
+pub(crate) fn keep_beside(
+    store: &Path,
+    replaced: &[(SecretName, Stored)],
+    (entries, keys): (usize, usize),
+    cipher: Option<&Arc<CredentialCipher>>,
+) -> Result<()> {
+    if entries == 0 || replaced.is_empty() {
+        return Ok(());
+    }
+    let updates = replaced.iter().map(|(name, before)| Update {
+        name,
+        did: &Did::Set,
+        before: Some(before.clone()),
+    });
+    let bounds = Bounds { entries, keys };
+    let seal = |stored| sealed_with(cipher, stored);
+    let kept = read_or_set_aside(store)?.updated(updates.collect(), &bounds, seal)?;
+    kept.prepare(store)?.commit()?;
+    sync_folder_of(store);
+    Ok(())
+}
+
+fn read_or_set_aside(store: &Path) -> Result<Previous> {
+    match Previous::read(store) {
+        Err(error @ Error::Malformed { .. }) => {
+            Previous::set_aside(store, &error).map(|()| Previous::default())
+        }
+        read => read,
+    }
+}
+
+fn sealed_with(cipher: Option<&Arc<CredentialCipher>>, stored: Stored) -> Stored {
+    match (&stored, cipher) {
+        (Stored::Plain(value), Some(cipher)) => Stored::Encrypted(Sealed::seal(value, cipher)),
+        _ => stored,
+    }
 }
 
 /// Removes what is kept beside a store.

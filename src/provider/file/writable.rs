@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::key_check::misfit;
+use super::previous::path_for;
 use super::reader::LoadedDocument;
 use super::watch::CheckTarget;
-use super::write::{Lock, beside, refuse_mounted};
+use super::write::{Lock, beside, hint_for, refuse_mounted};
 use super::{Document, Shared};
 use crate::error::{Error, Result};
 use crate::files::place::{self, Place};
@@ -42,21 +43,44 @@ impl Shared {
         }
     }
 
-    /// Whether the folder may be written, and has room for a copy of the file.
+    /// Whether the folder may be written, and has room for a copy of the file and of what is kept beside it: both are written
+    /// before either takes the place of the one there.
     fn check_disk(&self, located: &Place, size: u64) -> Result<()> {
         let path = located.path();
-        let failed = |error| Error::io(format!("writing {}", path.display()), error);
-        match check_replaceable(located, size) {
+        let kept = self.check_previous(path)?;
+        let failed = |error| {
+            Error::io(
+                format!("writing {}{}", path.display(), hint_for(&error)),
+                error,
+            )
+        };
+        match check_replaceable(located, size, kept) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 // Another writer's copy may take the room, and give it back.
                 match Lock::take(path, Duration::ZERO) {
                     Err(error) if error.errno() == libc::ETIMEDOUT => Ok(()),
                     Err(error) => Err(error),
-                    Ok(_lock) => check_replaceable(located, size).map_err(failed),
+                    Ok(_lock) => check_replaceable(located, size, kept).map_err(failed),
                 }
             }
             checked => checked.map_err(failed),
         }
+    }
+
+    /// Whether what is kept can be read, which each write does, and its size in bytes.
+    fn check_previous(&self, store: &Path) -> Result<u64> {
+        if self.options.keep_previous == 0 {
+            return Ok(0);
+        }
+        let path = path_for(store);
+        let read = place::find(&path).and_then(|place| match place.stat() {
+            Some(stat) => {
+                place.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+                Ok(stat.st_size.unsigned_abs())
+            }
+            None => Ok(0),
+        });
+        read.map_err(|error| Error::io(format!("reading {}", path.display()), error))
     }
 
     /// Whether this process may take the lock. Another writer may have it just now.

@@ -135,10 +135,7 @@ impl Replacement {
     /// [`Error::Io`]; the old file is unchanged then.
     pub(crate) fn commit(mut self) -> Result<Stamp> {
         let failed = |error: std::io::Error| {
-            let hint = match error.raw_os_error() {
-                Some(libc::EPERM) => ", which may be immutable (lsattr shows that)",
-                _ => "",
-            };
+            let hint = hint_for(&error);
             Error::io(format!("replacing {}{hint}", self.target.display()), error)
         };
         match std::fs::rename(&self.temporary, &self.target) {
@@ -150,6 +147,14 @@ impl Replacement {
         let stat = rustix::fs::fstat(&self.file).map_err(|errno| failed(errno.into()));
         self.committed = true;
         stat.map(|stat| Stamp::of(&stat))
+    }
+}
+
+/// What may be the reason why a file cannot be replaced, to be put behind its path.
+pub(super) fn hint_for(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => ", which may be immutable (lsattr shows that)",
+        _ => "",
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 
 use super::*;
-use crate::live::bundle::{BundleFormat, render};
+use crate::bundle::{BundleFormat, render};
 use crate::secret::SecretValue;
 
 fn document(entries: &[(&str, &str)]) -> Document {

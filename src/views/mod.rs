@@ -1,0 +1,29 @@
+//! Views: folders of secrets that other users may read, in a mount of their own. Knows no fuser type, and nothing of what the live tree
+//! writes.
+//!
+//! [`ViewStore`] has the definitions, [`Views`] is the read-only tree of files over them and over the manager's snapshot.
+
+mod answer;
+pub mod cdi;
+pub mod definition;
+mod document;
+mod files;
+mod notify;
+mod opens;
+mod options;
+mod owner;
+mod pattern;
+mod store;
+mod tree;
+
+pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
+pub use definition::{DocumentFormat, ViewDefinition};
+pub use document::MAX_VIEWS;
+pub use opens::OpenAudit;
+pub use owner::FileOwner;
+pub use pattern::Pattern;
+pub use store::{Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore};
+pub use tree::Views;
+
+/// The inode number of the root folder.
+pub const ROOT: u64 = 1;

@@ -1,0 +1,145 @@
+//! The views' mount comes with the first view and goes with the last; `umount` takes it along.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+
+use super::*;
+use support::home::{Home, is_mounted};
+
+#[test]
+fn the_mount_comes_with_the_first_view_and_goes_with_the_last() {
+    let live = start();
+    let place = live.home("views");
+    assert!(!is_mounted(&place));
+    assert!(live.json("status")["views"]["mount_point"].is_null());
+    write(&live, "secrets/A", "a");
+    define(&live, "a", r#"{"secrets": ["A"]}"#);
+    define(&live, "b", r#"{"secrets": ["A"]}"#);
+    let views = &live.json("status")["views"];
+    assert_eq!(
+        (&views["count"], &views["audit"]),
+        (&2.into(), &"off".into())
+    );
+    assert_eq!(views["mount_point"], place.display().to_string());
+    live.sh("rm views/a.json");
+    assert!(is_mounted(&place));
+    live.sh("rm views/b.json");
+    assert!(!is_mounted(&place));
+    kill_part(&live, "server_pid");
+    define(&live, "a", r#"{"secrets": ["A"]}"#);
+    assert_eq!(read(&live, "a/A"), "a");
+    // Somebody unmounts it by hand: the next change brings it back.
+    let unmounted = Command::new("umount").arg(&place).status().unwrap();
+    assert!(unmounted.success());
+    wait_until("the server notices", || {
+        live.json("status")["views"]["mount_point"].is_null()
+    });
+    define(&live, "b", r#"{"secrets": ["A"]}"#);
+    assert_eq!(read(&live, "a/A"), "a");
+    drop(live.stop());
+    assert!(!is_mounted(&place));
+}
+
+#[test]
+fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let place = home.path(".simpletuner/views");
+    let bind = Bind::new(&place.join("a"), home.path("bind"));
+    let refused = home.run(&["umount"]).failed();
+    assert!(
+        refused.contains(&bind.0.display().to_string()) && refused.contains("--force"),
+        "{refused}"
+    );
+    assert_eq!(home.sh("cat bind/K .simpletuner/live/secrets/K"), "vv");
+    // In a mount namespace of its own, as a container has it.
+    let script =
+        "mount --make-rprivate / && mount --bind .simpletuner/views/a /mnt && echo && exec cat";
+    let mut container =
+        support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
+    drop(bind);
+    let refused = home.run(&["umount"]).failed();
+    assert!(
+        refused.contains("/mnt in a mount namespace of its own"),
+        "{refused}"
+    );
+    // The last view goes: what is bound stays, and is empty.
+    home.run(&["view", "rm", "a"]).done();
+    assert!(is_mounted(&place));
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let inside = format!("/proc/{}/root/mnt/K", container.id());
+    assert_eq!(fs::read_to_string(&inside).unwrap(), "v");
+    // The kernel has the name and the page.
+    let mut open = File::open(&inside).unwrap();
+    let mut read = || -> std::io::Result<String> {
+        let mut value = String::new();
+        open.rewind()?;
+        open.read_to_string(&mut value)?;
+        Ok(value)
+    };
+    assert_eq!(read().unwrap(), "v");
+    home.run(&["umount", "--force"]).done();
+    assert!(!is_mounted(&place));
+    for result in [fs::read_to_string(&inside), read()] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    }
+    drop(container.stdin.take());
+    container.wait().unwrap();
+}
+
+#[test]
+fn a_copy_of_all_mounts_in_another_namespace_does_not_hold_umount_up() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let script = "mount --make-rprivate / && echo && exec cat";
+    let mut service =
+        support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
+    home.run(&["umount"]).done();
+    drop(service.stdin.take());
+    service.wait().unwrap();
+}
+
+#[test]
+fn a_mount_point_that_is_taken_is_said_and_the_live_mount_goes_on() {
+    let live = start();
+    write(&live, "secrets/A", "a");
+    fs::create_dir(live.home("views")).unwrap();
+    fs::write(live.home("views/mine"), "").unwrap();
+    define(&live, "v", r#"{"secrets": ["A"]}"#);
+    let problem = live.json("status")["views"]["problem"].to_string();
+    assert!(problem.contains("is not empty"), "{problem}");
+    let created = cli(&live, &["view", "create", "w", "--secret", "A"]);
+    assert!(created.err.contains("is not empty"), "{}", created.err);
+    assert_eq!(live.read("secrets/A"), "a");
+    fs::remove_file(live.home("views/mine")).unwrap();
+    define(&live, "v", r#"{"secrets": ["A"], "mode": "0444"}"#);
+    assert_eq!(read(&live, "v/A") + &read(&live, "w/A"), "aa");
+    assert!(live.json("status")["views"]["problem"].is_null());
+}
+
+#[test]
+fn dead_mounts_are_cleaned_up_by_the_next_mount() {
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    home.kill(&home.live(""));
+    assert!(fs::read_dir(home.path(".simpletuner/views")).is_err());
+    home.run(&["mount"]).done();
+    assert_eq!(home.sh("cat .simpletuner/views/a/K"), "v");
+    home.kill(&home.live(""));
+    home.run(&["view", "rm", "a"]).done();
+    home.run(&["mount"]).done();
+    assert!(!is_mounted(&home.path(".simpletuner/views")));
+    home.run(&["umount"]).done();
+}
