@@ -288,6 +288,22 @@ fn status_names_a_write_that_only_the_close_refused() {
 }
 
 #[test]
+fn what_would_be_wrong_at_any_time_is_no_write_that_failed() {
+    let _alone = alone();
+    let live = Live::start();
+    for script in [
+        "rm -f status",
+        "rm -f bundle/secrets.json",
+        "mv -T events status",
+    ] {
+        let output = live.try_sh(script);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("not permitted"), "{script}: {said}");
+        assert_eq!(live.json("status")["failed_write"], Value::Null, "{script}");
+    }
+}
+
+#[test]
 fn scratch_files_prices_and_control_files_need_no_disk() {
     let _alone = alone();
     let live = Live::start();

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::home::{
-    BINARY, CommandOutput, Home, is_mounted, is_root, mounts_below, ran, signal, wait_for_the_end,
+    BINARY, CommandOutput, Home, is_mounted, is_root, mounts_below, ran, ready, signal,
+    wait_for_the_end,
 };
 
 /// A home of the user `nobody`, with a copy of the program that they can reach.
@@ -107,6 +108,26 @@ fn an_ordinary_users_mount_is_for_that_user_alone() {
     assert!(again.err.contains("mounted already"), "{}", again.err);
     again.done();
     nobody.run(&["umount"]).done();
+    assert!(!is_mounted(&nobody.live("")));
+}
+
+#[test]
+fn root_who_unmounts_learns_which_processes_of_the_user_still_use_the_mount() {
+    if !is_root() {
+        return;
+    }
+    let nobody = Nobody::new();
+    nobody.run(&["mount"]).done();
+    let place = nobody.live("secrets").display().to_string();
+    let mut there = nobody.command("nobody", Path::new("bash"));
+    there.args(["-c", &format!("cd {place}; echo; exec cat")]);
+    let mut there = ready(&mut there);
+    let mut umount = nobody.home.command(BINARY);
+    let said = ran(umount.arg("umount").arg(nobody.live("")));
+    drop(there.stdin.take());
+    there.wait().unwrap();
+    let named = format!("process {} (cat) has its working folder in", there.id());
+    assert!(said.err.contains(&named), "{}", said.err);
     assert!(!is_mounted(&nobody.live("")));
 }
 

@@ -45,13 +45,14 @@ impl Tree {
     }
 
     /// Records that a write of this file failed. An operation that would be wrong at any time, as the removal of a file that
-    /// does not exist, is none.
+    /// does not exist or of `status`, is none.
     pub(super) fn record_failed_write(&self, dir_entry: &DirEntry, error: &OpError) {
         let reason = match error {
             OpError::Blocked(_)
             | OpError::Error(
                 Error::NotFound { .. } | Error::ReadOnlyProvider { .. } | Error::InvalidName { .. },
             ) => return,
+            OpError::Errno(libc::EPERM | libc::ENOENT | libc::EEXIST | libc::EINVAL) => return,
             OpError::Error(error) => error.to_string(),
             OpError::Errno(errno) => std::io::Error::from_raw_os_error(*errno).to_string(),
         };

@@ -54,7 +54,16 @@ impl MountPoint {
         trust.check_owner(&found.path, &stat).map_err(refused)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&found.file, ".", flags, Mode::empty())
-            .map_err(|e| explained(dir, path_error(&found.path, e)))?;
+            .map_err(|e| match e {
+                // It is root's: otherwise it would have been refused by now.
+                Errno::ACCESS if stat.st_uid != me.as_raw() => Error::Settings(format!(
+                    "{0} cannot be a mount point of this user's, who may not look into it; choose a folder of your own, or, if \
+                     it is empty, type: sudo chown {1} {0}",
+                    found.path.display(),
+                    users::display_name(me.as_raw())
+                )),
+                e => explained(dir, path_error(&found.path, e)),
+            })?;
         let place = Self { found, folder };
         match place.check() {
             // The mount covers the folder, so its own files are not those of the folder.

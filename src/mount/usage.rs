@@ -241,10 +241,11 @@ impl Search {
         }
     }
 
-    /// Whether a link of `/proc` leads into the filesystem. The kernel answers that without asking the filesystem.
+    /// Whether a link of `/proc` leads into the filesystem. The kernel answers that without asking the filesystem, and to
+    /// every user, because nothing but the device is asked for.
     fn leads_into_mount(&self, link: &Path) -> bool {
         let flags = AtFlags::STATX_DONT_SYNC;
-        let stat = rustix::fs::statx(rustix::fs::CWD, link, flags, StatxFlags::TYPE);
+        let stat = rustix::fs::statx(rustix::fs::CWD, link, flags, StatxFlags::empty());
         stat.is_ok_and(|stat| {
             format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == self.mount.filesystem
         })

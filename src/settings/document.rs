@@ -85,6 +85,8 @@ impl Document {
         let known = rows.iter().filter_map(|row| row.name.strip_prefix(within));
         let known: Vec<&str> = known
             .filter_map(|name| name.split(['.', '[']).next())
+            // Only a variable sets it.
+            .filter(|name| !name.is_empty())
             .collect();
         let map = match group {
             Value::Mapping(map) => map,
@@ -108,14 +110,14 @@ impl Document {
                         "the name is no setting, and is not shown: this may be another file",
                     ));
                 }
-                let distance = |known: &&&str| strsim::levenshtein(known, name);
-                let nearest = known.iter().min_by_key(distance).copied();
-                let what = format!(
-                    "unknown setting {:?}; did you mean {:?}?",
-                    format!("{within}{name}"),
-                    format!("{within}{}", nearest.unwrap_or_default()),
-                );
-                return Err(self.wrong(line, &what));
+                let what = match nearest(name, &known) {
+                    Some(nearest) => {
+                        format!("did you mean {:?}?", format!("{within}{nearest}"))
+                    }
+                    None => "`simpletuner-live settings` shows all".to_owned(),
+                };
+                let unknown = format!("{within}{name}");
+                return Err(self.wrong(line, &format!("unknown setting {unknown:?}; {what}")));
             }
             if let Some(first) = seen.insert(name, line) {
                 let what = format!("{within}{name} is set twice, in line {first} and here");
@@ -227,6 +229,15 @@ impl Document {
     fn wrong(&self, line: usize, what: &str) -> Error {
         Error::Settings(format!("{}: {what}", self.place(line)))
     }
+}
+
+/// The known name that this one was probably meant to be: no more than half of it differs.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distances = known
+        .iter()
+        .map(|known| (strsim::levenshtein(known, name), *known));
+    let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance * 2 <= name.len().max(nearest.len())).then_some(nearest)
 }
 
 /// Whether this may be a misspelt setting, and not a line of another file that is read in this one's place: it may hold secrets.

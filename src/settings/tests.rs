@@ -161,6 +161,16 @@ fn a_removed_setting_is_an_error_that_names_its_replacement() {
 }
 
 #[test]
+fn an_unknown_setting_that_resembles_none_is_an_error_without_a_guess() {
+    for yaml in ["bogus: 1", "\"\": 1", "timeout: {bogus: 1}"] {
+        let error = error_of(yaml);
+        assert!(error.contains("unknown setting"), "{error}");
+        assert!(!error.contains("did you mean"), "{error}");
+        assert!(error.contains("simpletuner-live settings"), "{error}");
+    }
+}
+
+#[test]
 fn an_unknown_setting_is_an_error_that_suggests_the_nearest_known_one() {
     for (yaml, wrong, nearest) in [
         ("vault_ulr: x", "vault_ulr", "vault_url"),

@@ -50,6 +50,11 @@ fn a_place_that_cannot_be_mounted_on_is_refused_in_one_sentence_that_says_what_t
                 format!("{roots}/new/live"),
                 "is not yours to write to; choose another folder",
             ));
+            let closed = user.folder_beside("closed", 0o700, 0);
+            cases.push((
+                closed.display().to_string(),
+                "who may not look into it; choose a folder of your own, or, if it is empty, type: sudo chown nobody",
+            ));
             let full = user.folder_beside("full", 0o755, 0);
             user.scratch.sh("touch full/x");
             cases.push((
