@@ -250,11 +250,11 @@ fn could_be_a_name(text: &str) -> bool {
 const REMOVED: [(&str, &str); 3] = [
     (
         "access",
-        "is gone: the mount is its owner's alone; for other users and containers, use a view (`views`, not there yet)",
+        "is gone: the mount is its owner's alone; for other users and containers, use a view (`simpletuner-live view create`)",
     ),
     (
         "allow_other",
-        "is gone: `allow_root: true` lets root in; for other users and containers, use a view (`views`, not there yet)",
+        "is gone: `allow_root: true` lets root in; for other users and containers, use a view (`simpletuner-live view create`)",
     ),
     ("read_path", "is gone: there is one way to read"),
 ];

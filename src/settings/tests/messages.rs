@@ -122,7 +122,7 @@ fn each_wrong_value_has_a_message_with_its_line_its_name_and_an_example() {
         ),
         (
             "ttl: 1\nallow_other: true",
-            "line 2: allow_other is gone: `allow_root: true` lets root in; for other users and containers, use a view (`views`, not there yet)",
+            "line 2: allow_other is gone: `allow_root: true` lets root in; for other users and containers, use a view (`simpletuner-live view create`)",
         ),
         (
             "- hunter2",
