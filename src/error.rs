@@ -217,7 +217,7 @@ impl Error {
         }
     }
 
-    /// The errno that the mount returns for it (see the README's table of errors).
+    /// The errno that the mount returns for it (see the table of errors in `docs/operation.md`).
     pub fn errno(&self) -> i32 {
         match self {
             Error::NotFound { .. } => libc::ENOENT,

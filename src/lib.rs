@@ -28,8 +28,8 @@
 //! | encrypt and decrypt as SimpleTuner does | [`credential`] |
 //! | mount a tree of files from a program | [`mount_tree`](mount::mount_tree) |
 //!
-//! The folder `examples` has programs to copy. The README explains the mount and the command line, and SEMANTICS.md has the
-//! rules that the mounted files keep.
+//! The folder `examples` has programs to copy. The README and `docs/guide.md` explain the mount and the command line, and
+//! SEMANTICS.md has the rules that the mounted files keep.
 //!
 //! # The map of the modules
 //!
@@ -98,3 +98,8 @@ pub mod views;
 mod yaml;
 
 pub use process::users;
+
+/// Has the examples in Rust of the guide compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;

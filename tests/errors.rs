@@ -1,4 +1,4 @@
-//! Each row of the README's table of errors: a program on the mount gets the errno, nothing has changed, and the daemon's log
+//! Each row of the table of errors in `docs/operation.md`: a program on the mount gets the errno, nothing has changed, and the daemon's log
 //! has the reason, with the key's name and never with its value. One file, because the table is one.
 
 mod support;

@@ -369,7 +369,7 @@ fn tail_follows_the_events() {
 }
 
 #[test]
-fn every_file_has_the_mode_and_the_owner_that_the_readme_lists() {
+fn every_file_has_the_mode_and_the_owner_that_the_guide_lists() {
     let _alone = alone();
     let live = Live::start();
     live.write("secrets/K", "v");

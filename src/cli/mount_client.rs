@@ -300,7 +300,7 @@ impl MountClient {
             .map_err(|e| Error::io(format!("cannot read {}", path.display()), e).into())
     }
 
-    /// The error for an errno: with the server's own reason if it gives one, else by the README's table of errors.
+    /// The error for an errno: with the server's own reason if it gives one, else by the table of errors in `docs/operation.md`.
     fn failure(&self, name: &SecretName, verb: &str, error: io::Error) -> Failure {
         let name_text = name.to_string();
         match error.raw_os_error() {

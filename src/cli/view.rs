@@ -137,7 +137,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }
         Action::Rm { name } => target.remove(&name),
         Action::Path { name } => {
-            target.require(&name)?;
+            target.get(&name)?.ok_or_else(|| no_such_view(&name))?;
             output::line(&target.path(&name).display().to_string())
         }
         Action::Cdi { dir } => cdi::run(&target, &dir),
@@ -218,9 +218,17 @@ impl Target {
         Ok(views)
     }
 
-    fn require(&self, name: &str) -> Outcome<Value> {
+    /// A view's definition, as JSON; `None`: there is no such view.
+    fn get(&self, name: &str) -> Outcome<Option<Value>> {
         check_name(name)?;
-        self.all()?.remove(name).ok_or_else(|| no_such_view(name))
+        let Some(client) = &self.client else {
+            return Ok(self.all()?.remove(name));
+        };
+        let file = format!("views/{name}.json");
+        match client.path(&file).exists() {
+            true => client.read_json(&file).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn put(&self, name: &str, definition: &ViewDefinition) -> Outcome {
@@ -274,7 +282,7 @@ fn no_such_view(name: &str) -> Failure {
 }
 
 fn create(target: &Target, name: &str, definition: &ViewDefinition, json: bool) -> Outcome {
-    let before = target.all()?.remove(name);
+    let before = target.get(name)?;
     target.put(name, definition)?;
     if before.is_some_and(|before| before != definition.to_json()) {
         say("note", &format!("the view {name} is defined anew"));

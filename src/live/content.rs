@@ -155,7 +155,14 @@ impl Tree {
             }
             FileKind::View(name) => {
                 let views = self.views_or_eperm()?;
-                views.put(name, bytes).map_err(|error| error.at(name))
+                // The attribute `user.simpletuner.error.NAME` is found by the name.
+                views.put(name, bytes).map_err(|error| match error.name() {
+                    Some(of) if of == name => error,
+                    _ => Error::At {
+                        name: name.clone(),
+                        source: Box::new(error),
+                    },
+                })
             }
             FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.

@@ -42,7 +42,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 static QUEUE: LogQueue = LogQueue::new();
 
 /// Sets up the log of a command: warnings and errors on standard error, as `warning: ...`, without
-/// [those about providers](PROVIDER_FAILURES) unless the user has set a level.
+/// those about providers (`PROVIDER_FAILURES`) unless the user has set a level.
 pub fn init_command() {
     let of_providers = match std::env::var_os(LEVEL_VARIABLE) {
         Some(_) => None,

@@ -4,6 +4,7 @@
 
 pub mod home;
 pub mod orphans;
+pub mod stuck;
 pub mod user;
 
 use std::io::{Read, Seek};
@@ -163,7 +164,9 @@ impl Live {
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
+        let mut waiting = String::new();
         if status.is_none() {
+            waiting = stuck::processes_of(self.home.path());
             signal_group(Signal::KILL, &self.daemon);
             let _ = program.kill();
             let _ = program.wait();
@@ -175,7 +178,7 @@ impl Live {
             said
         });
         let said = String::from_utf8_lossy(&stderr);
-        let status = status.unwrap_or_else(|| panic!("it hangs: {said}"));
+        let status = status.unwrap_or_else(|| panic!("it hangs: {said}\n{waiting}"));
         Output {
             status,
             stdout,

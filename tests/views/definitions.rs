@@ -101,6 +101,7 @@ fn an_edit_shows_and_while_the_file_is_malformed_the_views_stay_as_they_were_and
     assert_eq!(read(&live, "a/A"), "one");
     let log = fs::read_to_string(live.home("daemon.log")).unwrap();
     assert!(log.contains("views.json is not in force"), "{log}");
+    // The command has the server's own reason.
     let refused = cli(&live, &["view", "create", "b", "--secret", "A"]).failed();
     assert!(refused.contains("cannot be read"), "{refused}");
     // Whatever server there is.

@@ -83,6 +83,8 @@ fn no_read_after_a_writers_close_is_stale() {
     }
 }
 
+type ReadAll = fn(&Path) -> std::io::Result<Vec<u8>>;
+
 fn read_mapped(path: &Path) -> std::io::Result<Vec<u8>> {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     let file = File::open(path)?;
@@ -128,8 +130,7 @@ fn a_reader_in_a_view_gets_one_whole_value_beside_writers_of_several_kinds() {
         let (path, secret) = (view(&live, "v/A"), live.path("secrets/A"));
         let (ended, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            let kinds: [fn(&Path) -> std::io::Result<Vec<u8>>; 3] =
-                [|path| fs::read(path), read_in_pieces, read_mapped];
+            let kinds: [ReadAll; 3] = [|path| fs::read(path), read_in_pieces, read_mapped];
             for kind in kinds {
                 let (path, ended, reads) = (&path, &ended, &reads);
                 scope.spawn(move || {

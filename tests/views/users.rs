@@ -134,7 +134,6 @@ fn a_user_who_is_taken_out_of_a_view_reads_nothing_new_through_what_they_hold() 
             "",
             "the folder is empty"
         );
-        drop(look);
         drop(orders);
         user.wait().unwrap();
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -27,7 +27,10 @@ fn torture(mode: Mode) {
         let (output, kills) = std::thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 let mut kills = 0;
-                while with_kills && !ended.load(Ordering::Relaxed) {
+                // What is under way at the end can then end, however slow this machine is.
+                let begun = Instant::now();
+                let lasts = Duration::from_secs_f64(seconds / 2.0);
+                while with_kills && begun.elapsed() < lasts && !ended.load(Ordering::Relaxed) {
                     // Nobody answers any more once a torture that hangs was given up.
                     let status = fs::read(live.path("status")).unwrap_or_default();
                     let status: serde_json::Value =

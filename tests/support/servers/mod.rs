@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod backends;
 pub mod child;
 pub mod moto;
 pub mod openbao;
