@@ -42,7 +42,7 @@ impl ViewDefinition {
         }
         (definition.user, definition.group) = (user.map(Into::into), group.map(Into::into));
         definition.mode = parse_mode(mode)?;
-        let mut documents = documents.iter().map(AsRef::as_ref);
+        let documents = documents.iter().map(AsRef::as_ref);
         let is_unknown = |name: &&str| {
             DocumentFormat::ALL
                 .iter()
@@ -53,7 +53,7 @@ impl ViewDefinition {
                 "there is no document {unknown:?}; the documents are env and json"
             ));
         }
-        let chosen = |format: &DocumentFormat| documents.any(|name| name == format.name());
+        let chosen = |format: &DocumentFormat| documents.clone().any(|name| name == format.name());
         definition.documents = DocumentFormat::ALL.into_iter().filter(chosen).collect();
         definition.check()?;
         Ok(definition)
