@@ -53,8 +53,7 @@ impl ViewDefinition {
                 "there is no document {unknown:?}; the documents are env and json"
             ));
         }
-        let chosen =
-            |format: &DocumentFormat| documents.clone().any(|name| name == format.name());
+        let chosen = |format: &DocumentFormat| documents.clone().any(|name| name == format.name());
         definition.documents = DocumentFormat::ALL.into_iter().filter(chosen).collect();
         definition.check()?;
         Ok(definition)

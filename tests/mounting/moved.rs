@@ -59,7 +59,11 @@ fn a_folder_that_is_moved_away_is_not_made_anew_and_works_again_when_it_is_back(
         let log = fs::read_to_string(user.path("away/live.log")).unwrap();
         assert!(log.contains("was moved away"), "{log}");
         user.sh("rmdir .simpletuner; mv away .simpletuner");
-        user.sh(&format!("printf new > {LIVE}/secrets/NEW"));
+        wait_until("it can be written again", || {
+            user.try_sh(&format!("printf new > {LIVE}/secrets/NEW"))
+                .code
+                == 0
+        });
         assert_eq!(
             user.sh(&format!("cat {LIVE}/secrets/K {LIVE}/secrets/NEW")),
             "vnew"
