@@ -96,8 +96,8 @@ const INTRODUCTION: &str = "\
 # Settings
 
 The command line's flags come first, then the environment, then `~/.simpletuner/live.yaml` (or `--config FILE`), then the
-defaults. An empty variable counts as unset. All of the file is optional; an unknown name is an error that names the nearest
-known one. In it, `timeout.total` is `total` inside `timeout`, and `command[].name` is `name` in each entry of the list `command`. A
+defaults. An empty variable counts as unset. All of the file is optional; an unknown name is an error that names the known
+one it resembles. In it, `timeout.total` is `total` inside `timeout`, and `command[].name` is `name` in each entry of the list `command`. A
 path may begin with `~/`; a relative one begins in the folder of the file, or for a variable in the working folder.
 
 A mount takes them over when it is started, at `simpletuner-live reload` and at `upgrade`, and at no other time; another mount point
