@@ -112,9 +112,7 @@ fn code_of(error: &Error) -> u8 {
 
 fn hint_for(error: &Error) -> Option<String> {
     match error {
-        Error::NotFound { name } => Some(format!(
-            "`simpletuner-live ls` shows the names; `simpletuner-live set {name}` creates it"
-        )),
+        Error::NotFound { .. } => Some("`simpletuner-live ls` shows the names".to_owned()),
         _ => None,
     }
 }
