@@ -169,7 +169,11 @@ impl Search {
         // The command that started this process, and waits for it.
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
         let parent = parent.filter(|pid| program_of(*pid) == PROCESS_NAME);
-        for pid in process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent) {
+        let others = process::all_pids().filter(|pid| *pid != me && Some(*pid) != parent);
+        let mut others: Vec<u32> = others.collect();
+        // The youngest first: most processes that use a mount were started after it.
+        others.reverse();
+        for pid in others {
             // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
             let at_most = match self.kinds {
                 Kinds::All => 1,
