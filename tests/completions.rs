@@ -159,6 +159,22 @@ fn home() -> Home {
 }
 
 #[test]
+fn names_of_views_are_completed() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    home.write(
+        ".simpletuner/live/views/trainer.json",
+        r#"{"secrets": ["A"]}"#,
+    );
+    for name in SHELLS {
+        let mut shell = Shell::start(&home, name);
+        shell.completes("view rm tr", "view rm trainer");
+        shell.completes("view path tr", "view path trainer");
+    }
+    home.run(&["umount"]).done();
+}
+
+#[test]
 fn names_and_files_are_completed_in_interactive_shells() {
     let home = home();
     home.run(&["mount"]).done();

@@ -42,13 +42,15 @@ mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use clap::{FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::error::{Error, Result};
 use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
-use crate::{logging, secret};
+use crate::{logging, secret, sync};
 use failure::Failure;
 
 /// What a command's `run` returns.
@@ -145,14 +147,21 @@ impl Context {
         Settings::load(&self.flags(None)?, BACKENDS)
     }
 
-    /// Warns that SimpleTuner finds no secrets, if it reads them through this mount, which is not there.
-    fn warn_of_simpletuner(&self, mount_point: Option<&Path>) {
-        let flags = self.flags(mount_point).ok();
-        if let Some(link) = flags.and_then(|flags| Settings::link_to_mount(&flags)) {
-            failure::warn(&format!(
-                "SimpleTuner reads {} through this mount, so it finds no secrets until it is mounted again",
-                link.display()
-            ));
+    /// Looks whether SimpleTuner reads its secrets through this mount, on another thread, because a disk may not answer. What is
+    /// returned warns that it finds none, if that is known by then.
+    fn look_for_simpletuner(&self, mount_point: Option<&Path>) -> impl FnOnce(Duration) {
+        let (sender, found) = channel();
+        if let Ok(flags) = self.flags(mount_point) {
+            let look = move || drop(sender.send(Settings::link_to_mount(&flags)));
+            let _ = sync::spawn("links", sync::LARGE_STACK, look);
+        }
+        move |patience| {
+            if let Ok(Some(link)) = found.recv_timeout(patience) {
+                failure::warn(&format!(
+                    "SimpleTuner reads {} through this mount, so it finds no secrets until it is mounted again",
+                    link.display()
+                ));
+            }
         }
     }
 

@@ -14,6 +14,8 @@ use crate::settings::SettingsDigest;
 
 /// How long to wait until the mount knows which values cannot be decrypted.
 const DECRYPTING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a disk that may not answer.
+const DISK_TIMEOUT: Duration = Duration::from_millis(500);
 /// So many keys are named that cannot be decrypted.
 const MAX_SHOWN: usize = 10;
 
@@ -43,7 +45,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             if args.json {
                 output::json(&json!({ "mounted": false, "mount_point": mount_point }))?;
             }
-            context.warn_of_simpletuner(args.dir.as_deref());
+            context.look_for_simpletuner(args.dir.as_deref())(DISK_TIMEOUT);
             return Err(failure);
         }
     };

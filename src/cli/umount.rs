@@ -75,8 +75,9 @@ fn unmount(args: &Args, context: &Context) -> Outcome {
         true => BoundViews::End,
         false => BoundViews::Refuse,
     };
+    let warn_of_simpletuner = context.look_for_simpletuner(args.dir.as_deref());
     mount::unmount(&mount_point, how, views)?;
-    context.warn_of_simpletuner(args.dir.as_deref());
+    warn_of_simpletuner(Duration::ZERO);
     Ok(())
 }
 

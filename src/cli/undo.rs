@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Value, json};
+
 use super::failure::{Failure, say, warn};
 use super::history::what;
 use super::question::confirm;
@@ -23,7 +25,8 @@ use crate::secret::SecretName;
   simpletuner-live undo HF_TOKEN
   simpletuner-live undo HF_TOKEN --steps 2
   simpletuner-live undo --all --since 10m
-  simpletuner-live undo --all --since 2026-01-02T03:04:05Z --yes",
+  simpletuner-live undo --all --since 2026-01-02T03:04:05Z --yes
+  simpletuner-live undo --all --since 10m --dry-run --json",
     group(clap::ArgGroup::new("what").args(["name", "all"]).required(true))
 )]
 pub(super) struct Args {
@@ -45,6 +48,9 @@ pub(super) struct Args {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
@@ -55,11 +61,16 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         (None, None) => return Err(Failure::new("name a secret, or --all with --since")),
     };
     let planned = store.plan_undo(&request)?;
+    if args.json {
+        output::json(&planned.iter().map(entry).collect::<Vec<_>>())?;
+    }
     if planned.is_empty() {
         return nothing_to_undo(&args, &store);
     }
-    let rows: Vec<Vec<String>> = planned.iter().map(row).collect();
-    output::table(&["NAME", "UNDO", "OF"], &rows)?;
+    if !args.json {
+        let rows: Vec<Vec<String>> = planned.iter().map(row).collect();
+        output::table(&["NAME", "UNDO", "OF"], &rows)?;
+    }
     warn_of(&planned);
     if args.dry_run {
         return Ok(());
@@ -115,18 +126,30 @@ fn warn_of(planned: &[Undo]) {
     }
 }
 
-fn row(undo: &Undo) -> Vec<String> {
-    let does = match (undo.change.had_value, undo.has_value) {
+fn does(undo: &Undo) -> &'static str {
+    match (undo.change.had_value, undo.has_value) {
         (true, true) => "gets its earlier value",
         (true, false) => "comes back",
         (false, _) => "is removed",
-    };
+    }
+}
+
+fn row(undo: &Undo) -> Vec<String> {
     let at = rfc3339(undo.change.at);
     vec![
         undo.name.to_string(),
-        does.to_owned(),
+        does(undo).to_owned(),
         format!("{} at {at}", what(&undo.change.did)),
     ]
+}
+
+fn entry(undo: &Undo) -> Value {
+    json!({
+        "key": undo.name,
+        "undo": does(undo),
+        "did": what(&undo.change.did),
+        "at": rfc3339(undo.change.at),
+    })
 }
 
 /// `10m`: that long ago. Or an RFC 3339 time.

@@ -85,6 +85,7 @@ enum Action {
     )]
     Rm {
         /// The view's name
+        #[arg(value_name = "VIEW")]
         name: String,
     },
     /// Print a view's folder
@@ -96,6 +97,7 @@ enum Action {
     )]
     Path {
         /// The view's name
+        #[arg(value_name = "VIEW")]
         name: String,
     },
     /// Write the file by which Podman, Docker and containerd know views as devices (CDI)

@@ -135,7 +135,7 @@ fn unmount_by(dir: &Path, how: Unmount, bound: BoundViews, begun: Instant) -> Re
 /// that is a mount of this user's views.
 fn views_of(dir: &Path, named: Option<PathBuf>) -> Option<Mount> {
     let usual = || dir.with_file_name("views");
-    let mount = mounted(&resolve(&named.unwrap_or_else(usual))).ok()??;
+    let mount = mounted(&named.unwrap_or_else(usual)).ok()??;
     is_own(&mount, VIEWS_SOURCE).then_some(mount)
 }
 

@@ -68,6 +68,17 @@ fn a_removed_mounted_folder_is_undone_as_a_whole() {
         .run(&["undo", "--all", "--since", then.trim(), "--dry-run"])
         .done();
     assert_eq!(home.run(&["ls"]).done(), "");
+    let json = [
+        "undo",
+        "--all",
+        "--since",
+        then.trim(),
+        "--dry-run",
+        "--json",
+    ];
+    let json: serde_json::Value = serde_json::from_str(&home.run(&json).done()).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), plan.lines().count() - 1);
+    assert_eq!(json[0]["key"], "BEFORE");
     let said = home.run(&["undo", "--all", "--since", then.trim()]);
     assert_eq!((said.code, said.out), (1, plan));
     assert!(said.err.contains("--yes"), "{}", said.err);

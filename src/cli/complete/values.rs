@@ -1,4 +1,4 @@
-//! Names that arguments take: of secrets, prices, caches, settings. Asks no backend and records nothing.
+//! Names that arguments take: of secrets, prices, caches, settings, views. Asks no backend and records nothing.
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +26,7 @@ pub(super) enum ValueKind {
     Prefixes,
     Configs,
     Settings,
+    Views,
 }
 
 /// What fits of a kind.
@@ -44,6 +45,7 @@ impl ValueKind {
             "CACHE" => Some(Self::Caches),
             "PREFIX" => Some(Self::Prefixes),
             "SETTING" => Some(Self::Settings),
+            "VIEW" => Some(Self::Views),
             _ => None,
         }
     }
@@ -56,6 +58,7 @@ impl ValueKind {
             Self::Prefixes => "prefixes",
             Self::Configs => "configs",
             Self::Settings => "settings",
+            Self::Views => "views",
         }
     }
 
@@ -160,6 +163,7 @@ fn names_in(mount: &Path, kind: ValueKind) -> Vec<String> {
             caches.retain(|name| mount.join("cache").join(name).is_dir());
             caches
         }
+        ValueKind::Views => documents("views"),
         ValueKind::Prefixes | ValueKind::Settings => Vec::new(),
     }
 }
