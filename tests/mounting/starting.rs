@@ -73,8 +73,9 @@ fn a_mount_that_is_killed_while_it_starts_is_whole_or_not_there() {
             let code = command.wait().unwrap().code();
             wait_until("the mount is whole or gone", is_settled);
             if victim == "keeper" {
+                // The keeper may have reported the mount just before it was killed.
                 let log = user.try_sh("tail -n 30 ~/.simpletuner/live.log").out;
-                assert_eq!(code == Some(0), is_mounted(&place), "{step}: {log}");
+                assert!(code == Some(0) || !is_mounted(&place), "{step}: {log}");
             }
             // A keeper whose command has ended may be unmounting just now.
             if is_mounted(&place) {
