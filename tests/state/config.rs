@@ -109,7 +109,7 @@ for text in (b"[]", b"hunter2", b"", b'"x"', b'{"a": 1', b'{"a": NaN}', b'{"a": 
 refused("config/replicate.json", b'{"a": "\xff"}', errno.EILSEQ)
 refused("config/replicate.json", b'{"a": "' + b"x" * (1 << 20) + b'"}', errno.EFBIG)
 refused("config/new.json", b"[]", errno.EINVAL)
-for name in ("plain", "a b.json", "-x.json", "x" * 249 + ".b.json"):
+for name in ("plain", "a b.json", "-x.json", "x" * 248 + ".b.json"):
     refused("config/" + name, b"{}", errno.EINVAL)
 try:
     os.rename("config/replicate.json", "config/.hidden")
