@@ -29,7 +29,7 @@ const ROOT_MODE: u16 = 0o711;
 /// The permission bits of the folder of a view that was removed. Nothing is in it.
 const REMOVED_MODE: u16 = 0o555;
 
-/// The tree of views; see the [module](self).
+/// The tree of views.
 pub struct Views {
     manager: Arc<SecretsManager>,
     pub(super) store: Arc<ViewStore>,
