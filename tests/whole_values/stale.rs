@@ -47,7 +47,9 @@ fn nothing_is_stale(mode: Mode) {
     let live = mounted(mode);
     let mut python = live.command("python3");
     python.current_dir(live.path("secrets"));
-    let output = live.output_of(python.args(["-c", STALE, "2000"]));
+    // Some eight thousand writes and reads, one after another.
+    let timeout = Duration::from_secs(400);
+    let output = live.output_within(timeout, python.args(["-c", STALE, "2000"]));
     let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
     assert!(output.status.success(), "{mode:?}: {out}{err}");
 }
