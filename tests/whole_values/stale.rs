@@ -2,6 +2,8 @@
 //! write and the close: a test that only writes, closes and reads does not notice a name that holds too long, because the
 //! writer's own look has replaced it.
 
+use std::time::Duration;
+
 use super::*;
 
 const STALE: &str = r#"
