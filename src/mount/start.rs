@@ -175,7 +175,14 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         // A filesystem that does not answer can hold one of its threads.
         ends_within(&mut child, KILL_TIMEOUT);
         if !report.trim().is_empty() {
-            return Err(Error::Settings(report.trim().to_owned()));
+            // Another command may have mounted meanwhile, which made this one fail.
+            return match mount_point_state(&mount_point)? {
+                MountPointState::Ours { alive: true, .. } => Ok(Mounted {
+                    mount_point,
+                    already: true,
+                }),
+                _ => Err(Error::Settings(report.trim().to_owned())),
+            };
         }
         // It was killed. Its server, if there is one already, starts another keeper.
         if let MountPointState::Ours { alive: false, .. } = mount_point_state(&mount_point)? {
