@@ -21,6 +21,7 @@ use crate::provider::file::{Document, Stored, keep_replaced, move_previous, read
 use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::settings::paths::IN_MOUNT;
+use crate::text::counted;
 
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +44,7 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let values = match self.values {
-            1 => "1 value".to_owned(),
-            n => format!("{n} values"),
-        };
+        let values = counted(self.values as u64, "value");
         let done = match (self.changed, self.values, self.is_adopted) {
             (false, ..) => " (nothing had to be done)".to_owned(),
             (true, 0, _) => String::new(),
@@ -207,12 +205,9 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         .as_ref()
         .map_or(0, |(document, _)| document.encrypted().count());
     if encrypted > 0 && !layout.is_adopted() {
-        let values = match encrypted {
-            1 => "1 encrypted value, which SimpleTuner cannot read".to_owned(),
-            n => format!("{n} encrypted values, which SimpleTuner cannot read"),
-        };
+        let values = counted(encrypted as u64, "encrypted value");
         report.notes.push(format!(
-            "it has {values}; `simpletuner-live decrypt-file` writes plain text"
+            "it has {values}, which SimpleTuner cannot read; `simpletuner-live decrypt-file` writes plain text"
         ));
     }
     if layout.is_adopted() {

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::mount::{self, RunningMount};
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
+use crate::text::counted;
 
 /// How long a mount may take to notice that the secrets are in another file.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,10 +46,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         true => {
             let values = adopt::encrypted_values(&settings)?;
             if values > 0 {
-                let secrets = match values {
-                    1 => "1 encrypted secret".to_owned(),
-                    n => format!("{n} encrypted secrets"),
-                };
+                let secrets = counted(values as u64, "encrypted secret");
                 let base = settings.base_dir.display();
                 confirm(
                     &format!("this writes {secrets} in plain text below {base}"),

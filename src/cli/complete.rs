@@ -11,10 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::completions::Shell;
 use super::{Context, Outcome, help, output};
+use crate::mount::poll::is_ready;
 use position::{Position, Wanted};
 use values::ValueKind;
 
@@ -137,20 +138,15 @@ fn names_in_time(kind: ValueKind, config: Option<&str>, context: &Context) -> Ve
     let mut text = Vec::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
         let mut bytes = [0; 65536];
-        let is_ready = poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout));
-        match is_ready.map(|ready| ready > 0) {
-            Ok(true) => match output.read(&mut bytes) {
+        match is_ready(&mut [PollFd::new(&output, PollFlags::IN)], left) {
+            true => match output.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(count) => text.extend_from_slice(&bytes[..count]),
                 Err(_) => return Vec::new(),
             },
             // It may never end, so nobody waits for it.
-            _ => {
+            false => {
                 let _ = child.kill();
                 return Vec::new();
             }

@@ -4,6 +4,7 @@ use super::failure::{Failure, say, warn};
 use super::question::confirm;
 use super::{Context, Outcome, output, same_store};
 use crate::manager::SecretsManager;
+use crate::text::counted;
 
 /// Write every encrypted value of the secrets file in plain text
 ///
@@ -40,7 +41,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let done = match planned.names.is_empty() || args.dry_run {
         true => planned,
         false => {
-            let values = encrypted(planned.names.len());
+            let values = counted(planned.names.len() as u64, "encrypted value");
             confirm(
                 &format!("this writes {values} in plain text to {store}"),
                 args.yes,
@@ -55,11 +56,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             "note",
             &format!(
                 "{} would be plain text in {store}",
-                encrypted(done.names.len())
+                counted(done.names.len() as u64, "encrypted value")
             ),
         );
     } else if !done.names.is_empty() {
-        let values = encrypted(done.names.len());
+        let values = counted(done.names.len() as u64, "encrypted value");
         say("note", &format!("{values} became plain text in {store}"));
         let rest = match settings.encrypt {
             true => {
@@ -77,22 +78,8 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     match done.failed.len() {
         0 => Ok(()),
         n => Err(Failure::new(match args.dry_run {
-            true => format!("{} would stay encrypted", values(n)),
-            false => format!("{} stayed encrypted", values(n)),
+            true => format!("{} would stay encrypted", counted(n as u64, "value")),
+            false => format!("{} stayed encrypted", counted(n as u64, "value")),
         })),
-    }
-}
-
-fn values(count: usize) -> String {
-    match count {
-        1 => "1 value".to_owned(),
-        n => format!("{n} values"),
-    }
-}
-
-fn encrypted(count: usize) -> String {
-    match count {
-        1 => "1 encrypted value".to_owned(),
-        n => format!("{n} encrypted values"),
     }
 }

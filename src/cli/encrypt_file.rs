@@ -3,6 +3,7 @@
 use super::failure::say;
 use super::{Context, Outcome, output, same_store};
 use crate::manager::SecretsManager;
+use crate::text::counted;
 
 /// Encrypt every value in the secrets file that is still plain text
 ///
@@ -38,10 +39,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }
         false => manager.encrypt_all()?,
     };
-    let values = match count {
-        1 => "1 value".to_owned(),
-        n => format!("{n} values"),
-    };
+    let values = counted(count as u64, "value");
     let note = match (count, args.dry_run) {
         (0, _) => "every value was encrypted already".to_owned(),
         (_, true) => format!("{values} would be encrypted"),

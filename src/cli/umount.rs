@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueHint;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::failure::Failure;
 use super::{Context, Outcome};
 use crate::error::Error;
+use crate::mount::poll::poll;
 use crate::mount::{self, BoundViews, Unmount};
 use crate::sync::not_started;
 
@@ -116,11 +117,7 @@ fn relay(output: &OwnedFd, until: Instant) -> io::Result<Option<u8>> {
     let mut said = Vec::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        if poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&timeout))? == 0 {
+        if poll(&mut [PollFd::new(output, PollFlags::IN)], left)? == 0 {
             return Ok(None);
         }
         let mut bytes = [0; 4096];

@@ -1,5 +1,5 @@
 //! The kernel's queue of the files that were opened on a filesystem (fanotify(7)): through whichever mount of it, and in whichever namespace.
-//! Whoever opens does not wait. It needs CAP_SYS_ADMIN.
+//! A process that opens a file does not wait for the queue. The queue needs CAP_SYS_ADMIN.
 
 use std::io;
 use std::mem::MaybeUninit;

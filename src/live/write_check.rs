@@ -12,8 +12,8 @@ use crate::simpletuner_db::BUSY_TIMEOUT;
 use crate::sync::Mutex;
 use crate::versions::DirEntry;
 
-/// How long making a new name waits. The kernel holds the folder's lock meanwhile, so that others wait in it whom no signal
-/// reaches.
+/// How long the creation of a name waits. The kernel holds the folder's lock meanwhile. Other processes that need the lock wait
+/// in the kernel, and no signal ends their wait.
 const CREATE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A request that waits until it is known whether its file can be written.

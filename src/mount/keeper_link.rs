@@ -163,7 +163,7 @@ impl KeeperLink {
             let _ = ended.wait();
         }
         tracing::warn!("the keeper has ended; starting another");
-        // Held until the next keeper is there: what it is told of the views' mount must not go to the last one.
+        // Locked until the next keeper is there, so that no message about the views' mount goes to the keeper that has ended.
         let serving = self.views.serving.lock();
         let started = reserve::with(|| {
             let views = serving.as_ref().map(|now| now.fds.try_clone()).transpose();

@@ -33,7 +33,7 @@ mod keeper_link;
 mod mount_point;
 mod mount_point_state;
 mod open_watch;
-mod poll;
+pub(crate) mod poll;
 mod reload;
 mod running;
 mod server;

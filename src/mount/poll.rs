@@ -6,7 +6,7 @@ use rustix::event::{PollFd, Timespec};
 use rustix::io::Result;
 
 /// Waits until one of the descriptors is ready, for at most `timeout`; returns how many are.
-pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<usize> {
+pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<usize> {
     let timeout = Timespec {
         tv_sec: timeout.as_secs() as i64,
         tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -16,6 +16,6 @@ pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<usize> {
 
 /// Waits until one of the descriptors is ready, for at most `timeout`; returns whether one is. An interrupted wait counts
 /// as one in which none became ready.
-pub(super) fn is_ready(fds: &mut [PollFd<'_>], timeout: Duration) -> bool {
+pub(crate) fn is_ready(fds: &mut [PollFd<'_>], timeout: Duration) -> bool {
     matches!(poll(fds, timeout), Ok(1..))
 }

@@ -346,7 +346,7 @@ pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
 }
 
-/// The user as whom the thread opens files.
+/// The user id that the kernel checks when the thread opens a file.
 pub fn file_user_of(tid: u32) -> Option<u32> {
     let status = Status::of(tid)?;
     let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);

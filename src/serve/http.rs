@@ -78,7 +78,7 @@ impl Served {
             let mut all = pin!(clients.places.acquire_many(MAX_CLIENTS));
             let all = poll_fn(|context| {
                 let all = all.as_mut().poll(context);
-                // Only now: whoever asks for a place from now on is behind this task.
+                // Not before this task waits for all places: clients that ask for one later come after it.
                 clients.leave.notify_one();
                 all
             });

@@ -204,7 +204,7 @@ fn volumes_are_views_with_their_own_users_subsets_and_names() {
         "hf_1"
     );
 
-    // What the engine has in use stays, whoever is asked.
+    // A volume that is in use stays, whether the engine or the daemon is asked to remove it.
     let run = [
         &["run", "-d", "--name", "holder", "--network=none"],
         &first[..],
