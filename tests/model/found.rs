@@ -4,7 +4,7 @@ use crate::machine::{Call, Opening, Step};
 use crate::{Broken, run};
 
 use Call::{
-    Cat, Chmod, Close, List, Open, OpenToRead, Put, Read, Rename, Resize, Save, Stat, Write,
+    Cat, Chmod, Close, List, Open, OpenToRead, Put, Read, Rename, Resize, Save, Stat, Unlink, Write,
 };
 use Opening::{Append, Empty, Exclusive};
 use Step::{CloseNext, Edit, End, Fork, NewServer, Rotate, Turn};
@@ -94,4 +94,17 @@ fn an_inode_number_from_a_listing_is_never_given_to_another_name() {
         begun(3, List),
         begun(0, Open(0, Empty)),
     ]);
+}
+
+#[test]
+fn a_new_empty_file_may_be_renamed_over_a_secret() {
+    let begin = [
+        Fork(0),
+        whole(0, Open(2, Append)),
+        whole(0, Cat(2)),
+        whole(0, Rename(2, 0)),
+    ];
+    assert_right(&[&begin[..], &[whole(0, Stat(0))]].concat());
+    let removed = [whole(1, Unlink(0)), whole(0, Stat(0))];
+    assert_right(&[&begin[..], &removed].concat());
 }

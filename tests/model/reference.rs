@@ -179,12 +179,15 @@ impl Reference {
     }
 
     /// Whether the process may find a file that it made under this name: until the tree has done all for its release.
+    /// Where nobody can tell what it writes under which name, under any.
     fn may_see_its_own(&self, pid: u32, name: &str, since: u64) -> bool {
-        self.writers.values().any(|writer| {
+        let mut writers = self.writers.values();
+        let is_named = writers.any(|writer| {
             writer.opener == pid
                 && writer.retired_at.is_none_or(|at| at > since)
                 && self.files[writer.file].place.as_deref() == Some(name)
-        })
+        });
+        is_named || self.doubtful_of(pid).next().is_some()
     }
 
     /// Whether others write a file of this name, or have and it is not there yet.
@@ -215,8 +218,7 @@ impl Reference {
         let shown = self.shown_since(pid, name, since);
         self.vain.remove(&(pid, name.into()));
         let texts: Vec<Text> = shown.into_iter().flatten().collect();
-        let is_making =
-            self.may_see_its_own(pid, name, since) || self.doubtful_of(pid).next().is_some();
+        let is_making = self.may_see_its_own(pid, name, since);
         if texts.is_empty() && !is_making {
             return self.wrong(format!("{name} was opened, and was not there"));
         }
@@ -706,7 +708,22 @@ impl Reference {
                     }
                 }
             }
-            None => self.detach(to),
+            None => {
+                self.detach(to);
+                self.move_pending(pid, from, to);
+            }
+        }
+    }
+
+    /// A new file in which nothing is written yet has its name for its maker alone.
+    fn move_pending(&mut self, pid: u32, from: &str, to: &str) {
+        let mut writers = self.writers.values();
+        let its = |writer: &&Writer| {
+            let file = &self.files[writer.file];
+            !writer.is_released && file.pending == Some(pid) && file.place.as_deref() == Some(from)
+        };
+        if let Some(file) = writers.find(its).map(|writer| writer.file) {
+            self.files[file].place = Some(to.into());
         }
     }
 }
