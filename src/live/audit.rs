@@ -72,15 +72,16 @@ impl Tree {
         }
     }
 
-    /// Records that a file with secrets was opened to read.
+    /// Counts that a file with secrets was opened to read, and records it.
     pub(super) fn record_read(&self, caller: &Caller, kind: &FileKind) {
-        let Some(audit) = &self.audit else {
-            return;
-        };
         let what = match kind {
             FileKind::Secret(name) => ReadTarget::Secret(name.clone()),
             FileKind::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,
+        };
+        self.counters.live.opens.increment();
+        let Some(audit) = &self.audit else {
+            return;
         };
         audit.record_read(caller.uid, caller.tid, what);
     }

@@ -62,6 +62,15 @@ pub enum ExitState {
     Hidden,
 }
 
+/// The memory of a process that is resident, in bytes. `None`: `/proc` does not show the process, or it has ended.
+pub fn resident_memory(pid: u32) -> Option<u64> {
+    let status = Status::of(pid)?;
+    // In kB, as in "VmRSS:	   12345 kB".
+    let line = std::str::from_utf8(status.field(b"VmRSS:")?).ok()?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// The process (thread group) of a thread. `None`: `/proc` does not show the thread, or it has ended.
 pub fn process_of(tid: u32) -> Option<u32> {
     Status::of(tid)?.number(b"Tgid:")
