@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::user_names::{NAME_TIMEOUT, NO_USER, name_within};
-use crate::process;
+use crate::process::{self, ControlGroup};
 
 /// A user and their process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Actor {
     pub program: Option<String>,
     /// The id of the container that the process is in, if it is in one.
     pub container: Option<String>,
+    /// The unit of systemd that the process is in, if it is in one and in no container.
+    pub unit: Option<String>,
 }
 
 impl Actor {
@@ -35,6 +37,7 @@ impl Actor {
             pid,
             program: None,
             container: None,
+            unit: None,
         })
     }
 
@@ -49,7 +52,7 @@ impl Actor {
 pub(super) struct ActorProcess {
     pub(super) pid: u32,
     pub(super) program: Option<String>,
-    pub(super) container: Option<String>,
+    pub(super) group: ControlGroup,
 }
 
 impl ActorProcess {
@@ -58,7 +61,8 @@ impl ActorProcess {
             uid,
             pid: self.pid,
             program: self.program,
-            container: self.container,
+            container: self.group.container,
+            unit: self.group.unit,
         }
     }
 }
@@ -70,7 +74,7 @@ pub(super) fn process_of(tid: u32) -> ActorProcess {
         pid,
         // Not the thread's name, which a program may set for each thread.
         program: process::name_of(pid),
-        container: process::container_of(pid),
+        group: process::control_group_of(pid),
     }
 }
 

@@ -233,10 +233,7 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
     let mut retry_at = None;
     let mut is_failing = false;
     while let Some(wake) = shared.wait(|queue| retry_at.or_else(|| trail.due(queue))) {
-        shared
-            .lock()
-            .writing_since
-            .get_or_insert_with(Instant::now);
+        shared.lock().writing_since.get_or_insert_with(Instant::now);
         let written = reserve::with(|| trail.write(shared, matches!(wake, Wake::Flush(_))));
         if written.is_ok() {
             shared.lock().writing_since = None;

@@ -26,6 +26,7 @@ use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
+use crate::process::ControlGroup;
 use crate::sqlite::{Database, from_sqlite, has_table};
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
@@ -111,7 +112,10 @@ impl ReadLog {
         let process = move || ActorProcess {
             pid: actor.pid,
             program: actor.program,
-            container: actor.container,
+            group: ControlGroup {
+                container: actor.container,
+                unit: actor.unit,
+            },
         };
         self.0.enqueue(|queue| queue.add(key, process));
     }
@@ -312,7 +316,7 @@ impl ReadTrail {
             let process = process.unwrap_or(ActorProcess {
                 pid: tid,
                 program: None,
-                container: None,
+                group: ControlGroup::default(),
             });
             let actor = process.of_user(uid);
             lost += self.reads.add(actor, target, &read);

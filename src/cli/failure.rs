@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::error::{Error, in_words};
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 const NO_SUCH_SECRET: u8 = 4;
 
 /// Ends a command before it is done.
@@ -15,6 +16,8 @@ pub(super) enum Failure {
     Error(Error),
     /// What is wrong, and a hint what to type next.
     Message(String, Option<String>),
+    /// The command cannot be used so: why, and a hint what to type instead.
+    Usage(String, String),
     /// The library's own error, and a better hint than its usual one.
     Hinted(Error, String),
     /// No secret's name matches this pattern.
@@ -63,7 +66,7 @@ impl Failure {
     pub(super) fn message(&self) -> String {
         match self {
             Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
-            Failure::Message(message, _) => message.clone(),
+            Failure::Message(message, _) | Failure::Usage(message, _) => message.clone(),
             Failure::NoMatch(pattern) => format!("no secret matches {pattern:?}"),
             Failure::Several(failures) => {
                 let messages: Vec<String> = failures.iter().map(Self::message).collect();
@@ -91,6 +94,7 @@ impl Failure {
                 };
             }
             Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
+            Failure::Usage(message, hint) => (message.clone(), Some(hint.clone()), WRONG_USAGE),
             Failure::NoMatch(_) => (self.message(), None, NO_SUCH_SECRET),
             Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
             Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),

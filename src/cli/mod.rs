@@ -19,7 +19,9 @@ mod help;
 mod history;
 mod input;
 mod install_service;
+mod lasting;
 mod ls;
+mod metrics;
 mod mount;
 mod mount_client;
 mod nearest;
@@ -35,6 +37,7 @@ mod set;
 mod settings;
 mod status;
 mod target;
+mod top;
 mod umount;
 mod undo;
 mod upgrade;
@@ -105,6 +108,8 @@ commands! {
     Mount => mount,
     Umount => umount,
     Status => status,
+    Top => top,
+    Metrics => metrics,
     Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,

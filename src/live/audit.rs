@@ -6,7 +6,7 @@ use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::bundle::BundleFormat;
-use crate::process::{Process, container_of};
+use crate::process::{Process, control_group_of};
 use crate::secret::Change;
 use crate::versions::Opener;
 
@@ -19,13 +19,15 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn of_opener(opener: &Opener) -> Self {
+        let group = control_group_of(opener.process.pid);
         Self {
             process: Some(opener.process),
             actor: Actor {
                 uid: Some(opener.uid),
                 pid: opener.process.pid,
                 program: opener.program.clone(),
-                container: container_of(opener.process.pid),
+                container: group.container,
+                unit: group.unit,
             },
         }
     }

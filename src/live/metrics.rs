@@ -27,7 +27,7 @@ impl Tree {
 
     fn add_mount(&self, text: &mut Exposition) {
         let info = self.mount_info();
-        text.single("up", Gauge, "Whether the mount answers.", true);
+        text.up(true);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let help = "The version of the program that answers; always 1.";
         text.family("build_info", Gauge, help, [(version, true)]);
@@ -81,7 +81,8 @@ impl Tree {
         let help = "Requests that wait for a provider, a disk or a lock.";
         let waiting = each(|counters| counters.waiting.get());
         text.family("requests_waiting", Gauge, help, waiting);
-        let help = "Requests that failed, by errno; a look-up of a name that does not exist is one.";
+        let help =
+            "Requests that failed, by errno; a look-up of a name that does not exist is one.";
         let errors = mounts.iter().flat_map(|(mount, counters)| {
             let counts = counters.errors.counts();
             counts.map(|(errno, count)| (*mount, errno_name(errno), count))
@@ -137,7 +138,12 @@ impl Tree {
             let at = crate::provider::parse_rfc3339(report.last_success.as_deref()?)?;
             Some(seconds_since_1970(at))
         });
-        text.family("provider_last_success_timestamp_seconds", Gauge, help, answered);
+        text.family(
+            "provider_last_success_timestamp_seconds",
+            Gauge,
+            help,
+            answered,
+        );
 
         let calls: Vec<_> = self.manager.calls().collect();
         let failures = calls
@@ -162,7 +168,12 @@ impl Tree {
         let help = "Entries of the cache, expired ones included.";
         text.family("cache_entries", Gauge, help, each(|s| s.size as u64));
         let help = "The most entries that the cache keeps.";
-        text.family("cache_max_entries", Gauge, help, each(|s| s.max_size as u64));
+        text.family(
+            "cache_max_entries",
+            Gauge,
+            help,
+            each(|s| s.max_size as u64),
+        );
         let help = "Entries that have expired and are not removed yet.";
         let expired = each(|s| s.expired_count as u64);
         text.family("cache_expired_entries", Gauge, help, expired);
@@ -171,7 +182,12 @@ impl Tree {
         let help = "Look-ups that found none.";
         text.family("cache_misses_total", Counter, help, each(|s| s.misses));
         let help = "Entries that were removed because the cache was full.";
-        text.family("cache_evictions_total", Counter, help, each(|s| s.evictions));
+        text.family(
+            "cache_evictions_total",
+            Counter,
+            help,
+            each(|s| s.evictions),
+        );
     }
 
     fn add_audit(&self, text: &mut Exposition) {

@@ -46,6 +46,12 @@ impl Exposition {
         }
     }
 
+    /// Adds whether the mount answers.
+    pub fn up(&mut self, answers: bool) {
+        let help = "Whether the mount answers.";
+        self.single("up", FamilyType::Gauge, help, answers);
+    }
+
     /// Adds a family with one sample, which has no labels.
     pub fn single(
         &mut self,
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn a_family_has_its_help_its_type_and_its_samples() {
         let mut text = Exposition::default();
-        text.single("up", FamilyType::Gauge, "Whether it answers.", true);
+        text.up(true);
         let none: [([(&str, &str); 0], u64); 0] = [];
         text.family("none", FamilyType::Counter, "Nothing.", none);
         text.family(
@@ -161,7 +167,7 @@ mod tests {
         );
         assert_eq!(
             text.into_text(),
-            "# HELP simpletuner_live_up Whether it answers.
+            "# HELP simpletuner_live_up Whether the mount answers.
 # TYPE simpletuner_live_up gauge
 simpletuner_live_up 1
 # HELP simpletuner_live_errors_total Errors,\\nby \\\\errno.

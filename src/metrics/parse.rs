@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn labels_are_unescaped_and_what_is_no_sample_is_left_out() {
-        let samples = parse("# TYPE a gauge\na 1\nb{x=\"1, \\\"2\\\"}\",y=\"\\\\\\n\"} 2.5\nc{x=\"\n\nd x\n");
+        let samples =
+            parse("# TYPE a gauge\na 1\nb{x=\"1, \\\"2\\\"}\",y=\"\\\\\\n\"} 2.5\nc{x=\"\n\nd x\n");
         assert_eq!(samples.len(), 2);
         assert_eq!((&*samples[0].name, samples[0].value), ("a", 1.0));
         assert_eq!(samples[1].label("x"), Some("1, \"2\"}"));

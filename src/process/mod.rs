@@ -19,7 +19,7 @@ pub mod users;
 use std::fs;
 use std::io::ErrorKind;
 
-pub use container::container_of;
+pub use container::{ControlGroup, control_group_of};
 use fields::{Stat, Status, field, number};
 
 /// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
