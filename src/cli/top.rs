@@ -1,5 +1,6 @@
 //! `top`: a live screen of a running mount, over the mount's own files and the audit trail of reads.
 
+mod choices;
 mod frame;
 mod layout;
 mod reader;
@@ -12,16 +13,15 @@ use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use ratatui::buffer::Buffer;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::Rect;
 
 use super::failure::Failure;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::audit::AuditOptions;
+use choices::{Action, Choices};
 use frame::Frame;
-use reader::{Look, Reader};
-use readers::Sort;
+use reader::Reader;
 use terminal::{Input, Terminal};
 
 /// How often the keys and the terminal's size are looked at.
@@ -79,83 +79,6 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
 }
 
-/// What the keys have chosen.
-#[derive(Clone, Debug, Default)]
-struct Choices {
-    sort: Sort,
-    filter: String,
-    /// The filter is being typed.
-    types_filter: bool,
-    shows_help: bool,
-    /// The look that is shown, while paused.
-    paused: Option<Look>,
-    /// How many readers are scrolled away.
-    scrolled: usize,
-}
-
-/// What a key does to the program.
-#[derive(PartialEq, Eq)]
-enum Action {
-    None,
-    Quit,
-    Suspend,
-    Redraw,
-}
-
-impl Choices {
-    fn press(&mut self, key: KeyEvent, reader: &Reader) -> Action {
-        if key.kind == KeyEventKind::Release {
-            return Action::None;
-        }
-        let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-        match key.code {
-            KeyCode::Char('c') if is_control => return Action::Quit,
-            KeyCode::Char('z') if is_control => return Action::Suspend,
-            KeyCode::Char('l') if is_control => return Action::Redraw,
-            _ if self.types_filter => self.type_filter(key.code, is_control),
-            KeyCode::Char('q') => return Action::Quit,
-            _ if std::mem::take(&mut self.shows_help) => {}
-            KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.shows_help = true,
-            KeyCode::Char('s') => self.sort = self.sort.next(),
-            KeyCode::Char('/') => {
-                self.filter.clear();
-                self.types_filter = true;
-                self.scrolled = 0;
-            }
-            KeyCode::Esc => self.filter.clear(),
-            KeyCode::Char('p' | ' ') => {
-                self.paused = match self.paused {
-                    Some(_) => None,
-                    None => Some(reader.look()),
-                }
-            }
-            KeyCode::Down | KeyCode::Char('j') => self.scrolled = self.scrolled.saturating_add(1),
-            KeyCode::Up | KeyCode::Char('k') => self.scrolled = self.scrolled.saturating_sub(1),
-            KeyCode::PageDown => self.scrolled = self.scrolled.saturating_add(10),
-            KeyCode::PageUp => self.scrolled = self.scrolled.saturating_sub(10),
-            KeyCode::Home => self.scrolled = 0,
-            _ => {}
-        }
-        Action::None
-    }
-
-    fn type_filter(&mut self, key: KeyCode, is_control: bool) {
-        match key {
-            KeyCode::Enter => self.types_filter = false,
-            KeyCode::Esc => {
-                self.filter.clear();
-                self.types_filter = false;
-            }
-            KeyCode::Backspace => drop(self.filter.pop()),
-            KeyCode::Char('u') if is_control => self.filter.clear(),
-            KeyCode::Char(typed) if !is_control && self.filter.len() < 100 => {
-                self.filter.push(typed);
-            }
-            _ => {}
-        }
-    }
-}
-
 fn draw(reader: &Reader, choices: &mut Choices, interval: Duration, area: Rect) -> Buffer {
     let look = choices.paused.clone().unwrap_or_else(|| reader.look());
     let mut frame = Frame::new(&look, choices, interval, terminal::has_colours());
@@ -174,7 +97,7 @@ fn watch(reader: &Reader, interval: Duration) -> Outcome {
         terminal.show(&buffer).map_err(failed)?;
         let action = match terminal.wait(TICK).map_err(failed)? {
             Input::None => Action::None,
-            Input::Key(key) => choices.press(key, reader),
+            Input::Key(key) => choices.press(key, || reader.look()),
             // The shell learns by which signal it ended.
             Input::Signal(signal) => {
                 drop(terminal);

@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use serde_json::Value;
 
-use super::Choices;
+use super::choices::Choices;
 use super::layout::{Column, Line, Table, put, share};
 use super::reader::Look;
 use crate::cli::lasting::{lasting, since};
@@ -119,8 +119,12 @@ impl<'a> Frame<'a> {
         let status = &seen.status;
         let mut lines = Vec::new();
         if !status.is_null() {
-            let up = status["started_at"].as_str().and_then(since).map(lasting);
-            let up = up.map_or_else(String::new, |up| format!("  up {up}"));
+            let up = match status["started_at"].as_str().and_then(since) {
+                None => String::new(),
+                // Seconds would have the screen drawn each second.
+                Some(up) if up < Duration::from_secs(60) => "  up < 1 min".into(),
+                Some(up) => format!("  up {}", lasting(up)),
+            };
             let version = plain(&status["version"]);
             let place = printable(&plain(&status["mount_point"]));
             let paused = match self.choices.paused {
