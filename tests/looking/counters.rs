@@ -123,7 +123,9 @@ fn calls_of_a_program_are_counted_by_how_long_they_took_and_whether_they_failed(
     assert_eq!(metrics(&live).get("provider_up", &it), 1.0);
     assert!(metrics(&live).get("provider_call_duration_seconds_sum", &it) > 0.0);
     fs::write(&fails, "").unwrap();
-    wait_until("a read fails", || !live.try_sh("cat secrets/IN_IT").status.success());
+    wait_until("a read fails", || {
+        !live.try_sh("cat secrets/IN_IT").status.success()
+    });
     assert!(metrics(&live).get("provider_failed_calls_total", &it) >= 1.0);
     assert_eq!(metrics(&live).get("provider_up", &it), 0.0);
     assert!(!live.read("metrics").contains("hidden"));
@@ -176,8 +178,7 @@ fn a_trail_that_cannot_be_written_is_behind_until_it_can() {
     locker.wait().unwrap();
     wait_until("the rows are written", || {
         let now = metrics(&live);
-        now.get("audit_lag_seconds", &reads) == 0.0
-            && now.get("audit_waiting_rows", &reads) == 0.0
+        now.get("audit_lag_seconds", &reads) == 0.0 && now.get("audit_waiting_rows", &reads) == 0.0
     });
     assert_eq!(metrics(&live).get("audit_lost_rows_total", &reads), 0.0);
 }

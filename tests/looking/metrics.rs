@@ -19,7 +19,10 @@ fn the_command_prints_the_file_and_replaces_another_as_a_whole() {
     let first = fs::metadata(&file).unwrap();
     // Another user reads it: that of node_exporter.
     assert_eq!(first.permissions().mode() & 0o777, 0o644);
-    assert_eq!(Metrics::parse(&fs::read_to_string(&file).unwrap()).get("up", &[]), 1.0);
+    assert_eq!(
+        Metrics::parse(&fs::read_to_string(&file).unwrap()).get("up", &[]),
+        1.0
+    );
     let open = fs::File::open(&file).unwrap();
     assert_eq!(home.run(&output).done(), "");
     assert_ne!(fs::metadata(&file).unwrap().ino(), first.ino());
@@ -44,7 +47,10 @@ fn the_command_says_why_it_cannot_write() {
     assert!(said.contains("hint: `simpletuner-live mount`"), "{said}");
     home.run(&["mount"]).done();
     let said = home.run(&["metrics", "--output", "none/x.prom"]).failed();
-    assert!(said.contains("none/x.prom") && said.contains("No such file"), "{said}");
+    assert!(
+        said.contains("none/x.prom") && said.contains("No such file"),
+        "{said}"
+    );
     // A device is not replaced by a file.
     for device in ["/dev/null", "/dev/stdout", "."] {
         let said = home.run(&["metrics", "--output", device]).failed();

@@ -37,7 +37,10 @@ impl Metrics {
                 current = name.to_owned();
                 continue;
             }
-            assert!(seen.insert(line.rsplit_once(' ').unwrap().0), "twice: {line}");
+            assert!(
+                seen.insert(line.rsplit_once(' ').unwrap().0),
+                "twice: {line}"
+            );
             let (name, labels, value) = sample(line);
             let family = families.get_mut(&current).expect(line);
             let belongs = match family.family_type.as_str() {
@@ -107,7 +110,10 @@ fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
     let mut rest = inside;
     while !rest.is_empty() {
         let (label, after) = rest.split_once("=\"").expect(line);
-        assert!(label.bytes().all(|byte| byte.is_ascii_lowercase()), "{line}");
+        assert!(
+            label.bytes().all(|byte| byte.is_ascii_lowercase()),
+            "{line}"
+        );
         let mut text = String::new();
         let mut chars = after.char_indices();
         let end = loop {

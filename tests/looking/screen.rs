@@ -12,7 +12,10 @@ pub struct Screen<'a> {
 impl<'a> Screen<'a> {
     pub fn new(home: &'a Home, columns: u32, lines: u32) -> Self {
         let screen = Self { home };
-        home.write("shell.sh", &format!("PS1='$ '\nlive() {{ '{BINARY}' \"$@\"; }}\n"));
+        home.write(
+            "shell.sh",
+            &format!("PS1='$ '\nlive() {{ '{BINARY}' \"$@\"; }}\n"),
+        );
         let (columns, lines) = (columns.to_string(), lines.to_string());
         let shell = "bash --noprofile --rcfile shell.sh";
         let session = ["new-session", "-d", "-x", &columns, "-y", &lines, shell];

@@ -12,7 +12,10 @@ fn status_says_at_a_glance_that_all_is_well_or_what_is_not() {
     let place = place.to_str().unwrap().trim_end_matches('/');
     let said = home.run(&["status"]).done();
     let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[0].starts_with(&format!("mount      {place}, up ")), "{said}");
+    assert!(
+        lines[0].starts_with(&format!("mount      {place}, up ")),
+        "{said}"
+    );
     for line in ["restarts   none", "views      none", "who may    this user"] {
         assert!(lines.contains(&line), "{line}: {said}");
     }
@@ -20,12 +23,18 @@ fn status_says_at_a_glance_that_all_is_well_or_what_is_not() {
     assert!(lines.len() < 20, "{said}");
     let server = home.server(&home.live(""));
     signal("KILL", server);
-    wait_until("another server answers", || home.server(&home.live("")) != server);
+    wait_until("another server answers", || {
+        home.server(&home.live("")) != server
+    });
     home.sh("! echo '{' > .simpletuner/live/bundle/secrets.json");
     let said = home.run(&["status"]).done();
-    assert!(said.contains("1, the last at ") && said.contains("SIGKILL"), "{said}");
+    assert!(
+        said.contains("1, the last at ") && said.contains("SIGKILL"),
+        "{said}"
+    );
     assert!(said.contains("failed write file"), "{said}");
-    home.run(&["view", "create", "v", "--secret", "HF_*"]).done();
+    home.run(&["view", "create", "v", "--secret", "HF_*"])
+        .done();
     wait_until("the view is mounted", || {
         home.run(&["status"]).done().contains("1 view at ")
     });

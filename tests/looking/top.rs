@@ -73,7 +73,9 @@ fn keys_sort_filter_pause_and_help() {
     home.sh("cd .simpletuner/live/secrets; cat HF_TOKEN; head -c9 HF_TOKEN; echo b > OTHER");
     let screen = Screen::new(&home, 100, 30);
     begin(&screen, "live top");
-    screen.wait_until("both readers", |shown| shown.contains("cat") && shown.contains("head"));
+    screen.wait_until("both readers", |shown| {
+        shown.contains("cat") && shown.contains("head")
+    });
     screen.wait_for("sort: reads");
     for sort in ["last", "program", "file", "reads"] {
         screen.types("s");
@@ -86,7 +88,9 @@ fn keys_sort_filter_pause_and_help() {
     screen.wait_for("filter: heaq_");
     screen.presses("BSpace");
     screen.types("d");
-    screen.wait_until("only head", |shown| shown.contains("head") && !shown.contains("cat "));
+    screen.wait_until("only head", |shown| {
+        shown.contains("head") && !shown.contains("cat ")
+    });
     screen.presses("Enter");
     screen.wait_for("/ filter: head");
     screen.presses("Escape");
@@ -178,10 +182,20 @@ fn without_a_terminal_it_says_what_to_use_and_once_prints_a_screen() {
         once = home.run(&["top", "--once"]).done();
         once.contains("secrets/HF_TOKEN")
     });
-    for text in ["simpletuner-live 0.1.0", "reads 0", "PROVIDER", "available", "CACHE", "EVENT"] {
+    for text in [
+        "simpletuner-live 0.1.0",
+        "reads 0",
+        "PROVIDER",
+        "available",
+        "CACHE",
+        "EVENT",
+    ] {
         assert!(once.contains(text), "{text}:\n{once}");
     }
-    assert!(!once.contains('\x1b') && !once.contains("hf_hidden"), "{once}");
+    assert!(
+        !once.contains('\x1b') && !once.contains("hf_hidden"),
+        "{once}"
+    );
     home.run(&["umount"]).done();
     let said = home.run(&["top", "--once"]).failed();
     assert!(said.contains("nothing is mounted"), "{said}");
@@ -212,8 +226,15 @@ fn nothing_is_written_to_the_terminal_while_nothing_changes_and_no_colour_with_n
     });
     let looks = || {
         let text = fs::read_to_string(home.live("metrics")).unwrap();
-        let line = text.lines().find(|line| line.contains("requests_total{mount=\"live\"}"));
-        line.unwrap().rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()
+        let line = text
+            .lines()
+            .find(|line| line.contains("requests_total{mount=\"live\"}"));
+        line.unwrap()
+            .rsplit_once(' ')
+            .unwrap()
+            .1
+            .parse::<f64>()
+            .unwrap()
     };
     let (before, requests) = (written().len(), looks());
     wait_until("it has looked some times", || looks() > requests + 100.0);
