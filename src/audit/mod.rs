@@ -167,7 +167,7 @@ impl AuditTrail {
     /// What each trail has not written: that of changes, and that of reads if reads are recorded. Waits for no database.
     pub fn lags(&self) -> Vec<TrailLag> {
         let reads = self.reads.as_ref();
-        let reads = reads.map(|reads| ("reads", reads.lag(), reads.dropped()));
+        let reads = reads.map(|reads| ("reads", reads.lag(), reads.times_dropped()));
         let changes = ("changes", self.changes.lag(), 0);
         let lag = |(trail, (rows, behind), dropped): (_, (RowCounts, Duration), u64)| TrailLag {
             trail,

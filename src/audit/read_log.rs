@@ -135,7 +135,7 @@ impl ReadLog {
     }
 
     /// How many times the kernel has dropped reads.
-    pub(super) fn dropped(&self) -> u64 {
+    pub(super) fn times_dropped(&self) -> u64 {
         self.0.lock().queue.dropped_ever
     }
 

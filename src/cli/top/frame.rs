@@ -93,15 +93,8 @@ impl<'a> Frame<'a> {
         ];
         // An empty line between two of them, if there is room for it.
         let gap = usize::from(height > 16);
-        let wants: Vec<usize> = tables.iter().map(|table| table.height() + gap).collect();
-        let mut given = share(height, &wants);
-        // Titles alone say nothing.
-        let min = |table: &Table| table.height().min(2) + gap;
-        for (given, table) in given.iter_mut().zip(&tables) {
-            if *given < min(table) {
-                *given = 0;
-            }
-        }
+        let wants = |table: &Table| (table.height().min(2) + gap, table.height() + gap);
+        let given = share(height, &tables.each_ref().map(wants));
         let readers = given[1].saturating_sub(1 + gap);
         self.scrolled = self
             .scrolled
@@ -120,6 +113,8 @@ impl<'a> Frame<'a> {
         let mut lines = Vec::new();
         if !status.is_null() {
             let up = match status["started_at"].as_str().and_then(since) {
+                // It may have ended.
+                _ if self.look.problem.is_some() => String::new(),
                 None => String::new(),
                 // Seconds would have the screen drawn each second.
                 Some(up) if up < Duration::from_secs(60) => "  up < 1 min".into(),
@@ -327,8 +322,11 @@ impl<'a> Frame<'a> {
         let mut lines: Vec<Line> = lines.filter(|line| self.is_wanted(line)).collect();
         let nobody = match &self.look.audit_problem {
             Some(problem) => Some(problem.clone()),
-            None if lines.is_empty() => Some("no read is in the audit trail yet".into()),
-            None => None,
+            None if !lines.is_empty() => None,
+            None if self.choices.filter.is_empty() => {
+                Some("no read is in the audit trail yet".into())
+            }
+            None => Some("no reader fits the filter".into()),
         };
         if let Some(nobody) = nobody {
             let mut cells = vec![String::new(); 5];

@@ -27,23 +27,24 @@ pub(super) struct Table {
     pub(super) skipped: usize,
 }
 
-/// How many lines each table gets, of so many: each what it wants, as long as the others have as much.
-pub(super) fn share(available: usize, wants: &[usize]) -> Vec<usize> {
-    let mut given = vec![0; wants.len()];
-    let mut left = available;
-    while left > 0 {
-        let mut has_given = false;
-        for (given, wanted) in given.iter_mut().zip(wants) {
-            if *given < *wanted && left > 0 {
-                *given += 1;
-                left -= 1;
-                has_given = true;
-            }
-        }
-        if !has_given {
-            break;
-        }
+/// How many lines each table gets, of so many, if it needs at least and wants at most so many. As many of the first tables as have
+/// what they need share the lines: each gets what it wants, as long as the others have as much.
+pub(super) fn share(available: usize, wants: &[(usize, usize)]) -> Vec<usize> {
+    let mut given: Vec<usize> = wants.iter().map(|(least, _)| *least).collect();
+    while given.iter().sum::<usize>() > available {
+        given.pop();
     }
+    let mut left = available - given.iter().sum::<usize>();
+    while left > 0 {
+        let hungry = given.iter_mut().zip(wants);
+        let hungry = hungry.filter(|(given, (_, most))| **given < *most);
+        let Some((given, _)) = hungry.min_by_key(|(given, _)| **given) else {
+            break;
+        };
+        *given += 1;
+        left -= 1;
+    }
+    given.resize(wants.len(), 0);
     given
 }
 
@@ -132,10 +133,13 @@ mod tests {
 
     #[test]
     fn a_table_gets_what_it_wants_as_long_as_the_others_have_as_much() {
-        assert_eq!(share(10, &[3, 2, 50]), [3, 2, 5]);
-        assert_eq!(share(5, &[3, 3, 3]), [2, 2, 1]);
-        assert_eq!(share(100, &[3, 4]), [3, 4]);
-        assert_eq!(share(0, &[3]), [0]);
+        let wants = [(2, 3), (2, 2), (2, 50)];
+        assert_eq!(share(10, &wants), [3, 2, 5]);
+        assert_eq!(share(100, &wants), [3, 2, 50]);
+        assert_eq!(share(7, &wants), [3, 2, 2]);
+        // Titles alone say nothing.
+        assert_eq!(share(5, &wants), [3, 2, 0]);
+        assert_eq!(share(1, &wants), [0, 0, 0]);
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn read_mount(client: &MountClient, shared: &Mutex<Shared>, interval: Duration) 
             }
             Err(failure) => {
                 // That says more than the errno of one file.
-                let require = MountClient::require(&client.path(""));
+                let require = MountClient::require(client.root());
                 Some(require.err().unwrap_or(failure).message())
             }
         };
