@@ -92,7 +92,7 @@ impl Tree {
             .iter()
             .map(|(mount, errno, count)| ([("mount", *mount), ("errno", errno.as_str())], *count));
         text.family("request_errors_total", Counter, help, errors);
-        let help = "Files with secrets that were opened to be read. Of views only while it is recorded who reads.";
+        let help = "Files with secrets that were opened to be read. Of views while it is recorded who reads, and equal ones perhaps once.";
         let opens = each(|counters| counters.opens.get());
         text.family("secret_opens_total", Counter, help, opens);
         let help = "Files that were written, after which the change took effect.";

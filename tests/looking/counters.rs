@@ -23,7 +23,7 @@ fn reads_writes_and_errors_are_counted() {
     assert_eq!(before.get("secret_opens_total", &LIVE), 0.0);
     assert_eq!(before.get("restarts_total", &[]), 0.0);
     live.sh("echo a > secrets/A; for i in 1 2 3; do cat secrets/A; done; cat bundle/secrets.json");
-    live.sh("! cat secrets/NONE; ! mkdir folder; ! echo '{' > bundle/secrets.json");
+    live.try_sh("cat secrets/NONE; mkdir folder; echo '{' > bundle/secrets.json");
     let after = metrics(&live);
     assert_eq!(after.get("secret_opens_total", &LIVE), 4.0);
     assert_eq!(after.get("writes_total", &[]), 1.0);
@@ -147,8 +147,12 @@ fn opens_of_views_are_counted_by_the_kernel_and_by_the_server() {
         for _ in 0..3 {
             assert_eq!(fs::read_to_string(&file).unwrap(), "a");
         }
+        // The kernel may report equal opens as one.
+        let least = if without.is_empty() { 1.0 } else { 3.0 };
         wait_until("the opens are counted", || {
-            metrics(&live).get("secret_opens_total", &views) == 3.0
+            let opens = metrics(&live).get("secret_opens_total", &views);
+            assert!(opens <= 3.0, "{opens}");
+            opens >= least
         });
         assert_eq!(metrics(&live).get("views", &[]), 1.0);
         assert_eq!(metrics(&live).get("views_mounted", &[]), 1.0);

@@ -19,14 +19,15 @@ fn status_says_at_a_glance_that_all_is_well_or_what_is_not() {
     for line in ["restarts   none", "views      none", "who may    this user"] {
         assert!(lines.contains(&line), "{line}: {said}");
     }
-    assert!(!said.contains("null") && !said.contains("  -\n"), "{said}");
+    let fields = said.split("\n\n").next().unwrap();
+    assert!(!fields.contains("null") && !fields.contains("  -"), "{said}");
     assert!(lines.len() < 20, "{said}");
     let server = home.server(&home.live(""));
     signal("KILL", server);
     wait_until("another server answers", || {
         home.server(&home.live("")) != server
     });
-    home.sh("! echo '{' > .simpletuner/live/bundle/secrets.json");
+    home.sh("echo '{' > .simpletuner/live/bundle/secrets.json || true");
     let said = home.run(&["status"]).done();
     assert!(
         said.contains("1, the last at ") && said.contains("SIGKILL"),

@@ -144,13 +144,13 @@ fn a_mount_that_is_gone_or_silent_is_said_and_q_works_at_once() {
     let status = fs::read(home.live("status")).unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
     let pids = ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32);
-    pids.map(|pid| signal("STOP", pid));
+    pids.into_iter().for_each(|pid| signal("STOP", pid));
     screen.wait_until("that it does not answer", |shown| {
         shown.contains("has not answered") || shown.contains("does not answer")
     });
     screen.presses("q");
     is_left_as_it_was(&screen);
-    pids.map(|pid| signal("CONT", pid));
+    pids.into_iter().for_each(|pid| signal("CONT", pid));
     home.run(&["umount"]).done();
 }
 
