@@ -117,7 +117,8 @@ fn in_words(mut status: Value) -> Vec<(String, String)> {
     let mut add = |name: &str, value: String| fields.push((name.to_owned(), value));
     let mut take = |field: &str| {
         let status = status.as_object_mut();
-        status.and_then(|status| status.remove(field))
+        // The others stay in their order.
+        status.and_then(|status| status.shift_remove(field))
     };
     let mut taken = |field: &str| take(field).unwrap_or_default();
     let started = taken("started_at");
@@ -300,10 +301,10 @@ mod tests {
                 "who may=this user",
                 "kernel=FUSE 7.44",
                 "views=none",
-                "docker problem=taken",
-                "docker socket=/d",
                 "failed write at=then",
                 "failed write file=secrets/A",
+                "docker socket=/d",
+                "docker problem=taken",
             ]
         );
     }

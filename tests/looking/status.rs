@@ -20,7 +20,10 @@ fn status_says_at_a_glance_that_all_is_well_or_what_is_not() {
         assert!(lines.contains(&line), "{line}: {said}");
     }
     let fields = said.split("\n\n").next().unwrap();
-    assert!(!fields.contains("null") && !fields.contains("  -"), "{said}");
+    assert!(
+        !fields.contains("null") && !fields.contains("  -"),
+        "{said}"
+    );
     assert!(lines.len() < 20, "{said}");
     let server = home.server(&home.live(""));
     signal("KILL", server);
