@@ -54,7 +54,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 const CHANNEL_CLOSED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Mounts, and keeps a server running until the mount ends or SIGTERM or SIGINT arrives, or its terminal hangs up. With `in_background` it
-/// leaves the terminal, logs to its file, and writes to standard output that the mount answers, or why it does not.
+/// leaves the terminal, logs to its file, and writes to standard output that the mount will answer, or why it does not. The mount answers
+/// only after that report: a keeper whose command is gone unmounts, and no other command has seen its mount.
 ///
 /// # Errors
 /// Why it cannot be mounted.
@@ -85,6 +86,7 @@ pub fn mount_foreground(
         );
         return keeper.unmount().and(Err(error));
     }
+    keeper.server.begin(&keeper.state);
     let state = &keeper.state;
     service::notify_ready(&state.mount_point());
     // The service manager has a restored mount already.
@@ -141,10 +143,7 @@ pub fn take_over() -> Result<()> {
 /// Starts a server that begins to serve as soon as it has prepared.
 fn start_serving(state: &HandoverState, shared: &SharedFds) -> Result<ServerProcess> {
     let server = ServerProcess::start(state, shared)?;
-    // This fails if the process has ended already; `exit_fd` then shows it.
-    let _ = server
-        .channel
-        .send(&ToServer::Begin(state.restarts.clone()));
+    server.begin(state);
     Ok(server)
 }
 
