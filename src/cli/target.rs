@@ -223,7 +223,11 @@ impl Target {
 
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
-        let settings = context.settings()?;
+        let settings = context.settings().map_err(|error| {
+            let hint = "this command changes or reads the secrets file itself, and the settings name it: mend them, or name others by \
+                        --config; a mount that runs goes on with those in force, so `get`, `set` and `rm` work";
+            Failure::Hinted(error, hint.to_owned())
+        })?;
         let store = Store::of(&settings)?;
         same_store::require(context, &settings, &store.path())?;
         Ok(store)
