@@ -193,9 +193,8 @@ fn a_value_whose_plain_text_would_be_taken_for_an_encrypted_one_is_named_and_not
     let token = home.run_with("hunter2", &["encrypt"]).done();
     home.run_with(token.trim(), &["set", "NESTED"]).done();
     home.run(&["adopt"]).done();
-    let files = || {
-        home.sh("cd ~/.simpletuner; for f in *; do echo $f; cat $f; done; readlink secrets.json")
-    };
+    let files =
+        || home.sh("cd ~/.simpletuner; ls; cat live.yaml store.json; readlink secrets.json");
     let before = files();
     let said = home.run(&["adopt", "--undo", "--yes"]).failed();
     assert!(
