@@ -108,22 +108,36 @@ fn rendered(roff: Roff) -> String {
     roff.render()
 }
 
-/// The page with its mark, one preamble, and the characters that roff would print as others.
+/// The page with its mark, one preamble, and the characters that roff would print as others. A break beside a blank line, which
+/// clap_mangen writes before possible values, is left out.
 fn finished(text: &str) -> Vec<u8> {
     let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
+    let preamble = text.lines().filter(is_preamble).take(2);
+    let lines: Vec<&str> = text.lines().filter(|line| !is_preamble(line)).collect();
+    let is_blank = |at: Option<usize>| {
+        at.and_then(|at| lines.get(at))
+            .is_some_and(|line| line.is_empty())
+    };
+    let body = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(at, line)| match *line {
+            ".br" if is_blank(at.checked_sub(1)) || is_blank(Some(at + 1)) => None,
+            request if request.starts_with('.') => Some(request.to_owned()),
+            text => Some(
+                [
+                    (r"\\", r"\e"),
+                    ("~", r"\(ti"),
+                    ("^", r"\(ha"),
+                    ("`", r"\(ga"),
+                ]
+                .iter()
+                .fold(text.to_owned(), |text, (c, name)| text.replace(c, name)),
+            ),
+        });
     let mut finished = format!("{MARK}\n");
-    for line in text.lines().filter(is_preamble).take(2) {
-        finished.push_str(line);
-        finished.push('\n');
-    }
-    for line in text.lines().filter(|line| !is_preamble(line)) {
-        match line.starts_with('.') {
-            true => finished.push_str(line),
-            false => {
-                let line = line.replace(r"\\", r"\e").replace('~', r"\(ti");
-                finished.push_str(&line.replace('^', r"\(ha").replace('`', r"\(ga"));
-            }
-        }
+    for line in preamble.map(str::to_owned).chain(body) {
+        finished.push_str(&line);
         finished.push('\n');
     }
     finished.into_bytes()

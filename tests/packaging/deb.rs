@@ -59,7 +59,7 @@ install -m 755 /usr/bin/simpletuner-live program
 as_user "$here/program" mount "$here/home/other"
 mkdir root-home
 env -i PATH="$PATH" HOME="$here/root-home" simpletuner-live mount "$here/roots"
-program_of() { as_user sh -c "stat -Lc %i /proc/\$(jq .server_pid $1/status)/exe"; }
+program_of() { stat -Lc %i "/proc/$(as_user jq .server_pid "$1/status")/exe"; }
 before=$(program_of "$live")
 other=$(program_of "$here/home/other")
 

@@ -46,6 +46,8 @@ fn every_page_is_one_that_mandoc_groff_and_man_have_nothing_to_say_of() {
     let commands = help.split("Commands:\n").nth(1).unwrap();
     let commands = commands.lines().take_while(|line| line.starts_with("  "));
     let commands: Vec<&str> = commands
+        // What a command does may go on in the next line.
+        .filter(|line| !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
@@ -143,10 +145,7 @@ fn a_second_run_changes_nothing_and_only_pages_of_its_own_are_removed() {
     home.write("man/man1/simpletuner-live-gone.1", &page);
     home.write("man/man1/simpletuner-live-theirs.1", ".TH THEIRS 1\n");
     home.write("man/man1/theirs.1", &page);
-    home.write(
-        "man/man1/simpletuner-live-get.1",
-        &page.replace("simpletuner", "x"),
-    );
+    home.write("man/man1/simpletuner-live-get.1", &page.replace("HF", "X"));
     let third: Value = serde_json::from_str(&run(&[]).done()).unwrap();
     assert_eq!(third["written"].as_array().unwrap().len(), 1);
     assert_eq!(third["removed"].as_array().unwrap().len(), 1);
