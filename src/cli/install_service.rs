@@ -42,18 +42,27 @@ pub(super) struct Args {
     /// Print the unit instead of writing it
     #[arg(long)]
     print: bool,
+    /// The program of a printed unit: a package prints it where the program is not installed yet
+    #[arg(long, value_name = "PATH", requires = "print", hide = true)]
+    program: Option<PathBuf>,
     /// Write over a unit that was changed by hand
     #[arg(long)]
     force: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
+    let own = || std::env::current_exe().map_err(|e| Error::io("this program's own file", e));
+    let program = args.program.clone().map_or_else(own, Ok)?;
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
-    if args.user.is_empty() || !args.user.chars().all(is_allowed) {
+    // The user of a template is that of its instance.
+    let is_template = args.print && args.user == "%i";
+    let is_name = !args.user.is_empty() && args.user.chars().all(is_allowed);
+    if !is_name && !is_template {
         return Err(Failure::new(format!("{:?} is not a user name", args.user)));
     }
-    check_program(&program, args.system.then_some(args.user.as_str()))?;
+    if args.program.is_none() {
+        check_program(&program, args.system.then_some(args.user.as_str()))?;
+    }
     let mut upgrade_arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &context.config {
         upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
