@@ -9,6 +9,7 @@ mod complete;
 mod completions;
 mod decrypt;
 mod decrypt_file;
+mod doctor;
 mod encrypt;
 mod encrypt_file;
 mod failure;
@@ -108,6 +109,7 @@ commands! {
     Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,
+    Doctor => doctor,
     Get => get,
     Set => set,
     Rm => rm,
