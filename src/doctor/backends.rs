@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, Policy, Subject};
+use serde_json::Value;
+
+use super::{Finding, Policy, Subject, Verdict};
 use crate::error::Result;
 use crate::provider::backend::tls::system_authorities;
 use crate::provider::{Asking, BACKENDS};
@@ -32,14 +34,37 @@ fn of(name: &str, subject: &Subject, settings: &Settings, limit: Duration) -> Ve
     };
     let findings = backend.check(settings, asking);
     let switch = backend.settings.switch;
-    findings.unwrap_or_else(|| {
-        vec![Finding::skipped(match subject.problem() {
-            Some(_) => {
-                format!("the settings cannot be read, so it is not known whether {switch} is set")
-            }
-            None => format!("{switch} is not set"),
-        })]
-    })
+    let is_answered = |report: &Value| {
+        report["name"] == name && report["available"] == true && report["stale"] != true
+    };
+    if let Some(findings) = findings {
+        // The mount has the variables that it was started with.
+        return match subject.mount().providers.iter().any(is_answered) {
+            true => findings.into_iter().map(as_warning).collect(),
+            false => findings,
+        };
+    }
+    vec![Finding::skipped(match subject.problem() {
+        Some(_) => {
+            format!("the settings cannot be read, so it is not known whether {switch} is set")
+        }
+        None => format!("{switch} is not set"),
+    })]
+}
+
+/// What fails for this command, and not for the mount.
+fn as_warning(finding: Finding) -> Finding {
+    match finding.status {
+        Verdict::Failed => Finding {
+            status: Verdict::Warning,
+            message: format!(
+                "{}; the mount itself is answered, with the variables that it was started with",
+                finding.message
+            ),
+            ..finding
+        },
+        _ => finding,
+    }
 }
 
 pub(super) fn tls(_: &Subject, settings: &Settings) -> Vec<Finding> {

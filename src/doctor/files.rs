@@ -122,9 +122,8 @@ pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
         seen.push(owned.path);
     }
     if findings.is_empty() {
-        let files = counted(checked, "file");
         findings.push(Finding::ok(format!(
-            "{files} and folders belong to this user, and others may change none of them"
+            "the files and folders of this program ({checked}) belong to this user, and others may change none of them"
         )));
     }
     findings

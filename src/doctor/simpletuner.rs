@@ -84,10 +84,17 @@ fn secrets(subject: &Subject, settings: &Settings) -> Option<Finding> {
                 plain => format!("{plain} values are"),
             }
         )),
-        (encrypted, _) => Finding::failed(format!(
-            "SimpleTuner reads {store} itself, and cannot decrypt {} in it; adopt lets it read through the mount",
-            counted(encrypted as u64, "encrypted value")
-        )),
+        (encrypted, _) => {
+            let said = format!(
+                "SimpleTuner reads {store} itself, and cannot decrypt {} in it; adopt lets it read through the mount",
+                counted(encrypted as u64, "encrypted value")
+            );
+            // Nobody may use SimpleTuner here.
+            match settings.state_dir.join("cloud").is_dir() {
+                true => Finding::failed(said),
+                false => Finding::warning(said),
+            }
+        }
     };
     Some(finding.mended_by(adopt))
 }

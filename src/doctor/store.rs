@@ -151,9 +151,9 @@ pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
     }
     if findings.is_empty() {
         findings.push(Finding::ok(match plain.len() {
-            0 => format!("each of {} can be decrypted", counted(decryptable, "value")),
+            0 => format!("{}; each can be decrypted", counted(decryptable, "value")),
             plain => format!(
-                "each of {} can be decrypted; {} in plain text",
+                "{}; each can be decrypted; {} in plain text",
                 counted(decryptable, "encrypted value"),
                 match plain {
                     1 => "1 is".to_owned(),
