@@ -14,6 +14,7 @@ use crate::files::{not_a_file, read_file};
 use crate::manager::file_options;
 use crate::provider::file::{FileProvider, path_of_previous};
 use crate::provider::{SecretStore, parse_rfc3339};
+use crate::settings::paths::DEFAULT_NAMES;
 use crate::settings::{Origin, Settings, SettingsDigest};
 use crate::text::{counted, printable, shell_path};
 
@@ -26,9 +27,21 @@ const MIN_ROOM: u64 = 1024 * 1024;
 /// With less room, somebody should make some.
 const LITTLE_ROOM: u64 = 64 * 1024 * 1024;
 
-/// The path of the secrets file now, links followed.
+/// The path of the secrets file now, links followed; if it may not be used, the path where it is looked for.
 pub(super) fn store_path(settings: &Settings) -> PathBuf {
-    FileProvider::new(file_options(settings)).path()
+    let path = FileProvider::new(file_options(settings)).path();
+    if !path.as_os_str().is_empty() {
+        return path;
+    }
+    let mut defaults = DEFAULT_NAMES
+        .iter()
+        .map(|name| settings.base_dir.join(name));
+    let first = settings.base_dir.join(DEFAULT_NAMES[0]);
+    let named = settings.file_path.clone();
+    named.unwrap_or_else(|| {
+        let found = defaults.find(|path| fs::symlink_metadata(path).is_ok());
+        found.unwrap_or(first)
+    })
 }
 
 pub(super) fn settings(subject: &Subject) -> Vec<Finding> {

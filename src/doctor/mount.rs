@@ -94,8 +94,15 @@ pub(super) fn processes(subject: &Subject) -> Vec<Finding> {
         );
     }
     findings.extend(restarts(status));
-    if let Some(why) = status["failed_write"].as_str() {
-        findings.push(Finding::warning(format!("the last write failed: {why}")));
+    let failed = &status["failed_write"];
+    if let Some(why) = failed["reason"].as_str() {
+        let word = |field: &str| printable(failed[field].as_str().unwrap_or("?"));
+        findings.push(Finding::failed(format!(
+            "the write of {} failed at {}, and none has succeeded since: {}",
+            word("file"),
+            word("at"),
+            printable(why)
+        )));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!("{} run", pids.join(" and "))));

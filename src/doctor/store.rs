@@ -17,7 +17,7 @@ const MAX_SHOWN: usize = 10;
 
 pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     let provider = FileProvider::new(file_options(settings));
-    let path = provider.path();
+    let path = store_path(settings);
     let (shown, word) = (path.display(), shell_path(&path));
     let mut findings = Vec::new();
     match read_document(&path) {

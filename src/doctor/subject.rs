@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,9 +12,11 @@ use serde_json::Value;
 use crate::mount::{self, MountPointState};
 use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings, SettingsContent};
-use crate::sync;
+use crate::sync::{self, LARGE_STACK};
 use crate::text::shell_path;
 
+/// How long reading the settings may take: a disk may hang.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a mount may take for its files.
 const FILES_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,16 +46,15 @@ pub(super) struct MountFacts {
 impl Subject {
     /// Reads the settings. If they are wrong, the checks use the defaults, and what the environment sets.
     pub fn new(flags: Flags) -> Self {
-        let (settings, problem) = match Settings::load(&flags, BACKENDS) {
-            Ok(settings) => (Some(settings), None),
-            Err(error) => {
-                let without_file = Flags {
-                    content: Some(SettingsContent::default()),
-                    ..flags.clone()
-                };
-                let defaults = Settings::load(&without_file, BACKENDS).ok();
-                (defaults, Some(error.to_string()))
-            }
+        let (sender, loaded) = channel();
+        let of_thread = flags.clone();
+        let load = move || drop(sender.send(settings_of(&of_thread)));
+        let (settings, problem) = match sync::spawn("doctor", LARGE_STACK, load) {
+            Ok(_) => loaded.recv_timeout(SETTINGS_TIMEOUT).unwrap_or_else(|_| {
+                let why = "the settings cannot be read: the disk that they, the secrets file or the home lie on does not answer";
+                (None, Some(why.to_owned()))
+            }),
+            Err(_) => settings_of(&flags),
         };
         Self {
             flags,
@@ -125,6 +127,21 @@ impl MountFacts {
     /// Whether this user's mount is there, and answers.
     pub(super) fn answers(&self) -> bool {
         matches!(self.state, Ok(MountPointState::Ours { alive: true, .. }))
+    }
+}
+
+/// The settings; the defaults, and why, if they are wrong.
+fn settings_of(flags: &Flags) -> (Option<Settings>, Option<String>) {
+    match Settings::load(flags, BACKENDS) {
+        Ok(settings) => (Some(settings), None),
+        Err(error) => {
+            let without_file = Flags {
+                content: Some(SettingsContent::default()),
+                ..flags.clone()
+            };
+            let defaults = Settings::load(&without_file, BACKENDS).ok();
+            (defaults, Some(error.to_string()))
+        }
     }
 }
 

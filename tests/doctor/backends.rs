@@ -62,7 +62,9 @@ fn aws_says_who_the_caller_is_and_what_the_secret_lacks() {
     assert_eq!(fix_of(&bare, "no AWS credentials"), "aws configure");
     assert!(!bare.says("the secret"), "it is not asked for: {}", bare.0);
     patient.env = moto.env("http://127.0.0.1:1");
-    patient.check("aws").is("failed", "AWS cannot be reached");
+    patient
+        .check("aws")
+        .is("failed", "(aws_secret_name): AWS cannot be reached");
 }
 
 #[test]
@@ -87,7 +89,9 @@ fn the_least_policy_that_is_printed_is_enough_for_aws() {
         ]);
         env
     };
-    patient.env = as_user(moto.user(&policy));
+    // moto takes a question mark for a regular expression's.
+    let policy = printed.replace("-??????", "-*");
+    patient.env = as_user(moto.user(&serde_json::from_str(&policy).unwrap()));
     let found = patient.check("aws");
     found.is("ok", "has 1 secret");
     patient.sh("[ $(simpletuner-live get A | wc -c) = 7 ]");
@@ -132,7 +136,7 @@ fn vault_says_what_the_token_may_and_whether_the_path_is_there() {
     openbao.put("simpletuner", &json!({"A": VALUE}));
     patient
         .check("vault")
-        .is("ok", "secret/simpletuner has 1 secret (KV version 2)");
+        .is("ok", "secret/simpletuner has 1 secret (KV version 1)");
 
     openbao.policy("nothing", &["secret/other"]);
     patient.env = vec![("VAULT_TOKEN", openbao.token_of("nothing"))];

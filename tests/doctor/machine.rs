@@ -32,11 +32,13 @@ fn a_device_that_is_missing_or_another_is_found_and_made() {
         return;
     }
     let patient = Patient::new();
-    let dev = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9";
-    let [before, after] = in_namespace(&patient, dev, "device");
+    let dev = "mkdir dev && mount -t tmpfs none dev && mkdir dev/shm && mount --rbind /dev/shm dev/shm \
+               && mknod -m 666 dev/null c 1 3 && mknod -m 666 dev/urandom c 1 9";
+    let here = "mount --rbind dev /dev";
+    let [before, after] = in_namespace(&patient, &format!("{dev} && {here}"), "device");
     before.is("failed", "there is no /dev/fuse");
     assert_eq!(after.status(), "ok", "{}", after.0);
-    let other = format!("{dev} && mknod -m 666 /dev/fuse c 1 3");
+    let other = format!("rmdir dev; {dev} && mknod -m 666 dev/fuse c 1 3 && {here}");
     let [before, after] = in_namespace(&patient, &other, "device");
     before.is("failed", "is not the device of FUSE");
     assert_eq!(after.status(), "ok", "{}", after.0);
@@ -52,7 +54,7 @@ fn a_full_or_read_only_disk_is_found() {
     assert_eq!(patient.check("disk").status(), "ok");
     patient.sh("fallocate -l 60m .simpletuner/big");
     patient.check("disk").is("warning", "40 MiB left");
-    patient.sh("fallocate -l 99900k .simpletuner/big; true");
+    patient.sh("fallocate -l 101900k .simpletuner/big; true");
     let found = patient.check("disk");
     found.is("failed", "is full");
     let fix = found.finding("is full")["fix"].as_str().unwrap().to_owned();
