@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::backend::{BackendOptions, BackendProvider};
-use super::diagnosis::Diagnosing;
-use super::{Asking, NotConfigured, Policy, Provider};
+use super::diagnosis::{Diagnosing, wait_for_answer};
+use super::{Asking, Finding, NotConfigured, Policy, Provider};
 use crate::error::Result;
 use crate::settings::{BackendSettings, SettingRow, Settings, rows};
 
@@ -91,6 +91,17 @@ impl BackendKind {
             timeout: settings.timeout.total,
         };
         (self.open)(settings, options)
+    }
+
+    /// Asks the backend each thing that a fetch needs; `None`: it is not configured.
+    pub fn check(&self, settings: &Settings, asking: Asking) -> Option<Vec<Finding>> {
+        let diagnosing = (self.diagnose)(settings, asking)?;
+        Some(wait_for_answer(self.settings.title, asking, diagnosing))
+    }
+
+    /// The least policy with which it can be read; `None`: it is not configured, or has no policies.
+    pub fn least_policy(&self, settings: &Settings) -> Option<Policy> {
+        (self.policy)(settings)
     }
 }
 

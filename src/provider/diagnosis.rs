@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::BackendKind;
 use super::backend::runtime;
-use crate::settings::Settings;
 
 /// How good what was checked is. The worst is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,34 +94,24 @@ pub struct Policy {
     pub note: Option<String>,
 }
 
-impl BackendKind {
-    /// Asks the backend each thing that a fetch needs; `None`: it is not configured.
-    pub fn check(&self, settings: &Settings, asking: Asking) -> Option<Vec<Finding>> {
-        let diagnosing = (self.diagnose)(settings, asking)?;
-        let late = || {
-            let seconds = asking.timeout.as_secs();
-            vec![Finding::failed(format!(
-                "{} did not answer within {seconds} s; check the network",
-                self.settings.title
-            ))]
-        };
-        let runtime = match runtime() {
-            Ok(runtime) => runtime,
-            Err(error) => return Some(vec![Finding::failed(error.to_string())]),
-        };
-        let (sender, receiver) = channel();
-        runtime.spawn(async move {
-            let findings = tokio::time::timeout(asking.timeout, diagnosing).await;
-            let _ = sender.send(findings.ok());
-        });
-        let findings = receiver.recv_timeout(asking.timeout + Duration::from_secs(1));
-        Some(findings.ok().flatten().unwrap_or_else(late))
-    }
-
-    /// The least policy with which it can be read; `None`: it is not configured, or has no policies.
-    pub fn least_policy(&self, settings: &Settings) -> Option<Policy> {
-        (self.policy)(settings)
-    }
+/// What a backend answers, within its time; `title`: its name for people.
+pub(super) fn wait_for_answer(title: &str, asking: Asking, diagnosing: Diagnosing) -> Vec<Finding> {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![Finding::failed(error.to_string())],
+    };
+    let (sender, receiver) = channel();
+    runtime.spawn(async move {
+        let findings = tokio::time::timeout(asking.timeout, diagnosing).await;
+        let _ = sender.send(findings.ok());
+    });
+    let findings = receiver.recv_timeout(asking.timeout + Duration::from_secs(1));
+    findings.ok().flatten().unwrap_or_else(|| {
+        let seconds = asking.timeout.as_secs();
+        vec![Finding::failed(format!(
+            "{title} did not answer within {seconds} s; check the network"
+        ))]
+    })
 }
 
 /// So far may this machine's clock be from a server's: AWS refuses what is five minutes off.

@@ -9,6 +9,7 @@ pub mod definition;
 mod document;
 mod files;
 mod notify;
+mod open_audit;
 mod opens;
 mod options;
 mod owner;
@@ -19,7 +20,7 @@ mod tree;
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
 pub use document::MAX_VIEWS;
-pub use opens::OpenAudit;
+pub use open_audit::OpenAudit;
 pub use owner::{FileOwner, Missing};
 pub use pattern::Pattern;
 pub use store::{
