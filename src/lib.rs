@@ -36,6 +36,7 @@
 //! From the top down: a module uses only those below it. `docs/architecture.md` follows a read, a write and a killed server
 //! through them.
 //! - `cli`: the command line, one file for each command: parses, asks, prints
+//! - [`doctor`]: checks of all that a mount needs, each with the command that mends it
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
 //! - `serve`: the sockets on which other programs ask for views: the volume plugin of Docker and Podman
 //! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
@@ -76,6 +77,7 @@ mod child;
 pub mod cli;
 pub mod clock;
 pub mod credential;
+pub mod doctor;
 pub mod error;
 mod files;
 mod fuse;

@@ -9,6 +9,7 @@ mod complete;
 mod completions;
 mod decrypt;
 mod decrypt_file;
+mod doctor;
 mod encrypt;
 mod encrypt_file;
 mod failure;
@@ -111,6 +112,7 @@ commands! {
     Upgrade => upgrade,
     InstallService => install_service,
     InstallMan => install_man,
+    Doctor => doctor,
     Get => get,
     Set => set,
     Rm => rm,

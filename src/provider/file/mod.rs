@@ -45,7 +45,10 @@ pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
 pub(crate) use peers::path_for as path_of_peers;
 pub use previous::Did;
-pub(crate) use previous::{keep_beside as keep_replaced, move_beside as move_previous};
+pub(crate) use previous::{
+    check_beside as check_previous, keep_beside as keep_replaced, move_beside as move_previous,
+    path_for as path_of_previous,
+};
 pub(crate) use reader::read_document;
 pub use undo::{PastChange, Undo, UndoRequest};
 
