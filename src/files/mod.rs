@@ -159,6 +159,14 @@ pub(crate) fn read_file_of_anybody(path: &Path, limit: usize) -> Result<Content,
     read_open(file.into(), limit)
 }
 
+/// Waits until the entries of a folder are on the disk. Some filesystems cannot do that, and return EINVAL.
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    match std::fs::File::open(folder)?.sync_all() {
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn read_open(mut file: std::fs::File, limit: usize) -> Result<Content, ReadError> {
     for attempt in 1.. {
         let before = rustix::fs::fstat(&file)?;

@@ -45,6 +45,19 @@ impl Observed {
     }
 }
 
+impl Observed {
+    /// Whether the file at this location is the one that was read, as far as its stamp shows.
+    pub(super) fn seems_to_be(&self, located: &Place) -> bool {
+        match (self, located.stat()) {
+            (Observed::Missing(path), None) => path == located.path(),
+            (Observed::File(path, stamp) | Observed::Young(path, stamp), Some(stat)) => {
+                *stamp == Stamp::of(stat) && path == located.path()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A document, and the file that it was read from.
 #[derive(Clone)]
 pub(super) struct LoadedDocument {

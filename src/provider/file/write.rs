@@ -129,6 +129,11 @@ impl Replacement {
         Ok(replacement)
     }
 
+    /// Where the new content is until then.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Renames it onto the target, and returns its stamp there.
     ///
     /// # Errors
