@@ -19,6 +19,7 @@ mod help;
 mod history;
 mod input;
 mod install_service;
+mod key;
 mod ls;
 mod mount;
 mod mount_client;
@@ -121,6 +122,7 @@ commands! {
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
     DecryptFile => decrypt_file,
+    Key => key,
     Adopt => adopt,
     Audit => audit,
     Settings => settings,

@@ -16,10 +16,15 @@ use std::time::{Duration, Instant};
 
 use super::key::{new_key, read_key};
 use super::{CredentialCipher, KEY_VARIABLE, KeySource};
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::files::writable::check_replaceable;
-use crate::files::{place, sync_folder};
+use crate::files::{is_mounted, place, sync_folder};
 use crate::secret::SecretValue;
+
+/// What a small file needs on a disk.
+const BLOCK: u64 = 4096;
 
 /// What follows the key's name.
 const NEXT: &str = ".new";
@@ -140,13 +145,23 @@ impl KeyRotation {
         self.old_text.fingerprint()
     }
 
-    /// Whether the key file can be replaced, as far as that shows without doing it.
+    /// Whether the key file can be replaced, as far as that shows without doing it. `beside`: how many bytes are written beside it
+    /// at the same time.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn check_replaceable(&self) -> Result<()> {
-        let checked = place::find(&self.key_file)
-            .and_then(|place| check_replaceable(&place, self.old_text.len() as u64, 0));
+    pub(crate) fn check_replaceable(&self, beside: u64) -> Result<()> {
+        if is_mounted(&self.key_file) {
+            let context = format!(
+                "{} is mounted as a single file, so it cannot be replaced; mount the folder that it is in instead",
+                self.key_file.display()
+            );
+            return Err(Error::io(context, Errno::BUSY));
+        }
+        // The next key, and the copy of the old one.
+        let keys = 2 * BLOCK;
+        let checked =
+            place::find(&self.key_file).and_then(|place| check_replaceable(&place, keys, beside));
         checked.map_err(|error| self.failed("replacing", &self.key_file, error))
     }
 

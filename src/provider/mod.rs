@@ -34,7 +34,9 @@ pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_varia
 pub use command::variables as variables_of_programs;
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
-pub use file::{Did, KeyRotationPlan, KeyRotationReport, PastChange, Undo, UndoRequest};
+pub(crate) use file::values_under_key;
+pub use file::{Did, KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
+pub use file::{PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
 pub(crate) use timestamp::rfc3339_in_microseconds;
@@ -294,7 +296,11 @@ pub trait SecretStore: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Malformed`] if the key has changed since; why something cannot be written.
-    fn rotate_key(&self, _plan: &KeyRotationPlan, _forget_old: bool) -> Result<KeyRotationReport> {
+    fn rotate_key(
+        &self,
+        _plan: &KeyRotationPlan,
+        _request: &KeyRotationRequest,
+    ) -> Result<KeyRotationReport> {
         Err(file::no_key())
     }
 

@@ -47,8 +47,8 @@ pub(crate) use peers::path_for as path_of_peers;
 pub use previous::Did;
 pub(crate) use previous::{keep_beside as keep_replaced, move_beside as move_previous};
 pub(crate) use reader::read_document;
-pub(crate) use rotate::no_key;
-pub use rotate::{KeyRotationPlan, KeyRotationReport};
+pub use rotate::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
+pub(crate) use rotate::{no_key, values_under_key};
 pub use undo::{PastChange, Undo, UndoRequest};
 
 /// How a [`FileProvider`] works.
@@ -106,6 +106,7 @@ pub(crate) fn hidden(name: &SecretName, file: &Path) -> String {
 struct Warned {
     hidden: AtomicBool,
     linked: AtomicBool,
+    interrupted: AtomicBool,
 }
 
 /// The shortest time that a reader waits for the file.
@@ -253,6 +254,11 @@ impl Shared {
             let is_current = located.is_ok_and(|located| self.state.lock().is_current(&located));
             let read = (!is_current).then(|| self.read_now());
             let key = needs_key.then(|| self.options.key.cipher());
+            if let (Some(Ok(cipher)), Ok(located)) = (&key, self.options.location.locate())
+                && cipher.has_key_beside()
+            {
+                self.warn_if_interrupted(located.path());
+            }
             if self.is_replaced_meanwhile(read.as_ref(), key.as_ref()) {
                 continue;
             }

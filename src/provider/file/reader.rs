@@ -7,10 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Document, MAX_DOCUMENT, parse_document, parse_within};
 use super::location::{StoreLocation, is_yaml};
-use super::write::is_mounted;
 use crate::error::{Error, Result};
 use crate::files::place::Place;
-use crate::files::{Content, ReadError, Stamp, read_file, read_place};
+use crate::files::{Content, ReadError, Stamp, is_mounted, read_file, read_place};
 use crate::secret::{SecretName, fingerprint};
 use crate::text::shell_path;
 

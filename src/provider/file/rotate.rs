@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Sealed, Stored, parse_document};
@@ -20,13 +21,15 @@ use super::reader::ContentHash;
 use super::store::NewDocument;
 use super::write::{Lock, Replacement};
 use super::{Document, MAX_DOCUMENT, Shared};
-use crate::credential::{CredentialCipher, KeyRotation};
+use crate::credential::{CredentialCipher, KeyRotation, KeySource};
 use crate::error::{Error, Result};
 use crate::files::{read_file, sync_folder};
 use crate::provider::rfc3339;
 use crate::secret::SecretName;
 use crate::sync::on_all_processors;
 
+/// What a file needs on a disk beside its content, rounded up.
+const BLOCK: u64 = 4096;
 /// How many values a plan encrypts to find out how long it takes.
 const SAMPLE: usize = 32;
 
@@ -60,6 +63,11 @@ pub struct KeyRotationPlan {
 }
 
 impl KeyRotationPlan {
+    /// How many values are encrypted anew or compared.
+    pub fn steps(&self) -> usize {
+        2 * (self.values + self.earlier)
+    }
+
     /// How long a rotation takes, about.
     pub fn estimate(&self) -> Duration {
         let values = u32::try_from(self.values + self.earlier).unwrap_or(u32::MAX);
@@ -67,6 +75,15 @@ impl KeyRotationPlan {
         // Each is decrypted, encrypted, and decrypted twice to compare.
         self.derive_time * 2 + self.value_time * 2 * values / processors
     }
+}
+
+/// How a rotation of the key is done, and how far it is.
+#[derive(Debug, Default)]
+pub struct KeyRotationRequest {
+    /// Whether the old key is removed at the end.
+    pub forget_old: bool,
+    /// How many of the plan's [steps](KeyRotationPlan::steps) are done.
+    pub done: AtomicUsize,
 }
 
 /// What a rotation of the key did.
@@ -134,9 +151,10 @@ impl Contents {
 }
 
 impl Resealed {
-    fn make(contents: &Contents, rotation: &KeyRotation) -> Result<Self> {
+    fn make(contents: &Contents, rotation: &KeyRotation, done: &AtomicUsize) -> Result<Self> {
         let texts = contents.texts()?;
         let reseal = |sealed: &Sealed| {
+            done.fetch_add(1, Ordering::Relaxed);
             let value = sealed.reveal(&rotation.old)?;
             Some(Sealed::new(&rotation.new.encrypt(&value)))
         };
@@ -219,7 +237,7 @@ impl Shared {
     pub(super) fn rotate_key(
         &self,
         plan: &KeyRotationPlan,
-        forget_old: bool,
+        request: &KeyRotationRequest,
     ) -> Result<KeyRotationReport> {
         // Other stores may have the same key: two rotations of it wait for each other.
         let _key_lock = Lock::take(&plan.key_file, self.options.lock_timeout)?;
@@ -243,9 +261,11 @@ impl Shared {
                 reason: reason.clone(),
             });
         }
-        rotation.check_replaceable()?;
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let beside = size(&path) + size(&previous::path_for(&path)) + 2 * BLOCK;
+        rotation.check_replaceable(beside)?;
         rotation.write_next()?;
-        if let Err(error) = self.reseal(&path, &contents, &rotation) {
+        if let Err(error) = self.reseal(&path, &contents, &rotation, &request.done) {
             if !self.needs_next_key(&path, &rotation) {
                 rotation.discard_next();
             }
@@ -262,7 +282,7 @@ impl Shared {
             peers.announce();
             peers.wait();
         }
-        if forget_old {
+        if request.forget_old {
             std::fs::remove_file(&kept)
                 .and_then(|()| sync_folder(kept.parent().unwrap_or(Path::new("/"))))
                 .map_err(|error| Error::io(format!("removing {}", kept.display()), error))?;
@@ -270,14 +290,20 @@ impl Shared {
         Ok(KeyRotationReport {
             values: now.values,
             earlier: now.earlier,
-            old_key: (!forget_old).then_some(kept),
+            old_key: (!request.forget_old).then_some(kept),
             is_resumed: rotation.is_resumed,
         })
     }
 
     /// Replaces the secrets file, and what is kept beside it, by copies that the next key decrypts.
-    fn reseal(&self, path: &Path, contents: &Contents, rotation: &KeyRotation) -> Result<()> {
-        let resealed = Resealed::make(contents, rotation)?;
+    fn reseal(
+        &self,
+        path: &Path,
+        contents: &Contents,
+        rotation: &KeyRotation,
+        done: &AtomicUsize,
+    ) -> Result<()> {
+        let resealed = Resealed::make(contents, rotation, done)?;
         let found = self.read_under_lock()?;
         let mut document = (*contents.document).clone();
         document.replace_each(|_, stored| {
@@ -290,7 +316,7 @@ impl Shared {
             _ if previous.is_empty() => Kept::Same,
             _ => {
                 let replacement = previous.prepare(path)?;
-                check_previous(contents, &replacement, rotation)?;
+                check_previous(contents, &replacement, rotation, done)?;
                 Kept::New {
                     store: path.to_owned(),
                     before: Previous::read(path)?,
@@ -304,7 +330,7 @@ impl Shared {
         }
         let content = self.render(&document, path)?;
         let replacement = Replacement::prepare(path, &content, 0o600)?;
-        check_store(&contents.document, path, &replacement, rotation)?;
+        check_store(&contents.document, path, &replacement, rotation, done)?;
         let new = NewDocument {
             document,
             content: ContentHash::of(path, &content),
@@ -338,6 +364,37 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Says once that a rotation did not end: the next key is there, and no process holds the lock to use it.
+    pub(super) fn warn_if_interrupted(&self, store: &Path) {
+        let warned = &self.warned.interrupted;
+        if !warned.load(Ordering::Relaxed)
+            && Lock::take(store, Duration::ZERO).is_ok()
+            && !warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "a rotation of the credential key was interrupted; every secret stays readable, and `simpletuner-live key rotate` \
+                 finishes it"
+            );
+        }
+    }
+}
+
+/// How many values of a secrets file the settings' key decrypts.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn values_under_key(key: &KeySource, store: &Path) -> Result<usize> {
+    let Some((document, _)) = super::reader::read_document(store)? else {
+        return Ok(0);
+    };
+    let cipher = key.cipher()?;
+    let encrypted = document.encrypted();
+    Ok(encrypted
+        .filter(|sealed| sealed.problem(&cipher).is_none())
+        .count())
+}
+
 /// The error of a rotation whose values are encrypted with the next key already.
 fn finish_later(error: Error) -> Error {
     Error::At {
@@ -356,11 +413,14 @@ fn unreadable(what: &Path, reason: &str) -> Error {
 }
 
 /// Whether each value is the same in both forms.
-fn all_same(pairs: &[(Sealed, Sealed)], rotation: &KeyRotation) -> bool {
-    let is_same = |(before, after): &(Sealed, Sealed)| match before.reveal(&rotation.old) {
-        Some(value) => after.reveal(&rotation.new) == Some(value),
-        // What cannot be decrypted stays as it is.
-        None => before == after,
+fn all_same(pairs: &[(Sealed, Sealed)], rotation: &KeyRotation, done: &AtomicUsize) -> bool {
+    let is_same = |(before, after): &(Sealed, Sealed)| {
+        done.fetch_add(1, Ordering::Relaxed);
+        match before.reveal(&rotation.old) {
+            Some(value) => after.reveal(&rotation.new) == Some(value),
+            // What cannot be decrypted stays as it is.
+            None => before == after,
+        }
     };
     on_all_processors(pairs, is_same)
         .into_iter()
@@ -373,6 +433,7 @@ fn check_store(
     path: &Path,
     written: &Replacement,
     rotation: &KeyRotation,
+    done: &AtomicUsize,
 ) -> Result<()> {
     let wrong = |reason: &str| unreadable(written.temporary(), reason);
     let content = read_file(written.temporary(), MAX_DOCUMENT)
@@ -388,7 +449,7 @@ fn check_store(
             (before, after) => is_same &= before == after,
         }
     }
-    match is_same && all_same(&pairs, rotation) {
+    match is_same && all_same(&pairs, rotation, done) {
         true => Ok(()),
         false => Err(wrong("it does not decrypt to the same values")),
     }
@@ -398,6 +459,7 @@ fn check_previous(
     contents: &Contents,
     written: &Replacement,
     rotation: &KeyRotation,
+    done: &AtomicUsize,
 ) -> Result<()> {
     let wrong = |reason: &str| unreadable(written.temporary(), reason);
     let after = Previous::read_at(written.temporary())?;
@@ -416,7 +478,7 @@ fn check_previous(
             }
         }
     }
-    match is_same && all_same(&pairs, rotation) {
+    match is_same && all_same(&pairs, rotation, done) {
         true => Ok(()),
         false => Err(wrong("it does not decrypt to the same values")),
     }

@@ -16,7 +16,8 @@ use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
-use super::{KeyRotationPlan, KeyRotationReport, PastChange, Undo, UndoRequest, key_check};
+use super::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest, key_check};
+use super::{PastChange, Undo, UndoRequest};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
@@ -313,8 +314,12 @@ impl SecretStore for FileProvider {
         self.0.plan_key_rotation()
     }
 
-    fn rotate_key(&self, plan: &KeyRotationPlan, forget_old: bool) -> Result<KeyRotationReport> {
-        reserve::with(|| self.0.rotate_key(plan, forget_old))
+    fn rotate_key(
+        &self,
+        plan: &KeyRotationPlan,
+        request: &KeyRotationRequest,
+    ) -> Result<KeyRotationReport> {
+        reserve::with(|| self.0.rotate_key(plan, request))
     }
 
     fn plain_names(&self) -> Result<Vec<SecretName>> {

@@ -1,0 +1,131 @@
+//! A rotation that is killed at any point leaves every value readable, and the next one finishes it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::support::home::{BINARY, Home};
+use super::{NEXT, as_simpletuner, home, retired, set, text};
+
+/// The calls that change what is on the disk, and those before and after which another one may look.
+const CALLS: [&str; 8] = [
+    "openat",
+    "write",
+    "fsync",
+    "rename",
+    "renameat2",
+    "unlink",
+    "flock",
+    "fchmod",
+];
+
+fn is_whole(home: &Home, at: &str) {
+    for (name, value) in [("A", "two"), ("B", "beta")] {
+        let read = home.run(&["get", name]);
+        assert_eq!(read.out, value, "{at}: {}", read.err);
+    }
+}
+
+#[test]
+fn killed_at_each_system_call_it_leaves_every_value_and_the_next_one_finishes() {
+    let original = home();
+    let key = text(&original, super::KEY);
+    let (mut killed, mut interrupted) = (0, 0);
+    for call in CALLS {
+        // Opening happens often, and changes something seldom.
+        let stride = if call == "openat" { 7 } else { 1 };
+        for step in (1..).step_by(stride) {
+            let home = Home::new();
+            home.sh(&format!(
+                "cp -a '{}' .",
+                original.path(".simpletuner").display()
+            ));
+            let mut strace = home.command("strace");
+            strace.args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("trace={call}"),
+            ]);
+            strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={step}")]);
+            let done = strace
+                .arg(BINARY)
+                .args(["key", "rotate", "--yes"])
+                .output()
+                .unwrap();
+            let at = format!("killed at {call} {step}");
+            if done.status.success() {
+                break;
+            }
+            assert_eq!(done.status.signal(), Some(libc::SIGKILL), "{at}: {done:?}");
+            killed += 1;
+            is_whole(&home, &at);
+            if home.path(NEXT).exists() {
+                interrupted += 1;
+                let said = home.run(&["get", "A"]).err;
+                assert!(
+                    said.contains("`simpletuner-live key rotate` finishes it"),
+                    "{at}: {said}"
+                );
+                // Writers go on, too.
+                set(&home, "C", "gamma");
+                assert_eq!(home.run(&["get", "C"]).done(), "gamma", "{at}");
+                assert_eq!(home.run(&["undo", "A", "--yes"]).code, 0, "{at}");
+                assert_eq!(home.run(&["undo", "A", "--yes"]).code, 0, "{at}");
+            }
+            home.run(&["key", "rotate", "--yes"]).done();
+            is_whole(&home, &at);
+            assert!(!home.path(NEXT).exists(), "{at}");
+            assert_eq!(as_simpletuner(&home)["A"], "two", "{at}");
+            let old = retired(&home);
+            let texts: Vec<_> = old
+                .iter()
+                .map(|path| std::fs::read_to_string(path).unwrap())
+                .collect();
+            assert_eq!(texts.iter().filter(|text| **text == key).count(), 1, "{at}");
+            let left = home.sh("ls -A ~/.simpletuner | grep '^[.]' || true");
+            assert_eq!(left, "", "{at}");
+        }
+    }
+    assert!(killed > 20 && interrupted >= 4, "{killed} {interrupted}");
+}
+
+/// `SIMPLETUNER_LIVE_ROTATION_KILLS` is how often; beside readers and writers of a mount.
+#[test]
+fn killed_at_random_moments_under_load_it_loses_no_value() {
+    let kills = std::env::var("SIMPLETUNER_LIVE_ROTATION_KILLS");
+    let kills: u64 = kills.ok().map_or(12, |kills| kills.parse().unwrap());
+    let home = home();
+    home.run(&["mount"]).done();
+    super::load::begin(&home, &["~/.simpletuner/live"]);
+    let mut killed = 0;
+    for round in 0..kills {
+        let mut rotation = home.command(BINARY);
+        rotation.args(["key", "rotate", "--yes"]);
+        rotation.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut rotation = rotation.spawn().unwrap();
+        // Spread over the time that one takes, whatever machine this is.
+        std::thread::sleep(Duration::from_millis(round * 97 % 400));
+        let _ = rotation.kill();
+        killed += u64::from(!rotation.wait().unwrap().success());
+        for (name, value) in [("A", "two"), ("B", "beta")] {
+            let read = home.run(&["get", "--no-mount", name]);
+            assert_eq!(read.out, value, "round {round}: {}", read.err);
+        }
+    }
+    println!("{killed} of {kills} were killed");
+    home.run(&["key", "rotate", "--yes"]).done();
+    let last = super::load::end(&home);
+    let values = as_simpletuner(&home);
+    for (name, value) in last.iter().chain(
+        [("A".to_owned(), "two".to_owned())]
+            .iter()
+            .map(|p| (&p.0, &p.1)),
+    ) {
+        assert_eq!(&values[name], value, "{name}");
+    }
+    assert!(!home.path(NEXT).exists());
+    home.run(&["umount"]).done();
+}
