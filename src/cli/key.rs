@@ -182,7 +182,13 @@ fn refuse_others(settings: &Settings, plan: &KeyRotationPlan) -> Outcome {
         }
     }
     let cipher = key.cipher()?;
-    for (database, count) in simpletuner_db::credentials_under(settings, &cipher)? {
+    let databases = simpletuner_db::credentials_under(settings, &cipher).unwrap_or_else(|error| {
+        warn(&format!(
+            "{error}; so it is not known whether SimpleTuner has credentials in it under this key, which need the old one"
+        ));
+        Vec::new()
+    });
+    for (database, count) in databases {
         let credentials = counted(count as u64, "credential");
         failures.push(Failure::with_hint(
             format!(

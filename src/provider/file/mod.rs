@@ -254,10 +254,10 @@ impl Shared {
             let is_current = located.is_ok_and(|located| self.state.lock().is_current(&located));
             let read = (!is_current).then(|| self.read_now());
             let key = needs_key.then(|| self.options.key.cipher());
-            if let (Some(Ok(cipher)), Ok(located)) = (&key, self.options.location.locate())
+            if let Some(Ok(cipher)) = &key
                 && cipher.has_key_beside()
             {
-                self.warn_if_interrupted(located.path());
+                self.warn_if_interrupted();
             }
             if self.is_replaced_meanwhile(read.as_ref(), key.as_ref()) {
                 continue;
@@ -292,15 +292,16 @@ impl Shared {
         key: Option<&Result<Arc<CredentialCipher>>>,
     ) -> bool {
         let Some(Ok(cipher)) = key else { return false };
+        if self.state.lock().has_key(cipher) {
+            return false;
+        }
         let Ok(located) = self.options.location.locate() else {
             return false;
         };
-        let state = self.state.lock();
-        !state.has_key(cipher)
-            && match read {
-                Some(read) => read.loaded.is_ok() && !read.observed.seems_to_be(&located),
-                None => !state.seems_current(&located),
-            }
+        match read {
+            Some(read) => read.loaded.is_ok() && !read.observed.seems_to_be(&located),
+            None => !self.state.lock().seems_current(&located),
+        }
     }
 
     fn read_now(&self) -> ReadOutcome {

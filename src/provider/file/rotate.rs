@@ -7,26 +7,28 @@
 //!
 //! The lock of the store is held meanwhile, so writers wait. A rotation that ends at any point is finished by the next one.
 
+mod compare;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::document::{Sealed, Stored, parse_document};
+use super::document::{Sealed, Stored};
 use super::keep::Kept;
-use super::location::is_yaml;
 use super::previous::{self, Previous};
-use super::reader::ContentHash;
+use super::reader::{ContentHash, LoadedDocument};
 use super::store::NewDocument;
 use super::write::{Lock, Replacement};
-use super::{Document, MAX_DOCUMENT, Shared};
+use super::{Document, Shared};
 use crate::credential::{CredentialCipher, KeyRotation, KeySource};
 use crate::error::{Error, Result};
-use crate::files::{read_file, sync_folder};
+use crate::files::sync_folder;
 use crate::provider::rfc3339;
 use crate::secret::SecretName;
 use crate::sync::on_all_processors;
+use compare::{check_previous, check_store};
 
 /// What a file needs on a disk beside its content, rounded up.
 const BLOCK: u64 = 4096;
@@ -243,8 +245,9 @@ impl Shared {
         let _key_lock = Lock::take(&plan.key_file, self.options.lock_timeout)?;
         let (path, _lock) = self.lock()?;
         let rotation = self.options.key.begin_rotation()?;
+        let found = self.read_under_lock()?;
         let contents = Contents {
-            document: self.read_under_lock()?.document,
+            document: found.document.clone(),
             previous: previous::read_or_set_aside(&path)?,
         };
         let now = self.plan_for(&contents, &rotation, path.clone())?;
@@ -265,15 +268,17 @@ impl Shared {
         let beside = size(&path) + size(&previous::path_for(&path)) + 2 * BLOCK;
         rotation.check_replaceable(beside)?;
         rotation.write_next()?;
-        if let Err(error) = self.reseal(&path, &contents, &rotation, &request.done) {
+        if let Err(error) = self.reseal(&path, found, &contents, &rotation, &request.done) {
             if !self.needs_next_key(&path, &rotation) {
                 rotation.discard_next();
             }
             return Err(error);
         }
         // Before the old key goes: it must not go where power failure would bring the old file back.
-        sync_folder(path.parent().unwrap_or(Path::new("/")))
-            .map_err(|error| Error::io(format!("writing {} to the disk", path.display()), error))?;
+        sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(|error| {
+            let context = format!("writing {} to the disk", path.display());
+            finish_later(Error::io(context, error))
+        })?;
         let time = rfc3339(SystemTime::now()).replace(['-', ':'], "");
         let kept = rotation.retire(&time).map_err(finish_later)?;
         // All watchers have the new key when this returns. Each knows by the file of the old one that it was a rotation.
@@ -299,12 +304,12 @@ impl Shared {
     fn reseal(
         &self,
         path: &Path,
+        found: LoadedDocument,
         contents: &Contents,
         rotation: &KeyRotation,
         done: &AtomicUsize,
     ) -> Result<()> {
         let resealed = Resealed::make(contents, rotation, done)?;
-        let found = self.read_under_lock()?;
         let mut document = (*contents.document).clone();
         document.replace_each(|_, stored| {
             let new = resealed.of(stored);
@@ -366,10 +371,11 @@ impl Shared {
 
 impl Shared {
     /// Says once that a rotation did not end: the next key is there, and no process holds the lock to use it.
-    pub(super) fn warn_if_interrupted(&self, store: &Path) {
+    pub(super) fn warn_if_interrupted(&self) {
         let warned = &self.warned.interrupted;
         if !warned.load(Ordering::Relaxed)
-            && Lock::take(store, Duration::ZERO).is_ok()
+            && let Ok(store) = self.path_now()
+            && Lock::take(&store, Duration::ZERO).is_ok()
             && !warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
@@ -402,84 +408,5 @@ fn finish_later(error: Error) -> Error {
                `simpletuner-live key rotate` finishes this"
             .to_owned(),
         source: Box::new(error),
-    }
-}
-
-fn unreadable(what: &Path, reason: &str) -> Error {
-    Error::Malformed {
-        what: what.display().to_string(),
-        reason: format!("{reason}, so nothing is replaced"),
-    }
-}
-
-/// Whether each value is the same in both forms.
-fn all_same(pairs: &[(Sealed, Sealed)], rotation: &KeyRotation, done: &AtomicUsize) -> bool {
-    let is_same = |(before, after): &(Sealed, Sealed)| {
-        done.fetch_add(1, Ordering::Relaxed);
-        match before.reveal(&rotation.old) {
-            Some(value) => after.reveal(&rotation.new) == Some(value),
-            // What cannot be decrypted stays as it is.
-            None => before == after,
-        }
-    };
-    on_all_processors(pairs, is_same)
-        .into_iter()
-        .all(|same| same)
-}
-
-/// Reads what was written, and decrypts it.
-fn check_store(
-    before: &Document,
-    path: &Path,
-    written: &Replacement,
-    rotation: &KeyRotation,
-    done: &AtomicUsize,
-) -> Result<()> {
-    let wrong = |reason: &str| unreadable(written.temporary(), reason);
-    let content = read_file(written.temporary(), MAX_DOCUMENT)
-        .map_err(|_| wrong("it cannot be read again"))?;
-    let after = parse_document(is_yaml(path), &content.bytes)?;
-    let mut pairs = Vec::new();
-    let mut is_same = before.len() == after.len() && before.names().eq(after.names());
-    for name in before.names() {
-        match (before.get(name), after.get(name)) {
-            (Some(Stored::Encrypted(before)), Some(Stored::Encrypted(after))) => {
-                pairs.push((before.clone(), after.clone()));
-            }
-            (before, after) => is_same &= before == after,
-        }
-    }
-    match is_same && all_same(&pairs, rotation, done) {
-        true => Ok(()),
-        false => Err(wrong("it does not decrypt to the same values")),
-    }
-}
-
-fn check_previous(
-    contents: &Contents,
-    written: &Replacement,
-    rotation: &KeyRotation,
-    done: &AtomicUsize,
-) -> Result<()> {
-    let wrong = |reason: &str| unreadable(written.temporary(), reason);
-    let after = Previous::read_at(written.temporary())?;
-    let (before, after) = (contents.previous.all()?, after.all()?);
-    let mut pairs = Vec::new();
-    let mut is_same = before.keys().eq(after.keys());
-    for (before, after) in before.values().zip(after.values()) {
-        is_same &= before.entries.len() == after.entries.len() && before.dropped == after.dropped;
-        for (before, after) in before.entries.iter().zip(&after.entries) {
-            is_same &= before.at == after.at && before.did == after.did;
-            match (&before.before, &after.before) {
-                (Some(Stored::Encrypted(before)), Some(Stored::Encrypted(after))) => {
-                    pairs.push((before.clone(), after.clone()));
-                }
-                (before, after) => is_same &= before == after,
-            }
-        }
-    }
-    match is_same && all_same(&pairs, rotation, done) {
-        true => Ok(()),
-        false => Err(wrong("it does not decrypt to the same values")),
     }
 }
