@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::Instant;
 
 use super::support::home::{BINARY, Home};
 use super::{NEXT, as_simpletuner, home, retired, set, text};
@@ -96,22 +96,26 @@ fn killed_at_random_moments_under_load_it_loses_no_value() {
     let home = home();
     home.run(&["mount"]).done();
     super::load::begin(&home, &["~/.simpletuner/live"]);
-    let mut killed = 0;
+    // The kills are spread over the time that a rotation takes here.
+    let begun = Instant::now();
+    home.run(&["key", "rotate", "--yes"]).done();
+    let whole = begun.elapsed();
+    let (mut killed, mut interrupted) = (0, 0);
     for round in 0..kills {
         let mut rotation = home.command(BINARY);
         rotation.args(["key", "rotate", "--yes"]);
         rotation.stdout(Stdio::null()).stderr(Stdio::null());
         let mut rotation = rotation.spawn().unwrap();
-        // Spread over the time that one takes, whatever machine this is.
-        std::thread::sleep(Duration::from_millis(round * 97 % 400));
+        std::thread::sleep(whole * (round * 37 % 110) as u32 / 100);
         let _ = rotation.kill();
         killed += u64::from(!rotation.wait().unwrap().success());
+        interrupted += u64::from(home.path(NEXT).exists());
         for (name, value) in [("A", "two"), ("B", "beta")] {
             let read = home.run(&["get", "--no-mount", name]);
             assert_eq!(read.out, value, "round {round}: {}", read.err);
         }
     }
-    println!("{killed} of {kills} were killed");
+    println!("{killed} of {kills} were killed, {interrupted} with both keys in place");
     home.run(&["key", "rotate", "--yes"]).done();
     let last = super::load::end(&home);
     let values = as_simpletuner(&home);
