@@ -1,5 +1,7 @@
 //! What the trails record: names of keys, never values. Knows no database.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::actor::Actor;
@@ -25,6 +27,13 @@ pub enum AuditEvent {
     ProviderDeleted(String),
     /// A provider's configuration was renamed: old name, new name.
     ProviderRenamed(String, String),
+    /// The key that secrets are encrypted with was replaced.
+    KeyRotated {
+        /// How many values were encrypted with the new one.
+        values: usize,
+        /// Where the old one is kept; `None`: it was removed.
+        old_key: Option<PathBuf>,
+    },
 }
 
 /// The keys of a provider's configuration that a save changed.
@@ -103,6 +112,11 @@ impl AuditEvent {
                 "config.changed",
                 format!("Configuration of provider {name} deleted"),
                 json!({"provider": name}),
+            ),
+            AuditEvent::KeyRotated { values, old_key } => RowFields::new(
+                "config.changed",
+                "Credential key rotated".to_owned(),
+                json!({"values": values, "old_key": old_key}),
             ),
             AuditEvent::ProviderRenamed(from, to) => RowFields::new(
                 "config.changed",

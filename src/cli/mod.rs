@@ -21,6 +21,7 @@ mod history;
 mod input;
 mod install_man;
 mod install_service;
+mod key;
 mod ls;
 mod man;
 mod mount;
@@ -126,6 +127,7 @@ commands! {
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
     DecryptFile => decrypt_file,
+    Key => key,
     Adopt => adopt,
     Audit => audit,
     Settings => settings,

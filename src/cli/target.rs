@@ -16,6 +16,7 @@ use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
 use crate::manager::{Lookup, SecretsManager};
 use crate::provider::{self, ChangeKind, PastChange, Undo, UndoRequest};
+use crate::provider::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::settings::paths::{DEFAULT_NAMES, without_links};
@@ -75,6 +76,25 @@ impl Store {
             });
         }
         Ok(())
+    }
+
+    /// What a rotation of the key would do.
+    pub(super) fn plan_key_rotation(&self) -> Outcome<KeyRotationPlan> {
+        Ok(self.manager.plan_key_rotation()?)
+    }
+
+    /// Replaces the key as planned.
+    pub(super) fn rotate_key(
+        &self,
+        plan: &KeyRotationPlan,
+        request: &KeyRotationRequest,
+    ) -> Outcome<KeyRotationReport> {
+        let report = self.manager.rotate_key(plan, request)?;
+        self.record(AuditEvent::KeyRotated {
+            values: report.values,
+            old_key: report.old_key.clone(),
+        });
+        Ok(report)
     }
 
     fn record(&self, event: AuditEvent) {
