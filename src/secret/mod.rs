@@ -1,6 +1,7 @@
 //! Names and values of secrets: validated, zeroed when dropped, never printed. Does not know where they are stored.
 
 mod buffer;
+mod generate;
 mod key;
 mod locked;
 mod pattern;
@@ -11,6 +12,8 @@ pub use buffer::SecretBuffer;
 pub use key::SealingKey;
 pub use pattern::NamePattern;
 pub use process::protect_process;
+pub(crate) use process::protect_until_exec;
+pub(crate) use generate::{Alphabet, generate};
 pub(crate) use salted::{new_salt, salted_hash};
 
 use std::borrow::Borrow;
