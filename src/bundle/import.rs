@@ -154,7 +154,9 @@ fn from_yaml(text: &str) -> Result<Vec<Raw>, Refusal> {
     for pair in pairs {
         let line = pair.line;
         match (pair.key.as_str(), pair.value) {
-            (None, _) => faults.push(format!("line {line}: the name is not a text; put it in quotes")),
+            (None, _) => faults.push(format!(
+                "line {line}: the name is not a text; put it in quotes"
+            )),
             (Some(name), Value::Scalar(Kind::Text, text)) => raw.push(Raw {
                 name: name.to_owned(),
                 value: SecretValue::new(&text),

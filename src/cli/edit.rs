@@ -58,15 +58,16 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }
         other => other,
     })?;
-    let folder = MemoryFolder::new(PREFIX)
-        .map_err(|error| Failure::Error(Error::io("there is no place in memory for the file", error)))?;
+    let folder = MemoryFolder::new(PREFIX).map_err(|error| {
+        Failure::Error(Error::io("there is no place in memory for the file", error))
+    })?;
     let _guard = guard::Guard::start(folder.path())?;
     let file = folder.path().join(name.as_str());
     write(&file, &before)?;
     loop {
-        editor.edit(&file).map_err(|reason| {
-            Failure::new(format!("{reason}; {name} stays as it is"))
-        })?;
+        editor
+            .edit(&file)
+            .map_err(|reason| Failure::new(format!("{reason}; {name} stays as it is")))?;
         match take(&file, &name, &before, &target) {
             Ok(()) => return Ok(()),
             // What was typed would be lost.
@@ -86,7 +87,10 @@ fn take(file: &Path, name: &SecretName, before: &[u8], target: &Target) -> Outco
     let text = input::read_file(file, &format!("value of {name}"), MAX_VALUE + 1)?;
     let value = value_of(&text, before);
     if value == before {
-        say("note", &format!("the text is the same; {name} stays as it is"));
+        say(
+            "note",
+            &format!("the text is the same; {name} stays as it is"),
+        );
         return Ok(());
     }
     if value.is_empty() {
@@ -97,10 +101,19 @@ fn take(file: &Path, name: &SecretName, before: &[u8], target: &Target) -> Outco
     }
     let now = target.get(name)?;
     if *now != before {
-        question::confirm(&format!("{name} was changed meanwhile, and this replaces that value"), false)?;
+        let what = format!("{name} was changed while you edited it");
+        if !question::can_ask() {
+            return Err(Failure::with_hint(
+                format!("{what}; that value stays"),
+                "the same command edits the new value",
+            ));
+        }
+        question::ask_if_possible(&format!("{what}. Replace that value?"))?;
     }
     if let Some(surplus) = surplus(value) {
-        warn(&format!("the value of {name} {surplus}, and is stored as it is"));
+        warn(&format!(
+            "the value of {name} {surplus}, and is stored as it is"
+        ));
     }
     target.set(name, value)
 }
@@ -109,7 +122,12 @@ fn take(file: &Path, name: &SecretName, before: &[u8], target: &Target) -> Outco
 fn write(file: &Path, value: &[u8]) -> Outcome {
     let failed = |error| Failure::Error(Error::io(file.display().to_string(), error));
     let mut options = OpenOptions::new();
-    let mut opened = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    let mut opened = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(failed)?;
     opened.write_all(value).map_err(failed)?;
     if !value.is_empty() && !value.contains(&b'\n') {
         opened.write_all(b"\n").map_err(failed)?;

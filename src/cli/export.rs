@@ -87,19 +87,22 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         Some(file) => write_private(file, &bytes, args.force)?,
         None => {
             if io::stdout().is_terminal() {
-                warn("the values are shown at this terminal, which may keep what it shows; -o FILE writes a file (0600)");
+                warn(
+                    "the values are shown at this terminal, which may keep what it shows; -o FILE writes a file (0600)",
+                );
             }
             output::write(&bytes)?;
         }
     }
     let left_out = document.iter().filter_map(|(name, value)| {
         let reason = refusal(format, name, value)?;
-        Some(Failure::with_hint(
-            format!("{name} is left out, because {reason}"),
-            "--format json and --format yaml hold every value",
-        ))
+        Some(format!("{name} is left out, because {reason}"))
     });
-    Failure::of_all(left_out.collect())
+    let mut left_out: Vec<String> = left_out.collect();
+    let hint = "--format json and --format yaml hold every value";
+    let last = left_out.pop().map(|last| Failure::with_hint(last, hint));
+    let failures = left_out.into_iter().map(Failure::new).chain(last);
+    Failure::of_all(failures.collect())
 }
 
 /// The names that are wanted.
@@ -130,7 +133,8 @@ fn names(args: &Args, target: &Target) -> Outcome<Vec<SecretName>> {
     };
     let listed = target.list(Detail::Names, &is_wanted)?;
     let names: Vec<SecretName> = listed.into_iter().map(|one| one.name).collect();
-    let matches_none = |pattern: &&NamePattern| !names.iter().any(|name| pattern.matches(name.as_str()));
+    let matches_none =
+        |pattern: &&NamePattern| !names.iter().any(|name| pattern.matches(name.as_str()));
     let unmatched = args.patterns.iter().filter(matches_none).map(ls::missing);
     Failure::of_all(unmatched.collect())?;
     Ok(names)
@@ -143,7 +147,8 @@ fn value(target: &Target, name: &SecretName) -> Outcome<SecretValue> {
 
 /// Writes a file that is there whole, or not at all, and never readable for others.
 fn write_private(file: &Path, bytes: &[u8], replace: bool) -> Outcome {
-    let failed = |error| Failure::Error(Error::io(format!("cannot write {}", file.display()), error));
+    let failed =
+        |error| Failure::Error(Error::io(format!("cannot write {}", file.display()), error));
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -158,10 +163,9 @@ fn write_private(file: &Path, bytes: &[u8], replace: bool) -> Outcome {
     };
     match persisted {
         Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::with_hint(
-            format!("{} exists", file.display()),
-            "--force replaces it",
-        )),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(
+            Failure::with_hint(format!("{} exists", file.display()), "--force replaces it"),
+        ),
         Err(error) => Err(Failure::new(format!(
             "cannot write {}: {}",
             file.display(),

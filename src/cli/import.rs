@@ -76,7 +76,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let count = planned.iter().filter(|(_, change)| *change != Change::Same);
     let count = count.count() as u64;
     if count == 0 {
-        say("note", "nothing is to be set: the secrets have these values");
+        say(
+            "note",
+            "nothing is to be set: the secrets have these values",
+        );
         return Ok(());
     }
     if args.dry_run {
@@ -133,13 +136,15 @@ fn show(args: &Args, planned: &[(Entry, Change)]) -> Outcome {
         }
     }
     if args.json {
-        let entry = |(entry, change): &(Entry, Change)| {
-            json!({ "name": entry.name, "change": change.word(), "line": entry.line })
-        };
+        let entry = |(entry, change): &(Entry, Change)| json!({ "name": entry.name, "change": change.word(), "line": entry.line });
         return output::json(&planned.iter().map(entry).collect::<Vec<_>>());
     }
     let row = |(entry, change): &(Entry, Change)| {
-        let empty = if entry.value.is_empty() { ", empty" } else { "" };
+        let empty = if entry.value.is_empty() {
+            ", empty"
+        } else {
+            ""
+        };
         vec![
             entry.name.to_string(),
             format!("{}{empty}", change.word()),
@@ -153,11 +158,18 @@ fn show(args: &Args, planned: &[(Entry, Change)]) -> Outcome {
 /// What was imported still lies there as plain text.
 fn note_plain_file(file: &Path) {
     let metadata = std::fs::metadata(file);
-    if let Some(file) = metadata.ok().filter(|found| found.is_file()).map(|found| found.mode()) {
+    if let Some(file) = metadata
+        .ok()
+        .filter(|found| found.is_file())
+        .map(|found| found.mode())
+    {
         let who = match file & 0o044 {
             0 => "",
             _ => ", and other users may be able to read it",
         };
-        say("note", &format!("the file still has the values as plain text{who}"));
+        say(
+            "note",
+            &format!("the file still has the values as plain text{who}"),
+        );
     }
 }

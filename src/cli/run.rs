@@ -139,7 +139,9 @@ fn not_started(program: &str, error: &io::Error) -> Failure {
         (ErrorKind::NotFound | ErrorKind::NotADirectory, _) => coded(NOT_FOUND, None),
         (_, Some(libc::E2BIG)) => coded(
             NOT_EXECUTABLE,
-            Some("the environment and the arguments are too large for the kernel; --file gives paths instead of values"),
+            Some(
+                "the environment and the arguments are too large for the kernel; --file gives paths instead of values",
+            ),
         ),
         _ => coded(NOT_EXECUTABLE, None),
     }

@@ -55,7 +55,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_VALUE as i64), requires = "generate")]
     length: u32,
     /// Of these characters: alphanumeric, hex, base64url, digits, printable, or chars: and the characters
-    #[arg(long, value_name = "ALPHABET", default_value = "alphanumeric", hide_default_value = true, requires = "generate")]
+    #[arg(
+        long,
+        value_name = "ALPHABET",
+        default_value = "alphanumeric",
+        hide_default_value = true,
+        requires = "generate"
+    )]
     alphabet: Alphabet,
     /// Print the new value on standard output
     #[arg(long, requires = "generate")]

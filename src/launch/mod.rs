@@ -62,7 +62,11 @@ impl Launch {
         let all: Vec<(&[u8], &[u8])> = kept.chain(added).collect();
         let mut environment = SecretBuffer::new(&[]);
         // At once, because a buffer that grows is copied.
-        environment.set_len(all.iter().map(|(name, value)| name.len() + value.len() + 2).sum());
+        environment.set_len(
+            all.iter()
+                .map(|(name, value)| name.len() + value.len() + 2)
+                .sum(),
+        );
         let (mut starts, mut end) = (Vec::with_capacity(all.len()), 0);
         for (name, value) in all {
             starts.push(end);
@@ -81,7 +85,9 @@ impl Launch {
     /// The program as it was named.
     pub(crate) fn program(&self) -> String {
         let program = self.arguments.first();
-        program.map_or_else(String::new, |program| program.to_string_lossy().into_owned())
+        program.map_or_else(String::new, |program| {
+            program.to_string_lossy().into_owned()
+        })
     }
 
     /// Runs the program in this process's place. Returns only if that fails.
@@ -121,7 +127,10 @@ impl Launch {
     fn pointers(&self) -> Pointers {
         let arguments = self.arguments.iter().map(|argument| argument.as_ptr());
         let texts = self.environment.as_bytes();
-        let variables = self.starts.iter().map(|start| texts[*start..].as_ptr().cast());
+        let variables = self
+            .starts
+            .iter()
+            .map(|start| texts[*start..].as_ptr().cast());
         Pointers {
             arguments: arguments.chain([std::ptr::null()]).collect(),
             environment: variables.chain([std::ptr::null()]).collect(),
@@ -160,7 +169,11 @@ mod tests {
         };
         let variables = [variable("PATH", b"a b\n"), variable("NEW", b"")];
         let launch = Launch::new(&["x".into()], &variables).unwrap();
-        let texts: Vec<&[u8]> = launch.environment.as_bytes().split(|byte| *byte == 0).collect();
+        let texts: Vec<&[u8]> = launch
+            .environment
+            .as_bytes()
+            .split(|byte| *byte == 0)
+            .collect();
         let paths = texts.iter().filter(|text| text.starts_with(b"PATH="));
         assert_eq!(paths.collect::<Vec<_>>(), [b"PATH=a b\n"]);
         assert!(texts.contains(&&b"NEW="[..]));

@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
-use signal_hook::consts::{
-    SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
-};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use super::Launch;
 
@@ -132,7 +130,11 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_vo
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;
-        let from_terminal = if (*info).si_code == SI_KERNEL { FROM_TERMINAL } else { 0 };
+        let from_terminal = if (*info).si_code == SI_KERNEL {
+            FROM_TERMINAL
+        } else {
+            0
+        };
         let byte = signal as u8 | from_terminal;
         // A full pipe has enough signals.
         libc::write(SENDER.load(Ordering::Relaxed), (&raw const byte).cast(), 1);

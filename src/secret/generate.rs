@@ -9,11 +9,20 @@ use crate::error::{Error, Result};
 
 /// The alphabets that have a name.
 const NAMED: [(&str, &str); 5] = [
-    ("alphanumeric", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"),
+    (
+        "alphanumeric",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+    ),
     ("hex", "0123456789abcdef"),
-    ("base64url", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"),
+    (
+        "base64url",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
+    ),
     ("digits", "0123456789"),
-    ("printable", r##"!"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmnopqrstuvwxyz{|}~"##),
+    (
+        "printable",
+        r##"!"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmnopqrstuvwxyz{|}~"##,
+    ),
 ];
 /// Before the characters of an alphabet of one's own.
 const OWN: &str = "chars:";
@@ -104,16 +113,33 @@ mod tests {
             };
             let statistic: f64 = characters.bytes().map(square).sum();
             let free = (characters.len() - 1) as f64;
-            assert!((statistic - free).abs() < 8.0 * (2.0 * free).sqrt(), "{name}: {statistic}");
+            assert!(
+                (statistic - free).abs() < 8.0 * (2.0 * free).sqrt(),
+                "{name}: {statistic}"
+            );
         }
     }
 
     #[test]
     fn an_alphabet_has_distinct_printable_characters() {
         let own: Alphabet = "chars:ba".parse().unwrap();
-        assert!(generate(&own, 50).unwrap().iter().all(|byte| b"ab".contains(byte)));
+        assert!(
+            generate(&own, 50)
+                .unwrap()
+                .iter()
+                .all(|byte| b"ab".contains(byte))
+        );
         assert_eq!(own.bits(50), 50.0);
-        for wrong in ["", "ab", "chars:", "chars:a", "chars:aa", "chars:aba", "chars:a\n", "chars:ä"] {
+        for wrong in [
+            "",
+            "ab",
+            "chars:",
+            "chars:a",
+            "chars:aa",
+            "chars:aba",
+            "chars:a\n",
+            "chars:ä",
+        ] {
             assert!(wrong.parse::<Alphabet>().is_err(), "{wrong}");
         }
         assert_eq!(generate(&own, 0).unwrap().len(), 0);

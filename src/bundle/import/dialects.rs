@@ -111,16 +111,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Whether the first line that is no comment is an assignment.
+/// Whether the first line that is no comment has a `=`, and no colon before it as in YAML.
 pub(super) fn is_env_file(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     let Some(line) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else {
         return true;
     };
-    let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
-    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
-    let (name, behind) = line.split_at(end.unwrap_or(line.len()));
-    !name.is_empty() && behind.trim_start().starts_with('=')
+    let before = line.split(['=', ':']).next().unwrap_or_default();
+    line[before.len()..].starts_with('=')
 }
 
 /// By one dialect.

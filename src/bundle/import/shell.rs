@@ -53,7 +53,10 @@ impl Reader<'_> {
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let name = self.cursor.skip_while(is_of_name);
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(Fault::new(line, "there is no assignment NAME=VALUE, but a command"));
+            return Err(Fault::new(
+                line,
+                "there is no assignment NAME=VALUE, but a command",
+            ));
         }
         if self.cursor.peek() != Some('=') {
             // Not with the word: a value may stand there alone.
@@ -98,7 +101,9 @@ impl Reader<'_> {
                     return Err(Fault::new(self.cursor.line, why));
                 }
                 '&' | '|' | '<' | '>' | '(' | ')' => {
-                    let why = format!("a shell takes the `{c}` in the value of {name} for its own; put it in quotes");
+                    let why = format!(
+                        "a shell takes the `{c}` in the value of {name} for its own; put it in quotes"
+                    );
                     return Err(Fault::new(self.cursor.line, why));
                 }
                 c => {

@@ -54,7 +54,9 @@ impl Editor {
             .map_err(|error| format!("cannot run {shown}: {}", in_words(&error)))?;
         match (status.success(), status.code()) {
             (true, _) => Ok(()),
-            (false, Some(127)) => Err(format!("the editor {shown} was not found (see $VISUAL and $EDITOR)")),
+            (false, Some(127)) => Err(format!(
+                "the editor {shown} was not found (see $VISUAL and $EDITOR)"
+            )),
             (false, Some(code)) => Err(format!("the editor {shown} ended with exit code {code}")),
             (false, None) => Err(format!("the editor {shown} was killed")),
         }

@@ -19,7 +19,10 @@ impl Guard {
         let start = || {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["edit", "--remove-after"]).arg(folder);
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             // The terminal's signals are for the editor, and the end of the terminal ends the edit.
             let leave = || {
                 rustix::process::setsid()?;
@@ -30,9 +33,9 @@ impl Guard {
             command.spawn()
         };
         let started: io::Result<Child> = start();
-        started
-            .map(Self)
-            .map_err(|error| Failure::Error(Error::io("cannot start a process that cleans up", error)))
+        started.map(Self).map_err(|error| {
+            Failure::Error(Error::io("cannot start a process that cleans up", error))
+        })
     }
 }
 

@@ -58,7 +58,9 @@ pub(super) fn plan(target: &Target, entries: Vec<Entry>) -> Outcome<Vec<(Entry, 
                 Change::of(stored)
             })
         }
-        Target::Store(store) => Box::new(|entry| Change::of(store.compare(&entry.name, &entry.value))),
+        Target::Store(store) => {
+            Box::new(|entry| Change::of(store.compare(&entry.name, &entry.value)))
+        }
     };
     // As every write does it.
     let entries = entries.into_iter().map(|entry| Entry {
@@ -134,9 +136,9 @@ impl Store {
     }
 
     fn set_all(&self, wanted: Vec<Entry>) -> Outcome {
-        let changes = wanted.iter().map(|entry| {
-            secret::Change::Set(entry.name.clone(), entry.value.clone())
-        });
+        let changes = wanted
+            .iter()
+            .map(|entry| secret::Change::Set(entry.name.clone(), entry.value.clone()));
         self.manager.apply(&changes.collect::<Vec<_>>())?;
         for entry in wanted {
             self.record(AuditEvent::SecretSet(entry.name));

@@ -174,7 +174,9 @@ impl Request {
     ) -> Outcome<Variable> {
         // Also of a file: it must be there, and a change of it starts the command anew.
         let value = target.get(key)?;
-        fetched.fingerprints.insert(key.clone(), fingerprint(&value));
+        fetched
+            .fingerprints
+            .insert(key.clone(), fingerprint(&value));
         let has_lines = value.contains(&b'\n') && !self.no_files;
         if form == Form::Value && !has_lines {
             if value.contains(&0) {
@@ -209,7 +211,9 @@ fn without_mount(key: &SecretName, form: Form) -> Failure {
             mount,
         ),
         Form::Value => Failure::with_hint(
-            format!("{key} has several lines, so it is given as a file of the mount, and this command uses no mount"),
+            format!(
+                "{key} has several lines, so it is given as a file of the mount, and this command uses no mount"
+            ),
             format!("{mount}; --no-files gives the value itself"),
         ),
     }

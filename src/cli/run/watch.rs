@@ -92,7 +92,9 @@ impl Watch {
                 self.is_uncertain = true;
                 let problem = failure.message();
                 if self.last_problem.as_ref() != Some(&problem) {
-                    warn(&format!("{problem}; the command goes on with the values that it has"));
+                    warn(&format!(
+                        "{problem}; the command goes on with the values that it has"
+                    ));
                     self.last_problem = Some(problem);
                 }
                 return None;
@@ -107,7 +109,10 @@ impl Watch {
         let launch = Launch::new(&self.command, &fetched.variables).ok()?;
         say(
             "note",
-            &format!("{} changed; the command is started anew", changed.join(", ")),
+            &format!(
+                "{} changed; the command is started anew",
+                changed.join(", ")
+            ),
         );
         self.fingerprints = fetched.fingerprints;
         Some(launch)
