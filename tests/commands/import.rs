@@ -49,8 +49,8 @@ fn a_plan_is_shown_and_all_is_set_in_one_write() {
         let history: Vec<Value> = serde_json::from_str(&history).unwrap();
         let times: Vec<&Value> = history
             .iter()
-            .filter(|row| row["name"] != "SAME")
-            .map(|row| &row["changed_at"])
+            .filter(|row| row["key"] != "SAME")
+            .map(|row| &row["at"])
             .collect();
         assert_eq!(times[0], times[1], "{history:?}");
         if mounted {
