@@ -84,7 +84,16 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
 /// Sets the value that the file has now, if it is another one.
 fn take(file: &Path, name: &SecretName, before: &[u8], target: &Target) -> Outcome {
     // One more byte for the newline that is dropped.
-    let text = input::read_file(file, &format!("value of {name}"), MAX_VALUE + 1)?;
+    let text =
+        input::read_file(file, &format!("value of {name}"), MAX_VALUE + 1).map_err(|failure| {
+            match failure {
+                Failure::Error(Error::TooLarge { what, .. }) => Failure::Error(Error::TooLarge {
+                    what,
+                    limit: MAX_VALUE,
+                }),
+                other => other,
+            }
+        })?;
     let value = value_of(&text, before);
     if value == before {
         say(

@@ -85,7 +85,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let request = Request::new(args.env, args.file, args.all, args.no_files)?;
     let target = match args.watch {
         // A mount notices each change; the providers alone would have to be asked again and again.
-        true => Target::Mount(required_mount(context)?),
+        true => {
+            require_mount(context)?;
+            Target::open(context, false)?
+        }
         false => Target::open(context, args.no_mount)?,
     };
     let fetched = request.fetch(&target)?;
@@ -114,15 +117,17 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
 }
 
-fn required_mount(context: &Context) -> Outcome<MountClient> {
+fn require_mount(context: &Context) -> Outcome {
     let mount_point = context.mount_point(None)?;
-    MountClient::require(&mount_point).map_err(|failure| match failure {
-        Failure::Message(message, hint) => Failure::Message(
-            format!("--watch needs a running mount, which notices changes: {message}"),
-            hint,
-        ),
-        other => other,
-    })
+    MountClient::require(&mount_point)
+        .map(drop)
+        .map_err(|failure| match failure {
+            Failure::Message(message, hint) => Failure::Message(
+                format!("--watch needs a running mount, which notices changes: {message}"),
+                hint,
+            ),
+            other => other,
+        })
 }
 
 fn launch(command: &[OsString], fetched: &request::Fetched) -> Outcome<Launch> {

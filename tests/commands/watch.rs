@@ -56,8 +56,7 @@ fn the_command_is_started_anew_when_a_secret_changes_and_ends_with_its_superviso
 #[test]
 fn a_command_that_does_not_end_is_killed_with_its_children() {
     let home = mounted();
-    let script =
-        "trap '' TERM; sleep 1000 & echo $! >> log; echo $A >> log; while :; do sleep 0.1; done";
+    let script = "trap '' TERM; sleep 60 & echo $! >> log; echo $A >> log; while [ -e log ]; do sleep 0.1; done";
     let child = watched(&home, script);
     wait_until("it has started", || {
         fs::read_to_string(home.path("log")).is_ok_and(|log| log.ends_with("one\n"))

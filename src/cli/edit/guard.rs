@@ -18,7 +18,10 @@ impl Guard {
     pub(super) fn start(folder: &Path) -> Outcome<Self> {
         let start = || {
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["edit", "--remove-after"]).arg(folder);
+            command
+                .args(["edit", "--remove-after"])
+                .arg(folder)
+                .current_dir("/");
             command
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
