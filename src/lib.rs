@@ -51,6 +51,7 @@
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the providers of the chain: environment, file, AWS, Vault, programs; each gives views that never change
 //! - [`bundle`]: all secrets as one document: rendered, parsed, merged
+//! - `launch`: runs a program in this process's place, or starts it anew when its variables change
 //! - `child`: runs a program of the user's, bounded in time and size
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
@@ -82,6 +83,7 @@ pub mod error;
 mod files;
 mod fuse;
 pub mod hardware;
+mod launch;
 pub mod live;
 pub mod logging;
 pub mod manager;

@@ -42,6 +42,8 @@ const PRINTING: [&str; 34] = [
     "ls -l",
     "ls --json",
     "ls A*",
+    "export",
+    "export --format json A*",
     "settings",
     "settings --json",
     "settings --markdown",

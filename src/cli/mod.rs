@@ -10,14 +10,17 @@ mod completions;
 mod decrypt;
 mod decrypt_file;
 mod doctor;
+mod edit;
 mod encrypt;
 mod encrypt_file;
+mod export;
 mod failure;
 mod fstab;
 mod get;
 mod hardware;
 mod help;
 mod history;
+mod import;
 mod input;
 mod install_man;
 mod install_service;
@@ -33,6 +36,7 @@ mod question;
 mod reason;
 mod reload;
 mod rm;
+mod run;
 mod same_store;
 mod secret_list;
 mod set;
@@ -54,7 +58,7 @@ use clap::{FromArgMatches, Parser, Subcommand, ValueHint};
 use crate::error::{Error, Result};
 use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
-use crate::{logging, secret, sync};
+use crate::{launch, logging, secret, sync};
 use failure::Failure;
 
 /// What a command's `run` returns.
@@ -116,8 +120,12 @@ commands! {
     Doctor => doctor,
     Get => get,
     Set => set,
+    Edit => edit,
     Rm => rm,
     Ls => ls,
+    Run => run,
+    Import => import,
+    Export => export,
     History => history,
     Undo => undo,
     View => view,
@@ -189,9 +197,14 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Must run before Rust's runtime starts, as a function of `.init_array`: `run` gives its command what the caller gave this process.
+pub extern "C" fn before_main() {
+    launch::record_inherited();
+}
+
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
-    secret::protect_process();
+    secret::protect_until_exec();
     if let Some(exit_code) = fstab::run_as_helper() {
         return exit_code;
     }
