@@ -25,7 +25,7 @@ const USAGE: &str = "usage:
                                                 command has another one come. With a folder, all its files in turn
   bench_reads rotations TIMES LIVE VIEW         median in milliseconds from before a write of LIVE until VIEW shows it, and
                                                 how many opens of VIEW after the close had the old value
-  bench_reads neighbour KIND FOLDER             until it is killed: opens files and keeps 50,000 (opens), lists (lists),
+  bench_reads neighbour KIND FOLDER             until it is killed: opens files and keeps 50,000, or as many as it may (opens), lists (lists),
                                                 or looks for names that are not there (probes)
   bench_reads cache GETS                        TtlCache::get, millions a second on one thread (median of 5)";
 
@@ -278,10 +278,18 @@ fn neighbour(args: &[String]) -> Done {
     };
     match kind.as_str() {
         "opens" => {
+            use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+            let most = getrlimit(Resource::Nofile).maximum;
+            let limit = Rlimit {
+                current: most,
+                maximum: most,
+            };
+            setrlimit(Resource::Nofile, limit)?;
+            let spare = most.map_or(MAX_OPEN, |most| most as usize - 50);
             let files = files_in(dir)?;
             let mut open = std::collections::VecDeque::new();
             for file in files.iter().cycle() {
-                if open.len() >= MAX_OPEN {
+                if open.len() >= MAX_OPEN.min(spare) {
                     open.pop_front();
                 }
                 open.push_back(File::open(file)?);

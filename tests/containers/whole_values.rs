@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::podman::Podman;
 use super::*;
 
+/// The distribution's, which the container finds below `/usr` as well.
+const PYTHON: &str = "/usr/bin/python3";
 const TORTURE: &str = include_str!("../whole_values/torture.py");
 
 #[test]
@@ -19,6 +21,9 @@ fn a_container_reads_whole_values_beside_writers_of_every_kind_and_killed_server
     let Some(podman) = Podman::new("simpletuner-live", &daemon.socket) else {
         return;
     };
+    if !Path::new(PYTHON).exists() {
+        return eprintln!("skipped: there is no {PYTHON}");
+    }
     let live = &daemon.live;
     for number in 0..4 {
         // As long as it says, in the form that torture.py checks.
@@ -51,8 +56,7 @@ fn a_container_reads_whole_values_beside_writers_of_every_kind_and_killed_server
     bind(&place("container"), "/run/secrets");
     fs::copy(&script, podman.path("root/torture.py")).unwrap();
     options.extend(["--rootfs".into(), podman.path("root").display().to_string()]);
-    let python = which("python3");
-    options.extend([python, "/torture.py".into(), "/run/secrets".into()]);
+    options.extend([PYTHON, "/torture.py", "/run/secrets"].map(String::from));
     options.push(seconds.to_string());
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
 
@@ -95,14 +99,4 @@ fn a_container_reads_whole_values_beside_writers_of_every_kind_and_killed_server
         );
         println!("{what}");
     }
-}
-
-fn which(program: &str) -> String {
-    let found = Command::new("sh")
-        .args(["-c", "readlink -f \"$(command -v \"$0\")\"", program])
-        .output();
-    String::from_utf8(found.unwrap().stdout)
-        .unwrap()
-        .trim()
-        .to_owned()
 }

@@ -34,7 +34,8 @@ fn with_secrets(count: usize) -> Live {
 
 const NEIGHBOUR: &str = r#"
 import os, resource, sys
-view, rounds = sys.argv[1], int(sys.argv[2])
+view, rounds, user = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.setgroups([]); os.setgid(user); os.setuid(user)
 names = sorted(os.listdir(view))
 most = min(50000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
 resource.setrlimit(resource.RLIMIT_NOFILE, (most + 100, most + 100))
@@ -56,9 +57,9 @@ fn a_neighbour_that_opens_lists_and_probes_without_end_makes_the_server_no_large
     define(&live, "v", r#"{"secrets": ["KEY_0000?"], "user": "4001"}"#);
     define(&live, "w", r#"{"secrets": ["KEY_0001?"], "user": "4001"}"#);
     let neighbour = |view_name: &str, rounds: &str| {
-        let mut python = as_user(USER, "python3");
+        let mut python = live.command("python3");
         python.args(["-c", NEIGHBOUR]).arg(view(&live, view_name));
-        python.arg(rounds);
+        python.args([rounds, &USER.to_string()]);
         python
     };
     // What the first such neighbour takes, as any reader does, is not counted.

@@ -8,7 +8,7 @@ VIEW = sys.argv[3] if len(sys.argv) > 3 else None
 SHARED = [f'{FOLDER}/v{i}' for i in range(4)]
 IN_VIEW = [f'{VIEW or FOLDER}/v{i}' for i in range(4)]
 BUNDLE = os.path.join(os.path.dirname(FOLDER), 'bundle/secrets.json')
-SCRATCH = tempfile.mkdtemp()
+SCRATCH = tempfile.mkdtemp() if VIEW else None
 END = time.monotonic() + SECONDS
 
 
@@ -257,7 +257,7 @@ def main():
             for kind, number in n.items(): counts[kind] = counts.get(kind, 0) + number
     crashed = [s for s in (os.waitpid(pid, 0)[1] for pid in pids) if s]
     left = sorted(n for n in os.listdir(FOLDER) if '.' in n and VIEW)
-    os.rmdir(SCRATCH)
+    if SCRATCH: os.rmdir(SCRATCH)
     print(json.dumps({'operations': counts, 'violations': violations, 'first': first[:20], 'crashed': crashed, 'left': left}))
 
 
