@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, warn};
 use super::mount_client::MountClient;
 use super::nearest::nearest;
-use super::reason;
 use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome, same_store};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
@@ -274,7 +273,7 @@ impl Target {
     /// The providers whose names [`list`](Self::list) lacks. Waits for those that have not answered yet.
     pub(super) fn unlisted(&self) -> Vec<Unlisted> {
         match self {
-            Target::Mount(client) => reason::unlisted(client),
+            Target::Mount(client) => client.unlisted(),
             Target::Store(Store { manager, .. }) => {
                 let _ = manager.list();
                 let missing = manager.snapshot().missing_sources().into_iter();

@@ -2,7 +2,7 @@
 //!
 //! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
 //!   server's process as the keeper sees it
-//! - `server`: answers the kernel, starts another keeper when one ends
+//! - `server`: answers the kernel, starts another keeper when one ends; `session`: fuser's session on an inherited device
 //! - `views`: the views' mount, which the server makes and the keeper holds, too
 //! - `sockets`: the listening sockets, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
@@ -39,6 +39,7 @@ mod running;
 mod server;
 mod server_process;
 mod service;
+mod session;
 mod setup;
 mod sockets;
 mod start;
