@@ -60,6 +60,7 @@
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - [`metrics`]: counters, and their text for Prometheus
 //! - `yaml`: YAML as PyYAML reads it, with the byte offsets of its entries
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters; words of a shell
@@ -87,6 +88,7 @@ mod launch;
 pub mod live;
 pub mod logging;
 pub mod manager;
+pub mod metrics;
 pub mod mount;
 pub mod process;
 pub mod provider;

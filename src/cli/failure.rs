@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::error::{Error, in_words};
 
 const FAILED: u8 = 1;
+pub(super) const WRONG_USAGE: u8 = 2;
 const NO_SUCH_SECRET: u8 = 4;
 
 /// Ends a command before it is done.

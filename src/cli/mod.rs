@@ -25,8 +25,11 @@ mod input;
 mod install_man;
 mod install_service;
 mod key;
+mod lasting;
+mod ls;
 mod ls;
 mod man;
+mod metrics;
 mod mount;
 mod mount_client;
 mod nearest;
@@ -43,6 +46,7 @@ mod set;
 mod settings;
 mod status;
 mod target;
+mod top;
 mod umount;
 mod undo;
 mod upgrade;
@@ -113,6 +117,8 @@ commands! {
     Mount => mount,
     Umount => umount,
     Status => status,
+    Top => top,
+    Metrics => metrics,
     Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,

@@ -293,6 +293,11 @@ impl MountClient {
         }
     }
 
+    /// The mount point.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The path of a file in the mount.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::metrics::CallCounters;
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
@@ -155,6 +156,11 @@ pub trait Provider: Send + Sync {
 
     /// These names changed, here or in another provider. Returns the new view if that invalidates an answer here.
     fn expire_names(&self, _names: &[SecretName]) -> Option<Arc<dyn View>> {
+        None
+    }
+
+    /// What is counted of its calls, if it makes any.
+    fn calls(&self) -> Option<&CallCounters> {
         None
     }
 

@@ -7,14 +7,12 @@ use std::str::FromStr;
 use zeroize::Zeroizing;
 
 use crate::cli::Outcome;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, WRONG_USAGE};
 use crate::cli::secret_list::Detail;
 use crate::cli::target::Target;
 use crate::launch::Variable;
 use crate::mount;
 use crate::secret::{SecretName, fingerprint};
-
-const USAGE: u8 = 2;
 
 /// `KEY` or `KEY=NAME`.
 #[derive(Clone, Debug)]
@@ -86,7 +84,7 @@ impl Request {
                     let option = if form == Form::Value { "env" } else { "file" };
                     let message = format!("{key} is no name of a variable");
                     let hint = format!("name one: --{option} {key}={}", as_variable(&key));
-                    return Err(Failure::Coded(USAGE, message, Some(hint)));
+                    return Err(Failure::Coded(WRONG_USAGE, message, Some(hint)));
                 }
             };
             let before = named.insert(variable.clone(), (key.clone(), form));
@@ -94,7 +92,7 @@ impl Request {
                 && (&other, other_form) != (&key, form)
             {
                 let message = format!("{other} and {key} are both to be the variable {variable}");
-                return Err(Failure::Coded(USAGE, message, None));
+                return Err(Failure::Coded(WRONG_USAGE, message, None));
             }
         }
         Ok(Self {
