@@ -219,6 +219,8 @@ pub(super) struct ReadTrail {
     owner: String,
     connection: Option<(Database, hmac::Key)>,
     used_at: Instant,
+    /// When the last batch was written.
+    written_at: Option<Instant>,
     reads: CoalescedReads,
     lost: u64,
     dropped: u64,
@@ -244,6 +246,7 @@ impl Trail for ReadTrail {
             owner: owner(std::process::id()),
             connection: None,
             used_at: Instant::now(),
+            written_at: None,
             reads: CoalescedReads::default(),
             lost: 0,
             dropped: 0,
@@ -260,6 +263,11 @@ impl Trail for ReadTrail {
         let collected = queue.since.map(|since| since + BATCH_DELAY);
         let due = [self.reads.due(), collected, self.anchor.due()];
         let due = due.into_iter().flatten().min();
+        // Each read has a second of its own: those that end soon after each other are written together.
+        let due = due.map(|due| match self.written_at {
+            Some(written) => due.max(written + BATCH_DELAY),
+            None => due,
+        });
         // Without a read, only the idle connection is to be closed.
         due.or_else(|| {
             self.connection
@@ -288,6 +296,7 @@ impl Trail for ReadTrail {
             return Ok(());
         }
         let written = self.write_batch(all);
+        self.written_at = Some(Instant::now());
         let unwritten = match written {
             Ok(()) => {
                 self.used_at = Instant::now();
@@ -374,6 +383,7 @@ impl ReadTrail {
             let row = lost_row(what, self.dropped, &names);
             appender.append(&row).map_err(failed)?;
         }
+        drop(appender);
         transaction.commit().map_err(failed)?;
         self.lost = 0;
         self.dropped = 0;

@@ -331,6 +331,18 @@ impl MountClient {
         })
     }
 
+    /// Reads a document with values.
+    pub(super) fn read_bytes(&self, file: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+        let path = self.root.join(file);
+        let failed = |e| Failure::Error(Error::io(format!("cannot read {}", path.display()), e));
+        let mut opened = File::open(&path).map_err(failed)?;
+        let size = opened.metadata().map_err(failed)?.len();
+        // Allocated at its full size, because a vector that grows leaves unzeroed copies.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
+        opened.read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+
     /// Reads a text file.
     pub(super) fn read_text(&self, file: &str) -> Outcome<String> {
         let path = self.root.join(file);

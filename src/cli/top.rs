@@ -15,7 +15,7 @@ use clap::ValueHint;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::failure::Failure;
+use super::failure::{Failure, WRONG_USAGE};
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::audit::AuditOptions;
@@ -59,10 +59,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     if !args.once && !terminal::can_draw() {
-        return Err(Failure::Usage(
+        return Err(Failure::Coded(
+            WRONG_USAGE,
             "top needs a terminal that can move its cursor".into(),
             "`simpletuner-live status --json` and `simpletuner-live metrics` are for programs; `simpletuner-live top --once` prints \
              one screen"
+                .to_owned()
                 .into(),
         ));
     }

@@ -375,7 +375,7 @@ impl Views {
 
 /// The definitions in force, for a server that begins while the file is malformed.
 fn definitions_record(definitions: &Definitions) -> Record {
-    Record::Other(SecretBuffer::new(definitions.to_text().as_bytes()))
+    Record::Other(SecretBuffer::new(definitions.to_record().as_bytes()))
 }
 
 /// The names in a folder, in the order of their offsets.

@@ -164,6 +164,24 @@ fn end(mut daemon: Child) {
 }
 
 #[test]
+fn doctor_ends_and_checks_the_rest_while_the_disk_hangs() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let here = HangingHome::new();
+    here.hanging_fs.hang();
+    let ran = here.home.run(&["doctor", "--json"]);
+    here.hanging_fs.resume();
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&ran.out).unwrap();
+    let of = |id: &str| checks.iter().find(|check| check["id"] == id).unwrap();
+    assert_eq!(of("kernel")["status"], "ok");
+    let said = of("settings")["findings"][0]["message"].as_str().unwrap();
+    assert!(said.contains("does not answer"), "{said}");
+}
+
+#[test]
 fn a_server_that_cannot_start_because_the_disk_hangs_is_replaced_until_it_can() {
     if !is_root() {
         return;
