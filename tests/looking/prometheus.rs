@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+/// A sample's labels.
+type Labels = Vec<(String, String)>;
+
 /// A family of samples.
 #[derive(Debug, Default)]
 pub struct Family {
     family_type: String,
-    /// The labels, in the order of the text, and the value.
-    samples: Vec<(String, Vec<(String, String)>, f64)>,
+    /// Names, labels and values, in the order of the text.
+    samples: Vec<(String, Labels, f64)>,
 }
 
 /// All families, by name.
@@ -98,7 +101,7 @@ fn is_name(name: &str) -> bool {
     name.starts_with("simpletuner_live_") && is_first && bytes.all(is_rest)
 }
 
-fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+fn sample(line: &str) -> (String, Labels, f64) {
     let (series, value) = line.rsplit_once(' ').expect(line);
     let value: f64 = value.parse().expect(line);
     let (name, inside) = match series.split_once('{') {
