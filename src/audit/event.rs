@@ -25,6 +25,8 @@ pub enum AuditEvent {
     ProviderDeleted(String),
     /// A provider's configuration was renamed: old name, new name.
     ProviderRenamed(String, String),
+    /// Files were restored from a backup: when it was made, and which.
+    Restored(String, Vec<String>),
 }
 
 /// The keys of a provider's configuration that a save changed.
@@ -108,6 +110,11 @@ impl AuditEvent {
                 "config.changed",
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
+            ),
+            AuditEvent::Restored(made_at, files) => RowFields::new(
+                "config.changed",
+                format!("Restored from the backup of {made_at}"),
+                json!({"backup": made_at, "files": files}),
             ),
         }
     }

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod audit;
+mod backup;
 mod cache;
 mod close;
 mod complete;
@@ -24,10 +25,12 @@ mod mount;
 mod mount_client;
 mod nearest;
 mod output;
+mod passphrase;
 mod prompt;
 mod question;
 mod reason;
 mod reload;
+mod restore;
 mod rm;
 mod same_store;
 mod secret_list;
@@ -122,6 +125,8 @@ commands! {
     EncryptFile => encrypt_file,
     DecryptFile => decrypt_file,
     Adopt => adopt,
+    Backup => backup,
+    Restore => restore,
     Audit => audit,
     Settings => settings,
     Completions => completions,

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
 use pbkdf2::{Algorithm, Params, pbkdf2_hmac_with_params};
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -67,7 +68,7 @@ fn is_rest_of_token(rest: &str) -> bool {
 }
 
 /// Encrypts and decrypts values under one derived key, which is zeroed when it is dropped.
-pub struct CredentialCipher(Fernet);
+pub struct CredentialCipher(Fernet, String);
 
 impl fmt::Debug for CredentialCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,13 +87,27 @@ fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
 }
 
+fn fingerprint_of(fernet_key: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, fernet_key.as_bytes());
+    let tag = hmac::sign(&key, b"simpletuner-live key fingerprint");
+    let first = &tag.as_ref()[..8];
+    first.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl CredentialCipher {
     /// Derives the key from a master secret. Takes 100,000 rounds of PBKDF2, so keep the result.
     pub fn derive(master_secret: &str) -> Self {
-        let Some(fernet) = Fernet::new(&fernet_key(master_secret)) else {
+        let key = fernet_key(master_secret);
+        let Some(fernet) = Fernet::new(&key) else {
             unreachable!("32 bytes in base64 are a Fernet key");
         };
-        Self(fernet)
+        Self(fernet, fingerprint_of(&key))
+    }
+
+    /// Shows which key it is, and says nothing else of it: whoever guesses the master secret by it needs as long for each guess as
+    /// with an encrypted value.
+    pub fn fingerprint(&self) -> &str {
+        &self.1
     }
 
     /// Encrypts a value to its stored form, which [`is_encrypted`] recognizes.

@@ -22,7 +22,7 @@ use crate::text::shell_path;
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
 
 /// A larger file cannot be a key.
-const MAX_KEY: usize = 64 * 1024;
+pub(crate) const MAX_KEY: usize = 64 * 1024;
 
 /// Two changes within a tick of the filesystem's clock have the same time, so a younger file is read again.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -200,8 +200,7 @@ impl KeySource {
         };
         let text = std::str::from_utf8(&content.bytes)
             .map_err(|_| self.unusable("it is not UTF-8 text; restore it from a backup"))?;
-        // Python's str.strip() also strips four separators that Rust does not count as white space.
-        let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
+        let text = master_secret(text);
         if text.is_empty() {
             return Err(self.unusable(
                 "it is empty; restore it from a backup, or remove it if nothing is encrypted yet",
@@ -223,6 +222,12 @@ impl KeySource {
             reason: reason.into(),
         }
     }
+}
+
+/// The master secret in a key file's text.
+pub(crate) fn master_secret(text: &str) -> &str {
+    // Python's str.strip() also strips four separators that Rust does not count as white space.
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'))
 }
 
 /// Creates the key file, unless another process was first.

@@ -10,6 +10,7 @@ mod key;
 pub(crate) use cipher::Undecryptable;
 pub use cipher::{CredentialCipher, is_encrypted};
 pub use key::{KEY_VARIABLE, KeySource};
+pub(crate) use key::{MAX_KEY, master_secret};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -27,6 +27,7 @@ use event::Listeners;
 use publish::ChangeListeners;
 
 pub use builder::Builder;
+pub(crate) use builder::file_options;
 pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, ChangedKey};

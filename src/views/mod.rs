@@ -19,6 +19,7 @@ mod tree;
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
 pub use document::MAX_VIEWS;
+pub(crate) use document::{MAX_FILE as MAX_VIEWS_FILE, count as count_views};
 pub use opens::OpenAudit;
 pub use owner::FileOwner;
 pub use pattern::Pattern;

@@ -42,9 +42,13 @@ use write_queue::WriteQueue;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
-pub(crate) use peers::path_for as path_of_peers;
+pub(crate) use location::is_yaml;
+pub(crate) use peers::{announce, path_for as path_of_peers};
 pub use previous::Did;
-pub(crate) use previous::{keep_beside as keep_replaced, move_beside as move_previous};
+pub(crate) use previous::{
+    MAX_BYTES as MAX_PREVIOUS, check as check_previous, keep_beside as keep_replaced,
+    move_beside as move_previous, path_for as path_of_previous,
+};
 pub(crate) use reader::read_document;
 pub use undo::{PastChange, Undo, UndoRequest};
 
