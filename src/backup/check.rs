@@ -38,9 +38,14 @@ impl Checked {
     pub fn new(mut archive: Collected, parts: &[Part], settings: &Settings) -> Result<Self> {
         let has = |role: &Role| parts.contains(&role.part());
         if !archive.members.iter().any(|member| has(&member.role)) {
-            return Err(Error::Settings(
-                "the backup has nothing of what is to be restored".to_owned(),
-            ));
+            let has = Part::ALL
+                .into_iter()
+                .filter(|part| archive.manifest.has(*part));
+            let has: Vec<&str> = has.map(Part::name).collect();
+            return Err(Error::Settings(format!(
+                "the backup has nothing of what is to be restored; it has: {}",
+                has.join(", ")
+            )));
         }
         let mut databases = BTreeMap::new();
         for member in &mut archive.members {

@@ -97,17 +97,21 @@ pub fn collect(settings: &Settings, options: Options) -> Result<Collected> {
         }
     }
     if let Some(key) = key {
-        let cipher = Arc::new(CredentialCipher::derive(&key.text()?));
+        let text = key.text()?;
+        let cipher = Arc::new(CredentialCipher::derive(&text));
+        // In a file, white space at its ends would be no part of it.
+        let fits_file = !key.is_from_variable || master_secret(&text) == text.as_str();
+        let is_included = !options.without_key && fits_file;
         found.manifest.key = Some(KeyInfo {
             fingerprint: cipher.fingerprint().to_owned(),
-            is_included: !options.without_key,
+            is_included,
             is_from_variable: key.is_from_variable,
         });
         found.manifest.undecryptable = document.as_ref().map_or_else(Vec::new, |document| {
             let names = undecryptable(document, &cipher);
             names.map(|(name, _)| name.to_string()).collect()
         });
-        if !options.without_key {
+        if is_included {
             found.add(Role::Key, "credential.key".to_owned(), key.bytes);
         }
     }
