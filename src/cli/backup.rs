@@ -86,7 +86,13 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         without_databases: args.without_databases,
     };
     // Before anybody types a passphrase, so that it is not typed in vain.
-    let collected = backup::collect(&settings, options)?;
+    let collected = backup::collect(&settings, options).map_err(|error| match &error {
+        Error::Database { errno, .. } if *errno == libc::EFBIG => {
+            let hint = "--without-databases leaves SimpleTuner's database and the audit trails out";
+            Failure::Hinted(error, hint.to_owned())
+        }
+        _ => error.into(),
+    })?;
     let seal = match (&args.passphrase_file, recipients.is_empty()) {
         (_, false) => Seal::Recipients(recipients),
         (Some(file), true) => Seal::Passphrase(passphrase::read(file)?),

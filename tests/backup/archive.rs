@@ -48,7 +48,7 @@ fn age_and_tar_alone_put_usable_files_in_their_places() {
             .sh("cat ~/.simpletuner/live/config/replicate.json")
             .contains("hunter2-hook")
     );
-    other.run(&["umount"]).done();
+    other.run(&["umount"]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_file_that_is_there_is_replaced_only_with_force_and_a_failure_leaves_it_as_i
     let inside = home.live("b.age").display().to_string();
     let said = home.run(&["backup", &inside, "-R", "recipient"]).failed();
     assert!(said.contains("lies in the mount itself"), "{said}");
-    home.run(&["umount"]).done();
+    home.run(&["umount"]);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn what_is_written_meanwhile_is_whole_in_each_backup() {
     }
     home.write("stop", "");
     assert!(writer.wait().unwrap().success());
-    home.run(&["umount"]).done();
+    home.run(&["umount"]);
 }
 
 #[test]

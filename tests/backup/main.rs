@@ -22,6 +22,8 @@ fn full_home() -> Home {
     home.run_with("hunter2-first", &["set", "A"]).done();
     home.run_with("hunter2-alpha", &["set", "A"]).done();
     home.run_with("hunter2-beta", &["set", "B"]).done();
+    // The first row of the trail of reads.
+    home.run(&["get", "A"]).done();
     home.write(".simpletuner/live.yaml", "ttl: 60  # a minute\n");
     home.run(&["view", "create", "trainer", "--secret", "A"])
         .done();
