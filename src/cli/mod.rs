@@ -19,8 +19,10 @@ mod hardware;
 mod help;
 mod history;
 mod input;
+mod install_man;
 mod install_service;
 mod ls;
+mod man;
 mod mount;
 mod mount_client;
 mod nearest;
@@ -111,6 +113,7 @@ commands! {
     Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,
+    InstallMan => install_man,
     Get => get,
     Set => set,
     Rm => rm,

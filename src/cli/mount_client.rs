@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use super::Outcome;
 use super::close::close;
 use super::failure::{Failure, warn};
 use super::reason;
-use super::secret_list::{Detail, ListedSecret};
+use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use crate::error::Error;
 use crate::mount::{self, MountPointState};
 use crate::secret::{MAX_VALUE, SecretName, without_newline};
@@ -24,6 +24,10 @@ const PROVIDER: &str = "user.simpletuner.provider";
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
 const ERROR: &str = "user.simpletuner.error";
 const STORED: &str = "user.simpletuner.stored";
+/// Of a bundle: the providers whose secrets are missing.
+const MISSING: &str = "user.simpletuner.missing";
+/// How often a provider that has not answered yet is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A mount of this program that answers.
 pub(super) struct MountClient {
@@ -258,6 +262,35 @@ impl MountClient {
             .collect();
         reports.sort_by_key(|report| report["priority"].as_u64());
         reports
+    }
+
+    /// The providers whose names a listing lacks. Waits for those that have not answered yet.
+    pub(super) fn unlisted(&self) -> Vec<Unlisted> {
+        let began = Instant::now();
+        // Opening the folder has the mount ask them.
+        let _ = fs::read_dir(self.path("secrets"));
+        loop {
+            let missing =
+                reason::attribute(&self.path("bundle/secrets.json"), MISSING).unwrap_or_default();
+            let reports = self.providers();
+            let report_of = |name: &str| reports.iter().find(|report| report["name"] == *name);
+            let is_asked = |name: &str| {
+                report_of(name).is_none_or(|report| {
+                    !report["last_success"].is_null() || !report["last_error"].is_null()
+                })
+            };
+            if missing.split(' ').all(is_asked) || began.elapsed() >= self.timeout {
+                let unlisted = |name: &str| Unlisted {
+                    provider: name.to_owned(),
+                    reason: report_of(name)
+                        .and_then(|report| report["last_error"].as_str())
+                        .unwrap_or(NO_ANSWER)
+                        .to_owned(),
+                };
+                return missing.split_whitespace().map(unlisted).collect();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// The path of a file in the mount.

@@ -1,21 +1,13 @@
 //! Why an operation through the mount failed, as the server reports it: the errno alone does not say which provider failed.
 
-use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::mount_client::MountClient;
-use super::secret_list::{NO_ANSWER, Unlisted};
 use crate::secret::SecretName;
 
 /// With a key's name appended, an attribute of the folder `secrets`: why this user's last operation on the key failed.
 const ATTRIBUTE: &str = "user.simpletuner.error.";
-/// Of a bundle: the providers whose secrets are missing.
-const MISSING: &str = "user.simpletuner.missing";
-/// How often a provider that has not answered yet is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The kernel's limit for an extended attribute (XATTR_SIZE_MAX).
 const MAX_REASON: usize = 64 * 1024;
 
@@ -44,34 +36,6 @@ pub(super) fn failing(reports: &[Value]) -> impl Iterator<Item = (&str, &str)> {
         let reason = report["last_error"].as_str()?;
         Some((report["name"].as_str()?, reason))
     })
-}
-
-/// The providers whose names a listing lacks. Waits for those that have not answered yet.
-pub(super) fn unlisted(client: &MountClient) -> Vec<Unlisted> {
-    let began = Instant::now();
-    // Opening the folder has the mount ask them.
-    let _ = fs::read_dir(client.path("secrets"));
-    loop {
-        let missing = attribute(&client.path("bundle/secrets.json"), MISSING).unwrap_or_default();
-        let reports = client.providers();
-        let report_of = |name: &str| reports.iter().find(|report| report["name"] == *name);
-        let is_asked = |name: &str| {
-            report_of(name).is_none_or(|report| {
-                !report["last_success"].is_null() || !report["last_error"].is_null()
-            })
-        };
-        if missing.split(' ').all(is_asked) || began.elapsed() >= client.timeout {
-            let unlisted = |name: &str| Unlisted {
-                provider: name.to_owned(),
-                reason: report_of(name)
-                    .and_then(|report| report["last_error"].as_str())
-                    .unwrap_or(NO_ANSWER)
-                    .to_owned(),
-            };
-            return missing.split_whitespace().map(unlisted).collect();
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
 }
 
 /// An extended attribute of at most a kilobyte.

@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, warn};
 use super::mount_client::MountClient;
 use super::nearest::nearest;
-use super::reason;
 use super::secret_list::{Detail, ListedSecret, NO_ANSWER, Unlisted};
 use super::{Context, Outcome, same_store};
 use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
@@ -223,7 +222,11 @@ impl Target {
 
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
-        let settings = context.settings()?;
+        let settings = context.settings().map_err(|error| {
+            let hint = "this command changes or reads the secrets file itself, and the settings name it: mend them, or name others by \
+                        --config; a mount that runs goes on with those in force, so `get`, `set` and `rm` work";
+            Failure::Hinted(error, hint.to_owned())
+        })?;
         let store = Store::of(&settings)?;
         same_store::require(context, &settings, &store.path())?;
         Ok(store)
@@ -274,7 +277,7 @@ impl Target {
     /// The providers whose names [`list`](Self::list) lacks. Waits for those that have not answered yet.
     pub(super) fn unlisted(&self) -> Vec<Unlisted> {
         match self {
-            Target::Mount(client) => reason::unlisted(client),
+            Target::Mount(client) => client.unlisted(),
             Target::Store(Store { manager, .. }) => {
                 let _ = manager.list();
                 let missing = manager.snapshot().missing_sources().into_iter();

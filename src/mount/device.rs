@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use super::fusermount;
+use super::fusermount::{self, MISSING_CAPABILITY};
 use super::mount_point::MountPoint;
 use super::mount_point_state::{SOURCE, VIEWS_SOURCE};
 use super::poll::poll;
@@ -20,8 +20,6 @@ use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
 
 const DEVICE: &str = "/dev/fuse";
-/// What to do if the system may not mount.
-pub(super) const MISSING_CAPABILITY: &str = "a container needs the capability SYS_ADMIN (`--cap-add SYS_ADMIN`, and `--security-opt apparmor=unconfined` where AppArmor is)";
 
 /// Why the device cannot be opened, and what to do.
 pub(super) fn unusable_device(error: Errno) -> Error {

