@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::collect::{key_of, undecryptable};
 use super::manifest::{KeyInfo, Part, Role};
 use super::{Collected, malformed};
-use crate::credential::{CredentialCipher, KEY_VARIABLE, master_secret};
+use crate::credential::{CredentialCipher, KEY_VARIABLE, key_fingerprint, master_secret};
 use crate::error::{Error, Result};
-use crate::provider::file::{Document, check_previous, is_yaml, parse_document};
+use crate::provider::file::{Document, check_previous_content, is_yaml, parse_document};
 use crate::settings::Settings;
 use crate::sqlite::Copy;
 use crate::views::count_views;
@@ -64,7 +64,7 @@ impl Checked {
             };
             check_values(&archive, document.as_ref(), cipher.as_ref())?;
             if let Some(earlier) = archive.member(Role::EarlierValues) {
-                check_previous(earlier).map_err(|error| inside(&error))?;
+                check_previous_content(earlier).map_err(|error| inside(&error))?;
             }
         }
         if let Some(views) = archive.member(Role::Views).filter(|_| has(&Role::Views)) {
@@ -111,10 +111,10 @@ fn cipher_of(
     settings: &Settings,
 ) -> Result<Arc<CredentialCipher>> {
     let here = match key_of(settings)? {
-        Some(here) => here
-            .text()
-            .ok()
-            .map(|text| (CredentialCipher::derive(&text), here.is_from_variable)),
+        Some(here) => here.text().ok().map(|text| {
+            let fingerprint = key_fingerprint(&text);
+            (text, fingerprint, here.is_from_variable)
+        }),
         None => None,
     };
     let wanted = &key.fingerprint;
@@ -122,15 +122,14 @@ fn cipher_of(
         path: path.to_owned(),
         reason,
     };
-    if let Some((cipher, true)) = &here
-        && cipher.fingerprint() != *wanted
+    if let Some((_, fingerprint, true)) = &here
+        && fingerprint != wanted
     {
         return Err(unusable(
             Path::new(KEY_VARIABLE),
             format!(
-                "it has another key ({}) than the backup ({wanted}), so it would decrypt none of its values; unset it, or give it the \
-                 key of the backup",
-                cipher.fingerprint()
+                "it has another key ({fingerprint}) than the backup ({wanted}), so it would decrypt none of its values; unset it, or give it the \
+                 key of the backup"
             ),
         ));
     }
@@ -140,9 +139,8 @@ fn cipher_of(
             true => text,
             false => master_secret(text),
         };
-        let cipher = CredentialCipher::derive(text);
-        return match !text.is_empty() && cipher.fingerprint() == *wanted {
-            true => Ok(Arc::new(cipher)),
+        return match !text.is_empty() && key_fingerprint(text) == *wanted {
+            true => Ok(Arc::new(CredentialCipher::derive(text))),
             false => Err(malformed(
                 "the key in it is not the one that its list names",
             )),
@@ -150,12 +148,13 @@ fn cipher_of(
     }
     let file = &settings.key_file;
     match here {
-        Some((cipher, _)) if cipher.fingerprint() == *wanted => Ok(Arc::new(cipher)),
-        Some((cipher, _)) => Err(unusable(
+        Some((text, fingerprint, _)) if fingerprint == *wanted => {
+            Ok(Arc::new(CredentialCipher::derive(&text)))
+        }
+        Some((_, fingerprint, _)) => Err(unusable(
             file,
             format!(
-                "the backup has no key, and its values are encrypted with another one: {wanted}, and this is {}; put that one there",
-                cipher.fingerprint()
+                "the backup has no key, and its values are encrypted with another one: {wanted}, and this is {fingerprint}; put that one there"
             ),
         )),
         None => Err(unusable(

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::Member;
 use super::manifest::{FORM, FileInfo, KeyInfo, MAX_NAME, Manifest, Role, is_safe};
 use crate::audit::{AuditOptions, last_row, names_later_row};
-use crate::credential::{CredentialCipher, MAX_KEY, master_secret};
+use crate::credential::{CredentialCipher, MAX_KEY, key_fingerprint, master_secret};
 use crate::error::{Error, Result};
 use crate::files::{ReadError, read_file};
 use crate::manager::file_options;
@@ -95,6 +95,15 @@ pub fn collect(settings: &Settings, options: Options) -> Result<Collected> {
             // Says so.
             file.key.cipher()?;
         }
+        if let Ok(Some(cipher)) = file.key.cipher_if_present()
+            && cipher.has_key_beside()
+        {
+            return Err(Error::Settings(
+                "a rotation of the credential key is under way, or was interrupted, so the secrets may be of two keys; wait for it, or \
+                 finish it with `simpletuner-live key rotate`, and then back up"
+                    .to_owned(),
+            ));
+        }
     }
     if let Some(key) = key {
         let text = key.text()?;
@@ -103,7 +112,7 @@ pub fn collect(settings: &Settings, options: Options) -> Result<Collected> {
         let fits_file = !key.is_from_variable || master_secret(&text) == text.as_str();
         let is_included = !options.without_key && fits_file;
         found.manifest.key = Some(KeyInfo {
-            fingerprint: cipher.fingerprint().to_owned(),
+            fingerprint: key_fingerprint(&text),
             is_included,
             is_from_variable: key.is_from_variable,
         });

@@ -8,7 +8,7 @@ use super::collect::{key_of, read};
 use super::compare::{Readable, database, secret_changes};
 use super::manifest::{Part, Role};
 use super::{Collected, malformed};
-use crate::credential::{CredentialCipher, KEY_VARIABLE};
+use crate::credential::{CredentialCipher, KEY_VARIABLE, key_fingerprint};
 use crate::error::{Error, Result};
 use crate::files::place;
 use crate::manager::file_options;
@@ -245,9 +245,8 @@ fn key(checked: &Checked, settings: &Settings) -> Result<(State, String)> {
         return Ok((State::New, String::new()));
     };
     let is_same = here.text().is_ok_and(|text| {
-        let here = CredentialCipher::derive(&text);
         let there = checked.manifest().key.as_ref();
-        there.is_some_and(|there| there.fingerprint == here.fingerprint())
+        there.is_some_and(|there| there.fingerprint == key_fingerprint(&text))
     });
     Ok(match (is_same, here.is_from_variable) {
         (true, true) => (State::Same, format!("in {KEY_VARIABLE}")),

@@ -67,7 +67,7 @@ fn ask(what: &str) -> Outcome<Zeroizing<Vec<u8>>> {
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub(super) fn read(file: &Path) -> Outcome<SecretString> {
-    let bytes = input::read_from(file, "passphrase", MAX_PASSPHRASE)?;
+    let bytes = input::read_file(file, "passphrase", MAX_PASSPHRASE)?;
     warn_if_open_to_others(file, "the passphrase");
     secret(bytes, &file.display().to_string())
 }
@@ -110,7 +110,7 @@ pub(super) fn recipients(keys: &[String], files: &[PathBuf]) -> Outcome<Recipien
         recipients.add(key).map_err(wrong)?;
     }
     for file in files {
-        let bytes = input::read_from(file, "file of keys", MAX_KEYS)?;
+        let bytes = input::read_file(file, "file of keys", MAX_KEYS)?;
         let shown = file.display();
         let text = text_of(&bytes).map_err(|why| Failure::new(format!("{shown}: {why}")))?;
         let lines = (1..).zip(text.lines().map(str::trim));
@@ -135,7 +135,7 @@ pub(super) fn recipients(keys: &[String], files: &[PathBuf]) -> Outcome<Recipien
 pub(super) fn identities(files: &[PathBuf]) -> Outcome<Identities> {
     let mut identities = Identities::default();
     for file in files {
-        let bytes = input::read_from(file, "file of keys", MAX_KEYS)?;
+        let bytes = input::read_file(file, "file of keys", MAX_KEYS)?;
         warn_if_open_to_others(file, "the private key");
         let ask = AskForKey(file.display().to_string());
         let wrong = |why| Failure::new(format!("{}: {why}", file.display()));

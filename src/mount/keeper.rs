@@ -296,9 +296,11 @@ impl Keeper {
     /// Records for `status` why another server begins.
     fn record_restart(&mut self, reason: String) {
         let restarts = &mut self.state.restarts;
+        let before = restarts.last().map_or(0, |restart| restart.number);
         restarts.push(Restart {
             at: rfc3339(SystemTime::now()),
             reason,
+            number: before + 1,
         });
         let too_many = restarts.len().saturating_sub(MAX_RESTARTS_LISTED);
         restarts.drain(..too_many);

@@ -212,6 +212,7 @@ fn assemble(
     )?;
     tree.set_mount_info(|info| {
         info.mount_point = state.mount_point().display().to_string();
+        info.filesystem = Some(state.mount.filesystem());
         info.allow_root = owner.allows_root;
         info.settings_file = settings.config_file.display().to_string();
         info.settings = settings.content.digest();
