@@ -226,6 +226,10 @@ fn what_is_wrong_here_is_said_before_a_passphrase_is_asked_for() {
             "{said}"
         );
     }
+    home.sh("umask 077; printf 'the next key' > ~/.simpletuner/credential.key.new");
+    let said = home.run(&["backup", "b.age", "-R", "recipient"]).failed();
+    assert!(said.contains("key rotate"), "{said}");
+    fs::remove_file(home.path(".simpletuner/credential.key.new")).unwrap();
     fs::remove_file(home.path(".simpletuner/credential.key")).unwrap();
     let said = home.run(&["backup", "b.age", "-R", "recipient"]).failed();
     assert!(said.contains("credential.key"), "{said}");
