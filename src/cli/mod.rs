@@ -3,6 +3,7 @@
 
 mod adopt;
 mod audit;
+mod backup;
 mod cache;
 mod close;
 mod complete;
@@ -33,10 +34,12 @@ mod mount;
 mod mount_client;
 mod nearest;
 mod output;
+mod passphrase;
 mod prompt;
 mod question;
 mod reason;
 mod reload;
+mod restore;
 mod rm;
 mod run;
 mod same_store;
@@ -142,6 +145,8 @@ commands! {
     DecryptFile => decrypt_file,
     Key => key,
     Adopt => adopt,
+    Backup => backup,
+    Restore => restore,
     Audit => audit,
     Settings => settings,
     Completions => completions,
