@@ -18,7 +18,9 @@ use crate::credential::{CredentialCipher, KeySource};
 use crate::error::{Error, Result};
 use crate::manager::key_source;
 use crate::provider::file::write::{Replacement, beside, sync_folder_of};
-use crate::provider::file::{Document, Stored, keep_replaced, move_previous, read_document};
+use crate::provider::file::{
+    Document, Stored, in_plain_text, keep_replaced, move_previous, read_document,
+};
 use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::settings::paths::IN_MOUNT;
@@ -167,7 +169,8 @@ pub fn encrypted_values(settings: &Settings) -> Result<usize> {
 /// SimpleTuner reads, and the old `file_path`.
 ///
 /// # Errors
-/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`] before anything is changed; else the error of a step.
+/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`], [`Error::Malformed`] (a value that would be taken for an encrypted one) before
+/// anything is changed; else the error of a step.
 pub fn undo(settings: &Settings) -> Result<Report> {
     let plain = Layout::survey(settings)?.plain();
     let mut report = Report {
@@ -217,7 +220,7 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         let (mut document, _) = layout.merge(old.as_ref(), stored)?;
         let replaced = replaced(before.as_ref(), &document, &key);
         report.values = document.replace_each(|name, stored| match stored {
-            Stored::Encrypted(_) => plain_form(name.as_str(), stored, &key).map(Some),
+            Stored::Encrypted(sealed) => in_plain_text(name, sealed, &key.cipher()?).map(Some),
             Stored::Plain(_) => Ok(None),
         })?;
         keep(settings, &layout.store, &replaced)?;

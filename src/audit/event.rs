@@ -34,6 +34,12 @@ pub enum AuditEvent {
         /// Where the old one is kept; `None`: it was removed.
         old_key: Option<PathBuf>,
     },
+    /// A view was defined, or defined anew.
+    ViewSet(String),
+    /// A view was removed.
+    ViewRemoved(String),
+    /// A view was renamed: old name, new name.
+    ViewRenamed(String, String),
 }
 
 /// The keys of a provider's configuration that a save changed.
@@ -122,6 +128,21 @@ impl AuditEvent {
                 "config.changed",
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
+            ),
+            AuditEvent::ViewSet(name) => RowFields::new(
+                "config.changed",
+                format!("View {name} set"),
+                json!({"view": name}),
+            ),
+            AuditEvent::ViewRemoved(name) => RowFields::new(
+                "config.changed",
+                format!("View {name} removed"),
+                json!({"view": name}),
+            ),
+            AuditEvent::ViewRenamed(from, to) => RowFields::new(
+                "config.changed",
+                format!("View {from} renamed to {to}"),
+                json!({"view": to, "from": from}),
             ),
         }
     }

@@ -30,7 +30,7 @@ pub(super) enum Target {
 
 /// The library, and the audit trail, which the library does not write. Dropping it writes the last rows.
 pub(super) struct Store {
-    manager: Arc<SecretsManager>,
+    pub(super) manager: Arc<SecretsManager>,
     audit: Arc<AuditTrail>,
 }
 
@@ -97,7 +97,7 @@ impl Store {
         Ok(report)
     }
 
-    fn record(&self, event: AuditEvent) {
+    pub(super) fn record(&self, event: AuditEvent) {
         self.audit.record(Actor::this_process(), event);
     }
 }
@@ -145,7 +145,7 @@ impl Target {
     pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         match self {
             Target::Mount(client) => {
-                let was_plain = client.is_encrypted(name) == Some(false);
+                let plain = (client.is_encrypted(name) == Some(false)).then(|| name.clone());
                 client.set(name, value)?;
                 if let Some(provider) = client.provider_of(name)
                     && provider != "file"
@@ -155,12 +155,7 @@ impl Target {
                          give that value"
                     ));
                 }
-                if was_plain
-                    && client.is_encrypted(name) == Some(true)
-                    && let Some(store) = simpletuners_own_file(client)
-                {
-                    warn(&provider::file::hidden(name, &store));
-                }
+                self.warn_if_hidden(client, plain.as_slice());
             }
             Target::Store(store) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
@@ -172,6 +167,16 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Warns of secrets that were plain text in the file that SimpleTuner reads itself, and are encrypted now.
+    pub(super) fn warn_if_hidden(&self, client: &MountClient, plain: &[SecretName]) {
+        let is_hidden = |name: &&SecretName| client.is_encrypted(name) == Some(true);
+        for name in plain.iter().filter(is_hidden) {
+            if let Some(store) = simpletuners_own_file(client) {
+                warn(&provider::file::hidden(name, &store));
+            }
+        }
     }
 
     /// Removes the secret, and warns if another provider has it, too.
@@ -242,7 +247,11 @@ impl Target {
 
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
-        let settings = context.settings()?;
+        let settings = context.settings().map_err(|error| {
+            let hint = "this command changes or reads the secrets file itself, and the settings name it: mend them, or name others by \
+                        --config; a mount that runs goes on with those in force, so `get`, `set` and `rm` work";
+            Failure::Hinted(error, hint.to_owned())
+        })?;
         let store = Store::of(&settings)?;
         same_store::require(context, &settings, &store.path())?;
         Ok(store)

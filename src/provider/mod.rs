@@ -7,6 +7,7 @@ mod backend_variables;
 mod backends;
 mod cached_source;
 pub mod command;
+mod diagnosis;
 pub mod environment;
 pub mod file;
 mod keyed;
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::metrics::CallCounters;
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
@@ -32,6 +34,7 @@ pub use backend_variables::{backend_variables, differing_variables};
 pub(crate) use backends::in_order;
 pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
 pub use command::variables as variables_of_programs;
+pub use diagnosis::{Asking, Finding, Policy, Verdict};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub(crate) use file::values_under_key;
@@ -153,6 +156,11 @@ pub trait Provider: Send + Sync {
 
     /// These names changed, here or in another provider. Returns the new view if that invalidates an answer here.
     fn expire_names(&self, _names: &[SecretName]) -> Option<Arc<dyn View>> {
+        None
+    }
+
+    /// What is counted of its calls, if it makes any.
+    fn calls(&self) -> Option<&CallCounters> {
         None
     }
 

@@ -40,12 +40,16 @@ use state::State;
 use watch::{CheckTarget, Watch};
 use write_queue::WriteQueue;
 
+pub(crate) use decrypt::in_plain_text;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
 pub(crate) use peers::path_for as path_of_peers;
 pub use previous::Did;
-pub(crate) use previous::{keep_beside as keep_replaced, move_beside as move_previous};
+pub(crate) use previous::{
+    check_beside as check_previous, keep_beside as keep_replaced, move_beside as move_previous,
+    path_for as path_of_previous,
+};
 pub(crate) use reader::read_document;
 pub use rotate::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 pub(crate) use rotate::{no_key, values_under_key};

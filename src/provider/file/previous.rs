@@ -52,8 +52,16 @@ pub(super) struct Bounds {
 }
 
 /// The path of a store's `NAME.previous`.
-pub(super) fn path_for(store: &Path) -> PathBuf {
+pub(crate) fn path_for(store: &Path) -> PathBuf {
     beside(store, "", ".previous")
+}
+
+/// Whether what is kept beside a store can be read.
+///
+/// # Errors
+/// [`Error::Malformed`], [`Error::Io`].
+pub(crate) fn check_beside(store: &Path) -> Result<()> {
+    Previous::read(store)?.all().map(drop)
 }
 
 impl Previous {
