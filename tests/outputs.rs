@@ -42,6 +42,8 @@ const PRINTING: [&str; 34] = [
     "ls -l",
     "ls --json",
     "ls A*",
+    "export",
+    "export --format json A*",
     "settings",
     "settings --json",
     "settings --markdown",
@@ -63,10 +65,12 @@ const PRINTING: [&str; 34] = [
     "doctor --json",
     "rm NOT_THERE --json",
 ];
-const OF_A_MOUNT: [&str; 8] = [
+const OF_A_MOUNT: [&str; 10] = [
     "mount",
     "status",
     "status --json",
+    "metrics",
+    "top --once",
     "cache stats",
     "cache stats --json",
     "cache clear",

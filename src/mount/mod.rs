@@ -48,6 +48,7 @@ mod trust;
 mod unit;
 mod unmount;
 mod upgrade;
+mod upgrade_all;
 mod usage;
 mod views;
 
@@ -71,6 +72,7 @@ pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT, runtime_folder};
 pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
+pub use upgrade_all::{MountUpgrade, UpgradeOutcome, others_with_mounts, upgrade_all, upgrade_as};
 
 use std::path::Path;
 

@@ -79,7 +79,7 @@ fn a_disk_that_hangs_under_everything_delays_neither_reads_nor_status_nor_umount
     let looked = home.sh("for i in {1..40}; do
             printf x > mnt/secrets/odd!$i
             [ \"$(cat mnt/secrets/A)\" = v ] || echo other
-            cat mnt/status mnt/events mnt/providers/file > /dev/null; ls mnt/secrets
+            cat mnt/status mnt/metrics mnt/events mnt/providers/file > /dev/null; ls mnt/secrets
          done 2> said | sort -u");
     assert_eq!(looked, "A\n");
     assert_eq!(here.pids("mnt"), pids);
