@@ -81,9 +81,9 @@ pub(super) fn descriptors(_: &Subject) -> Vec<Finding> {
             "a process may open {} at most, so many readers at once may have to wait",
             counted(usable, "file")
         ))
-        .mended_by(format!(
-            "echo \"$(id -un) - nofile 65536\" | sudo tee /etc/security/limits.d/simpletuner-live-files.conf"
-        )),
+        .mended_by(
+            "echo \"$(id -un) - nofile 65536\" | sudo tee /etc/security/limits.d/simpletuner-live-files.conf",
+        ),
         (Ok(()), u64::MAX) => Finding::ok("a process may open any number of files"),
         (Ok(()), usable) => Finding::ok(format!("a process may open {}", counted(usable, "file"))),
     }]

@@ -128,7 +128,7 @@ pub(super) fn clock_against(server: &str, seconds: Option<i64>) -> Option<Findin
         seconds.unsigned_abs()
     );
     let finding = match seconds.abs() {
-        0..=NOTED_SKEW => return None,
+        ..=NOTED_SKEW => return None,
         ..=MAX_SKEW => Finding::warning(message),
         _ => Finding::failed(message),
     };

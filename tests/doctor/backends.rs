@@ -80,37 +80,47 @@ fn the_least_policy_that_is_printed_is_enough_for_aws() {
     );
     let all = patient.sh("simpletuner-live doctor --policy --json");
     assert_eq!(serde_json::from_str::<Value>(&all).unwrap()["aws"], policy);
-    let as_user = |(key, secret): (String, String)| {
-        let mut env = moto.env(&moto.url());
-        env.retain(|(name, _)| !name.contains("ACCESS_KEY"));
-        env.extend([
-            ("AWS_ACCESS_KEY_ID", key),
-            ("AWS_SECRET_ACCESS_KEY", secret),
-        ]);
-        env
-    };
-    // moto takes a question mark for a regular expression's.
-    let policy = printed.replace("-??????", "-*");
-    patient.env = as_user(moto.user(&serde_json::from_str(&policy).unwrap()));
-    let found = patient.check("aws");
-    found.is("ok", "has 1 secret");
-    patient.sh("[ $(simpletuner-live get A | wc -c) = 7 ]");
-
-    // Another secret is denied, and the command that would allow it names the user.
-    patient.home.write(
-        ".simpletuner/live.yaml",
-        "aws_secret_name: another\ntimeout: {total: 5}\n",
+    // moto checks actions, and knows no secret as a resource.
+    let mut policy = policy;
+    let resource = policy["Statement"][0]["Resource"].take();
+    assert_eq!(
+        resource,
+        format!("arn:aws:secretsmanager:us-west-2:*:secret:{SECRET}-??????")
     );
+    policy["Statement"][0]["Resource"] = json!("*");
+    patient.env = as_user(&moto, moto.user(&policy));
+    patient.check("aws").is("ok", "has 1 secret");
+    patient.sh("[ $(simpletuner-live get A | wc -c) = 7 ]");
+}
+
+#[test]
+fn an_action_that_aws_denies_is_named_with_the_command_that_allows_it() {
+    let moto = Moto::start();
+    let mut patient = aws(&moto);
+    moto.put(SECRET, &json!({"A": VALUE}).to_string());
+    let other = json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "secretsmanager:ListSecrets", "Resource": "*"}
+    ]});
+    patient.env = as_user(&moto, moto.user(&other));
     let denied = patient.check("aws");
-    let finding = denied.finding("access is denied");
+    let finding = denied.finding("allow the caller secretsmanager:GetSecretValue");
     assert_eq!(finding["status"], "failed");
-    if denied.says("the caller is arn:aws:iam") {
-        assert_eq!(
-            finding["fix"],
-            "aws iam put-user-policy --user-name trainer --policy-name simpletuner-live --policy-document \
-             \"$(simpletuner-live doctor --policy aws)\""
-        );
-    }
+    assert_eq!(
+        finding["fix"],
+        "aws iam put-user-policy --user-name trainer --policy-name simpletuner-live --policy-document \
+         \"$(simpletuner-live doctor --policy aws)\""
+    );
+}
+
+/// The variables of this user of moto's.
+fn as_user(moto: &Moto, (key, secret): (String, String)) -> Vec<(&'static str, String)> {
+    let mut env = moto.env(&moto.url());
+    env.retain(|(name, _)| !name.contains("ACCESS_KEY"));
+    env.extend([
+        ("AWS_ACCESS_KEY_ID", key),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+    ]);
+    env
 }
 
 fn vault(openbao: &OpenBao, token: &str) -> Patient {

@@ -164,9 +164,9 @@ fn of_token(facts: &TokenFacts, auth: &VaultAuth) -> Finding {
 fn in_words(seconds: u64) -> String {
     match seconds {
         0..120 => counted(seconds, "second"),
-        ..7200 => counted(seconds / 60, "minute"),
-        ..172_800 => counted(seconds / 3600, "hour"),
-        _ => format!("{} days", seconds / 86_400),
+        120..7200 => counted(seconds / 60, "minute"),
+        7200..172_800 => counted(seconds / 3600, "hour"),
+        172_800.. => format!("{} days", seconds / 86_400),
     }
 }
 
