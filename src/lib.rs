@@ -41,6 +41,7 @@
 //! - `serve`: the sockets on which other programs ask for views: the volume plugin of Docker and Podman
 //! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
+//! - [`backup`]: everything that is kept, as one encrypted archive; puts it back
 //! - [`views`]: what other users may read: definitions, and a read-only tree of files over them
 //! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
@@ -73,6 +74,7 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod cache;
 mod child;

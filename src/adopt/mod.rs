@@ -23,7 +23,7 @@ use crate::provider::file::{
 };
 use crate::secret::SecretName;
 use crate::settings::Settings;
-use crate::settings::paths::IN_MOUNT;
+use crate::settings::paths::{DEFAULT_NAMES, IN_MOUNT, is_link_of_adopt};
 use crate::text::counted;
 
 /// What a run did.
@@ -339,6 +339,23 @@ fn write(path: &Path, document: &Document) -> Result<()> {
     Replacement::prepare(path, &document.render()?, 0o600)?.commit()?;
     sync_folder_of(path);
     Ok(())
+}
+
+/// Whether SimpleTuner reads its secrets through the mount.
+pub(crate) fn is_adopted(settings: &Settings) -> bool {
+    is_link_of_adopt(&settings.base_dir.join(DEFAULT_NAMES[0]))
+}
+
+/// Puts the link into the mount in its place again, if nothing is there: the store is in use. Returns whether it did.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn restore_link(settings: &Settings) -> Result<bool> {
+    let link = settings.base_dir.join(DEFAULT_NAMES[0]);
+    if std::fs::symlink_metadata(&link).is_ok() {
+        return Ok(false);
+    }
+    put_link(&link, &link_target(settings)).map(|()| true)
 }
 
 fn put_link(link: &Path, target: &Path) -> Result<()> {

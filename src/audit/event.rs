@@ -27,6 +27,8 @@ pub enum AuditEvent {
     ProviderDeleted(String),
     /// A provider's configuration was renamed: old name, new name.
     ProviderRenamed(String, String),
+    /// Files were restored from a backup: when it was made, and which.
+    Restored(String, Vec<String>),
     /// The key that secrets are encrypted with was replaced.
     KeyRotated {
         /// How many values were encrypted with the new one.
@@ -128,6 +130,11 @@ impl AuditEvent {
                 "config.changed",
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
+            ),
+            AuditEvent::Restored(made_at, files) => RowFields::new(
+                "config.changed",
+                format!("Restored from the backup of {made_at}"),
+                json!({"backup": made_at, "files": files}),
             ),
             AuditEvent::ViewSet(name) => RowFields::new(
                 "config.changed",

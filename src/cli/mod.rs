@@ -3,6 +3,7 @@
 
 mod adopt;
 mod audit;
+mod backup;
 mod cache;
 mod close;
 mod complete;
@@ -27,17 +28,18 @@ mod install_service;
 mod key;
 mod lasting;
 mod ls;
-mod ls;
 mod man;
 mod metrics;
 mod mount;
 mod mount_client;
 mod nearest;
 mod output;
+mod passphrase;
 mod prompt;
 mod question;
 mod reason;
 mod reload;
+mod restore;
 mod rm;
 mod run;
 mod same_store;
@@ -143,6 +145,8 @@ commands! {
     DecryptFile => decrypt_file,
     Key => key,
     Adopt => adopt,
+    Backup => backup,
+    Restore => restore,
     Audit => audit,
     Settings => settings,
     Completions => completions,

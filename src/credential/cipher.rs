@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
 use pbkdf2::{Algorithm, Params, pbkdf2_hmac_with_params};
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -89,6 +90,15 @@ fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     let (secret, hmac_sha256) = (master_secret.as_bytes(), Algorithm::Pbkdf2Sha256);
     pbkdf2_hmac_with_params(secret, SALT, hmac_sha256, params, &mut *key);
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
+}
+
+/// Shows which key is derived from a master secret, and says nothing else of it: whoever guesses the secret by it needs as long for
+/// each guess as with an encrypted value. Derives the key anew.
+pub(crate) fn key_fingerprint(master_secret: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, fernet_key(master_secret).as_bytes());
+    let tag = hmac::sign(&key, b"simpletuner-live key fingerprint");
+    let first = &tag.as_ref()[..8];
+    first.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn derive(master_secret: &str) -> Arc<Fernet> {

@@ -24,7 +24,7 @@ use crate::text::shell_path;
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
 
 /// A larger file cannot be a key.
-const MAX_KEY: usize = 64 * 1024;
+pub(crate) const MAX_KEY: usize = 64 * 1024;
 
 /// Two changes within a tick of the filesystem's clock have the same time, so a younger file is read again.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -299,6 +299,12 @@ impl KeySource {
     }
 }
 
+/// The master secret in a key file's text.
+pub(crate) fn master_secret(text: &str) -> &str {
+    // Python's str.strip() also strips four separators that Rust does not count as white space.
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'))
+}
+
 /// The text of a key's file, stripped, the file's state and its mode; `None` if there is no file. The error says why it cannot be
 /// a key.
 pub(super) fn read_key(
@@ -315,8 +321,7 @@ pub(super) fn read_key(
     };
     let text = std::str::from_utf8(&content.bytes)
         .map_err(|_| "it is not UTF-8 text; restore it from a backup".to_owned())?;
-    // Python's str.strip() also strips four separators that Rust does not count as white space.
-    let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
+    let text = master_secret(text);
     if text.is_empty() {
         let reason =
             "it is empty; restore it from a backup, or remove it if nothing is encrypted yet";

@@ -28,8 +28,7 @@ use event::Listeners;
 use publish::ChangeListeners;
 
 pub use builder::Builder;
-pub(crate) use builder::file_options;
-pub(crate) use builder::key_source;
+pub(crate) use builder::{file_options, key_source};
 pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, ChangedKey};

@@ -23,6 +23,7 @@ use crate::text::shell_word;
 use base_paths::BasePaths;
 use value::above_zero;
 
+pub(crate) use content::MAX_SETTINGS;
 pub use content::{SettingsContent, SettingsDigest};
 pub use reader::{Origin, Reader, SettingInForce};
 pub use setting::{Setting, SettingRow, setting, variables};

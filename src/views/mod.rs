@@ -20,6 +20,7 @@ mod tree;
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
 pub use document::MAX_VIEWS;
+pub(crate) use document::{MAX_FILE as MAX_VIEWS_FILE, count as count_views};
 pub use open_audit::OpenAudit;
 pub use owner::{FileOwner, Missing};
 pub use pattern::Pattern;

@@ -289,6 +289,9 @@ mod tests {
             ("completions ", "bash zsh fish"),
             ("install-service --user ", "users"),
             ("help ca", "cache"),
+            ("backup ", "files"),
+            ("restore --only ", "secrets settings views database trails"),
+            ("restore x --id", "--identity"),
             ("nonsense ", ""),
             ("comple", "completions"),
         ] {

@@ -44,11 +44,12 @@ pub(crate) use decrypt::in_plain_text;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
-pub(crate) use peers::path_for as path_of_peers;
+pub(crate) use location::is_yaml;
+pub(crate) use peers::{announce, path_for as path_of_peers};
 pub use previous::Did;
 pub(crate) use previous::{
-    check_beside as check_previous, keep_beside as keep_replaced, move_beside as move_previous,
-    path_for as path_of_previous,
+    MAX_BYTES as MAX_PREVIOUS, check as check_previous_content, check_beside as check_previous,
+    keep_beside as keep_replaced, move_beside as move_previous, path_for as path_of_previous,
 };
 pub(crate) use reader::read_document;
 pub use rotate::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};

@@ -28,7 +28,7 @@ pub use key_history::Did;
 pub(super) use key_history::{Entry, KeyHistory};
 
 /// The largest file, in bytes. Above it, the keys are dropped that have not changed for longest, whatever `keep_previous` is.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// How each line begins; a name has no character that JSON escapes.
 const LINE_START: &[u8] = b"{\"key\":\"";
 
@@ -244,6 +244,16 @@ fn malformed_line(index: usize) -> Error {
         "line {} is not what this program writes there",
         index + 1
     ))
+}
+
+/// Checks the content of such a file that came from elsewhere.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub(crate) fn check(bytes: &[u8]) -> Result<()> {
+    let previous = Previous(Zeroizing::new(bytes.to_vec()));
+    previous.check()?;
+    previous.all().map(drop)
 }
 
 /// Moves what is kept beside one store to another one, whose locks the caller holds. With a cipher, values that are kept as plain
