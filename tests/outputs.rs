@@ -27,7 +27,7 @@ fn home_with(secrets: &[(&str, &str)]) -> Home {
 }
 
 /// Each command that prints something, without a mount and with one.
-const PRINTING: [&str; 34] = [
+const PRINTING: [&str; 36] = [
     "--help",
     "-h",
     "--version",
