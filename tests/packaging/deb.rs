@@ -20,7 +20,11 @@ fn package(home: &Home, revision: &str) -> Option<String> {
         command.status().is_ok_and(|status| status.success())
     };
     let path = path();
-    if !has_tool(Command::new("cargo").args(["deb", "--version"]).env("PATH", &path)) {
+    if !has_tool(
+        Command::new("cargo")
+            .args(["deb", "--version"])
+            .env("PATH", &path),
+    ) {
         eprintln!("skipped: there is no cargo-deb (cargo install --locked cargo-deb)");
         return None;
     }
