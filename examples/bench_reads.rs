@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,11 @@ const USAGE: &str = "usage:
   bench_reads waits TIMES MOUNT FILE [COMMAND...]
                                                 median and worst of the longest open+read+close of a reader beside each
                                                 change of the server, in milliseconds: the server is killed, or the
-                                                command has another one come
+                                                command has another one come. With a folder, all its files in turn
+  bench_reads rotations TIMES LIVE VIEW         median in milliseconds from before a write of LIVE until VIEW shows it, and
+                                                how many opens of VIEW after the close had the old value
+  bench_reads neighbour KIND FOLDER             until it is killed: opens files and keeps 50,000, or as many as it may (opens), lists (lists),
+                                                or looks for names that are not there (probes)
   bench_reads cache GETS                        TtlCache::get, millions a second on one thread (median of 5)";
 
 fn main() -> ExitCode {
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
         Some("command") => command(&args[1..]),
         Some("cold") => cold(&args[1..]),
         Some("waits") => waits(&args[1..]),
+        Some("rotations") => rotations(&args[1..]),
+        Some("neighbour") => neighbour(&args[1..]),
         Some("cache") => cache(&args[1..]),
         _ => Err(USAGE.into()),
     };
@@ -161,15 +168,23 @@ fn waits(args: &[String]) -> Done {
         let pid = status["server_pid"].as_i64().ok_or("it has no server")?;
         Ok(i32::try_from(pid)?)
     };
-    let expected = std::fs::read(file)?;
+    let files = match std::fs::metadata(file)?.is_dir() {
+        true => files_in(file)?,
+        false => vec![file.into()],
+    };
+    let expected: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    let at_least = files.len().max(100) as u64;
     let (longest, ended) = (AtomicU64::new(0), AtomicBool::new(false));
     let (reads, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let mut waits = Vec::new();
     let done = std::thread::scope(|scope| -> Done {
         scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
+            for (file, expected) in files.iter().zip(&expected).cycle() {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
                 let start = Instant::now();
-                if std::fs::read(file).ok().as_ref() != Some(&expected) {
+                if std::fs::read(file).ok().as_ref() != Some(expected) {
                     failed.fetch_add(1, Ordering::Relaxed);
                 }
                 let took = start.elapsed().as_micros() as u64;
@@ -202,7 +217,7 @@ fn waits(args: &[String]) -> Done {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 // What the change held up has been read by then.
-                let enough = reads.load(Ordering::Relaxed) + 100;
+                let enough = reads.load(Ordering::Relaxed) + at_least;
                 while reads.load(Ordering::Relaxed) < enough {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -220,6 +235,78 @@ fn waits(args: &[String]) -> Done {
     println!("reads {reads} {failed}");
     if failed > 0 {
         return Err(format!("{failed} of {reads} reads failed or read something else").into());
+    }
+    Ok(())
+}
+
+fn files_in(dir: &str) -> std::io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir)?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Somebody opens the name just before each write, so that the kernel has it.
+fn rotations(args: &[String]) -> Done {
+    let [times, live, view] = args else {
+        return Err(USAGE.into());
+    };
+    let (mut seen, mut stale) = (Vec::new(), 0);
+    for time in 0..=times.parse::<usize>()?.max(1) {
+        let value = format!("value {time}");
+        let _ = std::fs::read(view)?;
+        let start = Instant::now();
+        std::fs::write(live, &value)?;
+        while std::fs::read_to_string(view)? != value {
+            stale += 1;
+            if stale > 1_000_000 {
+                return Err(format!("{view} never shows what was written to {live}").into());
+            }
+        }
+        // The first round warms up.
+        if time > 0 {
+            seen.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    println!("visible {:.2}", median(&mut seen));
+    println!("stale {stale}");
+    Ok(())
+}
+
+fn neighbour(args: &[String]) -> Done {
+    const MAX_OPEN: usize = 50_000;
+    let [kind, dir] = args else {
+        return Err(USAGE.into());
+    };
+    match kind.as_str() {
+        "opens" => {
+            use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+            let most = getrlimit(Resource::Nofile).maximum;
+            let limit = Rlimit {
+                current: most,
+                maximum: most,
+            };
+            setrlimit(Resource::Nofile, limit)?;
+            let spare = most.map_or(MAX_OPEN, |most| most as usize - 50);
+            let files = files_in(dir)?;
+            let mut open = std::collections::VecDeque::new();
+            for file in files.iter().cycle() {
+                if open.len() >= MAX_OPEN.min(spare) {
+                    open.pop_front();
+                }
+                open.push_back(File::open(file)?);
+            }
+        }
+        "lists" => loop {
+            black_box(std::fs::read_dir(dir)?.count());
+        },
+        "probes" => {
+            for number in 0_u64.. {
+                let found = std::fs::metadata(format!("{dir}/nothing_{number}"));
+                if found.is_ok() {
+                    return Err("a name is there that nobody made".into());
+                }
+            }
+        }
+        _ => return Err(USAGE.into()),
     }
     Ok(())
 }

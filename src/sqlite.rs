@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Statement, TransactionBehavior,
+};
 use rustix::fs::{Access, OFlags};
 
 use crate::error::{Error, Result, in_words};
@@ -91,6 +93,34 @@ impl DerefMut for Database {
     fn deref_mut(&mut self) -> &mut Connection {
         self.clock.restart();
         &mut self.connection
+    }
+}
+
+/// A statement that is prepared once, at its first use.
+pub(crate) struct LazyStatement<'a> {
+    connection: &'a Connection,
+    sql: &'static str,
+    prepared: Option<Statement<'a>>,
+}
+
+impl<'a> LazyStatement<'a> {
+    pub(crate) fn new(connection: &'a Connection, sql: &'static str) -> Self {
+        Self {
+            connection,
+            sql,
+            prepared: None,
+        }
+    }
+
+    /// The statement.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(crate) fn prepared(&mut self) -> rusqlite::Result<&mut Statement<'a>> {
+        match &mut self.prepared {
+            Some(prepared) => Ok(prepared),
+            none => Ok(none.insert(self.connection.prepare(self.sql)?)),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::user_names::{NAME_TIMEOUT, NO_USER, name_within};
-use crate::process;
+use crate::process::{self, ControlGroup, ThreadInfo};
 
 /// A user and their process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Actor {
     pub program: Option<String>,
     /// The id of the container that the process is in, if it is in one.
     pub container: Option<String>,
+    /// The unit of systemd that the process is in, if it is in one and in no container.
+    pub unit: Option<String>,
 }
 
 impl Actor {
@@ -27,14 +29,16 @@ impl Actor {
     /// A process that may have ended: `look` gives what it finds by the process's number, if that is still the process's.
     pub fn of_opener(pid: u32, look: impl FnOnce(fn(u32) -> Option<Self>) -> Option<Self>) -> Self {
         let found = look(|tid| {
-            let uid = process::file_user_of(tid)?;
-            Some(process_of(tid).of_user(Some(uid)))
+            let found = process::thread_info(tid)?;
+            let uid = found.file_user?;
+            Some(ActorProcess::of(found).of_user(Some(uid)))
         });
         found.unwrap_or(Self {
             uid: None,
             pid,
             program: None,
             container: None,
+            unit: None,
         })
     }
 
@@ -49,28 +53,38 @@ impl Actor {
 pub(super) struct ActorProcess {
     pub(super) pid: u32,
     pub(super) program: Option<String>,
-    pub(super) container: Option<String>,
+    pub(super) group: ControlGroup,
 }
 
 impl ActorProcess {
+    fn of(found: ThreadInfo) -> Self {
+        Self {
+            pid: found.pid,
+            program: found.program,
+            group: process::control_group_of(found.pid),
+        }
+    }
+
     pub(super) fn of_user(self, uid: Option<u32>) -> Actor {
         Actor {
             uid,
             pid: self.pid,
             program: self.program,
-            container: self.container,
+            container: self.group.container,
+            unit: self.group.unit,
         }
     }
 }
 
 /// A thread's process.
 pub(super) fn process_of(tid: u32) -> ActorProcess {
-    let pid = process::process_of(tid).unwrap_or(tid);
-    ActorProcess {
-        pid,
-        // Not the thread's name, which a program may set for each thread.
-        program: process::name_of(pid),
-        container: process::container_of(pid),
+    match process::thread_info(tid) {
+        Some(found) => ActorProcess::of(found),
+        None => ActorProcess {
+            pid: tid,
+            program: None,
+            group: ControlGroup::default(),
+        },
     }
 }
 

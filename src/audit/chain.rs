@@ -133,6 +133,7 @@ impl Chain {
             for row in rows {
                 appender.append(row)?;
             }
+            drop(appender);
             transaction.commit()
         };
         append(&mut connection).map_err(|e| from_sqlite(&self.path, &e))

@@ -1,5 +1,7 @@
 //! What the trails record: names of keys, never values. Knows no database.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::actor::Actor;
@@ -25,6 +27,19 @@ pub enum AuditEvent {
     ProviderDeleted(String),
     /// A provider's configuration was renamed: old name, new name.
     ProviderRenamed(String, String),
+    /// The key that secrets are encrypted with was replaced.
+    KeyRotated {
+        /// How many values were encrypted with the new one.
+        values: usize,
+        /// Where the old one is kept; `None`: it was removed.
+        old_key: Option<PathBuf>,
+    },
+    /// A view was defined, or defined anew.
+    ViewSet(String),
+    /// A view was removed.
+    ViewRemoved(String),
+    /// A view was renamed: old name, new name.
+    ViewRenamed(String, String),
 }
 
 /// The keys of a provider's configuration that a save changed.
@@ -104,10 +119,30 @@ impl AuditEvent {
                 format!("Configuration of provider {name} deleted"),
                 json!({"provider": name}),
             ),
+            AuditEvent::KeyRotated { values, old_key } => RowFields::new(
+                "config.changed",
+                "Credential key rotated".to_owned(),
+                json!({"values": values, "old_key": old_key}),
+            ),
             AuditEvent::ProviderRenamed(from, to) => RowFields::new(
                 "config.changed",
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
+            ),
+            AuditEvent::ViewSet(name) => RowFields::new(
+                "config.changed",
+                format!("View {name} set"),
+                json!({"view": name}),
+            ),
+            AuditEvent::ViewRemoved(name) => RowFields::new(
+                "config.changed",
+                format!("View {name} removed"),
+                json!({"view": name}),
+            ),
+            AuditEvent::ViewRenamed(from, to) => RowFields::new(
+                "config.changed",
+                format!("View {from} renamed to {to}"),
+                json!({"view": to, "from": from}),
             ),
         }
     }

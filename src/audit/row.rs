@@ -46,15 +46,16 @@ impl SignedColumns {
         let user = text("user").filter(|_| is_ours)?;
         let key = text("key").map(|key| ("credential", key.to_owned()));
         let provider = || text("provider").map(|provider| ("provider", provider.to_owned()));
+        let view = || text("view").map(|view| ("view", view.to_owned()));
         Some(Self {
             username: format!("unix:{user}"),
-            target: key.or_else(provider),
+            target: key.or_else(provider).or_else(view),
         })
     }
 }
 
 impl RowFields {
-    /// The details' `key` or `provider` is the row's target.
+    /// The details' `key`, `provider` or `view` is the row's target.
     pub(super) fn new(event_type: &'static str, action: String, details: Value) -> Self {
         Self {
             event_type,
@@ -83,6 +84,9 @@ impl RowFields {
             details.insert("container".into(), json!(container));
             let name = container_name(container);
             details.extend(name.map(|name| ("container_name".into(), json!(name))));
+        }
+        if let Some(unit) = &actor.unit {
+            details.insert("unit".into(), json!(unit));
         }
         if let Some(count) = count {
             details.insert("count".into(), json!(count));

@@ -115,7 +115,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let home = variable("HOME").unwrap_or_else(|| "/root".into());
     let path = service.path(&home, variable("XDG_CONFIG_HOME").as_deref());
-    write(&path, &unit, args.force)?;
+    write(&path, &unit, args.force).map_err(|failure| needs_root(failure, &scope))?;
     output::line(&path.display().to_string())?;
     let systemctl = match scope {
         Scope::User => "systemctl --user",
@@ -203,6 +203,18 @@ fn check_mount_point(user: &User, mount_point: &Path) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Says who can write a unit of the machine.
+fn needs_root(failure: Failure, scope: &Scope) -> Failure {
+    match (failure, scope) {
+        (Failure::Error(error), Scope::System { .. }) if error.errno() == libc::EACCES => {
+            let hint = "only root can install a service of the machine: type the same command after `sudo`, or leave out --system \
+                        for a service of your own; --print shows the unit";
+            Failure::Hinted(error, hint.to_owned())
+        }
+        (failure, _) => failure,
+    }
 }
 
 fn write(path: &Path, unit: &str, force: bool) -> Outcome {

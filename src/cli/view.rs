@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output, reason};
+use crate::audit::{Actor, AuditEvent, AuditOptions, AuditTrail};
 use crate::error::Error;
 use crate::secret::SecretName;
 use crate::views::definition::check_name;
@@ -152,6 +153,8 @@ struct Target {
     client: Option<MountClient>,
     /// Without a mount.
     store: Option<Arc<ViewStore>>,
+    /// Without a mount: where this process records changes.
+    trail: Option<AuditOptions>,
     /// Where the views are, or would be.
     dir: PathBuf,
     /// What the mount's `status` says of the views.
@@ -165,6 +168,7 @@ impl Target {
             return Ok(Self {
                 client: Some(client),
                 store: None,
+                trail: None,
                 dir: status["dir"].as_str().unwrap_or_default().into(),
                 status,
             });
@@ -175,6 +179,7 @@ impl Target {
         Ok(Self {
             client: None,
             store: Some(store),
+            trail: Some(AuditOptions::from_settings(&settings)),
             dir: settings.views_dir,
             status: Value::Null,
         })
@@ -240,7 +245,11 @@ impl Target {
                 let written = client.write_whole(&format!("views/{name}.json"), text.as_bytes());
                 written.map_err(|failure| why(client, name, failure))
             }
-            None => Ok(self.store()?.put(name, text.as_bytes())?),
+            None => {
+                self.store()?.put(name, text.as_bytes())?;
+                self.record(AuditEvent::ViewSet(name.to_owned()));
+                Ok(())
+            }
         }
     }
 
@@ -257,13 +266,21 @@ impl Target {
                     }
                 })
             }
-            None => self
-                .store()?
-                .remove(name)
-                .map_err(|error| match error.is_not_found() {
+            None => {
+                let removed = self.store()?.remove(name);
+                removed.map_err(|error| match error.is_not_found() {
                     true => no_such_view(name),
-                    false => error.into(),
-                }),
+                    false => Failure::from(error),
+                })?;
+                self.record(AuditEvent::ViewRemoved(name.to_owned()));
+                Ok(())
+            }
+        }
+    }
+
+    fn record(&self, event: AuditEvent) {
+        if let Some(trail) = &self.trail {
+            AuditTrail::new(trail).record(Actor::this_process(), event);
         }
     }
 }

@@ -6,10 +6,12 @@
 
 mod cipher;
 mod key;
+mod rotation;
 
 pub(crate) use cipher::Undecryptable;
 pub use cipher::{CredentialCipher, is_encrypted};
 pub use key::{KEY_VARIABLE, KeySource};
+pub(crate) use rotation::KeyRotation;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -46,7 +46,11 @@ impl Tree {
             ExitState::Exited => true,
         };
         // After CREATE, and before the first GETATTR, the kernel shows the inode's number.
-        let writable = self.processes.writable_descriptor(caller.tid, [ino, file]);
+        let filesystem = self.mount.lock().filesystem.clone();
+        let inodes = [ino, file];
+        let writable = self
+            .processes
+            .writable_descriptor(caller.tid, inodes, filesystem.as_ref());
         let mut state = self.state();
         match writable {
             WritableDescriptor::None => {}

@@ -8,7 +8,7 @@ use super::audit::Writer;
 use super::layout::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
-use crate::audit::Actor;
+use crate::audit::{Actor, AuditEvent};
 use crate::bundle::{self, BundleFormat};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -162,7 +162,9 @@ impl Tree {
                         name: name.clone(),
                         source: Box::new(error),
                     },
-                })
+                })?;
+                self.record(&writer.actor, AuditEvent::ViewSet(name.clone()));
+                Ok(())
             }
             FileKind::Control(control, of) => (control.write)(self, of.as_deref(), bytes),
             // Scratch is never committed.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Tree;
 use crate::error::{Error, Result};
+use crate::process::Filesystem;
 use crate::settings::SettingsDigest;
 
 /// How many comparisons there may be in a minute.
@@ -39,6 +40,9 @@ pub struct MountInfo {
     pub views: ViewsInfo,
     /// The socket for container engines.
     pub docker: Option<SocketInfo>,
+    /// What is mounted, to tell its files from those of other mounts.
+    #[serde(skip)]
+    pub filesystem: Option<Filesystem>,
     /// The variables that the settings give to programs.
     #[serde(skip)]
     pub variables_of_programs: Vec<String>,
@@ -74,6 +78,8 @@ pub struct Restart {
     pub at: String,
     /// Why: a signal's name, or a word.
     pub reason: String,
+    /// How many there have been, this one included.
+    pub number: u64,
 }
 
 /// An attempt to upgrade, or to reload.

@@ -100,7 +100,10 @@ impl Tree {
                 }
                 self.hardware.invalidate_configured();
             }
-            FileKind::View(name) => self.views_or_eperm()?.remove(name)?,
+            FileKind::View(name) => {
+                self.views_or_eperm()?.remove(name)?;
+                self.record_removal(caller, kind);
+            }
             FileKind::Scratch => return Err(ENOENT),
             _ => return Err(OpError::Errno(libc::EPERM)),
         }
@@ -114,6 +117,9 @@ impl Tree {
             }
             FileKind::Config(name) => {
                 self.record(&actor(caller), AuditEvent::ProviderDeleted(name.clone()))
+            }
+            FileKind::View(name) => {
+                self.record(&actor(caller), AuditEvent::ViewRemoved(name.clone()));
             }
             _ => {}
         }
@@ -391,7 +397,8 @@ impl Tree {
                 self.hardware.invalidate_configured();
             }
             (FileKind::View(old), FileKind::View(new)) => {
-                self.views_or_eperm()?.rename(old, new)?
+                self.views_or_eperm()?.rename(old, new)?;
+                self.record_rename(caller, from, to);
             }
             (FileKind::Secret(old), FileKind::Scratch) => {
                 return self.move_to_scratch(caller, old, from, to);
@@ -412,6 +419,9 @@ impl Tree {
             }
             (Some(FileKind::Config(old)), Some(FileKind::Config(new))) => {
                 AuditEvent::ProviderRenamed(old, new)
+            }
+            (Some(FileKind::View(old)), Some(FileKind::View(new))) => {
+                AuditEvent::ViewRenamed(old, new)
             }
             _ => return,
         };

@@ -44,9 +44,10 @@ pub fn mount_tree(tree: Arc<Tree>, mount_point: &Path, allow_root: bool) -> Resu
         info.allow_root = allow_root;
     });
     let failed = |e| Error::io("a thread cannot be started", e);
-    let fs = Fs::new(tree, None).map_err(failed)?;
+    let fs = Fs::new(tree.clone(), None).map_err(failed)?;
     let drain = fs.drain();
     let (device, mount) = device::mount(&place, allow_root)?;
+    tree.set_mount_info(|info| info.filesystem = Some(mount.id().filesystem()));
     let connection = Connection::of(&mount);
     let start = || {
         let session = session(fs, device, allow_root)?;

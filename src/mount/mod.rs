@@ -54,6 +54,7 @@ mod views;
 
 pub use crate::fuse::Allocator;
 pub use environment::Environment;
+pub use fusermount::{FusermountState, fusermount_state};
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};

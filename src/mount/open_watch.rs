@@ -116,10 +116,17 @@ impl OpenWatch {
     fn record_some(&self, views: &Views) -> bool {
         let events = self.queue.take();
         let were_some = !events.is_empty();
+        // One that was there after all these events, and so at each of its own. A process that opens one file after another is looked
+        // at once.
+        let mut known: Option<Actor> = None;
         for event in events {
             match event {
                 OpenEvent::Opened(opened) => {
-                    let actor = Actor::of_opener(opened.pid, |look| opened.of_process(look));
+                    let same = known.take().filter(|known| known.pid == opened.pid);
+                    let actor = same.unwrap_or_else(|| {
+                        Actor::of_opener(opened.pid, |look| opened.of_process(look))
+                    });
+                    known = Some(actor.clone()).filter(|actor| actor.uid.is_some());
                     if let Ok(ino) = opened.ino() {
                         views.record_open_by(ino, actor);
                     }

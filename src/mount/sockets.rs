@@ -51,7 +51,8 @@ impl Sockets {
                 .and_then(|(socket, file)| {
                     let shared_socket = socket.try_clone();
                     let shared_socket = shared_socket.map_err(|e| Error::io("the socket", e))?;
-                    let served = docker::serve(socket, views.store.clone(), views.clone());
+                    let (store, trail) = (views.store.clone(), views.trail.clone());
+                    let served = docker::serve(socket, store, trail, views.clone());
                     let served = served.inspect_err(|_| file.remove())?;
                     Ok((shared_socket, file, served))
                 });

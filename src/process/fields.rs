@@ -18,6 +18,17 @@ impl Status {
         number(self.field(name)?)
     }
 
+    pub(super) fn name(&self) -> Option<String> {
+        let name = String::from_utf8_lossy(self.field(b"Name:")?);
+        Some(crate::text::printable(&name))
+    }
+
+    /// The last of the four: real, effective, saved, and that of file accesses.
+    pub(super) fn file_user(&self) -> Option<u32> {
+        let mut ids = self.field(b"Uid:")?.split(u8::is_ascii_whitespace);
+        number(ids.nth(3)?)
+    }
+
     /// A set of signals.
     pub(super) fn mask(&self, name: &[u8]) -> Option<u64> {
         u64::from_str_radix(text(self.field(name)?)?, 16).ok()

@@ -19,8 +19,9 @@ pub mod users;
 use std::fs;
 use std::io::ErrorKind;
 
-pub use container::container_of;
+pub use container::{ControlGroup, control_group_of};
 use fields::{Stat, Status, field, number};
+pub use mountinfo::Filesystem;
 
 /// The signals that end a wait although the program catches them: INT, TERM, HUP, QUIT, ALRM. Any other caught signal
 /// (SIGCHLD, say) must not interrupt: bash's `$(<file)` would break.
@@ -60,6 +61,15 @@ pub enum ExitState {
     Gone,
     /// The thread exists, but `/proc` does not show it (`hidepid`, no `/proc`).
     Hidden,
+}
+
+/// The memory of a process that is resident, in bytes. `None`: `/proc` does not show the process, or it has ended.
+pub fn resident_memory(pid: u32) -> Option<u64> {
+    let status = Status::of(pid)?;
+    // In kB, as in "VmRSS:	   12345 kB".
+    let line = std::str::from_utf8(status.field(b"VmRSS:")?).ok()?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// The process (thread group) of a thread. `None`: `/proc` does not show the thread, or it has ended.
@@ -114,9 +124,14 @@ pub enum WritableDescriptor {
     Hidden,
 }
 
-/// Whether the thread has a descriptor that can write one of these inodes. A descriptor that cannot be inspected counts
-/// as one: the caller then waits for the kernel to release the file. Each descriptor takes about 12 us.
-pub fn writable_descriptor(tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
+/// Whether the thread has a descriptor that can write one of these inodes of the filesystem. A descriptor that cannot be
+/// inspected counts as one, and so does one of which no mount shows the filesystem: the caller then waits for the kernel to
+/// release the file. Each descriptor takes about 12 us.
+pub fn writable_descriptor(
+    tid: u32,
+    inodes: [u64; 2],
+    filesystem: Option<&Filesystem>,
+) -> WritableDescriptor {
     let open_if = |is_open| match is_open {
         true => WritableDescriptor::Open,
         false => WritableDescriptor::None,
@@ -134,8 +149,12 @@ pub fn writable_descriptor(tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
             return open_if(exists(tid));
         };
         match fs::read(entry.path()) {
-            Ok(info) if fields::can_write(&info, inodes) => return WritableDescriptor::Open,
-            Ok(_) => {}
+            Ok(info) => {
+                let is_on = || filesystem.is_none_or(|filesystem| filesystem.may_have(tid, &info));
+                if fields::can_write(&info, inodes) && is_on() {
+                    return WritableDescriptor::Open;
+                }
+            }
             // The descriptor was closed meanwhile, or the thread has ended.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => {}
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
@@ -282,7 +301,12 @@ pub trait Processes: Send + Sync {
     /// As [`exit_state`].
     fn exit_state(&self, tid: u32) -> ExitState;
     /// As [`writable_descriptor`].
-    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor;
+    fn writable_descriptor(
+        &self,
+        tid: u32,
+        inodes: [u64; 2],
+        filesystem: Option<&Filesystem>,
+    ) -> WritableDescriptor;
     /// As [`is_alive`].
     fn is_alive(&self, pid: u32) -> bool;
     /// As [`sees_callers`].
@@ -314,8 +338,13 @@ impl Processes for Proc {
         exit_state(tid)
     }
 
-    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
-        writable_descriptor(tid, inodes)
+    fn writable_descriptor(
+        &self,
+        tid: u32,
+        inodes: [u64; 2],
+        filesystem: Option<&Filesystem>,
+    ) -> WritableDescriptor {
+        writable_descriptor(tid, inodes, filesystem)
     }
 
     fn is_alive(&self, pid: u32) -> bool {
@@ -335,22 +364,38 @@ pub(crate) fn all_pids() -> impl Iterator<Item = u32> {
 
 /// The name that the process or thread has given itself, up to 15 bytes, with control characters replaced.
 pub fn name_of(tid: u32) -> Option<String> {
+    Status::of(tid)?.name()
+}
+
+/// What one look at `/proc` shows of a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadInfo {
+    /// Its process.
+    pub pid: u32,
+    /// The process's name, as [`name_of`] gives it.
+    pub program: Option<String>,
+    /// The user that the kernel checks when the thread opens a file.
+    pub file_user: Option<u32>,
+}
+
+/// A thread, and its process. `None`: `/proc` does not show the thread, or it has ended.
+pub fn thread_info(tid: u32) -> Option<ThreadInfo> {
     let status = Status::of(tid)?;
-    Some(crate::text::printable(&String::from_utf8_lossy(
-        status.field(b"Name:")?,
-    )))
+    let pid = status.number(b"Tgid:")?;
+    Some(ThreadInfo {
+        pid,
+        // A program may name each thread.
+        program: match pid == tid {
+            true => status.name(),
+            false => name_of(pid),
+        },
+        file_user: status.file_user(),
+    })
 }
 
 /// The id of the mount that a descriptor belongs to, from its `/proc/PID/fdinfo/N`.
 pub fn mount_of(fdinfo: &[u8]) -> Option<u64> {
     field(fdinfo, b"mnt_id:").and_then(number)
-}
-
-/// The user id that the kernel checks when the thread opens a file.
-pub fn file_user_of(tid: u32) -> Option<u32> {
-    let status = Status::of(tid)?;
-    let mut ids = status.field(b"Uid:")?.split(u8::is_ascii_whitespace);
-    number(ids.nth(3)?)
 }
 
 /// The process's effective user.

@@ -31,6 +31,14 @@ impl MountId {
             .find(|mount| self.is_of(mount))
     }
 
+    /// The filesystem that is mounted.
+    pub(crate) fn filesystem(&self) -> Filesystem {
+        Filesystem {
+            number: self.filesystem.clone(),
+            mount: self.id,
+        }
+    }
+
     fn is_of(&self, mount: &Mount) -> bool {
         if (mount.id, &mount.filesystem) != (self.id, &self.filesystem) {
             return false;
@@ -39,6 +47,28 @@ impl MountId {
             (Some(mine), Some(its)) => mine == its,
             _ => mount.point.as_os_str().as_bytes() == self.point,
         }
+    }
+}
+
+/// A filesystem, whatever its mounts: two mounts of this program give files of the same name the same inode number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    /// As `MAJOR:MINOR`.
+    number: String,
+    /// The mount on which most of its files are opened.
+    mount: u64,
+}
+
+impl Filesystem {
+    /// Whether a descriptor of the thread, as its `fdinfo` shows it, may belong to the filesystem: `false` only if the thread sees
+    /// the descriptor's mount, and that is another filesystem's.
+    pub(super) fn may_have(&self, tid: u32, fdinfo: &[u8]) -> bool {
+        let Some(id) = super::mount_of(fdinfo).filter(|id| *id != self.mount) else {
+            return true;
+        };
+        let mounts = of_process(tid).unwrap_or_default();
+        let mount = mounts.iter().find(|mount| mount.id == id);
+        mount.is_none_or(|mount| mount.filesystem == self.number)
     }
 }
 

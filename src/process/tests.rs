@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 fn has_writable_descriptor(tid: u32, inodes: [u64; 2]) -> bool {
-    writable_descriptor(tid, inodes) != WritableDescriptor::None
+    writable_descriptor(tid, inodes, None) != WritableDescriptor::None
 }
 
 #[track_caller]

@@ -10,9 +10,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::http::{self, Served, Service};
+use super::socket::Client;
+use crate::audit::{AuditEvent, AuditTrail};
 use crate::error::{Error, Result};
+use crate::provider::rfc3339;
 use crate::views::definition::check_name;
-use crate::views::{ViewDefinition, ViewStore};
+use crate::views::{View, ViewDefinition, ViewStore};
 
 /// Where Docker looks for plugins.
 pub const SOCKET: &str = "/run/docker/plugins/simpletuner-live.sock";
@@ -35,12 +38,24 @@ pub trait Mounts: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn serve(socket: OwnedFd, store: Arc<ViewStore>, mounts: impl Mounts) -> Result<Served> {
-    http::serve("docker", socket, Arc::new(Volumes { store, mounts }))
+pub fn serve(
+    socket: OwnedFd,
+    store: Arc<ViewStore>,
+    trail: Arc<AuditTrail>,
+    mounts: impl Mounts,
+) -> Result<Served> {
+    let volumes = Volumes {
+        store,
+        trail: Some(trail),
+        mounts,
+    };
+    http::serve("docker", socket, Arc::new(volumes))
 }
 
 struct Volumes<M> {
     store: Arc<ViewStore>,
+    /// Where changes of views are recorded.
+    trail: Option<Arc<AuditTrail>>,
     mounts: M,
 }
 
@@ -60,14 +75,14 @@ fn or_default<'de, D: Deserializer<'de>>(value: D) -> Result<BTreeMap<String, St
 impl<M: Mounts> Service for Volumes<M> {
     const CONTENT_TYPE: &'static str = "application/vnd.docker.plugins.v1.1+json";
 
-    fn answer(&self, path: &str, content: &[u8]) -> (u16, Vec<u8>) {
+    fn answer(&self, client: Client, path: &str, content: &[u8]) -> (u16, Vec<u8>) {
         // Podman sends no content where none is needed.
         let request = match content.trim_ascii() {
             b"" => Ok(Request::default()),
             content => serde_json::from_slice(content),
         };
         let answer = match request {
-            Ok(request) => self.carry_out(path, &request),
+            Ok(request) => self.carry_out(client, path, &request),
             Err(error) => Err(format!("the request is malformed: {error}")),
         };
         match answer {
@@ -83,43 +98,53 @@ impl<M: Mounts> Service for Volumes<M> {
 }
 
 impl<M: Mounts> Volumes<M> {
-    fn carry_out(&self, path: &str, request: &Request) -> Result<Option<Value>, String> {
+    fn carry_out(
+        &self,
+        client: Client,
+        path: &str,
+        request: &Request,
+    ) -> Result<Option<Value>, String> {
         let name = &*request.name;
         Ok(Some(match path {
             "/Plugin.Activate" => json!({ "Implements": ["VolumeDriver"] }),
             "/VolumeDriver.Capabilities" => json!({ "Capabilities": { "Scope": "local" } }),
-            "/VolumeDriver.Create" => self.create(name, &request.opts)?,
-            "/VolumeDriver.Remove" => self.remove(name)?,
+            "/VolumeDriver.Create" => self.create(client, name, &request.opts)?,
+            "/VolumeDriver.Remove" => self.remove(client, name)?,
             "/VolumeDriver.Path" | "/VolumeDriver.Mount" => {
                 json!({ "Mountpoint": self.folder(name)? })
             }
             // The engine binds the folder, and unbinds it: a view has nothing to begin or to end.
             "/VolumeDriver.Unmount" => json!({}),
             "/VolumeDriver.Get" => {
-                self.require(name)?;
-                json!({ "Volume": self.volume(name) })
+                let view = self.require(name)?;
+                json!({ "Volume": self.volume(&view) })
             }
             "/VolumeDriver.List" => {
                 let views = self.store.current();
-                let volumes: Vec<Value> = views.all().map(|view| self.volume(&view.name)).collect();
+                let volumes: Vec<Value> = views.all().map(|view| self.volume(view)).collect();
                 json!({ "Volumes": volumes })
             }
             _ => return Ok(None),
         }))
     }
 
-    fn volume(&self, name: &str) -> Value {
-        let mut volume = json!({ "Name": name });
+    fn volume(&self, view: &View) -> Value {
+        let created_at = rfc3339(view.changed_at);
+        let mut volume = json!({ "Name": view.name, "CreatedAt": created_at });
         if let Ok(folder) = self.mounts.place() {
-            volume["Mountpoint"] = json!(folder.join(name));
+            volume["Mountpoint"] = json!(folder.join(&view.name));
         }
         volume
     }
 
-    fn require(&self, name: &str) -> Result<(), String> {
-        match self.store.current().get(name) {
-            Some(_) => Ok(()),
-            None => Err(format!("there is no view {name:?}")),
+    fn require(&self, name: &str) -> Result<Arc<View>, String> {
+        let view = self.store.current().get(name).cloned();
+        view.ok_or_else(|| format!("there is no view {name:?}"))
+    }
+
+    fn record(&self, client: Client, event: AuditEvent) {
+        if let Some(trail) = &self.trail {
+            trail.record(client.actor(), event);
         }
     }
 
@@ -129,7 +154,12 @@ impl<M: Mounts> Volumes<M> {
         Ok(self.mounts.place()?.join(name))
     }
 
-    fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<Value, String> {
+    fn create(
+        &self,
+        client: Client,
+        name: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Value, String> {
         check_name(name).map_err(|error| error.to_string())?;
         let views = self.store.current();
         let known = views.get(name).map(|view| &view.definition);
@@ -150,6 +180,7 @@ impl<M: Mounts> Volumes<M> {
                 let text = wanted.to_json().to_string();
                 let put = self.store.put(name, text.as_bytes());
                 put.map_err(|error| error.to_string())?;
+                self.record(client, AuditEvent::ViewSet(name.to_owned()));
             }
         }
         // A view that nobody can see is of no use: better said now than by an empty folder.
@@ -157,13 +188,17 @@ impl<M: Mounts> Volumes<M> {
         Ok(json!({}))
     }
 
-    fn remove(&self, name: &str) -> Result<Value, String> {
+    fn remove(&self, client: Client, name: &str) -> Result<Value, String> {
         self.require(name)?;
         if let Some(place) = self.mounts.bound_at(name) {
             return Err(format!("the view {name} is in use: {place}"));
         }
         match self.store.remove(name) {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(json!({})),
+            Ok(()) => {
+                self.record(client, AuditEvent::ViewRemoved(name.to_owned()));
+                Ok(json!({}))
+            }
+            Err(Error::NotFound { .. }) => Ok(json!({})),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -219,13 +254,19 @@ mod tests {
         let file = folder.path().join("views.json");
         Volumes {
             store: ViewStore::new(&file, Duration::from_secs(1)),
+            trail: None,
             mounts: Somewhere,
         }
     }
 
+    fn client() -> Client {
+        let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        Client::admitted(&theirs).unwrap()
+    }
+
     fn ask(volumes: &Volumes<Somewhere>, request: &str, content: &str) -> (u16, Value) {
         let path = format!("/VolumeDriver.{request}");
-        let (status, answer) = volumes.answer(&path, content.as_bytes());
+        let (status, answer) = volumes.answer(client(), &path, content.as_bytes());
         (status, serde_json::from_slice(&answer).unwrap())
     }
 
@@ -240,7 +281,8 @@ mod tests {
         let views = volumes.store.current();
         let expected = json!({"secrets":["HF_*"],"files":{"token":"A"},"user":"1000","group":"7","mode":"0440","documents":["env","json"]});
         assert_eq!(views.get("hf").unwrap().definition.to_json(), expected);
-        let volume = json!({"Name":"hf","Mountpoint":"/views/hf"});
+        let created_at = rfc3339(views.get("hf").unwrap().changed_at);
+        let volume = json!({"Name":"hf","CreatedAt":created_at,"Mountpoint":"/views/hf"});
         let name = r#"{"Name":"hf","ID":"1"}"#;
         assert_eq!(ask(&volumes, "Get", name).1, json!({ "Volume": volume }));
         assert_eq!(ask(&volumes, "List", "").1, json!({"Volumes":[volume]}));
@@ -318,6 +360,6 @@ mod tests {
         refused("Mount", r#"{"Name":"a"}"#, "there is no view");
         refused("Get", "[1", "is malformed");
         assert_eq!(ask(&volumes, "Nothing", "{}").0, 404);
-        assert_eq!(volumes.answer("/Plugin.Activate", b"").0, 200);
+        assert_eq!(volumes.answer(client(), "/Plugin.Activate", b"").0, 200);
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::socket::is_admitted;
+use super::socket::Client;
 use crate::error::{Error, Result};
 use crate::sync::{self, LARGE_STACK};
 
@@ -48,8 +48,8 @@ pub(super) trait Service: Send + Sync + 'static {
     /// The answer's type.
     const CONTENT_TYPE: &'static str;
 
-    /// Answers a POST to this path with this content: the status, and the content.
-    fn answer(&self, path: &str, content: &[u8]) -> (u16, Vec<u8>);
+    /// Answers a client's POST to this path with this content: the status, and the content.
+    fn answer(&self, client: Client, path: &str, content: &[u8]) -> (u16, Vec<u8>);
 
     /// The content that says why a request was not answered.
     fn problem(&self, why: &str) -> Vec<u8>;
@@ -159,12 +159,12 @@ fn accept_all<S: Service>(
 }
 
 async fn answer_one<S: Service>(connection: UnixStream, service: Arc<S>) {
-    if !is_admitted(&connection) {
+    let Some(client) = Client::admitted(&connection) else {
         return tracing::warn!("a socket was refused to a process of another user");
-    }
+    };
     let answer = service_fn(|request| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(answer(request, service).await) }
+        async move { Ok::<_, Infallible>(answer(client, request, service).await) }
     });
     let connection = http1::Builder::new()
         // A client that keeps its connection would keep its place.
@@ -177,7 +177,11 @@ async fn answer_one<S: Service>(connection: UnixStream, service: Arc<S>) {
     let _ = connection.await;
 }
 
-async fn answer<S: Service>(request: Request<Incoming>, service: Arc<S>) -> Response<Full<Bytes>> {
+async fn answer<S: Service>(
+    client: Client,
+    request: Request<Incoming>,
+    service: Arc<S>,
+) -> Response<Full<Bytes>> {
     let refuse = |status, why: &str| response::<S>(status, service.problem(why));
     if request.method() != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered");
@@ -190,7 +194,7 @@ async fn answer<S: Service>(request: Request<Incoming>, service: Arc<S>) -> Resp
         Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the request did not arrive"),
     };
     let asked = service.clone();
-    match spawn_blocking(move || asked.answer(&path, &content)).await {
+    match spawn_blocking(move || asked.answer(client, &path, &content)).await {
         Ok((status, content)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             response::<S>(status, content)

@@ -12,6 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Actor;
 use crate::error::{Error, Result};
 
 /// How many clients may wait to be accepted, while a server is replaced, too.
@@ -111,10 +112,28 @@ fn remove_abandoned(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether the process that has connected is root's or this user's.
-pub(super) fn is_admitted(connection: impl AsFd) -> bool {
-    let me = rustix::process::geteuid();
-    socket_peercred(connection).is_ok_and(|peer| peer.uid.is_root() || peer.uid == me)
+/// The process that has connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    uid: u32,
+    pid: u32,
+}
+
+impl Client {
+    /// `None`: it is neither root's nor this user's, and is not to be answered.
+    pub(super) fn admitted(connection: impl AsFd) -> Option<Self> {
+        let me = rustix::process::geteuid();
+        let peer = socket_peercred(connection).ok()?;
+        (peer.uid.is_root() || peer.uid == me).then(|| Self {
+            uid: peer.uid.as_raw(),
+            pid: peer.pid.as_raw_nonzero().get().cast_unsigned(),
+        })
+    }
+
+    /// As the audit trail names it.
+    pub(super) fn actor(self) -> Actor {
+        Actor::of_thread(self.uid, self.pid)
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +151,7 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let client = UnixStream::connect(&path).unwrap();
-        assert!(is_admitted(&client));
+        assert!(Client::admitted(&client).is_some());
         let taken = listen(&path).unwrap_err().to_string();
         assert!(taken.contains("another program listens at"), "{taken}");
         assert!(file.is_there());

@@ -21,9 +21,11 @@ pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
 pub use document::MAX_VIEWS;
 pub use open_audit::OpenAudit;
-pub use owner::FileOwner;
+pub use owner::{FileOwner, Missing};
 pub use pattern::Pattern;
-pub use store::{Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore};
+pub use store::{
+    Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore, read_definitions,
+};
 pub use tree::Views;
 
 /// The inode number of the root folder.

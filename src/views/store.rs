@@ -33,7 +33,7 @@ pub struct View {
     pub definition: ViewDefinition,
     /// Who owns its files.
     pub owner: FileOwner,
-    /// When it was defined so, as far as this process knows.
+    /// When it was defined so, or later: a process that starts knows only when the file was last written.
     pub changed_at: SystemTime,
     /// The inode number of its folder.
     pub folder: u64,
@@ -92,8 +92,22 @@ impl Definitions {
         )
     }
 
-    /// The next definitions: views that stay as they are keep their time.
-    fn next(&self, parsed: BTreeMap<String, ViewDefinition>, mounting: FileOwner) -> Self {
+    /// For the next server: the time of each view in seconds, in a line of JSON, and the file's content.
+    pub fn to_record(&self) -> String {
+        let since = |view: &View| view.changed_at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = |view: &View| since(view).map_or(0, |since| since.as_secs());
+        let times = self.all().map(|view| (&*view.name, seconds(view)));
+        let times: BTreeMap<&str, u64> = times.collect();
+        format!("{}\n{}", serde_json::json!(times), self.to_text())
+    }
+
+    /// The next definitions: views that stay as they are keep their time, and `changed_at` is that of the others.
+    fn next(
+        &self,
+        parsed: BTreeMap<String, ViewDefinition>,
+        mounting: FileOwner,
+        changed_at: impl Fn(&str) -> SystemTime,
+    ) -> Self {
         let mut next = Self::default();
         for (name, definition) in parsed {
             let (owner, warnings) = FileOwner::of(&definition, mounting);
@@ -105,10 +119,10 @@ impl Definitions {
                 }
                 Arc::new(View {
                     folder: folder_of(&name),
+                    changed_at: changed_at(&name),
                     name: name.clone(),
                     definition,
                     owner,
-                    changed_at: SystemTime::now(),
                 })
             });
             next.by_folder.insert(view.folder, view.clone());
@@ -209,10 +223,20 @@ impl ViewStore {
         self.listeners.write().push(listener);
     }
 
-    /// Puts the definitions in force that a server before this one had in force. The file is read later.
-    pub fn restore(&self, text: &[u8]) {
-        if let Ok(views) = parse_all(text) {
-            let restored = Definitions::default().next(views, self.mounting);
+    /// Puts the definitions in force that a server before this one had in force ([`to_record`](Definitions::to_record)). The file is
+    /// read later.
+    pub fn restore(&self, record: &[u8]) {
+        let mut lines = record.splitn(2, |&byte| byte == b'\n');
+        let times: BTreeMap<String, u64> = lines
+            .next()
+            .and_then(|times| serde_json::from_slice(times).ok())
+            .unwrap_or_default();
+        if let Ok(views) = parse_all(lines.next().unwrap_or_default()) {
+            let at = |name: &str| match times.get(name) {
+                Some(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds),
+                None => SystemTime::now(),
+            };
+            let restored = Definitions::default().next(views, self.mounting, at);
             self.in_force.lock().definitions = Arc::new(restored);
         }
     }
@@ -265,7 +289,7 @@ impl ViewStore {
         // A link is followed, and its target replaced.
         let target = place::find(&self.path).map_err(failed)?.path().to_owned();
         let _lock = Lock::take(&target, self.lock_timeout)?;
-        let (mut views, _) = self.read().map_err(|reason| self.unreadable(&reason))?;
+        let (mut views, _) = read(&self.path).map_err(|reason| self.unreadable(&reason))?;
         edit(&mut views)?;
         let malformed = |reason| Error::Malformed {
             what: self.path.display().to_string(),
@@ -294,17 +318,6 @@ impl ViewStore {
         )
     }
 
-    /// The file's views, and its stamp; none if there is no file.
-    fn read(&self) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>), String> {
-        match read_file(&self.path, MAX_FILE) {
-            Ok(content) => Ok((parse_all(&content.bytes)?, Some(content.stamp))),
-            Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
-            Err(ReadError::NotAFile(what)) => Err(what.into()),
-            Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
-            Err(ReadError::Io(error)) => Err(error.to_string()),
-        }
-    }
-
     /// Reads the file if it has changed, and puts it in force. Waits for the disk.
     pub fn check(&self) {
         let _changing = self.changing.lock();
@@ -320,7 +333,7 @@ impl ViewStore {
                 return;
             }
         }
-        match self.read() {
+        match read(&self.path) {
             Ok((views, stamp)) => self.apply(views, stamp),
             Err(problem) => {
                 let mut in_force = self.in_force.lock();
@@ -339,7 +352,10 @@ impl ViewStore {
     /// The caller holds `changing`.
     fn apply(&self, views: BTreeMap<String, ViewDefinition>, stamp: Option<Stamp>) {
         let before = self.current();
-        let after = Arc::new(before.next(views, self.mounting));
+        // The file may have been written long before this process.
+        let now = SystemTime::now();
+        let written = stamp.map_or(now, |stamp| stamp.modified().min(now));
+        let after = Arc::new(before.next(views, self.mounting, |_| written));
         let change = DefinitionsChange {
             before,
             after,
@@ -424,6 +440,25 @@ impl ViewStore {
                 self.check();
             }
         }
+    }
+}
+
+/// The views' definitions in a file; none if there is no file.
+///
+/// # Errors
+/// What is wrong, and in which view.
+pub fn read_definitions(path: &Path) -> Result<BTreeMap<String, ViewDefinition>, String> {
+    read(path).map(|(views, _)| views)
+}
+
+/// The file's views, and its stamp; none if there is no file.
+fn read(path: &Path) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>), String> {
+    match read_file(path, MAX_FILE) {
+        Ok(content) => Ok((parse_all(&content.bytes)?, Some(content.stamp))),
+        Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
+        Err(ReadError::NotAFile(what)) => Err(what.into()),
+        Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
+        Err(ReadError::Io(error)) => Err(error.to_string()),
     }
 }
 

@@ -5,14 +5,14 @@ use std::process::{Child, Stdio};
 use super::*;
 
 /// An engine with a folder of its own. It has no network.
-struct Engine {
+pub(super) struct Engine {
     home: tempfile::TempDir,
     daemon: Child,
 }
 
 impl Engine {
     /// `None`, with a message, if it cannot be started.
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -66,7 +66,7 @@ impl Engine {
         command.spawn()
     }
 
-    fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         format!("unix://{}", self.home.path().join("docker.sock").display())
     }
 
@@ -220,6 +220,15 @@ fn volumes_are_views_with_their_own_users_subsets_and_names() {
     docker.run(&["rm", "-f", "holder"]).done();
     docker.run(&["volume", "rm", "hf", "web"]).done();
     assert_eq!(daemon.cli(&["view", "ls", "--json"]).done().trim(), "{}");
+    // The engine's process has asked.
+    wait_until("the changes are recorded", || {
+        let tail = daemon.cli(&["audit", "tail", "-n", "1000"]).done();
+        let by_engine = |what: &str| {
+            tail.lines()
+                .any(|line| line.contains("dockerd[") && line.ends_with(what))
+        };
+        by_engine("View hf set") && by_engine("View web removed")
+    });
 }
 
 #[test]
@@ -267,7 +276,14 @@ fn a_container_reads_through_rotations_killed_servers_an_upgrade_and_a_restart_o
     };
     rotate(&docker, 0);
     rotate(&docker, 1);
+    let created_at = || {
+        let inspect = ["volume", "inspect", "-f", "{{.CreatedAt}}", "hf"];
+        docker.run(&inspect).done()
+    };
+    let created = created_at();
+    assert!(created.starts_with("20"), "{created}");
     daemon.kill("server_pid");
+    assert_eq!(created_at(), created);
     rotate(&docker, 2);
     daemon.kill("keeper_pid");
     daemon.kill("server_pid");

@@ -2,11 +2,13 @@
 //! message, where an engine cannot be started.
 
 mod cdi;
+mod compose;
 mod docker;
 mod podman;
 mod socket;
 #[path = "../support/mod.rs"]
 mod support;
+mod whole_values;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,13 +3,13 @@
 use super::*;
 
 /// Podman with all its files in a folder of its own.
-struct Podman {
+pub(super) struct Podman {
     home: tempfile::TempDir,
 }
 
 impl Podman {
     /// `None`, with a message, if it does not run here.
-    fn new(driver: &str, socket: &Path) -> Option<Self> {
+    pub(super) fn new(driver: &str, socket: &Path) -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -36,11 +36,11 @@ impl Podman {
         None
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.home.path().join(path)
     }
 
-    fn run(&self, args: &[&str]) -> CommandOutput {
+    pub(super) fn run(&self, args: &[&str]) -> CommandOutput {
         self.run_by(Command::new("podman"), args)
     }
 

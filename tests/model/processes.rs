@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
-use simpletuner_live::process::{ExitState, Process, Processes, WritableDescriptor};
+use simpletuner_live::process::{ExitState, Filesystem, Process, Processes, WritableDescriptor};
 
 use crate::Broken;
 
@@ -148,7 +148,12 @@ impl Processes for Table {
         }
     }
 
-    fn writable_descriptor(&self, tid: u32, inodes: [u64; 2]) -> WritableDescriptor {
+    fn writable_descriptor(
+        &self,
+        tid: u32,
+        inodes: [u64; 2],
+        _: Option<&Filesystem>,
+    ) -> WritableDescriptor {
         match self.lock().writes(tid & !1, inodes) {
             true => WritableDescriptor::Open,
             false => WritableDescriptor::None,

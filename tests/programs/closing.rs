@@ -285,3 +285,53 @@ same(text('K'), 'written', 'closed')
 "#,
     );
 }
+
+#[test]
+fn a_file_of_the_same_name_in_another_mount_delays_no_close() {
+    let (live, other) = (Live::start(), Live::start());
+    live.write("secrets/K", "old");
+    other.write("secrets/K", "other");
+    let program = r#"
+g = os.open(os.environ['OTHER'], os.O_WRONLY)
+f = os.open('K', os.O_WRONLY | os.O_TRUNC)
+same(os.fstat(f).st_ino, os.fstat(g).st_ino, 'the numbers of both')
+os.write(f, b'\xc3')
+# Only the close that commits gives the error.
+try: os.close(f); same('done', 'EILSEQ', 'the close')
+except OSError as e: same(e.errno, errno.EILSEQ, 'the close')
+"#;
+    let mut python = python_in(&live, "secrets", program);
+    python.env("OTHER", other.path("secrets/K"));
+    succeeds_in(&live, python);
+}
+
+#[test]
+fn a_descriptor_of_a_bind_mount_counts_as_one_of_the_mount() {
+    if !is_root() {
+        return;
+    }
+    let live = Live::start();
+    live.write("secrets/K", "old");
+    let bound = live.home("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let program = r#"
+g = os.open(os.environ['BOUND'], os.O_WRONLY | os.O_TRUNC)
+f = os.dup(g)
+os.write(f, b'ha'); os.close(f)
+same(text('K'), 'old', 'while another descriptor is open')
+os.write(g, b'lf'); os.close(g)
+same(text('K'), 'half', 'after the last close')
+"#;
+    let mut python = python_in(&live, "secrets", program);
+    python.env("BOUND", bound.join("K"));
+    let script = format!("mount --bind \"$0\" {} && exec \"$@\"", bound.display());
+    let mut unshared = Command::new("unshare");
+    unshared.args(["-m", "sh", "-c", &script]);
+    unshared.arg(live.path("secrets")).arg(python.get_program());
+    unshared.args(python.get_args());
+    unshared.current_dir(live.path("secrets"));
+    for (name, value) in python.get_envs() {
+        unshared.env(name, value.unwrap_or_default());
+    }
+    succeeds_in(&live, unshared);
+}

@@ -274,3 +274,62 @@ fn without_audit_reads_no_open_is_recorded_and_a_reload_changes_that() {
     before.end();
     reader.end();
 }
+
+#[test]
+fn a_change_of_a_view_is_recorded_with_the_process_that_made_it() {
+    if !is_root() {
+        return;
+    }
+    let live = with_view(&[], "");
+    let pid = live
+        .sh("echo '{\"secrets\": [\"A\"]}' > views/w.json; mv views/w.json views/x.json; echo $$");
+    cli(&live, &["view", "rm", "x"]).done();
+    live.try_sh("echo '{' > views/bad.json; rm views/none.json");
+    let expected = [
+        "View v set",
+        "View w set",
+        "View w renamed to x",
+        "View x removed",
+    ];
+    let changes = || {
+        let tail = cli(&live, &["audit", "tail", "-n", "1000", "--json"]).done();
+        let rows = tail.lines().map(|row| serde_json::from_str(row).unwrap());
+        let of_views = |row: &Value| row["action"].as_str().unwrap().starts_with("View ");
+        rows.filter(of_views).collect::<Vec<Value>>()
+    };
+    wait_until("the changes are recorded", || {
+        changes().len() >= expected.len()
+    });
+    let changes = changes();
+    let actions: Vec<&str> = changes
+        .iter()
+        .map(|row| row["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(actions, expected);
+    assert_eq!(
+        changes[1]["details"]["pid"],
+        pid.trim().parse::<u32>().unwrap()
+    );
+    assert_eq!(changes[2]["details"]["program"], "mv");
+    assert_eq!(changes[3]["details"]["view"], "x");
+    assert!(
+        changes
+            .iter()
+            .all(|row| row["details"]["uid"] == 0 && row["signed"] == true)
+    );
+
+    let home = live.stop();
+    let cli = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simpletuner-live"));
+        ran(command.args(args).env("HOME", home.path())).done()
+    };
+    cli(&["view", "create", "y", "--secret", "A"]);
+    cli(&["view", "rm", "v"]);
+    let tail = cli(&["audit", "tail"]);
+    let made_by = |what: &str| {
+        let mut lines = tail.lines();
+        lines.any(|line| line.contains(what) && line.contains("simpletuner"))
+    };
+    assert!(made_by("View y set") && made_by("View v removed"), "{tail}");
+    cli(&["audit", "verify"]);
+}

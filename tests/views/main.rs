@@ -3,6 +3,7 @@
 
 mod audit;
 mod definitions;
+mod hostile;
 mod lifecycle;
 mod reading;
 #[path = "../support/mod.rs"]

@@ -1,11 +1,14 @@
-"""torture.py FOLDER SECONDS: readers and writers of many kinds on values that say what they are: a letter, the whole length
-(7 digits), a number (8 digits), and then only the letter. Prints, as JSON, how often each kind ran and what was wrong."""
+"""torture.py FOLDER SECONDS VIEW: readers and writers of many kinds on values that say what they are: a letter, the whole length
+(7 digits), a number (8 digits), and then only the letter; readers also in the view, which has the names v* and st*. `torture.py VIEW
+SECONDS` only reads, as in a container. Prints, as JSON, how often each kind ran and what was wrong."""
 import errno, json, mmap, os, random, signal, subprocess, sys, tempfile, time
 
 FOLDER, SECONDS = sys.argv[1], float(sys.argv[2])
+VIEW = sys.argv[3] if len(sys.argv) > 3 else None
 SHARED = [f'{FOLDER}/v{i}' for i in range(4)]
+IN_VIEW = [f'{VIEW or FOLDER}/v{i}' for i in range(4)]
 BUNDLE = os.path.join(os.path.dirname(FOLDER), 'bundle/secrets.json')
-SCRATCH = tempfile.mkdtemp()
+SCRATCH = tempfile.mkdtemp() if VIEW else None
 END = time.monotonic() + SECONDS
 
 
@@ -181,6 +184,8 @@ def looks_after_its_close(_):
     if os.stat(p).st_size != len(b): raise Bad('a stale stat')
     with open(p, 'rb') as f:
         if f.read() != b: raise Bad('a stale read')
+    with open(f'{VIEW}/st{os.getpid()}', 'rb') as f:
+        if f.read() != b: raise Bad('a stale read in the view')
     if random.random() < .05 and subprocess.run(['cat', p], stdout=subprocess.PIPE).stdout != b: raise Bad('a stale read by another process')
 
 
@@ -192,7 +197,16 @@ def removes_before_its_close(_):
 
 
 READERS = [reads_once, reads_pieces, maps, maps_without_a_look, holds, sends, stats]
-KINDS = [(READERS, 0.0005)] * 3 + [
+
+
+def in_the_view(kind):
+    def reads(_): kind(random.choice(IN_VIEW))
+    reads.__name__ = f'{kind.__name__}_in_the_view'
+    return reads
+
+
+READERS_OF_VIEW = [in_the_view(kind) for kind in READERS + [cats]]
+KINDS = [(READERS_OF_VIEW, 0.0005)] * 3 if VIEW is None else [(READERS_OF_VIEW, 0.0005)] * 2 + [(READERS, 0.0005)] * 3 + [
     ([cats], .05), ([reads_the_bundle], .1), ([writes_20000, writes_777], .01), ([shell], .02),
     ([renames, moves, renames_before_the_close, renames_a_left_over_file], .01), ([is_killed], .02),
     ([lets_a_child_write, truncates_and_appends, removes_before_its_close], .01), ([looks_after_its_close], .002)]
@@ -219,7 +233,7 @@ def worker(kinds, pause, out):
 
 def forgets():
     """Has the kernel drop its inodes now and then, where it may be told to."""
-    while time.monotonic() < END:
+    while VIEW and time.monotonic() < END:
         try:
             with open('/proc/sys/vm/drop_caches', 'w') as f: f.write('2')
         except OSError: return
@@ -227,7 +241,7 @@ def forgets():
 
 
 def main():
-    for p in SHARED: writes_20000(p)
+    for p in SHARED if VIEW else []: writes_20000(p)
     r, w = os.pipe(); pids = []
     for job in [lambda kinds=kinds, pause=pause: worker(kinds, pause, w) for kinds, pause in KINDS] + [forgets]:
         if (pid := os.fork()) == 0:
@@ -242,8 +256,8 @@ def main():
             n, bad, some = json.loads(line); violations += bad; first += some
             for kind, number in n.items(): counts[kind] = counts.get(kind, 0) + number
     crashed = [s for s in (os.waitpid(pid, 0)[1] for pid in pids) if s]
-    left = sorted(n for n in os.listdir(FOLDER) if '.' in n)
-    os.rmdir(SCRATCH)
+    left = sorted(n for n in os.listdir(FOLDER) if '.' in n and VIEW)
+    if SCRATCH: os.rmdir(SCRATCH)
     print(json.dumps({'operations': counts, 'violations': violations, 'first': first[:20], 'crashed': crashed, 'left': left}))
 
 

@@ -6,10 +6,14 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::to_text;
 use super::verifier::{GENESIS, OtherColumns, SignedRow};
 use crate::audit::row::UnsignedRow;
+use crate::sqlite::LazyStatement;
+
+const INSERT: &str = "INSERT INTO audit_log (timestamp, event_type, actor_username, target_type, target_id, action, details,
+    previous_hash, entry_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 /// Appends to the chain. The transaction must be `IMMEDIATE`, so that no other program appends after the same row.
 pub(in crate::audit) struct Appender<'a> {
-    transaction: &'a Transaction<'a>,
+    insert: LazyStatement<'a>,
     key: &'a hmac::Key,
     last_hash: String,
 }
@@ -26,7 +30,7 @@ impl<'a> Appender<'a> {
         );
         let last_hash = last.optional()?.unwrap_or_else(|| GENESIS.to_owned());
         Ok(Self {
-            transaction,
+            insert: LazyStatement::new(transaction, INSERT),
             key,
             last_hash,
         })
@@ -45,21 +49,17 @@ impl<'a> Appender<'a> {
             others: OtherColumns::default(),
         }
         .hash(self.key);
-        self.transaction.execute(
-            "INSERT INTO audit_log (timestamp, event_type, actor_username, target_type, target_id, action, details,
-             previous_hash, entry_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            params![
-                row.timestamp,
-                row.event_type,
-                row.username,
-                row.target_type,
-                row.target_id,
-                row.action,
-                row.details,
-                self.last_hash,
-                hash
-            ],
-        )?;
+        self.insert.prepared()?.execute(params![
+            row.timestamp,
+            row.event_type,
+            row.username,
+            row.target_type,
+            row.target_id,
+            row.action,
+            row.details,
+            self.last_hash,
+            hash
+        ])?;
         self.last_hash = hash;
         Ok(())
     }

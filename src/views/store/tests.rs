@@ -181,8 +181,32 @@ fn what_was_in_force_is_in_force_again_until_the_file_is_read() {
     store.put("trainer", A).unwrap();
     fs::write(dir.path().join("views.json"), "{").unwrap();
     let next = ViewStore::new(&dir.path().join("views.json"), Duration::from_secs(5));
-    next.restore(store.current().to_text().as_bytes());
+    next.restore(store.current().to_record().as_bytes());
     next.check();
     assert_eq!(names(&next), ["trainer"]);
     assert!(next.problem().is_some());
+}
+
+#[test]
+fn a_view_keeps_the_time_of_its_definition_across_servers() {
+    let (dir, store) = store();
+    store.put("trainer", A).unwrap();
+    let file = dir.path().join("views.json");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let written = fs::File::options().write(true).open(&file).unwrap();
+    written.set_modified(at).unwrap();
+    let time = |store: &ViewStore, name: &str| store.current().get(name).unwrap().changed_at;
+
+    let first = ViewStore::new(&file, Duration::from_secs(5));
+    first.check();
+    assert_eq!(time(&first, "trainer"), at);
+    first.put("web", A).unwrap();
+    assert_eq!(time(&first, "trainer"), at);
+    assert!(time(&first, "web") > at);
+
+    let next = ViewStore::new(&file, Duration::from_secs(5));
+    next.restore(first.current().to_record().as_bytes());
+    assert_eq!(names(&next), ["trainer", "web"]);
+    next.check();
+    assert_eq!(time(&next, "trainer"), at);
 }
