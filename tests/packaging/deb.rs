@@ -79,7 +79,7 @@ other=$(program_of "$here/home/other")
 say upgrade
 as_user bash -c '
     exec 9< ~/.simpletuner/live/secrets/KEY
-    until [ -e ../ended ]; do
+    until [ -e ended ]; do
         read -r value < ~/.simpletuner/live/secrets/KEY || true
         [ "$value" = value ] && echo >> ~/reads || echo >> ~/failures
     done' &
