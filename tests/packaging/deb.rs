@@ -6,13 +6,25 @@ use std::process::{Command, Stdio};
 
 use crate::support::home::{BINARY, Home, is_root};
 
+/// The folders of programs, with that of the cargo-deb that scripts/test-tools installs, which names the same version.
+fn path() -> String {
+    let tools = std::env::var("SIMPLETUNER_LIVE_TEST_TOOLS").unwrap_or_default();
+    let path = std::env::var("PATH").unwrap();
+    format!("{path}:{tools}/cargo-deb-3.8.0/bin")
+}
+
 /// Builds the package; `None`: there is no cargo-deb.
 fn package(home: &Home, revision: &str) -> Option<String> {
     let has_tool = |command: &mut Command| {
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    if !has_tool(Command::new("cargo").args(["deb", "--version"])) {
+    let path = path();
+    if !has_tool(
+        Command::new("cargo")
+            .args(["deb", "--version"])
+            .env("PATH", &path),
+    ) {
         eprintln!("skipped: there is no cargo-deb (cargo install --locked cargo-deb)");
         return None;
     }
@@ -22,6 +34,7 @@ fn package(home: &Home, revision: &str) -> Option<String> {
         .arg(home.0.path())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CARGO_TARGET_DIR", target)
+        .env("PATH", &path)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -66,7 +79,7 @@ other=$(program_of "$here/home/other")
 say upgrade
 as_user bash -c '
     exec 9< ~/.simpletuner/live/secrets/KEY
-    until [ -e ../ended ]; do
+    until [ -e ended ]; do
         read -r value < ~/.simpletuner/live/secrets/KEY || true
         [ "$value" = value ] && echo >> ~/reads || echo >> ~/failures
     done' &
