@@ -75,7 +75,8 @@ fn command_page(command: &Command, parent: Option<&str>, date: &str) -> Vec<u8> 
         .get_arguments()
         .any(|argument| !argument.is_hide_set());
     let has_subcommands = shown(command).next().is_some();
-    let sections: [(bool, fn(&Man, &mut dyn Write) -> io::Result<()>); 5] = [
+    type Render = fn(&Man, &mut dyn Write) -> io::Result<()>;
+    let sections: [(bool, Render); 5] = [
         (true, Man::render_name_section),
         (true, Man::render_synopsis_section),
         (true, Man::render_description_section),

@@ -127,10 +127,13 @@ pub(super) fn clock_against(server: &str, seconds: Option<i64>) -> Option<Findin
         "this machine's clock is {} s {direction} that of {server}",
         seconds.unsigned_abs()
     );
-    let finding = match seconds.abs() {
-        ..=NOTED_SKEW => return None,
-        ..=MAX_SKEW => Finding::warning(message),
-        _ => Finding::failed(message),
+    let skew = seconds.abs();
+    if skew <= NOTED_SKEW {
+        return None;
+    }
+    let finding = match skew <= MAX_SKEW {
+        true => Finding::warning(message),
+        false => Finding::failed(message),
     };
     Some(finding.mended_by("sudo timedatectl set-ntp true"))
 }

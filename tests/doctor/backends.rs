@@ -13,7 +13,7 @@ use crate::servers::proxy::{Fault, Proxy};
 const SECRET: &str = "team/simpletuner";
 
 fn aws(moto: &Moto) -> Patient {
-    let mut patient = Patient::new();
+    let mut patient = Patient::healthy();
     patient.env = moto.env(&moto.url());
     let settings = format!("aws_secret_name: {SECRET}\ntimeout: {{total: 5}}\n");
     patient.home.write(".simpletuner/live.yaml", &settings);
@@ -124,7 +124,7 @@ fn as_user(moto: &Moto, (key, secret): (String, String)) -> Vec<(&'static str, S
 }
 
 fn vault(openbao: &OpenBao, token: &str) -> Patient {
-    let mut patient = Patient::new();
+    let mut patient = Patient::healthy();
     patient.env.push(("VAULT_TOKEN", token.to_owned()));
     let settings = format!("vault_url: {}\ntimeout: {{total: 5}}\n", openbao.url());
     patient.home.write(".simpletuner/live.yaml", &settings);
@@ -264,7 +264,7 @@ fn server_of_long_ago() -> String {
 #[test]
 fn a_clock_that_differs_from_the_servers_is_found() {
     let url = server_of_long_ago();
-    let mut patient = Patient::new();
+    let mut patient = Patient::healthy();
     patient.env = vec![
         ("VAULT_ADDR", url.clone()),
         ("VAULT_TOKEN", "t".to_owned()),
@@ -297,7 +297,7 @@ fn what_the_mount_can_ask_and_this_command_cannot_is_a_warning() {
 
 #[test]
 fn a_program_that_is_missing_or_prints_nonsense_is_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let run = |run: &str| {
         let settings = format!("command: [{{name: mine, run: {run}}}]\n");
         patient.home.write(".simpletuner/live.yaml", &settings);

@@ -9,7 +9,7 @@ fn files_that_others_may_read_or_change_are_found_and_mended() {
     if !is_root() {
         return;
     }
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh(&format!("echo {VALUE} | simpletuner-live set A"));
     for (script, expected) in [
         (
@@ -45,7 +45,7 @@ fn files_that_others_may_read_or_change_are_found_and_mended() {
 
 #[test]
 fn settings_that_are_wrong_are_found_and_the_other_checks_go_on() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh(&format!("echo {VALUE} | simpletuner-live set A"));
     patient.sh("echo 'ttll: 3' > .simpletuner/live.yaml");
     let report = patient.doctor();
@@ -71,7 +71,7 @@ fn settings_that_are_wrong_are_found_and_the_other_checks_go_on() {
 
 #[test]
 fn without_a_home_the_machine_is_checked_all_the_same() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let mut doctor = patient.command(BINARY);
     let report = Report::of(ran(doctor.args(["doctor", "--json"]).env_remove("HOME")));
     assert_eq!(report.code, 1);
@@ -82,7 +82,7 @@ fn without_a_home_the_machine_is_checked_all_the_same() {
 
 #[test]
 fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh(&format!(
         "for key in A B; do echo {VALUE} | simpletuner-live set $key; done"
     ));
@@ -143,7 +143,7 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
 
 #[test]
 fn a_mount_that_is_dead_stopped_or_older_than_its_settings_is_found_and_mended() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.breaks("true", "mount", "nothing is mounted");
     let report = patient.doctor();
     assert_eq!(report.check("mount").status(), "ok");
@@ -184,7 +184,7 @@ fn a_mount_that_is_dead_stopped_or_older_than_its_settings_is_found_and_mended()
 
 #[test]
 fn patterns_without_a_secret_and_users_who_do_not_exist_are_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let view = "simpletuner-live view create trainer --secret";
     patient.sh(&format!("echo {VALUE} | simpletuner-live set HF_TOKEN"));
     patient.sh(&format!("simpletuner-live mount && {view} 'HF_*'"));
@@ -212,7 +212,7 @@ fn patterns_without_a_secret_and_users_who_do_not_exist_are_found() {
 
 #[test]
 fn what_simpletuner_cannot_read_is_found_and_adopted() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh(&format!("echo {VALUE} | simpletuner-live set A"));
     patient.breaks("true", "simpletuner", "cannot decrypt 1 encrypted value");
     patient.breaks(
@@ -226,7 +226,7 @@ fn what_simpletuner_cannot_read_is_found_and_adopted() {
     patient
         .check("simpletuner")
         .is("failed", "is not an SQLite database");
-    let mut named = Patient::new();
+    let mut named = Patient::healthy();
     named.env.push((
         "SIMPLETUNER_STATE_DIR",
         named.home.path("state").display().to_string(),
@@ -236,7 +236,7 @@ fn what_simpletuner_cannot_read_is_found_and_adopted() {
 
 #[test]
 fn a_trail_that_was_changed_and_errors_in_the_log_are_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh(&format!(
         "echo {VALUE} | simpletuner-live set A; echo {VALUE} | simpletuner-live set B"
     ));
@@ -263,7 +263,7 @@ fn a_trail_that_was_changed_and_errors_in_the_log_are_found() {
 
 #[test]
 fn a_unit_that_nothing_starts_or_whose_program_is_gone_is_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let found = patient.check("service");
     if found.status() != "skipped" {
         eprintln!("skipped: this machine has a service of its own");
@@ -298,7 +298,7 @@ fn a_unit_that_nothing_starts_or_whose_program_is_gone_is_found() {
 
 #[test]
 fn a_socket_that_nobody_answers_is_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh("printf 'docker: true\\ndocker_socket: ~/docker.sock\\n' > .simpletuner/live.yaml; simpletuner-live mount");
     patient.check("sockets").is("ok", "docker.sock");
     patient.breaks("rm docker.sock", "sockets", "is gone");
@@ -307,7 +307,7 @@ fn a_socket_that_nobody_answers_is_found() {
 
 #[test]
 fn the_table_fits_its_terminal_and_has_colours_there_only() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let script = "script -qec 'stty cols 70; simpletuner-live doctor' /dev/null";
     let shown = patient.sh(&format!("TERM=xterm {script}"));
     assert!(

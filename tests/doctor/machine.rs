@@ -31,7 +31,7 @@ fn a_device_that_is_missing_or_another_is_found_and_made() {
     if !is_root() {
         return;
     }
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let dev = "mkdir dev && mount -t tmpfs none dev && mkdir dev/shm && mount --rbind /dev/shm dev/shm \
                && mknod -m 666 dev/null c 1 3 && mknod -m 666 dev/urandom c 1 9";
     let here = "mount --rbind dev /dev";
@@ -49,7 +49,7 @@ fn a_full_or_read_only_disk_is_found() {
     if !is_root() {
         return;
     }
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     patient.sh("mount -t tmpfs -o size=100m none .simpletuner && chmod 700 .simpletuner");
     assert_eq!(patient.check("disk").status(), "ok");
     patient.sh("fallocate -l 60m .simpletuner/big");
@@ -66,7 +66,7 @@ fn a_full_or_read_only_disk_is_found() {
 
 #[test]
 fn limits_that_are_too_low_are_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let with = |limit: &str| {
         let mut command = patient.command("prlimit");
         command.args([limit, BINARY, "doctor", "--json"]);
@@ -146,7 +146,7 @@ fn an_ordinary_user_who_lets_others_in_needs_a_line_of_fuse_conf() {
     if !is_root() {
         return;
     }
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     // In a namespace, so that the machine's own file stays as it is; as another user, whom the settings let root in for.
     patient.sh("chmod 755 . && install -m 755 \"$(readlink -f bin/simpletuner-live)\" program && touch fuse.conf && mkdir user \
          && echo 'allow_root: true' > user/live.yaml && chown -R nobody user && touch /etc/fuse.conf");
@@ -173,7 +173,7 @@ fn an_ordinary_user_who_lets_others_in_needs_a_line_of_fuse_conf() {
 
 #[test]
 fn a_file_of_authorities_that_is_missing_is_found() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let mut doctor = patient.command(BINARY);
     doctor
         .args(["doctor", "--json"])

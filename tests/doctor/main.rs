@@ -25,7 +25,7 @@ pub struct Patient {
 }
 
 impl Patient {
-    pub fn new() -> Self {
+    pub fn healthy() -> Self {
         let home = Home::new();
         // Root needs none, and a machine may have none.
         home.write("bin/sudo", "#!/bin/sh\nexec \"$@\"\n");
@@ -137,7 +137,7 @@ impl Found {
 
 #[test]
 fn a_new_home_has_nothing_that_failed_and_gets_no_file() {
-    let patient = Patient::new();
+    let patient = Patient::healthy();
     let files = "find .simpletuner | sort";
     let before = patient.sh(files);
     let report = patient.doctor();

@@ -194,7 +194,7 @@ impl Shared {
             document: found.document,
             previous,
         };
-        Ok(self.plan_for(&contents, &rotation, store)?)
+        self.plan_for(&contents, &rotation, store)
     }
 
     fn plan_for(
