@@ -160,7 +160,7 @@ fn two_mounts_have_the_new_key_at_once_and_each_says_so_in_one_event() {
     };
     let before = ["a", "b"].map(events);
     for _ in 0..3 {
-        home.run(&["key", "rotate", "--yes", "--forget-old"]).done();
+        home.run(&["key", "rotate", "--yes"]).done();
         let read =
             home.sh("cat a/secrets/A b/secrets/A; echo -n new > a/secrets/C; cat b/secrets/C");
         assert_eq!(read, "twotwonew");

@@ -12,10 +12,7 @@ fn set(provider: &FileProvider, key: &str, value: &str) {
 fn rotate(scratch: &Scratch) {
     let other = scratch.provider();
     let plan = other.plan_key_rotation().unwrap();
-    let request = KeyRotationRequest {
-        forget_old: true,
-        ..KeyRotationRequest::default()
-    };
+    let request = KeyRotationRequest::default();
     other.rotate_key(&plan, &request).unwrap();
     assert_eq!(request.done.into_inner(), plan.steps());
 }
