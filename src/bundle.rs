@@ -2,9 +2,11 @@
 //! know neither files nor providers.
 
 mod env;
+mod import;
 mod parse;
 mod render;
 
+pub(crate) use import::{Entry, ImportFormat, Refusal, import};
 pub use parse::parse;
 pub use render::render;
 

@@ -36,10 +36,12 @@
 //! From the top down: a module uses only those below it. `docs/architecture.md` follows a read, a write and a killed server
 //! through them.
 //! - `cli`: the command line, one file for each command: parses, asks, prints
+//! - [`doctor`]: checks of all that a mount needs, each with the command that mends it
 //! - [`mount`]: keeper and server: how the mount outlives each of them; start, unmount, upgrade, the systemd unit
 //! - `serve`: the sockets on which other programs ask for views: the volume plugin of Docker and Podman
 //! - `fuse`: turns the calls of the FUSE binding into the tree's, and errors into errnos; parks requests that wait
 //! - [`live`]: the tree of files: names, opens, writers' buffers, commits, scratch files, bundles, events
+//! - [`backup`]: everything that is kept, as one encrypted archive; puts it back
 //! - [`views`]: what other users may read: definitions, and a read-only tree of files over them
 //! - [`versions`]: inode numbers and what they hold, the kernel's names, the journal; knows neither secrets nor FUSE
 //! - [`adopt`]: moves the store aside, so that SimpleTuner reads its own file through the mount
@@ -50,6 +52,7 @@
 //! - [`audit`]: the two audit trails: who changed what, who read what
 //! - [`provider`]: the providers of the chain: environment, file, AWS, Vault, programs; each gives views that never change
 //! - [`bundle`]: all secrets as one document: rendered, parsed, merged
+//! - `launch`: runs a program in this process's place, or starts it anew when its variables change
 //! - `child`: runs a program of the user's, bounded in time and size
 //! - `sqlite`: connections to databases that SimpleTuner uses at the same time
 //! - [`settings`]: flags, environment, `live.yaml`, defaults: one row of a table for each setting; the paths of all files
@@ -58,6 +61,7 @@
 //! - [`process`]: what `/proc` says of processes and mounts; the heartbeat page; [`users`], the system's user database
 //! - [`logging`]: log output: standard error, or the daemon's log file
 //! - [`cache`]: [`TtlCache`](cache::TtlCache), the named caches, and [`cached!`]: function results
+//! - [`metrics`]: counters, and their text for Prometheus
 //! - `yaml`: YAML as PyYAML reads it, with the byte offsets of its entries
 //! - `files`: opens files, and only those that this user or root can have put where they are
 //! - `text`: bytes of files as text: byte order marks, UTF-16, files that another program has encrypted; hidden characters; words of a shell
@@ -70,19 +74,23 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod cache;
 mod child;
 pub mod cli;
 pub mod clock;
 pub mod credential;
+pub mod doctor;
 pub mod error;
 mod files;
 mod fuse;
 pub mod hardware;
+mod launch;
 pub mod live;
 pub mod logging;
 pub mod manager;
+pub mod metrics;
 pub mod mount;
 pub mod process;
 pub mod provider;

@@ -6,6 +6,8 @@
 //! Nothing else in this process may open such a file while a connection is open: POSIX locks belong to the process, and
 //! closing any descriptor of the file drops them all.
 
+mod copy;
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +26,8 @@ use rustix::fs::{Access, OFlags};
 use crate::error::{Error, Result, in_words};
 use crate::files::place::{self, Place};
 use crate::files::{self, Stamp, not_a_file};
+
+pub(crate) use copy::{Copy, MAX_COPY};
 
 /// How long a writer waits for other programs' locks; SimpleTuner waits as long.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -230,6 +234,17 @@ fn connect_to(path: &Path, mode: Mode, busy_timeout: Duration) -> rusqlite::Resu
     let progress_clock = clock.clone();
     connection.progress_handler(CHECK_INTERVAL, Some(move || progress_clock.is_over()))?;
     connection.busy_timeout(busy_timeout)?;
+    guard(&connection)?;
+    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    if mode == Mode::Read {
+        connection.pragma_update(None, "query_only", true)?;
+    }
+    Ok(Database { connection, clock })
+}
+
+/// Keeps what a file may hold on purpose from having an effect.
+fn guard(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     for unwanted in [
@@ -239,12 +254,7 @@ fn connect_to(path: &Path, mode: Mode, busy_timeout: Duration) -> rusqlite::Resu
     ] {
         connection.set_db_config(unwanted, false)?;
     }
-    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    if mode == Mode::Read {
-        connection.pragma_update(None, "query_only", true)?;
-    }
-    Ok(Database { connection, clock })
+    Ok(())
 }
 
 /// Whether the database has the table.

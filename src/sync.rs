@@ -91,6 +91,9 @@ pub(crate) fn sleep(time: Duration) {
     thread::sleep(time);
 }
 
+/// Fewer items are not worth a thread.
+const MIN_SHARE: usize = 64;
+
 /// Enough for a thread that runs only code of this crate and SQLite.
 pub(crate) const SMALL_STACK: usize = 256 * 1024;
 /// What `std` gives a thread, for code that is not known here.
@@ -131,6 +134,35 @@ pub(crate) fn within<T: Send + 'static>(
         Ok(_) => receiver.recv_timeout(timeout).ok(),
         Err(_) => Some(work()),
     }
+}
+
+/// Calls `work` for each item, on all processors, and returns the results in order. What no thread could be started for, the
+/// caller's thread does.
+pub(crate) fn on_all_processors<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let size = items.len().div_ceil(threads).max(MIN_SHARE);
+    let work = &work;
+    let run = |items: &[T]| items.iter().map(work).collect::<Vec<R>>();
+    std::thread::scope(|scope| {
+        let shares = items.chunks(size).map(|share| {
+            let thread = std::thread::Builder::new().name("worker".into());
+            // Without the last share's thread, a single share would still cost one.
+            let is_only = share.len() == items.len();
+            let spawned = (!is_only).then(|| thread.spawn_scoped(scope, move || run(share)).ok());
+            (share, spawned.flatten())
+        });
+        let shares: Vec<_> = shares.collect();
+        let results = shares.into_iter().map(|(share, thread)| match thread {
+            Some(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => run(share),
+        });
+        results.flatten().collect()
+    })
 }
 
 #[cfg(all(test, feature = "shuttle"))]

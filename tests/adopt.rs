@@ -187,6 +187,31 @@ fn values_become_plain_only_if_the_user_says_so() {
 }
 
 #[test]
+fn a_value_whose_plain_text_would_be_taken_for_an_encrypted_one_is_named_and_nothing_changes() {
+    let home = Home::new();
+    home.run_with("good", &["set", "GOOD"]).done();
+    let token = home.run_with("hunter2", &["encrypt"]).done();
+    home.run_with(token.trim(), &["set", "NESTED"]).done();
+    home.run(&["adopt"]).done();
+    let files =
+        || home.sh("cd ~/.simpletuner; ls; cat live.yaml store.json; readlink secrets.json");
+    let before = files();
+    let said = home.run(&["adopt", "--undo", "--yes"]).failed();
+    assert!(
+        said.contains("NESTED: its plain text") && said.contains("simpletuner-live rm NESTED"),
+        "{said}"
+    );
+    assert_eq!(files(), before);
+    assert_eq!(home.run(&["get", "NESTED"]).done(), token.trim());
+    home.run(&["rm", "NESTED"]).done();
+    home.run(&["adopt", "--undo", "--yes"]).done();
+    assert_eq!(
+        home.sh("cat ~/.simpletuner/secrets.json"),
+        "{\n  \"GOOD\": \"good\"\n}\n"
+    );
+}
+
+#[test]
 fn a_second_run_says_that_nothing_had_to_be_done() {
     let home = Home::new();
     for _ in 0..2 {

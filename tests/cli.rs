@@ -443,6 +443,8 @@ fn commands_that_need_a_mount_say_so_without_one() {
     let home = Home::new();
     for args in [
         &["status"][..],
+        &["metrics"],
+        &["top", "--once"],
         &["umount"],
         &["cache", "stats"],
         &["cache", "clear"],

@@ -27,7 +27,7 @@ fn home_with(secrets: &[(&str, &str)]) -> Home {
 }
 
 /// Each command that prints something, without a mount and with one.
-const PRINTING: [&str; 32] = [
+const PRINTING: [&str; 36] = [
     "--help",
     "-h",
     "--version",
@@ -42,6 +42,8 @@ const PRINTING: [&str; 32] = [
     "ls -l",
     "ls --json",
     "ls A*",
+    "export",
+    "export --format json A*",
     "settings",
     "settings --json",
     "settings --markdown",
@@ -59,12 +61,16 @@ const PRINTING: [&str; 32] = [
     "audit prune --keep-days 9",
     "audit prune --keep-days 9 --json",
     "install-service --print",
+    "doctor",
+    "doctor --json",
     "rm NOT_THERE --json",
 ];
-const OF_A_MOUNT: [&str; 8] = [
+const OF_A_MOUNT: [&str; 10] = [
     "mount",
     "status",
     "status --json",
+    "metrics",
+    "top --once",
     "cache stats",
     "cache stats --json",
     "cache clear",

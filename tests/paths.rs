@@ -338,6 +338,27 @@ fn a_service_runs_no_program_that_another_user_can_change() {
 }
 
 #[test]
+fn only_root_installs_a_service_of_the_machine_and_the_message_says_so() {
+    if !is_root() {
+        return;
+    }
+    let root = User::new("root");
+    root.sh("chmod 755 ~ ..; mkdir bin; install -m 755 ../program bin/");
+    let install = |args: &[&str]| {
+        let mut command = root.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(root.path("bin/program")).arg("install-service");
+        ran(command.args(args))
+    };
+    let said = install(&["--system"]).failed();
+    for words in ["Permission denied", "hint: only root", "`sudo`", "--print"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let unit = install(&["--system", "--print"]).done();
+    assert!(unit.contains("[Service]"), "{unit}");
+}
+
+#[test]
 fn an_upgrade_to_a_path_that_hangs_does_not_hang_the_mount() {
     as_each_user(|user| {
         with_own_program(&user);

@@ -182,6 +182,7 @@ fn look_everywhere(live: &Live, shown: &mut Shown, log: &str) {
     shown.look_at("the log", &fs::read(live.home(log)).unwrap());
     for path in [
         "events",
+        "metrics",
         "status",
         "cache/stats",
         "cache/secrets/stats",

@@ -309,6 +309,7 @@ fn a_waiting_reader_delays_no_other() {
     assert_eq!(mount.sh("ls secrets"), "FILE\n");
     for control in [
         "status",
+        "metrics",
         "events",
         "cache/stats",
         "providers/slow",

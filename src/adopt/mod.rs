@@ -16,11 +16,14 @@ use layout::Layout;
 
 use crate::credential::{CredentialCipher, KeySource};
 use crate::error::{Error, Result};
+use crate::manager::key_source;
 use crate::provider::file::write::{Replacement, beside, sync_folder_of};
-use crate::provider::file::{Document, Stored, keep_replaced, move_previous, read_document};
+use crate::provider::file::{
+    Document, Stored, in_plain_text, keep_replaced, move_previous, read_document,
+};
 use crate::secret::SecretName;
 use crate::settings::Settings;
-use crate::settings::paths::IN_MOUNT;
+use crate::settings::paths::{DEFAULT_NAMES, IN_MOUNT, is_link_of_adopt};
 use crate::text::counted;
 
 /// What a run did.
@@ -103,9 +106,9 @@ pub fn adopt(settings: &Settings) -> Result<Report> {
         let is_new = stored.is_none();
         let before = in_use(&layout, stored.as_ref());
         let (mut document, mut differs) = layout.merge(old.as_ref(), stored)?;
-        let replaced = replaced(before.as_ref(), &document, &key_of(settings));
+        let replaced = replaced(before.as_ref(), &document, &key_source(settings));
         if settings.encrypt {
-            let encrypted = document.encrypt_plain(&key_of(settings), &layout.store)?;
+            let encrypted = document.encrypt_plain(&key_source(settings), &layout.store)?;
             report.values = report.values.max(encrypted);
             differs |= encrypted > 0;
         }
@@ -166,7 +169,8 @@ pub fn encrypted_values(settings: &Settings) -> Result<usize> {
 /// SimpleTuner reads, and the old `file_path`.
 ///
 /// # Errors
-/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`] before anything is changed; else the error of a step.
+/// [`Error::CannotDecrypt`], [`Error::KeyUnusable`], [`Error::Malformed`] (a value that would be taken for an encrypted one) before
+/// anything is changed; else the error of a step.
 pub fn undo(settings: &Settings) -> Result<Report> {
     let plain = Layout::survey(settings)?.plain();
     let mut report = Report {
@@ -211,12 +215,12 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         ));
     }
     if layout.is_adopted() {
-        let key = key_of(settings);
+        let key = key_source(settings);
         let before = in_use(&layout, stored.as_ref());
         let (mut document, _) = layout.merge(old.as_ref(), stored)?;
         let replaced = replaced(before.as_ref(), &document, &key);
         report.values = document.replace_each(|name, stored| match stored {
-            Stored::Encrypted(_) => plain_form(name.as_str(), stored, &key).map(Some),
+            Stored::Encrypted(sealed) => in_plain_text(name, sealed, &key.cipher()?).map(Some),
             Stored::Plain(_) => Ok(None),
         })?;
         keep(settings, &layout.store, &replaced)?;
@@ -230,7 +234,7 @@ pub fn undo(settings: &Settings) -> Result<Report> {
         report.changed = true;
     } else if let (Some((stored, _)), Some((old, _))) = (&stored, &old) {
         // An `adopt` was interrupted before the link led to this copy.
-        if !is_copy(stored, old, &key_of(settings)) {
+        if !is_copy(stored, old, &key_source(settings)) {
             let store = layout.store.display();
             report.notes.push(format!(
                 "{store} is not in use, and has other values; it is left as it is"
@@ -318,17 +322,9 @@ fn keep(settings: &Settings, store: &Path, replaced: &[(SecretName, Stored)]) ->
 /// With what earlier values are encrypted.
 fn cipher_to_keep(settings: &Settings) -> Result<Option<Arc<CredentialCipher>>> {
     match settings.encrypt {
-        true => key_of(settings).cipher_if_present(),
+        true => key_source(settings).cipher_if_present(),
         false => Ok(None),
     }
-}
-
-fn key_of(settings: &Settings) -> KeySource {
-    let key = settings.credential_key.as_ref();
-    KeySource::new(
-        key.map(|key| key.as_str().to_owned()),
-        settings.key_file.clone(),
-    )
 }
 
 /// Relative if the mount point is below `~/.simpletuner`, so that the folder can be moved.
@@ -343,6 +339,23 @@ fn write(path: &Path, document: &Document) -> Result<()> {
     Replacement::prepare(path, &document.render()?, 0o600)?.commit()?;
     sync_folder_of(path);
     Ok(())
+}
+
+/// Whether SimpleTuner reads its secrets through the mount.
+pub(crate) fn is_adopted(settings: &Settings) -> bool {
+    is_link_of_adopt(&settings.base_dir.join(DEFAULT_NAMES[0]))
+}
+
+/// Puts the link into the mount in its place again, if nothing is there: the store is in use. Returns whether it did.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn restore_link(settings: &Settings) -> Result<bool> {
+    let link = settings.base_dir.join(DEFAULT_NAMES[0]);
+    if std::fs::symlink_metadata(&link).is_ok() {
+        return Ok(false);
+    }
+    put_link(&link, &link_target(settings)).map(|()| true)
 }
 
 fn put_link(link: &Path, target: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::user_names::{NAME_TIMEOUT, NO_USER, name_within};
-use crate::process::{self, ThreadInfo};
+use crate::process::{self, ControlGroup, ThreadInfo};
 
 /// A user and their process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Actor {
     pub program: Option<String>,
     /// The id of the container that the process is in, if it is in one.
     pub container: Option<String>,
+    /// The unit of systemd that the process is in, if it is in one and in no container.
+    pub unit: Option<String>,
 }
 
 impl Actor {
@@ -36,6 +38,7 @@ impl Actor {
             pid,
             program: None,
             container: None,
+            unit: None,
         })
     }
 
@@ -50,7 +53,7 @@ impl Actor {
 pub(super) struct ActorProcess {
     pub(super) pid: u32,
     pub(super) program: Option<String>,
-    pub(super) container: Option<String>,
+    pub(super) group: ControlGroup,
 }
 
 impl ActorProcess {
@@ -58,7 +61,7 @@ impl ActorProcess {
         Self {
             pid: found.pid,
             program: found.program,
-            container: process::container_of(found.pid),
+            group: process::control_group_of(found.pid),
         }
     }
 
@@ -67,7 +70,8 @@ impl ActorProcess {
             uid,
             pid: self.pid,
             program: self.program,
-            container: self.container,
+            container: self.group.container,
+            unit: self.group.unit,
         }
     }
 }
@@ -79,7 +83,7 @@ pub(super) fn process_of(tid: u32) -> ActorProcess {
         None => ActorProcess {
             pid: tid,
             program: None,
-            container: None,
+            group: ControlGroup::default(),
         },
     }
 }

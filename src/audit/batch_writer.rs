@@ -34,8 +34,18 @@ pub(super) trait Trail {
     /// When to write next; `None`: not before something is queued.
     fn due(&self, queue: &Self::Queue) -> Option<Instant>;
 
+    /// How many rows are queued or could not be written, and how many were ever given up.
+    fn counts(queue: &Self::Queue) -> RowCounts;
+
     /// Takes over the queue, and writes the rows that are due; all rows for a flush (`all`).
     fn write(&mut self, shared: &Shared<Self::Queue>, all: bool) -> Result<()>;
+}
+
+/// The rows that a trail has not written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RowCounts {
+    pub(super) waiting: u64,
+    pub(super) lost: u64,
 }
 
 /// The callers' side of a trail.
@@ -57,6 +67,8 @@ pub(super) struct State<Q> {
     is_running: bool,
     has_ended: bool,
     frozen_until: Option<Instant>,
+    /// Since when the thread has tried to write what was due.
+    writing_since: Option<Instant>,
     /// The number of the last flush that was asked for, and of the last one that was done.
     flush_wanted: u64,
     flush_done: u64,
@@ -139,6 +151,13 @@ impl<T: Trail + 'static> BatchWriter<T> {
         }
     }
 
+    /// What is not written, and since when that was due.
+    pub(super) fn lag(&self) -> (RowCounts, Duration) {
+        let state = self.shared.lock();
+        let since = state.writing_since.map(|since| since.elapsed());
+        (T::counts(&state.queue), since.unwrap_or_default())
+    }
+
     /// Blocks callers for up to 5 s, until this process is replaced.
     pub(super) fn freeze(&self) {
         self.shared.lock().frozen_until = Some(Instant::now() + FREEZE_TIMEOUT);
@@ -214,7 +233,11 @@ fn run<T: Trail>(shared: &Shared<T::Queue>, mut trail: T) {
     let mut retry_at = None;
     let mut is_failing = false;
     while let Some(wake) = shared.wait(|queue| retry_at.or_else(|| trail.due(queue))) {
+        shared.lock().writing_since.get_or_insert_with(Instant::now);
         let written = reserve::with(|| trail.write(shared, matches!(wake, Wake::Flush(_))));
+        if written.is_ok() {
+            shared.lock().writing_since = None;
+        }
         match &written {
             Ok(()) => {
                 retry_at = None;

@@ -6,6 +6,7 @@
 
 mod anchor;
 mod appender;
+mod copies;
 mod prune;
 mod reader;
 mod verifier;
@@ -28,6 +29,7 @@ use verifier::{ChainVerifier, OtherColumns, SignedRow};
 
 pub use anchor::Anchor;
 pub(super) use appender::Appender;
+pub(crate) use copies::{LastRow, has_row, last_row, names_later_row};
 pub(super) use prune::prune;
 pub use reader::{ChainReader, Row};
 pub use verifier::{Broken, Verified};

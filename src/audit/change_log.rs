@@ -1,12 +1,12 @@
 //! The trail of changes and denied access, in SimpleTuner's chain.
 
 use std::collections::BTreeSet;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::AuditOptions;
 use super::actor::Actor;
 use super::anchor::AnchorTimer;
-use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
+use super::batch_writer::{BatchWriter, Flush, RowCounts, Shared, Trail};
 use super::chain::Chain;
 use super::event::AuditEvent;
 use super::key::SigningKeySource;
@@ -33,6 +33,8 @@ pub(super) struct Queue {
     /// Rows that the thread has made and not committed yet. They stay here until then, so that a flush sees them.
     rows: Vec<UnsignedRow>,
     lost: u64,
+    /// Those that were logged as lost.
+    lost_before: u64,
 }
 
 impl ChangeLog {
@@ -69,6 +71,10 @@ impl ChangeLog {
         }
         // A thread that is stuck may have left nothing to see here.
         flushed != Flush::TimedOut && state.queue.rows.is_empty() && state.queue.events.is_empty()
+    }
+
+    pub(super) fn lag(&self) -> (RowCounts, Duration) {
+        self.0.lag()
     }
 
     pub(super) fn freeze(&self) {
@@ -133,6 +139,13 @@ impl Trail for ChangeTrail {
         }
     }
 
+    fn counts(queue: &Queue) -> RowCounts {
+        RowCounts {
+            waiting: (queue.events.len() + queue.rows.len()) as u64,
+            lost: queue.lost + queue.lost_before,
+        }
+    }
+
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
         self.anchor.run_if_due(&self.options);
         let uids = shared.lock().queue.uids();
@@ -152,6 +165,7 @@ impl Trail for ChangeTrail {
                 queue.rows.extend(refusals);
             }
             let lost = std::mem::take(&mut queue.lost);
+            queue.lost_before += lost;
             if lost > 0 {
                 tracing::error!(
                     "{lost} rows of the audit trail are lost: too many wait to be written"

@@ -1,5 +1,7 @@
 //! What the trails record: names of keys, never values. Knows no database.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::actor::Actor;
@@ -25,6 +27,15 @@ pub enum AuditEvent {
     ProviderDeleted(String),
     /// A provider's configuration was renamed: old name, new name.
     ProviderRenamed(String, String),
+    /// Files were restored from a backup: when it was made, and which.
+    Restored(String, Vec<String>),
+    /// The key that secrets are encrypted with was replaced.
+    KeyRotated {
+        /// How many values were encrypted with the new one.
+        values: usize,
+        /// Where the old one is kept; `None`: it was removed.
+        old_key: Option<PathBuf>,
+    },
     /// A view was defined, or defined anew.
     ViewSet(String),
     /// A view was removed.
@@ -110,10 +121,20 @@ impl AuditEvent {
                 format!("Configuration of provider {name} deleted"),
                 json!({"provider": name}),
             ),
+            AuditEvent::KeyRotated { values, old_key } => RowFields::new(
+                "config.changed",
+                "Credential key rotated".to_owned(),
+                json!({"values": values, "old_key": old_key}),
+            ),
             AuditEvent::ProviderRenamed(from, to) => RowFields::new(
                 "config.changed",
                 format!("Configuration of provider {from} renamed to {to}"),
                 json!({"provider": to, "from": from}),
+            ),
+            AuditEvent::Restored(made_at, files) => RowFields::new(
+                "config.changed",
+                format!("Restored from the backup of {made_at}"),
+                json!({"backup": made_at, "files": files}),
             ),
             AuditEvent::ViewSet(name) => RowFields::new(
                 "config.changed",

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 pub use actor::Actor;
 pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
+pub(crate) use chain::{LastRow, has_row, last_row, names_later_row};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub use key::{KEY_VARIABLE, SigningKeySource};
 pub(crate) use timestamp::timestamp;
@@ -39,6 +40,7 @@ pub(crate) use timestamp::timestamp;
 use crate::secret::SecretValue;
 use crate::settings::Settings;
 use anchor::AnchorTimer;
+use batch_writer::RowCounts;
 use change_log::ChangeLog;
 use read_log::ReadLog;
 
@@ -86,6 +88,21 @@ impl AuditOptions {
     pub fn read_chain(&self) -> Chain {
         Chain::own(self.state_dir.join("live-audit.db"))
     }
+}
+
+/// What a trail has not written.
+#[derive(Clone, Copy, Debug)]
+pub struct TrailLag {
+    /// `changes` or `reads`.
+    pub trail: &'static str,
+    /// How many rows wait to be written.
+    pub waiting: u64,
+    /// How long they have been due; some milliseconds while they are being written.
+    pub behind: Duration,
+    /// How many rows were too many to be kept.
+    pub lost: u64,
+    /// How many times the kernel has dropped reports of reads.
+    pub dropped: u64,
 }
 
 /// Both trails. Recording returns at once; background threads write the rows and open the databases at the first one.
@@ -146,6 +163,21 @@ impl AuditTrail {
         if let Some(reads) = &self.reads {
             reads.record_dropped();
         }
+    }
+
+    /// What each trail has not written: that of changes, and that of reads if reads are recorded. Waits for no database.
+    pub fn lags(&self) -> Vec<TrailLag> {
+        let reads = self.reads.as_ref();
+        let reads = reads.map(|reads| ("reads", reads.lag(), reads.times_dropped()));
+        let changes = ("changes", self.changes.lag(), 0);
+        let lag = |(trail, (rows, behind), dropped): (_, (RowCounts, Duration), u64)| TrailLag {
+            trail,
+            waiting: rows.waiting,
+            behind,
+            lost: rows.lost,
+            dropped,
+        };
+        [changes].into_iter().chain(reads).map(lag).collect()
     }
 
     /// Blocks new records for up to 5 s, until this process is replaced.

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::AuditOptions;
 use super::actor::{Actor, ActorProcess, process_of};
 use super::anchor::AnchorTimer;
-use super::batch_writer::{BatchWriter, Flush, Shared, Trail};
+use super::batch_writer::{BatchWriter, Flush, RowCounts, Shared, Trail};
 use super::chain::{Appender, Chain, prune};
 use super::container_names;
 use super::event::ReadTarget;
@@ -26,6 +26,7 @@ use super::row::{RowFields, UnsignedRow};
 use super::user_names::UserNames;
 use crate::audit::timestamp;
 use crate::error::Result;
+use crate::process::ControlGroup;
 use crate::sqlite::{Database, from_sqlite, has_table};
 use batch::{Batch, PENDING_TABLE, owner};
 use coalesced::CoalescedReads;
@@ -55,6 +56,9 @@ pub(super) struct Queue {
     dropped: u64,
     /// The reads that the thread has taken and could not write.
     unwritten: u64,
+    /// All reads that were too many to be recorded, and all times that the kernel has dropped some.
+    lost_ever: u64,
+    dropped_ever: u64,
 }
 
 /// What the thread has taken from the queue.
@@ -108,7 +112,10 @@ impl ReadLog {
         let process = move || ActorProcess {
             pid: actor.pid,
             program: actor.program,
-            container: actor.container,
+            group: ControlGroup {
+                container: actor.container,
+                unit: actor.unit,
+            },
         };
         self.0.enqueue(|queue| queue.add(key, process));
     }
@@ -116,10 +123,20 @@ impl ReadLog {
     pub(super) fn record_dropped(&self) {
         self.0.enqueue(|queue| {
             queue.dropped += 1;
+            queue.dropped_ever += 1;
             let is_first = queue.since.is_none();
             queue.since.get_or_insert_with(Instant::now);
             is_first
         });
+    }
+
+    pub(super) fn lag(&self) -> (RowCounts, Duration) {
+        self.0.lag()
+    }
+
+    /// How many times the kernel has dropped reads.
+    pub(super) fn times_dropped(&self) -> u64 {
+        self.0.lock().queue.dropped_ever
     }
 
     pub(super) fn flush(&self, until: Instant) -> bool {
@@ -161,6 +178,7 @@ impl Queue {
         }
         if self.reads.len() >= MAX_READS {
             self.lost += 1;
+            self.lost_ever += 1;
             return false;
         }
         let known = self.processes.get(&key.tid);
@@ -258,11 +276,21 @@ impl Trail for ReadTrail {
         })
     }
 
+    fn counts(queue: &Queue) -> RowCounts {
+        RowCounts {
+            waiting: queue.reads.len() as u64 + queue.unwritten,
+            lost: queue.lost_ever,
+        }
+    }
+
     fn write(&mut self, shared: &Shared<Queue>, all: bool) -> Result<()> {
         self.anchor.run_if_due(&self.options);
         // Merged without the lock, for which readers wait.
         let taken = shared.lock().queue.take();
-        self.merge(taken);
+        let lost = self.merge(taken);
+        if lost > 0 {
+            shared.lock().queue.lost_ever += lost;
+        }
         if !all && !self.must_recover && self.reads.is_empty() && self.lost + self.dropped == 0 {
             self.connection = None;
             return Ok(());
@@ -286,8 +314,9 @@ impl Trail for ReadTrail {
 }
 
 impl ReadTrail {
-    /// Adds what was queued to the reads of the same second.
-    fn merge(&mut self, mut taken: Taken) {
+    /// Adds what was queued to the reads of the same second. Returns how many of them are lost.
+    fn merge(&mut self, mut taken: Taken) -> u64 {
+        let mut lost = 0;
         taken.reads.sort_by_key(|(_, read)| read.order);
         self.lost += taken.lost;
         self.dropped += taken.dropped;
@@ -296,11 +325,13 @@ impl ReadTrail {
             let process = process.unwrap_or(ActorProcess {
                 pid: tid,
                 program: None,
-                container: None,
+                group: ControlGroup::default(),
             });
             let actor = process.of_user(uid);
-            self.lost += self.reads.add(actor, target, &read);
+            lost += self.reads.add(actor, target, &read);
         }
+        self.lost += lost;
+        lost
     }
 
     fn write_batch(&mut self, all: bool) -> Result<()> {

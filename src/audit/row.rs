@@ -85,6 +85,9 @@ impl RowFields {
             let name = container_name(container);
             details.extend(name.map(|name| ("container_name".into(), json!(name))));
         }
+        if let Some(unit) = &actor.unit {
+            details.insert("unit".into(), json!(unit));
+        }
         if let Some(count) = count {
             details.insert("count".into(), json!(count));
         }

@@ -61,9 +61,9 @@ pub fn parse(format: BundleFormat, bytes: &[u8]) -> Result<Document> {
     Ok(document)
 }
 
-type Whole = Node<Vec<(String, Node<()>)>>;
+pub(super) type Whole = Node<Vec<(String, Node<()>)>>;
 
-fn from_json(text: &str) -> Result<Whole, String> {
+pub(super) fn from_json(text: &str) -> Result<Whole, String> {
     serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!("no valid JSON at line {line} column {column}")
@@ -90,7 +90,7 @@ fn from_yaml(text: &str) -> Result<Whole, String> {
 }
 
 /// Any JSON, and what YAML has beyond it; of what is not wanted only the kind is kept. `O` is what is kept of an object.
-enum Node<O> {
+pub(super) enum Node<O> {
     Text(SecretValue),
     Object(O),
     Other(&'static str),

@@ -148,7 +148,7 @@ fn follow(before: &RunningMount, settings: &Settings, report: &Report) -> Outcom
     }
 }
 
-fn reload_settings(mount_point: &Path) -> Outcome {
+pub(super) fn reload_settings(mount_point: &Path) -> Outcome {
     let client = MountClient::require(mount_point)?;
     let write = |file: &str, request: &[u8]| client.write_control(file, request);
     mount::reload(mount_point, None, false, write)

@@ -329,6 +329,8 @@ fn row_as_line(row: &Row) -> String {
         let short = id.get(..12).unwrap_or(id);
         let name = details["container_name"].as_str().unwrap_or(short);
         line.push_str(&format!("  in {name}"));
+    } else if let Some(unit) = details["unit"].as_str().filter(|u| u.ends_with(".service")) {
+        line.push_str(&format!("  in {unit}"));
     }
     line.push_str(&format!("  {}", row.action));
     if let Some(count) = details["count"].as_u64().filter(|count| *count > 1) {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::error::{Error, in_words};
 
 const FAILED: u8 = 1;
+pub(super) const WRONG_USAGE: u8 = 2;
 const NO_SUCH_SECRET: u8 = 4;
 
 /// Ends a command before it is done.
@@ -19,6 +20,10 @@ pub(super) enum Failure {
     Hinted(Error, String),
     /// No secret's name matches this pattern.
     NoMatch(String),
+    /// What is wrong, a hint, and an exit code of its own.
+    Coded(u8, String, Option<String>),
+    /// Ends quietly with this exit code, which is that of another program.
+    Exit(u8),
     /// It has been printed why, as [`report`](Self::report) does.
     Reported,
     /// What failed of a command that did several things.
@@ -63,13 +68,13 @@ impl Failure {
     pub(super) fn message(&self) -> String {
         match self {
             Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
-            Failure::Message(message, _) => message.clone(),
+            Failure::Message(message, _) | Failure::Coded(_, message, _) => message.clone(),
             Failure::NoMatch(pattern) => format!("no secret matches {pattern:?}"),
             Failure::Several(failures) => {
                 let messages: Vec<String> = failures.iter().map(Self::message).collect();
                 messages.join("; ")
             }
-            Failure::Reported | Failure::OutputClosed => String::new(),
+            Failure::Reported | Failure::OutputClosed | Failure::Exit(_) => String::new(),
         }
     }
 
@@ -83,6 +88,7 @@ impl Failure {
         let (message, hint, code) = match self {
             Failure::OutputClosed => return 0,
             Failure::Reported => return FAILED,
+            Failure::Exit(code) => return *code,
             Failure::Several(failures) => {
                 let codes: Vec<u8> = failures.iter().map(Self::print).collect();
                 return match codes.contains(&FAILED) {
@@ -91,6 +97,7 @@ impl Failure {
                 };
             }
             Failure::Message(message, hint) => (message.clone(), hint.clone(), FAILED),
+            Failure::Coded(code, message, hint) => (message.clone(), hint.clone(), *code),
             Failure::NoMatch(_) => (self.message(), None, NO_SUCH_SECRET),
             Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
             Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),

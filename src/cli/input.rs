@@ -29,14 +29,20 @@ pub(super) fn read_value(name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
 
 /// The same from a file.
 pub(super) fn read_value_from(file: &Path, name: &str) -> Outcome<Zeroizing<Vec<u8>>> {
-    value_of(name, |what, limit| {
-        let failed = |e| Failure::Error(Error::io(file.display().to_string(), e));
-        let mut opened = File::open(file).map_err(failed)?;
-        match read_all(&mut opened, limit).map_err(failed)? {
-            Some(bytes) => Ok(bytes),
-            None => Err(too_large(what, limit)),
-        }
-    })
+    value_of(name, |what, limit| read_file(file, what, limit))
+}
+
+/// Reads a file to its end, at most `limit` bytes. `what` names it in messages.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn read_file(file: &Path, what: &str, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
+    let failed = |e| Failure::Error(Error::io(file.display().to_string(), e));
+    let mut opened = File::open(file).map_err(failed)?;
+    match read_all(&mut opened, limit).map_err(failed)? {
+        Some(bytes) => Ok(bytes),
+        None => Err(too_large(what, limit)),
+    }
 }
 
 fn value_of(

@@ -42,18 +42,27 @@ pub(super) struct Args {
     /// Print the unit instead of writing it
     #[arg(long)]
     print: bool,
+    /// The program of a printed unit: a package prints it where the program is not installed yet
+    #[arg(long, value_name = "PATH", requires = "print", hide = true)]
+    program: Option<PathBuf>,
     /// Write over a unit that was changed by hand
     #[arg(long)]
     force: bool,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
-    let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
+    let own = || std::env::current_exe().map_err(|e| Error::io("this program's own file", e));
+    let program = args.program.clone().map_or_else(own, Ok)?;
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
-    if args.user.is_empty() || !args.user.chars().all(is_allowed) {
+    // The user of a template is that of its instance.
+    let is_template = args.print && args.user == "%i";
+    let is_name = !args.user.is_empty() && args.user.chars().all(is_allowed);
+    if !is_name && !is_template {
         return Err(Failure::new(format!("{:?} is not a user name", args.user)));
     }
-    check_program(&program, args.system.then_some(args.user.as_str()))?;
+    if args.program.is_none() {
+        check_program(&program, args.system.then_some(args.user.as_str()))?;
+    }
     let mut upgrade_arguments: Vec<OsString> = Vec::new();
     if let Some(config) = &context.config {
         upgrade_arguments.extend(["--config".into(), absolute(config)?.into()]);
@@ -106,7 +115,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let home = variable("HOME").unwrap_or_else(|| "/root".into());
     let path = service.path(&home, variable("XDG_CONFIG_HOME").as_deref());
-    write(&path, &unit, args.force)?;
+    write(&path, &unit, args.force).map_err(|failure| needs_root(failure, &scope))?;
     output::line(&path.display().to_string())?;
     let systemctl = match scope {
         Scope::User => "systemctl --user",
@@ -194,6 +203,18 @@ fn check_mount_point(user: &User, mount_point: &Path) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Says who can write a unit of the machine.
+fn needs_root(failure: Failure, scope: &Scope) -> Failure {
+    match (failure, scope) {
+        (Failure::Error(error), Scope::System { .. }) if error.errno() == libc::EACCES => {
+            let hint = "only root can install a service of the machine: type the same command after `sudo`, or leave out --system \
+                        for a service of your own; --print shows the unit";
+            Failure::Hinted(error, hint.to_owned())
+        }
+        (failure, _) => failure,
+    }
 }
 
 fn write(path: &Path, unit: &str, force: bool) -> Outcome {

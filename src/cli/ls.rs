@@ -87,7 +87,8 @@ fn show(args: &Args, listed: &[ListedSecret], unlisted: &[Unlisted]) -> Outcome 
     output::write(names.as_bytes())
 }
 
-fn missing(pattern: &NamePattern) -> Failure {
+/// No name matches this pattern.
+pub(super) fn missing(pattern: &NamePattern) -> Failure {
     match SecretName::new(pattern.as_str()) {
         Ok(name) => Error::NotFound {
             name: name.to_string(),

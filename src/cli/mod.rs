@@ -3,38 +3,52 @@
 
 mod adopt;
 mod audit;
+mod backup;
 mod cache;
 mod close;
 mod complete;
 mod completions;
 mod decrypt;
 mod decrypt_file;
+mod doctor;
+mod edit;
 mod encrypt;
 mod encrypt_file;
+mod export;
 mod failure;
 mod fstab;
 mod get;
 mod hardware;
 mod help;
 mod history;
+mod import;
 mod input;
+mod install_man;
 mod install_service;
+mod key;
+mod lasting;
 mod ls;
+mod man;
+mod metrics;
 mod mount;
 mod mount_client;
 mod nearest;
 mod output;
+mod passphrase;
 mod prompt;
 mod question;
 mod reason;
 mod reload;
+mod restore;
 mod rm;
+mod run;
 mod same_store;
 mod secret_list;
 mod set;
 mod settings;
 mod status;
 mod target;
+mod top;
 mod umount;
 mod undo;
 mod upgrade;
@@ -50,7 +64,7 @@ use clap::{FromArgMatches, Parser, Subcommand, ValueHint};
 use crate::error::{Error, Result};
 use crate::provider::BACKENDS;
 use crate::settings::{Flags, Settings};
-use crate::{logging, secret, sync};
+use crate::{launch, logging, secret, sync};
 use failure::Failure;
 
 /// What a command's `run` returns.
@@ -105,13 +119,21 @@ commands! {
     Mount => mount,
     Umount => umount,
     Status => status,
+    Top => top,
+    Metrics => metrics,
     Reload => reload,
     Upgrade => upgrade,
     InstallService => install_service,
+    InstallMan => install_man,
+    Doctor => doctor,
     Get => get,
     Set => set,
+    Edit => edit,
     Rm => rm,
     Ls => ls,
+    Run => run,
+    Import => import,
+    Export => export,
     History => history,
     Undo => undo,
     View => view,
@@ -121,7 +143,10 @@ commands! {
     Decrypt => decrypt,
     EncryptFile => encrypt_file,
     DecryptFile => decrypt_file,
+    Key => key,
     Adopt => adopt,
+    Backup => backup,
+    Restore => restore,
     Audit => audit,
     Settings => settings,
     Completions => completions,
@@ -182,9 +207,14 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Must run before Rust's runtime starts, as a function of `.init_array`: `run` gives its command what the caller gave this process.
+pub extern "C" fn before_main() {
+    launch::record_inherited();
+}
+
 /// Parses the arguments, runs the command, and prints its error.
 pub fn main() -> ExitCode {
-    secret::protect_process();
+    secret::protect_until_exec();
     if let Some(exit_code) = fstab::run_as_helper() {
         return exit_code;
     }

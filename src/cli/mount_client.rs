@@ -293,6 +293,11 @@ impl MountClient {
         }
     }
 
+    /// The mount point.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The path of a file in the mount.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
@@ -324,6 +329,18 @@ impl MountClient {
             Some(libc::ENOENT) => Failure::new(format!("the mount has no {file}")),
             _ => Error::io(format!("cannot write {}", path.display()), e).into(),
         })
+    }
+
+    /// Reads a document with values.
+    pub(super) fn read_bytes(&self, file: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+        let path = self.root.join(file);
+        let failed = |e| Failure::Error(Error::io(format!("cannot read {}", path.display()), e));
+        let mut opened = File::open(&path).map_err(failed)?;
+        let size = opened.metadata().map_err(failed)?.len();
+        // Allocated at its full size, because a vector that grows leaves unzeroed copies.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
+        opened.read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// Reads a text file.

@@ -1,4 +1,4 @@
-//! `set`: writes a value from standard input or a file to the secrets file.
+//! `set`: writes a value from standard input or a file, or a new random one, to the secrets file.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,19 @@ use zeroize::Zeroizing;
 
 use super::failure::{Failure, warn};
 use super::target::Target;
-use super::{Context, Outcome, input};
-use crate::secret::{SecretName, without_newline};
+use super::{Context, Outcome, input, output, question};
+use crate::secret::{Alphabet, MAX_VALUE, SecretName, generate, without_newline};
+
+/// With fewer bits of chance, a value can be found by trying all.
+const SAFE_BITS: f64 = 64.0;
 
 /// Store a value for a secret, encrypted
 ///
 /// The value is read from standard input, or from a file. At a terminal you are asked for it, and it is not shown. The newline
 /// that ends a single line is dropped; a value of several lines is kept byte for byte. At most 64 KiB. If the input is empty,
 /// nothing changes.
+///
+/// With --generate the value is random, and not shown. If there is a value already, you are asked first; elsewhere --yes is needed.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -22,7 +27,9 @@ use crate::secret::{SecretName, without_newline};
   simpletuner-live set HF_TOKEN                     # asks for it
   printf %s \"$TOKEN\" | simpletuner-live set HF_TOKEN
   simpletuner-live set TLS_KEY --file key.pem
-  simpletuner-live set FEATURE_FLAGS --empty < /dev/null"
+  simpletuner-live set FEATURE_FLAGS --empty < /dev/null
+  simpletuner-live set SESSION_KEY --generate
+  simpletuner-live set DB_PASSWORD --generate --length 24 --alphabet base64url --print > new-password"
 )]
 pub(super) struct Args {
     /// The secret's name
@@ -30,10 +37,10 @@ pub(super) struct Args {
     name: SecretName,
     /// The value, or - for standard input. A value given here stays in the shell's history, and shows in the list of
     /// processes
-    #[arg(conflicts_with = "file")]
+    #[arg(conflicts_with_all = ["file", "generate"])]
     value: Option<String>,
     /// Read the value from this file
-    #[arg(long, value_hint = ValueHint::FilePath)]
+    #[arg(long, value_hint = ValueHint::FilePath, conflicts_with = "generate")]
     file: Option<PathBuf>,
     /// Drop white space and line ends at both ends of the value
     #[arg(long)]
@@ -41,6 +48,27 @@ pub(super) struct Args {
     /// Store an empty value if the input is empty
     #[arg(long)]
     empty: bool,
+    /// Make a new random value
+    #[arg(long, conflicts_with_all = ["trim", "empty"])]
+    generate: bool,
+    /// Of so many characters
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_VALUE as i64), requires = "generate")]
+    length: u32,
+    /// Of these characters: alphanumeric, hex, base64url, digits, printable, or chars: and the characters
+    #[arg(
+        long,
+        value_name = "ALPHABET",
+        default_value = "alphanumeric",
+        hide_default_value = true,
+        requires = "generate"
+    )]
+    alphabet: Alphabet,
+    /// Print the new value on standard output
+    #[arg(long, requires = "generate")]
+    print: bool,
+    /// Do not ask before --generate replaces a value
+    #[arg(short, long, requires = "generate")]
+    yes: bool,
     /// Change the secrets file directly, even if a mount is running
     #[arg(long)]
     no_mount: bool,
@@ -49,6 +77,9 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     // Before the prompt, so that nobody types a value in vain if the settings are wrong.
     let target = Target::open(context, args.no_mount)?;
+    if args.generate {
+        return set_generated(&args, &target);
+    }
     let mut value = match (args.value.as_deref(), &args.file) {
         (_, Some(file)) => input::read_value_from(file, args.name.as_str())?,
         (None | Some("-"), None) => input::read_value(args.name.as_str())?,
@@ -78,8 +109,27 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     target.set(&args.name, &value)
 }
 
+fn set_generated(args: &Args, target: &Target) -> Outcome {
+    if target.has(&args.name) {
+        let what = format!("this replaces the value of {}", args.name);
+        question::confirm(&what, args.yes)?;
+    }
+    let bits = args.alphabet.bits(args.length as usize);
+    if bits < SAFE_BITS {
+        warn(&format!(
+            "the value has {bits:.0} bits of chance; with fewer than {SAFE_BITS}, somebody can find it by trying all"
+        ));
+    }
+    let value = generate(&args.alphabet, args.length as usize)?;
+    target.set(&args.name, &value)?;
+    match args.print {
+        true => output::value(&value, false),
+        false => Ok(()),
+    }
+}
+
 /// What is probably a mistake at the ends of a value, or of its lines.
-fn surplus(value: &[u8]) -> Option<&'static str> {
+pub(super) fn surplus(value: &[u8]) -> Option<&'static str> {
     let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
     if value.windows(2).any(|pair| pair == b"\r\n") || value.ends_with(b"\r") {
         Some("has Windows line ends (CR LF)")

@@ -7,10 +7,12 @@ use clap::ValueHint;
 use serde_json::{Value, json};
 
 use super::failure::warn;
+use super::lasting::{lasting, since};
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::mount;
 use crate::settings::SettingsDigest;
+use crate::text::counted;
 
 /// How long to wait until the mount knows which values cannot be decrypted.
 const DECRYPTING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,8 +62,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }
         return output::json(&all);
     }
-    let mut fields = Vec::new();
-    flatten("", &without_hashes(status), &mut fields);
+    let fields = in_words(status);
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in fields {
         output::line(&format!("{name:width$}  {value}"))?;
@@ -110,13 +111,86 @@ fn providers_of(client: &MountClient) -> Vec<Value> {
     }
 }
 
-/// The hashes by which commands compare mean nothing to people.
-fn without_hashes(mut status: Value) -> Value {
-    if let Some(status) = status.as_object_mut() {
-        status.remove("backend_variables");
-        status["settings"] = status["settings"]["file"].take();
+/// The fields with their names, for people: what says that all is as it should be in few words, and what does not whole.
+fn in_words(mut status: Value) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    let mut add = |name: &str, value: String| fields.push((name.to_owned(), value));
+    let mut take = |field: &str| {
+        let status = status.as_object_mut();
+        // The others stay in their order.
+        status.and_then(|status| status.shift_remove(field))
+    };
+    let mut taken = |field: &str| take(field).unwrap_or_default();
+    let started = taken("started_at");
+    let up = started.as_str().and_then(since).map(lasting);
+    let up = up.map_or_else(String::new, |up| format!(", up {up}"));
+    add("mount", format!("{}{up}", plain(&taken("mount_point"))));
+    let program = plain(&taken("program"));
+    add(
+        "version",
+        format!("{} ({program})", plain(&taken("version"))),
+    );
+    let [keeper, server] = ["keeper_pid", "server_pid"].map(|field| plain(&taken(field)));
+    add("processes", format!("keeper {keeper}, server {server}"));
+    let restarts = taken("restarts");
+    add(
+        "restarts",
+        match restarts.as_array().and_then(|restarts| restarts.last()) {
+            None => "none".into(),
+            Some(last) => {
+                let [number, reason, at] = ["number", "reason", "at"].map(|f| plain(&last[f]));
+                format!("{number}, the last at {at}: {reason}")
+            }
+        },
+    );
+    add("settings", plain(&taken("settings")["file"]));
+    let who = match taken("allow_root") {
+        Value::Bool(true) => "this user and root",
+        _ => "this user",
+    };
+    add("who may", who.into());
+    let kernel = taken("kernel");
+    let mut words = format!("FUSE {}", plain(&kernel["fuse"]));
+    if kernel["resend"] == false {
+        words.push_str("; requests in flight fail if the server is killed (before Linux 6.9)");
     }
-    status
+    if kernel["epoch"] == false {
+        words.push_str("; each read costs a second request (before Linux 6.16)");
+    }
+    add("kernel", words);
+    let views = taken("views");
+    add("views", views_in_words(&views));
+    if !views["problem"].is_null() {
+        add("views problem", plain(&views["problem"]));
+    }
+    // What is left is shown as it is, if it says anything.
+    if let Some(status) = status.as_object_mut() {
+        status.retain(|_, value| !value.is_null());
+    }
+    flatten("", &status, &mut fields);
+    fields.retain(|(_, value)| value != "-");
+    fields
+}
+
+fn views_in_words(views: &Value) -> String {
+    let count = views["count"].as_u64().unwrap_or_default();
+    if count == 0 && views["mount_point"].is_null() {
+        return "none".into();
+    }
+    let mounted = match &views["mount_point"] {
+        Value::Null => "not mounted".into(),
+        place => format!("at {}", plain(place)),
+    };
+    let readers = match &views["allow_other"] {
+        Value::Bool(true) => "other users may read theirs",
+        _ => "only this user may read them (/etc/fuse.conf lacks user_allow_other)",
+    };
+    let audit = match views["audit"].as_str() {
+        Some("off") | None => "reads are not recorded".into(),
+        Some(how) => format!("reads are recorded ({how})"),
+    };
+    let count = counted(count, "view");
+    format!("{count} {mounted}; {readers}; {audit}")
 }
 
 /// Warns if the settings file has changed since the mount read it, and returns whether it has.
@@ -161,7 +235,7 @@ fn flatten(name: &str, value: &Value, fields: &mut Vec<(String, String)>) {
     }
 }
 
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Bool(true) => "yes".into(),
@@ -171,15 +245,19 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn row(report: &Value) -> Vec<String> {
+/// Whether a provider answers, in words.
+pub(super) fn state_of(report: &Value) -> &'static str {
     let is = |field: &str| report[field].as_bool().unwrap_or(false);
-    let state = match (is("configured"), report["available"].as_bool()) {
+    match (is("configured"), report["available"].as_bool()) {
         (false, _) => "not configured",
         (true, None) => "not asked yet",
         (true, Some(true)) => "available",
         (true, Some(false)) if is("stale") => "failing, last values served",
         (true, Some(false)) => "failing",
-    };
+    }
+}
+
+fn row(report: &Value) -> Vec<String> {
     let last_error = match (&report["last_error"], &report["last_error_at"]) {
         (Value::String(error), Value::String(at)) => format!("{at}  {error}"),
         (error, _) => plain(error),
@@ -187,7 +265,7 @@ fn row(report: &Value) -> Vec<String> {
     let keys = report["keys"].as_array().map_or(0, Vec::len);
     vec![
         plain(&report["name"]),
-        state.into(),
+        state_of(report).into(),
         keys.to_string(),
         plain(&report["source"]),
         last_error,
@@ -199,23 +277,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_fields_become_lines_with_words_for_names() {
+    fn what_is_as_it_should_be_is_said_in_few_words_and_the_rest_whole() {
         let status = json!({
-            "version": "0.1.0", "allow_root": false,
-            "restarts": [{"at": "then", "reason": "SIGKILL"}], "kernel": {"fuse": "7.44"},
+            "version": "0.1.0", "program": "/usr/bin/simpletuner-live", "keeper_pid": 1, "server_pid": 2,
+            "mount_point": "/m", "started_at": "now", "allow_root": false, "reload": null,
+            "restarts": [{"at": "then", "reason": "SIGKILL", "number": 7}],
+            "kernel": {"fuse": "7.44", "resend": true, "epoch": true},
+            "settings": {"file": "/s", "in_force": "hash"},
+            "failed_write": {"at": "then", "file": "secrets/A"},
+            "views": {"count": 0, "mount_point": null},
+            "docker": {"socket": "/d", "problem": "taken"},
         });
-        let mut fields = Vec::new();
-        flatten("", &status, &mut fields);
+        let fields = in_words(status);
         let lines: Vec<_> = fields.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(
             lines,
             [
-                "version=0.1.0",
-                "allow root=no",
-                "restarts=1",
-                "=then  SIGKILL",
-                "kernel fuse=7.44"
+                "mount=/m",
+                "version=0.1.0 (/usr/bin/simpletuner-live)",
+                "processes=keeper 1, server 2",
+                "restarts=7, the last at then: SIGKILL",
+                "settings=/s",
+                "who may=this user",
+                "kernel=FUSE 7.44",
+                "views=none",
+                "failed write at=then",
+                "failed write file=secrets/A",
+                "docker socket=/d",
+                "docker problem=taken",
             ]
         );
+    }
+
+    #[test]
+    fn views_say_who_may_read_them_and_whether_that_is_recorded() {
+        let mut views =
+            json!({"count": 2, "mount_point": "/v", "allow_other": true, "audit": "fanotify"});
+        let words = "2 views at /v; other users may read theirs; reads are recorded (fanotify)";
+        assert_eq!(views_in_words(&views), words);
+        views["allow_other"] = json!(false);
+        views["audit"] = json!("off");
+        let words = views_in_words(&views);
+        assert!(words.contains("user_allow_other"), "{words}");
+        assert!(words.contains("not recorded"), "{words}");
     }
 }

@@ -16,6 +16,7 @@ use crate::audit::{Actor, AuditEvent, AuditTrail, ReadTarget};
 use crate::error::Error;
 use crate::manager::{Lookup, SecretsManager};
 use crate::provider::{self, ChangeKind, PastChange, Undo, UndoRequest};
+use crate::provider::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::settings::paths::{DEFAULT_NAMES, without_links};
@@ -29,7 +30,7 @@ pub(super) enum Target {
 
 /// The library, and the audit trail, which the library does not write. Dropping it writes the last rows.
 pub(super) struct Store {
-    manager: Arc<SecretsManager>,
+    pub(super) manager: Arc<SecretsManager>,
     audit: Arc<AuditTrail>,
 }
 
@@ -77,7 +78,26 @@ impl Store {
         Ok(())
     }
 
-    fn record(&self, event: AuditEvent) {
+    /// What a rotation of the key would do.
+    pub(super) fn plan_key_rotation(&self) -> Outcome<KeyRotationPlan> {
+        Ok(self.manager.plan_key_rotation()?)
+    }
+
+    /// Replaces the key as planned.
+    pub(super) fn rotate_key(
+        &self,
+        plan: &KeyRotationPlan,
+        request: &KeyRotationRequest,
+    ) -> Outcome<KeyRotationReport> {
+        let report = self.manager.rotate_key(plan, request)?;
+        self.record(AuditEvent::KeyRotated {
+            values: report.values,
+            old_key: report.old_key.clone(),
+        });
+        Ok(report)
+    }
+
+    pub(super) fn record(&self, event: AuditEvent) {
         self.audit.record(Actor::this_process(), event);
     }
 }
@@ -125,7 +145,7 @@ impl Target {
     pub(super) fn set(&self, name: &SecretName, value: &[u8]) -> Outcome {
         match self {
             Target::Mount(client) => {
-                let was_plain = client.is_encrypted(name) == Some(false);
+                let plain = (client.is_encrypted(name) == Some(false)).then(|| name.clone());
                 client.set(name, value)?;
                 if let Some(provider) = client.provider_of(name)
                     && provider != "file"
@@ -135,12 +155,7 @@ impl Target {
                          give that value"
                     ));
                 }
-                if was_plain
-                    && client.is_encrypted(name) == Some(true)
-                    && let Some(store) = simpletuners_own_file(client)
-                {
-                    warn(&provider::file::hidden(name, &store));
-                }
+                self.warn_if_hidden(client, plain.as_slice());
             }
             Target::Store(store) => {
                 let text = std::str::from_utf8(value).map_err(|_| Error::NotUtf8 {
@@ -152,6 +167,16 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Warns of secrets that were plain text in the file that SimpleTuner reads itself, and are encrypted now.
+    pub(super) fn warn_if_hidden(&self, client: &MountClient, plain: &[SecretName]) {
+        let is_hidden = |name: &&SecretName| client.is_encrypted(name) == Some(true);
+        for name in plain.iter().filter(is_hidden) {
+            if let Some(store) = simpletuners_own_file(client) {
+                warn(&provider::file::hidden(name, &store));
+            }
+        }
     }
 
     /// Removes the secret, and warns if another provider has it, too.
@@ -222,7 +247,11 @@ impl Target {
 
     /// The store itself, whether a mount is running or not: a mount has noticed each write when it returns.
     pub(super) fn open_store(context: &Context) -> Outcome<Store> {
-        let settings = context.settings()?;
+        let settings = context.settings().map_err(|error| {
+            let hint = "this command changes or reads the secrets file itself, and the settings name it: mend them, or name others by \
+                        --config; a mount that runs goes on with those in force, so `get`, `set` and `rm` work";
+            Failure::Hinted(error, hint.to_owned())
+        })?;
         let store = Store::of(&settings)?;
         same_store::require(context, &settings, &store.path())?;
         Ok(store)

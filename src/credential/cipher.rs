@@ -1,12 +1,14 @@
 //! PBKDF2 and Fernet, combined as SimpleTuner does. Does not know where the master secret comes from.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
 use pbkdf2::{Algorithm, Params, pbkdf2_hmac_with_params};
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -66,8 +68,12 @@ fn is_rest_of_token(rest: &str) -> bool {
     })
 }
 
-/// Encrypts and decrypts values under one derived key, which is zeroed when it is dropped.
-pub struct CredentialCipher(Fernet);
+/// Encrypts and decrypts values under one derived key, which is zeroed when it is dropped. While a rotation of the key is under
+/// way, it decrypts under the key beside, too.
+pub struct CredentialCipher {
+    pub(super) key: Arc<Fernet>,
+    pub(super) beside: Option<Arc<Fernet>>,
+}
 
 impl fmt::Debug for CredentialCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,13 +92,34 @@ fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
 }
 
+/// Shows which key is derived from a master secret, and says nothing else of it: whoever guesses the secret by it needs as long for
+/// each guess as with an encrypted value. Derives the key anew.
+pub(crate) fn key_fingerprint(master_secret: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, fernet_key(master_secret).as_bytes());
+    let tag = hmac::sign(&key, b"simpletuner-live key fingerprint");
+    let first = &tag.as_ref()[..8];
+    first.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn derive(master_secret: &str) -> Arc<Fernet> {
+    let Some(fernet) = Fernet::new(&fernet_key(master_secret)) else {
+        unreachable!("32 bytes in base64 are a Fernet key");
+    };
+    Arc::new(fernet)
+}
+
 impl CredentialCipher {
     /// Derives the key from a master secret. Takes 100,000 rounds of PBKDF2, so keep the result.
     pub fn derive(master_secret: &str) -> Self {
-        let Some(fernet) = Fernet::new(&fernet_key(master_secret)) else {
-            unreachable!("32 bytes in base64 are a Fernet key");
-        };
-        Self(fernet)
+        Self {
+            key: derive(master_secret),
+            beside: None,
+        }
+    }
+
+    /// Whether it decrypts under a second key, too.
+    pub(crate) fn has_key_beside(&self) -> bool {
+        self.beside.is_some()
     }
 
     /// Encrypts a value to its stored form, which [`is_encrypted`] recognizes.
@@ -106,7 +133,7 @@ impl CredentialCipher {
     }
 
     fn encrypt_at(&self, value: &SecretValue, seconds: u64) -> String {
-        URL_SAFE.encode(self.0.encrypt_at_time(value.as_bytes(), seconds))
+        URL_SAFE.encode(self.key.encrypt_at_time(value.as_bytes(), seconds))
     }
 
     /// Decrypts a stored value of any age; `name` is for the error.
@@ -124,9 +151,9 @@ impl CredentialCipher {
         let token = std::str::from_utf8(&token).map_err(|_| damaged)?;
         // With the largest time, no token is from the future. Python's Fernet ignores the time without a limit, so a value
         // that was encrypted under a fast clock must be readable here, too.
-        let text = self
-            .0
-            .decrypt_at_time(token, None, u64::MAX - 60)
+        let decrypt = |key: &Fernet| key.decrypt_at_time(token, None, u64::MAX - 60);
+        let text = decrypt(&self.key)
+            .or_else(|error| self.beside.as_deref().map_or(Err(error), decrypt))
             .map(Zeroizing::new)
             .map_err(|_| Undecryptable::OtherKey)?;
         SecretValue::from_bytes("", &text).map_err(|_| Undecryptable::NotText)
@@ -302,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_token_whose_content_is_not_utf8_is_refused() {
-        let stored = URL_SAFE.encode(CIPHER.0.encrypt(b"\xff\xfe"));
+        let stored = URL_SAFE.encode(CIPHER.key.encrypt(b"\xff\xfe"));
         assert!(matches!(
             CIPHER.decrypt("K", &stored),
             Err(Error::CannotDecrypt { .. })

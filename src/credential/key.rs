@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fernet::Fernet;
+use rustix::fs::FileType;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::CredentialCipher;
+use super::{CredentialCipher, cipher, rotation};
 use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, Stamp, base_folder, place, read_file};
 use crate::secret::SecretValue;
@@ -22,7 +24,7 @@ use crate::text::shell_path;
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
 
 /// A larger file cannot be a key.
-const MAX_KEY: usize = 64 * 1024;
+pub(crate) const MAX_KEY: usize = 64 * 1024;
 
 /// Two changes within a tick of the filesystem's clock have the same time, so a younger file is read again.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -33,15 +35,29 @@ pub struct KeySource {
     key_file: PathBuf,
     /// Locked while a key is derived, so that other threads wait for the result instead of deriving it, too.
     derived: Mutex<Option<Derived>>,
+    /// A rotation has replaced the key since [`take_rotated`](KeySource::take_rotated) was called.
+    rotated: AtomicBool,
     warned: AtomicBool,
+    beside_warned: AtomicBool,
 }
 
 struct Derived {
-    /// Of the key's text, so that a file with a new time and the same text costs no PBKDF2.
-    fingerprint: u64,
-    /// The file that was read; `None` for the variable, which never changes, and for a file that is read again each time.
-    file: Option<Stamp>,
+    /// Of the texts of the key and of the key beside, so that a file with a new time and the same text costs no PBKDF2.
+    fingerprints: (u64, Option<u64>),
+    /// The files that were read; `None` for the variable, which never changes, and for files that are read again each time.
+    files: Option<(Stamp, Option<Stamp>)>,
     cipher: Arc<CredentialCipher>,
+}
+
+impl Derived {
+    /// The Fernet key of a text that was derived before.
+    fn key_of(&self, fingerprint: u64) -> Option<&Arc<Fernet>> {
+        match fingerprint {
+            one if one == self.fingerprints.0 => Some(&self.cipher.key),
+            other if Some(other) == self.fingerprints.1 => self.cipher.beside.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for KeySource {
@@ -62,7 +78,9 @@ impl KeySource {
             variable,
             key_file,
             derived: Mutex::new(None),
+            rotated: AtomicBool::new(false),
             warned: AtomicBool::new(false),
+            beside_warned: AtomicBool::new(false),
         }
     }
 
@@ -117,10 +135,10 @@ impl KeySource {
             .derived
             .lock()
             .as_ref()
-            .and_then(|derived| derived.file);
+            .and_then(|derived| derived.files);
         match (&self.variable, stamp, derived_from) {
             (Some(_), ..) => Ok(()),
-            (None, Ok(stamp), Some(known)) if stamp == known => Ok(()),
+            (None, Ok(stamp), Some((known, _))) if stamp == known => Ok(()),
             _ => self.read().map(drop),
         }
     }
@@ -138,6 +156,22 @@ impl KeySource {
         self.variable.is_none().then_some(&self.key_file)
     }
 
+    /// The files that the key depends on: to be watched.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let files = self.file().map(|file| [file.to_owned(), self.beside()]);
+        files.into_iter().flatten().collect()
+    }
+
+    /// Where the next key is while a rotation is under way: beside the file that a link at the key's path leads to.
+    fn beside(&self) -> PathBuf {
+        rotation::path_of_next(&real_path(&self.key_file))
+    }
+
+    /// Whether a rotation has replaced the key since the last call.
+    pub(crate) fn take_rotated(&self) -> bool {
+        self.rotated.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether there is a key, usable or not.
     pub fn exists(&self) -> bool {
         self.variable.is_some() || self.key_file.exists()
@@ -152,18 +186,26 @@ impl KeySource {
         let mut derived = self.derived.lock();
         if let Some(variable) = &self.variable {
             let derived = derived.get_or_insert_with(|| Derived {
-                fingerprint: variable.fingerprint(),
-                file: None,
+                fingerprints: (variable.fingerprint(), None),
+                files: None,
                 cipher: Arc::new(CredentialCipher::derive(variable.as_str())),
             });
             return Ok(Some(derived.cipher.clone()));
         }
+        // First the key beside: a rotation that ends meanwhile has made it the key by the time that one is read.
+        let beside = self.beside();
+        let stamp = |path: &Path| {
+            let stat = rustix::fs::stat(path);
+            stat.ok().map(|stat| Stamp::of(&stat))
+        };
         if let Some(derived) = &*derived
-            && let Some(file) = &derived.file
-            && rustix::fs::stat(&self.key_file).is_ok_and(|stat| Stamp::of(&stat) == *file)
+            && let Some((file, next)) = &derived.files
+            && stamp(&beside) == *next
+            && stamp(&self.key_file) == Some(*file)
         {
             return Ok(Some(derived.cipher.clone()));
         }
+        let next = self.read_beside(&beside);
         let Some((text, file)) = self.read()? else {
             // In a folder that was moved away, the key is what it was.
             if base_folder::refuse_anew(&self.key_file).is_err()
@@ -174,47 +216,79 @@ impl KeySource {
             *derived = None;
             return Ok(None);
         };
-        let fingerprint = text.fingerprint();
-        let cipher = match derived.take() {
-            Some(last) if last.fingerprint == fingerprint => last.cipher,
-            _ => Arc::new(CredentialCipher::derive(text.as_str())),
+        let last = derived.take();
+        let fingerprints = (
+            text.fingerprint(),
+            next.as_ref().map(|(text, _)| text.fingerprint()),
+        );
+        if let Some(last) = &last
+            && last.fingerprints.0 != fingerprints.0
+            && self.replaces(last, fingerprints.0)
+        {
+            self.rotated.store(true, Ordering::Relaxed);
+        }
+        let cipher = match &last {
+            Some(last) if last.fingerprints == fingerprints => last.cipher.clone(),
+            last => {
+                let key_of = |fingerprint, text: &SecretValue| {
+                    let known = last.as_ref().and_then(|last| last.key_of(fingerprint));
+                    let derive = || cipher::derive(text.as_str());
+                    known.cloned().unwrap_or_else(derive)
+                };
+                let next = next.as_ref().zip(fingerprints.1);
+                Arc::new(CredentialCipher {
+                    key: key_of(fingerprints.0, &text),
+                    beside: next.map(|((text, _), fingerprint)| key_of(fingerprint, text)),
+                })
+            }
         };
+        let next = next.map(|(_, stamp)| stamp);
+        let is_settled = |stamp: &Stamp| !stamp.is_younger_than(SETTLED_AFTER);
+        let are_settled = is_settled(&file) && next.as_ref().is_none_or(is_settled);
         *derived = Some(Derived {
-            fingerprint,
-            file: (!file.is_younger_than(SETTLED_AFTER)).then_some(file),
+            fingerprints,
+            files: are_settled.then_some((file, next)),
             cipher: cipher.clone(),
         });
         Ok(Some(cipher))
     }
 
+    /// Whether the key that replaced the last one came from a rotation: it lay beside, or the last one was retired.
+    fn replaces(&self, last: &Derived, new: u64) -> bool {
+        last.fingerprints.1 == Some(new) || {
+            let retired = rotation::retired(&real_path(&self.key_file));
+            let mut texts = retired.iter().filter_map(|path| read_key(path).ok()?);
+            texts.any(|(text, ..)| text.fingerprint() == last.fingerprints.0)
+        }
+    }
+
+    /// The text of the key beside, and its file's state. What cannot be a key is passed over: it must not make the key unusable.
+    fn read_beside(&self, path: &Path) -> Option<(SecretValue, Stamp)> {
+        match read_key(path) {
+            Ok(read) => read.map(|(text, stamp, _)| (text, stamp)),
+            Err(reason) => {
+                if !self.beside_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("{} is not used: {reason}", path.display());
+                }
+                None
+            }
+        }
+    }
+
     /// The key file's text, stripped, and the file's state; `None` if there is no file.
     fn read(&self) -> Result<Option<(SecretValue, Stamp)>> {
-        let content = match read_file(&self.key_file, MAX_KEY) {
-            Ok(content) => content,
-            Err(ReadError::Missing) => return Ok(None),
-            Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
-            Err(ReadError::TooLarge) => return Err(self.unusable("it is too large to be a key")),
-            Err(ReadError::Io(error)) => {
-                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
-            }
+        let read = read_key(&self.key_file).map_err(|reason| self.unusable(reason))?;
+        let Some((text, stamp, mode)) = read else {
+            return Ok(None);
         };
-        let text = std::str::from_utf8(&content.bytes)
-            .map_err(|_| self.unusable("it is not UTF-8 text; restore it from a backup"))?;
-        // Python's str.strip() also strips four separators that Rust does not count as white space.
-        let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
-        if text.is_empty() {
-            return Err(self.unusable(
-                "it is empty; restore it from a backup, or remove it if nothing is encrypted yet",
-            ));
-        }
-        if content.mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
+        if mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "other users may open the credential key {}; fix it with: chmod 600 {}",
                 self.key_file.display(),
                 shell_path(&self.key_file)
             );
         }
-        Ok(Some((SecretValue::new(text), content.stamp)))
+        Ok(Some((text, stamp)))
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {
@@ -225,12 +299,55 @@ impl KeySource {
     }
 }
 
+/// The master secret in a key file's text.
+pub(crate) fn master_secret(text: &str) -> &str {
+    // Python's str.strip() also strips four separators that Rust does not count as white space.
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'))
+}
+
+/// The text of a key's file, stripped, the file's state and its mode; `None` if there is no file. The error says why it cannot be
+/// a key.
+pub(super) fn read_key(
+    path: &Path,
+) -> std::result::Result<Option<(SecretValue, Stamp, u32)>, String> {
+    let content = match read_file(path, MAX_KEY) {
+        Ok(content) => content,
+        Err(ReadError::Missing) => return Ok(None),
+        Err(ReadError::NotAFile(what)) => return Err(what.to_owned()),
+        Err(ReadError::TooLarge) => return Err("it is too large to be a key".to_owned()),
+        Err(ReadError::Io(error)) => {
+            return Err(format!("it cannot be read: {}", in_words(&error)));
+        }
+    };
+    let text = std::str::from_utf8(&content.bytes)
+        .map_err(|_| "it is not UTF-8 text; restore it from a backup".to_owned())?;
+    let text = master_secret(text);
+    if text.is_empty() {
+        let reason =
+            "it is empty; restore it from a backup, or remove it if nothing is encrypted yet";
+        return Err(reason.to_owned());
+    }
+    Ok(Some((SecretValue::new(text), content.stamp, content.mode)))
+}
+
+/// The path with a link at its end followed.
+fn real_path(path: &Path) -> PathBuf {
+    let is_link = rustix::fs::lstat(path)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+    let real = is_link.then(|| path.canonicalize().ok()).flatten();
+    real.unwrap_or_else(|| path.to_owned())
+}
+
 /// Creates the key file, unless another process was first.
 fn create(path: &Path) -> io::Result<()> {
+    place::create_whole(path, new_key()?.as_bytes())
+}
+
+/// The text of a new key: 32 random bytes in URL-safe base64 without padding, as SimpleTuner makes it.
+pub(super) fn new_key() -> io::Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *key).map_err(|error| io::Error::other(error.to_string()))?;
-    let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(key.as_slice()));
-    place::create_whole(path, text.as_bytes())
+    Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(key.as_slice())))
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@
 
 mod cipher;
 mod key;
+mod rotation;
 
-pub(crate) use cipher::Undecryptable;
 pub use cipher::{CredentialCipher, is_encrypted};
+pub(crate) use cipher::{Undecryptable, key_fingerprint};
 pub use key::{KEY_VARIABLE, KeySource};
+pub(crate) use key::{MAX_KEY, master_secret};
+pub(crate) use rotation::KeyRotation;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,10 +1,12 @@
 //! Files on the disk: [`place`] opens only what this user or root can have put there; `read_file` reads a whole regular
 //! file, at most so many bytes, never blocking; [`notifier`] waits for changes; [`open_events`] is the kernel's report of
 //! opens; [`reserve`] keeps descriptors for what must not
-//! fail; [`base_folder`]: the daemon makes nothing anew in a folder that was moved away. Knows no content.
+//! fail; [`base_folder`]: the daemon makes nothing anew in a folder that was moved away. [`memory_folder`]: folders that are on no
+//! disk. Knows no content.
 
 pub(crate) mod base_folder;
 mod groups;
+pub(crate) mod memory_folder;
 pub(crate) mod names;
 pub(crate) mod notifier;
 pub(crate) mod open_events;
@@ -16,7 +18,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -157,6 +159,25 @@ pub(crate) fn read_file_of_anybody(path: &Path, limit: usize) -> Result<Content,
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
     read_open(file.into(), limit)
+}
+
+/// Whether the file itself is a mount point: a bind mount of this one file. `false` where the kernel cannot say (before
+/// Linux 5.8).
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty());
+    statx.is_ok_and(|statx| {
+        let attributes = statx.stx_attributes & statx.stx_attributes_mask;
+        attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
+}
+
+/// Waits until the entries of a folder are on the disk. Some filesystems cannot do that, and return EINVAL.
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    match std::fs::File::open(folder)?.sync_all() {
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn read_open(mut file: std::fs::File, limit: usize) -> Result<Content, ReadError> {

@@ -1,12 +1,14 @@
 //! Turns the tree's errors into errnos for the kernel, and logs their reasons.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
 use crate::error::in_words;
 use crate::live::OpError;
+use crate::metrics::MountCounters;
 use crate::sync::Mutex;
 
 /// The errnos that may reach the kernel. Others become EIO, because some have a meaning in the FUSE protocol: ENOSYS switches
@@ -61,9 +63,26 @@ pub(super) struct Failures {
     logged: Mutex<HashMap<String, Logged>>,
     /// Why the last operations failed, each with the key or document that it was about, the newest last.
     reasons: Mutex<VecDeque<(String, String)>>,
+    counters: Arc<MountCounters>,
 }
 
 impl Failures {
+    pub(super) fn new(counters: Arc<MountCounters>) -> Self {
+        Self {
+            counters,
+            ..Self::default()
+        }
+    }
+
+    /// Counts an errno for the kernel, and returns it.
+    pub(super) fn count(&self, errno: Errno) -> Errno {
+        // ESTALE reaches no program: the kernel looks the name up once more. ENOSYS has it do the operation by itself.
+        if ![libc::ESTALE, libc::ENOSYS].contains(&errno.code()) {
+            self.counters.errors.increment(errno.code());
+        }
+        errno
+    }
+
     /// The errno for the kernel; logs the reason.
     pub(super) fn errno(&self, operation: &str, error: OpError) -> Errno {
         let (errno, reason, is_expected) = match error {
@@ -88,7 +107,7 @@ impl Failures {
             None if allowed != errno => self.log(operation, allowed, &format!("errno {errno}")),
             None => {}
         }
-        Errno::from_i32(allowed)
+        self.count(Errno::from_i32(allowed))
     }
 
     fn keep_reason(&self, name: &str, reason: &str) {

@@ -62,7 +62,7 @@ impl Fs {
 macro_rules! refused {
     ($($operation:ident($($argument:ty),*) -> $reply:ty = $errno:ident;)*) => {
         $(fn $operation(&self, _: &Request, $(_: $argument,)* reply: $reply) {
-            reply.error(Errno::$errno);
+            self.0.refuse(reply, Errno::$errno);
         })*
     };
 }
@@ -167,11 +167,11 @@ impl Filesystem for Fs {
     ) {
         self.0.begin(request, reply, |fs, caller, reply| {
             if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
-                return reply.error(Errno::EPERM);
+                return fs.refuse(reply, Errno::EPERM);
             }
             let name = match text_of(name, EINVAL) {
                 Ok(name) => name,
-                Err(errno) => return reply.error(errno),
+                Err(errno) => return fs.refuse(reply, errno),
             };
             let result = fs.tree.mknod(&caller, parent.0, &name);
             fs.answer("mknod", result, reply, |reply, found| {
@@ -204,7 +204,7 @@ impl Filesystem for Fs {
             let names = (text_of(name, EINVAL), text_of(new_name, EINVAL));
             let (name, new_name) = match names {
                 (Ok(name), Ok(new_name)) => (name, new_name),
-                (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
+                (Err(errno), _) | (_, Err(errno)) => return fs.refuse(reply, errno),
             };
             let queue = fs.tree.queue_of_names(from.0, &[&name, &new_name]);
             fs.work(&caller, "rename", queue, reply, move |tree| {
@@ -334,7 +334,7 @@ impl Filesystem for Fs {
     ) {
         match typ == i32::from(libc::F_UNLCK as i16) {
             true => reply.ok(),
-            false => reply.error(Errno::ENOLCK),
+            false => self.0.refuse(reply, Errno::ENOLCK),
         }
     }
 
@@ -425,7 +425,7 @@ impl Filesystem for Fs {
         // Accepted without effect, so that an archive with these attributes can be unpacked.
         match name.as_encoded_bytes().starts_with(b"user.simpletuner.") {
             true => reply.ok(),
-            false => reply.error(Errno::EOPNOTSUPP),
+            false => self.0.refuse(reply, Errno::EOPNOTSUPP),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
+    ReplyEntry, ReplyLock, ReplyOpen, ReplyWrite, ReplyXattr,
 };
 
 use crate::live::{FileType, LookupReply, Owner};
@@ -35,6 +35,7 @@ impl_error_reply!(
     ReplyDirectoryPlus,
     ReplyEmpty,
     ReplyEntry,
+    ReplyLock,
     ReplyOpen,
     ReplyWrite,
     ReplyXattr

@@ -48,11 +48,12 @@ const WITHOUT_REQUEST: u64 = 1 << 62;
 
 impl Dispatcher {
     pub(super) fn new(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
+        let counters = &tree.counters().live;
         Ok(Self {
-            waiting: Arc::new(Waiting::new(heartbeat)),
+            waiting: Arc::new(Waiting::new(heartbeat, counters.clone())),
             workers: Workers::start(tree.clone(), heartbeat)?,
             heartbeat,
-            failures: Failures::default(),
+            failures: Failures::new(counters.clone()),
             device: Device::default(),
             tree,
         })
@@ -73,9 +74,10 @@ impl Dispatcher {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, R),
     ) {
+        self.tree.counters().live.requests.increment();
         if self.is_poisonous(request) {
             tracing::error!("two servers crashed on a request, so it fails: {request:?}");
-            return reply.fail(Errno::EIO);
+            return self.refuse(reply, Errno::EIO);
         }
         let caller = caller(request);
         if let Some(page) = &self.heartbeat {
@@ -98,9 +100,14 @@ impl Dispatcher {
         self.begin(request, reply, |fs, caller, reply| {
             match text_of(name, errno) {
                 Ok(name) => operation(fs, caller, name, reply),
-                Err(errno) => reply.fail(errno),
+                Err(errno) => fs.refuse(reply, errno),
             }
         });
+    }
+
+    /// Answers with an errno of which the tree knows nothing.
+    pub(super) fn refuse(&self, reply: impl ErrorReply, errno: Errno) {
+        reply.fail(self.failures.count(errno));
     }
 
     fn working_on(&self, slot: Slot, request: u64) -> Option<WorkingOn> {
@@ -430,7 +437,7 @@ impl Dispatcher {
             let may_read = self.tree.access(&caller, ino, libc::R_OK).is_ok();
             return match self.failures.last_of(key).filter(|_| may_read) {
                 Some(reason) => xattr_reply(reason.as_bytes(), size, reply),
-                None => reply.error(Errno::NO_XATTR),
+                None => self.refuse(reply, Errno::NO_XATTR),
             };
         }
         self.ask_for(

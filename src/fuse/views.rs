@@ -17,6 +17,7 @@ use super::init::MAX_WRITE;
 use super::reply::ErrorReply;
 use super::waiting::{InterruptedBy, Waiting};
 use crate::live::{Caller, OpError};
+use crate::metrics::MountCounters;
 use crate::process::heartbeat::{HeartbeatPage, OF_VIEWS, Slot};
 use crate::sync::Mutex;
 use crate::views::{Answer, Ask, OpenAudit, ViewAttr, ViewError, Views};
@@ -42,18 +43,24 @@ struct Dispatcher {
     waiting: Arc<Waiting>,
     heartbeat: HeartbeatPage,
     failures: Failures,
+    counters: Arc<MountCounters>,
     /// Whether the kernel can open folders by itself (Linux 5.1).
     opens_folders: Mutex<bool>,
 }
 
 impl ViewsFs {
-    /// The filesystem over a tree.
-    pub(crate) fn new(views: Arc<Views>, heartbeat: HeartbeatPage) -> Self {
+    /// The filesystem over a tree. Its requests are counted in `counters`.
+    pub(crate) fn new(
+        views: Arc<Views>,
+        heartbeat: HeartbeatPage,
+        counters: Arc<MountCounters>,
+    ) -> Self {
         Self(Arc::new(Dispatcher {
             views,
-            waiting: Arc::new(Waiting::new(Some(heartbeat))),
+            waiting: Arc::new(Waiting::new(Some(heartbeat), counters.clone())),
             heartbeat,
-            failures: Failures::default(),
+            failures: Failures::new(counters.clone()),
+            counters,
             opens_folders: Mutex::new(true),
         }))
     }
@@ -67,11 +74,12 @@ impl Dispatcher {
         reply: R,
         operation: impl FnOnce(&Arc<Self>, Caller, R),
     ) {
+        self.counters.requests.increment();
         let mut caller = caller(request);
         caller.request |= OF_VIEWS;
         if caller.is_resend && self.heartbeat.is_poisonous(caller.request) {
             tracing::error!("two servers crashed on a request, so it fails: {request:?}");
-            return reply.fail(Errno::EIO);
+            return reply.fail(self.failures.count(Errno::EIO));
         }
         self.heartbeat.set(Slot::LastViewsRequest, caller.request);
         let _working = self
@@ -158,7 +166,7 @@ impl Filesystem for ViewsFs {
         self.0.begin(request, reply, |fs, caller, reply| {
             let name = match text_of(name, libc::ENOENT) {
                 Ok(name) => name,
-                Err(errno) => return reply.error(errno),
+                Err(errno) => return reply.error(fs.failures.count(errno)),
             };
             fs.ask(
                 caller,

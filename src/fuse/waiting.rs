@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use fuser::Errno;
 
 use crate::live::{Caller, WaitOn};
+use crate::metrics::{Counted, MountCounters};
 use crate::process::heartbeat::HeartbeatPage;
 use crate::process::{has_fatal_signal_pending, is_being_killed};
 use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
@@ -39,6 +40,7 @@ struct Waiter {
     /// When it is resumed even if it is still blocked.
     until: Option<Instant>,
     resume: Resume,
+    _counted: Counted,
 }
 
 #[derive(Default)]
@@ -60,14 +62,16 @@ pub(super) struct Waiting {
     changed: Condvar,
     /// Where parked requests are marked as unanswered.
     heartbeat: Option<HeartbeatPage>,
+    counters: Arc<MountCounters>,
 }
 
 impl Waiting {
-    pub(super) fn new(heartbeat: Option<HeartbeatPage>) -> Self {
+    pub(super) fn new(heartbeat: Option<HeartbeatPage>, counters: Arc<MountCounters>) -> Self {
         Self {
             waiters: Mutex::default(),
             changed: Condvar::new(),
             heartbeat,
+            counters,
         }
     }
 
@@ -119,6 +123,7 @@ impl Waiting {
                 until: patience.and_then(|patience| Instant::now().checked_add(patience)),
                 on,
                 resume,
+                _counted: self.counters.waiting.hold(),
             },
         );
         if !waiters.watcher_running {
@@ -205,6 +210,7 @@ impl Waiting {
                 InterruptedBy::KillSignals => is_being_killed,
             };
             if tid != 0 && ends(tid) {
+                self.counters.errors.increment(libc::EINTR);
                 self.complete(id, Err(Errno::EINTR));
             }
         }

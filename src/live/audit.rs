@@ -6,7 +6,7 @@ use super::layout::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::bundle::BundleFormat;
-use crate::process::{Process, container_of};
+use crate::process::{Process, control_group_of};
 use crate::secret::Change;
 use crate::versions::Opener;
 
@@ -19,13 +19,15 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn of_opener(opener: &Opener) -> Self {
+        let group = control_group_of(opener.process.pid);
         Self {
             process: Some(opener.process),
             actor: Actor {
                 uid: Some(opener.uid),
                 pid: opener.process.pid,
                 program: opener.program.clone(),
-                container: container_of(opener.process.pid),
+                container: group.container,
+                unit: group.unit,
             },
         }
     }
@@ -72,15 +74,16 @@ impl Tree {
         }
     }
 
-    /// Records that a file with secrets was opened to read.
+    /// Counts that a file with secrets was opened to read, and records it.
     pub(super) fn record_read(&self, caller: &Caller, kind: &FileKind) {
-        let Some(audit) = &self.audit else {
-            return;
-        };
         let what = match kind {
             FileKind::Secret(name) => ReadTarget::Secret(name.clone()),
             FileKind::Bundle(format) => ReadTarget::AllSecrets(path_of(*format)),
             _ => return,
+        };
+        self.counters.live.opens.increment();
+        let Some(audit) = &self.audit else {
+            return;
         };
         audit.record_read(caller.uid, caller.tid, what);
     }

@@ -331,7 +331,10 @@ impl Tree {
     ) {
         let mut state = self.state();
         match (&written, write) {
-            (Ok(()), Some(write)) => self.forget_failed_write(&write.kind),
+            (Ok(()), Some(write)) => {
+                self.counters.writes.increment();
+                self.forget_failed_write(&write.kind);
+            }
             (Ok(()), None) | (Err(OpError::Errno(_)), _) => {}
             (Err(error), write) => {
                 let dir_entry = match (write, &commit.0) {

@@ -56,6 +56,7 @@ impl Tree {
             OpError::Error(error) => error.to_string(),
             OpError::Errno(errno) => std::io::Error::from_raw_os_error(*errno).to_string(),
         };
+        self.counters.failed_writes.increment();
         let Some(kind) = self.layout.kind_at(dir_entry) else {
             return;
         };

@@ -69,6 +69,13 @@ pub(super) static IN_ROOT: &[ControlFile] = &[
         write: read_only,
     },
     ControlFile {
+        name: "metrics",
+        mode: 0o400,
+        read_mode: ReadMode::SnapshotWithStartTime,
+        read: |tree, _| generated(&tree.metrics()),
+        write: read_only,
+    },
+    ControlFile {
         name: "reload",
         mode: 0o200,
         read_mode: ReadMode::Snapshot,

@@ -20,6 +20,7 @@ mod journaled;
 mod layout;
 mod listing;
 mod lookup;
+mod metrics;
 mod open;
 mod resolved;
 mod set_attr;
@@ -51,6 +52,7 @@ use crate::bundle::BundleFormat;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::manager::{ChangeSet, ChangedKey, SecretsManager, Snapshot};
+use crate::metrics::Counters;
 use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
@@ -226,6 +228,7 @@ pub struct Tree {
     invalidated: AtomicU64,
     mount: Mutex<MountInfo>,
     reload: OnceLock<status::Reload>,
+    counters: Counters,
 }
 
 impl Tree {
@@ -303,6 +306,7 @@ impl Tree {
             invalidated: AtomicU64::new(0),
             mount: Mutex::default(),
             reload: OnceLock::new(),
+            counters: Counters::default(),
         });
         let listener = Arc::downgrade(&tree);
         manager.on_event(Box::new(move |event| {
@@ -388,6 +392,11 @@ impl Tree {
             WaitOn::Write(_) => {}
             WaitOn::WriteCheck(check) => self.begin_write_check(check, done),
         }
+    }
+
+    /// What is counted of the mount, and of that of the views.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The user and group that all files belong to.

@@ -78,6 +78,8 @@ pub struct Restart {
     pub at: String,
     /// Why: a signal's name, or a word.
     pub reason: String,
+    /// How many there have been, this one included.
+    pub number: u64,
 }
 
 /// An attempt to upgrade, or to reload.

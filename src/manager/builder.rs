@@ -200,9 +200,17 @@ impl SecretsManager {
     }
 }
 
+/// The source of the key that the store's values are encrypted with.
+pub(crate) fn key_source(settings: &Settings) -> KeySource {
+    let key = settings.credential_key.as_ref();
+    KeySource::new(
+        key.map(|key| key.as_str().to_owned()),
+        settings.key_file.clone(),
+    )
+}
+
 /// The options of the file provider from the settings.
 pub(crate) fn file_options(settings: &Settings) -> FileOptions {
-    let key = settings.credential_key.as_ref();
     FileOptions {
         location: StoreLocation::new(
             settings.file_path.clone(),
@@ -210,10 +218,7 @@ pub(crate) fn file_options(settings: &Settings) -> FileOptions {
             &settings.mount_point,
         )
         .named_by_adopt(settings.is_store_of_adopt),
-        key: KeySource::new(
-            key.map(|key| key.as_str().to_owned()),
-            settings.key_file.clone(),
-        ),
+        key: key_source(settings),
         encrypt: settings.encrypt,
         max_stale: settings.max_stale,
         max_keys: settings.max_keys as usize,

@@ -13,7 +13,8 @@ use crate::sync::RwLock;
 pub struct Event {
     /// When it was noticed: RFC 3339 in UTC.
     pub at: String,
-    /// `set`, `deleted`, `rotated`, `invalidated`, `shadowed`, `encrypted`, `provider_down` or `provider_up`.
+    /// `set`, `deleted`, `rotated`, `invalidated`, `shadowed`, `encrypted`, `key_rotated`, `provider_down` or
+    /// `provider_up`.
     pub event: &'static str,
     /// The key, or the prefix that was invalidated.
     #[serde(skip_serializing_if = "Option::is_none")]

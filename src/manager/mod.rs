@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheRegistry, CacheStats, NamedCache, TtlCache, function_caches};
 use crate::error::Result;
+use crate::metrics::CallCounters;
 use crate::provider::ProviderReport;
 use crate::secret::{SecretName, SecretValue};
 use crate::settings::Ttl;
@@ -27,6 +28,7 @@ use event::Listeners;
 use publish::ChangeListeners;
 
 pub use builder::Builder;
+pub(crate) use builder::{file_options, key_source};
 pub use chain::{LookupDone, SnapshotDone};
 pub use event::{Event, Listener};
 pub use publish::{ChangeListener, ChangeSet, ChangedKey};
@@ -195,6 +197,12 @@ impl SecretsManager {
     pub fn report(&self, provider: &str) -> Option<ProviderReport> {
         self.refresh();
         self.snapshot().report(provider)
+    }
+
+    /// What is counted of the calls to each provider that is called, in the order of the chain.
+    pub fn calls(&self) -> impl Iterator<Item = (&str, &CallCounters)> {
+        let entries = self.chain.iter();
+        entries.filter_map(|entry| Some((&*entry.name, entry.provider.calls()?)))
     }
 
     /// Empties the cache of secrets: the next read of each asks its provider.

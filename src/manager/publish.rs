@@ -109,6 +109,9 @@ impl SecretsManager {
                 if changes.any {
                     events.push(Event::new("invalidated", None, Some(&entry.name)));
                 }
+                if changes.key_rotated {
+                    events.push(Event::new("key_rotated", None, Some(&entry.name)));
+                }
                 if changes.any || changes.health {
                     events.extend(entry.check_health(&view));
                 }

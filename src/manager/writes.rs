@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::{ChainEntry, Event, SecretsManager};
 use crate::error::{Error, Result};
-use crate::provider::{ChangeKind, Decrypted, Done, PastChange, SecretStore, Undo, UndoRequest};
+use crate::provider::{
+    ChangeKind, Decrypted, Done, KeyRotationPlan, KeyRotationReport, KeyRotationRequest,
+    PastChange, SecretStore, Undo, UndoRequest,
+};
 use crate::secret::{Change, SecretName, SecretValue};
 
 /// For how many keys it is remembered that a warning was logged.
@@ -181,6 +184,29 @@ impl SecretsManager {
         self.publish();
         store.wait_for_watchers();
         decrypted
+    }
+
+    /// What a rotation of the store's key would do. Changes nothing.
+    ///
+    /// # Errors
+    /// As for [`SecretStore::plan_key_rotation`].
+    pub fn plan_key_rotation(&self) -> Result<KeyRotationPlan> {
+        self.store()?.2.plan_key_rotation()
+    }
+
+    /// Replaces the store's key as it was planned. All watchers of the store have the new key when this returns.
+    ///
+    /// # Errors
+    /// As for [`SecretStore::rotate_key`].
+    pub fn rotate_key(
+        &self,
+        plan: &KeyRotationPlan,
+        request: &KeyRotationRequest,
+    ) -> Result<KeyRotationReport> {
+        let store = self.store()?.2;
+        let rotated = store.rotate_key(plan, request);
+        self.publish();
+        rotated
     }
 
     /// The names of the store's values that are plain text.

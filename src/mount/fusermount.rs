@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::net::{
@@ -35,6 +35,40 @@ fn programs() -> Vec<OsString> {
     match std::env::var_os("FUSERMOUNT_PATH") {
         Some(path) => vec![path],
         None => PROGRAMS.map(OsString::from).into(),
+    }
+}
+
+/// Whether an ordinary user can mount.
+pub enum FusermountState {
+    /// There is no `fusermount3` where it is looked for.
+    Missing,
+    /// It is there, and has not the rights of root.
+    NotSetUserId(PathBuf),
+    /// It is there.
+    Ready(PathBuf),
+}
+
+/// The first `fusermount3` that [`mount`] would run.
+pub fn fusermount_state() -> FusermountState {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let paths = programs().into_iter().flat_map(|program| {
+        let program = PathBuf::from(program);
+        match program.components().count() {
+            1 => std::env::split_paths(&search)
+                .map(|folder| folder.join(&program))
+                .collect(),
+            _ => vec![program],
+        }
+    });
+    let found = paths
+        .into_iter()
+        .find_map(|path| Some((rustix::fs::stat(&path).ok()?, path)));
+    match found {
+        None => FusermountState::Missing,
+        Some((stat, path)) if stat.st_uid == 0 && stat.st_mode & 0o4000 != 0 => {
+            FusermountState::Ready(path)
+        }
+        Some((_, path)) => FusermountState::NotSetUserId(path),
     }
 }
 

@@ -1,13 +1,11 @@
 //! The keeper: mounts, holds what must survive a server, and starts another server when one ends. It fetches no secret,
-//! so that little in it can fail. `upgrading` has its steps of an upgrade.
+//! so that little in it can fail. `begin` has its begin, `upgrading` its steps of an upgrade.
 
 mod begin;
 mod sockets;
 mod upgrading;
 mod views;
 
-use std::ffi::OsString;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,25 +17,18 @@ use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
-use super::setup::{Signals, has_terminal, leave_terminal, set_up};
-use super::start::{ALREADY, READY};
+use super::setup::{Signals, has_terminal, set_up};
 use super::{device, service};
 use crate::error::{Error, Result};
 use crate::files::{base_folder, reserve};
 use crate::live::Restart;
 use crate::process::heartbeat::HeartbeatPage;
 use crate::provider::rfc3339;
-use crate::settings::Settings;
-use crate::sync;
-use begin::begin;
+pub use begin::mount_foreground;
 use upgrading::{Kind, Upgrading};
 
 /// How often the keeper checks the server's heartbeat.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a server that is asked to end before it is ready has to become so.
-const END_GRACE: Duration = Duration::from_secs(1);
-/// How often the keeper looks meanwhile.
-const SIGNAL_PAUSE: Duration = Duration::from_millis(5);
 /// After this many servers in a row that failed to begin, the keeper pauses before the next one.
 const MAX_QUICK_RESTARTS: u32 = 5;
 /// The first pause between two servers; it doubles with each further failure.
@@ -52,65 +43,6 @@ const MAX_RESTARTS_LISTED: usize = 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 /// How long a process may take to end after it has closed its channel.
 const CHANNEL_CLOSED_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Mounts, and keeps a server running until the mount ends or SIGTERM or SIGINT arrives, or its terminal hangs up. With `in_background` it
-/// leaves the terminal, logs to its file, and writes to standard output that the mount answers, or why it does not.
-///
-/// # Errors
-/// Why it cannot be mounted.
-pub fn mount_foreground(
-    settings: &Settings,
-    arguments: &[OsString],
-    in_background: bool,
-) -> Result<()> {
-    let begun = begin(settings, arguments, in_background);
-    let report = match &begun {
-        _ if !in_background => None,
-        Ok(Some(_)) => Some(READY.to_owned()),
-        Ok(None) => Some(ALREADY.to_owned()),
-        Err(error) => Some(error.to_string()),
-    };
-    let reported = match report {
-        Some(report) => report_and_leave(&report),
-        None => Ok(()),
-    };
-    let Some(keeper) = begun? else {
-        return Ok(());
-    };
-    if let Err(error) = reported {
-        // Nobody was told of this mount.
-        tracing::error!(
-            "{error}: unmounting {}",
-            keeper.state.mount_point().display()
-        );
-        return keeper.unmount().and(Err(error));
-    }
-    let state = &keeper.state;
-    service::notify_ready(&state.mount_point());
-    // The service manager has a restored mount already.
-    if device::can_resend(&state.init) && state.numbers_from == 0 {
-        let device = &keeper.shared.device;
-        service::store_mount(
-            &service::LIVE,
-            &state.mount,
-            device,
-            &state.init,
-            false,
-            false,
-        );
-        keeper.store_views();
-    }
-    keeper.run()
-}
-
-/// Reports to the command that started the daemon, and leaves its terminal.
-fn report_and_leave(report: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(report.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::io("the command that started the daemon is gone", e))?;
-    leave_terminal()
-}
 
 /// Takes over the mount of a server whose keeper has ended.
 ///
@@ -141,10 +73,7 @@ pub fn take_over() -> Result<()> {
 /// Starts a server that begins to serve as soon as it has prepared.
 fn start_serving(state: &HandoverState, shared: &SharedFds) -> Result<ServerProcess> {
     let server = ServerProcess::start(state, shared)?;
-    // This fails if the process has ended already; `exit_fd` then shows it.
-    let _ = server
-        .channel
-        .send(&ToServer::Begin(state.restarts.clone()));
+    server.begin(state);
     Ok(server)
 }
 
@@ -284,33 +213,6 @@ impl Keeper {
         }
     }
 
-    /// Waits until the mount's first server answers; an error if it fails, because then nothing is mounted.
-    fn wait_until_ready(&mut self) -> Result<()> {
-        let mut end_at: Option<Instant> = None;
-        loop {
-            if end_at.is_some_and(|end_at| Instant::now() >= end_at) {
-                let why = "the daemon was asked to end before it was ready";
-                self.server.kill(why);
-                return Err(Error::Settings(why.into()));
-            }
-            match self.wait(CHECK_INTERVAL) {
-                Wakeup::Message(ToKeeper::Ready, _) => {
-                    self.server_is_ready();
-                    return Ok(());
-                }
-                Wakeup::Message(ToKeeper::Unmount, _) => end_at = Some(Instant::now()),
-                Wakeup::Message(message, received) => self.handle_message(message, received),
-                // The server may answer already, and its message be on the way.
-                Wakeup::UnmountSignal => {
-                    end_at.get_or_insert(Instant::now() + END_GRACE);
-                    sync::sleep(SIGNAL_PAUSE);
-                }
-                Wakeup::ServerEnded => return Err(Error::Settings(self.server.reap().reason)),
-                _ => {}
-            }
-        }
-    }
-
     /// Waits for the next event, for at most `timeout`.
     fn wait(&mut self, timeout: Duration) -> Wakeup {
         let until = Instant::now() + timeout;
@@ -394,9 +296,11 @@ impl Keeper {
     /// Records for `status` why another server begins.
     fn record_restart(&mut self, reason: String) {
         let restarts = &mut self.state.restarts;
+        let before = restarts.last().map_or(0, |restart| restart.number);
         restarts.push(Restart {
             at: rfc3339(SystemTime::now()),
             reason,
+            number: before + 1,
         });
         let too_many = restarts.len().saturating_sub(MAX_RESTARTS_LISTED);
         restarts.drain(..too_many);

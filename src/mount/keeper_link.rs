@@ -2,7 +2,7 @@
 //! ended.
 
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -37,6 +37,9 @@ pub(super) struct KeeperLink {
     pub(super) channel: Arc<RwLock<Channel>>,
     /// The keeper, if this server started it and must reap it.
     pub(super) keeper: Option<Child>,
+    /// Dropped once a mount's first server may answer: its keeper has reported the mount, or has ended. A keeper that cannot report it
+    /// unmounts, and nobody must have seen the mount by then.
+    pub(super) begin: Option<mpsc::Sender<()>>,
     pub(super) signals: Signals,
     pub(super) state: HandoverState,
     pub(super) shared: SharedFds,
@@ -51,7 +54,7 @@ pub(super) struct KeeperLink {
 }
 
 impl KeeperLink {
-    /// Starts the thread, which first reports that the server answers.
+    /// Starts the thread, which first reports that the server is ready to answer.
     pub(super) fn start_thread(mut self) -> Result<()> {
         let channel = self.channel.clone();
         self.tree.on_reload(Box::new(move |request| {
@@ -114,7 +117,8 @@ impl KeeperLink {
                     self.tree.freeze_audit(QUIESCE_TIMEOUT);
                     let _ = self.channel.read().send(&ToKeeper::Quiesced);
                 }
-                Ok(Some(ToServer::Begin(_) | ToServer::Views(_))) => {}
+                Ok(Some(ToServer::Begin(_))) => self.begin = None,
+                Ok(Some(ToServer::Views(_))) => {}
                 Ok(None) | Err(_) => self.replace_keeper(),
             }
         }
@@ -159,6 +163,7 @@ impl KeeperLink {
 
     /// Starts another keeper after one ended.
     fn replace_keeper(&mut self) {
+        self.begin = None;
         if let Some(mut ended) = self.keeper.take() {
             let _ = ended.wait();
         }

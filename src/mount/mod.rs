@@ -48,11 +48,13 @@ mod trust;
 mod unit;
 mod unmount;
 mod upgrade;
+mod upgrade_all;
 mod usage;
 mod views;
 
 pub use crate::fuse::Allocator;
 pub use environment::Environment;
+pub use fusermount::{FusermountState, fusermount_state};
 pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
@@ -70,6 +72,7 @@ pub use trust::open_program;
 pub use unit::{Scope, Service, UNIT, runtime_folder};
 pub use unmount::{BoundViews, Unmount, unmount};
 pub use upgrade::{Upgraded, upgrade};
+pub use upgrade_all::{MountUpgrade, UpgradeOutcome, others_with_mounts, upgrade_all, upgrade_as};
 
 use std::path::Path;
 

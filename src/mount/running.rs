@@ -33,6 +33,8 @@ pub struct RunningMount {
 pub struct Answer {
     /// Where it was mounted: elsewhere, if a folder on the way has another name now.
     pub mounted_at: PathBuf,
+    /// The program that it runs.
+    pub program: Option<PathBuf>,
     /// Its settings file.
     pub settings_file: PathBuf,
     /// Whether that file has another content than what is in force.
@@ -112,6 +114,7 @@ fn ask(root: &Path) -> Option<Answer> {
     Some(Answer {
         mounted_at: path(&status["mount_point"])?,
         settings_changed: in_force.is_some_and(|digest| digest.differs_from(&settings_file)),
+        program: path(&status["program"]),
         settings_file,
         store: path(&file["source"])?,
     })

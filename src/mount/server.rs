@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use fuser::Session;
 
@@ -66,6 +66,7 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
             tree,
             unfinished,
             views,
+            is_first,
         },
         manager,
         signals,
@@ -85,9 +86,11 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     drain.resume(unfinished);
     let mount_point = state.mount_point();
     tracing::info!("serving {}", mount_point.display());
+    let (begin, begun) = mpsc::channel();
     let keeper_link = KeeperLink {
         channel: channel.clone(),
         keeper: None,
+        begin: is_first.then_some(begin),
         signals,
         state,
         shared,
@@ -102,6 +105,8 @@ pub fn serve(load: impl FnOnce(Option<SettingsContent>) -> Result<Settings>) -> 
     keeper_link.start_thread().inspect_err(|error| {
         let _ = channel.read().send(&ToKeeper::Failed(error.to_string()));
     })?;
+    // It ends with an error as soon as `begin` is dropped.
+    let _ = begun.recv();
     let result = session.run();
     sockets.remove();
     views.end();
@@ -159,6 +164,8 @@ struct Assembled {
     tree: Arc<Tree>,
     unfinished: Commits,
     views: Arc<ViewsMount>,
+    /// No server has answered this mount before.
+    is_first: bool,
 }
 
 /// Builds everything that can fail before the server answers.
@@ -220,6 +227,7 @@ fn assemble(
     let fs = Fs::new(tree.clone(), Some(heartbeat)).map_err(threads)?;
     let drain = fs.drain();
     let slot = Slot::Initialized;
+    let is_first = heartbeat.get(slot) == 0;
     let session = attach_session(fs, &state.init, &shared.device, &heartbeat, slot)?;
     if std::env::var_os(NO_RESEND).is_some() {
         tree.set_mount_info(|info| info.kernel.resend = false);
@@ -271,6 +279,7 @@ fn assemble(
         drain,
         tree,
         unfinished,
+        is_first,
     })
 }
 

@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::channel::Channel;
 use super::environment::Environment;
-use super::handover::{HandoverState, Hello, SharedFds};
+use super::handover::{HandoverState, Hello, SharedFds, ToServer};
 use super::poll::is_ready;
 use crate::error::{Error, Result};
 use crate::files::reserve;
@@ -109,6 +109,13 @@ impl ServerProcess {
     /// Starts a server. It prepares, and then waits for `ToServer::Begin`.
     pub(super) fn start(state: &HandoverState, shared: &SharedFds) -> Result<Self> {
         Self::start_part("server", state, shared, None)
+    }
+
+    /// Lets it begin. A mount's first server waits for this once more, before it answers.
+    pub(super) fn begin(&self, state: &HandoverState) {
+        // This fails if the process has ended already; `exit_fd` then shows it.
+        let begin = ToServer::Begin(state.restarts.clone());
+        let _ = self.channel.send(&begin);
     }
 
     /// Starts a process that opens the program which is now at the mounted program's path, sends it, and becomes its

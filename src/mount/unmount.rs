@@ -92,13 +92,12 @@ fn unmount_by(dir: &Path, how: Unmount, bound: BoundViews, begun: Instant) -> Re
         }
     };
     let views = views_of(&dir, views);
-    if let Some(views) = &views
-        && bound == BoundViews::Refuse
-    {
-        refuse_bound(views)?;
-    }
+    let refused = views.as_ref().filter(|_| bound == BoundViews::Refuse);
     // Before the detach: afterwards `/proc` no longer shows the mount.
-    let uses = usage::uses_of(&mount);
+    let (uses, binds) = usage::uses_of(&mount, refused);
+    if let Some(views) = refused {
+        refuse_bound(views, &binds)?;
+    }
     let connection = Connection::of(&mount);
     let views_connection = views.as_ref().map(Connection::of);
     if let Some(views) = &views
@@ -141,12 +140,11 @@ fn views_of(dir: &Path, named: Option<PathBuf>) -> Option<Mount> {
 
 /// # Errors
 /// A folder of the views is bound somewhere; the message says where.
-fn refuse_bound(views: &Mount) -> Result<()> {
-    let binds = usage::binds_of(views);
+fn refuse_bound(views: &Mount, binds: &usage::Uses) -> Result<()> {
     if binds.found.is_empty() {
         return Ok(());
     }
-    usage::warn_of(&binds);
+    usage::warn_of(binds);
     Err(Error::Settings(format!(
         "the views at {} are still bound elsewhere, where nobody could read them any more; end what uses them, or add --force",
         views.point.display()

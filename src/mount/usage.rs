@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,9 @@ use crate::process::mountinfo::{self, Mount};
 use crate::sync::{self, LARGE_STACK};
 
 /// How long the search may take. What it has found by then is reported.
-const SEARCH_TIMEOUT: Duration = Duration::from_millis(700);
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(2000);
+/// How long it may be at one process, which may not answer.
+const PROCESS_TIMEOUT: Duration = Duration::from_millis(700);
 /// How many uses the warnings name.
 const MAX_NAMED: usize = 10;
 
@@ -76,15 +80,21 @@ pub(super) struct Uses {
     pub(super) cut_off: Option<String>,
 }
 
-/// The uses of the filesystem, as far as this user may see them.
-pub(super) fn uses_of(mount: &Mount) -> Uses {
-    uses_within(mount, SEARCH_TIMEOUT, Kinds::All)
+/// The uses of the filesystem, and where else `views`, or a folder of them, are mounted, as far as this user may see both.
+pub(super) fn uses_of(mount: &Mount, views: Option<&Mount>) -> (Uses, Uses) {
+    let views = views.map(|views| Wanted::new(views, Kinds::Binds));
+    let wanted = std::iter::once(Wanted::new(mount, Kinds::All)).chain(views);
+    let mut uses = uses_within(wanted.collect(), SEARCH_TIMEOUT).into_iter();
+    let mut next = || uses.next().unwrap_or_default();
+    (next(), next())
 }
 
 /// Where else the filesystem, or a folder of it, is mounted, in any mount namespace that this user may see. The same mount in
 /// another namespace does not count: most services have such a copy of all mounts, and did not ask for this one.
 pub(super) fn binds_of(mount: &Mount) -> Uses {
-    uses_within(mount, SEARCH_TIMEOUT, Kinds::Binds)
+    let wanted = vec![Wanted::new(mount, Kinds::Binds)];
+    let mut uses = uses_within(wanted, SEARCH_TIMEOUT);
+    uses.pop().unwrap_or_default()
 }
 
 /// A mount of this folder at the filesystem's root, in any mount namespace that this user may see.
@@ -109,31 +119,49 @@ enum Kinds {
     Binds,
 }
 
-fn uses_within(mount: &Mount, timeout: Duration, kinds: Kinds) -> Uses {
+/// A filesystem whose uses are searched.
+struct Wanted {
+    mount: Mount,
+    kinds: Kinds,
+    /// The ids of the filesystem's mounts found so far, in any mount namespace.
+    known_mounts: BTreeSet<u64>,
+}
+
+/// The uses of each filesystem, in that order. All are looked for at once, because a machine may have many processes.
+fn uses_within(wanted: Vec<Wanted>, timeout: Duration) -> Vec<Uses> {
     let (sender, receiver) = channel();
+    let mut uses: Vec<Uses> = wanted.iter().map(|_| Uses::default()).collect();
+    let looked_at = Arc::new(AtomicU64::new(0));
     let mut search = Search {
-        mount: mount.clone(),
+        wanted,
         found: sender,
-        known_mounts: BTreeSet::from([mount.id]),
-        kinds,
+        looked_at: looked_at.clone(),
     };
-    let mut uses = Uses::default();
-    if let Err(error) = sync::spawn("usage", LARGE_STACK, move || search.run()) {
-        uses.cut_off = Some(error.to_string());
-    }
+    let begun = sync::spawn("usage", LARGE_STACK, move || search.run());
+    let mut cut_off = begun.err().map(|error| error.to_string());
     let until = Instant::now() + timeout;
+    let mut at = 0;
     loop {
-        match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(used) => uses.found.push(used),
+        let left = until.saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(left.min(PROCESS_TIMEOUT)) {
+            Ok((which, used)) => uses[which].found.push(used),
             // The search is over.
-            Err(RecvTimeoutError::Disconnected) => return uses,
+            Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
+                let now_at = looked_at.load(Ordering::Relaxed);
+                if Instant::now() < until && std::mem::replace(&mut at, now_at) != now_at {
+                    continue;
+                }
                 let why = "this machine has many processes, or one of them does not answer";
-                uses.cut_off = Some(why.into());
-                return uses;
+                cut_off = Some(why.into());
+                break;
             }
         }
     }
+    for uses in &mut uses {
+        uses.cut_off.clone_from(&cut_off);
+    }
+    uses
 }
 
 /// Logs the uses as warnings.
@@ -153,18 +181,21 @@ pub(super) fn warn_of(uses: &Uses) {
 }
 
 struct Search {
-    mount: Mount,
-    found: Sender<Use>,
-    /// The ids of the filesystem's mounts found so far, in any mount namespace.
-    known_mounts: BTreeSet<u64>,
-    kinds: Kinds,
+    wanted: Vec<Wanted>,
+    /// Uses, with the filesystem's place in `wanted`.
+    found: Sender<(usize, Use)>,
+    /// How many processes it has looked at.
+    looked_at: Arc<AtomicU64>,
 }
 
 impl Search {
     fn run(&mut self) {
         let me = std::process::id();
-        for bind in self.new_mounts(mountinfo::of_this_process()) {
-            self.report(Use::Bind(bind.point));
+        let table = mountinfo::of_this_process().unwrap_or_default();
+        for (which, wanted) in self.wanted.iter_mut().enumerate() {
+            for bind in wanted.new_mounts(&table) {
+                report(&self.found, which, Use::Bind(bind.point.clone()));
+            }
         }
         // The command that started this process, and waits for it.
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
@@ -174,51 +205,67 @@ impl Search {
         // The youngest first: most processes that use a mount were started after it.
         others.reverse();
         for pid in others {
-            // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
-            let at_most = match self.kinds {
-                Kinds::All => 1,
-                Kinds::Binds => usize::MAX,
-            };
-            let mounts = self.new_mounts(mountinfo::of_process(pid));
-            for mount in mounts.into_iter().take(at_most) {
-                self.report(Use::Namespace {
-                    point: mount.point,
-                    pid,
-                    program: program_of(pid),
-                });
-            }
-            if self.kinds == Kinds::All {
-                self.search_process(pid);
-            }
+            self.look_at(pid);
+            self.looked_at.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn report(&self, used: Use) {
-        let _ = self.found.send(used);
+    fn look_at(&mut self, pid: u32) {
+        let table = mountinfo::of_process(pid).unwrap_or_default();
+        for (which, wanted) in self.wanted.iter_mut().enumerate() {
+            // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
+            let at_most = match wanted.kinds {
+                Kinds::All => 1,
+                Kinds::Binds => usize::MAX,
+            };
+            for mount in wanted.new_mounts(&table).into_iter().take(at_most) {
+                let used = Use::Namespace {
+                    point: mount.point.clone(),
+                    pid,
+                    program: program_of(pid),
+                };
+                report(&self.found, which, used);
+            }
+            if wanted.kinds == Kinds::All {
+                wanted.search_process(pid, |used| report(&self.found, which, used));
+            }
+        }
+    }
+}
+
+fn report(found: &Sender<(usize, Use)>, which: usize, used: Use) {
+    let _ = found.send((which, used));
+}
+
+impl Wanted {
+    fn new(mount: &Mount, kinds: Kinds) -> Self {
+        Self {
+            mount: mount.clone(),
+            kinds,
+            known_mounts: BTreeSet::from([mount.id]),
+        }
     }
 
     /// The filesystem's mounts in this table that no earlier table had. (The link to a process's mount namespace would
     /// identify it as well, but following it waits for a process in execve(2).)
-    fn new_mounts(&mut self, table: std::io::Result<Vec<Mount>>) -> Vec<Mount> {
-        let mut mounts = table.unwrap_or_default();
-        let is_copy =
-            |mount: &Mount| mount.root == Path::new("/") && mount.point == self.mount.point;
-        let counts = |mount: &Mount| self.kinds == Kinds::All || !is_copy(mount);
+    fn new_mounts<'a>(&mut self, table: &'a [Mount]) -> Vec<&'a Mount> {
+        let mut mounts: Vec<&Mount> = table.iter().collect();
         mounts.retain(|mount| {
+            let is_copy = mount.root == Path::new("/") && mount.point == self.mount.point;
             mount.filesystem == self.mount.filesystem
-                && counts(mount)
+                && (self.kinds == Kinds::All || !is_copy)
                 && self.known_mounts.insert(mount.id)
         });
         mounts
     }
 
-    fn search_process(&self, pid: u32) {
+    fn search_process(&self, pid: u32, report: impl Fn(Use)) {
         let report = |what, link: PathBuf| {
             let path = match may_be_in_execve(pid) {
                 true => None,
                 false => fs::read_link(link).ok(),
             };
-            self.report(Use::Process {
+            report(Use::Process {
                 pid,
                 program: program_of(pid),
                 what,
@@ -273,9 +320,9 @@ mod tests {
     #[test]
     fn a_search_that_is_cut_off_says_so() {
         let mount = mountinfo::of_this_process().unwrap().remove(0);
-        let uses = uses_within(&mount, Duration::ZERO, Kinds::All);
-        assert!(uses.cut_off.is_some());
-        let uses = uses_within(&mount, Duration::from_secs(60), Kinds::All);
-        assert_eq!(uses.cut_off, None);
+        let search =
+            |timeout| uses_within(vec![Wanted::new(&mount, Kinds::All)], timeout).remove(0);
+        assert!(search(Duration::ZERO).cut_off.is_some());
+        assert_eq!(search(Duration::from_secs(60)).cut_off, None);
     }
 }

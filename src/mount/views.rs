@@ -208,6 +208,7 @@ impl ViewsMount {
             journal.map(File::from),
             self.key.clone(),
             state.numbers_from,
+            self.tree.counters().views.clone(),
         )?;
         let records = self.trail.records_reads();
         match records && !(state.kernel_opens && opens.is_none()) {
@@ -218,7 +219,8 @@ impl ViewsMount {
             ),
             false => {}
         }
-        let fs = ViewsFs::new(views.clone(), self.heartbeat);
+        let counters = self.tree.counters().views.clone();
+        let fs = ViewsFs::new(views.clone(), self.heartbeat, counters);
         let slot = Slot::ViewsInitialized;
         let session = attach_session(fs, &state.init, &fds.device, &self.heartbeat, slot)?;
         views.set_device(device).map_err(failed)?;

@@ -19,7 +19,7 @@ pub mod users;
 use std::fs;
 use std::io::ErrorKind;
 
-pub use container::container_of;
+pub use container::{ControlGroup, control_group_of};
 use fields::{Stat, Status, field, number};
 pub use mountinfo::Filesystem;
 
@@ -61,6 +61,15 @@ pub enum ExitState {
     Gone,
     /// The thread exists, but `/proc` does not show it (`hidepid`, no `/proc`).
     Hidden,
+}
+
+/// The memory of a process that is resident, in bytes. `None`: `/proc` does not show the process, or it has ended.
+pub fn resident_memory(pid: u32) -> Option<u64> {
+    let status = Status::of(pid)?;
+    // In kB, as in "VmRSS:	   12345 kB".
+    let line = std::str::from_utf8(status.field(b"VmRSS:")?).ok()?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// The process (thread group) of a thread. `None`: `/proc` does not show the thread, or it has ended.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::backend::{BackendOptions, BackendProvider};
-use super::{NotConfigured, Provider};
+use super::diagnosis::{Diagnosing, wait_for_answer};
+use super::{Asking, Finding, NotConfigured, Policy, Provider};
 use crate::error::Result;
 use crate::settings::{BackendSettings, SettingRow, Settings, rows};
 
@@ -64,6 +65,10 @@ pub struct BackendKind {
     pub paths: &'static [&'static str],
     /// Makes its providers.
     pub open: fn(&Settings, BackendOptions) -> Result<Vec<ChainLink>>,
+    /// Asks each thing that a fetch needs; `None`: it is not configured.
+    pub(super) diagnose: fn(&Settings, Asking) -> Option<Diagnosing>,
+    /// The least policy with which it can be read; `None`: it is not configured, or has no policies.
+    pub(super) policy: fn(&Settings) -> Option<Policy>,
 }
 
 impl AsRef<BackendSettings> for BackendKind {
@@ -86,6 +91,17 @@ impl BackendKind {
             timeout: settings.timeout.total,
         };
         (self.open)(settings, options)
+    }
+
+    /// Asks the backend each thing that a fetch needs; `None`: it is not configured.
+    pub fn check(&self, settings: &Settings, asking: Asking) -> Option<Vec<Finding>> {
+        let diagnosing = (self.diagnose)(settings, asking)?;
+        Some(wait_for_answer(self.settings.title, asking, diagnosing))
+    }
+
+    /// The least policy with which it can be read; `None`: it is not configured, or has no policies.
+    pub fn least_policy(&self, settings: &Settings) -> Option<Policy> {
+        (self.policy)(settings)
     }
 }
 

@@ -159,6 +159,13 @@ impl<D: SourceDocument> CachedSource<D> {
         }
     }
 
+    /// A rotation has replaced the key that the values are encrypted with.
+    pub(super) fn report_rotated_key(&mut self) {
+        // A new view, because the change must be noticed.
+        self.published = None;
+        self.pending.key_rotated = true;
+    }
+
     /// The source gave no document.
     pub(super) fn fail(&mut self, error: Error, retry_at: Option<Instant>) {
         let reason = error.reason();

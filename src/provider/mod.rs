@@ -7,6 +7,7 @@ mod backend_variables;
 mod backends;
 mod cached_source;
 pub mod command;
+mod diagnosis;
 pub mod environment;
 pub mod file;
 mod keyed;
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::metrics::CallCounters;
 use crate::secret::{Change, SecretName, SecretValue};
 
 pub(crate) use backend::to_bytes;
@@ -32,9 +34,12 @@ pub use backend_variables::{backend_variables, differing_variables};
 pub(crate) use backends::in_order;
 pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
 pub use command::variables as variables_of_programs;
+pub use diagnosis::{Asking, Finding, Policy, Verdict};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
-pub use file::{Did, PastChange, Undo, UndoRequest};
+pub(crate) use file::values_under_key;
+pub use file::{Did, KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
+pub use file::{PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
 pub(crate) use timestamp::rfc3339_in_microseconds;
@@ -151,6 +156,11 @@ pub trait Provider: Send + Sync {
 
     /// These names changed, here or in another provider. Returns the new view if that invalidates an answer here.
     fn expire_names(&self, _names: &[SecretName]) -> Option<Arc<dyn View>> {
+        None
+    }
+
+    /// What is counted of its calls, if it makes any.
+    fn calls(&self) -> Option<&CallCounters> {
         None
     }
 
@@ -280,6 +290,26 @@ pub trait SecretStore: Send + Sync {
     /// Why the write failed.
     fn decrypt_all(&self, _dry_run: bool) -> Result<Decrypted> {
         Ok(Decrypted::default())
+    }
+
+    /// What a rotation of the key would do. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] if there is no key file to replace; why the store cannot be read.
+    fn plan_key_rotation(&self) -> Result<KeyRotationPlan> {
+        Err(file::no_key())
+    }
+
+    /// Replaces the key as it was planned. Every value is encrypted anew in one atomic write.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the key has changed since; why something cannot be written.
+    fn rotate_key(
+        &self,
+        _plan: &KeyRotationPlan,
+        _request: &KeyRotationRequest,
+    ) -> Result<KeyRotationReport> {
+        Err(file::no_key())
     }
 
     /// The names of the values that are plain text, as the store is now.

@@ -102,4 +102,6 @@ pub struct ProviderChanges {
     pub health: bool,
     /// Whether any other value may have changed, too.
     pub any: bool,
+    /// Whether the key that the values are encrypted with was replaced by a rotation.
+    pub key_rotated: bool,
 }

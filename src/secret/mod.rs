@@ -1,6 +1,7 @@
 //! Names and values of secrets: validated, zeroed when dropped, never printed. Does not know where they are stored.
 
 mod buffer;
+mod generate;
 mod key;
 mod locked;
 mod pattern;
@@ -8,9 +9,11 @@ mod process;
 mod salted;
 
 pub use buffer::SecretBuffer;
+pub(crate) use generate::{Alphabet, generate};
 pub use key::SealingKey;
 pub use pattern::NamePattern;
 pub use process::protect_process;
+pub(crate) use process::protect_until_exec;
 pub(crate) use salted::{new_salt, salted_hash};
 
 use std::borrow::Borrow;

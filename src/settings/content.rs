@@ -10,7 +10,7 @@ use crate::files::{ReadError, read_file};
 use crate::secret::{new_salt, salted_hash};
 
 /// The size limit of the settings file, in bytes.
-pub(super) const MAX_SETTINGS: usize = 1024 * 1024;
+pub(crate) const MAX_SETTINGS: usize = 1024 * 1024;
 
 /// What a record begins with: whether there is a file.
 const NO_FILE: u8 = 1;
@@ -21,11 +21,11 @@ const FILE: u8 = 2;
 pub struct SettingsContent(Option<Zeroizing<Vec<u8>>>);
 
 impl SettingsContent {
-    pub(super) fn of(bytes: Zeroizing<Vec<u8>>) -> Self {
+    pub(crate) fn of(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(Some(bytes))
     }
 
-    pub(super) fn bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
         self.0.as_ref().map(|bytes| bytes.as_slice())
     }
 

@@ -141,7 +141,12 @@ impl Document {
         rows: &[SettingRow],
     ) -> Result<()> {
         let is = value.type_name();
-        let names: Vec<String> = known.iter().map(|name| format!("{name}: ...")).collect();
+        let example = |name: &&str| {
+            let full = format!("{within}{name}");
+            let row = rows.iter().find(|row| row.name == full);
+            format!("{name}: {}", row.map_or("...", SettingRow::a_right_value))
+        };
+        let names: Vec<String> = known.iter().map(example).collect();
         let what = match (within.strip_suffix(IN_EACH), within.strip_suffix('.')) {
             (Some(list), _) => format!(
                 "{list} must be a list of names and values, not {is}; for example: {list}: [{{{}}}]",

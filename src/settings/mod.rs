@@ -23,6 +23,7 @@ use crate::text::shell_word;
 use base_paths::BasePaths;
 use value::above_zero;
 
+pub(crate) use content::MAX_SETTINGS;
 pub use content::{SettingsContent, SettingsDigest};
 pub use reader::{Origin, Reader, SettingInForce};
 pub use setting::{Setting, SettingRow, setting, variables};
@@ -69,7 +70,7 @@ settings_table! {
     #[derive(PartialEq, Eq)]
     pub struct Timeouts {
         /// How long a connection to a backend may take
-        connect: Duration = setting("timeout.connect").default(|| seconds(3)).check(above_zero),
+        connect: Duration = setting("timeout.connect").default(|| seconds(3)).example("3").check(above_zero),
         /// How long a backend's whole answer may take, and how long a write waits for the lock of the secrets file
         total: Duration = setting("timeout.total").default(|| seconds(10)).check(above_zero),
         /// After this time without a heartbeat, the server is replaced

@@ -33,6 +33,9 @@ pub struct SettingRow {
     /// A right value, as `live.yaml` has it.
     #[serde(skip)]
     pub(super) example: Option<&'static str>,
+    /// A right value of its type.
+    #[serde(skip)]
+    pub(super) example_of_type: &'static str,
     /// The name of its group, if that may hold just its value: `ttl: 60` for `ttl: {default: 60}`.
     #[serde(skip)]
     pub(super) short: Option<&'static str>,
@@ -52,6 +55,11 @@ impl SettingRow {
         self.form == SecretValue::FORM
     }
 
+    /// A right value, as `live.yaml` has it.
+    pub(super) fn a_right_value(&self) -> &'static str {
+        self.example.unwrap_or(self.example_of_type)
+    }
+
     /// Whether it is the path of a file or a folder.
     pub fn is_path(&self) -> bool {
         self.form == PathBuf::FORM
@@ -68,6 +76,7 @@ pub fn setting<T: SettingValue + Default>(name: &'static str) -> Setting<T> {
             form: T::FORM,
             help: "",
             example: None,
+            example_of_type: T::EXAMPLE,
             short: None,
         },
         flag: |_| None,

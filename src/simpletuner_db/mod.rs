@@ -16,12 +16,15 @@
 //! ```
 
 mod config;
+mod credentials;
 mod json;
 mod provider_configs;
 
 pub use crate::audit::ChangedKeys;
 pub(crate) use crate::sqlite::BUSY_TIMEOUT;
 pub use config::{MAX_CONFIG, ProviderConfig, check_provider_name};
+pub(crate) use credentials::credentials_under;
+pub(crate) use provider_configs::database_of;
 pub use provider_configs::{
     ProviderConfigs, TryGet, invalidate_provider_cache, provider_config_cache,
 };

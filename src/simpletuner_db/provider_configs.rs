@@ -419,7 +419,7 @@ fn unreadable(path: &Path, name: &str, reason: &str) -> Error {
     database_error(path, libc::EIO, &reason)
 }
 
-fn database_of(settings: &Settings) -> PathBuf {
+pub(crate) fn database_of(settings: &Settings) -> PathBuf {
     settings.state_dir.join("cloud/jobs.db")
 }
 

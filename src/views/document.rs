@@ -7,7 +7,7 @@ use super::definition::{Pairs, ViewDefinition};
 /// The most views.
 pub const MAX_VIEWS: usize = 10_000;
 /// The most bytes of `views.json`.
-pub(super) const MAX_FILE: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_FILE: usize = 16 * 1024 * 1024;
 
 /// The file for these views.
 pub(super) fn to_text(views: &BTreeMap<String, ViewDefinition>) -> String {
@@ -36,6 +36,14 @@ pub(super) fn parse_all(bytes: &[u8]) -> Result<BTreeMap<String, ViewDefinition>
             .map_err(|error| error.to_string())
     };
     views.map(parse).collect()
+}
+
+/// How many views this text of `views.json` defines.
+///
+/// # Errors
+/// What is wrong, and in which view.
+pub(crate) fn count(bytes: &[u8]) -> Result<usize, String> {
+    Ok(parse_all(bytes)?.len())
 }
 
 /// # Errors

@@ -20,10 +20,13 @@ mod tree;
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
 pub use document::MAX_VIEWS;
+pub(crate) use document::{MAX_FILE as MAX_VIEWS_FILE, count as count_views};
 pub use open_audit::OpenAudit;
-pub use owner::FileOwner;
+pub use owner::{FileOwner, Missing};
 pub use pattern::Pattern;
-pub use store::{Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore};
+pub use store::{
+    Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore, read_definitions,
+};
 pub use tree::Views;
 
 /// The inode number of the root folder.

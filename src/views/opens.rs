@@ -41,6 +41,7 @@ impl Views {
     pub fn record_open_by(&self, ino: u64, actor: Actor) {
         let trail = self.opens.lock().trail.clone();
         if let Some((trail, target)) = trail.zip(self.target_of(ino)) {
+            self.counters.opens.increment();
             trail.record_read_by(actor, target);
         }
     }

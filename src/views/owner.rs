@@ -5,6 +5,15 @@ use super::definition::{ViewDefinition, parse_id};
 use crate::users;
 use crate::versions::DirEntry;
 
+/// Whom a definition names, and the user database does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The user.
+    User(String),
+    /// The group.
+    Group(String),
+}
+
 /// The owner, the group and the permission bits of a view's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileOwner {
@@ -65,6 +74,25 @@ impl FileOwner {
             gid: parts.next()?.parse().ok()?,
             mode: u16::from_str_radix(parts.next()?, 8).ok()?,
         })
+    }
+}
+
+impl ViewDefinition {
+    /// The user and the group that are named and do not exist. Asks the user database, which may take some seconds.
+    pub fn missing(&self) -> Vec<Missing> {
+        let is_missing = |text: &&String, find: fn(&str) -> Option<u32>| {
+            parse_id(text).is_none() && find(text).is_none()
+        };
+        let user = self
+            .user
+            .as_ref()
+            .filter(|user| is_missing(user, users::uid_of));
+        let group = self
+            .group
+            .as_ref()
+            .filter(|group| is_missing(group, users::gid_of));
+        let user = user.cloned().map(Missing::User).into_iter();
+        user.chain(group.cloned().map(Missing::Group)).collect()
     }
 }
 

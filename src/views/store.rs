@@ -289,7 +289,7 @@ impl ViewStore {
         // A link is followed, and its target replaced.
         let target = place::find(&self.path).map_err(failed)?.path().to_owned();
         let _lock = Lock::take(&target, self.lock_timeout)?;
-        let (mut views, _) = self.read().map_err(|reason| self.unreadable(&reason))?;
+        let (mut views, _) = read(&self.path).map_err(|reason| self.unreadable(&reason))?;
         edit(&mut views)?;
         let malformed = |reason| Error::Malformed {
             what: self.path.display().to_string(),
@@ -318,17 +318,6 @@ impl ViewStore {
         )
     }
 
-    /// The file's views, and its stamp; none if there is no file.
-    fn read(&self) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>), String> {
-        match read_file(&self.path, MAX_FILE) {
-            Ok(content) => Ok((parse_all(&content.bytes)?, Some(content.stamp))),
-            Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
-            Err(ReadError::NotAFile(what)) => Err(what.into()),
-            Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
-            Err(ReadError::Io(error)) => Err(error.to_string()),
-        }
-    }
-
     /// Reads the file if it has changed, and puts it in force. Waits for the disk.
     pub fn check(&self) {
         let _changing = self.changing.lock();
@@ -344,7 +333,7 @@ impl ViewStore {
                 return;
             }
         }
-        match self.read() {
+        match read(&self.path) {
             Ok((views, stamp)) => self.apply(views, stamp),
             Err(problem) => {
                 let mut in_force = self.in_force.lock();
@@ -451,6 +440,25 @@ impl ViewStore {
                 self.check();
             }
         }
+    }
+}
+
+/// The views' definitions in a file; none if there is no file.
+///
+/// # Errors
+/// What is wrong, and in which view.
+pub fn read_definitions(path: &Path) -> Result<BTreeMap<String, ViewDefinition>, String> {
+    read(path).map(|(views, _)| views)
+}
+
+/// The file's views, and its stamp; none if there is no file.
+fn read(path: &Path) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>), String> {
+    match read_file(path, MAX_FILE) {
+        Ok(content) => Ok((parse_all(&content.bytes)?, Some(content.stamp))),
+        Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
+        Err(ReadError::NotAFile(what)) => Err(what.into()),
+        Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
+        Err(ReadError::Io(error)) => Err(error.to_string()),
     }
 }
 

@@ -16,6 +16,7 @@ use super::owner::FileOwner;
 use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
 use crate::error::{Error, Result};
 use crate::manager::{ChangeSet, ChangedKey, Lookup, SecretsManager, Snapshot};
+use crate::metrics::MountCounters;
 use crate::secret::{SealingKey, SecretBuffer, SecretName, SecretValue};
 use crate::sync::{Mutex, RwLock};
 use crate::versions::{DirEntry, Inode, Journal, KernelNames, Record, State};
@@ -47,6 +48,7 @@ pub struct Views {
     /// The last listing, because the kernel asks for its pages one by one.
     listing: Mutex<Option<Listing>>,
     pub(super) opens: Mutex<Opens>,
+    pub(super) counters: Arc<MountCounters>,
 }
 
 /// A listing, and what it was made of. It keeps no snapshot alive, because that has values.
@@ -59,6 +61,7 @@ struct Listing {
 impl Views {
     /// The tree that a server before this one left in the journal's files, over the store's definitions. What that server had in
     /// force is in force in the store, too, unless the store has read its file already. New inodes get numbers from `numbers_from` on.
+    /// Opens are counted in `counters`.
     ///
     /// # Errors
     /// [`Error::Io`] if the journal cannot be read.
@@ -68,6 +71,7 @@ impl Views {
         journal: [std::fs::File; 2],
         key: SealingKey,
         numbers_from: u64,
+        counters: Arc<MountCounters>,
     ) -> Result<Arc<Self>> {
         let (journal, restored) = Journal::open(journal, key, numbers_from)
             .map_err(|e| Error::io("the journal of the server before this one", e))?;
@@ -88,6 +92,7 @@ impl Views {
             has_ended: RwLock::default(),
             listing: Mutex::default(),
             opens: Mutex::default(),
+            counters,
         });
         views.checkpoint(&views.state.lock());
         let listener = Arc::downgrade(&views);

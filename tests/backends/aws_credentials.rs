@@ -1,7 +1,5 @@
 //! Where AWS's credentials come from, and the error message when there are none.
 
-use std::time::Instant;
-
 use super::*;
 use crate::servers::moto::{ACCESS_KEY, REGION};
 use crate::servers::proxy::Fault;
@@ -74,7 +72,7 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
     let moto = Moto::start();
     moto.put("simpletuner", r#"{"KEY": "v"}"#);
     let (id, key) = ACCESS_KEY;
-    let home = home("timeout: {total: 30, connect: 1}", "");
+    let home = home("timeout: {total: 60, connect: 3}", "");
     let program = home.path("credentials");
     let runs = home.path("runs");
     let write = |seconds: u32| {
@@ -92,24 +90,23 @@ fn a_program_for_credentials_has_the_whole_time_and_runs_once_at_a_time() {
         );
     };
     // Longer than connecting may take.
-    write(2);
+    write(4);
     assert_eq!(get(&home, &moto, &[]).done(), "v");
-    write(30);
+    write(1000);
     home.write(
         ".simpletuner/live.yaml",
-        "aws_secret_name: simpletuner\ntimeout: {total: 3, connect: 1}\n",
+        "aws_secret_name: simpletuner\ntimeout: {total: 6, connect: 3}\n",
     );
-    let begun = Instant::now();
+    // Long before the program ends.
     let said = get(&home, &moto, &[]).failed();
-    assert!(said.contains("longer than timeout.total (3 s)"), "{said}");
+    assert!(said.contains("longer than timeout.total (6 s)"), "{said}");
     assert!(said.contains("credential_process"), "{said}");
-    assert!(begun.elapsed().as_secs() < 10);
 
     // A mount waits on for the one that it has started.
-    write(4);
+    write(6);
     home.write("runs", "");
     let url = moto.url();
-    let settings = "aws_secret_name: simpletuner\ntimeout: {total: 1}\n";
+    let settings = "aws_secret_name: simpletuner\ntimeout: {total: 3}\n";
     let config = std::fs::read_to_string(home.path(".aws/config")).unwrap();
     let live = Live::start_with(Setup {
         env: vec![

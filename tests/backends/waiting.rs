@@ -150,6 +150,7 @@ fn readers_that_wait_for_a_backend_on_a_cold_start_delay_no_other() {
     done(&live, "rm secrets/IN_BOTH secrets/IN_FILE");
     for control in [
         "status",
+        "metrics",
         "events",
         "cache/stats",
         "providers/aws",

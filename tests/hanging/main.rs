@@ -79,7 +79,7 @@ fn a_disk_that_hangs_under_everything_delays_neither_reads_nor_status_nor_umount
     let looked = home.sh("for i in {1..40}; do
             printf x > mnt/secrets/odd!$i
             [ \"$(cat mnt/secrets/A)\" = v ] || echo other
-            cat mnt/status mnt/events mnt/providers/file > /dev/null; ls mnt/secrets
+            cat mnt/status mnt/metrics mnt/events mnt/providers/file > /dev/null; ls mnt/secrets
          done 2> said | sort -u");
     assert_eq!(looked, "A\n");
     assert_eq!(here.pids("mnt"), pids);
@@ -161,6 +161,24 @@ fn daemon_at(home: &Home) -> Command {
 fn end(mut daemon: Child) {
     signal("TERM", daemon.id());
     wait_until("the daemon ends", || daemon.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn doctor_ends_and_checks_the_rest_while_the_disk_hangs() {
+    if !is_root() {
+        return;
+    }
+    let _alone = alone();
+    let here = HangingHome::new();
+    here.hanging_fs.hang();
+    let ran = here.home.run(&["doctor", "--json"]);
+    here.hanging_fs.resume();
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&ran.out).unwrap();
+    let of = |id: &str| checks.iter().find(|check| check["id"] == id).unwrap();
+    assert_eq!(of("kernel")["status"], "ok");
+    let said = of("settings")["findings"][0]["message"].as_str().unwrap();
+    assert!(said.contains("does not answer"), "{said}");
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl World {
 
     fn new_file(self: &Rc<Self>, pin: &Pin, opened: Opened, flags: i32) -> u64 {
         // It holds its inode until it is released.
-        std::mem::forget(self.pin(pin.node));
+        self.hold(pin.node);
         let mut kernel = self.kernel.borrow_mut();
         let inode = kernel.inodes.get_mut(&pin.node).unwrap();
         if !opened.keeps_pages {

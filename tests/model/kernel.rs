@@ -173,6 +173,11 @@ impl World {
         self.look_around(false, false);
     }
 
+    /// Ends it; whether nothing is left of the server.
+    pub fn is_freed(self) -> bool {
+        self.server.into_inner().is_none_or(Server::is_freed)
+    }
+
     pub fn trace_line(&self, line: String) {
         self.trace.borrow_mut().push(line);
     }
@@ -239,16 +244,17 @@ impl World {
     // Inodes.
 
     pub fn pin(self: &Rc<Self>, node: u64) -> Pin {
-        self.kernel
-            .borrow_mut()
-            .inodes
-            .entry(node)
-            .or_default()
-            .pins += 1;
+        self.hold(node);
         Pin {
             world: self.clone(),
             node,
         }
+    }
+
+    /// As a [`Pin`], until [`World::unpin`].
+    pub fn hold(&self, node: u64) {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.inodes.entry(node).or_default().pins += 1;
     }
 
     pub fn unpin(&self, node: u64) {

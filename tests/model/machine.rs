@@ -173,6 +173,13 @@ impl Machine {
         mark.chars().cycle().take(usize::from(len) + 4).collect()
     }
 
+    /// Ends all; whether nothing of it is left, with its descriptors.
+    pub fn is_freed(self) -> bool {
+        let Self { world, tasks, .. } = self;
+        drop(tasks);
+        Rc::into_inner(world).is_some_and(World::is_freed)
+    }
+
     /// The last of what was asked and answered.
     pub fn trace(&self) -> String {
         let trace = self.world.trace.borrow();

@@ -44,7 +44,12 @@ fn run(steps: &[Step], broken: Broken) -> Result<(), String> {
     let shares_names = std::env::var_os("SIMPLETUNER_LIVE_MODEL_SHARED").is_some();
     let mut machine = Machine::new(broken, shares_names);
     let run = machine.run(steps);
-    run.map_err(|why| format!("\n{}\n{why}", machine.trace()))
+    let run = run.map_err(|why| format!("\n{}\n{why}", machine.trace()));
+    assert!(
+        machine.is_freed(),
+        "something holds the server of this case for ever"
+    );
+    run
 }
 
 /// Tries cases; gives the shortest one that fails, and why.

@@ -197,6 +197,13 @@ impl Server {
         next
     }
 
+    /// Ends it without another; whether nothing is left of its tree.
+    pub fn is_freed(self) -> bool {
+        let tree = Arc::downgrade(&self.tree);
+        drop(self);
+        tree.upgrade().is_none()
+    }
+
     /// Whether the tree may not have done all yet for a handle that was released.
     pub fn is_releasing(&self, handle: u64) -> bool {
         let is_its =

@@ -1,6 +1,8 @@
 //! Commands that mount, all at once, and killed at any moment.
 
 use super::*;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::time::Duration;
 
 use support::home::{has_ended, is_mounted, signal};
@@ -86,6 +88,45 @@ fn a_mount_that_is_killed_while_it_starts_is_whole_or_not_there() {
             });
         }
     }
+}
+
+/// The keeper of a command that was killed unmounts. A command beside it must not have taken that mount for one that stays.
+#[test]
+fn a_mount_beside_that_of_a_killed_command_mounts_by_itself() {
+    for user in users() {
+        let place = user.path(LIVE);
+        user.sh("mkdir -p .simpletuner");
+        // Its report has no room, so the keeper is at it until the reader is gone.
+        let (reader, writer) = full_pipe();
+        let mut keeper = user.cli(&["mount", "--foreground", "--part", "background-keeper"]);
+        let mut keeper = keeper.stdout(writer).spawn().unwrap();
+        wait_until("it is mounted", || is_mounted(&place));
+        let mut beside = user.cli(&["mount"]).stderr(Stdio::piped()).spawn().unwrap();
+        let home = user.path("");
+        let home = Path::new(home.to_str().unwrap().trim_end_matches('/'));
+        // The first keeper, its server, and the second keeper.
+        wait_until("the other command has looked", || {
+            daemons_in(home).len() >= 3 || beside.try_wait().unwrap().is_some()
+        });
+        drop(reader);
+        let beside = beside.wait_with_output().unwrap();
+        let said = String::from_utf8(beside.stderr).unwrap();
+        assert!(beside.status.success(), "{said}");
+        keeper.wait().unwrap();
+        assert!(is_mounted(&place), "{said}");
+        user.sh(&format!("cat {LIVE}/status"));
+        assert!(!said.contains("already"), "{said}");
+        user.run(&["umount"]).done();
+    }
+}
+
+/// A pipe that takes no byte more.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    (reader, writer)
 }
 
 /// The limit counts all processes and threads of a user: this one has no others.

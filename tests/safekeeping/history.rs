@@ -206,6 +206,34 @@ fn what_is_kept_is_neither_listed_nor_served() {
 }
 
 #[test]
+fn beside_malformed_settings_both_commands_say_what_to_do_and_change_nothing() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    set(&home, "K", "one");
+    set(&home, "K", "two");
+    settings(&home, "timeout: abc\n");
+    for args in [&["history", "K"][..], &["undo", "K", "--yes"]] {
+        let said = home.run(args).failed();
+        for words in [
+            "live.yaml: line 1: timeout",
+            "{connect: 3}",
+            "hint: ",
+            "mend them",
+            "--config",
+        ] {
+            assert!(said.contains(words), "{args:?}: {said}");
+        }
+    }
+    assert_eq!(get(&home, "K"), "two");
+    // By other settings, as the hint says.
+    home.write("right.yaml", "ttl: 60\n");
+    home.run(&["undo", "K", "--yes", "--config", "right.yaml"])
+        .done();
+    assert_eq!(get(&home, "K"), "one");
+    home.run(&["umount"]).done();
+}
+
+#[test]
 fn a_damaged_file_is_moved_aside_and_does_not_prevent_a_write() {
     let home = Home::new();
     set(&home, "K", "one");

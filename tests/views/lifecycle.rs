@@ -40,6 +40,27 @@ fn the_mount_comes_with_the_first_view_and_goes_with_the_last() {
 }
 
 #[test]
+fn umount_looks_at_each_process_once_for_both_mounts() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let script = "cd ~/.simpletuner/live && echo && exec cat";
+    let mut there = support::home::ready(home.command("sh").args(["-c", script]));
+    let mut traced = home.command("strace");
+    traced.args(["-f", "-qq", "-e", "trace=openat,open", "-o", "calls"]);
+    ran(traced.args([support::home::BINARY, "umount"])).done();
+    let calls = fs::read_to_string(home.path("calls")).unwrap();
+    let table = format!("/proc/{}/mountinfo", there.id());
+    assert_eq!(calls.matches(&table).count(), 1, "{calls}");
+    drop(there.stdin.take());
+    there.wait().unwrap();
+}
+
+#[test]
 fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
     if !is_root() {
         return;

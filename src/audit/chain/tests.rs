@@ -14,6 +14,7 @@ fn rows(count: usize, at: &str) -> Vec<UnsignedRow> {
         pid: 42,
         program: Some("cat".into()),
         container: None,
+        unit: None,
     };
     let row = |number| {
         let name = crate::secret::SecretName::new(&format!("K{number}")).unwrap();

@@ -205,7 +205,9 @@ fn values_of(arg: &Arg, before: &str) -> Option<Wanted> {
         return Some(Wanted::Words(shown.map(candidate).collect()));
     }
     match arg.get_value_hint() {
-        ValueHint::AnyPath | ValueHint::FilePath => Some(Wanted::Files),
+        ValueHint::AnyPath | ValueHint::FilePath | ValueHint::CommandWithArguments => {
+            Some(Wanted::Files)
+        }
         ValueHint::DirPath => Some(Wanted::Folders),
         ValueHint::Username => Some(Wanted::Users),
         _ => {
@@ -258,7 +260,18 @@ mod tests {
             ("--config=", "files"),
             ("get --config ", "files"),
             ("show ", "secrets"),
-            ("set K ", "--file --trim --empty --no-mount --config --help"),
+            (
+                "set K ",
+                "--file --trim --empty --generate --length --alphabet --print --yes --no-mount --config --help",
+            ),
+            ("run --env HF", "secrets"),
+            ("run --file=HF", "--file=secrets"),
+            ("run --all -- py", "files"),
+            ("edit HF", "secrets"),
+            ("import ", "files"),
+            ("import --format do", "dotenv docker"),
+            ("export HF", "secrets"),
+            ("export -o ", "files"),
             ("set K --file ", "files"),
             ("get --no", "--no-newline --no-mount"),
             ("get --no-mount --no", "--no-newline"),
@@ -276,6 +289,9 @@ mod tests {
             ("completions ", "bash zsh fish"),
             ("install-service --user ", "users"),
             ("help ca", "cache"),
+            ("backup ", "files"),
+            ("restore --only ", "secrets settings views database trails"),
+            ("restore x --id", "--identity"),
             ("nonsense ", ""),
             ("comple", "completions"),
         ] {

@@ -40,7 +40,7 @@ impl ValueKind {
     /// The kind of an argument, which its name in the help tells.
     pub(super) fn of_value_name(name: &str) -> Option<Self> {
         match name {
-            "KEY" | "PATTERN" => Some(Self::Secrets),
+            "KEY" | "KEY[=NAME]" | "PATTERN" => Some(Self::Secrets),
             "ID" => Some(Self::Prices),
             "CACHE" => Some(Self::Caches),
             "PREFIX" => Some(Self::Prefixes),

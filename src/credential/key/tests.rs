@@ -164,7 +164,7 @@ fn a_settled_file_is_not_read_again() {
     let is_settled = || {
         source.cipher().unwrap();
         let derived = source.derived.lock();
-        derived.as_ref().unwrap().file.is_some()
+        derived.as_ref().unwrap().files.is_some()
     };
     assert!(!is_settled());
     while !is_settled() {

@@ -55,7 +55,7 @@ fn park(waiting: &Arc<Waiting>, settling: &Settling, request: u64, resume: Resum
 #[test]
 fn shuttle_every_request_that_waits_for_a_write_is_resumed_once() {
     check(|| {
-        let waiting = Arc::new(Waiting::new(None));
+        let waiting = Arc::new(Waiting::new(None, Arc::default()));
         let settling = Arc::new(Settling(Mutex::new(true)));
         let answers = Arc::new(Answers::default());
         let threads = [2, 4].map(|request| {
@@ -77,7 +77,7 @@ fn shuttle_every_request_that_waits_for_a_write_is_resumed_once() {
 #[test]
 fn shuttle_a_resumed_request_may_be_parked_again() {
     check(|| {
-        let waiting = Arc::new(Waiting::new(None));
+        let waiting = Arc::new(Waiting::new(None, Arc::default()));
         let answers = Arc::new(Answers::default());
         let settling = Arc::new(Settling(Mutex::new(true)));
         let again = {
@@ -102,7 +102,7 @@ fn shuttle_a_resumed_request_may_be_parked_again() {
 fn shuttle_a_request_counts_as_unanswered_until_its_last_resume_is_over() {
     check(|| {
         let (page, _file) = HeartbeatPage::new().unwrap();
-        let waiting = Arc::new(Waiting::new(Some(page)));
+        let waiting = Arc::new(Waiting::new(Some(page), Arc::default()));
         let answers = Arc::new(Answers::default());
         let answer = answers.resume(2);
         let last = Box::new(move |result| {
@@ -135,7 +135,7 @@ fn shuttle_a_request_counts_as_unanswered_until_its_last_resume_is_over() {
 #[test]
 fn shuttle_a_request_is_resumed_once_when_it_is_completed_and_the_mount_ends() {
     check(|| {
-        let waiting = Arc::new(Waiting::new(None));
+        let waiting = Arc::new(Waiting::new(None, Arc::default()));
         let answers = Arc::new(Answers::default());
         let threads = [2, 4].map(|request| {
             let (waiting, resume) = (waiting.clone(), answers.resume(request));
@@ -157,7 +157,7 @@ fn shuttle_a_request_is_resumed_once_when_it_is_completed_and_the_mount_ends() {
 #[test]
 fn shuttle_no_request_stays_parked_after_the_mount_has_ended() {
     check(|| {
-        let waiting = Arc::new(Waiting::new(None));
+        let waiting = Arc::new(Waiting::new(None, Arc::default()));
         let answers = Arc::new(Answers::default());
         let settling = Arc::new(Settling(Mutex::new(true)));
         let parked = {

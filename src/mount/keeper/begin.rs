@@ -1,33 +1,35 @@
 //! How a keeper begins: it mounts, or restores a mount that the service manager kept, and starts the first server.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Keeper, start_serving};
+use super::{CHECK_INTERVAL, Keeper, Wakeup, start_serving};
 use crate::error::{Error, Result};
 use crate::files::base_folder::{self, BaseFolder};
 use crate::files::reserve;
 use crate::mount::daemon::continue_stopped;
 use crate::mount::detach::detach;
 use crate::mount::handover::{
-    HandoverState, OsBytes, SharedFds, ViewsFds, ViewsState, journal_files, whole_seconds,
+    HandoverState, OsBytes, SharedFds, ToKeeper, ViewsFds, ViewsState, journal_files, whole_seconds,
 };
 use crate::mount::mount_point::MountPoint;
 use crate::mount::mount_point_state::{
     MountPointState, has_ended, mount_point_state, mounted, resolve,
 };
 use crate::mount::service::RestoredMount;
-use crate::mount::setup::{Signals, set_up};
-use crate::mount::start::warn_of_read_only;
+use crate::mount::setup::{Signals, leave_terminal, set_up};
+use crate::mount::start::{ALREADY, READY, warn_of_read_only};
 use crate::mount::unmount::remove_dead;
 use crate::mount::{device, in_force, service};
 use crate::process::heartbeat::{HeartbeatPage, Slot};
 use crate::secret::SealingKey;
 use crate::settings::Settings;
+use crate::sync;
 
 /// How long a keeper tries to get a folder on which others mount and unmount.
 const FREE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -35,9 +37,74 @@ const FREE_TIMEOUT: Duration = Duration::from_secs(20);
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a server that is asked to end before it is ready has to become so.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// How often the keeper looks meanwhile.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Mounts, and keeps a server running until the mount ends or SIGTERM or SIGINT arrives, or its terminal hangs up. With `in_background` it
+/// leaves the terminal, logs to its file, and writes to standard output that the mount will answer, or why it does not. The mount answers
+/// only after that report: a keeper whose command is gone unmounts, and no other command has seen its mount.
+///
+/// # Errors
+/// Why it cannot be mounted.
+pub fn mount_foreground(
+    settings: &Settings,
+    arguments: &[OsString],
+    in_background: bool,
+) -> Result<()> {
+    let begun = begin(settings, arguments, in_background);
+    let report = match &begun {
+        _ if !in_background => None,
+        Ok(Some(_)) => Some(READY.to_owned()),
+        Ok(None) => Some(ALREADY.to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    let reported = match report {
+        Some(report) => report_and_leave(&report),
+        None => Ok(()),
+    };
+    let Some(keeper) = begun? else {
+        return Ok(());
+    };
+    if let Err(error) = reported {
+        // Nobody was told of this mount.
+        tracing::error!(
+            "{error}: unmounting {}",
+            keeper.state.mount_point().display()
+        );
+        return keeper.unmount().and(Err(error));
+    }
+    keeper.server.begin(&keeper.state);
+    let state = &keeper.state;
+    service::notify_ready(&state.mount_point());
+    // The service manager has a restored mount already.
+    if device::can_resend(&state.init) && state.numbers_from == 0 {
+        let device = &keeper.shared.device;
+        service::store_mount(
+            &service::LIVE,
+            &state.mount,
+            device,
+            &state.init,
+            false,
+            false,
+        );
+        keeper.store_views();
+    }
+    keeper.run()
+}
+
+/// Reports to the command that started the daemon, and leaves its terminal.
+fn report_and_leave(report: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(report.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("the command that started the daemon is gone", e))?;
+    leave_terminal()
+}
 
 /// Mounts and waits until the first server answers. `None`: a mount that answers is there already.
-pub(super) fn begin(
+fn begin(
     settings: &Settings,
     arguments: &[OsString],
     in_background: bool,
@@ -158,6 +225,35 @@ pub(super) fn begin(
         let _ = detach(&mount);
     }
     begun.map(Some)
+}
+
+impl Keeper {
+    /// Waits until the mount's first server answers; an error if it fails, because then nothing is mounted.
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let mut end_at: Option<Instant> = None;
+        loop {
+            if end_at.is_some_and(|end_at| Instant::now() >= end_at) {
+                let why = "the daemon was asked to end before it was ready";
+                self.server.kill(why);
+                return Err(Error::Settings(why.into()));
+            }
+            match self.wait(CHECK_INTERVAL) {
+                Wakeup::Message(ToKeeper::Ready, _) => {
+                    self.server_is_ready();
+                    return Ok(());
+                }
+                Wakeup::Message(ToKeeper::Unmount, _) => end_at = Some(Instant::now()),
+                Wakeup::Message(message, received) => self.handle_message(message, received),
+                // The server may answer already, and its message be on the way.
+                Wakeup::UnmountSignal => {
+                    end_at.get_or_insert(Instant::now() + END_GRACE);
+                    sync::sleep(SIGNAL_PAUSE);
+                }
+                Wakeup::ServerEnded => return Err(Error::Settings(self.server.reap().reason)),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Where inode numbers and handles begin if the kernel may remember those of processes that have ended. A random start keeps the new

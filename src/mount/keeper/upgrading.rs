@@ -235,9 +235,7 @@ impl Keeper {
         self.server.wait_for_exit(SHUTDOWN_TIMEOUT);
         self.record_restart(reason.into());
         self.send_views(&next);
-        let _ = next
-            .channel
-            .send(&ToServer::Begin(self.state.restarts.clone()));
+        next.begin(&self.state);
         let former = Former {
             program: program.map(|new| std::mem::replace(&mut self.shared.program, new)),
             settings: std::mem::replace(&mut self.shared.settings, settings),

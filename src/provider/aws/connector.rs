@@ -33,6 +33,8 @@ struct Shared {
     connect_timeout: Duration,
     made: Mutex<Vec<(Timeouts, SharedHttpConnector)>>,
     last_proxy: Mutex<Option<String>>,
+    /// How many seconds this machine's clock is behind AWS's, by its last response.
+    seconds_behind: Mutex<Option<i64>>,
 }
 
 impl Http {
@@ -43,12 +45,18 @@ impl Http {
             connect_timeout,
             made: Mutex::default(),
             last_proxy: Mutex::default(),
+            seconds_behind: Mutex::default(),
         }))
     }
 
     /// The proxy that the last request went through.
     pub(super) fn last_proxy(&self) -> Option<String> {
         self.0.last_proxy.lock().clone()
+    }
+
+    /// How many seconds this machine's clock is behind AWS's, as far as a response has said.
+    pub(super) fn seconds_behind(&self) -> Option<i64> {
+        *self.0.seconds_behind.lock()
     }
 }
 
@@ -119,7 +127,9 @@ impl HttpConnector for Connector {
                 .transpose()
                 .map_err(unusable)?;
             *http.0.last_proxy.lock() = proxy.map(ToString::to_string);
-            answer(client, request).await.map_err(failed)
+            let (answer, seconds_behind) = answer(client, request).await.map_err(failed)?;
+            *http.0.seconds_behind.lock() = seconds_behind;
+            Ok(answer)
         })
     }
 }
@@ -137,7 +147,11 @@ fn converted(request: &HttpRequest) -> Option<Request> {
     Some(converted)
 }
 
-async fn answer(client: reqwest::Client, request: Request) -> Result<HttpResponse, BodyError> {
+/// The response, and what it says of this machine's clock.
+async fn answer(
+    client: reqwest::Client,
+    request: Request,
+) -> Result<(HttpResponse, Option<i64>), BodyError> {
     let response = client.execute(request).await?;
     let status = response.status();
     let headers = response.headers().clone();
@@ -153,7 +167,7 @@ async fn answer(client: reqwest::Client, request: Request) -> Result<HttpRespons
             let _ = answer.headers_mut().try_append(name, value);
         }
     }
-    Ok(answer)
+    Ok((answer, http::seconds_behind(&headers)))
 }
 
 fn failed(error: BodyError) -> ConnectorError {

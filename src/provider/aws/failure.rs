@@ -4,7 +4,6 @@ use std::error::Error as StdError;
 use std::fmt::Debug;
 
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
 use crate::provider::backend::http::{BodyError, causes_of, retry_after, why_not_connected};
 use crate::provider::backend::{FetchError, Fetched, Retry};
@@ -19,7 +18,7 @@ pub(super) enum Refusal {
 /// What an error response means for this secret (its name for people).
 pub(super) fn refused(
     secret: &str,
-    error: &GetSecretValueError,
+    error: &impl ProvideErrorMetadata,
     status: u16,
     wait: Option<&str>,
 ) -> Refusal {
@@ -101,8 +100,9 @@ fn is_about_the_clock(code: &str, message: &str) -> bool {
 }
 
 /// Whether the credentials took too long.
-pub(super) fn credentials_took_too_long<R>(error: &SdkError<GetSecretValueError, R>) -> bool
+pub(super) fn credentials_took_too_long<E, R>(error: &SdkError<E, R>) -> bool
 where
+    E: StdError + 'static,
     R: Debug + 'static,
 {
     !matches!(error, SdkError::TimeoutError(_))
@@ -110,10 +110,11 @@ where
 }
 
 /// Why there was no response, or only a part of one.
-pub(super) fn no_response<R: Debug + 'static>(
-    secret: &str,
-    error: &SdkError<GetSecretValueError, R>,
-) -> FetchError {
+pub(super) fn no_response<E, R>(secret: &str, error: &SdkError<E, R>) -> FetchError
+where
+    E: StdError + 'static,
+    R: Debug + 'static,
+{
     let chain = error_chain(error);
     let http = causes_of(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     let too_large = causes_of(error)

@@ -3,11 +3,13 @@
 //!
 //! - `connector`: the SDK's requests through the client of all backends
 //! - `credentials`: looked up once at a time
+//! - `diagnosis`: what `doctor` asks of AWS, and the least policy
 //! - `failure`: what an error means, and what to do
 //! - `process`: `credential_process`, which is killed if it hangs
 
 mod connector;
 mod credentials;
+mod diagnosis;
 mod failure;
 mod process;
 
@@ -23,6 +25,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::SdkError;
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
+use aws_types::SdkConfig;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
@@ -94,6 +97,11 @@ pub(super) const KIND: BackendKind = BackendKind {
         let provider = backend.map(|backend| BackendProvider::new(backend, options));
         Ok(ChainLink::only(&KIND, provider.transpose()?))
     },
+    diagnose: |settings, _| {
+        let options = settings.backend::<AwsOptions>()?.clone();
+        Some(Box::pin(diagnosis::diagnose(options)))
+    },
+    policy: |settings| settings.backend().map(diagnosis::policy),
 };
 
 impl AwsOptions {
@@ -128,6 +136,7 @@ pub struct AwsBackend {
 /// The client, and the HTTP below it.
 #[derive(Clone)]
 struct Made {
+    config: SdkConfig,
     client: Client,
     http: Http,
 }
@@ -184,7 +193,11 @@ impl AwsBackend {
             config = config.into_builder().credentials_provider(provider).build();
         }
         let client = Client::new(&config);
-        Ok(Made { client, http })
+        Ok(Made {
+            config,
+            client,
+            http,
+        })
     }
 
     /// The file of further certificates, and what names it.
@@ -226,7 +239,7 @@ impl AwsBackend {
         }
     }
 
-    async fn fetch_by(&self, Made { client, http }: &Made) -> Refusal {
+    async fn fetch_by(&self, Made { client, http, .. }: &Made) -> Refusal {
         let region = client.config().region();
         if region.is_none_or(|region| region.as_ref().trim().is_empty()) {
             self.made.lock().await.take();

@@ -13,6 +13,7 @@ use super::state::{FAILING_BACKEND_TIMEOUT, MIN_BACKOFF, State};
 use super::{Backend, FetchError, Fetched, Retry};
 use crate::clock::Instant;
 use crate::error::Result;
+use crate::metrics::CallCounters;
 use crate::provider::source_view::Rules;
 use crate::provider::{Callback, Done};
 use crate::secret::SecretName;
@@ -45,6 +46,7 @@ pub(super) struct Fetcher {
     rules: Arc<Rules>,
     runtime: Handle,
     timeout: Duration,
+    pub(super) calls: CallCounters,
     /// A leaf lock: never held across a wait or a callback.
     inner: Mutex<Inner>,
     pub(super) changed: OnceLock<Callback>,
@@ -87,6 +89,7 @@ impl Fetcher {
             rules,
             backend: Box::new(backend),
             timeout: options.timeout,
+            calls: CallCounters::default(),
             changed: OnceLock::new(),
             unsaved: OnceLock::new(),
             read_ttl: AtomicU64::new(NO_READ),
@@ -191,10 +194,15 @@ impl Fetcher {
         let mut last = None;
         let attempts = async {
             for attempt in 0.. {
+                let call = self.calls.begin();
                 let error = match self.backend.fetch().await {
-                    Ok(fetched) => return Ok(fetched),
+                    Ok(fetched) => {
+                        call.succeeded();
+                        return Ok(fetched);
+                    }
                     Err(error) => error,
                 };
+                drop(call);
                 let pause = match error.retry {
                     Retry::No => return Err(error),
                     Retry::Soon => MIN_BACKOFF,

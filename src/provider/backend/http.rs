@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use reqwest::header::{DATE, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Response};
 
@@ -53,6 +54,17 @@ pub(crate) fn retry_after(header: &str) -> Option<Duration> {
     }
     let until = httpdate::parse_http_date(header).ok()?;
     Some(until.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// How many seconds this machine's clock is behind the server that sent these headers (`Date`; RFC 9110, 6.6.1).
+pub(in crate::provider) fn seconds_behind(headers: &HeaderMap) -> Option<i64> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    let theirs = httpdate::parse_http_date(date).ok()?;
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Some(match theirs.duration_since(SystemTime::now()) {
+        Ok(behind) => seconds(behind),
+        Err(ahead) => -seconds(ahead.duration()),
+    })
 }
 
 /// Why a server could not be connected to.

@@ -22,7 +22,7 @@ pub use fetcher::BackendOptions;
 pub use provider::BackendProvider;
 pub(super) use record::WallTime;
 pub(crate) use record::to_bytes;
-pub(super) use runtime::{Timer, after};
+pub(super) use runtime::{Timer, after, runtime};
 pub(super) use state::FAILING_BACKEND_TIMEOUT;
 
 /// The source of a document.

@@ -9,6 +9,7 @@ use super::fetcher::{BackendOptions, Fetcher};
 use super::record::BackendRecord;
 use crate::clock::Instant;
 use crate::error::Result;
+use crate::metrics::CallCounters;
 use crate::provider::{Callback, Done, Provider, ProviderUpdate, View, wait_for};
 use crate::secret::SecretName;
 
@@ -54,6 +55,10 @@ impl Provider for BackendProvider {
 
     fn expire(&self, _prefix: &str) {
         self.fetcher.inner().state.expire(Instant::now());
+    }
+
+    fn calls(&self) -> Option<&CallCounters> {
+        Some(&self.fetcher.calls)
     }
 
     fn record_read(&self, name: &SecretName) {

@@ -12,7 +12,7 @@ use crate::sync::{self, LARGE_STACK, Mutex};
 ///
 /// # Errors
 /// [`Error::Io`] if its thread cannot be started; the next call tries again.
-pub(super) fn runtime() -> Result<Handle> {
+pub(in crate::provider) fn runtime() -> Result<Handle> {
     static RUNTIME: Mutex<Option<Handle>> = Mutex::new(None);
     let mut running = RUNTIME.lock();
     if let Some(handle) = &*running {

@@ -77,6 +77,14 @@ pub(crate) fn install_crypto() {
     }
 }
 
+/// How many authorities this machine trusts.
+pub(crate) fn system_authorities() -> usize {
+    let mut roots = RootCertStore::empty();
+    let (added, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    added
+}
+
 fn webpki_verifier(
     trusted: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,

@@ -3,8 +3,10 @@
 //!
 //! - `options`: the settings
 //! - `runner`: one run at a time, its environment, and what went wrong
+//! - `diagnosis`: what `doctor` asks of the programs
 //! - `mask`: what a program says, without values
 
+mod diagnosis;
 mod mask;
 mod options;
 mod runner;
@@ -41,6 +43,12 @@ pub(super) const KIND: BackendKind = BackendKind {
             .map(|command| link(command.clone(), options.clone()))
             .collect()
     },
+    diagnose: |settings, asking| {
+        let Commands(commands) = settings.backend::<Commands>()?;
+        let commands = commands.clone();
+        Some(Box::pin(diagnosis::diagnose(commands, asking.may_log_in)))
+    },
+    policy: |_| None,
 };
 
 /// The variables that the programs get besides the common ones.

@@ -49,10 +49,10 @@ impl Shared {
                 replace(document, sealed, None, done);
             }
             Edit::Undo(planned) => {
-                self.check_planned(planned)?;
+                let kept = self.check_planned(planned)?;
                 let mut restored = Vec::with_capacity(planned.len());
-                for undo in planned {
-                    let stored = match &undo.to {
+                for (undo, to) in planned.iter().zip(&kept) {
+                    let stored = match to {
                         Some(kept) => {
                             Some(self.restored(kept, || self.cipher_for(document, path))?)
                         }

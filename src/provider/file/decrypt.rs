@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::document::looks_encrypted;
-use super::{Document, Shared, Stored};
+use super::{Document, Sealed, Shared, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::provider::Decrypted;
+use crate::secret::SecretName;
 
 impl Shared {
     pub(super) fn decrypt_all(&self, dry_run: bool) -> Result<Decrypted> {
@@ -35,19 +36,38 @@ fn decrypt(document: &mut Document, cipher: &Arc<CredentialCipher>) -> Result<De
         let Stored::Encrypted(sealed) = stored else {
             return Ok(None);
         };
-        let error = match sealed.open(name.as_str(), cipher) {
-            Ok(value) if looks_encrypted(value.as_str()) => Error::Malformed {
-                what: name.to_string(),
-                reason: "its plain text would be taken for an encrypted value".to_owned(),
-            },
-            Ok(value) => {
+        match in_plain_text(name, sealed, cipher) {
+            Ok(plain) => {
                 result.names.push(name.clone());
-                return Ok(Some(Stored::Plain(value.without_newline())));
+                Ok(Some(plain))
             }
-            Err(error) => error,
-        };
-        result.failed.push((name.clone(), error));
-        Ok(None)
+            Err(error) => {
+                result.failed.push((name.clone(), error));
+                Ok(None)
+            }
+        }
     })?;
     Ok(result)
+}
+
+/// What is stored for a value in plain text.
+///
+/// # Errors
+/// [`Error::CannotDecrypt`]; [`Error::Malformed`] if the text would be taken for an encrypted value.
+pub(crate) fn in_plain_text(
+    name: &SecretName,
+    sealed: &Sealed,
+    cipher: &Arc<CredentialCipher>,
+) -> Result<Stored> {
+    let value = sealed.open(name.as_str(), cipher)?;
+    if looks_encrypted(value.as_str()) {
+        return Err(Error::Malformed {
+            what: name.to_string(),
+            reason: format!(
+                "its plain text would be taken for an encrypted value; keep it elsewhere (`simpletuner-live get {name}` prints it), \
+                 and remove it by `simpletuner-live rm {name}`"
+            ),
+        });
+    }
+    Ok(Stored::Plain(value.without_newline()))
 }

@@ -268,15 +268,22 @@ impl Document {
         }
     }
 
-    /// The changes from this document to `newer`.
-    pub(crate) fn changes_to(&self, newer: &Document) -> Vec<KeyChange> {
+    /// The changes from this document to `newer`. `is_same`: whether two stored values stand for the same one.
+    pub(crate) fn changes_to(
+        &self,
+        newer: &Document,
+        is_same: impl Fn(&Stored, &Stored) -> bool,
+    ) -> Vec<KeyChange> {
         let change = |name: &SecretName, kind| KeyChange {
             name: name.clone(),
             kind,
         };
         let set = newer
             .names()
-            .filter(|name| self.get(name) != newer.get(name))
+            .filter(|name| match (self.get(name), newer.get(name)) {
+                (Some(before), Some(after)) => !is_same(before, after),
+                (before, after) => before != after,
+            })
             .map(|name| change(name, ChangeKind::Set));
         let deleted = self
             .names()

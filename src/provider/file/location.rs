@@ -75,7 +75,7 @@ impl StoreLocation {
     }
 
     /// Finds the file, links followed; without one, where a write creates it.
-    pub(super) fn locate(&self) -> Result<Place> {
+    pub(crate) fn locate(&self) -> Result<Place> {
         let defaults: Vec<PathBuf>;
         let candidates = match &self.store_of_adopt {
             Some(store) if self.is_undone(store) => {
@@ -145,7 +145,7 @@ fn absolute(path: PathBuf) -> PathBuf {
 }
 
 /// Whether the suffix says YAML.
-pub(super) fn is_yaml(path: &Path) -> bool {
+pub(crate) fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| {
         suffix.eq_ignore_ascii_case("yaml") || suffix.eq_ignore_ascii_case("yml")
     })

@@ -12,6 +12,7 @@ mod peers;
 mod previous;
 mod readable;
 mod reader;
+mod rotate;
 mod state;
 mod store;
 mod undo;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use super::backend::after;
 use super::{Callback, Done, ListingState, Provider, ProviderUpdate, SecretStore, View};
 use crate::clock::Instant;
-use crate::credential::KeySource;
+use crate::credential::{CredentialCipher, KeySource};
 use crate::error::Result;
 use crate::files::reserve;
 use crate::secret::SecretName;
@@ -39,13 +40,20 @@ use state::State;
 use watch::{CheckTarget, Watch};
 use write_queue::WriteQueue;
 
+pub(crate) use decrypt::in_plain_text;
 pub use document::{Document, MAX_DOCUMENT, parse_document};
 pub(crate) use document::{Sealed, Stored};
 pub use location::StoreLocation;
-pub(crate) use peers::path_for as path_of_peers;
+pub(crate) use location::is_yaml;
+pub(crate) use peers::{announce, path_for as path_of_peers};
 pub use previous::Did;
-pub(crate) use previous::{keep_beside as keep_replaced, move_beside as move_previous};
+pub(crate) use previous::{
+    MAX_BYTES as MAX_PREVIOUS, check as check_previous_content, check_beside as check_previous,
+    keep_beside as keep_replaced, move_beside as move_previous, path_for as path_of_previous,
+};
 pub(crate) use reader::read_document;
+pub use rotate::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
+pub(crate) use rotate::{no_key, values_under_key};
 pub use undo::{PastChange, Undo, UndoRequest};
 
 /// How a [`FileProvider`] works.
@@ -103,6 +111,7 @@ pub(crate) fn hidden(name: &SecretName, file: &Path) -> String {
 struct Warned {
     hidden: AtomicBool,
     linked: AtomicBool,
+    interrupted: AtomicBool,
 }
 
 /// The shortest time that a reader waits for the file.
@@ -224,7 +233,7 @@ impl CheckTarget for Shared {
         let store = files.last().filter(|_| self.is_peer());
         let peers = store.map(|store| peers::path_for(store));
         files.extend(peers);
-        files.extend(self.options.key.file().map(Path::to_owned));
+        files.extend(self.options.key.files());
         files
     }
 
@@ -250,6 +259,14 @@ impl Shared {
             let is_current = located.is_ok_and(|located| self.state.lock().is_current(&located));
             let read = (!is_current).then(|| self.read_now());
             let key = needs_key.then(|| self.options.key.cipher());
+            if let Some(Ok(cipher)) = &key
+                && cipher.has_key_beside()
+            {
+                self.warn_if_interrupted();
+            }
+            if self.is_replaced_meanwhile(read.as_ref(), key.as_ref()) {
+                continue;
+            }
             let mut state = self.state.lock();
             while state.is_writing {
                 state = self.written.wait(state);
@@ -259,13 +276,36 @@ impl Shared {
                 continue;
             }
             match read {
-                None => state.source.confirm(),
-                Some(read) => state.apply_read(read, started),
+                None => {
+                    state.source.confirm();
+                    state.apply_key(key);
+                }
+                Some(read) => state.apply_read(read, key, started),
             }
-            if let Some(key) = key {
-                state.set_key(key);
+            if self.options.key.take_rotated() {
+                state.source.report_rotated_key();
             }
             return;
+        }
+    }
+
+    /// Whether the key is another one, and so is the file by now. A rotation may have replaced both after the file was read, and
+    /// the key would not decrypt what was read.
+    fn is_replaced_meanwhile(
+        &self,
+        read: Option<&ReadOutcome>,
+        key: Option<&Result<Arc<CredentialCipher>>>,
+    ) -> bool {
+        let Some(Ok(cipher)) = key else { return false };
+        if self.state.lock().has_key(cipher) {
+            return false;
+        }
+        let Ok(located) = self.options.location.locate() else {
+            return false;
+        };
+        match read {
+            Some(read) => read.loaded.is_ok() && !read.observed.seems_to_be(&located),
+            None => !self.state.lock().seems_current(&located),
         }
     }
 

@@ -43,6 +43,20 @@ const SHARED_BY_MACHINES: [u64; 7] = [
     0x6573_5546, // FUSE
 ];
 
+/// Notifies the watchers of a store that another part of this program has replaced it under its lock. The returned function waits, a
+/// second at most, until they have seen it.
+pub(crate) fn announce(store: &Path) -> impl FnOnce() + use<> {
+    let peers = Peers::open(store, false);
+    if let Some(peers) = &peers {
+        peers.announce();
+    }
+    move || {
+        if let Some(peers) = peers {
+            peers.wait();
+        }
+    }
+}
+
 /// The open file `NAME.peers` of one store.
 pub(super) struct Peers {
     path: PathBuf,

@@ -28,7 +28,7 @@ pub use key_history::Did;
 pub(super) use key_history::{Entry, KeyHistory};
 
 /// The largest file, in bytes. Above it, the keys are dropped that have not changed for longest, whatever `keep_previous` is.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// How each line begins; a name has no character that JSON escapes.
 const LINE_START: &[u8] = b"{\"key\":\"";
 
@@ -52,8 +52,16 @@ pub(super) struct Bounds {
 }
 
 /// The path of a store's `NAME.previous`.
-pub(super) fn path_for(store: &Path) -> PathBuf {
+pub(crate) fn path_for(store: &Path) -> PathBuf {
     beside(store, "", ".previous")
+}
+
+/// Whether what is kept beside a store can be read.
+///
+/// # Errors
+/// [`Error::Malformed`], [`Error::Io`].
+pub(crate) fn check_beside(store: &Path) -> Result<()> {
+    Previous::read(store)?.all().map(drop)
 }
 
 impl Previous {
@@ -62,8 +70,12 @@ impl Previous {
     /// # Errors
     /// [`Error::Malformed`], [`Error::Io`].
     pub(super) fn read(store: &Path) -> Result<Self> {
-        let path = path_for(store);
-        let previous = match read_file(&path, MAX_BYTES) {
+        Self::read_at(&path_for(store))
+    }
+
+    /// The same, of a file at any path.
+    pub(super) fn read_at(path: &Path) -> Result<Self> {
+        let previous = match read_file(path, MAX_BYTES) {
             Ok(content) => Self(content.bytes),
             Err(ReadError::Missing) => Self::default(),
             Err(ReadError::NotAFile(what)) => return Err(malformed(what.to_owned())),
@@ -234,6 +246,16 @@ fn malformed_line(index: usize) -> Error {
     ))
 }
 
+/// Checks the content of such a file that came from elsewhere.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub(crate) fn check(bytes: &[u8]) -> Result<()> {
+    let previous = Previous(Zeroizing::new(bytes.to_vec()));
+    previous.check()?;
+    previous.all().map(drop)
+}
+
 /// Moves what is kept beside one store to another one, whose locks the caller holds. With a cipher, values that are kept as plain
 /// text are encrypted.
 ///
@@ -288,7 +310,8 @@ pub(crate) fn keep_beside(
     Ok(())
 }
 
-fn read_or_set_aside(store: &Path) -> Result<Previous> {
+/// Reads what is kept beside a store. A malformed file is moved aside.
+pub(super) fn read_or_set_aside(store: &Path) -> Result<Previous> {
     match Previous::read(store) {
         Err(error @ Error::Malformed { .. }) => {
             Previous::set_aside(store, &error).map(|()| Previous::default())

@@ -91,9 +91,28 @@ impl SourceDocument for Readable {
     }
 
     fn changes_to(&self, newer: &Self) -> Vec<KeyChange> {
-        match Arc::ptr_eq(&self.document, &newer.document) {
-            true => Vec::new(),
-            false => self.document.changes_to(&newer.document),
+        let is_same_document = Arc::ptr_eq(&self.document, &newer.document);
+        match (&self.key, &newer.key) {
+            (Key::Usable(one), Key::Usable(other)) => {
+                let is_same_key = Arc::ptr_eq(one, other);
+                if is_same_document && is_same_key {
+                    return Vec::new();
+                }
+                // A rotation of the key writes each value anew.
+                let by_value = !is_same_key || one.has_key_beside();
+                let is_same = |before: &Stored, after: &Stored| match (before, after) {
+                    (Stored::Encrypted(before), Stored::Encrypted(after)) if by_value => {
+                        match (before.reveal(one), after.reveal(other)) {
+                            (None, None) => before == after,
+                            (before, after) => before == after,
+                        }
+                    }
+                    _ => before == after,
+                };
+                self.document.changes_to(&newer.document, is_same)
+            }
+            _ if is_same_document => Vec::new(),
+            _ => self.document.changes_to(&newer.document, Stored::eq),
         }
     }
 }

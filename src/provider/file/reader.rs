@@ -7,10 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::document::{Document, MAX_DOCUMENT, parse_document, parse_within};
 use super::location::{StoreLocation, is_yaml};
-use super::write::is_mounted;
 use crate::error::{Error, Result};
 use crate::files::place::Place;
-use crate::files::{Content, ReadError, Stamp, read_file, read_place};
+use crate::files::{Content, ReadError, Stamp, is_mounted, read_file, read_place};
 use crate::secret::{SecretName, fingerprint};
 use crate::text::shell_path;
 
@@ -41,6 +40,19 @@ impl Observed {
             Observed::Young(path.to_owned(), stamp)
         } else {
             Observed::File(path.to_owned(), stamp)
+        }
+    }
+}
+
+impl Observed {
+    /// Whether the file at this location is the one that was read, as far as its stamp shows.
+    pub(super) fn seems_to_be(&self, located: &Place) -> bool {
+        match (self, located.stat()) {
+            (Observed::Missing(path), None) => path == located.path(),
+            (Observed::File(path, stamp) | Observed::Young(path, stamp), Some(stat)) => {
+                *stamp == Stamp::of(stat) && path == located.path()
+            }
+            _ => false,
         }
     }
 }

@@ -9,12 +9,11 @@ use super::watch::Watch;
 use crate::clock::Instant;
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
-use crate::files::Stamp;
 use crate::files::place::Place;
 use crate::logging::PROVIDER_FAILURES;
 use crate::provider::KeyChange;
 use crate::provider::cached_source::CachedSource;
-use crate::provider::source_view::Rules;
+use crate::provider::source_view::{Rules, SourceDocument};
 
 const HANGS: &str = "the filesystem of the secrets file does not respond";
 
@@ -59,40 +58,45 @@ impl State {
 
     /// Whether the file at this location is the one that was read last.
     pub(super) fn is_current(&self, located: &Place) -> bool {
-        match (&self.observed, located.stat()) {
-            (Observed::Missing(path), None) => path == located.path(),
-            (Observed::File(path, stamp), Some(stat)) => {
-                *stamp == Stamp::of(stat) && path == located.path()
-            }
-            _ => false,
-        }
+        !matches!(self.observed, Observed::Young(..)) && self.seems_current(located)
     }
 
     /// Whether the file at this location seems to be the one that was read last: enough to know whether it can be written.
     pub(super) fn seems_current(&self, located: &Place) -> bool {
-        match (&self.observed, located.stat()) {
-            (Observed::Young(path, stamp), Some(stat)) => {
-                *stamp == Stamp::of(stat) && path == located.path()
-            }
-            _ => self.is_current(located),
-        }
+        self.observed.seems_to_be(located)
     }
 
-    /// A check read the file, and began `started`.
-    pub(super) fn apply_read(&mut self, read: ReadOutcome, started: Instant) {
+    /// A check read the file, and began `started`. `key`: the key then, if readers need one.
+    pub(super) fn apply_read(
+        &mut self,
+        read: ReadOutcome,
+        key: Option<Result<Arc<CredentialCipher>>>,
+        started: Instant,
+    ) {
         self.observed = read.observed;
         self.source.current_mut().source = read.source;
         match read.loaded {
             Ok(loaded) => {
-                self.apply_loaded(loaded);
+                self.apply_loaded(loaded, key);
                 self.source.current_mut().latency = Some(started.elapsed());
             }
-            Err(error) => self.source.fail(error, None),
+            Err(error) => {
+                self.source.fail(error, None);
+                self.apply_key(key);
+            }
         }
     }
 
-    /// The file has this document, which another program wrote.
-    pub(super) fn apply_loaded(&mut self, loaded: LoadedDocument) {
+    /// The file has this document, which another program wrote. Readers get it together with the key of the same moment: while a
+    /// rotation replaces both, no other key decrypts it.
+    pub(super) fn apply_loaded(
+        &mut self,
+        loaded: LoadedDocument,
+        key: Option<Result<Arc<CredentialCipher>>>,
+    ) {
+        if let Some(key) = key {
+            self.change_key(key);
+        }
         let readable = self.readable(&loaded).into();
         match loaded.content {
             Some(_) => self.source.apply(readable, Instant::now(), loaded.modified),
@@ -145,16 +149,20 @@ impl State {
         !matches!(self.key, Key::Unused)
     }
 
-    /// Sets the cipher for encrypted values, or why there is none.
-    pub(super) fn set_key(&mut self, cipher: Result<Arc<CredentialCipher>>) {
-        let is_first = match (&self.key, &cipher) {
-            (Key::Usable(before), Ok(cipher)) if Arc::ptr_eq(before, cipher) => return,
+    /// Whether this is the key that readers have.
+    pub(super) fn has_key(&self, cipher: &Arc<CredentialCipher>) -> bool {
+        matches!(&self.key, Key::Usable(usable) if Arc::ptr_eq(usable, cipher))
+    }
+
+    /// Sets the cipher for encrypted values, or why there is none; returns whether it is another one than before.
+    fn change_key(&mut self, cipher: Result<Arc<CredentialCipher>>) -> bool {
+        match (&self.key, &cipher) {
+            (_, Ok(cipher)) if self.has_key(cipher) => return false,
             (Key::Unusable(before), Err(error)) if before.to_string() == error.to_string() => {
-                return;
+                return false;
             }
-            (Key::Unused | Key::Requested, _) => true,
-            (Key::Usable(_) | Key::Unusable(_), _) => false,
-        };
+            _ => {}
+        }
         self.key = match cipher {
             Ok(cipher) => Key::Usable(cipher),
             Err(error) => {
@@ -162,10 +170,32 @@ impl State {
                 Key::Unusable(Arc::new(error))
             }
         };
-        if let Some(loaded) = &self.loaded {
-            let readable = self.readable(loaded).into();
-            self.source.replace_same(readable, !is_first);
+        true
+    }
+
+    /// The document is the one before, and the key may be another one.
+    pub(super) fn apply_key(&mut self, key: Option<Result<Arc<CredentialCipher>>>) {
+        let Some(key) = key else { return };
+        let is_first = !self.has_key_or_error();
+        if !self.change_key(key) {
+            return;
         }
+        if let Some(loaded) = &self.loaded {
+            let readable = self.readable(loaded);
+            let before = self.source.current().document();
+            let is_same = match (&readable.key, before) {
+                (Key::Usable(_), Some(before)) if matches!(before.key, Key::Usable(_)) => {
+                    before.changes_to(&readable).is_empty()
+                }
+                _ => false,
+            };
+            self.source
+                .replace_same(readable.into(), !is_first && !is_same);
+        }
+    }
+
+    fn has_key_or_error(&self) -> bool {
+        matches!(self.key, Key::Usable(_) | Key::Unusable(_))
     }
 
     pub(super) fn loaded(&self) -> Option<&LoadedDocument> {

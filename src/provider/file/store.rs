@@ -7,20 +7,33 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::document::looks_encrypted;
-use super::keep::KeyEdit;
+use super::keep::{Kept, KeyEdit};
 use super::reader::{ContentHash, LoadedDocument, Observed};
 use super::state::State;
 use super::write::{Lock, Replacement, sync_folder_of};
 use super::write_queue::{Edit, NewValue};
 use super::{Document, FileProvider, MAX_DOCUMENT, MIN_TIMEOUT, Sealed, Shared, Stored};
-use super::{PastChange, Undo, UndoRequest, key_check};
+use super::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest, key_check};
+use super::{PastChange, Undo, UndoRequest};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
 use crate::files::{Stamp, reserve};
 use crate::provider::{Decrypted, Done, KeyChange, SecretStore};
 use crate::secret::{Change, MAX_VALUE, SecretName, SecretValue};
 use crate::sync::MutexGuard;
+
+/// A document that is ready to be put in place.
+pub(super) struct NewDocument {
+    pub(super) document: Document,
+    pub(super) content: ContentHash,
+    pub(super) replacement: Replacement,
+    /// What it replaces, as far as that is kept.
+    pub(super) kept: Kept,
+    pub(super) changes: Vec<KeyChange>,
+}
 
 impl Shared {
     /// Applies the edits in one atomic write. Each succeeds or fails alone.
@@ -64,6 +77,26 @@ impl Shared {
         let Some(changes) = edit(&mut document, &path)? else {
             return Ok(());
         };
+        let content = self.render(&document, &path)?;
+        self.warn_if_linked(&path);
+        let kept = self.prepare_previous(&path, &document, &changes)?;
+        let replacement = Replacement::prepare(&path, &content, 0o600)?;
+        self.report_hidden(&path, &found.document, &document);
+        let changes = changes.into_iter().map(|done| done.key).collect();
+        let new = NewDocument {
+            document,
+            content: ContentHash::of(&path, &content),
+            replacement,
+            kept,
+            changes,
+        };
+        self.replace(&path, found, new)?;
+        sync_folder_of(&path);
+        Ok(())
+    }
+
+    /// The file's new content.
+    pub(super) fn render(&self, document: &Document, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         let content = document.render()?;
         if content.len() > MAX_DOCUMENT {
             return Err(Error::TooLarge {
@@ -71,13 +104,22 @@ impl Shared {
                 limit: MAX_DOCUMENT,
             });
         }
-        self.warn_if_linked(&path);
-        let kept = self.prepare_previous(&path, &document, &changes)?;
-        let replacement = Replacement::prepare(&path, &content, 0o600)?;
-        self.report_hidden(&path, &found.document, &document);
-        let kept = kept.put_in_place()?;
+        Ok(content)
+    }
+
+    /// Puts a new document in the place of the one that was found under the lock, which the caller holds.
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        found: LoadedDocument,
+        new: NewDocument,
+    ) -> Result<()> {
+        // While the lock is held, no rotation replaces the key.
+        let needs_key = self.state.lock().needs_key();
+        let key = needs_key.then(|| self.options.key.cipher());
+        let kept = new.kept.put_in_place()?;
         {
-            let (stamp, mut state) = match self.put_in_place(replacement) {
+            let (stamp, mut state) = match self.put_in_place(new.replacement) {
                 Ok(written) => written,
                 Err(error) => {
                     kept.take_back();
@@ -85,25 +127,23 @@ impl Shared {
                 }
             };
             // First what other programs changed since the last check, so that it is reported; own changes are not.
-            state.apply_loaded(found);
+            state.apply_loaded(found, key);
             state.source.current_mut().source = path.display().to_string();
             let written = LoadedDocument {
-                document: Arc::new(document),
-                content: Some(ContentHash::of(&path, &content)),
+                document: Arc::new(new.document),
+                content: Some(new.content),
                 modified: stamp.modified(),
             };
-            let changes: Vec<KeyChange> = changes.into_iter().map(|done| done.key).collect();
-            state.apply_own_write(Observed::after_read(&path, stamp), written, &changes);
+            state.apply_own_write(Observed::after_read(path, stamp), written, &new.changes);
         }
-        if let Some(peers) = self.peers_of(&path, false) {
+        if let Some(peers) = self.peers_of(path, false) {
             peers.announce();
         }
-        sync_folder_of(&path);
         Ok(())
     }
 
     /// The file's document: the loaded one if the stamp is unchanged, else the file is read.
-    fn read_under_lock(&self) -> Result<LoadedDocument> {
+    pub(super) fn read_under_lock(&self) -> Result<LoadedDocument> {
         let located = self.options.location.locate()?;
         {
             let state = self.state.lock();
@@ -129,7 +169,7 @@ impl Shared {
     }
 
     /// Locks the file. `adopt` may move the store while this waits, so the path is checked again.
-    fn lock(&self) -> Result<(std::path::PathBuf, Lock)> {
+    pub(super) fn lock(&self) -> Result<(std::path::PathBuf, Lock)> {
         let mut path = self.path_now()?;
         loop {
             let lock = Lock::take(&path, self.options.lock_timeout)?;
@@ -174,7 +214,8 @@ impl Shared {
         path: &Path,
     ) -> Result<Arc<CredentialCipher>> {
         let cipher = key_check::cipher_for(document, &self.options.key, path)?;
-        self.state.lock().set_key(Ok(cipher.clone()));
+        // Readers get it with the document of the same moment.
+        self.state.lock().request_key();
         Ok(cipher)
     }
 
@@ -269,6 +310,18 @@ impl SecretStore for FileProvider {
         self.0.decrypt_all(dry_run)
     }
 
+    fn plan_key_rotation(&self) -> Result<KeyRotationPlan> {
+        self.0.plan_key_rotation()
+    }
+
+    fn rotate_key(
+        &self,
+        plan: &KeyRotationPlan,
+        request: &KeyRotationRequest,
+    ) -> Result<KeyRotationReport> {
+        reserve::with(|| self.0.rotate_key(plan, request))
+    }
+
     fn plain_names(&self) -> Result<Vec<SecretName>> {
         let document = self.0.read_now().loaded?.document;
         let is_plain = |name: &&SecretName| matches!(document.get(name), Some(Stored::Plain(_)));
@@ -330,12 +383,12 @@ impl SecretStore for FileProvider {
 }
 
 impl Shared {
-    fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
+    pub(super) fn write(&self, edits: Vec<Edit>) -> Vec<Result<()>> {
         self.queue.write(edits, |group| self.edit_all(group))
     }
 
     /// The edit for these changes. Each writer encrypts its own values here, outside the file's lock.
-    fn prepare(&self, changes: &[Change]) -> Result<Edit> {
+    pub(super) fn prepare(&self, changes: &[Change]) -> Result<Edit> {
         let stored = changes.iter().map(|change| match change {
             Change::Set(name, value) if value.len() > MAX_VALUE => Err(Error::TooLarge {
                 what: format!("the value of {name}"),

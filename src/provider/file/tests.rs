@@ -1,5 +1,6 @@
 //! The file provider: what it reads, notices and reports.
 
+mod rotation;
 mod writes;
 
 use std::time::SystemTime;

@@ -161,11 +161,19 @@ impl Shared {
         }
     }
 
-    /// Checks that nothing has changed the keys since this was planned.
-    pub(super) fn check_planned(&self, planned: &[Undo]) -> Result<()> {
+    /// Checks that nothing has changed the keys since this was planned. Returns what each gets back, as it is kept now: a rotation
+    /// of the key may have encrypted it anew.
+    pub(super) fn check_planned(&self, planned: &[Undo]) -> Result<Vec<Option<Stored>>> {
         let previous = self.previous()?;
+        let mut kept = Vec::with_capacity(planned.len());
         for undo in planned {
             let history = previous.get(&undo.name);
+            let entries = history.into_iter().flat_map(|history| &history.entries);
+            let entry = entries.clone().find(|entry| entry.at == undo.change.at);
+            kept.push(match entry {
+                Some(entry) => entry.before.clone(),
+                None => undo.to.clone(),
+            });
             if history.and_then(KeyHistory::newest) != undo.newest {
                 return Err(Error::Malformed {
                     what: undo.name.to_string(),
@@ -175,7 +183,7 @@ impl Shared {
                 });
             }
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The form in which a value that was kept goes back to the file: that which `encrypt` asks for.

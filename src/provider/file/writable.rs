@@ -13,6 +13,7 @@ use super::watch::CheckTarget;
 use super::write::{Lock, beside, hint_for, refuse_mounted};
 use super::{Document, Shared};
 use crate::error::{Error, Result};
+use crate::files::Stamp;
 use crate::files::place::{self, Place};
 use crate::files::writable::{check_replaceable, check_writable};
 
@@ -37,10 +38,18 @@ impl Shared {
         refuse_mounted(located.path())?;
         self.check_lock(&located)?;
         self.check_disk(&located, loaded.as_ref().map_or(0, LoadedDocument::size))?;
-        match loaded {
-            Some(loaded) => self.check_key(&loaded.document, located.path()),
-            None => Ok(()),
+        let Some(loaded) = loaded else { return Ok(()) };
+        match self.check_key(&loaded.document, located.path()) {
+            // A rotation may have replaced the file and the key since the file was looked at.
+            Err(_) if self.is_replaced(&located) => self.check_writable(),
+            checked => checked,
         }
+    }
+
+    fn is_replaced(&self, before: &Place) -> bool {
+        let stamp = |place: &Place| place.stat().map(Stamp::of);
+        let now = self.options.location.locate();
+        now.is_ok_and(|now| now.path() != before.path() || stamp(&now) != stamp(before))
     }
 
     /// Whether the folder may be written, and has room for a copy of the file and of what is kept beside it: both are written

@@ -6,13 +6,11 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, StatxAttributes, StatxFlags, XattrFlags,
-};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::{ACL_ATTRIBUTE, Stamp, not_a_file, place};
+use crate::files::{ACL_ATTRIBUTE, Stamp, is_mounted, not_a_file, place};
 
 /// The lock file beside a file, locked until dropped. The file stays, because a program that does not look again after it has
 /// the lock, as this one does, could lock one that was removed.
@@ -129,6 +127,11 @@ impl Replacement {
         Ok(replacement)
     }
 
+    /// Where the new content is until then.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Renames it onto the target, and returns its stamp there.
     ///
     /// # Errors
@@ -164,17 +167,6 @@ impl Drop for Replacement {
             let _ = std::fs::remove_file(&self.temporary);
         }
     }
-}
-
-/// Whether the file itself is a mount point: a bind mount of this one file. `false` where the kernel cannot say (before
-/// Linux 5.8).
-pub(crate) fn is_mounted(path: &Path) -> bool {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty());
-    statx.is_ok_and(|statx| {
-        let attributes = statx.stx_attributes & statx.stx_attributes_mask;
-        attributes.contains(StatxAttributes::MOUNT_ROOT)
-    })
 }
 
 /// Refuses a file that is a mount point. It cannot be replaced, and a crash while it is written in place would lose every

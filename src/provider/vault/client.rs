@@ -25,6 +25,7 @@ use crate::provider::backend::http::{self, BodyError};
 use crate::provider::backend::proxy::Proxies;
 use crate::provider::backend::tls;
 use crate::secret::SecretValue;
+use crate::sync::Mutex;
 
 /// The header for the token (Vault API documentation, "HTTP API", "Authentication").
 const TOKEN: &str = "X-Vault-Token";
@@ -40,6 +41,8 @@ pub(super) struct Client {
     /// Adds the API version to the path, and the headers `X-Vault-Request` and `X-Vault-Namespace`. Holds no token:
     /// [`send`](Client::send) adds it, marked as sensitive, so that no log prints it.
     middleware: EndpointMiddleware,
+    /// How many seconds this machine's clock is behind Vault's, by its last response.
+    seconds_behind: Mutex<Option<i64>>,
 }
 
 impl Client {
@@ -86,6 +89,7 @@ impl Client {
                 .map_err(|error| failure::no_tls(&error.to_string()))?,
             address: address.clone(),
             proxy: proxy.map(ToString::to_string),
+            seconds_behind: Mutex::default(),
             server_name,
             middleware: EndpointMiddleware {
                 token: String::new(),
@@ -98,6 +102,11 @@ impl Client {
 
     pub(super) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// How many seconds this machine's clock is behind Vault's, as far as a response has said.
+    pub(super) fn seconds_behind(&self) -> Option<i64> {
+        *self.seconds_behind.lock()
     }
 
     /// The failure, with the proxy that the request went through.
@@ -121,6 +130,7 @@ impl Client {
         let failed = |error| failure::no_response(&self.address, &error);
         let incoming = self.http.execute(request).await.map_err(failed)?;
         let status = incoming.status();
+        *self.seconds_behind.lock() = http::seconds_behind(incoming.headers());
         if status.is_redirection() {
             let to = incoming.headers().get(LOCATION);
             return Err(failure::redirected(&self.address, to));

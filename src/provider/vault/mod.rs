@@ -5,10 +5,12 @@
 //! - `address`: address, mount point and path, validated
 //! - `client`, `response`, `trust`, `failure`: one request, its response, the trusted certificates, the error messages
 //! - `token`, `login`: the token for a request, and the log-in that gives one
+//! - `diagnosis`: what `doctor` asks of Vault, and the least policy
 //! - `kv`: one read through version 2 or version 1 of the KV engine's API
 
 mod address;
 mod client;
+mod diagnosis;
 mod failure;
 mod kv;
 mod login;
@@ -55,6 +57,11 @@ pub(super) const KIND: BackendKind = BackendKind {
         });
         Ok(ChainLink::only(&KIND, provider.transpose()?))
     },
+    diagnose: |settings, asking| {
+        let options = settings.backend::<VaultOptions>()?.clone();
+        Some(Box::pin(diagnosis::diagnose(options, asking.may_log_in)))
+    },
+    policy: |settings| settings.backend().map(diagnosis::policy),
 };
 
 /// One secret in Vault, read through version 2 of the KV engine's API, or else version 1.

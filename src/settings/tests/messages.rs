@@ -66,7 +66,7 @@ fn each_wrong_value_has_a_message_with_its_line_its_name_and_an_example() {
         ),
         (
             "timeout: hunter2",
-            "line 1: timeout must hold names and values, not a text; for example: timeout: {connect: ...}",
+            "line 1: timeout must hold names and values, not a text; for example: timeout: {connect: 3}",
         ),
         (
             "max_keys: 1.5",
@@ -151,11 +151,11 @@ fn each_wrong_value_has_a_message_with_its_line_its_name_and_an_example() {
         ),
         (
             "command: hunter2",
-            "line 1: command must be a list of names and values, not a text; for example: command: [{name: ..., run: ...}]",
+            "line 1: command must be a list of names and values, not a text; for example: command: [{name: onepassword, run: [op, item, get, SimpleTuner]}]",
         ),
         (
             "command:\n  - hunter2",
-            "line 1: command must be a list of names and values, not a text; for example: command: [{name: ..., run: ...}]",
+            "line 1: command must be a list of names and values, not a text; for example: command: [{name: onepassword, run: [op, item, get, SimpleTuner]}]",
         ),
         (
             "command:\n  - {run: [a]}",

@@ -140,6 +140,19 @@ impl Sealed {
         problem
     }
 
+    /// The value, if this cipher decrypts it. Keeps nothing.
+    pub(crate) fn reveal(&self, cipher: &Arc<CredentialCipher>) -> Option<SecretValue> {
+        if let Some(Opened {
+            with,
+            outcome: Outcome::Value(value),
+        }) = &*self.0.opened.lock()
+            && Arc::ptr_eq(with, cipher)
+        {
+            return Some(value.clone());
+        }
+        cipher.try_decrypt(self.as_str()).ok()
+    }
+
     /// The same value under this cipher, if another one sealed it.
     #[must_use]
     pub(crate) fn sealed_with(&self, cipher: &Arc<CredentialCipher>) -> Self {

@@ -179,7 +179,7 @@ fn changes_between_documents_are_reported_by_name() {
     let old = parse_document(false, br#"{"A": "1", "B": "2", "C": "3"}"#).unwrap();
     let new = parse_document(false, br#"{"C": "3", "B": "x", "D": "4"}"#).unwrap();
     let reported: Vec<(String, ChangeKind)> = old
-        .changes_to(&new)
+        .changes_to(&new, Stored::eq)
         .into_iter()
         .map(|change| (change.name.to_string(), change.kind))
         .collect();

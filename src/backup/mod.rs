@@ -1,0 +1,55 @@
+//! `backup` and `restore`: everything of this program that is kept on the disk, in one tar archive that is encrypted in the age
+//! format, so that `age -d FILE | tar -x` opens it without this program. Knows no mount and no terminal.
+//!
+//! - `manifest`: `backup.json`, the first file of an archive: its form, what it holds, of which key
+//! - `collect`: reads all files and databases, each at one moment
+//! - `archive`: the files as a tar stream, and back; refuses what this program does not write
+//! - `envelope`: encrypts and decrypts the stream with a passphrase or with keys
+//! - `output`: puts the archive in its place, whole or not at all
+//! - `check`: whether an archive can be used: every value can be decrypted, every file is what it should be
+//! - `plan`: what a restore would change; `apply`: changes it
+//!
+//! All of an archive is in memory before anything is written, so a restore begins only once all of it has been authenticated.
+
+mod apply;
+mod archive;
+mod check;
+mod collect;
+mod compare;
+mod envelope;
+mod manifest;
+mod output;
+mod plan;
+
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+pub use apply::Restored;
+pub use archive::{read, write};
+pub use check::Checked;
+pub use collect::{Collected, Options, collect};
+pub use envelope::{Closed, Identities, Opened, Recipients, Seal, Sealing};
+pub use manifest::{FORM, KeyInfo, Manifest, Part};
+pub use output::{OutputFile, refuse};
+pub use plan::{Plan, State, Step, settings_after};
+
+use manifest::Role;
+
+/// A file of an archive.
+pub(crate) struct Member {
+    role: Role,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+/// A time as a part of a file's name: `2026-01-02T030405Z`.
+fn time_in_name(time: SystemTime) -> String {
+    crate::provider::rfc3339(time).replace(':', "")
+}
+
+fn malformed(reason: impl Into<String>) -> crate::error::Error {
+    crate::error::Error::Malformed {
+        what: "the backup".to_owned(),
+        reason: reason.into(),
+    }
+}

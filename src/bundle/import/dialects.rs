@@ -1,0 +1,196 @@
+//! The three dialects of env files, and where they read the same text differently.
+
+use std::collections::BTreeMap;
+
+use zeroize::Zeroizing;
+
+use super::{ImportFormat, Raw, Refusal, docker, dotenv, shell};
+use crate::secret::{MAX_VALUE, SecretValue};
+
+/// A dialect's reader.
+pub(super) type Read = fn(&str) -> Result<Vec<Raw>, Vec<Fault>>;
+
+const DIALECTS: [(ImportFormat, Read); 3] = [
+    (ImportFormat::Env, shell::read),
+    (ImportFormat::Dotenv, dotenv::read),
+    (ImportFormat::Docker, docker::read),
+];
+
+/// Why a dialect does not give a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) line: usize,
+    pub(super) why: String,
+    /// The dialect has a value, but only who runs a program or knows other variables gets it.
+    pub(super) evaluates: bool,
+}
+
+impl Fault {
+    pub(super) fn new(line: usize, why: impl Into<String>) -> Self {
+        Self {
+            line,
+            why: why.into(),
+            evaluates: false,
+        }
+    }
+
+    pub(super) fn evaluates(line: usize, why: impl Into<String>) -> Self {
+        Self {
+            evaluates: true,
+            ..Self::new(line, why)
+        }
+    }
+}
+
+/// The characters of a value while it is read.
+pub(super) struct Characters(Zeroizing<String>);
+
+impl Characters {
+    pub(super) fn new() -> Self {
+        // At once, because a text that grows leaves copies behind. A longer value is refused anyway.
+        Self(Zeroizing::new(String::with_capacity(MAX_VALUE + 4)))
+    }
+
+    pub(super) fn push(&mut self, c: char) {
+        self.0.push(c);
+    }
+
+    pub(super) fn value(&self) -> SecretValue {
+        SecretValue::new(&self.0)
+    }
+}
+
+/// The characters of a text, with the number of the line.
+pub(super) struct Cursor<'a> {
+    rest: &'a str,
+    pub(super) line: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self {
+            rest: text,
+            line: 1,
+        }
+    }
+
+    pub(super) fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    pub(super) fn rest(&self) -> &'a str {
+        self.rest
+    }
+
+    pub(super) fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.skip(c.len_utf8());
+        Some(c)
+    }
+
+    /// Goes on by so many bytes.
+    pub(super) fn skip(&mut self, bytes: usize) -> &'a str {
+        let (skipped, rest) = self.rest.split_at(bytes);
+        self.line += skipped.matches('\n').count();
+        self.rest = rest;
+        skipped
+    }
+
+    /// Goes on for as long as the characters are such.
+    pub(super) fn skip_while(&mut self, is: impl Fn(char) -> bool) -> &'a str {
+        let end = self.rest.find(|c| !is(c)).unwrap_or(self.rest.len());
+        self.skip(end)
+    }
+
+    pub(super) fn skip_blanks(&mut self) {
+        self.skip_while(|c| c == ' ' || c == '\t');
+    }
+
+    pub(super) fn skip_line(&mut self) {
+        self.skip_while(|c| c != '\n');
+    }
+}
+
+/// Whether the first line that is no comment has a `=`, and no colon before it as in YAML.
+pub(super) fn is_env_file(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim);
+    let Some(line) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else {
+        return true;
+    };
+    let before = line.split(['=', ':']).next().unwrap_or_default();
+    line[before.len()..].starts_with('=')
+}
+
+/// By one dialect.
+pub(super) fn read(read: Read, text: &str) -> Result<Vec<Raw>, Refusal> {
+    let shown = |fault: Fault| format!("line {}: {}", fault.line, fault.why);
+    read(text).map_err(|faults| Refusal::Malformed(faults.into_iter().map(shown).collect()))
+}
+
+/// By all dialects that can read it, if these agree.
+pub(super) fn read_any(text: &str) -> Result<Vec<Raw>, Refusal> {
+    let mut readings = Vec::new();
+    let (mut faults, mut evaluated) = (Vec::new(), Vec::new());
+    for (format, read) in DIALECTS {
+        match read(text) {
+            Ok(raw) => readings.push((format, raw)),
+            Err(all) if all.iter().all(|fault| fault.evaluates) => {
+                let shown = |fault: Fault| format!("line {}: {}", fault.line, fault.why);
+                evaluated.extend(all.into_iter().map(shown));
+            }
+            Err(all) => {
+                let first = all.into_iter().find(|fault| !fault.evaluates);
+                faults.extend(first.map(|Fault { line, why, .. }| {
+                    format!("line {line}: read as {format}, {why}")
+                }));
+            }
+        }
+    }
+    let mut differing = differing(&readings);
+    differing.extend(evaluated);
+    if !differing.is_empty() {
+        return Err(Refusal::Ambiguous(differing));
+    }
+    let mut readings = readings.into_iter();
+    match readings.next() {
+        Some((_, raw)) => Ok(raw),
+        None => Err(Refusal::Malformed(faults)),
+    }
+}
+
+/// The names that two dialects read with different values, or that only one of them reads.
+fn differing(readings: &[(ImportFormat, Vec<Raw>)]) -> Vec<String> {
+    let mut entries: BTreeMap<(usize, &str), Vec<(ImportFormat, &SecretValue)>> = BTreeMap::new();
+    for (format, raw) in readings {
+        for Raw { name, value, line } in raw {
+            let entry = entries.entry((*line, name)).or_default();
+            entry.push((*format, value));
+        }
+    }
+    let differ = |values: &[(ImportFormat, &SecretValue)]| {
+        values.len() < readings.len() || values.windows(2).any(|pair| pair[0].1 != pair[1].1)
+    };
+    let lines = entries.into_iter().filter(|(_, values)| differ(values));
+    let shown = lines.map(|((line, name), values)| {
+        let mut groups: Vec<(Vec<String>, &SecretValue)> = Vec::new();
+        for (format, value) in values {
+            match groups.iter_mut().find(|(_, other)| *other == value) {
+                Some((formats, _)) => formats.push(format.to_string()),
+                None => groups.push((vec![format.to_string()], value)),
+            }
+        }
+        let groups: Vec<String> = groups
+            .into_iter()
+            .map(|(formats, _)| formats.join(" and "))
+            .collect();
+        let name = crate::text::printable(name);
+        match groups.as_slice() {
+            [only] => format!("line {line}: only {only} reads a value of {name}"),
+            several => format!(
+                "line {line}: {name} has one value for {}",
+                several.join(", another for ")
+            ),
+        }
+    });
+    shown.collect()
+}

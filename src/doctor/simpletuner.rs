@@ -1,0 +1,146 @@
+//! SimpleTuner: where its state is, whether its database can be read, whether it can read the secrets, and whether the audit trails are
+//! whole.
+
+use std::fs;
+
+use super::files::store_path;
+use super::store::is_simpletuners;
+use super::{Finding, Subject};
+use crate::audit::{AuditOptions, Chain};
+use crate::provider::file::{Stored, read_document};
+use crate::settings::Settings;
+use crate::simpletuner_db::ProviderConfigs;
+use crate::text::{counted, shell_path};
+
+/// A trail that is larger takes longer than the other checks together.
+const MAX_TRAIL: u64 = 128 * 1024 * 1024;
+
+pub(super) fn state(subject: &Subject, settings: &Settings) -> Vec<Finding> {
+    let mut findings = vec![database(settings)];
+    findings.extend(secrets(subject, settings));
+    findings
+}
+
+fn database(settings: &Settings) -> Finding {
+    let folder = &settings.state_dir;
+    let how = match &settings.named_state_dir {
+        Some(_) => "as SIMPLETUNER_STATE_DIR or SIMPLETUNER_CONFIG_DIR says",
+        None => "where SimpleTuner looks for it",
+    };
+    let configs = ProviderConfigs::at(folder.join("cloud/jobs.db"));
+    let (path, word) = (configs.path().display(), shell_path(configs.path()));
+    if !configs.path().exists() {
+        return match &settings.named_state_dir {
+            Some(_) if !folder.is_dir() => Finding::warning(format!(
+                "the state folder {} does not exist, which SIMPLETUNER_STATE_DIR or SIMPLETUNER_CONFIG_DIR names",
+                folder.display()
+            ))
+            .mended_by(format!("mkdir -p -m 700 {}", shell_path(folder))),
+            _ => Finding::ok(format!(
+                "its state is in {} ({how}); it has no database there yet",
+                folder.display()
+            )),
+        };
+    }
+    match configs.list() {
+        Ok(names) => Finding::ok(format!(
+            "{path} ({how}) has the configuration of {}",
+            counted(names.len() as u64, "provider")
+        )),
+        Err(error) => Finding::failed(error.to_string()).mended_by(format!(
+            "sqlite3 {word} .recover > {word}.sql    # what is readable; or put back a backup"
+        )),
+    }
+}
+
+/// Whether SimpleTuner can read the secrets.
+fn secrets(subject: &Subject, settings: &Settings) -> Option<Finding> {
+    if let Some(link) = Settings::link_to_mount(subject.flags()) {
+        let link = link.display();
+        return Some(match subject.mount().answers() {
+            true => Finding::ok(format!("SimpleTuner reads {link} through this mount")),
+            false => Finding::failed(format!(
+                "SimpleTuner reads {link} through this mount, so it finds no secrets until it is mounted"
+            ))
+            .mended_by(subject.command("mount")),
+        });
+    }
+    if !is_simpletuners(settings) {
+        return None;
+    }
+    let store = store_path(settings);
+    let (document, _) = read_document(&store).ok()??;
+    let all = document.names().filter_map(|name| document.get(name));
+    let is_plain = |stored: &&Stored| matches!(stored, Stored::Plain(_));
+    let (plain, encrypted): (Vec<&Stored>, Vec<&Stored>) = all.partition(is_plain);
+    let (store, adopt) = (store.display(), subject.command("adopt"));
+    let finding = match (encrypted.len(), plain.len()) {
+        (0, 0) => return None,
+        (0, plain) => Finding::warning(format!(
+            "SimpleTuner reads {store} itself, so {} in plain text there; adopt encrypts, and SimpleTuner then reads through \
+             the mount",
+            match plain {
+                1 => "1 value is".to_owned(),
+                plain => format!("{plain} values are"),
+            }
+        )),
+        (encrypted, _) => {
+            let said = format!(
+                "SimpleTuner reads {store} itself, and cannot decrypt {} in it; adopt lets it read through the mount",
+                counted(encrypted as u64, "encrypted value")
+            );
+            // Nobody may use SimpleTuner here.
+            match settings.state_dir.join("cloud").is_dir() {
+                true => Finding::failed(said),
+                false => Finding::warning(said),
+            }
+        }
+    };
+    Some(finding.mended_by(adopt))
+}
+
+pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
+    let trail = AuditOptions::from_settings(settings);
+    let chains = [trail.change_chain(), trail.read_chain()];
+    let sizes = chains.each_ref().map(|chain| {
+        let found = fs::metadata(chain.path());
+        found.map_or(0, |found| found.len())
+    });
+    let verify = subject.command("audit verify");
+    match sizes {
+        [0, 0] => return vec![Finding::skipped("there are no audit trails yet")],
+        sizes if sizes.iter().any(|size| *size > MAX_TRAIL) => {
+            let large = "a trail is too large to be verified in a moment";
+            return vec![Finding::skipped(large).mended_by(verify)];
+        }
+        _ => {}
+    }
+    let verified = trail.signing_key_source().key();
+    let verified = verified.and_then(|key| Chain::verify_both(chains.each_ref(), &key));
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => return vec![Finding::failed(error.to_string()).mended_by(verify)],
+    };
+    let mut findings = Vec::new();
+    let mut whole = Vec::new();
+    for (chain, verified) in chains.iter().zip(verified) {
+        let shown = chain.path().display();
+        match verified {
+            None => {}
+            Some(verified) => match verified.broken {
+                None => whole.push(format!("{shown} ({})", counted(verified.rows, "row"))),
+                Some(broken) => findings.push(
+                    Finding::failed(format!(
+                        "{shown} is broken at row {}: {}; what stands before it proves nothing, so compare with a backup",
+                        broken.id, broken.reason
+                    ))
+                    .mended_by(verify.clone()),
+                ),
+            },
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(format!("whole: {}", whole.join(", "))));
+    }
+    findings
+}

@@ -1,0 +1,191 @@
+//! The secrets file and its key: whether they can be read and written, and whether each value can be decrypted. Names secrets, and
+//! shows no value.
+
+use std::path::Path;
+
+use super::files::store_path;
+use super::{Finding, Subject};
+use crate::credential::{KEY_VARIABLE, Undecryptable};
+use crate::manager::file_options;
+use crate::provider::file::{Document, FileProvider, Stored, check_previous, read_document};
+use crate::provider::{SecretStore, wait_for};
+use crate::settings::Settings;
+use crate::text::{counted, shell_path, shell_word};
+
+/// So many names are shown.
+const MAX_SHOWN: usize = 10;
+
+pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
+    let provider = FileProvider::new(file_options(settings));
+    let path = store_path(settings);
+    let (shown, word) = (path.display(), shell_path(&path));
+    let mut findings = Vec::new();
+    match read_document(&path) {
+        Err(error) => {
+            let finding = Finding::failed(error.to_string());
+            return vec![match is_malformed(&error) {
+                true => finding.mended_by(format!("${{EDITOR:-vi}} {word}")),
+                false => finding.mended_by(format!("ls -ld {word}")),
+            }];
+        }
+        Ok(None) => findings.push(Finding::ok(format!(
+            "there is no {shown} yet; the first `set` makes it"
+        ))),
+        Ok(Some((document, _))) => {
+            let secrets = counted(document.names().count() as u64, "secret");
+            findings.push(Finding::ok(format!("{shown} has {secrets}")));
+            if document.skipped() > 0 {
+                let entries = counted(document.skipped() as u64, "entry");
+                findings.push(
+                    Finding::warning(format!(
+                        "{entries} of {shown} are no secrets: not a text, or without a name that is allowed"
+                    ))
+                    .mended_by(format!("${{EDITOR:-vi}} {word}")),
+                );
+            }
+        }
+    }
+    wait_for(|done| provider.check_writable(done));
+    if let Some(refusal) = provider.refusal(None) {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        findings.push(
+            Finding::failed(format!("no secret can be written: {refusal}"))
+                .mended_by(format!("ls -ld {word} {}", shell_path(folder))),
+        );
+    }
+    if let Err(error) = check_previous(&path) {
+        findings.push(Finding::warning(format!(
+            "`undo` cannot set anything back: {error}"
+        )));
+    }
+    findings
+}
+
+fn is_malformed(error: &crate::error::Error) -> bool {
+    matches!(error, crate::error::Error::MalformedStore { .. })
+}
+
+pub(super) fn key(_: &Subject, settings: &Settings) -> Vec<Finding> {
+    let key = file_options(settings).key;
+    let described = key.describe();
+    let has_encrypted =
+        document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
+    vec![match key.cipher_if_present() {
+        Ok(Some(_)) => Finding::ok(format!(
+            "{described} is usable; keep a copy of it elsewhere"
+        )),
+        Ok(None) if has_encrypted => {
+            let file = shell_path(&settings.key_file);
+            Finding::failed(format!(
+                "there is no {described}, and values are encrypted with it; put it back from a backup, or set {KEY_VARIABLE}"
+            ))
+            .mended_by(format!("install -m 600 /path/of/the/backup/credential.key {file}"))
+        }
+        Ok(None) => Finding::ok(format!(
+            "there is no {described} yet; the first `set` makes it"
+        )),
+        Err(error) => Finding::failed(error.to_string()).mended_by(format!(
+            "ls -ld {}    # restore it from a backup",
+            shell_path(&settings.key_file)
+        )),
+    }]
+}
+
+fn document_of(settings: &Settings) -> Option<Document> {
+    let document = read_document(&store_path(settings)).ok()??;
+    Some(document.0)
+}
+
+pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
+    let Some(document) = document_of(settings) else {
+        return vec![Finding::skipped("there are no values to decrypt")];
+    };
+    let options = file_options(settings);
+    // Why there is none, the check of the key says.
+    let cipher = options.key.cipher_if_present().unwrap_or_default();
+    let mut undecryptable = Vec::new();
+    let (mut plain, mut decryptable) = (Vec::new(), 0);
+    for name in document.names() {
+        match document.get(name) {
+            Some(Stored::Plain(_)) => plain.push(name.as_str()),
+            Some(Stored::Encrypted(sealed)) => match cipher.as_ref().map(|key| sealed.problem(key))
+            {
+                Some(None) => decryptable += 1,
+                Some(Some(why)) => undecryptable.push((name.as_str(), why)),
+                None => undecryptable.push((name.as_str(), Undecryptable::OtherKey)),
+            },
+            None => {}
+        }
+    }
+    let mut findings = Vec::new();
+    for why in [
+        Undecryptable::Damaged,
+        Undecryptable::OtherKey,
+        Undecryptable::NotText,
+    ] {
+        let of_kind = undecryptable.iter().filter(|(_, of)| *of == why);
+        let names: Vec<&str> = of_kind.map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let said = format!("{} cannot be decrypted: {}", shown(&names), why.reason());
+        // A key that decrypts nothing is refused for writes, too, so that no file has values of two keys.
+        let fix = match (decryptable, why) {
+            (0, Undecryptable::OtherKey) => {
+                let words: Vec<_> = names.iter().map(|name| shell_word(name)).collect();
+                format!(
+                    "{}    # only if their key is lost",
+                    subject.command(&format!("rm -f {}", words.join(" ")))
+                )
+            }
+            _ => subject.command(&format!("set {}", shell_word(names[0]))),
+        };
+        findings.push(Finding::failed(said).mended_by(fix));
+    }
+    if settings.encrypt && !plain.is_empty() && !is_simpletuners(settings) {
+        let fix = subject.command("encrypt-file");
+        let said = format!("{} in plain text, although encrypt is set", are(&plain));
+        findings.push(Finding::warning(said).mended_by(fix));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(match plain.len() {
+            0 => format!("{}; each can be decrypted", counted(decryptable, "value")),
+            plain => format!(
+                "{}; each can be decrypted; {} in plain text",
+                counted(decryptable, "encrypted value"),
+                match plain {
+                    1 => "1 is".to_owned(),
+                    plain => format!("{plain} are"),
+                }
+            ),
+        }));
+    }
+    findings
+}
+
+/// Whether the secrets file is the one that SimpleTuner's server reads itself, undecrypted.
+pub(super) fn is_simpletuners(settings: &Settings) -> bool {
+    let store = store_path(settings);
+    let mut defaults = crate::settings::paths::DEFAULT_NAMES
+        .iter()
+        .map(|name| settings.base_dir.join(name));
+    let first = defaults.find(|path| std::fs::symlink_metadata(path).is_ok());
+    first.is_some_and(|first| crate::settings::paths::without_links(&first) == store)
+}
+
+fn are(names: &[&str]) -> String {
+    match names {
+        [only] => format!("{only} is"),
+        names => format!("{} are", shown(names)),
+    }
+}
+
+/// The names, or as many of them as one reads.
+pub(super) fn shown(names: &[&str]) -> String {
+    let first = names.iter().take(MAX_SHOWN).copied().collect::<Vec<_>>();
+    let first = first.join(", ");
+    match names.len().saturating_sub(MAX_SHOWN) {
+        0 => first,
+        others => format!("{first} and {others} others"),
+    }
+}
