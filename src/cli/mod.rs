@@ -27,7 +27,6 @@ mod install_service;
 mod key;
 mod lasting;
 mod ls;
-mod ls;
 mod man;
 mod metrics;
 mod mount;
