@@ -18,6 +18,9 @@ pub(super) const MARK: &str = r#".\" Made by `simpletuner-live install-man`."#;
 /// The page on `live.yaml`, without its section.
 const SETTINGS: &str = "simpletuner-live.yaml";
 
+/// Writes a section of a command's page.
+type RenderSection = fn(&Man, &mut dyn Write) -> io::Result<()>;
+
 /// A page of the manual.
 pub(super) struct Page {
     /// Its name without the section: `simpletuner-live-get`.
@@ -75,8 +78,7 @@ fn command_page(command: &Command, parent: Option<&str>, date: &str) -> Vec<u8> 
         .get_arguments()
         .any(|argument| !argument.is_hide_set());
     let has_subcommands = shown(command).next().is_some();
-    type Render = fn(&Man, &mut dyn Write) -> io::Result<()>;
-    let sections: [(bool, Render); 5] = [
+    let sections: [(bool, RenderSection); 5] = [
         (true, Man::render_name_section),
         (true, Man::render_synopsis_section),
         (true, Man::render_description_section),

@@ -219,7 +219,7 @@ fn a_package_is_upgraded_under_readers_and_its_removal_takes_nobodys_secrets() {
     );
     assert!(!purge.contains("left: "), "{said}");
     assert!(
-        purge.matches("kept: ").count() == 2 && purge.contains("\nvalue\n"),
+        purge.matches("kept: ").count() == 2 && purge.contains("\nvalue"),
         "{said}"
     );
 }
