@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use super::failure::{Failure, say, warn};
 use super::{Context, Outcome, absolute, output, passphrase, same_store};
 use crate::audit::{AuditTrail, ReadTarget};
-use crate::backup::{self, Collected, Manifest, OutputFile, Part, Seal};
+use crate::backup::{self, Collected, Manifest, Part, Seal};
 use crate::error::Error;
+use crate::files::output::{OutputFile, refuse};
 use crate::manager::file_options;
+use crate::settings::paths::leads_into;
 use crate::text::{counted, shell_path};
 
 /// The most names that a message lists.
@@ -76,7 +78,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
     let file = absolute(&args.file)?;
     if !to_stdout {
-        backup::refuse(&file, args.force, &settings.mount_point)?;
+        if leads_into(&file, &settings.mount_point) {
+            let shown = file.display();
+            let why = format!("{shown} lies in the mount itself; name a file elsewhere");
+            return Err(Failure::new(why));
+        }
+        refuse(&file, args.force)?;
     }
     let store = file_options(&settings).location.locate()?;
     same_store::require(context, &settings, store.path())?;
@@ -104,7 +111,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             None
         }
         false => {
-            let written = seal_into(&collected, seal, OutputFile::create(&file, args.force)?)?;
+            let written = seal_into(
+                &collected,
+                seal,
+                OutputFile::create(&file, 0o600, args.force)?,
+            )?;
             Some(written.finish()?)
         }
     };

@@ -99,7 +99,9 @@ fn owned(settings: &Settings) -> Vec<Owned> {
     if let Some(folder) = store.parent().filter(|folder| *folder != settings.base_dir) {
         add(folder.to_owned(), true, false);
     }
-    add(settings.key_file.clone(), false, true);
+    for key in file_options(settings).key.all_files() {
+        add(key, false, true);
+    }
     add(path_of_previous(&store), false, true);
     add(beside(&store, ".lock"), false, false);
     add(store, false, true);

@@ -70,14 +70,22 @@ pub(super) fn key(_: &Subject, settings: &Settings) -> Vec<Finding> {
     let described = key.describe();
     let has_encrypted =
         document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
-    vec![match key.cipher_if_present() {
+    let mut findings = Vec::new();
+    if key.is_rotating() {
+        findings.push(
+            Finding::warning("a rotation of the key is under way, or was interrupted")
+                .mended_by("simpletuner-live key rotate"),
+        );
+    }
+    findings.push(match key.cipher_if_present() {
         Ok(Some(_)) => Finding::ok(format!(
             "{described} is usable; keep a copy of it elsewhere"
         )),
         Ok(None) if has_encrypted => {
             let file = shell_path(&settings.key_file);
             Finding::failed(format!(
-                "there is no {described}, and values are encrypted with it; put it back from a backup, or set {KEY_VARIABLE}"
+                "there is no {described}, and values are encrypted with it; put it back from a backup \
+                 (`simpletuner-live restore FILE --only secrets`), or set {KEY_VARIABLE}"
             ))
             .mended_by(format!("install -m 600 /path/of/the/backup/credential.key {file}"))
         }
@@ -88,7 +96,8 @@ pub(super) fn key(_: &Subject, settings: &Settings) -> Vec<Finding> {
             "ls -ld {}    # restore it from a backup",
             shell_path(&settings.key_file)
         )),
-    }]
+    });
+    findings
 }
 
 fn document_of(settings: &Settings) -> Option<Document> {
