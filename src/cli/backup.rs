@@ -22,7 +22,7 @@ const MAX_LISTED: usize = 10;
 /// Back up secrets, key, settings, views, SimpleTuner's database and audit trails, encrypted
 ///
 /// The file is a tar archive in the age format, so that `age -d FILE | tar -x` opens it without this program. It is encrypted with a
-/// passphrase, which you are asked for, or for keys (-r, -R). Whoever has the file and the passphrase or a private key has all
+/// passphrase, which you are asked for, or for keys (-r, -R). Anybody with the file and the passphrase or a private key has all
 /// secrets, unless the credential key is left out. Programs go on reading and writing meanwhile. What AWS, Vault and the environment
 /// hold is not in it.
 #[derive(clap::Args)]

@@ -22,7 +22,7 @@ const MODE: u32 = 0o644;
 
 /// Print the state and the counters of the mount for Prometheus
 ///
-/// It is the text of the file `metrics` in the mount: providers, caches, reads, writes, errors, restarts, views, the audit
+/// Prints the file `metrics` of the mount: providers, caches, reads, writes, errors, restarts, views, the audit
 /// trail, memory. No secret's name is in it.
 #[derive(clap::Args)]
 #[command(

@@ -26,16 +26,16 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Put secrets, key, settings, views, SimpleTuner's database and audit trails back from a backup
 ///
-/// First reads all of the backup, checks that every secret in it can be decrypted, and prints what it would change. Nothing that
-/// differs is replaced without --force, and what is replaced is kept beside, as NAME.before-restore-TIME. At a terminal you are asked;
-/// elsewhere `--yes` is needed. Mounts that run show the secrets at once. The settings in a backup can name programs to run: restore
-/// only what you have backed up yourself.
+/// First reads all of the backup, checks that every secret in it can be decrypted, and prints what it would change. If a file here
+/// differs from the backup, nothing changes without --force. With --force, that file is kept as NAME.before-restore-TIME. At a terminal
+/// you are asked first; elsewhere `--yes` is needed. Mounts that run show the secrets at once. The settings in a backup can name programs to
+/// run: restore only what you have backed up yourself.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live restore ~/secrets.age --dry-run           # asks for the passphrase
-  simpletuner-live restore ~/secrets.age
+  simpletuner-live restore ~/secrets.age                     # adds what is missing here
   simpletuner-live restore ~/secrets.age --only secrets --force
   ssh nas cat secrets.age | simpletuner-live restore - -i ~/.ssh/id_ed25519 --yes"
 )]
@@ -143,7 +143,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                         "{differs} files here differ from the backup, so nothing is restored"
                     ),
                 },
-                "--force replaces what differs and keeps it beside; --only secrets, say, restores only these",
+                "--force replaces these files, and keeps each beside the new one; --only chooses parts, such as --only secrets",
             ))
         }
     }
