@@ -24,7 +24,7 @@ use crate::simpletuner_db;
 use crate::text::{counted, shell_path};
 
 /// How often the progress is printed.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Replace the key that secrets are encrypted with
 #[derive(clap::Args)]
