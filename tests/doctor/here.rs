@@ -127,6 +127,15 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     assert_eq!(report.check("key").status(), "ok");
 
     patient.breaks(
+        "umask 077; head -c 32 /dev/urandom | base64 > .simpletuner/credential.key.new",
+        "key",
+        "was interrupted",
+    );
+    for id in ["settings", "store", "key", "views"] {
+        patient.breaks("chmod 777 .", id, "other users can write");
+    }
+
+    patient.breaks(
         "echo 'file_path: ~/s.yaml' > .simpletuner/live.yaml; echo 'PLAIN: hunter2' > s.yaml; chmod 600 s.yaml",
         "values",
         "PLAIN is in plain text",
