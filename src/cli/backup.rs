@@ -94,7 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     // Before anybody types a passphrase, so that it is not typed in vain.
     let collected = backup::collect(&settings, options).map_err(|error| match &error {
-        Error::Database { errno, .. } if *errno == libc::EFBIG => {
+        Error::Database { .. } => {
             let hint = "--without-databases leaves SimpleTuner's database and the audit trails out";
             Failure::Hinted(error, hint.to_owned())
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::adopt::reload_settings;
 use super::failure::{Failure, say, warn};
 use super::question::confirm;
-use super::{Context, Outcome, output, passphrase, same_store};
+use super::{Context, Outcome, output, passphrase, same_store, under_key};
 use crate::audit::{Actor, AuditEvent, AuditTrail};
 use crate::backup::{self, Checked, Closed, Collected, Manifest, Opened, Part, Plan, State, Step};
 use crate::error::{Error, in_words};
@@ -96,6 +96,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         print(&plan, checked.manifest())?;
     }
     warn_of(&plan, checked.manifest(), &settings);
+    if plan.replaces_key() {
+        let replaced = plan.steps.iter().filter(|step| step.state != State::Same);
+        let replaced: Vec<&Path> = replaced.map(|step| step.path.as_path()).collect();
+        let otherwise = "; or leave the secrets and their key as they are: --only settings,views,database,trails";
+        under_key::refuse_others(&settings, &replaced, otherwise)?;
+    }
     let refused = !args.force && plan.of_state(State::Differs).next().is_some();
     let (is_done, kept) = match args.dry_run || refused || plan.is_empty() {
         true => (false, Vec::new()),

@@ -168,11 +168,6 @@ impl KeySource {
         self.files().into_iter().chain(retired).collect()
     }
 
-    /// Whether a rotation is under way, or was interrupted.
-    pub(crate) fn is_rotating(&self) -> bool {
-        self.file().is_some() && self.beside().exists()
-    }
-
     /// Where the next key is while a rotation is under way: beside the file that a link at the key's path leads to.
     fn beside(&self) -> PathBuf {
         rotation::path_of_next(&real_path(&self.key_file))

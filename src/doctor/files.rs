@@ -53,7 +53,7 @@ pub(super) fn settings(subject: &Subject) -> Vec<Finding> {
     if let Some(why) = subject.problem() {
         return vec![
             Finding::failed(format!("{why}; what follows is checked with the defaults"))
-                .mended_by(format!("${{EDITOR:-vi}} {}", shell_path(file))),
+                .mended_as(why, format!("${{EDITOR:-vi}} {}", shell_path(file))),
         ];
     }
     let shown = file.display();
