@@ -1,4 +1,4 @@
-//! The file that a backup is written to: made beside its name, and put there whole or not at all. Others may not read it. Knows no
+//! The file that a backup or an export is written to: made beside its name, and put there whole or not at all. Others may not read it. Knows no
 //! content.
 
 use std::fs::File;
@@ -10,14 +10,14 @@ use tempfile::NamedTempFile;
 use crate::error::{Error, Result};
 use crate::settings::paths::leads_into;
 
-/// A backup that is being written. Dropped without [`finish`](Self::finish), nothing of it stays.
+/// A file that is being written. Dropped without [`finish`](Self::finish), nothing of it stays.
 pub struct OutputFile {
     target: PathBuf,
     file: NamedTempFile,
     replace: bool,
 }
 
-/// Why a backup cannot be written to this path, as far as that shows before it is made. `replace`: whether it may replace a file.
+/// Why nothing can be written to this path, as far as that shows before the content is made. `replace`: whether it may replace a file.
 ///
 /// # Errors
 /// [`Error::Settings`] says what to do.
