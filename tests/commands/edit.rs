@@ -125,13 +125,14 @@ fn an_edit_that_is_killed_leaves_nothing() {
     let home = home_with("koala77");
     // The name is this test's, so that no other's folder is taken for it.
     home.run_with("koala77", &["set", "KILLED_EDIT"]).done();
+    home.write(
+        "script",
+        "echo $$ > editor; mv editor started; while :; do sleep 0.1; done",
+    );
     let mut command = home.command(BINARY);
     let mut edit = command
         .args(["edit", "KILLED_EDIT"])
-        .env(
-            "EDITOR",
-            "sh -c 'echo $$ > editor; mv editor started; while :; do sleep 0.1; done' x",
-        )
+        .env("EDITOR", "sh script")
         .spawn()
         .unwrap();
     wait_until("the editor runs", || home.path("started").exists());
