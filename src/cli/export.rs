@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, warn};
 use super::secret_list::Detail;
 use super::target::Target;
-use super::{Context, Outcome, absolute, ls, output};
-use crate::backup::{self, OutputFile};
+use super::{Context, Outcome, ls, output};
 use crate::bundle::{BundleFormat, Document, refusal, render};
 use crate::error::Error;
+use crate::files::output::OutputFile;
 use crate::secret::{NamePattern, SecretName, SecretValue};
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -74,7 +74,6 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let target = Target::open(context, args.no_mount)?;
-    let output = output_file(&args, context)?;
     let format = args.format.bundle();
     let (mut document, mut failures) = (Document::new(), Vec::new());
     for name in names(&args, &target)? {
@@ -85,11 +84,17 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     Failure::of_all(failures)?;
     let bytes = render(format, &document);
-    match output {
-        Some(mut file) => {
-            file.write_all(&bytes)
-                .map_err(|error| Error::io("writing the file", error))?;
-            file.finish()?;
+    // As `backup` takes it.
+    let to_file = args
+        .output
+        .as_deref()
+        .filter(|file| *file != Path::new("-"));
+    match to_file {
+        Some(file) => {
+            let mut written = OutputFile::create(file, 0o600, args.force)?;
+            let failed = |e| Error::io(format!("cannot write {}", file.display()), e);
+            written.write_all(&bytes).map_err(failed)?;
+            written.finish()?;
         }
         None => {
             if io::stdout().is_terminal() {
@@ -149,18 +154,4 @@ fn names(args: &Args, target: &Target) -> Outcome<Vec<SecretName>> {
 fn value(target: &Target, name: &SecretName) -> Outcome<SecretValue> {
     let bytes: Zeroizing<Vec<u8>> = target.get(name)?;
     Ok(SecretValue::from_bytes(name.as_str(), &bytes)?)
-}
-
-/// The file to write, which appears whole or not at all, and is never readable for others. `None`: standard output.
-fn output_file(args: &Args, context: &Context) -> Outcome<Option<OutputFile>> {
-    let Some(file) = args
-        .output
-        .as_deref()
-        .filter(|file| *file != Path::new("-"))
-    else {
-        return Ok(None);
-    };
-    let file = absolute(file)?;
-    backup::refuse(&file, args.force, &context.settings()?.mount_point)?;
-    Ok(Some(OutputFile::create(&file, args.force)?))
 }

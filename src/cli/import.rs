@@ -28,7 +28,7 @@ const MAX_SHOWN: usize = 20;
 /// them.
 ///
 /// Shells, python-dotenv and Docker read some lines of .env files differently (quotes, escapes, comments). If the file has such a line, --format must
-/// say who it was written for. Nothing in the file is run or replaced.
+/// say who it was written for. No command in the file is run, and no $NAME is expanded.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,

@@ -86,7 +86,15 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
-        _ => return refuse(format!("nothing of simpletuner-live is mounted at {place}")),
+        MountPointState::NotMounted => {
+            return refuse(format!(
+                "nothing of simpletuner-live is mounted at {place}; {} mounts it",
+                command_for("mount", dir)
+            ));
+        }
+        MountPointState::Foreign { .. } => {
+            return refuse(format!("nothing of simpletuner-live is mounted at {place}"));
+        }
     }
     let Some(mount) = mount else {
         return refuse(format!("nothing of ours is mounted at {place}"));

@@ -125,6 +125,9 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     let report = patient.doctor();
     assert_eq!(report.check("values").status(), "ok");
     assert_eq!(report.check("key").status(), "ok");
+    patient.sh("cp .simpletuner/credential.key .simpletuner/credential.key.old-1; chmod 644 .simpletuner/credential.key.old-1");
+    patient.check("files").is("failed", "credential.key.old-1");
+    patient.sh("rm .simpletuner/credential.key.old-1");
 
     patient.breaks(
         "echo 'file_path: ~/s.yaml' > .simpletuner/live.yaml; echo 'PLAIN: hunter2' > s.yaml; chmod 600 s.yaml",
