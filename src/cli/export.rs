@@ -1,7 +1,7 @@
 //! `export`: secrets as a document for other programs.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use zeroize::Zeroizing;
@@ -61,7 +61,7 @@ pub(super) struct Args {
     /// How the document is written
     #[arg(long, default_value = "env")]
     format: Format,
-    /// Write this file, which only you can read (0600), instead of standard output
+    /// Write this file, which only you can read (0600), instead of standard output (-)
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// Replace the file if there is one
@@ -84,7 +84,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     Failure::of_all(failures)?;
     let bytes = render(format, &document);
-    match &args.output {
+    // As `backup` takes it.
+    let to_file = args
+        .output
+        .as_deref()
+        .filter(|file| *file != Path::new("-"));
+    match to_file {
         Some(file) => {
             let mut written = OutputFile::create(file, 0o600, args.force)?;
             let failed = |e| Error::io(format!("cannot write {}", file.display()), e);

@@ -67,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let bytes = match args.file.to_str() {
         Some("-") => input::read(&shown, MAX_FILE)?,
-        _ => input::read_file(&args.file, &shown, MAX_FILE)?,
+        _ => input::read_file(&args.file, &format!("file {shown}"), MAX_FILE)?,
     };
     let entries = import(format_of(&args), &bytes).map_err(|refusal| refused(&shown, refusal))?;
     drop(bytes);

@@ -81,8 +81,8 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(
         MountPointState::Ours { alive: true, .. } => {}
         MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
-                "the mount at {place} does not answer; {} cleans it up and mounts again",
-                command_for("mount", dir)
+                "the mount at {place} does not answer; {} says what is wrong",
+                command_for("status", dir)
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),

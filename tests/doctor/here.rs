@@ -157,6 +157,9 @@ fn a_mount_that_is_dead_stopped_or_older_than_its_settings_is_found_and_mended()
         "settings",
         "is newer than",
     );
+    // It was asked for.
+    patient.sh("simpletuner-live reload");
+    patient.check("processes").is("ok", "keeper");
     let live = patient.home.live("");
     let server = patient.home.server(&live);
     signal("KILL", server);
