@@ -248,7 +248,9 @@ fn a_restore_of_another_key_leaves_no_secrets_without_theirs() {
     let other = Home::new();
     other.run_with("hunter2-beta", &["set", "B"]).done();
     let args = restore_args(&backup, &identity, &["--yes", "--force"]);
-    let said = other.run(&args).failed();
+    let refused = other.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
     assert!(
         said.contains("secrets.json would lose their key; nothing has changed")
             && said.contains("--only settings,views,database,trails"),
@@ -270,10 +272,7 @@ fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
     back_up(&home, &[]);
     let [backup, identity] = backup_of(&home);
     let other = Home::new();
-    other.write(
-        "other.yaml",
-        "file_path: ~/other.json\nmount_point: ~/other\n",
-    );
+    other.write("other.yaml", "file_path: ~/other.json\n");
     other.sh("mkdir other");
     other
         .run_with("hunter2-beta", &["--config", "other.yaml", "set", "B"])
@@ -282,7 +281,9 @@ fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
         .run(&["mount", "--config", "other.yaml", "other"])
         .done();
     let args = restore_args(&backup, &identity, &["--yes", "--force"]);
-    let said = other.run(&args).failed();
+    let refused = other.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
     assert!(said.contains("other.json would lose their key"), "{said}");
     let get = ["--config", "other.yaml", "get", "B"];
     assert_eq!(other.run(&get).done(), "hunter2-beta");
