@@ -1,19 +1,22 @@
 //! The secrets file and its key: whether they can be read and written, and whether each value can be decrypted. Names secrets, and
 //! shows no value.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::files::store_path;
 use super::{Finding, Subject};
-use crate::credential::{KEY_VARIABLE, Undecryptable};
+use crate::credential::{KEY_VARIABLE, KeySource, Undecryptable};
 use crate::manager::file_options;
 use crate::provider::file::{Document, FileProvider, Stored, check_previous, read_document};
 use crate::provider::{SecretStore, wait_for};
+use crate::secret::SecretName;
 use crate::settings::Settings;
 use crate::text::{counted, shell_path, shell_word};
 
 /// So many names are shown.
 const MAX_SHOWN: usize = 10;
+/// So many kept keys are tried: each takes some 50 ms.
+const MAX_KEYS: usize = 20;
 
 pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     let provider = FileProvider::new(file_options(settings));
@@ -136,18 +139,29 @@ pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
             continue;
         }
         let said = format!("{} cannot be decrypted: {}", shown(&names), why.reason());
-        // A key that decrypts nothing is refused for writes, too, so that no file has values of two keys.
-        let fix = match (decryptable, why) {
+        let finding = Finding::failed(said);
+        findings.push(match (decryptable, why) {
+            // The check of the key says what to do. Without a key nobody knows whether the values are lost.
+            (0, Undecryptable::OtherKey) if cipher.is_none() => finding,
+            // A key that decrypts nothing is refused for writes, too, so that no file has values of two keys.
             (0, Undecryptable::OtherKey) => {
-                let words: Vec<_> = names.iter().map(|name| shell_word(name)).collect();
-                format!(
-                    "{}    # only if their key is lost",
-                    subject.command(&format!("rm -f {}", words.join(" ")))
-                )
+                finding.mended_by(match key_beside(settings, &document, names[0]) {
+                    Some(path) => {
+                        let (key, other) = (shell_path(&settings.key_file), shell_path(&path));
+                        format!("mv {key} {key}.other && cp -p {other} {key}")
+                    }
+                    None => {
+                        let words: Vec<_> = names.iter().map(|name| shell_word(name)).collect();
+                        format!(
+                            "{}    # if their key is lost: rm -f {}",
+                            subject.command("restore FILE --only secrets --force"),
+                            words.join(" ")
+                        )
+                    }
+                })
             }
-            _ => subject.command(&format!("set {}", shell_word(names[0]))),
-        };
-        findings.push(Finding::failed(said).mended_by(fix));
+            _ => finding.mended_by(subject.command(&format!("set {}", shell_word(names[0])))),
+        });
     }
     if settings.encrypt && !plain.is_empty() && !is_simpletuners(settings) {
         let fix = subject.command("encrypt-file");
@@ -168,6 +182,29 @@ pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// The file beside the key that has the key of this secret: a rotation or a restore has kept it.
+fn key_beside(settings: &Settings, document: &Document, name: &str) -> Option<PathBuf> {
+    let Some(Stored::Encrypted(sealed)) = document.get(&SecretName::new(name).ok()?) else {
+        return None;
+    };
+    let decrypts = |path: &PathBuf| {
+        let cipher = KeySource::new(None, path.clone()).cipher_if_present();
+        cipher.is_ok_and(|cipher| cipher.is_some_and(|cipher| sealed.problem(&cipher).is_none()))
+    };
+    let mut start = settings.key_file.file_name()?.to_owned();
+    start.push(".");
+    let is_kept = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(start.as_encoded_bytes())
+    };
+    let entries = std::fs::read_dir(settings.key_file.parent()?).ok()?;
+    let mut kept: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    kept.retain(is_kept);
+    // The newest first, by the times in their names.
+    kept.sort();
+    kept.into_iter().rev().take(MAX_KEYS).find(decrypts)
 }
 
 /// Whether the secrets file is the one that SimpleTuner's server reads itself, undecrypted.

@@ -105,12 +105,25 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     let found = patient.check("values");
     found.is("failed", "A, B cannot be decrypted");
     let fix = found.finding("A, B cannot")["fix"].clone();
+    let fix = fix.as_str().unwrap();
     assert!(
-        fix.as_str()
-            .unwrap()
-            .starts_with("simpletuner-live rm -f A B")
+        fix.starts_with("simpletuner-live restore FILE --only secrets --force    #")
+            && fix.ends_with("rm -f A B"),
+        "{fix}"
     );
-    patient.sh("rm .simpletuner/credential.key");
+    // A key that was kept beside is put back, and the other one stays.
+    patient.breaks(
+        "cp -p kept .simpletuner/credential.key.old-20260102T030405Z",
+        "values",
+        "A, B cannot be decrypted",
+    );
+    patient.sh(
+        "cmp kept .simpletuner/credential.key && grep -x other .simpletuner/credential.key.other",
+    );
+    patient.sh("rm .simpletuner/credential.key*");
+    let found = patient.check("values");
+    let finding = found.finding("A, B cannot be decrypted");
+    assert!(finding["fix"].is_null(), "{finding}");
     let report = patient.doctor();
     report
         .check("values")

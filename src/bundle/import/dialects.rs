@@ -148,6 +148,7 @@ pub(super) fn read_any(text: &str) -> Result<Vec<Raw>, Refusal> {
     }
     let mut differing = differing(&readings);
     differing.extend(evaluated);
+    differing.extend(quotes_that_only_docker_reads(&readings));
     if !differing.is_empty() {
         return Err(Refusal::Ambiguous(differing));
     }
@@ -156,6 +157,20 @@ pub(super) fn read_any(text: &str) -> Result<Vec<Raw>, Refusal> {
         Some((_, raw)) => Ok(raw),
         None => Err(Refusal::Malformed(faults)),
     }
+}
+
+/// Docker takes any line, and keeps quotes: where it alone can read the text, a quote at a value's begin is rather one that somebody
+/// forgot to end.
+fn quotes_that_only_docker_reads(readings: &[(ImportFormat, Vec<Raw>)]) -> Vec<String> {
+    let [(format @ ImportFormat::Docker, raw)] = readings else {
+        return Vec::new();
+    };
+    let is_quoted = |raw: &&Raw| raw.value.as_str().starts_with(['"', '\'']);
+    let shown = raw.iter().filter(is_quoted).map(|raw| {
+        let (line, name) = (raw.line, crate::text::printable(&raw.name));
+        format!("line {line}: only {format} reads a value of {name}, with its quotes")
+    });
+    shown.collect()
 }
 
 /// The names that two dialects read with different values, or that only one of them reads.

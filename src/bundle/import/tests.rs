@@ -141,6 +141,14 @@ fn without_a_format_a_file_is_read_only_if_all_who_can_read_it_agree() {
             "line 1: a shell would replace what begins with `$` in the value of A",
         ),
         (
+            "A=\"no end\nB=2\n",
+            "line 1: only docker reads a value of A, with its quotes",
+        ),
+        (
+            "A='x' y\n",
+            "line 1: only docker reads a value of A, with its quotes",
+        ),
+        (
             "A=x # y\n",
             "line 1: A has one value for env and dotenv, another for docker",
         ),
