@@ -147,6 +147,29 @@ fn a_prompt_that_is_terminated_restores_the_terminal() {
 }
 
 #[test]
+fn after_a_passphrase_was_typed_ctrl_c_ends_the_command_as_ever() {
+    let home = Home::new();
+    home.run_with("before", &["set", "HF_TOKEN"]).done();
+    let script =
+        format!("live backup b.age; echo made; live restore b.age --force; echo code=$?; {ECHO}");
+    let mut terminal = Terminal::run(&home, &format!("trap : INT; {script}"));
+    for _ in 0..2 {
+        terminal.wait_for(PROMPT);
+        terminal.types("open sesame\r");
+    }
+    terminal.wait_for("made");
+    home.run_with("after", &["set", "HF_TOKEN"]).done();
+    terminal.wait_for(PROMPT);
+    terminal.types("open sesame\r");
+    terminal.wait_for("[y/N] ");
+    terminal.types("\x03");
+    let shown = terminal.end();
+    assert!(shown.contains("code=130\r\n"), "{shown}");
+    assert!(shown.ends_with("\necho\r\n"), "{shown}");
+    assert_eq!(home.run(&["get", "HF_TOKEN"]).done(), "after");
+}
+
+#[test]
 fn rm_and_undo_ask_at_a_terminal_and_anything_but_yes_changes_nothing() {
     let home = Home::new();
     home.run_with("one", &["set", "HF_TOKEN"]).done();

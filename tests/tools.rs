@@ -374,7 +374,7 @@ fn every_file_has_the_mode_and_the_owner_that_the_guide_lists() {
     let live = Live::start();
     live.write("secrets/K", "v");
     let mut wanted = String::from(
-        "400 f events\n200 f reload\n400 f status\n600 f variables\n500 d providers\n400 f providers/environment\n400 f providers/file\n\
+        "400 f events\n400 f metrics\n200 f reload\n400 f status\n600 f variables\n500 d providers\n400 f providers/environment\n400 f providers/file\n\
          700 d .\n700 d views\n700 d secrets\n600 f secrets/K\n\
          700 d bundle\n600 f bundle/secrets.json\n600 f bundle/secrets.yaml\n400 f bundle/secrets.env\n400 f bundle/docker.env\n\
          700 d hardware\n600 f hardware/all.json\n600 f hardware/gpu-l40s.json\n600 f hardware/gpu-a100-large.json\n\

@@ -15,6 +15,11 @@ use crate::error::{Error, Result};
 const MAGIC: &[u8] = b"age-encryption.org/";
 /// The same as text.
 const ARMORED: &[u8] = b"-----BEGIN AGE";
+/// How much work it is to derive the key of a passphrase, as a power of two: 256 MiB, as `age` has it. Not what this machine does in a
+/// second: how safe a backup is must not depend on what else runs.
+const WORK: u8 = 18;
+/// The most work that is done, as `age` has it. Not what this machine does in a given time: on a slow or busy one, a backup must open, too.
+const MAX_WORK: u8 = 22;
 
 /// Keys that an archive is encrypted for.
 #[derive(Default)]
@@ -87,13 +92,17 @@ impl Seal {
     pub fn wrap<W: Write>(self, out: W) -> Result<Sealing<W>> {
         let failed = |error: io::Error| Error::io("writing the backup", error);
         let encryptor = match self {
-            Seal::Passphrase(passphrase) => age::Encryptor::with_user_passphrase(passphrase),
+            Seal::Passphrase(passphrase) => {
+                let mut recipient = age::scrypt::Recipient::new(passphrase);
+                recipient.set_work_factor(WORK);
+                age::Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient))
+            }
             Seal::Recipients(Recipients(all)) => {
                 let all = all.iter().map(|one| &**one as &dyn age::Recipient);
                 age::Encryptor::with_recipients(all)
-                    .map_err(|error| failed(io::Error::other(error.to_string())))?
             }
         };
+        let encryptor = encryptor.map_err(|error| failed(io::Error::other(error.to_string())))?;
         encryptor.wrap_output(out).map_err(failed)
     }
 }
@@ -195,7 +204,8 @@ impl<R: BufRead> Closed<R> {
     pub fn open(self, with: Opened) -> Result<impl Read> {
         let opened = match with {
             Opened::Passphrase(passphrase) => {
-                let identity = age::scrypt::Identity::new(passphrase);
+                let mut identity = age::scrypt::Identity::new(passphrase);
+                identity.set_max_work_factor(MAX_WORK);
                 self.0
                     .decrypt(std::iter::once(&identity as &dyn age::Identity))
             }
@@ -215,12 +225,65 @@ fn undecryptable(error: DecryptError) -> Error {
             malformed("this passphrase does not open it")
         }
         DecryptError::ExcessiveWork { .. } => {
-            malformed("its passphrase would take this machine too long to try (over 16 s)")
+            malformed("to try its passphrase takes more work than a backup may ask for")
         }
         DecryptError::InvalidHeader | DecryptError::InvalidMac => {
             malformed("it is damaged, or was changed")
         }
         DecryptError::UnknownFormat => malformed("it is of a newer version of the age format"),
         other => malformed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(work: Option<u8>) -> Vec<u8> {
+        let passphrase = SecretString::from("open sesame".to_owned());
+        let Some(work) = work else {
+            let mut sealing = Seal::Passphrase(passphrase).wrap(Vec::new()).unwrap();
+            sealing.write_all(b"content").unwrap();
+            return sealing.finish().unwrap();
+        };
+        let mut recipient = age::scrypt::Recipient::new(passphrase);
+        recipient.set_work_factor(work);
+        let one = std::iter::once(&recipient as &dyn age::Recipient);
+        let encryptor = age::Encryptor::with_recipients(one).unwrap();
+        let mut sealing = encryptor.wrap_output(Vec::new()).unwrap();
+        sealing.write_all(b"content").unwrap();
+        sealing.finish().unwrap()
+    }
+
+    /// The factor in the header.
+    fn work_of(sealed: &[u8]) -> u8 {
+        let header = String::from_utf8_lossy(sealed);
+        let stanza = header.lines().nth(1).unwrap();
+        stanza.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn open(sealed: &[u8]) -> Result<String> {
+        let passphrase = SecretString::from("open sesame".to_owned());
+        let closed = Closed::read(sealed)?;
+        let mut text = String::new();
+        let mut content = closed.open(Opened::Passphrase(passphrase))?;
+        content.read_to_string(&mut text).unwrap();
+        Ok(text)
+    }
+
+    #[test]
+    fn the_work_of_a_passphrase_does_not_depend_on_how_fast_the_machine_is() {
+        let own = sealed(None);
+        assert_eq!(work_of(&own), WORK);
+        assert_eq!(open(&own).unwrap(), "content");
+        assert_eq!(open(&sealed(Some(10))).unwrap(), "content");
+        let mut hostile = sealed(Some(10));
+        let at = hostile
+            .windows(4)
+            .position(|four| four == b" 10\n")
+            .unwrap();
+        hostile[at + 1..at + 3].copy_from_slice(b"40");
+        let refused = open(&hostile).unwrap_err().to_string();
+        assert!(refused.contains("more work"), "{refused}");
     }
 }

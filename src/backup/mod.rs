@@ -5,7 +5,6 @@
 //! - `collect`: reads all files and databases, each at one moment
 //! - `archive`: the files as a tar stream, and back; refuses what this program does not write
 //! - `envelope`: encrypts and decrypts the stream with a passphrase or with keys
-//! - `output`: puts the archive in its place, whole or not at all
 //! - `check`: whether an archive can be used: every value can be decrypted, every file is what it should be
 //! - `plan`: what a restore would change; `apply`: changes it
 //!
@@ -18,7 +17,6 @@ mod collect;
 mod compare;
 mod envelope;
 mod manifest;
-mod output;
 mod plan;
 
 use std::time::SystemTime;
@@ -31,7 +29,6 @@ pub use check::Checked;
 pub use collect::{Collected, Options, collect};
 pub use envelope::{Closed, Identities, Opened, Recipients, Seal, Sealing};
 pub use manifest::{FORM, KeyInfo, Manifest, Part};
-pub use output::{OutputFile, refuse};
 pub use plan::{Plan, State, Step, settings_after};
 
 use manifest::Role;

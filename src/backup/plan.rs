@@ -163,6 +163,12 @@ impl Plan {
         self.link.is_none() && self.steps.iter().all(|step| step.state == State::Same)
     }
 
+    /// Whether another credential key takes the place of the one that is here.
+    pub fn replaces_key(&self) -> bool {
+        self.of_state(State::Differs)
+            .any(|step| step.role == Role::Key)
+    }
+
     /// The steps of this state.
     pub fn of_state(&self, state: State) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(move |step| step.state == state)

@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use super::failure::{Failure, say, warn};
 use super::{Context, Outcome, absolute, output, passphrase, same_store};
 use crate::audit::{AuditTrail, ReadTarget};
-use crate::backup::{self, Collected, Manifest, OutputFile, Part, Seal};
+use crate::backup::{self, Collected, Manifest, Part, Seal};
 use crate::error::Error;
+use crate::files::output::{OutputFile, refuse};
 use crate::manager::file_options;
+use crate::settings::paths::leads_into;
 use crate::text::{counted, shell_path};
 
 /// The most names that a message lists.
@@ -20,7 +22,7 @@ const MAX_LISTED: usize = 10;
 /// Back up secrets, key, settings, views, SimpleTuner's database and audit trails, encrypted
 ///
 /// The file is a tar archive in the age format, so that `age -d FILE | tar -x` opens it without this program. It is encrypted with a
-/// passphrase, which you are asked for, or for keys (-r, -R). Whoever has the file and the passphrase or a private key has all
+/// passphrase, which you are asked for, or for keys (-r, -R). Anybody with the file and the passphrase or a private key has all
 /// secrets, unless the credential key is left out. Programs go on reading and writing meanwhile. What AWS, Vault and the environment
 /// hold is not in it.
 #[derive(clap::Args)]
@@ -76,7 +78,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let settings = context.settings()?;
     let file = absolute(&args.file)?;
     if !to_stdout {
-        backup::refuse(&file, args.force, &settings.mount_point)?;
+        if leads_into(&file, &settings.mount_point) {
+            let shown = file.display();
+            let why = format!("{shown} lies in the mount itself; name a file elsewhere");
+            return Err(Failure::new(why));
+        }
+        refuse(&file, args.force)?;
     }
     let store = file_options(&settings).location.locate()?;
     same_store::require(context, &settings, store.path())?;
@@ -87,7 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     // Before anybody types a passphrase, so that it is not typed in vain.
     let collected = backup::collect(&settings, options).map_err(|error| match &error {
-        Error::Database { errno, .. } if *errno == libc::EFBIG => {
+        Error::Database { .. } => {
             let hint = "--without-databases leaves SimpleTuner's database and the audit trails out";
             Failure::Hinted(error, hint.to_owned())
         }
@@ -104,7 +111,11 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             None
         }
         false => {
-            let written = seal_into(&collected, seal, OutputFile::create(&file, args.force)?)?;
+            let written = seal_into(
+                &collected,
+                seal,
+                OutputFile::create(&file, 0o600, args.force)?,
+            )?;
             Some(written.finish()?)
         }
     };

@@ -23,7 +23,7 @@ const PREFIX: &str = "simpletuner-live-edit-";
 /// Change the value of a secret in an editor
 ///
 /// The editor is $VISUAL, $EDITOR, vi or nano. The value is in a file in memory (in $XDG_RUNTIME_DIR or /dev/shm), in a folder that
-/// only you can read, and goes away with it. If you do not change the text, or the editor fails, nothing changes. The
+/// only you can read, and that is removed after the edit. If you do not change the text, or the editor fails, nothing changes. The
 /// newline that an editor adds at the end is dropped.
 #[derive(clap::Args)]
 #[command(

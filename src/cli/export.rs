@@ -11,7 +11,8 @@ use super::secret_list::Detail;
 use super::target::Target;
 use super::{Context, Outcome, ls, output};
 use crate::bundle::{BundleFormat, Document, refusal, render};
-use crate::error::{Error, in_words};
+use crate::error::Error;
+use crate::files::output::OutputFile;
 use crate::secret::{NamePattern, SecretName, SecretValue};
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -60,7 +61,7 @@ pub(super) struct Args {
     /// How the document is written
     #[arg(long, default_value = "env")]
     format: Format,
-    /// Write this file, which only you can read (0600), instead of standard output
+    /// Write this file, which only you can read (0600), instead of standard output (-)
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// Replace the file if there is one
@@ -83,8 +84,18 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     Failure::of_all(failures)?;
     let bytes = render(format, &document);
-    match &args.output {
-        Some(file) => write_private(file, &bytes, args.force)?,
+    // As `backup` takes it.
+    let to_file = args
+        .output
+        .as_deref()
+        .filter(|file| *file != Path::new("-"));
+    match to_file {
+        Some(file) => {
+            let mut written = OutputFile::create(file, 0o600, args.force)?;
+            let failed = |e| Error::io(format!("cannot write {}", file.display()), e);
+            written.write_all(&bytes).map_err(failed)?;
+            written.finish()?;
+        }
         None => {
             if io::stdout().is_terminal() {
                 warn(
@@ -143,33 +154,4 @@ fn names(args: &Args, target: &Target) -> Outcome<Vec<SecretName>> {
 fn value(target: &Target, name: &SecretName) -> Outcome<SecretValue> {
     let bytes: Zeroizing<Vec<u8>> = target.get(name)?;
     Ok(SecretValue::from_bytes(name.as_str(), &bytes)?)
-}
-
-/// Writes a file that is there whole, or not at all, and never readable for others.
-fn write_private(file: &Path, bytes: &[u8], replace: bool) -> Outcome {
-    let failed =
-        |error| Failure::Error(Error::io(format!("cannot write {}", file.display()), error));
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // It makes its files with the mode 0600.
-    let mut written = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    written.write_all(bytes).map_err(failed)?;
-    written.as_file().sync_all().map_err(failed)?;
-    let persisted = match replace {
-        true => written.persist(file),
-        false => written.persist_noclobber(file),
-    };
-    match persisted {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(
-            Failure::with_hint(format!("{} exists", file.display()), "--force replaces it"),
-        ),
-        Err(error) => Err(Failure::new(format!(
-            "cannot write {}: {}",
-            file.display(),
-            in_words(&error.error)
-        ))),
-    }
 }

@@ -28,7 +28,7 @@ const MAX_SHOWN: usize = 20;
 /// them.
 ///
 /// Shells, python-dotenv and Docker read some lines of .env files differently (quotes, escapes, comments). If the file has such a line, --format must
-/// say who it was written for. Nothing in the file is run or replaced.
+/// say who it was written for. No command in the file is run, and no $NAME is expanded.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -67,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     };
     let bytes = match args.file.to_str() {
         Some("-") => input::read(&shown, MAX_FILE)?,
-        _ => input::read_file(&args.file, &shown, MAX_FILE)?,
+        _ => input::read_file(&args.file, &format!("file {shown}"), MAX_FILE)?,
     };
     let entries = import(format_of(&args), &bytes).map_err(|refusal| refused(&shown, refusal))?;
     drop(bytes);

@@ -95,7 +95,7 @@ fn report(dir: &Path, done: &Done, json: bool) -> Outcome {
     let (written, unchanged) = (done.written.len(), done.unchanged);
     say(
         "note",
-        &format!("{written} pages written, {unchanged} as they were{removed}"),
+        &format!("{written} pages written, {unchanged} unchanged{removed}"),
     );
     let man = match is_searched(dir) {
         true => "man simpletuner-live".to_owned(),

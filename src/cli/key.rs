@@ -1,8 +1,6 @@
 //! `key`: replaces the key that the values are encrypted with.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -13,18 +11,14 @@ use serde_json::{Value, json};
 use super::failure::{Failure, say, warn};
 use super::question::confirm;
 use super::target::{Store, Target};
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, under_key};
 use crate::credential::KEY_VARIABLE;
-use crate::manager::key_source;
-use crate::mount;
-use crate::provider::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest, values_under_key};
+use crate::provider::{KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 use crate::settings::Settings;
-use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, without_links};
-use crate::simpletuner_db;
 use crate::text::{counted, shell_path};
 
 /// How often the progress is printed.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Replace the key that secrets are encrypted with
 #[derive(clap::Args)]
@@ -84,7 +78,7 @@ fn rotate(args: &Rotate, context: &Context) -> Outcome {
     let store = Target::open_store(context)?;
     let plan = store.plan_key_rotation()?;
     refuse_undecryptable(&plan)?;
-    refuse_others(&settings, &plan)?;
+    under_key::refuse_others(&settings, &[&plan.store], "")?;
     if args.dry_run {
         return match args.json {
             true => output::json(&plan_json(&plan, args.forget_old)),
@@ -161,59 +155,6 @@ fn refuse_undecryptable(plan: &KeyRotationPlan) -> Outcome {
              command again"
         ),
     ))
-}
-
-/// Refuses to leave values without a key that this program does not encrypt anew: in other secrets files, and in SimpleTuner's own
-/// database.
-fn refuse_others(settings: &Settings, plan: &KeyRotationPlan) -> Outcome {
-    let key = key_source(settings);
-    let mut failures = Vec::new();
-    for file in other_stores(settings, &plan.store)? {
-        let count = values_under_key(&key, &file).unwrap_or_default();
-        if count > 0 {
-            let (values, file) = (counted(count as u64, "value"), file.display());
-            failures.push(Failure::with_hint(
-                format!("{values} of another secrets file, {file}, would lose their key; nothing has changed"),
-                format!(
-                    "remove {file} if nobody needs it; else make it plain first: `simpletuner-live --config FILE decrypt-file`, with \
-                     settings whose file_path is {file}, and encrypt it again at the end: `encrypt-file`"
-                ),
-            ));
-        }
-    }
-    let cipher = key.cipher()?;
-    let databases = simpletuner_db::credentials_under(settings, &cipher).unwrap_or_else(|error| {
-        warn(&format!(
-            "{error}; so it is not known whether SimpleTuner has credentials in it under this key, which need the old one"
-        ));
-        Vec::new()
-    });
-    for (database, count) in databases {
-        let credentials = counted(count as u64, "credential");
-        failures.push(Failure::with_hint(
-            format!(
-                "{credentials} in SimpleTuner's database {} would lose their key; nothing has changed",
-                database.display()
-            ),
-            "this program does not write them: remove them in SimpleTuner, and enter them there again at the end",
-        ));
-    }
-    Failure::of_all(failures)
-}
-
-/// Secrets files that may have values under the same key: those of other mounts, and the usual names.
-fn other_stores(settings: &Settings, store: &Path) -> Outcome<BTreeSet<PathBuf>> {
-    let mounts = mount::running_mounts(&mount::resolve(&settings.home))?;
-    let mounts = mounts.into_iter().filter_map(|mount| mount.answer);
-    let mut stores: BTreeSet<PathBuf> = mounts.map(|answer| without_links(&answer.store)).collect();
-    let usual = DEFAULT_NAMES.iter().chain(&ADOPTED_NAMES);
-    let usual = usual.map(|name| settings.base_dir.join(name));
-    // A link of `adopt` leads into the mount, and hence to the same file.
-    let is_file =
-        |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-    stores.extend(usual.filter(is_file).map(|path| without_links(&path)));
-    stores.remove(&without_links(store));
-    Ok(stores)
 }
 
 fn with_progress(

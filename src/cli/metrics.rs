@@ -1,8 +1,7 @@
 //! `metrics`: the state and the counters of a running mount, for Prometheus.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::failure::Failure;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::error::Error;
+use crate::files::output::OutputFile;
 use crate::metrics::Exposition;
 use crate::{mount, sync};
 
@@ -22,7 +22,7 @@ const MODE: u32 = 0o644;
 
 /// Print the state and the counters of the mount for Prometheus
 ///
-/// It is the text of the file `metrics` in the mount: providers, caches, reads, writes, errors, restarts, views, the audit
+/// Prints the file `metrics` of the mount: providers, caches, reads, writes, errors, restarts, views, the audit
 /// trail, memory. No secret's name is in it.
 #[derive(clap::Args)]
 #[command(
@@ -80,26 +80,9 @@ fn text_of(mount_point: &Path) -> Outcome<String> {
 
 /// Puts another file in the place of this one.
 fn replace(file: &Path, text: &str) -> Outcome {
-    // A rename would put a file in the place of a device.
-    if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(Failure::with_hint(
-            format!("{} is not an ordinary file", file.display()),
-            "without --output the text goes to standard output",
-        ));
-    }
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let mut whole = OutputFile::create(file, MODE, true)?;
     let failed = |error| Error::io(format!("cannot write {}", file.display()), error);
-    // node_exporter reads what ends in `.prom`.
-    let mut whole = tempfile::Builder::new()
-        .prefix(".metrics.")
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(MODE))
-        .tempfile_in(folder)
-        .map_err(failed)?;
     whole.write_all(text.as_bytes()).map_err(failed)?;
-    whole.persist(file).map_err(|error| failed(error.error))?;
+    whole.finish()?;
     Ok(())
 }

@@ -50,6 +50,7 @@ mod status;
 mod target;
 mod top;
 mod umount;
+mod under_key;
 mod undo;
 mod upgrade;
 mod view;

@@ -3,13 +3,17 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 use rustix::termios::{tcgetattr, tcsetattr};
+use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-use signal_hook::low_level::emulate_default_handler;
+use signal_hook::flag::register_conditional_default;
+use signal_hook::low_level::{emulate_default_handler, pipe, unregister};
 use zeroize::Zeroizing;
 
 /// If more arrives this soon after a line end, the line end is part of a paste, and not the Enter key.
@@ -27,7 +31,7 @@ const PASTE_ENDS: &[u8] = b"\x1b[201~";
 /// Those of reading the terminal.
 pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let prompt = format!("{what} (not shown; Enter ends it, a paste is taken whole): ");
-    let signals = signals()?;
+    let signals = Signals::hold()?;
     let mut terminal = Some(QuietTerminal::start(&prompt)?);
     let mut typed = Typed::new(limit);
     let raise = |terminal: &mut Option<QuietTerminal>, signal| {
@@ -37,7 +41,7 @@ pub(super) fn ask(what: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u
     loop {
         // The line end may have been the Enter key, or a paste's own.
         let pause = typed.ends_with_line().then_some(PASTE_PAUSE);
-        match wait(&signals, pause)? {
+        match wait(&signals.pipes, pause)? {
             Event::Pause => break,
             Event::Signal(signal) => raise(&mut terminal, signal)?,
             Event::Input => {}
@@ -193,16 +197,49 @@ fn wait(signals: &[(i32, OwnedFd)], pause: Option<Duration>) -> io::Result<Event
     }
 }
 
-/// Signals that would end the process with the terminal still quiet, each as a pipe that becomes readable.
-fn signals() -> io::Result<Vec<(i32, OwnedFd)>> {
-    [SIGINT, SIGTERM, SIGHUP, SIGQUIT]
-        .into_iter()
-        .map(|signal| {
+/// Signals that would end the process with the terminal still quiet, each as a pipe that becomes readable. Dropped, they end the
+/// process again.
+struct Signals {
+    pipes: Vec<(i32, OwnedFd)>,
+    registered: Vec<SigId>,
+}
+
+/// Whether these signals do what they do by default. A handler that was installed once stays.
+static ARE_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+impl Signals {
+    fn hold() -> io::Result<Self> {
+        let mut held = Self {
+            pipes: Vec::new(),
+            registered: Vec::new(),
+        };
+        let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+        for signal in signals {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            signal_hook::low_level::pipe::register(signal, write)?;
-            Ok((signal, read))
-        })
-        .collect()
+            held.registered.push(pipe::register(signal, write)?);
+            held.pipes.push((signal, read));
+        }
+        if let Some(are_default) = ARE_DEFAULT.get() {
+            are_default.store(false, Ordering::SeqCst);
+            return Ok(held);
+        }
+        let are_default = ARE_DEFAULT.get_or_init(Arc::default);
+        for signal in signals {
+            register_conditional_default(signal, are_default.clone())?;
+        }
+        Ok(held)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        if let Some(are_default) = ARE_DEFAULT.get() {
+            are_default.store(true, Ordering::SeqCst);
+        }
+        for id in self.registered.drain(..) {
+            unregister(id);
+        }
+    }
 }
 
 /// Turns off echo and line editing, so that each byte arrives at once, until it is dropped.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::adopt::reload_settings;
 use super::failure::{Failure, say, warn};
 use super::question::confirm;
-use super::{Context, Outcome, output, passphrase, same_store};
+use super::{Context, Outcome, output, passphrase, same_store, under_key};
 use crate::audit::{Actor, AuditEvent, AuditTrail};
 use crate::backup::{self, Checked, Closed, Collected, Manifest, Opened, Part, Plan, State, Step};
 use crate::error::{Error, in_words};
@@ -26,16 +26,16 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Put secrets, key, settings, views, SimpleTuner's database and audit trails back from a backup
 ///
-/// First reads all of the backup, checks that every secret in it can be decrypted, and prints what it would change. Nothing that
-/// differs is replaced without --force, and what is replaced is kept beside, as NAME.before-restore-TIME. At a terminal you are asked;
-/// elsewhere `--yes` is needed. Mounts that run show the secrets at once. The settings in a backup can name programs to run: restore
-/// only what you have backed up yourself.
+/// First reads all of the backup, checks that every secret in it can be decrypted, and prints what it would change. If a file here
+/// differs from the backup, nothing changes without --force. With --force, that file is kept as NAME.before-restore-TIME. At a terminal
+/// you are asked first; elsewhere `--yes` is needed. Mounts that run show the secrets at once. The settings in a backup can name programs to
+/// run: restore only what you have backed up yourself.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live restore ~/secrets.age --dry-run           # asks for the passphrase
-  simpletuner-live restore ~/secrets.age
+  simpletuner-live restore ~/secrets.age                     # adds what is missing here
   simpletuner-live restore ~/secrets.age --only secrets --force
   ssh nas cat secrets.age | simpletuner-live restore - -i ~/.ssh/id_ed25519 --yes"
 )]
@@ -96,6 +96,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         print(&plan, checked.manifest())?;
     }
     warn_of(&plan, checked.manifest(), &settings);
+    if plan.replaces_key() {
+        let replaced = plan.steps.iter().filter(|step| step.state != State::Same);
+        let replaced: Vec<&Path> = replaced.map(|step| step.path.as_path()).collect();
+        let otherwise = "; or leave the secrets and their key as they are: --only settings,views,database,trails";
+        under_key::refuse_others(&settings, &replaced, otherwise)?;
+    }
     let refused = !args.force && plan.of_state(State::Differs).next().is_some();
     let (is_done, kept) = match args.dry_run || refused || plan.is_empty() {
         true => (false, Vec::new()),
@@ -143,7 +149,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                         "{differs} files here differ from the backup, so nothing is restored"
                     ),
                 },
-                "--force replaces what differs and keeps it beside; --only secrets, say, restores only these",
+                "--force replaces these files, and keeps each beside the new one; --only chooses parts, such as --only secrets",
             ))
         }
     }

@@ -31,8 +31,7 @@ const NOT_EXECUTABLE: u8 = 126;
 /// A value of several lines (a certificate, say) is not given as a value: the variable has the path of its file in the mount. With
 /// --no-files it has the value.
 ///
-/// Whoever may read the command's memory, or /proc/PID/environ, can read the variables: this user, and root. With --file they find
-/// a path only.
+/// Other programs of this user, and root, can read the variables in /proc/PID/environ. With --file they find a path only.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -47,10 +46,10 @@ be run, 127 it is not found.",
     group(clap::ArgGroup::new("secrets").args(["env", "file", "all"]).required(true).multiple(true))
 )]
 pub(super) struct Args {
-    /// Give the secret's value in the variable NAME, or one of the secret's name; may be repeated
+    /// Give the secret's value in the variable NAME (by default KEY); may be repeated
     #[arg(short, long, value_name = "KEY[=NAME]")]
     env: Vec<Assignment>,
-    /// Give the path of the secret's file in the mount in the variable NAME; may be repeated
+    /// Give the path of the secret's file in the mount in the variable NAME (by default KEY); may be repeated
     #[arg(short, long, value_name = "KEY[=NAME]")]
     file: Vec<Assignment>,
     /// Give all secrets, each in a variable of its name
@@ -62,7 +61,7 @@ pub(super) struct Args {
     /// Stay, and start the command anew when one of the secrets changes: SIGTERM, and after 10 s SIGKILL
     #[arg(short, long, conflicts_with = "no_mount")]
     watch: bool,
-    /// Wait a random time of at most so many seconds before that, so that not all hosts do it at once
+    /// Before it reads a change, --watch waits a random time of at most this, so that not all hosts restart at once
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds, requires = "watch")]
     jitter: f64,
     /// Ask the providers directly, even if a mount is running

@@ -51,10 +51,10 @@ pub(super) struct Args {
     /// Make a new random value
     #[arg(long, conflicts_with_all = ["trim", "empty"])]
     generate: bool,
-    /// Of so many characters
+    /// The number of characters of the new value
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_VALUE as i64), requires = "generate")]
     length: u32,
-    /// Of these characters: alphanumeric, hex, base64url, digits, printable, or chars: and the characters
+    /// The characters of the new value: alphanumeric (the default), hex, base64url, digits, printable, or chars:ABC for A, B and C
     #[arg(
         long,
         value_name = "ALPHABET",

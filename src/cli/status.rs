@@ -22,6 +22,8 @@ const DISK_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_SHOWN: usize = 10;
 
 /// Show whether a mount runs, and the state of its providers
+///
+/// The exit code is 0 only if the mount answers.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,

@@ -49,7 +49,7 @@ pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
-    /// Look again every so many seconds
+    /// The time from one look at the mount to the next
     #[arg(short, long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
     /// Print what the screen would show after one interval, and exit

@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
-    /// All mounts that run this program: yours, and for root every user's
+    /// Upgrade all your mounts that run this program; as root, every user's
     #[arg(long, conflicts_with = "dir")]
     all: bool,
     /// Upgrade even on a kernel older than 6.9, where requests in flight fail

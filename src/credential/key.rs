@@ -162,6 +162,12 @@ impl KeySource {
         files.into_iter().flatten().collect()
     }
 
+    /// Every file that has a key, or will: the key's, that of a rotation, and those of the keys before.
+    pub(crate) fn all_files(&self) -> Vec<PathBuf> {
+        let retired = rotation::retired(&real_path(&self.key_file));
+        self.files().into_iter().chain(retired).collect()
+    }
+
     /// Where the next key is while a rotation is under way: beside the file that a link at the key's path leads to.
     fn beside(&self) -> PathBuf {
         rotation::path_of_next(&real_path(&self.key_file))

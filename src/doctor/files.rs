@@ -53,7 +53,7 @@ pub(super) fn settings(subject: &Subject) -> Vec<Finding> {
     if let Some(why) = subject.problem() {
         return vec![
             Finding::failed(format!("{why}; what follows is checked with the defaults"))
-                .mended_by(format!("${{EDITOR:-vi}} {}", shell_path(file))),
+                .mended_as(why, format!("${{EDITOR:-vi}} {}", shell_path(file))),
         ];
     }
     let shown = file.display();
@@ -99,7 +99,9 @@ fn owned(settings: &Settings) -> Vec<Owned> {
     if let Some(folder) = store.parent().filter(|folder| *folder != settings.base_dir) {
         add(folder.to_owned(), true, false);
     }
-    add(settings.key_file.clone(), false, true);
+    for key in file_options(settings).key.all_files() {
+        add(key, false, true);
+    }
     add(path_of_previous(&store), false, true);
     add(beside(&store, ".lock"), false, false);
     add(store, false, true);

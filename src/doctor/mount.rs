@@ -110,9 +110,16 @@ pub(super) fn processes(subject: &Subject) -> Vec<Finding> {
     findings
 }
 
+/// What `status` gives as the reason of a change that somebody asked for.
+const ASKED_FOR: [&str; 2] = ["upgrade", "reload"];
+
 /// The servers that ended in the last day without being asked to.
 fn restarts(status: &Value) -> Option<Finding> {
     let now = SystemTime::now();
+    let is_unexpected = |restart: &&Value| {
+        let reason = restart["reason"].as_str();
+        !reason.is_some_and(|reason| ASKED_FOR.contains(&reason))
+    };
     let is_recent = |restart: &&Value| {
         let at = restart["at"].as_str().and_then(parse_rfc3339);
         at.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= RECENT)
@@ -120,6 +127,7 @@ fn restarts(status: &Value) -> Option<Finding> {
     let recent: Vec<&Value> = status["restarts"]
         .as_array()?
         .iter()
+        .filter(is_unexpected)
         .filter(is_recent)
         .collect();
     let last = recent.last()?;

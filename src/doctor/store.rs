@@ -22,11 +22,12 @@ pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     match read_document(&path) {
         Err(error) => {
-            let finding = Finding::failed(error.to_string());
-            return vec![match is_malformed(&error) {
-                true => finding.mended_by(format!("${{EDITOR:-vi}} {word}")),
-                false => finding.mended_by(format!("ls -ld {word}")),
-            }];
+            let why = error.to_string();
+            let look = match is_malformed(&error) {
+                true => format!("${{EDITOR:-vi}} {word}"),
+                false => format!("ls -ld {word}"),
+            };
+            return vec![Finding::failed(why.clone()).mended_as(&why, look)];
         }
         Ok(None) => findings.push(Finding::ok(format!(
             "there is no {shown} yet; the first `set` makes it"
@@ -48,10 +49,9 @@ pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     wait_for(|done| provider.check_writable(done));
     if let Some(refusal) = provider.refusal(None) {
         let folder = path.parent().unwrap_or(Path::new("/"));
-        findings.push(
-            Finding::failed(format!("no secret can be written: {refusal}"))
-                .mended_by(format!("ls -ld {word} {}", shell_path(folder))),
-        );
+        let why = format!("no secret can be written: {refusal}");
+        let look = format!("ls -ld {word} {}", shell_path(folder));
+        findings.push(Finding::failed(why.clone()).mended_as(&why, look));
     }
     if let Err(error) = check_previous(&path) {
         findings.push(Finding::warning(format!(
@@ -65,29 +65,36 @@ fn is_malformed(error: &crate::error::Error) -> bool {
     matches!(error, crate::error::Error::MalformedStore { .. })
 }
 
-pub(super) fn key(_: &Subject, settings: &Settings) -> Vec<Finding> {
+pub(super) fn key(subject: &Subject, settings: &Settings) -> Vec<Finding> {
     let key = file_options(settings).key;
     let described = key.describe();
     let has_encrypted =
         document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
     vec![match key.cipher_if_present() {
+        Ok(Some(cipher)) if cipher.has_key_beside() => Finding::warning(format!(
+            "a rotation of {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
+        ))
+        .mended_by(subject.command("key rotate --yes")),
         Ok(Some(_)) => Finding::ok(format!(
             "{described} is usable; keep a copy of it elsewhere"
         )),
         Ok(None) if has_encrypted => {
             let file = shell_path(&settings.key_file);
             Finding::failed(format!(
-                "there is no {described}, and values are encrypted with it; put it back from a backup, or set {KEY_VARIABLE}"
+                "there is no {described}, and values are encrypted with it; put it back from a backup \
+                 (`simpletuner-live restore FILE --only secrets`), or set {KEY_VARIABLE}"
             ))
             .mended_by(format!("install -m 600 /path/of/the/backup/credential.key {file}"))
         }
         Ok(None) => Finding::ok(format!(
             "there is no {described} yet; the first `set` makes it"
         )),
-        Err(error) => Finding::failed(error.to_string()).mended_by(format!(
-            "ls -ld {}    # restore it from a backup",
-            shell_path(&settings.key_file)
-        )),
+        Err(error) => {
+            let why = error.to_string();
+            let file = shell_path(&settings.key_file);
+            let look = format!("ls -ld {file}    # restore it from a backup");
+            Finding::failed(why.clone()).mended_as(&why, look)
+        }
     }]
 }
 

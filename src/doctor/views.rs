@@ -13,7 +13,7 @@ pub(super) fn definitions(subject: &Subject, settings: &Settings) -> Vec<Finding
         Err(why) => {
             let why = format!("{}: {why}", file.display());
             let fix = format!("${{EDITOR:-vi}} {}", shell_path(file));
-            return vec![Finding::failed(why).mended_by(fix)];
+            return vec![Finding::failed(why.clone()).mended_as(&why, fix)];
         }
     };
     if views.is_empty() {

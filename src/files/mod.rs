@@ -1,7 +1,8 @@
 //! Files on the disk: [`place`] opens only what this user or root can have put there; `read_file` reads a whole regular
 //! file, at most so many bytes, never blocking; [`notifier`] waits for changes; [`open_events`] is the kernel's report of
 //! opens; [`reserve`] keeps descriptors for what must not
-//! fail; [`base_folder`]: the daemon makes nothing anew in a folder that was moved away. [`memory_folder`]: folders that are on no
+//! fail; [`output`]: files that commands
+//! write for their users; [`base_folder`]: the daemon makes nothing anew in a folder that was moved away. [`memory_folder`]: folders that are on no
 //! disk. Knows no content.
 
 pub(crate) mod base_folder;
@@ -10,6 +11,7 @@ pub(crate) mod memory_folder;
 pub(crate) mod names;
 pub(crate) mod notifier;
 pub(crate) mod open_events;
+pub(crate) mod output;
 pub(crate) mod place;
 pub(crate) mod reserve;
 pub(crate) mod writable;

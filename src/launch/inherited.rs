@@ -38,8 +38,9 @@ pub(super) fn restore() {
     set_pipe_action(action);
     for (descriptor, closed) in (0..).zip(&CLOSED_STREAMS) {
         if closed.load(Ordering::Relaxed) {
+            // Not closed: until the program begins, another thread's file could get the number.
             // SAFETY: it is the `/dev/null` of the runtime, which the next program does not expect.
-            unsafe { libc::close(descriptor) };
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
     let limit = CORE_LIMIT.load(Ordering::Relaxed);

@@ -72,27 +72,69 @@ pub(crate) fn supervise(first: Launch, restarts: &Restarts) -> io::Result<End> {
         }
     }
     let mut command = Running::start(first)?;
-    let mut is_ending = false;
+    let (mut ending, mut next) = (Ending::No, None);
     loop {
-        wait(&[&signals, &restarts.notified], None)?;
+        let timeout = next.as_ref().and_then(|_| ending.remaining());
+        wait(&[&signals, &restarts.notified], timeout)?;
         for byte in bytes_of(&signals) {
-            is_ending |= command.pass_on(byte);
+            ending.note(command.pass_on(byte));
         }
         if let Some(status) = command.child.try_wait()? {
             return Ok(End::of(status));
         }
         bytes_of(&restarts.notified);
-        let Some(next) = restarts.launches.try_iter().last() else {
-            continue;
-        };
-        if is_ending {
+        next = restarts.launches.try_iter().last().or(next);
+        if ending.is_pending() {
             continue;
         }
+        let Some(launch) = next.take() else {
+            continue;
+        };
         let ended = command.stop(&signals)?;
         if let Some(signal) = ended {
             return Ok(End::Killed(signal));
         }
-        command = Running::start(next)?;
+        command = Running::start(launch)?;
+    }
+}
+
+/// Whether the command was asked to end, so that it must not be started anew.
+enum Ending {
+    No,
+    /// By a signal after which many programs go on (SIGHUP reads settings anew, SIGINT ends one step): until then it may end.
+    Perhaps(Instant),
+    /// By SIGTERM.
+    Yes,
+}
+
+impl Ending {
+    /// The command got this signal.
+    fn note(&mut self, signal: i32) {
+        match (signal, &self) {
+            (SIGTERM, _) => *self = Self::Yes,
+            (_, Self::Yes) => {}
+            (signal, _) if END.contains(&signal) => {
+                *self = Self::Perhaps(Instant::now() + STOP_TIMEOUT);
+            }
+            _ => {}
+        }
+    }
+
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::No => false,
+            Self::Perhaps(until) => Instant::now() < *until,
+            Self::Yes => true,
+        }
+    }
+
+    /// For how long it is pending. `None`: until the command has ended.
+    fn remaining(&self) -> Option<Duration> {
+        match self {
+            Self::No => Some(Duration::ZERO),
+            Self::Perhaps(until) => Some(until.saturating_duration_since(Instant::now())),
+            Self::Yes => None,
+        }
     }
 }
 
@@ -178,17 +220,17 @@ impl Running {
         })
     }
 
-    /// A signal that this process got. Returns whether it asks the command to end.
-    fn pass_on(&self, byte: u8) -> bool {
+    /// A signal that this process got. Returns its number.
+    fn pass_on(&self, byte: u8) -> i32 {
         let number = i32::from(byte & !FROM_TERMINAL);
         if !PASSED_ON.contains(&number) {
-            return false;
+            return number;
         }
         // The terminal has sent it to the whole group.
         if byte & FROM_TERMINAL == 0 || self.has_own_group {
             self.kill(number);
         }
-        END.contains(&number)
+        number
     }
 
     fn kill(&self, number: i32) {

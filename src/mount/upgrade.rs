@@ -81,12 +81,20 @@ pub(super) fn status_of_ours(dir: &Path, command: &str, force: bool) -> Result<(
         MountPointState::Ours { alive: true, .. } => {}
         MountPointState::Ours { alive: false, .. } => {
             return refuse(format!(
-                "the mount at {place} does not answer; {} cleans it up and mounts again",
-                command_for("mount", dir)
+                "the mount at {place} does not answer; {} says what is wrong",
+                command_for("status", dir)
             ));
         }
         MountPointState::OfAnother { uid } => return refuse(belongs_to_another(dir, uid)),
-        _ => return refuse(format!("nothing of simpletuner-live is mounted at {place}")),
+        MountPointState::NotMounted => {
+            return refuse(format!(
+                "nothing of simpletuner-live is mounted at {place}; {} mounts it",
+                command_for("mount", dir)
+            ));
+        }
+        MountPointState::Foreign { .. } => {
+            return refuse(format!("nothing of simpletuner-live is mounted at {place}"));
+        }
     }
     let Some(mount) = mount else {
         return refuse(format!("nothing of ours is mounted at {place}"));

@@ -63,6 +63,15 @@ impl Finding {
         Self::new(Verdict::Failed, message, None)
     }
 
+    /// With the command that `why` ends with, if it names one; else with this one, which shows more.
+    #[must_use]
+    pub fn mended_as(self, why: &str, otherwise: impl Into<String>) -> Self {
+        match why.split_once("fix it with: ") {
+            Some((_, command)) => self.mended_by(command),
+            None => self.mended_by(otherwise),
+        }
+    }
+
     /// With the command that mends it.
     #[must_use]
     pub fn mended_by(mut self, command: impl Into<String>) -> Self {

@@ -235,3 +235,56 @@ fn what_is_wrong_here_is_said_before_a_passphrase_is_asked_for() {
     assert!(said.contains("credential.key"), "{said}");
     assert!(!home.path("b.age").exists() && !home.path(".simpletuner/credential.key").exists());
 }
+
+#[test]
+fn a_restore_of_another_key_leaves_no_secrets_without_theirs() {
+    // The backup has a key, and no secrets.
+    let home = Home::new();
+    key_pair(&home);
+    home.run_with("hunter2-alpha", &["set", "A"]).done();
+    home.sh("rm ~/.simpletuner/secrets.json*");
+    back_up(&home, &[]);
+    let [backup, identity] = backup_of(&home);
+    let other = Home::new();
+    other.run_with("hunter2-beta", &["set", "B"]).done();
+    let args = restore_args(&backup, &identity, &["--yes", "--force"]);
+    let refused = other.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
+    assert!(
+        said.contains("secrets.json would lose their key; nothing has changed")
+            && said.contains("--only settings,views,database,trails"),
+        "{said}"
+    );
+    assert_eq!(other.run(&["get", "B"]).done(), "hunter2-beta");
+    // What it says works, and a key that decrypts nothing is replaced.
+    let only = ["--only", "settings,views,database,trails"];
+    other.run(&[&args[..], &only].concat()).done();
+    other.sh(": > ~/.simpletuner/credential.key");
+    other.run(&args).done();
+    let key = |home: &Home| fs::read(home.path(".simpletuner/credential.key")).unwrap();
+    assert_eq!(key(&home), key(&other));
+}
+
+#[test]
+fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
+    let home = full_home();
+    back_up(&home, &[]);
+    let [backup, identity] = backup_of(&home);
+    let other = Home::new();
+    other.write("other.yaml", "file_path: ~/other.json\n");
+    other.sh("mkdir other");
+    other
+        .run_with("hunter2-beta", &["--config", "other.yaml", "set", "B"])
+        .done();
+    other
+        .run(&["mount", "--config", "other.yaml", "other"])
+        .done();
+    let args = restore_args(&backup, &identity, &["--yes", "--force"]);
+    let refused = other.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
+    assert!(said.contains("other.json would lose their key"), "{said}");
+    let get = ["--config", "other.yaml", "get", "B"];
+    assert_eq!(other.run(&get).done(), "hunter2-beta");
+}

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::home::{BINARY, Home, ran, signal};
+use crate::support::home::{BINARY, Home, has_ended, ran, signal};
 use crate::support::wait_until;
 use crate::terminal::Terminal;
 
@@ -125,15 +125,22 @@ fn an_edit_that_is_killed_leaves_nothing() {
     let home = home_with("koala77");
     // The name is this test's, so that no other's folder is taken for it.
     home.run_with("koala77", &["set", "KILLED_EDIT"]).done();
+    home.write(
+        "script",
+        "echo $$ > editor; mv editor started; while :; do sleep 0.1; done",
+    );
     let mut command = home.command(BINARY);
     let mut edit = command
         .args(["edit", "KILLED_EDIT"])
-        .env("EDITOR", "sh -c 'touch started; sleep 1000' x")
+        .env("EDITOR", "sh script")
         .spawn()
         .unwrap();
     wait_until("the editor runs", || home.path("started").exists());
+    let editor = std::fs::read_to_string(home.path("started")).unwrap();
     assert_eq!(folders("KILLED_EDIT").len(), 1);
     signal("KILL", edit.id());
     edit.wait().unwrap();
     wait_until("the folder is gone", || folders("KILLED_EDIT").is_empty());
+    let editor = editor.trim().parse().unwrap();
+    wait_until("the editor has ended", || has_ended(editor));
 }

@@ -153,6 +153,21 @@ fn what_is_exported_is_imported_elsewhere_as_it_was() {
 }
 
 #[test]
+fn an_export_replaces_no_device() {
+    let home = Home::new();
+    home.run_with("zebra", &["set", "A"]).done();
+    // A FIFO stands for a device, which the test must not lose.
+    home.sh("mkfifo pipe; ln -s pipe link");
+    for file in ["pipe", "link", "."] {
+        let refused = home.run(&["export", "--force", "-o", file]).failed();
+        assert!(refused.contains(file), "{refused}");
+    }
+    assert_eq!(home.sh("stat -c %F pipe link"), "fifo\nsymbolic link\n");
+    assert_eq!(home.run(&["export", "-o", "-"]).done(), "A=zebra\n");
+    assert!(!home.path("-").exists());
+}
+
+#[test]
 fn an_export_to_a_terminal_warns() {
     let home = Home::new();
     home.run_with("v", &["set", "A"]).done();

@@ -54,6 +54,23 @@ fn the_command_is_started_anew_when_a_secret_changes_and_ends_with_its_superviso
 }
 
 #[test]
+fn a_command_that_goes_on_after_sighup_is_started_anew_by_a_later_change() {
+    let home = mounted();
+    let child = watched(
+        &home,
+        "trap 'echo read anew >> log' HUP; echo $A >> log; while :; do sleep 0.1; done",
+    );
+    wait_for_log(&home, "one\n");
+    signal("HUP", child.id());
+    wait_for_log(&home, "one\nread anew\n");
+    home.run_with("two", &["set", "A"]).done();
+    wait_for_log(&home, "one\nread anew\ntwo\n");
+    signal("TERM", child.id());
+    exit_code(child);
+    home.run(&["umount"]).done();
+}
+
+#[test]
 fn a_command_that_does_not_end_is_killed_with_its_children() {
     let home = mounted();
     let script = "trap '' TERM; sleep 60 & echo $! >> log; echo $A >> log; while [ -e log ]; do sleep 0.1; done";

@@ -125,6 +125,9 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     let report = patient.doctor();
     assert_eq!(report.check("values").status(), "ok");
     assert_eq!(report.check("key").status(), "ok");
+    patient.sh("cp .simpletuner/credential.key .simpletuner/credential.key.old-1; chmod 644 .simpletuner/credential.key.old-1");
+    patient.check("files").is("failed", "credential.key.old-1");
+    patient.sh("rm .simpletuner/credential.key.old-1");
 
     patient.breaks(
         "echo 'file_path: ~/s.yaml' > .simpletuner/live.yaml; echo 'PLAIN: hunter2' > s.yaml; chmod 600 s.yaml",
@@ -154,6 +157,9 @@ fn a_mount_that_is_dead_stopped_or_older_than_its_settings_is_found_and_mended()
         "settings",
         "is newer than",
     );
+    // It was asked for.
+    patient.sh("simpletuner-live reload");
+    patient.check("processes").is("ok", "keeper");
     let live = patient.home.live("");
     let server = patient.home.server(&live);
     signal("KILL", server);

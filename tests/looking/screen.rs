@@ -1,17 +1,22 @@
 //! A terminal in tmux, with a shell in a scratch home: keys are typed, and what is on the screen is read.
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::support::home::{BINARY, Home, ran};
 
 pub struct Screen<'a> {
     home: &'a Home,
+    /// The server of another screen may be about to end, with its socket.
+    socket: String,
 }
 
 impl<'a> Screen<'a> {
     pub fn new(home: &'a Home, columns: u32, lines: u32) -> Self {
-        let screen = Self { home };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let socket = format!("{}.socket", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let screen = Self { home, socket };
         home.write(
             "shell.sh",
             &format!("PS1='$ '\nlive() {{ '{BINARY}' \"$@\"; }}\n"),
@@ -26,7 +31,7 @@ impl<'a> Screen<'a> {
 
     fn tmux(&self) -> Command {
         let mut tmux = self.home.command("tmux");
-        tmux.arg("-S").arg(self.home.path("tmux.socket"));
+        tmux.arg("-S").arg(self.home.path(&self.socket));
         tmux.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
         tmux
     }

@@ -174,8 +174,8 @@ impl World {
     }
 
     /// Ends it; whether nothing is left of the server.
-    pub fn is_freed(self) -> bool {
-        self.server.into_inner().is_none_or(Server::is_freed)
+    pub fn leaves_nothing(self) -> bool {
+        self.server.into_inner().is_none_or(Server::leaves_nothing)
     }
 
     pub fn trace_line(&self, line: String) {

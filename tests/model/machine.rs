@@ -174,10 +174,10 @@ impl Machine {
     }
 
     /// Ends all; whether nothing of it is left, with its descriptors.
-    pub fn is_freed(self) -> bool {
+    pub fn leaves_nothing(self) -> bool {
         let Self { world, tasks, .. } = self;
         drop(tasks);
-        Rc::into_inner(world).is_some_and(World::is_freed)
+        Rc::into_inner(world).is_some_and(World::leaves_nothing)
     }
 
     /// The last of what was asked and answered.

@@ -46,7 +46,7 @@ fn run(steps: &[Step], broken: Broken) -> Result<(), String> {
     let run = machine.run(steps);
     let run = run.map_err(|why| format!("\n{}\n{why}", machine.trace()));
     assert!(
-        machine.is_freed(),
+        machine.leaves_nothing(),
         "something holds the server of this case for ever"
     );
     run

@@ -198,7 +198,7 @@ impl Server {
     }
 
     /// Ends it without another; whether nothing is left of its tree.
-    pub fn is_freed(self) -> bool {
+    pub fn leaves_nothing(self) -> bool {
         let tree = Arc::downgrade(&self.tree);
         drop(self);
         tree.upgrade().is_none()

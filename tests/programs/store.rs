@@ -202,7 +202,12 @@ watcher.ends()
 
 #[test]
 fn writers_that_wait_for_the_store_are_written_together_and_each_gets_its_own_result() {
-    let live = Live::start();
+    // They wait for as long as the test holds the lock.
+    let patient = "timeout:\n  total: 300\n";
+    let live = Live::start_with(Setup {
+        files: vec![(".simpletuner/live.yaml", patient)],
+        ..Setup::default()
+    });
     python(
         &live,
         "secrets",

@@ -11,8 +11,9 @@ use crate::support::home::ran;
 use crate::support::user::{LIVE, User};
 
 /// What no two runs have in common is set aside, in what a page shows and in what comes out: the home folder, times, process
-/// ids, ports, the user's name, ciphertext, colours, and how wide blanks are.
+/// ids, ports, the user's name, ciphertext, colours, lines that a terminal erases, and how wide blanks are.
 const ASIDE: &str = r"
+s/^.*\x1b\[K//
 s/\x1b\[[0-9;]*m//g
 s#HOME#/home/me#g
 s/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,}Z/TIME/g
@@ -111,7 +112,7 @@ impl Session {
             .env("HOME", self.home())
             .env("SHELL", "/bin/sh")
             .env("TERM", "dumb");
-        ran(&mut session).out.replace('\r', "")
+        ran(&mut session).out.replace("\r\n", "\n")
     }
 
     /// Starts the servers. Gives the lines by which the shell has a command that changes them, and leaves the file of their

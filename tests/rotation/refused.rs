@@ -66,7 +66,7 @@ fn another_secrets_file_and_simpletuners_database_keep_their_key() {
     home.write(".simpletuner/store.json", &text(&home, STORE));
     let before = state(&home);
     let said = home.run(&["key", "rotate", "--yes"]).failed();
-    assert!(said.contains("store.json, would lose their key"), "{said}");
+    assert!(said.contains("store.json would lose their key"), "{said}");
     assert_eq!(state(&home), before);
     fs::remove_file(home.path(".simpletuner/store.json")).unwrap();
     home.sh("mkdir -p ~/.simpletuner/cloud; python3 -c '

@@ -201,6 +201,7 @@ fn without_resend_an_upgrade_is_refused_unless_forced() {
         said.contains("nothing of simpletuner-live is mounted"),
         "{said}"
     );
+    assert!(said.contains("mount` mounts it"), "{said}");
 }
 
 /// A daemon in a pid namespace of its own reports ids of that namespace, which are other processes' here.

@@ -42,7 +42,12 @@ impl Editor {
     /// # Errors
     /// Why it failed, as the beginning of a sentence.
     pub(super) fn edit(&self, file: &Path) -> Result<(), String> {
-        let mut script = self.command.clone();
+        let mut script = OsString::new();
+        if self.is_plain() {
+            // So that the signal of this process's death reaches the editor, and not a shell that waits for it.
+            script.push("exec ");
+        }
+        script.push(&self.command);
         if self.is_vim() {
             script.push(" ");
             script.push(OF_VIM);
@@ -87,6 +92,12 @@ impl Editor {
             unsafe { libc::signal(signal, action) };
         }
         status
+    }
+
+    /// Whether it is a program with its arguments, and no assignment or list of commands, which a shell cannot `exec`.
+    fn is_plain(&self) -> bool {
+        let words = self.command.to_str().unwrap_or("=");
+        !words.contains(['=', ';', '&', '|', '<', '>', '(', ')', '{', '}', '!', '\n'])
     }
 
     /// Whether the program is vim, behind whatever link.

@@ -100,11 +100,11 @@ impl Shared {
             is_there.iter().filter(gone).count(),
         );
         let max_keys = self.options.max_keys;
-        if new > gone && document.len() + new - gone > max_keys {
+        let count = (document.len() + new).saturating_sub(gone);
+        if new > gone && count > max_keys {
             return Err(Error::io(
                 format!(
-                    "the secrets file has {} keys, and the setting max_keys allows {max_keys}",
-                    document.len()
+                    "the secrets file would have {count} keys, and the setting max_keys allows {max_keys}"
                 ),
                 rustix::io::Errno::NOSPC,
             ));
