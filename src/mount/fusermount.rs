@@ -48,7 +48,7 @@ pub enum FusermountState {
     Ready(PathBuf),
 }
 
-/// The first `fusermount3` that [`mount`] would run.
+/// The first `fusermount3` that a mount would run.
 pub fn fusermount_state() -> FusermountState {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let paths = programs().into_iter().flat_map(|program| {

@@ -43,6 +43,13 @@ impl Trail for TestTrail {
         (!queue.rows.is_empty()).then(Instant::now)
     }
 
+    fn counts(queue: &Queue) -> RowCounts {
+        RowCounts {
+            waiting: queue.rows.len() as u64,
+            lost: 0,
+        }
+    }
+
     fn write(&mut self, shared: &Shared<Queue>, _: bool) -> Result<()> {
         let (rows, failures) = {
             let mut state = shared.lock();
