@@ -21,19 +21,53 @@ fn unreadable(what: &Path, reason: &str) -> Error {
     }
 }
 
-/// Whether each value is the same in both forms.
-fn all_same(pairs: &[(Sealed, Sealed)], rotation: &KeyRotation, done: &AtomicUsize) -> bool {
-    let is_same = |(before, after): &(Sealed, Sealed)| {
-        done.fetch_add(1, Ordering::Relaxed);
-        match before.reveal(&rotation.old) {
-            Some(value) => after.reveal(&rotation.new) == Some(value),
-            // What cannot be decrypted stays as it is.
-            None => before == after,
+/// What was there, and what was written, value by value.
+struct Comparison {
+    /// Whether all that is not encrypted is the same.
+    is_same: bool,
+    encrypted: Vec<(Sealed, Sealed)>,
+}
+
+impl Comparison {
+    fn new(is_same: bool) -> Self {
+        Self {
+            is_same,
+            encrypted: Vec::new(),
         }
-    };
-    on_all_processors(pairs, is_same)
-        .into_iter()
-        .all(|same| same)
+    }
+
+    fn add(&mut self, before: Option<&Stored>, after: Option<&Stored>) {
+        match (before, after) {
+            (Some(Stored::Encrypted(before)), Some(Stored::Encrypted(after))) => {
+                self.encrypted.push((before.clone(), after.clone()));
+            }
+            (before, after) => self.is_same &= before == after,
+        }
+    }
+
+    /// Decrypts the values of both. `written`: for the error, if one is another.
+    fn end(self, written: &Path, rotation: &KeyRotation, done: &AtomicUsize) -> Result<()> {
+        let is_same = |(before, after): &(Sealed, Sealed)| {
+            done.fetch_add(1, Ordering::Relaxed);
+            match before.reveal(&rotation.old) {
+                Some(value) => after.reveal(&rotation.new) == Some(value),
+                // What cannot be decrypted stays as it is.
+                None => before == after,
+            }
+        };
+        let all_same = || {
+            on_all_processors(&self.encrypted, is_same)
+                .into_iter()
+                .all(|same| same)
+        };
+        match self.is_same && all_same() {
+            true => Ok(()),
+            false => Err(unreadable(
+                written,
+                "it does not decrypt to the same values",
+            )),
+        }
+    }
 }
 
 /// Reads what was written, and decrypts it.
@@ -44,24 +78,15 @@ pub(super) fn check_store(
     rotation: &KeyRotation,
     done: &AtomicUsize,
 ) -> Result<()> {
-    let wrong = |reason: &str| unreadable(written.temporary(), reason);
     let content = read_file(written.temporary(), MAX_DOCUMENT)
-        .map_err(|_| wrong("it cannot be read again"))?;
+        .map_err(|_| unreadable(written.temporary(), "it cannot be read again"))?;
     let after = parse_document(is_yaml(path), &content.bytes)?;
-    let mut pairs = Vec::new();
-    let mut is_same = before.len() == after.len() && before.names().eq(after.names());
+    let has_same_names = before.len() == after.len() && before.names().eq(after.names());
+    let mut comparison = Comparison::new(has_same_names);
     for name in before.names() {
-        match (before.get(name), after.get(name)) {
-            (Some(Stored::Encrypted(before)), Some(Stored::Encrypted(after))) => {
-                pairs.push((before.clone(), after.clone()));
-            }
-            (before, after) => is_same &= before == after,
-        }
+        comparison.add(before.get(name), after.get(name));
     }
-    match is_same && all_same(&pairs, rotation, done) {
-        true => Ok(()),
-        false => Err(wrong("it does not decrypt to the same values")),
-    }
+    comparison.end(written.temporary(), rotation, done)
 }
 
 /// The same for what is kept beside it.
@@ -71,25 +96,16 @@ pub(super) fn check_previous(
     rotation: &KeyRotation,
     done: &AtomicUsize,
 ) -> Result<()> {
-    let wrong = |reason: &str| unreadable(written.temporary(), reason);
     let after = Previous::read_at(written.temporary())?;
     let (before, after) = (contents.previous.all()?, after.all()?);
-    let mut pairs = Vec::new();
-    let mut is_same = before.keys().eq(after.keys());
+    let mut comparison = Comparison::new(before.keys().eq(after.keys()));
     for (before, after) in before.values().zip(after.values()) {
-        is_same &= before.entries.len() == after.entries.len() && before.dropped == after.dropped;
+        comparison.is_same &=
+            before.entries.len() == after.entries.len() && before.dropped == after.dropped;
         for (before, after) in before.entries.iter().zip(&after.entries) {
-            is_same &= before.at == after.at && before.did == after.did;
-            match (&before.before, &after.before) {
-                (Some(Stored::Encrypted(before)), Some(Stored::Encrypted(after))) => {
-                    pairs.push((before.clone(), after.clone()));
-                }
-                (before, after) => is_same &= before == after,
-            }
+            comparison.is_same &= before.at == after.at && before.did == after.did;
+            comparison.add(before.before.as_ref(), after.before.as_ref());
         }
     }
-    match is_same && all_same(&pairs, rotation, done) {
-        true => Ok(()),
-        false => Err(wrong("it does not decrypt to the same values")),
-    }
+    comparison.end(written.temporary(), rotation, done)
 }
