@@ -15,6 +15,27 @@ fn read(home: &Home) -> Vec<Vec<u8>> {
         .into()
 }
 
+/// A home with secrets, settings and views of its own. Gives its files.
+fn begin_anew(home: &Home) -> Vec<Vec<u8>> {
+    home.sh("rm -rf ~/.simpletuner");
+    home.run_with("mine", &["set", "MINE"]).done();
+    home.write(".simpletuner/live.yaml", "ttl: 5\n");
+    home.run(&["view", "create", "own", "--secret", "MINE"])
+        .done();
+    read(home)
+}
+
+#[track_caller]
+fn each_is_old_or_restored(home: &Home, before: &[Vec<u8>], restored: &[Vec<u8>]) {
+    for (at, now) in read(home).iter().enumerate() {
+        assert!(
+            *now == before[at] || *now == restored[at],
+            "{} is neither",
+            FILES[at]
+        );
+    }
+}
+
 #[test]
 fn a_restore_that_is_killed_at_any_moment_is_finished_by_the_next_one() {
     let home = full_home();
@@ -24,13 +45,7 @@ fn a_restore_that_is_killed_at_any_moment_is_finished_by_the_next_one() {
     let other = Home::new();
     let args = restore_args(&backup, &identity, &["--yes", "--force"]);
     for round in 0..25 {
-        other.sh("rm -rf ~/.simpletuner");
-        other.run_with("mine", &["set", "MINE"]).done();
-        other.write(".simpletuner/live.yaml", "ttl: 5\n");
-        other
-            .run(&["view", "create", "own", "--secret", "MINE"])
-            .done();
-        let before = read(&other);
+        let before = begin_anew(&other);
         let mut command = other.command(BINARY);
         let mut restore = command
             .args(&args)
@@ -41,13 +56,7 @@ fn a_restore_that_is_killed_at_any_moment_is_finished_by_the_next_one() {
         std::thread::sleep(Duration::from_millis(4 * round));
         let _ = restore.kill();
         restore.wait().unwrap();
-        for (at, now) in read(&other).iter().enumerate() {
-            assert!(
-                *now == before[at] || *now == restored[at],
-                "{} is neither",
-                FILES[at]
-            );
-        }
+        each_is_old_or_restored(&other, &before, &restored);
         // What was here is here, or beside.
         let kept = other.sh("cd ~/.simpletuner; cat secrets.json secrets.json.before-restore-* credential.key credential.key.before-restore-* 2>/dev/null || true");
         for at in [0, 3] {
@@ -76,25 +85,13 @@ fn a_restore_stops_at_each_step_without_a_value_lost() {
     let other = Home::new();
     let args = restore_args(&backup, &identity, &["--yes", "--force"]).join(" ");
     for rename in 1..20 {
-        other.sh("rm -rf ~/.simpletuner");
-        other.run_with("mine", &["set", "MINE"]).done();
-        other.write(".simpletuner/live.yaml", "ttl: 5\n");
-        other
-            .run(&["view", "create", "own", "--secret", "MINE"])
-            .done();
-        let before = read(&other);
+        let before = begin_anew(&other);
         let injected = format!(
             "strace -f -qq -o trace -e trace=rename,renameat,renameat2 -e inject=rename,renameat,renameat2:signal=KILL:when={rename} \
              {BINARY} {args} > /dev/null 2>&1; echo $?"
         );
         let code = other.sh(&injected);
-        for (at, now) in read(&other).iter().enumerate() {
-            assert!(
-                *now == before[at] || *now == restored[at],
-                "{} is neither",
-                FILES[at]
-            );
-        }
+        each_is_old_or_restored(&other, &before, &restored);
         other.sh(&format!("{BINARY} {args} > /dev/null 2>&1"));
         assert!(
             read(&other) == restored,
