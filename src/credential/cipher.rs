@@ -92,8 +92,8 @@ fn fernet_key(master_secret: &str) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE.encode(key.as_slice()))
 }
 
-/// Shows which key is derived from a master secret, and says nothing else of it: whoever guesses the secret by it needs as long for
-/// each guess as with an encrypted value. Derives the key anew.
+/// Shows which key is derived from a master secret. It helps nobody to guess the secret: each guess takes as long as with an encrypted
+/// value. Derives the key anew.
 pub(crate) fn key_fingerprint(master_secret: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, fernet_key(master_secret).as_bytes());
     let tag = hmac::sign(&key, b"simpletuner-live key fingerprint");

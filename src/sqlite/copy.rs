@@ -93,7 +93,7 @@ impl Copy {
         self.0
     }
 
-    /// Whether both hold the same, whoever wrote them.
+    /// Whether both hold the same. Which program wrote them, and how often, does not count.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         let is_counter = |at: &usize| COUNTERS.iter().any(|range| range.contains(at));
         let mut both = self.0.iter().zip(other.0.iter()).enumerate();

@@ -5,7 +5,7 @@ use super::definition::{ViewDefinition, parse_id};
 use crate::users;
 use crate::versions::DirEntry;
 
-/// Whom a definition names, and the user database does not have.
+/// The user or group of a definition that the user database does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The user.

@@ -147,7 +147,7 @@ fn an_ordinary_user_who_lets_others_in_needs_a_line_of_fuse_conf() {
         return;
     }
     let patient = Patient::healthy();
-    // In a namespace, so that the machine's own file stays as it is; as another user, whom the settings let root in for.
+    // The namespace keeps the machine's own file as it is. The user is not root, because only others need the line.
     patient.sh("chmod 755 . && install -m 755 \"$(readlink -f bin/simpletuner-live)\" program && touch fuse.conf && mkdir user \
          && echo 'allow_root: true' > user/live.yaml && chown -R nobody user && touch /etc/fuse.conf");
     let script = "mount --make-rprivate / && mount --bind fuse.conf /etc/fuse.conf

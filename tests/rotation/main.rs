@@ -1,4 +1,4 @@
-//! `key rotate`: every value under the new key, none lost, whoever reads, writes or is killed meanwhile.
+//! `key rotate` puts every value under the new key and loses none, while others read and write, and when it is killed.
 
 mod crash;
 mod load;
