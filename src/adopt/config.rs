@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::files::{ReadError, read_file};
-use crate::provider::file::write::{beside, replace, sync_folder_of};
+use crate::files::{ReadError, beside, read_file};
+use crate::provider::file::write::{replace, sync_folder_of};
 use crate::settings::Settings;
 use crate::settings::paths::{ADOPT_MARK, Resolved, follow, is_file_path, is_line_of_adopt};
 use crate::yaml::{self, Mapping, Value};

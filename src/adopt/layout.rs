@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::files::Stamp;
-use crate::provider::file::write::{Lock, beside, refuse_mounted};
+use crate::files::{Stamp, beside};
+use crate::provider::file::write::{Lock, refuse_mounted};
 use crate::provider::file::{Document, path_of_peers, read_document};
 use crate::settings::Settings;
 use crate::settings::paths::{ADOPTED_NAMES, DEFAULT_NAMES, Resolved, follow, is_link_of_adopt};

@@ -16,8 +16,9 @@ use layout::Layout;
 
 use crate::credential::{CredentialCipher, KeySource};
 use crate::error::{Error, Result};
+use crate::files::beside;
 use crate::manager::key_source;
-use crate::provider::file::write::{Replacement, beside, sync_folder_of};
+use crate::provider::file::write::{Replacement, sync_folder_of};
 use crate::provider::file::{
     Document, Stored, in_plain_text, keep_replaced, move_previous, read_document,
 };

@@ -6,7 +6,7 @@
 //! 3. A copy of the key is `NAME.old-TIME`, on the disk.
 //! 4. `NAME.new` is renamed to `NAME`.
 //!
-//! There is a usable key at each moment, and whoever finds `NAME.new` later goes on at step 2.
+//! There is a usable key at each moment. A later rotation that finds `NAME.new` goes on at step 2.
 
 use std::ffi::OsString;
 use std::io;
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::files::writable::check_replaceable;
-use crate::files::{is_mounted, place, sync_folder};
+use crate::files::{beside, is_mounted, place, sync_folder};
 use crate::secret::SecretValue;
 
 /// What a small file needs on a disk.
@@ -30,15 +30,9 @@ const BLOCK: u64 = 4096;
 const NEXT: &str = ".new";
 const RETIRED: &str = ".old-";
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
 /// The path of the next key.
 pub(super) fn path_of_next(key: &Path) -> PathBuf {
-    with_suffix(key, NEXT)
+    beside(key, "", NEXT)
 }
 
 /// The retired keys beside a key.
@@ -215,9 +209,8 @@ impl KeyRotation {
         if let Some(copy) = retired(&self.key_file).into_iter().find(is_copy) {
             return copy;
         }
-        let path = with_suffix(&self.key_file, &format!("{RETIRED}{time}"));
-        let mut others =
-            (2..).map(|n| with_suffix(&self.key_file, &format!("{RETIRED}{time}-{n}")));
+        let path = beside(&self.key_file, "", &format!("{RETIRED}{time}"));
+        let mut others = (2..).map(|n| beside(&self.key_file, "", &format!("{RETIRED}{time}-{n}")));
         match std::fs::symlink_metadata(&path) {
             Err(_) => path,
             Ok(_) => others

@@ -10,7 +10,7 @@ use rustix::fs::{Access, StatVfsMountFlags};
 use super::{Finding, Subject};
 use crate::audit::AuditOptions;
 use crate::error::in_words;
-use crate::files::{not_a_file, read_file};
+use crate::files::{beside, not_a_file, read_file};
 use crate::manager::file_options;
 use crate::provider::file::{FileProvider, path_of_previous};
 use crate::provider::{SecretStore, parse_rfc3339};
@@ -89,11 +89,6 @@ fn owned(settings: &Settings) -> Vec<Owned> {
             is_secret,
         });
     };
-    let beside = |path: &Path, suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let store = store_path(settings);
     add(settings.base_dir.clone(), true, false);
     if let Some(folder) = store.parent().filter(|folder| *folder != settings.base_dir) {
@@ -103,7 +98,7 @@ fn owned(settings: &Settings) -> Vec<Owned> {
         add(key, false, true);
     }
     add(path_of_previous(&store), false, true);
-    add(beside(&store, ".lock"), false, false);
+    add(beside(&store, "", ".lock"), false, false);
     add(store, false, true);
     let has_credential = settings
         .in_force
@@ -112,7 +107,7 @@ fn owned(settings: &Settings) -> Vec<Owned> {
     add(settings.config_file.clone(), false, has_credential);
     add(settings.views_file.clone(), false, false);
     add(settings.log_file.clone(), false, false);
-    add(beside(&settings.log_file, ".1"), false, false);
+    add(beside(&settings.log_file, "", ".1"), false, false);
     let audit = AuditOptions::from_settings(settings);
     add(settings.state_dir.clone(), true, false);
     add(settings.state_dir.join("audit.key"), false, true);

@@ -16,8 +16,9 @@ pub(crate) mod place;
 pub(crate) mod reserve;
 pub(crate) mod writable;
 
+use std::ffi::OsString;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FileType, OFlags, Stat, StatxAttributes, StatxFlags};
@@ -29,6 +30,14 @@ use place::Place;
 
 /// The kernel's timestamps have the resolution of its tick (4 to 10 ms), so two edits within a tick have the same one.
 const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
+
+/// A name beside `path`: `secrets.json` is `.secrets.json.tmp`.
+pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+    let mut name = OsString::from(before);
+    name.push(path.file_name().unwrap_or_default());
+    name.push(after);
+    path.with_file_name(name)
+}
 
 /// Identifies a state of a file: it differs after an edit or a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::OFlags;
 
-use super::write::beside;
-use crate::files::place;
+use crate::files::{beside, place};
 use crate::sync::Mutex;
 
 /// The longest time that a write waits for other watchers.

@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::write::{Replacement, beside, sync_folder_of};
+use super::write::{Replacement, sync_folder_of};
 use super::{Sealed, Stored};
 use crate::credential::CredentialCipher;
 use crate::error::{Error, Result};
-use crate::files::{ReadError, read_file};
+use crate::files::{ReadError, beside, read_file};
 use crate::secret::SecretName;
 use key_history::{parse, size, write_line};
 

@@ -10,12 +10,12 @@ use super::key_check::misfit;
 use super::previous::path_for;
 use super::reader::LoadedDocument;
 use super::watch::CheckTarget;
-use super::write::{Lock, beside, hint_for, refuse_mounted};
+use super::write::{Lock, hint_for, refuse_mounted};
 use super::{Document, Shared};
 use crate::error::{Error, Result};
-use crate::files::Stamp;
 use crate::files::place::{self, Place};
 use crate::files::writable::{check_replaceable, check_writable};
+use crate::files::{Stamp, beside};
 
 impl Shared {
     /// Runs on the thread `store`. Reads the file only if it seems to have changed.

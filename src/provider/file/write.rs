@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::{ACL_ATTRIBUTE, Stamp, is_mounted, not_a_file, place};
+use crate::files::{ACL_ATTRIBUTE, Stamp, beside, is_mounted, not_a_file, place};
 
 /// The lock file beside a file, locked until dropped. The file stays, because a program that does not look again after it has
 /// the lock, as this one does, could lock one that was removed.
@@ -229,12 +229,4 @@ fn copy_acl(from: &Path, to: impl AsFd) -> rustix::io::Result<()> {
         Err(Errno::OPNOTSUPP) => Ok(()),
         Err(errno) => Err(errno),
     }
-}
-
-/// A name beside `path`: `secrets.json` is `.secrets.json.tmp`.
-pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(before);
-    name.push(path.file_name().unwrap_or_default());
-    name.push(after);
-    path.with_file_name(name)
 }
