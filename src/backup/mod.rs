@@ -19,8 +19,6 @@ mod envelope;
 mod manifest;
 mod plan;
 
-use std::time::SystemTime;
-
 use zeroize::Zeroizing;
 
 pub use apply::Restored;
@@ -37,11 +35,6 @@ use manifest::Role;
 pub(crate) struct Member {
     role: Role,
     bytes: Zeroizing<Vec<u8>>,
-}
-
-/// A time as a part of a file's name: `2026-01-02T030405Z`.
-fn time_in_name(time: SystemTime) -> String {
-    crate::provider::rfc3339(time).replace(':', "")
 }
 
 fn malformed(reason: impl Into<String>) -> crate::error::Error {

@@ -1,14 +1,13 @@
 //! What a restore would change: each file of an archive, where it belongs here, and whether it is there already. Changes nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::check::Checked;
 use super::collect::{key_of, read};
 use super::compare::{Readable, database, secret_changes};
 use super::manifest::{Part, Role};
 use super::{Collected, malformed};
-use crate::credential::{CredentialCipher, KEY_VARIABLE, key_fingerprint};
+use crate::credential::{KEY_VARIABLE, is_other_beside, key_fingerprint};
 use crate::error::{Error, Result};
 use crate::files::place;
 use crate::manager::file_options;
@@ -254,6 +253,18 @@ fn key(checked: &Checked, settings: &Settings) -> Result<(State, String)> {
         let there = checked.manifest().key.as_ref();
         there.is_some_and(|there| there.fingerprint == key_fingerprint(&text))
     });
+    let there = checked.archive.member(Role::Key);
+    let is_usable = here.text().is_ok();
+    if is_usable
+        && !is_same
+        && there.is_some_and(|there| is_other_beside(&settings.key_file, there))
+    {
+        return Err(Error::Settings(format!(
+            "a `key rotate` or another `restore` was interrupted here, and some values may need the key that it left beside {}; nothing \
+             has changed: finish it with `simpletuner-live key rotate`, and then restore",
+            settings.key_file.display()
+        )));
+    }
     Ok(match (is_same, here.is_from_variable) {
         (true, true) => (State::Same, format!("in {KEY_VARIABLE}")),
         (true, false) => (State::Same, String::new()),
@@ -279,10 +290,9 @@ fn secrets(
         }
         Err(error) => return Err(error),
     };
-    let cipher = match key_of(settings)?.map(|key| key.text()) {
-        Some(Ok(text)) => Some(Arc::new(CredentialCipher::derive(&text))),
-        _ => None,
-    };
+    // Also with the key beside, which an interrupted restore has left. A key that is not usable decrypts nothing.
+    let cipher = file_options(settings).key.cipher_if_present();
+    let cipher = cipher.unwrap_or_default();
     let changes = secret_changes(
         &Readable {
             document: &here,

@@ -205,7 +205,7 @@ fn describe(plan: &KeyRotationPlan, forget_old: bool) -> String {
     let mut text = String::new();
     let (store, key) = (plan.store.display(), plan.key_file.display());
     if plan.is_resumed {
-        text.push_str("a rotation was interrupted; this one finishes it\n");
+        text.push_str("a rotation or a restore was interrupted; this finishes it, with the key that it left beside\n");
     }
     text.push_str(&format!(
         "{} of {store} to encrypt with a new key\n",

@@ -21,11 +21,13 @@ pub(super) fn refuse_others(settings: &Settings, replaced: &[&Path], otherwise: 
     let Ok(cipher) = key.cipher() else {
         return Ok(());
     };
+    // What is under the key beside, of a rotation or a restore that was interrupted, keeps it.
+    let cipher = cipher.without_key_beside();
     let mut failures = Vec::new();
     let replaced: Vec<PathBuf> = replaced.iter().map(|path| without_links(path)).collect();
     let is_kept = |path: &Path| !replaced.contains(&without_links(path));
     for file in stores(settings)?.into_iter().filter(|file| is_kept(file)) {
-        let count = values_under_key(&key, &file).unwrap_or_default();
+        let count = values_under_key(&cipher, &file).unwrap_or_default();
         if count > 0 {
             let (values, file) = (counted(count as u64, "value"), file.display());
             failures.push(Failure::with_hint(

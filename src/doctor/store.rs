@@ -75,7 +75,7 @@ pub(super) fn key(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
     vec![match key.cipher_if_present() {
         Ok(Some(cipher)) if cipher.has_key_beside() => Finding::warning(format!(
-            "a rotation of {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
+            "a `key rotate` or a `restore` that replaces {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
         ))
         .mended_by(subject.command("key rotate --yes")),
         Ok(Some(_)) => Finding::ok(format!(

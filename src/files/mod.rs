@@ -39,6 +39,17 @@ pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The files beside `path` whose names are `before`, its name, `after` and something more.
+pub(crate) fn all_beside(path: &Path, before: &str, after: &str) -> Vec<PathBuf> {
+    let start = beside(path, before, after);
+    let start = start.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_one = |name: &[u8]| name.len() > start.len() && name.starts_with(start);
+    let entries = std::fs::read_dir(path.parent().unwrap_or(Path::new("/")));
+    let entries = entries.into_iter().flatten().flatten();
+    let found = entries.filter(|entry| is_one(entry.file_name().as_encoded_bytes()));
+    found.map(|entry| entry.path()).collect()
+}
+
 /// Identifies a state of a file: it differs after an edit or a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
