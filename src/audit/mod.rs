@@ -34,6 +34,7 @@ pub use actor::Actor;
 pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
 pub(crate) use chain::{LastRow, has_row, last_row, names_later_row};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
+pub(crate) use key::signing_key;
 pub use key::{KEY_VARIABLE, SigningKeySource};
 pub(crate) use timestamp::timestamp;
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use super::KEPT;
 use super::check::Checked;
 use super::collect::read;
 use super::manifest::Role;
@@ -16,7 +17,7 @@ use super::plan::{Plan, State, Step};
 use crate::adopt::restore_link;
 use crate::credential::NextKey;
 use crate::error::{Error, Result};
-use crate::files::{all_beside, beside, place, sync_folder};
+use crate::files::{beside, place, remains_of, sync_folder};
 use crate::manager::file_options;
 use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
 use crate::provider::file::{announce, path_of_previous};
@@ -24,9 +25,6 @@ use crate::provider::time_in_name;
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
 use crate::sqlite::Copy;
-
-/// What follows the name of a file that was replaced; then the time of the restore.
-pub(super) const KEPT: &str = ".before-restore-";
 
 /// What a restore did.
 pub struct Restored {
@@ -62,7 +60,7 @@ impl Plan {
         let mut kept = Vec::new();
         for step in changed.iter().filter(|step| step.state == State::Differs) {
             // What killed restores left. This one has the lock of restores, so they are nobody's.
-            for left in all_beside(&step.path, ".", KEPT) {
+            for left in remains_of(&step.path, KEPT) {
                 let _ = std::fs::remove_file(left);
             }
             kept.extend(keep(step, &ending)?);

@@ -6,6 +6,7 @@
 //! - `archive`: the files as a tar stream, and back; refuses what this program does not write
 //! - `envelope`: encrypts and decrypts the stream with a passphrase or with keys
 //! - `check`: whether an archive can be used: every value can be decrypted, every file is what it should be
+//! - `trails`: the audit trails go with their key, here and in what was replaced
 //! - `plan`: what a restore would change; `apply`: changes it
 //!
 //! All of an archive is in memory before anything is written, so a restore begins only once all of it has been authenticated.
@@ -18,6 +19,7 @@ mod compare;
 mod envelope;
 mod manifest;
 mod plan;
+mod trails;
 
 use zeroize::Zeroizing;
 
@@ -28,8 +30,12 @@ pub use collect::{Collected, Options, collect};
 pub use envelope::{Closed, Identities, Opened, Recipients, Seal, Sealing};
 pub use manifest::{FORM, KeyInfo, Manifest, Part};
 pub use plan::{Plan, State, Step, settings_after};
+pub use trails::kept_trails;
 
 use manifest::Role;
+
+/// What follows the name of a file that a restore replaced; then the time of the restore.
+pub(crate) const KEPT: &str = ".before-restore-";
 
 /// A file of an archive.
 pub(crate) struct Member {

@@ -6,6 +6,7 @@ use super::check::Checked;
 use super::collect::{key_of, read};
 use super::compare::{Readable, database, secret_changes};
 use super::manifest::{Part, Role};
+use super::trails::leave_signed;
 use super::{Collected, malformed};
 use crate::credential::{KEY_VARIABLE, is_other_beside, key_fingerprint};
 use crate::error::{Error, Result};
@@ -71,6 +72,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The link into the mount that SimpleTuner reads through, if it is missing.
     pub link: Option<PathBuf>,
+    /// A trail here, because of which the trails are left as they are: the archive has another key than it, and nothing that takes
+    /// its place.
+    pub kept_trail: Option<PathBuf>,
 }
 
 /// The settings that are in force once these parts of an archive are restored.
@@ -145,6 +149,7 @@ impl Plan {
                 step.detail = "those here go on from them".to_owned();
             }
         }
+        let kept_trail = leave_signed(&mut steps, checked, settings)?;
         let link = settings.base_dir.join(DEFAULT_NAMES[0]);
         let is_missing = std::fs::symlink_metadata(&link).is_err();
         let has_store = steps
@@ -154,6 +159,7 @@ impl Plan {
         Ok(Self {
             steps,
             link: (wants_link && is_missing).then_some(link),
+            kept_trail,
         })
     }
 

@@ -16,10 +16,11 @@ use super::{Context, Outcome, output, passphrase, same_store, under_key};
 use crate::audit::{Actor, AuditEvent, AuditTrail};
 use crate::backup::{self, Checked, Closed, Collected, Manifest, Opened, Part, Plan, State, Step};
 use crate::error::{Error, in_words};
+use crate::files::beside;
 use crate::mount::{self, RunningMount};
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
-use crate::text::{counted, printable};
+use crate::text::{counted, printable, shell_path};
 
 /// How long a mount may take to use what was restored.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -237,6 +238,18 @@ fn warn_of(plan: &Plan, manifest: &Manifest, settings: &Settings) {
         warn(&format!(
             "the key of the backup did not decrypt {} when it was made",
             names.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    if let Some(trail) = &plan.kept_trail {
+        let key = settings.state_dir.join("audit.key");
+        warn(&format!(
+            "the audit trails are not restored: {} here is signed with the key here, and the backup has another key, and no trail that \
+             takes its place; to restore them, move both away first: mv {} {} and mv {} {}",
+            trail.display(),
+            shell_path(trail),
+            shell_path(&beside(trail, "", ".away")),
+            shell_path(&key),
+            shell_path(&beside(&key, "", ".away"))
         ));
     }
     let own = [&settings.base_dir, &settings.state_dir].map(|folder| without_links(folder));
