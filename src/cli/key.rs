@@ -78,7 +78,7 @@ fn rotate(args: &Rotate, context: &Context) -> Outcome {
     let store = Target::open_store(context)?;
     let plan = store.plan_key_rotation()?;
     refuse_undecryptable(&plan)?;
-    under_key::refuse_others(&settings, &[&plan.store], "")?;
+    under_key::refuse_others(&settings, None, &[&plan.store], "")?;
     if args.dry_run {
         return match args.json {
             true => output::json(&plan_json(&plan, args.forget_old)),

@@ -16,7 +16,6 @@ use super::{Context, Outcome, output, passphrase, same_store, under_key};
 use crate::audit::{Actor, AuditEvent, AuditTrail};
 use crate::backup::{self, Checked, Closed, Collected, Manifest, Opened, Part, Plan, State, Step};
 use crate::error::{Error, in_words};
-use crate::files::beside;
 use crate::mount::{self, RunningMount};
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
@@ -101,7 +100,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let replaced = plan.steps.iter().filter(|step| step.state != State::Same);
         let replaced: Vec<&Path> = replaced.map(|step| step.path.as_path()).collect();
         let otherwise = "; or leave the secrets and their key as they are: --only settings,views,database,trails";
-        under_key::refuse_others(&settings, &replaced, otherwise)?;
+        // Malformed ones name no file.
+        let before = context.settings().ok();
+        under_key::refuse_others(&settings, before.as_ref(), &replaced, otherwise)?;
     }
     let refused = !args.force && plan.of_state(State::Differs).next().is_some();
     let (is_done, kept) = match args.dry_run || refused || plan.is_empty() {
@@ -241,15 +242,12 @@ fn warn_of(plan: &Plan, manifest: &Manifest, settings: &Settings) {
         ));
     }
     if let Some(trail) = &plan.kept_trail {
-        let key = settings.state_dir.join("audit.key");
         warn(&format!(
-            "the audit trails are not restored: {} here is signed with the key here, and the backup has another key, and no trail that \
-             takes its place; to restore them, move both away first: mv {} {} and mv {} {}",
+            "the audit trails are not restored: {} is signed with the key here, and the backup has another key, and no trail that takes its \
+             place; to restore them, unmount, and move those here away: (cd {} && mkdir away && find . -maxdepth 1 -name '*audit.*' -exec mv -t \
+             away {{}} +)",
             trail.display(),
-            shell_path(trail),
-            shell_path(&beside(trail, "", ".away")),
-            shell_path(&key),
-            shell_path(&beside(&key, "", ".away"))
+            shell_path(&settings.state_dir),
         ));
     }
     let own = [&settings.base_dir, &settings.state_dir].map(|folder| without_links(folder));

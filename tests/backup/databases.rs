@@ -8,7 +8,7 @@ use super::{back_up, full_home};
 
 /// Moves an amount from one row to another and adds a row, in one transaction after the other, until the file `stop` is there.
 const WRITER: &str = r#"
-import os, sqlite3
+import os, sqlite3, time
 db = sqlite3.connect(os.path.expanduser("~/.simpletuner/cloud/jobs.db"), isolation_level=None)
 assert db.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
 db.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, text TEXT)")
@@ -21,6 +21,8 @@ while not os.path.exists("stop"):
     db.execute("UPDATE sums SET amount = amount - 1 WHERE name = 'left'")
     db.execute("COMMIT")
     open("writes", "a").write("x")
+    # The database stays small.
+    time.sleep(0.005)
 "#;
 
 const CHECK: &str = r#"
