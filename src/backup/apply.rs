@@ -23,7 +23,6 @@ use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
 use crate::provider::file::{announce, path_of_previous};
 use crate::provider::time_in_name;
 use crate::settings::Settings;
-use crate::settings::paths::without_links;
 use crate::sqlite::Copy;
 
 /// What a restore did.
@@ -56,6 +55,9 @@ impl Plan {
             let reason = "something has changed here meanwhile, so nothing is restored; try again";
             return Err(Error::Settings(reason.to_owned()));
         }
+        let next = self.next_key(checked, settings);
+        next.as_ref()
+            .map_or(Ok(()), |next| next.check_replaceable(0))?;
         let ending = format!("{KEPT}{}", time_in_name(SystemTime::now()));
         let mut kept = Vec::new();
         for step in changed.iter().filter(|step| step.state == State::Differs) {
@@ -65,7 +67,6 @@ impl Plan {
             }
             kept.extend(keep(step, &ending)?);
         }
-        let next = self.next_key(checked, settings);
         // All of them are on the disk before the first one is put in its place.
         let mut prepared = Vec::new();
         for step in changed.iter().filter(|step| !step.role.is_database()) {
@@ -135,8 +136,8 @@ impl Plan {
         is_usable.then(|| NextKey::new(step.path.clone(), content))
     }
 
-    /// The lock beside the key's name, which is that of restores, and that of the key itself, as a rotation takes it; those of the
-    /// secrets file and of the views, against other writers.
+    /// The lock of the key, as a rotation takes it, which is that of restores, too; those of the secrets file and of the views, against
+    /// other writers.
     fn lock(&self, changed: &[&Step], settings: &Settings) -> Result<Vec<Lock>> {
         let has = |roles: &[Role]| changed.iter().any(|step| roles.contains(&step.role));
         let mut paths = Vec::new();
@@ -151,22 +152,10 @@ impl Plan {
         let views = changed.iter().find(|step| step.role == Role::Views);
         paths.extend(views.map(|step| step.path.clone()));
         paths.sort();
-        let mut all = vec![settings.key_file.clone()];
         let key = changed.iter().find(|step| step.role == Role::Key);
-        // With a link at the key's path it lies elsewhere.
-        let is_same_lock = |key: &Path| match (key.parent(), settings.key_file.parent()) {
-            (Some(one), Some(other)) => {
-                key.file_name() == settings.key_file.file_name()
-                    && without_links(one) == without_links(other)
-            }
-            _ => false,
-        };
-        all.extend(
-            key.map(|step| step.path.clone())
-                .filter(|key| !is_same_lock(key)),
-        );
-        all.extend(paths);
-        let locks = all
+        let key = key.map_or(&settings.key_file, |step| &step.path);
+        paths.insert(0, key.clone());
+        let locks = paths
             .iter()
             .map(|path| Lock::take(path, settings.timeout.total));
         locks.collect()

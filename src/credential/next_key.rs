@@ -4,11 +4,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::key::{master_secret, read_key, real_path};
 use crate::error::{Error, Result};
-use crate::files::{all_beside, beside, place, sync_folder};
+use crate::files::writable::check_replaceable;
+use crate::files::{all_beside, beside, is_mounted, place, sync_folder};
+
+/// What a small file needs on a disk.
+const BLOCK: u64 = 4096;
 
 /// What follows the key's name.
 const NEXT: &str = ".new";
@@ -53,6 +58,26 @@ impl NextKey {
     /// The file whose key it will be, without links.
     pub(crate) fn key_file(&self) -> &Path {
         &self.key_file
+    }
+
+    /// Whether it can take its place, as far as that shows without doing it. `beside`: how many bytes are written beside it at the same
+    /// time.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn check_replaceable(&self, beside: u64) -> Result<()> {
+        if is_mounted(&self.key_file) {
+            let context = format!(
+                "{} is mounted as a single file, so it cannot be replaced; mount the folder that it is in instead",
+                self.key_file.display()
+            );
+            return Err(Error::io(context, Errno::BUSY));
+        }
+        // The next key, and the copy of the old one.
+        let keys = 2 * BLOCK;
+        let checked =
+            place::find(&self.key_file).and_then(|place| check_replaceable(&place, keys, beside));
+        checked.map_err(|error| failed("replacing", &self.key_file, error))
     }
 
     fn is_at(&self, path: &Path) -> bool {

@@ -16,15 +16,9 @@ use std::time::{Duration, Instant};
 use super::key::{new_key, read_key};
 use super::next_key::{NextKey, failed, path_of_next};
 use super::{CredentialCipher, KEY_VARIABLE, KeySource};
-use rustix::io::Errno;
-
 use crate::error::{Error, Result};
-use crate::files::writable::check_replaceable;
-use crate::files::{all_beside, beside, is_mounted, place, sync_folder};
+use crate::files::{all_beside, beside, place, sync_folder};
 use crate::secret::SecretValue;
-
-/// What a small file needs on a disk.
-const BLOCK: u64 = 4096;
 
 /// What follows the key's name.
 const RETIRED: &str = ".old-";
@@ -125,18 +119,7 @@ impl KeyRotation {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn check_replaceable(&self, beside: u64) -> Result<()> {
-        if is_mounted(self.key_file()) {
-            let context = format!(
-                "{} is mounted as a single file, so it cannot be replaced; mount the folder that it is in instead",
-                self.key_file().display()
-            );
-            return Err(Error::io(context, Errno::BUSY));
-        }
-        // The next key, and the copy of the old one.
-        let keys = 2 * BLOCK;
-        let checked =
-            place::find(self.key_file()).and_then(|place| check_replaceable(&place, keys, beside));
-        checked.map_err(|error| failed("replacing", self.key_file(), error))
+        self.next.check_replaceable(beside)
     }
 
     /// Puts the next key beside the key.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::home::Home;
+use super::support::home::{Home, is_root};
 use super::{back_up, backup_of, full_home, key_pair, restore_args};
 
 /// Restores in a new home, which stays empty. Returns what was said.
@@ -264,6 +264,33 @@ fn a_restore_of_another_key_leaves_no_secrets_without_theirs() {
     other.run(&args).done();
     let key = |home: &Home| fs::read(home.path(".simpletuner/credential.key")).unwrap();
     assert_eq!(key(&home), key(&other));
+}
+
+#[test]
+fn a_key_file_that_cannot_be_replaced_is_said_before_anything_changes() {
+    if !is_root() {
+        return;
+    }
+    let home = full_home();
+    back_up(&home, &[]);
+    let [backup, identity] = backup_of(&home);
+    let other = Home::new();
+    other.run_with("mine", &["set", "MINE"]).done();
+    other.sh(
+        "cp -p ~/.simpletuner/credential.key key; mount --bind key ~/.simpletuner/credential.key",
+    );
+    let before = other.sh("ls -A ~/.simpletuner | grep -v audit");
+    let args = restore_args(&backup, &identity, &["--yes", "--force"]);
+    let refused = other.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
+    assert!(said.contains("mounted as a single file"), "{said}");
+    let after = other.sh("ls -A ~/.simpletuner | grep -v -e audit -e key.lock");
+    assert_eq!(after, before);
+    assert_eq!(other.run(&["get", "MINE"]).done(), "mine");
+    other.sh("umount ~/.simpletuner/credential.key");
+    other.run(&args).done();
+    assert_eq!(other.run(&["get", "A"]).done(), "hunter2-alpha");
 }
 
 #[test]
