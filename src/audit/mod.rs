@@ -35,6 +35,7 @@ pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
 pub(crate) use chain::{LastRow, has_row, last_row, names_later_row};
 pub(crate) use container_names::name_or_id;
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
+pub(crate) use key::signing_key;
 pub use key::{KEY_VARIABLE, SigningKeySource};
 pub(crate) use timestamp::timestamp;
 
