@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Finding, Subject};
 use crate::mount::UNIT;
-use crate::text::shell_word;
+use crate::text::{as_root, shell_word};
 
 /// How long the user database may take.
 const NAME_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,7 +19,7 @@ struct Place {
     units: Vec<PathBuf>,
     /// Where links enable them.
     wanted: Vec<PathBuf>,
-    systemctl: &'static str,
+    systemctl: String,
     install: &'static str,
     is_users: bool,
 }
@@ -43,7 +43,7 @@ fn places() -> Vec<Place> {
                 .map(|folder| folder.join("default.target.wants"))
                 .collect(),
             units: with_own(&["/etc/systemd/user", "/usr/lib/systemd/user"]),
-            systemctl: "systemctl --user",
+            systemctl: "systemctl --user".to_owned(),
             install: "install-service --force",
             is_users: true,
         },
@@ -52,7 +52,7 @@ fn places() -> Vec<Place> {
                 .map(PathBuf::from)
                 .into(),
             wanted: vec!["/etc/systemd/system/multi-user.target.wants".into()],
-            systemctl: "sudo systemctl",
+            systemctl: as_root("systemctl"),
             install: "install-service --system --force",
             is_users: false,
         },
@@ -80,7 +80,7 @@ pub(super) fn service(subject: &Subject) -> Vec<Finding> {
 
 fn of_unit(subject: &Subject, unit: &Path, place: &Place) -> Vec<Finding> {
     let shown = unit.display();
-    let systemctl = place.systemctl;
+    let systemctl = &place.systemctl;
     if let Some(program) = program_of(unit).filter(|program| !program.is_file()) {
         return vec![
             Finding::failed(format!(

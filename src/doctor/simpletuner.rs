@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use super::files::store_path;
+use super::access::Owned;
+use super::files::{audit_key, store_path};
 use super::store::is_simpletuners;
 use super::{Finding, Subject};
 use crate::audit::{AuditOptions, Chain};
@@ -16,12 +17,12 @@ use crate::text::{counted, shell_path};
 const MAX_TRAIL: u64 = 128 * 1024 * 1024;
 
 pub(super) fn state(subject: &Subject, settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![database(settings)];
+    let mut findings = vec![database(subject, settings)];
     findings.extend(secrets(subject, settings));
     findings
 }
 
-fn database(settings: &Settings) -> Finding {
+fn database(subject: &Subject, settings: &Settings) -> Finding {
     let folder = &settings.state_dir;
     let how = match &settings.named_state_dir {
         Some(_) => "as SIMPLETUNER_STATE_DIR or SIMPLETUNER_CONFIG_DIR says",
@@ -47,9 +48,14 @@ fn database(settings: &Settings) -> Finding {
             "{path} ({how}) has the configuration of {}",
             counted(names.len() as u64, "provider")
         )),
-        Err(error) => Finding::failed(error.to_string()).mended_by(format!(
-            "sqlite3 {word} .recover > {word}.sql    # what is readable; or put back a backup"
-        )),
+        Err(error) => {
+            let fix = Owned::file(configs.path()).mending();
+            let restore = format!(
+                "{}    # or look at what is readable: sqlite3 {word} .recover",
+                subject.command("restore FILE --only database --force")
+            );
+            Finding::failed(error.to_string()).mended_by(fix.unwrap_or(restore))
+        }
     }
 }
 
@@ -62,7 +68,7 @@ fn secrets(subject: &Subject, settings: &Settings) -> Option<Finding> {
             false => Finding::failed(format!(
                 "SimpleTuner reads {link} through this mount, so it finds no secrets until it is mounted"
             ))
-            .mended_by(subject.command("mount")),
+            .mended_by(subject.mount_command("mount")),
         });
     }
     if !is_simpletuners(settings) {
@@ -115,11 +121,26 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         }
         _ => {}
     }
-    let verified = trail.signing_key_source().key();
-    let verified = verified.and_then(|key| Chain::verify_both(chains.each_ref(), &key));
-    let verified = match verified {
+    let restore = format!(
+        "{}    # the trails as they were in a backup",
+        subject.command("restore FILE --only trails --force")
+    );
+    let key = match trail.signing_key_source().key() {
+        Ok(key) => key,
+        Err(error) => {
+            let fix = Owned::secret(audit_key(settings)).mending();
+            let finding = Finding::failed(error.to_string());
+            return vec![finding.mended_by(fix.unwrap_or(restore))];
+        }
+    };
+    let verified = match Chain::verify_both(chains.each_ref(), &key) {
         Ok(verified) => verified,
-        Err(error) => return vec![Finding::failed(error.to_string()).mended_by(verify)],
+        Err(error) => {
+            let files = chains.iter().map(|chain| Owned::file(chain.path()));
+            let fix = files.map(|file| file.mending()).find_map(|fix| fix);
+            let finding = Finding::failed(error.to_string());
+            return vec![finding.mended_by(fix.unwrap_or(restore))];
+        }
     };
     let mut findings = Vec::new();
     let mut whole = Vec::new();
@@ -134,7 +155,7 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
                         "{shown} is broken at row {}: {}; what stands before it proves nothing, so compare with a backup",
                         broken.id, broken.reason
                     ))
-                    .mended_by(verify.clone()),
+                    .mended_by(restore.clone()),
                 ),
             },
         }
