@@ -107,7 +107,11 @@ impl Owned {
         match rustix::fs::access(path, needed) {
             Err(Errno::ACCESS) if is_folder => return Err(closed(path)),
             Err(Errno::ACCESS) => {
-                let verb = if self.is_only_read { "read" } else { "read and write" };
+                let verb = if self.is_only_read {
+                    "read"
+                } else {
+                    "read and write"
+                };
                 let said = format!("this user may not {verb} {shown}");
                 let fix = match stat.st_uid == me {
                     true => format!("chmod u+rw {word}"),
@@ -197,7 +201,8 @@ fn out_of_reach(path: &Path, errno: Errno) -> Finding {
             }
         }
         Errno::NOTCONN => {
-            let has_ended = |folder: &PathBuf| rustix::fs::stat(folder).err() == Some(Errno::NOTCONN);
+            let has_ended =
+                |folder: &PathBuf| rustix::fs::stat(folder).err() == Some(Errno::NOTCONN);
             match outer_first.find(has_ended) {
                 Some(folder) => Finding::failed(format!(
                     "{} is a mount whose program has ended",

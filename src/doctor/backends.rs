@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::provider::backend::tls::system_authorities;
 use crate::provider::{Asking, BACKENDS};
 use crate::settings::{Flags, Settings};
-use crate::text::counted;
+use crate::text::{counted, shell_path};
 
 pub(super) fn aws(subject: &Subject, settings: &Settings, limit: Duration) -> Vec<Finding> {
     of("aws", subject, settings, limit)
@@ -36,8 +36,20 @@ fn of(name: &str, subject: &Subject, settings: &Settings, limit: Duration) -> Ve
     let mut findings = backend.check(settings, asking);
     // A backend knows neither this program's path nor the settings file that was given.
     let policy = subject.command("doctor --policy");
-    for fix in findings.iter_mut().flatten().flat_map(|finding| &mut finding.fix) {
+    for fix in findings
+        .iter_mut()
+        .flatten()
+        .flat_map(|finding| &mut finding.fix)
+    {
         *fix = fix.replace("simpletuner-live doctor --policy", &policy);
+    }
+    if name == "command" {
+        // Only the settings file can name a program.
+        let edit = format!("${{EDITOR:-vi}} {}", shell_path(&settings.config_file));
+        let unmended = findings.iter_mut().flatten();
+        for finding in unmended.filter(|finding| finding.status >= Verdict::Warning) {
+            finding.fix.get_or_insert(edit.clone());
+        }
     }
     let switch = backend.settings.switch;
     let is_answered = |report: &Value| {

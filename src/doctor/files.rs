@@ -36,8 +36,9 @@ fn without_settings(why: &str) -> Finding {
     let is_set = |word: &&str| word.contains('_') && std::env::var_os(word).is_some();
     match words.find(is_set) {
         Some(variable) => finding.mended_by(format!("unset {variable}")),
-        None if why.contains("HOME") => finding
-            .mended_by("export HOME=\"$(getent passwd \"$(id -u)\" | cut -d: -f6)\""),
+        None if why.contains("HOME") => {
+            finding.mended_by("export HOME=\"$(getent passwd \"$(id -u)\" | cut -d: -f6)\"")
+        }
         None => finding,
     }
 }
@@ -185,8 +186,7 @@ pub(super) fn of_disk(folder: &Path) -> Finding {
     };
     let largest = format!("du -xah {word} | sort -h | tail -n 20    # shows what takes the room");
     if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        let remount =
-            format!("mount -o remount,rw \"$(findmnt -no TARGET --target {word})\"");
+        let remount = format!("mount -o remount,rw \"$(findmnt -no TARGET --target {word})\"");
         return Finding::failed(format!("the disk of {shown} is read-only"))
             .mended_by(as_root(&remount));
     }

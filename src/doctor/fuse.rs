@@ -153,8 +153,9 @@ pub(super) fn allow_other(subject: &Subject, settings: &Settings) -> Vec<Finding
 
 /// The command that installs a package on this system.
 pub(super) fn install(package: &str) -> String {
-    let is_here = |(name, _): &&(&str, &str)| Path::new("/usr/bin").join(name).exists()
-        || Path::new("/sbin").join(name).exists();
+    let is_here = |(name, _): &&(&str, &str)| {
+        Path::new("/usr/bin").join(name).exists() || Path::new("/sbin").join(name).exists()
+    };
     let (name, verb) = INSTALLERS.iter().find(is_here).unwrap_or(&INSTALLERS[0]);
     as_root(&format!("{name} {verb} {package}"))
 }

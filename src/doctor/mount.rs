@@ -52,10 +52,7 @@ pub(super) fn answers(subject: &Subject) -> Vec<Finding> {
         Ok(MountPointState::Foreign { fstype }) => Finding::failed(format!(
             "{shown} is a {fstype} mount, not one of simpletuner-live"
         ))
-        .mended_by(format!(
-            "{} && {mount}",
-            as_root(&format!("umount {word}"))
-        )),
+        .mended_by(format!("{} && {mount}", as_root(&format!("umount {word}")))),
     }]
 }
 

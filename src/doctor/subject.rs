@@ -141,7 +141,7 @@ impl MountFacts {
 }
 
 /// This program as a shell finds it: by its name if that leads to it, else by its path.
-fn program_word() -> String {
+pub(super) fn program_word() -> String {
     const NAME: &str = "simpletuner-live";
     let search = std::env::var_os("PATH").unwrap_or_default();
     let of = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
@@ -149,7 +149,10 @@ fn program_word() -> String {
         return NAME.to_owned();
     };
     let mut found = std::env::split_paths(&search).map(|folder| folder.join(NAME));
-    match (found.find_map(|path| of(&path).ok()), fs::read_link("/proc/self/exe")) {
+    match (
+        found.find_map(|path| of(&path).ok()),
+        fs::read_link("/proc/self/exe"),
+    ) {
         (found, Ok(path)) if found != Some(this) && of(&path) == Ok(this) => shell_path(&path),
         _ => NAME.to_owned(),
     }

@@ -101,7 +101,10 @@ fn mending_of_mount(subject: &Subject, views: &Value, problem: &str) -> String {
     let Some(dir) = views["dir"].as_str().map(Path::new) else {
         return subject.command("view ls");
     };
-    match (crate::mount::mount_point_state(dir), Owned::folder(dir).mending()) {
+    match (
+        crate::mount::mount_point_state(dir),
+        Owned::folder(dir).mending(),
+    ) {
         (Ok(MountPointState::Foreign { .. } | MountPointState::OfAnother { .. }), _) => {
             as_root(&format!("umount {}", shell_path(dir)))
         }

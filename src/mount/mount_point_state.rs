@@ -85,10 +85,7 @@ pub fn stopped_processes(dir: &Path) -> Vec<u32> {
 
 /// Why the mount at `dir` does not answer, and the command that continues it, if processes of it are stopped.
 pub(crate) fn explain_stopped(dir: &Path) -> Option<(String, String)> {
-    let pids: Vec<String> = stopped_processes(dir)
-        .iter()
-        .map(u32::to_string)
-        .collect();
+    let pids: Vec<String> = stopped_processes(dir).iter().map(u32::to_string).collect();
     let who = match &pids[..] {
         [] => return None,
         [only] => format!("its process {only} is"),

@@ -8,7 +8,7 @@ use super::failure::{self, Refusal};
 use super::{AwsBackend, AwsOptions, Made};
 use crate::provider::backend::{FetchError, Fetched};
 use crate::provider::diagnosis::clock_against;
-use crate::provider::{Finding, Policy};
+use crate::provider::{Finding, Policy, set_clock};
 use crate::text::{counted, printable, shell_word};
 
 /// What may read the secret.
@@ -111,7 +111,7 @@ fn failed(error: FetchError, name: &str, region: &str, caller: Option<&str>) -> 
     let said = error.reason;
     let (word, at) = (shell_word(name), format!("--region {}", shell_word(region)));
     let fix = match () {
-        () if said.contains("clock") => Some("sudo timedatectl set-ntp true".to_owned()),
+        () if said.contains("clock") => Some(set_clock()),
         () if said.contains("marked for deletion") => Some(format!(
             "aws secretsmanager restore-secret {at} --secret-id {word}"
         )),
