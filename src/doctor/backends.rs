@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::files::unset_variable;
 use super::fuse::install;
 use super::{Finding, Policy, Subject, Verdict};
 use crate::error::Result;
@@ -43,15 +44,16 @@ fn of(name: &str, subject: &Subject, settings: &Settings, limit: Duration) -> Ve
     {
         *fix = fix.replace("simpletuner-live doctor --policy", &policy);
     }
-    if name == "command" {
-        // Only the settings file can name a program.
-        let edit = format!("${{EDITOR:-vi}} {}", shell_path(&settings.config_file));
-        let unmended = findings.iter_mut().flatten();
-        for finding in unmended.filter(|finding| finding.status >= Verdict::Warning) {
-            finding.fix.get_or_insert(edit.clone());
+    let switch = backend.settings.switch;
+    let edit = format!("${{EDITOR:-vi}} {}", shell_path(&settings.config_file));
+    let wrong = findings.iter_mut().flatten();
+    for finding in wrong.filter(|finding| finding.status >= Verdict::Warning) {
+        let said = &finding.message;
+        let is_of_setting = name == "command" || said.contains(switch) && said.contains(" must ");
+        if is_of_setting && finding.fix.is_none() {
+            finding.fix = Some(unset_variable(said).unwrap_or_else(|| edit.clone()));
         }
     }
-    let switch = backend.settings.switch;
     let is_answered = |report: &Value| {
         report["name"] == name && report["available"] == true && report["stale"] != true
     };

@@ -31,16 +31,24 @@ const LITTLE_ROOM: u64 = 64 * 1024 * 1024;
 /// What is wrong not in the file, but in a variable; with the command for this shell.
 fn without_settings(why: &str) -> Finding {
     let finding = Finding::failed(why);
-    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let mut words = why.split(|c| !is_part(c));
-    let is_set = |word: &&str| word.contains('_') && std::env::var_os(word).is_some();
-    match words.find(is_set) {
-        Some(variable) => finding.mended_by(format!("unset {variable}")),
+    match unset_variable(why) {
+        Some(unset) => finding.mended_by(unset),
         None if why.contains("HOME") => {
             finding.mended_by("export HOME=\"$(getent passwd \"$(id -u)\" | cut -d: -f6)\"")
         }
         None => finding,
     }
+}
+
+/// The command that takes away the variable that a message names, by itself or as a setting; `None`: it names none that is set.
+pub(super) fn unset_variable(why: &str) -> Option<String> {
+    let mut words = why.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let variable = |word: &str| {
+        let name = word.to_ascii_uppercase();
+        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.contains('_');
+        (is_name && std::env::var_os(&name).is_some()).then(|| format!("unset {name}"))
+    };
+    words.find_map(variable)
 }
 
 /// The path of the secrets file now, links followed; if it may not be used, the path where it is looked for.
@@ -85,7 +93,7 @@ pub(super) fn settings(subject: &Subject) -> Vec<Finding> {
         in_force.and_then(|digest| serde_json::from_value(digest).ok());
     if in_force.is_some_and(|digest| digest.differs_from(file)) {
         let newer = format!("{shown} is newer than what the mount has in force");
-        findings.push(Finding::warning(newer).mended_by(subject.command("reload")));
+        findings.push(Finding::warning(newer).mended_by(subject.mount_command("reload")));
     }
     findings
 }
@@ -142,6 +150,10 @@ pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
             Err(finding) => findings.push(finding),
         }
         seen.push(owned.path);
+    }
+    if findings.is_empty() && checked == 0 {
+        let folder = settings.base_dir.display();
+        findings.push(Finding::ok(format!("there is nothing in {folder} yet")));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(

@@ -46,8 +46,11 @@ pub(super) fn answers(subject: &Subject) -> Vec<Finding> {
         }
         Ok(MountPointState::OfAnother { uid }) => {
             let why = mount::belongs_to_another(&facts.mount_point, *uid);
-            // A folder that another user may not take first.
-            Finding::failed(why).mended_by(subject.command("mount ~/live"))
+            Finding::failed(why).mended_by(match subject.flags().mount_point {
+                // It may be meant to be there.
+                Some(_) => subject.command("mount ~/live"),
+                None => format!("{} && {mount}", as_root(&format!("umount {word}"))),
+            })
         }
         Ok(MountPointState::Foreign { fstype }) => Finding::failed(format!(
             "{shown} is a {fstype} mount, not one of simpletuner-live"

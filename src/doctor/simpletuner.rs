@@ -2,8 +2,9 @@
 //! whole.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use super::access::Owned;
+use super::access::{Owned, set_aside};
 use super::files::{audit_key, store_path};
 use super::store::is_simpletuners;
 use super::{Finding, Subject};
@@ -50,13 +51,28 @@ fn database(subject: &Subject, settings: &Settings) -> Finding {
         )),
         Err(error) => {
             let fix = Owned::file(configs.path()).mending();
-            let restore = format!(
-                "{}    # or look at what is readable: sqlite3 {word} .recover",
-                subject.command("restore FILE --only database --force")
-            );
-            Finding::failed(error.to_string()).mended_by(fix.unwrap_or(restore))
+            let restore = || {
+                format!(
+                    "{}    # or look at what is readable: sqlite3 {word}.away .recover",
+                    replaced(subject, configs.path(), "database")
+                )
+            };
+            Finding::failed(error.to_string()).mended_by(fix.unwrap_or_else(restore))
         }
     }
+}
+
+/// The command that puts a database aside, with the files that SQLite keeps beside it, and brings back that of a backup.
+fn replaced(subject: &Subject, database: &Path, part: &str) -> String {
+    let beside = ["", "-wal", "-shm"].map(|end| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    });
+    let there = beside.iter().filter(|path| path.exists());
+    let mut commands: Vec<String> = there.map(|path| set_aside(path)).collect();
+    commands.push(subject.command(&format!("restore FILE --only {part} --force")));
+    commands.join(" && ")
 }
 
 /// Whether SimpleTuner can read the secrets.
@@ -121,25 +137,30 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         }
         _ => {}
     }
-    let restore = format!(
-        "{}    # the trails as they were in a backup",
-        subject.command("restore FILE --only trails --force")
-    );
     let key = match trail.signing_key_source().key() {
         Ok(key) => key,
         Err(error) => {
             let fix = Owned::secret(audit_key(settings)).mending();
+            let restore = || subject.command("restore FILE --only trails --force");
             let finding = Finding::failed(error.to_string());
-            return vec![finding.mended_by(fix.unwrap_or(restore))];
+            return vec![finding.mended_by(fix.unwrap_or_else(restore))];
         }
     };
     let verified = match Chain::verify_both(chains.each_ref(), &key) {
         Ok(verified) => verified,
         Err(error) => {
-            let files = chains.iter().map(|chain| Owned::file(chain.path()));
-            let fix = files.map(|file| file.mending()).find_map(|fix| fix);
-            let finding = Finding::failed(error.to_string());
-            return vec![finding.mended_by(fix.unwrap_or(restore))];
+            let why = error.to_string();
+            let is_named = |chain: &&Chain| why.contains(&*chain.path().to_string_lossy());
+            let named = chains.iter().find(is_named).map(Chain::path);
+            let mending = |path: &Path| {
+                let fix = Owned::file(path).mending();
+                fix.unwrap_or_else(|| replaced(subject, path, "trails"))
+            };
+            let finding = Finding::failed(why.clone());
+            return vec![match named.map(mending) {
+                Some(fix) => finding.mended_by(fix),
+                None => finding,
+            }];
         }
     };
     let mut findings = Vec::new();
@@ -155,7 +176,7 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
                         "{shown} is broken at row {}: {}; what stands before it proves nothing, so compare with a backup",
                         broken.id, broken.reason
                     ))
-                    .mended_by(restore.clone()),
+                    .mended_by(replaced(subject, chain.path(), "trails")),
                 ),
             },
         }

@@ -107,7 +107,7 @@ fn an_action_that_aws_denies_is_named_with_the_command_that_allows_it() {
     assert_eq!(finding["status"], "failed");
     assert_eq!(
         finding["fix"],
-        "aws iam put-user-policy --user-name trainer --policy-name simpletuner-live --policy-document \
+        "aws iam put-user-policy --region us-west-2 --user-name trainer --policy-name simpletuner-live --policy-document \
          \"$(simpletuner-live doctor --policy aws)\""
     );
 }

@@ -99,6 +99,17 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     patient.sh(&format!("echo {VALUE} | {fix}"));
     assert_eq!(patient.check("values").status(), "ok");
 
+    // Several at once.
+    patient.sh(r"sed -i 's/\(Z0FBQUFB.\{52\}\)..../\1/' .simpletuner/secrets.json");
+    let set_each = |fix: &str| {
+        fix.replace(
+            "simpletuner-live set",
+            &format!("echo {VALUE} | simpletuner-live set"),
+        )
+    };
+    let after = patient.mends("values", "A, B cannot be decrypted", set_each);
+    assert_eq!(after.status(), "ok", "{}", after.0);
+
     // The key of another home, and none at all.
     patient.sh("mv .simpletuner/credential.key kept; echo other > .simpletuner/credential.key; chmod 600 .simpletuner/credential.key");
     let found = patient.check("values");
@@ -117,7 +128,7 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
         "A, B cannot be decrypted",
     );
     patient.sh(
-        "cmp kept .simpletuner/credential.key && grep -x other .simpletuner/credential.key.other",
+        "cmp kept .simpletuner/credential.key && grep -x other .simpletuner/credential.key.away",
     );
     patient.sh("rm .simpletuner/credential.key*");
     let found = patient.check("values");
@@ -145,6 +156,15 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
         "echo 'file_path: ~/s.yaml' > .simpletuner/live.yaml; echo 'PLAIN: hunter2' > s.yaml; chmod 600 s.yaml",
         "values",
         "PLAIN is in plain text",
+    );
+    patient.sh("echo 'B: [1]' >> s.yaml");
+    patient.mends("store", "1 entry of ", |fix| {
+        format!("EDITOR='sed -i /B/d'; {fix}")
+    });
+    patient.breaks(
+        "echo x >> s.yaml.previous",
+        "store",
+        "`undo` cannot set anything back",
     );
     patient.sh("echo '{' > s.yaml");
     let found = patient.check("store");

@@ -61,7 +61,7 @@ fn a_full_or_read_only_disk_is_found() {
     assert!(patient.sh(&fix).contains("big"));
     patient.sh("rm .simpletuner/big");
     assert_eq!(patient.check("disk").status(), "ok");
-    patient.sh("mount -t tmpfs -o nr_inodes=20,mode=700 none .simpletuner");
+    patient.sh("mount -t tmpfs -o nr_inodes=10,mode=700 none .simpletuner");
     patient
         .check("disk")
         .is("failed", "no room for another file");

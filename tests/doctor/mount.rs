@@ -149,6 +149,14 @@ fn a_socket_that_nobody_answers_is_found() {
     patient.sh("printf 'docker: true\\ndocker_socket: ~/docker.sock\\n' > .simpletuner/live.yaml; simpletuner-live mount");
     patient.check("sockets").is("ok", "docker.sock");
     patient.breaks("rm docker.sock", "sockets", "is gone");
+    // The settings name another one, in a folder that is not there.
+    patient.sh("echo 'docker: true' > .simpletuner/live.yaml; printf 'docker_socket: ~/none/docker.sock\\n' >> .simpletuner/live.yaml
+        simpletuner-live reload; true");
+    let found = patient.check("sockets");
+    eprintln!("{}", found.0);
+    patient.sh("simpletuner-live umount; echo 'docker: false' > .simpletuner/live.yaml; simpletuner-live mount");
+    patient.sh("printf 'docker: true\\ndocker_socket: ~/docker.sock\\n' > .simpletuner/live.yaml");
+    patient.breaks("true", "sockets", "the mount has not taken it over");
     patient.sh("simpletuner-live umount");
 }
 
@@ -185,6 +193,14 @@ fn what_else_is_at_the_mount_point_is_named_and_taken_away() {
     let after = patient.mends("mount", "is a tmpfs mount", str::to_owned);
     assert_eq!(after.status(), "ok", "{}", after.0);
     patient.sh("simpletuner-live umount");
+    // Another user's, in a folder of that user's.
+    patient.sh("chmod 755 . .simpletuner; chown nobody .simpletuner/live; mkdir -m 777 his; install -m 755 \"$(readlink -f bin/simpletuner-live)\" his
+        HOME=$PWD/his setpriv --reuid nobody --clear-groups his/simpletuner-live mount $PWD/.simpletuner/live; true");
+    let after = patient.mends("mount", "belongs to another user (nobody)", |fix| {
+        fix.replace("&&", "&& chown root: .simpletuner/live &&")
+    });
+    assert_eq!(after.status(), "ok", "{}", after.0);
+    patient.sh("simpletuner-live umount; rmdir .simpletuner/live; chmod 700 .simpletuner");
     // Where the views are to be.
     patient
         .sh("mkdir -m 700 .simpletuner/views; touch .simpletuner/views/x; simpletuner-live mount");

@@ -5,8 +5,11 @@ use super::*;
 use support::home::is_root;
 
 /// What `sudo` does here, where it may not be installed: it asks for no password.
-const SUDO: &str = "#include <unistd.h>
-int main(int count, char **words) { return setgid(0) || setuid(0) || execvp(words[1], words + 1); }";
+const SUDO: &str = "#include <stdlib.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    return setgid(0) || setuid(0) || setenv(\"HOME\", \"/root\", 1) || execvp(words[1], words + 1);
+}";
 
 /// The command that the check `$1` prints in the file `first`, or none.
 const FIX: &str = r#"fix() { python3 -c 'import json, sys
@@ -252,8 +255,8 @@ fn a_file_that_may_not_be_read_is_mended_by_each_check_that_needs_it() {
         return;
     }
     let made = "echo hunter2 | $as simpletuner-live set A; echo '{}' > home/.simpletuner/views.json
-        echo 'ttl: 3' > home/.simpletuner/live.yaml; $as mkdir home/.simpletuner/cloud
-        $as sqlite3 home/.simpletuner/cloud/jobs.db 'create table a (b)'; chown -R nobody: home";
+        echo 'ttl: 3' > home/.simpletuner/live.yaml; $as mkdir .simpletuner/cloud
+        $as sqlite3 .simpletuner/cloud/jobs.db 'create table a (b)'; chown -R nobody: home";
     for (file, id, words) in [
         (
             "views.json",
@@ -353,10 +356,37 @@ fn a_home_that_is_anothers_or_not_there_is_named_with_the_way_to_ones_own() {
         assert!(mended.fix.starts_with("export HOME="), "{}", mended.fix);
         assert_eq!(mended.after.status(), "ok", "{}", mended.after.0);
     }
-    let variable = as_user("nobody", "export VAULT_ADDR=nonsense://", "settings");
-    variable.was("failed", "VAULT_ADDR");
-    assert_eq!(variable.fix, "unset VAULT_ADDR");
-    assert_eq!(variable.after.status(), "ok");
+    for (script, id, words, fix) in [
+        (
+            "export SIMPLETUNER_STATE_DIR=$PWD/home/.simpletuner/live/x",
+            "settings",
+            "leads into the mount",
+            "unset SIMPLETUNER_STATE_DIR",
+        ),
+        (
+            "export VAULT_ADDR=http://h VAULT_ROLE_ID=x",
+            "settings",
+            "set both, or neither",
+            "unset VAULT_ROLE_ID",
+        ),
+        (
+            "export VAULT_ADDR=nonsense://",
+            "vault",
+            "must begin with https://",
+            "unset VAULT_ADDR",
+        ),
+        (
+            "export VAULT_ADDR=https://h VAULT_TOKEN=t VAULT_SKIP_VERIFY=1",
+            "vault",
+            "VAULT_SKIP_VERIFY is set",
+            "unset VAULT_SKIP_VERIFY",
+        ),
+    ] {
+        let mended = as_user("nobody", script, id);
+        mended.before.finding(words);
+        assert_eq!(mended.fix, fix);
+        assert!(!mended.after.says(words), "{}", mended.after.0);
+    }
     // Nothing can be made in such a home, and the command makes the one folder that is needed.
     let none = "as=\"env -C $PWD HOME=$PWD/none/home setpriv --reuid nobody --regid nogroup --clear-groups\"; again=$as";
     let mended = as_user("nobody", none, "store");
@@ -373,4 +403,38 @@ fn a_limit_that_this_shell_may_raise_is_raised() {
     mended.was("failed", "the limit of open files is 20");
     assert_eq!(mended.fix, "ulimit -Sn \"$(ulimit -Hn)\"");
     assert_eq!(mended.after.status(), "ok");
+}
+
+#[test]
+fn a_service_is_written_anew_as_it_was_and_runs_without_a_login() {
+    if !is_root() {
+        return;
+    }
+    // Here is no service manager, so `systemctl` only links, and a stub does what logind notes.
+    let offline = "export SYSTEMD_OFFLINE=1 XDG_RUNTIME_DIR=$PWD; mkdir -p /etc/systemd/system
+        rm -f /etc/systemd/*/simpletuner-live.service";
+    let linger = format!(
+        "{offline}; $as simpletuner-live install-service; $as systemctl --user enable simpletuner-live.service
+         mount -t tmpfs -o mode=777 none /var/lib/systemd
+         printf '#!/bin/sh\\n[ \"$*\" = \"enable-linger nobody\" ] && mkdir /var/lib/systemd/linger && touch /var/lib/systemd/linger/nobody' > suid/loginctl
+         chmod 755 suid/loginctl"
+    );
+    let mended = as_user("nobody", &linger, "service");
+    mended.was("warning", "runs only while nobody is logged in");
+    assert_eq!(mended.after.status(), "ok", "{}", mended.after.0);
+    let gone = format!(
+        "{offline}; simpletuner-live install-service --system --user daemon --allow-root '/run/a b'
+         systemctl enable simpletuner-live.service
+         sed 's:=[^ ]*simpletuner-live :=/gone/simpletuner-live :' -i /etc/systemd/system/simpletuner-live.service"
+    );
+    for who in ["root", "nobody"] {
+        let mended = as_user(who, &gone, "service");
+        mended.was(
+            "failed",
+            "starts /gone/simpletuner-live, which is not there",
+        );
+        let words = "install-service --system --user daemon --allow-root '/run/a b' --force && ";
+        assert!(mended.fix.contains(words), "{}", mended.fix);
+        assert_eq!(mended.after.status(), "ok", "{}", mended.after.0);
+    }
 }

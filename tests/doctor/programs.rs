@@ -203,12 +203,28 @@ fn a_version_that_was_deleted_is_undeleted() {
 }
 
 #[test]
+fn a_source_that_failed_is_asked_again_once_it_is_mended() {
+    let openbao = OpenBao::start();
+    openbao.put("simpletuner", &json!({"A": VALUE}));
+    let patient = with_bao(&openbao, &openbao.token());
+    patient.sh("simpletuner-live mount; cat .simpletuner/live/secrets/A > said");
+    openbao.seal();
+    patient
+        .sh("echo > .simpletuner/live/cache/clear; cat .simpletuner/live/secrets/A > said; true");
+    assert!(patient.check("providers").says("vault fails"));
+    openbao.unseal();
+    let after = patient.mends("providers", "vault fails", str::to_owned);
+    assert_eq!(after.status(), "ok", "{}", after.0);
+    patient.sh("simpletuner-live umount");
+}
+
+#[test]
 fn a_program_of_the_settings_is_corrected_there() {
     let patient = Patient::healthy();
     let settings = "command: [{name: mine, run: [/no/such/program]}]\n";
     patient.home.write(".simpletuner/live.yaml", settings);
     let after = patient.mends("command", "does not exist", |fix| {
-        format!("EDITOR='sed -i s:/no/such/program:\"echo,{{}}\":'; {fix}")
+        format!("EDITOR=\"sed -i s:/no/such/program:echo,'{{}}':\"; {fix}")
     });
     assert_eq!(after.status(), "ok", "{}", after.0);
 }
