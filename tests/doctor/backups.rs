@@ -35,7 +35,7 @@ fn a_key_that_is_lost_or_another_comes_back() {
         let words = if script.starts_with("rm") {
             "there is no "
         } else {
-            "credential.key"
+            "is not usable"
         };
         assert_eq!(patient.check("key").status(), "failed");
         let after = patient.mends("key", words, completed);
@@ -63,7 +63,7 @@ fn trails_that_were_changed_or_have_lost_their_key_come_back() {
         (change, "is broken at row 1"),
         ("rm .simpletuner/audit.key", "audit.key is not usable"),
         (": > .simpletuner/audit.key", "audit.key is not usable"),
-        ("echo x > .simpletuner/audit.db", "audit.db"),
+        ("echo x > .simpletuner/audit.db", "the database "),
     ] {
         let patient = with_backup();
         patient.sh(script);

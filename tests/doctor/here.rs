@@ -99,8 +99,9 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     patient.sh(&format!("echo {VALUE} | {fix}"));
     assert_eq!(patient.check("values").status(), "ok");
 
-    // Several at once.
-    patient.sh(r"sed -i 's/\(Z0FBQUFB.\{52\}\)..../\1/' .simpletuner/secrets.json");
+    // Several at once, beside one that shows that the key is right.
+    patient.sh(&format!("echo {VALUE} | simpletuner-live set C"));
+    patient.sh(r#"sed -i '/"C"/!s/\(Z0FBQUFB.\{52\}\)..../\1/' .simpletuner/secrets.json"#);
     let set_each = |fix: &str| {
         fix.replace(
             "simpletuner-live set",
@@ -109,6 +110,8 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     };
     let after = patient.mends("values", "A, B cannot be decrypted", set_each);
     assert_eq!(after.status(), "ok", "{}", after.0);
+
+    patient.sh("simpletuner-live rm C");
 
     // The key of another home, and none at all.
     patient.sh("mv .simpletuner/credential.key kept; echo other > .simpletuner/credential.key; chmod 600 .simpletuner/credential.key");

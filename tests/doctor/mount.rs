@@ -194,8 +194,8 @@ fn what_else_is_at_the_mount_point_is_named_and_taken_away() {
     assert_eq!(after.status(), "ok", "{}", after.0);
     patient.sh("simpletuner-live umount");
     // Another user's, in a folder of that user's.
-    patient.sh("chmod 755 . .simpletuner; chown nobody .simpletuner/live; mkdir -m 777 his; install -m 755 \"$(readlink -f bin/simpletuner-live)\" his
-        HOME=$PWD/his setpriv --reuid nobody --clear-groups his/simpletuner-live mount $PWD/.simpletuner/live; true");
+    patient.sh("chmod 755 . .simpletuner; chown nobody .simpletuner/live; mkdir his; chown nobody his; install -m 755 \"$(readlink -f bin/simpletuner-live)\" his
+        HOME=$PWD/his setpriv --reuid nobody --clear-groups his/simpletuner-live mount $PWD/.simpletuner/live");
     let after = patient.mends("mount", "belongs to another user (nobody)", |fix| {
         fix.replace("&&", "&& chown root: .simpletuner/live &&")
     });

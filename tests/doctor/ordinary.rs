@@ -276,8 +276,8 @@ fn a_file_that_may_not_be_read_is_mended_by_each_check_that_needs_it() {
             "`undo` cannot set anything back",
         ),
         ("audit.key", "audit", "it cannot be read: Permission denied"),
-        ("audit.db", "audit", "audit.db"),
-        ("cloud/jobs.db", "simpletuner", "jobs.db"),
+        ("audit.db", "audit", "the database "),
+        ("cloud/jobs.db", "simpletuner", "the database "),
     ] {
         let of_user = as_user(
             "nobody",
@@ -423,7 +423,7 @@ fn a_service_is_written_anew_as_it_was_and_runs_without_a_login() {
     mended.was("warning", "runs only while nobody is logged in");
     assert_eq!(mended.after.status(), "ok", "{}", mended.after.0);
     let gone = format!(
-        "{offline}; simpletuner-live install-service --system --user daemon --allow-root '/run/a b'
+        "{offline}; simpletuner-live install-service --system --user daemon --allow-root '/run/a b/live'
          systemctl enable simpletuner-live.service
          sed 's:=[^ ]*simpletuner-live :=/gone/simpletuner-live :' -i /etc/systemd/system/simpletuner-live.service"
     );
@@ -433,7 +433,8 @@ fn a_service_is_written_anew_as_it_was_and_runs_without_a_login() {
             "failed",
             "starts /gone/simpletuner-live, which is not there",
         );
-        let words = "install-service --system --user daemon --allow-root '/run/a b' --force && ";
+        let words =
+            "install-service --system --user daemon --allow-root '/run/a b/live' --force && ";
         assert!(mended.fix.contains(words), "{}", mended.fix);
         assert_eq!(mended.after.status(), "ok", "{}", mended.after.0);
     }
