@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::access::set_aside;
 use super::{Finding, Subject};
 use crate::mount::{self, MountPointState, UNIT};
 use crate::process;
@@ -220,15 +222,25 @@ pub(super) fn sockets(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         return vec![Finding::skipped("there is no mount that answers")];
     };
     let socket = &status["docker"];
+    let reload = subject.mount_command("reload");
     if let Some(problem) = socket["problem"].as_str() {
+        // A file may be where the socket or its folder is to be.
+        let in_the_way = settings.docker_socket.as_ref().and_then(|path| {
+            let there = |path: &&Path| path.exists() && !path.is_dir();
+            path.ancestors().find(there)
+        });
+        let fix = match in_the_way {
+            Some(path) => format!("{} && {reload}", set_aside(path)),
+            None => reload,
+        };
         return vec![
             Finding::failed(format!("container engines are not answered: {problem}"))
-                .mended_by(subject.mount_command("reload")),
+                .mended_by(fix),
         ];
     }
     let Some(path) = socket["socket"].as_str() else {
         let why = "docker is set, and the mount has not taken it over";
-        return vec![Finding::failed(why).mended_by(subject.mount_command("reload"))];
+        return vec![Finding::failed(why).mended_by(reload)];
     };
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
@@ -238,8 +250,7 @@ pub(super) fn sockets(subject: &Subject, settings: &Settings) -> Vec<Finding> {
             "nobody answers at {path}: {}",
             crate::error::in_words(&error)
         ))
-        .mended_by(subject.mount_command("reload")),
-        (false, _) => Finding::failed(format!("the socket {path} is gone"))
-            .mended_by(subject.mount_command("reload")),
+        .mended_by(reload),
+        (false, _) => Finding::failed(format!("the socket {path} is gone")).mended_by(reload),
     }]
 }

@@ -149,11 +149,17 @@ fn a_socket_that_nobody_answers_is_found() {
     patient.sh("printf 'docker: true\\ndocker_socket: ~/docker.sock\\n' > .simpletuner/live.yaml; simpletuner-live mount");
     patient.check("sockets").is("ok", "docker.sock");
     patient.breaks("rm docker.sock", "sockets", "is gone");
-    // The settings name another one, in a folder that is not there.
-    patient.sh("echo 'docker: true' > .simpletuner/live.yaml; printf 'docker_socket: ~/none/docker.sock\\n' >> .simpletuner/live.yaml
-        simpletuner-live reload; true");
-    let found = patient.check("sockets");
-    eprintln!("{}", found.0);
+    // A file is where the socket is to be, and where its folder is to be.
+    for place in ["a file", "a file/docker.sock"] {
+        patient.sh(&format!("touch 'a file'; printf 'docker: true\\ndocker_socket: ~/{place}\\n' > .simpletuner/live.yaml
+            simpletuner-live reload"));
+        let after = patient.mends(
+            "sockets",
+            "container engines are not answered",
+            str::to_owned,
+        );
+        assert_eq!(after.status(), "ok", "{}", after.0);
+    }
     patient.sh("simpletuner-live umount; echo 'docker: false' > .simpletuner/live.yaml; simpletuner-live mount");
     patient.sh("printf 'docker: true\\ndocker_socket: ~/docker.sock\\n' > .simpletuner/live.yaml");
     patient.breaks("true", "sockets", "the mount has not taken it over");
