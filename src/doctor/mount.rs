@@ -226,8 +226,10 @@ pub(super) fn sockets(subject: &Subject, settings: &Settings) -> Vec<Finding> {
     if let Some(problem) = socket["problem"].as_str() {
         // A file may be where the socket or its folder is to be.
         let in_the_way = settings.docker_socket.as_ref().and_then(|path| {
-            let there = |path: &&Path| path.exists() && !path.is_dir();
-            path.ancestors().find(there)
+            let there = path.ancestors().find(|path: &&Path| path.exists())?;
+            let kind = std::fs::metadata(there).ok()?.file_type();
+            // Another mount may listen there.
+            (!kind.is_dir() && !kind.is_socket()).then_some(there)
         });
         let fix = match in_the_way {
             Some(path) => format!("{} && {reload}", set_aside(path)),

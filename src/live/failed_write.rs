@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::layout::FileKind;
 use super::{OpError, Tree, WorkQueue};
 use crate::error::{Error, in_words};
 use crate::provider::rfc3339;
@@ -20,16 +19,6 @@ pub(super) struct FailedWrite {
     reason: String,
     #[serde(skip)]
     queue: WorkQueue,
-}
-
-impl FileKind {
-    /// Where a write of it goes.
-    fn written_by(&self) -> WorkQueue {
-        match self {
-            FileKind::Config(_) => WorkQueue::Database,
-            _ => WorkQueue::Store,
-        }
-    }
 }
 
 impl Tree {
@@ -70,13 +59,10 @@ impl Tree {
         });
     }
 
-    /// A write of this file has succeeded.
-    pub(super) fn forget_failed_write(&self, kind: &FileKind) {
+    /// A write that this queue does has succeeded.
+    pub(super) fn forget_failed_write(&self, queue: WorkQueue) {
         let mut failed = self.failed_write.lock();
-        if failed
-            .as_ref()
-            .is_some_and(|failed| failed.queue == kind.written_by())
-        {
+        if failed.as_ref().is_some_and(|failed| failed.queue == queue) {
             *failed = None;
         }
     }
