@@ -64,6 +64,7 @@ fn as_user(who: &str, script: &str, id: &str) -> Mended {
     ran(command.args(["-m", "bash", "-c", &script])).done();
     let of = |file: &str| {
         let text = std::fs::read_to_string(home.path(file)).unwrap();
+        assert!(!text.contains(VALUE), "{text}");
         let checks: Vec<Value> = serde_json::from_str(&text).unwrap();
         Report { code: 0, checks }.check(id)
     };
