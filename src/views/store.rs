@@ -11,7 +11,7 @@ use super::definition::ViewDefinition;
 use super::document::{MAX_FILE, check_number, parse_all, to_text};
 use super::owner::FileOwner;
 use super::view::{Definitions, DefinitionsChange};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::notifier::FileNotifier;
 use crate::files::{ReadError, Stamp, place, read_file};
 use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
@@ -325,7 +325,7 @@ fn read(path: &Path) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>)
         Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
         Err(ReadError::NotAFile(what)) => Err(what.into()),
         Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
-        Err(ReadError::Io(error)) => Err(error.to_string()),
+        Err(ReadError::Io(error)) => Err(format!("it cannot be read: {}", in_words(&error))),
     }
 }
 
