@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::hmac;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, place, read_file};
 use crate::secret::SecretValue;
 use crate::text::shell_path;
@@ -74,7 +74,9 @@ impl SigningKeySource {
             Err(ReadError::Missing) => return Ok(None),
             Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
             Err(ReadError::TooLarge) => return Err(self.unusable("it is too large for a key")),
-            Err(ReadError::Io(error)) => return Err(self.unusable(error.to_string())),
+            Err(ReadError::Io(error)) => {
+                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
+            }
         };
         if content.bytes.is_empty() {
             return Err(self.unusable(

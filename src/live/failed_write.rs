@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::{OpError, Tree, WorkQueue};
-use crate::error::Error;
+use crate::error::{Error, in_words};
 use crate::provider::rfc3339;
 use crate::versions::DirEntry;
 
@@ -43,7 +43,7 @@ impl Tree {
             ) => return,
             OpError::Errno(libc::EPERM | libc::ENOENT | libc::EEXIST | libc::EINVAL) => return,
             OpError::Error(error) => error.to_string(),
-            OpError::Errno(errno) => std::io::Error::from_raw_os_error(*errno).to_string(),
+            OpError::Errno(errno) => in_words(&std::io::Error::from_raw_os_error(*errno)),
         };
         self.counters.failed_writes.increment();
         let Some(kind) = self.layout.kind_at(dir_entry) else {

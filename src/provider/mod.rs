@@ -34,7 +34,7 @@ pub use backend_variables::{backend_variables, differing_variables};
 pub(crate) use backends::in_order;
 pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
 pub use command::variables as variables_of_programs;
-pub use diagnosis::{Asking, Finding, Policy, Verdict};
+pub use diagnosis::{Asking, Finding, Policy, Verdict, set_clock};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub(crate) use file::values_under_key;

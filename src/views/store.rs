@@ -11,7 +11,7 @@ use super::definition::ViewDefinition;
 use super::document::{MAX_FILE, check_number, parse_all, to_text};
 use super::owner::FileOwner;
 use super::view::{Definitions, DefinitionsChange};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::notifier::FileNotifier;
 use crate::files::{ReadError, Stamp, place, read_file};
 use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
@@ -199,14 +199,19 @@ impl ViewStore {
             Ok((views, stamp)) => self.apply(views, stamp),
             Err(problem) => {
                 let mut in_force = self.in_force.lock();
-                in_force.stamp = found;
-                if in_force.problem.as_ref() != Some(&problem) {
+                // Somebody may be about to write it: `echo >` empties it first. It is looked at again in a moment.
+                in_force.stamp = found.filter(|stamp| !stamp.may_repeat());
+                if found.is_some() && in_force.stamp.is_none() {
+                    return;
+                }
+                let path = self.path.display();
+                let shown = format!("{path}: {problem}");
+                if in_force.problem.as_ref() != Some(&shown) {
                     tracing::error!(
-                        "{} is not in force, and the views stay as they were: {problem}",
-                        self.path.display()
+                        "{path} is not in force, and the views stay as they were: {problem}"
                     );
                 }
-                in_force.problem = Some(problem);
+                in_force.problem = Some(shown);
             }
         }
     }
@@ -320,7 +325,7 @@ fn read(path: &Path) -> Result<(BTreeMap<String, ViewDefinition>, Option<Stamp>)
         Err(ReadError::Missing) => Ok((BTreeMap::new(), None)),
         Err(ReadError::NotAFile(what)) => Err(what.into()),
         Err(ReadError::TooLarge) => Err(format!("it is larger than {MAX_FILE} bytes")),
-        Err(ReadError::Io(error)) => Err(error.to_string()),
+        Err(ReadError::Io(error)) => Err(format!("it cannot be read: {}", in_words(&error))),
     }
 }
 
