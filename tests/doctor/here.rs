@@ -159,7 +159,7 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
         format!("EDITOR='sed -i /^B/d'; {fix}")
     });
     patient.breaks(
-        "echo x >> s.yaml.previous",
+        "(umask 077; echo x >> s.yaml.previous)",
         "store",
         "`undo` cannot set anything back",
     );
