@@ -18,6 +18,11 @@ pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
 /// A larger file cannot be a key.
 const MAX_KEY: usize = 64 * 1024;
 
+/// The signing key of a key file's content.
+pub(crate) fn signing_key(content: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, content)
+}
+
 /// The source of the signing key.
 #[derive(Clone)]
 pub struct SigningKeySource {
@@ -61,9 +66,8 @@ impl SigningKeySource {
     }
 
     fn find(&self) -> Result<Option<hmac::Key>> {
-        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
         if let Some(variable) = &self.variable {
-            return Ok(Some(key(variable.as_bytes())));
+            return Ok(Some(signing_key(variable.as_bytes())));
         }
         let content = match read_file(&self.file, MAX_KEY) {
             Ok(content) => content,
@@ -88,7 +92,7 @@ impl SigningKeySource {
                 shell_path(&self.file)
             );
         }
-        Ok(Some(key(&content.bytes)))
+        Ok(Some(signing_key(&content.bytes)))
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {

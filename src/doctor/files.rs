@@ -11,7 +11,7 @@ use super::access::Owned;
 use super::{Finding, Subject};
 use crate::audit::AuditOptions;
 use crate::error::in_words;
-use crate::files::{beside, read_file};
+use crate::files::{beside, read_file, remains_of};
 use crate::manager::file_options;
 use crate::provider::file::{FileProvider, path_of_previous};
 use crate::provider::{SecretStore, parse_rfc3339};
@@ -19,6 +19,8 @@ use crate::settings::paths::DEFAULT_NAMES;
 use crate::settings::{Origin, Settings, SettingsDigest};
 use crate::text::{as_root, counted, printable, shell_path};
 
+/// No writer takes so long.
+const WRITE_TIME: Duration = Duration::from_secs(600);
 /// The end of the log that is looked at.
 const LOG_END: u64 = 256 * 1024;
 /// How old an error may be.
@@ -151,6 +153,9 @@ pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
         }
         seen.push(owned.path);
     }
+    if let Some(finding) = of_remains(&seen) {
+        findings.push(finding);
+    }
     if findings.is_empty() && checked == 0 {
         let folder = settings.base_dir.display();
         findings.push(Finding::ok(format!("there is nothing in {folder} yet")));
@@ -161,6 +166,27 @@ pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// The hidden files that commands left which were killed.
+fn of_remains(files: &[PathBuf]) -> Option<Finding> {
+    let is_old = |path: &PathBuf| {
+        let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+        let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        age.is_ok_and(|age| age > WRITE_TIME)
+    };
+    let mut left: Vec<PathBuf> = files.iter().flat_map(|file| remains_of(file, "")).collect();
+    left.retain(is_old);
+    left.sort();
+    left.dedup();
+    let words: Vec<_> = left.iter().map(|path| shell_path(path)).collect();
+    (!left.is_empty()).then(|| {
+        Finding::warning(format!(
+            "commands that were killed left {} behind, which nothing needs",
+            counted(left.len() as u64, "hidden file")
+        ))
+        .mended_by(format!("rm {}", words.join(" ")))
+    })
 }
 
 pub(super) fn disk(_: &Subject, settings: &Settings) -> Vec<Finding> {

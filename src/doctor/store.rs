@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::access::{Owned, set_aside};
 use super::files::{of_disk, store_path};
 use super::{Finding, Subject};
+use crate::backup::KEPT;
 use crate::credential::{KEY_VARIABLE, KeySource, Undecryptable};
 use crate::files::beside;
 use crate::manager::file_options;
@@ -112,7 +113,7 @@ pub(super) fn key(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
     vec![match key.cipher_if_present() {
         Ok(Some(cipher)) if cipher.has_key_beside() => Finding::warning(format!(
-            "a rotation of {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
+            "a `key rotate` or a `restore` that replaces {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
         ))
         .mended_by(subject.command("key rotate --yes")),
         Ok(Some(_)) => Finding::ok(format!(
@@ -265,7 +266,11 @@ fn key_beside(settings: &Settings, document: &Document, name: &str) -> Option<Pa
     let mut kept: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     kept.retain(is_kept);
     // The newest first, by the times in their names.
-    kept.sort();
+    kept.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let time = name.split_once(".old-").or_else(|| name.split_once(KEPT));
+        time.map(|(_, time)| time.to_owned())
+    });
     kept.into_iter().rev().take(MAX_KEYS).find(decrypts)
 }
 

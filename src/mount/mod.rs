@@ -26,6 +26,7 @@ mod device;
 mod environment;
 mod fusermount;
 mod handover;
+mod idle_pages;
 mod in_force;
 mod in_process;
 mod keeper;

@@ -42,8 +42,8 @@ pub use file::{Did, KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 pub use file::{PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
-pub(crate) use timestamp::rfc3339_in_microseconds;
 pub use timestamp::{parse_rfc3339, rfc3339};
+pub(crate) use timestamp::{rfc3339_in_microseconds, time_in_name};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.

@@ -199,14 +199,19 @@ impl ViewStore {
             Ok((views, stamp)) => self.apply(views, stamp),
             Err(problem) => {
                 let mut in_force = self.in_force.lock();
-                in_force.stamp = found;
-                if in_force.problem.as_ref() != Some(&problem) {
+                // Somebody may be about to write it: `echo >` empties it first. It is looked at again in a moment.
+                in_force.stamp = found.filter(|stamp| !stamp.may_repeat());
+                if found.is_some() && in_force.stamp.is_none() {
+                    return;
+                }
+                let path = self.path.display();
+                let shown = format!("{path}: {problem}");
+                if in_force.problem.as_ref() != Some(&shown) {
                     tracing::error!(
-                        "{} is not in force, and the views stay as they were: {problem}",
-                        self.path.display()
+                        "{path} is not in force, and the views stay as they were: {problem}"
                     );
                 }
-                in_force.problem = Some(problem);
+                in_force.problem = Some(shown);
             }
         }
     }

@@ -148,6 +148,13 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     patient.sh("cp .simpletuner/credential.key .simpletuner/credential.key.old-1; chmod 644 .simpletuner/credential.key.old-1");
     patient.check("files").is("failed", "credential.key.old-1");
     patient.sh("rm .simpletuner/credential.key.old-1");
+    patient.breaks(
+        "cd .simpletuner; touch -d '1 hour ago' .credential.key.before-restore-20260102T030405Z.0123456789abcdef .live.yaml.swp; \
+         touch .views.json.tmp",
+        "files",
+        "left 1 hidden file behind",
+    );
+    patient.sh("rm .simpletuner/.live.yaml.swp .simpletuner/.views.json.tmp");
 
     patient.breaks(
         "echo 'file_path: ~/s.yaml' > .simpletuner/live.yaml; echo 'PLAIN: hunter2' > s.yaml; chmod 600 s.yaml",
