@@ -87,7 +87,7 @@ fn a_rotation_that_was_interrupted_is_ended() {
     patient.breaks(
         "(umask 077; echo next > .simpletuner/credential.key.new)",
         "key",
-        "a rotation of ",
+        "was interrupted",
     );
     assert_eq!(patient.check("key").status(), "ok");
     assert_eq!(patient.check("values").status(), "ok");

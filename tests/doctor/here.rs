@@ -163,10 +163,10 @@ fn values_that_cannot_be_decrypted_are_named_and_none_is_shown() {
     );
     patient.sh("echo 'B: [1]' >> s.yaml");
     patient.mends("store", "1 entry of ", |fix| {
-        format!("EDITOR='sed -i /B/d'; {fix}")
+        format!("EDITOR='sed -i /^B/d'; {fix}")
     });
     patient.breaks(
-        "echo x >> s.yaml.previous",
+        "(umask 077; echo x >> s.yaml.previous)",
         "store",
         "`undo` cannot set anything back",
     );
