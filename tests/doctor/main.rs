@@ -17,6 +17,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::home::{BINARY, CommandOutput, Home, ran};
+use support::wait_until;
 
 /// What no output may show.
 const VALUE: &str = "hunter2";
@@ -84,8 +85,12 @@ impl Patient {
         let fix = filled(fix.unwrap_or_else(|| panic!("{finding}")));
         // Any shell, not only bash.
         ran(self.command("sh").args(["-c", &fix])).done();
-        let after = self.check(id);
-        assert!(!after.says(expected), "{fix}: {}", after.0);
+        // A mount asks a source again in the background.
+        let mut after = found;
+        wait_until(&format!("{expected:?} is mended by {fix}"), || {
+            after = self.check(id);
+            !after.says(expected)
+        });
         after
     }
 }
