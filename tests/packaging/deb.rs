@@ -14,7 +14,7 @@ fn path() -> String {
 }
 
 /// Builds the package; `None`: there is no cargo-deb.
-fn package(home: &Home, revision: &str) -> Option<String> {
+pub fn package(home: &Home, revision: &str) -> Option<String> {
     let has_tool = |command: &mut Command| {
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
@@ -156,6 +156,16 @@ fn a_package_is_upgraded_under_readers_and_its_removal_takes_nobodys_secrets() {
     // The package does not decide who may use allow_other.
     assert!(!files.contains("./etc/"), "{files}");
     home.sh(&format!("dpkg-deb -f {one} Depends | grep -q fuse3"));
+    let copyright = home.sh(&format!(
+        "dpkg-deb --fsys-tarfile {one} | tar -xO ./usr/share/doc/simpletuner-live/copyright"
+    ));
+    for part in [
+        "the maintainers of simpletuner-live",
+        "Brian Smith",
+        "The Rust Project Developers",
+    ] {
+        assert!(copyright.contains(part), "{part}");
+    }
     home.sh(&format!(
         "dpkg-deb -x {one} x; systemd-analyze verify --man=no x/usr/lib/systemd/user/simpletuner-live.service 2>&1 | grep -v -e 'not executable' -e 'Unit configuration has fatal error' | grep simpletuner-live.service: && exit 1
          grep -qx 'ExecReload=/usr/bin/simpletuner-live upgrade' x/usr/lib/systemd/system/simpletuner-live@.service
