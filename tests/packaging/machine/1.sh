@@ -4,7 +4,7 @@
 rm -f /var/lib/man-db/auto-update
 
 say install
-apt-get install -y /run/test/one.deb
+apt-get install -qq -y /run/test/one.deb
 not grep -q 'fuse.* simpletuner-live' /proc/self/mountinfo
 not [ -e /etc/systemd/system/multi-user.target.wants ]
 for user in job trainer worker own; do useradd --create-home --user-group "$user"; done
@@ -90,7 +90,7 @@ all_changed server_pid
 say upgrade
 note server_pid
 for user in $users; do [ "$(program_of "$user")" = "$(stat -c %i /usr/bin/simpletuner-live)" ]; done
-apt-get install -y /run/test/two.deb
+apt-get install -qq -y /run/test/two.deb
 for user in $users; do
     [ "$(status "$user" server_pid)" != "${before[$user]}" ]
     [ "$(program_of "$user")" = "$(stat -c %i /usr/bin/simpletuner-live)" ]

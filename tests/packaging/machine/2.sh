@@ -28,7 +28,7 @@ done
 
 start_readers
 say remove
-apt-get remove -y simpletuner-live
+apt-get remove -qq -y simpletuner-live
 not [ -e /usr/bin/simpletuner-live ]
 declare -A before
 for process in server_pid keeper_pid; do
@@ -52,8 +52,8 @@ for user in $users; do
 done
 
 say purge
-apt-get purge -y simpletuner-live
+apt-get purge -qq -y simpletuner-live
 not systemctl is-enabled simpletuner-live@job
-find / -xdev -newer /etc/machine-id -path '*simpletuner-live*' -not -path '/root/*' -printf 'left: %p\n'
+find /usr /etc /var /home /srv -newer /etc/machine-id -path '*simpletuner-live*' -printf 'left: %p\n'
 for user in $users; do ls "${home[$user]}/.simpletuner/secrets.json" "${home[$user]}/.simpletuner/credential.key" > /dev/null; done
 say done
