@@ -45,8 +45,8 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The credential key itself is unusable; it is never overwritten.
-    #[error("the credential key {} is not usable: {reason}", path.display())]
+    /// A key itself is unusable, the credential key or that of the audit trails; it is never overwritten.
+    #[error("the key {} is not usable: {reason}", path.display())]
     KeyUnusable {
         /// The key file.
         path: PathBuf,

@@ -290,8 +290,8 @@ fn a_wrong_or_unusable_key_is_ekeyrejected_and_never_overwritten() {
                 EKEYREJECTED
             );
             assert_eq!(store(&live), stored);
-            logged(&live, &["K: the credential key", "credential.key"]);
-            logged(&live, &["NEW: the credential key"]);
+            logged(&live, &["K: the key", "credential.key"]);
+            logged(&live, &["NEW: the key"]);
         } else {
             logged(&live, &["K cannot be decrypted"]);
         }

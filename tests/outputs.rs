@@ -79,7 +79,7 @@ const OF_A_MOUNT: [&str; 10] = [
 ];
 
 #[test]
-fn output_to_a_full_disk_is_an_error_and_to_a_closed_pipe_is_quiet() {
+fn output_to_a_full_disk_or_a_closed_descriptor_is_an_error_and_to_a_closed_pipe_is_quiet() {
     let home = home_with(&[("A", "1"), ("B", "2")]);
     let check = |args: &str| {
         let words: Vec<&str> = args.split(' ').collect();
@@ -93,6 +93,16 @@ fn output_to_a_full_disk_is_an_error_and_to_a_closed_pipe_is_quiet() {
             "{args}: {said}"
         );
         assert!(said.contains("No space left"), "{args}: {said}");
+
+        let mut command = home.command("bash");
+        command.args(["-c", "exec \"$@\" >&-", "bash", BINARY]);
+        let output = command.args(&words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args}: {said}");
+        assert!(
+            said.contains("cannot write standard output"),
+            "{args}: {said}"
+        );
 
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

@@ -23,6 +23,8 @@ const PODMAN: [&str; 2] = [
 const MAX_FILE: usize = 4 << 20;
 /// How long the disk may take.
 const TIMEOUT: Duration = Duration::from_millis(100);
+/// How many digits of an id engines show.
+const SHOWN_DIGITS: usize = 12;
 /// How many containers are remembered.
 const MAX_NAMES: NonZero<usize> = NonZero::new(1000).unwrap();
 
@@ -68,6 +70,13 @@ pub(super) fn look_up<'a>(ids: impl Iterator<Item = &'a String>) {
 /// engine's files, or the disk did not answer in time.
 pub(super) fn container_name(id: &str) -> Option<String> {
     NAMES.lock().as_mut()?.get(id)?.clone()
+}
+
+/// What a message calls a container: its name, or the digits of its id that engines show.
+pub(crate) fn name_or_id(id: &str) -> String {
+    look_up(std::iter::once(&id.to_owned()));
+    let digits = || id.chars().take(SHOWN_DIGITS).collect();
+    container_name(id).unwrap_or_else(digits)
 }
 
 fn within(timeout: Duration, id: &str) -> Option<String> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::hmac;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, place, read_file};
 use crate::secret::SecretValue;
 use crate::text::shell_path;
@@ -17,6 +17,11 @@ pub const KEY_VARIABLE: &str = "SIMPLETUNER_AUDIT_KEY";
 
 /// A larger file cannot be a key.
 const MAX_KEY: usize = 64 * 1024;
+
+/// The signing key of a key file's content.
+pub(crate) fn signing_key(content: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, content)
+}
 
 /// The source of the signing key.
 #[derive(Clone)]
@@ -61,16 +66,17 @@ impl SigningKeySource {
     }
 
     fn find(&self) -> Result<Option<hmac::Key>> {
-        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
         if let Some(variable) = &self.variable {
-            return Ok(Some(key(variable.as_bytes())));
+            return Ok(Some(signing_key(variable.as_bytes())));
         }
         let content = match read_file(&self.file, MAX_KEY) {
             Ok(content) => content,
             Err(ReadError::Missing) => return Ok(None),
             Err(ReadError::NotAFile(what)) => return Err(self.unusable(what)),
             Err(ReadError::TooLarge) => return Err(self.unusable("it is too large for a key")),
-            Err(ReadError::Io(error)) => return Err(self.unusable(error.to_string())),
+            Err(ReadError::Io(error)) => {
+                return Err(self.unusable(format!("it cannot be read: {}", in_words(&error))));
+            }
         };
         if content.bytes.is_empty() {
             return Err(self.unusable(
@@ -86,7 +92,7 @@ impl SigningKeySource {
                 shell_path(&self.file)
             );
         }
-        Ok(Some(key(&content.bytes)))
+        Ok(Some(signing_key(&content.bytes)))
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {

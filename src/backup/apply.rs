@@ -1,22 +1,29 @@
 //! Puts the files of an archive in their places. What they replace is kept beside, and nothing is replaced before all of it is on the
 //! disk. A run that is interrupted leaves each file as it was or as it will be, and the next one finishes it.
+//!
+//! Another key than the one here is put beside it first, as in a rotation, and takes its place last: so all values can be decrypted at
+//! each moment, the old ones as well as the restored ones.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use super::KEPT;
 use super::check::Checked;
 use super::collect::read;
 use super::manifest::Role;
 use super::plan::{Plan, State, Step};
-use super::time_in_name;
 use crate::adopt::restore_link;
+use crate::credential::NextKey;
 use crate::error::{Error, Result};
-use crate::files::{beside, place};
+use crate::files::{beside, place, remains_of, sync_folder};
+use crate::manager::file_options;
 use crate::provider::file::write::{Lock, Replacement, sync_folder_of};
 use crate::provider::file::{announce, path_of_previous};
+use crate::provider::time_in_name;
 use crate::settings::Settings;
+use crate::settings::paths::without_links;
 use crate::sqlite::Copy;
 
 /// What a restore did.
@@ -49,58 +56,130 @@ impl Plan {
             let reason = "something has changed here meanwhile, so nothing is restored; try again";
             return Err(Error::Settings(reason.to_owned()));
         }
-        let ending = format!(".before-restore-{}", time_in_name(SystemTime::now()));
+        let ending = format!("{KEPT}{}", time_in_name(SystemTime::now()));
         let mut kept = Vec::new();
         for step in changed.iter().filter(|step| step.state == State::Differs) {
+            // What killed restores left. This one has the lock of restores, so they are nobody's.
+            for left in remains_of(&step.path, KEPT) {
+                let _ = std::fs::remove_file(left);
+            }
             kept.extend(keep(step, &ending)?);
         }
+        let next = self.next_key(checked, settings);
         // All of them are on the disk before the first one is put in its place.
         let mut prepared = Vec::new();
         for step in changed.iter().filter(|step| !step.role.is_database()) {
-            if let Some(bytes) = checked.archive.member(step.role) {
+            if let Some(bytes) = checked.archive.member(step.role)
+                && (step.role != Role::Key || next.is_none())
+            {
                 prepared.push((step, Replacement::prepare(&step.path, bytes, 0o600)?));
             }
         }
-        // These fail more easily: another program may have them locked.
-        for step in &changed {
-            if let Some(copy) = checked.databases.get(&step.role) {
-                copy.put(&step.path)?;
+        let was_beside = next.as_ref().map_or(Ok(true), NextKey::write)?;
+        let mut is_begun = false;
+        let put = || -> Result<()> {
+            // These fail more easily: another program may have them locked.
+            for step in &changed {
+                if let Some(copy) = checked.databases.get(&step.role) {
+                    copy.put(&step.path)?;
+                    is_begun = true;
+                }
             }
-        }
-        let mut wait: Vec<Box<dyn FnOnce()>> = Vec::new();
-        for (step, replacement) in prepared {
-            if step.role == Role::Store {
-                kept.extend(set_aside_earlier_values(self, &step.path, &ending)?);
+            for (step, replacement) in prepared {
+                if step.role == Role::Store {
+                    kept.extend(set_aside_earlier_values(self, &step.path, &ending)?);
+                }
+                replacement.commit()?;
+                is_begun = true;
+                match &next {
+                    // Before the old key goes: it must not go where a power failure would bring the old file back.
+                    Some(_) => sync_folder(step.path.parent().unwrap_or(Path::new("/")))
+                        .map_err(|error| Error::io(step.path.display().to_string(), error))?,
+                    None => sync_folder_of(&step.path),
+                }
             }
-            replacement.commit()?;
-            sync_folder_of(&step.path);
-            if step.role == Role::Store {
-                wait.push(Box::new(announce(&step.path)));
+            Ok(())
+        };
+        let put = put();
+        if let Some(next) = &next {
+            match (put, is_begun || was_beside) {
+                (Ok(()), _) => next.take_place().map_err(finish_later)?,
+                (Err(error), true) => return Err(finish_later(error)),
+                (Err(error), false) => {
+                    next.discard();
+                    return Err(error);
+                }
             }
+        } else {
+            put?;
         }
         if self.link.is_some() {
             restore_link(settings)?;
         }
-        Ok(Restored { kept, wait })
+        let store = changed.iter().find(|step| step.role == Role::Store);
+        let wait: Option<Box<dyn FnOnce()>> =
+            store.map(|step| Box::new(announce(&step.path)) as Box<dyn FnOnce()>);
+        Ok(Restored {
+            kept,
+            wait: wait.into_iter().collect(),
+        })
     }
 
-    /// The locks of the secrets file and of the views, against other writers.
+    /// The archive's key, if a usable one is here that it replaces.
+    fn next_key(&self, checked: &Checked, settings: &Settings) -> Option<NextKey> {
+        let step = self
+            .of_state(State::Differs)
+            .find(|step| step.role == Role::Key)?;
+        let is_usable = file_options(settings).key.cipher().is_ok();
+        let content = checked.archive.member(Role::Key)?;
+        is_usable.then(|| NextKey::new(step.path.clone(), content))
+    }
+
+    /// The lock beside the key's name, which is that of restores, and that of the key itself, as a rotation takes it; those of the
+    /// secrets file and of the views, against other writers.
     fn lock(&self, changed: &[&Step], settings: &Settings) -> Result<Vec<Lock>> {
-        let has_lock = |role| matches!(role, Role::Store | Role::EarlierValues | Role::Views);
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for step in changed.iter().filter(|step| has_lock(step.role)) {
-            let store = self.steps.iter().find(|step| step.role == Role::Store);
-            paths.push(match (step.role, store) {
-                (Role::EarlierValues, Some(store)) => store.path.clone(),
-                _ => step.path.clone(),
-            });
+        let has = |roles: &[Role]| changed.iter().any(|step| roles.contains(&step.role));
+        let mut paths = Vec::new();
+        if has(&[Role::Key, Role::Store, Role::EarlierValues]) {
+            paths.push(
+                match self.steps.iter().find(|step| step.role == Role::Store) {
+                    Some(step) => step.path.clone(),
+                    None => file_options(settings).location.locate()?.path().to_owned(),
+                },
+            );
         }
+        let views = changed.iter().find(|step| step.role == Role::Views);
+        paths.extend(views.map(|step| step.path.clone()));
         paths.sort();
-        paths.dedup();
-        let locks = paths
+        let mut all = vec![settings.key_file.clone()];
+        let key = changed.iter().find(|step| step.role == Role::Key);
+        // With a link at the key's path it lies elsewhere.
+        let is_same_lock = |key: &Path| match (key.parent(), settings.key_file.parent()) {
+            (Some(one), Some(other)) => {
+                key.file_name() == settings.key_file.file_name()
+                    && without_links(one) == without_links(other)
+            }
+            _ => false,
+        };
+        all.extend(
+            key.map(|step| step.path.clone())
+                .filter(|key| !is_same_lock(key)),
+        );
+        all.extend(paths);
+        let locks = all
             .iter()
             .map(|path| Lock::take(path, settings.timeout.total));
         locks.collect()
+    }
+}
+
+/// The error of a restore that has begun, with another key than the one here.
+fn finish_later(error: Error) -> Error {
+    Error::At {
+        name: "the restore is not done: some files are restored, and the key could not take its place, so the old one and the restored \
+               one are both in use until the same `restore` finishes this"
+            .to_owned(),
+        source: Box::new(error),
     }
 }
 

@@ -99,8 +99,8 @@ pub fn collect(settings: &Settings, options: Options) -> Result<Collected> {
             && cipher.has_key_beside()
         {
             return Err(Error::Settings(
-                "a rotation of the credential key is under way, or was interrupted, so the secrets may be of two keys; wait for it, or \
-                 finish it with `simpletuner-live key rotate`, and then back up"
+                "a `key rotate` or a `restore` is under way, or was interrupted, so the secrets may be of two keys; wait for it, or \
+                 finish it with the same restore or `simpletuner-live key rotate`, and then back up"
                     .to_owned(),
             ));
         }

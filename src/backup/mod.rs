@@ -6,6 +6,7 @@
 //! - `archive`: the files as a tar stream, and back; refuses what this program does not write
 //! - `envelope`: encrypts and decrypts the stream with a passphrase or with keys
 //! - `check`: whether an archive can be used: every value can be decrypted, every file is what it should be
+//! - `trails`: the audit trails go with their key, here and in what was replaced
 //! - `plan`: what a restore would change; `apply`: changes it
 //!
 //! All of an archive is in memory before anything is written, so a restore begins only once all of it has been authenticated.
@@ -18,8 +19,7 @@ mod compare;
 mod envelope;
 mod manifest;
 mod plan;
-
-use std::time::SystemTime;
+mod trails;
 
 use zeroize::Zeroizing;
 
@@ -30,18 +30,17 @@ pub use collect::{Collected, Options, collect};
 pub use envelope::{Closed, Identities, Opened, Recipients, Seal, Sealing};
 pub use manifest::{FORM, KeyInfo, Manifest, Part};
 pub use plan::{Plan, State, Step, settings_after};
+pub use trails::kept_trails;
 
 use manifest::Role;
+
+/// What follows the name of a file that a restore replaced; then the time of the restore.
+pub(crate) const KEPT: &str = ".before-restore-";
 
 /// A file of an archive.
 pub(crate) struct Member {
     role: Role,
     bytes: Zeroizing<Vec<u8>>,
-}
-
-/// A time as a part of a file's name: `2026-01-02T030405Z`.
-fn time_in_name(time: SystemTime) -> String {
-    crate::provider::rfc3339(time).replace(':', "")
 }
 
 fn malformed(reason: impl Into<String>) -> crate::error::Error {

@@ -1,14 +1,14 @@
 //! What a restore would change: each file of an archive, where it belongs here, and whether it is there already. Changes nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::check::Checked;
 use super::collect::{key_of, read};
 use super::compare::{Readable, database, secret_changes};
 use super::manifest::{Part, Role};
+use super::trails::leave_signed;
 use super::{Collected, malformed};
-use crate::credential::{CredentialCipher, KEY_VARIABLE, key_fingerprint};
+use crate::credential::{KEY_VARIABLE, is_other_beside, key_fingerprint};
 use crate::error::{Error, Result};
 use crate::files::place;
 use crate::manager::file_options;
@@ -72,6 +72,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The link into the mount that SimpleTuner reads through, if it is missing.
     pub link: Option<PathBuf>,
+    /// A trail here, because of which the trails are left as they are: the archive has another key than it, and nothing that takes
+    /// its place.
+    pub kept_trail: Option<PathBuf>,
 }
 
 /// The settings that are in force once these parts of an archive are restored.
@@ -146,6 +149,7 @@ impl Plan {
                 step.detail = "those here go on from them".to_owned();
             }
         }
+        let kept_trail = leave_signed(&mut steps, checked, settings)?;
         let link = settings.base_dir.join(DEFAULT_NAMES[0]);
         let is_missing = std::fs::symlink_metadata(&link).is_err();
         let has_store = steps
@@ -155,6 +159,7 @@ impl Plan {
         Ok(Self {
             steps,
             link: (wants_link && is_missing).then_some(link),
+            kept_trail,
         })
     }
 
@@ -254,6 +259,18 @@ fn key(checked: &Checked, settings: &Settings) -> Result<(State, String)> {
         let there = checked.manifest().key.as_ref();
         there.is_some_and(|there| there.fingerprint == key_fingerprint(&text))
     });
+    let there = checked.archive.member(Role::Key);
+    let is_usable = here.text().is_ok();
+    if is_usable
+        && !is_same
+        && there.is_some_and(|there| is_other_beside(&settings.key_file, there))
+    {
+        return Err(Error::Settings(format!(
+            "a `key rotate` or another `restore` was interrupted here, and some values may need the key that it left beside {}; nothing \
+             has changed: finish it with `simpletuner-live key rotate`, and then restore",
+            settings.key_file.display()
+        )));
+    }
     Ok(match (is_same, here.is_from_variable) {
         (true, true) => (State::Same, format!("in {KEY_VARIABLE}")),
         (true, false) => (State::Same, String::new()),
@@ -279,10 +296,9 @@ fn secrets(
         }
         Err(error) => return Err(error),
     };
-    let cipher = match key_of(settings)?.map(|key| key.text()) {
-        Some(Ok(text)) => Some(Arc::new(CredentialCipher::derive(&text))),
-        _ => None,
-    };
+    // Also with the key beside, which an interrupted restore has left. A key that is not usable decrypts nothing.
+    let cipher = file_options(settings).key.cipher_if_present();
+    let cipher = cipher.unwrap_or_default();
     let changes = secret_changes(
         &Readable {
             document: &here,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
+use crate::backup;
 use crate::error::Error;
 use crate::text::{counted, printable};
 
@@ -40,6 +41,9 @@ pub(super) struct Args {
 #[derive(Subcommand)]
 enum Action {
     /// Check every row of both; names the first one that was changed, removed or inserted
+    ///
+    /// Trails that a restore replaced (audit.db.before-restore-TIME) are checked, too, each with the key that it had
+    /// (audit.key.before-restore-TIME).
     #[command(
         verbatim_doc_comment,
         after_help = "Examples:
@@ -150,7 +154,11 @@ fn verify(trail: &AuditOptions, hashes: &[String], json: bool) -> Outcome {
         let found: Result<Vec<_>, Error> = hashes.iter().map(|hash| find(hash.as_str())).collect();
         searched.push(found?);
     }
-    let results: Vec<_> = chains.iter().map(path).zip(verified).collect();
+    let mut results: Vec<_> = chains.iter().map(path).zip(verified).collect();
+    for (chain, key) in backup::kept_trails(trail)? {
+        results.push((path(&chain), Some(chain.verify(&key)?)));
+        searched.push(Vec::new());
+    }
     if json {
         let all: Vec<Value> = results
             .iter()

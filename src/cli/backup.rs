@@ -64,6 +64,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let to_stdout = args.file == Path::new("-");
+    if to_stdout {
+        output::refuse_closed()?;
+    }
     if to_stdout && io::stdout().is_terminal() {
         return Err(Failure::with_hint(
             "the backup is no text, so it is not written to a terminal",

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
+use clap::{ValueEnum, ValueHint};
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, say};
@@ -35,6 +36,7 @@ const INDENT: usize = 27;
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live doctor
+  simpletuner-live doctor /run/trainer/live
   simpletuner-live doctor --json | jq -r '.[].findings[] | select(.status == \"failed\").fix'
   simpletuner-live doctor --policy vault | vault policy write simpletuner-live -
 
@@ -44,6 +46,9 @@ JSON, for Vault one in HCL.
 Exit codes: 0 nothing has failed, 1 a check has failed."
 )]
 pub(super) struct Args {
+    /// The mount point [default: ~/.simpletuner/live]
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
     /// Print JSON: an array of checks
     #[arg(long)]
     json: bool,
@@ -80,9 +85,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         return policies(which, args.json, context);
     }
     if args.part {
-        return run_checks(context);
+        return run_checks(args.dir.as_deref(), context);
     }
-    let checks = Checks::start(context)?;
+    let checks = Checks::start(args.dir.as_deref(), context)?;
     let reports = match args.json {
         true => {
             let reports = checks.collect(|_| Ok(()))?;
@@ -132,8 +137,8 @@ fn policies(which: PolicyOf, json: bool, context: &Context) -> Outcome {
 }
 
 /// Runs the checks, and prints the report of each as a line of JSON as soon as there is one.
-fn run_checks(context: &Context) -> Outcome {
-    let subject = Subject::new(context.flags(None)?);
+fn run_checks(dir: Option<&Path>, context: &Context) -> Outcome {
+    let subject = Subject::new(context.flags(dir)?);
     let mut outcome = Ok(());
     doctor::run(subject, |report| {
         let line = serde_json::to_string(&report).unwrap_or_default();
@@ -152,7 +157,7 @@ struct Checks {
 }
 
 impl Checks {
-    fn start(context: &Context) -> Outcome<Self> {
+    fn start(dir: Option<&Path>, context: &Context) -> Outcome<Self> {
         let failed = |error| {
             let why = crate::error::in_words(&sync::not_started(error));
             Failure::new(format!("the checks cannot be started: {why}"))
@@ -163,6 +168,9 @@ impl Checks {
             command.arg("--config").arg(config);
         }
         command.args(["doctor", "--part"]).stdin(Stdio::null());
+        if let Some(dir) = context.flags(dir)?.mount_point {
+            command.arg("--").arg(dir);
+        }
         // It would log what it finds as well.
         if std::env::var_os(LEVEL_VARIABLE).is_none() {
             command.stderr(Stdio::null());

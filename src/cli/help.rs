@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use super::Cli;
 use super::failure::Failure;
+use super::output;
 
 /// The most columns of a help text: longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
@@ -52,6 +53,11 @@ fn unwrapped(text: &str) -> String {
 
 /// Prints help, the version, or what is wrong with the arguments. Returns the exit code.
 pub(super) fn print(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr()
+        && let Err(closed) = output::refuse_closed()
+    {
+        return closed.report();
+    }
     let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
         // A reader of a pipe may exit before its end (`--help | head`).

@@ -78,7 +78,7 @@ fn rotate(args: &Rotate, context: &Context) -> Outcome {
     let store = Target::open_store(context)?;
     let plan = store.plan_key_rotation()?;
     refuse_undecryptable(&plan)?;
-    under_key::refuse_others(&settings, &[&plan.store], "")?;
+    under_key::refuse_others(&settings, None, &[&plan.store], "")?;
     if args.dry_run {
         return match args.json {
             true => output::json(&plan_json(&plan, args.forget_old)),
@@ -205,7 +205,7 @@ fn describe(plan: &KeyRotationPlan, forget_old: bool) -> String {
     let mut text = String::new();
     let (store, key) = (plan.store.display(), plan.key_file.display());
     if plan.is_resumed {
-        text.push_str("a rotation was interrupted; this one finishes it\n");
+        text.push_str("a rotation or a restore was interrupted; this finishes it, with the key that it left beside\n");
     }
     text.push_str(&format!(
         "{} of {store} to encrypt with a new key\n",

@@ -9,6 +9,7 @@ use clap::{ValueEnum, ValueHint};
 use super::failure::{Failure, say, warn};
 use super::mount_client::MountClient;
 use super::status::warn_of_changed_settings;
+use super::view::warn_of_problem;
 use super::{Context, Outcome, output, same_store};
 use crate::error::Error;
 use crate::mount::MountPointState;
@@ -121,6 +122,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     }
     if args.quiet {
         return Ok(());
+    }
+    let mount = MountClient::require(&mounted.mount_point)?;
+    if let Ok(status) = mount.read_json("status") {
+        warn_of_problem(&status["views"]);
     }
     output::line(&path.to_string())?;
     // Every mount in the background makes the log.

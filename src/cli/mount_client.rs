@@ -42,21 +42,12 @@ pub(super) struct MountClient {
 fn explain_no_answer(mount_point: &Path) -> (String, String) {
     let path = mount_point.display();
     let mount = mount::command_for("mount", mount_point);
-    let stopped: Vec<String> = mount::stopped_processes(mount_point)
-        .iter()
-        .map(u32::to_string)
-        .collect();
-    match stopped.join(" ") {
-        none if none.is_empty() => (
+    match mount::explain_stopped(mount_point) {
+        None => (
             format!("the mount at {path} is dead"),
             format!("{mount} cleans it up and mounts again"),
         ),
-        pids => (
-            format!(
-                "the mount at {path} does not answer: its process {pids} is stopped (by SIGSTOP, or by a debugger)"
-            ),
-            format!("{mount}, or `kill -CONT {pids}`, continues it"),
-        ),
+        Some((why, command)) => (why, format!("{mount}, or `{command}`, continues it")),
     }
 }
 

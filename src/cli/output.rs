@@ -7,11 +7,23 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::failure::Failure;
+use crate::launch;
+
+/// Refuses to go on if the caller has closed standard output (`>&-`): what is written there would be lost unnoticed.
+pub(super) fn refuse_closed() -> Outcome {
+    match launch::is_output_closed() {
+        true => Err(Failure::unwritable(&Errno::BADF.into())),
+        false => Ok(()),
+    }
+}
 
 /// Writes all bytes, without a buffer.
 pub(super) fn write(bytes: &[u8]) -> Outcome {
     let out = io::stdout();
     let mut rest = bytes;
+    if !rest.is_empty() {
+        refuse_closed()?;
+    }
     while !rest.is_empty() {
         match rustix::io::write(&out, rest) {
             Ok(written) => rest = &rest[written..],

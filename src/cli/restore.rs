@@ -19,7 +19,7 @@ use crate::error::{Error, in_words};
 use crate::mount::{self, RunningMount};
 use crate::settings::Settings;
 use crate::settings::paths::without_links;
-use crate::text::{counted, printable};
+use crate::text::{counted, printable, shell_path};
 
 /// How long a mount may take to use what was restored.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,7 +100,9 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let replaced = plan.steps.iter().filter(|step| step.state != State::Same);
         let replaced: Vec<&Path> = replaced.map(|step| step.path.as_path()).collect();
         let otherwise = "; or leave the secrets and their key as they are: --only settings,views,database,trails";
-        under_key::refuse_others(&settings, &replaced, otherwise)?;
+        // Malformed ones name no file.
+        let before = context.settings().ok();
+        under_key::refuse_others(&settings, before.as_ref(), &replaced, otherwise)?;
     }
     let refused = !args.force && plan.of_state(State::Differs).next().is_some();
     let (is_done, kept) = match args.dry_run || refused || plan.is_empty() {
@@ -237,6 +239,15 @@ fn warn_of(plan: &Plan, manifest: &Manifest, settings: &Settings) {
         warn(&format!(
             "the key of the backup did not decrypt {} when it was made",
             names.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    if let Some(trail) = &plan.kept_trail {
+        warn(&format!(
+            "the audit trails are not restored: {} is signed with the key here, and the backup has another key, and no trail that takes its \
+             place; to restore them, unmount, and move those here away: (cd {} && mkdir away && find . -maxdepth 1 -name '*audit.*' -exec mv -t \
+             away {{}} +)",
+            trail.display(),
+            shell_path(&settings.state_dir),
         ));
     }
     let own = [&settings.base_dir, &settings.state_dir].map(|folder| without_links(folder));

@@ -179,10 +179,11 @@ fn views_in_words(views: &Value) -> String {
     if count == 0 && views["mount_point"].is_null() {
         return "none".into();
     }
-    let mounted = match &views["mount_point"] {
-        Value::Null => "not mounted".into(),
-        place => format!("at {}", plain(place)),
-    };
+    let of_all = counted(count, "view");
+    if views["mount_point"].is_null() {
+        return format!("{of_all} not mounted");
+    }
+    let mounted = format!("at {}", plain(&views["mount_point"]));
     let readers = match &views["allow_other"] {
         Value::Bool(true) => "other users may read theirs",
         _ => "only this user may read them (/etc/fuse.conf lacks user_allow_other)",
@@ -191,8 +192,7 @@ fn views_in_words(views: &Value) -> String {
         Some("off") | None => "reads are not recorded".into(),
         Some(how) => format!("reads are recorded ({how})"),
     };
-    let count = counted(count, "view");
-    format!("{count} {mounted}; {readers}; {audit}")
+    format!("{of_all} {mounted}; {readers}; {audit}")
 }
 
 /// Warns if the settings file has changed since the mount read it, and returns whether it has.

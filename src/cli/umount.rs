@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// The mount point [default: ~/.simpletuner/live]
     #[arg(value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
-    /// Let the processes that use the mount go on: it ends with the last of them
+    /// Let the processes that use the mount go on: it ends with the last of them; not if a view is still bound somewhere
     #[arg(long)]
     lazy: bool,
     /// Unmount even if a view is still bound into a container or elsewhere: who reads it gets ENOTCONN

@@ -14,18 +14,29 @@ use crate::simpletuner_db;
 use crate::text::counted;
 
 /// Refuses to leave values without their key: those of secrets files, and in SimpleTuner's own database, that are not among the
-/// files that the command replaces. `otherwise`: what the user may do instead.
-pub(super) fn refuse_others(settings: &Settings, replaced: &[&Path], otherwise: &str) -> Outcome {
+/// files that the command replaces. `before`: the settings in force before it, if they may be others. `otherwise`: what the user may do
+/// instead.
+pub(super) fn refuse_others(
+    settings: &Settings,
+    before: Option<&Settings>,
+    replaced: &[&Path],
+    otherwise: &str,
+) -> Outcome {
     let key = key_source(settings);
     // A key that is not usable decrypts nothing, so nothing loses it.
     let Ok(cipher) = key.cipher() else {
         return Ok(());
     };
+    // What is under the key beside, of a rotation or a restore that was interrupted, keeps it.
+    let cipher = cipher.without_key_beside();
     let mut failures = Vec::new();
     let replaced: Vec<PathBuf> = replaced.iter().map(|path| without_links(path)).collect();
     let is_kept = |path: &Path| !replaced.contains(&without_links(path));
-    for file in stores(settings)?.into_iter().filter(|file| is_kept(file)) {
-        let count = values_under_key(&key, &file).unwrap_or_default();
+    let mut all = stores(settings)?;
+    let before = before.and_then(|before| before.file_path.as_deref());
+    all.extend(before.map(without_links));
+    for file in all.into_iter().filter(|file| is_kept(file)) {
+        let count = values_under_key(&cipher, &file).unwrap_or_default();
         if count > 0 {
             let (values, file) = (counted(count as u64, "value"), file.display());
             failures.push(Failure::with_hint(

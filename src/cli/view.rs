@@ -29,7 +29,7 @@ use crate::views::{ViewDefinition, ViewStore};
     verbatim_doc_comment,
     after_help = "Examples:
   simpletuner-live view create trainer --secret 'HF_*' --secret WANDB_API_KEY --user 1000
-  docker run -v \"$(simpletuner-live view path trainer)\":/run/secrets ...
+  docker run --mount type=bind,src=\"$(simpletuner-live view path trainer)\",dst=/run/secrets ...
   simpletuner-live view ls"
 )]
 pub(super) struct Args {
@@ -94,7 +94,7 @@ enum Action {
         verbatim_doc_comment,
         after_help = "Examples:
   ls \"$(simpletuner-live view path trainer)\"
-  docker run -v \"$(simpletuner-live view path trainer)\":/run/secrets ..."
+  docker run --mount type=bind,src=\"$(simpletuner-live view path trainer)\",dst=/run/secrets ..."
     )]
     Path {
         /// The view's name
@@ -141,6 +141,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         Action::Rm { name } => target.remove(&name),
         Action::Path { name } => {
             target.get(&name)?.ok_or_else(|| no_such_view(&name))?;
+            warn_of_problem(&target.status);
             output::line(&target.path(&name).display().to_string())
         }
         Action::Cdi { dir } => cdi::run(&target, &dir),
@@ -285,12 +286,17 @@ impl Target {
     }
 }
 
-/// The server's own reason, if it gives one.
+/// The server's own reason, if it gives one, or else what is wrong with the file of the definitions.
 fn why(client: &MountClient, name: &str, failure: Failure) -> Failure {
     let reason = SecretName::new(name)
         .ok()
         .and_then(|name| reason::of_key(&client.path(""), &name));
-    reason.map_or(failure, Failure::new)
+    let problem = || {
+        let status = client.read_json("status").ok()?;
+        let problem = status["views"]["problem"].as_str()?;
+        Some(format!("the view {name} stays as it was: {problem}"))
+    };
+    reason.or_else(problem).map_or(failure, Failure::new)
 }
 
 fn no_such_view(name: &str) -> Failure {
@@ -323,10 +329,23 @@ fn create(target: &Target, name: &str, definition: &ViewDefinition, json: bool) 
     }
 }
 
+/// Warns if the views are not as they are defined, by what `status` says of them.
+pub(super) fn warn_of_problem(views: &Value) {
+    if let Some(problem) = views["problem"].as_str() {
+        warn(&match views["mount_point"].is_null() {
+            true => format!("the views are not mounted: {problem}"),
+            false => format!("the views are not as they are defined: {problem}"),
+        });
+    }
+}
+
 /// Warns if those who should read cannot.
 fn warn_of_views(status: &Value, definition: &ViewDefinition, path: &Path) {
-    if let Some(problem) = status["problem"].as_str() {
-        warn(&format!("the views are not mounted: {problem}"));
+    warn_of_problem(status);
+    for missing in definition.missing() {
+        warn(&format!(
+            "{missing} here, so only the user who mounts can read the view's files"
+        ));
     }
     let is_for_others =
         definition.user.is_some() || definition.group.is_some() || definition.mode & 0o044 != 0;
@@ -335,7 +354,7 @@ fn warn_of_views(status: &Value, definition: &ViewDefinition, path: &Path) {
     }
     if status["allow_other"] == json!(false) {
         warn(
-            "only you can read the view: other users need the line `user_allow_other` in /etc/fuse.conf, and then a new mount",
+            "no other user can read the view: that takes the line `user_allow_other` in /etc/fuse.conf, and then a new mount",
         );
     }
     let closed = path.ancestors().skip(2).find(|folder| {
@@ -343,7 +362,7 @@ fn warn_of_views(status: &Value, definition: &ViewDefinition, path: &Path) {
     });
     if let Some(folder) = closed {
         warn(&format!(
-            "other users cannot pass {}; bind the view's folder where they can (as `docker run -v` does), or name a place that they \
+            "other users cannot pass {}; bind the view's folder where they can (as a container engine does), or name a place that they \
              can reach by the setting views_dir",
             folder.display()
         ));
@@ -357,9 +376,7 @@ fn with_path(mut definition: Value, path: &Path) -> Value {
 
 fn list(target: &Target, json: bool) -> Outcome {
     let views = target.all()?;
-    if let Some(problem) = target.status["problem"].as_str() {
-        warn(problem);
-    }
+    warn_of_problem(&target.status);
     if json {
         let views = views.into_iter().map(|(name, definition)| {
             let path = target.path(&name);

@@ -122,6 +122,14 @@ impl CredentialCipher {
         self.beside.is_some()
     }
 
+    /// The same without the second key.
+    pub(crate) fn without_key_beside(&self) -> Arc<Self> {
+        Arc::new(Self {
+            key: self.key.clone(),
+            beside: None,
+        })
+    }
+
     /// Encrypts a value to its stored form, which [`is_encrypted`] recognizes.
     pub fn encrypt(&self, value: &SecretValue) -> String {
         // `Fernet::encrypt` panics on a clock before 1970.

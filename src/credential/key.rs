@@ -13,7 +13,7 @@ use fernet::Fernet;
 use rustix::fs::FileType;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{CredentialCipher, cipher, rotation};
+use super::{CredentialCipher, cipher, next_key, rotation};
 use crate::error::{Error, Result, in_words};
 use crate::files::{ReadError, Stamp, base_folder, place, read_file};
 use crate::secret::SecretValue;
@@ -170,7 +170,7 @@ impl KeySource {
 
     /// Where the next key is while a rotation is under way: beside the file that a link at the key's path leads to.
     fn beside(&self) -> PathBuf {
-        rotation::path_of_next(&real_path(&self.key_file))
+        next_key::path_of_next(&real_path(&self.key_file))
     }
 
     /// Whether a rotation has replaced the key since the last call.
@@ -337,7 +337,7 @@ pub(super) fn read_key(
 }
 
 /// The path with a link at its end followed.
-fn real_path(path: &Path) -> PathBuf {
+pub(super) fn real_path(path: &Path) -> PathBuf {
     let is_link = rustix::fs::lstat(path)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
     let real = is_link.then(|| path.canonicalize().ok()).flatten();

@@ -8,56 +8,37 @@
 //!
 //! There is a usable key at each moment. A later rotation that finds `NAME.new` goes on at step 2.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::key::{new_key, read_key};
+use super::next_key::{NextKey, failed, path_of_next};
 use super::{CredentialCipher, KEY_VARIABLE, KeySource};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::files::writable::check_replaceable;
-use crate::files::{beside, is_mounted, place, sync_folder};
+use crate::files::{all_beside, beside, is_mounted, place, sync_folder};
 use crate::secret::SecretValue;
 
 /// What a small file needs on a disk.
 const BLOCK: u64 = 4096;
 
 /// What follows the key's name.
-const NEXT: &str = ".new";
 const RETIRED: &str = ".old-";
-
-/// The path of the next key.
-pub(super) fn path_of_next(key: &Path) -> PathBuf {
-    beside(key, "", NEXT)
-}
 
 /// The retired keys beside a key.
 pub(super) fn retired(key: &Path) -> Vec<PathBuf> {
-    beginning_with(key, "", RETIRED)
-}
-
-/// The files beside `key` whose names are `before`, the key's name, `after` and something more.
-fn beginning_with(key: &Path, before: &str, after: &str) -> Vec<PathBuf> {
-    let mut start = OsString::from(before);
-    start.push(key.file_name().unwrap_or_default());
-    start.push(after);
-    let start = start.as_encoded_bytes();
-    let entries = std::fs::read_dir(key.parent().unwrap_or(Path::new("/")));
-    let entries = entries.into_iter().flatten().flatten();
-    let found = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(start));
-    found.map(|entry| entry.path()).collect()
+    all_beside(key, "", RETIRED)
 }
 
 /// A rotation of the key in a file.
 pub(crate) struct KeyRotation {
-    /// Without links.
-    key_file: PathBuf,
+    /// Of the file that has the old one.
+    next: NextKey,
     old_text: SecretValue,
-    new_text: SecretValue,
     /// Decrypts with the old key, and with the next one if that exists.
     pub(crate) old: Arc<CredentialCipher>,
     /// Encrypts with the next key.
@@ -119,9 +100,8 @@ impl KeySource {
                 beside: is_resumed.then(|| new.key.clone()),
             }),
             new: Arc::new(new),
-            key_file,
+            next: NextKey::new(key_file, new_text.as_bytes()),
             old_text,
-            new_text,
             is_resumed,
             derive_time,
         })
@@ -131,7 +111,7 @@ impl KeySource {
 impl KeyRotation {
     /// The key file, without links.
     pub(crate) fn key_file(&self) -> &Path {
-        &self.key_file
+        self.next.key_file()
     }
 
     /// Identifies the key that is replaced, within this process.
@@ -145,72 +125,46 @@ impl KeyRotation {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn check_replaceable(&self, beside: u64) -> Result<()> {
-        if is_mounted(&self.key_file) {
+        if is_mounted(self.key_file()) {
             let context = format!(
                 "{} is mounted as a single file, so it cannot be replaced; mount the folder that it is in instead",
-                self.key_file.display()
+                self.key_file().display()
             );
             return Err(Error::io(context, Errno::BUSY));
         }
         // The next key, and the copy of the old one.
         let keys = 2 * BLOCK;
         let checked =
-            place::find(&self.key_file).and_then(|place| check_replaceable(&place, keys, beside));
-        checked.map_err(|error| self.failed("replacing", &self.key_file, error))
+            place::find(self.key_file()).and_then(|place| check_replaceable(&place, keys, beside));
+        checked.map_err(|error| failed("replacing", self.key_file(), error))
     }
 
-    /// Puts the next key beside the key, and reads it back.
+    /// Puts the next key beside the key.
     ///
     /// # Errors
     /// [`Error::Io`]; nothing is there then.
     pub(crate) fn write_next(&self) -> Result<()> {
-        let next = path_of_next(&self.key_file);
         // What killed rotations left. The caller holds the lock, so they are nobody's.
-        for suffix in [NEXT, RETIRED] {
-            for left in beginning_with(&self.key_file, ".", suffix) {
-                let _ = std::fs::remove_file(left);
-            }
+        for left in all_beside(self.key_file(), ".", RETIRED) {
+            let _ = std::fs::remove_file(left);
         }
-        let is_there = |text: Option<_>| text.is_some_and(|text| text == self.new_text);
-        let read = || read_key(&next).ok().flatten().map(|(text, ..)| text);
-        if is_there(read()) {
-            // The rotation that made it may have been killed before it was on the disk.
-            let synced = std::fs::File::open(&next).and_then(|file| file.sync_all());
-            let synced = synced.and_then(|()| sync_folder(self.folder()));
-            return synced.map_err(|error| self.failed("writing", &next, error));
-        }
-        // A copy of the key that is no next one.
-        let _ = std::fs::remove_file(&next);
-        place::create_whole(&next, self.new_text.as_bytes())
-            .map_err(|error| self.failed("writing", &next, error))?;
-        match is_there(read()) {
-            true => Ok(()),
-            false => {
-                let _ = std::fs::remove_file(&next);
-                let error = io::Error::other("it did not hold the new key when it was read again");
-                Err(self.failed("writing", &next, error))
-            }
-        }
+        self.next.write().map(drop)
     }
 
     /// Removes the next key, with which nothing is encrypted.
     pub(crate) fn discard_next(&self) {
-        let next = path_of_next(&self.key_file);
-        if let Err(error) = std::fs::remove_file(&next)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} cannot be removed: {error}", next.display());
-        }
+        self.next.discard();
     }
 
     /// Where the old key will be kept. A copy that a killed rotation made is used again.
     fn place_to_retire(&self, time: &str) -> PathBuf {
         let is_copy = |path: &PathBuf| matches!(read_key(path), Ok(Some((text, ..))) if text == self.old_text);
-        if let Some(copy) = retired(&self.key_file).into_iter().find(is_copy) {
+        if let Some(copy) = retired(self.key_file()).into_iter().find(is_copy) {
             return copy;
         }
-        let path = beside(&self.key_file, "", &format!("{RETIRED}{time}"));
-        let mut others = (2..).map(|n| beside(&self.key_file, "", &format!("{RETIRED}{time}-{n}")));
+        let path = beside(self.key_file(), "", &format!("{RETIRED}{time}"));
+        let mut others =
+            (2..).map(|n| beside(self.key_file(), "", &format!("{RETIRED}{time}-{n}")));
         match std::fs::symlink_metadata(&path) {
             Err(_) => path,
             Ok(_) => others
@@ -227,27 +181,16 @@ impl KeyRotation {
     pub(crate) fn retire(&self, time: &str) -> Result<PathBuf> {
         let kept = self.place_to_retire(time);
         place::create_whole(&kept, self.old_text.as_bytes())
-            .and_then(|()| sync_folder(self.folder()))
-            .map_err(|error| self.failed("writing", &kept, error))?;
+            .and_then(|()| sync_folder(self.next.folder()))
+            .map_err(|error| failed("writing", &kept, error))?;
         match read_key(&kept) {
             Ok(Some((text, ..))) if text == self.old_text => {}
             _ => {
                 let error = io::Error::other("it did not hold the old key when it was read again");
-                return Err(self.failed("writing", &kept, error));
+                return Err(failed("writing", &kept, error));
             }
         }
-        std::fs::rename(path_of_next(&self.key_file), &self.key_file)
-            .map_err(|error| self.failed("replacing", &self.key_file, error))?;
-        sync_folder(self.folder())
-            .map_err(|error| self.failed("writing", &self.key_file, error))?;
+        self.next.take_place()?;
         Ok(kept)
-    }
-
-    fn folder(&self) -> &Path {
-        self.key_file.parent().unwrap_or(Path::new("/"))
-    }
-
-    fn failed(&self, doing: &str, path: &Path, error: io::Error) -> Error {
-        Error::io(format!("{doing} {}", path.display()), error)
     }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::files::unset_variable;
+use super::fuse::install;
 use super::{Finding, Policy, Subject, Verdict};
 use crate::error::Result;
 use crate::provider::backend::tls::system_authorities;
 use crate::provider::{Asking, BACKENDS};
 use crate::settings::{Flags, Settings};
-use crate::text::counted;
+use crate::text::{counted, shell_path};
 
 pub(super) fn aws(subject: &Subject, settings: &Settings, limit: Duration) -> Vec<Finding> {
     of("aws", subject, settings, limit)
@@ -32,8 +34,26 @@ fn of(name: &str, subject: &Subject, settings: &Settings, limit: Duration) -> Ve
         may_log_in: !subject.mount().answers(),
         timeout: limit,
     };
-    let findings = backend.check(settings, asking);
+    let mut findings = backend.check(settings, asking);
+    // A backend knows neither this program's path nor the settings file that was given.
+    let policy = subject.command("doctor --policy");
+    for fix in findings
+        .iter_mut()
+        .flatten()
+        .flat_map(|finding| &mut finding.fix)
+    {
+        *fix = fix.replace("simpletuner-live doctor --policy", &policy);
+    }
     let switch = backend.settings.switch;
+    let edit = format!("${{EDITOR:-vi}} {}", shell_path(&settings.config_file));
+    let wrong = findings.iter_mut().flatten();
+    for finding in wrong.filter(|finding| finding.status >= Verdict::Warning) {
+        let said = &finding.message;
+        let is_of_setting = name == "command" || said.contains(switch) && said.contains(" must ");
+        if is_of_setting && finding.fix.is_none() {
+            finding.fix = Some(unset_variable(said).unwrap_or_else(|| edit.clone()));
+        }
+    }
     let is_answered = |report: &Value| {
         report["name"] == name && report["available"] == true && report["stale"] != true
     };
@@ -89,7 +109,7 @@ pub(super) fn tls(_: &Subject, settings: &Settings) -> Vec<Finding> {
             Finding::failed(
                 "this machine has no certificates of authorities, so no server can be verified",
             )
-            .mended_by("sudo apt install ca-certificates"),
+            .mended_by(install("ca-certificates")),
         ),
         0 => findings.push(Finding::skipped(
             "this machine has no certificates of authorities; without a backend, none are needed",

@@ -5,19 +5,22 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Access, StatVfsMountFlags};
+use rustix::fs::StatVfsMountFlags;
 
+use super::access::Owned;
 use super::{Finding, Subject};
 use crate::audit::AuditOptions;
 use crate::error::in_words;
-use crate::files::{beside, not_a_file, read_file};
+use crate::files::{beside, read_file, remains_of};
 use crate::manager::file_options;
 use crate::provider::file::{FileProvider, path_of_previous};
 use crate::provider::{SecretStore, parse_rfc3339};
 use crate::settings::paths::DEFAULT_NAMES;
 use crate::settings::{Origin, Settings, SettingsDigest};
-use crate::text::{counted, printable, shell_path};
+use crate::text::{as_root, counted, printable, shell_path};
 
+/// No writer takes so long.
+const WRITE_TIME: Duration = Duration::from_secs(600);
 /// The end of the log that is looked at.
 const LOG_END: u64 = 256 * 1024;
 /// How old an error may be.
@@ -26,6 +29,29 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 const MIN_ROOM: u64 = 1024 * 1024;
 /// With less room, somebody should make some.
 const LITTLE_ROOM: u64 = 64 * 1024 * 1024;
+
+/// What is wrong not in the file, but in a variable; with the command for this shell.
+fn without_settings(why: &str) -> Finding {
+    let finding = Finding::failed(why);
+    match unset_variable(why) {
+        Some(unset) => finding.mended_by(unset),
+        None if why.contains("HOME") => {
+            finding.mended_by("export HOME=\"$(getent passwd \"$(id -u)\" | cut -d: -f6)\"")
+        }
+        None => finding,
+    }
+}
+
+/// The command that takes away the variable that a message names, by itself or as a setting; `None`: it names none that is set.
+pub(super) fn unset_variable(why: &str) -> Option<String> {
+    let mut words = why.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let variable = |word: &str| {
+        let name = word.to_ascii_uppercase();
+        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.contains('_');
+        (is_name && std::env::var_os(&name).is_some()).then(|| format!("unset {name}"))
+    };
+    words.find_map(variable)
+}
 
 /// The path of the secrets file now, links followed; if it may not be used, the path where it is looked for.
 pub(super) fn store_path(settings: &Settings) -> PathBuf {
@@ -47,13 +73,15 @@ pub(super) fn store_path(settings: &Settings) -> PathBuf {
 pub(super) fn settings(subject: &Subject) -> Vec<Finding> {
     let Some(settings) = subject.settings() else {
         let why = subject.problem().unwrap_or("they cannot be read");
-        return vec![Finding::failed(why)];
+        return vec![without_settings(why)];
     };
     let file = &settings.config_file;
     if let Some(why) = subject.problem() {
+        let fix = Owned::file(file).mending();
+        let fix = fix.unwrap_or_else(|| format!("${{EDITOR:-vi}} {}", shell_path(file)));
         return vec![
             Finding::failed(format!("{why}; what follows is checked with the defaults"))
-                .mended_as(why, format!("${{EDITOR:-vi}} {}", shell_path(file))),
+                .mended_as(why, fix),
         ];
     }
     let shown = file.display();
@@ -67,69 +95,70 @@ pub(super) fn settings(subject: &Subject) -> Vec<Finding> {
         in_force.and_then(|digest| serde_json::from_value(digest).ok());
     if in_force.is_some_and(|digest| digest.differs_from(file)) {
         let newer = format!("{shown} is newer than what the mount has in force");
-        findings.push(Finding::warning(newer).mended_by(subject.command("reload")));
+        findings.push(Finding::warning(newer).mended_by(subject.mount_command("reload")));
     }
     findings
 }
 
-/// A file or folder of this program's, and what others may do with it.
-struct Owned {
-    path: PathBuf,
-    is_folder: bool,
-    /// Whether it holds a secret that nobody else may read.
-    is_secret: bool,
-}
-
 fn owned(settings: &Settings) -> Vec<Owned> {
-    let mut all = Vec::new();
-    let mut add = |path: PathBuf, is_folder, is_secret| {
-        all.push(Owned {
-            path,
-            is_folder,
-            is_secret,
-        });
-    };
     let store = store_path(settings);
-    add(settings.base_dir.clone(), true, false);
-    if let Some(folder) = store.parent().filter(|folder| *folder != settings.base_dir) {
-        add(folder.to_owned(), true, false);
-    }
-    for key in file_options(settings).key.all_files() {
-        add(key, false, true);
-    }
-    add(path_of_previous(&store), false, true);
-    add(beside(&store, "", ".lock"), false, false);
-    add(store, false, true);
+    let key = file_options(settings).key;
+    let audit = AuditOptions::from_settings(settings);
     let has_credential = settings
         .in_force
         .iter()
         .any(|setting| setting.from == Origin::File && setting.row.is_secret());
-    add(settings.config_file.clone(), false, has_credential);
-    add(settings.views_file.clone(), false, false);
-    add(settings.log_file.clone(), false, false);
-    add(beside(&settings.log_file, "", ".1"), false, false);
-    let audit = AuditOptions::from_settings(settings);
-    add(settings.state_dir.clone(), true, false);
-    add(settings.state_dir.join("audit.key"), false, true);
-    add(audit.read_chain().path().to_owned(), false, false);
-    add(audit.change_chain().path().to_owned(), false, false);
+    let mut all = vec![Owned::folder(&settings.base_dir)];
+    all.extend(store.parent().map(Owned::folder));
+    all.push(Owned::folder(&settings.state_dir));
+    all.extend(key.all_files().into_iter().map(Owned::secret));
+    all.extend([
+        Owned::secret(path_of_previous(&store)),
+        Owned::file(beside(&store, "", ".lock")),
+        Owned::secret(store),
+        Owned {
+            is_secret: has_credential,
+            is_only_read: true,
+            ..Owned::file(&settings.config_file)
+        },
+        Owned::file(&settings.views_file),
+        Owned::file(&settings.log_file),
+        Owned::file(beside(&settings.log_file, "", ".1")),
+        Owned::secret(audit_key(settings)),
+        Owned::file(audit.read_chain().path()),
+        Owned::file(audit.change_chain().path()),
+    ]);
     all
+}
+
+/// The file of the key of the audit trails.
+pub(super) fn audit_key(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("audit.key")
 }
 
 pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
     let mut checked = 0;
     let mut findings = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen: Vec<PathBuf> = Vec::new();
     for owned in owned(settings) {
         if seen.contains(&owned.path) {
             continue;
         }
-        match of_file(&owned) {
+        match owned.check() {
             Ok(true) => checked += 1,
             Ok(false) => {}
+            // One folder may be in the way to many files.
+            Err(finding) if findings.contains(&finding) => {}
             Err(finding) => findings.push(finding),
         }
         seen.push(owned.path);
+    }
+    if let Some(finding) = of_remains(&seen) {
+        findings.push(finding);
+    }
+    if findings.is_empty() && checked == 0 {
+        let folder = settings.base_dir.display();
+        findings.push(Finding::ok(format!("there is nothing in {folder} yet")));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
@@ -139,82 +168,25 @@ pub(super) fn modes(_: &Subject, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Whether it is there.
-fn of_file(owned: &Owned) -> Result<bool, Finding> {
-    let path = &owned.path;
-    let (shown, word) = (path.display(), shell_path(path));
-    let stat = match rustix::fs::stat(path) {
-        Ok(stat) => stat,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-            return match fs::symlink_metadata(path) {
-                Ok(link) if link.is_symlink() => Err(Finding::failed(format!(
-                    "{shown} is a link to a file that does not exist"
-                ))
-                .mended_by(format!("rm {word}"))),
-                _ => Ok(false),
-            };
-        }
-        Err(errno) => {
-            let why = in_words(&errno.into());
-            return Err(
-                Finding::failed(format!("{shown} cannot be looked at: {why}"))
-                    .mended_by(format!("sudo chown -R \"$(id -un)\": {word}")),
-            );
-        }
+/// The hidden files that commands left which were killed.
+fn of_remains(files: &[PathBuf]) -> Option<Finding> {
+    let is_old = |path: &PathBuf| {
+        let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+        let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        age.is_ok_and(|age| age > WRITE_TIME)
     };
-    let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-    match (owned.is_folder, not_a_file(&stat)) {
-        (false, Some(what)) => {
-            return Err(Finding::failed(format!("{shown} must be a file: {what}"))
-                .mended_by(format!("mv {word} {word}.away")));
-        }
-        (true, _) if !is_folder => {
-            return Err(Finding::failed(format!("{shown} must be a folder"))
-                .mended_by(format!("mv {word} {word}.away")));
-        }
-        _ => {}
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if stat.st_uid != me && stat.st_uid != 0 {
-        let owner = crate::users::name_within(stat.st_uid, Duration::from_secs(1));
-        let owner = owner.unwrap_or_else(|| stat.st_uid.to_string());
-        return Err(
-            Finding::failed(format!("{shown} belongs to {owner}, who can change it"))
-                .mended_by(format!("sudo chown \"$(id -un)\": {word}")),
-        );
-    }
-    let needed = match is_folder {
-        true => Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK,
-        false => Access::READ_OK | Access::WRITE_OK,
-    };
-    if let Err(errno) = rustix::fs::access(path, needed)
-        && errno == rustix::io::Errno::ACCESS
-    {
-        let mode = if is_folder { "u+rwx" } else { "u+rw" };
-        let fix = match stat.st_uid == me {
-            true => format!("chmod {mode} {word}"),
-            false => format!("sudo chown \"$(id -un)\": {word}"),
-        };
-        let why = format!("this user may not read and write {shown}");
-        return Err(Finding::failed(why).mended_by(fix));
-    }
-    let others = stat.st_mode & 0o077;
-    let chmod = format!("chmod {} {word}", if is_folder { "go-w" } else { "600" });
-    match () {
-        // In a sticky folder, others cannot exchange this user's entries.
-        () if others & 0o022 != 0 && !(is_folder && stat.st_mode & 0o1000 != 0) => {
-            Err(Finding::failed(format!("other users may change {shown}")).mended_by(chmod))
-        }
-        () if owned.is_secret && others & 0o007 != 0 => Err(Finding::failed(format!(
-            "every user may read {shown}, which holds secrets"
+    let mut left: Vec<PathBuf> = files.iter().flat_map(|file| remains_of(file, "")).collect();
+    left.retain(is_old);
+    left.sort();
+    left.dedup();
+    let words: Vec<_> = left.iter().map(|path| shell_path(path)).collect();
+    (!left.is_empty()).then(|| {
+        Finding::warning(format!(
+            "commands that were killed left {} behind, which nothing needs",
+            counted(left.len() as u64, "hidden file")
         ))
-        .mended_by(chmod)),
-        () if !is_folder && owned.is_secret && others != 0 => Err(Finding::warning(format!(
-            "the group may read {shown}, which holds secrets"
-        ))
-        .mended_by(chmod)),
-        () => Ok(true),
-    }
+        .mended_by(format!("rm {}", words.join(" ")))
+    })
 }
 
 pub(super) fn disk(_: &Subject, settings: &Settings) -> Vec<Finding> {
@@ -240,7 +212,8 @@ pub(super) fn disk(_: &Subject, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-fn of_disk(folder: &Path) -> Finding {
+/// How much room the disk of a folder has.
+pub(super) fn of_disk(folder: &Path) -> Finding {
     let (shown, word) = (folder.display(), shell_path(folder));
     let space = match rustix::fs::statvfs(folder) {
         Ok(space) => space,
@@ -251,9 +224,9 @@ fn of_disk(folder: &Path) -> Finding {
     };
     let largest = format!("du -xah {word} | sort -h | tail -n 20    # shows what takes the room");
     if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Finding::failed(format!("the disk of {shown} is read-only")).mended_by(format!(
-            "sudo mount -o remount,rw \"$(findmnt -no TARGET --target {word})\""
-        ));
+        let remount = format!("mount -o remount,rw \"$(findmnt -no TARGET --target {word})\"");
+        return Finding::failed(format!("the disk of {shown} is read-only"))
+            .mended_by(as_root(&remount));
     }
     let room = space.f_bavail.saturating_mul(space.f_frsize);
     let mebibytes = room / (1024 * 1024);

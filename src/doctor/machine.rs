@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, Subject};
-use crate::text::counted;
+use crate::provider::set_clock;
+use crate::text::{as_root, counted};
 
 /// The kernel that sends again what a killed server had taken.
 const RESEND: (u32, u32) = (6, 9);
@@ -64,26 +65,35 @@ pub(super) fn memory(subject: &Subject) -> Vec<Finding> {
             limit / 1024
         ))
         .mended_by(format!(
-            "echo \"$(id -un) - memlock {}\" | sudo tee /etc/security/limits.d/simpletuner-live.conf",
-            4 * LOCKED / 1024
+            "echo \"$(id -un) - memlock {}\" | {}",
+            4 * LOCKED / 1024,
+            as_root("tee /etc/security/limits.d/simpletuner-live.conf")
         )),
     }]
 }
 
 pub(super) fn descriptors(_: &Subject) -> Vec<Finding> {
     let limit = getrlimit(Resource::Nofile);
-    let fix = "ulimit -Sn \"$(ulimit -Hn)\"";
+    let more = format!(
+        "echo \"$(id -un) - nofile 65536\" | {}",
+        as_root("tee /etc/security/limits.d/simpletuner-live-files.conf")
+    );
     // The daemon raises its own limit as far as it may.
     let usable = limit.maximum.unwrap_or(u64::MAX);
     vec![match (crate::files::reserve::check_limit(), usable) {
-        (Err(error), _) => Finding::failed(error.to_string()).mended_by(fix),
+        (Err(error), usable) => {
+            let finding = Finding::failed(error.to_string());
+            match usable < crate::files::reserve::MIN_LIMIT {
+                true => finding.mended_by(more),
+                // For this shell, which may raise its own limit.
+                false => finding.mended_by("ulimit -Sn \"$(ulimit -Hn)\""),
+            }
+        }
         (Ok(()), usable) if usable < FILES => Finding::warning(format!(
-            "a process may open {} at most, so many readers at once may have to wait",
+            "a process may open {} at most, so many readers at once may have to wait; the limit counts from the next login on",
             counted(usable, "file")
         ))
-        .mended_by(
-            "echo \"$(id -un) - nofile 65536\" | sudo tee /etc/security/limits.d/simpletuner-live-files.conf",
-        ),
+        .mended_by(more),
         (Ok(()), u64::MAX) => Finding::ok("a process may open any number of files"),
         (Ok(()), usable) => Finding::ok(format!("a process may open {}", counted(usable, "file"))),
     }]
@@ -108,7 +118,7 @@ fn of_clock(now: SystemTime) -> Finding {
         false => Finding::failed(format!(
             "this machine's clock says {now_is}, which cannot be: TLS, AWS and the audit trails need the time"
         ))
-        .mended_by("sudo timedatectl set-ntp true"),
+        .mended_by(set_clock()),
     }
 }
 
@@ -124,8 +134,7 @@ mod tests {
         assert_eq!(at(1_700_000_000), Verdict::Failed);
         assert_eq!(at(1_796_000_000), Verdict::Ok);
         assert_eq!(at(9_000_000_000), Verdict::Failed);
-        let fix = of_clock(UNIX_EPOCH).fix;
-        assert_eq!(fix.as_deref(), Some("sudo timedatectl set-ntp true"));
+        assert!(of_clock(UNIX_EPOCH).fix.is_some());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //!
 //! - `subject`: what is checked: the settings, or the defaults if they cannot be read, and the mount
 //! - `machine`: the kernel, limits, the clock; `fuse`: the device, the helper, other users
-//! - `files`: modes and owners, the disk, the log; `store`: the secrets file and its key
+//! - `access`: the owner and the mode of one file; `files`: those of all, the disk, the log; `store`: the secrets file and its key
 //! - `mount`: the processes, the providers, the sockets; `views`; `service`
 //! - `simpletuner`: its state folder, database and secrets file; the audit trails
 //! - `backends`: AWS, Vault and programs, the authorities of TLS, the least policies
 
+mod access;
 mod backends;
 mod files;
 mod fuse;

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::subject::program_word;
 use super::{Finding, Subject};
 use crate::mount::UNIT;
-use crate::text::shell_word;
+use crate::text::{as_root, shell_path, shell_word};
 
 /// How long the user database may take.
 const NAME_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,8 +20,7 @@ struct Place {
     units: Vec<PathBuf>,
     /// Where links enable them.
     wanted: Vec<PathBuf>,
-    systemctl: &'static str,
-    install: &'static str,
+    systemctl: String,
     is_users: bool,
 }
 
@@ -43,8 +43,7 @@ fn places() -> Vec<Place> {
                 .map(|folder| folder.join("default.target.wants"))
                 .collect(),
             units: with_own(&["/etc/systemd/user", "/usr/lib/systemd/user"]),
-            systemctl: "systemctl --user",
-            install: "install-service --force",
+            systemctl: "systemctl --user".to_owned(),
             is_users: true,
         },
         Place {
@@ -52,8 +51,7 @@ fn places() -> Vec<Place> {
                 .map(PathBuf::from)
                 .into(),
             wanted: vec!["/etc/systemd/system/multi-user.target.wants".into()],
-            systemctl: "sudo systemctl",
-            install: "install-service --system --force",
+            systemctl: as_root("systemctl"),
             is_users: false,
         },
     ]
@@ -80,7 +78,7 @@ pub(super) fn service(subject: &Subject) -> Vec<Finding> {
 
 fn of_unit(subject: &Subject, unit: &Path, place: &Place) -> Vec<Finding> {
     let shown = unit.display();
-    let systemctl = place.systemctl;
+    let systemctl = &place.systemctl;
     if let Some(program) = program_of(unit).filter(|program| !program.is_file()) {
         return vec![
             Finding::failed(format!(
@@ -89,7 +87,7 @@ fn of_unit(subject: &Subject, unit: &Path, place: &Place) -> Vec<Finding> {
             ))
             .mended_by(format!(
                 "{} && {systemctl} daemon-reload",
-                subject.command(place.install)
+                write_anew(unit, place)
             )),
         ];
     }
@@ -122,11 +120,94 @@ fn of_unit(subject: &Subject, unit: &Path, place: &Place) -> Vec<Finding> {
     vec![Finding::ok(format!("{shown} is enabled"))]
 }
 
-/// What the unit starts; `None`: that is not a plain path.
+/// The command that writes the unit again, for this program, as it was.
+fn write_anew(unit: &Path, place: &Place) -> String {
+    let text = fs::read_to_string(unit).unwrap_or_default();
+    let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    // root may find another program by this one's name, or none.
+    let program = match place.is_users {
+        true => program_word(),
+        false => fs::read_link("/proc/self/exe")
+            .map_or_else(|_| program_word(), |path| shell_path(&path)),
+    };
+    let mut words = vec![program];
+    let started = line("ExecStart=").map(words_of).unwrap_or_default();
+    let mut arguments = started.iter().skip(1).peekable();
+    let mut kept = Vec::new();
+    while let Some(word) = arguments.next() {
+        match word.as_str() {
+            "--config" => {
+                words.push("--config".to_owned());
+                words.extend(arguments.next().map(|file| shell_word(file).into_owned()));
+            }
+            "--allow-root" => kept.push(word.clone()),
+            // The mount point.
+            path if path.starts_with('/') => kept.push(shell_word(path).into_owned()),
+            _ => {}
+        }
+    }
+    words.push("install-service".to_owned());
+    if !place.is_users {
+        words.push("--system".to_owned());
+        if let Some(user) = line("User=") {
+            words.extend(["--user".to_owned(), shell_word(user).into_owned()]);
+        }
+    }
+    words.extend(kept);
+    words.push("--force".to_owned());
+    match place.is_users {
+        true => words.join(" "),
+        false => as_root(&words.join(" ")),
+    }
+}
+
+/// The words of a command line, as `install-service` quotes them for systemd.
+fn words_of(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = line.chars().peekable();
+    while rest.next_if_eq(&' ').is_some() || rest.peek().is_some() {
+        let is_quoted = rest.next_if_eq(&'"').is_some();
+        let mut word = String::new();
+        while let Some(c) = rest.next() {
+            match c {
+                '"' if is_quoted => break,
+                ' ' if !is_quoted => break,
+                // Each stands for the second character.
+                '\\' | '%' | '$' => word.extend(rest.next()),
+                c => word.push(c),
+            }
+        }
+        if !word.is_empty() {
+            words.push(word);
+        }
+    }
+    words
+}
+
+/// What the unit starts; `None`: that is not a whole path.
 fn program_of(unit: &Path) -> Option<PathBuf> {
     let text = fs::read_to_string(unit).ok()?;
     let mut lines = text.lines();
     let start = lines.find_map(|line| line.strip_prefix("ExecStart="))?;
-    let program = Path::new(start.split(' ').next()?);
-    program.is_absolute().then(|| program.to_owned())
+    let program = PathBuf::from(words_of(start).into_iter().next()?);
+    program.is_absolute().then_some(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_unit_are_those_that_were_written_into_it() {
+        let line = r#"/usr/bin/a mount --foreground "/a b/\"c\"/$$HOME/%%h" /d"#;
+        let words = [
+            "/usr/bin/a",
+            "mount",
+            "--foreground",
+            "/a b/\"c\"/$HOME/%h",
+            "/d",
+        ];
+        assert_eq!(words_of(line), words);
+        assert!(words_of("").is_empty());
+    }
 }

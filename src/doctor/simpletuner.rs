@@ -2,8 +2,10 @@
 //! whole.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use super::files::store_path;
+use super::access::{Owned, set_aside};
+use super::files::{audit_key, store_path};
 use super::store::is_simpletuners;
 use super::{Finding, Subject};
 use crate::audit::{AuditOptions, Chain};
@@ -16,12 +18,12 @@ use crate::text::{counted, shell_path};
 const MAX_TRAIL: u64 = 128 * 1024 * 1024;
 
 pub(super) fn state(subject: &Subject, settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![database(settings)];
+    let mut findings = vec![database(subject, settings)];
     findings.extend(secrets(subject, settings));
     findings
 }
 
-fn database(settings: &Settings) -> Finding {
+fn database(subject: &Subject, settings: &Settings) -> Finding {
     let folder = &settings.state_dir;
     let how = match &settings.named_state_dir {
         Some(_) => "as SIMPLETUNER_STATE_DIR or SIMPLETUNER_CONFIG_DIR says",
@@ -47,10 +49,30 @@ fn database(settings: &Settings) -> Finding {
             "{path} ({how}) has the configuration of {}",
             counted(names.len() as u64, "provider")
         )),
-        Err(error) => Finding::failed(error.to_string()).mended_by(format!(
-            "sqlite3 {word} .recover > {word}.sql    # what is readable; or put back a backup"
-        )),
+        Err(error) => {
+            let fix = Owned::file(configs.path()).mending();
+            let restore = || {
+                format!(
+                    "{}    # or look at what is readable: sqlite3 {word}.away .recover",
+                    replaced(subject, configs.path(), "database")
+                )
+            };
+            Finding::failed(error.to_string()).mended_by(fix.unwrap_or_else(restore))
+        }
     }
+}
+
+/// The command that puts a database aside, with the files that SQLite keeps beside it, and brings back that of a backup.
+fn replaced(subject: &Subject, database: &Path, part: &str) -> String {
+    let beside = ["", "-wal", "-shm"].map(|end| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    });
+    let there = beside.iter().filter(|path| path.exists());
+    let mut commands: Vec<String> = there.map(|path| set_aside(path)).collect();
+    commands.push(subject.command(&format!("restore FILE --only {part} --force")));
+    commands.join(" && ")
 }
 
 /// Whether SimpleTuner can read the secrets.
@@ -62,7 +84,7 @@ fn secrets(subject: &Subject, settings: &Settings) -> Option<Finding> {
             false => Finding::failed(format!(
                 "SimpleTuner reads {link} through this mount, so it finds no secrets until it is mounted"
             ))
-            .mended_by(subject.command("mount")),
+            .mended_by(subject.mount_command("mount")),
         });
     }
     if !is_simpletuners(settings) {
@@ -115,11 +137,31 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         }
         _ => {}
     }
-    let verified = trail.signing_key_source().key();
-    let verified = verified.and_then(|key| Chain::verify_both(chains.each_ref(), &key));
-    let verified = match verified {
+    let key = match trail.signing_key_source().key() {
+        Ok(key) => key,
+        Err(error) => {
+            let fix = Owned::secret(audit_key(settings)).mending();
+            let restore = || subject.command("restore FILE --only trails --force");
+            let finding = Finding::failed(error.to_string());
+            return vec![finding.mended_by(fix.unwrap_or_else(restore))];
+        }
+    };
+    let verified = match Chain::verify_both(chains.each_ref(), &key) {
         Ok(verified) => verified,
-        Err(error) => return vec![Finding::failed(error.to_string()).mended_by(verify)],
+        Err(error) => {
+            let why = error.to_string();
+            let is_named = |chain: &&Chain| why.contains(&*chain.path().to_string_lossy());
+            let named = chains.iter().find(is_named).map(Chain::path);
+            let mending = |path: &Path| {
+                let fix = Owned::file(path).mending();
+                fix.unwrap_or_else(|| replaced(subject, path, "trails"))
+            };
+            let finding = Finding::failed(why.clone());
+            return vec![match named.map(mending) {
+                Some(fix) => finding.mended_by(fix),
+                None => finding,
+            }];
+        }
     };
     let mut findings = Vec::new();
     let mut whole = Vec::new();
@@ -134,7 +176,7 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
                         "{shown} is broken at row {}: {}; what stands before it proves nothing, so compare with a backup",
                         broken.id, broken.reason
                     ))
-                    .mended_by(verify.clone()),
+                    .mended_by(replaced(subject, chain.path(), "trails")),
                 ),
             },
         }

@@ -3,15 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::store_path;
+use super::access::{Owned, set_aside};
+use super::files::{of_disk, store_path};
 use super::{Finding, Subject};
+use crate::backup::KEPT;
 use crate::credential::{KEY_VARIABLE, KeySource, Undecryptable};
+use crate::files::beside;
 use crate::manager::file_options;
-use crate::provider::file::{Document, FileProvider, Stored, check_previous, read_document};
+use crate::provider::file::{
+    Document, FileProvider, Stored, check_previous, path_of_previous, read_document,
+};
 use crate::provider::{SecretStore, wait_for};
 use crate::secret::SecretName;
 use crate::settings::Settings;
-use crate::text::{counted, shell_path, shell_word};
+use crate::text::{as_root, counted, shell_path, shell_word};
 
 /// So many names are shown.
 const MAX_SHOWN: usize = 10;
@@ -26,11 +31,14 @@ pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     match read_document(&path) {
         Err(error) => {
             let why = error.to_string();
-            let look = match is_malformed(&error) {
-                true => format!("${{EDITOR:-vi}} {word}"),
-                false => format!("ls -ld {word}"),
-            };
-            return vec![Finding::failed(why.clone()).mended_as(&why, look)];
+            let edit = || format!("${{EDITOR:-vi}} {word}");
+            let fix = Owned::file(&path).mending();
+            let fix = fix.or_else(|| is_malformed(&error).then(edit));
+            let finding = Finding::failed(why.clone());
+            return vec![match fix {
+                Some(fix) => finding.mended_as(&why, fix),
+                None => finding,
+            }];
         }
         Ok(None) => findings.push(Finding::ok(format!(
             "there is no {shown} yet; the first `set` makes it"
@@ -51,17 +59,47 @@ pub(super) fn store(_: &Subject, settings: &Settings) -> Vec<Finding> {
     }
     wait_for(|done| provider.check_writable(done));
     if let Some(refusal) = provider.refusal(None) {
-        let folder = path.parent().unwrap_or(Path::new("/"));
         let why = format!("no secret can be written: {refusal}");
-        let look = format!("ls -ld {word} {}", shell_path(folder));
-        findings.push(Finding::failed(why.clone()).mended_as(&why, look));
+        let finding = Finding::failed(why.clone());
+        findings.push(match mending_of_write(settings, &path) {
+            Some(fix) => finding.mended_as(&why, fix),
+            // Other checks say what is wrong with the key, and with the disk.
+            None => finding,
+        });
     }
     if let Err(error) = check_previous(&path) {
-        findings.push(Finding::warning(format!(
-            "`undo` cannot set anything back: {error}"
-        )));
+        let kept = path_of_previous(&path);
+        let fix = Owned::secret(&kept).mending();
+        findings.push(
+            Finding::warning(format!("`undo` cannot set anything back: {error}"))
+                .mended_by(fix.unwrap_or_else(|| set_aside(&kept))),
+        );
     }
     findings
+}
+
+/// The command after which a secret can be written, if an owner, a mode or the disk is in the way.
+fn mending_of_write(settings: &Settings, store: &Path) -> Option<String> {
+    let folder = store.parent().unwrap_or(Path::new("/"));
+    let all = [
+        Owned::folder(folder),
+        Owned::file(store),
+        Owned::file(beside(store, "", ".lock")),
+        Owned::secret(path_of_previous(store)),
+        Owned::secret(&settings.key_file),
+    ];
+    let of_owner = all.iter().find_map(Owned::mending);
+    let is_missing = !folder.exists();
+    // This user cannot make it, or it would have been made.
+    let make = || {
+        as_root(&format!(
+            "install -d -m 700 -o \"$(id -un)\" {}",
+            shell_path(folder)
+        ))
+    };
+    of_owner
+        .or_else(|| is_missing.then(make))
+        .or_else(|| of_disk(folder).fix.filter(|_| !is_missing))
 }
 
 fn is_malformed(error: &crate::error::Error) -> bool {
@@ -75,30 +113,54 @@ pub(super) fn key(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         document_of(settings).is_some_and(|document| document.encrypted().count() > 0);
     vec![match key.cipher_if_present() {
         Ok(Some(cipher)) if cipher.has_key_beside() => Finding::warning(format!(
-            "a rotation of {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
+            "a `key rotate` or a `restore` that replaces {described} is under way, or was interrupted; every secret stays readable, and no backup is made until it ends"
         ))
         .mended_by(subject.command("key rotate --yes")),
         Ok(Some(_)) => Finding::ok(format!(
             "{described} is usable; keep a copy of it elsewhere"
         )),
-        Ok(None) if has_encrypted => {
-            let file = shell_path(&settings.key_file);
-            Finding::failed(format!(
-                "there is no {described}, and values are encrypted with it; put it back from a backup \
-                 (`simpletuner-live restore FILE --only secrets`), or set {KEY_VARIABLE}"
-            ))
-            .mended_by(format!("install -m 600 /path/of/the/backup/credential.key {file}"))
-        }
+        Ok(None) if has_encrypted => Finding::failed(format!(
+            "there is no {described}, and values are encrypted with it; put it back from a backup, or set {KEY_VARIABLE}"
+        ))
+        .mended_by(put_back(subject, settings)),
         Ok(None) => Finding::ok(format!(
             "there is no {described} yet; the first `set` makes it"
         )),
         Err(error) => {
             let why = error.to_string();
-            let file = shell_path(&settings.key_file);
-            let look = format!("ls -ld {file}    # restore it from a backup");
-            Finding::failed(why.clone()).mended_as(&why, look)
+            let fix = match Owned::secret(&settings.key_file).mending() {
+                Some(fix) => fix,
+                None if has_encrypted => put_back(subject, settings),
+                // Nothing needs it, and the first `set` makes another.
+                None => set_aside(&settings.key_file),
+            };
+            Finding::failed(why.clone()).mended_as(&why, fix)
         }
     }]
+}
+
+/// The command that puts back the key of the encrypted values: from beside it, or from a backup.
+fn put_back(subject: &Subject, settings: &Settings) -> String {
+    let document = document_of(settings);
+    let kept = document.and_then(|document| {
+        let stored = |name: &SecretName| matches!(document.get(name), Some(Stored::Encrypted(_)));
+        let name = document.names().find(|name| stored(name))?.clone();
+        key_beside(settings, &document, name.as_str())
+    });
+    match kept {
+        Some(kept) => replace_key(settings, &kept),
+        None => subject.command("restore FILE --only secrets --force"),
+    }
+}
+
+/// The command that makes a key beside it the key. It keeps the one that is there.
+fn replace_key(settings: &Settings, kept: &Path) -> String {
+    let (key, other) = (shell_path(&settings.key_file), shell_path(kept));
+    let copy = format!("cp -p {other} {key}");
+    match std::fs::symlink_metadata(&settings.key_file) {
+        Ok(_) => format!("{} && {copy}", set_aside(&settings.key_file)),
+        Err(_) => copy,
+    }
 }
 
 fn document_of(settings: &Settings) -> Option<Document> {
@@ -146,10 +208,7 @@ pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
             // A key that decrypts nothing is refused for writes, too, so that no file has values of two keys.
             (0, Undecryptable::OtherKey) => {
                 finding.mended_by(match key_beside(settings, &document, names[0]) {
-                    Some(path) => {
-                        let (key, other) = (shell_path(&settings.key_file), shell_path(&path));
-                        format!("mv {key} {key}.other && cp -p {other} {key}")
-                    }
+                    Some(kept) => replace_key(settings, &kept),
                     None => {
                         let words: Vec<_> = names.iter().map(|name| shell_word(name)).collect();
                         format!(
@@ -160,7 +219,11 @@ pub(super) fn values(subject: &Subject, settings: &Settings) -> Vec<Finding> {
                     }
                 })
             }
-            _ => finding.mended_by(subject.command(&format!("set {}", shell_word(names[0])))),
+            _ => {
+                let set = |name: &&str| subject.command(&format!("set {}", shell_word(name)));
+                let all: Vec<String> = names.iter().map(set).collect();
+                finding.mended_by(all.join(" && "))
+            }
         });
     }
     if settings.encrypt && !plain.is_empty() && !is_simpletuners(settings) {
@@ -203,7 +266,11 @@ fn key_beside(settings: &Settings, document: &Document, name: &str) -> Option<Pa
     let mut kept: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     kept.retain(is_kept);
     // The newest first, by the times in their names.
-    kept.sort();
+    kept.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let time = name.split_once(".old-").or_else(|| name.split_once(KEPT));
+        time.map(|(_, time)| time.to_owned())
+    });
     kept.into_iter().rev().take(MAX_KEYS).find(decrypts)
 }
 

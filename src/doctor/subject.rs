@@ -78,9 +78,19 @@ impl Subject {
 
     /// A command of this program as one can type it, with the settings file that was given.
     pub(super) fn command(&self, words: &str) -> String {
+        let program = program_word();
         match &self.flags.config {
-            Some(config) => format!("simpletuner-live --config {} {words}", shell_path(config)),
-            None => format!("simpletuner-live {words}"),
+            Some(config) => format!("{program} --config {} {words}", shell_path(config)),
+            None => format!("{program} {words}"),
+        }
+    }
+
+    /// A command about the mount that is checked: with its path, if that was given.
+    pub(super) fn mount_command(&self, verb: &str) -> String {
+        let command = self.command(verb);
+        match &self.flags.mount_point {
+            Some(dir) => format!("{command} {}", shell_path(dir)),
+            None => command,
         }
     }
 
@@ -127,6 +137,24 @@ impl MountFacts {
     /// Whether this user's mount is there, and answers.
     pub(super) fn answers(&self) -> bool {
         matches!(self.state, Ok(MountPointState::Ours { alive: true, .. }))
+    }
+}
+
+/// This program as a shell finds it: by its name if that leads to it, else by its path.
+pub(super) fn program_word() -> String {
+    const NAME: &str = "simpletuner-live";
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let of = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    let Ok(this) = of(Path::new("/proc/self/exe")) else {
+        return NAME.to_owned();
+    };
+    let mut found = std::env::split_paths(&search).map(|folder| folder.join(NAME));
+    match (
+        found.find_map(|path| of(&path).ok()),
+        fs::read_link("/proc/self/exe"),
+    ) {
+        (found, Ok(path)) if found != Some(this) && of(&path) == Ok(this) => shell_path(&path),
+        _ => NAME.to_owned(),
     }
 }
 

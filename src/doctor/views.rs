@@ -1,9 +1,15 @@
 //! The definitions of views: whether they are right, whether each pattern has a secret, and whether their users exist.
 
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::access::{Owned, set_aside};
 use super::{Finding, Subject};
 use crate::manager::SecretsManager;
+use crate::mount::MountPointState;
 use crate::settings::Settings;
-use crate::text::{counted, shell_path, shell_word};
+use crate::text::{as_root, counted, shell_path, shell_word};
 use crate::views::{Missing, Pattern, ViewDefinition, read_definitions};
 
 pub(super) fn definitions(subject: &Subject, settings: &Settings) -> Vec<Finding> {
@@ -12,7 +18,8 @@ pub(super) fn definitions(subject: &Subject, settings: &Settings) -> Vec<Finding
         Ok(views) => views,
         Err(why) => {
             let why = format!("{}: {why}", file.display());
-            let fix = format!("${{EDITOR:-vi}} {}", shell_path(file));
+            let fix = Owned::file(file).mending();
+            let fix = fix.unwrap_or_else(|| format!("${{EDITOR:-vi}} {}", shell_path(file)));
             return vec![Finding::failed(why.clone()).mended_as(&why, fix)];
         }
     };
@@ -31,8 +38,12 @@ pub(super) fn definitions(subject: &Subject, settings: &Settings) -> Vec<Finding
                 Missing::Group(group) => ("group", group),
             };
             let fix = match missing {
-                Missing::User(_) => format!("sudo useradd --system {}", shell_word(who)),
-                Missing::Group(_) => format!("sudo groupadd --system {}", shell_word(who)),
+                Missing::User(_) => {
+                    as_root(&format!("useradd --system {}", shell_word(who)))
+                }
+                Missing::Group(_) => {
+                    as_root(&format!("groupadd --system {}", shell_word(who)))
+                }
             };
             Finding::failed(format!(
                 "the view {name} is for the {kind} {who}, who does not exist here, so only this user can read it"
@@ -85,6 +96,24 @@ fn patterns(
         .collect()
 }
 
+/// The command after which the mount's next attempt to mount the views succeeds: it makes one every few seconds.
+fn mending_of_mount(subject: &Subject, views: &Value, problem: &str) -> String {
+    let Some(dir) = views["dir"].as_str().map(Path::new) else {
+        return subject.command("view ls");
+    };
+    match (
+        crate::mount::mount_point_state(dir),
+        Owned::folder(dir).mending(),
+    ) {
+        (Ok(MountPointState::Foreign { .. } | MountPointState::OfAnother { .. }), _) => {
+            as_root(&format!("umount {}", shell_path(dir)))
+        }
+        (_, Some(fix)) => fix,
+        _ if problem.contains("is not empty") => set_aside(dir),
+        _ => subject.command("view ls"),
+    }
+}
+
 /// What the mount says of the views.
 fn of_mount(subject: &Subject) -> Vec<Finding> {
     let Some(status) = &subject.mount().status else {
@@ -95,7 +124,7 @@ fn of_mount(subject: &Subject) -> Vec<Finding> {
     if let Some(problem) = views["problem"].as_str() {
         findings.push(
             Finding::failed(format!("the views are not as they are defined: {problem}"))
-                .mended_by(subject.command("view ls")),
+                .mended_by(mending_of_mount(subject, views, problem)),
         );
     }
     let is_mounted = views["mount_point"].is_string();
@@ -106,8 +135,8 @@ fn of_mount(subject: &Subject) -> Vec<Finding> {
             )
             .mended_by(format!(
                 "{} && {}",
-                subject.command("umount"),
-                subject.command("mount")
+                subject.mount_command("umount"),
+                subject.mount_command("mount")
             )),
         );
     }

@@ -39,6 +39,31 @@ pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The files beside `path` whose names are `before`, its name, `after` and something more.
+pub(crate) fn all_beside(path: &Path, before: &str, after: &str) -> Vec<PathBuf> {
+    let start = beside(path, before, after);
+    let start = start.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_one = |name: &[u8]| name.len() > start.len() && name.starts_with(start);
+    let entries = std::fs::read_dir(path.parent().unwrap_or(Path::new("/")));
+    let entries = entries.into_iter().flatten().flatten();
+    let found = entries.filter(|entry| is_one(entry.file_name().as_encoded_bytes()));
+    found.map(|entry| entry.path()).collect()
+}
+
+/// The hidden files that writers of this program had beside `path` until they were killed, with `part` in their names: files on the
+/// way to be `path`, or a copy of it. Some may be those of writers that go on.
+pub(crate) fn remains_of(path: &Path, part: &str) -> Vec<PathBuf> {
+    let mut all = all_beside(path, ".", ".");
+    all.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+        // As `place::create_whole` names them, and `Replacement`.
+        let is_random = end.len() == 16 && end.bytes().all(|byte| byte.is_ascii_hexdigit());
+        name.contains(part) && (is_random || end == "tmp")
+    });
+    all
+}
+
 /// Identifies a state of a file: it differs after an edit or a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {

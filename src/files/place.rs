@@ -116,7 +116,7 @@ pub(crate) fn create_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
     let mut temporary = OsString::from(".");
     temporary.push(&place.name);
-    temporary.push(format!(".{:x}", u64::from_ne_bytes(random)));
+    temporary.push(format!(".{:016x}", u64::from_ne_bytes(random)));
     let fd = &place.folder.fd;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(

@@ -13,7 +13,7 @@ use crate::sync::Mutex;
 /// five, a check of one of these as many, a look at `/proc` two, and a new process takes five.
 const SIZE: usize = 28;
 /// The fewest descriptors that a daemon can work with: what each part holds, its databases and backends, and the reserve.
-const MIN_LIMIT: u64 = 96;
+pub(crate) const MIN_LIMIT: u64 = 96;
 /// As many as there ever is use for.
 const WANTED_LIMIT: u64 = 1024;
 

@@ -29,6 +29,11 @@ pub(crate) fn record() {
     CORE_LIMIT.store(limit, Ordering::Relaxed);
 }
 
+/// Whether the caller had closed standard output. What is written there then goes nowhere, without an error.
+pub(crate) fn is_output_closed() -> bool {
+    CLOSED_STREAMS[1].load(Ordering::Relaxed)
+}
+
 /// Gives it back, just before another program is executed. Async-signal-safe.
 pub(super) fn restore() {
     let action = match IGNORES_BROKEN_PIPES.load(Ordering::Relaxed) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::secret::SecretBuffer;
-pub(crate) use inherited::record as record_inherited;
+pub(crate) use inherited::{is_output_closed, record as record_inherited};
 pub(crate) use supervise::{End, Restarts, supervise};
 
 /// A variable for the program, which replaces one of this process.

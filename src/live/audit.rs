@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::audit::{Actor, AuditEvent, ReadTarget};
 use crate::bundle::BundleFormat;

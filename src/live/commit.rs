@@ -1,7 +1,7 @@
 //! Commits: what a close, a rename or a truncation wrote is stored, whole or not at all.
 
 use super::audit::Writer;
-use super::layout::{DirKind, FileKind};
+use super::kind::{DirKind, FileKind};
 use super::{OpError, Tree, WorkQueue};
 use crate::error::Result;
 use crate::files::reserve;
@@ -333,7 +333,7 @@ impl Tree {
         match (&written, write) {
             (Ok(()), Some(write)) => {
                 self.counters.writes.increment();
-                self.forget_failed_write(&write.kind);
+                self.forget_failed_write(write.kind.written_by());
             }
             (Ok(()), None) | (Err(OpError::Errno(_)), _) => {}
             (Err(error), write) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::Writer;
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Tree, WaitOn};
 use crate::audit::{Actor, AuditEvent};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::layout::{DirKind, FileKind, is_sed_name};
+use super::kind::{DirKind, FileKind, is_sed_name};
 use super::open::Opened;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, LookupReply, OpError, Tree};

@@ -4,9 +4,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::layout::FileKind;
 use super::{OpError, Tree, WorkQueue};
-use crate::error::Error;
+use crate::error::{Error, in_words};
 use crate::provider::rfc3339;
 use crate::versions::DirEntry;
 
@@ -20,16 +19,6 @@ pub(super) struct FailedWrite {
     reason: String,
     #[serde(skip)]
     queue: WorkQueue,
-}
-
-impl FileKind {
-    /// Where a write of it goes.
-    fn written_by(&self) -> WorkQueue {
-        match self {
-            FileKind::Config(_) => WorkQueue::Database,
-            _ => WorkQueue::Store,
-        }
-    }
 }
 
 impl Tree {
@@ -54,7 +43,7 @@ impl Tree {
             ) => return,
             OpError::Errno(libc::EPERM | libc::ENOENT | libc::EEXIST | libc::EINVAL) => return,
             OpError::Error(error) => error.to_string(),
-            OpError::Errno(errno) => std::io::Error::from_raw_os_error(*errno).to_string(),
+            OpError::Errno(errno) => in_words(&std::io::Error::from_raw_os_error(*errno)),
         };
         self.counters.failed_writes.increment();
         let Some(kind) = self.layout.kind_at(dir_entry) else {
@@ -70,13 +59,10 @@ impl Tree {
         });
     }
 
-    /// A write of this file has succeeded.
-    pub(super) fn forget_failed_write(&self, kind: &FileKind) {
+    /// A write that this queue does has succeeded.
+    pub(super) fn forget_failed_write(&self, queue: WorkQueue) {
         let mut failed = self.failed_write.lock();
-        if failed
-            .as_ref()
-            .is_some_and(|failed| failed.queue == kind.written_by())
-        {
+        if failed.as_ref().is_some_and(|failed| failed.queue == queue) {
             *failed = None;
         }
     }

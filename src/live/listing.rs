@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::layout::{DirKind, FileType};
+use super::kind::{DirKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, Tree, WaitOn};
 use crate::cache::function_caches;

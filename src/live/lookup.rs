@@ -4,7 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::files::ReadMode;
-use super::layout::{DirKind, FileKind, FileType, Generated};
+use super::kind::{DirKind, FileKind, FileType};
+use super::layout::Generated;
 use super::resolved::{Content, Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, ROOT, Tree, WaitOn};
 use crate::cache::function_caches;

@@ -17,6 +17,7 @@ mod events;
 mod failed_write;
 mod files;
 mod journaled;
+mod kind;
 mod layout;
 mod listing;
 mod lookup;
@@ -40,7 +41,8 @@ use std::time::{Duration, SystemTime};
 
 pub use commit::{Commit, Commits};
 pub use files::parse_prefix;
-pub use layout::{FileType, ROOT};
+pub use kind::FileType;
+pub use layout::ROOT;
 pub use listing::Listed;
 pub use open::Opened;
 pub use set_attr::{AttrChange, AttrChanged};
@@ -61,6 +63,7 @@ use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
 use crate::views::ViewStore;
 use documents::Documents;
 use journaled::Journaled;
+use kind::DirKind;
 use layout::Layout;
 
 /// The process that asks.
@@ -353,7 +356,7 @@ impl Tree {
         let names_differ =
             |changed: &ChangedKey| before.has(&changed.name) != changes.snapshot.has(&changed.name);
         if changes.any || changes.keys.iter().any(names_differ) {
-            self.layout.mark_changed(&layout::DirKind::Secrets);
+            self.layout.mark_changed(&DirKind::Secrets);
         }
         self.changed();
     }

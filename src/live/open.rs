@@ -1,7 +1,8 @@
 //! OPEN and READ. An open checks the caller and records the read. It never checks whether a version is current.
 
 use super::files::ReadMode;
-use super::layout::{FileKind, Generated};
+use super::kind::FileKind;
+use super::layout::Generated;
 use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree, WaitOn};

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::commit::{Commit, Commits};
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::lookup::freshness_after;
 use super::resolved::{Freshness, Resolved};
 use super::write::{MAX_SCRATCH, scratch_is_full};

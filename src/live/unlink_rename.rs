@@ -2,7 +2,7 @@
 
 use super::audit::actor;
 use super::commit::{Commit, Commits};
-use super::layout::{DirKind, FileKind};
+use super::kind::{DirKind, FileKind};
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, OpError, Tree};
 use crate::audit::AuditEvent;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Tree;
-use super::layout::DirKind;
+use super::kind::DirKind;
 use super::resolved::Resolved;
 use crate::error::{Error, Result};
 use crate::secret::SecretValue;

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::error::Error;
 use crate::versions::{Handle, State, Unavailable};

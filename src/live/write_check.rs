@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::{Caller, OpError, Tree, WaitOn, WorkQueue};
 use crate::error::Error;
 use crate::provider::Done;

@@ -1,6 +1,6 @@
 //! The extended attributes: which provider a secret comes from, when it was fetched, and when it expires.
 
-use super::layout::FileKind;
+use super::kind::FileKind;
 use super::{Caller, OpError, Tree};
 use crate::manager::Lookup;
 use crate::provider::rfc3339;

@@ -15,6 +15,7 @@ use super::channel::Channel;
 use super::detach::{detach_own, end_connection};
 use super::environment::Environment;
 use super::handover::{HandoverState, Hello, SharedFds, ToKeeper, ToServer};
+use super::idle_pages::IdlePages;
 use super::poll::poll;
 use super::server_process::{Exit, ServerProcess};
 use super::setup::{Signals, has_terminal, set_up};
@@ -93,6 +94,7 @@ struct Keeper {
     upgrade: Option<Upgrading>,
     /// The change that was asked for while another was under way.
     next_change: Option<(Kind, Option<Environment>)>,
+    idle_pages: IdlePages,
 }
 
 /// Why the keeper woke up. `Next` is the server that an upgrade prepares.
@@ -129,6 +131,7 @@ impl Keeper {
             upgrade: None,
             next_change: None,
             unmount_requested: false,
+            idle_pages: IdlePages::after_start(),
         }
     }
 
@@ -188,6 +191,7 @@ impl Keeper {
             self.server.kill(why);
         }
         self.check_upgrade();
+        self.idle_pages.look(&self.heartbeat);
     }
 
     fn server_is_ready(&mut self) {

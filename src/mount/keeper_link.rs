@@ -11,6 +11,7 @@ use super::channel::Channel;
 use super::detach::{detach_own, end_connection};
 use super::environment::Environment;
 use super::handover::{HandoverState, Hello, QUIESCE_TIMEOUT, SharedFds, ToKeeper, ToServer};
+use super::idle_pages::IdlePages;
 use super::poll::is_ready;
 use super::setup::Signals;
 use super::sockets::Sockets;
@@ -64,8 +65,10 @@ impl KeeperLink {
         let run = move || {
             // A keeper that has ended shows in the first `poll_once`.
             let _ = self.channel.read().send(&ToKeeper::Ready);
+            let mut idle_pages = IdlePages::after_start();
             loop {
                 self.poll_once();
+                idle_pages.look(&self.heartbeat);
             }
         };
         let spawned = sync::spawn("keeper-link", SMALL_STACK, run);

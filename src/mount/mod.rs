@@ -26,6 +26,7 @@ mod device;
 mod environment;
 mod fusermount;
 mod handover;
+mod idle_pages;
 mod in_force;
 mod in_process;
 mod keeper;
@@ -59,6 +60,7 @@ pub use handover::FORMAT;
 pub use in_process::{MountedTree, mount_tree};
 pub use keeper::{mount_foreground, take_over};
 pub use mount_point::make_for;
+pub(crate) use mount_point_state::explain_stopped;
 pub use mount_point_state::{
     MountPointState, mount_point_state, own_mount_points, resolve, stopped_processes,
 };

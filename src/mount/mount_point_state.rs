@@ -83,6 +83,21 @@ pub fn stopped_processes(dir: &Path) -> Vec<u32> {
     stopped.map(|daemon| daemon.pid).collect()
 }
 
+/// Why the mount at `dir` does not answer, and the command that continues it, if processes of it are stopped.
+pub(crate) fn explain_stopped(dir: &Path) -> Option<(String, String)> {
+    let pids: Vec<String> = stopped_processes(dir).iter().map(u32::to_string).collect();
+    let who = match &pids[..] {
+        [] => return None,
+        [only] => format!("its process {only} is"),
+        [others @ .., last] => format!("its processes {} and {last} are", others.join(", ")),
+    };
+    let why = format!(
+        "the mount at {} does not answer: {who} stopped (by SIGSTOP, or by a debugger)",
+        dir.display()
+    );
+    Some((why, format!("kill -CONT {}", pids.join(" "))))
+}
+
 pub(super) fn is_of_this_program(mount: &Mount) -> bool {
     mount.fstype.starts_with("fuse") && mount.source == SOURCE
 }

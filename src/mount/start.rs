@@ -17,6 +17,8 @@ use super::mount_point::MountPoint;
 use super::mount_point_state::{MountPointState, mount_point_state, mounted, resolve};
 use super::poll::is_ready;
 use super::unmount::remove_dead;
+use super::usage;
+use super::views::bound_to_dead_views;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 use crate::sync::not_started;
@@ -152,6 +154,7 @@ pub fn mount_background(settings: &Settings, arguments: &[OsString]) -> Result<M
         });
     }
     warn_of_read_only(settings, true);
+    usage::warn_of_old_values(&bound_to_dead_views(&settings.views_dir));
     let program = std::env::current_exe().map_err(|e| Error::io("this program's own file", e))?;
     let mut child = Command::new(program)
         .args(["mount", "--foreground", "--part", "background-keeper"])

@@ -92,11 +92,17 @@ fn unmount_by(dir: &Path, how: Unmount, bound: BoundViews, begun: Instant) -> Re
         }
     };
     let views = views_of(&dir, views);
-    let refused = views.as_ref().filter(|_| bound == BoundViews::Refuse);
     // Before the detach: afterwards `/proc` no longer shows the mount.
-    let (uses, binds) = usage::uses_of(&mount, refused);
-    if let Some(views) = refused {
-        refuse_bound(views, &binds)?;
+    let (uses, binds) = usage::uses_of(&mount, views.as_ref());
+    match &views {
+        Some(views) if bound == BoundViews::Refuse => refuse_bound(views, &binds)?,
+        _ if binds.found.is_empty() => {}
+        _ => {
+            tracing::warn!(
+                "views were bound elsewhere: who reads them there gets ENOTCONN from now on"
+            );
+            usage::warn_of(&binds);
+        }
     }
     let connection = Connection::of(&mount);
     let views_connection = views.as_ref().map(Connection::of);

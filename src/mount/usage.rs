@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
+use super::mount_point_state::{VIEWS_SOURCE, is_own};
 use super::setup::PROCESS_NAME;
+use crate::audit::name_or_id;
 use crate::process;
 use crate::process::mountinfo::{self, Mount};
 use crate::sync::{self, LARGE_STACK};
@@ -22,6 +24,8 @@ use crate::sync::{self, LARGE_STACK};
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(2000);
 /// How long it may be at one process, which may not answer.
 const PROCESS_TIMEOUT: Duration = Duration::from_millis(700);
+/// What awaits who has views whose mount has ended without being unmounted.
+const OLD_VALUES: &str = ", and may read old values from now on: restart it";
 /// How many uses the warnings name.
 const MAX_NAMED: usize = 10;
 
@@ -32,9 +36,13 @@ pub(super) enum Use {
     Bind(PathBuf),
     /// The filesystem is mounted in another mount namespace.
     Namespace {
+        /// What is mounted: the filesystem, or a view of it.
+        what: String,
         point: PathBuf,
         pid: u32,
         program: String,
+        /// The name of its container, or the id.
+        container: Option<String>,
     },
     /// A process has a file of it open, or works in a folder of it.
     Process {
@@ -52,12 +60,24 @@ impl fmt::Display for Use {
                 write!(f, "it is also mounted at {0} (umount {0})", point.display())
             }
             Use::Namespace {
+                what,
+                point,
+                container: Some(container),
+                ..
+            } => write!(
+                f,
+                "the container {container} has {what} at {}",
+                point.display()
+            ),
+            Use::Namespace {
+                what,
                 point,
                 pid,
                 program,
+                container: None,
             } => write!(
                 f,
-                "process {pid} ({program}) has it at {} in a mount namespace of its own",
+                "process {pid} ({program}) has {what} at {} in a mount namespace of its own",
                 point.display()
             ),
             Use::Process {
@@ -68,6 +88,25 @@ impl fmt::Display for Use {
             } => {
                 write!(f, "process {pid} ({program}) has {what} {}", path.display())
             }
+        }
+    }
+}
+
+impl Use {
+    /// The filesystem as this process has it mounted.
+    fn in_namespace(mount: &Mount, pid: u32) -> Self {
+        let view = mount.root.strip_prefix("/").unwrap_or(&mount.root);
+        let container = process::control_group_of(pid).container;
+        Use::Namespace {
+            what: match is_own(mount, VIEWS_SOURCE) {
+                true if view.as_os_str().is_empty() => "the views".into(),
+                true => format!("the view {}", view.display()),
+                false => "it".into(),
+            },
+            point: mount.point.clone(),
+            pid,
+            program: program_of(pid),
+            container: container.map(|id| name_or_id(&id)),
         }
     }
 }
@@ -105,11 +144,7 @@ pub(super) fn bind_of_folder(mount: &Mount, folder: &str) -> Option<Use> {
     let tables = process::all_pids().map(|pid| (pid, mountinfo::of_process(pid)));
     tables.into_iter().find_map(|(pid, table)| {
         let found = table.unwrap_or_default().into_iter().find(is_bind)?;
-        Some(Use::Namespace {
-            point: found.point,
-            pid,
-            program: program_of(pid),
-        })
+        Some(Use::in_namespace(&found, pid))
     })
 }
 
@@ -166,9 +201,19 @@ fn uses_within(wanted: Vec<Wanted>, timeout: Duration) -> Vec<Uses> {
 
 /// Logs the uses as warnings.
 pub(super) fn warn_of(uses: &Uses) {
+    warn_of_each(uses, "");
+}
+
+/// Logs who has views whose mount has ended without being unmounted.
+pub(super) fn warn_of_old_values(uses: &Uses) {
+    warn_of_each(uses, OLD_VALUES);
+}
+
+/// `then`: what is to be said after each use.
+fn warn_of_each(uses: &Uses, then: &str) {
     let Uses { found, cut_off } = uses;
     for used in found.iter().take(MAX_NAMED) {
-        tracing::warn!("{used}");
+        tracing::warn!("{used}{then}");
     }
     if found.len() > MAX_NAMED {
         tracing::warn!("and {} more", found.len() - MAX_NAMED);
@@ -219,12 +264,7 @@ impl Search {
                 Kinds::Binds => usize::MAX,
             };
             for mount in wanted.new_mounts(&table).into_iter().take(at_most) {
-                let used = Use::Namespace {
-                    point: mount.point.clone(),
-                    pid,
-                    program: program_of(pid),
-                };
-                report(&self.found, which, used);
+                report(&self.found, which, Use::in_namespace(mount, pid));
             }
             if wanted.kinds == Kinds::All {
                 wanted.search_process(pid, |used| report(&self.found, which, used));

@@ -97,8 +97,9 @@ impl ViewsMount {
                 mount.definitions_changed(change);
             }
         }));
-        self.store.watch(timeout);
+        // Before the definitions are read, which may show why they cannot be mounted.
         self.update_status(&mut self.serving.lock(), None);
+        self.store.watch(timeout);
     }
 
     fn go_on(self: &Arc<Self>, inherited: Inherited) -> Result<Serving> {
@@ -149,6 +150,7 @@ impl ViewsMount {
 
     fn mount(self: &Arc<Self>, serving: &mut Option<Serving>) -> Result<()> {
         clear(&self.dir)?;
+        self.clear_folder()?;
         let place = MountPoint::open(&self.dir)?.ok_or_else(|| {
             let dir = self.dir.display();
             Error::Settings(format!("something has just been mounted at {dir}"))
@@ -182,6 +184,32 @@ impl ViewsMount {
         })?;
         tracing::info!("the views are mounted at {}", place.path().display());
         *serving = Some(now);
+        Ok(())
+    }
+
+    /// Removes the empty folders of views' names in the mount point: Docker makes one for `-v` while the views are not mounted.
+    ///
+    /// # Errors
+    /// Something else is there.
+    fn clear_folder(&self) -> Result<()> {
+        let dir = self.dir.display();
+        let views = self.store.current();
+        // It need not be there yet.
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let shown = name.display();
+            let is_view = name.to_str().is_some_and(|name| views.get(name).is_some());
+            // Nothing but an empty folder can be removed so.
+            if !is_view || std::fs::remove_dir(entry.path()).is_err() {
+                return Err(Error::Settings(format!(
+                    "{dir} is not empty: the views would hide {shown}; move it to another place, or choose another folder by the \
+                     setting views_dir"
+                )));
+            }
+            tracing::warn!(
+                "{dir}/{shown} was an empty folder instead of the view, and is removed: restart the container that it was made for"
+            );
+        }
         Ok(())
     }
 
@@ -376,7 +404,17 @@ fn clear(dir: &Path) -> Result<()> {
         )));
     }
     tracing::warn!("cleaning up the dead mount at {shown}");
+    // Afterwards nothing says any more whose they were.
+    usage::warn_of_old_values(&binds_of(&mount));
     detach(&mount)
+}
+
+/// Where else the views of a mount at `dir` are mounted whose processes have both ended. Who reads them there goes on reading what the
+/// kernel still has.
+pub(super) fn bound_to_dead_views(dir: &Path) -> usage::Uses {
+    let mount = mounted(&resolve(dir)).ok().flatten();
+    let dead = mount.filter(|mount| is_own(mount, VIEWS_SOURCE) && has_ended(mount));
+    dead.map(|dead| binds_of(&dead)).unwrap_or_default()
 }
 
 /// Whether nobody answers a mount any more. One that does not answer in time counts as alive.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backend::runtime;
+use crate::text::as_root;
 
 /// How good what was checked is. The worst is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -144,7 +145,12 @@ pub(super) fn clock_against(server: &str, seconds: Option<i64>) -> Option<Findin
         true => Finding::warning(message),
         false => Finding::failed(message),
     };
-    Some(finding.mended_by("sudo timedatectl set-ntp true"))
+    Some(finding.mended_by(set_clock()))
+}
+
+/// The command that sets this machine's clock by the network's.
+pub fn set_clock() -> String {
+    as_root("timedatectl set-ntp true")
 }
 
 #[cfg(test)]

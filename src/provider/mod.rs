@@ -34,7 +34,7 @@ pub use backend_variables::{backend_variables, differing_variables};
 pub(crate) use backends::in_order;
 pub use backends::{BACKENDS, BackendKind, ChainLink, own_credentials, path_variables};
 pub use command::variables as variables_of_programs;
-pub use diagnosis::{Asking, Finding, Policy, Verdict};
+pub use diagnosis::{Asking, Finding, Policy, Verdict, set_clock};
 pub use environment::EnvironmentProvider;
 pub use file::FileProvider;
 pub(crate) use file::values_under_key;
@@ -42,8 +42,8 @@ pub use file::{Did, KeyRotationPlan, KeyRotationReport, KeyRotationRequest};
 pub use file::{PastChange, Undo, UndoRequest};
 pub use keyed::{KeyedProvider, KeyedSource};
 pub use not_configured::NotConfigured;
-pub(crate) use timestamp::rfc3339_in_microseconds;
 pub use timestamp::{parse_rfc3339, rfc3339};
+pub(crate) use timestamp::{rfc3339_in_microseconds, time_in_name};
 pub use view::{ProviderChanges, ProviderUpdate, View, ViewLookup};
 
 /// Keys that SimpleTuner itself reads; listed whenever the environment has them.

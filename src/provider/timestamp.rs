@@ -17,7 +17,12 @@ pub fn rfc3339(time: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-/// The same with microseconds, which must be whole ones: `2026-01-02T03:04:05.678901Z`.
+/// A time as a part of a file's name, in whole seconds: `20260102T030405Z`.
+pub(crate) fn time_in_name(time: SystemTime) -> String {
+    rfc3339(time).replace(['-', ':'], "")
+}
+
+/// An RFC 3339 text with microseconds, which must be whole ones: `2026-01-02T03:04:05.678901Z`.
 pub(crate) fn rfc3339_in_microseconds(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = rfc3339(time);

@@ -177,13 +177,20 @@ impl<M: Mounts> Volumes<M> {
                 ));
             }
             None => {
+                if let Some(missing) = wanted.missing().first() {
+                    return Err(format!("{missing} here; a number needs no name"));
+                }
                 let text = wanted.to_json().to_string();
                 let put = self.store.put(name, text.as_bytes());
                 put.map_err(|error| error.to_string())?;
+                // A view that nobody can see is of no use: better said now than by an empty folder.
+                if let Err(why) = self.mounts.place() {
+                    let _ = self.store.remove(name);
+                    return Err(why);
+                }
                 self.record(client, AuditEvent::ViewSet(name.to_owned()));
             }
         }
-        // A view that nobody can see is of no use: better said now than by an empty folder.
         self.mounts.place()?;
         Ok(json!({}))
     }
@@ -357,6 +364,8 @@ mod tests {
             "only letters",
         );
         refused("Create", r#"{"Opts":{"secrets":"A"}}"#, "it is empty");
+        let user = r#"{"Name":"a","Opts":{"secrets":"A","user":"no-such-user"}}"#;
+        refused("Create", user, "no user \"no-such-user\"");
         refused("Mount", r#"{"Name":"a"}"#, "there is no view");
         refused("Get", "[1", "is malformed");
         assert_eq!(ask(&volumes, "Nothing", "{}").0, 404);

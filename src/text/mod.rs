@@ -5,7 +5,7 @@ mod printable;
 mod shell;
 
 pub(crate) use printable::printable;
-pub(crate) use shell::{shell_path, shell_word};
+pub(crate) use shell::{as_root, shell_path, shell_word};
 
 /// A count with its noun: `1 row`, `2 rows`, `2 entries`.
 pub(crate) fn counted(count: u64, noun: &str) -> String {

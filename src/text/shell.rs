@@ -39,6 +39,15 @@ pub(crate) fn shell_word(text: &str) -> Cow<'_, str> {
     word.into()
 }
 
+/// The command of root's as this user types it.
+pub(crate) fn as_root(command: &str) -> String {
+    match rustix::process::geteuid().is_root() {
+        // A container may have no sudo.
+        true => command.to_owned(),
+        false => format!("sudo {command}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

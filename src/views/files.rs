@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::answer::{Answer, Ask, ViewError};
 use super::definition::{DocumentFormat, FileContent, ViewDefinition};
-use super::store::View;
+use super::view::View;
 use crate::bundle::{self, BundleFormat, Document};
 use crate::manager::{Lookup, SecretVersion, SecretsManager, Snapshot};
 use crate::provider::ListingState;

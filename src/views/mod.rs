@@ -16,6 +16,7 @@ mod owner;
 mod pattern;
 mod store;
 mod tree;
+mod view;
 
 pub use answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 pub use definition::{DocumentFormat, ViewDefinition};
@@ -24,10 +25,9 @@ pub(crate) use document::{MAX_FILE as MAX_VIEWS_FILE, count as count_views};
 pub use open_audit::OpenAudit;
 pub use owner::{FileOwner, Missing};
 pub use pattern::Pattern;
-pub use store::{
-    Definitions, DefinitionsChange, DefinitionsListener, View, ViewStore, read_definitions,
-};
+pub use store::{DefinitionsListener, ViewStore, read_definitions};
 pub use tree::Views;
+pub use view::{Definitions, DefinitionsChange, View};
 
 /// The inode number of the root folder.
 pub const ROOT: u64 = 1;

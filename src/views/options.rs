@@ -24,12 +24,16 @@ impl ViewDefinition {
                     .push(Pattern::new(secret).map_err(|error| error.to_string())?);
                 continue;
             };
-            let valid = |name: &str| SecretName::new(name).map_err(|error| error.to_string());
-            if definition
-                .files
-                .insert(valid(file)?, valid(name)?)
-                .is_some()
-            {
+            let secret =
+                SecretName::new(name).map_err(|error| match name.contains(['*', '?']) {
+                    true => format!(
+                        "{name:?} is a pattern, and only one secret can be given another name"
+                    ),
+                    false => error.to_string(),
+                })?;
+            let file_name = SecretName::new(file)
+                .map_err(|error| format!("the file {file:?} cannot have this name: {error}"))?;
+            if definition.files.insert(file_name, secret).is_some() {
                 return Err(format!("the file {file:?} is there twice"));
             }
         }
@@ -91,7 +95,8 @@ mod tests {
             assert!(reason.contains(words), "{reason}");
         };
         wrong(&["a/b"], None, "0400", "only letters");
-        wrong(&["HF_*=token"], None, "0400", "only letters");
+        wrong(&["HF_*=token"], None, "0400", "\"HF_*\" is a pattern");
+        wrong(&["A=../a"], None, "0400", "the file \"../a\" cannot have");
         wrong(&["A=x", "B=x"], None, "0400", "\"x\" is there twice");
         wrong(&["A"], Some(":ml"), "0400", "\"user\" must be");
         wrong(&["A"], Some("a b"), "0400", "without spaces");

@@ -1,6 +1,8 @@
 //! Who owns a view's files, as the kernel checks it. The owner is part of the name under which `versions` keeps a file, so that the
 //! attributes of an inode never change: with another owner, a name leads to another inode.
 
+use std::fmt;
+
 use super::definition::{ViewDefinition, parse_id};
 use crate::users;
 use crate::versions::DirEntry;
@@ -12,6 +14,15 @@ pub enum Missing {
     User(String),
     /// The group.
     Group(String),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missing::User(user) => write!(f, "there is no user {user:?}"),
+            Missing::Group(group) => write!(f, "there is no group {group:?}"),
+        }
+    }
 }
 
 /// The owner, the group and the permission bits of a view's files.

@@ -13,7 +13,8 @@ use super::answer::{Answer, Ask, Entry, Listed, ViewAttr, ViewError};
 use super::files::{self, content};
 use super::open_audit::Opens;
 use super::owner::FileOwner;
-use super::store::{Definitions, DefinitionsChange, View, ViewStore, is_folder};
+use super::store::ViewStore;
+use super::view::{Definitions, DefinitionsChange, View, is_folder};
 use crate::error::{Error, Result};
 use crate::manager::{ChangeSet, ChangedKey, Lookup, SecretsManager, Snapshot};
 use crate::metrics::MountCounters;
@@ -422,7 +423,7 @@ fn version_attr(state: &State, ino: u64) -> Option<ViewAttr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::folder_of;
+    use super::super::view::folder_of;
     use super::*;
 
     #[test]

@@ -151,6 +151,10 @@ fn a_file_that_is_there_is_replaced_only_with_force_and_a_failure_leaves_it_as_i
         .command("bash")
         .args(["-c", &format!("{BINARY} backup - -R recipient > /dev/full")]));
     assert!(failed.failed().contains("No space left"));
+    let closed = ran(home
+        .command("bash")
+        .args(["-c", &format!("{BINARY} backup - -R recipient >&-")]));
+    assert!(closed.failed().contains("cannot write standard output"));
     std::os::unix::fs::symlink("target.age", home.path("link.age")).unwrap();
     home.run(&["backup", "target.age", "-R", "recipient"])
         .done();

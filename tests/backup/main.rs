@@ -1,11 +1,14 @@
 //! `backup` and `restore`, with the real `age` and `tar`, over real mounts.
 
 mod archive;
+mod damage;
+mod databases;
 mod interrupted;
 mod refused;
 mod restoring;
 #[path = "../support/mod.rs"]
 mod support;
+mod trails;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -287,4 +287,13 @@ fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
     assert!(said.contains("other.json would lose their key"), "{said}");
     let get = ["--config", "other.yaml", "get", "B"];
     assert_eq!(other.run(&get).done(), "hunter2-beta");
+    // Nor one that the settings name, which the restore replaces.
+    let third = Home::new();
+    third.write(".simpletuner/live.yaml", "file_path: ~/own.json\n");
+    third.run_with("hunter2-beta", &["set", "B"]).done();
+    let refused = third.run(&args);
+    assert_eq!(refused.code, 1);
+    let said = refused.err;
+    assert!(said.contains("own.json would lose their key"), "{said}");
+    assert_eq!(third.run(&["get", "B"]).done(), "hunter2-beta");
 }

@@ -214,7 +214,9 @@ fn volumes_are_views_with_their_own_users_subsets_and_names() {
     assert_ne!(docker.run(&["volume", "rm", "hf"]).code, 0);
     let (status, said) = socket::ask(&daemon.socket, "/VolumeDriver.Remove", r#"{"Name":"hf"}"#);
     assert!(
-        status == 500 && said.contains("is in use: process"),
+        status == 500
+            && said.contains("is in use: the container ")
+            && said.contains(" has the view hf at /run/secrets"),
         "{said}"
     );
     docker.run(&["rm", "-f", "holder"]).done();

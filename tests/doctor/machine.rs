@@ -1,8 +1,7 @@
-//! The machine: the device, `fusermount3`, limits, disks, certificates. Each is broken in a namespace or for one process.
+//! The machine: the device, the clock, disks, certificates. Each is broken in a namespace or for one process.
 
 use super::*;
 use support::home::is_root;
-use support::user::User;
 
 /// What `doctor` finds in a mount namespace of its own, after `script` there, and again after the command that `id` prints.
 #[track_caller]
@@ -57,118 +56,18 @@ fn a_full_or_read_only_disk_is_found() {
     patient.sh("fallocate -l 101900k .simpletuner/big; true");
     let found = patient.check("disk");
     found.is("failed", "is full");
+    // Which file may go, a person must decide.
     let fix = found.finding("is full")["fix"].as_str().unwrap().to_owned();
     assert!(patient.sh(&fix).contains("big"));
     patient.sh("rm .simpletuner/big");
+    assert_eq!(patient.check("disk").status(), "ok");
+    patient.sh("mount -t tmpfs -o nr_inodes=10,mode=700 none .simpletuner");
+    patient
+        .check("disk")
+        .is("failed", "no room for another file");
+    patient.sh("umount .simpletuner");
     patient.breaks("mount -o remount,ro .simpletuner", "disk", "is read-only");
     patient.sh("umount .simpletuner");
-}
-
-#[test]
-fn limits_that_are_too_low_are_found() {
-    let patient = Patient::healthy();
-    let with = |limit: &str| {
-        let mut command = patient.command("prlimit");
-        command.args([limit, BINARY, "doctor", "--json"]);
-        Report::of(ran(&mut command))
-    };
-    with("--nofile=20:4096")
-        .check("descriptors")
-        .is("failed", "the limit of open files is 20");
-    let few = with("--nofile=256:256").check("descriptors");
-    few.is("warning", "may open 256 files at most");
-    assert!(
-        few.finding("256")["fix"]
-            .as_str()
-            .unwrap()
-            .contains("nofile 65536")
-    );
-    if is_root() {
-        let user = User::new("nobody");
-        let program = user.scratch.path("program");
-        let mut command = user.command("prlimit");
-        command
-            .arg("--memlock=65536")
-            .arg(program)
-            .args(["doctor", "--json"]);
-        let few = Report::of(ran(&mut command)).check("memory");
-        few.is("warning", "only 64 KiB may be locked");
-        assert!(
-            few.finding("64 KiB")["fix"]
-                .as_str()
-                .unwrap()
-                .contains("memlock 32768")
-        );
-    }
-}
-
-#[test]
-fn what_an_ordinary_user_needs_to_mount_is_found() {
-    if !is_root() {
-        return;
-    }
-    let user = User::new("nobody");
-    let doctor = |variables: &[(&str, &str)]| {
-        let mut command = user.command(user.scratch.path("program"));
-        command
-            .args(["doctor", "--json"])
-            .envs(variables.iter().copied());
-        Report::of(ran(&mut command))
-    };
-    doctor(&[])
-        .check("fusermount")
-        .is("ok", "mounts for this user");
-    let missing = doctor(&[("FUSERMOUNT_PATH", "/nowhere/fusermount3")]).check("fusermount");
-    assert_eq!(
-        missing.finding("not installed")["fix"],
-        "sudo apt install fuse3"
-    );
-    let weak = user.scratch.path("fusermount3");
-    user.scratch
-        .sh("install -m 755 \"$(command -v fusermount3)\" fusermount3");
-    let path = weak.display().to_string();
-    let found = doctor(&[("FUSERMOUNT_PATH", &path)]).check("fusermount");
-    let fix = found.finding("is not set-user-id root")["fix"]
-        .as_str()
-        .unwrap()
-        .replace("sudo ", "");
-    user.scratch.sh(&fix);
-    assert_eq!(
-        doctor(&[("FUSERMOUNT_PATH", &path)])
-            .check("fusermount")
-            .status(),
-        "ok"
-    );
-}
-
-#[test]
-fn an_ordinary_user_who_lets_others_in_needs_a_line_of_fuse_conf() {
-    if !is_root() {
-        return;
-    }
-    let patient = Patient::healthy();
-    // The namespace keeps the machine's own file as it is. The user is not root, because only others need the line.
-    patient.sh("chmod 755 . && install -m 755 \"$(readlink -f bin/simpletuner-live)\" program && touch fuse.conf && mkdir user \
-         && echo 'allow_root: true' > user/live.yaml && chown -R nobody user && touch /etc/fuse.conf");
-    let script = "mount --make-rprivate / && mount --bind fuse.conf /etc/fuse.conf
-        look() { setpriv --reuid nobody --clear-groups ./program --config user/live.yaml doctor --json; }
-        cd \"$HOME\"; export HOME=\"$HOME/user\"; look > first; cat first >&2; bash -c 'echo user_allow_other | sudo tee -a /etc/fuse.conf' >&2; look > second; true";
-    ran(patient
-        .command("unshare")
-        .args(["-m", "bash", "-c", script]))
-    .done();
-    let of = |file: &str| {
-        let text = std::fs::read_to_string(patient.home.path(file)).unwrap();
-        let checks: Vec<Value> = serde_json::from_str(&text).unwrap();
-        Report { code: 0, checks }.check("allow_other")
-    };
-    let before = of("first");
-    before.is("failed", "root cannot be let in");
-    assert_eq!(
-        before.finding("root cannot")["fix"],
-        "echo user_allow_other | sudo tee -a /etc/fuse.conf"
-    );
-    assert_eq!(of("second").status(), "ok");
 }
 
 #[test]
@@ -179,9 +78,74 @@ fn a_file_of_authorities_that_is_missing_is_found() {
         .args(["doctor", "--json"])
         .env("SSL_CERT_FILE", "/nowhere.pem");
     let found = Report::of(ran(&mut doctor)).check("tls");
-    assert_eq!(
-        found.finding("SSL_CERT_FILE names")["fix"],
-        "unset SSL_CERT_FILE"
+    found.is("failed", "SSL_CERT_FILE names");
+    let fix = found.finding("SSL_CERT_FILE names")["fix"]
+        .as_str()
+        .unwrap();
+    let script =
+        format!("export SSL_CERT_FILE=/nowhere.pem; {fix}; exec simpletuner-live doctor --json");
+    let after = Report::of(ran(patient.command("sh").args(["-c", &script])));
+    assert_eq!(after.check("tls").status(), "ok");
+}
+
+/// Says that it is 1970 for as long as the file `$NO_TIME` is there.
+const NO_TIME: &str = "#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = syscall(SYS_clock_gettime, clock, now);
+    char *file = getenv(\"NO_TIME\");
+    if (clock == CLOCK_REALTIME && file && access(file, F_OK) == 0) now->tv_sec = 3600;
+    return failed;
+}";
+
+#[test]
+fn a_clock_that_cannot_be_right_is_found_and_set() {
+    let mut patient = Patient::healthy();
+    patient.home.write("no_time.c", NO_TIME);
+    // A test may not set the machine's clock, and here is no service manager that does, so that a stub does it.
+    patient.sh("cc -shared -fPIC -o no_time.so no_time.c; touch no_time
+        printf '#!/bin/sh\\n[ \"$*\" = \"set-ntp true\" ] && rm \"$NO_TIME\"' > bin/timedatectl; chmod 755 bin/timedatectl");
+    let path = |name: &str| patient.home.path(name).display().to_string();
+    patient.env = vec![
+        ("LD_PRELOAD", path("no_time.so")),
+        ("NO_TIME", path("no_time")),
+    ];
+    let after = patient.mends(
+        "clock",
+        "this machine's clock says 1970-01-01T01:00:00Z",
+        str::to_owned,
     );
-    assert_eq!(patient.check("tls").status(), "ok");
+    assert_eq!(after.status(), "ok");
+}
+
+#[test]
+fn an_old_kernel_is_a_warning_that_no_command_mends() {
+    let patient = Patient::healthy();
+    let mut old = patient.command("setarch");
+    old.args(["--uname-2.6", BINARY, "doctor", "--json"]);
+    let found = Report::of(ran(&mut old)).check("kernel");
+    found.is("warning", "Linux 6.9 or newer does");
+    assert!(found.finding("6.9")["fix"].is_null());
+}
+
+#[test]
+fn a_machine_without_authorities_gets_them() {
+    if !is_root() {
+        return;
+    }
+    let patient = Patient::healthy();
+    patient.home.write(
+        ".simpletuner/live.yaml",
+        "vault_url: https://127.0.0.1:1\ntimeout: {connect: 1, total: 1}\n",
+    );
+    // There is no network for apt, so a stub brings back what the package has.
+    patient.sh("printf '#!/bin/sh\\n[ \"$*\" = \"install ca-certificates\" ] && umount /etc/ssl /usr/share/ca-certificates' > bin/apt
+        chmod 755 bin/apt; mkdir none");
+    let script = "cd \"$HOME\" && mount --bind none /etc/ssl && mount --bind none /usr/share/ca-certificates";
+    let [before, after] = in_namespace(&patient, script, "tls");
+    before.is("failed", "this machine has no certificates of authorities");
+    assert_eq!(after.status(), "ok", "{}", after.0);
 }

@@ -1,8 +1,12 @@
 //! `doctor`: each check is broken, found, and mended by the command that it prints.
 
 mod backends;
+mod backups;
 mod here;
 mod machine;
+mod mount;
+mod ordinary;
+mod programs;
 #[path = "../support/servers/mod.rs"]
 mod servers;
 #[path = "../support/mod.rs"]
@@ -68,13 +72,21 @@ impl Patient {
     #[track_caller]
     pub fn breaks(&self, script: &str, id: &str, expected: &str) {
         self.sh(script);
+        self.mends(id, expected, |fix| fix.to_owned());
+    }
+
+    /// The check says `expected`, and says it no more after the command that it prints, with what `filled` puts in for a person.
+    #[track_caller]
+    pub fn mends(&self, id: &str, expected: &str, filled: impl Fn(&str) -> String) -> Found {
         let found = self.check(id);
         let finding = found.finding(expected);
         let fix = finding["fix"].as_str();
-        let fix = fix.unwrap_or_else(|| panic!("{finding}"));
-        self.sh(fix);
+        let fix = filled(fix.unwrap_or_else(|| panic!("{finding}")));
+        // Any shell, not only bash.
+        ran(self.command("sh").args(["-c", &fix])).done();
         let after = self.check(id);
         assert!(!after.says(expected), "{fix}: {}", after.0);
+        after
     }
 }
 
@@ -150,6 +162,20 @@ fn a_new_home_has_nothing_that_failed_and_gets_no_file() {
     for id in ["aws", "vault", "command", "views", "sockets", "audit"] {
         assert_eq!(report.check(id).status(), "skipped", "{id}");
     }
+    // The page on operation has each, in this order.
+    let page = include_str!("../../docs/operation.md");
+    let ids = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| `id` |"))
+        .skip(2);
+    let ids = ids.take_while(|line| line.starts_with("| `"));
+    let ids = ids.map(|line| line.split('|').nth(1).unwrap().replace(['`', ' '], ""));
+    let ids = ids.collect::<Vec<_>>().join(",");
+    let checks = report
+        .checks
+        .iter()
+        .map(|check| check["id"].as_str().unwrap());
+    assert_eq!(ids, checks.collect::<Vec<_>>().join(","));
     let table = ran(patient.command(BINARY).arg("doctor"));
     assert_eq!(table.code, 0, "{}", table.err);
     assert!(

@@ -192,7 +192,7 @@ fn ls_and_status_say_which_values_cannot_be_decrypted_and_why() {
     ran(mount.arg("mount")).done();
     let status = home.run(&["status"]).done();
     assert!(
-        status.contains("A, B cannot be decrypted: the credential key"),
+        status.contains("A, B cannot be decrypted: the key"),
         "{status}"
     );
     assert!(status.contains("there is no such file"), "{status}");

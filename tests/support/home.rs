@@ -36,6 +36,13 @@ impl CommandOutput {
         self.err
     }
 
+    /// What it said on standard error; it must have succeeded.
+    #[track_caller]
+    pub fn warned(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.err
+    }
+
     /// A tool of the system must have been refused, whatever its exit code for that is.
     #[track_caller]
     pub fn denied(self) {

@@ -218,4 +218,39 @@ fn a_user_that_does_not_exist_and_a_pattern_without_a_secret_are_warned_of() {
         "nobody else may read"
     );
     assert_eq!(names(&view(&live, "v")), ["A"]);
+    let created = cli(
+        &live,
+        &[
+            "view",
+            "create",
+            "w",
+            "--secret",
+            "A",
+            "--user",
+            "no-such-user",
+        ],
+    );
+    assert!(
+        created
+            .err
+            .contains("there is no user \"no-such-user\" here"),
+        "{}",
+        created.err
+    );
+    // Beside a file that is malformed.
+    fs::write(live.home(".simpletuner/views.json"), "{").unwrap();
+    wait_until("status says so", || {
+        live.json("status")["views"]["problem"].is_string()
+    });
+    for command in [
+        &["view", "rm", "v"][..],
+        &["view", "create", "x", "--secret", "A"],
+    ] {
+        let refused = cli(&live, command);
+        assert!(
+            refused.err.contains("views.json") && refused.err.contains("EOF while parsing"),
+            "{}",
+            refused.err
+        );
+    }
 }

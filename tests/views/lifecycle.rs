@@ -85,7 +85,7 @@ fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
     drop(bind);
     let refused = home.run(&["umount"]).failed();
     assert!(
-        refused.contains("/mnt in a mount namespace of its own"),
+        refused.contains("has the view a at /mnt in a mount namespace of its own"),
         "{refused}"
     );
     // The last view goes: what is bound stays, and is empty.
@@ -103,7 +103,12 @@ fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
         Ok(value)
     };
     assert_eq!(read().unwrap(), "v");
-    home.run(&["umount", "--force"]).done();
+    let ended = home.run(&["umount", "--force"]).warned();
+    assert!(
+        ended.contains("who reads them there gets ENOTCONN")
+            && ended.contains("has the view a at /mnt"),
+        "{ended}"
+    );
     assert!(!is_mounted(&place));
     for result in [fs::read_to_string(&inside), read()] {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
@@ -145,6 +150,75 @@ fn a_mount_point_that_is_taken_is_said_and_the_live_mount_goes_on() {
     define(&live, "v", r#"{"secrets": ["A"], "mode": "0444"}"#);
     assert_eq!(read(&live, "v/A") + &read(&live, "w/A"), "aa");
     assert!(live.json("status")["views"]["problem"].is_null());
+}
+
+#[test]
+fn an_empty_folder_in_the_place_of_a_view_is_removed_and_anything_else_is_named() {
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let folder = home.path(".simpletuner/views/a");
+    // As Docker makes it for `-v` while nothing is mounted.
+    fs::create_dir_all(&folder).unwrap();
+    home.run(&["mount"]).done();
+    assert_eq!(home.sh("cat .simpletuner/views/a/K"), "v");
+    let log = fs::read_to_string(home.path(".simpletuner/live.log")).unwrap();
+    assert!(log.contains("an empty folder instead of the view"), "{log}");
+    home.run(&["umount"]).done();
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("mine"), "").unwrap();
+    let words = "the views are not mounted: ";
+    for command in [&["mount"][..], &["view", "path", "a"], &["view", "ls"]] {
+        let err = home.run(command).warned();
+        assert!(
+            err.contains(words) && err.contains("the views would hide a"),
+            "{command:?}: {err}"
+        );
+    }
+    let status = home.run(&["status"]).done();
+    assert!(
+        status.contains("1 view not mounted\n") && status.contains("views problem"),
+        "{status}"
+    );
+    let doctor = home.run(&["doctor"]);
+    assert!(
+        doctor.code == 1
+            && doctor
+                .out
+                .contains("failed   views             the views are not"),
+        "{}",
+        doctor.out
+    );
+    fs::remove_file(folder.join("mine")).unwrap();
+    wait_until("the views are mounted", || {
+        is_mounted(folder.parent().unwrap())
+    });
+    assert_eq!(home.sh("cat .simpletuner/views/a/K"), "v");
+    home.run(&["umount"]).done();
+}
+
+#[test]
+fn a_mount_after_its_processes_were_killed_names_who_may_read_old_values() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let script =
+        "mount --make-rprivate / && mount --bind .simpletuner/views/a /mnt && echo && exec cat";
+    let mut container =
+        support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
+    home.kill(&home.live(""));
+    let err = home.run(&["mount"]).warned();
+    let words = "has the view a at /mnt in a mount namespace of its own, and may read old values from now on";
+    assert!(err.contains(words), "{err}");
+    let log = fs::read_to_string(home.path(".simpletuner/live.log")).unwrap();
+    assert!(log.contains(words), "{log}");
+    drop(container.stdin.take());
+    container.wait().unwrap();
+    home.run(&["umount"]).done();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::failure::{self, Refusal};
 use super::{AwsBackend, AwsOptions, Made};
 use crate::provider::backend::{FetchError, Fetched};
 use crate::provider::diagnosis::clock_against;
-use crate::provider::{Finding, Policy};
+use crate::provider::{Finding, Policy, set_clock};
 use crate::text::{counted, printable, shell_word};
 
 /// What may read the secret.
@@ -111,7 +111,7 @@ fn failed(error: FetchError, name: &str, region: &str, caller: Option<&str>) -> 
     let said = error.reason;
     let (word, at) = (shell_word(name), format!("--region {}", shell_word(region)));
     let fix = match () {
-        () if said.contains("clock") => Some("sudo timedatectl set-ntp true".to_owned()),
+        () if said.contains("clock") => Some(set_clock()),
         () if said.contains("marked for deletion") => Some(format!(
             "aws secretsmanager restore-secret {at} --secret-id {word}"
         )),
@@ -122,7 +122,7 @@ fn failed(error: FetchError, name: &str, region: &str, caller: Option<&str>) -> 
         () if said.contains("AWS credentials") || said.contains("accept the credentials") => {
             Some("aws configure".to_owned())
         }
-        () if said.contains(READ) => caller.and_then(allow),
+        () if said.contains(READ) => caller.and_then(|arn| allow(arn, &at)),
         () => None,
     };
     let finding = Finding::failed(said);
@@ -133,7 +133,7 @@ fn failed(error: FetchError, name: &str, region: &str, caller: Option<&str>) -> 
 }
 
 /// The command that gives this caller the least policy.
-fn allow(arn: &str) -> Option<String> {
+fn allow(arn: &str, at: &str) -> Option<String> {
     let mut parts = arn.rsplit_once(':')?.1.split('/');
     let (verb, flag) = match parts.next()? {
         "user" => ("put-user-policy", "--user-name"),
@@ -146,7 +146,7 @@ fn allow(arn: &str) -> Option<String> {
         _ => parts.next()?,
     };
     Some(format!(
-        "aws iam {verb} {flag} {} --policy-name simpletuner-live --policy-document \"$(simpletuner-live doctor --policy aws)\"",
+        "aws iam {verb} {at} {flag} {} --policy-name simpletuner-live --policy-document \"$(simpletuner-live doctor --policy aws)\"",
         shell_word(name)
     ))
 }
@@ -226,10 +226,10 @@ mod tests {
 
     #[test]
     fn the_command_that_allows_names_the_user_or_the_role() {
-        let command = allow("arn:aws:iam::123:user/team/trainer").unwrap();
-        assert!(command.starts_with("aws iam put-user-policy --user-name trainer "));
-        let command = allow("arn:aws:sts::123:assumed-role/gpu/i-0123").unwrap();
-        assert!(command.starts_with("aws iam put-role-policy --role-name gpu "));
-        assert_eq!(allow("arn:aws:iam::123:root"), None);
+        let command = allow("arn:aws:iam::123:user/team/trainer", "--region r").unwrap();
+        assert!(command.starts_with("aws iam put-user-policy --region r --user-name trainer "));
+        let command = allow("arn:aws:sts::123:assumed-role/gpu/i-0123", "--region r").unwrap();
+        assert!(command.starts_with("aws iam put-role-policy --region r --role-name gpu "));
+        assert_eq!(allow("arn:aws:iam::123:root", ""), None);
     }
 }

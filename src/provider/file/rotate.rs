@@ -22,10 +22,10 @@ use super::reader::{ContentHash, LoadedDocument};
 use super::store::NewDocument;
 use super::write::{Lock, Replacement};
 use super::{Document, Shared};
-use crate::credential::{CredentialCipher, KeyRotation, KeySource};
+use crate::credential::{CredentialCipher, KeyRotation};
 use crate::error::{Error, Result};
 use crate::files::sync_folder;
-use crate::provider::rfc3339;
+use crate::provider::time_in_name;
 use crate::secret::SecretName;
 use crate::sync::on_all_processors;
 use compare::{check_previous, check_store};
@@ -279,7 +279,7 @@ impl Shared {
             let context = format!("writing {} to the disk", path.display());
             finish_later(Error::io(context, error))
         })?;
-        let time = rfc3339(SystemTime::now()).replace(['-', ':'], "");
+        let time = time_in_name(SystemTime::now());
         let kept = rotation.retire(&time).map_err(finish_later)?;
         // All watchers have the new key when this returns. Each knows by the file of the old one that it was a rotation.
         self.check_now();
@@ -370,7 +370,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Says once that a rotation did not end: the next key is there, and no process holds the lock to use it.
+    /// Says once that a rotation or a restore did not end: the next key is there, and no process holds the lock to use it.
     pub(super) fn warn_if_interrupted(&self) {
         let warned = &self.warned.interrupted;
         if !warned.load(Ordering::Relaxed)
@@ -379,25 +379,24 @@ impl Shared {
             && !warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
-                "a rotation of the credential key was interrupted; every secret stays readable, and `simpletuner-live key rotate` \
-                 finishes it"
+                "a `key rotate` or a `restore` was interrupted; every secret stays readable, and the same restore, or \
+                 `simpletuner-live key rotate` finishes it"
             );
         }
     }
 }
 
-/// How many values of a secrets file the settings' key decrypts.
+/// How many values of a secrets file this key decrypts.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub(crate) fn values_under_key(key: &KeySource, store: &Path) -> Result<usize> {
+pub(crate) fn values_under_key(cipher: &Arc<CredentialCipher>, store: &Path) -> Result<usize> {
     let Some((document, _)) = super::reader::read_document(store)? else {
         return Ok(0);
     };
-    let cipher = key.cipher()?;
     let encrypted = document.encrypted();
     Ok(encrypted
-        .filter(|sealed| sealed.problem(&cipher).is_none())
+        .filter(|sealed| sealed.problem(cipher).is_none())
         .count())
 }
 

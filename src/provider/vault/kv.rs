@@ -174,7 +174,9 @@ fn parse_v2(
             // Parsed and formatted again, so that no other text of the server reaches the log.
             let at = time(metadata.deletion_time).map(rfc3339);
             let at = at.map_or(String::new(), |at| format!(" at {at}"));
-            format!("{version} was deleted{at}; undelete it, or write a new one")
+            let which = metadata.version;
+            let which = which.map_or("it".to_owned(), |number| format!("version {number}"));
+            format!("{version} was deleted{at}; undelete {which}, or write a new one")
         })));
     };
     Ok(Some(Reading::Found {

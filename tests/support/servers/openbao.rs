@@ -11,7 +11,7 @@ use super::{OPENBAO, Server, request, tool};
 pub struct OpenBao {
     server: Server,
     _dir: TempDir,
-    unseal_key: String,
+    pub unseal_key: String,
     pub root_token: String,
 }
 
