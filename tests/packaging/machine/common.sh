@@ -53,7 +53,7 @@ is_kept() {
 }
 is_ended() {
     until [ "$(property "$1" ActiveState)" = inactive ]; do sleep 0.1; done
-    not grep -qF " ${live[$1]} " /proc/self/mountinfo
+    while grep -qF " ${live[$1]} " /proc/self/mountinfo; do sleep 0.1; done
 }
 
 # A reader of each mount, until /run/ended is there. A read that fails, or gives another value, is a line of the log of failures.
