@@ -6,6 +6,22 @@ use std::io::{Read, Seek};
 use super::*;
 use support::home::{Home, is_mounted};
 
+/// A home with a mount and the view `a` of a secret.
+fn with_view() -> Home {
+    let home = Home::new();
+    home.run_with("v", &["set", "K"]).done();
+    home.run(&["mount"]).done();
+    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    home
+}
+
+/// A process that has the view at /mnt in a mount namespace of its own, as a container has it.
+fn container_of(home: &Home) -> std::process::Child {
+    let script =
+        "mount --make-rprivate / && mount --bind .simpletuner/views/a /mnt && echo && exec cat";
+    support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]))
+}
+
 #[test]
 fn the_mount_comes_with_the_first_view_and_goes_with_the_last() {
     let live = start();
@@ -44,10 +60,7 @@ fn umount_looks_at_each_process_once_for_both_mounts() {
     if !is_root() {
         return;
     }
-    let home = Home::new();
-    home.run_with("v", &["set", "K"]).done();
-    home.run(&["mount"]).done();
-    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let home = with_view();
     let script = "cd ~/.simpletuner/live && echo && exec cat";
     let mut there = support::home::ready(home.command("sh").args(["-c", script]));
     let mut traced = home.command("strace");
@@ -65,10 +78,7 @@ fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
     if !is_root() {
         return;
     }
-    let home = Home::new();
-    home.run_with("v", &["set", "K"]).done();
-    home.run(&["mount"]).done();
-    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let home = with_view();
     let place = home.path(".simpletuner/views");
     let bind = Bind::new(&place.join("a"), home.path("bind"));
     let refused = home.run(&["umount"]).failed();
@@ -77,11 +87,7 @@ fn umount_says_where_a_view_is_still_bound_and_ends_all_with_force() {
         "{refused}"
     );
     assert_eq!(home.sh("cat bind/K .simpletuner/live/secrets/K"), "vv");
-    // In a mount namespace of its own, as a container has it.
-    let script =
-        "mount --make-rprivate / && mount --bind .simpletuner/views/a /mnt && echo && exec cat";
-    let mut container =
-        support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
+    let mut container = container_of(&home);
     drop(bind);
     let refused = home.run(&["umount"]).failed();
     assert!(
@@ -122,10 +128,7 @@ fn a_copy_of_all_mounts_in_another_namespace_does_not_hold_umount_up() {
     if !is_root() {
         return;
     }
-    let home = Home::new();
-    home.run_with("v", &["set", "K"]).done();
-    home.run(&["mount"]).done();
-    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let home = with_view();
     let script = "mount --make-rprivate / && echo && exec cat";
     let mut service =
         support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
@@ -202,14 +205,8 @@ fn a_mount_after_its_processes_were_killed_names_who_may_read_old_values() {
     if !is_root() {
         return;
     }
-    let home = Home::new();
-    home.run_with("v", &["set", "K"]).done();
-    home.run(&["mount"]).done();
-    home.run(&["view", "create", "a", "--secret", "K"]).done();
-    let script =
-        "mount --make-rprivate / && mount --bind .simpletuner/views/a /mnt && echo && exec cat";
-    let mut container =
-        support::home::ready(home.command("unshare").args(["-m", "sh", "-c", script]));
+    let home = with_view();
+    let mut container = container_of(&home);
     home.kill(&home.live(""));
     let err = home.run(&["mount"]).warned();
     let words = "has the view a at /mnt in a mount namespace of its own, and may read old values from now on";
@@ -223,10 +220,7 @@ fn a_mount_after_its_processes_were_killed_names_who_may_read_old_values() {
 
 #[test]
 fn dead_mounts_are_cleaned_up_by_the_next_mount() {
-    let home = Home::new();
-    home.run_with("v", &["set", "K"]).done();
-    home.run(&["mount"]).done();
-    home.run(&["view", "create", "a", "--secret", "K"]).done();
+    let home = with_view();
     home.kill(&home.live(""));
     assert!(fs::read_dir(home.path(".simpletuner/views")).is_err());
     home.run(&["mount"]).done();
