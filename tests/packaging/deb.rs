@@ -1,8 +1,9 @@
 //! The Debian package: built by `scripts/package` from the program under test, installed, upgraded under readers, removed and
 //! purged in a mount namespace of its own, where the system's folders are copies (overlayfs).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::support::home::{BINARY, Home, is_root};
 
@@ -13,34 +14,43 @@ fn path() -> String {
     format!("{path}:{tools}/cargo-deb-3.8.0/bin")
 }
 
-/// Builds the package; `None`: there is no cargo-deb.
-fn package(home: &Home, revision: &str) -> Option<String> {
-    let has_tool = |command: &mut Command| {
-        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let path = path();
-    if !has_tool(
-        Command::new("cargo")
+/// The package, and one of a higher version, built once. `None`: there is no cargo-deb.
+pub fn packages() -> Option<&'static [PathBuf; 2]> {
+    static PACKAGES: OnceLock<Option<[PathBuf; 2]>> = OnceLock::new();
+    let all = PACKAGES.get_or_init(|| {
+        let has_tool = Command::new("cargo")
             .args(["deb", "--version"])
-            .env("PATH", &path),
-    ) {
+            .env("PATH", path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        has_tool
+            .is_ok_and(|status| status.success())
+            .then(|| ["1", "2"].map(package))
+    });
+    if all.is_none() {
         eprintln!("skipped: there is no cargo-deb (cargo install --locked cargo-deb)");
-        return None;
     }
-    let target = Path::new(BINARY).ancestors().nth(2).unwrap();
+    all.as_ref()
+}
+
+/// Builds the package of this revision.
+fn package(revision: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("package-{revision}"));
     let output = Command::new("scripts/package")
         .args(["--no-build", "--debug", "--revision", revision, "--out"])
-        .arg(home.0.path())
+        .arg(&folder)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", target)
-        .env("PATH", &path)
+        .env(
+            "CARGO_TARGET_DIR",
+            Path::new(BINARY).ancestors().nth(2).unwrap(),
+        )
+        .env("PATH", path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let made = home.sh(&format!("ls *-{revision}_*.deb"));
-    Some(made.trim().to_owned())
+    String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
 const IN_A_COPY: &str = r#"
@@ -120,10 +130,10 @@ fn a_package_is_upgraded_under_readers_and_its_removal_takes_nobodys_secrets() {
         return;
     }
     let home = Home::new();
-    let Some(one) = package(&home, "1") else {
+    let Some([one, two]) = packages() else {
         return;
     };
-    let two = package(&home, "2").unwrap();
+    let [one, two] = [one, two].map(|path| path.to_str().unwrap());
 
     let files = home.sh(&format!("dpkg-deb -c {one}"));
     for file in [
@@ -156,6 +166,16 @@ fn a_package_is_upgraded_under_readers_and_its_removal_takes_nobodys_secrets() {
     // The package does not decide who may use allow_other.
     assert!(!files.contains("./etc/"), "{files}");
     home.sh(&format!("dpkg-deb -f {one} Depends | grep -q fuse3"));
+    let copyright = home.sh(&format!(
+        "dpkg-deb --fsys-tarfile {one} | tar -xO ./usr/share/doc/simpletuner-live/copyright"
+    ));
+    for part in [
+        "the maintainers of simpletuner-live",
+        "Brian Smith",
+        "The Rust Project Developers",
+    ] {
+        assert!(copyright.contains(part), "{part}");
+    }
     home.sh(&format!(
         "dpkg-deb -x {one} x; systemd-analyze verify --man=no x/usr/lib/systemd/user/simpletuner-live.service 2>&1 | grep -v -e 'not executable' -e 'Unit configuration has fatal error' | grep simpletuner-live.service: && exit 1
          grep -qx 'ExecReload=/usr/bin/simpletuner-live upgrade' x/usr/lib/systemd/system/simpletuner-live@.service
@@ -173,8 +193,8 @@ fn a_package_is_upgraded_under_readers_and_its_removal_takes_nobodys_secrets() {
             "-c",
             IN_A_COPY,
             "test",
-            &one,
-            &two,
+            one,
+            two,
         ])
         .env("DEBIAN_FRONTEND", "noninteractive")
         .output()

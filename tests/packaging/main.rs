@@ -6,3 +6,4 @@ mod licences;
 mod manual;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
