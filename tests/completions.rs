@@ -41,8 +41,9 @@ impl Shell {
             ),
         };
         let path = format!(
-            "{}:{}",
+            "{}:{}:{}",
             Path::new(BINARY).parent().unwrap().display(),
+            home.path("bin").display(),
             std::env::var("PATH").unwrap()
         );
         let mut command = home.command("script");
@@ -230,6 +231,89 @@ fn names_and_files_are_completed_in_interactive_shells() {
     assert!(!home.path("asked").exists(), "a backend was asked");
     home.run(&["umount"]).done();
     assert_eq!(home.run(&["audit", "tail"]).done(), "");
+}
+
+/// What a shell is told of the program `zebrafind`.
+const BASH_PACKAGE: &str = "source /usr/share/bash-completion/bash_completion";
+const COMPLETES_ZEBRAFIND: [(&str, &str); 3] = [
+    ("bash", "complete -W 'stripes --herd' zebrafind"),
+    (
+        "zsh",
+        "_zebrafind() { compadd -- stripes --herd }; compdef _zebrafind zebrafind",
+    ),
+    (
+        "fish",
+        "complete -c zebrafind -f -a stripes; complete -c zebrafind -l herd",
+    ),
+];
+
+#[test]
+fn the_command_of_run_is_completed_as_it_is_without_run() {
+    let home = home();
+    home.write("bin/zebrafind", "#!/bin/sh\n");
+    home.sh("chmod +x bin/zebrafind; cp bin/zebrafind folder/zebralocal");
+    for (name, definition) in COMPLETES_ZEBRAFIND {
+        let mut shell = Shell::start(&home, name);
+        if name == "bash" {
+            // Without the package it has programs and files.
+            for (typed, completed) in [
+                ("run --all -- zebraf", "run --all -- zebrafind"),
+                (
+                    "run --all -- folder/zebra",
+                    "run --all -- folder/zebralocal",
+                ),
+                (
+                    "run -e HF_TOKEN=X zebrafind oth",
+                    "run -e HF_TOKEN=X zebrafind other.yaml",
+                ),
+            ] {
+                shell.completes(typed, completed);
+            }
+            shell.types(&format!("{BASH_PACKAGE}\r"));
+        }
+        shell.types(&format!("{definition}\r"));
+        for (typed, completed) in [
+            ("run --all -- zebraf", "run --all -- zebrafind"),
+            ("run --all zebraf", "run --all zebrafind"),
+            (
+                "run --all -- folder/zebra",
+                "run --all -- folder/zebralocal",
+            ),
+            (
+                "run --all -- zebrafind str",
+                "run --all -- zebrafind stripes",
+            ),
+            (
+                "run --all -- zebrafind --h",
+                "run --all -- zebrafind --herd",
+            ),
+            ("run --all zebrafind --h", "run --all zebrafind --herd"),
+            // bash cuts words at these.
+            (
+                "run -e HF_TOKEN=A:B -- zebrafind a=b str",
+                "run -e HF_TOKEN=A:B -- zebrafind a=b stripes",
+            ),
+            (
+                "run --env=HF_TOKEN=X zebrafind 'a b' str",
+                "run --env=HF_TOKEN=X zebrafind a b stripes",
+            ),
+            ("run --all -- cat oth", "run --all -- cat other.yaml"),
+            (
+                "run --all -- simpletuner-live get HF_T",
+                "run --all -- simpletuner-live get HF_TOKEN",
+            ),
+            // Before the command, the options and names are ours.
+            ("run --env HF_T", "run --env HF_TOKEN"),
+            ("run --no-f", "run --no-files"),
+        ] {
+            shell.completes(typed, completed);
+        }
+        let quiet = shell.screen();
+        for word in ["error", "warning", "not found", "panicked"] {
+            assert!(!quiet.contains(word), "{name}: {quiet}");
+        }
+    }
+    assert!(!home.path("asked").exists(), "a backend was asked");
 }
 
 /// The commands and long options that a help text lists.

@@ -1,7 +1,7 @@
 //! `complete`: what fits at the cursor of a command line, for the scripts of `completions`. It never fails, prints no error,
 //! and takes a moment at most, whatever hangs.
 
-mod line;
+pub(super) mod line;
 mod position;
 mod values;
 
@@ -24,8 +24,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Print what fits at the cursor: the kind of it, and then a line for each word
 ///
-/// The kind is `words`, `parts` (words that go on), `files`, `folders` or `users`. A word may have a tab behind it, and
-/// what it means.
+/// The kind is `words`, `parts` (words that go on), `files`, `folders`, `users` or `command`. A word may have a tab behind it, and
+/// what it means. Behind `command` is where the line of another program begins: for bash the number of characters before it, else
+/// the number of words.
 #[derive(clap::Args)]
 #[command(
     hide = true,
@@ -55,16 +56,27 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         return output::write(values::names(kind, context).join("\n").as_bytes());
     }
     let words: Vec<String> = args.words.iter().map(line::text).collect();
-    let (mut words, cut) = match (args.shell, &*words) {
+    let (words, cut) = match (args.shell, &*words) {
         (Shell::Bash, [line, cut]) => (line::words(line), Some(cut.as_str())),
-        _ => (words, None),
+        _ => {
+            // The program is the first word.
+            let numbered = words.iter().cloned().zip(1..);
+            let words = numbered.map(|(text, start)| line::Word { text, start });
+            (words.collect(), None)
+        }
     };
+    let starts: Vec<usize> = words.iter().map(|word| word.start).collect();
+    let mut words: Vec<String> = words.into_iter().map(|word| word.text).collect();
     let current = words.pop().unwrap_or_default();
     let mut command = help::command();
     command.build();
     let position = Position::behind(&command, &words);
     let (kind, candidates) = match position.wanted(&current) {
         Wanted::Files => ("files", Vec::new()),
+        Wanted::Command(at) => {
+            let start = starts.get(at).copied().unwrap_or_default();
+            return output::write(format!("command\n{start}\n").as_bytes());
+        }
         Wanted::Folders => ("folders", Vec::new()),
         Wanted::Users => ("users", Vec::new()),
         Wanted::Words(candidates) => ("words", candidates),

@@ -28,6 +28,7 @@ const PREFIX: &str = "simpletuner-live-edit-";
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
+    override_usage = "simpletuner-live edit [OPTIONS] <KEY>",
     after_help = "Examples:
   simpletuner-live edit TLS_KEY
   EDITOR='code --wait' simpletuner-live edit TLS_KEY"

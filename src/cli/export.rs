@@ -51,7 +51,8 @@ impl Format {
     after_help = "Examples:
   simpletuner-live export -o secrets.env
   simpletuner-live export --format docker -o docker.env 'HF_*'
-  simpletuner-live export --format yaml | sops -e --input-type yaml --output-type yaml /dev/stdin > secrets.enc.yaml
+  simpletuner-live export --format yaml |
+    sops -e --input-type yaml --output-type yaml /dev/stdin > secrets.enc.yaml
   simpletuner-live export --format json | ssh other simpletuner-live import - --yes"
 )]
 pub(super) struct Args {

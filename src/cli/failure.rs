@@ -18,6 +18,8 @@ pub(super) enum Failure {
     Message(String, Option<String>),
     /// The library's own error, and a better hint than its usual one.
     Hinted(Error, String),
+    /// There is no such secret, but one of this name.
+    Misspelt(Error, String),
     /// No secret's name matches this pattern.
     NoMatch(String),
     /// What is wrong, a hint, and an exit code of its own.
@@ -67,7 +69,9 @@ impl Failure {
     /// What is wrong, without what to type next.
     pub(super) fn message(&self) -> String {
         match self {
-            Failure::Error(error) | Failure::Hinted(error, _) => error.to_string(),
+            Failure::Error(error) | Failure::Hinted(error, _) | Failure::Misspelt(error, _) => {
+                error.to_string()
+            }
             Failure::Message(message, _) | Failure::Coded(_, message, _) => message.clone(),
             Failure::NoMatch(pattern) => format!("no secret matches {pattern:?}"),
             Failure::Several(failures) => {
@@ -75,6 +79,15 @@ impl Failure {
                 messages.join("; ")
             }
             Failure::Reported | Failure::OutputClosed | Failure::Exit(_) => String::new(),
+        }
+    }
+
+    /// The secret that does not exist, if that is all that is wrong.
+    fn missing(&self) -> Option<&str> {
+        match self {
+            Failure::Error(Error::NotFound { name })
+            | Failure::Misspelt(Error::NotFound { name }, _) => Some(name),
+            _ => None,
         }
     }
 
@@ -90,7 +103,11 @@ impl Failure {
             Failure::Reported => return FAILED,
             Failure::Exit(code) => return *code,
             Failure::Several(failures) => {
-                let codes: Vec<u8> = failures.iter().map(Self::print).collect();
+                let (missing, others): (Vec<_>, Vec<_>) = failures
+                    .iter()
+                    .partition(|failure| failure.missing().is_some());
+                let mut codes: Vec<u8> = others.into_iter().map(Self::print).collect();
+                codes.extend(print_missing(&missing));
                 return match codes.contains(&FAILED) {
                     true => FAILED,
                     false => codes.into_iter().max().unwrap_or_default(),
@@ -101,12 +118,43 @@ impl Failure {
             Failure::NoMatch(_) => (self.message(), None, NO_SUCH_SECRET),
             Failure::Error(error) => (error.to_string(), hint_for(error), code_of(error)),
             Failure::Hinted(error, hint) => (error.to_string(), Some(hint.clone()), code_of(error)),
+            Failure::Misspelt(error, meant) => (
+                error.to_string(),
+                Some(did_you_mean(&[meant])),
+                code_of(error),
+            ),
         };
         say("error", &message);
         if let Some(hint) = hint {
             say("hint", &hint);
         }
         code
+    }
+}
+
+/// Several secrets that do not exist are one message, with one hint.
+fn print_missing(missing: &[&Failure]) -> Option<u8> {
+    if let [] | [_] = missing {
+        return missing.first().map(|only| only.print());
+    }
+    let names: Vec<&str> = missing.iter().filter_map(|one| one.missing()).collect();
+    say("error", &format!("no such secrets: {}", names.join(", ")));
+    let meant = missing.iter().filter_map(|failure| match failure {
+        Failure::Misspelt(_, meant) => Some(meant.as_str()),
+        _ => None,
+    });
+    say("hint", &did_you_mean(&meant.collect::<Vec<_>>()));
+    Some(NO_SUCH_SECRET)
+}
+
+/// The hint for secrets that do not exist, with the names that the user may have meant.
+fn did_you_mean(names: &[&str]) -> String {
+    match names {
+        [] => "`simpletuner-live ls` shows the names".to_owned(),
+        names => format!(
+            "did you mean {}? `simpletuner-live ls` shows all names",
+            names.join(", ")
+        ),
     }
 }
 
@@ -119,7 +167,7 @@ fn code_of(error: &Error) -> u8 {
 
 fn hint_for(error: &Error) -> Option<String> {
     match error {
-        Error::NotFound { .. } => Some("`simpletuner-live ls` shows the names".to_owned()),
+        Error::NotFound { .. } => Some(did_you_mean(&[])),
         _ => None,
     }
 }

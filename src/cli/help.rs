@@ -83,6 +83,19 @@ mod tests {
     }
 
     #[test]
+    fn no_example_is_so_wide_that_it_is_wrapped() {
+        fn check(command: &clap::Command) {
+            let text = command.get_after_help().map(ToString::to_string);
+            for line in text.iter().flat_map(|text| text.lines()) {
+                let is_wide = line.starts_with(' ') && line.chars().count() > MAX_WIDTH;
+                assert!(!is_wide, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+
+    #[test]
     fn no_line_of_any_help_is_wider_than_its_terminal() {
         fn check(command: &clap::Command, width: usize) {
             let mut command = command.clone().term_width(width);

@@ -13,7 +13,7 @@ use super::set::surplus;
 use super::target::Target;
 use super::{Context, Outcome, input, output, question};
 use crate::bundle::{Entry, ImportFormat, Refusal, import};
-use crate::text::counted;
+use crate::text::{counted, shell_path};
 use store::Change;
 
 /// The most bytes of a file.
@@ -69,17 +69,19 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         Some("-") => input::read(&shown, MAX_FILE)?,
         _ => input::read_file(&args.file, &format!("file {shown}"), MAX_FILE)?,
     };
-    let entries = import(format_of(&args), &bytes).map_err(|refusal| refused(&shown, refusal))?;
+    let entries = import(format_of(&args), &bytes)
+        .map_err(|refusal| refused(&args, context, &shown, refusal))?;
     drop(bytes);
     let planned = store::plan(&target, entries)?;
     show(&args, &planned)?;
     let count = planned.iter().filter(|(_, change)| *change != Change::Same);
     let count = count.count() as u64;
     if count == 0 {
-        say(
-            "note",
-            "nothing is to be set: the secrets have these values",
-        );
+        let why = match planned.is_empty() {
+            true => "it has no secrets",
+            false => "the secrets have these values",
+        };
+        say("note", &format!("nothing is to be set: {why}"));
         return Ok(());
     }
     if args.dry_run {
@@ -102,14 +104,18 @@ fn format_of(args: &Args) -> Option<ImportFormat> {
     args.format.or_else(suffix)
 }
 
-fn refused(shown: &str, refusal: Refusal) -> Failure {
+fn refused(args: &Args, context: &Context, shown: &str, refusal: Refusal) -> Failure {
     let (lines, hint) = match refusal {
         Refusal::Malformed(lines) => (lines, "nothing is set".to_owned()),
         Refusal::Ambiguous(lines) => (
             lines,
-            "nothing is set; say who the file was written for: --format env (a shell), --format dotenv (python-dotenv) or \
-             --format docker (docker run --env-file)"
-                .to_owned(),
+            format!(
+                "nothing is set; say who the file was written for: a shell (`{}`), python-dotenv (`{}`) or docker run --env-file \
+                 (`{}`)",
+                command(args, context, ImportFormat::Env),
+                command(args, context, ImportFormat::Dotenv),
+                command(args, context, ImportFormat::Docker)
+            ),
         ),
     };
     let surplus = lines.len().saturating_sub(MAX_SHOWN);
@@ -125,6 +131,23 @@ fn refused(shown: &str, refusal: Refusal) -> Failure {
         Err(failure) => failure,
         Ok(()) => Failure::Reported,
     }
+}
+
+/// The same command with a format.
+fn command(args: &Args, context: &Context, format: ImportFormat) -> String {
+    let config = context.config.as_deref();
+    let config = config.map(|config| format!(" --config {}", shell_path(config)));
+    let config = config.unwrap_or_default();
+    let flags = [
+        (args.dry_run, " --dry-run"),
+        (args.json, " --json"),
+        (args.no_mount, " --no-mount"),
+        (args.yes, " --yes"),
+    ];
+    let flags = flags.into_iter().filter(|(is_given, _)| *is_given);
+    let flags: String = flags.map(|(_, flag)| flag).collect();
+    let file = shell_path(&args.file);
+    format!("simpletuner-live import --format {format} {file}{flags}{config}")
 }
 
 fn show(args: &Args, planned: &[(Entry, Change)]) -> Outcome {
@@ -156,8 +179,8 @@ fn show(args: &Args, planned: &[(Entry, Change)]) -> Outcome {
 }
 
 /// What was imported still lies there as plain text.
-fn note_plain_file(file: &Path) {
-    let metadata = std::fs::metadata(file);
+fn note_plain_file(path: &Path) {
+    let metadata = std::fs::metadata(path);
     if let Some(file) = metadata
         .ok()
         .filter(|found| found.is_file())
@@ -167,9 +190,10 @@ fn note_plain_file(file: &Path) {
             0 => "",
             _ => ", and other users may be able to read it",
         };
+        let path = shell_path(path);
         say(
             "note",
-            &format!("the file still has the values as plain text{who}"),
+            &format!("the file still has the values as plain text{who}; `rm {path}` removes it"),
         );
     }
 }

@@ -59,7 +59,8 @@ struct Rotate {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
-    /// Remove the old key at the end: nothing can decrypt backups from before then
+    /// Remove the old key at the end. Then nothing can decrypt backups from before, nor a secrets file under this key that
+    /// neither these settings nor a running mount names (that of another home, say)
     #[arg(long)]
     forget_old: bool,
     /// Print JSON
@@ -97,8 +98,12 @@ fn rotate(args: &Rotate, context: &Context) -> Outcome {
         output::line(&done(&plan, &report))?;
     }
     if plan.earlier_undecryptable > 0 {
+        let (stay, they) = match plan.earlier_undecryptable {
+            1 => ("stays", "it is"),
+            _ => ("stay", "they are"),
+        };
         warn(&format!(
-            "{} cannot be decrypted with the old key either, and stay as they are",
+            "{} cannot be decrypted with the old key either, and {stay} as {they}",
             counted(plan.earlier_undecryptable as u64, "earlier value")
         ));
     }
@@ -106,7 +111,10 @@ fn rotate(args: &Rotate, context: &Context) -> Outcome {
         let old = old.display();
         say(
             "note",
-            &format!("backups from before need {old}; remove it once you have none"),
+            &format!(
+                "backups from before, and a secrets file under the old key that neither these settings nor a running mount names, \
+                 need {old}; remove it once you have none"
+            ),
         );
     }
     say(
@@ -216,7 +224,10 @@ fn describe(plan: &KeyRotationPlan, forget_old: bool) -> String {
         text.push_str(&format!("plain text stays plain text: {plain}\n"));
     }
     text.push_str(&match forget_old {
-        true => format!("the old key {key} is removed at the end\n"),
+        true => format!(
+            "the old key {key} is removed at the end: nothing can decrypt backups from before then, nor a secrets file under \
+             this key that neither these settings nor a running mount names\n"
+        ),
         false => format!("the old key is kept as {key}.old-TIME\n"),
     });
     text.push_str(&format!(

@@ -78,17 +78,17 @@ fn command_page(command: &Command, parent: Option<&str>, date: &str) -> Vec<u8> 
         .get_arguments()
         .any(|argument| !argument.is_hide_set());
     let has_subcommands = shown(command).next().is_some();
-    let sections: [(bool, RenderSection); 5] = [
-        (true, Man::render_name_section),
-        (true, Man::render_synopsis_section),
-        (true, Man::render_description_section),
-        (has_options, Man::render_options_section),
-        (has_subcommands, Man::render_subcommands_section),
-    ];
-    for (is_there, render) in sections {
-        if is_there {
-            render(&man, &mut text).expect("memory can be written to");
-        }
+    let section = |render: RenderSection, text: &mut Vec<u8>| {
+        render(&man, text).expect("memory can be written to");
+    };
+    section(Man::render_name_section, &mut text);
+    text.extend(rendered(synopsis(command)).into_bytes());
+    section(Man::render_description_section, &mut text);
+    if has_options {
+        section(Man::render_options_section, &mut text);
+    }
+    if has_subcommands {
+        section(Man::render_subcommands_section, &mut text);
     }
     let mut end = Roff::new();
     let notes = Notes::of(command);
@@ -104,6 +104,25 @@ fn title(name: &str, section: &str, date: &str) -> Roff {
     let mut roff = Roff::new();
     let name = name.to_uppercase();
     roff.control("TH", [&*name, section, date, &source, PROGRAM]);
+    roff
+}
+
+/// The usage line of `--help`: that of clap_mangen has no values of options, and no dots.
+fn synopsis(command: &Command) -> Roff {
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let name = command.get_bin_name().unwrap_or(PROGRAM);
+    let rest = usage.strip_prefix(name).unwrap_or(usage);
+    let mut line = vec![bold(name)];
+    // What the user replaces is in capitals.
+    let is_value = |c: char| c.is_ascii_uppercase() || c == '_';
+    for piece in rest.split_inclusive(|c| !is_value(c)) {
+        let value = piece.trim_end_matches(|c| !is_value(c));
+        line.extend([italic(value), roman(&piece[value.len()..])]);
+    }
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text(line);
     roff
 }
 

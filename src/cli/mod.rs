@@ -269,6 +269,57 @@ mod tests {
         }
     }
 
+    /// What the examples of a help type behind the program's name.
+    fn typed(examples: &str) -> Vec<&str> {
+        let each = examples.match_indices("simpletuner-live ");
+        let lines = each.filter_map(|(at, name)| {
+            let line = &examples[at + name.len()..];
+            let mut quote = None;
+            let end = line.find(|c| match (quote, c) {
+                (Some(open), _) => {
+                    quote = quote.filter(|_| c != open);
+                    false
+                }
+                (None, '\'' | '"') => {
+                    quote = Some(c);
+                    false
+                }
+                (None, c) => "|&;)<>#\n`".contains(c),
+            });
+            // The name of a policy of Vault.
+            let line = &line[..end.unwrap_or(line.len())];
+            Some(line).filter(|line| !line.starts_with('-'))
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn every_example_is_parsed() {
+        fn check(command: &clap::Command, checked: &mut usize) {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let examples = help.split("Examples:").nth(1).unwrap_or_default();
+            let examples = examples.split("\n\n").next().unwrap_or_default();
+            let examples = examples.replace("\\\n", "");
+            // The shell puts it in place.
+            let examples = examples.replace("$HASH", &"0".repeat(64));
+            for line in typed(&examples) {
+                let words = complete::line::words(&format!("program {}", line.trim()));
+                let words = words.into_iter().map(|word| word.text);
+                let parsed = Cli::command()
+                    .try_get_matches_from(["program".to_owned()].into_iter().chain(words));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+                *checked += 1;
+            }
+            command
+                .get_subcommands()
+                .for_each(|command| check(command, checked));
+        }
+        let mut checked = 0;
+        check(&help::command(), &mut checked);
+        assert!(checked > 100, "{checked}");
+    }
+
     #[test]
     fn the_readme_lists_every_command() {
         let readme = include_str!("../../README.md");

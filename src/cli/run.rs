@@ -35,6 +35,7 @@ const NOT_EXECUTABLE: u8 = 126;
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
+    override_usage = "simpletuner-live run [OPTIONS] <--env <KEY[=NAME]>|--file <KEY[=NAME]>|--all> -- <COMMAND>...",
     after_help = "Examples:
   simpletuner-live run --env HF_TOKEN -- python train.py
   simpletuner-live run --env hf-token=HF_TOKEN --file TLS_KEY=KEY_FILE -- ./server

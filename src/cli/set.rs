@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, warn};
 use super::target::Target;
 use super::{Context, Outcome, input, output, question};
+use crate::launch;
 use crate::secret::{Alphabet, MAX_VALUE, SecretName, generate, without_newline};
 
 /// With fewer bits of chance, a value can be found by trying all.
@@ -20,6 +21,7 @@ const SAFE_BITS: f64 = 64.0;
 /// nothing changes.
 ///
 /// With --generate the value is random, and not shown. If there is a value already, you are asked first; elsewhere --yes is needed.
+/// With --print it is stored first, and then printed.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -29,7 +31,7 @@ const SAFE_BITS: f64 = 64.0;
   simpletuner-live set TLS_KEY --file key.pem
   simpletuner-live set FEATURE_FLAGS --empty < /dev/null
   simpletuner-live set SESSION_KEY --generate
-  simpletuner-live set DB_PASSWORD --generate --length 24 --alphabet base64url --print > new-password"
+  simpletuner-live set DB_PASSWORD --generate --length 24 --print > new-password"
 )]
 pub(super) struct Args {
     /// The secret's name
@@ -101,8 +103,12 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         ));
     }
     if let Some(surplus) = surplus(&value) {
+        let trim = match value.trim_ascii() == &**value {
+            true => "",
+            false => "; to drop white space at its ends, add --trim",
+        };
         warn(&format!(
-            "the value of {} {surplus}, and is stored as it is; to drop white space at its ends, add --trim",
+            "the value of {} {surplus}, and is stored as it is{trim}",
             args.name
         ));
     }
@@ -120,12 +126,32 @@ fn set_generated(args: &Args, target: &Target) -> Outcome {
             "the value has {bits:.0} bits of chance; with fewer than {SAFE_BITS}, somebody can find it by trying all"
         ));
     }
+    if args.print && launch::is_output_closed() {
+        return Err(Failure::new(
+            "standard output is closed, so the value cannot be printed; nothing has changed",
+        ));
+    }
     let value = generate(&args.alphabet, args.length as usize)?;
+    // Before it is printed: who reads a value may use it at once, so it must not be lost by then.
     target.set(&args.name, &value)?;
     match args.print {
-        true => output::value(&value, false),
+        true => output::value(&value, false).map_err(|failure| unprinted(&args.name, &failure)),
         false => Ok(()),
     }
+}
+
+/// The new value is stored, and whoever was to read it has none, or a part.
+fn unprinted(name: &SecretName, failure: &Failure) -> Failure {
+    let reason = match failure {
+        Failure::OutputClosed => "the reader of standard output has exited".to_owned(),
+        other => other.message(),
+    };
+    Failure::with_hint(
+        format!("the new value of {name} is stored, but not printed: {reason}"),
+        format!(
+            "`simpletuner-live get {name}` prints it; `simpletuner-live undo {name}` takes it back"
+        ),
+    )
 }
 
 /// What is probably a mistake at the ends of a value, or of its lines.
@@ -139,6 +165,8 @@ pub(super) fn surplus(value: &[u8]) -> Option<&'static str> {
         Some("ends with white space")
     } else if value.first() == Some(&b'\n') {
         Some("begins with an empty line")
+    } else if value.contains(&0) {
+        Some("has a NUL character, which no environment variable can hold")
     } else {
         None
     }

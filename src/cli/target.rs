@@ -215,10 +215,7 @@ impl Target {
         let names = self.names();
         let nearest = nearest(name.as_str(), names.iter().map(SecretName::as_str));
         match (failure, nearest) {
-            (Failure::Error(error), Some(nearest)) => {
-                let hint = format!("did you mean {nearest}? `simpletuner-live ls` shows all names");
-                Failure::Hinted(error, hint)
-            }
+            (Failure::Error(error), Some(nearest)) => Failure::Misspelt(error, nearest.to_owned()),
             (failure, _) => failure,
         }
     }

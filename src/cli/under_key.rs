@@ -39,8 +39,9 @@ pub(super) fn refuse_others(
         let count = values_under_key(&cipher, &file).unwrap_or_default();
         if count > 0 {
             let (values, file) = (counted(count as u64, "value"), file.display());
+            let their = their(count);
             failures.push(Failure::with_hint(
-                format!("{values} of the secrets file {file} would lose their key; nothing has changed"),
+                format!("{values} of the secrets file {file} would lose {their} key; nothing has changed"),
                 format!(
                     "remove {file} if nobody needs it; else make it plain first: `simpletuner-live --config FILE decrypt-file`, with \
                      settings whose file_path is {file}, and encrypt it again at the end: `encrypt-file`{otherwise}"
@@ -55,16 +56,20 @@ pub(super) fn refuse_others(
         Vec::new()
     });
     for (database, count) in databases.into_iter().filter(|(path, _)| is_kept(path)) {
-        let credentials = counted(count as u64, "credential");
+        let (credentials, their) = (counted(count as u64, "credential"), their(count));
         failures.push(Failure::with_hint(
             format!(
-                "{credentials} in SimpleTuner's database {} would lose their key; nothing has changed",
+                "{credentials} in SimpleTuner's database {} would lose {their} key; nothing has changed",
                 database.display()
             ),
             "this program does not write them: remove them in SimpleTuner, and enter them there again at the end",
         ));
     }
     Failure::of_all(failures)
+}
+
+fn their(count: usize) -> &'static str {
+    if count == 1 { "its" } else { "their" }
 }
 
 /// Secrets files that may have values under the same key: those of the settings and of the mounts that run, and the usual names.

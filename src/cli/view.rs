@@ -56,7 +56,8 @@ enum Action {
         verbatim_doc_comment,
         after_help = "Examples:
   simpletuner-live view create trainer --secret 'HF_*' --user 1000
-  simpletuner-live view create web --secret REPLICATE_API_TOKEN=token --user www-data:www-data --mode 0440
+  simpletuner-live view create web --secret REPLICATE_API_TOKEN=token \\
+    --user www-data:www-data --mode 0440
   simpletuner-live view create batch --secret '*' --document env"
     )]
     Create {

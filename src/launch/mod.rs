@@ -111,9 +111,14 @@ impl Launch {
         if own_group {
             command.process_group(0);
         }
+        let parent = Some(rustix::process::getpid());
         let begin = move || {
             let end = Some(rustix::process::Signal::TERM);
             rustix::process::set_parent_process_death_signal(end)?;
+            if rustix::process::getppid() != parent {
+                // It ended before, so no signal comes.
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             inherited::restore();
             let _ = &launch;
             Err(pointers.exec())

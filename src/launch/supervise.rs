@@ -9,13 +9,15 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{
+    Pid, Signal, getpid, kill_process, kill_process_group, test_kill_process_group,
+};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use super::Launch;
@@ -66,6 +68,7 @@ pub(crate) fn supervise(first: Launch, restarts: &Restarts) -> io::Result<End> {
     let (signals, sender) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     // It stays open for as long as there are handlers, which is until the end.
     SENDER.store(sender.into_raw_fd(), Ordering::Relaxed);
+    SUPERVISOR.store(Pid::as_raw(Some(getpid())), Ordering::Relaxed);
     for signal in PASSED_ON.into_iter().chain([SIGCHLD]) {
         if signal == SIGCHLD || !is_ignored(signal) {
             handle_signal(signal)?;
@@ -91,7 +94,9 @@ pub(crate) fn supervise(first: Launch, restarts: &Restarts) -> io::Result<End> {
             continue;
         };
         let ended = command.stop(&signals)?;
-        if let Some(signal) = ended {
+        // From now on the terminal reaches no command.
+        IS_RUNNING.store(false, Ordering::SeqCst);
+        if let Some(signal) = ended.or_else(|| asks_to_end(&bytes_of(&signals))) {
             return Ok(End::Killed(signal));
         }
         command = Running::start(launch)?;
@@ -148,8 +153,18 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// The last of the signals that asks to end.
+fn asks_to_end(bytes: &[u8]) -> Option<i32> {
+    let numbers = bytes.iter().map(|byte| i32::from(byte & !FROM_TERMINAL));
+    numbers.filter(|number| END.contains(number)).last()
+}
+
 /// Where [`handle`] writes.
 static SENDER: AtomicI32 = AtomicI32::new(-1);
+/// The process that [`handle`] writes for. Another one is its child, which has not executed the command yet.
+static SUPERVISOR: AtomicI32 = AtomicI32::new(0);
+/// Whether there is a command, which the terminal's signals reach without this process.
+static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Has the signal's number written to the pipe when it arrives.
 fn handle_signal(signal: i32) -> io::Result<()> {
@@ -168,15 +183,19 @@ fn handle_signal(signal: i32) -> io::Result<()> {
 }
 
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid pointer; errno is this thread's own.
+    // SAFETY: the kernel gives a valid pointer; errno is this thread's own; all calls are async-signal-safe.
     unsafe {
+        if libc::getpid() != SUPERVISOR.load(Ordering::Relaxed) {
+            // What it does to a command that has just begun. It comes when this handler returns.
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+            return;
+        }
         let errno = libc::__errno_location();
         let before = *errno;
-        let from_terminal = if (*info).si_code == SI_KERNEL {
-            FROM_TERMINAL
-        } else {
-            0
-        };
+        // One that came while there was no command is to be passed on, whoever sent it.
+        let reached_it = (*info).si_code == SI_KERNEL && IS_RUNNING.load(Ordering::SeqCst);
+        let from_terminal = if reached_it { FROM_TERMINAL } else { 0 };
         let byte = signal as u8 | from_terminal;
         // A full pipe has enough signals.
         libc::write(SENDER.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
@@ -214,6 +233,7 @@ impl Running {
     fn start(launch: Launch) -> io::Result<Self> {
         let has_own_group = !has_terminal();
         let child = Arc::new(launch).spawn(has_own_group)?;
+        IS_RUNNING.store(true, Ordering::SeqCst);
         Ok(Self {
             child,
             has_own_group,
@@ -262,14 +282,12 @@ impl Running {
                 is_killed = true;
             }
             wait(&[signals], Some(LOOK_AGAIN))?;
-            for byte in bytes_of(signals) {
-                let number = i32::from(byte & !FROM_TERMINAL);
-                if END.contains(&number) {
-                    asked = Some(number);
-                }
-                if !has_ended {
+            let bytes = bytes_of(signals);
+            asked = asks_to_end(&bytes).or(asked);
+            if !has_ended {
+                bytes.into_iter().for_each(|byte| {
                     self.pass_on(byte);
-                }
+                });
             }
         }
     }

@@ -85,7 +85,17 @@ fn what_a_variable_overrides_is_imported_and_said() {
 fn nothing_is_set_if_a_line_is_wrong_or_has_two_meanings() {
     let home = Home::new();
     for (text, reasons) in [
-        ("A=1\nB='hunter2'\n", &["line 2: B", "--format docker"][..]),
+        (
+            "A=1\nB='hunter2'\n",
+            &[
+                "line 2: B",
+                "`simpletuner-live import --format docker - --yes`",
+            ][..],
+        ),
+        (
+            "A=1\nB=a\0b\n\nC=\0\n",
+            &["line 2: there is a NUL character", "line 4: "],
+        ),
         ("A=1\nA=2\n", &["line 2: A is on line 1 as well"]),
         ("A=1\n4913=2\n", &["line 2", "4913"]),
         (
@@ -150,6 +160,16 @@ fn what_is_exported_is_imported_elsewhere_as_it_was() {
         0o600
     );
     assert_eq!(from.run(&["export", "NOPE", "PLAIN"]).code, 4);
+}
+
+#[test]
+fn a_file_without_secrets_is_said_to_have_none() {
+    let home = Home::new();
+    for text in ["", "# nothing\n", "{}", "---\n"] {
+        let said = home.run_with(text, &["import", "-"]);
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert!(said.err.contains("it has no secrets"), "{}", said.err);
+    }
 }
 
 #[test]
@@ -219,6 +239,68 @@ fn a_generated_value_is_random_and_not_shown() {
     terminal.types("n\r");
     assert!(terminal.end().contains("code=1"));
     assert_eq!(home.run(&["get", "A"]).done(), printed);
+}
+
+#[test]
+fn a_generated_value_that_cannot_be_printed_is_stored_and_said() {
+    let home = Home::new();
+    home.run_with("before", &["set", "A"]).done();
+    let generate = |output: &str| {
+        let mut bash = home.command("bash");
+        let set = format!("{BINARY} set A --generate --yes --print");
+        let script = format!("rm -f pipe; mkfifo pipe; exec 3<> pipe 4> pipe 3>&-; {set} {output}");
+        ran(bash.args(["-c", &script]))
+    };
+    // Known before: nothing changes.
+    let closed = generate(">&-").failed();
+    assert!(closed.contains("nothing has changed"), "{closed}");
+    assert_eq!(home.run(&["get", "A"]).done(), "before");
+    for (output, reason) in [
+        ("> /dev/full", "No space left on device"),
+        // Its reader has exited.
+        (">&4", "the reader of standard output has exited"),
+    ] {
+        let before = home.run(&["get", "A"]).done();
+        let failed = generate(output).failed();
+        assert!(
+            failed.contains("A is stored, but not printed") && failed.contains(reason),
+            "{failed}"
+        );
+        assert_ne!(home.run(&["get", "A"]).done(), before);
+        home.run(&["undo", "A", "--yes"]).done();
+        assert_eq!(home.run(&["get", "A"]).done(), before);
+    }
+}
+
+#[test]
+fn set_edit_import_and_the_mount_agree_on_what_a_value_can_hold() {
+    let home = Home::new();
+    home.run(&["mount"]).done();
+    // A NUL is UTF-8 as any other character; only a variable cannot hold it.
+    let value = "a\0b";
+    let set = home.run_with(value, &["set", "SET"]);
+    assert!(set.err.contains("NUL character"), "{}", set.err);
+    assert!(!set.err.contains("--trim"), "{}", set.err);
+    fs::write(home.live("secrets/WRITTEN"), value).unwrap();
+    let json = r#"{"IMPORTED": "a\u0000b"}"#;
+    let imported = home.run_with(json, &["import", "-", "--yes"]);
+    assert!(imported.err.contains("NUL character"), "{}", imported.err);
+    home.run_with("x", &["set", "EDITED"]).done();
+    let mut edit = home.command(BINARY);
+    let edited = ran(edit
+        .args(["edit", "EDITED"])
+        .env("EDITOR", "sh -c 'printf \"a\\0b\" > $1' x"));
+    assert!(edited.err.contains("NUL character"), "{}", edited.err);
+    for name in ["SET", "WRITTEN", "IMPORTED", "EDITED"] {
+        assert_eq!(home.run(&["get", name]).out, value, "{name}");
+    }
+    // What is exported is imported as it was.
+    for format in ["json", "yaml"] {
+        let exported = home.run(&["export", "--format", format]).done();
+        let again = home.run_with(&exported, &["import", "-", "--format", format]);
+        assert!(again.err.contains("nothing is to be set"), "{}", again.err);
+    }
+    home.run(&["umount"]).done();
 }
 
 #[test]

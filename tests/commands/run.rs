@@ -92,9 +92,17 @@ fn what_is_missing_is_named_and_the_command_does_not_run() {
         let ran = home.run(&args);
         assert_eq!(ran.code, 4, "{}", ran.err);
         assert!(
-            ran.err.contains("GONE") && ran.err.contains("LOST"),
+            ran.err
+                .contains("error: no such secrets: GONE, LOST\nhint: "),
             "{}",
             ran.err
+        );
+        assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+        let misspelt = home.run(&["run", "-e", "THERES", "-e", "GONE", "--", "true"]);
+        assert!(
+            misspelt.err.contains("hint: did you mean THERE?"),
+            "{}",
+            misspelt.err
         );
         assert!(!home.path("ran").exists());
     }

@@ -1,7 +1,9 @@
 //! A shell at a terminal: `script` runs it, and what is typed is written to it.
 
+#![allow(dead_code)]
+
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::support::home::{BINARY, Home};
 
@@ -21,6 +23,11 @@ impl Terminal {
         );
         let mut command = home.command("script");
         command.args(["-qec", "sh script.sh", "/dev/null"]);
+        Self::start(command)
+    }
+
+    /// Starts `script`, with its arguments.
+    pub fn start(mut command: Command) -> Self {
         let mut script = command
             .env("SHELL", "/bin/sh")
             .env("TERM", "xterm")
@@ -56,6 +63,20 @@ impl Terminal {
 
     pub fn types(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Types the keys each time that their text is shown anew. What was shown until the script ended.
+    pub fn answers(mut self, answers: &[(&str, &str)]) -> String {
+        let (mut bytes, mut from) = ([0; 4096], 0);
+        while let Ok(count @ 1..) = self.screen.read(&mut bytes) {
+            self.shown.extend_from_slice(&bytes[..count]);
+            let shown = String::from_utf8_lossy(&self.shown[from..]).into_owned();
+            if let Some((_, keys)) = answers.iter().find(|(text, _)| shown.contains(text)) {
+                from = self.shown.len();
+                let _ = self.keyboard.write_all(keys.as_bytes());
+            }
+        }
+        self.end()
     }
 
     /// What was shown until the script ended.

@@ -1,9 +1,10 @@
 //! `run --watch` starts its command anew when a secret changes, and passes signals on.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
-use crate::support::home::{BINARY, Home, exit_code, signal};
+use crate::support::home::{BINARY, Home, exit_code, ran, signal};
 use crate::support::wait_until;
 use crate::terminal::Terminal;
 
@@ -87,6 +88,147 @@ fn a_command_that_does_not_end_is_killed_with_its_children() {
     assert!(crate::support::home::has_ended(other));
     signal("KILL", child.id());
     exit_code(child);
+    home.run(&["umount"]).done();
+}
+
+/// Ends by this signal, as a process of its own would.
+#[track_caller]
+fn is_ended_by(mut child: Child, name: &str) {
+    wait_until("the supervisor ends", || {
+        child.try_wait().unwrap().is_some()
+    });
+    let status = child.wait().unwrap();
+    let number = match name {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        _ => 15,
+    };
+    assert_eq!(status.signal(), Some(number), "{name}: {status}");
+}
+
+#[test]
+fn a_signal_while_the_command_is_ended_for_a_restart_ends_the_run() {
+    for name in ["TERM", "HUP", "INT", "QUIT"] {
+        let home = mounted();
+        let script = "trap '' HUP INT QUIT; trap 'trap \"\" TERM; echo ending >> log; while [ ! -e go ]; do sleep 0.05; done; echo ended >> log; exit 0' TERM
+            echo $A >> log; while :; do sleep 0.1; done";
+        let child = watched(&home, script);
+        wait_for_log(&home, "one\n");
+        home.run_with("two", &["set", "A"]).done();
+        wait_for_log(&home, "one\nending\n");
+        signal(name, child.id());
+        home.write("go", "");
+        is_ended_by(child, name);
+        wait_for_log(&home, "one\nending\nended\n");
+        home.run(&["umount"]).done();
+    }
+}
+
+#[test]
+fn a_signal_between_the_end_of_the_command_and_the_next_one_ends_the_run() {
+    for name in ["TERM", "HUP", "INT", "QUIT"] {
+        let home = mounted();
+        // The first process of the group ends at once, and another one later.
+        let script = "trap '' TERM HUP INT QUIT; (while [ ! -e go ]; do sleep 0.05; done; echo released >> log) &
+            trap - TERM; echo $$ > pid; echo $A >> log; wait";
+        let child = watched(&home, script);
+        wait_for_log(&home, "one\n");
+        let first = fs::read_to_string(home.path("pid")).unwrap();
+        home.run_with("two", &["set", "A"]).done();
+        let first = first.trim().parse().unwrap();
+        wait_until("the first process has ended", || {
+            crate::support::home::has_ended(first)
+        });
+        signal(name, child.id());
+        home.write("go", "");
+        is_ended_by(child, name);
+        wait_for_log(&home, "one\nreleased\n");
+        home.run(&["umount"]).done();
+    }
+}
+
+#[test]
+fn a_signal_during_the_jitter_or_while_the_mount_hangs_reaches_the_command() {
+    for hangs in [false, true] {
+        let home = mounted();
+        let mut command = home.command("setsid");
+        let script = "trap 'exit 3' TERM; echo $A >> log; while :; do sleep 0.1; done";
+        let args = [
+            "run", "--watch", "--jitter", "86400", "--env", "A", "--", "sh", "-c", script,
+        ];
+        command.arg(BINARY).args(args).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        wait_for_log(&home, "one\n");
+        home.run_with("two", &["set", "A"]).done();
+        let status = fs::read(home.live("status")).unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        let pids = ["keeper_pid", "server_pid"].map(|field| status[field].as_u64().unwrap() as u32);
+        if hangs {
+            pids.iter().for_each(|pid| signal("STOP", *pid));
+        }
+        signal("TERM", child.id());
+        assert_eq!(exit_code(child), Some(3));
+        pids.iter().for_each(|pid| signal("CONT", *pid));
+        wait_for_log(&home, "one\n");
+        home.run(&["umount"]).done();
+    }
+}
+
+/// The only child of a process, once there is one.
+fn child_of(home: &Home, parent: u32) -> u32 {
+    let mut child = None;
+    wait_until("it has a child", || {
+        let mut pgrep = home.command("pgrep");
+        let found = ran(pgrep.args(["-P", &parent.to_string()])).out;
+        child = found.trim().parse().ok();
+        child.is_some()
+    });
+    child.unwrap()
+}
+
+#[test]
+fn a_process_that_is_to_become_the_command_dies_by_a_signal_and_with_its_supervisor() {
+    let home = mounted();
+    for (name, gets_it) in [("HUP", "the process"), ("KILL", "the supervisor")] {
+        let mut strace = home.command("setsid");
+        // Only that process calls setpgid(2), before it executes the command.
+        let inject = [
+            "-e",
+            "trace=setpgid",
+            "-e",
+            "inject=setpgid:delay_exit=10000000",
+        ];
+        let run = [
+            "run",
+            "--watch",
+            "--env",
+            "A",
+            "--",
+            "sh",
+            "-c",
+            "echo ran >> log",
+        ];
+        strace.args(["strace", "-f", "-qq", "-o", "/dev/null"]);
+        strace.args(inject).arg(BINARY).args(run);
+        let mut strace = strace.stderr(Stdio::null()).spawn().unwrap();
+        let supervisor = child_of(&home, strace.id());
+        let process = child_of(&home, supervisor);
+        signal(
+            name,
+            if gets_it == "the process" {
+                process
+            } else {
+                supervisor
+            },
+        );
+        wait_until("all have ended", || strace.try_wait().unwrap().is_some());
+        assert!(crate::support::home::has_ended(process));
+        let status = strace.wait().unwrap();
+        let number = if name == "HUP" { 1 } else { 9 };
+        assert_eq!(status.signal(), Some(number), "{status}");
+        assert!(!home.path("log").exists(), "{gets_it}: the command has run");
+    }
     home.run(&["umount"]).done();
 }
 

@@ -120,6 +120,44 @@ fn every_page_is_one_that_mandoc_groff_and_man_have_nothing_to_say_of() {
 }
 
 #[test]
+fn the_synopsis_of_a_page_is_the_usage_line_of_the_help() {
+    let home = Home::new();
+    home.run(&["install-man", "--dir", "man"]).done();
+    let mut checked = 0;
+    for page in pages(&home.path("man")) {
+        let name = name_of(&page);
+        let Some(command) = name.strip_suffix(".1") else {
+            continue;
+        };
+        let text = shown(&page);
+        // `NAME` begins with the command's words, each hyphen of which may be a blank.
+        let synopsis = text.split("\nSYNOPSIS\n").nth(1).unwrap();
+        let synopsis = synopsis.split("\nDESCRIPTION\n").next().unwrap();
+        let synopsis: Vec<&str> = synopsis.split_whitespace().collect();
+        let words: Vec<&str> = synopsis
+            .iter()
+            .copied()
+            .skip(1)
+            .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
+            .collect();
+        let named = [&["simpletuner-live"], &*words].concat().join("-");
+        assert_eq!(named, command);
+        let help = home.run(&[&*words, &["--help"]].concat()).done();
+        let usage = help.lines().find_map(|line| line.strip_prefix("Usage: "));
+        assert_eq!(synopsis.join(" "), usage.unwrap(), "{name}");
+        checked += 1;
+    }
+    assert!(checked > 40, "{checked}");
+    let help = home.run(&["run", "--help"]).done();
+    assert!(help.contains("> -- <COMMAND>...\n"), "{help}");
+    assert!(
+        home.run(&["edit", "--help"])
+            .done()
+            .contains("edit [OPTIONS] <KEY>\n")
+    );
+}
+
+#[test]
 fn a_second_run_changes_nothing_and_only_pages_of_its_own_are_removed() {
     let home = Home::new();
     let run =

@@ -203,6 +203,7 @@ pub fn signal(signal: &str, pid: u32) {
         "HUP" => Signal::HUP,
         "INT" => Signal::INT,
         "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
         "STOP" => Signal::STOP,
         "TERM" => Signal::TERM,
         "USR1" => Signal::USR1,

@@ -21,7 +21,7 @@ const DIALECTS: [(ImportFormat, Read); 3] = [
 pub(super) struct Fault {
     pub(super) line: usize,
     pub(super) why: String,
-    /// The dialect has a value, but only who runs a program or knows other variables gets it.
+    /// The dialect has a value, but only who runs a program, knows other variables, or knows its version gets it.
     pub(super) evaluates: bool,
 }
 
@@ -121,14 +121,33 @@ pub(super) fn is_env_file(text: &str) -> bool {
     line[before.len()..].starts_with('=')
 }
 
+/// Refuses NUL characters, which none of the programs that read such a file can give to anybody: a variable ends at the first.
+fn refuse_nul(text: &str) -> Result<(), Refusal> {
+    let lines = (1..).zip(text.split('\n'));
+    let faults = lines
+        .filter(|(_, line)| line.contains('\0'))
+        .map(|(number, _)| {
+            format!(
+                "line {number}: there is a NUL character, which no environment variable can hold"
+            )
+        });
+    let faults: Vec<String> = faults.collect();
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Malformed(faults)),
+    }
+}
+
 /// By one dialect.
 pub(super) fn read(read: Read, text: &str) -> Result<Vec<Raw>, Refusal> {
+    refuse_nul(text)?;
     let shown = |fault: Fault| format!("line {}: {}", fault.line, fault.why);
     read(text).map_err(|faults| Refusal::Malformed(faults.into_iter().map(shown).collect()))
 }
 
 /// By all dialects that can read it, if these agree.
 pub(super) fn read_any(text: &str) -> Result<Vec<Raw>, Refusal> {
+    refuse_nul(text)?;
     let mut readings = Vec::new();
     let (mut faults, mut evaluated) = (Vec::new(), Vec::new());
     for (format, read) in DIALECTS {

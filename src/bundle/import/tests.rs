@@ -87,6 +87,26 @@ fn each_dialect_reads_a_line_by_its_own_rules() {
             Ok("'x'y"),
         ),
         ("A=ä猫", Ok("ä猫"), Ok("ä猫"), Ok("ä猫")),
+        (
+            "A= # c",
+            Ok(""),
+            Err("versions of python-dotenv"),
+            Ok(" # c"),
+        ),
+        ("A=# c", Err("no `=`"), Ok("# c"), Ok("# c")),
+        ("A=\u{b}x", Ok("\u{b}x"), Ok("x"), Ok("\u{b}x")),
+        ("A=x\u{1c}", Ok("x\u{1c}"), Ok("x"), Ok("x\u{1c}")),
+        ("A=\"x\r\ny\"", Ok("x\r\ny"), Ok("x\ny"), Err("no `=`")),
+        ("A=\"x\ry\"", Ok("x\ry"), Ok("x\ny"), Ok("\"x\ry\"")),
+        (
+            "A='a\\\\' # '",
+            Ok("a\\\\"),
+            Err("versions of python-dotenv"),
+            Ok("'a\\\\' # '"),
+        ),
+        ("A='a\\\\'", Ok("a\\\\"), Ok("a\\"), Ok("'a\\\\'")),
+        ("A=a\0b", Err("NUL"), Err("NUL"), Err("NUL")),
+        ("A", Err("no `=`"), Err("no `=`"), Err("no `=`")),
     ] {
         for (format, expected) in [(Env, shell), (Dotenv, dotenv), (Docker, docker)] {
             match (value(format, line), expected) {

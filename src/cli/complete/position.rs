@@ -8,6 +8,8 @@ use super::values::ValueKind;
 /// What fits at the cursor.
 pub(super) enum Wanted {
     Files,
+    /// What fits in the command line of another program, which begins with the word of this number, from 0.
+    Command(usize),
     Folders,
     Users,
     Words(Vec<Candidate>),
@@ -22,8 +24,12 @@ pub(super) struct Position<'a> {
     option: Option<&'a Arg>,
     /// How many positional arguments there are.
     positionals: usize,
-    /// Whether there is a `--`.
+    /// Whether no option can follow: there is a `--`, or another program's command line has begun.
     is_escaped: bool,
+    /// How many words there are.
+    words: usize,
+    /// The number of the word with which another program's command line begins.
+    command_line: Option<usize>,
     /// The options that may be given once, and have been.
     given: Vec<&'a Id>,
     /// The settings file that was named.
@@ -34,6 +40,10 @@ fn takes_value(arg: &Arg) -> bool {
     arg.get_num_args().is_some_and(|count| count.takes_values())
 }
 
+fn is_command_line(arg: &Arg) -> bool {
+    arg.get_value_hint() == ValueHint::CommandWithArguments
+}
+
 impl<'a> Position<'a> {
     /// The position behind these words.
     pub(super) fn behind(command: &'a Command, words: &[String]) -> Self {
@@ -42,10 +52,15 @@ impl<'a> Position<'a> {
             option: None,
             positionals: 0,
             is_escaped: false,
+            words: 0,
+            command_line: None,
             given: Vec::new(),
             config: None,
         };
-        words.iter().for_each(|word| position.advance(word));
+        for word in words {
+            position.advance(word);
+            position.words += 1;
+        }
         position
     }
 
@@ -53,7 +68,7 @@ impl<'a> Position<'a> {
         if let Some(option) = self.option.take() {
             self.take_value(option, word);
         } else if self.is_escaped {
-            self.positionals += 1;
+            self.advance_positional();
         } else if word == "--" {
             self.is_escaped = true;
         } else if let Some(long) = word.strip_prefix("--") {
@@ -81,8 +96,16 @@ impl<'a> Position<'a> {
         {
             self.command = command;
         } else {
-            self.positionals += 1;
+            self.advance_positional();
         }
+    }
+
+    fn advance_positional(&mut self) {
+        if self.command_line.is_none() && self.positional().is_some_and(is_command_line) {
+            self.command_line = Some(self.words);
+            self.is_escaped = true;
+        }
+        self.positionals += 1;
     }
 
     fn take(&mut self, option: &'a Arg, value: Option<&str>) {
@@ -126,6 +149,9 @@ impl<'a> Position<'a> {
         let commands = self.commands(current);
         if !commands.is_empty() {
             return Wanted::Words(commands);
+        }
+        if self.positional().is_some_and(is_command_line) {
+            return Wanted::Command(self.command_line.unwrap_or(self.words));
         }
         match self.positional().and_then(|arg| values_of(arg, "")) {
             Some(wanted) => wanted,
@@ -205,9 +231,7 @@ fn values_of(arg: &Arg, before: &str) -> Option<Wanted> {
         return Some(Wanted::Words(shown.map(candidate).collect()));
     }
     match arg.get_value_hint() {
-        ValueHint::AnyPath | ValueHint::FilePath | ValueHint::CommandWithArguments => {
-            Some(Wanted::Files)
-        }
+        ValueHint::AnyPath | ValueHint::FilePath => Some(Wanted::Files),
         ValueHint::DirPath => Some(Wanted::Folders),
         ValueHint::Username => Some(Wanted::Users),
         _ => {
@@ -234,6 +258,7 @@ mod tests {
         command.build();
         match Position::behind(&command, before).wanted(current) {
             Wanted::Files => "files".to_owned(),
+            Wanted::Command(at) => format!("command {at}"),
             Wanted::Folders => "folders".to_owned(),
             Wanted::Users => "users".to_owned(),
             Wanted::Values(before, kind) => format!("{before}{}", kind.name()),
@@ -266,7 +291,15 @@ mod tests {
             ),
             ("run --env HF", "secrets"),
             ("run --file=HF", "--file=secrets"),
-            ("run --all -- py", "files"),
+            ("run --all -- py", "command 3"),
+            ("run --all py", "command 2"),
+            ("--config x run --all -- python --env ", "command 5"),
+            ("run --all python --e", "command 2"),
+            ("run -eA python -- -", "command 2"),
+            (
+                "run -",
+                "--env --file --all --no-files --watch --jitter --no-mount --config --help",
+            ),
             ("edit HF", "secrets"),
             ("import ", "files"),
             ("import --format do", "dotenv docker"),

@@ -21,6 +21,10 @@ function __simpletuner_live_complete
             __fish_complete_directories "$value" '' | string replace --regex '^' "$option"
         case users
             __fish_complete_users | string replace --regex '^' "$option"
+        case command
+            # Its own completion, as at the begin of a line.
+            set -l line (string escape -- $words[$answer[2]..-1]) "$current"
+            complete --do-complete=(string join ' ' -- $line)
         case words parts
             printf '%s\n' $answer[2..-1]
     end

@@ -22,6 +22,7 @@ _simpletuner-live() {
         users) _users ;;
         parts) _describe 'value' shown -S '' ;;
         words) _describe 'value' shown ;;
+        command) shift "$answer[2]" words; (( CURRENT -= answer[2] )); _normal ;;
     esac
 }
 if [[ $funcstack[1] == _simpletuner-live ]]; then
