@@ -155,8 +155,8 @@ fn is_ignored(signal: i32) -> bool {
 
 /// The last of the signals that asks to end.
 fn asks_to_end(bytes: &[u8]) -> Option<i32> {
-    let numbers = bytes.iter().map(|byte| i32::from(byte & !FROM_TERMINAL));
-    numbers.filter(|number| END.contains(number)).last()
+    let mut numbers = bytes.iter().map(|byte| i32::from(byte & !FROM_TERMINAL));
+    numbers.rfind(|number| END.contains(number))
 }
 
 /// Where [`handle`] writes.
