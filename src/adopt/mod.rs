@@ -20,7 +20,7 @@ use crate::files::beside;
 use crate::manager::key_source;
 use crate::provider::file::write::{Replacement, sync_folder_of};
 use crate::provider::file::{
-    Document, Stored, in_plain_text, keep_replaced, move_previous, read_document,
+    Document, Stored, in_plain_text, keep_replaced, move_previous, path_of_peers, read_document,
 };
 use crate::secret::SecretName;
 use crate::settings::Settings;
@@ -44,6 +44,17 @@ pub struct Report {
     pub is_adopted: bool,
     /// What the user should know or do next.
     pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Removes what a mount may have made beside the file of before while it still watched it. To be called when the mounts use the
+    /// store.
+    pub fn forget_before(&self) {
+        let is_file = std::fs::symlink_metadata(&self.before).is_ok_and(|found| found.is_file());
+        if !is_file && self.before != self.store {
+            let _ = std::fs::remove_file(path_of_peers(&self.before));
+        }
+    }
 }
 
 impl std::fmt::Display for Report {

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::manifest::Role;
-use super::plan::State;
 use crate::audit::{has_row, last_row};
 use crate::credential::CredentialCipher;
 use crate::error::Result;
@@ -12,6 +11,28 @@ use crate::provider::file::{Document, Stored};
 use crate::secret::SecretName;
 use crate::sqlite::{Copy, from_sqlite};
 use crate::text::counted;
+
+/// How a file of the archive stands to what is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is none here.
+    New,
+    /// It is here.
+    Same,
+    /// Another one is here.
+    Differs,
+}
+
+impl State {
+    /// Its name, for people and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::New => "new",
+            State::Same => "same",
+            State::Differs => "differs",
+        }
+    }
+}
 
 /// What a restore does to the secrets.
 #[derive(Default)]

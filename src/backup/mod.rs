@@ -27,9 +27,10 @@ pub use apply::Restored;
 pub use archive::{read, write};
 pub use check::Checked;
 pub use collect::{Collected, Options, collect};
+pub use compare::State;
 pub use envelope::{Closed, Identities, Opened, Recipients, Seal, Sealing};
 pub use manifest::{FORM, KeyInfo, Manifest, Part};
-pub use plan::{Plan, State, Step, settings_after};
+pub use plan::{Plan, Step, settings_after};
 pub use trails::kept_trails;
 
 use manifest::Role;

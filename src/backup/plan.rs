@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::Checked;
 use super::collect::{key_of, read};
-use super::compare::{Readable, database, secret_changes};
+use super::compare::{Readable, State, database, secret_changes};
 use super::manifest::{Part, Role};
 use super::trails::leave_signed;
 use super::{Collected, malformed};
@@ -18,28 +18,6 @@ use crate::settings::paths::DEFAULT_NAMES;
 use crate::settings::{Flags, Settings, SettingsContent};
 use crate::simpletuner_db::database_of;
 use crate::text::{counted, shell_path};
-
-/// How a file of the archive stands to what is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// There is none here.
-    New,
-    /// It is here.
-    Same,
-    /// Another one is here.
-    Differs,
-}
-
-impl State {
-    /// Its name, for people and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::New => "new",
-            State::Same => "same",
-            State::Differs => "differs",
-        }
-    }
-}
 
 /// A file of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]

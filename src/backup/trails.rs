@@ -7,8 +7,9 @@ use ring::hmac;
 
 use super::KEPT;
 use super::check::Checked;
+use super::compare::State;
 use super::manifest::{Part, Role};
-use super::plan::{State, Step};
+use super::plan::Step;
 use crate::audit::{AuditOptions, Chain, Verified, signing_key};
 use crate::error::Result;
 use crate::files::{all_beside, read_file};

@@ -1,6 +1,7 @@
 //! Reads a file of secrets that another program wrote. Says of each entry on which line it is, and of each that cannot be taken
 //! why, without quoting its value.
 
+mod cursor;
 mod dialects;
 mod docker;
 mod dotenv;

@@ -62,6 +62,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     for mount in &mounts {
         all_follow &= follow(mount, &settings, &report)?;
     }
+    report.forget_before();
     if report.is_adopted {
         warn_if_not_mounted(&mounts, &settings);
     }

@@ -271,7 +271,9 @@ mod tests {
 
     /// What the examples of a help type behind the program's name.
     fn typed(examples: &str) -> Vec<&str> {
+        // Not inside of quotes: that is an argument.
         let each = examples.match_indices("simpletuner-live ");
+        let each = each.filter(|(at, _)| !examples[..*at].ends_with('\''));
         let lines = each.filter_map(|(at, name)| {
             let line = &examples[at + name.len()..];
             let mut quote = None;

@@ -252,7 +252,7 @@ fn a_restore_of_another_key_leaves_no_secrets_without_theirs() {
     assert_eq!(refused.code, 1);
     let said = refused.err;
     assert!(
-        said.contains("secrets.json would lose their key; nothing has changed")
+        said.contains("secrets.json would lose its key; nothing has changed")
             && said.contains("--only settings,views,database,trails"),
         "{said}"
     );
@@ -311,7 +311,7 @@ fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
     let refused = other.run(&args);
     assert_eq!(refused.code, 1);
     let said = refused.err;
-    assert!(said.contains("other.json would lose their key"), "{said}");
+    assert!(said.contains("other.json would lose its key"), "{said}");
     let get = ["--config", "other.yaml", "get", "B"];
     assert_eq!(other.run(&get).done(), "hunter2-beta");
     // Nor one that the settings name, which the restore replaces.
@@ -321,6 +321,6 @@ fn a_restore_of_another_key_leaves_no_other_secrets_file_without_its_own() {
     let refused = third.run(&args);
     assert_eq!(refused.code, 1);
     let said = refused.err;
-    assert!(said.contains("own.json would lose their key"), "{said}");
+    assert!(said.contains("own.json would lose its key"), "{said}");
     assert_eq!(third.run(&["get", "B"]).done(), "hunter2-beta");
 }

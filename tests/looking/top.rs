@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 use super::screen::Screen;
-use super::support::home::{BINARY, Home, signal};
+use super::support::home::{BINARY, Home, has_ended, signal};
 use super::support::wait_until;
 
 fn mounted() -> Home {
@@ -169,6 +169,26 @@ fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
         screen.wait_for(&format!("ended: {code}"));
         is_left_as_it_was(&screen);
     }
+}
+
+#[test]
+fn it_ends_when_its_terminal_goes() {
+    let home = mounted();
+    let mut script = home.command("script");
+    let command = format!("echo $$ > pid; stty cols 100 rows 30; exec '{BINARY}' top");
+    script.args(["-qfec", &command, "typescript"]);
+    script.env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
+    let script = script.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut script = script.spawn().unwrap();
+    wait_until("it has begun", || {
+        let written = fs::read(home.path("typescript")).unwrap_or_default();
+        String::from_utf8_lossy(&written).contains("PROVIDER")
+    });
+    let pid = fs::read_to_string(home.path("pid")).unwrap();
+    let pid = pid.trim().parse().unwrap();
+    script.kill().unwrap();
+    script.wait().unwrap();
+    wait_until("it has ended", || has_ended(pid));
 }
 
 #[test]

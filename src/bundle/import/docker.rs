@@ -1,7 +1,7 @@
 //! The files of `docker run --env-file`: all behind the `=` is the value. Podman reads them in the same way.
 
 use super::Raw;
-use super::dialects::Fault;
+use super::cursor::Fault;
 use crate::secret::SecretValue;
 
 pub(super) fn read(text: &str) -> Result<Vec<Raw>, Vec<Fault>> {

@@ -5,7 +5,7 @@
 use zeroize::Zeroizing;
 
 use super::Raw;
-use super::dialects::{Characters, Cursor, Fault};
+use super::cursor::{Characters, Cursor, Fault};
 use crate::secret::SecretValue;
 
 pub(super) fn read(text: &str) -> Result<Vec<Raw>, Vec<Fault>> {

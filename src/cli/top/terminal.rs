@@ -1,8 +1,10 @@
 //! The terminal of `top`: entered, drawn on, and left as it was on every way out.
 
-use std::io::{self, IsTerminal, Stdout, Write, stdout};
+use std::fs::File;
+use std::io::{self, IsTerminal, Stdout, Write, stdin, stdout};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ratatui::backend::{Backend, CrosstermBackend};
@@ -14,7 +16,10 @@ use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
 };
 use ratatui::layout::Rect;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, getpid, kill_process};
+
+use crate::mount::poll::poll;
 
 /// These end it, after the terminal is as it was.
 const SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
@@ -30,6 +35,8 @@ pub(super) struct Terminal {
     /// What is on the screen; `None`: unknown.
     shown: Option<Buffer>,
     signal: Arc<AtomicUsize>,
+    /// Where keys come from.
+    keys: OwnedFd,
 }
 
 /// Whether standard output is a terminal that can move its cursor.
@@ -46,7 +53,11 @@ pub(super) fn has_colours() -> bool {
 impl Terminal {
     pub(super) fn enter() -> io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
+        let is_second = Arc::new(AtomicBool::new(false));
         for number in SIGNALS {
+            // The first one may find this process where it cannot be answered.
+            signal_hook::flag::register_conditional_default(number, is_second.clone())?;
+            signal_hook::flag::register(number, is_second.clone())?;
             signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
         }
         let before = std::panic::take_hook();
@@ -58,6 +69,7 @@ impl Terminal {
             backend: CrosstermBackend::new(stdout()),
             shown: None,
             signal,
+            keys: keys()?,
         };
         enter()?;
         Ok(terminal)
@@ -104,15 +116,46 @@ impl Terminal {
 
     /// Waits for a key or a signal. A change of the size ends the wait, too.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<Input> {
-        let input = match event::poll(timeout)? {
-            true => event::read()?,
-            false => Event::FocusLost,
+        let input = match self.has_event(timeout)? {
+            None => return Ok(Input::Signal(libc::SIGHUP)),
+            Some(true) => event::read()?,
+            Some(false) => Event::FocusLost,
         };
         match (self.signal.load(Ordering::Relaxed), input) {
             (0, Event::Key(key)) => Ok(Input::Key(key)),
             (0, _) => Ok(Input::None),
             (signal, _) => Ok(Input::Signal(signal as i32)),
         }
+    }
+}
+
+impl Terminal {
+    /// Whether there is a key or a change of the size, after at most `timeout`; `None`: the terminal is gone. Of one that is gone,
+    /// crossterm reads without end.
+    fn has_event(&self, timeout: Duration) -> io::Result<Option<bool>> {
+        for timeout in [Duration::ZERO, timeout] {
+            let mut keys = [PollFd::new(&self.keys, PollFlags::IN)];
+            // A signal ends it: of a change of the size, say.
+            let _ = poll(&mut keys, timeout);
+            if keys[0]
+                .revents()
+                .intersects(PollFlags::HUP | PollFlags::ERR)
+            {
+                return Ok(None);
+            }
+            if event::poll(Duration::ZERO)? {
+                return Ok(Some(true));
+            }
+        }
+        Ok(Some(false))
+    }
+}
+
+/// Where crossterm reads keys: standard input, or the terminal of this process if it is something else.
+fn keys() -> io::Result<OwnedFd> {
+    match stdin().is_terminal() {
+        true => stdin().as_fd().try_clone_to_owned(),
+        false => File::open("/dev/tty").map(Into::into),
     }
 }
 
