@@ -7,24 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fernet::Fernet;
-use rustix::fs::FileType;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
-use super::{CredentialCipher, cipher, next_key, rotation};
-use crate::error::{Error, Result, in_words};
-use crate::files::{ReadError, Stamp, base_folder, place, read_file};
+use super::key_file::{new_key, path_of_next, read_key, real_path, retired};
+use super::{CredentialCipher, cipher};
+use crate::error::{Error, Result};
+use crate::files::{Stamp, base_folder, place};
 use crate::secret::SecretValue;
 use crate::sync::Mutex;
 use crate::text::shell_path;
 
 /// The environment variable that holds the master secret itself and overrides the key file.
 pub const KEY_VARIABLE: &str = "SIMPLETUNER_CREDENTIAL_KEY";
-
-/// A larger file cannot be a key.
-pub(crate) const MAX_KEY: usize = 64 * 1024;
 
 /// Two changes within a tick of the filesystem's clock have the same time, so a younger file is read again.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -164,13 +159,13 @@ impl KeySource {
 
     /// Every file that has a key, or will: the key's, that of a rotation, and those of the keys before.
     pub(crate) fn all_files(&self) -> Vec<PathBuf> {
-        let retired = rotation::retired(&real_path(&self.key_file));
+        let retired = retired(&real_path(&self.key_file));
         self.files().into_iter().chain(retired).collect()
     }
 
     /// Where the next key is while a rotation is under way: beside the file that a link at the key's path leads to.
     fn beside(&self) -> PathBuf {
-        next_key::path_of_next(&real_path(&self.key_file))
+        path_of_next(&real_path(&self.key_file))
     }
 
     /// Whether a rotation has replaced the key since the last call.
@@ -262,7 +257,7 @@ impl KeySource {
     /// Whether the key that replaced the last one came from a rotation: it lay beside, or the last one was retired.
     fn replaces(&self, last: &Derived, new: u64) -> bool {
         last.fingerprints.1 == Some(new) || {
-            let retired = rotation::retired(&real_path(&self.key_file));
+            let retired = retired(&real_path(&self.key_file));
             let mut texts = retired.iter().filter_map(|path| read_key(path).ok()?);
             texts.any(|(text, ..)| text.fingerprint() == last.fingerprints.0)
         }
@@ -305,55 +300,9 @@ impl KeySource {
     }
 }
 
-/// The master secret in a key file's text.
-pub(crate) fn master_secret(text: &str) -> &str {
-    // Python's str.strip() also strips four separators that Rust does not count as white space.
-    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'))
-}
-
-/// The text of a key's file, stripped, the file's state and its mode; `None` if there is no file. The error says why it cannot be
-/// a key.
-pub(super) fn read_key(
-    path: &Path,
-) -> std::result::Result<Option<(SecretValue, Stamp, u32)>, String> {
-    let content = match read_file(path, MAX_KEY) {
-        Ok(content) => content,
-        Err(ReadError::Missing) => return Ok(None),
-        Err(ReadError::NotAFile(what)) => return Err(what.to_owned()),
-        Err(ReadError::TooLarge) => return Err("it is too large to be a key".to_owned()),
-        Err(ReadError::Io(error)) => {
-            return Err(format!("it cannot be read: {}", in_words(&error)));
-        }
-    };
-    let text = std::str::from_utf8(&content.bytes)
-        .map_err(|_| "it is not UTF-8 text; restore it from a backup".to_owned())?;
-    let text = master_secret(text);
-    if text.is_empty() {
-        let reason =
-            "it is empty; restore it from a backup, or remove it if nothing is encrypted yet";
-        return Err(reason.to_owned());
-    }
-    Ok(Some((SecretValue::new(text), content.stamp, content.mode)))
-}
-
-/// The path with a link at its end followed.
-pub(super) fn real_path(path: &Path) -> PathBuf {
-    let is_link = rustix::fs::lstat(path)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-    let real = is_link.then(|| path.canonicalize().ok()).flatten();
-    real.unwrap_or_else(|| path.to_owned())
-}
-
 /// Creates the key file, unless another process was first.
 fn create(path: &Path) -> io::Result<()> {
     place::create_whole(path, new_key()?.as_bytes())
-}
-
-/// The text of a new key: 32 random bytes in URL-safe base64 without padding, as SimpleTuner makes it.
-pub(super) fn new_key() -> io::Result<Zeroizing<String>> {
-    let mut key = Zeroizing::new([0u8; 32]);
-    getrandom::fill(&mut *key).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(key.as_slice())))
 }
 
 #[cfg(test)]

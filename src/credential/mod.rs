@@ -6,13 +6,14 @@
 
 mod cipher;
 mod key;
+mod key_file;
 mod next_key;
 mod rotation;
 
 pub use cipher::{CredentialCipher, is_encrypted};
 pub(crate) use cipher::{Undecryptable, key_fingerprint};
 pub use key::{KEY_VARIABLE, KeySource};
-pub(crate) use key::{MAX_KEY, master_secret};
+pub(crate) use key_file::{MAX_KEY, master_secret};
 pub(crate) use next_key::{NextKey, is_other_beside};
 pub(crate) use rotation::KeyRotation;
 

@@ -7,21 +7,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::key::{master_secret, read_key, real_path};
+use super::key_file::{NEXT, master_secret, path_of_next, read_key, real_path};
 use crate::error::{Error, Result};
 use crate::files::writable::check_replaceable;
-use crate::files::{all_beside, beside, is_mounted, place, sync_folder};
+use crate::files::{all_beside, is_mounted, place, sync_folder};
 
 /// What a small file needs on a disk.
 const BLOCK: u64 = 4096;
-
-/// What follows the key's name.
-const NEXT: &str = ".new";
-
-/// The path of the next key.
-pub(super) fn path_of_next(key: &Path) -> PathBuf {
-    beside(key, "", NEXT)
-}
 
 /// Whether another key than this one lies beside the key in this file: a rotation or a restore was interrupted.
 pub(crate) fn is_other_beside(key: &Path, content: &[u8]) -> bool {

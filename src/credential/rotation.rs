@@ -13,20 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::key::{new_key, read_key};
-use super::next_key::{NextKey, failed, path_of_next};
+use super::key_file::{RETIRED, new_key, path_of_next, read_key, retired};
+use super::next_key::{NextKey, failed};
 use super::{CredentialCipher, KEY_VARIABLE, KeySource};
 use crate::error::{Error, Result};
 use crate::files::{all_beside, beside, place, sync_folder};
 use crate::secret::SecretValue;
-
-/// What follows the key's name.
-const RETIRED: &str = ".old-";
-
-/// The retired keys beside a key.
-pub(super) fn retired(key: &Path) -> Vec<PathBuf> {
-    all_beside(key, "", RETIRED)
-}
 
 /// A rotation of the key in a file.
 pub(crate) struct KeyRotation {
