@@ -104,7 +104,7 @@ pub const PROGRAMS: &[(&str, &str)] = &[
         "#!/bin/sh\n[ \"$1\" = -e ] && exec cat\nexec cat \"$2\"\n",
     ),
     ("vault", "#!/bin/sh\ngrep -q path\n"),
-    ("docker", "#!/bin/sh\n[ -d \"${3%%:*}\" ]\n"),
+    ("docker", "#!/bin/sh\nfolder=${3#*src=}; [ -d \"${folder%%,*}\" ]\n"),
 ];
 
 /// Places of a machine, and where they are in the test's home.
@@ -207,7 +207,7 @@ pub const ROWS: &[Row] = &[
         "printf 'vault_url: http://127.0.0.1:1\\nvault_path: s\\n' > ~/.simpletuner/live.yaml",
     ),
     after(
-        "docker run -v \"$(simpletuner-live view path trainer)\":/run/secrets ...",
+        "docker run --mount type=bind,src=\"$(simpletuner-live view path trainer)\",dst=/run/secrets ...",
         VIEW,
     ),
     after("simpletuner-live view rm trainer", VIEW),
