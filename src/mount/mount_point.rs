@@ -111,16 +111,7 @@ impl MountPoint {
 
     /// Waits until no other keeper is about to mount here. Its turn ends with this object.
     pub(super) fn take_turn(&self) {
-        let begun = Instant::now();
-        loop {
-            match rustix::fs::flock(&self.folder, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < TURN_TIMEOUT => {
-                    std::thread::sleep(TURN_INTERVAL);
-                }
-                // Not every filesystem has locks.
-                _ => return,
-            }
-        }
+        wait_for_turn(&self.folder);
     }
 
     /// Whether the folder still has its path.
@@ -168,6 +159,28 @@ impl MountPoint {
                     dir.display()
                 )))
             }
+        }
+    }
+}
+
+/// Waits until no other keeper is about to remove a dead mount from this folder; the turn ends with what is returned. Nobody can lock the
+/// folder itself below that mount, so the one around it is locked.
+pub(super) fn turn_to_clear(dir: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let around = rustix::fs::open(dir.parent()?, flags, Mode::empty()).ok()?;
+    wait_for_turn(&around);
+    Some(around)
+}
+
+fn wait_for_turn(folder: &OwnedFd) {
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < TURN_TIMEOUT => {
+                std::thread::sleep(TURN_INTERVAL);
+            }
+            // Not every filesystem has locks.
+            _ => return,
         }
     }
 }

@@ -104,7 +104,10 @@ pub const PROGRAMS: &[(&str, &str)] = &[
         "#!/bin/sh\n[ \"$1\" = -e ] && exec cat\nexec cat \"$2\"\n",
     ),
     ("vault", "#!/bin/sh\ngrep -q path\n"),
-    ("docker", "#!/bin/sh\nfolder=${3#*src=}; [ -d \"${folder%%,*}\" ]\n"),
+    (
+        "docker",
+        "#!/bin/sh\nfolder=${3#*src=}; [ -d \"${folder%%,*}\" ]\n",
+    ),
 ];
 
 /// Places of a machine, and where they are in the test's home.

@@ -17,7 +17,7 @@ use crate::mount::detach::detach;
 use crate::mount::handover::{
     HandoverState, OsBytes, SharedFds, ToKeeper, ViewsFds, ViewsState, journal_files, whole_seconds,
 };
-use crate::mount::mount_point::MountPoint;
+use crate::mount::mount_point::{MountPoint, turn_to_clear};
 use crate::mount::mount_point_state::{
     MountPointState, has_ended, mount_point_state, mounted, resolve,
 };
@@ -310,6 +310,11 @@ fn clear(mount_point: &Path) -> Result<bool> {
                 let is_beginning = || begun.elapsed() < BEGIN_TIMEOUT && !has_ended(mount_point);
                 if continue_stopped(&mount) || is_beginning() {
                     std::thread::sleep(LOOK_INTERVAL);
+                    continue;
+                }
+                // `fusermount3` takes a path, at which another keeper may have mounted since.
+                let _turn = turn_to_clear(mount_point);
+                if mount.id().find().is_none() {
                     continue;
                 }
                 tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
