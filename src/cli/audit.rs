@@ -1,17 +1,19 @@
 //! `audit verify`, `audit tail`, `audit prune`: the two audit trails.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Subcommand;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
 use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
 use crate::backup;
 use crate::error::Error;
+use crate::metrics::{Sample, parse};
 use crate::text::{counted, printable};
 
 /// How often `tail -f` looks for new rows.
@@ -19,6 +21,11 @@ const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
+
+/// How long `tail` waits for rows that the mount has not written yet: reads are written once a second.
+const ROWS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How often it looks meanwhile.
+const ROWS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Check or show who set, deleted, configured and read what
 ///
@@ -107,7 +114,10 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
             lines,
             follow,
             json,
-        } => tail(&trail, lines, follow, json),
+        } => {
+            wait_for_rows(context);
+            tail(&trail, lines, follow, json)
+        }
         Action::Prune { keep_days, json } => {
             let keep = Duration::from_secs(24 * 3600) * keep_days;
             let chain = trail.read_chain();
@@ -122,6 +132,23 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
                 false => output::line(&format!("{} removed", counted(removed, "row"))),
             }
         }
+    }
+}
+
+/// Waits a moment for the rows that the mount has not written yet, so that what somebody has just done is there.
+fn wait_for_rows(context: &Context) {
+    let mount = context.mount_point(None).ok();
+    let Some(mount) = mount.and_then(|dir| MountClient::find(&dir).ok().flatten()) else {
+        return;
+    };
+    let until = Instant::now() + ROWS_TIMEOUT;
+    let waiting =
+        |sample: &Sample| sample.name.ends_with("_audit_waiting_rows") && sample.value > 0.0;
+    while let Ok(metrics) = mount.read_text("metrics")
+        && parse(&metrics).iter().any(waiting)
+        && Instant::now() < until
+    {
+        std::thread::sleep(ROWS_INTERVAL);
     }
 }
 

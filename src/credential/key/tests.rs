@@ -1,6 +1,9 @@
 //! Where the master secret comes from, and which key files are refused.
 
 use super::*;
+use crate::credential::MAX_KEY;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
