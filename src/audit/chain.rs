@@ -29,7 +29,7 @@ use verifier::{ChainVerifier, OtherColumns, SignedRow};
 
 pub use anchor::Anchor;
 pub(super) use appender::Appender;
-pub(crate) use copies::{LastRow, has_row, last_row, names_later_row};
+pub(crate) use copies::{LastRow, first_difference, has_row, last_row, names_later_row};
 pub(super) use prune::prune;
 pub use reader::{ChainReader, Row};
 pub use verifier::{Broken, Verified};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::manifest::Role;
-use crate::audit::{has_row, last_row};
+use crate::audit::{first_difference, has_row, last_row};
 use crate::credential::CredentialCipher;
 use crate::error::Result;
 use crate::provider::file::{Document, Stored};
@@ -120,6 +120,11 @@ pub(super) fn database(role: Role, copy: &Copy, path: &Path) -> Result<(State, S
         Some(last) => has_row(&mine, last).map_err(failed)?,
         None => true,
     };
+    let changed = first_difference(&mine, &theirs).map_err(failed)?;
+    if let Some(id) = changed.filter(|_| goes_on) {
+        let detail = format!("row {id} of the one here is not what it was");
+        return Ok((State::Differs, detail));
+    }
     if goes_on {
         return Ok((State::Same, "the one here goes on from it".to_owned()));
     }

@@ -96,3 +96,38 @@ db.execute(\"UPDATE audit_log SET action = ?\", (\"nothing\",)); db.commit()'");
         broken.err
     );
 }
+
+#[test]
+fn a_trail_in_which_a_row_was_changed_is_another_one_and_comes_back() {
+    let home = full_home();
+    home.run_with("b", &["set", "B"]).done();
+    back_up(&home, &[]);
+    let [backup, identity] = backup_of(&home);
+    let changed = "UPDATE audit_log SET details = details || 'x' WHERE id = 1";
+    home.sh(&format!("sqlite3 ~/.simpletuner/audit.db \"{changed}\""));
+    assert_eq!(home.run(&["audit", "verify"]).code, 1);
+    let args = restore_args(&backup, &identity, &["--yes", "--only", "trails"]);
+    let refused = home.run(&args);
+    assert!(
+        refused.code == 1
+            && refused
+                .out
+                .contains("row 1 of the one here is not what it was"),
+        "{}{}",
+        refused.out,
+        refused.err
+    );
+    home.run(&[&args[..], &["--force"]].concat()).done();
+    let verified = home.run(&["audit", "verify"]);
+    assert!(
+        verified.out.contains(".simpletuner/audit.db: ")
+            && !verified.out.contains(".simpletuner/audit.db: 0 rows")
+            && verified
+                .out
+                .lines()
+                .any(|line| line.contains("audit.db: ") && line.contains("whole")),
+        "{}{}",
+        verified.out,
+        verified.err
+    );
+}
