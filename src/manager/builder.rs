@@ -102,6 +102,7 @@ impl Builder {
                 current: Mutex::new(Arc::new(Snapshot::new(0, Vec::new(), ttl.clone()))),
                 ttl,
                 publish_lock: Mutex::new(()),
+                closing: Mutex::default(),
                 logged_shadows: Mutex::default(),
             }
         });

@@ -61,6 +61,8 @@ pub struct SecretsManager {
     /// Held from taking the providers' updates until the listeners have run. A second reader finds no update, and could
     /// otherwise still get the old value.
     publish_lock: Mutex<()>,
+    /// Held while the providers are closed. Outside of every other lock.
+    closing: Mutex<()>,
     /// Keys of which it was logged that another provider has them, too; `true`: when they were removed. A leaf lock.
     logged_shadows: Mutex<HashSet<(SecretName, bool)>>,
 }

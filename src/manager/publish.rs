@@ -179,9 +179,11 @@ impl SecretsManager {
         to_bytes(&saved)
     }
 
-    /// Gives back what the backends hold at their servers: Vault's token of a log-in is revoked. To be called once, at the
-    /// end, and not if another process takes over their state. Waits for some seconds at most.
+    /// Gives back what the backends hold at their servers: Vault's token of a log-in is revoked. To be called at the end, and not if
+    /// another process takes over their state. Waits for some seconds at most; a second caller waits for the first one, because the
+    /// process may end when either returns.
     pub fn close(&self) {
+        let _closing = self.closing.lock();
         self.chain.iter().for_each(|entry| entry.provider.close());
     }
 

@@ -1,6 +1,7 @@
 //! Backends behind snapshots: concurrent readers share one call, and listeners run before any reader is answered.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -86,6 +87,70 @@ fn over(backends: &[&RemoteBackend], ttl: &Ttl, max_stale: Duration) -> Arc<Secr
         builder = builder.with_provider(Arc::new(provider));
     }
     builder.build()
+}
+
+/// A backend that holds a token, which it gives back when the test lets it.
+struct Leased {
+    has_token: AtomicBool,
+    begun: mpsc::SyncSender<()>,
+    gate: Arc<tokio::sync::Semaphore>,
+    is_revoked: Arc<AtomicBool>,
+}
+
+impl Backend for Leased {
+    fn name(&self) -> &str {
+        "vault"
+    }
+    fn source(&self) -> String {
+        "far away".to_owned()
+    }
+    fn fetch(&self) -> Fetching<'_> {
+        Box::pin(async { Err(FetchError::lasting("it is down")) })
+    }
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if self.has_token.swap(false, Ordering::SeqCst) {
+                self.begun.send(()).unwrap();
+                let _open = self.gate.acquire().await;
+                self.is_revoked.store(true, Ordering::SeqCst);
+            }
+        })
+    }
+}
+
+#[test]
+fn whoever_closes_second_waits_until_all_is_given_back() {
+    let (begun, has_begun) = mpsc::sync_channel(1);
+    let (gate, is_revoked) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+    let backend = Leased {
+        has_token: AtomicBool::new(true),
+        begun,
+        gate: gate.clone(),
+        is_revoked: Arc::clone(&is_revoked),
+    };
+    let options = BackendOptions {
+        ttl: Ttl::default(),
+        max_stale: Duration::from_secs(3600),
+        max_keys: 10_000,
+        timeout: Duration::from_secs(10),
+    };
+    let provider = BackendProvider::new(backend, options).unwrap();
+    let builder = SecretsManager::builder().with_provider(Arc::new(provider));
+    let manager = builder.build();
+    let first = manager.clone();
+    let first = std::thread::spawn(move || first.close());
+    has_begun.recv_timeout(TEST_TIMEOUT).unwrap();
+    let (second, has_closed) = mpsc::channel();
+    std::thread::spawn(move || {
+        manager.close();
+        second.send(is_revoked.load(Ordering::SeqCst)).unwrap();
+    });
+    // Time enough for one that does not wait.
+    let early = has_closed.recv_timeout(Duration::from_millis(200));
+    gate.add_permits(1);
+    let is_revoked = early.or_else(|_| has_closed.recv_timeout(TEST_TIMEOUT));
+    assert!(is_revoked.unwrap());
+    first.join().unwrap();
 }
 
 fn ask(manager: &SecretsManager, key: &str) -> Lookup {
