@@ -216,6 +216,22 @@ fn umount_ends_it(user: &User, what: &str, break_it: impl Fn([u32; 2])) {
 }
 
 #[test]
+fn of_two_umounts_at_once_neither_names_another_filesystem() {
+    as_each_user(|user| {
+        let program = user.scratch.path("program").display().to_string();
+        for _ in 0..5 {
+            user.run(&["mount"]).done();
+            let both = format!(
+                "for i in 1 2; do '{program}' umount > out$i 2>&1 & done; wait; cat out1 out2"
+            );
+            let said = user.sh(&both);
+            assert!(!said.contains("another filesystem"), "{said}");
+            assert!(!is_mounted(&user.path(LIVE)));
+        }
+    });
+}
+
+#[test]
 fn umount_is_over_in_five_seconds_whichever_process_does_not_answer() {
     as_each_user(|user| {
         umount_ends_it(&user, "both stopped", |pids| {

@@ -80,6 +80,16 @@ impl Plan {
         let was_beside = next.as_ref().map_or(Ok(true), NextKey::write)?;
         let mut is_begun = false;
         let put = || -> Result<()> {
+            // Without it, the next command makes another one, which the trails are not signed with.
+            let is_first = |(step, _): &(&&Step, Replacement)| {
+                step.role == Role::AuditKey && step.state == State::New
+            };
+            let (first, prepared): (Vec<_>, Vec<_>) = prepared.into_iter().partition(is_first);
+            for (step, replacement) in first {
+                replacement.commit()?;
+                is_begun = true;
+                sync_folder_of(&step.path);
+            }
             // These fail more easily: another program may have them locked.
             for step in &changed {
                 if let Some(copy) = checked.databases.get(&step.role) {

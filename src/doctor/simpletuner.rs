@@ -23,6 +23,9 @@ pub(super) fn state(subject: &Subject, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
+/// What SQLite says if it is the disk that fails, and the database may be whole.
+const DISK_ERRORS: [&str; 2] = ["disk I/O error", "the disk is full"];
+
 fn database(subject: &Subject, settings: &Settings) -> Finding {
     let folder = &settings.state_dir;
     let how = match &settings.named_state_dir {
@@ -57,8 +60,22 @@ fn database(subject: &Subject, settings: &Settings) -> Finding {
                     replaced(subject, configs.path(), "database")
                 )
             };
-            Finding::failed(error.to_string()).mended_by(fix.unwrap_or_else(restore))
+            let why = error.to_string();
+            let fix = fix.or_else(|| is_damaged(&why).then(restore));
+            with_fix(Finding::failed(why), fix)
         }
+    }
+}
+
+/// Whether a database that cannot be read is damaged. On a full disk it is whole.
+fn is_damaged(why: &str) -> bool {
+    !DISK_ERRORS.iter().any(|error| why.contains(error))
+}
+
+fn with_fix(finding: Finding, fix: Option<String>) -> Finding {
+    match fix {
+        Some(fix) => finding.mended_by(fix),
+        None => finding,
     }
 }
 
@@ -141,9 +158,13 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
         Ok(key) => key,
         Err(error) => {
             let fix = Owned::secret(audit_key(settings)).mending();
+            let why = error.to_string();
+            let finding = Finding::failed(&why);
             let restore = || subject.command("restore FILE --only trails --force");
-            let finding = Finding::failed(error.to_string());
-            return vec![finding.mended_by(fix.unwrap_or_else(restore))];
+            return vec![match fix {
+                Some(fix) => finding.mended_by(fix),
+                None => finding.mended_as(&why, restore()),
+            }];
         }
     };
     let verified = match Chain::verify_both(chains.each_ref(), &key) {
@@ -154,13 +175,10 @@ pub(super) fn audit(subject: &Subject, settings: &Settings) -> Vec<Finding> {
             let named = chains.iter().find(is_named).map(Chain::path);
             let mending = |path: &Path| {
                 let fix = Owned::file(path).mending();
-                fix.unwrap_or_else(|| replaced(subject, path, "trails"))
+                fix.or_else(|| is_damaged(&why).then(|| replaced(subject, path, "trails")))
             };
-            let finding = Finding::failed(why.clone());
-            return vec![match named.map(mending) {
-                Some(fix) => finding.mended_by(fix),
-                None => finding,
-            }];
+            let fix = named.and_then(mending);
+            return vec![with_fix(Finding::failed(why), fix)];
         }
     };
     let mut findings = Vec::new();

@@ -71,6 +71,10 @@ fn detach_by_path(mount: &Mount) -> Result<()> {
     let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(refused)?;
     let info = std::fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd()));
     if info.ok().and_then(|info| process::mount_of(&info)) != Some(mount.id) {
+        // Another command has unmounted it meanwhile.
+        if mount.id().find().is_none() {
+            return Ok(());
+        }
         return Err(Error::Settings(format!(
             "{} cannot be unmounted: another filesystem is there now",
             dir.display()

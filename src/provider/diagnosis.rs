@@ -68,7 +68,11 @@ impl Finding {
     #[must_use]
     pub fn mended_as(self, why: &str, otherwise: impl Into<String>) -> Self {
         match why.split_once("fix it with: ") {
-            Some((_, command)) => self.mended_by(command),
+            Some((_, command)) => {
+                let is_root = rustix::process::geteuid().is_root();
+                let as_root = command.strip_prefix("sudo ").filter(|_| is_root);
+                self.mended_by(as_root.unwrap_or(command))
+            }
             None => self.mended_by(otherwise),
         }
     }
