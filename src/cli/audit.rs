@@ -22,7 +22,8 @@ const POLL_INTERVAL: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
-/// How long `tail` waits for rows that the mount has not written yet: reads are written once a second.
+/// How long `tail` waits for rows that the mount has not written yet. It does not wait for a read, whose row appears when its second is
+/// over.
 const ROWS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How often it looks meanwhile.
 const ROWS_INTERVAL: Duration = Duration::from_millis(20);
