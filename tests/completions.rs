@@ -233,7 +233,7 @@ fn names_and_files_are_completed_in_interactive_shells() {
     assert_eq!(home.run(&["audit", "tail"]).done(), "");
 }
 
-/// What a shell is told of the program `zebrafind`.
+/// The package that completes the arguments of other programs.
 const BASH_PACKAGE: &str = "source /usr/share/bash-completion/bash_completion";
 const COMPLETES_ZEBRAFIND: [(&str, &str); 3] = [
     ("bash", "complete -W 'stripes --herd' zebrafind"),

@@ -75,8 +75,12 @@ pub(super) fn container_name(id: &str) -> Option<String> {
 /// What a message calls a container: its name, or the digits of its id that engines show.
 pub(crate) fn name_or_id(id: &str) -> String {
     look_up(std::iter::once(&id.to_owned()));
-    let digits = || id.chars().take(SHOWN_DIGITS).collect();
-    container_name(id).unwrap_or_else(digits)
+    container_name(id).unwrap_or_else(|| short_id(id).to_owned())
+}
+
+/// As much of a container's id as engines show.
+pub(crate) fn short_id(id: &str) -> &str {
+    id.get(..SHOWN_DIGITS).unwrap_or(id)
 }
 
 fn within(timeout: Duration, id: &str) -> Option<String> {

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 pub use actor::Actor;
 pub use chain::{Anchor, Broken, Chain, ChainReader, Row, Verified};
 pub(crate) use chain::{LastRow, first_difference, has_row, last_row, names_later_row};
-pub(crate) use container_names::name_or_id;
+pub(crate) use container_names::{name_or_id, short_id};
 pub use event::{AuditEvent, ChangedKeys, ReadTarget};
 pub(crate) use key::signing_key;
 pub use key::{KEY_VARIABLE, SigningKeySource};

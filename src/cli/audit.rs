@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::mount_client::MountClient;
 use super::{Context, Outcome, output};
-use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified};
+use crate::audit::{AuditOptions, Chain, ChainReader, Row, Verified, short_id};
 use crate::backup;
 use crate::error::Error;
 use crate::metrics::{Sample, parse};
@@ -361,9 +361,8 @@ fn row_as_line(row: &Row) -> String {
         line.push_str(&format!("  {program}[{pid}]"));
     }
     if let Some(id) = details["container"].as_str() {
-        // As much of the id as the engines show.
-        let short = id.get(..12).unwrap_or(id);
-        let name = details["container_name"].as_str().unwrap_or(short);
+        let name = details["container_name"].as_str();
+        let name = name.unwrap_or_else(|| short_id(id));
         line.push_str(&format!("  in {name}"));
     } else if let Some(unit) = details["unit"].as_str().filter(|u| u.ends_with(".service")) {
         line.push_str(&format!("  in {unit}"));

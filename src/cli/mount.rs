@@ -105,11 +105,15 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
     let arguments = daemon_arguments(&args, &flags, &settings);
     let mounted = mount::mount_background(&settings, &arguments)?;
     let path = mounted.mount_point.display();
-    if mounted.already && !args.quiet {
+    if args.quiet {
+        return Ok(());
+    }
+    let mount = MountClient::require(&mounted.mount_point)?;
+    let status = mount.read_json("status").ok();
+    if mounted.already {
         say("note", "it is mounted already");
-        let mount = MountClient::require(&mounted.mount_point)?;
-        if let Ok(status) = mount.read_json("status") {
-            warn_of_changed_settings(&status);
+        if let Some(status) = &status {
+            warn_of_changed_settings(status);
             let is_root = rustix::process::geteuid().is_root();
             if settings.allow_root && !is_root && status["allow_root"] == false {
                 warn(&format!(
@@ -120,11 +124,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         }
         warn_of_changed_variables(&mount, &settings);
     }
-    if args.quiet {
-        return Ok(());
-    }
-    let mount = MountClient::require(&mounted.mount_point)?;
-    if let Ok(status) = mount.read_json("status") {
+    if let Some(status) = &status {
         warn_of_problem(&status["views"]);
     }
     output::line(&path.to_string())?;

@@ -140,7 +140,7 @@ fn set_generated(args: &Args, target: &Target) -> Outcome {
     }
 }
 
-/// The new value is stored, and whoever was to read it has none, or a part.
+/// The error if the new value is stored and could not be printed whole.
 fn unprinted(name: &SecretName, failure: &Failure) -> Failure {
     let reason = match failure {
         Failure::OutputClosed => "the reader of standard output has exited".to_owned(),

@@ -193,7 +193,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_vo
         }
         let errno = libc::__errno_location();
         let before = *errno;
-        // One that came while there was no command is to be passed on, whoever sent it.
+        // The terminal sends a signal to the command, too, but only if there is one.
         let reached_it = (*info).si_code == SI_KERNEL && IS_RUNNING.load(Ordering::SeqCst);
         let from_terminal = if reached_it { FROM_TERMINAL } else { 0 };
         let byte = signal as u8 | from_terminal;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::audit::Row;
+use crate::audit::{Row, short_id};
 use crate::text::printable;
 
 /// The most readers that are kept; those that have not read for longest go.
@@ -94,7 +94,7 @@ impl Readers {
         let key = ReaderKey {
             program: text("program").unwrap_or_else(|| "?".into()),
             place: text("container_name")
-                .or_else(|| Some(text("container")?.chars().take(12).collect()))
+                .or_else(|| Some(short_id(&text("container")?).to_owned()))
                 .or_else(|| text("unit"))
                 .unwrap_or_else(|| "-".into()),
             user: text("user").unwrap_or_else(|| "?".into()),
