@@ -19,8 +19,17 @@ impl Connection {
     /// The connection of a mount that is still there.
     ///
     /// # Errors
-    /// No control filesystem is mounted, and this user cannot mount it, or the mount is another user's.
+    /// No control filesystem is mounted, and this user cannot mount it; the mount is another user's, or has ended.
     pub(super) fn of(mount: &Mount) -> io::Result<Self> {
+        let connection = Self::of_number(mount)?;
+        // If the mount ended before, its number, and so what was opened, may be another mount's.
+        match mount.is_there() {
+            true => Ok(connection),
+            false => Err(io::Error::other("the mount has ended meanwhile")),
+        }
+    }
+
+    fn of_number(mount: &Mount) -> io::Result<Self> {
         // The device's major number is 0.
         let number = mount.filesystem.strip_prefix("0:").unwrap_or_default();
         let number = number.parse::<u32>().map_err(io::Error::other)?;
@@ -45,5 +54,46 @@ impl Connection {
     /// Does nothing to one that has ended already.
     pub(super) fn abort(&self) -> io::Result<()> {
         (&self.0).write_all(b"1")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::mount::{MountFlags, UnmountFlags};
+
+    use super::*;
+    use crate::mount::device::is_connected;
+    use crate::process::mountinfo;
+
+    #[test]
+    fn a_connection_whose_number_was_another_mounts_is_not_ended() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let fuse = rustix::fs::open("/dev/fuse", flags, Mode::empty()).unwrap();
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            fuse.as_raw_fd()
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        rustix::mount::mount("other", dir.path(), "fuse", flags, &*options).unwrap();
+        let other = mountinfo::of_this_process().unwrap();
+        let other = mountinfo::at(&other, dir.path()).unwrap().clone();
+
+        let mut ended = other.clone();
+        ended.point = "/ended".into();
+        assert!(Connection::of(&ended).is_err());
+        ended.point.clone_from(&other.point);
+        ended.id += 1;
+        assert!(Connection::of(&ended).is_err());
+        assert!(is_connected(&fuse));
+        Connection::of(&other).unwrap().abort().unwrap();
+        assert!(!is_connected(&fuse));
+        rustix::mount::unmount(dir.path(), UnmountFlags::DETACH).unwrap();
     }
 }

@@ -141,9 +141,8 @@ pub(super) fn bind_of_folder(mount: &Mount, folder: &str) -> Option<Use> {
     let root = Path::new("/").join(folder);
     let is_bind =
         |found: &Mount| found.filesystem == mount.filesystem && found.root.starts_with(&root);
-    let tables = process::all_pids().map(|pid| (pid, mountinfo::of_process(pid)));
-    tables.into_iter().find_map(|(pid, table)| {
-        let found = table.unwrap_or_default().into_iter().find(is_bind)?;
+    mountinfo::of_namespaces(process::all_pids()).find_map(|(pid, table)| {
+        let found = table.into_iter().find(is_bind)?;
         Some(Use::in_namespace(&found, pid))
     })
 }
@@ -162,29 +161,40 @@ struct Wanted {
     known_mounts: BTreeSet<u64>,
 }
 
+/// What a search tells.
+enum Told {
+    /// A use of the filesystem at this place in the list of those that are wanted.
+    Found(usize, Use),
+    /// All that follows are uses by processes.
+    AllMounts,
+}
+
 /// The uses of each filesystem, in that order. All are looked for at once, because a machine may have many processes.
 fn uses_within(wanted: Vec<Wanted>, timeout: Duration) -> Vec<Uses> {
     let (sender, receiver) = channel();
     let mut uses: Vec<Uses> = wanted.iter().map(|_| Uses::default()).collect();
+    let kinds: Vec<Kinds> = wanted.iter().map(|wanted| wanted.kinds).collect();
     let looked_at = Arc::new(AtomicU64::new(0));
     let mut search = Search {
         wanted,
-        found: sender,
+        told: sender,
         looked_at: looked_at.clone(),
     };
     let begun = sync::spawn("usage", LARGE_STACK, move || search.run());
     let mut cut_off = begun.err().map(|error| error.to_string());
     let until = Instant::now() + timeout;
-    let mut at = 0;
+    let (mut has_all_mounts, mut at) = (false, 0);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match receiver.recv_timeout(left.min(PROCESS_TIMEOUT)) {
-            Ok((which, used)) => uses[which].found.push(used),
+            Ok(Told::Found(which, used)) => uses[which].found.push(used),
+            Ok(Told::AllMounts) => has_all_mounts = true,
             // The search is over.
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 let now_at = looked_at.load(Ordering::Relaxed);
-                if Instant::now() < until && std::mem::replace(&mut at, now_at) != now_at {
+                let goes_on = std::mem::replace(&mut at, now_at) != now_at || !has_all_mounts;
+                if Instant::now() < until && goes_on {
                     continue;
                 }
                 let why = "this machine has many processes, or one of them does not answer";
@@ -193,8 +203,10 @@ fn uses_within(wanted: Vec<Wanted>, timeout: Duration) -> Vec<Uses> {
             }
         }
     }
-    for uses in &mut uses {
-        uses.cut_off.clone_from(&cut_off);
+    for (uses, kinds) in uses.iter_mut().zip(kinds) {
+        if kinds == Kinds::All || !has_all_mounts {
+            uses.cut_off.clone_from(&cut_off);
+        }
     }
     uses
 }
@@ -227,8 +239,7 @@ fn warn_of_each(uses: &Uses, then: &str) {
 
 struct Search {
     wanted: Vec<Wanted>,
-    /// Uses, with the filesystem's place in `wanted`.
-    found: Sender<(usize, Use)>,
+    told: Sender<Told>,
     /// How many processes it has looked at.
     looked_at: Arc<AtomicU64>,
 }
@@ -239,7 +250,7 @@ impl Search {
         let table = mountinfo::of_this_process().unwrap_or_default();
         for (which, wanted) in self.wanted.iter_mut().enumerate() {
             for bind in wanted.new_mounts(&table) {
-                report(&self.found, which, Use::Bind(bind.point.clone()));
+                report(&self.told, which, Use::Bind(bind.point.clone()));
             }
         }
         // The command that started this process, and waits for it.
@@ -249,32 +260,37 @@ impl Search {
         let mut others: Vec<u32> = others.collect();
         // The youngest first: most processes that use a mount were started after it.
         others.reverse();
+        // First what no process can delay: their mounts.
+        for (pid, table) in mountinfo::of_namespaces(others.iter().copied()) {
+            self.find_mounts(pid, &table);
+        }
+        let _ = self.told.send(Told::AllMounts);
         for pid in others {
-            self.look_at(pid);
+            for (which, wanted) in self.wanted.iter().enumerate() {
+                if wanted.kinds == Kinds::All {
+                    wanted.search_process(pid, |used| report(&self.told, which, used));
+                }
+            }
             self.looked_at.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn look_at(&mut self, pid: u32) {
-        let table = mountinfo::of_process(pid).unwrap_or_default();
+    fn find_mounts(&mut self, pid: u32, table: &[Mount]) {
         for (which, wanted) in self.wanted.iter_mut().enumerate() {
             // All mounts of a namespace are of one program, so one of them is enough, unless others are left out.
             let at_most = match wanted.kinds {
                 Kinds::All => 1,
                 Kinds::Binds => usize::MAX,
             };
-            for mount in wanted.new_mounts(&table).into_iter().take(at_most) {
-                report(&self.found, which, Use::in_namespace(mount, pid));
-            }
-            if wanted.kinds == Kinds::All {
-                wanted.search_process(pid, |used| report(&self.found, which, used));
+            for mount in wanted.new_mounts(table).into_iter().take(at_most) {
+                report(&self.told, which, Use::in_namespace(mount, pid));
             }
         }
     }
 }
 
-fn report(found: &Sender<(usize, Use)>, which: usize, used: Use) {
-    let _ = found.send((which, used));
+fn report(told: &Sender<Told>, which: usize, used: Use) {
+    let _ = told.send(Told::Found(which, used));
 }
 
 impl Wanted {
@@ -286,8 +302,7 @@ impl Wanted {
         }
     }
 
-    /// The filesystem's mounts in this table that no earlier table had. (The link to a process's mount namespace would
-    /// identify it as well, but following it waits for a process in execve(2).)
+    /// The filesystem's mounts in this table that no earlier table had.
     fn new_mounts<'a>(&mut self, table: &'a [Mount]) -> Vec<&'a Mount> {
         let mut mounts: Vec<&Mount> = table.iter().collect();
         mounts.retain(|mount| {

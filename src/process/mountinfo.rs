@@ -1,8 +1,10 @@
 //! The table of mounts, `/proc/PID/mountinfo` (proc(5)). Its paths are bytes, because a mount point's name need not be
 //! UTF-8.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -101,6 +103,17 @@ impl Mount {
         }
     }
 
+    /// Whether this process still sees it.
+    pub(crate) fn is_there(&self) -> bool {
+        of_this_process().is_ok_and(|mounts| {
+            let mut mounts = mounts.iter();
+            mounts.any(|mount| {
+                (mount.id, &mount.filesystem, &mount.point)
+                    == (self.id, &self.filesystem, &self.point)
+            })
+        })
+    }
+
     /// `None` on an older kernel, or where another filesystem is on the mount point. Does not ask the filesystem.
     fn unique_id(&self) -> Option<u64> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -127,6 +140,28 @@ pub(crate) fn of_this_process() -> std::io::Result<Vec<Mount>> {
 /// The mounts that another process sees.
 pub(crate) fn of_process(pid: u32) -> std::io::Result<Vec<Mount>> {
     fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table))
+}
+
+/// The mounts that these processes see, each mount namespace once. (The link to a process's mount namespace would identify
+/// it as well, but following it waits for a process in execve(2).)
+pub(crate) fn of_namespaces(
+    pids: impl Iterator<Item = u32>,
+) -> impl Iterator<Item = (u32, Vec<Mount>)> {
+    let mut known = BTreeSet::new();
+    pids.filter_map(move |pid| {
+        let mut file = File::open(format!("/proc/{pid}/mountinfo")).ok()?;
+        // The kernel gives a page of a table at most for one read(2): of most, the beginning is enough.
+        let mut table = vec![0; 4096];
+        let len = file.read(&mut table).ok()?;
+        table.truncate(len);
+        // A mount's id is unique on the machine, so the first one is in no other namespace.
+        let first = table.split(|byte| *byte == b' ').next()?;
+        if !known.insert(first.to_vec()) {
+            return None;
+        }
+        file.read_to_end(&mut table).ok()?;
+        Some((pid, parse(&table)))
+    })
 }
 
 /// The topmost mount whose mount point is exactly `dir`.

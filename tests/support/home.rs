@@ -51,6 +51,11 @@ impl CommandOutput {
     }
 }
 
+/// Whether `umount` names a use in these words, or says that the machine was too busy for the whole search.
+pub fn named_or_cut_off(said: &str, words: &str) -> bool {
+    said.contains(words) || said.contains("the search for what uses the mount ended early")
+}
+
 /// A scratch home. What is mounted below it is unmounted when it is dropped.
 pub struct Home(pub TempDir);
 
