@@ -295,6 +295,12 @@ fn a_store_that_lies_in_the_mount_by_another_name_is_a_settings_error() {
 #[test]
 fn a_file_size_limit_fails_a_write_and_ends_no_process() {
     let home = Home::new();
+    let script = format!("ulimit -f 64; exec '{BINARY}' mount");
+    let refused = ran(home.command("bash").args(["-c", &script])).failed();
+    assert!(
+        refused.contains("raise the limit") && refused.contains("ulimit -f"),
+        "{refused}"
+    );
     // The daemon raises a soft limit, because the memory that its processes share counts as a file.
     home.sh(&format!("ulimit -S -f 64; '{BINARY}' mount 2> /dev/null"));
     let before = pids(&home);

@@ -433,6 +433,36 @@ fn a_provider_that_fails_after_the_wait_is_an_error_and_not_a_missing_key() {
     }
 }
 
+/// Programs that open safely (systemd's, container runtimes) first take a descriptor that is only a path.
+#[test]
+fn a_descriptor_of_a_cold_name_that_is_only_a_path_leads_to_the_value_after_the_wait() {
+    let _alone = alone();
+    let mount = Mount::new();
+    let script = r#"
+import os, subprocess
+p = os.open('live/secrets/SLOW', os.O_PATH)
+by_path = f'/proc/self/fd/{p}'
+for _ in range(2):
+    with open(by_path) as file:
+        size = os.fstat(file.fileno()).st_size
+        assert (file.read(), size) == ('at last', 7), size
+assert subprocess.check_output(['cat', by_path], pass_fds=[p]) == b'at last'
+try:
+    open(by_path, 'r+')
+    assert False
+except OSError as error:
+    assert error.strerror == 'Stale file handle', error
+open('live/secrets/SLOW', 'w').write('mine')
+assert open(by_path).read() == open('live/secrets/SLOW').read() == 'mine'
+"#;
+    let reader = mount.spawn("python3", &["-c", script]);
+    wait_until("the provider is asked", || mount.slow.times("SLOW") > 0);
+    mount.slow.answer(Says::Value("at last"));
+    let output = ended(reader, "the reader has its value");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}
+
 #[test]
 fn the_mount_is_gone_when_its_guard_is_dropped() {
     let _alone = alone();

@@ -106,7 +106,7 @@ fn run_worker(args: &Args, context: &Context) -> Outcome {
         Some(b'0') => Ok(()),
         Some(_) => Err(Failure::Reported),
         None => Err(Failure::with_hint(
-            "the mount could not be ended in time, because a filesystem does not answer",
+            "the mount could not be ended in time: a filesystem does not answer, or this machine is very busy",
             "`simpletuner-live status` says whether it has ended; another process goes on trying",
         )),
     }

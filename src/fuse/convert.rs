@@ -1,7 +1,7 @@
 //! Converts fuser's types into the tree's, and back.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
 
@@ -46,7 +46,11 @@ pub(super) fn text_of(name: &OsStr, not_utf8: i32) -> Result<String, Errno> {
 
 pub(super) fn system_time(time: TimeOrNow) -> SystemTime {
     match time {
-        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::SpecificTime(time) => match UNIX_EPOCH.duration_since(time) {
+            // Before 1970, fuser takes the nanoseconds off, but the kernel's are always added to the seconds.
+            Ok(before) => time + Duration::from_nanos(2 * u64::from(before.subsec_nanos())),
+            Err(_) => time,
+        },
         TimeOrNow::Now => SystemTime::now(),
     }
 }

@@ -7,6 +7,8 @@ use super::open::Opened;
 use super::resolved::{Freshness, Resolved};
 use super::{Caller, LookupReply, OpError, Tree};
 use crate::error::Error;
+use crate::files::reserve;
+use crate::process::Process;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
 use crate::versions::{DirEntry, Handle, State, Unavailable};
@@ -164,6 +166,10 @@ impl Tree {
             // No provider is known to have it, so this caller makes it.
             Resolved::Missing | Resolved::Blocked(_) => None,
         };
+        if exclusive && state.is_pending(dir_entry) {
+            let is_alive = |maker: Process| reserve::with(|| self.processes.is_alive(maker.pid));
+            state.abandon_unopened(dir_entry, is_alive);
+        }
         if exclusive && (base.is_some() || mine.is_some() || state.is_pending(dir_entry)) {
             return Err(OpError::Errno(libc::EEXIST));
         }

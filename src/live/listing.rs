@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::kind::{DirKind, FileType};
+use super::kind::{DirKind, FileKind, FileType};
 use super::resolved::{Freshness, Resolved};
 use super::{Attr, Caller, LookupReply, OpError, Tree, WaitOn};
 use crate::cache::function_caches;
@@ -13,7 +14,9 @@ use crate::manager::Snapshot;
 use crate::versions::DirEntry;
 
 /// How long `stat` may use the attributes that a listing gave. An open looks the name up anew in any case.
-const LISTED_VALID: std::time::Duration = std::time::Duration::from_secs(1);
+const LISTED_VALID: Duration = Duration::from_secs(1);
+/// From how many names on a folder is large: to look each of them up anew for `ls -l` takes too long.
+const MANY_NAMES: usize = 1000;
 
 /// A name in a folder.
 #[derive(Clone, Debug)]
@@ -32,6 +35,7 @@ pub struct Listed {
 pub(super) struct UnprocessedListings {
     next: u64,
     by_handle: HashMap<u64, bool>,
+    many_names: usize,
     /// The secrets' names in the order in which they are listed, as long as a folder is open.
     secrets: Option<(Arc<Snapshot>, Names)>,
 }
@@ -42,6 +46,7 @@ impl UnprocessedListings {
         Self {
             next: Instant::now().since_boot().as_nanos() as u64,
             by_handle: HashMap::new(),
+            many_names: MANY_NAMES,
             secrets: None,
         }
     }
@@ -122,13 +127,18 @@ impl Tree {
         }
     }
 
-    /// Calls `emit` with each name behind the offset, and the name's own offset, until `emit` returns true. The dots,
-    /// folders and generated files have the smallest offsets.
+    /// From how many names on a folder counts as large. For tests.
+    pub fn set_many_names(&self, count: usize) {
+        self.listings.lock().many_names = count;
+    }
+
+    /// Calls `emit` with each name behind the offset, the name's own offset, and how many names of the folder come and go, until
+    /// `emit` returns true. The dots, folders and generated files have the smallest offsets.
     fn page(
         &self,
         ino: u64,
         offset: u64,
-        mut emit: impl FnMut(u64, Listed) -> bool,
+        mut emit: impl FnMut(u64, Listed, usize) -> bool,
     ) -> Result<(), OpError> {
         let dir = self.layout.dir(ino).ok_or(OpError::Errno(libc::ENOTDIR))?;
         self.layout.add_caches(ino, || function_caches().names());
@@ -137,6 +147,7 @@ impl Tree {
             ("..", self.layout.parent(ino), FileType::Dir),
         ];
         let fixed = dots.into_iter().chain(self.layout.static_entries(ino));
+        let names = self.names_in(ino, dir);
         for (at, (name, ino, file_type)) in (1..).zip(fixed) {
             let name = name.to_owned();
             if at > offset
@@ -147,12 +158,12 @@ impl Tree {
                         file_type,
                         name,
                     },
+                    names.len(),
                 )
             {
                 return Ok(());
             }
         }
-        let names = self.names_in(ino, dir);
         let behind = names.partition_point(|(at, _)| *at <= offset);
         for (at, name) in &names[behind..] {
             let dir_entry = DirEntry::new(ino, name);
@@ -168,7 +179,7 @@ impl Tree {
                 file_type: FileType::File,
                 name: dir_entry.name,
             };
-            if emit(*at, listed) {
+            if emit(*at, listed, names.len()) {
                 return Ok(());
             }
         }
@@ -188,7 +199,7 @@ impl Tree {
         mut emit: impl FnMut(Listed, u64) -> bool,
     ) -> Result<(), OpError> {
         self.check_caller_of(caller, ino)?;
-        self.page(ino, offset, |at, listed| !emit(listed, at))
+        self.page(ino, offset, |at, listed, _| !emit(listed, at))
     }
 
     /// As [`read_dir`](Self::read_dir), with what `stat` shows of each name. Each name that `emit` had room for counts as looked up.
@@ -205,16 +216,20 @@ impl Tree {
     ) -> Result<(), OpError> {
         self.check_caller_of(caller, ino)?;
         self.listing_is_out(handle);
-        self.page(ino, offset, |at, listed| {
-            let found = self.listed(ino, &listed);
+        let many_names = self.listings.lock().many_names;
+        self.page(ino, offset, |at, listed, count| {
+            let found = self.listed(ino, &listed, count >= many_names);
             found.is_some_and(|found| !emit(&listed.name, &found, at))
         })
     }
 
-    fn listed(&self, dir: u64, listed: &Listed) -> Option<LookupReply> {
+    /// The kernel stamps the names of a page with the epoch at which it processes them: of a change before that it hears only at
+    /// the lister's next request. So it keeps a file's attributes only where `stat` would take too long otherwise: in a large folder, or
+    /// if it had to wait.
+    fn listed(&self, dir: u64, listed: &Listed, is_large: bool) -> Option<LookupReply> {
         let valid = match self.names.are_held() {
             true => LISTED_VALID,
-            false => std::time::Duration::ZERO,
+            false => Duration::ZERO,
         };
         let attr = |ino, attr| LookupReply {
             nodeid: ino,
@@ -230,10 +245,13 @@ impl Tree {
         let kind = self.layout.kind_at(&dir_entry)?;
         let resolved = self.resolve(&kind, Freshness::LastKnown);
         let mut state = self.state();
-        let (size, changed_at, is_known) = match &resolved {
+        let (size, changed_at, is_kept) = match &resolved {
             Resolved::Content(content) => {
                 let mtime = self.mtime_of(&state, &dir_entry, content);
-                (content.value.len(), mtime, true)
+                // What a configuration is the database says at once, though it may change at any time.
+                let must_wait = content.fresh_for.is_zero() && !matches!(kind, FileKind::Config(_));
+                let is_kept = must_wait || (is_large && !state.is_written(&dir_entry));
+                (content.value.len(), mtime, is_kept)
             }
             Resolved::Missing => return None,
             Resolved::Failed(_) | Resolved::Blocked(_) => (0, self.started_at(), false),
@@ -243,9 +261,9 @@ impl Tree {
             nodeid,
             self.file_attr(listed.ino, kind.mode(), size, changed_at),
         );
-        if !is_known {
-            found.valid = std::time::Duration::ZERO;
-            found.attr.valid = std::time::Duration::ZERO;
+        if !is_kept {
+            found.valid = Duration::ZERO;
+            found.attr.valid = Duration::ZERO;
         }
         Some(found)
     }

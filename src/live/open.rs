@@ -63,7 +63,7 @@ impl Tree {
         }
         let mut state = self.state();
         if caller.is_resend
-            && let Some((handle, Handle::Write { .. })) = state.opened_by(caller.request)
+            && let Some((handle, _)) = state.opened_by(caller.request)
         {
             return Ok(Opened::direct(handle));
         }
@@ -175,7 +175,8 @@ impl Tree {
         Ok(Opened::VERSION)
     }
 
-    /// Opens a placeholder: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it.
+    /// Opens a placeholder: waits for the content, makes its version, and answers ESTALE, so that the second lookup finds it. Who
+    /// comes back without a lookup reads the content here.
     fn open_placeholder(
         &self,
         state: &mut State,
@@ -198,7 +199,17 @@ impl Tree {
         if !has_waited && self.is_releasing(&dir_entry) {
             return Err(OpError::Blocked(WaitOn::Write(dir_entry)));
         }
-        match self.resolve(&kind, freshness_after(has_waited)) {
+        // It was told to look the name up, and did not: it has no name, but a descriptor that is only a path, or the mount of
+        // one file. (Callers who share the number 0 cannot be told apart.)
+        let retry = state.retry(caller.tid, &dir_entry);
+        let is_back = caller.tid != 0 && retry.is_some_and(|retry| !retry.to_write);
+        match self.resolve(&kind, freshness_after(has_waited || is_back)) {
+            Resolved::Content(content) if is_back => {
+                state.end_retries(caller.tid);
+                let handle = state.open_snapshot(content.value.clone(), caller.request);
+                self.record_reader(caller, &kind, &content.value);
+                Ok(Opened::direct(handle))
+            }
             resolved @ (Resolved::Content(_) | Resolved::Missing) => {
                 // If there is no content, the second lookup gives ENOENT, and an open with O_CREAT creates.
                 if let Resolved::Content(content) = resolved {

@@ -69,7 +69,13 @@ pub(crate) struct HeartbeatPage(&'static [AtomicU64; SLOTS]);
 impl HeartbeatPage {
     /// A new page, and the memfd that holds it.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
-        let failed = |e: Errno| Error::io("the heartbeat page", e);
+        let failed = |e: Errno| match e {
+            Errno::FBIG => Error::io(
+                "the heartbeat page: raise the limit for the size of files (`ulimit -f`; LimitFSIZE= in a unit)",
+                e,
+            ),
+            _ => Error::io("the heartbeat page", e),
+        };
         let file = rustix::fs::memfd_create("simpletuner-live heartbeat", MemfdFlags::CLOEXEC)
             .map_err(failed)?;
         rustix::fs::ftruncate(&file, SIZE as u64).map_err(failed)?;

@@ -2,6 +2,7 @@
 //! appended before it is answered, and the next server restores the state from them.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postcard::ser_flavors::Size;
 
@@ -18,7 +19,11 @@ const BATCH: usize = 64;
 
 /// The journal of one mount. The default one keeps no records, for a tree that ends with its process.
 #[derive(Default)]
-pub struct Journal(Option<Mutex<Log>>);
+pub struct Journal {
+    log: Option<Mutex<Log>>,
+    /// The last checkpoint failed, and that was logged.
+    has_failed: AtomicBool,
+}
 
 impl Journal {
     /// Opens the journal in the files of a log, and reads what earlier servers left in it. Call
@@ -34,16 +39,20 @@ impl Journal {
         let mut restored = Restored::new(numbers_from);
         let log = Log::open(files, key, |records| apply_all(&mut restored, records))?;
         restored.finish();
-        Ok((Self(Some(Mutex::new(log))), restored))
+        let journal = Self {
+            log: Some(Mutex::new(log)),
+            has_failed: AtomicBool::new(false),
+        };
+        Ok((journal, restored))
     }
 
     /// Whether records are kept.
     pub fn is_kept(&self) -> bool {
-        self.0.is_some()
+        self.log.is_some()
     }
 
     fn log(&self) -> Option<MutexGuard<'_, Log>> {
-        let log = self.0.as_ref()?;
+        let log = self.log.as_ref()?;
         Some(log.lock())
     }
 
@@ -56,7 +65,9 @@ impl Journal {
         match sealed(records).and_then(|mut record| log.append(&mut record)) {
             Ok(()) => log.may_need_rewrite(),
             Err(error) => {
-                tracing::warn!("the journal is begun anew: {error}");
+                if !self.has_failed.load(Ordering::Relaxed) {
+                    tracing::warn!("the journal is begun anew: {error}");
+                }
                 true
             }
         }
@@ -79,9 +90,14 @@ impl Journal {
             all.chunks(BATCH)
                 .try_for_each(|records| write(&mut sealed(records)?))
         });
-        if let Err(error) = rewritten {
-            // The next append tries again.
-            tracing::error!("the next server will not know what was just done: {error}");
+        // After a failure each append tries again.
+        let had_failed = self.has_failed.swap(rewritten.is_err(), Ordering::Relaxed);
+        match rewritten {
+            Err(error) if !had_failed => tracing::error!(
+                "the journal cannot be written, so the next server will not know what is done from now on: {error}"
+            ),
+            Ok(()) if had_failed => tracing::info!("the journal is written again"),
+            _ => {}
         }
     }
 }

@@ -14,6 +14,17 @@ impl State {
         self.names.get(dir_entry).copied()
     }
 
+    /// Whether a process has the file of this name open to write.
+    pub fn is_written(&self, dir_entry: &DirEntry) -> bool {
+        let file = self.named(dir_entry);
+        file.is_some_and(|file| {
+            self.written
+                .range((file, 0)..=(file, u64::MAX))
+                .next()
+                .is_some()
+        })
+    }
+
     /// The numbers of all inodes.
     pub fn all_inodes(&self) -> Vec<u64> {
         self.inodes.keys().copied().collect()
@@ -217,6 +228,21 @@ impl State {
     /// Whether a file of this name is pending.
     pub fn is_pending(&self, dir_entry: &DirEntry) -> bool {
         self.pending.contains_key(dir_entry)
+    }
+
+    /// Abandons what was made under this name without being opened (mknod(2)), if its maker is gone: no RELEASE will come for it.
+    pub fn abandon_unopened(&mut self, dir_entry: &DirEntry, is_alive: impl Fn(Process) -> bool) {
+        let pending = self.pending.get(dir_entry).cloned().unwrap_or_default();
+        for file in pending {
+            let is_left = self.files.get(&file).is_some_and(|known| {
+                let inode = known.write_ino.and_then(|ino| self.write_inode(ino));
+                inode.is_none_or(|inode| !inode.is_held())
+                    && known.pending.is_some_and(|maker| !is_alive(maker))
+            });
+            if is_left {
+                self.abandon(file);
+            }
+        }
     }
 
     /// The file of this name that the process is making.

@@ -47,8 +47,6 @@ pub struct Kernel {
     requests: u64,
     has_writer: bool,
     readers: u32,
-    /// Pages of names on their way: what `stat` says may be old until the next one.
-    pub listings: u32,
     /// How often there was a new server, or another document of the backend.
     pub disturbances: u32,
 }

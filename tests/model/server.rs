@@ -147,6 +147,9 @@ impl Server {
         let (tree, commits) = Tree::restore(parts, owner, files, keeper.key.clone(), 0).unwrap();
         let (device, ours) = UnixStream::pair().unwrap();
         device.set_nonblocking(true).unwrap();
+        if keeper.broken.is_in_large_folder() {
+            tree.set_many_names(0);
+        }
         tree.kernel_names().set_protocol((7, 44));
         tree.kernel_names().set_device(OwnedFd::from(ours));
         let mut server = Self {

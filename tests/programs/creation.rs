@@ -225,6 +225,25 @@ same(sorted(os.listdir('.')), ['C'])
 }
 
 #[test]
+fn a_name_that_an_ended_process_made_by_mknod_can_be_created_exclusively() {
+    let live = Live::start();
+    python(
+        &live,
+        "secrets",
+        r#"
+maker = os.fork()
+if maker == 0:
+    os.mknod('C', 0o100600)
+    os._exit(0)
+os.waitpid(maker, 0)
+refused(errno.ENOENT, os.stat, 'C')
+with open('C', 'x') as file: file.write('mine')
+same(text('C'), 'mine')
+"#,
+    );
+}
+
+#[test]
 fn ten_thousand_names_made_and_removed_before_their_close_leave_nothing_in_memory() {
     let live = Live::start();
     let before = memory_of_the_server(&live);

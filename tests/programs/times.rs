@@ -115,9 +115,9 @@ put('A', 'a')
 for seconds in (-1, -86400 * 365 * 70, 1 << 33, (1 << 34) - 1, 0):
     os.utime('A', (seconds, seconds))
     same(os.stat('A').st_mtime, seconds)
-for stamp in (-500_000_000, -1, 999_999_999):
+for stamp in (-500_000_000, -1, -9_750_000_000, -1_000_000_000, 999_999_999):
     os.utime('A', ns=(stamp, stamp))
-    assert abs(os.stat('A').st_mtime_ns - stamp) <= 2_000_000_000, (stamp, os.stat('A').st_mtime_ns)
+    same(os.stat('A').st_mtime_ns, stamp)
 for seconds in (1 << 62, -(1 << 62), (1 << 63) - 1):
     # struct timespec by hand: Python refuses some of these.
     stamp = (ctypes.c_long * 4)(seconds, 0, seconds, 0)
