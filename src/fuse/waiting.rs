@@ -20,6 +20,9 @@ use crate::sync::{self, Condvar, Mutex, SMALL_STACK};
 /// How often the thread reads the pending signals, and looks who has waited long enough.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
+/// How long the thread lives on when no request is parked any more.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Resumes a parked request: with `Ok` it continues or is answered, with an errno it fails.
 pub(super) type Resume = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
@@ -220,11 +223,14 @@ impl Waiting {
 fn watch_signals(waiting: &Waiting) {
     loop {
         let mut waiters = waiting.waiters.lock();
+        let idle_until = Instant::now() + LINGER;
         while waiters.by_id.is_empty() {
-            if waiters.ended {
+            let left = idle_until.saturating_duration_since(Instant::now());
+            if waiters.ended || left.is_zero() {
+                waiters.watcher_running = false;
                 return;
             }
-            waiters = waiting.changed.wait(waiters);
+            waiters = waiting.changed.wait_timeout(waiters, left);
         }
         drop(waiters);
         // First wait: most requests are resumed before a signal could arrive.

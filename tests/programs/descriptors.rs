@@ -299,6 +299,9 @@ fd = os.open('K', os.O_RDWR)
 for mode in (0, 1): same((libc.fallocate(fd, mode, ctypes.c_long(0), ctypes.c_long(8)), ctypes.get_errno()), (-1, errno.EOPNOTSUPP))
 os.posix_fallocate(fd, 0, 8)
 os.close(fd)
+fd = os.open('K', os.O_WRONLY)
+refused(errno.EBADF, os.posix_fallocate, fd, 0, 8)
+os.close(fd)
 same(text('K'), 'abcd\0\0\0\0')
 "#,
     );
