@@ -15,8 +15,8 @@ use crate::versions::DirEntry;
 
 /// How long `stat` may use the attributes that a listing gave. An open looks the name up anew in any case.
 const LISTED_VALID: Duration = Duration::from_secs(1);
-/// From how many names on a folder is large: to look each of them up anew for `ls -l` takes too long.
-const MANY_NAMES: usize = 1000;
+/// From how many names on a folder is large: to look each of them up anew for `ls -l` takes a busy machine too long.
+const MANY_NAMES: usize = 200;
 
 /// A name in a folder.
 #[derive(Clone, Debug)]
