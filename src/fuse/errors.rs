@@ -126,7 +126,11 @@ impl Failures {
     }
 
     fn log(&self, operation: &str, errno: i32, reason: &str) {
-        let line = format!("{operation}: {reason} ({})", name_of(errno));
+        let words = name_of(errno);
+        let line = match reason.ends_with(&words) {
+            true => format!("{operation}: {reason}"),
+            false => format!("{operation}: {reason} ({words})"),
+        };
         let mut logged = self.logged.lock();
         let now = Instant::now();
         if let Some(before) = logged.get_mut(&line) {
@@ -213,5 +217,10 @@ mod tests {
         let logged = failures.logged.lock();
         assert_eq!(logged.len(), 1);
         assert_eq!(logged.values().next().unwrap().repeats, 999);
+        assert!(logged.contains_key("open: it hangs (Input/output error)"));
+        drop(logged);
+        failures.log("close", libc::ENOSPC, "the store: No space left on device");
+        let logged = failures.logged.lock();
+        assert!(logged.contains_key("close: the store: No space left on device"));
     }
 }
