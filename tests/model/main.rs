@@ -91,7 +91,7 @@ fn assert_right(cases: u32, seed: u64) {
 }
 
 /// So many steps each are tried with the fixed seed and with a new one.
-const CASES: u32 = 50;
+const CASES: u32 = 100;
 
 #[test]
 fn the_tree_agrees_with_plain_maps() {
