@@ -218,3 +218,48 @@ impl Bases {
         Some(self.by_process.get(&process)?.1.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every record as another version of the program wrote it.
+    const GOLDEN: [&[u8]; 6] = [
+        b"\x00\x80\xc4\x9f\xd5\x0c\x05",
+        b"\x01\x01\x03{}\n",
+        b"\x02\x01\x07{\"a\":1}",
+        b"\x02\x00",
+        b"\x03\xac\x02\x07\x01\x01A\x09",
+        b"\x04\x02b\xff",
+    ];
+
+    #[test]
+    fn records_are_read_as_other_versions_of_the_program_wrote_them() {
+        let started = SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 5);
+        let samples = [
+            TreeRecord::Started(started.into()),
+            TreeRecord::Events(true, b"{}\n".to_vec()),
+            TreeRecord::Prices(Some("{\"a\":1}".into())),
+            TreeRecord::Prices(None),
+            // One name, of one byte, and its fingerprint.
+            TreeRecord::Base(300, 7, postcard::from_bytes(b"\x01\x01A\x09").unwrap()),
+            TreeRecord::Backends(Zeroizing::new(b"b\xff".to_vec())),
+        ];
+        for (sample, golden) in samples.iter().zip(GOLDEN) {
+            let written = postcard::to_stdvec(sample).unwrap();
+            // A record is only ever added; one that is there is never another.
+            assert_eq!(written, golden, "{}", written.escape_ascii());
+        }
+        let records = GOLDEN.map(SecretBuffer::new);
+        let (journaled, restored) = Journaled::restore(&records);
+        assert_eq!(journaled.started_at, started);
+        assert_eq!(journaled.events.all(), b"{}\n");
+        assert_eq!(restored.prices, None);
+        assert_eq!(restored.backends.unwrap().as_slice(), b"b\xff");
+        let process = Process {
+            pid: 300,
+            started: 7,
+        };
+        assert!(journaled.bases.get(process).is_some());
+    }
+}
