@@ -16,7 +16,7 @@ fn home() -> Home {
     let home = Home::new();
     home.write(
         ".simpletuner/live.yaml",
-        &format!("aws_secret_name: {SECRET}\ntimeout: {{total: 5}}\n"),
+        &format!("aws_secret_name: {SECRET}\ntimeout: {{total: 10}}\n"),
     );
     home
 }
@@ -258,7 +258,7 @@ fn a_failed_network_has_an_error_that_says_why() {
             Fault::Long(2 << 20),
             "the response is too large, over 1 MiB",
         ),
-        (Fault::Hang, "within 5 s (setting timeout.total)"),
+        (Fault::Hang, "within 10 s (setting timeout.total)"),
     ] {
         proxy.set(fault);
         let said = refused(&mut command(&home, &moto, &proxy.url()));

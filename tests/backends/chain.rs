@@ -144,7 +144,7 @@ fn an_outage_is_bridged_by_the_last_documents_until_it_ends() {
 fn a_key_that_may_exist_is_never_reported_missing() {
     let world = World::new();
     world.aws.set(Fault::Status(500, ""));
-    let live = world.mount("timeout: {total: 1}\n");
+    let live = world.mount("timeout: {total: 60}\n");
     // A value behind a provider that failed is served, but not cached.
     assert_eq!(done(&live, "cat secrets/IN_BOTH"), "v");
     let expires = "getfattr --only-values -n user.simpletuner.expires_in secrets/IN_BOTH";
@@ -178,7 +178,7 @@ fn a_key_that_may_exist_is_never_reported_missing() {
 #[test]
 fn a_document_older_than_max_stale_is_not_served() {
     let world = World::new();
-    let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 1}\n");
+    let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 60}\n");
     assert_eq!(done(&live, "cat secrets/IN_BOTH secrets/IN_VAULT"), "av");
     world.aws.set(Fault::Refuse);
     wait_until("AWS is skipped", || {

@@ -54,7 +54,7 @@ fn a_document_has_the_secrets_of_every_source_that_answers() {
 #[test]
 fn a_document_that_is_written_back_in_an_outage_changes_only_what_its_writer_changed() {
     let world = World::new();
-    let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 1}\n");
+    let live = world.mount("max_stale: 0\nttl: 1\ntimeout: {total: 60}\n");
     // What SimpleTuner does: one process reads all, later writes all, and so on.
     let program = r#"
 import json, os, sys

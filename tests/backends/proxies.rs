@@ -72,7 +72,7 @@ fn aws_is_asked_through_the_proxies_that_its_own_tools_use() {
     let home = Home::new();
     home.write(
         ".simpletuner/live.yaml",
-        "aws_secret_name: simpletuner\ntimeout: {total: 5}\n",
+        "aws_secret_name: simpletuner\ntimeout: {total: 20}\n",
     );
     let by = proxy.url();
     let ask = |endpoint: &str, more: &[(&str, &str)]| {

@@ -120,7 +120,7 @@ fn an_exclusive_create_succeeds_in_an_outage_if_no_provider_is_known_to_have_the
     let world = World::new();
     world.aws.set(Fault::Refuse);
     world.vault.set(Fault::Refuse);
-    let live = world.mount("timeout: {total: 1}\n");
+    let live = world.mount(PATIENT);
     done(&live, "set -C; echo mine > secrets/NEW");
     assert_eq!(live.read("secrets/NEW"), "mine");
     assert!(refused(&live, "set -C; echo other > secrets/IN_FILE").contains("cannot overwrite"));
@@ -207,9 +207,12 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 ended = [subprocess.Popen([\"cat\", \"secrets/IN_AWS\"]) for _ in range(200)]
 print([-one.wait() for one in ended])'",
         );
-        let waiting = || waiting_children(&shell);
-        wait_until("all of them wait", || waiting().len() == 200);
-        let waiting: Vec<String> = waiting().iter().map(u32::to_string).collect();
+        let mut waiting = Vec::new();
+        wait_until("all of them wait", || {
+            waiting = waiting_children(&shell);
+            waiting.len() == 200
+        });
+        let waiting: Vec<String> = waiting.iter().map(u32::to_string).collect();
         let mut kill = std::process::Command::new("kill");
         assert!(
             kill.args(["-s", signal])

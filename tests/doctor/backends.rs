@@ -15,7 +15,7 @@ pub const SECRET: &str = "team/simpletuner";
 pub fn aws(moto: &Moto) -> Patient {
     let mut patient = Patient::healthy();
     patient.env = moto.env(&moto.url());
-    let settings = format!("aws_secret_name: {SECRET}\ntimeout: {{total: 5}}\n");
+    let settings = format!("aws_secret_name: {SECRET}\ntimeout: {{total: 20}}\n");
     patient.home.write(".simpletuner/live.yaml", &settings);
     patient
 }
@@ -126,7 +126,7 @@ pub fn as_user(moto: &Moto, (key, secret): (String, String)) -> Vec<(&'static st
 pub fn vault(openbao: &OpenBao, token: &str) -> Patient {
     let mut patient = Patient::healthy();
     patient.env.push(("VAULT_TOKEN", token.to_owned()));
-    let settings = format!("vault_url: {}\ntimeout: {{total: 5}}\n", openbao.url());
+    let settings = format!("vault_url: {}\ntimeout: {{total: 20}}\n", openbao.url());
     patient.home.write(".simpletuner/live.yaml", &settings);
     patient
 }
