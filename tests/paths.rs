@@ -218,6 +218,26 @@ fn umount_ends_it(user: &User, what: &str, break_it: impl Fn([u32; 2])) {
     pids.into_iter().for_each(wait_for_the_end);
 }
 
+/// As a service manager does, which stops all processes of a service.
+#[test]
+fn an_unmount_takes_place_even_if_fusermount3_is_ended_by_a_signal() {
+    if !is_root() {
+        return;
+    }
+    let user = User::new("nobody");
+    user.run(&["mount"]).done();
+    user.set_secret(LIVE);
+    user.write(
+        "ended",
+        "#!/bin/sh\n[ -e ~/once ] || { : > ~/once; kill -TERM $$; }\nexec fusermount3 \"$@\"\n",
+    );
+    user.sh("chmod +x ended");
+    let mut umount = user.cli(&["umount"]);
+    ran(umount.env("FUSERMOUNT_PATH", user.path("ended"))).done();
+    assert!(user.path("once").exists());
+    assert!(!is_mounted(&user.path(LIVE)));
+}
+
 #[test]
 fn of_two_umounts_at_once_neither_names_another_filesystem() {
     as_each_user(|user| {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::text::shell_path;
 
 /// How long the system may take to take a mount out of the tree: another filesystem, on which its folder lies, may hang.
 const DETACH_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How often `fusermount3` is run if signals end it.
+const MAX_ATTEMPTS: usize = 20;
 
 /// Takes this mount out of the tree, whether it is in use or not. Another filesystem on the way may never answer, so a
 /// thread of its own does it.
@@ -86,13 +90,22 @@ fn detach_by_path(mount: &Mount) -> Result<()> {
         result => return result.map_err(refused),
     }
     drop(root);
-    let output = fusermount::unmount(dir)?;
-    if output.status.success() {
-        return Ok(());
+    let mut attempts = 0;
+    loop {
+        let output = fusermount::unmount(dir)?;
+        attempts += 1;
+        if output.status.success() || !mount.is_there() {
+            return Ok(());
+        }
+        // Who stops a service sends a signal to all its processes, so also to this one.
+        let why = match output.status.signal() {
+            Some(_) if attempts < MAX_ATTEMPTS => continue,
+            Some(signal) => format!("signal {signal} ended fusermount3"),
+            None => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        };
+        return Err(Error::io(
+            format!("{} cannot be unmounted: {why}", dir.display()),
+            Errno::PERM,
+        ));
     }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::io(
-        format!("{} cannot be unmounted: {stderr}", dir.display()),
-        Errno::PERM,
-    ))
 }
