@@ -253,17 +253,7 @@ fn killed_at_each_step(home: &Home, args: &[&str], next: &[&str], check: impl Fn
                 "cp -a '{}' .",
                 home.path(".simpletuner").display()
             ));
-            let mut command = copy.command("strace");
-            command.args([
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                &format!("trace={call}"),
-            ]);
-            command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={step}")]);
-            let done = command.arg(BINARY).args(args).output().unwrap();
+            let done = copy.killed_at(call, step).args(args).output().unwrap();
             let at = format!("{args:?}, killed at {call} {step}");
             if done.status.success() {
                 break;

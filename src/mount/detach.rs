@@ -76,7 +76,7 @@ fn detach_by_path(mount: &Mount) -> Result<()> {
     let info = std::fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd()));
     if info.ok().and_then(|info| process::mount_of(&info)) != Some(mount.id) {
         // Another command has unmounted it meanwhile.
-        if mount.id().find().is_none() {
+        if !mount.is_there() {
             return Ok(());
         }
         return Err(Error::Settings(format!(

@@ -105,13 +105,7 @@ impl Mount {
 
     /// Whether this process still sees it.
     pub(crate) fn is_there(&self) -> bool {
-        of_this_process().is_ok_and(|mounts| {
-            let mut mounts = mounts.iter();
-            mounts.any(|mount| {
-                (mount.id, &mount.filesystem, &mount.point)
-                    == (self.id, &self.filesystem, &self.point)
-            })
-        })
+        of_this_process().is_ok_and(|mounts| mounts.contains(self))
     }
 
     /// `None` on an older kernel, or where another filesystem is on the mount point. Does not ask the filesystem.

@@ -35,9 +35,8 @@ impl State {
             let buffer = inode.buffer.as_ref();
             buffer.is_some_and(|buffer| buffer.opener.process == process && buffer.is_flushed)
         };
-        let written = self.written.range((file, 0)..=(file, u64::MAX));
-        let mut closed: Vec<u64> = written
-            .map(|(_, ino)| *ino)
+        let mut closed: Vec<u64> = self
+            .written_inodes(file)
             .filter(|ino| self.write_inode(*ino).is_some_and(is_its))
             .collect();
         for ino in &closed {

@@ -17,12 +17,13 @@ impl State {
     /// Whether a process has the file of this name open to write.
     pub fn is_written(&self, dir_entry: &DirEntry) -> bool {
         let file = self.named(dir_entry);
-        file.is_some_and(|file| {
-            self.written
-                .range((file, 0)..=(file, u64::MAX))
-                .next()
-                .is_some()
-        })
+        file.is_some_and(|file| self.written_inodes(file).next().is_some())
+    }
+
+    /// The inodes of a file that are open to write.
+    pub(super) fn written_inodes(&self, file: u64) -> impl Iterator<Item = u64> {
+        let written = self.written.range((file, 0)..=(file, u64::MAX));
+        written.map(|(_, ino)| *ino)
     }
 
     /// The numbers of all inodes.

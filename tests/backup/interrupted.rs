@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
-use super::support::home::{BINARY, Home};
+use super::support::home::Home;
 use super::{back_up, backup_of, full_home, key_pair, restore_args};
 
 const FILES: [&str; 4] = ["secrets.json", "live.yaml", "views.json", "credential.key"];
@@ -45,11 +45,8 @@ impl Goal {
     /// Restores it, and kills that at the event. Returns whether the event came.
     fn kill_at(&self, home: &Home, event: &Event) -> bool {
         let Event { call, number } = event;
-        let mut strace = home.command("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
-        strace.arg(format!("trace={call}")).arg("-e");
-        strace.arg(format!("inject={call}:signal=SIGKILL:when={number}"));
-        let ended = strace.arg(BINARY).args(self.arguments()).output().unwrap();
+        let mut killed = home.killed_at(call, *number);
+        let ended = killed.args(self.arguments()).output().unwrap();
         let is_killed = ended.status.signal() == Some(libc::SIGKILL);
         assert!(is_killed || ended.status.success(), "{ended:?}");
         is_killed

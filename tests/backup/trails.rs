@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::home::{BINARY, Home, ran};
+use super::support::home::{Home, ran};
 use super::{back_up, backup_of, full_home, restore_args};
 
 const TRAILS: [&str; 3] = ["audit.key", "audit.db", "live-audit.db"];
@@ -139,21 +139,9 @@ fn the_key_of_the_trails_is_there_before_they_are() {
     let [backup, identity] = backup_of(&home);
     let new = Home::new();
     let args = restore_args(&backup, &identity, &["--yes"]);
-    let mut strace = new.command("strace");
     // The first rename puts the key in its place.
-    let calls = "rename,renameat,renameat2";
-    strace.args([
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        &format!("trace={calls}"),
-        "-e",
-    ]);
-    strace.arg(format!("inject={calls}:signal=SIGKILL:when=2"));
-    strace.arg(BINARY).args(&args);
-    assert_ne!(ran(&mut strace).code, 0);
+    let mut killed = new.killed_at("rename,renameat,renameat2", 2);
+    assert_ne!(ran(killed.args(&args)).code, 0);
     assert_eq!(key(&new), key(&home));
     // A command that writes a row.
     new.run(&["get", "A"]);

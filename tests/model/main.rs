@@ -146,38 +146,30 @@ fn the_model_notices_a_lost_journal() {
 
 #[test]
 fn the_model_notices_listings_that_are_kept_too_long() {
-    // A change at each moment of a listing; one of them is between an answer and the kernel's taking it in.
-    let found = |broken| {
-        (0..12).any(|turns| {
-            let steps = [
-                Step::Call(0, Call::List, false),
-                Step::Turn(0, turns),
-                Step::Edit(0, Some(20)),
-                // It is still at its listing, which comes to its end.
-                Step::Call(0, Call::List, true),
-                Step::Call(1, Call::Stat(0), true),
-            ];
-            run(&steps, broken).is_err()
-        })
-    };
+    // It is still at its listing, which comes to its end.
+    let found = |broken| is_wrong_after(&Step::Call(0, Call::List, true), broken);
     assert!(found(Broken::ListingsAreBelieved));
     assert!(!found(Broken::NothingInLargeFolder));
 }
 
+/// A change at each moment of a listing; one of them is between an answer and the kernel's taking it in. Whether `stat` is wrong then,
+/// after this step.
+fn is_wrong_after(step: &Step, broken: Broken) -> bool {
+    (0..12).any(|turns| {
+        let steps = [
+            Step::Call(0, Call::List, false),
+            Step::Turn(0, turns),
+            Step::Edit(0, Some(20)),
+            step.clone(),
+            Step::Call(1, Call::Stat(0), true),
+        ];
+        run(&steps, broken).is_err()
+    })
+}
+
 #[test]
 fn a_size_is_right_beside_a_listing_at_each_of_its_moments() {
-    let is_wrong = |broken| {
-        (0..12).any(|turns| {
-            let steps = [
-                Step::Call(0, Call::List, false),
-                Step::Turn(0, turns),
-                Step::Edit(0, Some(20)),
-                Step::Turn(0, 1),
-                Step::Call(1, Call::Stat(0), true),
-            ];
-            run(&steps, broken).is_err()
-        })
-    };
+    let is_wrong = |broken| is_wrong_after(&Step::Turn(0, 1), broken);
     assert!(!is_wrong(Broken::Nothing));
     // The known limit.
     assert!(is_wrong(Broken::NothingInLargeFolder));

@@ -29,18 +29,8 @@ fn killed_at_each_system_call_it_leaves_every_value_and_the_next_one_finishes() 
                 "cp -a '{}' .",
                 original.path(".simpletuner").display()
             ));
-            let mut strace = home.command("strace");
-            strace.args([
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                &format!("trace={call}"),
-            ]);
-            strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={step}")]);
-            let done = strace
-                .arg(BINARY)
+            let done = home
+                .killed_at(call, step)
                 .args(["key", "rotate", "--yes"])
                 .output()
                 .unwrap();

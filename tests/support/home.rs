@@ -90,6 +90,19 @@ impl Home {
         command
     }
 
+    /// The program, without its arguments, killed as it makes its Nth of these system calls (separated by commas).
+    pub fn killed_at(&self, calls: &str, number: usize) -> Command {
+        let mut strace = self.command("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null"]);
+        strace.args(["-e", &format!("trace={calls}")]);
+        strace.args([
+            "-e",
+            &format!("inject={calls}:signal=SIGKILL:when={number}"),
+        ]);
+        strace.arg(BINARY);
+        strace
+    }
+
     pub fn run(&self, args: &[&str]) -> CommandOutput {
         ran(self.command(BINARY).args(args))
     }
