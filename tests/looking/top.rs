@@ -171,24 +171,39 @@ fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
     }
 }
 
+/// Also in the middle of an escape sequence, whose rest a reader of keys waits for.
 #[test]
-fn it_ends_when_its_terminal_goes() {
+fn it_ends_when_its_terminal_goes_or_a_signal_says_so() {
     let home = mounted();
-    let mut script = home.command("script");
-    let command = format!("echo $$ > pid; stty cols 100 rows 30; exec '{BINARY}' top");
-    script.args(["-qfec", &command, "typescript"]);
-    script.env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
-    let script = script.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut script = script.spawn().unwrap();
-    wait_until("it has begun", || {
-        let written = fs::read(home.path("typescript")).unwrap_or_default();
-        String::from_utf8_lossy(&written).contains("PROVIDER")
-    });
-    let pid = fs::read_to_string(home.path("pid")).unwrap();
-    let pid = pid.trim().parse().unwrap();
-    script.kill().unwrap();
-    script.wait().unwrap();
-    wait_until("it has ended", || has_ended(pid));
+    for terminal_goes in [true, false] {
+        let mut script = home.command("script");
+        let command = format!("echo $$ > pid; stty cols 100 rows 30; exec '{BINARY}' top");
+        script.args(["-qfec", &command, "typescript"]);
+        script.env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
+        let script = script.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut script = script.spawn().unwrap();
+        wait_until("it has begun", || {
+            let written = fs::read(home.path("typescript")).unwrap_or_default();
+            String::from_utf8_lossy(&written).contains("PROVIDER")
+        });
+        let pid = fs::read_to_string(home.path("pid")).unwrap();
+        let pid = pid.trim().parse().unwrap();
+        let mut keys = script.stdin.take().unwrap();
+        keys.write_all(b"?").unwrap();
+        wait_until("it reads keys", || {
+            let written = fs::read(home.path("typescript")).unwrap();
+            // A word of the help: the spaces between are not written where the screen has them.
+            String::from_utf8_lossy(&written).contains("PageDown")
+        });
+        keys.write_all(b"\x1b[").unwrap();
+        match terminal_goes {
+            true => script.kill().unwrap(),
+            false => signal("TERM", pid),
+        }
+        wait_until("it has ended", || has_ended(pid));
+        script.wait().unwrap();
+        fs::remove_file(home.path("typescript")).unwrap();
+    }
 }
 
 #[test]

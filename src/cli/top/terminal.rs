@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Stdout, Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use ratatui::backend::{Backend, CrosstermBackend};
@@ -20,6 +21,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::mount::poll::poll;
+use crate::sync::{self, LARGE_STACK};
 
 /// These end it, after the terminal is as it was.
 const SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
@@ -37,6 +39,7 @@ pub(super) struct Terminal {
     signal: Arc<AtomicUsize>,
     /// Where keys come from.
     keys: OwnedFd,
+    events: Receiver<io::Result<Event>>,
 }
 
 /// Whether standard output is a terminal that can move its cursor.
@@ -65,13 +68,16 @@ impl Terminal {
             leave();
             before(info);
         }));
+        let (sender, events) = channel();
         let terminal = Self {
             backend: CrosstermBackend::new(stdout()),
             shown: None,
             signal,
             keys: keys()?,
+            events,
         };
         enter()?;
+        sync::spawn("top-keys", LARGE_STACK, move || read_events(&sender))?;
         Ok(terminal)
     }
 
@@ -114,40 +120,40 @@ impl Terminal {
         self.redraw()
     }
 
-    /// Waits for a key or a signal. A change of the size ends the wait, too.
+    /// Waits for a key, a change of the size or the end of the timeout. A signal and the end of the terminal are seen after the wait.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<Input> {
-        let input = match self.has_event(timeout)? {
-            None => return Ok(Input::Signal(libc::SIGHUP)),
-            Some(true) => event::read()?,
-            Some(false) => Event::FocusLost,
-        };
-        match (self.signal.load(Ordering::Relaxed), input) {
-            (0, Event::Key(key)) => Ok(Input::Key(key)),
-            (0, _) => Ok(Input::None),
-            (signal, _) => Ok(Input::Signal(signal as i32)),
+        let event = self.events.recv_timeout(timeout);
+        match self.signal.load(Ordering::Relaxed) {
+            0 if self.is_gone() => return Ok(Input::Signal(libc::SIGHUP)),
+            0 => {}
+            signal => return Ok(Input::Signal(signal as i32)),
         }
+        match event {
+            Ok(Ok(Event::Key(key))) => Ok(Input::Key(key)),
+            Ok(Ok(_)) | Err(RecvTimeoutError::Timeout) => Ok(Input::None),
+            Ok(Err(error)) => Err(error),
+            Err(RecvTimeoutError::Disconnected) => Ok(Input::Signal(libc::SIGHUP)),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        let mut keys = [PollFd::new(&self.keys, PollFlags::empty())];
+        let _ = poll(&mut keys, Duration::ZERO);
+        keys[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR)
     }
 }
 
-impl Terminal {
-    /// Whether there is a key or a change of the size, after at most `timeout`; `None`: the terminal is gone. Of one that is gone,
-    /// crossterm reads without end.
-    fn has_event(&self, timeout: Duration) -> io::Result<Option<bool>> {
-        for timeout in [Duration::ZERO, timeout] {
-            let mut keys = [PollFd::new(&self.keys, PollFlags::IN)];
-            // A signal ends it: of a change of the size, say.
-            let _ = poll(&mut keys, timeout);
-            if keys[0]
-                .revents()
-                .intersects(PollFlags::HUP | PollFlags::ERR)
-            {
-                return Ok(None);
-            }
-            if event::poll(Duration::ZERO)? {
-                return Ok(Some(true));
-            }
+/// Reads keys and changes of the size, on a thread of its own: crossterm waits without end for the rest of an escape sequence, and reads
+/// without end from a terminal that is gone.
+fn read_events(sender: &Sender<io::Result<Event>>) {
+    loop {
+        let event = event::read();
+        let is_last = event.is_err();
+        if sender.send(event).is_err() || is_last {
+            return;
         }
-        Ok(Some(false))
     }
 }
 
