@@ -15,8 +15,8 @@ use support::{wait_until, waits_for_the_mount};
 
 /// The users that a test acts as. The stranger is `nobody`.
 const USERS: [&str; 2] = ["root", "daemon"];
-/// `umount` takes five seconds at most; this machine may be busy.
-const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
+/// `umount` takes five seconds at most where the machine is not busy. What hangs here does so for longer.
+const UMOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 fn as_each_user(test: impl Fn(User)) {
     if !is_root() {
@@ -218,24 +218,24 @@ fn umount_ends_it(user: &User, what: &str, break_it: impl Fn([u32; 2])) {
     pids.into_iter().for_each(wait_for_the_end);
 }
 
-/// As a service manager does, which stops all processes of a service.
+/// A service manager that stops all processes of a service ends it; a busy machine delays it.
 #[test]
-fn an_unmount_takes_place_even_if_fusermount3_is_ended_by_a_signal() {
+fn an_unmount_takes_place_even_if_fusermount3_is_slow_or_ended_by_a_signal() {
     if !is_root() {
         return;
     }
     let user = User::new("nobody");
-    user.run(&["mount"]).done();
-    user.set_secret(LIVE);
-    user.write(
-        "ended",
-        "#!/bin/sh\n[ -e ~/once ] || { : > ~/once; kill -TERM $$; }\nexec fusermount3 \"$@\"\n",
-    );
-    user.sh("chmod +x ended");
-    let mut umount = user.cli(&["umount"]);
-    ran(umount.env("FUSERMOUNT_PATH", user.path("ended"))).done();
+    for happens in ["[ -e ~/once ] || { : > ~/once; kill -TERM $$; }", "sleep 2"] {
+        user.run(&["mount"]).done();
+        user.set_secret(LIVE);
+        let fusermount = format!("#!/bin/sh\n{happens}\nexec fusermount3 \"$@\"\n");
+        user.write("fusermount", &fusermount);
+        user.sh("chmod +x fusermount");
+        let mut umount = user.cli(&["umount"]);
+        ran(umount.env("FUSERMOUNT_PATH", user.path("fusermount"))).done();
+        assert!(!is_mounted(&user.path(LIVE)));
+    }
     assert!(user.path("once").exists());
-    assert!(!is_mounted(&user.path(LIVE)));
 }
 
 #[test]

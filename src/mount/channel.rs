@@ -35,7 +35,7 @@ const MAX_FDS: usize = SHARED_FDS + ViewsFds::COUNT + MAX_SOCKETS + 1;
 const MAX_MESSAGE: usize = MAX_VARIABLES + 1024;
 
 /// One end of the socket.
-pub(super) struct Channel(OwnedFd);
+pub(super) struct Channel(pub(super) OwnedFd);
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -2,8 +2,9 @@
 //! lies at a path.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -20,8 +21,11 @@ use crate::process::mountinfo::{Mount, MountId};
 use crate::sync::{self, LARGE_STACK};
 use crate::text::shell_path;
 
-/// How long the system may take to take a mount out of the tree: another filesystem, on which its folder lies, may hang.
-const DETACH_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long the way to a mount may take: another filesystem, on which its folder lies, may hang.
+const OPEN_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long it may then take to take the mount out of the tree. That waits for no filesystem, but on a busy machine for its turn.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often `fusermount3` is run if signals end it.
 const MAX_ATTEMPTS: usize = 20;
@@ -34,20 +38,37 @@ const MAX_ATTEMPTS: usize = 20;
 pub(super) fn detach(mount: &Mount) -> Result<()> {
     let (sender, receiver) = channel();
     let place = mount.clone();
-    let run = move || drop(sender.send(detach_by_path(&place)));
+    let run = move || {
+        let root = open_root(&place);
+        let _ = sender.send(None);
+        sender.send(Some(root.and_then(|root| detach_root(&place, root))))
+    };
     if sync::spawn("detach", LARGE_STACK, run).is_err() {
-        return detach_by_path(mount);
+        return detach_root(mount, open_root(mount)?);
     }
-    let detached = receiver.recv_timeout(DETACH_TIMEOUT);
-    detached.unwrap_or_else(|_| {
-        let place = mount.point.display();
-        let context = format!(
-            "{place} cannot be unmounted, because the filesystem that this folder lies on does not answer \
-             (`umount -l {}` when it does)",
-            shell_path(&mount.point)
-        );
-        Err(Error::io(context, Errno::TIMEDOUT))
-    })
+    let (mut timeout, mut why) = (
+        OPEN_TIMEOUT,
+        "the filesystem that this folder lies on does not answer",
+    );
+    loop {
+        match receiver.recv_timeout(timeout) {
+            Ok(Some(detached)) => return detached,
+            Ok(None) => {
+                (timeout, why) = (
+                    DETACH_TIMEOUT,
+                    "the system has not done so after ten seconds",
+                )
+            }
+            Err(_) => {
+                let context = format!(
+                    "{} cannot be unmounted, because {why} (`umount -l {}` when it does)",
+                    mount.point.display(),
+                    shell_path(&mount.point)
+                );
+                return Err(Error::io(context, Errno::TIMEDOUT));
+            }
+        }
+    }
 }
 
 /// Takes a mount out of the tree, if it is still there, for one of its own processes, which ends then. Returns its connection
@@ -68,26 +89,35 @@ pub(super) fn end_connection(left: Option<io::Result<Connection>>) {
     }
 }
 
-fn detach_by_path(mount: &Mount) -> Result<()> {
+/// The root of this mount. `None`: another command has unmounted it meanwhile.
+fn open_root(mount: &Mount) -> Result<Option<OwnedFd>> {
     let dir = &mount.point;
-    let refused = |error: Errno| Error::io(format!("{} cannot be unmounted", dir.display()), error);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(refused)?;
+    let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| refused(dir, error))?;
     let info = std::fs::read(format!("/proc/self/fdinfo/{}", root.as_raw_fd()));
-    if info.ok().and_then(|info| process::mount_of(&info)) != Some(mount.id) {
-        // Another command has unmounted it meanwhile.
-        if !mount.is_there() {
-            return Ok(());
-        }
-        return Err(Error::Settings(format!(
-            "{} cannot be unmounted: another filesystem is there now",
-            dir.display()
-        )));
+    if info.ok().and_then(|info| process::mount_of(&info)) == Some(mount.id) {
+        return Ok(Some(root));
     }
+    if !mount.is_there() {
+        return Ok(None);
+    }
+    Err(Error::Settings(format!(
+        "{} cannot be unmounted: another filesystem is there now",
+        dir.display()
+    )))
+}
+
+fn refused(dir: &Path, error: Errno) -> Error {
+    Error::io(format!("{} cannot be unmounted", dir.display()), error)
+}
+
+fn detach_root(mount: &Mount, root: Option<OwnedFd>) -> Result<()> {
+    let Some(root) = root else { return Ok(()) };
+    let dir = &mount.point;
     // Through the descriptor of this mount's root: another filesystem may have its path now.
     match rustix::mount::unmount(path_of_descriptor(&root), UnmountFlags::DETACH) {
         Err(Errno::PERM) => {}
-        result => return result.map_err(refused),
+        result => return result.map_err(|error| refused(dir, error)),
     }
     drop(root);
     let mut attempts = 0;

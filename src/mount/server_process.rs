@@ -201,20 +201,25 @@ impl ServerProcess {
     }
 
     fn wait(&self) -> ExitStatus {
-        let until = Instant::now() + THREADS_EXIT_TIMEOUT;
+        let until = Instant::now() + KILLED_TIMEOUT;
+        let until_held = Instant::now() + THREADS_EXIT_TIMEOUT;
         let until_known = Instant::now() + INIT_TIMEOUT;
         loop {
             match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => return ExitStatus::from_raw(status.as_raw()),
-                Ok(None) if Instant::now() < until => {
+                Ok(None)
+                    if Instant::now() < until_held
+                        || Instant::now() < until && !self.has_unkillable_thread() =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(None) => {
-                    // The kernel still holds a thread, or the machine is busy. `/proc` may show how the first thread
-                    // ended.
+                    // `/proc` may show how the first thread ended.
                     let status = process::wait_status(self.raw_pid());
                     self.reap_in_background();
-                    let unknown = ExitStatus::Unknown("it is ending");
+                    let unknown = ExitStatus::Unknown(
+                        "it is ending, but the kernel holds one of its threads",
+                    );
                     return status.map_or(unknown, ExitStatus::from_raw);
                 }
                 Err(Errno::INTR) => {}
@@ -267,7 +272,14 @@ impl ServerProcess {
         }
         let is_being_killed = || process::is_being_killed(self.raw_pid());
         let mut fds = [PollFd::new(&self.exit_fd, PollFlags::IN)];
-        is_being_killed() && (is_ready(&mut fds, KILLED_TIMEOUT) || is_being_killed())
+        // On a busy machine, its threads may only be waiting for a processor.
+        is_being_killed()
+            && (is_ready(&mut fds, KILLED_TIMEOUT)
+                || is_being_killed() && self.has_unkillable_thread())
+    }
+
+    fn has_unkillable_thread(&self) -> bool {
+        process::has_unkillable_thread(self.raw_pid())
     }
 }
 
@@ -276,4 +288,48 @@ fn oom_kills() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/vmstat").ok()?;
     let mut lines = text.lines();
     lines.find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::super::channel;
+    use super::*;
+
+    /// Holds a process that is killed in the middle of its exit, for a moment, as a busy machine may.
+    const HOLD: &str = r#"
+import ctypes, os, sys, time
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = [ctypes.c_long] * 4
+SEIZE, CONT, TRACE_EXIT, WALL = 0x4206, 7, 0x40, 0x40000000
+pid = int(sys.argv[1])
+assert ptrace(SEIZE, pid, 0, TRACE_EXIT) == 0, os.strerror(ctypes.get_errno())
+print("ready", flush=True)
+os.waitpid(pid, WALL)
+time.sleep(0.2)
+assert ptrace(CONT, pid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+os.waitpid(pid, WALL)
+"#;
+
+    #[test]
+    fn a_killed_server_that_is_slow_to_end_was_killed() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let (_other, channel) = channel::pair().unwrap();
+        let mut server = ServerProcess::attach(child.id(), Channel(channel)).unwrap();
+        let pid = child.id().to_string();
+        let mut hold = Command::new("python3");
+        let hold = hold.args(["-c", HOLD, &pid]).stdout(Stdio::piped());
+        let mut hold = hold.spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(hold.stdout.as_mut().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        rustix::process::pidfd_send_signal(&server.exit_fd, Signal::KILL).unwrap();
+        let reason = server.reap().reason;
+        let _ = child.wait();
+        assert_eq!(reason, "SIGKILL");
+        assert!(hold.wait().unwrap().success());
+    }
 }

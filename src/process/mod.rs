@@ -167,7 +167,7 @@ pub fn writable_descriptor(
 /// Whether the thread is in an open(2) with O_CREAT and O_EXCL. `/proc/TID/syscall` shows that; where it may not be read,
 /// the answer is no.
 pub fn creates_exclusively(tid: u32) -> bool {
-    let Ok(call) = fs::read(format!("/proc/{tid}/syscall")) else {
+    let Ok(call) = fields::read(&format!("/proc/{tid}/syscall")) else {
         return false;
     };
     let mut fields = call.split(u8::is_ascii_whitespace);
@@ -232,15 +232,17 @@ fn pending(tid: u32) -> Option<Signals> {
 pub fn is_alive(pid: u32) -> bool {
     match Status::of(pid) {
         Some(status) if status.has_memory() => true,
-        Some(_) => fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| {
-            threads.flatten().any(|thread| {
-                let tid = number(thread.file_name().as_encoded_bytes());
-                tid.and_then(Status::of)
-                    .is_some_and(|status| status.has_memory())
-            })
-        }),
+        Some(_) => {
+            threads(pid).any(|tid| Status::of(tid).is_some_and(|status| status.has_memory()))
+        }
         None => exists(pid),
     }
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+    let entries = entries.flat_map(Iterator::flatten);
+    entries.filter_map(|entry| number(entry.file_name().as_encoded_bytes()))
 }
 
 /// Whether the process's first thread has ended. The process may still be a zombie, because a container's first process
@@ -256,6 +258,12 @@ pub fn has_ended(pid: u32) -> bool {
 pub fn is_stopped(pid: u32) -> bool {
     let state = Status::of(pid).and_then(|status| status.state());
     matches!(state, Some(b'T' | b't'))
+}
+
+/// Whether one of the process's threads waits for a disk, say, and not even SIGKILL wakes it.
+pub fn has_unkillable_thread(pid: u32) -> bool {
+    let state = |tid| Status::of(tid).and_then(|status| status.state());
+    threads(pid).any(|tid| state(tid) == Some(b'D'))
 }
 
 /// How a process's first thread ended, as the status that wait(2) gives. `None`: it has not ended, or `/proc` does not
@@ -408,7 +416,7 @@ pub fn user_of(pid: u32) -> Option<u32> {
 /// Whether the thread ids in requests mean the same threads in `/proc`: it is mounted, and belongs to the pid namespace
 /// that this process runs in. The ids of another namespace would name other processes.
 pub fn sees_callers() -> bool {
-    let Ok(status) = fs::read("/proc/self/status") else {
+    let Ok(status) = fields::read("/proc/self/status") else {
         return false;
     };
     // This process's ids in the namespace of `/proc` and in each namespace below, down to its own.
