@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::audit::actor;
 use super::{Caller, OpError, Owner, Tree};
 use crate::error::Error;
 use crate::files::reserve;
+use crate::process::name_of;
 use crate::versions::Opener;
 
 impl Owner {
@@ -90,7 +90,7 @@ impl Tree {
         Ok(Opener {
             process,
             uid: caller.uid,
-            program: actor(caller).program,
+            program: name_of(process.pid),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::files::reserve;
 use crate::process::Process;
 use crate::secret::{SecretName, SecretValue};
 use crate::simpletuner_db::check_provider_name;
-use crate::versions::{DirEntry, Handle, State, Unavailable};
+use crate::versions::{DirEntry, Handle, Opener, State, Unavailable};
 use crate::views::definition::check_name;
 
 /// Why no file of this name can be made in `config/`.
@@ -105,8 +105,8 @@ impl Tree {
         self.check_write(caller, &dir_entry, &kind, true, has_waited)?;
         // This may be the retry that the caller was asked for.
         state.end_retries(caller.tid);
-        let ino = self.make(&mut state, caller, &dir_entry, flags)?;
         let opener = self.opener(caller)?;
+        let ino = self.make(&mut state, caller, &opener, &dir_entry, flags)?;
         let handle = state.open_writer(ino, &opener, caller.request);
         if flags & libc::O_TRUNC != 0 {
             // The kernel takes the file for a new one, and will not ask. Emptied, it does not matter what it held.
@@ -131,7 +131,8 @@ impl Tree {
         {
             return Ok(self.found(&mut state, ino, Duration::ZERO));
         }
-        let ino = self.make(&mut state, caller, &dir_entry, libc::O_EXCL)?;
+        let opener = self.opener(caller)?;
+        let ino = self.make(&mut state, caller, &opener, &dir_entry, libc::O_EXCL)?;
         Ok(self.found(&mut state, ino, Duration::ZERO))
     }
 
@@ -139,12 +140,12 @@ impl Tree {
         &self,
         state: &mut State,
         caller: &Caller,
+        opener: &Opener,
         dir_entry: &DirEntry,
         flags: i32,
     ) -> Result<u64, OpError> {
         let exclusive = flags & libc::O_EXCL != 0;
         let kind = self.kind_to_create(dir_entry, exclusive)?;
-        let opener = self.opener(caller)?;
         let mine = self.created_by(state, caller, dir_entry);
         if let Some(file) = state.scratch(dir_entry) {
             return match state.file(file).and_then(|file| file.write_ino) {
@@ -156,7 +157,7 @@ impl Tree {
             if mine.is_some() && exclusive {
                 return Err(OpError::Errno(libc::EEXIST));
             }
-            return Ok(state.create_scratch(dir_entry, &opener, b""));
+            return Ok(state.create_scratch(dir_entry, opener, b""));
         }
         let base = match self.resolve(&kind, Freshness::LastKnown) {
             Resolved::Content(content) => Some(Ok(content.value)),
@@ -185,7 +186,7 @@ impl Tree {
                 let file = state.file_at(dir_entry);
                 state.new_write_inode(file, base)
             }
-            None => state.create(dir_entry, &opener),
+            None => state.create(dir_entry, opener),
         })
     }
 }

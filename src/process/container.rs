@@ -1,7 +1,7 @@
 //! Which container and which unit of systemd a process is in, by the names of its control groups (cgroups(7)). Asks neither an
 //! engine nor systemd.
 
-use std::fs;
+use super::fields::read;
 
 /// The digits of a container's id, as Docker, Podman, containerd and CRI-O have it.
 const ID_DIGITS: usize = 64;
@@ -17,7 +17,7 @@ pub struct ControlGroup {
 
 /// What runs the process. Nothing, if it has ended.
 pub fn control_group_of(pid: u32) -> ControlGroup {
-    let groups = fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let groups = read(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let container = id_in(&groups);
     let unit = match container {
         Some(_) => None,
