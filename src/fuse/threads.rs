@@ -100,7 +100,7 @@ fn run_jobs(tree: &Tree, jobs: &Receiver<Job>, heartbeat: Option<&HeartbeatPage>
 pub(super) struct Workers {
     tree: Arc<Tree>,
     heartbeat: Option<HeartbeatPage>,
-    /// Reads `/proc`, and frees large buffers.
+    /// Reads `/proc`.
     pub(super) closer: Worker,
     store: Worker,
     /// Started at first use. `None`: the thread could not be started.
@@ -109,13 +109,8 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start(tree: Arc<Tree>, heartbeat: Option<HeartbeatPage>) -> io::Result<Self> {
-        let closer = Worker::start("close", Slot::Closing, tree.clone(), heartbeat)?;
-        let free = closer.clone();
-        tree.free_with(Some(Box::new(move |dropped| {
-            free.run(move || drop(dropped))
-        })));
         Ok(Self {
-            closer,
+            closer: Worker::start("close", Slot::Closing, tree.clone(), heartbeat)?,
             store: Worker::start("commit", Slot::Committing, tree.clone(), heartbeat)?,
             database: OnceLock::new(),
             tree,
@@ -143,12 +138,5 @@ impl Workers {
     pub(super) fn running(&self) -> impl Iterator<Item = &Worker> {
         let database = self.database.get().and_then(Option::as_ref);
         [&self.closer, &self.store].into_iter().chain(database)
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        // The threads end with the last sender to them, and the tree has one.
-        self.tree.free_with(None);
     }
 }

@@ -176,6 +176,9 @@ impl Tree {
         batch: &mut Vec<(usize, &Commit, BatchedWrite)>,
         results: &mut [std::result::Result<(), OpError>],
     ) {
+        if batch.is_empty() {
+            return;
+        }
         let batch = std::mem::take(batch);
         let all_secrets = batch
             .iter()

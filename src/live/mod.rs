@@ -59,7 +59,7 @@ use crate::process::Processes;
 use crate::secret::SecretName;
 use crate::simpletuner_db::ProviderConfigs;
 use crate::sync::{Mutex, MutexGuard};
-use crate::versions::{self, DirEntry, Dropped, Journal, KernelNames, State};
+use crate::versions::{self, DirEntry, Journal, KernelNames, State};
 use crate::views::ViewStore;
 use documents::Documents;
 use journaled::Journaled;
@@ -191,9 +191,6 @@ pub struct LookupReply {
     pub valid: Duration,
 }
 
-/// Frees memory on another thread.
-pub type FreeElsewhere = Box<dyn Fn(Vec<Dropped>) + Send + Sync>;
-
 /// The tree of files; see the [module](self).
 pub struct Tree {
     manager: Arc<SecretsManager>,
@@ -211,7 +208,6 @@ pub struct Tree {
     // `journaled` may be taken inside it. Listeners of the manager must not take it.
     state: Mutex<State>,
     journal: Journal,
-    free: Mutex<Option<FreeElsewhere>>,
     /// The journal may need a checkpoint at the next change of the state.
     checkpoint_is_due: AtomicBool,
     journaled: Mutex<Journaled>,
@@ -296,7 +292,6 @@ impl Tree {
             names: KernelNames::new(owner.shares_mount()),
             state: Mutex::new(restored.state),
             journal,
-            free: Mutex::default(),
             checkpoint_is_due: AtomicBool::new(false),
             journaled: Mutex::new(journaled),
             documents: Documents::default(),
@@ -407,11 +402,6 @@ impl Tree {
         self.owner
     }
 
-    /// Has `free` free large buffers. `None`: the thread that drops them does.
-    pub fn free_with(&self, free: Option<FreeElsewhere>) {
-        *self.free.lock() = free;
-    }
-
     fn state(&self) -> StateGuard<'_> {
         StateGuard {
             state: self.state.lock(),
@@ -442,17 +432,11 @@ impl DerefMut for StateGuard<'_> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         let records = self.state.take_records();
-        let dropped = self.state.take_dropped();
         let may_be_due = self.tree.journal.append(&records)
             | self.tree.checkpoint_is_due.swap(false, Ordering::Relaxed)
-            | !dropped.is_empty();
+            | self.state.take_has_shrunk();
         if may_be_due && self.tree.journal.is_due(|| self.state.size()) {
             self.tree.checkpoint(&self.state);
-        }
-        if !dropped.is_empty()
-            && let Some(free) = &*self.tree.free.lock()
-        {
-            free(dropped);
         }
     }
 }

@@ -46,7 +46,8 @@ impl Tree {
             if state.scratch(&dir_entry).is_some() {
                 state.unlink(&dir_entry);
                 drop(state);
-                self.changed();
+                // The kernel, which asks each time for a scratch name, drops it itself: no other name is to be asked for anew.
+                self.listings_outdated();
                 return Ok(());
             }
             let mine = state.pending_of(&dir_entry, || self.processes.of_thread(caller.tid));

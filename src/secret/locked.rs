@@ -5,10 +5,11 @@
 //! value of that size. Chunks are never unmapped, so no page is unlocked while another value is in it.
 //!
 //! A page is locked when it is first touched (MLOCK_ONFAULT). To lock a whole mapping at once takes a millisecond for each
-//! few MiB, and other requests wait meanwhile.
+//! few MiB, and other requests wait meanwhile. To free a large one takes as long, so a thread of its own does that.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::mm::{
     Advice, MapFlags, MlockFlags, MremapFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
@@ -16,7 +17,7 @@ use rustix::mm::{
 };
 use zeroize::Zeroize;
 
-use crate::sync::Mutex;
+use crate::sync::{self, Mutex, SMALL_STACK};
 
 /// How many bytes are mapped at once.
 const CHUNK: usize = 128 * 1024;
@@ -24,6 +25,12 @@ const CHUNK: usize = 128 * 1024;
 const SMALLEST: usize = 64;
 /// The number of block sizes: 64 bytes to 128 KiB.
 const CLASSES: usize = 12;
+/// What is larger takes longer to free than a thread takes to start.
+const LARGE: usize = 256 * 1024;
+/// How much of a mapping is freed at once.
+const PIECE: usize = 32 * 1024;
+/// The time between two pieces of a large one.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Whether the warning about a page that could not be locked was logged.
 static LOCK_FAILURE_LOGGED: AtomicBool = AtomicBool::new(false);
@@ -186,18 +193,60 @@ fn zero(bytes: &mut [u8]) {
 
 impl Drop for LockedBytes {
     fn drop(&mut self) {
-        zero(self.as_mut_slice());
         match class_of(self.capacity) {
-            Some(class) => POOL.lock().free[class].push(Block(self.start)),
-            // Piece by piece: the kernel lets no other thread onto this processor meanwhile.
-            None => {
-                for at in (0..self.capacity).step_by(CHUNK) {
-                    let size = CHUNK.min(self.capacity - at);
-                    // SAFETY: nothing else is in this mapping, and each piece of it is unmapped once.
-                    unsafe {
-                        let _ = rustix::mm::munmap(self.start.add(at).as_ptr().cast(), size);
-                    }
-                }
+            Some(class) => {
+                zero(self.as_mut_slice());
+                POOL.lock().free[class].push(Block(self.start));
+            }
+            None => Mapping {
+                start: Block(self.start),
+                len: self.len,
+                size: self.capacity,
+                pause: Duration::ZERO,
+            }
+            .free(),
+        }
+    }
+}
+
+/// A block with a mapping of its own. Freed when dropped.
+struct Mapping {
+    start: Block,
+    /// Its bytes from here on are zero, and may never have been touched.
+    len: usize,
+    size: usize,
+    /// How long the thread that drops it may sleep between two pieces.
+    pause: Duration,
+}
+
+impl Mapping {
+    fn free(mut self) {
+        if self.len > LARGE {
+            let slowly = move || {
+                self.pause = PAUSE;
+                drop(self);
+            };
+            // Without a thread, this one does it: the closure is dropped.
+            let _ = sync::spawn("free", SMALL_STACK, slowly);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Piece by piece: meanwhile the kernel lets no other thread onto this processor, nor map or unmap anything.
+        for at in (0..self.size).step_by(PIECE) {
+            if !self.pause.is_zero() {
+                // Otherwise this thread has the kernel's lock again before one that waits for it has woken.
+                std::thread::sleep(self.pause);
+            }
+            let size = PIECE.min(self.size - at);
+            let used = PIECE.min(self.len.saturating_sub(at));
+            // SAFETY: nothing else is in this mapping, and each piece of it is unmapped once.
+            unsafe {
+                let start = self.start.0.add(at);
+                zero(std::slice::from_raw_parts_mut(start.as_ptr(), used));
+                let _ = rustix::mm::munmap(start.as_ptr().cast(), size);
             }
         }
     }

@@ -112,12 +112,9 @@ impl State {
                 true => inode.is_read = true,
                 false => {
                     let bytes = inode.bytes_held();
-                    let gone = Err(Unavailable::Failed(libc::ESTALE));
-                    let dropped = (
-                        inode.buffer.take(),
-                        std::mem::replace(&mut inode.base, gone),
-                    );
-                    self.drop_later(dropped, bytes);
+                    inode.buffer = None;
+                    inode.base = Err(Unavailable::Failed(libc::ESTALE));
+                    self.shrunk_by(bytes);
                 }
             }
         }

@@ -22,7 +22,7 @@ const SALT: usize = 32;
 /// The log is rewritten when it is this many bytes longer than twice what a new one would take.
 const SLACK: u64 = 256 * 1024;
 /// How many bytes of the old file each append frees: to free a long file at once takes milliseconds.
-const PIECE: u64 = 256 * 1024;
+const PIECE: u64 = 64 * 1024;
 
 /// The writing end of the sealed log that holds the journal.
 pub struct Log {

@@ -38,7 +38,7 @@ pub use log::Log;
 pub use record::{Record, Timestamp};
 pub use restore::Restored;
 pub use retries::Retry;
-pub use state::{Dropped, State};
+pub use state::State;
 
 use serde::{Deserialize, Serialize};
 

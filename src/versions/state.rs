@@ -36,13 +36,10 @@ pub struct State {
     next: u64,
     /// The records of changes since [`take_records`](Self::take_records) was last called.
     records: Vec<Record>,
-    dropped: Vec<Dropped>,
+    has_shrunk: bool,
 }
 
-/// Bytes that were dropped, to be freed.
-pub type Dropped = Box<dyn Send>;
-
-/// Dropping more bytes than this takes long.
+/// With so many bytes less, a checkpoint is much shorter.
 const LARGE_BYTES: usize = 256 * 1024;
 /// About how many bytes a record takes, without those of a value.
 const RECORD: usize = 64;
@@ -70,7 +67,7 @@ impl State {
             retries: Retries::default(),
             next: numbers_from.max(FIRST_FILE),
             records: Vec::new(),
-            dropped: Vec::new(),
+            has_shrunk: false,
         }
     }
 
@@ -80,16 +77,14 @@ impl State {
         (few * RECORD + self.inodes.values().map(size_of_inode).sum::<usize>()) as u64
     }
 
-    /// What was dropped since the last call and takes long to free: zeroing and unmapping some MiB takes milliseconds. The
-    /// caller frees it on a thread that no request waits for. If there is anything, a checkpoint may have become much shorter.
-    pub fn take_dropped(&mut self) -> Vec<Dropped> {
-        std::mem::take(&mut self.dropped)
+    /// Whether a checkpoint may have become much shorter since the last call.
+    pub fn take_has_shrunk(&mut self) -> bool {
+        std::mem::take(&mut self.has_shrunk)
     }
 
-    pub(super) fn drop_later(&mut self, what: impl Send + 'static, bytes: usize) {
-        if bytes > LARGE_BYTES {
-            self.dropped.push(Box::new(what));
-        }
+    /// So many bytes are not held any more.
+    pub(super) fn shrunk_by(&mut self, bytes: usize) {
+        self.has_shrunk |= bytes > LARGE_BYTES;
     }
 
     /// The records of all changes since the last call.
@@ -307,8 +302,7 @@ impl State {
             return;
         }
         if let Some(inode) = self.inodes.remove(&ino) {
-            let bytes = size_of_inode(&inode);
-            self.drop_later(inode, bytes);
+            self.shrunk_by(size_of_inode(&inode));
         }
         self.lookups.remove(ino);
         self.record(Record::InodeGone(ino));

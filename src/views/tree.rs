@@ -358,8 +358,7 @@ impl Views {
         let mut state = self.state.lock();
         let result = change(&mut state);
         let records = state.take_records();
-        let dropped = state.take_dropped();
-        let may_be_due = self.journal.append(&records) | !dropped.is_empty();
+        let may_be_due = self.journal.append(&records) | state.take_has_shrunk();
         if may_be_due && self.journal.is_due(|| state.size()) {
             self.checkpoint(&state);
         }
