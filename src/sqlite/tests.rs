@@ -28,7 +28,7 @@ fn an_endless_statement_is_interrupted() {
     let said = from_sqlite(&path, &endless.unwrap_err());
     assert_eq!(said.errno(), libc::EIO);
     assert!(said.to_string().contains("took too long"), "{said}");
-    assert!(began.elapsed() < 2 * READ_TIMEOUT);
+    assert!(began.elapsed() < 20 * READ_TIMEOUT);
     // The next statement has a limit of its own.
     let rows = connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
     assert_eq!(rows.unwrap(), 0);

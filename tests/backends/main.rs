@@ -25,7 +25,7 @@ use servers::moto::Moto;
 use servers::openbao::OpenBao;
 use servers::proxy::Proxy;
 use support::home::signal;
-use support::{Live, Setup, wait_until, waits_for_the_mount};
+use support::{Live, Setup, log_with, wait_until, waits_for_the_mount};
 
 /// Both backends, each behind a proxy, with the document `simpletuner` in each.
 struct World {

@@ -1,12 +1,16 @@
 //! The limit of open files (RLIMIT_NOFILE).
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use super::support::home::{CommandOutput, ran, signal, wait_for_the_end};
 use super::support::user::{LIVE, User};
 use super::support::wait_until;
 use super::users;
+
+/// How many descriptors a daemon keeps (`src/files/reserve.rs`).
+const RESERVE: usize = 28;
 
 /// The program with these limits of open files, the soft one and the hard one.
 fn limited(user: &User, soft: u32, hard: u32, args: &[&str]) -> CommandOutput {
@@ -30,6 +34,25 @@ fn used(pid: u32) -> u32 {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.max().unwrap_or(0u32) + 1
+}
+
+/// Whether all descriptors that it keeps are there, and none is in use.
+fn has_reserve(pid: u32) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let is_kept = |number: &str| {
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        // O_PATH and O_CLOEXEC.
+        info.is_ok_and(|info| info.contains("flags:\t012000000"))
+    };
+    let kept = open.filter(|entry| {
+        fs::read_link(entry.path()).is_ok_and(|path| path == Path::new("/dev/null"))
+            && entry.file_name().to_str().is_some_and(is_kept)
+    });
+    kept.count() == RESERVE
+}
+
+fn wait_for_the_reserve(pid: u32) {
+    wait_until("its reserve is whole", || has_reserve(pid));
 }
 
 fn limit(user: &User, pid: u32, limit: u32) {
@@ -90,11 +113,15 @@ fn a_server_without_descriptors_refuses_writers_and_stores_what_is_open_and_is_r
         let [keeper, server] = pids;
         let read = || user.sh(&format!("cat {live}/secrets/K"));
         let mut writer = user.hold(&format!("exec 3> {live}/secrets/OPEN; printf o >&3"));
+        pids.into_iter().for_each(wait_for_the_reserve);
         limit(&user, keeper, used(keeper));
         let mut left = used(server);
         wait_until("writers are refused", || {
-            limit(&user, server, left);
-            left -= 1;
+            // While a thread uses the reserve, writers are not refused.
+            if has_reserve(server) {
+                limit(&user, server, left);
+                left -= 1;
+            }
             let mut more = user.command("bash");
             let more = ran(more.args(["-c", &format!("echo more > {live}/secrets/MORE")]));
             more.err.contains("Too many open files in system")

@@ -19,8 +19,8 @@ use support::home::{
 };
 use support::{Setup, alone, daemon_command, wait_until};
 
-/// `umount` takes five seconds at most; this machine may be busy.
-const UMOUNT_LIMIT: Duration = Duration::from_millis(6500);
+/// `umount` takes five seconds at most where the machine is not busy. What hangs here does so for longer.
+const UMOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// A test that needs longer has hung itself.
 const LIMIT: Duration = Duration::from_secs(100);
 

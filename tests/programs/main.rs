@@ -26,7 +26,7 @@ mod unsupported;
 use std::process::{Command, Output};
 
 use support::home::{Home, is_root, mounts_below};
-use support::{Live, Setup, wait_until};
+use support::{Live, Setup, log_with, wait_until};
 
 const PRELUDE: &str = include_str!("prelude.py");
 

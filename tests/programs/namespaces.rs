@@ -167,8 +167,7 @@ fn a_process_that_the_daemon_cannot_see_may_read_and_not_write() {
             format!("valueother5\nK L\n{no}valueK L\n"),
             "a /proc of its own: {own_proc}"
         );
-        let log = std::fs::read_to_string(inside.home.path("daemon.log")).unwrap();
-        assert!(log.contains("namespace"), "{log}");
+        log_with(&inside.home.path("daemon.log"), "namespace");
     }
 }
 

@@ -146,10 +146,9 @@ fn a_stored_text_that_is_not_an_object_is_eio_until_a_whole_object_replaces_it()
         live.sh("echo '{\"a\": 1}' > config/replicate.json");
         assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));
     }
-    let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(
-        log.contains("the configuration of replicate in it is"),
-        "{log}"
+    let log = log_with(
+        &live.home("daemon.log"),
+        "the configuration of replicate in it is",
     );
     assert!(!log.contains("hunter2"), "{log}");
 }
@@ -339,8 +338,7 @@ fn a_damaged_database_is_eio_with_the_reason_in_the_log_and_stays_as_it_is() {
             .success()
     );
     assert_eq!(fs::read_to_string(&jobs).unwrap(), garbage);
-    let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(log.contains("it is not an SQLite database"), "{log}");
+    log_with(&live.home("daemon.log"), "it is not an SQLite database");
     fs::write(&jobs, "").unwrap();
     live.sh("echo '{\"a\": 1}' > config/replicate.json");
     assert_eq!(live.json("config/replicate.json"), json!({"a": 1}));

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use support::home::{Home, is_root, ran, signal};
-use support::{Live, Setup, alone, wait_until};
+use support::{Live, Setup, alone, log_with, wait_until};
 
 const SIMPLETUNER: &str = include_str!("simpletuner.py");
 

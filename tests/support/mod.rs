@@ -257,6 +257,21 @@ pub fn daemon_command(home: &Path, setup: &Setup) -> Command {
     command
 }
 
+/// Waits until the log in this file has these words, and returns it. A thread of the daemon writes it.
+pub fn log_with(file: &Path, words: &str) -> String {
+    let mut log = String::new();
+    let begun = Instant::now();
+    while !log.contains(words) {
+        assert!(
+            begun.elapsed() < WAIT_TIMEOUT,
+            "the log lacks {words:?}: {log}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+        log = std::fs::read_to_string(file).unwrap();
+    }
+    log
+}
+
 /// Tests that check when a write takes effect run one at a time: a child that another test forks meanwhile has their
 /// files open until it begins its program, and so nobody would have closed them.
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {

@@ -30,10 +30,7 @@ fn the_next_server_answers_the_requests_of_a_stopped_one() {
     let script = "until [ -e stop ]; do cat $LIVE/secrets/K || exit; done";
     let reader = spawn_outside(&live, script);
     signal("STOP", stopped);
-    let log = || fs::read_to_string(live.home("daemon.log")).unwrap();
-    wait_until("the server is replaced", || {
-        log().contains("no sign of life")
-    });
+    log_with(&live.home("daemon.log"), "no sign of life");
     assert_eq!(live.read("secrets/K"), "here");
     assert_ne!(live.server_pid(), stopped);
     fs::write(live.home("stop"), "").unwrap();
@@ -133,10 +130,9 @@ fn after_a_minute_without_a_server_readers_fail_and_the_mount_ends() {
     let output = reader.wait_with_output().unwrap();
     assert!(!output.status.success());
     wait_until("the mount is unmounted", || !is_mounted(&live.path("")));
-    let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(
-        log.contains("no server could be started for a minute"),
-        "{log}"
+    log_with(
+        &live.home("daemon.log"),
+        "no server could be started for a minute",
     );
 }
 

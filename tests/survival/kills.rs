@@ -145,7 +145,8 @@ fn with_ten_thousand() -> Live {
         files: vec![
             (
                 ".simpletuner/live.yaml",
-                "file_path: ~/.simpletuner/store.json\nencrypt: false\n",
+                // A listing waits for the store for `timeout.total` at most.
+                "file_path: ~/.simpletuner/store.json\nencrypt: false\ntimeout: {total: 600}\n",
             ),
             (".simpletuner/store.json", &store),
         ],

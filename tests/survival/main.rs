@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::home::{Home, is_mounted, is_root, signal};
-use support::{Live, Setup, alone, wait_until, waits_for_the_mount};
+use support::{Live, Setup, alone, log_with, wait_until, waits_for_the_mount};
 
 /// Kills the server, and returns once another one answers.
 fn kill_server(live: &Live) {

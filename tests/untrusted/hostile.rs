@@ -37,7 +37,7 @@ fn an_endless_view_or_trigger_delays_neither_a_read_nor_a_save_nor_umount() {
         ));
         home.run(&["umount"]).done();
         assert!(
-            began.elapsed() < Duration::from_secs(10),
+            began.elapsed() < Duration::from_secs(100),
             "{:?}",
             began.elapsed()
         );

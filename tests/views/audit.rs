@@ -143,9 +143,13 @@ fn opens_through_bind_mounts_in_other_namespaces_are_recorded_with_their_contain
     assert_eq!(row["details"].get("container"), None);
     reader.end();
 
-    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"];
-    let groups = roots.map(|root| PathBuf::from(format!("{root}/docker-{id}.scope")));
-    let Some(group) = groups.iter().find(|group| fs::create_dir(group).is_ok()) else {
+    // Where groups of the first kind are mounted below it, the first path is a folder of no filesystem of groups.
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"].map(PathBuf::from);
+    let roots = roots
+        .iter()
+        .filter(|root| root.join("cgroup.procs").exists());
+    let mut groups = roots.map(|root| root.join(format!("docker-{id}.scope")));
+    let Some(group) = groups.find(|group| fs::create_dir(group).is_ok()) else {
         return eprintln!("this machine lets no test make a control group");
     };
     let join = format!("echo $$ > {}/cgroup.procs", group.display());
@@ -181,7 +185,8 @@ fn opens_while_no_server_is_there_are_recorded_by_the_next_one() {
     let live = with_view(&[], "");
     assert_eq!(audit(&live), "fanotify");
     let file = view(&live, "v/A");
-    Reader::start(shell(), "", &file).end();
+    // An event that a server has taken and not recorded goes with it.
+    row_of(&live, Reader::start(shell(), "", &file).end());
     let server = live.server_pid();
     // It reports nothing any more, and the kernel answers by itself.
     signal("STOP", server);

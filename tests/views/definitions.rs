@@ -63,8 +63,7 @@ fn a_wrong_definition_is_einval_at_the_close_with_its_reason_and_changes_nothing
         let output = live.output_of(python.args(["-c", script, wrong]));
         let errno = String::from_utf8(output.stdout).unwrap();
         assert_eq!(errno.trim(), libc::EINVAL.to_string(), "{wrong}");
-        let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-        assert!(log.contains(words), "{log}");
+        log_with(&live.home("daemon.log"), words);
         let said = live.sh("getfattr --only-values -n user.simpletuner.error.trainer secrets");
         assert!(said.contains(words), "{said}");
     }
@@ -99,8 +98,7 @@ fn an_edit_shows_and_while_the_file_is_malformed_the_views_stay_as_they_were_and
         problem.contains("the view a: there is no field") && problem.contains("did you mean")
     });
     assert_eq!(read(&live, "a/A"), "one");
-    let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-    assert!(log.contains("views.json is not in force"), "{log}");
+    log_with(&live.home("daemon.log"), "views.json is not in force");
     // The command has the server's own reason.
     let refused = cli(&live, &["view", "create", "b", "--secret", "A"]).failed();
     assert!(refused.contains("cannot be read"), "{refused}");
@@ -203,12 +201,7 @@ fn a_user_that_does_not_exist_and_a_pattern_without_a_secret_are_warned_of() {
         "v",
         r#"{"secrets": ["A", "B", "X_*"], "user": "no-such-user", "mode": "0444"}"#,
     );
-    let says = |words: &str| {
-        wait_until("the log warns", || {
-            let log = fs::read_to_string(live.home("daemon.log")).unwrap();
-            log.contains(words)
-        });
-    };
+    let says = |words: &str| log_with(&live.home("daemon.log"), words);
     says("the view v: there is no user \"no-such-user\" here");
     says("the view v: no secret matches B, X_*");
     let file = fs::metadata(view(&live, "v/A")).unwrap();

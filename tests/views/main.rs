@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::home::{CommandOutput, is_root, ran, signal};
-use support::{Live, Setup, scratch_home, wait_until};
+use support::{Live, Setup, log_with, scratch_home, wait_until};
 
 /// The environment of a mount that behaves as on a kernel without the epoch, and of one on this kernel.
 const MODES: [&[(&str, &str)]; 2] = [&[], &[("SIMPLETUNER_LIVE_NO_EPOCH", "1")]];
