@@ -54,6 +54,36 @@ fn reads_writes_and_errors_are_counted() {
 }
 
 #[test]
+fn what_changes_no_value_has_the_kernel_ask_for_no_other_name_again() {
+    let _alone = alone();
+    let live = Live::start();
+    live.sh("echo a > secrets/A");
+    let file = live.path("bundle/.A.swp");
+    let scratch = || {
+        fs::write(&file, "x").unwrap();
+        fs::remove_file(&file).unwrap();
+    };
+    let look = || drop(live.read("status"));
+    let read = || drop(live.read("secrets/A"));
+    let requests = |work: &dyn Fn()| {
+        let requests = || metrics(&live).get("requests_total", &LIVE);
+        let before = requests();
+        (0..50).for_each(|_| work());
+        requests() - before
+    };
+    let changes_nothing: [&dyn Fn(); 2] = [&scratch, &look];
+    for other in changes_nothing {
+        let apart = requests(other) + requests(&read);
+        let together = requests(&|| {
+            other();
+            read();
+        });
+        // Two more for each read would be the look-ups of the folder and the name.
+        assert!(together < apart + 50.0, "{apart} {together}");
+    }
+}
+
+#[test]
 fn another_server_begins_its_counters_at_zero_and_the_restart_is_counted() {
     let _alone = alone();
     let live = Live::start();
