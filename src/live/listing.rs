@@ -239,7 +239,10 @@ impl Tree {
         if matches!(listed.name.as_str(), "." | "..") || listed.ino < crate::versions::FIRST_FILE {
             let caller = self.own_caller();
             let present = self.attr(&caller, listed.ino, true).ok()?;
-            return Some(attr(listed.ino, present));
+            let mut found = attr(listed.ino, present);
+            // A control file's content changes without an epoch.
+            found.attr.valid = valid.min(present.valid);
+            return Some(found);
         }
         let dir_entry = DirEntry::new(dir, &listed.name);
         let kind = self.layout.kind_at(&dir_entry)?;
