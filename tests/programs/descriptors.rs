@@ -246,8 +246,14 @@ OPEN = 18_000
 resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN + 100, max(OPEN + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
 server = json.loads(text('status'))['server_pid']
 def touched():
-    """In KiB, by the accessed bits of the server's pages (proc(5), clear_refs)."""
-    with open(f'/proc/{server}/smaps_rollup') as f: return int(re.search(r'Referenced: +(\d+)', f.read())[1])
+    """In KiB, by the accessed bits of the server's pages (proc(5), clear_refs), without those of the program's code."""
+    found, is_anonymous = 0, False
+    with open(f'/proc/{server}/smaps') as f:
+        for line in f:
+            fields = line.split()
+            if '-' in fields[0]: is_anonymous = fields[4] == '0'
+            elif fields[0] == 'Referenced:' and is_anonymous: found += int(fields[1])
+    return found
 def least(path, flags, enough=0):
     # Other threads of the server touch memory, too. A walk touches all of its table each time.
     found = []
