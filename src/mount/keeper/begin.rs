@@ -307,14 +307,18 @@ fn clear(mount_point: &Path) -> Result<bool> {
                 let Some(mount) = mounted(mount_point)? else {
                     continue;
                 };
-                let is_beginning = || begun.elapsed() < BEGIN_TIMEOUT && !has_ended(mount_point);
-                if continue_stopped(&mount) || is_beginning() {
+                let is_stopped = continue_stopped(&mount);
+                let had_ended = has_ended(mount_point);
+                let is_beginning = begun.elapsed() < BEGIN_TIMEOUT && !had_ended;
+                if is_stopped || is_beginning {
                     std::thread::sleep(LOOK_INTERVAL);
                     continue;
                 }
                 // `fusermount3` takes a path, at which another keeper may have mounted since.
                 let _turn = turn_to_clear(mount_point);
-                if mount.id().find().is_none() {
+                // The kernel gives the numbers of a mount that is gone to the next one.
+                let is_another = had_ended && !has_ended(mount_point);
+                if is_another || mount.id().find().is_none() {
                     continue;
                 }
                 tracing::warn!("cleaning up the dead mount at {}", mount_point.display());
