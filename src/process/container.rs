@@ -17,7 +17,7 @@ pub struct ControlGroup {
 
 /// What runs the process. Nothing, if it has ended.
 pub fn control_group_of(pid: u32) -> ControlGroup {
-    let groups = read(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let groups = read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let container = id_in(&groups);
     let unit = match container {
         Some(_) => None,

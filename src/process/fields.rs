@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 /// Most of these files are smaller: one read suffices.
 const PAGE: usize = 4096;
 
 /// A file in `/proc`, which has no size: `std::fs::read` would ask for it, and begin with 32 bytes.
-pub(super) fn read(path: &str) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(PAGE);
     File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -18,7 +19,7 @@ pub(super) struct Status(Vec<u8>);
 
 impl Status {
     pub(super) fn of(tid: u32) -> Option<Self> {
-        read(&format!("/proc/{tid}/status")).ok().map(Self)
+        read(format!("/proc/{tid}/status")).ok().map(Self)
     }
 
     pub(super) fn field(&self, name: &[u8]) -> Option<&[u8]> {
@@ -65,7 +66,7 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn of(tid: u32) -> Option<Self> {
-        Self::parse(&read(&format!("/proc/{tid}/stat")).ok()?)
+        Self::parse(&read(format!("/proc/{tid}/stat")).ok()?)
     }
 
     /// The second field is the name in brackets. It may contain brackets and spaces itself, so the last `)` ends it.

@@ -148,7 +148,7 @@ pub fn writable_descriptor(
         let Ok(entry) = entry else {
             return open_if(exists(tid));
         };
-        match fs::read(entry.path()) {
+        match fields::read(entry.path()) {
             Ok(info) => {
                 let is_on = || filesystem.is_none_or(|filesystem| filesystem.may_have(tid, &info));
                 if fields::can_write(&info, inodes) && is_on() {
@@ -167,7 +167,7 @@ pub fn writable_descriptor(
 /// Whether the thread is in an open(2) with O_CREAT and O_EXCL. `/proc/TID/syscall` shows that; where it may not be read,
 /// the answer is no.
 pub fn creates_exclusively(tid: u32) -> bool {
-    let Ok(call) = fields::read(&format!("/proc/{tid}/syscall")) else {
+    let Ok(call) = fields::read(format!("/proc/{tid}/syscall")) else {
         return false;
     };
     let mut fields = call.split(u8::is_ascii_whitespace);
