@@ -114,6 +114,19 @@ impl Dispatcher {
         Some(self.heartbeat.as_ref()?.working_on(slot, request))
     }
 
+    /// The request is answered later, but not parked.
+    fn mark_unanswered(&self, caller: &Caller) {
+        if let Some(page) = &self.heartbeat {
+            page.mark_unanswered(caller.request);
+        }
+    }
+
+    fn mark_answered(&self, caller: &Caller) {
+        if let Some(page) = &self.heartbeat {
+            page.mark_answered(caller.request);
+        }
+    }
+
     /// Begins a request, asks the tree, and answers. While the tree is blocked, the request is parked, and the tree is then
     /// asked again. `ask` also gets whether the request has waited.
     pub(super) fn ask<R: ErrorReply, T>(
@@ -238,16 +251,6 @@ impl Dispatcher {
         let id = self
             .waiting
             .park(caller, None, InterruptedBy::KillSignals, resume);
-        self.queue_commit(id, caller.request, operation, commits);
-    }
-
-    fn queue_commit(
-        self: &Arc<Self>,
-        id: u64,
-        request: u64,
-        operation: &'static str,
-        commits: Commits,
-    ) {
         let fs = self.clone();
         let done = Box::new(move |result: Result<(), OpError>| {
             let result = result.map_err(|error| fs.errno(operation, error));
@@ -256,26 +259,26 @@ impl Dispatcher {
         let queue = self.tree.queue_of(&commits);
         self.workers
             .of(queue)
-            .queue(Job::Commit(request, commits, done));
+            .queue(Job::Commit(caller.request, commits, done));
     }
 
-    /// A process closed a descriptor. The thread `close` asks `/proc` which process, and commits if it is the opener's last.
+    /// A process closed a descriptor. The thread `close` asks `/proc` which process, and commits if it is the opener's last. Only
+    /// then can a signal end the wait: a process that is gone could not be told from the opener.
     pub(super) fn close(self: &Arc<Self>, caller: Caller, handle: u64, reply: ReplyEmpty) {
         if handle == 0 {
             return reply.ok();
         }
-        let done = resume_with(reply, ReplyEmpty::ok);
-        let id = self
-            .waiting
-            .park(&caller, None, InterruptedBy::KillSignals, done);
         let fs = self.clone();
+        self.mark_unanswered(&caller);
         self.workers.closer.run(move || {
             let _working = fs.working_on(Slot::Closing, caller.request);
             let commits = fs.tree.close(&caller, handle);
-            match commits.is_empty() {
-                true => fs.waiting.complete(id, Ok(())),
-                false => fs.queue_commit(id, caller.request, "close", commits),
+            if commits.is_empty() {
+                reply.ok();
+                return fs.mark_answered(&caller);
             }
+            let done = resume_with(reply, ReplyEmpty::ok);
+            fs.commit(&caller, "close", commits, done);
         });
     }
 
@@ -287,15 +290,11 @@ impl Dispatcher {
         }
         let fs = self.clone();
         let releasing = self.tree.begin_release(handle);
-        if let Some(page) = &self.heartbeat {
-            page.mark_unanswered(caller.request);
-        }
+        self.mark_unanswered(&caller);
         self.workers.closer.run(move || {
             let commits = fs.tree.release(handle);
             reply.ok();
-            if let Some(page) = &fs.heartbeat {
-                page.mark_answered(caller.request);
-            }
+            fs.mark_answered(&caller);
             fs.commit_released(commits, releasing);
         });
     }

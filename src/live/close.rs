@@ -35,13 +35,12 @@ impl Tree {
             return Commits::default();
         }
         let has_exited = match self.processes.exit_state(caller.tid) {
-            // A thread that is gone was killed: any other still waits for this answer.
-            ExitState::Killed | ExitState::Gone => {
+            ExitState::Killed => {
                 self.state().kill(ino);
                 return Commits::default();
             }
             // RELEASE commits it.
-            ExitState::Hidden => return Commits::default(),
+            ExitState::Hidden | ExitState::Gone => return Commits::default(),
             ExitState::Running => false,
             ExitState::Exited => true,
         };

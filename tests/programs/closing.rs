@@ -106,6 +106,37 @@ for way in (held_by_a_child, held_by_a_program, written_by_a_child): check(way._
 }
 
 #[test]
+fn a_child_that_is_killed_while_the_server_is_busy_takes_no_value_with_it() {
+    ways(
+        r#"
+def neighbour():
+    """A process of very many descriptors: each time that it closes a file, the server has much to look at."""
+    if os.fork() == 0:
+        os.close(held_open)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        null, me = os.open('/dev/null', os.O_RDONLY), os.getpid()
+        for _ in range(min(most, 20_000) - 100): os.dup(null)
+        while not select.select([gate], [], [], 0)[0]: put(f'N{me}', 'n')
+        os._exit(0)
+def killed_child(v):
+    f = begin(); write(f, v)
+    if os.fork() == 0: die()
+    os.wait(); os.close(f); die()
+def killed_child_and_exit(v):
+    f = begin(); write(f, v)
+    if os.fork() == 0: die()
+    os.wait(); os._exit(0)
+def killed(v): f = begin(); write(f, v[:4]); die()
+def killed_with_a_duplicate_closed(v): f = begin(); write(f, v[:4]); os.close(os.dup(f)); die()
+for _ in range(2): neighbour()
+for way in (killed_child, killed_child_and_exit): check(way.__name__, way, True)
+for way in (killed, killed_with_a_duplicate_closed): check(way.__name__, way, False)
+"#,
+    );
+}
+
+#[test]
 fn a_child_that_holds_an_inherited_descriptor_for_ever_does_not_delay_the_value() {
     let live = Live::start();
     python(

@@ -1,5 +1,5 @@
 """What the programs of these tests share. They run in a folder of the mount and end by an exception if something is wrong."""
-import atexit, collections, ctypes, errno, fcntl, json, mmap, os, random, re, shutil, signal, socket, stat, subprocess, sys, tempfile, threading, time
+import atexit, collections, ctypes, errno, fcntl, json, mmap, os, random, re, resource, select, shutil, signal, socket, stat, subprocess, sys, tempfile, threading, time
 
 LIVE = os.environ['LIVE']
 libc = ctypes.CDLL(None, use_errno=True)

@@ -187,14 +187,14 @@ fn opens_while_no_server_is_there_are_recorded_by_the_next_one() {
     let file = view(&live, "v/A");
     // An event that a server has taken and not recorded goes with it.
     row_of(&live, Reader::start(shell(), "", &file).end());
-    let server = live.server_pid();
-    // It reports nothing any more, and the kernel answers by itself.
+    let (keeper, server) = (live.keeper_pid(), live.server_pid());
+    // It reports nothing any more, the kernel answers by itself, and the keeper replaces nothing.
+    signal("STOP", keeper);
     signal("STOP", server);
     let alive = Reader::start(shell(), "", &file);
     let ended = Reader::start(as_user(USER, "sh"), "", &file).end();
-    // On a busy machine the keeper has done so by now.
-    let mut kill = Command::new("kill");
-    let _ = kill.args(["-KILL", &server.to_string()]).output().unwrap();
+    signal("KILL", server);
+    signal("CONT", keeper);
     let row = row_of(&live, alive.pid());
     assert_eq!(
         (&row["details"]["uid"], &row["details"]["program"]),
