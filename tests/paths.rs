@@ -225,7 +225,7 @@ fn an_unmount_takes_place_even_if_fusermount3_is_slow_or_ended_by_a_signal() {
         return;
     }
     let user = User::new("nobody");
-    for happens in ["[ -e ~/once ] || { : > ~/once; kill -TERM $$; }", "sleep 2"] {
+    for happens in ["[ -e ~/once ] || { : > ~/once; kill -TERM $$; }", "sleep 5"] {
         user.run(&["mount"]).done();
         user.set_secret(LIVE);
         let fusermount = format!("#!/bin/sh\n{happens}\nexec fusermount3 \"$@\"\n");

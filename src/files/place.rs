@@ -192,12 +192,12 @@ impl Place {
         }
     }
 
-    /// Creates the missing folders (0700).
+    /// Creates the missing folders (0700), before a file that may be missing as well is created.
     ///
     /// # Errors
     /// As for [`find`].
     pub(crate) fn make_folders(mut self) -> io::Result<Self> {
-        if !self.missing.is_empty() {
+        if self.stat().is_none() {
             base_folder::refuse_anew(&self.path).map_err(io::Error::other)?;
         }
         let below = self.path.parent().unwrap_or(Path::new("/"));

@@ -2,10 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::connection::Connection;
@@ -17,11 +15,8 @@ use super::mount_point_state::{
 use super::{belongs_to_another, usage};
 use crate::error::{Error, Result};
 use crate::process::mountinfo::Mount;
-use crate::sync::{self, LARGE_STACK};
 
-/// The command ends within 5 seconds, whatever hangs.
-const TIMEOUT: Duration = Duration::from_millis(4700);
-/// By then the daemon should have finished its writes and ended.
+/// By then the daemon should have finished its writes and ended: the command ends within 5 seconds, whatever hangs.
 const DAEMON_TIMEOUT: Duration = Duration::from_millis(4200);
 /// How long a mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,21 +48,7 @@ pub enum BoundViews {
 /// [`Error::Settings`] if nothing of this user's is mounted there (root may end any user's mount); [`Error::Io`] if the
 /// system refuses to unmount it, or a filesystem on the way to it does not answer.
 pub fn unmount(dir: &Path, how: Unmount, bound: BoundViews) -> Result<()> {
-    let (sender, receiver) = channel();
-    let place = dir.to_owned();
     let begun = Instant::now();
-    let run = move || drop(sender.send(unmount_by(&place, how, bound, begun)));
-    if sync::spawn("unmount", LARGE_STACK, run).is_err() {
-        return unmount_by(dir, how, bound, begun);
-    }
-    let ended = receiver.recv_timeout(TIMEOUT);
-    ended.unwrap_or_else(|_| {
-        let context = format!("{}, or a folder on the way to it,", dir.display());
-        Err(Error::io(context, Errno::TIMEDOUT))
-    })
-}
-
-fn unmount_by(dir: &Path, how: Unmount, bound: BoundViews, begun: Instant) -> Result<()> {
     let dir = resolve(dir);
     let place = dir.display();
     let refuse = |why: String| Err(Error::Settings(why));

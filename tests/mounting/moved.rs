@@ -53,16 +53,24 @@ fn a_folder_that_is_moved_away_is_not_made_anew_and_works_again_when_it_is_back(
                 _ => {}
             }
         }
-        assert_eq!(user.sh("ls -A .simpletuner"), "");
         let status = user.run(&["status", away]);
         assert!(status.out.contains("was moved away"), "{}", status.out);
-        let log = fs::read_to_string(user.path("away/live.log")).unwrap();
-        assert!(log.contains("was moved away"), "{log}");
-        user.sh("rmdir .simpletuner; mv away .simpletuner");
+        user.try_sh(&format!("printf x > '{away}/secrets/odd!name'"));
+        let log = || fs::read_to_string(user.path("away/live.log")).unwrap();
+        wait_until("it is logged where the log is now", || {
+            log().contains("odd!name")
+        });
+        assert!(log().contains("was moved away"), "{}", log());
+        assert_eq!(user.sh("ls -A .simpletuner"), "");
+        user.sh("rmdir .simpletuner && mv away .simpletuner");
+        let mut why = String::new();
         wait_until("it can be written again", || {
-            user.try_sh(&format!("printf new > {LIVE}/secrets/NEW"))
-                .code
-                == 0
+            let written = user.try_sh(&format!("printf new > {LIVE}/secrets/NEW"));
+            if written.err != why {
+                why = written.err;
+                eprint!("{why}");
+            }
+            written.code == 0
         });
         assert_eq!(
             user.sh(&format!("cat {LIVE}/secrets/K {LIVE}/secrets/NEW")),
