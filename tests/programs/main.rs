@@ -33,7 +33,7 @@ const PRELUDE: &str = include_str!("prelude.py");
 /// A command that is killed where it does not end by itself: a test that fails must not hang.
 fn bounded(command: Command) -> Command {
     let mut bounded = Command::new("timeout");
-    bounded.args(["-k", "5", "80"]).arg(command.get_program());
+    bounded.args(["-k", "5", "240"]).arg(command.get_program());
     bounded.args(command.get_args());
     if let Some(dir) = command.get_current_dir() {
         bounded.current_dir(dir);
